@@ -1,4 +1,4 @@
-"""`liveprofile serve api`: the read API, the console, metrics, and the keys of the API."""
+"""`liveprofile serve`: the read API, the console, metrics, and the keys of the API."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def console(
     host ADDRESS: Setting serve.host.
     port: Setting serve.console_port; 0: any free port.
     """
-    from console.server import run_console
+    from console.app import run_console
 
     changes: dict[str, Any] = {"host": host, "console_port": port}
     given = {name: value for name, value in changes.items() if value is not None}

@@ -1,17 +1,63 @@
-"""Who uses the console: the session of a browser stands for an API key and its role."""
+"""Who uses the console: the session of a browser stands for an API key and its role.
+
+A browser holds a random token in its cookie, never the key. The key is checked again on each
+request, so a revoked key ends its sessions within serve.key_cache_ms. A restart ends all.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable
 from typing import Annotated
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials
 
-from console.sessions import Sessions
 from serve.keys import Role
 from serve.problems import ApiError
 from serve.security import Caller, admit
+
+MAX_SESSIONS = 10_000
+TOKEN_BYTES = 32
+
+
+class Sessions:
+    """lifetime_s: from the sign-in. clock_s: monotonic. The oldest of too many sessions end."""
+
+    def __init__(self, lifetime_s: float, clock_s: Callable[[], float]):
+        self._lifetime_s, self._clock_s = lifetime_s, clock_s
+        self._open: OrderedDict[bytes, tuple[str, float]] = OrderedDict()  # key, end
+
+    def open(self, key: str) -> str:
+        """Starts a session of the API key and returns its token."""
+        token = secrets.token_urlsafe(TOKEN_BYTES)
+        self._open[_digest(token)] = (key, self._clock_s() + self._lifetime_s)
+        if len(self._open) > MAX_SESSIONS:
+            self._open.popitem(last=False)
+        return token
+
+    def key_of(self, token: str) -> str | None:
+        """The API key of a session that has not ended."""
+        found = self._open.get(_digest(token))
+        if found is None:
+            return None
+        key, ends_s = found
+        if self._clock_s() >= ends_s:
+            self.close(token)
+            return None
+        return key
+
+    def close(self, token: str) -> None:
+        self._open.pop(_digest(token), None)
+
+
+def _digest(token: str) -> bytes:
+    """Tokens are looked up by hash: the time of a comparison says nothing about a stored one."""
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+
 
 COOKIE = "liveprofile_session"
 HOME = "/alerts"
@@ -70,3 +116,21 @@ def is_fetch(request: Request) -> bool:
 Reader = Annotated[Caller, Depends(Visitor(Role.READER))]
 Analyst = Annotated[Caller, Depends(Visitor(Role.ANALYST))]
 Admin = Annotated[Caller, Depends(Visitor(Role.ADMIN))]
+
+
+MAX_FIELDS = 50
+
+
+async def form_of(request: Request) -> dict[str, str]:
+    """The fields of a form; of two with one name the last. Raises ApiError 422."""
+    body = await request.body()
+    try:
+        fields = parse_qsl(
+            body.decode("utf-8"),
+            keep_blank_values=True,
+            max_num_fields=MAX_FIELDS,
+            errors="strict",
+        )
+    except ValueError:  # UnicodeDecodeError too
+        raise ApiError(422, "invalid-request", "the form is not readable") from None
+    return dict(fields)

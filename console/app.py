@@ -1,7 +1,9 @@
-"""The console as an application, from parts that tests can replace."""
+"""The console as an application, and the server that runs it."""
 
 from __future__ import annotations
 
+import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -15,25 +17,14 @@ from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
-from console.access import is_fetch
-from console.job import JobReader
-from console.queue import AlertQueue
+from console.access import Sessions, is_fetch
+from console.job import FlinkJobReader, JobReader
 from console.rendering import STATIC, error_page
-from console.routes import (
-    alerts,
-    campaigns,
-    definitions,
-    explanations,
-    models,
-    operations,
-    proposals,
-    rejected,
-    sign_in,
-    users,
-)
-from console.sessions import Sessions
+from console.routes import alerts, campaigns, definitions, operations, sign_in, users
+from console.routes.alerts import AlertQueue
 from liveprofile.errors import LiveprofileError
-from liveprofile.settings import ServeSettings
+from liveprofile.resources import product_path
+from liveprofile.settings import ServeSettings, Settings
 from liveprofile.storage.cql import now_ms
 from serve.app import SCAN_MARGIN_S
 from serve.explainer import Explainer
@@ -41,20 +32,18 @@ from serve.guard import ApiMetrics, RequestGuard
 from serve.problems import to_api_error
 from serve.routes.explanations import MARGIN_S
 from serve.security import Gatekeeper, ReadKey
+from serve.server import SWITCH_INTERVAL_S, listen, server_of, url_of
 from serve.store.store import Store
 from services.definitions import ATTRIBUTES_FILE
 
 ROUTERS = (
     sign_in.router,
     users.router,
-    explanations.router,
     alerts.router,
     definitions.router,
-    proposals.router,
     campaigns.router,
     operations.router,
-    rejected.router,
-    models.router,
+    operations.models_router,
 )
 
 
@@ -112,3 +101,34 @@ async def _answer(request: Request, error: Exception) -> Response:
         target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
         return RedirectResponse(f"/sign-in?next={quote(target, safe='')}", 303)
     return error_page(answer, request.state.request_id, fragment=is_fetch(request))
+
+
+def run_console(
+    settings: Settings, started: Callable[[str], None], explainer: Explainer | None = None
+) -> None:
+    """Serves until SIGTERM or Ctrl-C. `started` gets the URL when the server listens.
+
+    Raises ConfigError for a bad certificate, ServiceError if the address is taken.
+    """
+    own = settings.serve.model_copy(update={"port": settings.serve.console_port})
+    store = Store(settings)
+    models = {
+        "user model": product_path(settings.model.checkpoint),
+        "fraud model": product_path(settings.scoring.checkpoint),
+    }
+    app = create_console(
+        own,
+        store,
+        FlinkJobReader(settings),
+        models,
+        running=store.running,
+        attributes=settings.attributes,
+        explainer=explainer,
+    )
+    server = server_of(app, own)
+    # uvicorn stops at SIGTERM and then passes it on.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    with listen(own) as listening:
+        started(url_of(own, listening))
+        server.run(sockets=[listening])

@@ -77,7 +77,7 @@ def error_page(error: ApiError, request_id: str, fragment: bool = False) -> HTML
     template = _templates.get_template("parts/error_part.html" if fragment else "error.html")
     text = template.render(
         status=error.status,
-        title=TITLES.get(error.status, "This did not work"),
+        title=TITLES.get(error.status, "The request failed"),
         detail=error.detail,
         request_id=request_id,
         caller=None,
@@ -87,9 +87,9 @@ def error_page(error: ApiError, request_id: str, fragment: bool = False) -> HTML
 
 
 TITLES = {
-    403: "Your key may not do this",
+    403: "Your key does not allow this",
     404: "There is no such page",
-    409: "Somebody else was faster",
+    409: "Somebody else has changed this",
     422: "This input is not valid",
     429: "Too many requests",
     503: "The data cannot be read now",

@@ -49,9 +49,7 @@ def archive_variables(settings: Settings) -> dict[str, str]:
     topics of their own.
     """
     changed = {
-        "topics.events": f"{settings.topics.events}-bootstrap",
-        "topics.alerts": f"{settings.topics.alerts}-bootstrap",
-        "topics.segment_changes": f"{settings.topics.segment_changes}-bootstrap",
+        "topics.bootstrap": "true",
         "job.name": f"{settings.job.name}-bootstrap",
         "kafka.group_id": offsets.bootstrap_group(settings.kafka),
         "kafka.startup_mode": "earliest",

@@ -12,6 +12,7 @@ from cassandra.cluster import Session
 
 from liveprofile.attributes.table import AttributeTable
 from liveprofile.errors import ServiceError
+from liveprofile.rows.users import SEGMENT_SIZE
 from liveprofile.segments.definitions import SegmentSet
 from liveprofile.segments.membership import (
     Membership,
@@ -96,10 +97,7 @@ class CassandraSweepStore:
         self._select_changes = session.prepare(
             f"SELECT user_id, segment, {SELECTED} FROM segment_change {between}"
         )
-        self._insert_size = session.prepare(
-            "INSERT INTO segment_size (segment, time, members, users, overlaps)"
-            " VALUES (?, ?, ?, ?, ?) USING TIMESTAMP ? AND TTL ?"
-        )
+        self._insert_size = session.prepare(SEGMENT_SIZE.insert("?"))
 
     def claim(self, time_ms: int) -> SweepState:
         """Starts a sweep at `time_ms`, or goes on with one whose process has ended.

@@ -1,4 +1,4 @@
-"""The application, from parts that tests can replace."""
+"""The application, from parts that tests can replace, with health and metrics."""
 
 from __future__ import annotations
 
@@ -8,32 +8,67 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from fastapi import Depends, FastAPI
+from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.openapi.utils import get_openapi
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.responses import Response
 
 from liveprofile import __version__
-from liveprofile.client.models import Problem
+from liveprofile.client.models import (
+    Health,
+    Problem,
+)
 from liveprofile.settings import ServeSettings
 from liveprofile.storage.cql import now_ms
-from serve import problems
+from serve import answers
 from serve.direct import DirectRoutes
 from serve.explainer import Explainer
 from serve.guard import ApiMetrics, RequestGuard
+from serve.problems import install
 from serve.routes import (
     alerts,
     campaigns,
     definitions,
     explanations,
-    operations,
     privacy,
     trends,
     users,
 )
-from serve.routes.common import known_parameters
+from serve.routes.common import DataStore, Reader, known_parameters, problems
 from serve.routes.explanations import MARGIN_S
 from serve.security import Gatekeeper, ReadKey
 from serve.store.store import Store
 from services.definitions import ATTRIBUTES_FILE
+
+router = APIRouter(tags=["operations"])
+
+
+@router.get("/health/live", response_model=Health)
+async def live() -> Response:
+    """The process answers."""
+    return answers.json_response({"status": "ok"})
+
+
+@router.get("/health/ready", response_model=Health, responses=problems())
+async def ready(store: DataStore) -> Response:
+    """Cassandra answers too; else 503."""
+    await store.check()
+    return answers.json_response({"status": "ok"})
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={
+        200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Metrics"},
+        **problems(),
+    },
+)
+async def metrics(request: Request, caller: Reader) -> Response:
+    """Prometheus metrics of this process."""
+    registry = request.app.state.metrics.registry
+    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
 
 ROUTERS = (
     users.router,
@@ -44,7 +79,7 @@ ROUTERS = (
     alerts.router,
     privacy.router,
     trends.router,
-    operations.router,
+    router,
 )
 # A scan that ends at its own limit says so before the deadline of its request.
 SCAN_MARGIN_S = 5.0
@@ -98,7 +133,7 @@ def create_app(
     app.state.explainer = explainer
     app.state.explanation_deadline_s = settings.explanation_timeout_s + MARGIN_S
     app.state.gatekeeper = Gatekeeper(settings, keys or store.key, clock_ms, clock_s)
-    problems.install(app)
+    install(app)
     for router in ROUTERS:
         app.include_router(router, dependencies=[Depends(known_parameters)])
     app.add_middleware(DirectRoutes)  # inside the guard, which is added after it

@@ -68,7 +68,7 @@ def change_consents(
             session,
             listed,
             send,
-            ttl_s=consent_store.ttl_s(settings.topics.consents_retention_ms),
+            ttl_s=consent_store.ttl_s(settings.topics.decisions_retention_ms),
             in_flight=settings.cassandra.in_flight,
         )
         if audit is not None:
@@ -101,7 +101,7 @@ def request_erasure(
     with audited(session, settings, audit) as entry:
         send_all(settings, settings.topics.erasures, [record])
         requested = Deletion(before_ms, before_ms, REQUESTED)
-        keep_s = consent_store.ttl_s(settings.topics.erasures_retention_ms)
+        keep_s = consent_store.ttl_s(settings.topics.decisions_retention_ms)
         write_deletion(session, user_id, requested, keep_s)
         entry.after = {"before_ms": before_ms}
     return _state(settings, requested)

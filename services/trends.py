@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, TypeVar
 from cassandra.cluster import Session
 
 from liveprofile.settings import Settings
-from liveprofile.storage.scans import scan_changes, scan_users
+from liveprofile.storage.queries import scan_changes, scan_users
 from liveprofile.trends.count_store import read_counts, read_last_chunk
 from liveprofile.trends.counts import SPANS_MS, Series
 from liveprofile.trends.forecast import DayForecast, forecast_next_day

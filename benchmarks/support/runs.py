@@ -20,7 +20,7 @@ from liveprofile.errors import ServiceError
 from liveprofile.flink import rest, submission
 from liveprofile.kafka.topics import create_topics
 from liveprofile.resources import ROOT
-from liveprofile.settings import Settings, TopicSettings, load
+from liveprofile.settings import Settings, load
 from liveprofile.storage import connection
 from liveprofile.storage.schema import create_schema
 from models.profile.model_card import ModelCard
@@ -190,7 +190,7 @@ def _settings(
 ) -> Settings:
     sections = stack.settings()
     changes = {
-        "topics": TopicSettings.prefixed(name),
+        "topics": {"prefix": f"{name}-"},
         "cassandra": {"keyspace": f"bench_{name.replace('-', '_')}"},
         "kafka": {"group_id": f"bench-{name}"},
         "job": {

@@ -27,7 +27,7 @@ from liveprofile.kafka.connection import client_config
 from liveprofile.kafka.records import read_topic
 from liveprofile.kafka.topics import topic_configs
 from liveprofile.resources import ROOT
-from liveprofile.settings import Settings, TopicSettings, load
+from liveprofile.settings import Settings, load
 from liveprofile.storage import connection
 from liveprofile.units import DAY_MS, MINUTE_MS
 from models.profile.model_card import ModelCard
@@ -51,7 +51,7 @@ def settings_of(stack: Stack) -> dict[str, dict[str, Any] | Any]:
     """The stack's settings, overridden by the demo's: a year of baskets needs windows of a day."""
     demo: dict[str, dict[str, Any]] = {
         "kafka": {"group_id": NAME},
-        "topics": TopicSettings.prefixed("demo"),
+        "topics": {"prefix": "demo-"},
         "cassandra": {"keyspace": "liveprofile_demo"},
         "window": {"length_ms": DAY_MS, "out_of_orderness_ms": 60 * MINUTE_MS},
         "job": {"name": NAME, "checkpoint_interval_ms": 5_000},

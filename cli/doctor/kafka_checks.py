@@ -68,12 +68,12 @@ def topic_retention(facts: Facts, settings: Settings) -> Iterator[Problem]:
     topics = settings.topics
     for name, config in _configs(facts):
         found = int(config.get("retention.ms", -1))
-        if name == topics.feedback and 0 <= found < topics.feedback_retention_ms:
+        if name == topics.feedback and 0 <= found < topics.labels_retention_ms:
             yield Problem(
-                f"{name} keeps labels for {_days(found)}, topics.feedback_retention_ms says"
-                f" {_days(topics.feedback_retention_ms)}",
+                f"{name} keeps labels for {_days(found)}, topics.labels_retention_ms says"
+                f" {_days(topics.labels_retention_ms)}",
                 f"kafka-configs --alter --topic {name} --add-config"
-                f" retention.ms={topics.feedback_retention_ms}",
+                f" retention.ms={topics.labels_retention_ms}",
             )
         if name == topics.events:
             needed = settings.window.length_ms + settings.state.dedup_ttl_ms

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import RedirectResponse, Response
 
-from console.access import THROUGH, Analyst, Reader, is_fetch
-from console.forms import form_of
-from console.queue import PAGE_FLAGS, AlertQueue
+from console.access import THROUGH, Analyst, Reader, form_of, is_fetch
 from console.rendering import page
 from console.views.alerts import STATES, alert_detail, alert_row
+from liveprofile.alerts.cases.flags import FlagWithState
 from liveprofile.alerts.cases.snooze import ALL_RULES
 from liveprofile.alerts.cases.states import AlertState
 from liveprofile.client.models import MAX_ID_CHARS, MAX_NOTE_CHARS
@@ -24,6 +26,53 @@ from serve.security import Caller
 from serve.store.store import Store
 from services import alerts as service
 from services.audit import AuditEntry
+
+# A page reads the state of each flag, so it is short.
+PAGE_FLAGS = 100
+FRESH_S = 0.25
+MAX_PAGES = 100
+
+Position = tuple[int, str, str, str]
+
+
+class AlertQueue:
+    """Pages of flags, each at most FRESH_S old. clock_s: monotonic."""
+
+    def __init__(self, store: Store, clock_s: Callable[[], float] = time.monotonic):
+        self._store, self._clock_s = store, clock_s
+        self._pages: dict[
+            tuple[str, Position | None], tuple[float, asyncio.Task[list[FlagWithState]]]
+        ] = {}
+
+    async def page(self, user_id: str, after: Position | None) -> list[FlagWithState]:
+        """Up to PAGE_FLAGS flags of a user, or of all if it is "", newest first.
+
+        Raises ServiceError. A write of this process is seen after `forget`.
+        """
+        now_s = self._clock_s()
+        started_s, task = self._pages.get((user_id, after), (0.0, None))
+        if task is None or now_s - started_s > FRESH_S:
+            if len(self._pages) >= MAX_PAGES:
+                self.forget()
+            task = asyncio.create_task(self._read(user_id, after))
+            # If every browser has gone before the answer, nobody else looks at its error.
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+            self._pages[user_id, after] = (now_s, task)
+        # Another browser may wait for the same answer.
+        return await asyncio.shield(task)
+
+    def forget(self) -> None:
+        """The next page is read again."""
+        self._pages.clear()
+
+    async def _read(self, user_id: str, after: Position | None) -> list[FlagWithState]:
+        if user_id:
+            own = None if after is None else (after[0], *after[2:])
+            flags = await self._store.flags(user_id, 0, own, PAGE_FLAGS)
+        else:
+            flags = await self._store.all_flags(0, after, PAGE_FLAGS)
+        return await self._store.with_states(flags)
+
 
 MAX_SNOOZE_H = 24 * 365
 MAX_CASES = 100
@@ -119,8 +168,11 @@ async def _act(
             requested = {"label": action, "note": note}
             audit = _audit(request, caller, "alert.label", flag_id, requested)
             _, sent = await store.run(service.label, flag_id, action, caller.name, note, audit)
-            told = "and sent to the scoring pipeline" if sent else "(a window's flag has no event)"
-            return f"The alert is labelled as {action} {told}."
+            if sent:
+                told = "The label was sent to the scoring pipeline."
+            else:
+                told = "No label was sent: a flag of a window has no event."
+            return f"The alert is labelled as {action}. {told}"
         case "snooze" | "snooze_all" | "end_snooze":
             flag = (await store.run(service.flag_file, flag_id)).flag
             every = action == "snooze_all" or fields.get("rule_id") == ALL_RULES
@@ -137,7 +189,7 @@ async def _act(
             await store.run(
                 service.snooze, flag.user_id, rule_id, until_ms, caller.name, note, audit
             )
-            return f"No alerts of this rule about this user for {hours} hours."
+            return f"This rule sends no alerts about this user for {hours} hours."
     raise ApiError(422, "invalid-request", f"action {action[:40]!r} is not known")
 
 

@@ -8,8 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import RedirectResponse, Response
 
-from console.access import THROUGH, Reader, Visitor
-from console.forms import form_of
+from console.access import THROUGH, Reader, Visitor, form_of
 from console.rendering import page
 from console.views.campaigns import (
     FIELDS,
@@ -24,7 +23,7 @@ from liveprofile.campaigns.plan import Target
 from liveprofile.campaigns.plan_store import CampaignExists
 from liveprofile.client.analysis_models import CAMPAIGN_PATTERN
 from liveprofile.errors import InputError
-from liveprofile.storage.segment_buckets import SEGMENT_BUCKETS
+from liveprofile.rows.users import SEGMENT_BUCKETS
 from liveprofile.units import DAY_MS
 from serve.keys import Role
 from serve.routes.campaigns import MAX_DAYS

@@ -5,8 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import RedirectResponse, Response
 
-from console.access import COOKIE, HOME, bearer, local_path, require_same_origin
-from console.forms import form_of
+from console.access import COOKIE, HOME, bearer, form_of, local_path, require_same_origin
 from console.rendering import page
 from serve.problems import ApiError
 

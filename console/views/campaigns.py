@@ -136,7 +136,7 @@ def summary_facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("cost", number(summary["cost"])),
         ("expected gain", number(summary["expected_gain"])),
         ("expected purchase rate", share(summary["expected_purchase_rate"])),
-        ("smallest change of the rate that it would show", _points(effect)),
+        ("smallest detectable change of the rate", _points(effect)),
     ]
     return facts + [
         (f"left out: {reason}", number(users)) for reason, users in summary["left_out"].items()
@@ -186,20 +186,18 @@ def report_view(results: Mapping[str, Uplift]) -> ReportView:
         return ReportView("The plan has no users.", [], "")
     rows = [_report_row(name, result) for name, result in results.items()]
     caution = ""
-    if len(results) > 2:
-        caution = (
-            f"{len(results) - 1} segments are compared: of 20 intervals, one misses the truth."
-        )
+    if (segments := len(results) - 1) > 1:
+        caution = f"{segments} segments are compared: about 1 interval in 20 misses the true value."
     return ReportView(_verdict(results["all"].rate_difference), rows, caution)
 
 
 def _verdict(difference: Difference | None) -> str:
     if difference is None:
-        return "There is no control group: nothing tells what the campaign changed."
-    change = f"the purchase rate by {_change(difference, _points)}"
+        return "There is no control group, so the effect cannot be measured."
+    change = f"purchase rate changed by {_change(difference, _points)}"
     if difference.low <= 0 <= difference.high:
-        return f"It may have changed nothing: {change}."
-    return f"It changed {change}."
+        return f"No clear effect: the {change}, and the interval includes zero."
+    return f"The {change}."
 
 
 def _report_row(name: str, result: Uplift) -> ReportRow:

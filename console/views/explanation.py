@@ -61,7 +61,7 @@ def _strongest(interests: Mapping[str, float]) -> str:
         return "None are stored, or the user does not allow recommendations."
     top = sorted(interests, key=lambda name: -interests[name])[:NAMED_INTERESTS]
     named = [f"{name} ({share(interests[name])})" for name in top]
-    return f"Most after the window: {listed(named)}."
+    return f"Largest after the window: {listed(named)}."
 
 
 def _note(found: Explanation) -> str:
@@ -83,9 +83,9 @@ def _sentences(
 
 def _rest(weaker: int, still: int, any_moves: bool) -> str:
     if not any_moves:
-        return "No event of the window moves this."
-    parts = [f"{weaker} more move it less"] if weaker else []
-    parts += [f"{still} do not move it"] if still else []
+        return "No event of the window changes this value."
+    parts = [f"{weaker} have a smaller effect"] if weaker else []
+    parts += [f"{still} have no effect"] if still else []
     return f"Of the other events, {listed(parts)}." if parts else ""
 
 

@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from console.charts.lines import LineChart, Sample, line_chart
+from console.charts import LineChart, Sample, line_chart
 from console.formats import number, share, utc, words
 from liveprofile.storage.queries import StoredFlag
 from serve.store.statements import RawDelta
 
 CORRECTIONS = {
-    "ADDED": "found when late events were corrected: no alert was sent",
-    "WITHDRAWN": "withdrawn when late events were corrected: it would not have been raised",
+    "ADDED": "added by a correction for late events: no alert was sent",
+    "WITHDRAWN": "withdrawn by a correction for late events",
 }
 
 
@@ -87,9 +87,11 @@ def _window_entry(delta: RawDelta, values: Mapping[str, Any]) -> Entry:
         )
     before, after = values.get("before") or {}, values.get("after") or {}
     if before.get("churn") is not None and after.get("churn") is not None:
-        lines.append(f"no purchase soon: {share(before['churn'])} → {share(after['churn'])}")
+        lines.append(
+            f"probability of no purchase: {share(before['churn'])} → {share(after['churn'])}"
+        )
     if delta.active_rules:
-        lines.append("rules that were true: " + ", ".join(sorted(delta.active_rules)))
+        lines.append("active rules: " + ", ".join(sorted(delta.active_rules)))
     return Entry(delta.window_end_ms, title, lines, "")
 
 

@@ -17,6 +17,7 @@ from cassandra.cluster import Session
 from cassandra.query import BatchStatement, BatchType
 
 from liveprofile.attributes.statements import Statement
+from liveprofile.rows.users import USER_ATTRIBUTE
 from liveprofile.settings import CassandraSettings
 from liveprofile.settings.sections import MAX_TTL_S
 from liveprofile.storage.cql import from_ms, now_ms, prepare, read, read_pages, write_all
@@ -101,12 +102,7 @@ class AttributeTable:
         self._session, self._in_flight = session, settings.in_flight
         self._keep_expired_s = settings.attribute_keep_s
         table = f"{settings.keyspace}.user_attribute"
-        self._insert = prepare(
-            session,
-            f"INSERT INTO {table}"
-            " (user_id, source, time, digest, kind, purpose, expires, attributes)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ? AND TTL ?",
-        )
+        self._insert = prepare(session, USER_ATTRIBUTE.insert("?", settings.keyspace))
         self._delete_older = prepare(
             session,
             f"DELETE FROM {table} USING TIMESTAMP ? WHERE user_id = ? AND source = ? AND time < ?",

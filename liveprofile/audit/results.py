@@ -8,6 +8,7 @@ from typing import NamedTuple
 import orjson
 from cassandra.cluster import Session
 
+from liveprofile.rows.operations import AUDIT_RESULT
 from liveprofile.storage.cql import execute, from_ms, read, to_ms
 
 
@@ -23,8 +24,7 @@ def store_result(session: Session, topic: str, result: AuditResult, ttl_s: int) 
     """topic: the input topic. Raises ServiceError."""
     execute(
         session,
-        "INSERT INTO audit_result (topic, ended, ok, counts) VALUES (%s, %s, %s, %s)"
-        f" USING TIMESTAMP {result.ended_ms * 1_000:d} AND TTL {ttl_s:d}",
+        AUDIT_RESULT.insert(ttl_s, time=str(result.ended_ms * 1_000), mark="%s"),
         (topic, from_ms(result.ended_ms), result.ok, orjson.dumps(result.counts).decode()),
     )
 

@@ -12,6 +12,7 @@ from cassandra.query import BoundStatement
 
 from liveprofile.campaigns.plan import TREATMENT, Contact, is_at_cap
 from liveprofile.campaigns.plan_file import Campaign, PlanFile
+from liveprofile.rows.users import CAMPAIGN_CONTACT
 from liveprofile.settings import Settings
 from liveprofile.storage.cql import execute_per_key, from_ms, prepare, to_ms, write_all
 from liveprofile.wire.user_records import CONTENT_TYPE
@@ -22,11 +23,7 @@ MESSAGE_TYPE = "liveprofile.campaign.target"
 
 def store_contacts(session: Session, settings: Settings, plan: PlanFile) -> int:
     """Stores the contacts of a plan; returns their number. Raises ServiceError."""
-    insert = prepare(
-        session,
-        "INSERT INTO campaign_contact (user_id, start, campaign) VALUES (?, ?, ?)"
-        f" USING TIMESTAMP ? AND TTL {settings.campaigns.contact_ttl_s}",
-    )
+    insert = prepare(session, CAMPAIGN_CONTACT.insert(settings.campaigns.contact_ttl_s))
     insert.is_idempotent = True
     campaign = plan.campaign
 

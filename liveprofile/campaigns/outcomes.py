@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable
 
 from liveprofile.campaigns.uplift import NOTHING, Outcome
-from liveprofile.storage.scans import WindowChange
+from liveprofile.storage.queries import WindowChange
 
 
 def outcomes(

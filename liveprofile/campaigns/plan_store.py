@@ -14,6 +14,7 @@ from liveprofile.campaigns.contacts import store_contacts
 from liveprofile.campaigns.plan import Cap, Target
 from liveprofile.campaigns.plan_file import Campaign, PlanFile
 from liveprofile.errors import LiveprofileError
+from liveprofile.rows.users import CAMPAIGN_PLAN, CAMPAIGN_TARGET, SEGMENT_BUCKETS, segment_bucket
 from liveprofile.settings import Settings
 from liveprofile.storage.cql import (
     execute,
@@ -25,12 +26,9 @@ from liveprofile.storage.cql import (
     to_ms,
     write_all,
 )
-from liveprofile.storage.segment_buckets import SEGMENT_BUCKETS, segment_bucket
 from liveprofile.units import DAY_MS
 
-_COLUMNS = (
-    "campaign, plan_id, start, control_share, cost, planned_at, planned_by, requested, summary"
-)
+_COLUMNS = ", ".join(CAMPAIGN_PLAN.names())
 
 
 class UnknownCampaign(LiveprofileError):
@@ -69,12 +67,8 @@ def store_plan(
     stored = StoredPlan(plan.campaign, uuid.uuid4(), now_ms(), by, requested, summary)
     require_new(session, plan.campaign.name)
     ttl_s = settings.campaigns.contact_ttl_s
-    insert = prepare(
-        session,
-        "INSERT INTO campaign_target (plan_id, bucket, user_id, arm, segments, churn,"
-        " expected_spend, expected_gain) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-        f" USING TIMESTAMP {stored.planned_at_ms * 1_000:d} AND TTL {ttl_s:d}",
-    )
+    planned_us = str(stored.planned_at_ms * 1_000)
+    insert = prepare(session, CAMPAIGN_TARGET.insert(ttl_s, time=planned_us))
     insert.is_idempotent = True
 
     def statements() -> Iterator[BoundStatement]:
@@ -85,11 +79,9 @@ def store_plan(
 
     write_all(session, statements(), settings.cassandra.in_flight)
     store_contacts(session, settings, plan)
-    marks = ", ".join(["%s"] * len(_COLUMNS.split(",")))
     execute(
         session,
-        f"INSERT INTO campaign_plan ({_COLUMNS}) VALUES ({marks}) IF NOT EXISTS"
-        f" USING TTL {ttl_s:d}",
+        CAMPAIGN_PLAN.insert(ttl_s, time="", mark="%s", condition=" IF NOT EXISTS"),
         (
             stored.campaign.name,
             stored.plan_id,

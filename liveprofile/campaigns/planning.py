@@ -23,7 +23,7 @@ from liveprofile.campaigns.plan_file import Campaign, PlanFile
 from liveprofile.campaigns.uplift import Uplift, uplift_by_segment
 from liveprofile.errors import InputError
 from liveprofile.rules.conditions import Condition
-from liveprofile.storage.scans import scan_changes, scan_profiles
+from liveprofile.storage.queries import scan_changes, scan_profiles
 
 Row = TypeVar("Row")
 Watch = Callable[[Iterable[Row]], Iterable[Row]]

@@ -1,6 +1,6 @@
 """A client of the read API (docs/api.md), and the models that client and server share.
 
-It needs httpx and pydantic only: neither the model nor Flink nor a
+It needs httpx2 and pydantic only: neither the model nor Flink nor a
 database driver.
 
     with Client("http://127.0.0.1:8070", key) as client:
@@ -8,7 +8,7 @@ database driver.
 """
 
 from liveprofile.client import calls
-from liveprofile.client.async_client import AsyncClient
+from liveprofile.client.client import AsyncClient, Client
 from liveprofile.client.errors import (
     ApiClientError,
     BadAnswer,
@@ -21,7 +21,6 @@ from liveprofile.client.errors import (
     Unauthorized,
     Unavailable,
 )
-from liveprofile.client.sync_client import Client
 
 __all__ = [
     "ApiClientError",

@@ -257,7 +257,7 @@ class CampaignRequest(RequestBody):
     control_share: float = Field(0.1, ge=0, le=0.99)
     budget: float | None = Field(None, ge=0, le=1e12, description="sum of costs; null: no limit")
     cost: float = Field(0.0, ge=0, le=1e9, description="of one contact")
-    margin: float = Field(1.0, ge=0, le=1, description="share of the spend that is gain")
+    margin: float = Field(1.0, ge=0, le=1, description="share of the spend that counts as gain")
     response: float | None = Field(None, ge=0, le=1, description="null: 1 - churn")
     cap: FrequencyCap | None = None
     excluded: list[UserIdText] = Field([], max_length=200, description="users to leave out")

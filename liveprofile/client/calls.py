@@ -45,7 +45,7 @@ class Call(NamedTuple, Generic[Result]):
     timeout_s: float | None = None  # None: that of the client
 
     def request(self) -> dict[str, Any]:
-        """The arguments of httpx's `request`."""
+        """The arguments of httpx2's `request`."""
         timeout = {} if self.timeout_s is None else {"timeout": self.timeout_s}
         return {
             "method": self.method,
@@ -211,7 +211,7 @@ def trend(
     category: str | None = None,
     event_type: str | None = None,
 ) -> Call[analyses.Trend]:
-    """The last `count` complete hours or days with the range that earlier weeks let expect."""
+    """The last `count` complete hours or days with the range expected from earlier weeks."""
     params = {"by": by, "metric": metric, "count": count}
     params |= _given(category=category, event_type=event_type)
     return Call("GET", "/v1/trends", _as(analyses.Trend), params)

@@ -9,6 +9,10 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from liveprofile.rows.profiles import StoredDelta, UserProfile
+from liveprofile.rows.risk import StoredFlag, StoredScore
+from liveprofile.rows.table import row_model
+
 MAX_BATCH_USERS = 100
 MAX_PAGE_ROWS = 1_000
 MAX_ID_CHARS = 256
@@ -39,25 +43,12 @@ class RequestBody(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class Profile(Answer):
+class Profile(row_model(UserProfile, Answer, without=["embedding"])):
     """The user as of the last closed window."""
 
-    user_id: str
-    window_start_ms: int
-    window_end_ms: int
-    model_version: str
-    feature_version: int
-    churn: float = Field(description="probability of no purchase within the model's horizon")
-    expected_spend: float = Field(description="median, within the same horizon")
     values_at_ms: int | None = Field(
         None, description="the time of churn and expected_spend: the last full hour, or window_end"
     )
-    recency_days: float | None = Field(description="since the last purchase; null: none is known")
-    purchases_decayed: float
-    amount_decayed: float
-    events_total: int
-    segments: list[str]
-    profile: dict[str, Any] = Field(description="all other values: features, interests, next_items")
     embedding: list[float] | None = Field(None, description="only with ?embedding=true")
 
 
@@ -79,71 +70,16 @@ class ProfileBatch(Answer):
     unknown: list[str] = Field(description="ids without a profile")
 
 
-class Delta(Answer):
+class Delta(row_model(StoredDelta, Answer, without=["digests"])):
     """The changes of one window."""
 
-    user_id: str
-    window_start_ms: int
-    window_end_ms: int
-    model_version: str
-    events: int
-    amount: float
-    embedding_distance: float
-    surprise: float = Field(description="nats")
-    active_rules: list[str]
-    delta: dict[str, Any] = Field(description="features before and after, moved categories, counts")
-    revision: int | None = Field(
-        None, description="of a correction: late events of the user up to this window"
-    )
-    corrected_at_ms: int | None = None
-    correction: str | None = Field(None, description="why it was corrected: LATE_EVENTS or MERGED")
 
-
-class Score(Answer):
+class Score(row_model(StoredScore, Answer)):
     """A scored event."""
 
-    user_id: str
-    event_time_ms: int
-    event_id: str
-    event_type: str
-    amount: float | None
-    score: float = Field(description="probability of fraud, 0 to 1")
-    model_version: str
-    rules_version: str
-    active_rules: list[str]
-    device_id: str | None
-    place: str | None
-    shop_id: str | None
-    coupon_id: str | None
-    address_id: str | None
 
-
-class RiskFlag(Answer):
+class RiskFlag(row_model(StoredFlag, Answer, without=["corrected_at_ms"])):
     """A risk flag of a window or an event."""
-
-    user_id: str
-    window_start_ms: int
-    window_end_ms: int
-    rule_id: str
-    flag_id: str
-    reason: str
-    severity: str
-    action: str
-    value: float
-    threshold: float
-    message: str
-    evidence: dict[str, Any]
-    model_version: str
-    rules_version: str
-    event_id: str = Field(description="empty for the flag of a window")
-    rule_version: int | None
-    rule_state: str
-    reasons: list[dict[str, Any]]
-    correction: str | None = Field(
-        None,
-        description="by a correction of late events: ADDED, no alert was sent; WITHDRAWN, the flag"
-        " would not have been raised; KEPT, a withdrawal was taken back",
-    )
 
 
 class RiskAlert(RiskFlag):

@@ -9,6 +9,7 @@ from cassandra.cluster import Session
 
 from liveprofile.consent.changes import MAX_CHANGES, ConsentChange
 from liveprofile.consent.records import to_record
+from liveprofile.rows.users import USER_CONSENT
 from liveprofile.settings.sections import MAX_TTL_S
 from liveprofile.storage.cql import execute_per_key, from_ms, prepare, to_ms, write_all
 from liveprofile.units import SECOND_MS
@@ -17,7 +18,7 @@ from liveprofile.wire.user_records import key_of
 USERS_AT_ONCE = 1_000
 MAX_ROUNDS = 10  # a user whose consents change this often while they are sent is sent next time
 _SELECT = (
-    "SELECT time, purpose, granted, basis, text_version FROM user_consent WHERE user_id = ?"
+    f"SELECT {', '.join(USER_CONSENT.names(['user_id']))} FROM user_consent WHERE user_id = ?"
     f" LIMIT {MAX_CHANGES}"
 )
 
@@ -33,7 +34,7 @@ def ttl_s(retention_ms: int) -> int:
 def read_changes(session: Session, user_ids: Iterable[str]) -> dict[str, list[ConsentChange]]:
     """The newest MAX_CHANGES changes of each user, newest first. Raises ServiceError."""
     return {
-        user_id: [ConsentChange(to_ms(row[0]), row[1], row[2], row[3], row[4]) for row in rows]
+        user_id: [ConsentChange(to_ms(row[0]), *row[1:]) for row in rows]
         for user_id, rows in execute_per_key(session, _SELECT, user_ids).items()
     }
 
@@ -51,11 +52,7 @@ def apply_changes(
     Repeating it changes nothing. Two processes may change one user: the later one to read sends the
     changes of both, and whoever has sent reads again. Raises ServiceError; then repeat it.
     """
-    insert = prepare(
-        session,
-        "INSERT INTO user_consent (user_id, time, purpose, granted, basis, text_version)"
-        f" VALUES (?, ?, ?, ?, ?, ?) USING TIMESTAMP ? AND TTL {ttl_s:d}",
-    )
+    insert = prepare(session, USER_CONSENT.insert(ttl_s))
     insert.is_idempotent = True
     remaining, count = iter(changes), 0
     while part := list(itertools.islice(remaining, USERS_AT_ONCE)):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-import httpx
+import httpx2
 
 from liveprofile.decoding.avro_body import UnusableSchema, avro_reader
 from liveprofile.decoding.undecodable import Undecodable
@@ -48,7 +48,7 @@ class SchemaRegistry:
         self._readers: dict[int, BodyReader | _Unknown] = {}
         self._url = settings.registry_url.rstrip("/")
         user, password = settings.registry_username, settings.registry_password
-        self._client = httpx.Client(
+        self._client = httpx2.Client(
             timeout=settings.registry_timeout_ms / 1_000,
             auth=(user, password.get_secret_value()) if user else None,
             verify=_trusted(settings.registry_ca_file),
@@ -120,13 +120,13 @@ class SchemaRegistry:
         try:
             response = self._client.get(self._url + path)
             answer = response.json()
-        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
             raise self._unavailable(path, f"{type(error).__name__}: {error}") from None
         if response.is_success and isinstance(answer, dict):
             return answer
         code = answer.get("error_code") if isinstance(answer, dict) else None
         # A 404 of another server, such as a proxy, says nothing about the schema.
-        if response.status_code == httpx.codes.NOT_FOUND and code in NOT_FOUND:
+        if response.status_code == httpx2.codes.NOT_FOUND and code in NOT_FOUND:
             return None
         raise self._unavailable(path, f"status {response.status_code}")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
@@ -41,38 +42,22 @@ def topic_configs(topics: TopicSettings) -> dict[str, dict[str, str]]:
     common = {"message.timestamp.type": "LogAppendTime"}
     if topics.replication >= 3:
         common["min.insync.replicas"] = "2"
-    compacted = common | {"cleanup.policy": "compact"}
-    deleted = common | {
-        "cleanup.policy": "delete",
-        "retention.ms": str(topics.retention_ms),
+
+    def config(policy: str, retention_ms: int | None = None) -> dict[str, str]:
+        kept = {} if retention_ms is None else {"retention.ms": str(retention_ms)}
+        return common | {"cleanup.policy": policy} | kept
+
+    events = ("events", "encoded", "rejected", "late", "alerts", "segment_changes")
+    decisions = ("consents", "erasures", "merges")
+    both, decided_ms = "compact,delete", topics.decisions_retention_ms
+    by_setting = {
+        **{name: config("delete", topics.retention_ms) for name in events},
+        **{name: config("compact") for name in ("rules", "models", "segments")},
+        "attributes": config(both, topics.labels_retention_ms),
+        "feedback": config("delete", topics.labels_retention_ms),
+        **{name: config(both, decided_ms) for name in decisions},
     }
-    names = ("events", "encoded", "rejected", "late", "alerts", "segment_changes")
-    return {getattr(topics, name): dict(deleted) for name in names} | {
-        topics.rules: compacted,
-        topics.models: compacted,
-        topics.segments: compacted,
-        topics.attributes: deleted
-        | {
-            "cleanup.policy": "compact,delete",
-            "retention.ms": str(topics.attributes_retention_ms),
-        },
-        topics.feedback: deleted | {"retention.ms": str(topics.feedback_retention_ms)},
-        topics.consents: compacted
-        | {
-            "cleanup.policy": "compact,delete",
-            "retention.ms": str(topics.consents_retention_ms),
-        },
-        topics.erasures: compacted
-        | {
-            "cleanup.policy": "compact,delete",
-            "retention.ms": str(topics.erasures_retention_ms),
-        },
-        topics.merges: compacted
-        | {
-            "cleanup.policy": "compact,delete",
-            "retention.ms": str(topics.merges_retention_ms),
-        },
-    }
+    return {getattr(topics, name): each for name, each in by_setting.items()}
 
 
 def partition_count(topics: TopicSettings, name: str) -> int:
@@ -83,10 +68,15 @@ def partition_count(topics: TopicSettings, name: str) -> int:
     return 1 if name in (topics.rules, topics.segments, topics.models) else topics.partitions
 
 
-def create_topics(settings: Settings) -> list[str]:
-    """Creates the missing topics and returns their names. Raises ServiceError."""
+def create_topics(
+    settings: Settings, configs: Mapping[str, dict[str, str]] | None = None
+) -> list[str]:
+    """Creates the missing topics and returns their names. Raises ServiceError.
+
+    configs: of topics by name; None: all topics of the settings.
+    """
     admin = AdminClient(client_config(settings.kafka))
-    return _create(admin, settings.kafka, _missing(settings, admin))
+    return _create(admin, settings.kafka, _missing(settings, admin, configs))
 
 
 def missing_topics(settings: Settings) -> list[str]:
@@ -95,26 +85,32 @@ def missing_topics(settings: Settings) -> list[str]:
     return [new.topic for new in _missing(settings, admin)]
 
 
-def _missing(settings: Settings, admin: AdminClient) -> list[NewTopic]:
+def _missing(
+    settings: Settings, admin: AdminClient, configs: Mapping[str, dict[str, str]] | None = None
+) -> list[NewTopic]:
     topics = settings.topics
     existing = metadata(admin, settings.kafka).topics
     return [
         NewTopic(name, partition_count(topics, name), topics.replication, config=config)
-        for name, config in topic_configs(topics).items()
+        for name, config in (configs or topic_configs(topics)).items()
         if name not in existing
     ]
 
 
 def create_unlimited_topic(settings: Settings, name: str, partition_count: int) -> None:
-    """Creates a topic that keeps its records until it is deleted.
+    """Creates a topic that keeps its records until it is deleted; returns when a broker knows it.
 
     Raises ServiceError, also if the topic exists.
     """
     topics = settings.topics.model_copy(update={"retention_ms": -1})
     config = topic_configs(topics)[topics.events]
     new = NewTopic(name, partition_count, topics.replication, config=config)
-    if not _create(AdminClient(client_config(settings.kafka)), settings.kafka, [new]):
+    admin = AdminClient(client_config(settings.kafka))
+    if not _create(admin, settings.kafka, [new]):
         raise ServiceError(f"Kafka did not create topic {name}: it exists")
+    deadline_s = time.monotonic() + settings.kafka.request_timeout_s
+    while name not in metadata(admin, settings.kafka).topics and time.monotonic() < deadline_s:
+        time.sleep(0.1)
 
 
 def _create(admin: AdminClient, kafka: KafkaSettings, missing: list[NewTopic]) -> list[str]:

@@ -15,28 +15,17 @@ from cassandra.query import Statement
 from liveprofile.events.window_times import end_ms, stagger_offset_ms
 from liveprofile.privacy.places import HeldTable
 from liveprofile.privacy.user_keys import UserKeys
+from liveprofile.rows import TABLES
 from liveprofile.settings import WindowSettings
 from liveprofile.storage.cql import prepare_once, read_pages
 from liveprofile.units import HOUR_MS, SECOND_MS
 
+_USERS = {name: each.users for name, each in TABLES.items() if each.users is not None}
 # Their rows have the times of windows: those that begin before an erasure may end after it.
-WINDOW_TABLES = frozenset(
-    {
-        "user_profile",
-        "profile_delta",
-        "replaced_delta",
-        "user_lookalike",
-        "later_sums",
-        "risk_flag",
-        "risk_flag_by_day",
-        "user_segment",
-        "segment_member",
-        "segment_change",
-    }
-)
-LISTS_OF_KEYS = ("risk_score_hours", "risk_flag", "risk_case", "user_segment", "segment_change")
+WINDOW_TABLES = frozenset(name for name, each in _USERS.items() if each.of_windows)
+LISTS_OF_KEYS = tuple(name for name, each in _USERS.items() if each.lists_keys)
 # The proof that a consent was given is kept as long as its limit says.
-KEPT = {"user_consent": "proof of consents", "erasure": "proof of erasures"}
+KEPT = {name: each.kept for name, each in _USERS.items() if each.kept}
 NOT_REACHED = (
     "state of the job, checkpoints and savepoints",
     "topics of Kafka",

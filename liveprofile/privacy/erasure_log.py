@@ -8,6 +8,7 @@ from typing import NamedTuple
 import orjson
 from cassandra.cluster import Session
 
+from liveprofile.rows.users import ERASURE
 from liveprofile.storage.cql import (
     execute_per_key,
     from_ms,
@@ -38,11 +39,7 @@ def is_done(deletion: Deletion | None, before_ms: int) -> bool:
 
 def write_deletion(session: Session, user_id: str, deletion: Deletion, ttl_s: int) -> None:
     """Raises ServiceError."""
-    insert = prepare_once(
-        session,
-        f"INSERT INTO erasure (user_id, {_COLUMNS}) VALUES (?, ?, ?, ?)"
-        f" USING TIMESTAMP ? AND TTL {ttl_s:d}",
-    )
+    insert = prepare_once(session, ERASURE.insert(ttl_s))
     insert.is_idempotent = True
     values = (
         user_id,

@@ -1,7 +1,6 @@
 """Where Liveprofile stores data about users: each table and topic, and what limits its age.
 
-tests/unit/liveprofile/privacy compares TABLES and WITHOUT_USERS with schemas/cassandra.cql, and
-TOPICS with the settings: a new table or topic needs an entry here and in docs/privacy.md.
+liveprofile.rows declares the tables. A new topic needs an entry here and in docs/privacy.md.
 """
 
 from __future__ import annotations
@@ -9,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from liveprofile import rows
 from liveprofile.privacy.user_keys import UserKeys
-from liveprofile.storage.flag_buckets import flag_bucket
-from liveprofile.storage.segment_buckets import segment_bucket
+from liveprofile.rows.risk import flag_bucket
+from liveprofile.rows.users import segment_bucket
 
 Condition = tuple[str, tuple[Any, ...]]  # what follows WHERE, and the values of its marks
 
@@ -72,66 +72,28 @@ def _has_target(row: Any, keys: UserKeys) -> bool:
     return target in keys.flag_ids or target.rpartition(" ")[0] == keys.user_id
 
 
-TABLES: dict[str, HeldTable] = {
-    "user_profile": HeldTable("the profile", "cassandra.profile_ttl_s", _by_user),
-    "profile_delta": HeldTable("what each window changed", "cassandra.delta_ttl_s", _by_user),
-    "replaced_delta": HeldTable(
-        "deltas before their correction", "cassandra.delta_ttl_s", _by_user
-    ),
-    "user_lookalike": HeldTable(
-        "embedding and segments as indexed", "cassandra.profile_ttl_s", _by_user
-    ),
-    "risk_score_hours": HeldTable("hours with scored events", "scoring.score_ttl_s", _by_user),
-    "risk_score_by_hour": HeldTable("fraud scores of events", "scoring.score_ttl_s", _hours),
-    "risk_flag": HeldTable("risk flags with evidence", "cassandra.flag_ttl_s", _by_user),
-    "risk_flag_by_day": HeldTable("the same flags by day", "cassandra.flag_ttl_s", _flag_days),
-    "flag_state": HeldTable(
-        "what analysts decided about flags", "cassandra.flag_ttl_s", _all_rows, _has_user
-    ),
-    "risk_snooze": HeldTable("rules that send no alerts for now", "the snooze's end", _by_user),
-    "risk_case": HeldTable("cases of customer service", "cassandra.case_ttl_s", _by_user),
-    "alert_handled": HeldTable(
-        "which consumers have processed an alert", "30 days", _all_rows, _has_alert
-    ),
-    "user_segment": HeldTable("segments with reasons", "cassandra.profile_ttl_s", _by_user),
-    "segment_member": HeldTable(
-        "membership by segment", "cassandra.profile_ttl_s", _segment_buckets
-    ),
-    "segment_change": HeldTable("changes of segments", "cassandra.profile_ttl_s", _by_user),
-    "user_attribute": HeldTable(
-        "what other systems state about the user", "cassandra.attribute_keep_s", _by_user
-    ),
-    "campaign_contact": HeldTable("contacts of campaigns", "campaigns.contact_ttl_s", _by_user),
-    "user_consent": HeldTable("consents by purpose", "topics.consents_retention_ms", _by_user),
-    "erasure": HeldTable(
-        "whether an erased user's rows are deleted", "topics.erasures_retention_ms", _by_user
-    ),
-    "later_sums": HeldTable(
-        "sums of windows since an erasure", "cassandra.profile_ttl_s", _by_user
-    ),
-    "campaign_target": HeldTable(
-        "users of plans of campaigns", "campaigns.contact_ttl_s", _all_rows, _has_user, True
-    ),
-    "api_audit": HeldTable(
-        "writes through the read API", "serve.audit_ttl_s", _all_rows, _has_target, True
-    ),
+# By Users.found_by. The last three read a table as a whole, and tell which rows are the user's.
+_CONDITIONS: dict[str, Callable[[UserKeys], Iterable[Condition]]] = {
+    "user": _by_user,
+    "hours": _hours,
+    "flag days": _flag_days,
+    "segments": _segment_buckets,
 }
+_BELONGS = {"user_id": _has_user, "alert_id": _has_alert, "target": _has_target}
 
-# Table: why none of its rows is about one user.
-WITHOUT_USERS: dict[str, str] = {
-    "segment_sweep": "the state of a sweep over all users",
-    "segment_size": "numbers of members",
-    "risk_histogram": "counts over all users",
-    "drift_state": "distances between distributions",
-    "campaign_plan": "campaigns with counts of users",
-    "api_key": "keys of systems and staff, with their names",
-    "audit_result": "counts of records",
-    "schema_migration": "changes of the tables, and the host that makes them",
-    "rule_proposal": "definitions of rules, with the names of who proposed and approved them",
-    "trend": "counts; user_hashes holds 8-byte hashes without ids, to count distinct users",
-    "trend_series": "names of series",
-    "trend_chunk": "ranges of records",
+TABLES: dict[str, HeldTable] = {
+    name: HeldTable(
+        table.holds,
+        table.limit,
+        _CONDITIONS.get(table.users.found_by, _all_rows),
+        _BELONGS.get(table.users.found_by),
+        table.users.shares_partitions,
+    )
+    for name, table in rows.TABLES.items()
+    if table.users is not None
 }
+# Table: why none of its rows is about one user.
+WITHOUT_USERS = {name: each.holds for name, each in rows.TABLES.items() if each.users is None}
 
 # Setting of the topic's name: what it holds. Every record is removed by its age.
 TOPICS: dict[str, HeldTopic] = {
@@ -141,12 +103,12 @@ TOPICS: dict[str, HeldTopic] = {
     "late": HeldTopic("late events", "topics.retention_ms"),
     "alerts": HeldTopic("risk alerts", "topics.retention_ms"),
     "segment_changes": HeldTopic("changes of segments", "topics.retention_ms"),
-    "consents": HeldTopic("consents by purpose", "topics.consents_retention_ms"),
-    "erasures": HeldTopic("since when users are erased", "topics.erasures_retention_ms"),
-    "merges": HeldTopic("ids that are one person", "topics.merges_retention_ms"),
-    "feedback": HeldTopic("labels by analysts", "topics.feedback_retention_ms"),
+    "consents": HeldTopic("consents by purpose", "topics.decisions_retention_ms"),
+    "erasures": HeldTopic("since when users are erased", "topics.decisions_retention_ms"),
+    "merges": HeldTopic("ids that are one person", "topics.decisions_retention_ms"),
+    "feedback": HeldTopic("labels by analysts", "topics.labels_retention_ms"),
     "attributes": HeldTopic(
-        "what other systems state about the user", "topics.attributes_retention_ms"
+        "what other systems state about the user", "topics.labels_retention_ms"
     ),
 }
 

@@ -1,7 +1,7 @@
 """How long each table, topic and Flink state is kept, and by which setting. Pure.
 
-The unit tests compare these places with schemas/cassandra.cql, with the settings of topics and with
-docs/data-inventory.md, so nothing that is kept is without an entry.
+The unit tests compare these places with the settings of topics and with the views of the job, so
+nothing that is kept is without an entry.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
-from liveprofile.privacy.places import TABLES, TOPICS, TOPICS_WITHOUT_USERS, WITHOUT_USERS
+from liveprofile.privacy.places import TOPICS, TOPICS_WITHOUT_USERS
+from liveprofile.rows import TABLES
 from liveprofile.settings import Settings
 from liveprofile.storage.migrations.records import RECORD_TTL_S
 from liveprofile.units import DAY_MS, HOUR_MS, SECOND_MS
@@ -20,25 +21,7 @@ CONSTANTS_MS = {
     "the snooze's end": 365 * DAY_MS,
     "5 years": RECORD_TTL_S * SECOND_MS,
 }
-# Rows that are written with another multiple of the setting, or some time more.
-TIMES = {"user_segment": 2, "segment_member": 2}
-MORE_MS = {"risk_score_hours": HOUR_MS, "user_attribute": 3_660 * DAY_MS}
 LONGEST_TTL_MS = 20 * 365 * DAY_MS  # Cassandra's
-
-LIMITS_WITHOUT_USERS: dict[str, str] = {
-    "segment_sweep": "cassandra.flag_ttl_s",
-    "segment_size": "cassandra.flag_ttl_s",
-    "risk_histogram": "scoring.score_ttl_s",
-    "drift_state": "cassandra.flag_ttl_s",
-    "campaign_plan": "campaigns.contact_ttl_s",
-    "api_key": "serve.api_key_ttl_s",
-    "audit_result": "serve.audit_ttl_s",
-    "schema_migration": "5 years",
-    "rule_proposal": "serve.proposal_ttl_s",
-    "trend": "trends.ttl_s",
-    "trend_series": "trends.ttl_s",
-    "trend_chunk": "trends.ttl_s",
-}
 
 
 class StateLimit(NamedTuple):
@@ -82,12 +65,9 @@ class Kept(NamedTuple):
 def retention(settings: Settings) -> Iterator[Kept]:
     """Each table, topic and state with its limit under these settings."""
     for name, table in TABLES.items():
-        limit_ms = _milliseconds(settings, table.limit) * TIMES.get(name, 1) + MORE_MS.get(name, 0)
-        limit = min(limit_ms, LONGEST_TTL_MS)
-        yield Kept("table", name, table.what, table.limit, _limited(limit), True)
-    for name, what in WITHOUT_USERS.items():
-        setting = LIMITS_WITHOUT_USERS[name]
-        yield Kept("table", name, what, setting, _milliseconds(settings, setting), False)
+        limit_ms = _milliseconds(settings, table.limit) * table.times + table.more_ms
+        limit = _limited(min(limit_ms, LONGEST_TTL_MS))
+        yield Kept("table", name, table.holds, table.limit, limit, table.users is not None)
     for field, topic in TOPICS.items():
         limit = _milliseconds(settings, topic.limit)
         name = getattr(settings.topics, field)

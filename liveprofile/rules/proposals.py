@@ -16,12 +16,13 @@ from cassandra.cluster import Session
 from cassandra.util import datetime_from_uuid1, uuid_from_time
 
 from liveprofile.errors import LiveprofileError
+from liveprofile.rows.risk import RULE_PROPOSAL
 from liveprofile.rules.rules import Rule
 from liveprofile.storage.cql import execute, from_ms, read, to_ms
 from liveprofile.units import SECOND_MS
 
 _KIND = "rules"
-_COLUMNS = "proposal_id, proposed_by, note, base_tag, rules, state, decided_by, decided_at"
+_COLUMNS = ", ".join(RULE_PROPOSAL.names(["kind"]))
 
 
 class ProposalState(StrEnum):
@@ -84,8 +85,7 @@ def store_proposal(session: Session, proposal: Proposal, ttl_s: int) -> None:
     """Raises ServiceError."""
     execute(
         session,
-        f"INSERT INTO rule_proposal (kind, {_COLUMNS}) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)"
-        f" IF NOT EXISTS USING TTL {ttl_s:d}",
+        RULE_PROPOSAL.insert(ttl_s, time="", mark="%s", condition=" IF NOT EXISTS"),
         (_KIND, uuid.UUID(proposal.proposal_id), *_values(proposal)),
     )
 

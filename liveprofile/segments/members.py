@@ -11,8 +11,8 @@ from cassandra import ConsistencyLevel
 from cassandra.cluster import Session
 from cassandra.query import SimpleStatement
 
+from liveprofile.rows.users import SEGMENT_BUCKETS
 from liveprofile.storage.cql import read, read_pages
-from liveprofile.storage.segment_buckets import SEGMENT_BUCKETS
 
 SEED_USERS = 256  # members whose embeddings stand for the segment
 SEARCHES = 16  # of these, with a search of their own

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
@@ -19,45 +19,60 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _named(name: str, own_of_bootstrap: bool = False) -> Any:
+    def full_name(topics: TopicSettings) -> str:
+        end = "-bootstrap" if own_of_bootstrap and topics.bootstrap else ""
+        return f"{topics.prefix}{name}{end}"
+
+    return property(full_name)
+
+
 class TopicSettings(Section):
-    events: str = "behavior-events"
-    encoded: str = "behavior-events-encoded"
-    rejected: str = "behavior-events-rejected"
-    late: str = "behavior-events-late"
-    alerts: str = "risk-alerts"
-    rules: str = "risk-rules"
-    feedback: str = "risk-feedback"
-    models: str = "user-models"
-    segments: str = "segment-definitions"
-    segment_changes: str = "segment-changes"
-    attributes: str = "user-attributes"
-    consents: str = "user-consents"
-    erasures: str = "user-erasures"
-    merges: str = "user-merges"
-    partitions: int = Field(4, ge=1, le=1000, description="of a topic that `submit` creates")
-    replication: int = Field(1, ge=1, le=10)
-    retention_ms: int = Field(7 * DAY_MS, ge=-1)
-    feedback_retention_ms: int = Field(
-        400 * DAY_MS, ge=-1, description="labels: later trainings read them"
+    """Names of topics, and how `liveprofile job setup` creates them."""
+
+    prefix: str = Field(
+        "",
+        pattern=r"^[\w.-]{0,100}$",
+        description="before the name of every topic, so that several jobs can share a cluster",
     )
-    attributes_retention_ms: int = Field(
-        400 * DAY_MS, ge=-1, description="statements: a table that is lost is rebuilt from them"
+    partitions: int = Field(
+        4, ge=1, le=1000, description="of a created topic, except definitions and models: one"
     )
-    consents_retention_ms: int = Field(
-        3_650 * DAY_MS, ge=-1, description="of consents, also in the table user_consent"
+    replication: int = Field(1, ge=1, le=10, description="of created topics; 3 in production")
+    retention_ms: int = Field(7 * DAY_MS, ge=-1, description="of events and alerts; -1: unlimited")
+    labels_retention_ms: int = Field(
+        400 * DAY_MS,
+        ge=-1,
+        description="of labels, which later trainings read, and of attributes, from which a lost"
+        " table is rebuilt",
     )
-    erasures_retention_ms: int = Field(
-        3_650 * DAY_MS, ge=-1, description="how long a replay does not bring erased users back"
-    )
-    merges_retention_ms: int = Field(
-        3_650 * DAY_MS, ge=-1, description="how long an id stays an alias after its last change"
+    decisions_retention_ms: int = Field(
+        3_650 * DAY_MS,
+        ge=-1,
+        description="of consents, erasures and merges: how long a withdrawal counts, a replay does"
+        " not bring erased users back, and an id stays an alias",
     )
 
-    @classmethod
-    def prefixed(cls, prefix: str) -> dict[str, str]:
-        """A prefixed name for every topic, so that several jobs can share a cluster."""
-        names = (name for name, field in cls.model_fields.items() if field.annotation is str)
-        return {name: f"{prefix}-{name}" for name in names}
+    bootstrap: bool = Field(
+        False,
+        description="set by `liveprofile events bootstrap`: events, alerts and segment changes of"
+        " the past have topics of their own",
+    )
+
+    events = _named("behavior-events", own_of_bootstrap=True)
+    encoded = _named("behavior-events-encoded")
+    rejected = _named("behavior-events-rejected")
+    late = _named("behavior-events-late")
+    alerts = _named("risk-alerts", own_of_bootstrap=True)
+    rules = _named("risk-rules")
+    feedback = _named("risk-feedback")
+    models = _named("user-models")
+    segments = _named("segment-definitions")
+    segment_changes = _named("segment-changes", own_of_bootstrap=True)
+    attributes = _named("user-attributes")
+    consents = _named("user-consents")
+    erasures = _named("user-erasures")
+    merges = _named("user-merges")
 
 
 class KafkaSettings(Section):

@@ -17,9 +17,10 @@ from cassandra import ConsistencyLevel
 from cassandra.cluster import Session
 from cassandra.query import SimpleStatement
 
+from liveprofile.rows.profiles import StoredDelta, UserProfile
+from liveprofile.rows.risk import FLAG_BUCKETS, StoredFlag, StoredScore, score_hour_ms
+from liveprofile.rows.table import columns
 from liveprofile.storage.cql import from_ms, prepare, read, read_pages
-from liveprofile.storage.flag_buckets import FLAG_BUCKETS
-from liveprofile.storage.score_hours import score_hour_ms
 from liveprofile.value_curves import STORED_COLUMNS, values_at
 
 TOKEN_MIN, TOKEN_MAX = -(1 << 63), (1 << 63) - 1
@@ -27,23 +28,10 @@ SCAN_RANGES = 64
 SCAN_PAGE_ROWS = 2_000
 
 
-class StoredProfile(NamedTuple):
+class StoredProfile(UserProfile):
     """A row of user_profile."""
 
-    user_id: str
-    window_start_ms: int
-    window_end_ms: int
-    model_version: str
-    feature_version: int
-    churn: float
-    expected_spend: float
-    recency_days: float | None
-    purchases_decayed: float
-    amount_decayed: float
-    events_total: int
-    segments: list[str]
-    profile: dict[str, Any]
-    embedding: list[float]
+    __slots__ = ()
 
     def at(self, time_ms: int) -> StoredProfile:
         """The row with churn and expected spend as of a time without events after the window.
@@ -53,69 +41,6 @@ class StoredProfile(NamedTuple):
         stored = {name: getattr(self, name) for name in STORED_COLUMNS}
         values = values_at(self.profile, stored, self.window_end_ms, time_ms)
         return self._replace(**{name: values[name] for name in STORED_COLUMNS})
-
-
-class StoredDelta(NamedTuple):
-    """A row of profile_delta: what one window changed."""
-
-    user_id: str
-    window_start_ms: int
-    window_end_ms: int
-    model_version: str
-    events: int
-    amount: float
-    embedding_distance: float
-    surprise: float
-    active_rules: list[str]
-    delta: dict[str, Any]
-    digests: bytes  # 8 bytes per used event
-    # Of a correction (docs/operate.md); None: the job's.
-    revision: int | None = None
-    corrected_at_ms: int | None = None
-    correction: str | None = None  # why it was corrected
-
-
-class StoredFlag(NamedTuple):
-    """A row of risk_flag or risk_flag_by_day."""
-
-    user_id: str
-    window_start_ms: int
-    window_end_ms: int
-    rule_id: str
-    flag_id: str
-    reason: str
-    severity: str
-    action: str
-    value: float
-    threshold: float
-    message: str
-    evidence: dict[str, Any]
-    model_version: str
-    rules_version: str
-    event_id: str = ""  # "" for a flag of a window
-    rule_version: int | None = None
-    rule_state: str = "ACTIVE"  # SHADOW: no alert was sent
-    reasons: Sequence[dict[str, Any]] = ()  # code, value, usual (or None), sentence
-    correction: str | None = None  # ADDED, WITHDRAWN or KEPT by a correction
-
-
-class StoredScore(NamedTuple):
-    """A row of risk_score_by_hour: one scored event."""
-
-    user_id: str
-    event_time_ms: int
-    event_id: str
-    event_type: str
-    amount: float
-    score: float  # probability of fraud
-    model_version: str
-    rules_version: str
-    active_rules: list[str]
-    device_id: str | None  # this and the next four: None if the event has none
-    place: str | None
-    shop_id: str | None
-    coupon_id: str | None
-    address_id: str | None
 
 
 class SimilarUser(NamedTuple):
@@ -136,6 +61,24 @@ class WindowDigests(NamedTuple):
     events: int
     digests: bytes
     revision: int | None = None  # of a correction; None: the job's window
+
+
+class WindowChange(NamedTuple):
+    """What one window changed."""
+
+    user_id: str
+    window_start_ms: int
+    window_end_ms: int
+    amount: float
+    delta: dict[str, Any]
+
+
+class UserState(NamedTuple):
+    """A user's last window and segments."""
+
+    user_id: str
+    window_end_ms: int
+    segments: list[str]
 
 
 def profile(session: Session, user_id: str) -> StoredProfile | None:
@@ -268,6 +211,33 @@ def scan_digests(
     return map(WindowDigests._make, scan_ring(session, select_all, condition, ends))
 
 
+def scan_users(session: Session) -> Iterator[UserState]:
+    """The last window and the segments of all users, unordered."""
+    for row in scan_ring(session, f"SELECT {columns(UserState)} FROM user_profile"):
+        yield UserState(*row)._replace(segments=names_of(row.segments))
+
+
+def scan_changes(session: Session, first_end_ms: int, last_end_ms: int) -> Iterator[WindowChange]:
+    """The windows that end from the first to the second time; those of a user follow each other."""
+    rows = scan_ring(
+        session,
+        f"SELECT {columns(WindowChange)} FROM profile_delta",
+        "AND window_end >= ? AND window_end <= ? ALLOW FILTERING",
+        (from_ms(first_end_ms), from_ms(last_end_ms)),
+    )
+    for row in rows:
+        yield WindowChange(*row)._replace(delta=orjson.loads(row.delta))
+
+
+def scan_profiles(session: Session) -> Iterator[StoredProfile]:
+    """All profiles, unordered, with an empty embedding."""
+    names = columns(StoredProfile).removesuffix(", embedding")
+    for row in scan_ring(session, f"SELECT {names} FROM user_profile"):
+        yield StoredProfile(*row, [])._replace(
+            segments=names_of(row.segments), profile=orjson.loads(row.profile)
+        )
+
+
 def scan_ring(
     session: Session,
     statement: str,
@@ -311,18 +281,7 @@ def stored_flag(row: Any) -> StoredFlag:
     """A row of the columns of StoredFlag as a StoredFlag."""
     flag = StoredFlag(*row)
     return flag._replace(
-        evidence=orjson.loads(flag.evidence),
-        event_id=flag.event_id or "",
-        rule_state=flag.rule_state or "ACTIVE",
-        reasons=orjson.loads(flag.reasons) if flag.reasons else [],
-    )
-
-
-def columns(kind: type[NamedTuple]) -> str:
-    """The columns of a row type; a field `x_ms` reads the timestamp column `x` in milliseconds."""
-    return ", ".join(
-        f"to_unix_timestamp({name.removesuffix('_ms')}) AS {name}" if name.endswith("_ms") else name
-        for name in kind._fields
+        evidence=orjson.loads(flag.evidence), reasons=orjson.loads(flag.reasons or "[]")
     )
 
 

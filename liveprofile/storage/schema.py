@@ -1,6 +1,6 @@
-"""Creates the tables of schemas/cassandra.cql by migrations, and checks existing ones.
+"""Creates the tables by migrations, and checks existing ones.
 
-The file is what the migrations of schemas/migrations add up to; the unit tests compare them.
+The migrations of schemas/migrations add up to liveprofile.rows, which the unit tests compare.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from cassandra.cluster import NoHostAvailable, Session
 from cassandra.protocol import ErrorMessage
 
 from liveprofile.errors import ConfigError, ServiceError
-from liveprofile.resources import ROOT
+from liveprofile.rows import TABLES
 from liveprofile.settings import CassandraSettings
 from liveprofile.storage.connection import (
     address,
@@ -19,12 +19,11 @@ from liveprofile.storage.connection import (
     describe_error,
     open_session,
 )
-from liveprofile.storage.declarations import declare, split_statements
 from liveprofile.storage.migrations.files import Migration, filled
 from liveprofile.storage.migrations.plan import Step
 from liveprofile.storage.migrations.runner import Migrator
 
-SCHEMA_FILE = ROOT / "schemas" / "cassandra.cql"
+CREATE_KEYSPACE = "CREATE KEYSPACE IF NOT EXISTS {keyspace} WITH replication = {replication}"
 API_TABLES = ("api_key", "api_audit")
 
 
@@ -112,9 +111,10 @@ def _execute_all(session: Session, statements: list[str]) -> None:
 
 
 def schema_statements(settings: CassandraSettings, embedding_dim: int) -> list[str]:
-    """The statements of schemas/cassandra.cql for these settings and this embedding dimension."""
+    """The statements that create the keyspace and all tables."""
     values = _values(settings, embedding_dim)
-    return split_statements(filled(SCHEMA_FILE.read_text(encoding="utf-8"), values))
+    creates = (text for table in TABLES.values() for text in table.create())
+    return [filled(text, values) for text in (CREATE_KEYSPACE, *creates)]
 
 
 def _values(settings: CassandraSettings, embedding_dim: int) -> dict[str, str]:
@@ -127,9 +127,8 @@ def _values(settings: CassandraSettings, embedding_dim: int) -> dict[str, str]:
 
 
 def table_columns() -> dict[str, list[str]]:
-    """The columns of each table of schemas/cassandra.cql."""
-    declared = declare(schema_statements(CassandraSettings(), embedding_dim=1))
-    return {name: list(table.columns) for name, table in declared.tables.items()}
+    """The columns of each table."""
+    return {name: table.names() for name, table in TABLES.items()}
 
 
 def check_table(session: Session, keyspace: str, table: str) -> None:

@@ -9,6 +9,7 @@ import orjson
 from cassandra.cluster import Session
 from cassandra.query import BatchStatement, BatchType, BoundStatement
 
+from liveprofile.rows.operations import TREND, TREND_CHUNK, TREND_SERIES
 from liveprofile.settings import CassandraSettings, Settings
 from liveprofile.storage.cql import execute, from_ms, prepare, read, read_pages, to_ms, write_all
 from liveprofile.trends import distinct_users
@@ -35,22 +36,10 @@ class CassandraCountStore:
             f"SELECT start, chunk, events, amount, user_hashes FROM trend WHERE {key}"
             " AND start IN ?",
         )
-        self._insert_count = prepare(
-            session,
-            "INSERT INTO trend (topic, span, scope, category, event_type, start, chunk, events,"
-            " amount, users, user_hashes) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-            f" USING TIMESTAMP ? AND TTL {ttl_s}",
-        )
-        self._insert_series = prepare(
-            session,
-            "INSERT INTO trend_series (topic, scope, category, event_type, last_hour)"
-            f" VALUES (?, ?, ?, ?, ?) USING TIMESTAMP ? AND TTL {ttl_s}",
-        )
-        self._insert_chunk = prepare(
-            session,
-            "INSERT INTO trend_chunk (topic, number, first, end, clocks, done)"
-            f" VALUES (?, ?, ?, ?, ?, false) IF NOT EXISTS USING TTL {ttl_s}",
-        )
+        self._insert_count = prepare(session, TREND.insert(ttl_s))
+        self._insert_series = prepare(session, TREND_SERIES.insert(ttl_s))
+        chunk = TREND_CHUNK.insert(ttl_s, time="", without=["report"], condition=" IF NOT EXISTS")
+        self._insert_chunk = prepare(session, chunk)
         self._finish_chunk = prepare(
             session,
             f"UPDATE trend_chunk USING TTL {ttl_s} SET first = ?, end = ?, clocks = ?, done = true,"
@@ -63,7 +52,7 @@ class CassandraCountStore:
         return read_last_chunk(self._session, self._topic)
 
     def begin(self, chunk: Chunk) -> Chunk:
-        values = (self._topic, chunk.number, chunk.first, chunk.end, chunk.clocks_ms)
+        values = (self._topic, chunk.number, chunk.first, chunk.end, chunk.clocks_ms, False)
         execute(self._session, self._insert_chunk.bind(values))
         stored = self.last_chunk()
         assert stored is not None

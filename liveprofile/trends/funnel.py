@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from liveprofile.proportions import wilson_interval
-from liveprofile.storage.scans import WindowChange
+from liveprofile.storage.queries import WindowChange
 from liveprofile.units import DAY_MS
 
 STEPS = ("view", "cart", "purchase")

@@ -17,6 +17,7 @@ import orjson
 from cassandra.cluster import Session
 
 from liveprofile.privacy.withdrawals import delete_windows
+from liveprofile.rows.profiles import MARKS, PROFILE_DELTA, REPLACED_DELTA
 from liveprofile.settings import CassandraSettings, WindowSettings
 from liveprofile.storage.cql import from_ms, read_pages
 from offline.late_windows.chains import StoredRuleFlag, StoredUser, StoredWindow
@@ -24,13 +25,9 @@ from offline.late_windows.recomputation import ADDED, Correction
 from udfs.cassandra import encoding
 from udfs.cassandra.batch_writer import Partition, Write, bound_statement
 from udfs.cassandra.executor import StatementExecutor
-from udfs.profile.row_encoding import DELTA_COLUMNS
 from udfs.profile.sink import CassandraProfileSink
 
-# The columns that only corrections write.
-FLAG_MARKS = ("corrected_at", "correction")
-DELTA_MARKS = ("revision", *FLAG_MARKS)
-_REPLACED = (*DELTA_COLUMNS, *DELTA_MARKS)
+_REPLACED = REPLACED_DELTA.names()
 _MARK_KEY = ("user_id", "window_end", "rule_id", "event_id")
 WINDOW_FLAG = b""  # the event_id of a window's flag
 
@@ -65,13 +62,11 @@ class CassandraCorrectionTables(CassandraProfileSink):
             " WHERE user_id = ? AND window_end = ?"
         )
         self._insert_replaced = self._prepare_insert(
-            keyspace, "replaced_delta", _REPLACED, settings.delta_ttl_s
+            settings, REPLACED_DELTA, settings.delta_ttl_s, without=()
         )
+        written = set(PROFILE_DELTA.columns) - {"user_id", "window_end", *MARKS}
         self._insert_corrected = self._prepare_insert(
-            keyspace,
-            "profile_delta",
-            ("user_id", "window_end", *DELTA_MARKS),
-            settings.delta_ttl_s,
+            settings, PROFILE_DELTA, settings.delta_ttl_s, without=written
         )
         # An INSERT would leave a row without a flag if the flag has expired meanwhile.
         ttl_s, where = settings.flag_ttl_s, " AND ".join(f"{name} = ?" for name in _MARK_KEY)

@@ -19,7 +19,7 @@ from liveprofile.client.analysis_models import (
     PlanSummary,
 )
 from liveprofile.client.models import Page
-from liveprofile.storage.segment_buckets import SEGMENT_BUCKETS
+from liveprofile.rows.users import SEGMENT_BUCKETS
 from liveprofile.units import DAY_MS
 from serve import answers
 from serve.answers import MAX_CURSOR_CHARS, PageQuery, cursor_of, invalid_cursor

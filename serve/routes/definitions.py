@@ -21,7 +21,7 @@ from liveprofile.client.analysis_models import (
     UserSegmentList,
 )
 from liveprofile.client.models import Page
-from liveprofile.storage.segment_buckets import SEGMENT_BUCKETS
+from liveprofile.rows.users import SEGMENT_BUCKETS
 from serve import answers
 from serve.answers import Paging, invalid_cursor
 from serve.guard import extend_deadline

@@ -21,11 +21,12 @@ from liveprofile.alerts.cases.flags import FlagWithState
 from liveprofile.alerts.cases.states import AlertState, StoredAlertState
 from liveprofile.attributes.statements import Statement
 from liveprofile.attributes.table import by_user
+from liveprofile.rows.risk import FLAG_BUCKETS, score_hour_ms
+from liveprofile.rows.users import SEGMENT_BUCKETS
 from liveprofile.segments.members import SegmentSize
 from liveprofile.settings import CassandraSettings, Settings
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import to_ms
-from liveprofile.storage.flag_buckets import FLAG_BUCKETS
 from liveprofile.storage.queries import (
     SimilarUser,
     StoredFlag,
@@ -34,8 +35,6 @@ from liveprofile.storage.queries import (
     stored_flag,
     stored_score,
 )
-from liveprofile.storage.score_hours import score_hour_ms
-from liveprofile.storage.segment_buckets import SEGMENT_BUCKETS
 from serve.keys import StoredKey, key_of_row
 from serve.store.link import Link
 from serve.store.merged_reads import MergedReads

@@ -58,7 +58,7 @@ def test_operator_corrects_a_rejected_record(console: Console) -> None:
     expect(page.get_by_role("alert")).to_contain_text("unchanged")
     payload.fill(payload.input_value().replace('"12,5"', "12.5"))
     page.get_by_role("button", name="Send the corrected record").click()
-    expect(page.get_by_role("status")).to_contain_text("It was sent")
+    expect(page.get_by_role("status")).to_contain_text("The record was sent")
     [sent] = read_topic(settings, settings.topics.events)
     assert json.loads(sent.value) == FAULTY | {"amount": 12.5}
     assert sent.headers["resent_reason"] == b"BAD_NUMBER"

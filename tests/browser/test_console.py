@@ -117,7 +117,7 @@ def test_user_page_shows_now_and_then(console: Console) -> None:
     slider.focus()
     page.keyboard.press("Home")
     page.wait_for_url("**at=**")
-    expect(page.get_by_text("This is the past")).to_be_visible()
+    expect(page.get_by_text("You see a past state")).to_be_visible()
     expect(page.locator(".timeline .window")).to_have_count(1)
     assert page.get_by_role("slider").get_attribute("max") >= str(WINDOWS - 1)
     page.get_by_role("link", name="Now", exact=True).click()

@@ -110,7 +110,7 @@ def test_window_without_effects_and_refused_window(
     page = sign_in(browser, explaining.url, explaining.key, PATH, width, scheme)
     page.get_by_role("button", name=NEWEST).click()
     place = page.locator(".explanation").first
-    expect(place).to_contain_text("No event of the window moves this.")
+    expect(place).to_contain_text("No event of the window changes this value.")
     assert_accessible(page, width)
     explaining.explainer.fail = ExplanationRefused("no-consent", "the user does not allow it")
     page.get_by_role("button", name=NEWEST).click()

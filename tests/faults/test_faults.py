@@ -21,8 +21,9 @@ from liveprofile.errors import ServiceError
 from liveprofile.flink import rest
 from stack.process import Service
 from stack.state import StackState
-from tests.faults.alerts import Fires
+from tests.faults.alerts import fires
 from tests.faults.loaded_job import RECOVERY_TIMEOUT_S, WINDOW, LoadedJob, open_loaded_job
+from tests.support.api_server import api_server
 from tests.support.job_under_test import JobUnderTest, run_cli
 from tests.support.local_stack import LocalStack
 from tests.support.more_services import SecondTaskManager
@@ -43,6 +44,12 @@ def loaded_job(new_job: Callable[..., JobUnderTest]) -> Iterator[LoadedJob]:
     job.submit()
     with open_loaded_job(job) as loaded_job:
         yield loaded_job
+
+
+@pytest.fixture(scope="module")
+def exporter(loaded_job: LoadedJob) -> Iterator[str]:
+    with api_server(loaded_job.job.config_file, "metrics") as url:
+        yield url
 
 
 class Scene(NamedTuple):
@@ -230,12 +237,15 @@ FAULTS = [
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name.replace(" ", "-"))
-def test_job_recovers(fault: Fault, loaded_job: LoadedJob, stack: LocalStack, fires: Fires) -> None:
+def test_job_recovers(
+    fault: Fault, loaded_job: LoadedJob, stack: LocalStack, exporter: str, tmp_path: Path
+) -> None:
     job = loaded_job.job
     loaded_job.load()
     restarts = job.restarts()
     with ExitStack() as alerts:
-        wait = alerts.enter_context(fires(job, fault.alert)) if fault.alert else lambda: None
+        alert = fault.alert and fires(fault.alert, exporter, tmp_path)
+        wait = alerts.enter_context(alert) if alert else lambda: None
         with loaded_job.recovery(fault.name):
             fault.happens(Scene(loaded_job, stack, wait))
     assert fault.restarts is None or fault.restarts == (job.restarts() > restarts)

@@ -18,7 +18,7 @@ from liveprofile.flink import rest
 from liveprofile.settings import load
 from models.profile.model_card import WEIGHTS, ModelCard
 from stack.local import to_toml
-from tests.faults.alerts import Fires
+from tests.faults.alerts import fires
 from tests.faults.loaded_job import (
     LATE_BY_MS,
     RECOVERY_TIMEOUT_S,
@@ -28,6 +28,7 @@ from tests.faults.loaded_job import (
     LoadedJob,
     open_loaded_job,
 )
+from tests.support.api_server import api_server
 from tests.support.job_under_test import JobUnderTest, run_cli
 from tests.support.model_folders import SHIPPED, copy_model
 from tests.support.more_services import RingNode, cassandra_ring
@@ -167,14 +168,15 @@ def upgrade(config: Path, *options: str | Path, code: int = 0) -> dict[str, Any]
     return json.loads(done.stdout)
 
 
-def test_killed_replica_causes_no_restart(life: Life, fires: Fires) -> None:
+def test_killed_replica_causes_no_restart(life: Life, tmp_path: Path) -> None:
     loaded_job, nodes = life
     restarts = loaded_job.job.restarts()
     hosts = {host.address for host in loaded_job.session.cluster.metadata.all_hosts()}
     assert hosts == {node.host for node in nodes}
     loaded_job.load()
     with (
-        fires(loaded_job.job, "LiveprofileCassandraNodeDown"),
+        api_server(loaded_job.job.config_file, "metrics") as exporter,
+        fires("LiveprofileCassandraNodeDown", exporter, tmp_path),
         loaded_job.recovery("one of three Cassandra nodes killed"),
     ):
         nodes[1].kill()

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-import httpx
+import httpx2
 import pytest
 
 from liveprofile.storage.connection import open_session
@@ -62,7 +62,7 @@ def url(job: JobUnderTest) -> Iterator[str]:
 
 
 def read(url: str, path: str = "/v1/users/42") -> Answer:
-    with httpx.Client(timeout=30) as client:
+    with httpx2.Client(timeout=30) as client:
         started_s = time.monotonic()  # a client takes a while to make
         answer = client.get(url + path)
         seconds = time.monotonic() - started_s

@@ -87,4 +87,4 @@ def assert_equals_reference(
 
 def as_stored(row: ProfileRow) -> SimpleNamespace:
     """Returns the row with the fields of liveprofile.storage.queries.StoredDelta."""
-    return SimpleNamespace(**row._asdict() | {"delta": row.delta_json})
+    return SimpleNamespace(**row._asdict())

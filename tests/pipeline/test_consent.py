@@ -118,7 +118,7 @@ def test_only_what_users_allow_is_scored_stored_and_sent(tmp_path: Path) -> None
 
     recommended, at_risk = Counter(), Counter()
     for (user, end_ms), row in output.sink.deltas.items():
-        profile = json.loads(row.profile_json)
+        profile = json.loads(row.profile)
         may_recommend = allows(changes, user, "recommendation", end_ms)
         assert bool(profile["interests"]) is bool(profile["next_items"]) is may_recommend
         may_flag = allows(changes, user, "risk", end_ms)

@@ -158,7 +158,7 @@ def assert_equal_rows(actual: ProfileRow, expected: ProfileRow) -> None:
     assert actual.active_rules == expected.active_rules
     assert actual.segments == expected.segments
     assert actual.embedding == pytest.approx(expected.embedding, abs=1e-4)
-    for name in ("delta_json", "profile_json"):
+    for name in ("delta", "profile"):
         assert_near(*(orjson.loads(getattr(row, name)) for row in (actual, expected)))
 
 
@@ -206,7 +206,7 @@ def test_corrected_tables_equal_those_of_the_stream_in_order(late_stream: LateSt
     assert tables.replaced.keys() == replaced
     for user, end_ms, revision in replaced:
         old, kept = before.deltas[user, end_ms], tables.replaced[user, end_ms, revision]
-        assert (old.delta_json, old.digests) == (kept.delta_json, kept.digests)
+        assert (old.delta, old.digests) == (kept.delta, kept.digests)
     # No flag is lost: those that would not have been raised, and new ones, are marked.
     raised, expected = before.flags.keys(), late_stream.perfect.sink.flags.keys()
     assert after.flags.keys() == raised | expected

@@ -120,16 +120,14 @@ def test_vectors_of_events_reach_the_model(tmp_path: Path) -> None:
     without_vectors = dict(zip(expected.profiles, blind_model.scores, strict=True))
     changed = 0
     for key, row in output.sink.deltas.items():
-        interests = list(orjson.loads(row.profile_json)["interests"].values())
+        interests = list(orjson.loads(row.profile)["interests"].values())
         with_p, without_p = (
             scored[key].values.interests_after_p[0] for scored in (with_vectors, without_vectors)
         )
         np.testing.assert_allclose(interests, with_p, atol=2e-4)
         changed += abs(with_p - without_p).max() > 0.01
     assert changed > 0.5 * len(with_vectors)
-    media = [
-        orjson.loads(row.delta_json)["window"].get("media") for row in output.sink.deltas.values()
-    ]
+    media = [orjson.loads(row.delta)["window"].get("media") for row in output.sink.deltas.values()]
     assert ["clip", "voice.v2"] in media and None in media
 
 

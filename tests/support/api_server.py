@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
+import httpx2
 
 from tests.support.paths import ROOT
 
@@ -21,7 +21,7 @@ READY_TIMEOUT_S = 180
 @contextmanager
 def api_server(config: Path, subcommand: str = "api", *options: str) -> Iterator[str]:
     """The URL of a server with these settings, on a free port; its log is beside the settings."""
-    command = [sys.executable, "-m", "cli", "serve", "api", subcommand, "--config", str(config)]
+    command = [sys.executable, "-m", "cli", "serve", subcommand, "--config", str(config)]
     with (
         config.with_suffix(".log").open("wb") as log,
         subprocess.Popen(
@@ -43,14 +43,14 @@ def api_server(config: Path, subcommand: str = "api", *options: str) -> Iterator
 def wait_until_ready(url: str) -> None:
     """Waits until the server has connected to Cassandra, which it does after its start."""
     deadline_s = time.monotonic() + READY_TIMEOUT_S
-    with httpx.Client(base_url=url, timeout=30) as client:
+    with httpx2.Client(base_url=url, timeout=30) as client:
         while not _is_ready(client):
             assert time.monotonic() < deadline_s, f"{url} was not ready after {READY_TIMEOUT_S} s"
             time.sleep(0.2)
 
 
-def _is_ready(client: httpx.Client) -> bool:
+def _is_ready(client: httpx2.Client) -> bool:
     try:
         return client.get("/health/ready").status_code == 200
-    except httpx.TimeoutException:
+    except httpx2.TimeoutException:
         return False

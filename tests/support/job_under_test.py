@@ -23,7 +23,7 @@ from liveprofile.ingest.replay import ReplayProducer
 from liveprofile.kafka import offsets
 from liveprofile.kafka.connection import client_config
 from liveprofile.kafka.topics import create_topics
-from liveprofile.settings import Settings, TopicSettings, load
+from liveprofile.settings import Settings, load
 from liveprofile.storage.schema import create_schema
 from models.profile.model_card import ModelCard
 from stack.local import Stack, to_toml
@@ -80,7 +80,7 @@ class JobUnderTest:
         self.stack = stack
         self.config_file = folder / "liveprofile.toml"
         own: dict[str, Any] = {
-            "topics": TopicSettings.prefixed(name),
+            "topics": {"prefix": f"{name}-"},
             "kafka": {"group_id": name},
             "cassandra": {"keyspace": name},
             "job": {"name": name, "checkpoint_interval_ms": 1_000},

@@ -9,14 +9,16 @@ specification v5, section 6.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
 
-from liveprofile.storage.flag_buckets import flag_bucket
+from liveprofile.rows.profiles import MARKS
+from liveprofile.rows.risk import flag_bucket
+from liveprofile.rows.table import Column, Table
 from liveprofile.units import DAY_MS
 
 if TYPE_CHECKING:
@@ -31,37 +33,6 @@ Values = list[Any]
 CELL_BYTES, ROW_BYTES = 16, 48
 EPOCH_DAY = 1 << 31  # the protocol's `date` of 1970-01-01
 
-FLAG_COLUMNS = (
-    "user_id",
-    "window_end",
-    "rule_id",
-    "flag_id",
-    "window_start",
-    "reason",
-    "severity",
-    "action",
-    "value",
-    "threshold",
-    "message",
-    "evidence",
-    "model_version",
-    "rules_version",
-    "event_id",
-    "rule_version",
-    "rule_state",
-    "reasons",
-)
-FLAG_BY_DAY_COLUMNS = ("day", "bucket", *FLAG_COLUMNS)
-
-
-def insert_cql(keyspace: str, table: str, columns: Sequence[str], ttl_s: int) -> str:
-    """Returns an INSERT for the values of `columns`, then the row's `write_time_us`."""
-    marks = ", ".join("?" * len(columns))
-    return (
-        f"INSERT INTO {keyspace}.{table} ({', '.join(columns)}) VALUES ({marks})"
-        f" USING TIMESTAMP ? AND TTL {ttl_s}"
-    )
-
 
 def write_time_us(row: FlaggedRow) -> int:
     """Returns the USING TIMESTAMP of every write of a row (docs/data-contract.md, section 8).
@@ -74,40 +45,45 @@ def write_time_us(row: FlaggedRow) -> int:
     return row.window_end_ms * 1_000 + row.revision
 
 
-def encode_flag(row: FlaggedRow, flag: Flag) -> Values:
-    """Returns the values of FLAG_COLUMNS and the write time."""
-    return [
-        row.user_id.encode(),
-        bigint(row.window_end_ms),
-        flag.rule_id.encode(),
-        flag.flag_id.encode(),
-        bigint(row.window_start_ms),
-        flag.reason.encode(),
-        flag.severity.encode(),
-        flag.action.encode(),
-        double(flag.value),
-        double(flag.threshold),
-        flag.message.encode(),
-        orjson.dumps(flag.evidence, option=orjson.OPT_SERIALIZE_NUMPY),
-        row.model_version.encode(),
-        flag.rules_version.encode(),
-        flag.event_id.encode(),
-        integer(flag.rule_version),
-        flag.rule_state.encode(),
-        orjson.dumps(list(flag.reasons), option=orjson.OPT_SERIALIZE_NUMPY),
-        bigint(write_time_us(row)),
-    ]
+def encode_flag(table: Table, row: FlaggedRow, flag: Flag) -> Values:
+    """Returns the values of risk_flag or risk_flag_by_day and the write time."""
+    fields = flag._asdict() | {
+        "user_id": row.user_id,
+        "window_start_ms": row.window_start_ms,
+        "window_end_ms": row.window_end_ms,
+        "model_version": row.model_version,
+        "day": row.window_end_ms // DAY_MS,
+        "bucket": flag_bucket(row.user_id),
+    }
+    columns = [column for column in table.columns.values() if column.name not in MARKS]
+    return encode_row(columns, [fields[column.field] for column in columns], write_time_us(row))
 
 
-def encode_flag_by_day(row: FlaggedRow, flag: Flag) -> Values:
-    """Returns the values of FLAG_BY_DAY_COLUMNS and the write time."""
-    return [*day_and_bucket(row.user_id, row.window_end_ms), *encode_flag(row, flag)]
+def encode_row(columns: Iterable[Column], values: Iterable[Any], time_us: int) -> Values:
+    """Encodes the values of columns, and the write time."""
+    encoded = [_encode(column.cql, value) for column, value in zip(columns, values, strict=True)]
+    return [*encoded, bigint(time_us)]
+
+
+def encode_column(column: Column, values: Sequence[Any]) -> list[bytes | None]:
+    """Encodes what many rows have in a column."""
+    dtype = _NUMBERS.get(column.cql)
+    if dtype is not None and not column.nullable:
+        return split_fixed_width(np.array(values, dtype).tobytes(), np.dtype(dtype).itemsize)
+    if column.cql.startswith("vector<float"):
+        vectors = np.stack(values).astype(">f4")
+        return split_fixed_width(vectors.tobytes(), 4 * vectors.shape[1])
+    encode = _ENCODERS[column.cql]
+    return [None if value is None else encode(value) for value in values]
+
+
+def _encode(cql: str, value: Any) -> bytes | None:
+    return None if value is None else _ENCODERS[cql](value)
 
 
 def day_and_bucket(user_id: str, time_ms: int) -> list[bytes]:
     """Encodes the partition key of risk_flag_by_day."""
-    day = struct.pack(">I", time_ms // DAY_MS + EPOCH_DAY)
-    return [day, struct.pack(">b", flag_bucket(user_id))]
+    return [_encode("date", time_ms // DAY_MS), _encode("tinyint", flag_bucket(user_id))]
 
 
 def partition_key(*components: bytes) -> bytes:
@@ -147,12 +123,32 @@ def text_set(names: tuple[str, ...]) -> bytes:
     )
 
 
-def encode_column(values: Sequence[float] | np.ndarray, dtype: str) -> list[bytes]:
-    """Encodes a column of numbers; dtype: big-endian, e.g. ">f8"."""
-    column = np.array(values, dtype)
-    return split_fixed_width(column.tobytes(), column.itemsize)
-
-
 def split_fixed_width(data: bytes, width: int) -> list[bytes]:
     """Cuts `data` into values of `width` bytes."""
     return [data[start : start + width] for start in range(0, len(data), width)]
+
+
+def _text(value: Any) -> bytes:
+    """Encodes a text, or anything else as JSON; bytes are a text that is encoded already."""
+    if isinstance(value, str):
+        return value.encode()
+    if isinstance(value, bytes):
+        return value
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+_NUMBERS = {"timestamp": ">i8", "bigint": ">i8", "int": ">i4", "double": ">f8"}
+_ENCODERS: dict[str, Callable[[Any], bytes]] = {
+    "text": _text,
+    "blob": bytes,
+    "boolean": lambda value: b"\x01" if value else b"\x00",
+    "timestamp": bigint,
+    "bigint": bigint,
+    "int": integer,
+    "smallint": struct.Struct(">h").pack,
+    "tinyint": struct.Struct(">b").pack,
+    "date": lambda day: struct.pack(">I", day + EPOCH_DAY),
+    "double": double,
+    "frozen<set<text>>": lambda names: text_set(tuple(names)),
+    "set<text>": lambda names: text_set(tuple(names)),
+}

@@ -9,29 +9,23 @@ from typing import Any
 from cassandra.cluster import Session
 from cassandra.query import BoundStatement, PreparedStatement
 
+from liveprofile.rows.table import Table
+from liveprofile.rows.users import (
+    SEGMENT_CHANGE,
+    SEGMENT_MEMBER,
+    USER_SEGMENT,
+    segment_bucket,
+)
 from liveprofile.segments.membership import Membership, Memberships, MembershipWrite
 from liveprofile.segments.policy import ChangeKey
 from liveprofile.settings import CassandraSettings
 from liveprofile.settings.sections import MAX_TTL_S
-from liveprofile.storage.segment_buckets import segment_bucket
 from udfs.cassandra.batch_writer import Partition, Write, bound_statement
-from udfs.cassandra.encoding import Values, bigint, insert_cql, mutation_bytes, partition_key
+from udfs.cassandra.encoding import Values, bigint, encode_row, mutation_bytes, partition_key
 from udfs.cassandra.executor import StatementExecutor
 
 READ_USERS = 50  # in one SELECT
 
-_VALUE_COLUMNS = (
-    "member",
-    "since",
-    "number",
-    "announced",
-    "window_end",
-    "version",
-    "sweep",
-    "reason",
-)
-USER_SEGMENT_COLUMNS = ("user_id", "segment", *_VALUE_COLUMNS)
-MEMBER_COLUMNS = ("segment", "bucket", "user_id", "since")
 SELECTED = (
     "member, to_unix_timestamp(since), number, announced, to_unix_timestamp(window_end), version,"
     " sweep, reason, WRITETIME(member)"
@@ -50,10 +44,6 @@ def membership_ttl_s(settings: CassandraSettings) -> int:
 def rewrite_after_ms(settings: CassandraSettings) -> int:
     """The age at which a membership is written again: half of a profile's TTL."""
     return settings.profile_ttl_s * 500
-
-
-def boolean(value: bool) -> bytes:
-    return b"\x01" if value else b"\x00"
 
 
 def encode_text_list(texts: Sequence[str]) -> bytes:
@@ -76,12 +66,12 @@ class MembershipTables:
     def __init__(self, session: Session, settings: CassandraSettings):
         keyspace, ttl_s = settings.keyspace, membership_ttl_s(settings)
 
-        def insert(table: str, columns: Sequence[str], ttl_s: int) -> Any:
-            return session.prepare(insert_cql(keyspace, table, columns, ttl_s))
+        def insert(table: Table, ttl_s: int) -> Any:
+            return session.prepare(table.insert(ttl_s, keyspace))
 
-        self._insert = insert("user_segment", USER_SEGMENT_COLUMNS, ttl_s)
-        self._insert_change = insert("segment_change", USER_SEGMENT_COLUMNS, settings.profile_ttl_s)
-        self._insert_member = insert("segment_member", MEMBER_COLUMNS, ttl_s)
+        self._insert = insert(USER_SEGMENT, ttl_s)
+        self._insert_change = insert(SEGMENT_CHANGE, settings.profile_ttl_s)
+        self._insert_member = insert(SEGMENT_MEMBER, ttl_s)
         self._delete_member = session.prepare(
             f"DELETE FROM {keyspace}.segment_member USING TIMESTAMP ?"
             " WHERE segment = ? AND bucket = ? AND user_id = ?"
@@ -180,18 +170,7 @@ def read_stored_changes(
 
 
 def _encode(write: MembershipWrite) -> Values:
-    """Returns the values of USER_SEGMENT_COLUMNS and the write time."""
-    membership = write.membership
-    return [
-        write.user_id.encode(),
-        write.segment_id.encode(),
-        boolean(membership.member),
-        bigint(membership.since_ms),
-        struct.pack(">i", membership.number),
-        boolean(membership.announced),
-        bigint(membership.window_end_ms),
-        struct.pack(">i", membership.version),
-        membership.sweep.encode(),
-        membership.reason.encode(),
-        bigint(membership.write_time_us),
-    ]
+    """Returns the values of user_segment and the write time."""
+    *values, time_us = write.membership
+    columns = USER_SEGMENT.columns.values()
+    return encode_row(columns, (write.user_id, write.segment_id, *values), time_us)

@@ -10,6 +10,9 @@ from cassandra.cluster import Session
 from cassandra.query import BoundStatement, PreparedStatement
 
 from liveprofile.retry import until_deadline
+from liveprofile.rows.profiles import MARKS
+from liveprofile.rows.risk import RISK_FLAG, RISK_FLAG_BY_DAY
+from liveprofile.rows.table import Table
 from liveprofile.rules.flags import FlaggedRow, FlagHistory, FlagQuery, RowPosition
 from liveprofile.settings import CassandraSettings
 from liveprofile.storage.connection import close, connect
@@ -178,11 +181,9 @@ class CassandraSink(ABC, Generic[Row]):
     def _prepare(self, settings: CassandraSettings) -> None:
         """Prepares all statements. Raises ServiceError if a table is missing."""
         check_table(self._session, settings.keyspace, "risk_flag")
-        self._insert_flag = self._prepare_insert(
-            settings.keyspace, "risk_flag", encoding.FLAG_COLUMNS, settings.flag_ttl_s
-        )
+        self._insert_flag = self._prepare_insert(settings, RISK_FLAG, settings.flag_ttl_s)
         self._insert_flag_by_day = self._prepare_insert(
-            settings.keyspace, "risk_flag_by_day", encoding.FLAG_BY_DAY_COLUMNS, settings.flag_ttl_s
+            settings, RISK_FLAG_BY_DAY, settings.flag_ttl_s
         )
         self._select_flags = self._session.prepare(
             "SELECT rule_id, to_unix_timestamp(window_end) AS window_end_ms, event_id"
@@ -194,19 +195,26 @@ class CassandraSink(ABC, Generic[Row]):
         )
 
     def _prepare_insert(
-        self, keyspace: str, table: str, columns: Sequence[str], ttl_s: int
+        self,
+        settings: CassandraSettings,
+        table: Table,
+        ttl_s: int,
+        without: Collection[str] = MARKS,
     ) -> PreparedStatement:
-        return self._session.prepare(encoding.insert_cql(keyspace, table, columns, ttl_s))
+        """An INSERT of all columns that the job writes, with the time of the write."""
+        return self._session.prepare(table.insert(ttl_s, settings.keyspace, without=without))
 
     def _flag_writes(self, row: Row) -> list[Write]:
-        return [(self._insert_flag, encoding.encode_flag(row, flag)) for flag in row.flags]
+        return [
+            (self._insert_flag, encoding.encode_flag(RISK_FLAG, row, flag)) for flag in row.flags
+        ]
 
     def _flags_by_day(self, rows: Sequence[Row]) -> list[Partition]:
         """The writes to risk_flag_by_day, those of a partition side by side."""
         partitions = []
         for row in rows:
             for flag in row.flags:
-                values = encoding.encode_flag_by_day(row, flag)
+                values = encoding.encode_flag(RISK_FLAG_BY_DAY, row, flag)
                 day, bucket, *_ = values
                 writes = [(self._insert_flag_by_day, values)]
                 size = encoding.mutation_bytes(writes)

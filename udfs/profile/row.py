@@ -1,7 +1,8 @@
-"""The row that the profile pipeline stores for one window of one user, with its memberships."""
+"""The row that the profile pipeline stores for one window of one user, and its encoding."""
 
 from __future__ import annotations
 
+from collections import namedtuple
 from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
@@ -10,49 +11,101 @@ import numpy as np
 
 from liveprofile.alerts.cloud_events import EventOrigin
 from liveprofile.consent.changes import ConsentBook
-from liveprofile.rules.flags import Flag
+from liveprofile.rows.profiles import (
+    LATER_SUMS,
+    MARKS,
+    PROFILE_DELTA,
+    USER_LOOKALIKE,
+    USER_PROFILE,
+)
+from liveprofile.rows.table import Column, Table
 from liveprofile.segments.evaluation import Evaluation
 from liveprofile.segments.membership import MembershipWrite, change_event
 from liveprofile.segments.policy import EvaluatedWindow, MembershipPolicy, MembershipReader
 from liveprofile.settings import Settings
 from liveprofile.wire import output_records
-from udfs.cassandra.encoding import write_time_us
+from udfs.cassandra.encoding import Values, encode_column, encode_row, write_time_us
 from udfs.cassandra.memberships import rewrite_after_ms
 
+# What is written of a window: the job leaves a delta's marks to corrections.
+WRITTEN = {
+    table.name: [column for column in table.columns.values() if column.name not in MARKS]
+    for table in (USER_PROFILE, PROFILE_DELTA, USER_LOOKALIKE)
+}
+_STORED = [*WRITTEN[USER_PROFILE.name], *WRITTEN[PROFILE_DELTA.name]]
+_OTHERS = ("revision", "write_lookalike", "flags", "memberships", "later_sums")
 
-class ProfileRow(NamedTuple):
+
+class ProfileRow(
+    namedtuple(
+        "ProfileRow",
+        (*dict.fromkeys(column.field for column in _STORED), *_OTHERS),
+        defaults=((), None),
+    )
+):
     """One window of one user: the new profile, its change and the flags that were raised.
 
-    JSON is UTF-8 bytes. Money is in the shop's currency.
+    The fields of UserProfile and StoredDelta (liveprofile/rows/profiles.py) without the marks of
+    corrections, with JSON as UTF-8 bytes and the embedding as (dim,) float32, and:
+
+    revision: of the model or its deployment, 0 to 999,999; it orders the writes of one window.
+    write_lookalike: whether user_lookalike gets a row too.
+    flags: list[Flag].
+    memberships: Sequence[MembershipWrite], of segments that changed.
+    later_sums: of a user who was erased, the sums since then, a tuple in the order of
+    liveprofile.features.baselines.COLUMNS; otherwise None.
     """
 
-    user_id: str
-    window_start_ms: int
-    window_end_ms: int
-    model_version: str
-    feature_version: int
-    revision: int  # of the model or its deployment, 0 to 999,999: orders writes of one window
-    churn: float  # probability of no purchase within the model's horizon
-    expected_spend: float
-    surprise: float  # nats per event
-    recency_days: float | None  # None: the user never bought
-    purchases_decayed: float
-    amount_decayed: float
-    segments: list[str]
-    profile_json: bytes
-    embedding: np.ndarray  # (dim,) float32
-    events: int  # in the window
-    amount: float  # spent in the window
-    embedding_distance: float  # cosine distance between the embeddings before and after
-    active_rules: list[str]  # ids of the rules that are true of the window
-    delta_json: bytes
-    digests: bytes  # 8 bytes per event
-    events_total: int
-    write_lookalike: bool  # whether user_lookalike gets a row too
-    flags: list[Flag]
-    memberships: Sequence[MembershipWrite] = ()  # of segments that changed
-    # Of a user who was erased: the sums since then (liveprofile.features.baselines.COLUMNS).
-    later_sums: tuple[float, ...] | None = None
+    __slots__ = ()
+
+
+class EncodedRows(NamedTuple):
+    """One entry for each row: the partition key, and for each table the values of its INSERT."""
+
+    keys: list[bytes]
+    profiles: list[Values]
+    deltas: list[Values]
+    lookalikes: list[Values]
+
+
+def encode_rows(batch: Sequence[ProfileRow], embedding_dim: int) -> EncodedRows:
+    """Encodes a batch column by column, each column once.
+
+    Raises ValueError if an embedding does not have the shape (embedding_dim,).
+    """
+    fields = dict(zip(ProfileRow._fields, zip(*batch, strict=True), strict=True))
+    for embedding in fields["embedding"]:
+        if embedding.shape != (embedding_dim,):
+            raise ValueError(
+                f"embedding of shape {embedding.shape}: the tables need ({embedding_dim},)"
+            )
+    write_time = [encode_row((), (), write_time_us(row))[0] for row in batch]
+    encoded: dict[str, list[bytes | None]] = {}
+
+    def column(about: Column) -> list[bytes | None]:
+        # The columns of a table without a row class are named like those of the others.
+        field = about.field if about.field in fields else f"{about.field}_ms"
+        if field not in encoded:
+            encoded[field] = encode_column(about, fields[field])
+        return encoded[field]
+
+    def values(table: Table) -> list[Values]:
+        columns = map(column, WRITTEN[table.name])
+        return list(map(list, zip(*columns, write_time, strict=True)))
+
+    profiles, deltas, lookalikes = map(values, (USER_PROFILE, PROFILE_DELTA, USER_LOOKALIKE))
+    return EncodedRows(encoded["user_id"], profiles, deltas, lookalikes)
+
+
+def encode_sums(row: ProfileRow) -> Values:
+    """Returns the values of later_sums and the write time."""
+    sums = np.array(row.later_sums, ">f8").tobytes()
+    values = (row.user_id, row.window_end_ms, sums)
+    return encode_row(LATER_SUMS.columns.values(), values, write_time_us(row))
+
+
+def decode_sums(data: bytes) -> tuple[float, ...]:
+    return tuple(np.frombuffer(data, ">f8").tolist())
 
 
 def open_membership_policy(settings: Settings, store: MembershipReader) -> MembershipPolicy:

@@ -23,6 +23,12 @@ from cassandra.cluster import Session
 
 from liveprofile.attributes.statements import Statement
 from liveprofile.attributes.table import select_users_cql
+from liveprofile.rows.profiles import (
+    LATER_SUMS,
+    PROFILE_DELTA,
+    USER_LOOKALIKE,
+    USER_PROFILE,
+)
 from liveprofile.rules.flag_policy import NoFlagHistory
 from liveprofile.rules.flags import RowPosition
 from liveprofile.segments.membership import Membership, Memberships, MembershipWrite
@@ -40,8 +46,7 @@ from udfs.cassandra.memberships import (
 )
 from udfs.cassandra.sink import CassandraSink, Read, StoredState
 from udfs.privacy import StoredSums, SumsKey
-from udfs.profile import row_encoding
-from udfs.profile.row import ProfileRow
+from udfs.profile.row import ProfileRow, decode_sums, encode_rows, encode_sums
 
 
 class NullSink(NoFlagHistory):
@@ -103,21 +108,11 @@ class CassandraProfileSink(CassandraSink[ProfileRow]):
             f" FROM {settings.keyspace}.profile_delta"
             " WHERE user_id = ? AND window_end < ? LIMIT 1"
         )
-        self._insert_profile = self._prepare_insert(
-            settings.keyspace, "user_profile", row_encoding.PROFILE_COLUMNS, settings.profile_ttl_s
-        )
-        self._insert_delta = self._prepare_insert(
-            settings.keyspace, "profile_delta", row_encoding.DELTA_COLUMNS, settings.delta_ttl_s
-        )
-        self._insert_lookalike = self._prepare_insert(
-            settings.keyspace,
-            "user_lookalike",
-            row_encoding.LOOKALIKE_COLUMNS,
-            settings.profile_ttl_s,
-        )
-        self._insert_sums = self._prepare_insert(
-            settings.keyspace, "later_sums", row_encoding.SUMS_COLUMNS, settings.profile_ttl_s
-        )
+        profile_ttl_s = settings.profile_ttl_s
+        self._insert_profile = self._prepare_insert(settings, USER_PROFILE, profile_ttl_s)
+        self._insert_delta = self._prepare_insert(settings, PROFILE_DELTA, settings.delta_ttl_s)
+        self._insert_lookalike = self._prepare_insert(settings, USER_LOOKALIKE, profile_ttl_s)
+        self._insert_sums = self._prepare_insert(settings, LATER_SUMS, profile_ttl_s)
         self._select_sums = self._session.prepare(
             f"SELECT to_unix_timestamp(window_end), sums FROM {settings.keyspace}.later_sums"
             " WHERE user_id = ? AND window_end < ? LIMIT 1"
@@ -141,10 +136,7 @@ class CassandraProfileSink(CassandraSink[ProfileRow]):
             values = [key.user_id.encode(), encoding.bigint(key.window_end_ms)]
             self._reads.submit(self._bound(self._select_sums, values), rows.extend)
         self._reads.drain()
-        return [
-            StoredSums(rows[0][0], row_encoding.decode_sums(rows[0][1])) if rows else None
-            for rows in found
-        ]
+        return [StoredSums(rows[0][0], decode_sums(rows[0][1])) if rows else None for rows in found]
 
     def write(self, rows: Sequence[ProfileRow]) -> None:
         super().write(rows)
@@ -158,7 +150,7 @@ class CassandraProfileSink(CassandraSink[ProfileRow]):
         overwrite the others. It also writes the memberships of all of them: if a later change were
         stored without an earlier one, a replay would take the earlier one for stored and sent.
         """
-        encoded = row_encoding.encode_rows(rows, self._embedding_dim)
+        encoded = encode_rows(rows, self._embedding_dim)
         times_us = list(map(encoding.write_time_us, rows))
         newest_us: dict[str, int] = {}
         memberships: dict[str, list[MembershipWrite]] = {}
@@ -183,7 +175,7 @@ class CassandraProfileSink(CassandraSink[ProfileRow]):
             if row.write_lookalike:
                 writes.append((self._insert_lookalike, lookalike))
             if row.later_sums is not None:
-                writes.append((self._insert_sums, row_encoding.encode_sums(row, row.later_sums)))
+                writes.append((self._insert_sums, encode_sums(row)))
             writes += self._flag_writes(row)
             partitions.append(Partition(key, writes, encoding.mutation_bytes(writes)))
         return partitions

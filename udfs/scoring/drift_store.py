@@ -19,6 +19,7 @@ import orjson
 from cassandra.cluster import ResultSet, Session
 from cassandra.query import BatchStatement, BoundStatement
 
+from liveprofile.rows.risk import RISK_HISTOGRAM
 from liveprofile.settings import CassandraSettings
 from liveprofile.storage.cql import execute, from_ms, to_ms
 
@@ -88,10 +89,8 @@ class CassandraDriftStore:
     def __init__(self, session: Session, settings: CassandraSettings, histogram_ttl_s: int):
         self._session = session
         prepare, keyspace, ttl_s = session.prepare, settings.keyspace, settings.flag_ttl_s
-        self._insert_counts = prepare(
-            f"INSERT INTO {keyspace}.risk_histogram (day, reference, hour, worker, counts)"
-            f" VALUES (?, ?, ?, ?, ?) USING TTL {histogram_ttl_s}"
-        )
+        counts = RISK_HISTOGRAM.insert(histogram_ttl_s, keyspace, time="")
+        self._insert_counts = prepare(counts)
         self._insert_counts.is_idempotent = True
         self._select_counts = prepare(
             f"SELECT counts FROM {keyspace}.risk_histogram"

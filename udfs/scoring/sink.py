@@ -11,10 +11,10 @@ from cassandra.query import UNSET_VALUE
 
 from liveprofile.attributes.statements import Statement
 from liveprofile.attributes.table import select_users_cql
+from liveprofile.rows.risk import RISK_SCORE_BY_HOUR, RISK_SCORE_HOURS, score_hour_ms
 from liveprofile.rules.flags import Flag, FlaggedRow, RowPosition
 from liveprofile.settings import CassandraSettings, Settings
 from liveprofile.settings.sections import MAX_TTL_S
-from liveprofile.storage.score_hours import score_hour_ms
 from liveprofile.units import HOUR_MS
 from liveprofile.wire.scored_events import ENTITIES
 from udfs.attribute_reads import read_statements
@@ -29,20 +29,6 @@ from udfs.scoring.drift_store import CassandraDriftStore
 # How often the row of a user's hour is written again, and how long it outlives the hour's scores.
 HOUR_REFRESH_S = 3_600
 MAX_HOURS = 100_000  # of users, about 200 bytes each
-
-SCORE_COLUMNS = (
-    "user_id",
-    "hour",
-    "event_time",
-    "event_id",
-    "event_type",
-    "amount",
-    "score",
-    "model_version",
-    "rules_version",
-    "active_rules",
-    *ENTITIES,
-)
 
 
 class ScoredEvent(NamedTuple):
@@ -156,15 +142,9 @@ class CassandraScoringSink(CassandraSink[ScoredEvent]):
             " WHERE user_id = ? AND hour < ? LIMIT 1"
         )
         self._select_statements = self._session.prepare(select_users_cql(keyspace))
-        self._insert_score = self._prepare_insert(
-            keyspace, "risk_score_by_hour", SCORE_COLUMNS, self._score_ttl_s
-        )
-        self._insert_hour = self._prepare_insert(
-            keyspace,
-            "risk_score_hours",
-            ("user_id", "hour"),
-            min(self._score_ttl_s + HOUR_REFRESH_S, MAX_TTL_S),
-        )
+        self._insert_score = self._prepare_insert(settings, RISK_SCORE_BY_HOUR, self._score_ttl_s)
+        hours_ttl_s = min(self._score_ttl_s + HOUR_REFRESH_S, MAX_TTL_S)
+        self._insert_hour = self._prepare_insert(settings, RISK_SCORE_HOURS, hours_ttl_s)
         self.drift_store = CassandraDriftStore(self._session, settings, self._score_ttl_s)
 
     def statements(self, user_ids: Iterable[str]) -> dict[str, list[Statement]]:
@@ -175,7 +155,7 @@ class CassandraScoringSink(CassandraSink[ScoredEvent]):
         for row in rows:
             user_id, hour_ms = row.user_id.encode(), score_hour_ms(row.event_ms)
             hour = encoding.bigint(hour_ms)
-            score_writes = [(self._insert_score, _encode_score(row, user_id, hour))]
+            score_writes = [(self._insert_score, _encode_score(row))]
             partitions.append((encoding.partition_key(user_id, hour), score_writes))
             of_user = self._flag_writes(row)
             if self._written_hours.add(row.user_id, hour_ms):
@@ -199,22 +179,19 @@ def open_scoring_sink(settings: Settings) -> ScoringSink:
     return CassandraScoringSink(settings.cassandra, settings.scoring.score_ttl_s)
 
 
-def _encode_score(row: ScoredEvent, user_id: bytes, hour: bytes) -> Values:
-    """Returns the values of SCORE_COLUMNS and the write time.
+def _encode_score(row: ScoredEvent) -> Values:
+    """Returns the values of risk_score_by_hour and the write time.
 
     An entity that is missing is not set, because a null would be stored as a tombstone.
     """
+    fields = row._asdict() | dict(zip(ENTITIES, row.entities, strict=True))
+    fields |= {"hour": score_hour_ms(row.event_ms), "event_time_ms": row.event_ms}
+    columns = RISK_SCORE_BY_HOUR.columns.values()
+    values = encoding.encode_row(
+        columns, [fields[column.field] for column in columns], encoding.write_time_us(row)
+    )
+    missing = [column.nullable and not fields[column.field] for column in columns]
     return [
-        user_id,
-        hour,
-        encoding.bigint(row.event_ms),
-        row.event_id.encode(),
-        row.event_type.encode(),
-        encoding.double(row.amount),
-        encoding.double(row.score),
-        row.model_version.encode(),
-        row.rules_version.encode(),
-        encoding.text_set(tuple(row.active_rules)),
-        *(entity.encode() if entity else UNSET_VALUE for entity in row.entities),
-        encoding.bigint(encoding.write_time_us(row)),
+        UNSET_VALUE if unset else value
+        for value, unset in zip(values, (*missing, False), strict=True)
     ]

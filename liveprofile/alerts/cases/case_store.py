@@ -21,6 +21,7 @@ from tenacity import (
 
 from liveprofile.alerts.cases.states import AlertState, read_states
 from liveprofile.errors import ServiceError
+from liveprofile.rows.risk import RISK_CASE
 from liveprofile.storage.cql import execute, from_ms, now_ms, read, to_ms
 
 # A write that loses a race is repeated. Each loss means that another writer succeeded.
@@ -136,7 +137,7 @@ def _open_case(session: Session, number: int, alert: NewAlert, ttl_s: int) -> Al
         message=alert.message,
         alerts={alert.alert_id: alert.time_ms},
     )
-    insert = _insert_cql(ttl_s, " IF NOT EXISTS")
+    insert = RISK_CASE.insert(ttl_s, time="", mark="%s", condition=" IF NOT EXISTS")
     return case if execute(session, insert, _row_values(case, None)).was_applied else None
 
 
@@ -162,20 +163,13 @@ def _replace_row(
             _to_timestamps(before.alerts),
         ),
     )
-    batch.add(SimpleStatement(_insert_cql(ttl_s)), _row_values(after, closed_by))
+    insert = RISK_CASE.insert(ttl_s, time="", mark="%s")
+    batch.add(SimpleStatement(insert), _row_values(after, closed_by))
     return execute(session, batch).was_applied
 
 
-def _insert_cql(ttl_s: int, condition: str = "") -> str:
-    return (
-        "INSERT INTO risk_case (user_id, rule_id, number, state, opened_at, updated_at, severity,"
-        " action, message, alerts, closed_by) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
-        f"{condition} USING TTL {ttl_s:d}"
-    )
-
-
 def _row_values(case: AlertCase, closed_by: str | None) -> tuple[Any, ...]:
-    """Returns the values of `_insert_cql`."""
+    """Returns the values of risk_case."""
     return (
         case.user_id,
         case.rule_id,

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from cassandra.cluster import Session
 
 from liveprofile.errors import InputError
+from liveprofile.rows.risk import RISK_SNOOZE
 from liveprofile.storage.cql import execute, from_ms, now_ms, read, to_ms
 from liveprofile.units import DAY_MS, SECOND_MS
 
@@ -34,8 +35,7 @@ def snooze(
     ttl_s = remaining_ms // SECOND_MS + 2
     execute(
         session,
-        "INSERT INTO risk_snooze (user_id, rule_id, until, analyst, note)"
-        f" VALUES (%s, %s, %s, %s, %s) USING TTL {ttl_s:d}",
+        RISK_SNOOZE.insert(ttl_s, time="", mark="%s"),
         (user_id, rule_id, from_ms(until_ms), by, note),
     )
     return Snooze(rule_id, until_ms, by, note)

@@ -23,6 +23,7 @@ from tenacity import (
 from liveprofile.alerts.consumer.alert import Alert
 from liveprofile.errors import ServiceError
 from liveprofile.pseudonym import user_pseudonym
+from liveprofile.rows.risk import ALERT_HANDLED
 from liveprofile.storage.cql import execute, from_ms, now_ms
 
 log = logging.getLogger(__name__)
@@ -89,8 +90,7 @@ class CassandraHandledStore:
     def add(self, alert_id: str, handler: str) -> None:
         execute(
             self._session,
-            "INSERT INTO alert_handled (alert_id, consumer, handler, handled_at)"
-            f" VALUES (%s, %s, %s, %s) USING TTL {self._ttl_s:d}",
+            ALERT_HANDLED.insert(self._ttl_s, time="", mark="%s"),
             (alert_id, self._group_id, handler, from_ms(now_ms())),
         )
 

@@ -40,7 +40,7 @@ from liveprofile.errors import ServiceError
 from liveprofile.kafka import offsets
 from liveprofile.kafka.connection import client_config
 from liveprofile.kafka.records import commit_unless_reassigned, send_all
-from liveprofile.kafka.topics import create_topics
+from liveprofile.kafka.topics import create_topics, topic_configs
 from liveprofile.pseudonym import user_pseudonym
 from liveprofile.rules.flags import Severity
 from liveprofile.settings import Settings
@@ -318,9 +318,7 @@ def dead_letter_sender(settings: Settings) -> SendDeadLetter:
     """
     topic = dead_letter_topic(settings)
     # The topic gets the same configuration as the alert topic.
-    create_topics(
-        settings.model_copy(update={"topics": settings.topics.model_copy(update={"alerts": topic})})
-    )
+    create_topics(settings, {topic: topic_configs(settings.topics)[settings.topics.alerts]})
 
     def send_dead_letter(record: Message, failure: DeliveryFailure) -> None:
         headers = {

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from liveprofile.resources import ROOT
-from liveprofile.storage.declarations import split_statements
 
 FOLDER = ROOT / "schemas" / "migrations"
 _FILE = re.compile(r"(\d{4})_(\w+)\.cql")
@@ -59,6 +58,12 @@ def read_migrations(folder: Path = FOLDER) -> list[Migration]:
     return found
 
 
+def split_statements(text: str) -> tuple[str, ...]:
+    """The statements of a CQL text without comments, each as it is written."""
+    code = "\n".join(line.split("--")[0] for line in text.splitlines())
+    return tuple(statement.strip() for statement in code.split(";") if statement.strip())
+
+
 def filled(statement: str, values: Mapping[str, str]) -> str:
     """A statement with values for its places, such as {keyspace}."""
     for name, value in values.items():
@@ -76,7 +81,7 @@ def _parse(file: Path) -> Migration:
     return Migration(
         int(named[1]),
         named[2],
-        tuple(split_statements(forwards)),
-        tuple(split_statements(backwards)),
+        split_statements(forwards),
+        split_statements(backwards),
         contract and contract[1],
     )

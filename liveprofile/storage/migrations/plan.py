@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Literal, NamedTuple
 
 from liveprofile.errors import ConfigError, InputError
-from liveprofile.storage.declarations import created_columns, declare
 from liveprofile.storage.migrations.files import Migration
 
 State = Literal["applied", "pending", "incomplete", "waiting", "unknown"]
@@ -41,26 +41,25 @@ class Step(NamedTuple):
 def compare(
     migrations: Sequence[Migration],
     applied: Iterable[Applied],
-    columns: Mapping[str, Iterable[str]],
+    columns: Mapping[str, Collection[str]],
+    declared: Mapping[str, Iterable[str]],
 ) -> list[Step]:
     """The steps of a keyspace, by number.
 
-    columns: of each table that the keyspace has. Raises ConfigError if a migration has changed
-    since it was applied.
+    columns: of each table that the keyspace has; declared: of those that it should have. Raises
+    ConfigError if a migration has changed since it was applied.
     """
+    missing = {
+        table: lost
+        for table, names in declared.items()
+        if (lost := set(names).difference(columns.get(table, ())))
+    }
     records = {record.number: record for record in applied}
-    whole = declare(statement for migration in migrations for statement in migration.up).tables
     steps = []
     for migration in migrations:
         record = records.pop(migration.number, None)
         if record is not None:
             _check(migration, record)
-        missing = any(
-            name not in columns.get(table, ())
-            for table, names in created_columns(migration.up).items()
-            if table in whole
-            for name in names.intersection(whole[table].columns)
-        )
         state = _state(migration, record, migration.contract in columns, missing)
         steps.append(Step(migration.number, migration.name, state, migration, record))
     newer = [Step(each.number, each.name, "unknown", None, each) for each in records.values()]
@@ -113,9 +112,18 @@ def _check(migration: Migration, record: Applied) -> None:
         )
 
 
-def _state(migration: Migration, record: Applied | None, in_use: bool, missing: bool) -> State:
+def _state(
+    migration: Migration, record: Applied | None, in_use: bool, missing: Mapping[str, set[str]]
+) -> State:
     if migration.contract and in_use:  # an earlier release may have created the table again
         return "waiting"
     if record is None:
         return "pending"
-    return "incomplete" if missing else "applied"
+    texts = [(statement, set(re.findall(r"\w+", statement))) for statement in migration.up]
+    lost = any(
+        f"}}.{table} (" in text or f"}}.{table} ADD" in text
+        for table, names in missing.items()
+        for text, words in texts
+        if not names.isdisjoint(words)
+    )
+    return "incomplete" if lost else "applied"

@@ -18,24 +18,12 @@ from cassandra.query import SimpleStatement
 from liveprofile import __version__
 from liveprofile.errors import ServiceError, ServiceUnavailableError
 from liveprofile.retry import until_deadline
+from liveprofile.rows.operations import SCHEMA_MIGRATION
 from liveprofile.storage.cql import execute, now_ms
 from liveprofile.storage.migrations.files import Migration
 from liveprofile.storage.migrations.plan import Applied
 
-TABLE = "schema_migration"
-# All records are in one partition with the lock, so that a record is written with the lock or not
-# at all.
-CREATE_TABLE = """
-CREATE TABLE IF NOT EXISTS {keyspace}.schema_migration (
-    scope text,
-    number int,
-    name text,
-    checksum text,
-    applied_at timestamp,
-    version text,
-    lock_owner text static,
-    PRIMARY KEY ((scope), number)
-)"""
+TABLE = SCHEMA_MIGRATION.name
 SCOPE = "tables"
 # After it, `setup` repeats the statements, which change nothing, and writes the record again.
 RECORD_TTL_S = 5 * 365 * 86_400
@@ -63,7 +51,7 @@ class MigrationRecords:
         sleep: Callable[[float], None] = time.sleep,
         clock_s: Callable[[], float] = time.monotonic,
     ):
-        self._session, self._table = session, f"{keyspace}.{TABLE}"
+        self._session, self._keyspace, self._table = session, keyspace, f"{keyspace}.{TABLE}"
         self._sleep, self._clock_s = sleep, clock_s
         self._held_s = 0.0  # when the lock was acquired or renewed, by clock_s
         self._owner = f"{socket.gethostname()}, process {os.getpid()}, {uuid.uuid4().hex[:8]}"
@@ -119,8 +107,9 @@ class MigrationRecords:
     def add(self, migration: Migration) -> None:
         """Records a migration, while the lock is held. Raises ServiceError."""
         self._require(
-            f"INSERT INTO {self._table} (scope, number, name, checksum, applied_at, version)"
-            f" VALUES (%s, %s, %s, %s, %s, %s) USING TTL {RECORD_TTL_S}",
+            SCHEMA_MIGRATION.insert(
+                RECORD_TTL_S, self._keyspace, time="", without=("lock_owner",), mark="%s"
+            ),
             (
                 SCOPE,
                 migration.number,
@@ -187,7 +176,4 @@ class MigrationRecords:
     def _conditional(self, statement: str, values: Sequence[Any]) -> ResultSet:
         # SERIAL, not LOCAL_SERIAL: tables are changed in all data centres.
         query = SimpleStatement(statement, serial_consistency_level=ConsistencyLevel.SERIAL)
-        return self._execute(query, values)
-
-    def _execute(self, query: str | SimpleStatement, values: Sequence[Any]) -> ResultSet:
         return until_deadline(lambda: execute(self._session, query, values))

@@ -5,16 +5,18 @@ Each statement may be repeated, so a run that failed is resumed by the next one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from cassandra.cluster import Session
 
 from liveprofile.errors import InputError, ServiceError
+from liveprofile.rows import TABLES
+from liveprofile.rows.operations import SCHEMA_MIGRATION
 from liveprofile.storage.cql import execute, now_ms, read
 from liveprofile.storage.migrations.files import Migration, filled, read_migrations
 from liveprofile.storage.migrations.plan import Step, compare, to_apply, to_revert
-from liveprofile.storage.migrations.records import CREATE_TABLE, TABLE, MigrationRecords
+from liveprofile.storage.migrations.records import TABLE, MigrationRecords
 
 STATEMENT_TIMEOUT_S = 60
 # Rows are written with the time of their window or event, by a producer's clock. Cassandra 5.0.6
@@ -26,8 +28,9 @@ DROP_MARGIN_US = 3_600_000_000
 class Migrator:
     """The migrations of one keyspace.
 
-    values: for the places of statements, among them `keyspace`. Raises ServiceError for everything
-    that Cassandra refuses.
+    values: for the places of statements, among them `keyspace`. declared: the columns that each
+    table should have at the end, by default those of this version. Raises ServiceError for
+    everything that Cassandra refuses.
     """
 
     def __init__(
@@ -36,17 +39,21 @@ class Migrator:
         values: Mapping[str, str],
         migrations: Sequence[Migration] | None = None,
         records: MigrationRecords | None = None,
+        declared: Mapping[str, Iterable[str]] | None = None,
     ):
         self._session, self._values = session, dict(values)
         self._keyspace = values["keyspace"]
         self._migrations = read_migrations() if migrations is None else migrations
+        self._declared = {each.name: each.columns for each in TABLES.values()}
+        if declared is not None:
+            self._declared = declared
         self._records = records or MigrationRecords(session, self._keyspace)
 
     def steps(self) -> list[Step]:
         """What the keyspace has of the migrations. Raises ConfigError for an edited migration."""
         columns = self._columns()
         applied = self._records.read() if TABLE in columns else []
-        return compare(self._migrations, applied, columns)
+        return compare(self._migrations, applied, columns, self._declared)
 
     def apply(self, contract: bool = False) -> list[str]:
         """Applies what is pending, and returns the titles. contract: also what waits.
@@ -83,7 +90,7 @@ class Migrator:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Context manager that keeps other processes from changing the tables."""
-        self._execute(CREATE_TABLE)
+        self._execute(*SCHEMA_MIGRATION.create())
         with self._records.locked():
             yield
 

@@ -112,7 +112,7 @@ def file(tmp_path_factory: pytest.TempPathFactory, job: JobUnderTest) -> Path:
 
 def close_window(job: JobUnderTest, number: int) -> None:
     job.send(window_events(number))
-    job.send_heartbeats(START_MS + (number + 1) * HOUR_MS + 120_000)
+    job.send_heartbeats(START_MS + number * HOUR_MS + 120_000)
     job.wait_until_caught_up()
 
 
@@ -207,7 +207,7 @@ def test_applied_definition_takes_effect_at_the_next_window_and_by_a_sweep(
     time.sleep(5)
     # A window of some users only: the others get the definition from the sweep.
     job.send(window_events(4)[: USERS // 2])
-    job.send_heartbeats(START_MS + 5 * HOUR_MS + 120_000)
+    job.send_heartbeats(START_MS + 4 * HOUR_MS + 120_000)
     job.wait_until_caught_up()
     entered = {user for (user, segment), _ in changes(job).items() if segment == "buyer"}
     assert entered == {f"user {n}" for n in range(0, USERS // 2, 3)}
@@ -237,7 +237,7 @@ def test_users_leave_by_time_and_enter_again_with_a_window(
     assert found["user 0", "buyer"] == ["entered", "left", "entered"]
     assert found["user 0", "lapsing"] == ["entered", "left"]
     assert_stored_equals_events(job, session)
-    end_ms = START_MS + (number + 1) * HOUR_MS
+    end_ms = START_MS + number * HOUR_MS  # at least the end of each window counts
     assert_members_equal_profiles(job, session, file, end_ms)
 
 

@@ -18,7 +18,7 @@ from cli.audit_input import audit_encoded
 from liveprofile.audit.encoded import EncodedCounts
 from liveprofile.kafka.offsets import decoder_group, lag
 from liveprofile.kafka.records import Record, read_topic, send_all
-from liveprofile.settings import Settings
+from liveprofile.settings import Settings, TopicSettings
 from tests.support.job_under_test import CLI, JobUnderTest, run_cli
 from tests.support.memory.schema_registry import RegistryServer, registry_server
 from tests.support.streams.encoded import avro, framed
@@ -194,9 +194,8 @@ def test_record_that_could_not_be_decoded_is_corrected_as_json(outcome: Outcome)
     ]
 
 
-def test_lost_outcome_is_unaccounted(outcome: Outcome) -> None:
+def test_lost_outcome_is_unaccounted(outcome: Outcome, monkeypatch: pytest.MonkeyPatch) -> None:
     """The audit itself finds a record whose outcome is missing."""
-    settings = outcome.topics.settings
-    elsewhere = settings.topics.model_copy(update={"events": settings.topics.late})
-    audited = audit_encoded(settings.model_copy(update={"topics": elsewhere}), None)
+    monkeypatch.setattr(TopicSettings, "events", TopicSettings.late)
+    audited = audit_encoded(outcome.topics.settings, None)
     assert audited.unaccounted == EVENTS and not audited.ok

@@ -17,7 +17,7 @@ from liveprofile.kafka.records import read_topic
 from liveprofile.kafka.topics import create_unlimited_topic
 from liveprofile.storage import queries
 from liveprofile.storage.connection import open_session
-from liveprofile.storage.scans import scan_profiles
+from liveprofile.storage.queries import scan_profiles
 from liveprofile.units import DAY_MS
 from tests.support.job_under_test import JobUnderTest, run_cli
 from tests.support.streams.shop import START_MS

@@ -14,7 +14,7 @@ from liveprofile.consent.records import read_record
 from liveprofile.feeds.users import read_consents
 from liveprofile.kafka.records import read_topic
 from liveprofile.storage.connection import open_session
-from liveprofile.storage.scans import scan_profiles
+from liveprofile.storage.queries import scan_profiles
 from tests.support.job_under_test import JobUnderTest
 from tests.support.streams.shop import START_MS
 

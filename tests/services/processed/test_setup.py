@@ -11,7 +11,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from liveprofile.kafka.connection import client_config
 from liveprofile.kafka.records import read_topic
 from liveprofile.kafka.topics import delete_topics
-from liveprofile.settings import TopicSettings, load
+from liveprofile.settings import load
 from stack.local import to_toml
 from tests.support.job_under_test import JobUnderTest, run_cli
 from tests.support.streams.seeded import Message
@@ -37,11 +37,10 @@ def test_doctor_has_no_finding_on_a_healthy_stack(job: JobUnderTest) -> None:
 
 
 def test_doctor_names_what_is_broken(job: JobUnderTest, tmp_path: Path) -> None:
-    topics = TopicSettings.prefixed("broken")
     file = other_settings(
         job,
         "broken.toml",
-        topics=topics,
+        topics={"prefix": "broken-"},
         cassandra={"keyspace": "nowhere"},
         flink={"rest_url": "http://127.0.0.1:1"},
         job={"parallelism": 3},
@@ -49,15 +48,15 @@ def test_doctor_names_what_is_broken(job: JobUnderTest, tmp_path: Path) -> None:
     settings = load(file)
     admin = AdminClient(client_config(settings.kafka))
     created = [
-        NewTopic(topics["events"], 2, 1, config={"retention.ms": "60000"}),
-        NewTopic(topics["rules"], 2, 1, config={"cleanup.policy": "delete"}),
+        NewTopic(settings.topics.events, 2, 1, config={"retention.ms": "60000"}),
+        NewTopic(settings.topics.rules, 2, 1, config={"cleanup.policy": "delete"}),
     ]
     for future in admin.create_topics(created).values():
         future.result()
     try:
         done = run_cli("doctor", "--json", "--config", file, ok=False)
     finally:
-        delete_topics(settings.kafka, [topics["events"], topics["rules"]])
+        delete_topics(settings.kafka, [settings.topics.events, settings.topics.rules])
     report = json.loads(done.stdout)
     assert done.returncode == 1
     assert {finding["check"] for finding in report["findings"]} == {

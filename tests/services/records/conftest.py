@@ -1,7 +1,8 @@
 """One job for all tests of this folder, whose files run by name: event time only goes forward.
 
-test_hostile_clients uses the first day, test_partitions the third, test_ranges the 31st. Records
-keep the times that a test gives them, and do not expire although these are past.
+test_hostile_clients uses the first day, test_ranges the 31st, test_skew the 61st and the present;
+test_unaccounted deletes a row and ends the job. Records keep the times that a test gives them, and
+do not expire although these are past.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ import pytest
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 
 from liveprofile.kafka.connection import client_config
-from liveprofile.units import MINUTE_MS
+from liveprofile.units import HOUR_MS, MINUTE_MS
 from tests.support.job_under_test import BUSY_JOB, JobUnderTest
 
 OUT_OF_ORDERNESS_MS = 10_000
 WINDOW = {
     "length_ms": MINUTE_MS,
     "out_of_orderness_ms": OUT_OF_ORDERNESS_MS,
-    "max_partition_drift_ms": MINUTE_MS,
+    "max_partition_drift_ms": HOUR_MS,
 }
 LIMITS = {"window_events": 2_000, "window_chars": 1_000_000}
 

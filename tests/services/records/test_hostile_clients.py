@@ -63,7 +63,7 @@ def numbers() -> Iterator[bytes]:
         given = "" if amount is None else f',"amount":{amount}'
         yield (
             f'{{"event_id":"number-{number}","user_id":"number-{number % 7}",'
-            f'"event_type":"purchase","event_time":{START_MS + 1_000 * number},'
+            f'"event_type":"purchase","event_time":{START_MS + 250 * number},'
             f'"device_id":"d-{number % 5}","price":{price},"quantity":{quantity}{given}}}'
         ).encode()
 

@@ -11,11 +11,9 @@ from confluent_kafka.admin import AdminClient
 
 from liveprofile.kafka.connection import client_config
 from liveprofile.kafka.offsets import partition_ranges
-from liveprofile.storage.connection import open_session
-from liveprofile.storage.cql import from_ms
 from liveprofile.units import DAY_MS, MINUTE_MS
 from tests.services.records.conftest import OUT_OF_ORDERNESS_MS
-from tests.support.job_under_test import JobUnderTest, run_cli
+from tests.support.job_under_test import JobUnderTest
 from tests.support.streams.seeded import Message
 from tests.support.streams.shop import START_MS
 
@@ -127,35 +125,3 @@ def test_corrected_event_is_neither_late_nor_unaccounted(job: JobUnderTest) -> N
     totals = [(delta["events"], delta["delta"]["after"]["events"]) for delta in deltas]
     assert totals == [(1, 4.0), (2, 3.0), (1, 1.0)]
     assert job.run("profile", "show", f"user-{SLOW_USER}")["events_total"] == 4
-
-
-def test_failed_audit_keeps_the_state_file(job: JobUnderTest, tmp_path: Path) -> None:
-    with open_session(job.settings.cassandra) as session:
-        session.execute(
-            "DELETE FROM profile_delta WHERE user_id = %s AND window_end = %s",
-            ("user-0", from_ms(BASE_MS + MINUTE_MS)),
-        )
-    file = tmp_path / "audit.json"
-    report = job.audit("--since", "1h", "--state", str(file))
-    # The event and its copy.
-    assert (report["ok"], report["unaccounted"], report["open_windows"]) == (False, 2, 0)
-    assert not file.exists()
-    newest = job.audit("--since", "2100-01-01", "--state", str(file))
-    assert (newest["ok"], newest["in_topic"]) == (True, 0)
-
-
-def test_state_beyond_the_topic_is_refused(job: JobUnderTest, tmp_path: Path) -> None:
-    file = tmp_path / "audit.json"
-    topic = job.settings.topics.events
-    file.write_text(json.dumps({"topic": topic, "offsets": {"0": 10**6}}))
-    done = run_cli("events", "audit", "--state", file, "--config", job.config_file, ok=False)
-    assert done.returncode == 3
-    assert f"the audit stopped at offset 1000000 of {topic}/0" in done.stderr
-
-
-def test_records_that_the_job_has_not_read_are_behind(job: JobUnderTest) -> None:
-    job.cancel()
-    count = job.audit("--since", "1h")["in_topic"]
-    job.send([event(1, 8), event(2, 8)])
-    report = job.audit("--since", "1h")
-    assert (report["in_topic"], report["behind"]) == (count, 2)

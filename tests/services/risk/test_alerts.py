@@ -30,9 +30,9 @@ from liveprofile.alerts.consumer.loop import (
 from liveprofile.kafka.records import read_topic, send_all
 from liveprofile.kafka.topics import create_topics
 from liveprofile.pseudonym import user_pseudonym
+from liveprofile.rows.risk import score_hour_ms
 from liveprofile.settings import CassandraSettings, Settings
 from liveprofile.storage.cql import from_ms, now_ms
-from liveprofile.storage.score_hours import score_hour_ms
 from stack.local import to_toml
 from tests.support.job_under_test import CLI, JobUnderTest, run_cli
 from tests.support.rows.profile_rows import flag, profile_row, write_and_flush
@@ -73,8 +73,8 @@ def change_state(
     return states.transition(session, stored_flag, to, by, "why", ttl_s=3_600)
 
 
-def run_json(alert_config: SimpleNamespace, *arguments: str, ok: bool = True) -> Any:
-    done = run_cli(*arguments, "--json", "--config", alert_config.file, ok=ok)
+def alerts(alert_config: SimpleNamespace, *arguments: str, ok: bool = True) -> Any:
+    done = run_cli("risk", "alerts", *arguments, "--json", "--config", alert_config.file, ok=ok)
     return json.loads(done.stdout) if done.returncode == 0 else done
 
 
@@ -130,7 +130,7 @@ def test_label_command_sends_the_same_record_when_repeated(
     )
     before = sent_labels(alert_config)
     for _ in range(2):
-        answer = run_json(alert_config, "risk", "alerts", "label", FLAG_ID, "fraud", "--by", "anna")
+        answer = alerts(alert_config, "label", FLAG_ID, "fraud", "--by", "anna")
         assert (answer["state"], answer["labels_sent"]) == ("confirmed", 1)
     first, second = sent_labels(alert_config)[len(before) :]
     assert first == second
@@ -144,9 +144,7 @@ def test_label_command_sends_the_same_record_when_repeated(
         "device_id": "d-1",
         "time": states.read_state(session, FLAG_ID).updated_at_ms,
     }
-    refused = run_json(
-        alert_config, "risk", "alerts", "label", FLAG_ID, "fraud", "--by", "ben", ok=False
-    )
+    refused = alerts(alert_config, "label", FLAG_ID, "fraud", "--by", "ben", ok=False)
     assert refused.returncode == 1 and "is confirmed by anna" in refused.stderr
 
 
@@ -163,45 +161,25 @@ def test_label_command_without_kafka_names_the_command_to_repeat(
     assert done.returncode == 3
     assert f"repeat `liveprofile {' '.join(arguments)}`" in done.stderr
     assert states.read_state(session, FLAG_ID).state is AlertState.FALSE_POSITIVE
-    assert run_json(alert_config, *arguments)["labels_sent"] == 1
+    assert alerts(alert_config, *arguments[2:])["labels_sent"] == 1
 
 
 def test_commands_of_an_analyst_change_and_show_a_flag(
     alert_config: SimpleNamespace, session: Session, open_flag: Any
 ):
-    assert (
-        run_json(alert_config, "risk", "alerts", "ack", FLAG_ID, "--by", "anna")["state"]
-        == "acknowledged"
-    )
-    refused = run_json(alert_config, "risk", "alerts", "ack", FLAG_ID, "--by", "ben", ok=False)
+    assert alerts(alert_config, "ack", FLAG_ID, "--by", "anna")["state"] == "acknowledged"
+    refused = alerts(alert_config, "ack", FLAG_ID, "--by", "ben", ok=False)
     assert refused.returncode == 1 and refused.stderr.count("\n") == 1
-    (listed,) = run_json(
-        alert_config, "risk", "alerts", "list", "--state", "acknowledged", "--rule", "rule"
-    )
+    (listed,) = alerts(alert_config, "list", "--state", "acknowledged", "--rule", "rule")
     assert (listed["flag_id"], listed["by"]) == (FLAG_ID, "anna")
-    run_json(
-        alert_config,
-        "risk",
-        "alerts",
-        "snooze",
-        "42",
-        "--rule",
-        "rule",
-        "--for",
-        "1h",
-        "--by",
-        "anna",
-    )
-    shown = run_json(alert_config, "risk", "alerts", "show", FLAG_ID)
+    alerts(alert_config, "snooze", "42", "--rule", "rule", "--for", "1h", "--by", "anna")
+    shown = alerts(alert_config, "show", FLAG_ID)
     assert shown["event_id"] == "e1" and shown["reasons"][0]["sentence"] == "unlike the user"
     assert shown["history"][0]["by"] == shown["snoozes"][0]["by"] == "anna"
-    assert (
-        run_json(alert_config, "risk", "alerts", "close", FLAG_ID, "--by", "anna")["state"]
-        == "closed"
-    )
+    assert alerts(alert_config, "close", FLAG_ID, "--by", "anna")["state"] == "closed"
     text = run_cli("risk", "alerts", "show", FLAG_ID, "--config", alert_config.file).stdout
     assert "acknowledged -> closed, by anna" in text and "value 13.5, usual unknown" in text
-    unknown = run_json(alert_config, "risk", "alerts", "show", "c" * 32, ok=False)
+    unknown = alerts(alert_config, "show", "c" * 32, ok=False)
     assert unknown.returncode == 1 and "no flag" in unknown.stderr
 
 
@@ -288,7 +266,7 @@ def consume(
 def test_restarted_consumer_handles_no_alert_twice(
     alert_config: SimpleNamespace, session: Session, open_flag: Any
 ):
-    settings = with_alerts_topic(alert_config.settings, "-restart")
+    settings = with_alerts_topic(alert_config.settings, "restart")
     first, second, third = (f"{number:032x}" for number in range(3))
     send_alerts(settings, first, second, first)
     recorder = RecordingHandler()
@@ -309,7 +287,7 @@ def test_restarted_consumer_handles_no_alert_twice(
 def test_alerts_open_one_case_and_refused_alert_is_dead_lettered(
     alert_config: SimpleNamespace, session: Session, open_flag: Any
 ):
-    settings = with_alerts_topic(alert_config.settings, "-case")
+    settings = with_alerts_topic(alert_config.settings, "case")
     refused = "c" * 32
     send_alerts(settings, FLAG_ID, refused, "d" * 32)
     recorder = RecordingHandler()
@@ -328,7 +306,7 @@ def test_alerts_open_one_case_and_refused_alert_is_dead_lettered(
 def test_long_record_is_truncated_in_the_dead_letter_topic(
     alert_config: SimpleNamespace, session: Session, open_flag: Any
 ):
-    settings = with_alerts_topic(alert_config.settings, "-long")
+    settings = with_alerts_topic(alert_config.settings, "long")
     values = [b"x" * (MAX_VALUE_BYTES + more) for more in (-1, 0, 1, 450_000)]
     send_all(settings, settings.topics.alerts, [(b"k" * 2_000, value, {}) for value in values])
     assert consume(settings, session, "g", [RecordingHandler()], 4).counts.dead == 4
@@ -367,7 +345,9 @@ def test_consume_command_stops_on_sigterm_and_prints_counts(
 
 def with_alerts_topic(settings: Settings, suffix: str) -> Settings:
     """Returns the settings with another alerts topic, which it creates."""
-    topics = settings.topics.model_copy(update={"alerts": settings.topics.alerts + suffix})
+    topics = settings.topics.model_copy(
+        update={"prefix": f"{settings.topics.prefix}{suffix.lstrip('-')}-"}
+    )
     own = settings.model_copy(update={"topics": topics})
     create_topics(own)
     return own

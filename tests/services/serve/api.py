@@ -11,11 +11,11 @@ from cassandra.cluster import Session
 from liveprofile.alerts.cases import case_store
 from liveprofile.alerts.cases.case_store import NewAlert
 from liveprofile.client import Client
+from liveprofile.rows.risk import score_hour_ms
+from liveprofile.rows.users import segment_bucket
 from liveprofile.rules.flags import Flag
 from liveprofile.settings import Settings
 from liveprofile.storage.cql import from_ms
-from liveprofile.storage.score_hours import score_hour_ms
-from liveprofile.storage.segment_buckets import segment_bucket
 from liveprofile.units import HOUR_MS
 from tests.support.job_under_test import JobUnderTest, run_cli
 from tests.support.rows.profile_rows import START_MS, flag, profile_row
@@ -77,7 +77,7 @@ def fill(settings: Settings, session: Session) -> None:
                 window,
                 write_lookalike=True,
                 flags=flags(user, window),
-                profile_json=PROFILE_JSON,
+                profile=PROFILE_JSON,
             )
         ]
     ]

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from cassandra.cluster import ResponseFuture, Session
 
+from liveprofile.rows.risk import FLAG_BUCKETS, flag_bucket
 from liveprofile.rules.flags import Flag
 from liveprofile.settings import CassandraSettings, WindowSettings
 from liveprofile.storage import queries
 from liveprofile.storage.cql import from_ms
-from liveprofile.storage.flag_buckets import FLAG_BUCKETS, flag_bucket
 from offline.late_windows.chains import StoredRuleFlag, StoredWindow
 from offline.late_windows.recomputation import FIRST_REVISION, WITHDRAWN, Correction
 from offline.late_windows.tables import CassandraCorrectionTables
@@ -45,7 +45,7 @@ def job_row(user: str, window: int, flags: tuple[Flag, ...] = ()) -> ProfileRow:
     return profile_row(
         user,
         window,
-        delta_json=totals(7 + window),
+        delta=totals(7 + window),
         events_total=7 + window,
         active_rules=["rule"],
         flags=list(flags),
@@ -65,7 +65,7 @@ def correction(
         user,
         window,
         revision=FIRST_REVISION + revision,
-        delta_json=totals(7 + window + revision),
+        delta=totals(7 + window + revision),
         events_total=7 + window + revision,
         churn=0.75,
         flags=list(flags),

@@ -21,9 +21,9 @@ from liveprofile.privacy.erasure_log import (
 )
 from liveprofile.privacy.places import TABLES
 from liveprofile.privacy.user_keys import read_user_keys
+from liveprofile.rows.risk import flag_bucket
+from liveprofile.rows.users import segment_bucket
 from liveprofile.settings import WindowSettings
-from liveprofile.storage.flag_buckets import flag_bucket
-from liveprofile.storage.segment_buckets import segment_bucket
 from liveprofile.units import HOUR_MS, MINUTE_MS
 
 pytestmark = pytest.mark.services

@@ -76,9 +76,9 @@ def test_fresh_keyspace_of_this_version_has_all_migrations(settings: CassandraSe
 def test_migrations_are_reverted_and_applied_again(own: CassandraSettings) -> None:
     values = {"keyspace": own.keyspace}
     with open_session(own) as session:
-        assert Migrator(session, values, MIGRATIONS[:1]).apply() == ["0001_user"]
+        assert Migrator(session, values, MIGRATIONS[:1], declared={}).apply() == ["0001_user"]
         before = described(session, own.keyspace)
-        migrator = Migrator(session, values, MIGRATIONS)
+        migrator = Migrator(session, values, MIGRATIONS, declared={})
         session.execute("INSERT INTO old (id) VALUES ('a')")
         assert migrator.apply() == ["0002_age"]
         with pytest.raises(InputError, match="old, which still has rows"):
@@ -104,7 +104,7 @@ def test_migrations_are_reverted_and_applied_again(own: CassandraSettings) -> No
 def test_setups_at_the_same_time_apply_each_migration_once(own: CassandraSettings) -> None:
     def apply(_: int) -> list[str]:
         with open_session(own) as one:
-            return Migrator(one, {"keyspace": own.keyspace}, MIGRATIONS[:2]).apply()
+            return Migrator(one, {"keyspace": own.keyspace}, MIGRATIONS[:2], declared={}).apply()
 
     with ThreadPoolExecutor(3) as pool:
         found = list(pool.map(apply, range(3)))

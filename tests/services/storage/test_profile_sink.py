@@ -335,6 +335,6 @@ def test_connections_disable_nagles_algorithm(session: Session):
 def test_row_larger_than_a_batch_is_written(settings: CassandraSettings, session: Session):
     sink = CassandraProfileSink(settings.model_copy(update={"batch_bytes": 256}), DIM, session)
     large = b'{"x":"' + b"y" * 200_000 + b'"}'
-    write_and_flush(sink, *(profile_row(f"large{n}", delta_json=large) for n in range(3)))
+    write_and_flush(sink, *(profile_row(f"large{n}", delta=large) for n in range(3)))
 
     assert all(len(queries.deltas(session, f"large{n}")[0].delta["x"]) == 200_000 for n in range(3))

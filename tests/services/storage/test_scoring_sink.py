@@ -10,11 +10,11 @@ import pytest
 from cassandra.cluster import Session
 
 from liveprofile.alerts.cases import snooze
+from liveprofile.rows.risk import score_hour_ms
 from liveprofile.rules.flags import FlagHistory, FlagQuery, RowPosition
 from liveprofile.settings import CassandraSettings
 from liveprofile.storage import queries
 from liveprofile.storage.cql import from_ms, now_ms, to_ms
-from liveprofile.storage.score_hours import score_hour_ms
 from liveprofile.units import HOUR_MS, MINUTE_MS
 from tests.support.memory.sinks import MemoryScoringSink
 from tests.support.rows.scored_events import START_MS, flag, scored_event, write_and_flush

@@ -14,10 +14,9 @@ import numpy as np
 import pytest
 from cassandra.cluster import Session
 
+from liveprofile.rows.risk import flag_bucket, score_hour_ms
 from liveprofile.settings import CassandraSettings
 from liveprofile.storage.cql import from_ms, now_ms
-from liveprofile.storage.flag_buckets import flag_bucket
-from liveprofile.storage.score_hours import score_hour_ms
 from liveprofile.units import MINUTE_MS
 from tests.support.rows import profile_rows, scored_events
 from tests.support.rows.profile_rows import DIM, profile_row
@@ -61,7 +60,7 @@ def write_window(sink: CassandraProfileSink, user_id: str, number: int, version:
                 purchases_decayed=1 / value,
                 events=value,
                 active_rules=[version],
-                delta_json=f'{{"{version}":1}}'.encode(),
+                delta=f'{{"{version}":1}}'.encode(),
                 digests=bytes([255 - value]) * 8,
                 embedding=np.array([value, 1 / value, 0, 0], np.float32),
                 write_lookalike=True,
@@ -227,7 +226,7 @@ def test_of_two_jobs_the_one_with_the_newer_model_leaves_its_rows(
             revision={"old": 1, "new": 2}[name],
             churn=value,
             recency_days=value,
-            delta_json=f'{{"{value}":1}}'.encode(),
+            delta=f'{{"{value}":1}}'.encode(),
             flags=[profile_rows.flag(value=value, message=name)],
         )
 

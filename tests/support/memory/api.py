@@ -13,12 +13,11 @@ import pytest
 from liveprofile.alerts.cases.case_store import AlertCase
 from liveprofile.attributes.statements import Statement
 from liveprofile.ingest.rejected import RejectedRecord
+from liveprofile.rows.risk import flag_bucket, score_hour_ms
+from liveprofile.rows.users import segment_bucket
 from liveprofile.settings import load
 from liveprofile.storage import cql as product_cql
-from liveprofile.storage.flag_buckets import flag_bucket
 from liveprofile.storage.queries import StoredFlag, StoredScore
-from liveprofile.storage.score_hours import score_hour_ms
-from liveprofile.storage.segment_buckets import segment_bucket
 from liveprofile.trends.counts import Series
 from serve.keys import NewKey, Role, new_key, write_key
 from serve.store.statements import RawDelta, RawProfile

@@ -12,7 +12,6 @@ import threading
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import cache
 from itertools import count
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -23,9 +22,7 @@ from cassandra.metadata import Murmur3Token
 from cassandra.query import BatchStatement
 from cassandra.util import Date
 
-from liveprofile.settings import CassandraSettings
-from liveprofile.storage.declarations import Table, declare
-from liveprofile.storage.schema import schema_statements
+from liveprofile.rows import TABLES
 
 Row = dict[str, Any]
 Check = Callable[[Row], bool]
@@ -40,11 +37,6 @@ _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "IN": lambda a, b: a in b,
     "CONTAINS": lambda a, b: a is not None and b in a,
 }
-
-
-@cache
-def schema() -> dict[str, Table]:
-    return declare(schema_statements(CassandraSettings(), embedding_dim=2)[1:]).tables
 
 
 class Cell(NamedTuple):
@@ -123,8 +115,8 @@ class MemoryCassandra:
     keyspace = "liveprofile"
 
     def __init__(self) -> None:
-        self.cells: dict[str, dict[tuple, dict[str, Cell]]] = {name: {} for name in schema()}
-        self.statics: dict[str, dict[tuple, dict[str, Cell]]] = {name: {} for name in schema()}
+        self.cells: dict[str, dict[tuple, dict[str, Cell]]] = {name: {} for name in TABLES}
+        self.statics: dict[str, dict[tuple, dict[str, Cell]]] = {name: {} for name in TABLES}
         self.ttls: dict[str, int | None] = {}  # of the last write of each table
         self.reads: list[str] = []  # tables, one for each SELECT
         self.fail: Exception | None = None
@@ -179,16 +171,16 @@ class MemoryCassandra:
         return next(self._clock_us)
 
     def _key(self, table: str, row: Row) -> tuple[tuple, tuple]:
-        about = schema()[table]
+        about = TABLES[table]
         return (
             tuple(row.get(name) for name in about.partition_key),
             tuple(row.get(name) for name in about.clustering),
         )
 
     def _write(self, table: str, row: Row, time_us: int) -> None:
-        about, (partition, rest) = schema()[table], self._key(table, row)
+        about, (partition, rest) = TABLES[table], self._key(table, row)
         for name, value in row.items():
-            is_static = "static" in about.columns[name]
+            is_static = about.columns[name].cql.endswith(" static")
             place = self.statics[table].setdefault(partition, {}) if is_static else None
             if place is None and None not in rest:
                 place = self.cells[table].setdefault((partition, rest), {})
@@ -196,7 +188,7 @@ class MemoryCassandra:
                 place[name] = Cell(value, time_us)
 
     def _ordered(self, table: str) -> Iterator[Row]:
-        about, keyed = schema()[table], {}
+        about, keyed = TABLES[table], {}
         for partition, static in self.statics[table].items():
             keyed.setdefault(partition, {})
             keyed[partition][None] = static
@@ -204,13 +196,9 @@ class MemoryCassandra:
             keyed.setdefault(partition, {})[rest] = cells
         for partition in sorted(keyed, key=_token):
             static = keyed[partition].pop(None, {})
-            order = re.findall(r"(\w+) (ASC|DESC)", about.options.get("CLUSTERING ORDER BY", ""))
             rests = list(keyed[partition])
-            for name, direction in reversed(order):
-                at = about.clustering.index(name)
+            for at, direction in reversed([*enumerate(about.clustering.values())]):
                 rests.sort(key=lambda rest: _comparable(rest[at]), reverse=direction == "DESC")
-            if not order:
-                rests.sort(key=lambda rest: [*map(_comparable, rest)])
             names = dict.fromkeys(about.columns)
             for rest in rests:
                 cells = static | keyed[partition][rest]
@@ -299,7 +287,7 @@ class _Statement:
         holds = True
         if self._skip("IF"):
             found = next(filter(check, self._session._ordered(table)), dict.fromkeys(row))
-            holds = self._conditions()(dict.fromkeys(schema()[table].columns) | found)
+            holds = self._conditions()(dict.fromkeys(TABLES[table].columns) | found)
         return holds, lambda: self._session._write(table, row | keys, time_us)
 
     def _delete(self) -> tuple[bool, Callable[[], None]]:
@@ -448,7 +436,7 @@ class _Statement:
 
 
 def _type(table: str, column: str) -> str:
-    return schema()[table].columns[column].removesuffix(" static")
+    return TABLES[table].columns[column].cql.removesuffix(" static")
 
 
 def _stored(kind: str, value: Any) -> Any:

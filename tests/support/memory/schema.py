@@ -4,15 +4,38 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any
 
 from cassandra import InvalidRequest
 
-from liveprofile.storage.declarations import Declarations, declare
-
 Values = tuple[Any, ...]
+_PARTS = re.compile(r",(?![^<(]*[>)])")  # not inside a type or a key
+
+
+def columns_after(statements: Iterable[str]) -> dict[str, set[str]]:
+    """The columns of each table after CREATE, ALTER and DROP statements.
+
+    Raises KeyError for a table that does not exist.
+    """
+    found: dict[str, set[str]] = {}
+    for text in (" ".join(statement.split()) for statement in statements):
+        kind = " ".join(text.split()[:2])
+        if kind not in ("CREATE TABLE", "ALTER TABLE", "DROP TABLE"):
+            continue
+        table, rest = re.search(r"\.(\w+)(.*)", text).groups()
+        body = re.search(r"\((.*)\)", rest.split(" WITH ")[0])
+        names = {part.split()[0] for part in _PARTS.split(body[1])} if body else set()
+        if kind == "CREATE TABLE":
+            found.setdefault(table, names - {"PRIMARY"})
+        elif kind == "DROP TABLE":
+            found.pop(table, None)
+        elif rest.startswith(" ADD "):
+            found[table] |= names
+        elif rest.startswith(" DROP "):
+            found[table] -= names
+    return found
 
 
 class MemorySchema:
@@ -35,10 +58,10 @@ class MemorySchema:
         self.before: Callable[[str], None] = lambda statement: None
         self._turn = threading.Lock()
 
-    def declarations(self) -> Declarations:
+    def columns(self) -> dict[str, set[str]]:
         """What the keyspace has, without the table of the records."""
-        found = declare(self.statements)
-        found.tables.pop("schema_migration", None)
+        found = columns_after(self.statements)
+        found.pop("schema_migration", None)
         return found
 
     def execute(self, query: Any, values: Values | None = None, **options: Any) -> Any:
@@ -47,11 +70,10 @@ class MemorySchema:
             if text.startswith(("CREATE", "ALTER", "DROP")):
                 return self._change(text)
             if text.startswith("SELECT table_name, column_name"):
-                tables = declare(self.statements).tables.items()
                 return [
                     SimpleNamespace(table_name=name, column_name=column)
-                    for name, table in tables
-                    for column in table.columns
+                    for name, columns in columns_after(self.statements).items()
+                    for column in columns
                 ]
             if text.startswith("SELECT number") and self.unknown_reads:
                 self.unknown_reads -= 1
@@ -66,7 +88,7 @@ class MemorySchema:
     def _change(self, text: str) -> None:
         self.before(text)
         try:
-            declare([*self.statements, text])
+            columns_after([*self.statements, text])
         except KeyError as missing:
             raise InvalidRequest(f"table {missing} does not exist") from None
         self.statements.append(text)

@@ -13,9 +13,9 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from cli import common
+from cli.alerts import alert_line, deduplicate
 from cli.main import app, main
 from cli.progress import progress
-from cli.risk.alert_output import alert_line, deduplicate
 from liveprofile import __version__
 from liveprofile.drift.alert import DriftAlert
 from liveprofile.errors import ConfigError

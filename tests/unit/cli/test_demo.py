@@ -251,7 +251,7 @@ def test_both_settings_files_name_demo_topics_tables_and_job(tmp_path: Path):
     file, settings = scene.write_settings(stack)
     assert load(file) == load(stack.config_file) == settings
     assert settings.cassandra.keyspace == "liveprofile_demo"
-    assert settings.topics.events == "demo-events"
+    assert settings.topics.events == "demo-behavior-events"
     assert settings.job.name == scene.NAME
     assert settings.window.length_ms == DAY_MS
     assert settings.kafka.bootstrap_servers == stack.kafka.bootstrap_servers

@@ -8,8 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from starlette.testclient import TestClient
 
-from console.access import HOME, local_path
-from console.sessions import MAX_SESSIONS, Sessions
+from console.access import HOME, MAX_SESSIONS, Sessions, local_path
 from serve.keys import Role
 from tests.support.memory.api import MemoryApi
 from tests.unit.console.conftest import SAME_ORIGIN

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from starlette.testclient import TestClient
 
-from console.queue import FRESH_S, PAGE_FLAGS
+from console.routes.alerts import FRESH_S, PAGE_FLAGS
 from liveprofile.alerts.cases.states import AlertState
 from serve.keys import Role
 from tests.support.memory.api import NOW_MS, MemoryApi
@@ -45,7 +45,7 @@ def test_alert_has_reasons_evidence_history_and_case(browse: Browse, api: Memory
     assert "unusual amount: <strong>207.12</strong> (usual: 11.3)" in detail
     assert "<dt>usual amount</dt><dd>11.3</dd>" in detail
     assert "spent &lt;i&gt;207.12&lt;/i&gt; in a day" in detail
-    assert "Nobody has worked on it" in detail
+    assert "Nobody has worked on this alert" in detail
     api.put(alert_case(1, USERS[1])._replace(rule_id="rule001"))
     with_case = browse().get(f"/alerts/detail?flag_id={1:032x}").text
     assert "case 1 of rule001, closed since" in with_case
@@ -155,7 +155,7 @@ def test_new_alert_is_in_the_queue_after_the_time_of_the_cache(
 
 def test_empty_queue_says_so(browse: Browse, api: MemoryApi) -> None:
     api.clear("risk_flag", "risk_flag_by_day")
-    assert "No alert of this page is open" in browse().get("/alerts").text
+    assert "No alert on this page is open" in browse().get("/alerts").text
     assert "No alert is stored about user x" in browse().get("/alerts?state=all&user=x").text
 
 

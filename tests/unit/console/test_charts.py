@@ -6,10 +6,19 @@ import math
 
 import pytest
 
-from console.charts.bars import bar_chart
-from console.charts.heat_map import heat_map
-from console.charts.lines import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Sample, line_chart
-from console.charts.radar import radar
+from console.charts import (
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    Sample,
+    bar_chart,
+    heat_map,
+    line_chart,
+    radar,
+)
 from console.formats import listed, number, share, utc, words
 
 

@@ -9,8 +9,7 @@ from html import unescape
 import pytest
 from starlette.testclient import TestClient
 
-from console.views.backtest import diff
-from console.views.definitions import check, to_toml
+from console.views.definitions import check, diff, to_toml
 from liveprofile.rules.rules import read_rules
 from liveprofile.segments.definitions import read_segments
 from liveprofile.units import HOUR_MS
@@ -97,7 +96,7 @@ def test_segments_have_sizes_and_members(browse: Browse) -> None:
     browser = browse()
     assert re.search(r">loyal</a></th>\s*<td.*?</td>.*?4 of 4", browser.get(SEGMENTS).text, re.S)
     assert "anna&lt;b&gt;" in browser.get(f"{SEGMENTS}/members?segment=loyal").text
-    assert "Nobody is stored" in browser.get(f"{SEGMENTS}/members?segment=none").text
+    assert "The segment has no members" in browser.get(f"{SEGMENTS}/members?segment=none").text
 
 
 def test_comparing_writes_nothing(browse: Browse, api: MemoryApi) -> None:

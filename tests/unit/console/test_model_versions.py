@@ -8,7 +8,7 @@ from pathlib import Path
 
 from starlette.testclient import TestClient
 
-from console.views.model_versions import CONFIGURED, folder_of, model_versions
+from console.views.models import CONFIGURED, folder_of, model_versions
 from liveprofile.errors import ServiceError
 from tests.support.paths import ROOT
 from tests.unit.console.conftest import MemoryJob
@@ -87,14 +87,14 @@ def test_page_shows_versions_who_applied_them_and_links_to_cards(
     card = browser.get("/models/versions/card?revision=1000").text
     assert "<dt>horizon days</dt><dd>30</dd>" in card
     elsewhere = browser.get("/models/versions/card?revision=1001&canary=true").text
-    assert "Its checkpoint is not on this machine" in elsewhere
+    assert "The checkpoint is not on this machine" in elsewhere
     assert browser.get("/models/versions/card?revision=7").status_code == 404
     assert browser.get("/models/versions/card?revision=x").status_code == 422
 
 
 def test_empty_history_says_what_the_job_serves(browse: Browse) -> None:
     part = browse().get("/models/versions/list").text
-    assert "None was applied" in part and "<dt>canary</dt><dd>none</dd>" in part
+    assert "No model was applied" in part and "<dt>canary</dt><dd>none</dd>" in part
     assert 'href="/models"' in part
 
 

@@ -16,7 +16,7 @@ def test_page_has_card_and_curves_of_each_model(browse: Browse) -> None:
     assert "<dt>horizon days</dt><dd>30</dd>" in page
     assert "<dt>validation, churn, model, auc</dt>" in page
     assert page.count("<svg") == 4
-    assert "Its checkpoint is not on this machine" in page
+    assert "The checkpoint is not on this machine" in page
 
 
 def test_card_lists_single_values_and_groups() -> None:

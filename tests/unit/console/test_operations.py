@@ -9,9 +9,7 @@ from collections.abc import Callable
 from starlette.testclient import TestClient
 
 from console.job import FRESH_S, FlinkJobReader
-from console.views.operations.drift import drift_periods
-from console.views.operations.job import job_figures, trend_view
-from console.views.operations.latencies import latency_rows
+from console.views.operations import drift_periods, job_figures, latency_rows, trend_view
 from liveprofile.audit.results import AuditResult, store_result
 from liveprofile.errors import ServiceUnavailableError
 from liveprofile.flink.operator_metrics import EVENT_TO_ALERT
@@ -77,7 +75,7 @@ def test_trend_marks_what_is_outside_of_the_range(browse: Browse, api: MemoryApi
     counts = {last_ms - n * HOUR_MS: (5, 1.0) for n in range(1, 24 * 7 * 17)} | {last_ms: (90, 1.0)}
     api.put_counts(Series("all", "", "all"), "hour", counts)
     part = browse().get("/operations/trend", headers=FETCH).text
-    assert "1 outside of the range" in part
+    assert "1 outside the range" in part
     assert browse().get("/operations/trend?metric=money").status_code == 422
 
 

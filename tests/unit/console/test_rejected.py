@@ -9,7 +9,7 @@ from html import unescape
 import pytest
 from starlette.testclient import TestClient
 
-from console.views.operations.rejected import rejected_detail, sent_payload
+from console.views.operations import rejected_detail, sent_payload
 from liveprofile.ingest.rejected import RejectedRecord
 from serve.keys import Role
 from tests.support.memory.api import NOW_MS, MemoryApi
@@ -49,10 +49,10 @@ def test_admin_corrects_a_record(browse: Browse, api: MemoryApi) -> None:
     assert shown == PAYLOAD.decode()
     fields = {"id": "0:0", "payload": CORRECTED, "action": "check"}
     checked = admin.post(f"{PAGE}/resend", data=fields, headers=SAME_ORIGIN)
-    assert "It can be sent." in checked.text
+    assert "The record is valid." in checked.text
     assert not api.kafka.records["behavior-events"]
     sent = admin.post(f"{PAGE}/resend", data=fields | {"action": "send"}, headers=SAME_ORIGIN)
-    assert "It was sent" in sent.text
+    assert "The record was sent" in sent.text
     [record] = api.kafka.records["behavior-events"]
     assert record.value == CORRECTED.encode()
     [entry] = api.audit
@@ -89,7 +89,7 @@ def test_unknown_record_is_a_404_page(browse: Browse, record_id: str) -> None:
 
 
 def test_notes_say_what_a_correction_needs() -> None:
-    assert "event_id is taken" in rejected_detail(OTHER).notes[0]
+    assert "event_id is already used" in rejected_detail(OTHER).notes[0]
     gone = RECORD._replace(payload=None, truncated=True)
     assert len(rejected_detail(gone).notes) == 2
     assert sent_payload(gone, "") == b""

@@ -47,22 +47,22 @@ def test_page_of_the_past_has_the_figures_of_then(browse: Browse) -> None:
     page = browse().get(f"{ADDRESS}&at=2017-11-25T22:05:00").text
     assert "As of 2017-11-25 22:05:00" in page
     assert "38 % probability of no purchase" in page
-    assert "This is the past" in page
+    assert "You see a past state" in page
     assert "2017-11-26 01:05:00</time>" not in page
 
 
 def test_before_the_first_window_nothing_is_known(browse: Browse) -> None:
     answer = browse().get(f"{ADDRESS}&at=2001-01-01T00:00:00")
     assert answer.status_code == 200
-    assert "of whom little is known" in answer.text
+    assert "Nothing else is known" in answer.text
     assert "No figures are stored for this time" in answer.text
 
 
 def test_user_with_one_window_has_empty_states(browse: Browse, api: MemoryApi) -> None:
     api.clear("profile_delta", "risk_flag", "risk_flag_by_day")
     page = browse().get("/user?id=42").text
-    assert "Nothing is stored about when this user is active" in page
-    assert "No window and no flag is stored" in page
+    assert "No activity times are stored for this user" in page
+    assert "No windows or flags are stored" in page
 
 
 def test_unknown_user_is_a_404_page(browse: Browse) -> None:

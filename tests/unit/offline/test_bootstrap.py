@@ -15,15 +15,15 @@ MAPPING = ROOT / "mappings" / "user_behavior.toml"
 
 
 def test_job_over_archive_shares_only_outputs_with_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LIVEPROFILE_TOPICS__EVENTS", "shop-events")
+    monkeypatch.setenv("LIVEPROFILE_TOPICS__PREFIX", "shop-")
     monkeypatch.setenv("LIVEPROFILE_KAFKA__STARTUP_MODE", "latest")
     live = load()
     for name, value in archive_variables(live).items():
         monkeypatch.setenv(name, value)
     archive = load()
-    assert archive.topics.events == "shop-events-bootstrap"
-    assert archive.topics.alerts == "risk-alerts-bootstrap"
-    assert archive.topics.segment_changes == "segment-changes-bootstrap"
+    assert archive.topics.events == "shop-behavior-events-bootstrap"
+    assert archive.topics.alerts == "shop-risk-alerts-bootstrap"
+    assert archive.topics.segment_changes == "shop-segment-changes-bootstrap"
     assert archive.topics.late == live.topics.late
     assert (archive.job.name, archive.kafka.group_id) == ("liveprofile-bootstrap",) * 2
     assert archive.kafka.startup_mode == "earliest" and archive.scoring.replay

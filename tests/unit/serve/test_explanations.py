@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-import httpx
+import httpx2
 import pytest
 from starlette.testclient import TestClient
 
@@ -38,7 +38,7 @@ def newest_end_ms(api: MemoryApi, user_id: str = "42") -> int:
     return max(ends_ms(api, user_id))
 
 
-def kind(answer: httpx.Response) -> str:
+def kind(answer: httpx2.Response) -> str:
     return answer.json()["type"].rpartition(":")[2]
 
 
@@ -200,12 +200,12 @@ def test_log_names_no_user(connect: Connect, caplog: pytest.LogCaptureFixture) -
 def test_client_sends_the_call_once(connect: Connect, explainer: MemoryExplainer) -> None:
     server = connect(Role.ANALYST)
 
-    def handle(request: httpx.Request) -> httpx.Response:
+    def handle(request: httpx2.Request) -> httpx2.Response:
         path, body = request.url.raw_path.decode(), request.content
         answer = server.post(path, content=body, headers={"content-type": "application/json"})
-        return httpx.Response(answer.status_code, content=answer.content)
+        return httpx2.Response(answer.status_code, content=answer.content)
 
-    with Client("http://127.0.0.1", transport=httpx.MockTransport(handle)) as client:
+    with Client("http://127.0.0.1", transport=httpx2.MockTransport(handle)) as client:
         found = client.send(calls.explanation("42"))
         assert found.effects[1].moved_interests == [("coffee", 0.2, 0.5)]
         assert found.stored.churn == 0.23

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 
-import httpx
+import httpx2
 import pytest
 from starlette.testclient import TestClient
 
@@ -90,8 +90,8 @@ def test_too_many_requests_at_once_are_503(api: MemoryApi) -> None:
     api.session.delay_s = 600.0
 
     async def run() -> None:
-        transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+        transport = httpx2.ASGITransport(app)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
             requests = [asyncio.create_task(client.get("/health/ready")) for _ in range(3)]
             first = asyncio.FIRST_COMPLETED
             done, waiting = await asyncio.wait(requests, timeout=30, return_when=first)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from starlette.testclient import TestClient
 
-from liveprofile.storage.segment_buckets import segment_bucket
+from liveprofile.rows.users import segment_bucket
 from tests.support.memory.api import NOW_MS
 from tests.support.rows.api_rows import USERS
 from tests.unit.serve.test_alerts import every_item

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from liveprofile.errors import ConfigError, ServiceError
@@ -46,7 +46,7 @@ def serving(**settings: Any) -> Iterator[str]:
 
 
 def connected(url: str) -> socket.socket:
-    address = httpx.URL(url)
+    address = httpx2.URL(url)
     return socket.create_connection((address.host, address.port), timeout=10)
 
 
@@ -64,7 +64,7 @@ def received(connection: socket.socket) -> bytes:
 def test_long_head_is_answered_with_431() -> None:
     with serving(max_header_bytes=2_000) as url:
         assert (
-            httpx.get(f"{url}/v1/users/42", headers={"X": "x" * 1_000}, timeout=30).status_code
+            httpx2.get(f"{url}/v1/users/42", headers={"X": "x" * 1_000}, timeout=30).status_code
             == 200
         )
         with connected(url) as connection:
@@ -78,7 +78,7 @@ def test_long_head_is_answered_with_431() -> None:
 def test_body_does_not_count_as_head() -> None:
     with serving(max_header_bytes=1_024, max_body_bytes=50_000) as url:
         ids = [f"{number:0>200}" for number in range(100)]
-        answer = httpx.post(f"{url}/v1/users:batchGet", json={"user_ids": ids}, timeout=30)
+        answer = httpx2.post(f"{url}/v1/users:batchGet", json={"user_ids": ids}, timeout=30)
     assert (answer.status_code, len(answer.json()["unknown"])) == (200, 100)
 
 
@@ -96,7 +96,7 @@ def test_slow_clients_block_nobody() -> None:
     with (
         serving(client_timeout_ms=60_000) as url,
         slow_clients(url) as slow,
-        httpx.Client(base_url=url, timeout=30) as client,
+        httpx2.Client(base_url=url, timeout=30) as client,
     ):
         assert [client.get("/v1/users/42").status_code for _ in range(5)] == [200] * 5
         for connection in slow:
@@ -113,7 +113,7 @@ def test_slow_clients_are_disconnected() -> None:
 
 
 def test_requests_of_one_connection_follow_each_other() -> None:
-    with serving() as url, httpx.Client(base_url=url) as client:
+    with serving() as url, httpx2.Client(base_url=url) as client:
         statuses = [client.get("/v1/users/42").status_code for _ in range(5)]
         statuses.append(client.post("/v1/users:batchGet", json={"user_ids": ["42"]}).status_code)
     assert statuses == [200] * 6
@@ -126,9 +126,9 @@ def test_answers_over_tls(tmp_path: Path) -> None:
     with serving(**files, key_password="secret") as url:
         assert url.startswith("https://")
         context = ssl.create_default_context(cafile=str(authority.file))
-        assert httpx.get(f"{url}/health/live", verify=context, timeout=30).status_code == 200
-        with pytest.raises(httpx.ConnectError):
-            httpx.get(f"{url}/health/live")
+        assert httpx2.get(f"{url}/health/live", verify=context, timeout=30).status_code == 200
+        with pytest.raises(httpx2.ConnectError):
+            httpx2.get(f"{url}/health/live")
 
 
 def test_bad_certificate_and_taken_port_are_named(tmp_path: Path) -> None:

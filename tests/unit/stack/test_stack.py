@@ -5,7 +5,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 import yaml
 
@@ -62,8 +62,8 @@ class FileServer(Service):
 
     def ready(self) -> bool:
         try:
-            return httpx.get(f"http://{state.LOOPBACK}:{self.port}", timeout=1).is_success
-        except httpx.HTTPError:
+            return httpx2.get(f"http://{state.LOOPBACK}:{self.port}", timeout=1).is_success
+        except httpx2.HTTPError:
             return False
 
 

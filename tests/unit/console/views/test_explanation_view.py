@@ -30,12 +30,12 @@ def test_events_are_in_order_of_effect_with_a_sentence_each() -> None:
         "Without this view of <i>9</i> (tea, 01:04:59), the risk of churn would be 0.2 points"
         " lower.",
     ]
-    assert churn.rest == "Of the other events, 2 do not move it."
+    assert churn.rest == "Of the other events, 2 have no effect."
     assert [each.rpartition(", ")[2] for each in spend.sentences] == [
         "the expected spend would be 3.5 lower.",
         "the expected spend would be 0.25 higher.",
     ]
-    assert interests.summary == "Most after the window: coffee (50 %)."
+    assert interests.summary == "Largest after the window: coffee (50 %)."
     assert interests.sentences[0].endswith("the share of coffee would be 20 % instead of 50 %.")
     assert "Without this view" in interests.sentences[1]
 
@@ -59,7 +59,7 @@ def test_window_without_effects_and_without_interests() -> None:
     stored = {"churn": 0.5, "expected_spend": 1.0, "interests": {}}
     before = {"churn": None, "expected_spend": None}
     churn, _, interests = values_of(effects=[event()], events=1, stored=stored, before=before)
-    assert (churn.sentences, churn.rest) == ([], "No event of the window moves this.")
+    assert (churn.sentences, churn.rest) == ([], "No event of the window changes this value.")
     assert churn.summary == "– before the window, 50 % after it."
     assert "does not allow recommendations" in interests.summary
 
@@ -70,7 +70,7 @@ def test_large_window_says_what_it_leaves_out() -> None:
     page = explanation_page(found)
     assert page.note == "Only the newest 30 events are explained."
     assert len(page.values[0].sentences) == SHOWN_EVENTS
-    assert page.values[0].rest == "Of the other events, 20 more move it less."
+    assert page.values[0].rest == "Of the other events, 20 have a smaller effect."
 
 
 def test_error_becomes_a_sentence() -> None:

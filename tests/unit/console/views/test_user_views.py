@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from console.views.activity import activity
-from console.views.figures import KINDS, figures
-from console.views.interests import Group, interests, mean_affinity
-from console.views.sentence import who
 from console.views.timeline import timeline
+from console.views.user import KINDS, Group, activity, figures, interests, mean_affinity, who
 from liveprofile.units import HOUR_MS
 from tests.support.memory.api import NOW_MS
 from tests.support.rows.api_rows import stored_flag_of
@@ -31,7 +28,7 @@ def test_sentence_names_what_is_known() -> None:
 
 
 def test_sentence_leaves_out_what_is_not_known() -> None:
-    assert who([], {}, {}) == "A customer of whom little is known."
+    assert who([], {}, {}) == "A customer. Nothing else is known yet."
     features = {"events": 20.0, "purchases": 0.0, "recency_days": None, "churn": 0.9}
     assert who([], features, {"activity_hour": [0.0] * 24, "activity_weekday": [0.0] * 7}) == (
         "A customer: no purchase in 20 events; 90 % probability of no purchase within the model's"
@@ -46,7 +43,10 @@ def test_every_feature_of_the_job_is_explained() -> None:
 
 def test_figures_show_what_the_last_window_changed() -> None:
     found = {each.label: each for each in figures({"churn": 0.25, "events": 7}, {"churn": 0.5})}
-    assert (found["no purchase soon"].value, found["no purchase soon"].before) == ("25 %", "50 %")
+    assert (
+        found["probability of no purchase"].value,
+        found["probability of no purchase"].before,
+    ) == ("25 %", "50 %")
     assert (found["events"].value, found["events"].before) == ("7", "")
 
 
@@ -107,7 +107,7 @@ def test_timeline_tells_which_flags_a_correction_has_withdrawn() -> None:
     entries = [timeline([], [flag._replace(correction=mark)]).entries[0] for mark in marks]
     raised, kept, withdrawn = (entry.lines for entry in entries)
     assert kept == raised
-    assert withdrawn[:-1] == raised and "would not have been raised" in withdrawn[-1]
+    assert withdrawn[:-1] == raised and "withdrawn by a correction" in withdrawn[-1]
 
 
 def test_timeline_of_nothing_is_empty() -> None:

@@ -152,12 +152,6 @@ def test_stored_event_flag_has_event_id_rule_and_reasons():
     assert flag.reasons == [reason]
 
 
-def test_stored_flag_of_an_earlier_version_gets_defaults():
-    flag = stored(event_id=None, rule_version=None, rule_state=None, reasons=None)
-    assert (flag.event_id, flag.rule_version, flag.rule_state) == ("", None, "ACTIVE")
-    assert flag.reasons == []
-
-
 def test_flag_table_marks_shadow_rules_and_shows_event_ids():
     shadow = FLAG._replace(rule_state="SHADOW", event_id="e1")
     columns = {column.header: list(column.cells) for column in flag_table([FLAG, shadow]).columns}

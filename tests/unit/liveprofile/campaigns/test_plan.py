@@ -38,8 +38,7 @@ from liveprofile.campaigns.uplift import (
 from liveprofile.errors import InputError
 from liveprofile.simulator import Shop, ShopConfig
 from liveprofile.simulator.output import write_shop
-from liveprofile.storage.queries import StoredProfile
-from liveprofile.storage.scans import WindowChange
+from liveprofile.storage.queries import StoredProfile, WindowChange
 from liveprofile.units import DAY_MS
 from tests.support.rows.value_curves import curve_document
 

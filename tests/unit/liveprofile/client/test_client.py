@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from itertools import count
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from liveprofile.client import (
@@ -55,7 +55,7 @@ def run(api: MemoryApi, call: Call[Any], role: Role = Role.READER) -> Any:
     app = create_app(ServeSettings(deadline_ms=30_000), api.store(), clock_ms=lambda: NOW_MS)
 
     async def send() -> Any:
-        transport = httpx.ASGITransport(app)
+        transport = httpx2.ASGITransport(app)
         async with AsyncClient("http://127.0.0.1", key, attempts=1, transport=transport) as client:
             return await client.send(call)
 
@@ -157,13 +157,13 @@ def test_errors_of_the_server_have_types(api: MemoryApi) -> None:
         run(api, calls.ready())
 
 
-def client_of(answer: Callable[[httpx.Request], httpx.Response], **options: Any) -> Client:
-    return Client("http://shop", "lp_x", transport=httpx.MockTransport(answer), **options)
+def client_of(answer: Callable[[httpx2.Request], httpx2.Response], **options: Any) -> Client:
+    return Client("http://shop", "lp_x", transport=httpx2.MockTransport(answer), **options)
 
 
-def problem(status: int) -> httpx.Response:
+def problem(status: int) -> httpx2.Response:
     body = {"type": "t", "title": "t", "status": status, "detail": "d", "request_id": "r"}
-    return httpx.Response(status, json=body, headers={"Retry-After": "0"})
+    return httpx2.Response(status, json=body, headers={"Retry-After": "0"})
 
 
 @pytest.mark.parametrize(
@@ -172,9 +172,9 @@ def problem(status: int) -> httpx.Response:
 def test_read_is_repeated_and_then_fails(status: int, error: type[Exception]) -> None:
     numbers = count(1)
 
-    def answer(request: httpx.Request) -> httpx.Response:
+    def answer(request: httpx2.Request) -> httpx2.Response:
         next(numbers)
-        return problem(status) if status != 502 else httpx.Response(502, text="proxy")
+        return problem(status) if status != 502 else httpx2.Response(502, text="proxy")
 
     with client_of(answer) as client, pytest.raises(error):
         client.send(calls.interests("42"))
@@ -182,26 +182,26 @@ def test_read_is_repeated_and_then_fails(status: int, error: type[Exception]) ->
 
 
 def test_read_succeeds_after_failures() -> None:
-    failures = iter([httpx.ConnectError("refused"), problem(503)])
+    failures = iter([httpx2.ConnectError("refused"), problem(503)])
 
-    def answer(request: httpx.Request) -> httpx.Response:
+    def answer(request: httpx2.Request) -> httpx2.Response:
         failure = next(failures, None)
         if isinstance(failure, Exception):
             raise failure
         body = {"user_id": "42", "window_end_ms": 1, "model_version": "m", "next_items": []}
-        return failure or httpx.Response(200, json=body | {"added_later": 1})
+        return failure or httpx2.Response(200, json=body | {"added_later": 1})
 
     with client_of(answer) as client:
         assert client.send(calls.next_items("42")).next_items == []
 
 
 def test_items_of_all_pages() -> None:
-    def answer(request: httpx.Request) -> httpx.Response:
+    def answer(request: httpx2.Request) -> httpx2.Response:
         number = int(request.url.params.get("cursor", "0"))
         snooze = {"user_id": f"u{number}", "rule_id": "r", "number": 1, "is_open": True}
         rest = {"opened_at_ms": 1, "severity": "s", "action": "a", "message": "m", "alerts": {}}
         cursor = str(number + 1) if number < 2 else None
-        return httpx.Response(200, json={"items": [snooze | rest], "next_cursor": cursor})
+        return httpx2.Response(200, json={"items": [snooze | rest], "next_cursor": cursor})
 
     with client_of(answer) as client:
         assert [case.user_id for case in client.items(calls.cases(limit=1))] == ["u0", "u1", "u2"]
@@ -210,9 +210,9 @@ def test_items_of_all_pages() -> None:
 def test_snooze_is_sent_once() -> None:
     numbers = count(1)
 
-    def answer(request: httpx.Request) -> httpx.Response:
+    def answer(request: httpx2.Request) -> httpx2.Response:
         next(numbers)
-        raise httpx.ReadTimeout("slow")
+        raise httpx2.ReadTimeout("slow")
 
     with client_of(answer) as client, pytest.raises(NoAnswer, match="ReadTimeout"):
         client.send(calls.snooze("42", 60))
@@ -220,9 +220,9 @@ def test_snooze_is_sent_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "response", [httpx.Response(200, text="<html>"), httpx.Response(404, text="nginx")]
+    "response", [httpx2.Response(200, text="<html>"), httpx2.Response(404, text="nginx")]
 )
-def test_answer_of_another_server_is_named(response: httpx.Response) -> None:
+def test_answer_of_another_server_is_named(response: httpx2.Response) -> None:
     with client_of(lambda request: response) as client, pytest.raises(BadAnswer):
         client.send(calls.profile("42"))
 

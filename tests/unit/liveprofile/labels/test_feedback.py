@@ -107,9 +107,9 @@ def test_without_file_labels_are_read_from_the_topic(monkeypatch: pytest.MonkeyP
             yield Record(topic, 0, offset, 0, b"42", value, {})
 
     monkeypatch.setattr(feedback, "read_topic", read_topic)
-    settings = load(topics={"feedback": "labels"})
+    settings = load(topics={"prefix": "own-"})
     found = list(read_file_or_topic(settings, None, "bank"))
-    assert asked == ["labels"]
+    assert asked == ["own-risk-feedback"]
     assert found[0] == LABEL
     assert [row.row for row in found[1:]] == [2, 3, 4]
 

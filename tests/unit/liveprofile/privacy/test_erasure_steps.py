@@ -13,9 +13,9 @@ from liveprofile.events.window_times import stagger_offset_ms
 from liveprofile.privacy.erase import KEPT, WINDOW_TABLES, Cut, Erasure
 from liveprofile.privacy.erase_users import AT_ONCE, MAX_READS, erase_user, erase_users
 from liveprofile.privacy.places import TABLES
+from liveprofile.rows.risk import flag_bucket
+from liveprofile.rows.users import segment_bucket
 from liveprofile.settings import WindowSettings
-from liveprofile.storage.flag_buckets import flag_bucket
-from liveprofile.storage.segment_buckets import segment_bucket
 from liveprofile.units import HOUR_MS, MINUTE_MS
 from tests.support.memory.cassandra import Bound, MemoryKeyspace
 

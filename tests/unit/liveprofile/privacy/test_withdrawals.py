@@ -12,8 +12,8 @@ from liveprofile.consent.changes import PURPOSES, ConsentBook, ConsentChange
 from liveprofile.events.window_times import end_ms, stagger_offset_ms
 from liveprofile.privacy.erase import Cell
 from liveprofile.privacy.withdrawals import StoredRow, find_rows, not_allowed
+from liveprofile.rows.users import segment_bucket
 from liveprofile.settings import WindowSettings
-from liveprofile.storage.segment_buckets import segment_bucket
 from tests.support.memory.cassandra import MemoryKeyspace
 
 WINDOW_MS = 10

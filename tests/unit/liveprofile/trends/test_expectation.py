@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from liveprofile.proportions import wilson_interval
-from liveprofile.storage.scans import WindowChange
+from liveprofile.storage.queries import WindowChange
 from liveprofile.trends import distinct_users
 from liveprofile.trends.expectation import MIN_WEEKS, expected_range
 from liveprofile.trends.forecast import (

@@ -164,9 +164,7 @@ def test_delta_names_the_encoders_and_the_timing_counts_their_vectors(model: Any
     updater.update(batch("a", "b", fields=media % "clip"))
     updater.update(batch("c", fields=media % "other"))
     updater.update(batch("d"))
-    window = {
-        user: orjson.loads(row.delta_json)["window"] for (user, _), row in sink.deltas.items()
-    }
+    window = {user: orjson.loads(row.delta)["window"] for (user, _), row in sink.deltas.items()}
     assert window["a"]["media"] == window["b"]["media"] == ["clip"]
     assert "media" not in window["c"] | window["d"]
     counts = [(timing.media_used, timing.media_ignored) for timing in timings]
@@ -277,7 +275,7 @@ def test_profile_carries_the_curves_of_the_model() -> None:
     sink = MemoryProfileSink()
     ProfileUpdater(load(), model, sink, feeds()).update(batch("a", "b"))
     row = sink.profiles["a"]
-    profile, delta = orjson.loads(row.profile_json), orjson.loads(row.delta_json)
+    profile, delta = orjson.loads(row.profile), orjson.loads(row.delta)
     assert "value_curves" not in delta
     assert profile["value_curves"] == {
         "after_days": [0.0, 7.0],

@@ -59,7 +59,7 @@ def test_windows_without_risk_or_recommendation_keep_neither(model: Any):
     flags = {user: [flag.rule_id for flag in row.flags] for user, row in sink.profiles.items()}
     assert flags == {"a": ["any_window"], "b": [], "c": ["any_window"]}
     assert [len(sink.profiles[user].active_rules) for user in "abc"] == [1, 0, 1]
-    profiles = {user: orjson.loads(row.profile_json) for user, row in sink.profiles.items()}
+    profiles = {user: orjson.loads(row.profile) for user, row in sink.profiles.items()}
     assert profiles["c"]["interests"] == {} and profiles["c"]["next_items"] == []
     for user in "ab":
         assert profiles[user]["interests"] and profiles[user]["next_items"]
@@ -77,7 +77,7 @@ def test_windows_from_before_an_erasure_reach_neither_model_nor_tables(model: An
     assert set(sink.profiles) == {"a", "c"} and [len(each) for each in sent] == [0, 1, 0]
     head, value = sent[1][0].split(WINDOW, 1)
     assert head.split(FIELD)[1:4] == ["", "ERASED", "window"] and value == ""
-    before = {user: orjson.loads(row.delta_json)["before"] for user, row in sink.profiles.items()}
+    before = {user: orjson.loads(row.delta)["before"] for user, row in sink.profiles.items()}
     assert (before["a"]["windows"], before["c"]["windows"]) == (8.0, 0.0)
     assert sink.profiles["a"].later_sums is None
     assert sink.profiles["c"].later_sums == (1.0,) * len(baselines.COLUMNS)

@@ -9,10 +9,12 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from liveprofile.rows.profiles import MARKS, PROFILE_DELTA, USER_LOOKALIKE, USER_PROFILE
+from liveprofile.rows.risk import RISK_FLAG, RISK_FLAG_BY_DAY
+from liveprofile.rows.table import Table
 from tests.support.rows.profile_rows import DIM, flag, profile_row
 from udfs.cassandra import encoding
-from udfs.profile import row_encoding
-from udfs.profile.row import ProfileRow
+from udfs.profile.row import ProfileRow, encode_rows
 
 WINDOWS = 12
 USERS = ("ann", "bob")
@@ -55,23 +57,24 @@ class Job(NamedTuple):
 
 
 def written(row: ProfileRow) -> Iterator[Write]:
-    encoded = row_encoding.encode_rows([row], DIM)
+    encoded = encode_rows([row], DIM)
     [profile], [delta], [lookalike] = encoded.profiles, encoded.deltas, encoded.lookalikes
-    yield write("user_profile", 1, profile)
-    yield write("profile_delta", 2, delta)
+    yield write(USER_PROFILE, profile)
+    yield write(PROFILE_DELTA, delta)
     if row.write_lookalike:
-        yield write("user_lookalike", 1, lookalike)
+        yield write(USER_LOOKALIKE, lookalike)
     for each in row.flags:
-        yield write("risk_flag", 3, encoding.encode_flag(row, each))
-        yield write("risk_flag_by_day", 5, encoding.encode_flag_by_day(row, each))
+        for table in (RISK_FLAG, RISK_FLAG_BY_DAY):
+            yield write(table, encoding.encode_flag(table, row, each))
 
 
-def write(table: str, key_columns: int, values: encoding.Values) -> Write:
+def write(table: Table, values: encoding.Values) -> Write:
     *columns, time_us = values
+    named = dict(zip(table.names(MARKS), columns, strict=True))
     return Write(
-        table,
-        tuple(columns[:key_columns]),
-        tuple(columns[key_columns:]),
+        table.name,
+        tuple(named.pop(name) for name in table.key),
+        tuple(named.values()),
         int.from_bytes(time_us, "big"),
     )
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from cassandra.query import SimpleStatement
 
+from liveprofile.rows.risk import score_hour_ms
 from liveprofile.rules.flags import FlagHistory, FlagQuery
-from liveprofile.storage.score_hours import score_hour_ms
 from liveprofile.units import HOUR_MS
 from tests.support.rows.scored_events import START_MS, flag, scored_event
 from udfs.cassandra.encoding import bigint, partition_key

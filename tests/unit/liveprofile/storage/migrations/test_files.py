@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from liveprofile.storage.declarations import declare, split_statements
+from liveprofile.rows import TABLES
 from liveprofile.storage.migrations.files import read_migrations
-from liveprofile.storage.schema import SCHEMA_FILE
+from liveprofile.storage.schema_files import texts
+from tests.support.memory.schema import columns_after
 
 MIGRATIONS = read_migrations()
 UP = [statement for migration in MIGRATIONS for statement in migration.up]
@@ -27,10 +28,16 @@ DROP TABLE IF EXISTS {keyspace}.score;
 """
 
 
-def test_migrations_add_up_to_the_schema() -> None:
-    expected = declare(split_statements(SCHEMA_FILE.read_text("utf-8")))
-    del expected.tables["schema_migration"]  # exists before the first migration
-    assert declare(UP) == expected
+def test_migrations_add_up_to_the_tables() -> None:
+    declared = {table.name: set(table.columns) for table in TABLES.values()}
+    del declared["schema_migration"]  # exists before the first migration
+    assert columns_after(UP) == declared
+
+
+@pytest.mark.parametrize("file", texts(), ids=lambda file: file.name)
+def test_files_say_what_the_tables_are(file: Path) -> None:
+    """Otherwise run `python -m liveprofile.storage.schema_files`."""
+    assert file.read_text("utf-8") == texts()[file]
 
 
 @pytest.mark.parametrize("migration", MIGRATIONS, ids=lambda migration: migration.title)
@@ -51,9 +58,9 @@ def test_statements_can_be_repeated_in_both_directions() -> None:
     for up, down in ((migration.up, migration.down) for migration in MIGRATIONS):
         after = [*before, *up]
         for half in range(len(up) + 1):
-            assert declare([*before, *up[:half], *up]) == declare(after)
+            assert columns_after([*before, *up[:half], *up]) == columns_after(after)
         for half in range(len(down) + 1):
-            assert declare([*after, *down[:half], *down]) == declare([*after, *down])
+            assert columns_after([*after, *down[:half], *down]) == columns_after([*after, *down])
         for text in (" ".join(statement.split()) for statement in (*up, *down)):
             if text.startswith("ALTER TABLE") and " DROP " in text:  # after the cells' write times
                 assert text.endswith(" USING TIMESTAMP {drop_us}")

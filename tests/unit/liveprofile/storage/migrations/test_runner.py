@@ -36,12 +36,13 @@ THIRD = Migration(
     3, "third", ("DROP TABLE IF EXISTS {keyspace}.old_score",), (OLD_SCORE,), "old_score"
 )
 ALL = (FIRST, SECOND, THIRD)
+DECLARED = {"user": ["user_id", "age"], "score": ["user_id", "score"]}
 RELEASED = (filled(FIRST.up[0], VALUES), filled(OLD_SCORE, VALUES))
 
 
 def migrator(session: MemorySchema, migrations: Any = ALL) -> Migrator:
     records = MigrationRecords(session, "shop", sleep=lambda seconds: None)
-    return Migrator(session, VALUES, migrations, records)
+    return Migrator(session, VALUES, migrations, records, DECLARED)
 
 
 def states(session: MemorySchema, migrations: Any = ALL) -> list[str]:
@@ -66,14 +67,14 @@ def test_table_of_earlier_releases_stays_until_it_is_empty_and_nobody_needs_it()
     session = MemorySchema(RELEASED)
     assert states(session) == ["pending", "pending", "waiting"]
     assert migrator(session).apply() == ["0001_first", "0002_second"]
-    assert "old_score" in session.declarations().tables
+    assert "old_score" in session.columns()
     session.rows["old_score"] = [("u",)]
     with pytest.raises(InputError, match=r"0003_third would drop shop.old_score.*still has rows"):
         migrator(session).apply(contract=True)
     assert session.owner is None
     session.rows.clear()
     assert migrator(session).apply(contract=True) == ["0003_third"]
-    assert "old_score" not in session.declarations().tables
+    assert "old_score" not in session.columns()
     # A setup of the earlier release creates it again.
     session.execute(filled(OLD_SCORE, VALUES))
     assert states(session) == ["applied", "applied", "waiting"]
@@ -83,15 +84,15 @@ def test_table_of_earlier_releases_stays_until_it_is_empty_and_nobody_needs_it()
 
 def test_reverted_keyspace_is_as_before_and_can_be_migrated_again() -> None:
     session = MemorySchema(RELEASED)
-    before = session.declarations()
+    before = session.columns()
     migrator(session).apply(contract=True)
-    after = session.declarations()
+    after = session.columns()
     found = migrator(session).revert(1)
     assert [each.title for each in found] == ["0003_third", "0002_second"]
-    assert session.declarations() == before
+    assert session.columns() == before
     assert states(session) == ["applied", "pending", "waiting"]
     migrator(session).apply(contract=True)
-    assert session.declarations() == after
+    assert session.columns() == after
 
 
 def test_revert_without_number_undoes_the_last_one_and_a_dry_run_none() -> None:
@@ -201,7 +202,7 @@ def test_lock_is_renewed_when_statements_take_long() -> None:
         now_s[0] += 60
 
     session.before = take_a_minute
-    assert len(Migrator(session, VALUES, ALL, records).apply()) == 3
+    assert len(Migrator(session, VALUES, ALL, records, DECLARED).apply()) == 3
     # Each record renews the lock too, so only the second statement of a migration needs it.
     assert session.renewals == 1
 
@@ -212,4 +213,4 @@ def test_lock_that_is_never_released_is_an_error() -> None:
     times = iter(range(0, 10_000, 100))
     records = MigrationRecords(session, "shop", lambda seconds: None, lambda: next(times))
     with pytest.raises(ServiceError, match=r"host a, process 1.*the lock ends 180 s after"):
-        Migrator(session, VALUES, ALL, records).apply()
+        Migrator(session, VALUES, ALL, records, DECLARED).apply()

@@ -1,0 +1,394 @@
+"""`liveprofile risk alerts`: prints alerts and records what analysts decide about their flags."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from cli.common import (
+    ConfigOption,
+    JsonOption,
+    SinceOption,
+    UserArgument,
+    UserOption,
+    format_utc,
+    name_with_rule_state,
+    new_table,
+    parse_duration_ms,
+    print_fields,
+    print_json,
+    print_tables,
+    read_settings,
+    refuse_empty,
+)
+from cli.options import Commands
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from liveprofile.alerts.cases.flags import FlagWithState
+    from liveprofile.kafka.records import Record
+    from liveprofile.storage.queries import StoredFlag
+
+
+def deduplicate(records: Iterable[Record], seen: set[str]) -> Iterator[dict[str, Any]]:
+    """Yields the alerts of the records, each id once, and adds their ids to `seen`.
+
+    Delivery is at least once, so a topic can hold an alert twice. An invalid record is reported on
+    stderr and skipped.
+    """
+    import orjson
+
+    for record in records:
+        try:
+            alert = orjson.loads(record.value or b"")
+            alert_id = alert["id"]
+            alert_time_ms(alert)
+        except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+            typer.echo(
+                f"{record.topic}/{record.partition} offset {record.offset} is not an alert",
+                err=True,
+            )
+            continue
+        if alert_id not in seen:
+            seen.add(alert_id)
+            yield alert
+
+
+def alert_line(alert: dict[str, Any]) -> str:
+    """Formats an alert: 2017-11-26 01:05:00  high  user 42  REASON: message -> action  flag ID"""
+    from liveprofile.alerts.cloud_events import is_type
+    from liveprofile.drift.alert import DRIFT_ALERT_TYPE
+
+    data = alert.get("data") or {}
+    is_drift = is_type(str(alert.get("type")), DRIFT_ALERT_TYPE)  # it has no flag
+    return (
+        f"{format_utc(alert_time_ms(alert))}  {data.get('severity', '?'):<8}"
+        f"  {'model' if is_drift else 'user'} {alert.get('subject', '?')}"
+        f"  {data.get('reason', '?')}: {data.get('message', '')}  -> {data.get('action', '?')}"
+        + ("" if is_drift else f"  flag {alert['id']}")
+    )
+
+
+def flag_table(rows: Sequence[FlagWithState]) -> Table:
+    """A table with a row per flag."""
+    table = new_table("flag", "time", "user", "severity", "state", "by", "rule", "message")
+    for flag, state in rows:
+        table.add_row(
+            flag.flag_id,
+            format_utc(flag.window_end_ms),
+            flag.user_id,
+            flag.severity,
+            state.state,
+            state.by,
+            name_with_rule_state(flag.rule_id, flag),
+            flag.message,
+        )
+    return table
+
+
+def flag_fields(flag: StoredFlag, details: dict[str, Any]) -> dict[str, Any]:
+    """Returns the lines of `alerts show`: name -> text.
+
+    details: the state, history, snoozes and cases of the flag.
+    """
+    state = details["state"]
+    time = (
+        {"event": f"{flag.event_id}, {format_utc(flag.window_end_ms)}"}
+        if flag.event_id
+        else {"window": f"{format_utc(flag.window_start_ms)} to {format_utc(flag.window_end_ms)}"}
+    )
+    fields: dict[str, Any] = {
+        "flag": flag.flag_id,
+        "user": flag.user_id,
+        **time,
+        "rule": f"{flag.rule_id}, version {flag.rule_version or '?'}, {flag.rule_state}",
+        "severity": flag.severity,
+        "action": flag.action,
+        "message": flag.message,
+        "value": f"{flag.value:g}, flagged from {flag.threshold:g}",
+        "model": flag.model_version,
+    }
+    for number, reason in enumerate(flag.reasons, 1):
+        fields[f"reason {number}"] = (
+            f"{reason['code']}: {reason['sentence']} (value {_format_number(reason['value'])},"
+            f" usual {_format_number(reason['usual'])})"
+        )
+    fields["state"] = f"{state['state']}, by {state['by']}" if state["by"] else state["state"]
+    for change in details["history"]:
+        note = f": {change['note']}" if change["note"] else ""
+        fields[f"  {format_utc(change['at_ms'])}"] = (
+            f"{change['from_state']} -> {change['to_state']}, by {change['by']}{note}"
+        )
+    for each in details["snoozes"]:
+        fields[f"snoozed, rule {each['rule_id']}"] = (
+            f"until {format_utc(each['until_ms'])}, by {each['by']}"
+        )
+    for case in details["cases"]:
+        status = "open" if case["is_open"] else "closed"
+        fields[f"case {case['number']}"] = f"{status}, {len(case['alerts'])} alerts"
+    return fields
+
+
+def _format_number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:g}"
+
+
+def alert_time_ms(alert: dict[str, Any]) -> int:
+    """The alert's time in epoch milliseconds. Raises KeyError, TypeError and ValueError."""
+    return round(datetime.fromisoformat(alert["time"]).timestamp() * 1_000)
+
+
+alerts = Commands(
+    name="alerts",
+    invoke_without_command=True,
+    help="Print risk alerts, or with a command, review the flags behind them (docs/alerts.md)."
+    "\n\nExample: `liveprofile risk alerts --follow --json`",
+)
+
+
+FlagArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="FLAG", help="Flag id; the alert's id is the same.", callback=refuse_empty
+    ),
+]
+
+
+AnalystOption = Annotated[
+    str,
+    typer.Option(
+        "--by",
+        metavar="NAME",
+        default_factory=getpass.getuser,
+        show_default="the login name",
+        help="Name of the analyst.",
+        callback=refuse_empty,
+    ),
+]
+
+
+NoteOption = Annotated[
+    str, typer.Option("--note", metavar="TEXT", help="Note stored in the flag's history.")
+]
+
+
+@alerts.callback()
+def print_alerts(
+    context: typer.Context,
+    follow: Annotated[bool, typer.Option("--follow", "-f")] = False,
+    limit: Annotated[int, typer.Option(min=0)] = 20,
+    since: SinceOption = None,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Without a command: print the alerts in the topic, each once.
+
+    Options:
+    follow: Wait for new alerts after that, until Ctrl-C.
+    limit N: Number of latest alerts to print; 0: all.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from liveprofile.kafka.offsets import ranges_since
+    from liveprofile.kafka.records import follow_topic, read_topic
+
+    settings = read_settings(config)
+    topic = settings.topics.alerts
+    ranges = ranges_since(settings, topic, since)
+    seen: set[str] = set()
+    present = sorted(deduplicate(read_topic(settings, topic, ranges), seen), key=alert_time_ms)
+    for alert in present[-limit:] if limit else present:
+        _print_alert(alert, json)
+    if not follow:
+        if not present and not json:
+            typer.echo("no alerts", err=True)
+        return
+    starts = {partition: part.end for partition, part in ranges.items()}
+    for alert in deduplicate(follow_topic(settings, topic, starts), seen):
+        _print_alert(alert, json)
+
+
+@alerts.command("list")
+def list_flags(
+    user: UserOption = None,
+    state: Literal["open", "acknowledged", "confirmed", "false_positive", "closed"] | None = None,
+    since: SinceOption = None,
+    rule: str | None = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 20,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """List stored flags with their states, newest first.
+
+    Example: `liveprofile risk alerts list --state open --since 2d`
+
+    Options:
+    state: Only flags in this state.
+    rule RULE: Only flags of this rule.
+    limit: Maximum number of flags.
+    """
+    from liveprofile.alerts.cases import flags
+    from liveprofile.alerts.cases.states import AlertState
+    from liveprofile.storage.connection import open_session
+
+    settings = read_settings(config)
+    with open_session(settings.cassandra) as session:
+        rows = flags.list_flags(
+            session,
+            user_id=user,
+            state=None if state is None else AlertState(state),
+            since_ms=since,
+            rule_id=rule,
+            limit=limit,
+        )
+    if json:
+        print_json([row.flag._asdict() | row.state._asdict() for row in rows])
+    elif rows:
+        print_tables(flag_table(rows))
+    else:
+        typer.echo("no flags", err=True)
+
+
+@alerts.command()
+def show(flag: FlagArgument, config: ConfigOption = None, json: JsonOption = False) -> None:
+    """Show a flag's reasons, state, history, snoozes and cases. Exit code 1 if it is unknown.
+
+    Example: `liveprofile risk alerts show 6f1c2a09b7d34e58`
+    """
+    from liveprofile.storage.connection import open_session
+    from services.alerts import flag_file
+
+    settings = read_settings(config)
+    with open_session(settings.cassandra) as session:
+        stored, state, *lists = flag_file(session, settings, flag)
+    details = {"state": state._asdict()} | {
+        name: [each._asdict() for each in listed]
+        for name, listed in zip(("history", "snoozes", "cases"), lists, strict=True)
+    }
+    if json:
+        print_json(stored._asdict() | details)
+    else:
+        print_fields(flag_fields(stored, details))
+
+
+@alerts.command()
+def ack(
+    flag: FlagArgument,
+    by: AnalystOption,
+    note: NoteOption = "",
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Acknowledge a flag. Exit code 1 if another analyst has acknowledged it.
+
+    Example: `liveprofile risk alerts ack 6f1c2a09b7d34e58 --note "called the customer"`
+    """
+    _act(flag, "acknowledged", by, note, config, json)
+
+
+@alerts.command()
+def close(
+    flag: FlagArgument,
+    by: AnalystOption,
+    note: NoteOption = "",
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Close a flag. Exit code 1 if it is closed already.
+
+    A case closes when all its flags are labelled or closed.
+
+    Example: `liveprofile risk alerts close 6f1c2a09b7d34e58`
+    """
+    _act(flag, "closed", by, note, config, json)
+
+
+@alerts.command()
+def label(
+    flag: FlagArgument,
+    verdict: Annotated[Literal["fraud", "legitimate"], typer.Argument(metavar="fraud|legitimate")],
+    by: AnalystOption,
+    note: NoteOption = "",
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Label a flag as fraud or legitimate; the scoring pipeline uses the label.
+
+    The state becomes confirmed or false_positive. If the flag is of an event, the label is then
+    sent to the topic risk-feedback. Exit code 3 if Kafka does not answer: repeat the command.
+
+    Example: `liveprofile risk alerts label 6f1c2a09b7d34e58 fraud`
+    """
+    _act(flag, verdict, by, note, config, json)
+
+
+@alerts.command()
+def snooze(
+    user: UserArgument,
+    by: AnalystOption,
+    rule: str = "*",
+    duration: Annotated[str, typer.Option("--for")] = "24h",
+    end: bool = False,
+    note: NoteOption = "",
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Suppress a user's alerts for a limited time; flags are still stored.
+
+    Example: `liveprofile risk alerts snooze 42 --rule purchase_amount --for 8h`
+
+    Options:
+    rule RULE: Rule to snooze; *: every rule.
+    duration TIME: Duration from now in minutes, hours or days: 30m, 8h, 3d.
+    end: End the snooze now.
+    """
+    from liveprofile.alerts.cases.snooze import check_end
+    from liveprofile.storage.connection import open_session
+    from liveprofile.storage.cql import now_ms
+    from services import alerts as service
+
+    until_ms = now_ms() + parse_duration_ms(duration, "--for")
+    check_end(until_ms)
+    settings = read_settings(config)
+    with open_session(settings.cassandra) as session:
+        if end:
+            service.end_snooze(session, settings, user, rule)
+        else:
+            service.snooze(session, settings, user, rule, until_ms, by, note)
+    until = None if end else until_ms
+    if json:
+        print_json({"user_id": user, "rule_id": rule, "until_ms": until, "by": by})
+    else:
+        state = f"snoozed until {format_utc(until)}" if until else "snooze ended"
+        typer.echo(f"user {user}, rule {rule}: {state}")
+
+
+def _act(flag_id: str, act: str, by: str, note: str, config: Any, json: bool) -> None:
+    """act: a label, or a state."""
+    from liveprofile.alerts.cases.states import AlertState
+    from liveprofile.storage.connection import open_session
+    from services.alerts import label, set_state
+
+    settings, is_label, sent = read_settings(config), act in ("fraud", "legitimate"), 0
+    with open_session(settings.cassandra) as session:
+        if is_label:
+            state, sent = label(session, settings, flag_id, act, by, note)
+        else:
+            state = set_state(session, settings, flag_id, AlertState(act), by, note)
+    if json:
+        print_json({"flag_id": flag_id, **state._asdict(), "labels_sent": sent})
+        return
+    typer.echo(
+        f"flag {flag_id} is {state.state}, by {state.by} at {format_utc(state.updated_at_ms)}"
+    )
+    if is_label and not sent:
+        typer.echo("no label sent: the flag is of a window, not of an event", err=True)
+
+
+def _print_alert(alert: dict[str, Any], json: bool) -> None:
+    print_json(alert) if json else typer.echo(alert_line(alert))

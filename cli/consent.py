@@ -1,0 +1,376 @@
+"""`liveprofile privacy consent`: what users have allowed."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.common import (
+    ConfigOption,
+    JsonOption,
+    UserArgument,
+    parse_since_ms,
+    print_json,
+    print_table,
+    read_settings,
+)
+from cli.options import Commands
+from cli.progress import progress
+from liveprofile.errors import InputError
+from liveprofile.units import DAY_MS
+
+if TYPE_CHECKING:
+    from liveprofile.audit.rows import InputRecord
+    from liveprofile.consent.changes import ConsentChange
+    from liveprofile.identity.book import IdentityBook
+    from liveprofile.privacy.withdrawals import StoredRow
+    from liveprofile.settings import Settings
+
+SETTLE_S = 2.0  # until the workers know of a change
+
+
+USERS_AT_ONCE = 8
+
+
+Used = tuple[str, bytes]  # a user and the digest of an event
+
+
+Outgoing = tuple[bytes | None, bytes | None, dict[str, str]]  # key, value and headers
+
+
+def backwards(
+    users: Annotated[list[str] | None, typer.Argument()] = None,
+    delete: bool = False,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Find rows that consents forbid, because a change came after they were stored.
+
+    A change that is older than the windows that it concerns finds them stored. --delete rejects
+    their events with NO_CONSENT, so that the audit accounts for them, and deletes the rows. Rows
+    older than `consent.backwards_days` stay until they expire. Exit code 1: rows were found, and
+    are not deleted.
+
+    Example: `liveprofile privacy consent backwards` or
+    `liveprofile privacy consent backwards 42 --delete`
+
+    Options:
+    users USER...: User ids. Default: all with a change.
+    delete: Delete what is found.
+    """
+    from liveprofile.feeds.users import read_consents, read_merges
+    from liveprofile.privacy.withdrawals import DELTAS, delete_rows, find_rows, read_digests
+    from liveprofile.storage.connection import open_session
+
+    settings = read_settings(config)
+    book = read_consents(settings)
+    ids = list(dict.fromkeys(users)) if users else sorted(book.users())
+    since_ms = round(time.time() * 1_000) - settings.consent.backwards_days * DAY_MS
+    found: dict[str, list[StoredRow]] = {}
+    used: set[Used] = set()
+    starts_ms: list[int] = []
+    if delete:
+        time.sleep(SETTLE_S)
+    with open_session(settings.cassandra) as session, progress() as show:
+
+        def find(user: str) -> tuple[list[StoredRow], list[int], set[bytes]]:
+            """The rows that are not allowed, the ends of their windows and what these used."""
+
+            def allowed(purpose: str, start_ms: int, end_ms: int) -> bool:
+                return book.allowed_during(user, purpose, start_ms, end_ms)
+
+            rows = find_rows(session, user, allowed, settings.window, since_ms)
+            ends_ms = [row.time_ms for row in rows if row.table == DELTAS]
+            return rows, ends_ms, read_digests(session, user, ends_ms) if ends_ms else set()
+
+        pool = ThreadPoolExecutor(USERS_AT_ONCE)
+        try:
+            results = zip(ids, pool.map(find, ids), strict=True)
+            for number, (user, (rows, ends_ms, digests)) in enumerate(results, 1):
+                show("users", number, len(ids))
+                if rows:
+                    found[user] = rows
+                starts_ms += [end_ms - settings.window.length_ms for end_ms in ends_ms]
+                used |= {(user, digest) for digest in digests}
+        finally:
+            pool.shutdown(cancel_futures=True)
+        if delete and found:
+            # Rejected first: after a kill in between, the rows still tell which events they used.
+            _reject(settings, used, starts_ms, read_merges(settings))
+            for rows in found.values():
+                delete_rows(session, rows, settings.cassandra.in_flight)
+    for user, rows in found.items():
+        counts = dict(Counter(row.table for row in rows))
+        if json:
+            print_json({"user_id": user, "rows": counts, "deleted": delete})
+        else:
+            verb = "deleted" if delete else "not allowed"
+            typer.echo(f"{user}: {len(rows)} rows of {len(counts)} tables {verb}")
+    if not found and not json:
+        typer.echo(f"consents forbid no row of {len(ids)} users")
+    if found and not delete:
+        raise typer.Exit(1)
+
+
+def _reject(
+    settings: Settings, used: Collection[Used], starts_ms: list[int], merges: IdentityBook
+) -> None:
+    """Sends the events of deleted windows to the rejected topic. Raises ServiceError."""
+    from liveprofile.kafka import offsets
+    from liveprofile.kafka.records import read_topic, send_all
+    from liveprofile.kafka.topics import PartitionRange
+
+    if not used:
+        return
+    topic = settings.topics.events
+    # A record arrives at most the allowed skew before its event's time.
+    first_ms = min(starts_ms) - settings.limits.max_clock_skew_ms
+    starts = offsets.offsets_at(settings, topic, first_ms)
+    ranges = {
+        number: PartitionRange(max(span.first, starts[number]), span.end)
+        for number, span in offsets.partition_ranges(settings, topic).items()
+    }
+    records = read_topic(settings, topic, ranges)
+    send_all(settings, settings.topics.rejected, rejections(records, used, topic, merges))
+
+
+def rejections(
+    records: Iterable[InputRecord],
+    used: Collection[Used],
+    topic: str,
+    merges: IdentityBook,
+) -> Iterator[Outgoing]:
+    """What the job sends of an event without consent, of each record that was used."""
+    from liveprofile.audit.rows import EVENT, parse_event
+
+    for record in records:
+        kind, _, digest, user_id = parse_event(record.value)
+        if kind == EVENT and any((each, digest) in used for each in merges.ever_merged(user_id)):
+            headers = {
+                "reason": "NO_CONSENT",
+                "detail": "profiling",
+                "topic": topic,
+                "partition": str(record.partition),
+                "offset": str(record.offset),
+            }
+            yield user_id.encode("utf-8", "surrogatepass"), b"", headers
+
+
+consent = Commands(
+    name="consent",
+    help="What a user has allowed, by purpose (docs/privacy.md)."
+    "\n\nExample: `liveprofile privacy consent set 42 --withdraw marketing`",
+)
+
+
+def _purposes(name: str, verb: str) -> Any:
+    return typer.Option(name, metavar="PURPOSE", help=f"{verb} this purpose; may be repeated.")
+
+
+@consent.command(name="set")
+def set_consent(
+    user: Annotated[str | None, typer.Argument()] = None,
+    grant: Annotated[list[str] | None, _purposes("--grant", "Allow")] = None,
+    withdraw: Annotated[list[str] | None, _purposes("--withdraw", "No longer allow")] = None,
+    basis: str = "",
+    text_version: str = "",
+    at: Annotated[str | None, typer.Option("--time")] = None,
+    file: Path | None = None,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Grant or withdraw purposes: profiling, recommendation, marketing, risk, training.
+
+    It is stored first, then sent to the topic that the job reads. After a failure repeat it with
+    the same --time: repeating changes nothing.
+
+    Example:
+    `liveprofile privacy consent set 42 --grant profiling --withdraw marketing --basis consent` or
+    `liveprofile privacy consent set --file consents.jsonl`
+
+    Options:
+    user USER: User id.
+    basis: Legal basis, such as consent or contract.
+    text_version: Version of the text that the user has read.
+    at TIME: From when on it counts. Default: now.
+    file FILE: Changes of many users: JSON lines with user_id, purpose, granted, time and, if known,
+        basis and text_version.
+    """
+    from liveprofile.kafka.offsets import partition_ranges
+    from liveprofile.storage.connection import open_session
+    from services.privacy import change_consents
+
+    if (user is None) == (file is None):
+        raise InputError("give either USER or --file")
+    if file is not None and (grant or withdraw or basis or text_version or at):
+        raise InputError("--file holds all values: give no other option with it")
+    settings = read_settings(config)
+    if file is None:
+        changes = _changes(settings, user or "", grant, withdraw, at, basis, text_version)
+    else:
+        changes = list(_changes_of_file(settings, file))
+
+    partition_ranges(settings, settings.topics.consents)  # a missing topic stores nothing
+    with open_session(settings.cassandra) as session:
+        count = change_consents(session, settings, changes)
+    users = len({user_id for user_id, _ in changes})
+    if json:
+        print_json({"changes": count, "users": users})
+    else:
+        typer.echo(f"{count} changes of {users} users")
+
+
+@consent.command()
+def show(user: UserArgument, config: ConfigOption = None, json: JsonOption = False) -> None:
+    """Show what a user allows now, purpose by purpose.
+
+    Example: `liveprofile privacy consent show 42`
+    """
+    from liveprofile.alerts.cloud_events import to_rfc3339
+    from liveprofile.consent.changes import PURPOSES, newest
+
+    settings = read_settings(config)
+    changes, now_ms = _stored(settings, user), round(time.time() * 1_000)
+    rows: dict[str, dict[str, Any]] = {}
+    for purpose in PURPOSES:
+        change = newest(changes, purpose, now_ms)
+        if change is None:
+            allowed = settings.consent.defaults[purpose]
+            rows[purpose] = {"allowed": allowed, "since": None, "basis": "", "text_version": ""}
+        else:
+            since = to_rfc3339(change.time_ms)
+            rows[purpose] = {"allowed": change.granted, "since": since, **_texts(change)}
+    if json:
+        print_json(rows)
+        return
+    print_table(
+        f"Consents of user {user}",
+        ["purpose", "allowed", "since", "basis", "text version"],
+        [
+            [
+                purpose,
+                "yes" if row["allowed"] else "no",
+                row["since"] or "default",
+                row["basis"],
+                row["text_version"],
+            ]
+            for purpose, row in rows.items()
+        ],
+    )
+
+
+@consent.command()
+def history(user: UserArgument, config: ConfigOption = None, json: JsonOption = False) -> None:
+    """Show a user's newest 200 changes, newest first. Exit code 1 if there is none.
+
+    Example: `liveprofile privacy consent history 42 --json`
+    """
+    from liveprofile.consent.records import change_json
+
+    changes = [change_json(each) for each in _stored(read_settings(config), user)]
+    if json:
+        print_json(changes)
+    elif changes:
+        print_table(
+            f"Changes of consents of user {user}",
+            ["time", "purpose", "change", "basis", "text version"],
+            [
+                [
+                    each["time"],
+                    each["purpose"],
+                    "granted" if each["granted"] else "withdrawn",
+                    each["basis"],
+                    each["text_version"],
+                ]
+                for each in changes
+            ],
+        )
+    if not changes:
+        typer.echo(f"liveprofile: user {user!r} has changed no consent", err=True)
+        raise typer.Exit(1)
+
+
+consent.command()(backwards)
+
+
+def _changes(
+    settings: Settings,
+    user: str,
+    grant: list[str] | None,
+    withdraw: list[str] | None,
+    at: str | None,
+    basis: str,
+    text_version: str,
+) -> list[tuple[str, ConsentChange]]:
+    """Raises InputError."""
+    from liveprofile.consent.records import read_change
+
+    granted = dict.fromkeys(grant or (), True) | dict.fromkeys(withdraw or (), False)
+    if not granted:
+        raise InputError("give --grant or --withdraw")
+    if both := set(grant or ()) & set(withdraw or ()):
+        raise InputError(f"{min(both)}: --grant or --withdraw, not both")
+    time_ms = round(time.time() * 1_000) if at is None else parse_since_ms(at, "--time")
+    texts = {"basis": basis, "text_version": text_version}
+    return [
+        _checked(
+            settings,
+            user,
+            read_change({"time": time_ms, "purpose": purpose, "granted": yes} | texts),
+        )
+        for purpose, yes in granted.items()
+    ]
+
+
+def _changes_of_file(settings: Settings, file: Path) -> Iterator[tuple[str, ConsentChange]]:
+    """Raises InputError with the line of the first error: then nothing is stored."""
+    import orjson
+
+    from liveprofile.consent.records import read_change
+
+    try:
+        with file.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    fields = orjson.loads(line)
+                    user_id = fields.pop("user_id", None)
+                    if not isinstance(user_id, str):
+                        raise InputError(f"user_id {user_id!r}: must be a text")
+                    yield _checked(settings, user_id, read_change(fields))
+                except (orjson.JSONDecodeError, AttributeError) as error:
+                    raise InputError(f"{file} line {number}: no JSON object: {error}") from None
+                except InputError as error:
+                    raise InputError(f"{file} line {number}: {error}") from None
+    except OSError as error:
+        raise InputError(f"{file}: {error.strerror}") from None
+
+
+def _checked(settings: Settings, user: str, change: ConsentChange) -> tuple[str, ConsentChange]:
+    """Raises InputError."""
+    from liveprofile.alerts.cloud_events import to_rfc3339
+
+    if not user.strip() or len(user) > 256:
+        raise InputError(f"user id {user!r:.40}: must have 1 to 256 characters")
+    latest_ms = round(time.time() * 1_000) + settings.limits.max_clock_skew_ms
+    if change.time_ms > latest_ms:
+        raise InputError(f"time {to_rfc3339(change.time_ms)} is in the future")
+    return user, change
+
+
+def _stored(settings: Settings, user: str) -> list[ConsentChange]:
+    from liveprofile.consent.changes import in_order
+    from liveprofile.consent.store import read_changes
+    from liveprofile.storage.connection import open_session
+
+    with open_session(settings.cassandra) as session:
+        return in_order(read_changes(session, [user])[user])
+
+
+def _texts(change: ConsentChange) -> dict[str, str]:
+    return {"basis": change.basis, "text_version": change.text_version}

@@ -1,1 +1,0 @@
-"""Geometry of charts; templates/charts.html draws it as SVG."""

@@ -1,1 +1,0 @@
-"""What operators see: the job, latencies, audits, drift, rejected records."""

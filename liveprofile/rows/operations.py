@@ -1,0 +1,137 @@
+"""Tables of the read API, of audits, of trends and of migrations."""
+
+from __future__ import annotations
+
+from liveprofile.rows.table import BY_DAY, Users, table
+
+API_KEY = table(
+    "api_key",
+    "The keys of the read API. A key expires with its row. Times are wall-clock times.",
+    """
+    key_id text
+    name text -- who uses it; the analyst of what is written with it
+    role text -- reader, analyst, admin
+    secret_hash blob -- SHA-256; the secret itself is stored nowhere
+    created_at timestamp
+    created_by text
+    expires_at timestamp
+    revoked_at timestamp -- null: in force
+    """,
+    "key_id",
+    limit="serve.api_key_ttl_s",
+    holds="keys of systems and staff, with their names",
+)
+
+API_AUDIT = table(
+    "api_audit",
+    "Each write through the API: an entry is stored before the write and completed after it.",
+    """
+    day date -- UTC
+    entry timeuuid
+    key_id text
+    name text
+    action text -- alert.state, alert.label, snooze.set, snooze.end
+    target text
+    request_id text
+    requested text -- JSON: what the caller asked for
+    before text -- JSON: what was stored; null: nothing
+    after text -- JSON: what is stored now; null: nothing, or not completed
+    outcome text -- started, done, refused, failed
+    """,
+    "day, entry DESC",
+    limit="serve.audit_ttl_s",
+    holds="writes through the read API",
+    users=Users("target", shares_partitions=True),
+    options=(BY_DAY,),
+)
+
+AUDIT_RESULT = table(
+    "audit_result",
+    """What audits of the input topic have found, newest first. USING TIMESTAMP is the time of the
+    end.""",
+    """
+    topic text -- the input topic
+    ended timestamp -- wall clock
+    ok boolean
+    counts text -- JSON: records by what became of them
+    """,
+    "topic, ended DESC",
+    limit="serve.audit_ttl_s",
+    holds="counts of records",
+)
+
+TREND = table(
+    "trend",
+    """Counts by series (categories and event types), hour and day. `liveprofile shop trends
+    update` writes this table and the next two, not the job. Each row holds the number of the last
+    chunk of records that it contains, and USING TIMESTAMP is start in microseconds + that number.
+    So counting a chunk again changes nothing.""",
+    """
+    topic text
+    span text -- hour or day
+    scope text -- all, category, or other (categories beyond trends.categories)
+    category text -- empty: unknown, or the scope is not category
+    event_type text -- a type, or all
+    start timestamp
+    chunk bigint
+    events bigint
+    amount double -- of purchases, if event_type is all
+    users bigint -- distinct; an estimate if there are many
+    user_hashes blob -- 8 bytes each: the smallest, to add later users
+    """,
+    "(topic, span, scope, category, event_type), start DESC",
+    limit="trends.ttl_s",
+    holds="counts; user_hashes holds 8-byte hashes without ids, to count distinct users",
+)
+
+TREND_SERIES = table(
+    "trend_series",
+    "The series that have counts.",
+    """
+    topic text
+    scope text
+    category text
+    event_type text
+    last_hour timestamp -- with events, of the chunk that wrote the row last
+    """,
+    "topic, scope, category, event_type",
+    limit="trends.ttl_s",
+    holds="names of series",
+)
+
+TREND_CHUNK = table(
+    "trend_chunk",
+    """Which records are counted. Only the last chunk may be unfinished. INSERT ... IF NOT EXISTS
+    lets one process decide its range.""",
+    """
+    topic text
+    number bigint
+    first frozen<map<int, bigint>> -- by partition: offsets
+    end frozen<map<int, bigint>>
+    clocks frozen<map<int, bigint>> -- by partition: event time in ms
+    done boolean
+    report text -- JSON: records, events, duplicates, rejected, heartbeats
+    """,
+    "topic, number DESC",
+    limit="trends.ttl_s",
+    holds="ranges of records",
+)
+
+SCHEMA_MIGRATION = table(
+    "schema_migration",
+    """The migrations that this keyspace has. `liveprofile job setup` creates this table before it
+    applies the first one. All records are in one partition with the lock, so that a record is
+    written with the lock or not at all.""",
+    """
+    scope text -- tables
+    number int
+    name text
+    checksum text -- SHA-256 of its statements
+    applied_at timestamp -- wall clock
+    version text -- of Liveprofile
+    lock_owner text static -- who changes the tables now
+    """,
+    "scope, number",
+    limit="5 years",
+    holds="changes of the tables, and the host that makes them",
+)

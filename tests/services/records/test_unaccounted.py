@@ -1,0 +1,48 @@
+"""Audits of a job that has lost a row, or does not run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from liveprofile.storage.connection import open_session
+from liveprofile.storage.cql import from_ms
+from liveprofile.units import MINUTE_MS
+from tests.services.records.test_ranges import BASE_MS, event
+from tests.support.job_under_test import JobUnderTest, run_cli
+
+pytestmark = pytest.mark.services
+
+
+def test_failed_audit_keeps_the_state_file(job: JobUnderTest, tmp_path: Path) -> None:
+    with open_session(job.settings.cassandra) as session:
+        session.execute(
+            "DELETE FROM profile_delta WHERE user_id = %s AND window_end = %s",
+            ("user-0", from_ms(BASE_MS + MINUTE_MS)),
+        )
+    file = tmp_path / "audit.json"
+    report = job.audit("--since", "1h", "--state", str(file))
+    # The event and its copy.
+    assert (report["ok"], report["unaccounted"], report["open_windows"]) == (False, 2, 0)
+    assert not file.exists()
+    newest = job.audit("--since", "2100-01-01", "--state", str(file))
+    assert (newest["ok"], newest["in_topic"]) == (True, 0)
+
+
+def test_state_beyond_the_topic_is_refused(job: JobUnderTest, tmp_path: Path) -> None:
+    file = tmp_path / "audit.json"
+    topic = job.settings.topics.events
+    file.write_text(json.dumps({"topic": topic, "offsets": {"0": 10**6}}))
+    done = run_cli("events", "audit", "--state", file, "--config", job.config_file, ok=False)
+    assert done.returncode == 3
+    assert f"the audit stopped at offset 1000000 of {topic}/0" in done.stderr
+
+
+def test_records_that_the_job_has_not_read_are_behind(job: JobUnderTest) -> None:
+    job.cancel()
+    count = job.audit("--since", "1h")["in_topic"]
+    job.send([event(1, 8), event(2, 8)])
+    report = job.audit("--since", "1h")
+    assert (report["in_topic"], report["behind"]) == (count, 2)
