@@ -239,7 +239,7 @@ def test_limits_follow_the_settings() -> None:
         "user_profile": DAY_MS,
         "user_segment": 2 * DAY_MS,
         "risk_score_hours": 2 * HOUR_MS,
-        "user_attribute": 3_661 * DAY_MS,
+        "user_attribute": 3_690 * DAY_MS,
         "risk_snooze": 365 * DAY_MS,
         "behavior-events": 5_000,
         "memories": 3 * DAY_MS,
