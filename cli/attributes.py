@@ -15,13 +15,13 @@ from cli.common import (
     JsonOption,
     UserArgument,
     format_utc,
+    parse_since_ms,
     print_json,
     read_settings,
     refuse_empty,
 )
 from cli.definitions import check_file
 from cli.options import Commands
-from cli.times import parse_since_ms
 from liveprofile.errors import InputError, ServiceUnavailableError
 from liveprofile.resources import product_path
 
@@ -222,7 +222,7 @@ def show(user: UserArgument, config: ConfigOption = None, json: JsonOption = Fal
 
     Example: `liveprofile attributes show 42`
     """
-    from cli.tables import print_tables
+    from cli.common import print_tables
     from liveprofile.attributes.table import AttributeTable
     from liveprofile.storage.connection import open_session
 
@@ -277,7 +277,7 @@ def user_attributes(table, user_id: str) -> dict[str, Attribute]:
 
 def attribute_table(user_id: str, found: dict[str, Attribute]):
     """A row per attribute. It is what somebody has said, not what the model infers."""
-    from cli.tables import new_table
+    from cli.common import new_table
 
     table = new_table(
         "attribute", "value", "kind", "source", "as of", "expires", "purpose",

@@ -8,8 +8,14 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from cli.common import ConfigOption, JsonOption, print_fields, print_json, read_settings
-from cli.times import SinceOption
+from cli.common import (
+    ConfigOption,
+    JsonOption,
+    SinceOption,
+    print_fields,
+    print_json,
+    read_settings,
+)
 
 if TYPE_CHECKING:
     from liveprofile.audit.audit import Audit

@@ -1,9 +1,11 @@
-"""Options and output helpers that the subcommands share."""
+"""Options, tables and other output that the commands share."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,13 +15,17 @@ import typer
 from liveprofile.errors import InputError
 from liveprofile.resources import ROOT
 from liveprofile.settings import CONFIG_VARIABLE, Settings, load
+from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from liveprofile.labels.feedback import RejectedLabel
     from liveprofile.storage.queries import StoredFlag
 
 # `make up` writes this file, so that commands find the local stack without an option.
 LOCAL_STACK_CONFIG = Path(".stack/run/liveprofile.toml")
+
 
 ConfigOption = Annotated[
     Path | None,
@@ -43,11 +49,17 @@ def refuse_empty(value: str | None) -> str | None:
 UserArgument = Annotated[
     str, typer.Argument(metavar="USER", help="User id.", callback=refuse_empty)
 ]
+
+
 UserOption = Annotated[
     str | None,
     typer.Option("--user", metavar="USER", help="Only of this user.", callback=refuse_empty),
 ]
+
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
 MappingOption = Annotated[
     Path | None,
     typer.Option(
@@ -127,3 +139,106 @@ def name_with_rule_state(name: str, flag: StoredFlag) -> str:
     """
     marks = [mark for mark in (flag.rule_state, flag.correction) if mark not in ("ACTIVE", None)]
     return f"{name} ({', '.join(marks)})" if marks else name
+
+
+# Wider than any row: a table is as wide as its content.
+UNLIMITED_WIDTH = 1_000_000
+
+
+UNWRAPPED = {"id", "flag", "time", "severity", "window end", "as of", "start", "churn"}
+
+
+def new_table(*columns: str, title: str | None = None) -> Table:
+    """A table with these columns; `>` before a name right-aligns it.
+
+    On a terminal long texts fold; ids, numbers and times do not.
+    """
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in columns:
+        right = name.startswith(">")
+        plain = name.lstrip(">")
+        table.add_column(
+            plain,
+            justify="right" if right else "left",
+            overflow="fold",
+            no_wrap=right or plain in UNWRAPPED,
+        )
+    return table
+
+
+def print_tables(*tables: Table) -> None:
+    """Prints tables on stdout. Without a terminal each row is one line, however long it is."""
+    from rich.console import Console
+
+    # Ids and messages are data: Rich must not interpret mark-up or emoji codes in them.
+    console = Console(markup=False, emoji=False, highlight=False)
+    if not console.is_terminal:
+        console.width = UNLIMITED_WIDTH
+    for table in tables:
+        console.print(table)
+
+
+UNITS_MS = {"m": MINUTE_MS, "h": HOUR_MS, "d": DAY_MS}
+
+
+def parse_duration_ms(text: str, option: str) -> int:
+    """Parses a duration such as 30m, 8h or 3d, of at least a minute. Raises InputError."""
+    match = re.fullmatch(r"(\d{1,6})([mhd])", text)
+    if not match or not int(match[1]):
+        raise InputError(f"{option} {text!r}: not a number above 0 with m, h or d, such as 8h")
+    return int(match[1]) * UNITS_MS[match[2]]
+
+
+def parse_since_ms(text: str, option: str = "--since") -> int:
+    """Parses a duration before now, an ISO time (UTC if it has no zone) or epoch milliseconds.
+
+    Returns epoch milliseconds. Raises InputError.
+    """
+    if re.fullmatch(r"\d{1,6}[mhd]", text):
+        return time.time_ns() // 1_000_000 - parse_duration_ms(text, option)
+    if re.fullmatch(r"\d{9,15}", text):
+        return int(text)
+    try:
+        moment = datetime.fromisoformat(text)
+        return round(moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() * 1_000)
+    except (ValueError, OverflowError):
+        raise InputError(
+            f"{option} {text!r}: neither a duration such as 30m, 2h or 7d, nor a time such as"
+            " 2026-11-26T01:00, nor epoch milliseconds"
+        ) from None
+
+
+AtOption = Annotated[
+    int | None,
+    typer.Option(
+        "--at",
+        metavar="TIME",
+        help="Churn and spend at this time instead of now: 7d ago, or a time such as 2026-11-26.",
+        parser=lambda text: parse_since_ms(text, "--at"),
+        show_default=False,
+    ),
+]
+
+
+SinceOption = Annotated[
+    int | None,
+    typer.Option(
+        "--since",
+        metavar="TIME",
+        help="Only since then: 30m, 2h or 7d ago, or a time (UTC) such as 2026-11-26,"
+        " 2026-11-26T01:00 or epoch milliseconds.",
+        parser=parse_since_ms,
+        show_default=False,
+    ),
+]
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Prints a table. columns: as `new_table` takes them."""
+    table = new_table(*columns, title=title)
+    for row in rows:
+        table.add_row(*row)
+    print_tables(table)

@@ -108,7 +108,7 @@ def list_(config: ConfigOption = None, json: JsonOption = False) -> None:
 
     Example: `liveprofile job migrations list`
     """
-    from cli.tables import new_table, print_tables
+    from cli.common import new_table, print_tables
     from liveprofile.storage.cql import to_ms
     from liveprofile.storage.schema import migration_steps
 

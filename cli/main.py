@@ -9,38 +9,30 @@ from typing import Annotated
 
 import typer
 
+from cli.alerts import alerts
 from cli.attributes import attributes
 from cli.audit import audit
 from cli.backfill import backfill
+from cli.campaign import campaign
+from cli.consent import consent
 from cli.demo.command import demo
 from cli.doctor.command import doctor
 from cli.events import bootstrap, decode, generate, heartbeat, mapping, recompute_late, replay
 from cli.explain.command import explain
+from cli.identity import link_logins, merge
 from cli.job import cancel, migrations, savepoint, setup, status, stop, submit
 from cli.learning.evaluate import evaluate
 from cli.learning.model import model
 from cli.learning.train import train
 from cli.learning.tune import tune
-from cli.operations.campaign import campaign
-from cli.operations.funnel import funnel
-from cli.operations.retention import retention
-from cli.operations.trends import trends
 from cli.options import Commands
-from cli.privacy.consent import consent
-from cli.privacy.erase import erase
-from cli.privacy.export import export
-from cli.privacy.identify import link_logins
-from cli.privacy.merge import merge
-from cli.privacy.places import data_inventory
+from cli.privacy import data_inventory, erase, export
 from cli.profile import deltas, flags, scores, show
 from cli.rejected import rejected
-from cli.risk.alerts import alerts
-from cli.risk.consume import consume
-from cli.risk.drift import drift
-from cli.risk.feedback import feedback
-from cli.risk.rules import rules
+from cli.risk import consume, drift, feedback, rules
 from cli.segments import segments
 from cli.serve import api, console, key, metrics
+from cli.shop import funnel, retention, trends
 from cli.upgrade import upgrade
 from liveprofile import __version__
 from liveprofile.errors import LiveprofileError

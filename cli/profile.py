@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.common import (
+    AtOption,
     ConfigOption,
     JsonOption,
+    SinceOption,
     UserArgument,
     UserOption,
     format_utc,
     name_with_rule_state,
+    new_table,
     print_json,
+    print_tables,
     read_settings,
 )
-from cli.tables import new_table, print_tables
-from cli.times import AtOption, SinceOption
 
 if TYPE_CHECKING:
     from rich.table import Table

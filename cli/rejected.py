@@ -11,14 +11,15 @@ import typer
 from cli.common import (
     ConfigOption,
     JsonOption,
+    SinceOption,
     format_utc,
+    new_table,
     print_fields,
     print_json,
+    print_tables,
     read_settings,
 )
 from cli.options import Commands
-from cli.tables import new_table, print_tables
-from cli.times import SinceOption
 from liveprofile.errors import InputError
 
 if TYPE_CHECKING:

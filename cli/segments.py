@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.common import ConfigOption, JsonOption, format_utc, print_json, read_settings
+from cli.common import (
+    ConfigOption,
+    JsonOption,
+    format_utc,
+    parse_since_ms,
+    print_json,
+    read_settings,
+)
 from cli.definitions import (
     ByOption,
     DryRunOption,
@@ -17,7 +24,6 @@ from cli.definitions import (
     read_with_attributes,
 )
 from cli.options import Commands
-from cli.times import parse_since_ms
 
 if TYPE_CHECKING:
     from liveprofile.segments.definitions import SegmentSet

@@ -1,4 +1,4 @@
-"""`liveprofile serve api`: the read API, the console, metrics, and the keys of the API."""
+"""`liveprofile serve`: the read API, the console, metrics, and the keys of the API."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ import numpy as np
 import typer
 
 from benchmarks.support.environment import describe
-from cli.operations.trends import MetricName
+from cli.shop import MetricName
 from liveprofile.events.validation import AcceptedEvent, accept
 from liveprofile.ingest.replay import open_source
 from liveprofile.settings import Settings

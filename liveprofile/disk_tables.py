@@ -1,7 +1,12 @@
-"""Tables of rows on disk that are read again in order: DuckDB sorts them and spills to TMPDIR."""
+"""Tables of rows on disk that are read again in order, and arrays on disk.
+
+DuckDB sorts the tables and spills to TMPDIR.
+"""
 
 from __future__ import annotations
 
+import math
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -88,3 +93,18 @@ def disk_full_error(error: Exception) -> InputError:
     return InputError(
         f"temporary folder {tempfile.gettempdir()}: {text}; set TMPDIR to a folder with more space"
     )
+
+
+def mapped_zeros(shape: int | tuple[int, ...], dtype: type) -> np.ndarray:
+    """Zeros in a memory-mapped temporary file, which lives as long as the array.
+
+    Raises InputError if the disk is full.
+    """
+    size = math.prod(np.atleast_1d(shape).tolist()) * np.dtype(dtype).itemsize
+    with tempfile.TemporaryFile() as file:
+        try:
+            # Allocated now: a full disk at the first write to a page would kill the process.
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            raise disk_full_error(error) from None
+        return np.asarray(np.memmap(file, dtype, "r+", shape=shape))

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import orjson
 from cassandra.cluster import Session
 
-from cli.risk.alert_output import deduplicate
+from cli.alerts import deduplicate
 from liveprofile.alerts.cloud_events import ALERT_TYPE, is_type
 from liveprofile.errors import ServiceUnavailableError
 from liveprofile.kafka import offsets

@@ -15,12 +15,13 @@ from cli.common import (
     UserArgument,
     config_file,
     format_utc,
+    new_table,
+    parse_since_ms,
     print_json,
+    print_tables,
     read_settings,
 )
 from cli.progress import print_line
-from cli.tables import new_table, print_tables
-from cli.times import parse_since_ms
 
 if TYPE_CHECKING:
     from rich.table import Table

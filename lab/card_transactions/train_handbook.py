@@ -30,7 +30,7 @@ from models.fraud.datasets.entity_history import (
     EventColumns,
     LabelColumns,
 )
-from models.fraud.datasets.labelled_features import LabelledFeatures, downsample_legitimate
+from models.fraud.datasets.event_dataset import LabelledFeatures, downsample_legitimate
 from models.fraud.model import probability
 from models.fraud.training.fit import (
     SETTINGS,

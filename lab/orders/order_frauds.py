@@ -38,8 +38,12 @@ from lab.orders.order_transformer import (
 )
 from liveprofile.features.entity import ORDER_FEATURES
 from liveprofile.simulator import ShopConfig
-from models.fraud.datasets.event_dataset import EventDataset, concatenate
-from models.fraud.datasets.labelled_features import LabelledFeatures, downsample_legitimate
+from models.fraud.datasets.event_dataset import (
+    EventDataset,
+    LabelledFeatures,
+    concatenate,
+    downsample_legitimate,
+)
 from models.fraud.datasets.simulated import simulate_dataset
 from models.fraud.model import trees_log_odds
 from models.fraud.training import train_simulated

@@ -29,7 +29,6 @@ from liveprofile.features.entity import EVENT_FEATURES, EventLists, features_fro
 from models.fraud.transitions import STATES, TransitionModel
 
 FORMAT = 2
-_READABLE_FORMATS = (1, FORMAT)  # equal, but format 2 could have a sequence model
 CARD_FILE, TREES_FILE, TRANSITIONS_FILE = "card.json", "model.ubj", "transitions.f32"
 ANY_TYPE = "any"
 _MAX_LOG_ODDS = 30.0  # log-odds
@@ -129,10 +128,9 @@ class FraudModel:
             raise InputError(f"fraud model {folder}: {error.strerror or error}") from None
         except (ValueError, xgb.core.XGBoostError) as error:
             raise InputError(f"fraud model {folder}: {str(error).splitlines()[0]}") from None
-        if card.get("format") not in _READABLE_FORMATS:
+        if card.get("format") != FORMAT:
             raise InputError(
-                f"fraud model {folder}: format {card.get('format')}, this version reads"
-                f" {' and '.join(map(str, _READABLE_FORMATS))}"
+                f"fraud model {folder}: format {card.get('format')}, this version reads {FORMAT}"
             )
         unknown = [name for name in card["names"] if name not in EVENT_FEATURES]
         if unknown:

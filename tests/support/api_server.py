@@ -21,7 +21,7 @@ READY_TIMEOUT_S = 180
 @contextmanager
 def api_server(config: Path, subcommand: str = "api", *options: str) -> Iterator[str]:
     """The URL of a server with these settings, on a free port; its log is beside the settings."""
-    command = [sys.executable, "-m", "cli", "serve", "api", subcommand, "--config", str(config)]
+    command = [sys.executable, "-m", "cli", "serve", subcommand, "--config", str(config)]
     with (
         config.with_suffix(".log").open("wb") as log,
         subprocess.Popen(

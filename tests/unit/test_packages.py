@@ -72,7 +72,7 @@ def test_server_needs_neither_model_nor_flink() -> None:
     others = EVERYTHING.keys() - pinned("serve").keys()
     assert {"torch", "apache-flink", "xgboost-cpu"} <= others
     code = (
-        "import cli.main, cli.api.key, serve.server, serve.keys, liveprofile.labels.feedback,"
+        "import cli.main, cli.serve, serve.server, serve.keys, liveprofile.labels.feedback,"
         " liveprofile.storage.schema"
     )
     run_without(others, code)

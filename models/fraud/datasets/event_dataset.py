@@ -10,7 +10,30 @@ from typing import NamedTuple
 import numpy as np
 
 from liveprofile.units import DAY_MS
-from models.fraud.datasets.labelled_features import LabelledFeatures
+
+SEED = 20180801
+# Frauds are rare. Training keeps so many legitimate rows, which is enough to learn what is usual,
+# and weights them for the dropped ones, so predicted probabilities do not change.
+LEGITIMATE_ROWS = 100_000
+
+
+class LabelledFeatures(NamedTuple):
+    """N events with F features."""
+
+    x_NF: np.ndarray  # float32 features
+    fraud_N: np.ndarray  # bool
+
+
+def downsample_legitimate(
+    fraud_N: np.ndarray, legitimate: int = LEGITIMATE_ROWS
+) -> tuple[np.ndarray, float]:
+    """Returns rows of all frauds and `legitimate` random others, and the weight of the others."""
+    others = np.flatnonzero(~fraud_N)
+    if len(others) <= legitimate:
+        return np.arange(len(fraud_N)), 1.0
+    drawn = np.random.default_rng(SEED).choice(others, legitimate, replace=False)
+    return np.sort(np.concatenate([np.flatnonzero(fraud_N), drawn])), len(others) / legitimate
+
 
 SHOP_BITS = 32  # user and case numbers: the lower bits count within a shop, the upper are the shop
 

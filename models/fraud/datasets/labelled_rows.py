@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from liveprofile.disk_tables import mapped_zeros
 from liveprofile.errors import InputError
 from liveprofile.features.entity import features_from_lists, parse_lists
 from liveprofile.ingest.translation import parse_time_ms
@@ -30,7 +31,6 @@ from liveprofile.privacy.trained_users import user_key
 from liveprofile.progress import Progress
 from liveprofile.wire.scored_events import read_rows
 from liveprofile.wire.tokens import EVENT_TYPES
-from models.profile.data.external_sort import mapped_zeros
 
 USER = "user_id"
 _CHUNK_ROWS = 400  # their lists fit a processor's cache

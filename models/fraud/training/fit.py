@@ -19,7 +19,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from liveprofile.features.entity import SCORED_TYPES
 from liveprofile.progress import Progress
-from models.fraud.datasets.labelled_features import SEED, LabelledFeatures
+from models.fraud.datasets.event_dataset import SEED, LabelledFeatures
 from models.fraud.model import ANY_TYPE, Calibration, FraudModel, trees_log_odds
 from models.fraud.transitions import TransitionModel
 

@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 
-from models.fraud.datasets.labelled_features import LabelledFeatures
+from models.fraud.datasets.event_dataset import LabelledFeatures
 
 INVERSE_PENALTIES = (0.01, 1.0)  # L2 regularization, chosen on validation
 _CHUNK_ROWS = 10_000

@@ -13,12 +13,12 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.metrics import average_precision_score
 
+from liveprofile.disk_tables import mapped_zeros
 from liveprofile.features.entity import ORDER_FEATURES
-from models.fraud.datasets.labelled_features import LabelledFeatures
+from models.fraud.datasets.event_dataset import LabelledFeatures
 from models.fraud.model import trees_log_odds
 from models.fraud.training.fit import fit_trees
 from models.fraud.transitions import COLUMNS, TransitionModel, append_out_of_fold
-from models.profile.data.external_sort import mapped_zeros
 from models.profile.evaluation.intervals import UserBootstrap
 
 # The bootstrap resamples groups of users, so its memory does not grow with the number of users.

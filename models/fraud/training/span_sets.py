@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from liveprofile.features.entity.past_events import SPANS_MS
 from liveprofile.progress import Progress
-from models.fraud.datasets.labelled_features import LabelledFeatures
+from models.fraud.datasets.event_dataset import LabelledFeatures
 from models.fraud.training.fit import tune_trees
 
 _COARSE = ("1m", "10m", "1h", "1d", "7d", "30d")

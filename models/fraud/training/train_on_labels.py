@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.metrics import average_precision_score
 
+from liveprofile.disk_tables import mapped_zeros
 from liveprofile.errors import InputError
 from liveprofile.features.entity import ORDER_FEATURES
 from liveprofile.privacy import trained_users
@@ -30,8 +31,11 @@ from liveprofile.privacy.trained_users import TrainedUsers
 from liveprofile.progress import Progress
 from liveprofile.rules.rules import RuleSet
 from liveprofile.units import DAY_MS
-from models.fraud.datasets.event_dataset import EventDataset
-from models.fraud.datasets.labelled_features import LabelledFeatures, downsample_legitimate
+from models.fraud.datasets.event_dataset import (
+    EventDataset,
+    LabelledFeatures,
+    downsample_legitimate,
+)
 from models.fraud.datasets.labelled_rows import LabelledEvents
 from models.fraud.model import TREES_FILE, FraudModel
 from models.fraud.training import fit, logistic_baseline
@@ -45,7 +49,6 @@ from models.fraud.training.train_simulated import (
     evaluate_dataset,
     with_reference,
 )
-from models.profile.data.external_sort import mapped_zeros
 
 NAME = "event-risk-own"
 MIN_FRAUDS = 10  # in each split: with fewer, choices and metrics are meaningless

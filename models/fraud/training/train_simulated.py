@@ -26,9 +26,12 @@ from liveprofile.simulator import ShopConfig
 from models.fraud.datasets.event_dataset import EventDataset, concatenate
 from models.fraud.datasets.simulated import simulate_dataset
 from models.fraud.model import FraudModel, probability
-from models.fraud.thresholds import threshold_by_cost
 from models.fraud.training import drift_reference, fit
-from models.fraud.training.alert_metrics import alert_metrics, threshold_per_10000_users
+from models.fraud.training.alert_metrics import (
+    alert_metrics,
+    threshold_by_cost,
+    threshold_per_10000_users,
+)
 from models.fraud.training.order_choice import choose_order, first_columns, with_order_columns
 from models.fraud.training.span_sets import SPAN_SETS, choose_spans
 
@@ -242,9 +245,7 @@ def rebuild_reference(
             f"fraud model {folder}: it was not trained on simulated shops; train it again to get a"
             " drift reference"
         )
-    saved = model.metadata["recipe"] | {"sequence_epochs": 0}  # a field of earlier versions
-    del saved["sequence_epochs"]
-    recipe = FraudRecipe(**saved)
+    recipe = FraudRecipe(**model.metadata["recipe"])
     datasets = []
     for done, seed in enumerate(recipe.validation_seeds, 1):
         datasets.append(

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from liveprofile.disk_tables import mapped_zeros
 from liveprofile.units import DAY_MS
 from liveprofile.wire.tokens import TYPE_INDEX
 from models.profile import user_features
-from models.profile.data.external_sort import mapped_zeros
 from models.profile.data.training_rows import Streams
 from models.profile.encoding import (
     Layout,

@@ -1,7 +1,7 @@
 """Keeps the modality vectors of training windows on disk.
 
-Vectors are written as they arrive, one file per modality. After the windows are sorted
-(models/profile/data/external_sort.py), each modality gets an index from window to vector.
+Vectors are written as they arrive, one file per modality. After the windows are sorted, each
+modality gets an index from window to vector.
 
 Shape suffixes: K windows with a vector of the modality; W width of a vector.
 """
@@ -14,11 +14,12 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
+from liveprofile.disk_tables import disk_full_error
 from liveprofile.errors import InputError
 from liveprofile.events import modalities
 from liveprofile.events.modalities import Modality
-from models.profile.data.external_sort import NO_VECTOR_INDEX, disk_full_error
 
+NO_VECTOR_INDEX = -1  # index of a window without vectors
 MAX_MODALITIES = 64  # each has an open file; more indicate encoder names that vary by event
 
 

@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from liveprofile.disk_tables import DiskTables, mapped_zeros
 from liveprofile.errors import InputError
 from liveprofile.events.modalities import NO_MODALITIES, Modality, add_text_vectors
 from liveprofile.events.window import TrainingWindow, parse_training_window
@@ -32,14 +33,7 @@ from liveprofile.features.baselines import SUMS
 from liveprofile.privacy.trained_users import USER_BYTES, user_key
 from liveprofile.wire.tokens import TYPE_INDEX
 from liveprofile.wire.training_rows import PROFILE_READ
-from models.profile.data.external_sort import (
-    NO_VECTOR_INDEX,
-    TOKEN_DTYPE,
-    WINDOW_DTYPE,
-    ExternalSorter,
-    mapped_zeros,
-)
-from models.profile.data.modality_vectors import VectorSpool, WindowVectors
+from models.profile.data.modality_vectors import NO_VECTOR_INDEX, VectorSpool, WindowVectors
 from models.profile.text_encoder import TextEncoder
 
 PURCHASE = TYPE_INDEX["purchase"]
@@ -47,6 +41,25 @@ PARQUET_MAGIC = b"PAR1"
 BATCH_ROWS = 512
 BUFFER_BYTES = 1 << 20
 PART_WINDOWS = 20_000
+WINDOW_DTYPE = np.dtype(
+    [
+        ("user", f"S{USER_BYTES}"),
+        ("end_ms", np.int64),
+        ("count", np.int64),
+        ("added", np.float64, len(SUMS)),
+        ("sums", np.float64, len(SUMS)),
+        ("vector_index", np.int64),  # as VectorSpool.add returned it
+    ]
+)
+TOKEN_DTYPE = np.dtype(
+    [
+        ("item", np.int32),
+        ("category", np.int32),
+        ("type", np.int32),
+        ("amount", np.float64),
+        ("time_ms", np.int64),
+    ]
+)
 EMPTY_WINDOW = TrainingWindow([], 0, NO_MODALITIES, "")
 
 
@@ -135,13 +148,13 @@ def read(
 
     on_progress: called with the bytes read and the total bytes. encode_texts: encodes the newest
     text of each window; None: texts are ignored. The arrays of the result are memory-mapped
-    temporary files (models/profile/data/external_sort.py). Raises InputError naming the file and
+    temporary files. Raises InputError naming the file and
     the invalid column, line or window.
     """
     # Codes follow the order of first occurrence until all names are known.
     items, categories = (defaultdict(count().__next__) for _ in range(2))
-    unusable = 0
-    with ExternalSorter() as sorter, VectorSpool() as spool, _no_garbage_collection():
+    unusable = tokens = 0
+    with DiskTables() as rows, VectorSpool() as spool, _no_garbage_collection():
         left_out = frozenset(without)
         for batch in _read_batches(path, on_progress):
             batch = batch.without(left_out)
@@ -154,10 +167,12 @@ def read(
                 texts = [window.text for window in windows]
                 vectors = add_text_vectors(vectors, texts, encode_texts)
             vector_indexes = [spool.add(window_vectors) for window_vectors in vectors]
-            sorter.add(*_sort_records(batch, windows, vector_indexes, items, categories))
-        if not sorter.windows:
+            records = _sort_records(batch, windows, vector_indexes, items, categories)
+            tokens += len(records[1])
+            _add_rows(rows, *records)
+        if not rows.count("windows"):
             raise InputError(f"training rows {path}: no events in them")
-        streams, duplicates_ms = _fill_streams(sorter, spool, items, categories)
+        streams, duplicates_ms = _fill_streams(rows, tokens, spool, items, categories)
     if duplicates_ms:
         raise InputError(
             f"training rows {path}: {len(duplicates_ms)} duplicate windows (same user and end), one"
@@ -187,7 +202,7 @@ def _sort_records(
     items: dict[str, int],
     categories: dict[str, int],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Window and token records for ExternalSorter.add. Leaves out windows without tokens."""
+    """Window records and the tokens of one after the other. Leaves out windows without tokens."""
     used = [row for row, window in enumerate(parsed) if window.tokens]
     tokens = [parsed[row].tokens for row in used]
     windows = np.empty(len(used), WINDOW_DTYPE)
@@ -205,13 +220,49 @@ def _sort_records(
     return windows, records
 
 
+def _add_rows(rows: DiskTables, windows: np.ndarray, tokens: np.ndarray) -> None:
+    if len(windows):
+        parts = np.split(tokens, np.cumsum(windows["count"])[:-1])
+        columns = {
+            "user": windows["user"].tolist(),
+            "record": [window.tobytes() for window in windows],
+            "tokens": [part.tobytes() for part in parts],
+        }
+        arrays = {name: pa.array(values, pa.binary()) for name, values in columns.items()}
+        rows.add("windows", pa.record_batch({**arrays, "end_ms": windows["end_ms"]}))
+
+
+def _sorted_parts(rows: DiskTables) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields windows ordered by user and end, and their tokens.
+
+    All windows of a user are in one part.
+    """
+    windows, tokens = np.empty(0, WINDOW_DTYPE), np.empty(0, TOKEN_DTYPE)
+    for batch in rows.read("windows", "ORDER BY user, end_ms"):
+        read = (
+            np.frombuffer(b"".join(batch.column(name).to_pylist()), dtype)
+            for name, dtype in (("record", WINDOW_DTYPE), ("tokens", TOKEN_DTYPE))
+        )
+        windows, tokens = map(np.concatenate, zip((windows, tokens), read, strict=True))
+        complete = int(np.searchsorted(windows["user"], windows["user"][-1]))
+        if complete:
+            of_complete = int(windows["count"][:complete].sum())
+            yield windows[:complete], tokens[:of_complete]
+            windows, tokens = windows[complete:], tokens[of_complete:]
+    yield windows, tokens
+
+
 def _fill_streams(
-    sorter: ExternalSorter, spool: VectorSpool, items: dict[str, int], categories: dict[str, int]
+    rows: DiskTables,
+    tokens: int,
+    spool: VectorSpool,
+    items: dict[str, int],
+    categories: dict[str, int],
 ) -> tuple[Streams, list[int]]:
     """The streams, and the ends of duplicate windows of a user."""
     items, item_code = _sorted_codes(items)
     categories, category_code = _sorted_codes(categories)
-    tokens, windows = sorter.tokens, sorter.windows
+    windows = rows.count("windows")
     streams = Streams(
         users=0,
         items=items,
@@ -236,7 +287,7 @@ def _fill_streams(
     window_of = np.empty(spool.windows, np.int64)
     users = first_window = first_token = 0
     duplicates_ms = []
-    for windows, tokens in sorter.sorted_parts():
+    for windows, tokens in _sorted_parts(rows):
         part_W = slice(first_window, first_window + len(windows))
         part_N = slice(first_token, first_token + len(tokens))
         new_user = np.concatenate([[True], windows["user"][1:] != windows["user"][:-1]])

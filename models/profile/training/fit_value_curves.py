@@ -9,7 +9,7 @@ median.
 The horizons of all examples end before the first horizon that a later part measures begins
 (`any_time.moment_ranges_ms`); without a later part, all known labels are used. A horizon longer
 than the data has no examples and no curve. One longer than the model's is linked to it
-(models/profile/values/links.py).
+(models/profile/values/head.py).
 
 Shape suffixes: M examples, H horizons, of which G are learned, B examples of a batch; others as in
 the head.
@@ -32,7 +32,6 @@ from models.profile.data.examples import PURCHASE, Corpus
 from models.profile.evaluation.any_time import HORIZONS_DAYS, moment_ranges_ms
 from models.profile.evaluation.moments import Moments, outcomes
 from models.profile.recipes import Recipe
-from models.profile.training.fit_links import fit_link
 from models.profile.training.losses import learning_rate_schedule
 from models.profile.values.head import ValueCurveHead, knot_weights
 from models.profile.values.inputs import PurchaseWindows, curve_inputs
@@ -41,6 +40,45 @@ if TYPE_CHECKING:
     from models.profile.data.prepared import Split
     from models.profile.data.training_rows import Streams
     from models.profile.network import BehaviourTransformer
+
+
+from scipy.special import logit
+from sklearn.linear_model import LogisticRegression
+
+from models.profile.values.head import SMALLEST, HorizonLinks
+
+MIN_SPEND = 1e-3  # currency; a smaller prediction says nothing about the ratio
+
+
+def fit_link(
+    links: HorizonLinks,
+    link: int,
+    first_M2: np.ndarray,
+    churned_M: np.ndarray,
+    spend_M: np.ndarray,
+) -> None:
+    """Fits one link to the first horizon's churn and spend and the outcomes of its own.
+
+    If all users churned or none did, churn stays that of the first horizon.
+    """
+    if np.ptp(churned_M):
+        logit_M = logit(np.clip(first_M2[:, 0].astype(float), SMALLEST, 1 - SMALLEST))
+        found = LogisticRegression().fit(logit_M[:, None], churned_M)
+        links.intercept[link] = float(found.intercept_[0])
+        links.slope[link] = max(float(found.coef_[0, 0]), 0.0)
+    links.spend_ratio[link] = _ratio(first_M2[:, 1].astype(float), spend_M.astype(float))
+
+
+def _ratio(first_M: np.ndarray, spend_M: np.ndarray) -> float:
+    """The ratio with the least absolute error: the median of spend / first, weighted by first."""
+    first_M, spend_M = first_M[first_M > MIN_SPEND], spend_M[first_M > MIN_SPEND]
+    if not len(first_M):
+        return 1.0
+    order_M = np.argsort(spend_M / first_M)
+    total_M = np.cumsum(first_M[order_M])
+    middle = order_M[np.searchsorted(total_M, total_M[-1] / 2)]
+    return float(spend_M[middle] / first_M[middle])
+
 
 AFTER_DAYS = (0, 1, 3, 7, 14, 30, 60, 120)
 # Of the time of the examples: their users look new only because the rows begin. At most a horizon.

@@ -19,7 +19,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.profile.values.links import HorizonLinks
+HALF = 0.5
+SMALLEST = 1e-6  # a probability nearer to 0 or 1 counts as this near
+
+
+class HorizonLinks(nn.Module):
+    """Links of L horizons to the first of the head's horizons, all longer than it."""
+
+    def __init__(self, links: int):
+        super().__init__()
+        self.register_buffer("intercept", torch.zeros(links))
+        self.register_buffer("slope", torch.ones(links))  # >= 0
+        self.register_buffer("spend_ratio", torch.ones(links))
+
+    def forward(self, first_N3K: Tensor, horizon_days: Tensor) -> Tensor:
+        """(N, L, 3, K) from the values of the first horizon; horizon_days: of all, linked last."""
+        churn_N1K, spend_N1K, days_N1K = first_N3K[:, None].unbind(2)
+        first_days, days_L1 = horizon_days[0], horizon_days[-len(self.slope) :, None]
+        logit_NLK = self.intercept[:, None] + self.slope[:, None] * churn_N1K.logit(SMALLEST)
+        churn_NLK = logit_NLK.sigmoid().minimum(churn_N1K)
+        # Between the horizons log(share without a purchase) falls in a straight line.
+        fall_NLK = (churn_N1K / churn_NLK).log().clamp(min=1e-9)
+        share_NLK = ((churn_N1K / HALF).log() / fall_NLK).clamp(0.0, 1.0)
+        later_NLK = first_days + (days_L1 - first_days) * share_NLK
+        days_NLK = torch.where(churn_N1K < HALF, days_N1K, later_NLK)
+        return torch.stack([churn_NLK, self.spend_ratio[:, None] * spend_N1K, days_NLK], 2)
+
 
 WIDTH, DROPOUT = 96, 0.1
 MAX_DEVIATIONS = 5.0  # an input further away counts as this far

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cli.risk.rules import print_backtest
+from cli.risk import print_backtest
 from liveprofile.labels.rule_backtest import compare
 from liveprofile.rules.stored_rows import StoredEvent, event_blocks
 from liveprofile.units import DAY_MS

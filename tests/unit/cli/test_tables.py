@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from cli.alerts import flag_table as flag_state_table
+from cli.common import new_table, print_tables
 from cli.profile import flag_table
-from cli.risk.alert_output import flag_table as flag_state_table
-from cli.tables import new_table, print_tables
 from liveprofile.alerts.cases.flags import FlagWithState
 from liveprofile.alerts.cases.states import AlertState, StoredAlertState
 from tests.unit.liveprofile.alerts.test_cases import stored

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from cli.times import parse_duration_ms, parse_since_ms
+from cli.common import parse_duration_ms, parse_since_ms
 from liveprofile.errors import InputError
 from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS
 

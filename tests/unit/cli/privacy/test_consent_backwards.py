@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from cli.privacy.consent_backwards import rejections
+from cli.consent import rejections
 from liveprofile.audit.rows import parse_event
 from liveprofile.identity.book import IdentityBook, Merge
 from liveprofile.ingest.rejected import parse_record

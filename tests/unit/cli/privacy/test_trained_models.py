@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cli.privacy.trained_models import table_rows
+from cli.privacy import table_rows
 from liveprofile.privacy.trained_users import TrainedCheckpoint, TrainedUsers, user_key
 
 

@@ -10,7 +10,7 @@ from liveprofile.features.entity import EVENT_FEATURES, ORDER_FEATURES, EventLis
 from liveprofile.features.entity.order import type_letter
 from liveprofile.units import DAY_MS
 from models.fraud.datasets.entity_history import EntityHistory, EventColumns, LabelColumns
-from models.fraud.datasets.labelled_features import LabelledFeatures
+from models.fraud.datasets.event_dataset import LabelledFeatures
 from models.fraud.model import FraudModel
 from models.fraud.training.fit import SETTINGS, build_model, fit_calibration, tune_trees
 from models.fraud.training.order_choice import tree_inputs

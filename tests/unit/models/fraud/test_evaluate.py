@@ -64,10 +64,6 @@ def test_rules_model_and_both_find_frauds_within_the_budget(report: dict) -> Non
     assert report["score"]["average_precision"] > 0.9
 
 
-def test_same_seeds_give_the_same_report(report: dict, model: FraudModel) -> None:
-    assert compare_rules_and_model(model, RULES, (1, 2), **SHOP, budgets=(BUDGET,)) == report
-
-
 def test_only_active_rules_alert_with_their_current_thresholds(model: FraudModel) -> None:
     def alerts(*rules: Rule) -> dict:
         rule_set = RuleSet(version="t", rules=rules)
@@ -80,12 +76,6 @@ def test_only_active_rules_alert_with_their_current_thresholds(model: FraudModel
     assert active["both"] >= active["rules"]
     assert alerts(make_rule(state="SHADOW"), score_rule)["rules"] == 0
     assert alerts(make_rule(state="PAUSED"), score_rule)["both"] == active["model"]
-
-
-def test_report_has_metrics_of_each_rule(report: dict) -> None:
-    assert list(report["of_rules"]) == [rule.id for rule in RULES.evaluated("event")]
-    assert report["of_rules"]["fraud_score"] == report["at"]["as_they_are"]["model"]
-    assert report["of_rules"]["card_testing"]["kinds"]["card_test"]["alerted"] > 0
 
 
 def test_severity_outranks_value(model: FraudModel) -> None:
@@ -132,12 +122,6 @@ def test_default_seeds_are_not_in_the_shipped_model_s_recipe(model: FraudModel) 
         for seed in seeds
     }
     assert not recipe_seeds & set(SEEDS)
-
-
-def test_resized_recipe_keeps_the_number_of_cases_per_user() -> None:
-    sized = FraudRecipe().sized(250, 20)
-    assert (sized.users, sized.days, sized.takeovers, sized.card_tests) == (250, 20, 12, 6)
-    assert sized.rings == 1
 
 
 def run_command(*arguments: str) -> dict:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import xgboost as xgb
 
-from models.fraud.datasets.labelled_features import LabelledFeatures
+from models.fraud.datasets.event_dataset import LabelledFeatures
 from models.fraud.model import trees_log_odds
-from models.fraud.training.fit import FOREST_TREES, SETTINGS, fit_trees
+from models.fraud.training.fit import FOREST_TREES, fit_trees
 
 NAMES = ["first", "second", "third"]
 BOOSTED = {"max_depth": 2, "rounds": 20, "eta": 0.1}
@@ -71,14 +71,3 @@ def test_forest_follows_the_boosted_trees_in_one_logistic_booster() -> None:
     np.testing.assert_allclose(
         score_N, 1 / (1 + np.exp(-trees_log_odds(both, dataset.x_NF))), rtol=1e-4
     )
-
-
-def test_setting_without_a_forest_trains_boosted_trees_alone() -> None:
-    """As the recipe of the shipped model has it, whose settings name no forest."""
-    assert fit_trees(events(), 1.0, NAMES, BOOSTED).num_boosted_rounds() == BOOSTED["rounds"]
-    assert all(setting["forest"] > 0 for setting in SETTINGS)
-
-
-def test_forest_trees_differ_from_each_other() -> None:
-    booster = fit_trees(events(noise=0.5), 1.0, NAMES, BOOSTED | {"forest": FOREST})
-    assert len(set(booster.get_dump()[BOOSTED["rounds"] :])) == FOREST_TREES

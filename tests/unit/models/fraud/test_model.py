@@ -9,10 +9,9 @@ from sklearn.metrics import average_precision_score
 
 from liveprofile.errors import InputError
 from liveprofile.resources import product_path
-from models.fraud.datasets.labelled_features import downsample_legitimate
+from models.fraud.datasets.event_dataset import downsample_legitimate
 from models.fraud.model import CARD_FILE, TREES_FILE, FraudModel, probability
 from models.fraud.training.fit import fit_calibration, reliability
-from tests.support.one_feature_model import one_feature_model
 from tests.unit.models.fraud.conftest import TrainedModel
 
 pytestmark = pytest.mark.slow
@@ -49,7 +48,7 @@ def test_score_does_not_depend_on_the_batch(trained: TrainedModel) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 9}, "format 9, this version reads 1 and 2"),
+        ({"format": 9}, "format 9, this version reads 2"),
         ({"names": ["moon_phase"]}, "unknown feature moon_phase"),
     ],
 )
@@ -61,15 +60,6 @@ def test_card_with_unknown_format_or_feature_is_rejected(
     (tmp_path / CARD_FILE).write_text(json.dumps({**card, **change}))
     with pytest.raises(InputError, match=message):
         FraudModel.load(tmp_path)
-
-
-def test_card_of_format_1_is_read(trained: TrainedModel, tmp_path: Path) -> None:
-    model = one_feature_model("user_purchases_7d", 3)
-    model.save(tmp_path)
-    card = json.loads((tmp_path / CARD_FILE).read_text())
-    (tmp_path / CARD_FILE).write_text(json.dumps({**card, "format": 1}))
-    scores = FraudModel.load(tmp_path).score(trained.columns)
-    assert np.array_equal(scores, model.score(trained.columns))
 
 
 def test_missing_or_broken_model_file_is_rejected(trained: TrainedModel, tmp_path: Path) -> None:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from liveprofile.features.entity import EVENT_FEATURES, ORDER_FEATURES
-from models.fraud.datasets.labelled_features import LabelledFeatures
+from models.fraud.datasets.event_dataset import LabelledFeatures
 from models.fraud.training.order_choice import (
     OrderChoice,
     choose_order,
-    first_columns,
     tree_inputs,
-    with_order_columns,
 )
 from models.fraud.training.train_simulated import FEATURES
 from models.fraud.transitions import COLUMNS
@@ -69,15 +67,6 @@ def test_inputs_of_unseen_events_are_those_of_the_transitions_of_all_training_ev
     np.testing.assert_array_equal(found.fraud_N, unseen.fraud_N)
     plain = tree_inputs(train, NAMES, USERS, with_order=False).of(unseen)
     np.testing.assert_array_equal(plain.x_NF, unseen.x_NF[:, : len(NAMES)])
-
-
-def test_order_columns_are_the_last_ones() -> None:
-    all_columns = split("amount", 0)
-    chosen = LabelledFeatures(all_columns.x_NF[:, :1], all_columns.fraud_N)
-    found = with_order_columns(chosen, all_columns)
-    assert found.x_NF.shape[1] == 1 + len(ORDER_FEATURES)
-    np.testing.assert_array_equal(found.x_NF[:, 1:], all_columns.x_NF[:, len(NAMES) :])
-    np.testing.assert_array_equal(first_columns(found, 1).x_NF, chosen.x_NF)
 
 
 def test_order_features_are_features_that_no_model_reads_unless_chosen() -> None:

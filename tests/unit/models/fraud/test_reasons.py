@@ -7,7 +7,6 @@ from liveprofile.features.entity import EVENT_FEATURES
 from models.fraud.explain.reason_groups import feature_groups
 from models.fraud.explain.reasons import (
     EARLIER_EVENT,
-    ScoreReason,
     explain,
     shapley_values,
 )
@@ -85,11 +84,6 @@ def test_unknown_feature_is_no_reason() -> None:
     assert shapley_values(model, x[None])[0, index] == 0
     x[index] = 9.0
     assert shapley_values(model, x[None])[0, index] > 0
-
-
-def test_stored_reason_has_no_weight() -> None:
-    stored = ScoreReason("AMOUNT", 3.0, None, "much", 1.5).as_dict()
-    assert stored == {"code": "AMOUNT", "value": 3.0, "usual": None, "sentence": "much"}
 
 
 def test_shapley_values_of_known_features_add_up_to_the_log_odds(trained: TrainedModel) -> None:

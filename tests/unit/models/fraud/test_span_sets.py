@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from liveprofile.features.entity.past_events import SPANS_MS
-from models.fraud.datasets.labelled_features import LabelledFeatures
+from models.fraud.datasets.event_dataset import LabelledFeatures
 from models.fraud.training.span_sets import SPAN_SETS, choose_spans, names_within
 from models.fraud.training.train_simulated import FEATURES
 

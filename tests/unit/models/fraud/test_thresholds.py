@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 
 from liveprofile.errors import InputError
-from models.fraud.thresholds import NO_ALERT_SCORE, threshold_by_budget, threshold_by_cost
+from models.fraud.training.alert_metrics import (
+    NO_ALERT_SCORE,
+    threshold_by_budget,
+    threshold_by_cost,
+)
 
 
 def test_threshold_by_cost_has_the_minimum_cost_of_all_thresholds() -> None:

@@ -125,8 +125,3 @@ def test_shapley_values_of_transitions_belong_to_the_types_of_earlier_events() -
     assert not others.any() and values_nF.any()
     constant = model.log_odds(x_nF) - values_nF.sum(axis=1)
     np.testing.assert_allclose(constant, constant[0], atol=1e-4)
-
-
-def test_table_of_another_shape_is_rejected() -> None:
-    with pytest.raises(ValueError, match="not float32"):
-        TransitionModel(np.zeros((3, 3), np.float32))

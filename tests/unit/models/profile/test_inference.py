@@ -1,17 +1,13 @@
 """Inference against a plain reference implementation."""
 
 import copy
-import dataclasses
 import math
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks.load.workload import Workload
-from benchmarks.models import model_inputs
 from liveprofile.events.modalities import PLACE, Modality
-from liveprofile.settings import WindowSettings
 from liveprofile.units import DAY_MS
 from liveprofile.wire.token_columns import TokenColumns
 from liveprofile.wire.tokens import Token
@@ -110,25 +106,6 @@ def test_next_items_are_the_best_of_ranked_and_previous_items(network):
     assert rare > 50
 
 
-def test_sparse_repeat_counts_equal_dense_repeat_counts():
-    random = np.random.default_rng(1)
-    for size in (0, 1, 500):
-        row, code = random.integers(0, 9, size), random.integers(0, 7, size)
-        weight = random.random(size)
-        sparse = user_features.repeat_counts(row, code, weight, 7)
-        assert (np.diff(sparse.row_M * 7 + sparse.code_M) > 0).all()
-        dense = user_features.dense_repeat_counts(row, code, weight, 9, 7)
-        np.testing.assert_allclose(sparse.dense(9, 7), dense, 1e-5)
-
-
-def test_small_surprise_chunks_give_the_same_surprise(network):
-    histories, windows = random_users()
-    model = profile_model(network)
-    whole = score(model, histories, windows)
-    model._forward_pass.surprise_chunk = 3
-    assert_near(score(model, histories, windows), whole, 1e-5)
-
-
 def test_scores_equal_those_of_plain_implementation(network):
     histories, windows = random_users()
     plain = profile_model(network, PlainProfileModel, ranked=ITEMS, batch_rows=16)
@@ -195,10 +172,3 @@ def test_nearby_places_share_cells_of_two_grids():
     assert fine_N[0] == fine_N[1] != fine_N[2]
     assert coarse_N[0] == coarse_N[1] == coarse_N[2] != coarse_N[3]
     assert fine_N.max() < CELL_ROWS <= coarse_N.min() < coarse_N.max() < 2 * CELL_ROWS
-
-
-def test_generated_rows_are_the_last_of_the_workload():
-    small = dataclasses.replace(Workload.of(4_000, 300), hours=1)
-    batch = model_inputs.generated_rows(small)
-    assert len(batch.user_id) == min(model_inputs.ROWS, small.profiles(WindowSettings()))
-    assert batch.window_end_ms.max() == small.end_ms

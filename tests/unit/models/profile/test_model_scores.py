@@ -2,11 +2,9 @@
 
 import numpy as np
 import pytest
-import torch
 
 from liveprofile.wire.tokens import TYPE_INDEX, Token
 from models.profile.inference import ProfileModel
-from models.profile.network import top_k
 from tests.unit.models.profile.miniature import (
     FIRST_DAY_MS,
     assert_scores_equal,
@@ -88,11 +86,3 @@ def test_unusual_event_is_more_surprising_than_the_usual_one(miniature_model):
     surprise = score(miniature_model, [history] * 3, windows).surprise
     assert surprise[1] > surprise[0] + 1
     assert surprise[2] > surprise[0] + 1
-
-
-def test_top_k_equals_torch():
-    torch.manual_seed(0)
-    for width, k in ((5, 10), (40, 10), (303, 10), (4096, 10), (2500, 3)):
-        scores = torch.randn(33, width)
-        for actual, expected in zip(top_k(scores, k), scores.topk(min(k, width)), strict=True):
-            assert torch.equal(actual, expected)

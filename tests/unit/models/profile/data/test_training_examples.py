@@ -115,16 +115,6 @@ def test_augmented_sequences_have_every_event_type_in_order_of_time(miniature_ro
     assert set(augmented.row_N[augmented.scored_N]) == set(windows)
 
 
-def test_augmenting_no_share_changes_nothing(miniature_rows):
-    streams = training_rows.read(miniature_rows)
-    corpus = build_corpus(streams, Vocabulary(["i1-0"], 4), Vocabulary(["c1"], 2), 7)
-    windows = np.arange(len(streams.user_W))
-    plain = slice_sequences(corpus, windows, np.full(len(windows), 8), 32)
-    augmented = augment(plain, 0.0, 32, np.random.default_rng(0))
-    for expected, actual in zip(plain, augmented, strict=True):
-        np.testing.assert_array_equal(expected, actual)
-
-
 def test_training_draws_the_order_of_events_of_one_time(miniature_rows):
     streams = training_rows.read(miniature_rows)
     # All events of a window at one time, as the lines of a receipt.
@@ -150,12 +140,3 @@ def test_training_draws_the_order_of_events_of_one_time(miniature_rows):
     window_tokens = np.arange(streams.first_W[windows[0]], streams.last_W[windows[0]])
     assert len(np.unique(np.concatenate(kept))) > 7
     assert np.isin(np.unique(np.concatenate(kept))[-len(window_tokens) :], window_tokens).all()
-
-
-def test_events_of_different_times_keep_their_order(miniature_rows):
-    streams = training_rows.read(miniature_rows)
-    corpus = build_corpus(streams, Vocabulary([], 1), Vocabulary([], 1), 7)
-    windows, past = np.arange(40), np.full(40, 8)
-    expected = slice_sequences(corpus, windows, past, 32)
-    actual = slice_sequences(corpus, windows, past, 32, np.random.default_rng(1))
-    np.testing.assert_array_equal(actual.source_N, expected.source_N)

@@ -14,6 +14,7 @@ import pytest
 from benchmarks.load.rows import batches
 from benchmarks.load.workload import Workload
 from benchmarks.models.training_rows import as_table
+from liveprofile import disk_tables
 from liveprofile.errors import InputError
 from liveprofile.events.window import parse_training_window
 from liveprofile.features.baselines import SUMS
@@ -21,7 +22,7 @@ from liveprofile.privacy.trained_users import user_key
 from liveprofile.settings import load
 from liveprofile.units import DAY_MS
 from liveprofile.wire.token_columns import read_histories
-from models.profile.data import external_sort, training_rows
+from models.profile.data import training_rows
 from models.profile.data.examples import build_corpus
 from models.profile.encoding import Vocabulary
 
@@ -40,9 +41,8 @@ def table():
 
 @pytest.fixture
 def small_runs(monkeypatch):
-    """Makes the sorter use many runs and many parts of few windows."""
-    monkeypatch.setattr(external_sort, "RUN_BYTES", 20_000)
-    monkeypatch.setattr(external_sort, "PART_BYTES", 7_000)
+    """Reads many parts of few windows."""
+    monkeypatch.setattr(disk_tables, "READ_ROWS", 50)
     monkeypatch.setattr(training_rows, "BATCH_ROWS", 17)
     monkeypatch.setattr(training_rows, "PART_WINDOWS", 5)
 

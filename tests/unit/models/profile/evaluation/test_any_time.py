@@ -39,15 +39,3 @@ def test_targets_that_a_model_lacks_are_left_out(truth):
     assert report["days"]["own_gap"]["mae"] == 0
     assert "model_over" not in report["days"]["own_gap"]
     assert "own_gap" not in report["spend"]
-
-
-def test_constant_predictions_have_no_rank_correlation(truth):
-    constant = Predictions(days_W=np.full(600, 7.0))
-    report = compare_values(USERS, truth, Predictions(days_W=truth.days_M), {"week": constant})
-    assert "spearman" not in report["days"]["week"]
-    assert list(report["days"]["week"]["model_over"]) == ["mae"]
-
-
-def test_churn_of_one_class_has_no_auc(truth):
-    always = truth._replace(churned_M=np.ones(600, bool))
-    assert compare_values(USERS, always, Predictions(), {})["churn"] is None

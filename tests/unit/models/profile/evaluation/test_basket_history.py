@@ -9,7 +9,6 @@ from models.profile.evaluation.basket_history import (
     History,
     OwnCounts,
     gp_topfreq,
-    popularity,
 )
 from models.profile.evaluation.next_basket import NO_CODE, RETURN
 from tests.unit.models.profile.synthetic_streams import DAY_MS, START_MS, make_streams
@@ -57,20 +56,11 @@ def test_counts_of_events_and_counts_of_windows_rank_differently(baskets):
     assert OwnCounts(np.inf, 0, False).rank(history)[0, :2].tolist() == [2, 1]
 
 
-def test_short_half_life_prefers_what_is_recent(baskets):
-    history = history_at(baskets, 2)
-    assert OwnCounts(10.0, 0, True).rank(history)[0, :2].tolist() == [2, 1]
-
-
 def test_popular_codes_follow_the_users_own_and_each_code_occurs_once(baskets):
     ranking = gp_topfreq(history_at(baskets, 2))[0].tolist()
     assert ranking[:3] == [2, 1, 3]
     assert sorted(ranking[:4]) == [1, 2, 3, 5]
     assert ranking[4:] == [NO_CODE] * 6
-
-
-def test_popularity_ignores_the_user(baskets):
-    assert popularity(history_at(baskets, 0, 6))[:, :2].tolist() == [[3, 2], [3, 2]]
 
 
 def test_popularity_weight_lets_popular_codes_overtake_own_ones(baskets):

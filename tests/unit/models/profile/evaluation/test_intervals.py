@@ -49,18 +49,6 @@ def test_intervals_equal_those_of_written_out_resamples(predictions):
         assert interval == pytest.approx((difference, low, high), abs=1e-9), name
 
 
-def test_intervals_are_repeatable(predictions):
-    first, second, truth, user = predictions
-    intervals = [UserBootstrap(user).mae(first, second, truth) for _ in range(2)]
-    assert intervals[0] == intervals[1]
-    assert intervals[0].low < intervals[0].difference < intervals[0].high
-
-
-def test_interval_of_a_model_against_itself_is_zero(predictions):
-    first, _, truth, user = predictions
-    assert UserBootstrap(user, 20).auc(first, first, truth > 8) == (0, 0, 0)
-
-
 def test_auc_of_one_model_has_the_interval_of_its_resamples(predictions):
     score, _, truth, user = predictions
     true = truth > 8

@@ -10,7 +10,6 @@ from models.profile.evaluation.next_basket import (
     NO_CODE,
     RETURN,
     basket_scores,
-    codes_of,
     compare_rankings,
     next_baskets,
 )
@@ -49,10 +48,6 @@ def test_target_is_the_set_of_the_following_window_without_returns_and_unnamed_i
     assert basket_of(baskets, 0) == [4, 5]
     assert basket_of(baskets, 1) == [6]
     assert baskets.had_before_M.tolist() == [True, False, False]
-
-
-def test_windows_outside_the_part_are_no_targets():
-    assert next_baskets(SHOP, "item", np.array([2])).window_W.tolist() == [1]
 
 
 def test_categories_are_compared_by_their_own_codes():
@@ -98,11 +93,6 @@ def test_code_twice_in_a_ranking_is_an_error():
     baskets = next_baskets(SHOP, "item", ALL)
     with pytest.raises(ValueError, match="row 1 has a code twice"):
         basket_scores(baskets, np.array([[3, 5, 4], [5, 2, 5]]))
-
-
-def test_names_without_events_have_no_code():
-    codes = codes_of(np.array([[1, 0], [2, -1]]), ["b", "a", "z"], ["", "a", "b"])
-    assert codes.tolist() == [[1, 2], [NO_CODE, NO_CODE]]
 
 
 def random_shop(seed):
@@ -152,9 +142,3 @@ def test_comparison_has_scores_differences_and_intervals_by_part():
     assert report["repeat"]["windows"] < rows
     value, low, high = report["repeat"]["scores"]["model"]["ndcg_at_10"]
     assert low <= value <= high < 1  # new members take places of the ranking
-
-
-def test_part_without_members_is_none():
-    streams = streams_of((0, 0, 1, PURCHASE), (0, 1, 1, PURCHASE))
-    baskets = next_baskets(streams, "item", np.arange(2))
-    assert compare_rankings(baskets, np.array([[1]]), {})["explore"] is None

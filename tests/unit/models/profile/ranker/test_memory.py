@@ -99,13 +99,6 @@ def test_returns_and_missing_ids_count_as_no_id() -> None:
     assert pairs(tokens, tokens.item_T).code_M.tolist() == [2]
 
 
-def test_no_rows_and_rows_without_ids_have_no_pairs() -> None:
-    for rows in ([], [[]], [[(0, [token("", "")])]]):
-        tokens = read(rows)
-        assert tokens.rows == len(rows)
-        assert len(pairs(tokens, tokens.item_T).row_M) == 0
-
-
 def test_names_of_further_ids_follow_those_of_the_model() -> None:
     reader = MemoryReader(["a", "b"], ["c"])
     tokens = reader.read(memories.of_windows([[(0, [token("new"), token("b", "other")])]]))

@@ -59,13 +59,6 @@ def test_candidates_are_the_memory_and_the_new_ones_of_the_trunk() -> None:
     ]
 
 
-def test_candidates_without_any_memory() -> None:
-    _, item, category = read([[], []])
-    found = item_candidates(item, category, np.array([[3], [2]]), np.zeros(ITEMS, np.int64))
-    assert found.row_N.tolist() == [0, 1] and found.code_N.tolist() == [4, 3]
-    assert found.memory_N.tolist() == found.category_pair_N.tolist() == [-1, -1]
-
-
 def test_category_logits_are_those_of_each_row_alone(ranker: Ranker) -> None:
     h_BD, trunk_BC = torch.randn(3, DIM), torch.randn(3, CATEGORIES)
     tokens, _, category = read(ROWS)
@@ -87,11 +80,3 @@ def test_category_that_was_had_differs_from_the_others_by_its_pair_only(ranker: 
     none = category._replace(**{name: value[:0] for name, value in category._asdict().items()})
     absent = ranker.category_logits(state_BZ, none, torch.zeros(1, CATEGORIES)).named_BC[0]
     assert (logits != absent).tolist() == [False, True, True]
-
-
-def test_dropout_of_states_is_for_training_only(ranker: Ranker) -> None:
-    tokens, _, category = read(ROWS)
-    h_BD = torch.ones(3, DIM)
-    one, two = (ranker.states(h_BD, tokens, category) for _ in range(2))
-    torch.testing.assert_close(one, two)
-    assert not torch.equal(ranker.train().states(h_BD, tokens, category), one)

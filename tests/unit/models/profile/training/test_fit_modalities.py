@@ -11,6 +11,7 @@ import torch
 
 from benchmarks.load.rows import batches
 from benchmarks.models.training_rows import as_table
+from liveprofile import disk_tables
 from liveprofile.errors import InputError
 from liveprofile.events.modalities import PLACE, TEXT, Modality
 from liveprofile.events.window import parse_training_window, parse_windows
@@ -19,7 +20,7 @@ from liveprofile.settings import load
 from liveprofile.units import DAY_MS
 from liveprofile.wire.token_columns import read_histories
 from models.profile import checkpoint, text_encoder, vocabulary_expansion
-from models.profile.data import external_sort, training_rows
+from models.profile.data import training_rows
 from models.profile.data.modality_vectors import VectorSpool
 from models.profile.inference import ProfileModel
 from models.profile.model_card import WEIGHTS
@@ -158,8 +159,7 @@ def test_modality_with_too_few_windows_is_not_tried(tmp_path):
 def test_vectors_stay_with_their_windows_in_any_row_order(trained, tmp_path, monkeypatch):
     file = trained("media").with_suffix(".parquet")
     streams, table = training_rows.read(file), pq.read_table(file)
-    monkeypatch.setattr(external_sort, "RUN_BYTES", 20_000)
-    monkeypatch.setattr(external_sort, "PART_BYTES", 7_000)
+    monkeypatch.setattr(disk_tables, "READ_ROWS", 50)
     shuffled = table.take(np.random.default_rng(0).permutation(len(table)))
     pq.write_table(shuffled, tmp_path / "rows.parquet")
     shuffled_streams = training_rows.read(tmp_path / "rows.parquet")

@@ -111,12 +111,6 @@ def test_one_window_of_each_user_in_validation_is_enough(shop: PreparedData) -> 
     assert report["windows"] == USERS * 32 and model.ranker is not None
 
 
-def test_first_windows_of_users_follow_none(shop: PreparedData) -> None:
-    streams = shop.corpus.streams
-    first = np.flatnonzero(np.diff(streams.user_W, prepend=-1))
-    assert len(RankingExamples(streams, [], []).before(first)) == 0
-
-
 def test_epoch_for_ndcg_that_does_not_help_is_undone(shop: PreparedData) -> None:
     shape = Shape(len(shop.items), 4, len(shop.categories), 2, dim=16, layers=1, heads=2)
     weights = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 
 from liveprofile.features.baselines import SUMS
 from liveprofile.units import DAY_MS
-from liveprofile.value_curves import VALUES, interpolate
+from liveprofile.value_curves import VALUES
 from liveprofile.wire import memories
 from liveprofile.wire.memories import MemoryToken
 from models.profile import checkpoint, vocabulary_expansion
@@ -249,15 +248,6 @@ def test_checkpoint_keeps_the_curves_and_serving_stores_them(
     assert served_values(served, streams, moments, features_MX, 5).churn_W is None
 
 
-@pytest.mark.parametrize("after_days", [[0.0, math.nan, 7.0], [1.0, 2.0, 3.0], [0.0, 7.0, 7.0]])
-def test_days_that_no_reader_could_use_are_invalid(after_days: list[float]) -> None:
-    head = ValueCurveHead(len(INPUTS), 2, 3)
-    head.after_days.copy_(torch.tensor([0.0, 1.0, 7.0]))
-    assert head.has_valid_days()
-    head.after_days.copy_(torch.tensor(after_days))
-    assert not head.has_valid_days()
-
-
 def test_model_with_more_items_keeps_the_curves(fitted: Any) -> None:
     model, _ = fitted
     new = vocabulary_expansion.hash_bucket_rows(model, ["1", "2", "3", "4"], ["5"])
@@ -273,11 +263,3 @@ def test_too_little_data_or_no_memory_gives_no_curve(corpus: Corpus) -> None:
     assert model.value_curves is None
     model.ranker = None
     assert fit_value_curves.fit(model, corpus, split_of(corpus), RECIPE) == {}
-
-
-def test_weights_of_knots_interpolate_as_readers_do() -> None:
-    days = np.array([0.0, 0.3, 2.0, 6.9, 7.0, 400.0])
-    after_days = np.array([0.0, 1.0, 3.0, 7.0])
-    value_K = np.array([0.1, 0.7, 0.2, 0.9])
-    read = interpolate(np.tile(after_days, (6, 1)), np.tile(value_K, (6, 1)), days)
-    np.testing.assert_allclose(knot_weights(days, after_days) @ value_K, read, atol=1e-6)

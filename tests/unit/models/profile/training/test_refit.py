@@ -11,7 +11,7 @@ from cli.main import app
 from liveprofile.errors import InputError
 from liveprofile.units import DAY_MS
 from models.profile import checkpoint, recipes
-from models.profile.data.prepared import refuse_trained_part, split_by_time
+from models.profile.data.prepared import split_by_time
 from models.profile.evaluation.next_basket import basket_scores, next_baskets
 from models.profile.evaluation.served import served_rankings
 from models.profile.inference import ProfileModel
@@ -104,15 +104,6 @@ def test_refit_repeats_the_choices_of_validation_on_all_windows(rows, refitted):
         torch.testing.assert_close(trunk.model.state_dict()[name], value, rtol=1e-3, atol=1e-3)
 
 
-def test_trunk_stops_after_the_chosen_epochs_at_the_learning_rates_of_all(rows):
-    data = prepare(SHORT, rows)
-    again = prepare_refit(SHORT, data, "validation")
-    half, whole = (fit(SHORT, again, epochs=epochs) for epochs in (2, 4))
-    assert (len(half.curves), half.best_epoch, len(whole.curves)) == (2, 2, 4)
-    rates = [trainer.optimizer.param_groups[0]["lr"] for trainer in (half, whole)]
-    assert rates[0] > 0.3 * SHORT.learning_rate > 2 * rates[1]
-
-
 def test_refit_learns_nothing_from_windows_after_its_part(rows, refitted, tmp_path):
     """Rows that lack the test part's purchases give the same weights."""
     data = prepare(SHORT, rows)
@@ -192,17 +183,6 @@ def test_evaluate_refuses_the_part_that_a_checkpoint_was_trained_on(
     result = CliRunner().invoke(app, [*command, str(on_all_rows[0]), *options])
     assert "was trained on the test part" in str(result.exception)
     assert looks.read_text() == ""
-
-
-def test_parts_after_the_training_can_measure_a_checkpoint(rows, refitted, plain):
-    split = split_by_time(SHORT, prepare(SHORT, rows).corpus.streams.end_ms_W)
-    for folder, parts in ((plain[0], ("validation", "test")), (refitted[0], ("test",))):
-        for part in parts:
-            refuse_trained_part(folder, checkpoint.load(folder)[3], split, part)
-    # Other rows may move the beginning of a part before the end of an older training.
-    earlier = split._replace(train_until_ms=split.train_until_ms - DAY_MS)
-    with pytest.raises(InputError, match="use the rows of its training, or newer ones"):
-        refuse_trained_part(plain[0], checkpoint.load(plain[0])[3], earlier, "validation")
 
 
 def test_refitted_model_ranks_the_windows_after_it(rows, refitted):

@@ -16,7 +16,6 @@ from models.profile.data.prepared import split_by_time
 from models.profile.device import ModelError
 from models.profile.inference import ProfileModel
 from models.profile.recipes import recipe
-from models.profile.training.losses import learning_rate_schedule
 from models.profile.training.train import train
 from tests.unit.models.profile.miniature import (
     FIRST_DAY_MS,
@@ -94,12 +93,6 @@ def test_horizon_longer_than_the_rows_is_rejected(miniature_rows, tmp_path):
     long_horizon = dataclasses.replace(MINIATURE, horizon_days=300)
     with pytest.raises(InputError, match="horizon of 300 days"):
         train(long_horizon, miniature_rows, tmp_path / "out")
-
-
-def test_learning_rate_warms_up_and_decays():
-    rates = [learning_rate_schedule(step, 100, 0.1) for step in range(100)]
-    assert rates[0] == pytest.approx(0.1) and max(rates) == 1.0
-    assert rates[-1] < 0.06
 
 
 def test_split_follows_the_days_of_the_recipe():

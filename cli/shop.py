@@ -1,4 +1,4 @@
-"""`liveprofile shop trends`: counts of the shop by category, event type, hour and day."""
+"""`liveprofile shop`: trends, funnels and retention of the whole shop."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from cli.common import (
     ConfigOption,
     JsonOption,
     format_utc,
+    parse_duration_ms,
     print_fields,
     print_json,
+    print_table,
     read_settings,
 )
-from cli.operations.tables import print_table
 from cli.options import Commands
 from cli.progress import count_bar
-from cli.times import parse_duration_ms
 from liveprofile.errors import InputError, ServiceError
 from liveprofile.units import DAY_MS
 
@@ -27,12 +27,28 @@ if TYPE_CHECKING:
 
     from liveprofile.settings import Settings
     from liveprofile.trends.counts import Series
+    from liveprofile.trends.funnel import Cohort, FunnelStep
     from liveprofile.trends.points import Point
+
+
+def event_types(option: str, text: str, at_least: int = 1) -> list[str]:
+    """Event types separated by commas. Raises InputError."""
+    from liveprofile.wire.tokens import EVENT_TYPES
+
+    names = text.split(",")
+    for name in names:
+        if name not in EVENT_TYPES:
+            raise InputError(f"{option} {name!r}: not one of {', '.join(EVENT_TYPES)}")
+    if len(names) < at_least:
+        raise InputError(f"{option} {text!r}: give {at_least} or more, separated by commas")
+    return names
+
 
 trends = Commands(
     name="trends",
     help="Count the shop's events by category, type, hour and day (docs/trends.md).",
 )
+
 
 MAX_LISTED = 20
 
@@ -57,6 +73,8 @@ TypeOption = Annotated[
         help="Event type, such as view or purchase. Default: all types; of a category: purchase.",
     ),
 ]
+
+
 CategoryOption = Annotated[
     str | None,
     typer.Option(
@@ -66,6 +84,8 @@ CategoryOption = Annotated[
         help="Only this category; empty text is the unknown one. Default: all together.",
     ),
 ]
+
+
 MetricOption = Annotated[MetricName, typer.Option("--metric", help="What is counted.")]
 
 
@@ -306,3 +326,106 @@ def _row(point: Point) -> list[str]:
         span,
         mark,
     ]
+
+
+class GroupBy(StrEnum):
+    CATEGORY = "category"
+    SEGMENT = "segment"
+
+
+def funnel(
+    steps: str = "view,cart,purchase",
+    within: str = "7d",
+    last: str = "30d",
+    by: GroupBy = GroupBy.SEGMENT,
+    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 20,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Count the users who go through the steps of a funnel, from the stored deltas.
+
+    Only first steps that are at least --within old count: later ones have had less time. A
+    segment's users are those who are in it now. docs/trends.md has the definitions.
+
+    Example: `liveprofile shop funnel --steps view,cart,purchase --within 1d --by category`
+
+    Options:
+    steps TYPES: Event types in order.
+    within SPAN: Time from the first step to the last.
+    last SPAN: How far back from the newest window.
+    by: Groups of users.
+    limit: Maximum number of groups.
+    """
+    from liveprofile.storage.connection import open_session
+    from services.trends import stored_funnel
+
+    names = event_types("--steps", steps, at_least=2)
+    within_ms, last_ms = parse_duration_ms(within, "--within"), parse_duration_ms(last, "--last")
+    if within_ms >= last_ms:
+        raise InputError(f"--within {within!r}: must be less than --last {last!r}")
+    settings = read_settings(config)
+    with open_session(settings.cassandra) as session:
+        found = stored_funnel(session, settings, names, within_ms, last_ms, by.value)
+    shown = dict(list(found.groups.items())[:limit])
+    if json:
+        groups = {name: [step._asdict() for step in of_group] for name, of_group in shown.items()}
+        print_json(found._asdict() | {"groups": groups})
+        return
+    if not shown:
+        typer.echo("no user has taken the first step in this time")
+        return
+    columns = ["group", *(f">{name}" for name in names)]
+    columns.append(">95 %")
+    span = f"{format_utc(found.since_ms)[:16]} to {format_utc(found.until_ms)[:16]}"
+    print_table(
+        f"Users with a first step from {span} UTC, within {within}",
+        columns,
+        [_funnel_row(name, of_group) for name, of_group in shown.items()],
+    )
+
+
+def _funnel_row(name: str, steps: list[FunnelStep]) -> list[str]:
+    cells = [f"{step.users:,} ({step.share or 0:.1%})" for step in steps]
+    last = steps[-1]
+    return [name, *cells, f"{last.share_low or 0:.1%} to {last.share_high or 0:.1%}"]
+
+
+def retention(
+    event_type: Annotated[str | None, typer.Option("--type")] = None,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show the share of each week's new users that are active in the weeks after, from the deltas.
+
+    Deltas live for `cassandra.delta_ttl_s` (30 days): older cohorts are incomplete.
+
+    Example: `liveprofile shop retention --type purchase`
+
+    Options:
+    event_type TYPE: A user is active in a week with such an event. Default: any event.
+    """
+    from liveprofile.storage.connection import open_session
+    from services.trends import stored_retention
+
+    if event_type is not None:
+        event_types("--type", event_type)
+    settings = read_settings(config)
+    with open_session(settings.cassandra) as session:
+        cohorts = stored_retention(session, settings, event_type)
+    if json:
+        print_json([cohort._asdict() for cohort in cohorts])
+        return
+    if not cohorts:
+        typer.echo("no complete week with new users")
+        return
+    weeks = max(len(cohort.active) for cohort in cohorts)
+    columns = ["first week", ">users"]
+    columns += [f">week {week}" for week in range(weeks)]
+    title = f"Active users of each week's new users ({event_type or 'any event'})"
+    print_table(title, columns, [_cohort_row(cohort, weeks) for cohort in cohorts])
+
+
+def _cohort_row(cohort: Cohort, weeks: int) -> list[str]:
+    shares = [f"{active / cohort.users:.0%}" for active in cohort.active]
+    shares += [""] * (weeks - len(shares))
+    return [format_utc(cohort.week_ms)[:10], f"{cohort.users:,}", *shares]

@@ -1,4 +1,4 @@
-"""`liveprofile campaign`: plan a campaign, send it, and report what it changed."""
+"""`liveprofile campaign`: plans a campaign, sends it, and reports what it changed."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from cli.common import (
     ConfigOption,
     JsonOption,
     format_utc,
+    parse_duration_ms,
+    parse_since_ms,
     print_fields,
     print_json,
+    print_table,
     read_settings,
     refuse_empty,
 )
-from cli.operations.tables import print_table
 from cli.options import Commands
-from cli.times import parse_duration_ms, parse_since_ms
 from liveprofile.errors import InputError
 from liveprofile.units import DAY_MS
 
@@ -36,6 +37,7 @@ campaign = Commands(
     help="Plan a campaign, send it, and report what it changed (docs/campaigns.md)."
     "\n\nExample: `liveprofile campaign report spring.parquet`",
 )
+
 
 PlanArgument = Annotated[
     str,

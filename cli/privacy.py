@@ -1,11 +1,11 @@
-"""`liveprofile privacy erase`: the job forgets persons, and their rows are deleted."""
+"""`liveprofile privacy`: erasure, export, and where data is kept."""
 
 from __future__ import annotations
 
 import itertools
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
@@ -15,14 +15,14 @@ import typer
 from cli.common import (
     ConfigOption,
     JsonOption,
+    UserArgument,
     format_utc,
     print_fields,
     print_json,
+    print_table,
     read_settings,
     read_user_ids,
 )
-from cli.operations.tables import print_table
-from cli.privacy.trained_models import list_checkpoints
 from cli.progress import progress
 from liveprofile.errors import InputError
 from liveprofile.wire.tokens import ID_CHARS
@@ -30,9 +30,58 @@ from liveprofile.wire.tokens import ID_CHARS
 if TYPE_CHECKING:
     from cassandra.cluster import Session
 
+    from liveprofile.privacy.trained_users import TrainedCheckpoint
     from liveprofile.settings import Settings
 
+
+def list_checkpoints(settings: Settings, folder: Path, json: bool) -> None:
+    """Prints the model checkpoints of a folder; exits with 1 unless all are clean."""
+    from liveprofile.feeds.users import read_erasures
+    from liveprofile.privacy.trained_users import FALSE_POSITIVE_RATE, find_checkpoints
+
+    if not folder.is_dir():
+        raise InputError(f"--checkpoints {folder}: no folder")
+    erased = read_erasures(settings).users()
+    found = list(find_checkpoints(folder, sorted(erased)))
+    if json:
+        for each in found:
+            filters = each.trained.filters if each.trained else ()
+            print_json(
+                {
+                    "checkpoint": str(each.folder),
+                    "version": each.version,
+                    "trained_users": each.trained and each.trained.users,
+                    "erased_users": None if each.trained is None else each.erased,
+                    "expected_false": len(erased) * len(filters) * FALSE_POSITIVE_RATE,
+                }
+            )
+    else:
+        print_table(
+            f"{len(erased)} erased users",
+            ("checkpoint", "version", "users", "erased", ""),
+            table_rows(found),
+        )
+    if not all(each.is_clean for each in found):
+        raise typer.Exit(1)
+
+
+def table_rows(found: Iterable[TrainedCheckpoint]) -> list[tuple[str, ...]]:
+    """A row for each checkpoint."""
+    return [
+        (
+            str(each.folder),
+            each.version,
+            str(each.trained.users) if each.trained else "unknown",
+            str(len(each.erased)) if each.trained else "unknown",
+            "" if each.is_clean else "train it again: liveprofile model train --without-erased",
+        )
+        for each in found
+    ]
+
+
 PART_USERS = 500  # tables without a key of the user are read once or twice for so many
+
+
 SETTLE_S = 2.0  # until the workers know of an erasure
 
 
@@ -110,12 +159,12 @@ def erase(
 
 def _send(settings: Settings, ids: list[str]) -> dict[str, int]:
     """Tells the workers; returns the time of each user's erasure. Raises ServiceError."""
-    from cli.privacy.merged_ids import forget_merges
     from liveprofile.feeds.users import read_merges
     from liveprofile.identity.forgotten import former_ids, of_persons
     from liveprofile.kafka.offsets import partition_ranges
     from liveprofile.kafka.records import send_all
     from liveprofile.privacy.erasure_records import to_record
+    from liveprofile.privacy.merged_ids import forget_merges
     from liveprofile.wire.user_records import CONTENT_TYPE, key_of
 
     partition_ranges(settings, settings.topics.erasures)  # a missing topic erases nothing
@@ -137,9 +186,9 @@ def _send(settings: Settings, ids: list[str]) -> dict[str, int]:
 
 def _pending(settings: Settings, session: Session) -> dict[str, int]:
     """The users whose rows are not deleted yet. Raises ServiceError."""
-    from cli.privacy.merged_ids import erase_other_ids, forget_merges
     from liveprofile.feeds.users import read_erasures, read_merges
     from liveprofile.privacy.erasure_log import is_done, scan_deletions
+    from liveprofile.privacy.merged_ids import erase_other_ids, forget_merges
 
     erased, deletions = read_erasures(settings).users(), scan_deletions(session)
     book = read_merges(settings)
@@ -284,3 +333,109 @@ def _user_ids(users: list[str], file: Path | None) -> list[str]:
         if len(user) > ID_CHARS:
             raise InputError(f"user {user[:40]!r}...: an id has at most {ID_CHARS} characters")
     return list(dict.fromkeys(each for each in ids if each.strip()))
+
+
+def export(
+    user: UserArgument,
+    out: Annotated[Path, typer.Option()],
+    topics: bool = False,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Write all that is stored about a user to one JSON file, which only its owner can read.
+
+    Each row has its table, its write time and its expiry. The file is about all ids of the person
+    (`liveprofile identity merge`). Exit code 1, and no file, if nothing is stored.
+
+    Example: `liveprofile privacy export 42 --out 42.json`
+
+    Options:
+    out FILE: New file (JSON).
+    topics: Also the records in Kafka. Reads whole topics.
+    """
+    from datetime import UTC, datetime
+
+    from liveprofile.feeds.users import read_merges
+    from liveprofile.identity.forgotten import of_persons
+    from liveprofile.kafka.records import read_topic
+    from liveprofile.privacy.export import (
+        ExportFile,
+        as_json,
+        private_file,
+        table_rows,
+        user_records,
+    )
+    from liveprofile.privacy.places import TABLES, TOPICS
+    from liveprofile.privacy.user_keys import read_user_keys
+    from liveprofile.storage.connection import open_session
+
+    settings = read_settings(config)
+    ids = of_persons(read_merges(settings), [user])
+    now = datetime.now(UTC)
+    with private_file(out) as file, open_session(settings.cassandra) as session:
+        about = {
+            "user_id": user,
+            "ids": ids,
+            "exported_at": as_json(now),
+            "keyspace": settings.cassandra.keyspace,
+            "topics_included": topics,
+        }
+        result = ExportFile(file, about)
+        keys = [read_user_keys(session, each) for each in ids]
+        for name, table in TABLES.items():
+            limits = {"what": table.what, "limit": table.limit}
+            rows = (row for each in keys for row in table_rows(session, name, table, each, now))
+            result.add(name, limits, (row._asdict() for row in rows), "rows")
+        for setting, topic in TOPICS.items() if topics else ():
+            name = getattr(settings.topics, setting)
+            records = user_records(read_topic(settings, name), ids)
+            result.add(name, topic._asdict(), records, "records")
+        result.end()
+        if not any(result.counts.values()):
+            typer.echo(f"liveprofile: nothing is stored about user {user!r}", err=True)
+            raise typer.Exit(1)
+    counts = {name: count for name, count in result.counts.items() if count}
+    if json:
+        print_json({"file": str(out), "bytes": out.stat().st_size, "stored": counts})
+    else:
+        print_fields(counts | {"file": out})
+
+
+def data_inventory(config: ConfigOption = None, json: JsonOption = False) -> None:
+    """List all tables, topics and states with the time after which what they keep is gone.
+
+    The times are those of the settings: a topic that exists keeps what it was created with
+    (`kafka-configs`), a row the TTL that it was written with. docs/privacy.md has the places that
+    Liveprofile does not clear, such as savepoints and backups. Exit code 1: a place with data about
+    users has no limit.
+
+    Example: `liveprofile privacy data-inventory` or `liveprofile privacy data-inventory --json`
+    """
+    from liveprofile.privacy.retention import retention, unlimited
+    from liveprofile.units import DAY_MS
+
+    settings = read_settings(config)
+    kept = list(retention(settings))
+    if json:
+        for each in kept:
+            print_json(each._asdict())
+    else:
+        print_table(
+            "What is kept, and how long",
+            ("kind", "place", "what", "users", "days", "by"),
+            [
+                (
+                    each.kind,
+                    each.place,
+                    each.what,
+                    "yes" if each.has_users else "no",
+                    "no limit" if each.limit_ms is None else f"{each.limit_ms / DAY_MS:,.4g}",
+                    each.setting,
+                )
+                for each in kept
+            ],
+        )
+    if found := unlimited(settings):
+        names = ", ".join(f"{each.place} ({each.setting})" for each in found)
+        typer.echo(f"no limit: {names}", err=True)
+        raise typer.Exit(1)

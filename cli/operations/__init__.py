@@ -1,1 +1,0 @@
-"""Commands for operations and marketing: trends, funnels, retention, campaigns."""

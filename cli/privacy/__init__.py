@@ -1,1 +1,0 @@
-"""Commands about one person's data."""

@@ -1,0 +1,430 @@
+"""`liveprofile risk`: an alert consumer, labels, rules and drift."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from cli.alerts import AnalystOption
+from cli.common import (
+    ConfigOption,
+    JsonOption,
+    RejectedLabelReporter,
+    format_utc,
+    new_table,
+    print_fields,
+    print_json,
+    print_tables,
+    read_settings,
+    refuse_empty,
+)
+from cli.definitions import (
+    ByOption,
+    DryRunOption,
+    apply_file,
+    check_file,
+    print_in_force,
+    read_with_attributes,
+)
+from cli.options import Commands
+from cli.progress import count_bar
+from liveprofile.errors import InputError
+
+if TYPE_CHECKING:
+    from cassandra.cluster import Session
+
+    from liveprofile.alerts.consumer import Handler, Webhook
+    from liveprofile.alerts.consumer.handlers import Accounts
+    from liveprofile.labels.rule_backtest import Backtest
+    from udfs.scoring.drift_store import DriftDecision, DriftState
+
+
+def consume(
+    open_case: bool = False,
+    webhook: str | None = None,
+    restrict: str | None = None,
+    min_severity: Literal["low", "medium", "high", "critical"] = "low",
+    group: Annotated[str, typer.Option(callback=refuse_empty)] = "liveprofile-alerts",
+    workers: Annotated[int, typer.Option(min=1, max=64)] = 4,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Handle risk alerts until Ctrl-C or SIGTERM, each alert at least once.
+
+    An alert that cannot be handled goes to the dead-letter topic risk-alerts-dead with the
+    reason. At the end the counts are printed. docs/alerts.md describes the guarantees.
+
+    Example: `liveprofile risk consume --open-case --webhook https://example.org/alerts`
+
+    Options:
+    open_case: Open a customer-service case per alert in Cassandra.
+    webhook URL: POST each alert to this URL, signed with the secret in LIVEPROFILE_WEBHOOK_SECRET.
+    restrict MODULE:NAME: Restrict accounts with this Python object; it has the method
+        restrict(user_id, action, until, reason).
+    min_severity: Ignore alerts below this severity.
+    group NAME: Kafka consumer group; the consumers of a group share the alerts.
+    workers: Number of threads.
+    """
+    from liveprofile.alerts.consumer import AlertConsumer, Severity, Webhook, stop_on_signals
+    from liveprofile.alerts.consumer.handlers import load_accounts
+    from liveprofile.storage.connection import open_session
+
+    settings = read_settings(config)
+    # Created before anything connects, because they check the options.
+    post = Webhook.from_environment(webhook) if webhook else None
+    accounts = load_accounts(restrict) if restrict else None
+    if not (open_case or post or accounts):
+        raise InputError("no handler: give --open-case, --webhook or --restrict")
+    # The consumer logs the outcome of each alert; user ids in these lines are hashed.
+    logging.getLogger("liveprofile.alerts.consumer").setLevel(logging.INFO)
+    with open_session(settings.cassandra) as session:
+        consumer = AlertConsumer.connect(
+            settings,
+            create_handlers(session, settings.cassandra.case_ttl_s, open_case, post, accounts),
+            session,
+            group_id=group,
+            min_severity=Severity(min_severity),
+            workers=workers,
+        )
+        with stop_on_signals(consumer):
+            counts = asdict(consumer.run())
+    print_json(counts) if json else print_fields(counts)
+
+
+def create_handlers(
+    session: Session,
+    case_ttl_s: int,
+    open_case: bool,
+    webhook: Webhook | None,
+    accounts: Accounts | None,
+) -> list[Handler]:
+    """Creates the handlers that the options request."""
+    from liveprofile.alerts.cases.flags import find_flag
+    from liveprofile.alerts.consumer import OpenCase, RestrictAccount
+
+    handlers: list[Handler] = []
+    if open_case:
+        handlers.append(OpenCase(session, case_ttl_s))
+    if webhook is not None:
+        handlers.append(webhook)
+    if accounts is not None:
+        handlers.append(RestrictAccount(accounts, partial(find_flag, session)))
+    return handlers
+
+
+feedback = Commands(
+    name="feedback",
+    help="Send labels (fraud or legitimate) of events to the scoring pipeline.",
+)
+
+
+@feedback.callback()
+def group() -> None:
+    """Makes `send` a subcommand: without a callback typer merges a single command."""
+
+
+@feedback.command()
+def send(
+    file: Path,
+    by: AnalystOption,
+    config: ConfigOption = None,
+) -> None:
+    """Send the labels of a file to the topic risk-feedback; sending a label twice has no effect.
+
+    Required columns: event_id, user_id, label (fraud or legitimate), event_time, and time or
+    known_at. Optional: analyst (default --by), event_type, device_id, place, shop_id, coupon_id,
+    address_id. The last line is JSON: sent, rejected, seconds. Exit code 1 if a row was rejected;
+    the other rows are sent.
+
+    Example: `liveprofile risk feedback send chargebacks.jsonl --by payments`
+
+    Options:
+    file FILE: Labels: JSON lines, or Parquet (.parquet).
+    """
+    from liveprofile.labels import feedback as labels
+
+    settings = read_settings(config)
+    rejected = RejectedLabelReporter(file)
+    started_s = time.monotonic()
+    with count_bar(f"sending {file.name}", labels.estimate_rows(file)) as advance:
+        rows = labels.read_labels(file, by)
+        valid_rows = labels.keep_valid(rows, rejected, on_row=lambda: advance(1))
+        sent = labels.send_labels(settings, valid_rows)
+    print_json(
+        {
+            "sent": sent,
+            "rejected": rejected.count,
+            "seconds": round(time.monotonic() - started_s, 3),
+        }
+    )
+    if rejected.count:
+        raise typer.Exit(1)
+
+
+rules = Commands(
+    name="rules",
+    help="Check risk rules, try them on the past, apply them to running jobs, list them."
+    " docs/data-contract.md, section 6, describes the format.",
+)
+
+
+FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="Rules file (TOML).")]
+
+
+@rules.command()
+def check(file: FileArgument, config: ConfigOption = None, json: JsonOption = False) -> None:
+    """Check a rules file without connecting to Kafka. Exit code 2 if it has errors.
+
+    Each error is one line. With --json an error has file, line, rule, key, column (in a
+    condition) and reason.
+
+    Example: `liveprofile risk rules check rules.toml`
+    """
+    from liveprofile.rules.rules import read_rules
+
+    read = read_with_attributes(read_rules, "rule", lambda: read_settings(config))
+    check_file(file, "rule", read, json)
+
+
+@rules.command()
+def apply(
+    file: FileArgument,
+    dry_run: DryRunOption = False,
+    by: ByOption = "unknown",
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Apply a rules file: running jobs use it within seconds.
+
+    A changed rule is written to the topic risk-rules with the next version; a rule that the file
+    lacks is removed from the topic. If the file has an error, nothing is written. From then on
+    jobs use the rules of the topic instead of the file in their settings. The records are signed
+    if the setting rules_signing_key is set.
+
+    Example: `liveprofile risk rules apply rules.toml --dry-run`
+    """
+    from liveprofile.rules.rules import read_rules
+
+    settings = read_settings(config)
+    rules = read_with_attributes(read_rules, "rule", lambda: settings)(file).rules
+    apply_file(settings, "rule", rules, file, dry_run=dry_run, by=by, json=json)
+
+
+@rules.command()
+def backtest(
+    file: FileArgument,
+    days: Annotated[int, typer.Option(min=1, max=400)] = 14,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Compare a rules file with the rules in force, over stored windows and events.
+
+    Prints the alerts of both by day and by rule, the share of frauds among the labelled alerts, and
+    how many users only one of them alerts about. A rule that reads features which are not stored
+    with events counts only if its condition is in force. Writes nothing.
+
+    Example: `liveprofile risk rules backtest rules.toml --days 7`
+
+    Options:
+    days: The last days of stored events.
+    """
+    from liveprofile.labels.rule_backtest import as_json
+    from liveprofile.labels.rule_backtest import backtest as compare
+    from liveprofile.rules.rules import read_rules
+    from liveprofile.storage.connection import open_session
+    from liveprofile.storage.cql import now_ms
+    from services.definitions import read_kind
+
+    settings = read_settings(config)
+    edited = read_with_attributes(read_rules, "rule", lambda: settings)(file)
+    current = read_kind(settings, "rules").definitions
+    with open_session(settings.cassandra) as session:
+        found = compare(session, settings, current.rules, edited.rules, days, now_ms())
+    if json:
+        print_json(as_json(found))
+        return
+    print_backtest(found)
+
+
+def print_backtest(found: Backtest) -> None:
+    """Figures of both sides, then tables by day and by rule."""
+    sides = (found.current, found.edited)
+    print_fields(
+        {
+            "windows, events": f"{found.windows}, {found.events} from {format_utc(found.since_ms)}"
+            f" to {format_utc(found.until_ms)}",
+            "alerts, in force and edited": _pair(side.alerts for side in sides),
+            "users with an alert": _pair(len(side.users) for side in sides),
+            "frauds of labelled alerts": _pair(f"{each.frauds}/{each.labelled}" for each in sides),
+            "flags of rules in SHADOW": _pair(side.shadow_flags for side in sides),
+            "users who gain alerts": len(found.gained),
+            "users who lose alerts": len(found.lost),
+        }
+    )
+    for title, name in (("day", "alerts_by_day"), ("rule", "alerts_by_rule")):
+        counts = [getattr(side, name) for side in sides]
+        keys = sorted(counts[0].keys() | counts[1].keys())
+        table = new_table(title, "in force", "edited")
+        for key in keys:
+            shown = format_utc(key)[:10] if title == "day" else key
+            table.add_row(shown, *(str(each.get(key, 0)) for each in counts))
+        if keys:
+            print_tables(table)
+    for rule, reason in found.skipped.items():
+        typer.echo(f"{rule} is not evaluated: {reason}", err=True)
+
+
+def _pair(values: Iterable[object]) -> str:
+    return ", ".join(map(str, values))
+
+
+@rules.command(name="list")
+def list_rules(config: ConfigOption = None, json: JsonOption = False) -> None:
+    """List the current rules: those of the topic, or of the file while the topic has none.
+
+    Example: `liveprofile risk rules list --json`
+    """
+    from services.definitions import read_kind
+
+    source, rule_set, _ = read_kind(read_settings(config), "rules")
+    print_in_force(source, rule_set, "rule", json, lambda rule: f"{rule.scope:<6}  ")
+
+
+drift = Commands(
+    name="drift",
+    invoke_without_command=True,
+    help="Show whether the fraud model's input has drifted from its training data (docs/drift.md)."
+    "\n\nExample: `liveprofile risk drift --periods 24`",
+)
+
+
+@drift.callback()
+def show(
+    context: typer.Context,
+    periods: Annotated[int, typer.Option(min=1, max=1_000)] = 12,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Without a command: show the hourly and the daily drift state and the last periods.
+
+    Options:
+    periods N: Last N hours and N days.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from liveprofile.drift.reference import DriftReference
+    from liveprofile.resources import product_path
+    from liveprofile.storage.connection import open_session
+    from udfs.scoring.drift_monitor import PERIOD_MS, decision_scope
+    from udfs.scoring.drift_store import CassandraDriftStore
+
+    settings = read_settings(config)
+    folder = product_path(settings.scoring.checkpoint)
+    reference = DriftReference.load(folder)
+    if reference is None:
+        raise InputError(f"event model {folder} has no reference.json: its drift is not monitored")
+    with open_session(settings.cassandra) as session:
+        store = CassandraDriftStore(session, settings.cassandra, settings.scoring.score_ttl_s)
+        by_period_kind = {
+            kind: (store.state(scope), store.decisions(scope, periods))
+            for kind in PERIOD_MS
+            for scope in [decision_scope(reference, kind)]
+        }
+    if json:
+        print_json(
+            {
+                "reference": reference.version,
+                **{
+                    kind: {
+                        "state": _state_json(state),
+                        "periods": [_decision_json(decision) for decision in decisions],
+                    }
+                    for kind, (state, decisions) in by_period_kind.items()
+                },
+            }
+        )
+        return
+    for kind, (state, decisions) in by_period_kind.items():
+        typer.echo(f"by {kind}: {_describe_state(state)}")
+        if decisions:
+            _print_decisions(decisions)
+
+
+@drift.command()
+def reference(
+    folder: Path,
+    json: JsonOption = False,
+) -> None:
+    """Rebuild a model's reference.json from the simulated shops that its model card names.
+
+    The model itself does not change.
+
+    Example: `liveprofile risk drift reference models/checkpoints/event-risk`
+
+    Options:
+    folder FOLDER: Model checkpoint of an event-risk model.
+    """
+    from cli.progress import progress
+    from models.fraud.training.train_simulated import rebuild_reference
+
+    with progress() as on_progress:
+        rebuilt = rebuild_reference(folder, on_progress)
+    if json:
+        print_json(
+            {"reference": rebuilt.version, "events": rebuilt.events, "watched": rebuilt.features}
+        )
+    else:
+        typer.echo(
+            f"reference {rebuilt.version}: {rebuilt.events} events,"
+            f" {len(rebuilt.features)} features"
+        )
+
+
+def _state_json(state: DriftState) -> dict[str, Any]:
+    return {
+        "drifting": state.since_ms is not None,
+        "since_ms": state.since_ms,
+        "decided_until_ms": state.decided_until_ms,
+    }
+
+
+def _decision_json(decision: DriftDecision) -> dict[str, Any]:
+    import orjson
+
+    return decision._asdict() | {"distances": orjson.loads(decision.distances)}
+
+
+def _describe_state(state: DriftState) -> str:
+    if state.decided_until_ms is None:
+        return "no period is evaluated yet"
+    if state.since_ms is None:
+        verdict = "no drift"
+    else:
+        verdict = f"drifting since {format_utc(state.since_ms)}"
+    return f"{verdict}, evaluated until {format_utc(state.decided_until_ms)}"
+
+
+def _print_decisions(decisions: list[DriftDecision]) -> None:
+    table = new_table("start", "events", "drift", "largest distances (distance, limit)")
+    for decision in decisions:
+        table.add_row(
+            format_utc(decision.start_ms),
+            str(decision.events),
+            "yes" if decision.drifting else "no",
+            ", ".join(
+                f"{each.name} {each.value:.2f} ({_format_limit(each.limit)})"
+                for each in decision.relative[:3]
+            ),
+        )
+    print_tables(table)
+
+
+def _format_limit(limit: float | None) -> str:
+    return "none" if limit is None else f"{limit:.2f}"

@@ -1,1 +1,0 @@
-"""Commands for alerts, rules, drift and analyst labels."""
