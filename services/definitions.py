@@ -196,7 +196,7 @@ def rule_proposals(session: Session, settings: Settings, limit: int) -> list[Pro
 
 
 def rule_proposal(session: Session, settings: Settings, proposal_id: str) -> Proposal:
-    """Raises UnknownProposal."""
+    """Raises UnknownProposalError."""
     return find_proposal(session, proposal_id)
 
 
@@ -205,7 +205,7 @@ def approve_rules(
 ) -> Proposal:
     """Puts the rules of a proposal in force.
 
-    Raises UnknownProposal, OwnProposal, ProposalDecided, DefinitionsChangedError.
+    Raises UnknownProposalError, OwnProposalError, ProposalDecidedError, DefinitionsChangedError.
     """
     with audited(session, settings, audit) as entry:
         found = find_proposal(session, proposal_id)
@@ -226,7 +226,7 @@ def approve_rules(
 def refuse_rules(
     session: Session, settings: Settings, proposal_id: str, audit: AuditEntry
 ) -> Proposal:
-    """Raises UnknownProposal, ProposalDecided."""
+    """Raises UnknownProposalError, ProposalDecidedError."""
     with audited(session, settings, audit) as entry:
         found = find_proposal(session, proposal_id)
         refused = _decide(session, settings, found, ProposalState.REFUSED, audit)
