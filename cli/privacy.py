@@ -160,10 +160,11 @@ def erase(
 def _send(settings: Settings, ids: list[str]) -> dict[str, int]:
     """Tells the workers; returns the time of each user's erasure. Raises ServiceError."""
     from liveprofile.feeds.users import read_merges
+    from liveprofile.identity.forgotten import former_ids, of_persons
     from liveprofile.kafka.offsets import partition_ranges
     from liveprofile.kafka.records import send_all
     from liveprofile.privacy.erasure_records import to_record
-    from liveprofile.privacy.merged_ids import forget_merges, former_ids, of_persons
+    from liveprofile.privacy.merged_ids import forget_merges
     from liveprofile.wire.user_records import CONTENT_TYPE, key_of
 
     partition_ranges(settings, settings.topics.erasures)  # a missing topic erases nothing

@@ -21,7 +21,7 @@ from pyflink.table import EnvironmentSettings, StreamTableEnvironment, TableEnvi
 from jobs import savepoint
 from jobs.compiled_plan import CompiledPlan, NodeId, Override
 from jobs.sql import event_views, profile_views, scoring_views, tables
-from jobs.sql.views import create_view
+from jobs.sql.event_views import create_view
 from liveprofile.errors import ConfigError, LiveprofileError
 from liveprofile.feeds.users import follow_merges
 from liveprofile.kafka.offsets import bootstrap_group, committed_offsets

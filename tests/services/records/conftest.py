@@ -1,8 +1,8 @@
 """One job for all tests of this folder, whose files run by name: event time only goes forward.
 
-test_hostile_clients uses the first day, test_ranges the 31st, test_skew the 61st and the present;
-test_unaccounted deletes a row and ends the job. Records keep the times that a test gives them, and
-do not expire although these are past.
+test_hostile_clients uses the first day, test_partitions the third, test_ranges the 31st;
+test_unaccounted deletes a row, ends the job and uses the present. Records keep the times that a
+test gives them, and do not expire although these are past.
 """
 
 from __future__ import annotations

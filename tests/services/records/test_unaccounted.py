@@ -1,4 +1,4 @@
-"""Audits of a job that has lost a row, or does not run."""
+"""Audits of a job that has lost a row, or does not run; the heartbeats of a stack."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from liveprofile.kafka.offsets import partition_ranges
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import from_ms
 from liveprofile.units import MINUTE_MS
+from stack.local import Stack
+from tests.services.records.test_partitions import HEARTBEAT_TIMEOUT_S, wait_while
 from tests.services.records.test_ranges import BASE_MS, event
 from tests.support.job_under_test import JobUnderTest, run_cli
 
@@ -46,3 +49,24 @@ def test_records_that_the_job_has_not_read_are_behind(job: JobUnderTest) -> None
     job.send([event(1, 8), event(2, 8)])
     report = job.audit("--since", "1h")
     assert (report["in_topic"], report["behind"]) == (count, 2)
+
+
+def test_heartbeat_of_the_stack_reaches_every_partition(stack: Stack, job: JobUnderTest) -> None:
+    topic = job.settings.topics.events
+    stack.config_file.write_text(job.config_file.read_text())
+    before = partition_ranges(job.settings, topic)
+    try:
+        stack.heartbeat.start()
+        assert stack.status()["services"]["heartbeat"]["pid"] == stack.heartbeat.pid
+        wait_while(
+            lambda: any(
+                span.end < before[number].end + 2
+                for number, span in partition_ranges(job.settings, topic).items()
+            ),
+            HEARTBEAT_TIMEOUT_S,
+        )
+    finally:
+        stack.heartbeat.stop()
+        stack.write_config()
+    assert not stack.heartbeat.alive()
+    assert stack.status()["services"]["heartbeat"]["pid"] is None

@@ -1,12 +1,25 @@
-"""Cards and curves of models in the console."""
+"""Cards, curves and versions of models in the console."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
 
 from starlette.testclient import TestClient
 
-from console.views.models import curves, sections
+from console.views.models import CONFIGURED, curves, folder_of, model_versions, sections
+from liveprofile.errors import ServiceError
+from tests.support.paths import ROOT
+from tests.unit.console.conftest import MemoryJob
+from udfs.profile.deployment import (
+    FILES,
+    KEPT_DEPLOYMENTS,
+    ModelReference,
+    UserModels,
+    apply,
+    rollback,
+)
 
 Browse = Callable[..., TestClient]
 
@@ -34,3 +47,85 @@ def test_curves_span_their_values_by_epoch() -> None:
     assert [label for label, _ in chart.y_ticks] == ["6.25", "6.38", "6.5"]
     assert [label for label, *_ in chart.x_ticks] == ["epoch 1", "epoch 2"]
     assert curves([]) == []
+
+
+FETCH = {"X-Console": "fetch"}
+APPLIED = datetime(2026, 11, 29, 12, tzinfo=UTC)
+SETTINGS_FOLDER = Path("/settings")
+
+
+def reference(version: str, folder: str = "/models/shop") -> ModelReference:
+    return ModelReference(version=version, folder=folder, sha256=dict.fromkeys(FILES, "00"))
+
+
+def canary() -> UserModels:
+    """shop-1 for all, then shop-2 for a fifth of the users."""
+    first = apply(None, reference("shop-1"), None, "anna", APPLIED)
+    return apply(first, reference("shop-2", "/models/second"), 20, "otto", APPLIED)
+
+
+def test_without_a_deployment_the_model_of_the_settings_is_active() -> None:
+    found = model_versions(None, "v7")
+    assert found.active == (f"v7 ({CONFIGURED})", "/models/versions/card")
+    assert (found.canary, found.history) == (None, [])
+
+
+def test_canary_is_beside_the_active_model_and_history_is_newest_first() -> None:
+    found = model_versions(canary(), "v7")
+    assert found.active == ("shop-1", "/models/versions/card?revision=1001")
+    assert found.canary == ("shop-2", "/models/versions/card?revision=1001&canary=true")
+    assert found.canary_percent == 20
+    second, first = found.history
+    assert (second.revision, second.applied_by, second.restores) == (1_001, "otto", "revision 1000")
+    assert (first.revision, first.applied_by, first.restores) == (1_000, "anna", CONFIGURED)
+    assert first.canary is None
+    assert first.applied_ms == round(APPLIED.timestamp() * 1_000)
+
+
+def test_rollback_to_the_settings_has_nothing_to_restore() -> None:
+    models = rollback(rollback(canary(), "olga"), "olga")
+    found = model_versions(models, "v7")
+    assert found.active.version == f"v7 ({CONFIGURED})"
+    assert [row.restores for row in found.history] == ["–", CONFIGURED, "revision 1000", CONFIGURED]
+
+
+def test_card_is_that_of_the_deployment_and_of_no_other_folder() -> None:
+    models = canary()
+    assert folder_of(models, 1_000, False, SETTINGS_FOLDER) == Path("/models/shop")
+    assert folder_of(models, 1_001, True, SETTINGS_FOLDER) == Path("/models/second")
+    assert folder_of(models, None, False, SETTINGS_FOLDER) == SETTINGS_FOLDER
+    assert folder_of(models, 1_000, True, SETTINGS_FOLDER) is None
+    assert folder_of(models, 999, False, SETTINGS_FOLDER) is None
+    assert folder_of(None, 1_000, False, SETTINGS_FOLDER) is None
+
+
+def test_page_shows_versions_who_applied_them_and_links_to_cards(
+    browse: Browse, job: MemoryJob
+) -> None:
+    shipped = str(ROOT / "models/checkpoints/default")
+    models = apply(None, reference("<shop>", shipped), None, "anna", APPLIED)
+    job.models = apply(models, reference("shop-2", "/nowhere"), 20, "otto", APPLIED)
+    browser = browse()
+    assert 'data-part="/models/versions/list"' in browser.get("/models/versions").text
+    part = browser.get("/models/versions/list", headers=FETCH).text
+    assert "&lt;shop&gt;</a>" in part and "for 20 % of the users" in part
+    assert "<td>otto</td>" in part and "2026-11-29 12:00:00" in part
+    assert f"last {KEPT_DEPLOYMENTS} deployments" in part
+    card = browser.get("/models/versions/card?revision=1000").text
+    assert "<dt>horizon days</dt><dd>30</dd>" in card
+    elsewhere = browser.get("/models/versions/card?revision=1001&canary=true").text
+    assert "The checkpoint is not on this machine" in elsewhere
+    assert browser.get("/models/versions/card?revision=7").status_code == 404
+    assert browser.get("/models/versions/card?revision=x").status_code == 422
+
+
+def test_empty_history_says_what_the_job_serves(browse: Browse) -> None:
+    part = browse().get("/models/versions/list").text
+    assert "No model was applied" in part and "<dt>canary</dt><dd>none</dd>" in part
+    assert 'href="/models"' in part
+
+
+def test_broker_that_does_not_answer_is_told(browse: Browse, job: MemoryJob) -> None:
+    job.models = ServiceError("reading topic user-models: Kafka did not send it in 30 s")
+    answer = browse().get("/models/versions/list", headers=FETCH)
+    assert answer.status_code == 503 and "The data cannot be read now" in answer.text

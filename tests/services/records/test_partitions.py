@@ -8,17 +8,15 @@ from collections.abc import Callable
 
 import pytest
 
-from liveprofile.kafka.offsets import partition_ranges
 from liveprofile.units import DAY_MS, MINUTE_MS
-from stack.local import Stack
 from tests.support.compare import compare_with_reference
-from tests.support.job_under_test import JobUnderTest, run_cli
+from tests.support.job_under_test import JobUnderTest
 from tests.support.streams.seeded import Message
 from tests.support.streams.shop import START_MS
 
 pytestmark = pytest.mark.services
 
-BASE_MS = START_MS + 60 * DAY_MS
+BASE_MS = START_MS + 2 * DAY_MS
 EVENTS = 200
 ALIGNED_S = 8.0  # alignment is checked once a second
 HEARTBEAT_TIMEOUT_S = 120.0
@@ -57,30 +55,9 @@ def test_partition_waits_for_quiet_ones_until_their_heartbeat(job: JobUnderTest)
     job.send(events(120))
     time.sleep(ALIGNED_S)
     assert job.unread() == 2 * EVENTS  # of both pipelines
-    run_cli("events", "heartbeat", "--count", "2", "--config", job.config_file)
+    job.send_heartbeats(BASE_MS + DAY_MS)
     job.wait_until_caught_up()
     comparison = compare_with_reference(job.settings)
     assert comparison.ok and comparison.job == comparison.reference, comparison.as_json()
     assert job.audit()["ok"]
     assert (job.state(), job.restarts()) == ("RUNNING", 0)
-
-
-def test_heartbeat_of_the_stack_reaches_every_partition(stack: Stack, job: JobUnderTest) -> None:
-    topic = job.settings.topics.events
-    stack.config_file.write_text(job.config_file.read_text())
-    before = partition_ranges(job.settings, topic)
-    try:
-        stack.heartbeat.start()
-        assert stack.status()["services"]["heartbeat"]["pid"] == stack.heartbeat.pid
-        wait_while(
-            lambda: any(
-                span.end < before[number].end + 2
-                for number, span in partition_ranges(job.settings, topic).items()
-            ),
-            HEARTBEAT_TIMEOUT_S,
-        )
-    finally:
-        stack.heartbeat.stop()
-        stack.write_config()
-    assert not stack.heartbeat.alive()
-    assert stack.status()["services"]["heartbeat"]["pid"] is None
