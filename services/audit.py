@@ -98,7 +98,7 @@ def write_entry(
     execute(
         session,
         f"INSERT INTO api_audit ({_COLUMNS}) VALUES ({', '.join(['%s'] * 11)})"
-        f" USING TTL {settings.serve.audit_ttl_s:d}",
+        f" USING TTL {settings.cassandra.history_ttl_s:d}",
         (
             from_ms(entry.at_ms).date(),
             entry_id,

@@ -50,6 +50,8 @@ from liveprofile.settings import Settings
 from liveprofile.storage.cql import now_ms
 from services.audit import AuditEntry, audited
 
+PROPOSAL_TTL_S = 30 * 86_400
+
 log = logging.getLogger(__name__)
 
 DefinitionKind = Literal["rules", "segments"]
@@ -184,7 +186,7 @@ def propose_rules(
     """Stores valid rules for another person to approve. base_tag: as `expected_tag` of `apply`."""
     with audited(session, settings, audit) as entry:
         made = new_proposal(rules, base_tag, audit.name, note, audit.at_ms)
-        store_proposal(session, made, settings.serve.proposal_ttl_s)
+        store_proposal(session, made, PROPOSAL_TTL_S)
         entry.after = {"proposal_id": made.proposal_id, "rules": made.rules}
         return made
 
@@ -235,5 +237,5 @@ def refuse_rules(
 def _decide(
     session: Session, settings: Settings, found: Proposal, state: ProposalState, audit: AuditEntry
 ) -> Proposal:
-    ttl_s = settings.serve.proposal_ttl_s
+    ttl_s = PROPOSAL_TTL_S
     return decide(session, found, state, audit.name, audit.at_ms, ttl_s)

@@ -66,7 +66,7 @@ def store_plan(
     """
     stored = StoredPlan(plan.campaign, uuid.uuid4(), now_ms(), by, requested, summary)
     require_new(session, plan.campaign.name)
-    ttl_s = settings.campaigns.contact_ttl_s
+    ttl_s = settings.cassandra.history_ttl_s
     planned_us = str(stored.planned_at_ms * 1_000)
     insert = prepare(session, CAMPAIGN_TARGET.insert(ttl_s, time=planned_us))
     insert.is_idempotent = True

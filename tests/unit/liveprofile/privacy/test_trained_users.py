@@ -229,7 +229,7 @@ def test_only_topics_without_users_have_no_limit() -> None:
 def test_limits_follow_the_settings() -> None:
     found = kept(
         load(
-            cassandra={"profile_ttl_s": 86_400, "attribute_keep_s": 86_400},
+            cassandra={"profile_ttl_s": 86_400},
             scoring={"score_ttl_s": 3_600},
             state={"user_ttl_ms": 2 * DAY_MS},
             topics={"retention_ms": 5_000},
@@ -239,7 +239,7 @@ def test_limits_follow_the_settings() -> None:
         "user_profile": DAY_MS,
         "user_segment": 2 * DAY_MS,
         "risk_score_hours": 2 * HOUR_MS,
-        "user_attribute": 3_661 * DAY_MS,
+        "user_attribute": 3_690 * DAY_MS,
         "risk_snooze": 365 * DAY_MS,
         "behavior-events": 5_000,
         "memories": 3 * DAY_MS,
