@@ -68,12 +68,13 @@ lint: venv .venv/.ready-test ## check style with ruff and layers with import-lin
 	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/lint-imports --no-logo > .stack/layers.log || { cat .stack/layers.log; exit 1; }
 
-lock: .venv/.ready ## write all versions and hashes to uv.lock, after a change of pyproject.toml
-	@$(BIN)/uv lock --no-progress
+lock: .venv/.ready ## write requirements*.txt, all versions with hashes, after a change of pyproject.toml
+	@stack/lock.sh $(BIN)/uv
 
 # Asks a service on the internet, and its answer changes without a commit: so no part of `test`.
 audit: .venv/.ready ## look for known vulnerabilities of the locked packages
-	@$(BIN)/uv --preview-features audit-command audit --frozen
+	@$(BIN)/uv --preview-features audit-command audit
+	@rm uv.lock
 
 clean: stop ## remove everything that make created
 	@rm -rf .venv .stack *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
@@ -89,15 +90,15 @@ clean: stop ## remove everything that make created
 	@mkdir -p $(@D) && touch $@
 
 # TORCH_INDEX=... takes PyTorch from an index of CPU builds.
-.venv/.ready: uv.lock stack/install_packages.sh stack/uv.txt | .stack/prerequisites
-	@stack/step.sh "python packages" .venv $(SETUP_LOG) stack/install_packages.sh $(PYTHON) .venv --extra demo
+.venv/.ready: requirements-demo.txt stack/install_packages.sh stack/uv.txt | .stack/prerequisites
+	@stack/step.sh "python packages" .venv $(SETUP_LOG) stack/install_packages.sh $(PYTHON) .venv requirements-demo.txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
 
 # Tests, lint, training and benchmarks.
-.venv/.ready-test: .venv/.ready
+.venv/.ready-test: requirements-test.txt .venv/.ready
 	@stack/step.sh "python packages for tests" .venv $(SETUP_LOG).test \
-		stack/install_packages.sh $(PYTHON) .venv --group test
+		stack/install_packages.sh $(PYTHON) .venv requirements-test.txt
 	@touch $@
 
 # Only tests need it.
@@ -110,9 +111,9 @@ clean: stop ## remove everything that make created
 	@stack/step.sh "helm" .stack/helm $(SETUP_LOG).helm stack/helm.sh $(BIN)/python .stack/helm
 	@touch $@
 
-.stack/docs-venv/.ready: uv.lock stack/install_packages.sh stack/uv.txt | .stack/prerequisites
+.stack/docs-venv/.ready: requirements-docs.txt stack/install_packages.sh stack/uv.txt | .stack/prerequisites
 	@stack/step.sh "packages of the site" $(@D) $(SETUP_LOG).docs \
-		stack/install_packages.sh $(PYTHON) $(@D) --only-group docs
+		stack/install_packages.sh $(PYTHON) $(@D) requirements-docs.txt
 	@touch $@
 
 .stack/lib/.complete: liveprofile/flink/pom.xml | .stack/prerequisites

@@ -221,7 +221,6 @@ def latency(stack: Stack, workload: Workload, events_per_s: float, samples: int)
         "window_wall_ms": round(settings.window.length_ms / workload.speed_up(events_per_s)),
         "out_of_orderness_ms": settings.window.out_of_orderness_ms,
         "bundle_rows": settings.job.bundle_rows,
-        "bundle_time_ms": settings.job.bundle_time_ms,
         "poll_ms": POLL_S * 1000,
         "paced_warm_up_s": PACED_WARM_UP_S,
         "samples": sum(map(len, by_window)),

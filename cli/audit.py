@@ -149,7 +149,7 @@ def _store_result(settings: Settings, counts: Reconciliation, ok: bool) -> None:
     result = AuditResult(now_ms(), ok, {name: getattr(counts, name) for name in COUNTS})
     try:
         with open_session(settings.cassandra) as session:
-            store_result(session, settings.topics.events, result, settings.serve.audit_ttl_s)
+            store_result(session, settings.topics.events, result, settings.cassandra.history_ttl_s)
     except ServiceError as error:
         typer.echo(f"the result is not stored for the console: {error}", err=True)
 

@@ -246,7 +246,7 @@ def list_campaigns(config: ConfigOption = None, json: JsonOption = False) -> Non
 def _reader(plan: str) -> Callable[[Session], PlanFile]:
     """Returns the function that reads the plan of a file or of a stored campaign.
 
-    A file is read at once. Raises InputError; the function UnknownCampaign, ServiceError.
+    A file is read at once. Raises InputError; the function UnknownCampaignError, ServiceError.
     """
     from liveprofile.campaigns.plan_file import is_campaign_name, read_plan
     from liveprofile.campaigns.plan_store import find_plan, read_targets

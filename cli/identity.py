@@ -23,6 +23,8 @@ from liveprofile.settings import Settings
 from liveprofile.units import DAY_MS
 from liveprofile.wire.tokens import ID_CHARS
 
+SPLIT_DAYS = 30  # age of a merge up to which it can be split
+
 if TYPE_CHECKING:
     from liveprofile.identity.book import IdentityBook, Merge
 
@@ -105,7 +107,7 @@ def _split(settings: Settings, alias: str, json: bool) -> None:
     from liveprofile.identity.book import split
 
     now_ms, options = _now_ms(), settings.merges
-    limit_ms = round(options.split_days * DAY_MS)
+    limit_ms = round(SPLIT_DAYS * DAY_MS)
     merges = split(_book(settings), alias, now_ms + options.delay_ms, now_ms, limit_ms)
     _send(settings, alias, merges, json)
 

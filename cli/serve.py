@@ -108,16 +108,16 @@ def metrics(
     Example: `liveprofile serve metrics --port 8071`
 
     Options:
-    host ADDRESS: Setting metrics.host.
+    host ADDRESS: Setting serve.host.
     port: Setting metrics.port; 0: any free port.
     audit_state FILE: The file of `liveprofile events audit --state`: adds how far the audit has
         come.
     """
     from monitoring.server import serve_metrics
 
-    changes: dict[str, Any] = {"host": host, "port": port}
-    given = {name: value for name, value in changes.items() if value is not None}
-    settings = load(config_file(config), metrics=given)
+    changes: dict[str, Any] = {"serve": {"host": host}, "metrics": {"port": port}}
+    given = {section: each for section, each in changes.items() if None not in each.values()}
+    settings = load(config_file(config), **given)
     logging.basicConfig(
         level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s", force=True
     )

@@ -21,7 +21,7 @@ from pyflink.table import EnvironmentSettings, StreamTableEnvironment, TableEnvi
 from jobs import savepoint
 from jobs.compiled_plan import CompiledPlan, NodeId, Override
 from jobs.sql import event_views, profile_views, scoring_views, tables
-from jobs.sql.views import create_view
+from jobs.sql.event_views import create_view
 from liveprofile.errors import ConfigError, LiveprofileError
 from liveprofile.feeds.users import follow_merges
 from liveprofile.kafka.offsets import bootstrap_group, committed_offsets
@@ -30,6 +30,10 @@ from liveprofile.wire import output_records
 from udfs.person_id import OpenMerges, register_person_id
 from udfs.profile.udf import profile_udf
 from udfs.scoring.udf import scoring_udf
+
+MAX_FAILED_CHECKPOINTS = 60  # consecutive ones after which the job goes on, as on a full disk
+# Between two checks whether a batch waits: it waits up to twice as long, and its alerts with it.
+BUNDLE_TIME_MS = 20
 
 _OVER = "stream-exec-over-aggregate"
 
@@ -53,11 +57,11 @@ def configure(t_env: TableEnvironment, settings: Settings) -> None:
         # A window or an event passes four exchanges, and each may buffer it this long.
         "execution.buffer-timeout.interval": f"{job.buffer_timeout_ms} ms",
         "execution.checkpointing.interval": f"{job.checkpoint_interval_ms} ms",
-        "execution.checkpointing.tolerable-failed-checkpoints": job.tolerable_failed_checkpoints,
+        "execution.checkpointing.tolerable-failed-checkpoints": MAX_FAILED_CHECKPOINTS,
         # For both pipelines: a node of the plan has no Python configuration of its own.
         "python.fn-execution.bundle.size": job.bundle_rows,
         "python.fn-execution.arrow.batch.size": job.bundle_rows,
-        "python.fn-execution.bundle.time": job.bundle_time_ms,
+        "python.fn-execution.bundle.time": BUNDLE_TIME_MS,
         "python.metric.enabled": "true",
     }
     if job.checkpoint_dir:

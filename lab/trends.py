@@ -25,6 +25,7 @@ from liveprofile.trends import distinct_users
 from liveprofile.trends.counts import ALL, CountedCategories, EventCounter, Series
 from liveprofile.trends.forecast import FIRST_DAYS, METHODS, SCORED_DAYS, WEEK_DAYS, backtest
 from liveprofile.trends.points import StoredCount, hours_by_day, unit_of
+from liveprofile.trends.update import MAX_CATEGORIES
 
 BUSY_EVENTS = 0.5  # an hour with a smaller forecast is quiet
 
@@ -43,7 +44,7 @@ def count_file(file: Path, mapping: Path | None) -> tuple[list[StoredCount], int
             if isinstance(event, AcceptedEvent):
                 counter.add(event, (0, 0))
                 latest_ms = max(latest_ms, event.time_ms)
-    counts = counter.counts(CountedCategories((), Settings().trends.categories))
+    counts = counter.counts(CountedCategories((), MAX_CATEGORIES))
     series = Series(ALL, "", "purchase")
     rows = sorted(counts[("hour", series)].items())
     exact = series.exact_users

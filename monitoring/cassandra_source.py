@@ -21,6 +21,8 @@ from monitoring.catalogue import Readings
 from udfs.scoring.drift_monitor import PERIOD_MS, decision_scope
 from udfs.scoring.drift_store import CassandraDriftStore, DriftDecision, DriftState
 
+SCAN_INTERVAL_S = 300.0  # between two scans of drift and cases
+
 CASE_STATES = ("open", "closed")
 PROBE = "SELECT key FROM system.local"
 
@@ -52,9 +54,7 @@ class CassandraSource:
             execute(self._session, PROBE)
             if self._clock_s() >= self._scan_due_s:
                 self._scanned = self._scan(self._settings, self._session)
-                self._scan_due_s = (
-                    self._clock_s() + self._settings.metrics.scan_interval_ms / SECOND_MS
-                )
+                self._scan_due_s = self._clock_s() + SCAN_INTERVAL_S
         except ServiceError:
             self.close()
             raise

@@ -16,10 +16,10 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from liveprofile.errors import ConfigError
+from liveprofile.loopback import is_loopback
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import RuleSet, read_rules
 from liveprofile.settings import Settings
-from liveprofile.units import SECOND_MS
 from monitoring.cassandra_source import CassandraSource
 from monitoring.exporter import Exporter, Source
 from monitoring.flink_source import read_flink
@@ -31,6 +31,8 @@ from monitoring.topic_counts import (
     rejection_labels,
 )
 from serve.server import listen, server_of, url_of
+
+INTERVAL_S = 5.0  # between two readings of a service
 
 PATH = "/metrics"
 
@@ -90,14 +92,13 @@ def sources(
     """The sources of figures. audit_state: the file of `liveprofile events audit --state`, if
     any.
     """
-    fast_s = settings.metrics.interval_ms / SECOND_MS
     found = [
-        Source("flink", fast_s, partial(read_flink, settings)),
-        Source("kafka", fast_s, partial(read_kafka, settings, counters)),
-        Source("cassandra", fast_s, cassandra.read),
+        Source("flink", INTERVAL_S, partial(read_flink, settings)),
+        Source("kafka", INTERVAL_S, partial(read_kafka, settings, counters)),
+        Source("cassandra", INTERVAL_S, cassandra.read),
     ]
     if audit_state is not None:
-        found.append(Source("audit", fast_s, partial(read_audit, settings, audit_state)))
+        found.append(Source("audit", INTERVAL_S, partial(read_audit, settings, audit_state)))
     return found
 
 
@@ -119,8 +120,12 @@ def serve_metrics(
 
     Raises ConfigError for a bad certificate or token, ServiceError if the address is taken.
     """
-    limits = settings.metrics.server()
+    limits = settings.serve.model_copy(update={"port": settings.metrics.port})
     token = read_token(settings.metrics.token_file)
+    if not token and not is_loopback(limits.host):
+        raise ConfigError(
+            f"settings serve.host = {limits.host!r} is not loopback: it needs metrics.token_file"
+        )
     counters = topic_counters(settings, read_rules(product_path(settings.rules)))
     cassandra = CassandraSource(settings)
     exporter = Exporter(sources(settings, counters, cassandra, audit_state))

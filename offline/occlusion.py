@@ -13,19 +13,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from liveprofile.events.modalities import TEXT, add_text_vectors
 from liveprofile.events.window import parse_windows
 from liveprofile.features import baselines
 from liveprofile.features.affinity import divergence_parts
-from liveprofile.units import DAY_MS
 from liveprofile.wire import window_events
-from liveprofile.wire.memories import MemoryToken, memory_without, read_memories
+from liveprofile.wire.memories import MemoryToken, memory_without
 from liveprofile.wire.payload import as_id, load
 from liveprofile.wire.token_columns import read_histories, with_last_purchase
 from liveprofile.wire.tokens import EVENT_TYPES, TYPE_INDEX, Token
 from liveprofile.wire.window_events import WindowEvent
 from udfs.profile import assemble
-from udfs.profile.batch import ProfileBatch
+from udfs.profile.batch import ProfileBatch, read_batch, score
 
 if TYPE_CHECKING:  # torch is slow to import
     from models.profile.inference import ProfileModel, Scores
@@ -192,28 +190,8 @@ def _is_purchase(token: Token) -> bool:
 
 
 def _score(batch: ProfileBatch, model: ProfileModel, encode_texts: TextEncoder | None) -> Scores:
-    modalities = model.modalities if encode_texts else model.modalities - {TEXT}
-    windows, _, _ = parse_windows(batch.events, modalities)
-    times_ms = batch.window_start_ms, batch.window_end_ms
-    histories = read_histories(batch.history)
-    inputs = assemble.ProfileInputs(
-        batch.user_id,
-        *times_ms,
-        windows,
-        histories,
-        *assemble.read_baselines(batch.added, batch.sums, *times_ms, model.decay_days),
-    )
-    vectors = [window.modalities.vectors for window in windows.rows]
-    if TEXT in modalities:
-        vectors = add_text_vectors(vectors, [window.text for window in windows.rows], encode_texts)
-    return model.score(
-        histories.tokens,
-        windows.tokens,
-        *assemble.numeric_inputs(inputs),
-        vectors,
-        read_memories(batch.memory),
-        (batch.window_end_ms - batch.window_start_ms) / DAY_MS,
-    )
+    inputs, kept, _ = read_batch(batch, model, encode_texts)
+    return score(inputs, [batch.memory[row] for row in kept], model, encode_texts)
 
 
 def _effect(used: _UsedEvent, served: ServedValues, without: ServedValues) -> EventEffect:

@@ -18,6 +18,9 @@ from liveprofile.pseudonym import user_pseudonym
 from liveprofile.settings import ServeSettings
 from serve.problems import ApiError, problem_response, unavailable
 
+MAX_BODY_BYTES = 131_072
+CLIENT_TIMEOUT_S = 10.0  # within which a client must send the head, and the body, of a request
+
 log = logging.getLogger(__name__)
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
@@ -110,18 +113,18 @@ class RequestGuard:
         chunks: list[bytes] = []
         size = 0
         try:
-            async with asyncio.timeout(self._settings.client_timeout_ms / 1_000):
+            async with asyncio.timeout(CLIENT_TIMEOUT_S):
                 while True:
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         break
                     chunk = message.get("body", b"")
                     size += len(chunk)
-                    if size > self._settings.max_body_bytes:
+                    if size > MAX_BODY_BYTES:
                         raise ApiError(
                             413,
                             "too-large",
-                            f"a body may have {self._settings.max_body_bytes} bytes",
+                            f"a body may have {MAX_BODY_BYTES} bytes",
                             headers={"Connection": "close"},
                         )
                     chunks.append(chunk)

@@ -14,11 +14,11 @@ from starlette.responses import Response
 
 from liveprofile.alerts.cases.flags import UnknownFlag
 from liveprofile.alerts.cases.states import TransitionError
-from liveprofile.campaigns.plan_store import CampaignExists, UnknownCampaign
+from liveprofile.campaigns.plan_store import CampaignExistsError, UnknownCampaignError
 from liveprofile.errors import InputError, LiveprofileError, ServiceError
 from liveprofile.feeds.definition_changes import DefinitionsChangedError
 from liveprofile.rules.definitions import DefinitionsError
-from liveprofile.rules.proposals import OwnProposal, ProposalDecided, UnknownProposal
+from liveprofile.rules.proposals import OwnProposalError, ProposalDecidedError, UnknownProposalError
 from serve.explainer import ExplainerBusy, ExplanationRefused, ExplanationTimeout
 from serve.store.scans import ScanBusy, ScanTooLarge
 
@@ -36,11 +36,11 @@ MAX_DEFINITION_ERRORS = 500
 # Errors of services with their status and kind; the detail is the error's text.
 ANSWERS: Mapping[type[Exception], tuple[int, str]] = {
     TransitionError: (409, "conflict"),
-    UnknownCampaign: (404, "unknown-campaign"),
-    CampaignExists: (409, "conflict"),
-    UnknownProposal: (404, "unknown-proposal"),
-    OwnProposal: (403, "forbidden"),
-    ProposalDecided: (409, "conflict"),
+    UnknownCampaignError: (404, "unknown-campaign"),
+    CampaignExistsError: (409, "conflict"),
+    UnknownProposalError: (404, "unknown-proposal"),
+    OwnProposalError: (403, "forbidden"),
+    ProposalDecidedError: (409, "conflict"),
     ScanTooLarge: (422, "too-many-rows"),
     DefinitionsChangedError: (412, "changed"),
     InputError: (422, "invalid-request"),

@@ -16,9 +16,13 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from liveprofile.errors import ConfigError, ServiceError
 from liveprofile.settings import ServeSettings, Settings
+from serve import guard
 from serve.app import create_app
 from serve.explainer import Explainer
 from serve.store.store import Store
+
+MAX_CONNECTIONS = 1_024
+MAX_HEADER_BYTES = 16_384
 
 KEEP_ALIVE_S = 30
 STOP_S = 5
@@ -85,7 +89,7 @@ class LimitedHttp(HttpToolsProtocol):
                 self._await_head()
         super().data_received(data)
         # A body may follow the head in the same chunk, so the head is measured without it.
-        if self._in_head and self._head_bytes > self._limits.max_header_bytes:
+        if self._in_head and self._head_bytes > MAX_HEADER_BYTES:
             self.transport.write(TOO_LARGE)
             self.transport.close()
 
@@ -99,9 +103,7 @@ class LimitedHttp(HttpToolsProtocol):
         self._in_head, self._head_bytes = True, 0
 
     def _await_head(self) -> None:
-        self._head_timer = self.loop.call_later(
-            self._limits.client_timeout_ms / 1_000, self.transport.close
-        )
+        self._head_timer = self.loop.call_later(guard.CLIENT_TIMEOUT_S, self.transport.close)
 
     def _stop_timer(self) -> None:
         if self._head_timer is not None:
@@ -151,7 +153,7 @@ def server_of(app: Any, limits: ServeSettings, section: str = "serve") -> uvicor
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=limits.max_connections,
+        limit_concurrency=MAX_CONNECTIONS,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=STOP_S,
         ssl_certfile=limits.certificate_file or None,

@@ -16,10 +16,10 @@ from cassandra.cluster import Session
 from cassandra.util import datetime_from_uuid1, uuid_from_time
 
 from liveprofile.alerts.cases.states import TransitionError
-from liveprofile.campaigns.plan_store import CampaignExists
+from liveprofile.campaigns.plan_store import CampaignExistsError
 from liveprofile.errors import InputError
 from liveprofile.feeds.definition_changes import DefinitionsChangedError
-from liveprofile.rules.proposals import OwnProposal, ProposalDecided, UnknownProposal
+from liveprofile.rules.proposals import OwnProposalError, ProposalDecidedError, UnknownProposalError
 from liveprofile.settings import Settings
 from liveprofile.storage.cql import execute, from_ms, read, to_ms
 
@@ -27,10 +27,10 @@ REFUSALS = (
     TransitionError,
     InputError,
     DefinitionsChangedError,
-    CampaignExists,
-    OwnProposal,
-    ProposalDecided,
-    UnknownProposal,
+    CampaignExistsError,
+    OwnProposalError,
+    ProposalDecidedError,
+    UnknownProposalError,
 )
 _COLUMNS = "day, entry, key_id, name, action, target, request_id, requested, before, after, outcome"
 
@@ -98,7 +98,7 @@ def write_entry(
     execute(
         session,
         f"INSERT INTO api_audit ({_COLUMNS}) VALUES ({', '.join(['%s'] * 11)})"
-        f" USING TTL {settings.serve.audit_ttl_s:d}",
+        f" USING TTL {settings.cassandra.history_ttl_s:d}",
         (
             from_ms(entry.at_ms).date(),
             entry_id,

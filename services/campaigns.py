@@ -94,7 +94,7 @@ def plan(
 ) -> dict[str, Any]:
     """Plans, stores the plan unless it is a dry run, and returns its summary.
 
-    Raises CampaignExists.
+    Raises CampaignExistsError.
     """
     if dry_run:
         return summary_of(choose(session, settings, wish, watch=watch), wish)
@@ -113,14 +113,14 @@ def stored_plans(session: Session, settings: Settings) -> list[StoredPlan]:
 
 
 def stored_plan(session: Session, settings: Settings, name: str) -> StoredPlan:
-    """Raises UnknownCampaign."""
+    """Raises UnknownCampaignError."""
     return find_plan(session, name)
 
 
 def targets(session: Session, settings: Settings, name: str, bucket: int) -> list[Target]:
     """Of one of SEGMENT_BUCKETS buckets, without those who no longer allow marketing.
 
-    Raises UnknownCampaign.
+    Raises UnknownCampaignError.
     """
     found = list(bucket_targets(session, find_plan(session, name).plan_id, bucket))
     consents = ConsentBook(settings.consent.defaults)
@@ -133,7 +133,7 @@ def targets(session: Session, settings: Settings, name: str, bucket: int) -> lis
 def report(
     session: Session, settings: Settings, name: str, days_ms: int, *, watch: Watch = iter
 ) -> tuple[StoredPlan, Mapping[str, Uplift]]:
-    """Outcomes of `days_ms` from the start. Raises UnknownCampaign."""
+    """Outcomes of `days_ms` from the start. Raises UnknownCampaignError."""
     found = find_plan(session, name)
     end_ms = found.campaign.start_ms + days_ms
     file = read_targets(session, found)

@@ -50,6 +50,8 @@ from liveprofile.settings import Settings
 from liveprofile.storage.cql import now_ms
 from services.audit import AuditEntry, audited
 
+PROPOSAL_TTL_S = 30 * 86_400
+
 log = logging.getLogger(__name__)
 
 DefinitionKind = Literal["rules", "segments"]
@@ -184,7 +186,7 @@ def propose_rules(
     """Stores valid rules for another person to approve. base_tag: as `expected_tag` of `apply`."""
     with audited(session, settings, audit) as entry:
         made = new_proposal(rules, base_tag, audit.name, note, audit.at_ms)
-        store_proposal(session, made, settings.serve.proposal_ttl_s)
+        store_proposal(session, made, PROPOSAL_TTL_S)
         entry.after = {"proposal_id": made.proposal_id, "rules": made.rules}
         return made
 
@@ -194,7 +196,7 @@ def rule_proposals(session: Session, settings: Settings, limit: int) -> list[Pro
 
 
 def rule_proposal(session: Session, settings: Settings, proposal_id: str) -> Proposal:
-    """Raises UnknownProposal."""
+    """Raises UnknownProposalError."""
     return find_proposal(session, proposal_id)
 
 
@@ -203,7 +205,7 @@ def approve_rules(
 ) -> Proposal:
     """Puts the rules of a proposal in force.
 
-    Raises UnknownProposal, OwnProposal, ProposalDecided, DefinitionsChangedError.
+    Raises UnknownProposalError, OwnProposalError, ProposalDecidedError, DefinitionsChangedError.
     """
     with audited(session, settings, audit) as entry:
         found = find_proposal(session, proposal_id)
@@ -224,7 +226,7 @@ def approve_rules(
 def refuse_rules(
     session: Session, settings: Settings, proposal_id: str, audit: AuditEntry
 ) -> Proposal:
-    """Raises UnknownProposal, ProposalDecided."""
+    """Raises UnknownProposalError, ProposalDecidedError."""
     with audited(session, settings, audit) as entry:
         found = find_proposal(session, proposal_id)
         refused = _decide(session, settings, found, ProposalState.REFUSED, audit)
@@ -235,5 +237,5 @@ def refuse_rules(
 def _decide(
     session: Session, settings: Settings, found: Proposal, state: ProposalState, audit: AuditEntry
 ) -> Proposal:
-    ttl_s = settings.serve.proposal_ttl_s
+    ttl_s = PROPOSAL_TTL_S
     return decide(session, found, state, audit.name, audit.at_ms, ttl_s)

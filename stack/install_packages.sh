@@ -1,22 +1,20 @@
 #!/usr/bin/env bash
-# Installs locked packages in a virtual environment, and checks the hash of each.
+# Installs the packages of a requirements file in a virtual environment, and checks their hashes.
 # TORCH_INDEX: take PyTorch from this package index, such as one of CPU builds, without its hash.
-# Usage: stack/install_packages.sh PYTHON ENVIRONMENT OPTION-OF-UV...
+# Usage: stack/install_packages.sh PYTHON ENVIRONMENT REQUIREMENTS
 set -euo pipefail
 cd "$(dirname "$0")/.."
-python=$1
-export UV_PROJECT_ENVIRONMENT=$2
-shift 2
-if [ ! -x "$UV_PROJECT_ENVIRONMENT/bin/uv" ]; then
-    "$python" -m venv "$UV_PROJECT_ENVIRONMENT"
-    "$UV_PROJECT_ENVIRONMENT/bin/pip" install --require-hashes --requirement stack/uv.txt
+python=$1 environment=$2 requirements=$3
+if [ ! -x "$environment/bin/uv" ]; then
+    "$python" -m venv "$environment"
+    "$environment/bin/pip" install --require-hashes --requirement stack/uv.txt
 fi
-uv() { "$UV_PROJECT_ENVIRONMENT/bin/uv" --no-progress "$@"; }
+install=("$environment/bin/uv" --no-progress pip install --python "$environment/bin/python")
 if [ -z "${TORCH_INDEX:-}" ]; then
-    uv sync --frozen --inexact --no-install-project "$@"
+    "${install[@]}" --no-deps --require-hashes --requirement "$requirements"
 else
-    install=(pip install --python "$UV_PROJECT_ENVIRONMENT/bin/python")
-    uv export --quiet --frozen --no-emit-project --prune torch "$@" |
-        uv "${install[@]}" --require-hashes --requirement -
-    uv "${install[@]}" --index-url "$TORCH_INDEX" "$(grep -o 'torch==[0-9.]*' pyproject.toml)"
+    # Each package is a block of lines: its name, then its hashes.
+    awk '/^[a-z]/ { skip = /^(torch|nvidia-|cuda-)/ } !skip' "$requirements" |
+        "${install[@]}" --no-deps --require-hashes --requirement -
+    "${install[@]}" --index-url "$TORCH_INDEX" "$(grep -o '^torch==[0-9.]*' "$requirements")"
 fi

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import typer
 
 from cli.common import ConfigOption, JsonOption, print_json, read_settings
-
-if TYPE_CHECKING:
-    from cli.doctor.check import Check
 
 
 def doctor(config: ConfigOption = None, json: JsonOption = False) -> None:
@@ -20,13 +15,12 @@ def doctor(config: ConfigOption = None, json: JsonOption = False) -> None:
 
     Example: `liveprofile doctor --json`
     """
-    from cli.doctor.check import examine
+    from cli.doctor.checks import CHECKS, examine
     from cli.doctor.collect import collect
 
     settings = read_settings(config)
-    checks = all_checks()
-    findings, skipped = examine(checks, collect(settings), settings)
-    names = [each.name for each in checks]
+    findings, skipped = examine(collect(settings), settings)
+    names = [each.name for each in CHECKS]
     if json:
         print_json(
             {
@@ -46,11 +40,3 @@ def doctor(config: ConfigOption = None, json: JsonOption = False) -> None:
         typer.echo(f"{len(names)} checks, {count}, {len(skipped)} skipped", err=True)
     if findings:
         raise typer.Exit(1)
-
-
-def all_checks() -> list[Check]:
-    """The checks in the order in which they are printed."""
-    from cli.doctor import cassandra_checks, flink_checks, kafka_checks, local_checks
-
-    modules = (kafka_checks, cassandra_checks, flink_checks, local_checks)
-    return [check for module in modules for check in module.CHECKS]

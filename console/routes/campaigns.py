@@ -20,7 +20,7 @@ from console.views.campaigns import (
     target_rows,
 )
 from liveprofile.campaigns.plan import Target
-from liveprofile.campaigns.plan_store import CampaignExists
+from liveprofile.campaigns.plan_store import CampaignExistsError
 from liveprofile.client.analysis_models import CAMPAIGN_PATTERN
 from liveprofile.errors import InputError
 from liveprofile.rows.users import SEGMENT_BUCKETS
@@ -69,7 +69,7 @@ async def plan(request: Request, caller: Planner) -> Response:
         summary = await request.app.state.store.scan(
             service.plan, wish, caller.name, requested | THROUGH, audit, dry_run=is_dry
         )
-    except (InputError, CampaignExists) as error:
+    except (InputError, CampaignExistsError) as error:
         return await _list(request, fields, 422, problems=[str(error)])
     if not is_dry:
         return RedirectResponse(f"/campaigns/{name}", 303)

@@ -14,8 +14,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from pyflink.table import TableEnvironment
+
 from jobs.sql import expressions as sql
-from jobs.sql.partition_keys import partition_key_sql
 from liveprofile.settings import Settings, WindowSettings
 from liveprofile.wire.tokens import EVENT_TYPES, id_sql
 
@@ -31,6 +32,14 @@ RECORD_COLUMNS = f"event_clock, arrival, record_time, {STREAM_COLUMNS}, {RECORD}
 OPTIMIZER_FENCE = "fence >= 0 AND POWER(fence, 2) < 2"
 IS_EVENT = "reason IS NULL AND event_type <> 'heartbeat'"
 NO_FIELDS: Mapping[str, str] = MappingProxyType({})
+
+
+def create_view(t_env: TableEnvironment, name: str, query: str) -> None:
+    """Creates a temporary view that keeps the planned query.
+
+    CREATE VIEW keeps the text, which the planner parses again for each view and sink above it.
+    """
+    t_env.create_temporary_view(name, t_env.sql_query(query))
 
 
 def timed(source: str, settings: Settings) -> str:
@@ -268,3 +277,28 @@ def token_id(field: str, path: str = "") -> str:
     `path`: where the field was read, if not at the top level.
     """
     return id_sql(field, is_not_id=_is_boolean_or_fraction(field, path), is_complex="complex")
+
+
+# Keys that spread the partitions of a topic evenly over the tasks of an operator. Flink assigns a
+# key to a task by a hash, and few keys, such as the numbers of four partitions, often share one.
+# These keys fall into key groups that lie far apart, in the order of the van der Corput sequence.
+# Position = partition. With Flink's default of 128 key groups, the key at position p falls into
+# the group whose number is p with its seven bits reversed. A key never changes: it is in the state.
+PARTITION_KEYS = (
+    *(35, 46, 198, 74, 331, 80, 12, 3, 68, 17, 172, 323, 18, 101, 15, 173),
+    *(7, 154, 116, 235, 36, 63, 130, 62, 96, 109, 88, 31, 333, 19, 273, 98),
+    *(54, 100, 247, 32, 162, 49, 45, 110, 128, 119, 131, 6, 47, 71, 64, 171),
+    *(97, 107, 13, 0, 4, 328, 190, 155, 104, 27, 60, 9, 102, 1, 24, 52),
+    *(41, 34, 207, 228, 424, 94, 386, 186, 28, 164, 281, 140, 23, 174, 29, 568),
+    *(84, 42, 123, 82, 246, 194, 11, 139, 69, 16, 50, 26, 10, 2, 91, 115),
+    *(460, 138, 81, 61, 5, 163, 304, 20, 59, 44, 286, 345, 33, 126, 8, 244),
+    *(57, 73, 92, 86, 38, 87, 53, 79, 99, 133, 540, 43, 200, 14, 85, 77),
+)
+_NEXT_KEY = 1_000  # above all keys: the distance between two partitions at the same position
+
+
+def partition_key_sql(partition: str) -> str:
+    """SQL, INT: the key of a partition. Different partitions have different keys."""
+    keys = ", ".join(map(str, PARTITION_KEYS))
+    n = len(PARTITION_KEYS)
+    return f"(ARRAY[{keys}][MOD({partition}, {n}) + 1] + {_NEXT_KEY} * ({partition} / {n}))"

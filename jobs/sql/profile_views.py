@@ -14,8 +14,7 @@ from __future__ import annotations
 
 from jobs.sql import event_views
 from jobs.sql import expressions as sql
-from jobs.sql.event_views import RECORD
-from jobs.sql.views import create_view
+from jobs.sql.event_views import RECORD, create_view
 from liveprofile.features import baselines
 from liveprofile.settings import LimitSettings, Settings, WindowSettings
 from liveprofile.wire import memories as memory_format

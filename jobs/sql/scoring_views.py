@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from jobs.sql import event_views
 from jobs.sql import expressions as sql
-from jobs.sql.views import create_view
+from jobs.sql.event_views import create_view
 from liveprofile.features.entity import SCORED_TYPES
 from liveprofile.settings import Settings
 from liveprofile.wire import scored_events

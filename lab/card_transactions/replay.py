@@ -19,6 +19,7 @@ import numpy as np
 import orjson
 
 from benchmarks.support import runs
+from lab.card_transactions import train_handbook
 from lab.card_transactions.data import (
     TrainTestPeriod,
     Transactions,
@@ -33,7 +34,6 @@ from liveprofile.labels import feedback
 from liveprofile.settings import Settings
 from liveprofile.storage import connection
 from liveprofile.units import DAY_MS, MINUTE_MS
-from models.fraud.training import train_handbook
 from stack.local import Stack
 
 NAME = "card-frauds"

@@ -34,8 +34,8 @@ pytestmark = pytest.mark.slow
 HANDBOOK_FILE = SHARED_DATA.joinpath("fraud_handbook/transactions_2018-04-01_to_2018-08-14.parquet")
 
 
-def make_transactions() -> Transactions:
-    return Transactions(*card_transactions.make_transactions())
+def make_transactions(count: int = 1_500) -> Transactions:
+    return Transactions(*card_transactions.make_transactions(count))
 
 
 @pytest.fixture(scope="module")

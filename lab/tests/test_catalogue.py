@@ -253,7 +253,6 @@ def test_catalogue_evaluate_compares_vectors_with_hash_buckets(shop, tmp_path, m
     monkeypatch.setitem(recipes.RECIPES, "general", MINIATURE)
     rows = with_new_items(shop / "rows", tmp_path / "rows")
     arguments = [
-        "model",
         "catalogue",
         "evaluate",
         "general",

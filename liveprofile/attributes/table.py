@@ -22,6 +22,9 @@ from liveprofile.settings import CassandraSettings
 from liveprofile.settings.sections import MAX_TTL_S
 from liveprofile.storage.cql import from_ms, now_ms, prepare, read, read_pages, write_all
 
+# An expired attribute stays this long: it hides older ones that arrive late.
+KEEP_EXPIRED_S = 30 * 86_400
+
 MAX_ROWS = 200  # of a user: sources, and contradicting statements of one time
 READ_USERS = 50  # in one SELECT
 SELECTED = (
@@ -100,7 +103,7 @@ class AttributeTable:
 
     def __init__(self, session: Session, settings: CassandraSettings):
         self._session, self._in_flight = session, settings.in_flight
-        self._keep_expired_s = settings.attribute_keep_s
+        self._keep_expired_s = KEEP_EXPIRED_S
         table = f"{settings.keyspace}.user_attribute"
         self._insert = prepare(session, USER_ATTRIBUTE.insert("?", settings.keyspace))
         self._delete_older = prepare(

@@ -23,7 +23,7 @@ MESSAGE_TYPE = "liveprofile.campaign.target"
 
 def store_contacts(session: Session, settings: Settings, plan: PlanFile) -> int:
     """Stores the contacts of a plan; returns their number. Raises ServiceError."""
-    insert = prepare(session, CAMPAIGN_CONTACT.insert(settings.campaigns.contact_ttl_s))
+    insert = prepare(session, CAMPAIGN_CONTACT.insert(settings.cassandra.history_ttl_s))
     insert.is_idempotent = True
     campaign = plan.campaign
 

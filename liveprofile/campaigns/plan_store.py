@@ -31,11 +31,11 @@ from liveprofile.units import DAY_MS
 _COLUMNS = ", ".join(CAMPAIGN_PLAN.names())
 
 
-class UnknownCampaign(LiveprofileError):
+class UnknownCampaignError(LiveprofileError):
     """No stored plan has this name. Exit code 1."""
 
 
-class CampaignExists(LiveprofileError):
+class CampaignExistsError(LiveprofileError):
     """A stored plan has this name already. Exit code 1."""
 
 
@@ -59,14 +59,14 @@ def store_plan(
     summary: dict[str, Any],
 ) -> StoredPlan:
     """Stores a new plan and the contacts of its treatment group. Raises ServiceError,
-    CampaignExists.
+    CampaignExistsError.
 
     A failure leaves at most targets of a plan that no campaign names, and contacts that nobody
     makes. Both expire. The other order could lose contacts, and users would hear too often.
     """
     stored = StoredPlan(plan.campaign, uuid.uuid4(), now_ms(), by, requested, summary)
     require_new(session, plan.campaign.name)
-    ttl_s = settings.campaigns.contact_ttl_s
+    ttl_s = settings.cassandra.history_ttl_s
     planned_us = str(stored.planned_at_ms * 1_000)
     insert = prepare(session, CAMPAIGN_TARGET.insert(ttl_s, time=planned_us))
     insert.is_idempotent = True
@@ -102,7 +102,7 @@ def store_plan(
 
 
 def require_new(session: Session, name: str) -> None:
-    """Raises CampaignExists, ServiceError."""
+    """Raises CampaignExistsError, ServiceError."""
     if _find(session, name) is not None:
         raise _exists(name)
 
@@ -116,10 +116,10 @@ def read_plans(session: Session) -> list[StoredPlan]:
 
 
 def find_plan(session: Session, name: str) -> StoredPlan:
-    """Raises UnknownCampaign, ServiceError."""
+    """Raises UnknownCampaignError, ServiceError."""
     found = _find(session, name)
     if found is None:
-        raise UnknownCampaign(f"no campaign {name!r} is stored")
+        raise UnknownCampaignError(f"no campaign {name!r} is stored")
     return found
 
 
@@ -180,5 +180,5 @@ def _stored(row: Any) -> StoredPlan:
     )
 
 
-def _exists(name: str) -> CampaignExists:
-    return CampaignExists(f"campaign {name!r} is planned already: choose another name")
+def _exists(name: str) -> CampaignExistsError:
+    return CampaignExistsError(f"campaign {name!r} is planned already: choose another name")

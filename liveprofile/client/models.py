@@ -78,7 +78,7 @@ class Score(row_model(StoredScore, Answer)):
     """A scored event."""
 
 
-class RiskFlag(row_model(StoredFlag, Answer, without=["corrected_at_ms"])):
+class RiskFlag(row_model(StoredFlag, Answer)):
     """A risk flag of a window or an event."""
 
 

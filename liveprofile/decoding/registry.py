@@ -23,6 +23,7 @@ MAX_SCHEMAS = 1_000
 # flood of records with an unknown id costs one request in this time.
 UNKNOWN_S = 30.0
 MAX_REFERENCES = 100
+TIMEOUT_S = 5.0  # of one request
 
 BodyReader = Callable[[bytes], bytes]  # raises Undecodable
 
@@ -49,7 +50,7 @@ class SchemaRegistry:
         self._url = settings.registry_url.rstrip("/")
         user, password = settings.registry_username, settings.registry_password
         self._client = httpx2.Client(
-            timeout=settings.registry_timeout_ms / 1_000,
+            timeout=TIMEOUT_S,
             auth=(user, password.get_secret_value()) if user else None,
             verify=_trusted(settings.registry_ca_file),
             # No proxy and no credentials but those of the settings.

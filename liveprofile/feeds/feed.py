@@ -14,22 +14,19 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaException
 
 from liveprofile.errors import InputError, ServiceError
-from liveprofile.kafka.connection import client_config
-from liveprofile.kafka.records import Record, to_record
+from liveprofile.kafka.records import READ_TIMEOUT_S, Record
 from liveprofile.kafka.tail import TopicTail
-from liveprofile.kafka.topics import NoTopicError, partitions
+from liveprofile.kafka.topics import NoTopicError
 from liveprofile.settings import Settings
 
 log = logging.getLogger(__name__)
 
 POLL_TIMEOUT_S = 0.5
 RETRY_S = 5.0
-READ_TIMEOUT_S = 60.0
 JOIN_TIMEOUT_S = 10.0  # a thread that hangs in the Kafka client ends with the process
-FETCH_RECORDS = 1_000
 PARTITIONS_CHECK_S = 10.0  # partitions may be added while the topic is followed
 
 Value = TypeVar("Value")
@@ -112,13 +109,11 @@ class TableSpec(NamedTuple, Generic[Value]):
         return table
 
 
-class KafkaTopicSource:
-    """Reads a topic from its beginning and follows it, without a consumer group or commits.
+class KafkaTopicSource(TopicTail):
+    """Reads a topic from its beginning and follows it, without commits.
 
     Partitions that are added later are read from their beginning, too: `caught_up` is false until
-    their end is reached. open_consumer: from librdkafka's configuration.
-
-    Raises ServiceError if Kafka does not answer, NoTopicError if the topic does not exist.
+    their end is reached.
     """
 
     def __init__(
@@ -129,58 +124,18 @@ class KafkaTopicSource:
         open_consumer: Callable[[dict[str, Any]], Consumer] = Consumer,
         partitions_check_s: float = PARTITIONS_CHECK_S,
     ):
-        self._settings, self._topic, self._check_s = settings.kafka, topic, partitions_check_s
-        self._consumer = open_consumer(
-            client_config(settings.kafka)
-            | {
-                "group.id": group_id,
-                "enable.auto.commit": False,
-                "auto.offset.reset": "earliest",
-                "enable.partition.eof": True,
-            }
-        )
-        self._known: set[int] = set()
-        self._behind: set[int] = set()
-        try:
-            self._read_new_partitions()
-        except BaseException:
-            self._consumer.close()
-            raise
-
-    @property
-    def caught_up(self) -> bool:
-        return not self._behind
+        super().__init__(settings, topic, group_id, open_consumer=open_consumer)
+        self._check_s = partitions_check_s
+        self._next_check_s = time.monotonic() + partitions_check_s
 
     def poll(self, timeout_s: float) -> list[Record]:
         if time.monotonic() >= self._next_check_s:
+            self._next_check_s = time.monotonic() + self._check_s
             try:
-                self._read_new_partitions()
+                self.find_partitions()
             except ServiceError as error:  # the partitions that are known are followed meanwhile
                 log.warning("topic %s: %s; are there new partitions?", self._topic, error)
-        records = []
-        for message in self._consumer.consume(FETCH_RECORDS, timeout=timeout_s):
-            error = message.error()
-            if error is None:
-                records.append(to_record(message))
-            elif error.code() == KafkaError._PARTITION_EOF:
-                self._behind.discard(message.partition())
-            else:
-                raise ServiceError(f"reading topic {self._topic}: {error.str()}")
-        return records
-
-    def close(self) -> None:
-        self._consumer.close()
-
-    def _read_new_partitions(self) -> None:
-        """Raises ServiceError."""
-        self._next_check_s = time.monotonic() + self._check_s
-        new = set(partitions(self._consumer, self._settings, self._topic)) - self._known
-        if new:
-            self._consumer.incremental_assign(
-                [TopicPartition(self._topic, number, OFFSET_BEGINNING) for number in sorted(new)]
-            )
-            self._known |= new
-            self._behind |= new
+        return super().poll(timeout_s)
 
 
 class TableTail(Generic[Value]):

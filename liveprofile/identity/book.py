@@ -186,8 +186,5 @@ def split(
     last = merges[-1]
     if now_ms - last.since_ms > limit_ms:
         days = limit_ms / 86_400_000
-        raise MergeError(
-            f"{alias_id!r} was merged more than {days:g} days ago (merges.split_days): such a merge"
-            " stays"
-        )
+        raise MergeError(f"{alias_id!r} was merged more than {days:g} days ago: such a merge stays")
     return (*merges[:-1], last._replace(until_ms=max(at_ms, last.since_ms)))

@@ -18,6 +18,9 @@ from liveprofile.identity.forgotten import of_persons
 from liveprofile.kafka.records import Record
 from liveprofile.settings import LimitSettings, LoginSettings
 
+MAX_IDS_BY_LOGIN = 90  # of a person; `identity merge` adds more, up to MAX_IDS
+MAX_MERGES = 1_000_000  # each worker keeps all
+
 PURPOSE = "profiling"
 _FIELD, _ESCAPE = b'"anonymous_id"', b"\\u"
 
@@ -125,9 +128,9 @@ class LoginRules:
         both = (anonymous_id, user_id)
         if not all(books.consents.allowed(each, PURPOSE, now_ms) for each in both):
             return Outcome.NO_CONSENT
-        if len(ids) > self._settings.ids_per_person:
+        if len(ids) > MAX_IDS_BY_LOGIN:
             return Outcome.TOO_MANY_IDS
-        if len(book) >= self._settings.merges_in_all:
+        if len(book) >= MAX_MERGES:
             return Outcome.TOO_MANY_MERGES
         return merged(book, anonymous_id, user_id, since_ms)
 

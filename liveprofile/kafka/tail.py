@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
@@ -21,7 +21,8 @@ POLL_S = 0.5
 class TopicTail:
     """Follows all partitions of a topic. Used by one thread.
 
-    starts: the first offset of a partition; others are read from their beginning.
+    starts: the first offset of a partition; others are read from their beginning. open_consumer:
+    from librdkafka's configuration.
 
     positions: by partition, the offset up to which everything was returned by `poll`. Markers of
     transactions at the end of a partition count as read.
@@ -30,11 +31,17 @@ class TopicTail:
     """
 
     def __init__(
-        self, settings: Settings, topic: str, group_id: str, starts: Mapping[int, int] | None = None
+        self,
+        settings: Settings,
+        topic: str,
+        group_id: str,
+        starts: Mapping[int, int] | None = None,
+        open_consumer: Callable[[dict[str, Any]], Consumer] = Consumer,
     ):
         self._kafka, self._topic, self._starts = settings.kafka, topic, dict(starts or {})
         self.positions: dict[int, int] = {}
-        self._consumer = Consumer(
+        self._behind: set[int] = set()
+        self._consumer = open_consumer(
             client_config(settings.kafka)
             | {
                 "group.id": group_id,
@@ -62,6 +69,12 @@ class TopicTail:
             ]
             self._consumer.incremental_assign(places)
             self.positions |= {each: self._starts.get(each, 0) for each in added}
+            self._behind.update(added)
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether all records that existed when a partition was found have been returned."""
+        return not self._behind
 
     def poll(self, timeout_s: float = POLL_S) -> list[Record]:
         """New records, those of a partition in order; waits at most so long for the first one.
@@ -79,6 +92,7 @@ class TopicTail:
                 self.positions[message.partition()] = message.offset() + 1
             elif error.code() == KafkaError._PARTITION_EOF:
                 self.positions[message.partition()] = message.offset()
+                self._behind.discard(message.partition())
             else:
                 raise ServiceError(f"reading topic {self._topic}: {error.str()}")
         return records

@@ -43,7 +43,6 @@ STATES: dict[str, StateLimit] = {
     "model_input": StateLimit("state.user_ttl_ms", 1.5),
     "memories": StateLimit("state.user_ttl_ms", 1.5),
     "profile_input": StateLimit(_OPEN_WINDOW),
-    "earlier_join": StateLimit(_OPEN_WINDOW),
     "with_user_history": StateLimit("state.user_ttl_ms", 1.5),
     "event_parts": StateLimit("state.user_ttl_ms", 1.5),
     "rejoined": StateLimit("scoring.rejoin_ttl_ms"),

@@ -39,7 +39,7 @@ API_AUDIT = table(
     outcome text -- started, done, refused, failed
     """,
     "day, entry DESC",
-    limit="serve.audit_ttl_s",
+    limit="cassandra.history_ttl_s",
     holds="writes through the read API",
     users=Users("target", shares_partitions=True),
     options=(BY_DAY,),
@@ -56,7 +56,7 @@ AUDIT_RESULT = table(
     counts text -- JSON: records by what became of them
     """,
     "topic, ended DESC",
-    limit="serve.audit_ttl_s",
+    limit="cassandra.history_ttl_s",
     holds="counts of records",
 )
 
@@ -69,7 +69,7 @@ TREND = table(
     """
     topic text
     span text -- hour or day
-    scope text -- all, category, or other (categories beyond trends.categories)
+    scope text -- all, category, or other (categories beyond the first 1,000)
     category text -- empty: unknown, or the scope is not category
     event_type text -- a type, or all
     start timestamp
@@ -80,7 +80,7 @@ TREND = table(
     user_hashes blob -- 8 bytes each: the smallest, to add later users
     """,
     "(topic, span, scope, category, event_type), start DESC",
-    limit="trends.ttl_s",
+    limit="cassandra.history_ttl_s",
     holds="counts; user_hashes holds 8-byte hashes without ids, to count distinct users",
 )
 
@@ -95,7 +95,7 @@ TREND_SERIES = table(
     last_hour timestamp -- with events, of the chunk that wrote the row last
     """,
     "topic, scope, category, event_type",
-    limit="trends.ttl_s",
+    limit="cassandra.history_ttl_s",
     holds="names of series",
 )
 
@@ -113,7 +113,7 @@ TREND_CHUNK = table(
     report text -- JSON: records, events, duplicates, rejected, heartbeats
     """,
     "topic, number DESC",
-    limit="trends.ttl_s",
+    limit="cassandra.history_ttl_s",
     holds="ranges of records",
 )
 

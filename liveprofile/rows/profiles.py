@@ -108,7 +108,7 @@ USER_LOOKALIKE = table(
     "user_lookalike",
     """Users by embedding and by segment. Because of the cost of the indexes, a row is written only
     when the embedding has moved far enough, when the segments have changed, and every
-    cassandra.lookalike_refresh_windows windows.""",
+    16 windows.""",
     """
     user_id text
     window_end timestamp

@@ -287,6 +287,6 @@ RULE_PROPOSAL = table(
     decided_at timestamp
     """,
     "kind, proposal_id DESC",
-    limit="serve.proposal_ttl_s",
+    limit="30 days",
     holds="definitions of rules, with the names of who proposed and approved them",
 )

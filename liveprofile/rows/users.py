@@ -116,11 +116,11 @@ USER_ATTRIBUTE = table(
     digest blob -- of the content: contradicting statements of one time are two rows
     kind text -- verified, declared, third_party
     purpose text -- any, marketing, risk
-    expires timestamp -- the row stays cassandra.attribute_keep_s longer
+    expires timestamp -- the row stays 30 days longer
     attributes text -- JSON: bool, number or short text by name
     """,
     "user_id, source, time DESC, digest",
-    limit="cassandra.attribute_keep_s",
+    limit="30 days",
     more_ms=3_660 * DAY_MS,
     holds="what other systems state about the user",
     users=BY_USER,
@@ -171,7 +171,7 @@ CAMPAIGN_CONTACT = table(
     campaign text
     """,
     "user_id, start DESC, campaign",
-    limit="campaigns.contact_ttl_s",
+    limit="cassandra.history_ttl_s",
     holds="contacts of campaigns",
     users=BY_USER,
 )
@@ -191,7 +191,7 @@ CAMPAIGN_PLAN = table(
     summary text -- JSON
     """,
     "campaign",
-    limit="campaigns.contact_ttl_s",
+    limit="cassandra.history_ttl_s",
     holds="campaigns with counts of users",
 )
 
@@ -209,7 +209,7 @@ CAMPAIGN_TARGET = table(
     expected_gain double
     """,
     "(plan_id, bucket), user_id",
-    limit="campaigns.contact_ttl_s",
+    limit="cassandra.history_ttl_s",
     holds="users of plans of campaigns",
     users=Users("user_id", shares_partitions=True),
 )

@@ -57,15 +57,15 @@ class Proposal(NamedTuple):
         return name != self.proposed_by and self.state in DECISIONS[ProposalState.APPROVED]
 
 
-class UnknownProposal(LiveprofileError):
+class UnknownProposalError(LiveprofileError):
     """No stored proposal has this id. Exit code 1."""
 
 
-class ProposalDecided(LiveprofileError):
+class ProposalDecidedError(LiveprofileError):
     """Somebody else has decided on the proposal. Exit code 1."""
 
 
-class OwnProposal(LiveprofileError):
+class OwnProposalError(LiveprofileError):
     """Nobody approves what he has proposed. Exit code 1."""
 
 
@@ -76,9 +76,9 @@ def new_proposal(rules: Sequence[Rule], base_tag: str, by: str, note: str, now_m
 
 
 def require_other(proposal: Proposal, name: str) -> None:
-    """Raises OwnProposal."""
+    """Raises OwnProposalError."""
     if name == proposal.proposed_by:
-        raise OwnProposal(f"{name} has proposed these rules: another person must approve them")
+        raise OwnProposalError(f"{name} has proposed these rules: another person must approve them")
 
 
 def store_proposal(session: Session, proposal: Proposal, ttl_s: int) -> None:
@@ -97,14 +97,16 @@ def read_proposals(session: Session, limit: int) -> list[Proposal]:
 
 
 def find_proposal(session: Session, proposal_id: str) -> Proposal:
-    """Raises UnknownProposal, ServiceError."""
+    """Raises UnknownProposalError, ServiceError."""
     query = f"SELECT {_COLUMNS} FROM rule_proposal WHERE kind = %s AND proposal_id = %s"
     try:
         row = read(session, query, (_KIND, uuid.UUID(proposal_id))).one()
     except ValueError:  # no UUID
         row = None
     if row is None:
-        raise UnknownProposal(f"no proposal {proposal_id[:40]!r}: it does not exist or has expired")
+        raise UnknownProposalError(
+            f"no proposal {proposal_id[:40]!r}: it does not exist or has expired"
+        )
     return _proposal(row)
 
 
@@ -113,7 +115,7 @@ def decide(
 ) -> Proposal:
     """Changes the state, if it still is one that may change so.
 
-    Raises ProposalDecided, ServiceError.
+    Raises ProposalDecidedError, ServiceError.
     """
     decided = proposal._replace(state=state, decided_by=by, decided_at_ms=at_ms)
     names = [f"{name} = %s" for name in _COLUMNS.split(", ")[1:]]
@@ -125,7 +127,9 @@ def decide(
         (*_values(decided), _KIND, uuid.UUID(proposal.proposal_id)),
     )
     if not applied.was_applied:
-        raise ProposalDecided("somebody else has decided on this proposal: load the page again")
+        raise ProposalDecidedError(
+            "somebody else has decided on this proposal: load the page again"
+        )
     return decided
 
 

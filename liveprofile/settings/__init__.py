@@ -21,7 +21,6 @@ from liveprofile.settings import errors as setting_errors
 from liveprofile.settings.errors import as_section, json_form, setting_types
 from liveprofile.settings.privacy import ConsentSettings, LoginSettings, MergeSettings
 from liveprofile.settings.sections import (
-    CampaignSettings,
     CassandraSettings,
     DecoderSettings,
     FlinkSettings,
@@ -33,7 +32,6 @@ from liveprofile.settings.sections import (
     Section,
     StateSettings,
     TopicSettings,
-    TrendSettings,
     WindowSettings,
 )
 from liveprofile.settings.servers import MetricsSettings, ServeSettings
@@ -66,8 +64,6 @@ class Settings(Section):
     serve: ServeSettings = ServeSettings()
     metrics: MetricsSettings = MetricsSettings()
     decoder: DecoderSettings = DecoderSettings()
-    trends: TrendSettings = TrendSettings()
-    campaigns: CampaignSettings = CampaignSettings()
     consent: ConsentSettings = ConsentSettings()
     merges: MergeSettings = MergeSettings()
     logins: LoginSettings = LoginSettings()

@@ -167,21 +167,12 @@ class CassandraSettings(Section):
         description="of a case after its last change; longer than flags, because payment disputes"
         " about them take months",
     )
-    attribute_keep_s: int = Field(
-        30 * 86_400,
-        ge=0,
+
+    history_ttl_s: int = Field(
+        400 * 86_400,
+        ge=1,
         le=MAX_TTL_S,
-        description="of an attribute after its expiry; until then it hides older ones that arrive"
-        " late",
-    )
-    lookalike_distance: float = Field(
-        0.6,
-        ge=0,
-        le=2,
-        description="write a look-alike vector that moved this far (cosine distance)",
-    )
-    lookalike_refresh_windows: int = Field(
-        16, ge=1, description="write it at least once in so many windows"
+        description="of trends, contacts and plans of campaigns, and the audit trail",
     )
 
     @model_validator(mode="after")
@@ -303,14 +294,10 @@ class JobSettings(Section):
     parallelism: int = Field(2, ge=1, le=4096)
     checkpoint_interval_ms: int = Field(10_000, ge=100)
     checkpoint_dir: str = ""
-    tolerable_failed_checkpoints: int = Field(
-        60, ge=0, description="the job goes on after this many consecutive failed checkpoints"
-    )
     changelog: bool = Field(
         False, description="use Flink's changelog state backend: checkpoints delay scoring less"
     )
     bundle_rows: int = Field(1_000, ge=1)
-    bundle_time_ms: int = Field(20, ge=1)
     buffer_timeout_ms: int = Field(5, ge=0)
     store: Literal["cassandra", "none"] = Field(
         "cassandra", description="none: score and raise flags, store nothing"
@@ -338,30 +325,10 @@ class ScoringSettings(Section):
         10, ge=1, le=10_000, description="how long a broker may wait for more events of a fetch"
     )
     score_ttl_s: int = Field(30 * 86_400, ge=1, le=MAX_TTL_S)
-    drift_after_days: float = Field(
-        30.0, ge=0, description="days of events before the first drift alert"
-    )
     rejoin_ttl_ms: int = Field(
         2 * MINUTE_MS,
         ge=MINUTE_MS,
         description="the parts of an event must arrive within this time",
-    )
-
-
-class TrendSettings(Section):
-    """`liveprofile shop trends`: counts by category, event type, hour and day."""
-
-    ttl_s: int = Field(400 * 86_400, ge=1, le=MAX_TTL_S, description="of counts after a change")
-    categories: int = Field(
-        1_000, ge=1, le=100_000, description="with counts of their own; the rest counts as other"
-    )
-
-
-class CampaignSettings(Section):
-    """`liveprofile campaign`."""
-
-    contact_ttl_s: int = Field(
-        400 * 86_400, ge=1, le=MAX_TTL_S, description="of contacts; frequency caps count them"
     )
 
 
@@ -376,7 +343,6 @@ class DecoderSettings(Section):
     registry_username: str = ""
     registry_password: SecretStr = SecretStr("")
     registry_ca_file: str = Field("", description="PEM file of trusted certificates")
-    registry_timeout_ms: int = Field(5_000, ge=100, le=60_000, description="of one request")
 
     @model_validator(mode="after")
     def _complete_credentials(self) -> DecoderSettings:

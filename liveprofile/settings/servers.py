@@ -10,8 +10,8 @@ from liveprofile.loopback import is_loopback
 from liveprofile.settings.sections import MAX_TTL_S, Section
 
 
-class ListenSettings(Section):
-    """Where a server listens. Anything but this machine needs TLS."""
+class ServeSettings(Section):
+    """The read API and the console. Anything but this machine needs TLS and keys."""
 
     host: str = Field("127.0.0.1", min_length=1, description="address that the server listens on")
     allow_plaintext: bool = Field(
@@ -20,28 +20,6 @@ class ListenSettings(Section):
     certificate_file: str = Field("", description="PEM file with the server's certificate chain")
     key_file: str = Field("", description="PEM file with the server's private key")
     key_password: SecretStr = SecretStr("")
-
-    @model_validator(mode="after")
-    def _encrypted(self) -> Self:
-        if bool(self.certificate_file) != bool(self.key_file):
-            raise ValueError("certificate_file and key_file need each other")
-        if self.key_password.get_secret_value() and not self.key_file:
-            raise ValueError("key_password needs key_file")
-        if not is_loopback(self.host) and not self.certificate_file and not self.allow_plaintext:
-            raise ValueError(
-                f"host {self.host} is not loopback: it needs certificate_file and key_file, or"
-                " allow_plaintext = true behind a proxy with TLS"
-            )
-        return self
-
-    @property
-    def uses_tls(self) -> bool:
-        return bool(self.certificate_file)
-
-
-class ServeSettings(ListenSettings):
-    """The read API. Anything but this machine needs keys too."""
-
     port: int = Field(8070, ge=0, le=65535, description="0: any free port")
     authentication: Literal["keys", "none"] = Field(
         "keys", description="none: everybody on this machine may read, nobody may write"
@@ -56,12 +34,6 @@ class ServeSettings(ListenSettings):
     burst: int = Field(1_000, ge=1, description="requests of one key at once")
     wrong_keys_per_s: float = Field(5.0, gt=0, description="attempts from one address")
     max_in_flight: int = Field(512, ge=1, description="requests at once; more are answered 503")
-    max_connections: int = Field(1_024, ge=1, description="open connections; more are refused")
-    max_body_bytes: int = Field(131_072, ge=1_024)
-    max_header_bytes: int = Field(16_384, ge=1_024)
-    client_timeout_ms: int = Field(
-        10_000, ge=100, description="a client must send head and body of a request within this"
-    )
     scan_rows: int = Field(
         500_000, ge=1, description="rows that one funnel, preview or campaign plan may read"
     )
@@ -81,9 +53,24 @@ class ServeSettings(ListenSettings):
     second_approver: bool = Field(
         True, description="rules edited in the console need the approval of another person"
     )
-    proposal_ttl_s: int = Field(30 * 86_400, ge=1, le=MAX_TTL_S)
-    audit_ttl_s: int = Field(400 * 86_400, ge=1, le=MAX_TTL_S)
     api_key_ttl_s: int = Field(365 * 86_400, ge=1, le=MAX_TTL_S)
+
+    @model_validator(mode="after")
+    def _encrypted(self) -> Self:
+        if bool(self.certificate_file) != bool(self.key_file):
+            raise ValueError("certificate_file and key_file need each other")
+        if self.key_password.get_secret_value() and not self.key_file:
+            raise ValueError("key_password needs key_file")
+        if not is_loopback(self.host) and not self.certificate_file and not self.allow_plaintext:
+            raise ValueError(
+                f"host {self.host} is not loopback: it needs certificate_file and key_file, or"
+                " allow_plaintext = true behind a proxy with TLS"
+            )
+        return self
+
+    @property
+    def uses_tls(self) -> bool:
+        return bool(self.certificate_file)
 
     # Before the check of TLS: without keys, TLS does not help.
     @field_validator("authentication")
@@ -107,27 +94,11 @@ class ServeSettings(ListenSettings):
         return self.scan_timeout_ms / 1_000
 
 
-class MetricsSettings(ListenSettings):
-    """The exporter of metrics. Anything but this machine needs a token too."""
+class MetricsSettings(Section):
+    """The exporter of metrics; it listens with address and certificate of `serve`."""
 
     port: int = Field(8071, ge=0, le=65535, description="0: any free port")
     token_file: str = Field(
-        "", description="file with the token that Prometheus sends; empty: no token"
+        "",
+        description="file with the token that Prometheus sends; empty: none, on loopback only",
     )
-    interval_ms: int = Field(
-        5_000, ge=1_000, le=600_000, description="between two readings of a service"
-    )
-    scan_interval_ms: int = Field(
-        300_000, ge=1_000, description="between two scans of drift and cases in Cassandra"
-    )
-
-    @model_validator(mode="after")
-    def _authenticated(self) -> MetricsSettings:
-        if not is_loopback(self.host) and not self.token_file:
-            raise ValueError(f"host {self.host} is not loopback: it needs token_file")
-        return self
-
-    def server(self) -> ServeSettings:
-        """Address and certificate with the limits of the read API's server."""
-        shared = {name: getattr(self, name) for name in ListenSettings.model_fields}
-        return ServeSettings(port=self.port, **shared)

@@ -29,7 +29,7 @@ class CassandraCountStore:
     def __init__(self, session: Session, settings: Settings) -> None:
         self._session, self._topic = session, settings.topics.events
         self._cassandra: CassandraSettings = settings.cassandra
-        ttl_s = settings.trends.ttl_s
+        ttl_s = settings.cassandra.history_ttl_s
         key = "topic = ? AND span = ? AND scope = ? AND category = ? AND event_type = ?"
         self._select_counts = prepare(
             session,

@@ -16,7 +16,7 @@ from liveprofile.units import DAY_MS, HOUR_MS
 SPANS_MS = {"hour": HOUR_MS, "day": DAY_MS}
 ALL = "all"  # as scope: all categories together; as event type: all types together
 CATEGORY = "category"
-OTHER = "other"  # the scope of categories beyond `trends.categories`
+OTHER = "other"  # the scope of categories beyond MAX_CATEGORIES
 
 
 class Series(NamedTuple):

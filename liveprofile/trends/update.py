@@ -29,6 +29,8 @@ from liveprofile.settings import Settings
 from liveprofile.trends.counts import CountedCategories, Counts, EventCounter
 from liveprofile.wire.payload import digest
 
+MAX_CATEGORIES = 1_000  # with counts of their own; the others count as one
+
 # A chunk's events are counted in memory: about 200 bytes each.
 CHUNK_RECORDS = 1_000_000
 BATCH_RECORDS = 10_000
@@ -139,7 +141,7 @@ def update(
         if recent is None:
             recent = _recent_events(topic, last, present, settings)
         counter, report, clocks_ms = _count(topic, last, recent, settings, progress)
-        categories = CountedCategories(store.categories(), settings.trends.categories)
+        categories = CountedCategories(store.categories(), MAX_CATEGORIES)
         store.add(last.number, counter.counts(categories))
         store.finish(last._replace(clocks_ms=last.clocks_ms | clocks_ms), report)
         total, chunks = total.plus(report), chunks + 1

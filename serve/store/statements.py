@@ -6,7 +6,7 @@ is read in two steps: the rest of the rows with its time (`..._rest`), then olde
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import namedtuple
 from typing import NamedTuple
 
 from cassandra import ConsistencyLevel
@@ -14,6 +14,7 @@ from cassandra.cluster import Session
 from cassandra.query import PreparedStatement
 
 from liveprofile.attributes.table import MAX_ROWS, SELECTED
+from liveprofile.rows.profiles import MARKS, StoredDelta, UserProfile
 from liveprofile.storage.queries import StoredFlag, StoredScore, columns, select
 from serve.keys import select_key_cql
 
@@ -21,42 +22,19 @@ from serve.keys import select_key_cql
 START_OF_TIME_MS, END_OF_TIME_MS = -62_000_000_000_000, 253_402_300_799_999
 
 
-class RawProfile(NamedTuple):
+class RawProfile(namedtuple("RawProfile", UserProfile._fields, defaults=[None])):
     """A row of user_profile; `profile` is JSON that most answers pass on unread."""
 
-    user_id: str
-    window_start_ms: int
-    window_end_ms: int
-    model_version: str
-    feature_version: int
-    churn: float
-    expected_spend: float
-    recency_days: float | None
-    purchases_decayed: float
-    amount_decayed: float
-    events_total: int
-    segments: Sequence[str] | None
-    profile: str
-    embedding: list[float] | None = None
+    __slots__ = ()
 
 
-class RawDelta(NamedTuple):
-    """A row of profile_delta; `delta` is JSON."""
+_DELTA_FIELDS = [name for name in StoredDelta._fields if name != "digests"]
 
-    user_id: str
-    window_start_ms: int
-    window_end_ms: int
-    model_version: str
-    events: int
-    amount: float
-    embedding_distance: float
-    surprise: float
-    active_rules: Sequence[str] | None
-    delta: str
-    # Of a correction; None: the job's.
-    revision: int | None = None
-    corrected_at_ms: int | None = None
-    correction: str | None = None
+
+class RawDelta(namedtuple("RawDelta", _DELTA_FIELDS, defaults=[None] * len(MARKS))):
+    """A row of profile_delta without its digests; `delta` is JSON."""
+
+    __slots__ = ()
 
 
 class BucketMember(NamedTuple):

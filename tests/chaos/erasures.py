@@ -31,7 +31,7 @@ from typing import IO, Any
 
 from cassandra.cluster import Session
 
-from cli.doctor.flink_checks import MERGE_OPTION
+from cli.doctor.checks import MERGE_OPTION
 from liveprofile.feeds.users import read_erasures
 from liveprofile.flink.rest import take_savepoint
 from liveprofile.ingest.replay import closing_time_ms

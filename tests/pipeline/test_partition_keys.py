@@ -8,7 +8,8 @@ import pytest
 from pyflink.java_gateway import get_gateway
 from pyflink.table import EnvironmentSettings, TableEnvironment
 
-from jobs.sql.partition_keys import KEYS, partition_key_sql
+from jobs.sql.event_views import PARTITION_KEYS as KEYS
+from jobs.sql.event_views import partition_key_sql
 
 pytestmark = pytest.mark.pipeline
 

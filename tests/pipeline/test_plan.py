@@ -13,6 +13,7 @@ from jobs.compiled_plan import FIRST_STATELESS_ID, CompiledPlan, Override
 from jobs.savepoint import NODE_IDS, PARTITION_CLOCK
 from jobs.sql import tables
 from liveprofile.flink.jars import JARS
+from liveprofile.privacy.retention import STATES
 from liveprofile.settings import load
 from tests.pipeline import harness, shared_sinks
 from udfs.profile.udf import profile_udf
@@ -116,6 +117,8 @@ def test_all_state_about_users_expires(full_plan: CompiledPlan) -> None:
             of_node = node.get("configuration", {}).get("table.exec.state.ttl", of_all)
             ttls.setdefault(kind, []).extend(own or [of_node])
     assert ttls.keys() == {"over-aggregate", "deduplicate"}
+    keyed = (*ttls, "global-window-aggregate", "window-join")
+    assert sum(count(full_plan, kind) for kind in keyed) == len(STATES)
     assert all(int(ttl.split()[0]) > 0 for of_kind in ttls.values() for ttl in of_kind), ttls
 
 

@@ -81,42 +81,46 @@ def _schema(columns: str) -> Any:
     return DataTypes.ROW([DataTypes.FIELD(name, types[kind]) for name, kind in fields])
 
 
+TOKEN_COLUMNS = (
+    "u INT, w INT, ms BIGINT, event_type STRING, item STRING, category STRING, amount DOUBLE"
+)
+TOKEN = token_sql(
+    "CAST(ms AS STRING)", type_letter_sql(), "item", "category", "CAST(amount AS STRING)"
+)
+
+
+def random_tokens(
+    rng: random.Random, users: int, windows: int, count: int, longest_id: int = 12
+) -> list[tuple[Any, ...]]:
+    """Rows of TOKEN_COLUMNS: tokens of users in windows."""
+    return [
+        (
+            rng.randrange(users),
+            rng.randrange(windows),
+            rng.randrange(10**12, 10**13),
+            rng.choice(EVENT_TYPES),
+            text(rng, longest_id),
+            text(rng, longest_id),
+            rng.choice([0.0, 19.99, 1e-9, 1e9, -3.5]),
+        )
+        for _ in range(count)
+    ]
+
+
 def test_history_written_by_sql_is_read_as_the_same_tokens(
     t_env: TableEnvironment, rng: random.Random
 ) -> None:
-    tokens = [
-        (
-            rng.randrange(20),  # user
-            rng.randrange(4),  # window; the last one is not part of the history
-            rng.randrange(10**12, 10**13),
-            rng.choice(EVENT_TYPES),
-            text(rng),
-            text(rng),
-            rng.choice([0.0, 19.99, 1e-9, 1e9, -3.5]),
-        )
-        for _ in range(ROWS)
-    ]
+    # The last of the windows is not part of the history.
+    tokens = random_tokens(rng, users=20, windows=4, count=ROWS)
     last_ms = {(user, window): user * 10 + window for user in range(20) for window in range(4)}
     last_ms |= dict.fromkeys([(user, 0) for user in range(5)], None)
-    register(
-        t_env,
-        "history_tokens",
-        tokens,
-        "u INT, w INT, ms BIGINT, event_type STRING, item STRING, category STRING, amount DOUBLE",
-    )
-    register(
-        t_env,
-        "last_purchases",
-        [(*key, ms) for key, ms in last_ms.items()],
-        "u INT, w INT, p BIGINT",
-    )
-    token = token_sql(
-        "CAST(ms AS STRING)", type_letter_sql(), "item", "category", "CAST(amount AS STRING)"
-    )
+    register(t_env, "history_tokens", tokens, TOKEN_COLUMNS)
+    purchases = [(*key, ms) for key, ms in last_ms.items()]
+    register(t_env, "last_purchases", purchases, "u INT, w INT, p BIGINT")
     windows = f"""
         SELECT t.u, t.w, {token_columns.window_sql("p", "tokens")} AS this_window
         FROM (SELECT u, w, {token_columns.tokens_sql("token")} AS tokens
-              FROM (SELECT *, {token} AS token FROM history_tokens) GROUP BY u, w) t
+              FROM (SELECT *, {TOKEN} AS token FROM history_tokens) GROUP BY u, w) t
         JOIN last_purchases l ON t.u = l.u AND t.w = l.w"""
     t_env.create_temporary_view("history_windows", t_env.sql_query(windows))
     joins = " ".join(
@@ -144,28 +148,9 @@ def test_history_written_by_sql_is_read_as_the_same_tokens(
 def test_memories_written_by_sql_are_read_as_the_same_windows(
     t_env: TableEnvironment, rng: random.Random, longest_id: int
 ) -> None:
-    tokens = [
-        (
-            rng.randrange(3),  # user
-            rng.randrange(45),  # window
-            rng.randrange(10**12, 10**13),
-            rng.choice(EVENT_TYPES),
-            text(rng, longest_id),
-            text(rng, longest_id),
-            rng.choice([0.0, 19.99, 1e-9, 1e9, -3.5]),
-        )
-        for _ in range(2 * ROWS)
-    ]
+    tokens = random_tokens(rng, users=3, windows=45, count=2 * ROWS, longest_id=longest_id)
     name = f"memory_tokens_{longest_id}"
-    register(
-        t_env,
-        name,
-        tokens,
-        "u INT, w INT, ms BIGINT, event_type STRING, item STRING, category STRING, amount DOUBLE",
-    )
-    token = token_sql(
-        "CAST(ms AS STRING)", type_letter_sql(), "item", "category", "CAST(amount AS STRING)"
-    )
+    register(t_env, name, tokens, TOKEN_COLUMNS)
     window = memories.window_sql("CAST(w AS BIGINT)", "tokens")
     over = (
         "OVER (PARTITION BY u ORDER BY w"
@@ -176,7 +161,7 @@ def test_memories_written_by_sql_are_read_as_the_same_windows(
         FROM (SELECT u, w, {memories.memory_sql("memory_window")} {over} AS memory
               FROM (SELECT u, w, {window} AS memory_window
                     FROM (SELECT u, w, {token_columns.tokens_sql("token")} AS tokens
-                          FROM (SELECT *, {token} AS token FROM {name}) GROUP BY u, w)))"""
+                          FROM (SELECT *, {TOKEN} AS token FROM {name}) GROUP BY u, w)))"""
     rows = list(select(t_env, query))
     kept = [memories.last_windows(row[2]) for row in rows]
     found = memories.read_memories(kept)

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 from cassandra.cluster import Session
 
+from liveprofile.rows import TABLES as ALL_TABLES
+from liveprofile.rows.operations import SCHEMA_MIGRATION
 from liveprofile.settings import CassandraSettings
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.schema import create_schema
@@ -14,14 +16,24 @@ from tests.support.rows.profile_rows import DIM, TABLES
 from udfs.profile.sink import CassandraProfileSink
 
 
-@pytest.fixture(scope="module")
-def settings(cassandra_settings: CassandraSettings) -> Iterator[CassandraSettings]:
-    """Settings with a keyspace for the sink tests, a new one for each file."""
+@pytest.fixture(scope="session")
+def _keyspace(cassandra_settings: CassandraSettings) -> Iterator[CassandraSettings]:
+    """One for all files: to create it takes seconds."""
     own = cassandra_settings.model_copy(update={"keyspace": "sink_test"})
     create_schema(own, DIM)
     yield own
     with open_session(own) as session:
         session.execute(f"DROP KEYSPACE {own.keyspace}", timeout=60)
+
+
+@pytest.fixture(scope="module")
+def settings(_keyspace: CassandraSettings) -> CassandraSettings:
+    """Settings with a keyspace whose tables are empty when a file begins."""
+    with open_session(_keyspace) as session:
+        for table in ALL_TABLES.keys() - {SCHEMA_MIGRATION.name}:
+            if session.execute(f"SELECT * FROM {table} LIMIT 1").one() is not None:
+                session.execute(f"TRUNCATE {table}", timeout=60)
+    return _keyspace
 
 
 @pytest.fixture(scope="module")

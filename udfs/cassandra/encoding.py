@@ -69,10 +69,12 @@ def encode_column(column: Column, values: Sequence[Any]) -> list[bytes | None]:
     """Encodes what many rows have in a column."""
     dtype = _NUMBERS.get(column.cql)
     if dtype is not None and not column.nullable:
-        return split_fixed_width(np.array(values, dtype).tobytes(), np.dtype(dtype).itemsize)
+        return encode_numbers(values, dtype)
     if column.cql.startswith("vector<float"):
-        vectors = np.stack(values).astype(">f4")
+        vectors = np.asarray(values, ">f4")
         return split_fixed_width(vectors.tobytes(), 4 * vectors.shape[1])
+    if column.cql == "text" and not column.nullable and isinstance(values[0], str):
+        return [value.encode() for value in values]
     encode = _ENCODERS[column.cql]
     return [None if value is None else encode(value) for value in values]
 
@@ -121,6 +123,12 @@ def text_set(names: tuple[str, ...]) -> bytes:
     return struct.pack(">i", len(items)) + b"".join(
         struct.pack(">i", len(item)) + item for item in items
     )
+
+
+def encode_numbers(values: Sequence[float], dtype: str) -> list[bytes]:
+    """Encodes numbers; dtype: big-endian, e.g. ">f8"."""
+    column = np.array(values, dtype)
+    return split_fixed_width(column.tobytes(), column.itemsize)
 
 
 def split_fixed_width(data: bytes, width: int) -> list[bytes]:

@@ -30,6 +30,9 @@ from liveprofile.wire.tokens import EVENT_TYPES, TYPE_INDEX
 from models.profile import user_features
 from udfs.profile.row import ProfileRow
 
+LOOKALIKE_DISTANCE = 0.6  # cosine distance that writes a look-alike row
+LOOKALIKE_REFRESH_WINDOWS = 16
+
 if TYPE_CHECKING:  # only the workers need torch, not the client that submits the job
     from models.profile.inference import ProfileModel, Scores
 
@@ -245,17 +248,17 @@ def assemble(
     segments_before, segments_after = (
         each.names("ACTIVE") for each in (evaluation_before, evaluation)
     )
-    windows_seen, cassandra = after.column("windows"), settings.cassandra
+    windows_seen = after.column("windows")
     # A row of user_lookalike (indexed by vector and by segment) costs ten times a row of the other
     # tables. It is written if the segments change, if the embedding moves far, and every
-    # `lookalike_refresh_windows` windows for small changes that add up. A user who is still new has
+    # LOOKALIKE_REFRESH_WINDOWS windows for small changes that add up. A user who is still new has
     # no row; leaving the segment "new" writes the first one.
     write_lookalike = (windows_seen > NEW_USER_WINDOWS) & (
         np.array(
             [old != new for old, new in zip(segments_before, segments_after, strict=True)], bool
         )
-        | (distance >= cassandra.lookalike_distance)
-        | (windows_seen % cassandra.lookalike_refresh_windows == 0)
+        | (distance >= LOOKALIKE_DISTANCE)
+        | (windows_seen % LOOKALIKE_REFRESH_WINDOWS == 0)
     )
     columns = _RowValues(
         user_id=inputs.user_id,

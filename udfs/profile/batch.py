@@ -13,7 +13,7 @@ from liveprofile.alerts.cloud_events import alert_records, origin_of
 from liveprofile.attributes.resolution import SEGMENT_PURPOSES
 from liveprofile.errors import InputError
 from liveprofile.events.modalities import PLACE, TEXT, Modality, Vectors, add_text_vectors
-from liveprofile.events.window import WindowBatch, parse_windows
+from liveprofile.events.window import parse_windows
 from liveprofile.features import window_features
 from liveprofile.feeds.feed import Current, Fixed
 from liveprofile.privacy.erasures import ErasureBook
@@ -73,6 +73,55 @@ class ProfileBatch(NamedTuple):
                 for column in self
             )
         )
+
+
+class ReadBatch(NamedTuple):
+    """A batch without events and windows that cannot be read."""
+
+    inputs: assemble.ProfileInputs
+    kept: list[int]  # rows of the batch that `inputs` has
+    refused: list[list[Refused]]  # of each row of the batch
+
+
+def _modalities(model: ProfileModel, encode_texts: TextEncoder | None) -> frozenset[Modality]:
+    return model.modalities if encode_texts else model.modalities - {TEXT}
+
+
+def read_batch(
+    batch: ProfileBatch, model: ProfileModel, encode_texts: TextEncoder | None
+) -> ReadBatch:
+    """Parses what a model reads of a batch."""
+    windows, kept, refused = parse_windows(batch.events, _modalities(model, encode_texts))
+    times_ms = batch.window_start_ms[kept], batch.window_end_ms[kept]
+    before, after = assemble.read_baselines(
+        batch.added[kept], batch.sums[kept], *times_ms, model.decay_days
+    )
+    users, histories = ([column[row] for row in kept] for column in (batch.user_id, batch.history))
+    inputs = assemble.ProfileInputs(
+        users, *times_ms, windows, read_histories(histories), before, after
+    )
+    return ReadBatch(inputs, kept, refused)
+
+
+def score(
+    inputs: assemble.ProfileInputs,
+    memory: list[str],
+    model: ProfileModel,
+    encode_texts: TextEncoder | None,
+) -> Scores:
+    """Calls the model. memory: of each row of the inputs."""
+    vectors: Sequence[Vectors] = [window.modalities.vectors for window in inputs.windows.rows]
+    if TEXT in _modalities(model, encode_texts):
+        texts = [window.text for window in inputs.windows.rows]
+        vectors = add_text_vectors(vectors, texts, encode_texts)
+    return model.score(
+        inputs.histories.tokens,
+        inputs.windows.tokens,
+        *assemble.numeric_inputs(inputs),
+        vectors,
+        read_memories(memory),
+        (inputs.window_end_ms - inputs.window_start_ms) / DAY_MS,
+    )
 
 
 STAGES = ("read", "model", "assemble", "store")
@@ -194,24 +243,16 @@ class ProfileUpdater:
 
     def _update(self, batch: ProfileBatch, model: ProfileModel) -> list[list[str]]:
         clock = [time.perf_counter()]
-        modalities = self._modalities(model)
-        windows, kept, refused = parse_windows(batch.events, modalities)
+        inputs, kept, refused = read_batch(batch, model, self._encode_texts)
         sent = [
             [self._rejected(user_id, event) for event in events]
             for user_id, events in zip(batch.user_id, refused, strict=True)
         ]
-        inputs = self._read(batch, windows, kept)
         clock.append(time.perf_counter())
         if not kept:
             return sent
-        scores = model.score(
-            inputs.histories.tokens,
-            inputs.windows.tokens,
-            *assemble.numeric_inputs(inputs),
-            self._vectors(windows, modalities),
-            read_memories([batch.memory[row] for row in kept]),
-            (inputs.window_end_ms - inputs.window_start_ms) / DAY_MS,
-        )
+        memory = [batch.memory[row] for row in kept]
+        scores = score(inputs, memory, model, self._encode_texts)
         clock.append(time.perf_counter())
         profiles = self._with_later_sums(self._assemble(inputs, scores, model), batch.sums[kept])
         clock.append(time.perf_counter())
@@ -231,7 +272,7 @@ class ProfileUpdater:
             if profile.memberships:
                 sent[row] += change_records(topics.segment_changes, profile.memberships, origin)
         spent_ms = np.diff(clock) * 1000.0
-        media = [window.modalities for window in windows.rows]
+        media = [window.modalities for window in inputs.windows.rows]
         self._on_batch(
             ProfileBatchTiming(
                 len(kept),
@@ -253,36 +294,6 @@ class ProfileUpdater:
             else row
             for index, row in enumerate(profiles)
         ]
-
-    def _read(
-        self, batch: ProfileBatch, windows: WindowBatch, kept: list[int]
-    ) -> assemble.ProfileInputs:
-        before, after = assemble.read_baselines(
-            batch.added[kept],
-            batch.sums[kept],
-            batch.window_start_ms[kept],
-            batch.window_end_ms[kept],
-            self._settings.state.decay_days,
-        )
-        return assemble.ProfileInputs(
-            [batch.user_id[row] for row in kept],
-            batch.window_start_ms[kept],
-            batch.window_end_ms[kept],
-            windows,
-            read_histories([batch.history[row] for row in kept]),
-            before,
-            after,
-        )
-
-    def _modalities(self, model: ProfileModel) -> frozenset[Modality]:
-        return model.modalities if self._encode_texts else model.modalities - {TEXT}
-
-    def _vectors(self, windows: WindowBatch, modalities: frozenset[Modality]) -> Sequence[Vectors]:
-        vectors = [window.modalities.vectors for window in windows.rows]
-        if TEXT not in modalities:
-            return vectors
-        texts = [window.text for window in windows.rows]
-        return add_text_vectors(vectors, texts, self._encode_texts)
 
     def _assemble(
         self, inputs: assemble.ProfileInputs, scores: Scores, model: ProfileModel

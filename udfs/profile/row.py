@@ -24,7 +24,7 @@ from liveprofile.segments.membership import MembershipWrite, change_event
 from liveprofile.segments.policy import EvaluatedWindow, MembershipPolicy, MembershipReader
 from liveprofile.settings import Settings
 from liveprofile.wire import output_records
-from udfs.cassandra.encoding import Values, encode_column, encode_row, write_time_us
+from udfs.cassandra.encoding import Values, encode_column, encode_numbers, encode_row, write_time_us
 from udfs.cassandra.memberships import rewrite_after_ms
 
 # What is written of a window: the job leaves a delta's marks to corrections.
@@ -74,12 +74,12 @@ def encode_rows(batch: Sequence[ProfileRow], embedding_dim: int) -> EncodedRows:
     Raises ValueError if an embedding does not have the shape (embedding_dim,).
     """
     fields = dict(zip(ProfileRow._fields, zip(*batch, strict=True), strict=True))
-    for embedding in fields["embedding"]:
-        if embedding.shape != (embedding_dim,):
-            raise ValueError(
-                f"embedding of shape {embedding.shape}: the tables need ({embedding_dim},)"
-            )
-    write_time = [encode_row((), (), write_time_us(row))[0] for row in batch]
+    fields["embedding"] = embeddings = np.stack(fields["embedding"])
+    if embeddings.shape[1:] != (embedding_dim,):
+        raise ValueError(
+            f"embedding of shape {embeddings.shape[1:]}: the tables need ({embedding_dim},)"
+        )
+    write_time = encode_numbers([write_time_us(row) for row in batch], ">i8")
     encoded: dict[str, list[bytes | None]] = {}
 
     def column(about: Column) -> list[bytes | None]:

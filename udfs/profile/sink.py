@@ -17,7 +17,7 @@ Contract of a sink, which Flink's checkpoints rely on:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from cassandra.cluster import Session
 
@@ -30,9 +30,9 @@ from liveprofile.rows.profiles import (
     USER_PROFILE,
 )
 from liveprofile.rules.flag_policy import NoFlagHistory
-from liveprofile.rules.flags import FlagHistory, FlagQuery, RowPosition
+from liveprofile.rules.flags import RowPosition
 from liveprofile.segments.membership import Membership, Memberships, MembershipWrite
-from liveprofile.segments.policy import ChangeKey, MembershipReader
+from liveprofile.segments.policy import ChangeKey
 from liveprofile.settings import CassandraSettings, Settings
 from liveprofile.storage.schema import check_embedding_dim
 from udfs.attribute_reads import read_statements
@@ -45,33 +45,8 @@ from udfs.cassandra.memberships import (
     read_stored_changes,
 )
 from udfs.cassandra.sink import CassandraSink, Read, StoredState
-from udfs.privacy import StoredSums, SumsKey, SumsReader
+from udfs.privacy import StoredSums, SumsKey
 from udfs.profile.row import ProfileRow, decode_sums, encode_rows, encode_sums
-
-
-class ProfileSink(MembershipReader, SumsReader, Protocol):
-    """The module's docstring gives the contract."""
-
-    def flag_history(self, queries: Sequence[FlagQuery]) -> list[FlagHistory]:
-        """Returns each query's flag history before its window, including rows not yet flushed."""
-
-    def statements(self, user_ids: Iterable[str]) -> dict[str, list[Statement]]:
-        """Returns what other systems state about each of these users. Raises StoreError."""
-
-    def snoozed(self, user_ids: Iterable[str]) -> dict[str, dict[str, int]]:
-        """Returns for each user the snoozed rules: rule id -> end of the snooze, epoch ms.
-
-        Does not wait for rows that are being written. Raises StoreError.
-        """
-
-    def write(self, rows: Sequence[ProfileRow]) -> None:
-        """Starts to write rows. Raises StoreError if an earlier write has failed for good."""
-
-    def flush(self) -> None:
-        """Returns when every row is acknowledged. Raises StoreError with the cause."""
-
-    def close(self) -> None:
-        """Closes connections. Does not flush."""
 
 
 class NullSink(NoFlagHistory):
@@ -102,13 +77,6 @@ class NullSink(NoFlagHistory):
 
     def close(self) -> None:
         """Does nothing."""
-
-
-def open_profile_sink(settings: Settings, embedding_dim: int) -> ProfileSink:
-    """Opens the sink that `job.store` names. Raises like CassandraProfileSink."""
-    if settings.job.store == "none":
-        return NullSink()
-    return CassandraProfileSink(settings.cassandra, embedding_dim)
 
 
 class CassandraProfileSink(CassandraSink[ProfileRow]):
@@ -211,3 +179,13 @@ class CassandraProfileSink(CassandraSink[ProfileRow]):
             writes += self._flag_writes(row)
             partitions.append(Partition(key, writes, encoding.mutation_bytes(writes)))
         return partitions
+
+
+ProfileSink = CassandraProfileSink | NullSink
+
+
+def open_profile_sink(settings: Settings, embedding_dim: int) -> ProfileSink:
+    """Opens the sink that `job.store` names. Raises like CassandraProfileSink."""
+    if settings.job.store == "none":
+        return NullSink()
+    return CassandraProfileSink(settings.cassandra, embedding_dim)

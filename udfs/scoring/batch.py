@@ -31,6 +31,8 @@ from udfs.scoring.drift_monitor import DriftMonitor
 from udfs.scoring.sink import ScoredEvent, ScoringSink
 from udfs.worker import DATA_ERRORS, MAX_CONSECUTIVE_FAILED_ROWS, Feeds
 
+DRIFT_AFTER_DAYS = 30.0  # of events before the first drift alert
+
 log = logging.getLogger(__name__)
 
 STAGES = ("read", "score", "rules", "store")
@@ -84,7 +86,7 @@ class EventScorer:
             self._model.version,
             self._model.names,
             store,
-            self._settings.scoring.drift_after_days,
+            DRIFT_AFTER_DAYS,
             origin=origin_of(self._settings.job),
         )
 

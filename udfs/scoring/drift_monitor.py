@@ -25,7 +25,7 @@ from liveprofile.drift.histograms import LATENESS_MS, HourlyHistograms
 from liveprofile.drift.reference import DriftReference
 from liveprofile.errors import ServiceError
 from liveprofile.units import DAY_MS, HOUR_MS
-from udfs.scoring.drift_store import DriftDecision, DriftState, DriftStore, HourCounts
+from udfs.scoring.drift_store import CassandraDriftStore, DriftDecision, DriftState, HourCounts
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class DriftMonitor:
         reference: DriftReference,
         model_version: str,
         names: list[str],
-        store: DriftStore,
+        store: CassandraDriftStore,
         after_days: float,
         clock: Callable[[], float] = time.time,
         executor: Executor | None = None,

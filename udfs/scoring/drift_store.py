@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import date, datetime
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import orjson
@@ -80,37 +80,11 @@ class DriftDecision(NamedTuple):
         return sorted(distances, key=lambda each: -each.relative)
 
 
-class DriftStore(Protocol):
-    """Every method raises ServiceError if Cassandra does not answer."""
-
-    def write(self, rows: Sequence[HourCounts]) -> None:
-        """Writes the rows."""
-
-    def totals(self, reference: str, start_ms: int, end_ms: int) -> np.ndarray | None:
-        """Returns the (S * W,) counts of all workers over hours of one day; None for no counts."""
-
-    def first_hour(self, hour_ms: int) -> int:
-        """Returns the first hour ever counted, with any reference.
-
-        If hour_ms is earlier, stores it as the first hour and returns it.
-        """
-
-    def state(self, scope: str) -> DriftState: ...
-
-    def decide(
-        self, scope: str, before: DriftState, after: DriftState, decision: DriftDecision
-    ) -> bool:
-        """Stores `after` and `decision` and returns True if the state still is `before`."""
-
-    def decisions(self, scope: str, count: int) -> list[DriftDecision]:
-        """Returns the latest decisions, newest first."""
-
-    def mark_sent(self, scope: str, state: DriftState) -> None:
-        """Marks the alert of `state` as sent, unless there is a newer state."""
-
-
 class CassandraDriftStore:
-    """A DriftStore in the tables risk_histogram and drift_state. session: closed by its owner."""
+    """The tables risk_histogram and drift_state. session: closed by its owner.
+
+    Every method raises ServiceError if Cassandra does not answer.
+    """
 
     def __init__(self, session: Session, settings: CassandraSettings, histogram_ttl_s: int):
         self._session = session
@@ -163,6 +137,7 @@ class CassandraDriftStore:
             self._execute(self._insert_counts.bind(values))
 
     def totals(self, reference: str, start_ms: int, end_ms: int) -> np.ndarray | None:
+        """Returns the (S * W,) counts of all workers over hours of one day; None for no counts."""
         values = (_day(start_ms), reference, from_ms(start_ms), from_ms(end_ms))
         counts = [
             np.frombuffer(row.counts, ">u4").astype(np.int64)
@@ -171,6 +146,7 @@ class CassandraDriftStore:
         return np.sum(counts, axis=0) if counts else None
 
     def first_hour(self, hour_ms: int) -> int:
+        """Returns the first hour ever counted, with any reference; `hour_ms` if that is earlier."""
         row = self._execute(self._select_first.bind(())).one()
         if row is not None and to_ms(row.start) <= hour_ms:
             return to_ms(row.start)
@@ -194,6 +170,7 @@ class CassandraDriftStore:
     def decide(
         self, scope: str, before: DriftState, after: DriftState, decision: DriftDecision
     ) -> bool:
+        """Stores `after` and `decision` and returns True if the state still is `before`."""
         batch = BatchStatement()
         update = (
             from_ms(after.decided_until_ms),
@@ -218,12 +195,14 @@ class CassandraDriftStore:
         return self._execute(batch).was_applied
 
     def decisions(self, scope: str, count: int) -> list[DriftDecision]:
+        """Returns the latest decisions, newest first."""
         return [
             DriftDecision(to_ms(row.start), row.events, row.drifting, row.distances)
             for row in self._execute(self._select_decisions.bind((scope, count)))
         ]
 
     def mark_sent(self, scope: str, state: DriftState) -> None:
+        """Marks the alert of `state` as sent, unless there is a newer state."""
         self._execute(self._mark_sent.bind((scope, from_ms(state.decided_until_ms))))
 
     def _execute(self, statement: BoundStatement | BatchStatement) -> ResultSet:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from cassandra.cluster import Session
 from cassandra.query import UNSET_VALUE
@@ -12,7 +12,7 @@ from cassandra.query import UNSET_VALUE
 from liveprofile.attributes.statements import Statement
 from liveprofile.attributes.table import select_users_cql
 from liveprofile.rows.risk import RISK_SCORE_BY_HOUR, RISK_SCORE_HOURS, score_hour_ms
-from liveprofile.rules.flags import Flag, FlaggedRow, FlagHistory, FlagQuery, RowPosition
+from liveprofile.rules.flags import Flag, FlaggedRow, RowPosition
 from liveprofile.settings import CassandraSettings, Settings
 from liveprofile.settings.sections import MAX_TTL_S
 from liveprofile.units import HOUR_MS
@@ -24,7 +24,7 @@ from udfs.cassandra.encoding import Values
 from udfs.cassandra.flag_state_cache import CachedFlagState, FlagStateCache
 from udfs.cassandra.sink import CassandraSink, Read, StoredState
 from udfs.profile.sink import NullSink
-from udfs.scoring.drift_store import CassandraDriftStore, DriftStore
+from udfs.scoring.drift_store import CassandraDriftStore
 
 # How often the row of a user's hour is written again, and how long it outlives the hour's scores.
 HOUR_REFRESH_S = 3_600
@@ -58,33 +58,6 @@ class ScoredEvent(NamedTuple):
     def revision(self) -> int:
         """Always 0: models of events have no revision, so the newest score of an event counts."""
         return 0
-
-
-class ScoringSink(Protocol):
-    """Like udfs.profile.sink.ProfileSink, for scored events."""
-
-    @property
-    def drift_store(self) -> DriftStore | None:
-        """Stores drift counts and decisions. None turns drift monitoring off."""
-
-    def flag_history(self, queries: Sequence[FlagQuery]) -> list[FlagHistory]: ...
-
-    def statements(self, user_ids: Iterable[str]) -> dict[str, list[Statement]]: ...
-
-    def snoozed(self, user_ids: Iterable[str]) -> dict[str, dict[str, int]]: ...
-
-    def write(self, rows: Sequence[ScoredEvent]) -> None: ...
-
-    def flush(self) -> None: ...
-
-    def close(self) -> None: ...
-
-
-def open_scoring_sink(settings: Settings) -> ScoringSink:
-    """Opens the sink that `job.store` names. Raises like CassandraScoringSink."""
-    if settings.job.store == "none":
-        return NullSink()
-    return CassandraScoringSink(settings.cassandra, settings.scoring.score_ttl_s)
 
 
 class _NoFlagStateCache(FlagStateCache):
@@ -194,6 +167,16 @@ class CassandraScoringSink(CassandraSink[ScoredEvent]):
         return [
             Partition(key, writes, encoding.mutation_bytes(writes)) for key, writes in partitions
         ]
+
+
+ScoringSink = CassandraScoringSink | NullSink
+
+
+def open_scoring_sink(settings: Settings) -> ScoringSink:
+    """Opens the sink that `job.store` names. Raises like CassandraScoringSink."""
+    if settings.job.store == "none":
+        return NullSink()
+    return CassandraScoringSink(settings.cassandra, settings.scoring.score_ttl_s)
 
 
 def _encode_score(row: ScoredEvent) -> Values:

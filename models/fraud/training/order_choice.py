@@ -8,16 +8,17 @@ Shape suffixes: N events, F features.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.metrics import average_precision_score
 
 from liveprofile.disk_tables import mapped_zeros
 from liveprofile.features.entity import ORDER_FEATURES
-from models.fraud.datasets.event_dataset import LabelledFeatures
-from models.fraud.model import trees_log_odds
-from models.fraud.training.fit import fit_trees
+from liveprofile.progress import Progress
+from models.fraud.datasets.event_dataset import EventDataset, LabelledFeatures
+from models.fraud.model import FraudModel, trees_log_odds
+from models.fraud.training.fit import build_model, fit_calibration, fit_trees, tune_trees
 from models.fraud.transitions import COLUMNS, TransitionModel, append_out_of_fold
 from models.profile.evaluation.intervals import UserBootstrap
 
@@ -66,6 +67,45 @@ def tree_inputs(
         [*names, *COLUMNS],
         train._replace(x_NF=append_out_of_fold(x_NF, names, train.fraud_N, user_N)),
         TransitionModel.fit(x_NF, names, train.fraud_N),
+    )
+
+
+def fit_model(
+    name: str,
+    train: EventDataset,
+    validation: EventDataset,
+    names: list[str],
+    delay_days: float,
+    settings: list[dict],
+    metadata: dict[str, Any],
+    on_progress: Progress,
+) -> FraudModel:
+    """Chooses order and setting on validation, fits the trees and calibrates them.
+
+    names: the first columns of both; those of ORDER_FEATURES follow.
+    """
+    inputs, report = choose_order(
+        train.labelled,
+        train.user_M,
+        train.weight,
+        validation.labelled,
+        validation.user_M,
+        names,
+        settings[0],
+    )
+    held_out = inputs.of(validation.labelled)
+    tuned = tune_trees(
+        inputs.train, train.weight, held_out, inputs.tree_names, settings, on_progress
+    )
+    return build_model(
+        name,
+        tuned.booster,
+        fit_calibration(tuned.log_odds_N, held_out.fraud_N),
+        inputs.train,
+        inputs.names,
+        delay_days,
+        {**metadata, "order": report, "setting": tuned.setting},
+        inputs.transitions,
     )
 
 

@@ -40,7 +40,7 @@ from models.fraud.datasets.labelled_rows import LabelledEvents
 from models.fraud.model import TREES_FILE, FraudModel
 from models.fraud.training import fit, logistic_baseline
 from models.fraud.training.evaluate import detection_report, features_used_by, score_events
-from models.fraud.training.order_choice import OrderChoice, choose_order
+from models.fraud.training.order_choice import fit_model
 from models.fraud.training.train_simulated import (
     DEFAULT_COSTS,
     FEATURES,
@@ -130,20 +130,13 @@ def train_on_labels(
         _build_dataset(events, split, part, split_rows[part], part_names, on_progress)
         for part, part_names in (("train", names), ("validation", names), ("test", test_names))
     )
-    order = choose_order(
-        train.labelled,
-        train.user_M,
-        train.weight,
-        validation.labelled,
-        validation.user_M,
-        FEATURES,
-        settings[0],
+    model = fit_model(
+        NAME, train, validation, FEATURES, split.delay_days, list(settings), {}, on_progress
     )
     train, validation, test = (
-        _keep_first_columns(dataset, len(order.inputs.names))
+        _keep_first_columns(dataset, len(model.names))
         for dataset in (train, validation, test_with_rule_features)
     )
-    model = _fit_model(train, validation, split, order, settings, on_progress)
     thresholds = choose_thresholds(model, validation, costs)
     train_fraud_M = split_rows["train"].fraud_M
     model.metadata.update(
@@ -165,36 +158,6 @@ def train_on_labels(
         trained = TrainedUsers.of_training(events.user_keys(), events.fingerprint())
         trained_users.write(out, TREES_FILE, trained)
     return model
-
-
-def _fit_model(
-    train: EventDataset,
-    validation: EventDataset,
-    split: DateSplit,
-    order: OrderChoice,
-    settings: Sequence[dict],
-    on_progress: Progress,
-) -> FraudModel:
-    inputs = order.inputs
-    tuned = fit.tune_trees(
-        inputs.train,
-        train.weight,
-        inputs.of(validation.labelled),
-        inputs.tree_names,
-        list(settings),
-        on_progress,
-    )
-    calibration = fit.fit_calibration(tuned.log_odds_N, validation.labelled.fraud_N)
-    return fit.build_model(
-        NAME,
-        tuned.booster,
-        calibration,
-        train.labelled,
-        inputs.names,
-        split.delay_days,
-        {"order": order.report, "setting": tuned.setting},
-        inputs.transitions,
-    )
 
 
 class _SplitRows(NamedTuple):

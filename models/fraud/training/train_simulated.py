@@ -32,7 +32,7 @@ from models.fraud.training.alert_metrics import (
     threshold_by_cost,
     threshold_per_10000_users,
 )
-from models.fraud.training.order_choice import choose_order, first_columns, with_order_columns
+from models.fraud.training.order_choice import first_columns, fit_model, with_order_columns
 from models.fraud.training.span_sets import SPAN_SETS, choose_spans
 
 # These features show how long the job has run rather than anything about the event.
@@ -182,40 +182,17 @@ def train_simulated(
     validation = validation._replace(
         labelled=with_order_columns(spans.validation, validation.labelled)
     )
-    inputs, order_report = choose_order(
-        train.labelled,
-        train.user_M,
-        train.weight,
-        validation.labelled,
-        validation.user_M,
+    model = fit_model(
+        recipe.name,
+        train,
+        validation,
         spans.names,
-        settings[0],
-    )
-    tuned = fit.tune_trees(
-        inputs.train,
-        train.weight,
-        inputs.of(validation.labelled),
-        inputs.tree_names,
+        recipe.delay_days,
         settings,
+        {"recipe": asdict(recipe), "spans": spans.report},
         on_progress,
     )
-    validation = validation._replace(labelled=first_columns(validation.labelled, len(inputs.names)))
-    calibration = fit.fit_calibration(tuned.log_odds_N, validation.labelled.fraud_N)
-    model = fit.build_model(
-        recipe.name,
-        tuned.booster,
-        calibration,
-        inputs.train,
-        inputs.names,
-        recipe.delay_days,
-        {
-            "recipe": asdict(recipe),
-            "spans": spans.report,
-            "order": order_report,
-            "setting": tuned.setting,
-        },
-        inputs.transitions,
-    )
+    validation = validation._replace(labelled=first_columns(validation.labelled, len(model.names)))
     costs = AlertCosts(recipe.budgets, recipe.false_alarm_cost, recipe.missed_share)
     thresholds = choose_thresholds(model, validation, costs)
     model.metadata["thresholds"] = thresholds

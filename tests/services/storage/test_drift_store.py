@@ -15,7 +15,6 @@ from udfs.scoring.drift_store import (
     CassandraDriftStore,
     DriftDecision,
     DriftState,
-    DriftStore,
     HourCounts,
 )
 
@@ -28,14 +27,14 @@ DECISION = DriftDecision(START_MS, 900, True, '{"amount":[0.5,0.25],"alert_rate"
 @pytest.fixture(params=["memory", "cassandra"])
 def store(
     request: pytest.FixtureRequest, settings: CassandraSettings, session: Session
-) -> Iterator[DriftStore]:
+) -> Iterator[CassandraDriftStore]:
     if request.param == "memory":
         yield MemoryDriftStore()
     else:
         yield CassandraDriftStore(session, settings, histogram_ttl_s=3_600)
 
 
-def test_totals_add_up_over_workers_and_hours(store: DriftStore):
+def test_totals_add_up_over_workers_and_hours(store: CassandraDriftStore):
     counts_SW = np.arange(6).reshape(2, 3)
     store.write([HourCounts("r-1", START_MS, "w1", counts_SW + 7)])
     store.write([HourCounts("r-1", START_MS, "w1", counts_SW)])
@@ -49,13 +48,13 @@ def test_totals_add_up_over_workers_and_hours(store: DriftStore):
     assert store.totals("r-1", START_MS + HOUR_MS, START_MS + 2 * HOUR_MS) is None
 
 
-def test_first_hour_is_the_first_one_written(store: DriftStore):
+def test_first_hour_is_the_first_one_written(store: CassandraDriftStore):
     assert store.first_hour(START_MS + HOUR_MS) == START_MS + HOUR_MS
     assert store.first_hour(START_MS + 2 * HOUR_MS) == START_MS + HOUR_MS
     assert store.first_hour(START_MS) == START_MS
 
 
-def test_only_one_worker_decides_from_the_same_state(store: DriftStore):
+def test_only_one_worker_decides_from_the_same_state(store: CassandraDriftStore):
     before = store.state("r-3/hour")
     assert before == DriftState()
     after = DriftState(START_MS + HOUR_MS, START_MS, 0, "w1", START_MS, '{"id": 1}', sent=False)

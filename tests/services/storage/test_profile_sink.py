@@ -16,8 +16,6 @@ from cassandra.cluster import Session
 from liveprofile.rules.flags import FlagHistory, FlagQuery, RowPosition
 from liveprofile.settings import CassandraSettings
 from liveprofile.storage import queries
-from liveprofile.storage.connection import open_session
-from liveprofile.storage.schema import create_schema, schema_statements
 from liveprofile.units import DAY_MS, MINUTE_MS
 from tests.support.memory.sinks import MemoryProfileSink
 from tests.support.paths import ROOT
@@ -246,26 +244,6 @@ def test_flag_of_event_is_stored_in_both_tables(sink: CassandraProfileSink, sess
         ).all()
         assert found[:3] == ("e1", 3, "SHADOW")
         assert json.loads(found[3]) == [reason]
-
-
-def test_keyspace_of_earlier_version_gets_new_columns(
-    settings: CassandraSettings, session: Session
-):
-    older = settings.model_copy(update={"keyspace": f"{settings.keyspace}_older"})
-    new = r"(event_id text|rule_version int|rule_state text|reasons text),\s*"
-    for statement in schema_statements(older, DIM):
-        if statement.startswith("CREATE"):
-            if ".risk_flag" in statement:
-                statement = re.sub(r", event_id( ASC)?\)", ")", re.sub(new, "", statement))
-            session.execute(statement, timeout=60)
-    create_schema(older, DIM)
-    with open_session(older) as own:
-        write_and_flush(
-            CassandraProfileSink(older, DIM, own), profile_row(flags=[flag(rule_version=2)])
-        )
-        for table in ("risk_flag", "risk_flag_by_day"):
-            assert own.execute(f"SELECT rule_version FROM {table}").one() == (2,)
-    session.execute(f"DROP KEYSPACE {older.keyspace}", timeout=60)
 
 
 def test_similar_users_are_found_with_and_without_segment(

@@ -14,10 +14,12 @@ from cassandra import InvalidRequest, OperationTimedOut
 from cassandra.cluster import NoHostAvailable, Session
 
 from liveprofile.errors import ConfigError, ServiceError, StoreError
+from liveprofile.rows.profiles import PROFILE_DELTA
 from liveprofile.rules.flags import FlagHistory, FlagQuery
 from liveprofile.settings import CassandraSettings
 from liveprofile.storage import queries
 from liveprofile.storage.connection import open_session
+from liveprofile.storage.migrations.files import filled
 from liveprofile.storage.schema import create_schema
 from tests.support.rows.profile_rows import DIM, profile_row, write_and_flush
 from udfs.profile.sink import CassandraProfileSink, ProfileSink
@@ -26,8 +28,7 @@ pytestmark = pytest.mark.services
 
 
 def test_refused_write_raises_at_once_and_on_every_later_call(settings: CassandraSettings):
-    own = settings.model_copy(update={"keyspace": "sink_refused", "retry_timeout_ms": 60_000})
-    create_schema(own, DIM)
+    own = settings.model_copy(update={"retry_timeout_ms": 60_000})
     with open_session(own) as session:
         sink = CassandraProfileSink(own, DIM, session)
         session.execute("DROP TABLE profile_delta", timeout=60)
@@ -43,7 +44,8 @@ def test_refused_write_raises_at_once_and_on_every_later_call(settings: Cassandr
             with pytest.raises(StoreError, match="refused"):
                 sink.write([profile_row("another")])
         finally:
-            session.execute("DROP KEYSPACE sink_refused", timeout=60)
+            [create] = PROFILE_DELTA.create()
+            session.execute(filled(create, {"keyspace": own.keyspace}), timeout=60)
 
 
 class Relay:

@@ -6,13 +6,14 @@ from liveprofile.alerts.cases.case_store import AlertCase
 from liveprofile.storage.queries import StoredFlag, StoredScore
 from serve.store.statements import RawDelta, RawProfile
 from tests.support.memory.api import MINUTE_MS, NOW_MS, MemoryApi
+from tests.support.rows.stored_rows import profile_fields
 
 WINDOW_MS = 5 * MINUTE_MS
 USERS = ("42", "Zoë/ü", "a b%2F?&")
 
 
 def raw_profile(user_id: str = "42", end_ms: int = NOW_MS) -> RawProfile:
-    return RawProfile(
+    values = dict(
         user_id=user_id,
         window_start_ms=end_ms - WINDOW_MS,
         window_end_ms=end_ms,
@@ -29,6 +30,7 @@ def raw_profile(user_id: str = "42", end_ms: int = NOW_MS) -> RawProfile:
         '"category_affinity":{"café":1.0},"next_items":["b","a","c"]}',
         embedding=[1.0, 0.0],
     )
+    return RawProfile(**profile_fields() | values)
 
 
 def raw_delta(window: int, user_id: str = "42") -> RawDelta:

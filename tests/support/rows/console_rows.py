@@ -8,6 +8,7 @@ from liveprofile.units import HOUR_MS
 from serve.store.statements import RawDelta, RawProfile
 from tests.support.memory.api import NOW_MS, MemoryApi
 from tests.support.rows.api_rows import fill, stored_flag_of
+from tests.support.rows.stored_rows import profile_fields
 
 KNOWN_USER = "anna<b>"
 FEATURES = {
@@ -42,7 +43,7 @@ def known_profile(user_id: str = KNOWN_USER, end_ms: int = NOW_MS) -> RawProfile
         "interests": {"coffee": 0.4},
         "next_items": ["espresso", "mug", "filter"],
     }
-    return RawProfile(
+    values = dict(
         user_id=user_id,
         window_start_ms=end_ms - HOUR_MS,
         window_end_ms=end_ms,
@@ -58,6 +59,7 @@ def known_profile(user_id: str = KNOWN_USER, end_ms: int = NOW_MS) -> RawProfile
         profile=orjson.dumps(profile).decode(),
         embedding=[1.0, 0.0],
     )
+    return RawProfile(**profile_fields() | values)
 
 
 def known_delta(hours_ago: int, user_id: str = KNOWN_USER) -> RawDelta:

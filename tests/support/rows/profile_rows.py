@@ -6,6 +6,7 @@ import numpy as np
 
 from liveprofile.rules.flags import Flag
 from liveprofile.units import MINUTE_MS
+from tests.support.rows.stored_rows import profile_fields
 from udfs.profile.row import ProfileRow
 from udfs.profile.sink import ProfileSink
 
@@ -19,7 +20,7 @@ def profile_row(user_id: str = "u", window: int = 0, **changes: object) -> Profi
     """The row of the window number `window` after START_MS; `changes` overrides fields."""
     start_ms = START_MS + window * WINDOW_MS
     direction = np.array([1, window, 0, 0], np.float32)
-    return ProfileRow(
+    values = dict(
         user_id=user_id,
         window_start_ms=start_ms,
         window_end_ms=start_ms + WINDOW_MS,
@@ -44,7 +45,8 @@ def profile_row(user_id: str = "u", window: int = 0, **changes: object) -> Profi
         events_total=7,
         write_lookalike=False,
         flags=[],
-    )._replace(**changes)
+    )
+    return ProfileRow(**profile_fields() | values | changes)
 
 
 def flag(rule_id: str = "rule", **changes: object) -> Flag:

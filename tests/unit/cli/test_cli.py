@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import json
+import pkgutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +25,7 @@ from liveprofile.drift.alert import DriftAlert
 from liveprofile.errors import ConfigError
 from liveprofile.kafka.records import Record
 from liveprofile.pseudonym import user_pseudonym
+from tests.support.paths import ROOT
 
 
 def command_paths(command: Any, *path: str) -> Iterator[tuple[str, ...]]:
@@ -31,6 +36,7 @@ def command_paths(command: Any, *path: str) -> Iterator[tuple[str, ...]]:
 
 
 COMMANDS = list(command_paths(get_command(app)))[1:]
+OWN_PACKAGES = ("cli", "console", "liveprofile", "models", "offline", "serve", "stack", "udfs")
 HEAVY_LIBRARIES = ("torch", "pyflink", "cassandra", "pyarrow", "numpy", "confluent_kafka")
 
 
@@ -79,6 +85,16 @@ def test_bootstrap_checks_all_files_before_it_connects(tmp_path, monkeypatch, ca
     files = [str(tmp_path / name) for name in ("first.jsonl", "second.jsonl")]
     code, out, err = run(monkeypatch, capsys, "events", "bootstrap", *files)
     assert (code, out, err) == (2, "", f"liveprofile: no file at {files[1]}\n")
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "cli").rglob("*.py")), ids=str)
+def test_imports_inside_functions_can_be_resolved(file: Path) -> None:
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module.startswith(OWN_PACKAGES):
+            module = importlib.import_module(node.module)
+            below = {each.name for each in pkgutil.iter_modules(getattr(module, "__path__", []))}
+            missing = {each.name for each in node.names} - set(dir(module)) - below
+            assert not missing, f"{node.module} has no {missing}"
 
 
 def test_unreachable_service_prints_one_line_and_exits_with_3(tmp_path, monkeypatch, capsys):

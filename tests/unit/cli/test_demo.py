@@ -20,6 +20,7 @@ from liveprofile.settings import load
 from liveprofile.storage.queries import StoredDelta, StoredFlag, StoredProfile
 from liveprofile.units import DAY_MS
 from stack.local import Stack
+from tests.support.rows.stored_rows import stored_profile
 from udfs.profile.assemble import FEATURES
 
 END_MS = 1_512_000_000_000 // DAY_MS * DAY_MS  # 2017-11-30
@@ -45,21 +46,17 @@ def profile_and_delta(
         "moved_categories": moved or [],
         "window": {"counts": {"purchase": 3}},
     }
-    profile = StoredProfile(
-        user,
-        END_MS - DAY_MS,
-        END_MS,
-        "m",
-        1,
-        0.1,
-        2.0,
-        0.5,
-        1.0,
-        2.0,
-        9,
-        ["loyal"],
-        {"interests": {"SOFT DRINKS": 0.25, "CHEESE": 0.002}},
-        [0.0],
+    profile = stored_profile(
+        user_id=user,
+        window_start_ms=END_MS - DAY_MS,
+        window_end_ms=END_MS,
+        churn=0.1,
+        expected_spend=2.0,
+        recency_days=0.5,
+        amount_decayed=2.0,
+        events_total=9,
+        segments=["loyal"],
+        profile={"interests": {"SOFT DRINKS": 0.25, "CHEESE": 0.002}},
     )
     delta = StoredDelta(
         user, END_MS - DAY_MS, END_MS, "m", 3, 1234.5, 0.1, 2.0, [], change, b"\0" * 24

@@ -161,3 +161,9 @@ def test_architecture_lists_every_package(package: str) -> None:
     folders = {file.parent.name for file in (ROOT / package).rglob("__init__.py")}
     listed = tree("architecture.md", "Folders")
     assert {folder for folder in folders if f"{folder}/" not in listed} == set()
+
+
+def test_folders_that_architecture_lists_exist() -> None:
+    tracked = {part for path in ROOT.glob("[a-z]*/**/") for part in path.relative_to(ROOT).parts}
+    listed = set(re.findall(r"([a-z][\w-]*)/", tree("architecture.md", "Folders")))
+    assert listed <= tracked

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from cli.profile import change_sentence, delta_table, profile_table
-from liveprofile.storage.queries import StoredDelta, StoredProfile
+from liveprofile.storage.queries import StoredDelta
 from liveprofile.units import DAY_MS
+from tests.support.rows.stored_rows import stored_profile
 from tests.support.rows.value_curves import curve_document
 
 END_MS = 1_511_658_000_000
 
 
 def shown(document: dict, days: int, last: StoredDelta | None = None) -> dict[str, str]:
-    row = StoredProfile(
-        "u", 0, END_MS, "m", 1, 0.25, 40.0, None, 1.0, 20.0, 7, ["loyal"], document, []
+    row = stored_profile(
+        window_end_ms=END_MS,
+        churn=0.25,
+        expected_spend=40.0,
+        recency_days=None,
+        segments=["loyal"],
+        profile=document,
     )
     names, values = (
         list(column.cells) for column in profile_table(row, END_MS + days * DAY_MS, last).columns

@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 
 from liveprofile.errors import ConfigError
 from liveprofile.settings import load
-from monitoring.server import MetricsApp, read_token
+from monitoring.server import MetricsApp, read_token, serve_metrics
 
 TOKEN = "0123456789abcdef"
 
@@ -58,21 +58,7 @@ def test_unusable_token_is_an_error(tmp_path: Path, content: str | None) -> None
         read_token(str(file))
 
 
-@pytest.mark.parametrize(
-    ("metrics", "reason"),
-    [
-        ({"host": "0.0.0.0"}, "needs certificate_file and key_file"),
-        ({"host": "0.0.0.0", "allow_plaintext": True}, "needs token_file"),
-        ({"certificate_file": "c.pem"}, "certificate_file and key_file need each other"),
-    ],
-)
-def test_settings_refuse_an_open_address(metrics: dict[str, object], reason: str) -> None:
-    with pytest.raises(ConfigError, match=reason):
-        load(metrics=metrics)
-
-
-def test_settings_allow_an_address_with_token_and_certificate() -> None:
-    files = {"token_file": "t", "certificate_file": "c", "key_file": "k"}
-    settings = load(metrics={"host": "0.0.0.0", "port": 9_000, **files})
-    server = settings.metrics.server()
-    assert (server.host, server.port, server.uses_tls) == ("0.0.0.0", 9_000, True)
+def test_address_beyond_this_machine_needs_a_token() -> None:
+    settings = load(serve={"host": "0.0.0.0", "allow_plaintext": True})
+    with pytest.raises(ConfigError, match=r"serve\.host = .* needs metrics\.token_file"):
+        serve_metrics(settings, None, print)

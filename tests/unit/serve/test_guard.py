@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 from liveprofile.pseudonym import user_pseudonym
 from liveprofile.settings import ServeSettings
 from serve.app import create_app
+from serve.guard import MAX_BODY_BYTES
 from tests.support.memory.api import MemoryApi
 
 Connect = Callable[..., TestClient]
@@ -80,8 +81,7 @@ def test_bug_is_a_500_problem_with_the_request_id(
 
 
 def test_large_body_is_a_413_problem(connect: Connect) -> None:
-    client = connect(max_body_bytes=1_024)
-    answer = client.post("/v1/users:batchGet", content=b"x" * 1_025)
+    answer = connect().post("/v1/users:batchGet", content=b"x" * (MAX_BODY_BYTES + 1))
     assert answer.status_code == 413
 
 

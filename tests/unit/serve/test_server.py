@@ -17,6 +17,7 @@ import pytest
 
 from liveprofile.errors import ConfigError, ServiceError
 from liveprofile.settings import ServeSettings
+from serve import guard, server
 from serve.app import create_app
 from serve.server import WholeWrites, listen, server_of, url_of
 from tests.support.memory.api import MemoryApi
@@ -61,8 +62,9 @@ def received(connection: socket.socket) -> bytes:
     return b"".join(chunks)
 
 
-def test_long_head_is_answered_with_431() -> None:
-    with serving(max_header_bytes=2_000) as url:
+def test_long_head_is_answered_with_431(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "MAX_HEADER_BYTES", 2_000)
+    with serving() as url:
         assert (
             httpx2.get(f"{url}/v1/users/42", headers={"X": "x" * 1_000}, timeout=30).status_code
             == 200
@@ -75,8 +77,9 @@ def test_long_head_is_answered_with_431() -> None:
             assert received(connection).startswith(b"HTTP/1.1 431 ")
 
 
-def test_body_does_not_count_as_head() -> None:
-    with serving(max_header_bytes=1_024, max_body_bytes=50_000) as url:
+def test_body_does_not_count_as_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "MAX_HEADER_BYTES", 1_024)
+    with serving() as url:
         ids = [f"{number:0>200}" for number in range(100)]
         answer = httpx2.post(f"{url}/v1/users:batchGet", json={"user_ids": ids}, timeout=30)
     assert (answer.status_code, len(answer.json()["unknown"])) == (200, 100)
@@ -94,7 +97,7 @@ def slow_clients(url: str) -> Iterator[list[socket.socket]]:
 
 def test_slow_clients_block_nobody() -> None:
     with (
-        serving(client_timeout_ms=60_000) as url,
+        serving() as url,
         slow_clients(url) as slow,
         httpx2.Client(base_url=url, timeout=30) as client,
     ):
@@ -105,8 +108,9 @@ def test_slow_clients_block_nobody() -> None:
                 connection.recv(1)
 
 
-def test_slow_clients_are_disconnected() -> None:
-    with serving(client_timeout_ms=300) as url, slow_clients(url) as (of_head, of_body, silent):
+def test_slow_clients_are_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "CLIENT_TIMEOUT_S", 0.3)
+    with serving() as url, slow_clients(url) as (of_head, of_body, silent):
         assert received(of_head) == b""
         assert received(of_body).startswith(b"HTTP/1.1 408 ")
         assert received(silent) == b""

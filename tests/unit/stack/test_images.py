@@ -97,7 +97,7 @@ def test_image_has_every_package_that_the_product_imports() -> None:
 
 def test_image_installs_the_job_and_the_servers_from_the_lock() -> None:
     [install] = [text for text in arguments("RUN") if "install_packages.sh" in text]
-    assert "/opt/venv --extra job --extra serve " in install
+    assert "/opt/venv requirements.txt " in install
 
 
 @pytest.mark.parametrize("name", OWN)

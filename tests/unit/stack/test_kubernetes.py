@@ -86,8 +86,8 @@ def test_pod_mounts_what_exists_and_what_its_settings_name(name: str, settings: 
             settings.serve.key_file,
         ],
         "Deployment/liveprofile-metrics": [
-            settings.metrics.certificate_file,
-            settings.metrics.key_file,
+            settings.serve.certificate_file,
+            settings.serve.key_file,
             settings.metrics.token_file,
         ],
     }

@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from cli.doctor.check import examine, parse_bytes
-from cli.doctor.command import all_checks
-from cli.doctor.facts import (
+from cli.doctor.checks import CHECKS, MERGE_OPTION, examine, parse_bytes
+from cli.doctor.collect import (
     CassandraFacts,
     Facts,
     FlinkFacts,
@@ -18,7 +17,6 @@ from cli.doctor.facts import (
     LocalFacts,
     TopicFacts,
 )
-from cli.doctor.flink_checks import MERGE_OPTION
 from liveprofile.kafka.topics import partition_count, topic_configs
 from liveprofile.settings import load
 from liveprofile.storage.schema import table_columns
@@ -62,11 +60,10 @@ HEALTHY = Facts(
     LocalFacts((3, 11), None, 10 << 30, None, 64, None, True),
 )
 GPU = {"external-resources": "fpga; gpu"}
-CHECKS = all_checks()
 
 
 def findings(facts: Facts, **sections: dict[str, Any]) -> list[tuple[str, str]]:
-    found, _ = examine(CHECKS, facts, load(**sections))
+    found, _ = examine(facts, load(**sections))
     assert all(finding.way_out for finding in found)
     return [(finding.check, finding.problem) for finding in found]
 
@@ -224,7 +221,7 @@ CASES = [
 
 
 def test_healthy_facts_have_no_finding() -> None:
-    assert examine(CHECKS, HEALTHY, SETTINGS) == ([], [])
+    assert examine(HEALTHY, SETTINGS) == ([], [])
 
 
 @pytest.mark.parametrize(("check", "break_it", "sections", "problem"), CASES)
@@ -248,7 +245,7 @@ def test_every_check_has_a_case() -> None:
 
 
 def test_checks_of_a_service_that_does_not_answer_are_skipped() -> None:
-    found, skipped = examine(CHECKS, kafka(error="down", topics={})(HEALTHY), SETTINGS)
+    found, skipped = examine(kafka(error="down", topics={})(HEALTHY), SETTINGS)
     assert [finding.check for finding in found] == ["kafka reachable"]
     assert "topics exist" in skipped and "keyspace" not in skipped
 

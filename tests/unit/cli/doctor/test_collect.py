@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.doctor.collect import flink_facts, kafka_facts, local_facts
-from cli.doctor.facts import FlinkFacts
+from cli.doctor.collect import FlinkFacts, flink_facts, kafka_facts, local_facts
 from liveprofile.settings import load
 from tests.support.flink_rest import flink_rest
 

@@ -40,6 +40,7 @@ from liveprofile.simulator import Shop, ShopConfig
 from liveprofile.simulator.output import write_shop
 from liveprofile.storage.queries import StoredProfile, WindowChange
 from liveprofile.units import DAY_MS
+from tests.support.rows.stored_rows import stored_profile
 from tests.support.rows.value_curves import curve_document
 
 FREE = Economics(cost=0.0, margin=1.0, response=None, budget=None)
@@ -47,21 +48,15 @@ FREE = Economics(cost=0.0, margin=1.0, response=None, budget=None)
 
 def profile(user_id: str, *segments: str, **changes: Any) -> StoredProfile:
     features = {"windows": 5.0, "purchases": changes.pop("purchases", 2.0)}
-    return StoredProfile(
-        user_id,
-        0,
-        1,
-        "m",
-        1,
-        0.25,
-        40.0,
-        12.0,
-        1.0,
-        20.0,
-        7,
-        list(segments),
-        {"features": features} | changes.pop("document", {}),
-        [],
+    return stored_profile(
+        user_id=user_id,
+        window_end_ms=1,
+        churn=0.25,
+        expected_spend=40.0,
+        recency_days=12.0,
+        amount_decayed=20.0,
+        segments=list(segments),
+        profile={"features": features} | changes.pop("document", {}),
     )._replace(**changes)
 
 

@@ -131,7 +131,7 @@ def test_without_the_topic_the_defaults_are_in_force(kind: Kind) -> None:
     def missing() -> FakeTopic:
         raise NoTopicError("no topic")
 
-    feed = feed_of(kind, missing, consent={"training": False})
+    feed = feed_of(kind, missing, consent={"granted": ["profiling"]})
     assert not kind.says(feed.current(), "a", TIME_MS)
     if kind is KINDS["consents"]:
         assert not feed.current().allowed("a", "training", TIME_MS)

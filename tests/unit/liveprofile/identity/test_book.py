@@ -118,7 +118,7 @@ def test_a_split_ends_the_last_merge_within_the_limit() -> None:
     book = book_of(a=[Merge("b", 10)])
     assert split(book, "a", 20, DAY_MS, DAY_MS) == (Merge("b", 10, 20),)
     assert split(book, "a", 5, 5, DAY_MS) == (Merge("b", 10, 10),)  # before it counts
-    with pytest.raises(MergeError, match=r"more than 1 days ago \(merges.split_days\)"):
+    with pytest.raises(MergeError, match="more than 1 days ago"):
         split(book, "a", 20, DAY_MS + 11, DAY_MS)
     book.put("a", [Merge("b", 10, 20)])
     with pytest.raises(MergeError, match="nothing to split"):

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from liveprofile.consent.changes import ConsentBook, ConsentChange, PersonConsentBook
 from liveprofile.errors import ConfigError
 from liveprofile.identity import login_service
+from liveprofile.identity import logins as login_rules
 from liveprofile.identity.book import MAX_IDS, IdentityBook, Merge
 from liveprofile.identity.login_counts import read_counts
 from liveprofile.identity.logins import Books, Login, LoginRules, Outcome
@@ -27,7 +28,6 @@ from liveprofile.kafka.offsets import Progress
 from liveprofile.kafka.records import Record
 from liveprofile.privacy.erasures import ErasureBook
 from liveprofile.settings import Settings, load
-from liveprofile.settings.privacy import MOST_IDS
 from liveprofile.wire.user_records import key_of
 from tests.reference import validation as reference
 from tests.support.memory.login_topics import (
@@ -169,27 +169,28 @@ def test_login_is_merged_or_has_a_reason(given: Books, expected: Any) -> None:
 
 
 def test_login_needs_consent_if_nothing_is_allowed_by_default() -> None:
-    options = load(consent={"profiling": False})
+    options = load(consent={"granted": ["risk"]})
     defaults = options.consent.defaults
     assert decide(books(defaults=defaults), rules_of(options)) == Outcome.NO_CONSENT
     both = books(defaults=defaults, granted=(ID, "u1"))
     assert decide(both, rules_of(options)) == (Merge("u1", SINCE_MS),)
 
 
-def test_limits_of_ids_and_merges_refuse_the_excess() -> None:
-    rules = rules_of(load(logins={"ids_per_person": 3}))
+def test_limits_of_ids_and_merges_refuse_the_excess(monkeypatch: pytest.MonkeyPatch) -> None:
+    rules = rules_of(load())
+    monkeypatch.setattr(login_rules, "MAX_IDS_BY_LOGIN", 3)
     one, two = {"a": [Merge("u1", 1)]}, {each: [Merge("u1", 1)] for each in "ab"}
     assert decide(books(one), rules) == (Merge("u1", SINCE_MS),)
     assert decide(books(two), rules) == Outcome.TOO_MANY_IDS
-    rules = rules_of(load(logins={"merges_in_all": 2}))
+    monkeypatch.setattr(login_rules, "MAX_MERGES", 2)
     assert decide(books(one), rules) == (Merge("u1", SINCE_MS),)
     assert decide(books({each: [Merge("u9", 1)] for each in "ab"}), rules) == (
         Outcome.TOO_MANY_MERGES
     )
 
 
-def test_setting_is_limited_to_what_a_person_may_have() -> None:
-    assert MOST_IDS == MAX_IDS
+def test_logins_leave_room_for_merges_by_hand() -> None:
+    assert login_rules.MAX_IDS_BY_LOGIN < MAX_IDS
 
 
 def test_pattern_must_be_a_regular_expression() -> None:
@@ -297,7 +298,7 @@ def test_account_with_a_thousand_ids_gets_the_first_and_the_rest_is_counted() ->
     kafka = kafka_of(*logins, event("e", "other", anonymous_id="anon-of-other"))
     merger = opened(kafka, SETTINGS, NOW_MS)
     run_to_end(kafka, merger)
-    ids = SETTINGS.logins.ids_per_person
+    ids = login_rules.MAX_IDS_BY_LOGIN
     assert merger.counts == {"merged": ids, "too_many_ids": 1_000 - ids + 1}
     assert kafka.book().ids_of("user", SINCE_MS_LOGIN_SERVICE) == sorted(
         ["user", *(f"anon-{number}" for number in range(ids - 1))]

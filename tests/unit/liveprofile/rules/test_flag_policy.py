@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from liveprofile.features import window_features
 from liveprofile.rules import flag_policy
 from liveprofile.rules.flag_policy import FlagPolicy, RuleEvaluation
-from liveprofile.rules.flags import Flag, RowPosition
+from liveprofile.rules.flags import Flag, FlagHistory, RowPosition
 from liveprofile.rules.rules import (
     SCORING_ONLY_FEATURES,
     Rule,
@@ -28,7 +28,6 @@ from tests.support.memory.sinks import MemoryProfileSink, MemoryScoringSink
 from tests.support.rows.rule_examples import SHIPPED_RULES, event_columns, rule
 from tests.support.rows.scored_events import START_MS, scored_event
 from udfs.profile.assemble import FEATURES
-from udfs.profile.sink import FlagHistory
 
 WINDOWS = {rule.id: rule for rule in SHIPPED_RULES.evaluated("window")}
 

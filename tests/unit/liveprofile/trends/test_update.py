@@ -210,10 +210,10 @@ def test_chunk_whose_records_expired_is_given_up_only_on_request() -> None:
     assert update(topic, store, SETTINGS, skip_lost=True).counts.events == 1
 
 
-def test_categories_beyond_the_limit_count_as_other() -> None:
-    settings = load(trends={"categories": 2})
+def test_categories_beyond_the_limit_count_as_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("liveprofile.trends.update.MAX_CATEGORIES", 2)
     topic, store = topic_of(*(payload(n) for n in range(9))), MemoryCountStore()
-    update(topic, store, settings, chunk_records=4)
+    update(topic, store, load(), chunk_records=4)
     days = {s: count[0] for (span, s, _), count in counts(store).items() if span == "day"}
     assert days == {
         Series(CATEGORY, "c0", "purchase"): 3,

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from liveprofile.consent.changes import ConsentBook, ConsentChange
-from liveprofile.errors import ServiceError
+from liveprofile.errors import InputError, ServiceError
 from liveprofile.identity.book import IdentityBook, Merge
 from liveprofile.kafka.records import Record
 from liveprofile.settings import LimitSettings, Settings, WindowSettings
@@ -16,8 +18,11 @@ from offline.late_windows.late_events import (
     LateBook,
     LateEvent,
     RecordSelection,
+    SpooledRecord,
     choose_late_events,
     read_late_events,
+    read_rows,
+    write_records,
 )
 
 NOW_MS = 1_790_000_000_000
@@ -192,3 +197,28 @@ def test_after_a_split_nothing_moves():
     # The event between merge and split is in the profile of u.
     assert [each.record_offset for each in selection.select(records)] == [1]
     assert not book.moved
+
+
+def spooled(number: int) -> SpooledRecord:
+    return SpooledRecord('{"a":"\\n ü"}\n', "events", 1, number, 5, number)
+
+
+def test_each_record_is_a_line(tmp_path: Path):
+    file = tmp_path / "records.json"
+    write_records(file, map(spooled, range(3)))
+    lines = file.read_bytes().splitlines()
+    assert [SpooledRecord(**orjson.loads(line)) for line in lines] == [spooled(n) for n in range(3)]
+
+
+def test_full_disk_is_an_error_that_names_the_file():
+    with pytest.raises(InputError, match=r"/dev/full: records .* No space left"):
+        write_records(Path("/dev/full"), map(spooled, range(10_000)))
+
+
+def test_rows_are_read_in_the_order_of_the_files(tmp_path: Path):
+    for number in range(12):
+        rows = [{"number": 2 * number}, {"number": 2 * number + 1}]
+        (tmp_path / f"part-7f-task-0-file-{number}").write_bytes(
+            b"\n".join(map(orjson.dumps, rows))
+        )
+    assert [row["number"] for row in read_rows(tmp_path)] == list(range(24))

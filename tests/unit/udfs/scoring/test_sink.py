@@ -5,11 +5,12 @@ from __future__ import annotations
 from cassandra.query import SimpleStatement
 
 from liveprofile.rows.risk import score_hour_ms
+from liveprofile.rules.flags import FlagHistory, FlagQuery
 from liveprofile.units import HOUR_MS
+from tests.support.rows.scored_events import START_MS, flag, scored_event
 from udfs.cassandra.encoding import bigint, partition_key
+from udfs.profile.sink import NullSink
 from udfs.scoring.sink import HOUR_REFRESH_S, MAX_HOURS, WrittenHours
-
-START_MS = 1_700_000_000_000
 
 
 def test_hour_is_written_once_until_it_must_be_refreshed() -> None:
@@ -43,3 +44,10 @@ def test_partition_key_is_that_of_the_driver() -> None:
     statement = SimpleStatement("")
     statement.routing_key = parts
     assert partition_key(*parts) == statement.routing_key
+
+
+def test_sink_that_stores_nothing_knows_no_flags_and_no_snoozes() -> None:
+    sink = NullSink()
+    sink.write([scored_event(active_rules=["a"], flags=[flag("a")])])
+    assert sink.flag_history([FlagQuery("u", "a", START_MS + 1)]) == [FlagHistory()]
+    assert sink.snoozed(["u"]) == {"u": {}}
