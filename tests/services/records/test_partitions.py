@@ -29,7 +29,7 @@ def events(first_minute: int) -> list[Message]:
             b"ahead",
             json.dumps(
                 {
-                    "event_id": f"{first_minute}-{number}",
+                    "event_id": f"ahead-{first_minute}-{number}",
                     "user_id": "ahead",
                     "event_type": "view",
                     "event_time": BASE_MS + first_minute * MINUTE_MS + number * 36_000,

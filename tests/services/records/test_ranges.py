@@ -27,7 +27,7 @@ SLOW_USER = 1_000
 
 def event(user: int, at_ms: int, event_id: str = "") -> Message:
     fields = {
-        "event_id": event_id or f"{user}-{at_ms}",
+        "event_id": event_id or f"range-{user}-{at_ms}",
         "user_id": f"user-{user}",
         "event_type": "view",
         "event_time": BASE_MS + at_ms,
