@@ -93,7 +93,8 @@ def label(
             return stored, feedback.send_labels(settings, [record])
         except ServiceError as error:
             raise ServiceError(
-                f"flag {flag_id} is {stored.state}, but its label was not sent: {error}; repeat it"
+                f"flag {flag_id} is {stored.state}, but its label was not sent: {error};"
+                f" repeat `liveprofile risk alerts label {flag_id} {label} --by {by}`"
             ) from None
 
 
