@@ -19,9 +19,7 @@ class ConsentSettings(Section):
 
     granted: tuple[Purpose, ...] = Field(
         PURPOSES,
-        description="purposes that a user allows who has said nothing: profiling (profiles),"
-        " recommendation (interests and next items), marketing (segment changes, campaigns), risk"
-        " (scores, flags, alerts), training (rows of `liveprofile model backfill`)",
+        description="purposes that a user allows who has said nothing (docs/privacy.md#consent)",
     )
     backwards_days: int = Field(
         30,

@@ -52,8 +52,7 @@ class TopicSettings(Section):
     labels_retention_ms: int = Field(
         400 * DAY_MS,
         ge=-1,
-        description="of labels, which later trainings read, and of attributes, from which a lost"
-        " table is rebuilt",
+        description="of labels and attributes",
     )
     decisions_retention_ms: int = Field(
         3_650 * DAY_MS,
@@ -99,7 +98,7 @@ class KafkaSettings(Section):
         "PLAINTEXT", description="with SSL: TLS"
     )
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = Field(
-        "SCRAM-SHA-512", description="how clients prove who they are, with a protocol SASL_..."
+        "SCRAM-SHA-512", description="with SASL"
     )
     username: str = Field("", description="for PLAIN and SCRAM")
     password: SecretStr = Field(SecretStr(""), description="for PLAIN and SCRAM")
@@ -201,8 +200,7 @@ class CassandraSettings(Section):
         730 * 86_400,
         ge=1,
         le=MAX_TTL_S,
-        description="of a case after its last change; longer than flags, because payment disputes"
-        " about them take months",
+        description="of a case after its last change",
     )
 
     history_ttl_s: int = Field(
