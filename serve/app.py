@@ -146,7 +146,7 @@ def create_app(
 @cache
 def _routes() -> list[BaseRoute]:
     """The routes of every app. FastAPI needs a third of a second to make them."""
-    every = APIRouter()
+    every = APIRouter(generate_unique_id_function=lambda route: route.name)
     for each in ROUTERS:
         every.include_router(each, dependencies=[Depends(known_parameters)])
     return every.routes
