@@ -67,12 +67,21 @@ class Settings(Section):
     consent: ConsentSettings = ConsentSettings()
     merges: MergeSettings = MergeSettings()
     logins: LoginSettings = LoginSettings()
-    rules: Path = Path("rules.toml")
-    segments: Path = Path("segments.toml")
-    attributes: Path = Path("attributes.toml")
+    rules: Path = Field(Path("rules.toml"), description="file of the risk rules (docs/risk.md)")
+    segments: Path = Field(
+        Path("segments.toml"), description="file of the segments (docs/segments.md)"
+    )
+    attributes: Path = Field(
+        Path("attributes.toml"),
+        description="file of the attributes that other systems may state"
+        " (docs/data-contract.md#9-attributes)",
+    )
     # Set to an empty text, it is an error: a missing secret must not turn verification off.
     rules_signing_key: SecretStr | None = Field(
-        None, min_length=32, description="signs and verifies records of rules and segments"
+        None,
+        min_length=32,
+        description="signs and verifies records of rules and segments"
+        " (docs/deploy.md#signed-rules)",
     )
 
 

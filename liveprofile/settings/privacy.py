@@ -39,7 +39,9 @@ class MergeSettings(Section):
     """Ids that are one person (`liveprofile identity merge`)."""
 
     enabled: bool = Field(
-        False, description="the job follows the topic of merges: a Python step for each event"
+        False,
+        description="whether several ids can be one person"
+        " (docs/privacy.md#one-person-several-ids); costs a Python step for each event",
     )
     delay_ms: int = Field(
         MINUTE_MS,
@@ -53,7 +55,8 @@ class LoginSettings(Section):
 
     anonymous_id_pattern: str = Field(
         "[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}",
-        description="all of an anonymous id, a regular expression; no account's id may match it",
+        description="a regular expression that all of an anonymous id matches, and no account's id"
+        " (docs/privacy.md#logins). Keep it simple: clients choose the text",
     )
 
     @field_validator("anonymous_id_pattern")

@@ -1,4 +1,4 @@
-"""Generates the pages of docs/ that list what the code declares: commands, metrics, kept data.
+"""Generates the pages of docs/ that list what the code declares.
 
     python -m tests.support.generators.reference_pages
 
@@ -10,15 +10,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from itertools import groupby
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
+from pydantic import SecretStr
+from pydantic.fields import FieldInfo
 from typer.main import get_command
 
 from cli.main import app
 from liveprofile.privacy.retention import retention
 from liveprofile.settings import Settings
-from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS
+from liveprofile.settings.errors import as_section
+from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS
 from models.profile.recipes import RECIPES
 from monitoring.catalogue import FIGURES
 from tests.support.paths import ROOT
@@ -34,7 +37,12 @@ RULES = ROOT / "deploy" / "prometheus" / "alerts.yaml"
 
 def pages() -> dict[str, str]:
     """{name of the page: its text}."""
-    lines = {"commands.md": commands(), "metrics.md": metrics(), "data-inventory.md": inventory()}
+    lines = {
+        "commands.md": commands(),
+        "settings.md": settings(),
+        "metrics.md": metrics(),
+        "data-inventory.md": inventory(),
+    }
     return {name: "\n".join(each).rstrip() + "\n" for name, each in lines.items()}
 
 
@@ -63,6 +71,55 @@ def beginning(text: str) -> str:
     """The first sentence, without what only adds to it."""
     sentence = " ".join(text.split("\n\n")[0].split()).split(". ")[0].split(" (docs/")[0]
     return MORE.split(sentence)[0].rstrip(".")
+
+
+def settings() -> Iterator[str]:
+    yield "# Settings\n"
+    yield "For operators: which settings are there, and what are their defaults? Generated from the"
+    yield "code. A setting comes from an environment variable `LIVEPROFILE_<SECTION>__<KEY>`, else"
+    yield "from the TOML file (`--config`, `LIVEPROFILE_CONFIG`), else it has its default, which is"
+    yield "empty where none is named.\n"
+    fields = Settings.model_fields
+    yield from (setting(name, field) for name, field in fields.items() if not section(field))
+    for name, field in fields.items():
+        if keys := section(field):
+            yield f"\n## {name}\n"
+            yield from (setting(key, each) for key, each in keys.items())
+
+
+def section(field: FieldInfo) -> dict[str, FieldInfo] | None:
+    """The settings of a section; None for a single setting."""
+    model = as_section(field.annotation)
+    return model.model_fields if model else None
+
+
+def setting(name: str, field: FieldInfo) -> str:
+    """A line of the page. Raises ValueError for a setting without a description."""
+    if not field.description:
+        raise ValueError(f"setting {name} has no description")
+    shown = f"`{name}={default(field.default)}`" if default(field.default) else f"`{name}`"
+    unit_ms = 1 if name.endswith("_ms") else SECOND_MS if isinstance(field.default, int) else 0
+    if name.endswith(("_ms", "_s")) and field.default * unit_ms >= 2 * MINUTE_MS:
+        shown += f" ({duration(field.default * unit_ms)})"
+    if get_origin(field.annotation) is Literal:
+        others = [str(each) for each in get_args(field.annotation) if each != field.default]
+        shown += f" (or {', '.join(others)})"
+    text = re.sub(r"docs/([\w-]+\.md)(#[\w-]+)?", r"[\1](\1\2)", field.description)
+    return f"- {shown}: {text}"
+
+
+def default(value: Any) -> str:
+    """Empty for none."""
+    if value is None or value == "" or isinstance(value, SecretStr):
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def duration(ms: float) -> str:
+    unit = next((name for name, each in UNITS.items() if ms >= 2 * each), "minutes")
+    return f"{ms / UNITS[unit]:g} {unit}"
 
 
 def metrics() -> Iterator[str]:
@@ -113,8 +170,7 @@ def inventory() -> Iterator[str]:
 def limit(row: Any) -> str:
     if row.limit_ms is None:
         return row.setting
-    unit = next((name for name, ms in UNITS.items() if row.limit_ms >= 2 * ms), "minutes")
-    long = f"{row.limit_ms / UNITS[unit]:g} {unit}"
+    long = duration(row.limit_ms)
     setting = " + ".join(f"`{part}`" if "." in part else part for part in row.setting.split(" + "))
     return setting if setting == long else f"{setting}, {long}"
 
