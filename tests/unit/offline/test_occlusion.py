@@ -177,6 +177,7 @@ def test_only_event_of_a_window_is_compared_with_the_profile_before_it(model: An
     assert all(without == 0.0 for _, without, _ in first.moved_interests)
 
 
+@pytest.mark.slow
 def test_effects_of_a_large_window_are_those_of_its_newest_events(model: Any) -> None:
     window = [
         event(2 * DAYS, number, "view", model.items[number % 50], "")

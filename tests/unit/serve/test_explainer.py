@@ -88,6 +88,7 @@ def test_other_answers_are_errors(script: str, error: type[Exception], message: 
         explain(script)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", [SLOW, STUBBORN], ids=["slow", "stubborn"])
 def test_child_ends_with_its_processes_at_the_deadline(script: str, tmp_path: Path) -> None:
     ids = tmp_path / "ids"

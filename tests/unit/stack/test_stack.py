@@ -73,6 +73,7 @@ class FileServerStack(Stack):
         return {"files": FileServer(self.root, StackState(self.root))}
 
 
+@pytest.mark.slow
 def test_port_of_another_process_is_replaced_at_the_first_start_only(tmp_path: Path) -> None:
     stack = FileServerStack(tmp_path)
     server = stack.services["files"]

@@ -43,6 +43,8 @@ time.sleep(600)
 FOUND = """
 import os, sys
 from udfs import worker_guard
+
+pytestmark = pytest.mark.slow
 print(os.getpid(), os.getppid(), worker_guard.find_watched(os.getpid(), sys.argv[1]))
 """
 

@@ -87,6 +87,7 @@ def histories(draw: st.DrawFn) -> list[Statement]:
     return list(said.values())
 
 
+@pytest.mark.slow
 @settings(max_examples=100)
 @given(histories(), st.randoms(use_true_random=False), st.integers(0, 10))
 def test_any_order_with_repetitions_gives_what_the_contract_says(

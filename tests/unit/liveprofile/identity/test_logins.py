@@ -262,6 +262,7 @@ def assert_merged_once(kafka: MemoryKafka) -> None:
     }
 
 
+@pytest.mark.slow
 @given(steps, st.integers(0, 2**32), st.lists(st.integers(0, 4), max_size=4))
 def test_order_cuts_kills_and_replays_do_not_change_the_merges(
     logins: list[tuple[int, int, int]], seed: int, kills: list[int]

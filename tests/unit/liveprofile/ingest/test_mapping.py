@@ -83,6 +83,7 @@ def test_user_behaviour_csv_is_sorted_and_translated(written):
     ]
 
 
+@pytest.mark.slow
 def test_whole_taobao_slice_is_translated():
     if not TAOBAO.is_file():
         pytest.skip("the Taobao slice is not available")

@@ -315,6 +315,7 @@ def batches(rng: random.Random, rows: Sequence[RuleEvaluation]) -> Iterator[list
         start = end
 
 
+@pytest.mark.slow
 def test_flags_do_not_depend_on_batches() -> None:
     rng = random.Random(1)
     rows = stream(rng)
@@ -345,6 +346,7 @@ def test_cool_down_holds_in_the_same_millisecond_and_for_late_events() -> None:
             assert all(b - a >= cool_down_ms for a, b in pairwise(raised_ms))
 
 
+@pytest.mark.slow
 def test_every_stored_flag_is_sent_although_tasks_are_killed() -> None:
     """A kill between store and send loses the batch's alerts. The rows after the last checkpoint
     come again, in other batches, and late events that followed them are in the store by then."""

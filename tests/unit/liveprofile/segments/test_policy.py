@@ -134,6 +134,7 @@ class Run:
         return self.rng.random() < self.kills / parts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_every_change_is_sent_exactly_once_despite_kills(seed: int) -> None:
     rng = random.Random(seed)

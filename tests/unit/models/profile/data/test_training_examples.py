@@ -16,6 +16,7 @@ from tests.unit.models.profile.miniature import MINIATURE, job_batches
 from udfs.profile import assemble
 
 
+@pytest.mark.slow
 def test_serving_encodes_a_window_as_training_did(
     miniature_model, miniature_rows, miniature_checkpoint
 ):

@@ -59,6 +59,7 @@ def test_candidates_are_the_memory_and_the_new_ones_of_the_trunk() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_category_logits_are_those_of_each_row_alone(ranker: Ranker) -> None:
     h_BD, trunk_BC = torch.randn(3, DIM), torch.randn(3, CATEGORIES)
     tokens, _, category = read(ROWS)

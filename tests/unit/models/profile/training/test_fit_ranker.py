@@ -85,6 +85,7 @@ def ndcg(shop: PreparedData, ranking: np.ndarray, baskets: next_basket.NextBaske
     return float(np.nanmean(next_basket.basket_scores(baskets, ranking).ndcg_at_10))
 
 
+@pytest.mark.slow
 def test_stored_items_are_better_than_counts_where_gaps_tell_more(
     network: BehaviourTransformer, shop: PreparedData
 ) -> None:
@@ -111,6 +112,7 @@ def test_one_window_of_each_user_in_validation_is_enough(shop: PreparedData) -> 
     assert report["windows"] == USERS * 32 and model.ranker is not None
 
 
+@pytest.mark.slow
 def test_epoch_for_ndcg_that_does_not_help_is_undone(shop: PreparedData) -> None:
     shape = Shape(len(shop.items), 4, len(shop.categories), 2, dim=16, layers=1, heads=2)
     weights = []
