@@ -64,6 +64,7 @@ class LoadedJob:
         self._seeds = itertools.count(1)
         self._sender: threading.Thread | None = None
         self._scored = Scored(job.settings)
+        self.copies: list[str] = []  # versions of models with the shipped weights
 
     def load(self) -> None:
         """Starts the load unless it runs. Returns when a checkpoint covers part of it.
@@ -220,7 +221,7 @@ class LoadedJob:
         self.job.wait_until_caught_up(RECOVERY_TIMEOUT_S)
         audit_report = self.job.audit()
         assert audit_report["ok"] and not audit_report["open_windows"], audit_report
-        comparison = compare_with_reference(self.job.settings, self._scored)
+        comparison = compare_with_reference(self.job.settings, self._scored, copies=self.copies)
         assert comparison.ok, comparison.as_json()
         assert comparison.job == comparison.reference
         assert_scoring(self.job.settings, TESTER_PREFIX, TESTER_RULE)

@@ -137,6 +137,7 @@ def test_model_changes_under_load_without_a_restart(life: Life, tmp_path: Path) 
     loaded_job, _ = life
     job, shipped = loaded_job.job, ModelCard.read(SHIPPED)
     second, first = str(copy_model(tmp_path, "second")), FIRST_REVISION
+    loaded_job.copies.append("second")
     loaded_job.load()
     canary = ("--canary", str(CANARY_PERCENT), "--by", "anna")
     applied = job.run("model", "apply", second, *canary)

@@ -43,11 +43,12 @@ def compare_with_reference(
     settings: Settings,
     scored: Scored | None = None,
     gone: Collection[str] = (),
+    copies: Collection[str] = (),
 ) -> Comparison:
     """Raises ServiceError if Kafka or Cassandra does not answer.
 
     scored: of earlier comparisons of the same job. gone: users who were erased while the job ran,
-    of whom nothing may be stored.
+    of whom nothing may be stored. copies: versions with the shipped weights that scored, too.
     """
     comparison = Comparison()
     topics = settings.topics
@@ -77,7 +78,8 @@ def compare_with_reference(
     }
     with open_session(settings.cassandra) as session:
         active = compare_windows(comparison, session, closed)
-        users = compare_profiles(comparison, session, closed, model.scored.model.version)
+        versions = (model.scored.model.version, *copies)
+        users = compare_profiles(comparison, session, closed, versions)
         flags = _compare_flags(comparison, session, closed, active, rules)
         _compare_alerts(comparison, flags, rules, settings, gone)
     comparison.job = {

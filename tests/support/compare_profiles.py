@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -193,7 +193,7 @@ def compare_profiles(
     comparison: Comparison,
     session: Session,
     expected: Mapping[Key, Expected],
-    model_version: str,
+    versions: Collection[str],
 ) -> int:
     """Compares the user_profile of each user's last window; returns their number."""
     last = {key.user_id: key for key in expected}  # a user's windows are in time order
@@ -216,9 +216,7 @@ def compare_profiles(
                 with_model=expected[key].compares_values,
             )
             if not expected[key].truncated:
-                _compare_with_history(
-                    comparison, key, stored, content, expected[key], model_version
-                )
+                _compare_with_history(comparison, key, stored, content, expected[key], versions)
     for user_id in last.keys() - users:
         comparison.add_difference("user", user_id, None, "a profile")
     return len(users)
@@ -246,10 +244,10 @@ def _compare_with_history(
     stored: queries.StoredProfile,
     content: dict[str, Any],
     expected: Expected,
-    model_version: str,
+    versions: Collection[str],
 ) -> None:
     profile, scores, *_ = expected
-    comparison.equal("model_version", key, stored.model_version, model_version)
+    comparison.equal("model_version", key, stored.model_version in versions, True)
     if not expected.memory_truncated:
         _compare_curves(comparison, key, content.get("value_curves"), scores.values.value_curves)
     _compare_arrays(
