@@ -18,6 +18,8 @@ import pytest
 from udfs import worker_guard
 from udfs.worker_guard import Watched
 
+pytestmark = pytest.mark.slow
+
 NOTICE_S, PAUSE_S = 1.0, 1.5
 TIMEOUT_S = 60.0
 
@@ -43,8 +45,6 @@ time.sleep(600)
 FOUND = """
 import os, sys
 from udfs import worker_guard
-
-pytestmark = pytest.mark.slow
 print(os.getpid(), os.getppid(), worker_guard.find_watched(os.getpid(), sys.argv[1]))
 """
 

@@ -24,6 +24,8 @@ from liveprofile.units import DAY_MS
 from tests.support.paths import ROOT
 from tests.unit.liveprofile.simulator.small_shop import SMALL
 
+pytestmark = pytest.mark.slow
+
 SCHEMA = json.loads((ROOT / "schemas/behavior-event.schema.json").read_text("utf-8"))
 
 
@@ -185,9 +187,6 @@ def test_value_out_of_range_is_rejected(changed, message):
 
 def test_shop_of_one_user_and_one_day_works():
     assert sum(day.events.num_rows for day in Shop(ShopConfig(users=1, days=1))) >= 0
-
-
-pytestmark = pytest.mark.slow
 
 
 def write_small_shop(folder: Path, suffix: str, **changed) -> tuple[bytes, bytes]:
