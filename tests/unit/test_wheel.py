@@ -85,7 +85,7 @@ def test_installed_command_prints_help(program: Path, tmp_path: Path) -> None:
 
 def test_installed_command_checks_the_shipped_rules(program: Path, tmp_path: Path) -> None:
     (tmp_path / "rules.toml").write_bytes((ROOT / "rules.toml").read_bytes())
-    done = run(program, tmp_path, "rules", "check", "rules.toml")
+    done = run(program, tmp_path, "risk", "rules", "check", "rules.toml")
     assert done.returncode == 0, done.stderr
 
 
@@ -93,19 +93,19 @@ def test_installed_show_names_the_service_that_does_not_answer(
     program: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "settings.toml").write_text("[cassandra]\nport = 1\n", encoding="utf-8")
-    done = run(program, tmp_path, "show", "42", "--config", "settings.toml")
+    done = run(program, tmp_path, "profile", "show", "42", "--config", "settings.toml")
     assert done.returncode == 3
     assert done.stderr.startswith("liveprofile: Cassandra at 127.0.0.1:1")
 
 
 def test_installed_backfill_finds_its_job(program: Path, tmp_path: Path) -> None:
-    """As `correct` and `why`, it runs the module jobs.backfill_job in a process of its own."""
+    """As `recompute-late` and `explain`, it runs the module jobs.backfill_job in a process of its own."""
     events = [
         f'{{"event_id":"{number}","user_id":"u","event_type":"view","event_time":{number}}}\n'
         for number in (1_577_836_800_000, 1_577_836_900_000)
     ]
     (tmp_path / "events.jsonl").write_text("".join(events), encoding="utf-8")
     options = ("--rows", "rows", "--embedded", "--no-consents", "--json")
-    done = run(program, tmp_path, "backfill", "events.jsonl", *options)
+    done = run(program, tmp_path, "model", "backfill", "events.jsonl", *options)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["rows"] == 1
