@@ -99,7 +99,7 @@ def test_installed_show_names_the_service_that_does_not_answer(
 
 
 def test_installed_backfill_finds_its_job(program: Path, tmp_path: Path) -> None:
-    """As `recompute-late` and `explain`, it runs the module jobs.backfill_job in a process of its own."""
+    """As `explain`, it runs the module jobs.backfill_job in a process of its own."""
     events = [
         f'{{"event_id":"{number}","user_id":"u","event_type":"view","event_time":{number}}}\n'
         for number in (1_577_836_800_000, 1_577_836_900_000)
