@@ -15,9 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from liveprofile.flink import rest
-from liveprofile.settings import load
 from models.profile.model_card import WEIGHTS, ModelCard
-from stack.local import to_toml
 from tests.faults.alerts import fires
 from tests.faults.loaded_job import (
     LATE_BY_MS,
@@ -63,16 +61,6 @@ def life(
         job.submit()
         with open_loaded_job(job) as loaded_job:
             yield Life(loaded_job, nodes)
-
-
-def other_settings(job: JobUnderTest, name: str, /, **sections: dict[str, object]) -> Path:
-    """A settings file like the job's, with other values."""
-    content = load(job.config_file).model_dump(mode="json", exclude_unset=True)
-    for section, values in sections.items():
-        content[section] = content.get(section, {}) | values
-    file = job.config_file.with_name(name)
-    file.write_text(to_toml(content))
-    return file
 
 
 # --- the model changes without a restart ----------------------------------------------------------
@@ -191,10 +179,10 @@ def test_failed_upgrade_falls_back_and_the_next_one_succeeds(life: Life) -> None
     job, first = loaded_job.job, loaded_job.job.id
     assert str(first) in run_cli("job", "status", "--config", job.config_file, ok=False).stdout
     loaded_job.load()
-    changelog = other_settings(job, "changelog.toml", job={"changelog": True})
+    changelog = job.other_settings("changelog.toml", job={"changelog": True})
     # The savepoint does not fit these windows, so the job refuses to start.
     double = {"length_ms": 2 * WINDOW["length_ms"]}
-    refused = other_settings(job, "other.toml", window=double)
+    refused = job.other_settings("other.toml", window=double)
     failed = upgrade(refused, "--fallback", changelog, code=1)
     assert "window.length_ms" in failed["failure"]
     assert job.run("job", "status", ok=False)["job_id"] == failed["job_id"] != first

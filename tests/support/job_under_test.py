@@ -280,6 +280,15 @@ class JobUnderTest:
                 trigger_s = now_s + CHECKPOINT_AGAIN_S
             time.sleep(0.2)
 
+    def other_settings(self, name: str, /, **sections: Mapping[str, Any]) -> Path:
+        """A settings file like the job's, with other values."""
+        content = load(self.config_file).model_dump(mode="json", exclude_unset=True)
+        for section, values in sections.items():
+            content[section] = content.get(section, {}) | values
+        file = self.config_file.with_name(name)
+        file.write_text(to_toml(content))
+        return file
+
     # --- results ------------------------------------------------------------------------------
 
     def run(self, name: str, *arguments: str, ok: bool = True) -> Any:

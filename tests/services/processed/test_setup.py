@@ -12,22 +12,11 @@ from liveprofile.kafka.connection import client_config
 from liveprofile.kafka.records import read_topic
 from liveprofile.kafka.topics import delete_topics
 from liveprofile.settings import load
-from stack.local import to_toml
 from tests.support.job_under_test import JobUnderTest, run_cli
 from tests.support.streams.seeded import Message
 from tests.support.streams.shop import shop_events
 
 pytestmark = pytest.mark.services
-
-
-def other_settings(job: JobUnderTest, name: str, /, **sections: dict[str, object]) -> Path:
-    """A settings file like the job's, with other values."""
-    content = load(job.config_file).model_dump(mode="json", exclude_unset=True)
-    for section, values in sections.items():
-        content[section] = content.get(section, {}) | values
-    file = job.config_file.with_name(name)
-    file.write_text(to_toml(content))
-    return file
 
 
 def test_doctor_has_no_finding_on_a_healthy_stack(job: JobUnderTest) -> None:
@@ -37,8 +26,7 @@ def test_doctor_has_no_finding_on_a_healthy_stack(job: JobUnderTest) -> None:
 
 
 def test_doctor_names_what_is_broken(job: JobUnderTest, tmp_path: Path) -> None:
-    file = other_settings(
-        job,
+    file = job.other_settings(
         "broken.toml",
         topics={"prefix": "broken-"},
         cassandra={"keyspace": "nowhere"},
