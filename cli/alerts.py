@@ -195,7 +195,8 @@ def print_alerts(
     if context.invoked_subcommand is not None:
         return
     from liveprofile.kafka.offsets import ranges_since
-    from liveprofile.kafka.records import follow_topic, read_topic
+    from liveprofile.kafka.records import read_topic
+    from liveprofile.kafka.tail import TopicTail
 
     settings = read_settings(config)
     topic = settings.topics.alerts
@@ -209,8 +210,10 @@ def print_alerts(
             typer.echo("no alerts", err=True)
         return
     starts = {partition: part.end for partition, part in ranges.items()}
-    for alert in deduplicate(follow_topic(settings, topic, starts), seen):
-        _print_alert(alert, json)
+    tail = TopicTail(settings, topic, "liveprofile-cli", starts)
+    while True:
+        for alert in deduplicate(tail.poll(), seen):
+            _print_alert(alert, json)
 
 
 @alerts.command("list")

@@ -93,8 +93,7 @@ def _now_ms() -> int:
 
 def _merge(settings: Settings, alias: str, user: str, json: bool) -> None:
     from liveprofile.feeds.users import read_erasures
-    from liveprofile.identity.book import MergeError, merged
-    from liveprofile.identity.forgotten import of_persons
+    from liveprofile.identity.book import MergeError, merged, of_persons
 
     book, erased = _book(settings), read_erasures(settings)
     merges = merged(book, alias, user, _now_ms() + settings.merges.delay_ms)

@@ -277,14 +277,8 @@ def _print_status(settings: Settings, result: dict[str, Any]) -> None:
 
 
 def _collect_status(settings: Settings) -> dict[str, Any]:
-    from liveprofile.flink.job_report import (
-        checkpoint_warnings,
-        model_warnings,
-        report,
-        scoring_report,
-        scoring_warnings,
-    )
-    from liveprofile.flink.operator_metrics import model_report
+    from liveprofile.flink.job_report import is_reported, job_warnings, report, scoring_report
+    from liveprofile.flink.operator_metrics import model_report, operator_metrics
     from liveprofile.kafka.offsets import lag, scoring_group
 
     job = report(settings.flink.rest_url, settings.job.name)
@@ -294,18 +288,14 @@ def _collect_status(settings: Settings) -> dict[str, Any]:
     result["lag_scoring"] = (
         lag(settings, scoring_group(settings.kafka)) if settings.scoring.enabled else None
     )
-    scoring = (
-        scoring_report(settings.flink.rest_url, job.job_id) if settings.scoring.enabled else None
-    )
+    metrics = operator_metrics(settings.flink.rest_url, job.job_id, is_reported)
+    scoring = scoring_report(metrics) if settings.scoring.enabled else None
     result["scoring"] = scoring and scoring._asdict()
     result["model_version"] = _model_version(product_path(settings.model.checkpoint))
-    models = model_report(settings.flink.rest_url, job.job_id)
+    models = model_report(metrics)
     result["models"] = models and models._asdict()
-    result["warnings"] = [
-        *checkpoint_warnings(job, settings.job.checkpoint_interval_ms),
-        *scoring_warnings(scoring),
-        *model_warnings(models),
-    ]
+    interval_ms = settings.job.checkpoint_interval_ms
+    result["warnings"] = list(job_warnings(job, interval_ms, scoring, models))
     return result
 
 

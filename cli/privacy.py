@@ -160,7 +160,7 @@ def erase(
 def _send(settings: Settings, ids: list[str]) -> dict[str, int]:
     """Tells the workers; returns the time of each user's erasure. Raises ServiceError."""
     from liveprofile.feeds.users import read_merges
-    from liveprofile.identity.forgotten import former_ids, of_persons
+    from liveprofile.identity.book import former_ids, of_persons
     from liveprofile.kafka.offsets import partition_ranges
     from liveprofile.kafka.records import send_all
     from liveprofile.privacy.erasures import to_record
@@ -358,7 +358,7 @@ def export(
     from datetime import UTC, datetime
 
     from liveprofile.feeds.users import read_merges
-    from liveprofile.identity.forgotten import of_persons
+    from liveprofile.identity.book import of_persons
     from liveprofile.kafka.records import read_topic
     from liveprofile.privacy.export import (
         ExportFile,
