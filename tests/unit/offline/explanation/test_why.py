@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cli.explain.command import cause_tables
-from cli.explain.run import (
+from cli.explain import cause_tables
+from offline.explanation.run import (
     ExplanationRefused,
     as_document,
     check_permission,

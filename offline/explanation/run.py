@@ -10,13 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cli.explain.records import (
-    EventSearch,
-    KnownEvents,
-    known_events,
-    read_stages,
-    record_test,
-)
+from offline.explanation.records import EventSearch, KnownEvents, known_events, read_stages, record_test
 from liveprofile.consent.changes import ConsentBook
 from liveprofile.errors import InputError
 from liveprofile.events.window import parse_windows

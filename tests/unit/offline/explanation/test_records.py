@@ -12,13 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli.explain.records import (
-    EventSearch,
-    KnownEvents,
-    known_events,
-    read_stages,
-    record_test,
-)
+from offline.explanation.records import EventSearch, KnownEvents, known_events, read_stages, record_test
 from liveprofile.kafka.partitioner import partition_of
 from liveprofile.kafka.records import Record
 from liveprofile.kafka.topics import PartitionRange

@@ -1,6 +1,6 @@
 """The process that computes an explanation for the read API or the console.
 
-`python -m cli.explain.child` reads a line of JSON (config, user_id, until_ms) and answers as
+`python -m offline.explanation.child` reads a line of JSON (config, user_id, until_ms) and answers as
 serve.explainer.ChildExplainer says. It runs with the lowest priority, and ends with its group when
 stdin does: then the server has ended, or the caller has left.
 """
@@ -43,7 +43,7 @@ def _end_with_stdin() -> None:
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     """`explanation`, `refused` with kind and detail, or `unavailable`."""
-    from cli.explain.run import (
+    from offline.explanation.run import (
         ExplanationRefused,
         as_document,
         explain,
