@@ -205,12 +205,12 @@ def _delete(
 ) -> Iterator[dict[str, Any]]:
     """Deletes the rows of users; yields a report of each. Raises ServiceError."""
     keep_s = ttl_s(settings.topics.decisions_retention_ms)
-    secret, in_flight = settings.rules_signing_key, settings.cassandra.in_flight
+    secret = settings.rules_signing_key
     cuts = {user: Cut.of(user, before_ms, settings.window) for user, before_ms in todo.items()}
     remaining, number = iter(cuts.items()), 0
     with progress() as show:
         while part := dict(itertools.islice(remaining, PART_USERS)):
-            for user, done in erase_users(session, part, in_flight):
+            for user, done in erase_users(session, part):
                 now_ms, number = round(time.time() * 1_000), number + 1
                 write_deletion(session, user, Deletion(todo[user], now_ms, done.pending), keep_s)
                 if out is not None and secret is not None:

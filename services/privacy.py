@@ -69,7 +69,6 @@ def change_consents(
             listed,
             send,
             ttl_s=consent_store.ttl_s(settings.topics.decisions_retention_ms),
-            in_flight=settings.cassandra.in_flight,
         )
         if audit is not None:
             entry.after = listed[0][1]._asdict()

@@ -35,7 +35,7 @@ AT_ONCE = 8  # users
 MAX_READS = 4  # of a whole table; what the last one finds is deleted, and pending
 _NAMING = ("user_id", "alert_id", "flag_id", "target")  # columns that name a user or a flag
 
-Write = Callable[[Session, Iterable[Statement], int], int]
+Write = Callable[[Session, Iterable[Statement]], int]
 
 
 class _User(NamedTuple):
@@ -63,7 +63,6 @@ class ErasedTables(NamedTuple):
 def erase_users(
     session: Session,
     cuts: Mapping[str, Cut | None],
-    in_flight: int,
     now_us: Callable[[], int] = lambda: time.time_ns() // 1_000,
     write: Write = write_all,
 ) -> Iterator[tuple[str, Erasure]]:
@@ -91,7 +90,7 @@ def erase_users(
 
     def delete(user: _User, name: str, held: HeldTable, cells: Iterable[Cell]) -> None:
         rows, deletions = deletions_of(session, name, held, user.keys, user.limits, cells)
-        write(session, deletions, in_flight)
+        write(session, deletions)
         user.rows[name] += rows
 
     def end(user: _User) -> dict[str, int]:
@@ -120,19 +119,6 @@ def erase_users(
             yield user_id, Erasure(rows, pending | unread.get(user_id, {}))
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def erase_user(
-    session: Session,
-    user_id: str,
-    in_flight: int,
-    now_us: Callable[[], int] = lambda: time.time_ns() // 1_000,
-    write: Write = write_all,
-    cut: Cut | None = None,
-) -> Erasure:
-    """`erase_users` for one user."""
-    [(_, erasure)] = erase_users(session, {user_id: cut}, in_flight, now_us, write)
-    return erasure
 
 
 def _left(user: _User, name: str, cells: Iterable[Cell]) -> int:

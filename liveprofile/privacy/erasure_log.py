@@ -48,7 +48,7 @@ def write_deletion(session: Session, user_id: str, deletion: Deletion, ttl_s: in
         orjson.dumps(deletion.remaining).decode(),
         deletion.deleted_ms * 1_000,
     )
-    write_all(session, [insert.bind(values)], 1)
+    write_all(session, [insert.bind(values)])
 
 
 def read_deletions(session: Session, user_ids: Iterable[str]) -> dict[str, Deletion]:

@@ -60,7 +60,7 @@ def find_rows(
     ]
 
 
-def delete_rows(session: Session, rows: Iterable[StoredRow], in_flight: int) -> int:
+def delete_rows(session: Session, rows: Iterable[StoredRow]) -> int:
     """Deletes each row with its own write time, so nothing later is hidden. Raises ServiceError."""
 
     def deletions() -> Iterator[Any]:
@@ -70,12 +70,10 @@ def delete_rows(session: Session, rows: Iterable[StoredRow], in_flight: int) -> 
             statement.is_idempotent = True
             yield statement.bind((row.cell.time_us, *row.cell.values))
 
-    return write_all(session, deletions(), in_flight)
+    return write_all(session, deletions())
 
 
-def delete_windows(
-    session: Session, user_id: str, until_ms: int, window: WindowSettings, in_flight: int
-) -> int:
+def delete_windows(session: Session, user_id: str, until_ms: int, window: WindowSettings) -> int:
     """Deletes the user's rows of windows that end by `until_ms`, but no flags; returns the number.
 
     Each deletion has the write time of its row, so a replay does not bring the row back, and
@@ -89,8 +87,8 @@ def delete_windows(
         if row.table in OF_WINDOWS and row.time_ms <= until_ms
     ]
     profile = [row for row in rows if row.table == "user_profile"]
-    count = delete_rows(session, (row for row in rows if row not in profile), in_flight)
-    return count + delete_rows(session, profile, in_flight)
+    count = delete_rows(session, (row for row in rows if row not in profile))
+    return count + delete_rows(session, profile)
 
 
 def read_digests(session: Session, user_id: str, ends_ms: Iterable[int]) -> set[bytes]:

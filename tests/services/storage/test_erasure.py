@@ -11,8 +11,8 @@ import pytest
 from cassandra.cluster import Session
 from cassandra.util import uuid_from_time
 
-from liveprofile.privacy.erase import KEPT, Cut
-from liveprofile.privacy.erase_users import erase_user
+from liveprofile.privacy.erase import KEPT, Cut, Erasure
+from liveprofile.privacy.erase_users import erase_users
 from liveprofile.privacy.erasure_log import (
     Deletion,
     read_deletions,
@@ -82,6 +82,12 @@ def value_of(name: str, cql_type: str, user: str, bucket: Callable[[str], int]) 
     return by_type.get(cql_type)
 
 
+def erase(
+    session: Session, user: str, now_us: Callable[[], int], cut: Cut | None = None
+) -> Erasure:
+    return dict(erase_users(session, {user: cut}, now_us))[user]
+
+
 def rows_of(session: Session, user: str) -> dict[str, int]:
     """By a scan of all tables."""
     found = {}
@@ -99,7 +105,7 @@ def test_all_rows_of_one_user_are_deleted_and_a_replay_does_not_bring_them_back(
     insert_all(session, "gone-user")
     insert_all(session, "kept-user")
     assert rows_of(session, "gone-user").keys() == TABLES.keys()
-    done = erase_user(session, "gone-user", 4, lambda: ERASED_US)
+    done = erase(session, "gone-user", lambda: ERASED_US)
     assert done.rows.keys() == TABLES.keys() - KEPT.keys() and not done.pending
     assert rows_of(session, "gone-user").keys() == KEPT.keys()
     others = rows_of(session, "kept-user")
@@ -107,13 +113,13 @@ def test_all_rows_of_one_user_are_deleted_and_a_replay_does_not_bring_them_back(
 
     insert_all(session, "gone-user")  # a replay
     assert rows_of(session, "gone-user").keys() == KEPT.keys()
-    again = erase_user(session, "gone-user", 4, lambda: ERASED_US + 1)
+    again = erase(session, "gone-user", lambda: ERASED_US + 1)
     assert not again.rows and not again.pending
 
 
 def test_later_events_start_from_nothing(session: Session) -> None:
     insert_all(session, "later-user")
-    erase_user(session, "later-user", 4, lambda: ERASED_US)
+    erase(session, "later-user", lambda: ERASED_US)
     insert_all(session, "later-user", ERASED_US + 1)
     assert rows_of(session, "later-user").keys() == TABLES.keys()
 
@@ -121,20 +127,20 @@ def test_later_events_start_from_nothing(session: Session) -> None:
 def test_the_present_hour_is_left_until_it_is_over(session: Session) -> None:
     insert_all(session, "hour-user")
     during_us = TIME_US + MINUTE_MS * 1_000
-    done = erase_user(session, "hour-user", 4, lambda: during_us)
+    done = erase(session, "hour-user", lambda: during_us)
     assert done.pending == {"risk_score_hours": 1} and done.rows["risk_score_by_hour"] == 1
     assert read_user_keys(session, "hour-user").hours == (HOUR,)
-    done = erase_user(session, "hour-user", 4, lambda: ERASED_US)
+    done = erase(session, "hour-user", lambda: ERASED_US)
     assert done == ({"risk_score_hours": 1}, {})
 
 
 def test_a_cut_deletes_older_rows_a_day_later_and_later_rows_stay(session: Session) -> None:
     insert_all(session, "cut-user")
     cut = Cut.of("cut-user", TIME_US // 1_000 + 1, WindowSettings(length_ms=WINDOW_MS))
-    done = erase_user(session, "cut-user", 4, lambda: ERASED_US, cut=cut)
+    done = erase(session, "cut-user", lambda: ERASED_US, cut)
     assert rows_of(session, "cut-user").keys() == KEPT.keys() and not done.pending
     insert_all(session, "back-user", TIME_US + 2 * WINDOW_MS * 1_000)
-    done = erase_user(session, "back-user", 4, lambda: ERASED_US, cut=cut)
+    done = erase(session, "back-user", lambda: ERASED_US, cut)
     assert rows_of(session, "back-user").keys() == TABLES.keys()
     assert not done.pending
 

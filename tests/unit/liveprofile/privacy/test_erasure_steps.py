@@ -11,7 +11,7 @@ import pytest
 
 from liveprofile.events.window_times import stagger_offset_ms
 from liveprofile.privacy.erase import KEPT, WINDOW_TABLES, Cut, Erasure
-from liveprofile.privacy.erase_users import AT_ONCE, MAX_READS, erase_user, erase_users
+from liveprofile.privacy.erase_users import AT_ONCE, MAX_READS, erase_users
 from liveprofile.privacy.places import TABLES
 from liveprofile.rows.risk import flag_bucket
 from liveprofile.rows.users import segment_bucket
@@ -65,7 +65,7 @@ def erase(
     """kill: the number of deletions before the process ends; -1: it does not."""
     remaining = kill
 
-    def write(session: Any, statements: Iterable[Bound], in_flight: int) -> int:
+    def write(session: Any, statements: Iterable[Bound]) -> int:
         nonlocal remaining
         for statement in statements:
             if remaining == 0:
@@ -74,7 +74,7 @@ def erase(
             keyspace.delete(statement)
         return 0
 
-    return erase_user(keyspace, user, 4, lambda: at_us, write, cut)
+    return dict(erase_users(keyspace, {user: cut}, lambda: at_us, write))[user]
 
 
 @pytest.mark.parametrize("kill", range(-1, 18))
@@ -212,14 +212,14 @@ def erase_all(
 ) -> dict[str, Erasure]:
     """Erases several users at a time."""
 
-    def write(session: Any, statements: Iterable[Bound], in_flight: int) -> int:
+    def write(session: Any, statements: Iterable[Bound]) -> int:
         for statement in statements:
             before_delete(statement)
             keyspace.delete(statement)
         return 0
 
     cuts = {user: Cut.of(user, CUT.before_ms, WINDOW) for user in users}
-    return dict(erase_users(keyspace, cuts, 4, lambda: LATE_US, write))
+    return dict(erase_users(keyspace, cuts, lambda: LATE_US, write))
 
 
 def test_many_users_are_erased_with_two_reads_of_each_whole_table() -> None:

@@ -33,8 +33,7 @@ from liveprofile.privacy.trained_users import (
 )
 from liveprofile.privacy.training_files import erase_rows
 from liveprofile.resources import ROOT
-from liveprofile.settings import Settings, load
-from liveprofile.settings.sections import MAX_TTL_S
+from liveprofile.settings import MAX_TTL_S, Settings, load
 from liveprofile.storage.schema import table_columns
 from liveprofile.units import DAY_MS, HOUR_MS
 
