@@ -31,29 +31,25 @@ from liveprofile.feeds.users import read_erasures, read_merges
 from liveprofile.identity.forgotten import former_ids, of_persons
 from liveprofile.kafka.offsets import partition_ranges
 from liveprofile.kafka.records import read_topic, send_all
-from liveprofile.privacy.erase import Cut
-from liveprofile.privacy.erase_users import erase_users
+from liveprofile.privacy.erase import Cut, erase_users
 from liveprofile.privacy.erasure_log import (
     Deletion,
     is_done,
+    place_statuses,
+    proof_line,
     read_deletions,
     scan_deletions,
     write_deletion,
 )
-from liveprofile.privacy.erasure_proof import proof_line
-from liveprofile.privacy.erasure_records import to_record
-from liveprofile.privacy.erasure_status import place_statuses
-from liveprofile.privacy.export import ExportFile, as_json, private_file, user_records
-from liveprofile.privacy.merged_ids import erase_other_ids, forget_merges
-from liveprofile.privacy.places import TABLES, TOPICS
-from liveprofile.privacy.retention import retention, unlimited
-from liveprofile.privacy.trained_users import FALSE_POSITIVE_RATE, find_checkpoints
-from liveprofile.privacy.training_files import erase_rows
-from liveprofile.privacy.user_keys import read_user_keys
+from liveprofile.privacy.erasures import to_record
+from liveprofile.privacy.export import ExportFile, as_json, private_file, table_rows, user_records
+from liveprofile.privacy.places import TABLES, TOPICS, read_user_keys, retention, unlimited
+from liveprofile.privacy.trained_users import FALSE_POSITIVE_RATE, erase_rows, find_checkpoints
 from liveprofile.settings import Settings
 from liveprofile.units import DAY_MS
 from liveprofile.wire.tokens import ID_CHARS
 from liveprofile.wire.user_records import CONTENT_TYPE, key_of
+from services.privacy import erase_other_ids, forget_merges
 
 
 def list_checkpoints(call: Call, folder: Path) -> None:
@@ -319,8 +315,6 @@ def export(
     out FILE: New file (JSON).
     topics: Also the records in Kafka. Reads whole topics.
     """
-    from liveprofile.privacy.export import table_rows
-
     settings = call.settings
     ids = of_persons(read_merges(settings), [user])
     now = datetime.now(UTC)
@@ -334,14 +328,14 @@ def export(
         }
         result = ExportFile(file, about)
         keys = [read_user_keys(session, each) for each in ids]
-        for name, table in TABLES.items():
-            limits = {"what": table.what, "limit": table.limit}
-            rows = (row for each in keys for row in table_rows(session, name, table, each, now))
+        for name, declared in TABLES.items():
+            limits = {"what": declared.holds, "limit": declared.limit}
+            rows = (row for each in keys for row in table_rows(session, declared, each, now))
             result.add(name, limits, (row._asdict() for row in rows), "rows")
-        for setting, topic in TOPICS.items() if topics else ():
+        for setting, (what, limit) in TOPICS.items() if topics else ():
             name = getattr(settings.topics, setting)
             records = user_records(read_topic(settings, name), ids)
-            result.add(name, topic._asdict(), records, "records")
+            result.add(name, {"what": what, "limit": limit}, records, "records")
         result.end()
         if not any(result.counts.values()):
             end_without_result(f"nothing is stored about user {user!r}")

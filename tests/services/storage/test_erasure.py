@@ -2,84 +2,36 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
-from datetime import datetime
-from typing import Any
 
 import pytest
 from cassandra.cluster import Session
-from cassandra.util import uuid_from_time
 
-from liveprofile.privacy.erase import KEPT, Cut, Erasure
-from liveprofile.privacy.erase_users import erase_users
+from liveprofile.privacy.erase import KEPT, Cut, Erasure, erase_users
 from liveprofile.privacy.erasure_log import (
     Deletion,
     read_deletions,
     scan_deletions,
     write_deletion,
 )
-from liveprofile.privacy.places import TABLES
-from liveprofile.privacy.user_keys import read_user_keys
-from liveprofile.rows.risk import flag_bucket
-from liveprofile.rows.users import segment_bucket
+from liveprofile.privacy.places import TABLES, read_user_keys
 from liveprofile.settings import WindowSettings
 from liveprofile.units import HOUR_MS, MINUTE_MS
+from tests.support.rows.user_rows import HOUR, TIME_US, user_row
 
 pytestmark = pytest.mark.services
 
-TIME = datetime(2026, 1, 5, 9, 35)
-HOUR = datetime(2026, 1, 5, 9)
-TIME_US = 1_767_605_700_000_000
 WINDOW_MS = 5 * MINUTE_MS
-ENTRY = uuid_from_time(TIME)
-BUCKETS: dict[str, Callable[[str], int]] = {
-    "risk_flag_by_day": flag_bucket,
-    "campaign_target": lambda user: 0,  # users share a partition
-}
 ERASED_US = TIME_US + 24 * HOUR_MS * 1_000
 
 
 def insert_all(session: Session, user: str, at_us: int = TIME_US) -> None:
     """A row of the user in every table."""
     for table in TABLES:
-        columns = session.cluster.metadata.keyspaces[session.keyspace].tables[table].columns
-        bucket = BUCKETS.get(table, segment_bucket)
-        values = {
-            name: value_of(name, each.cql_type, user, bucket) for name, each in columns.items()
-        }
-        names = [name for name, value in values.items() if value is not None]
-        query = f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
+        row = user_row(table, user)
+        query = f"INSERT INTO {table} ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})"
         statement = session.prepare(f"{query} USING TIMESTAMP {at_us} AND TTL 3600")
-        session.execute(statement, [values[name] for name in names])
-
-
-def value_of(name: str, cql_type: str, user: str, bucket: Callable[[str], int]) -> Any:
-    fixed = {
-        "user_id": user,
-        "flag_id": f"flag-{user}",
-        "alert_id": f"flag-{user}",
-        "target": f"{user} some_rule",
-        "bucket": bucket(user),
-        "hour": HOUR,
-        "day": TIME.date(),
-        "alerts": {f"flag-{user}": TIME},
-        "segment": "loyal",
-        "remaining": "{}",
-        "entry": uuid_from_time(TIME, node=zlib.crc32(user.encode()), clock_seq=1),
-    }
-    if name in fixed:
-        return fixed[name]
-    by_type = {
-        "text": "x",
-        "timestamp": TIME,
-        "timeuuid": ENTRY,
-        "uuid": ENTRY,
-        "int": 1,
-        "bigint": 1,
-    }
-    by_type |= {"smallint": 1, "tinyint": 1, "double": 0.5, "boolean": True, "blob": b"x"}
-    return by_type.get(cql_type)
+        session.execute(statement, list(row.values()))
 
 
 def erase(

@@ -9,7 +9,8 @@ from liveprofile.consent.changes import PURPOSES, ConsentBook, ConsentChange
 from liveprofile.privacy.erase import WINDOW_TABLES
 from liveprofile.privacy.withdrawals import delete_rows, find_rows, read_digests
 from liveprofile.settings import WindowSettings
-from tests.services.storage.test_erasure import TIME_US, WINDOW_MS, insert_all, rows_of
+from tests.services.storage.test_erasure import WINDOW_MS, insert_all, rows_of
+from tests.support.rows.user_rows import TIME_US
 
 pytestmark = pytest.mark.services
 
