@@ -16,7 +16,7 @@ from cli.common import Call, UserArgument, end_without_result, parse_since_ms, p
 from cli.options import Commands
 from cli.progress import progress
 from liveprofile.alerts.cloud_events import to_rfc3339
-from liveprofile.audit.rows import EVENT, InputRecord, parse_event
+from liveprofile.audit.rows import EVENT, parse_event
 from liveprofile.consent.changes import PURPOSES, ConsentChange, in_order, newest
 from liveprofile.consent.records import change_json, read_change
 from liveprofile.consent.store import read_changes
@@ -25,7 +25,7 @@ from liveprofile.feeds.users import read_consents, read_merges
 from liveprofile.identity.book import IdentityBook
 from liveprofile.kafka import offsets
 from liveprofile.kafka.offsets import partition_ranges
-from liveprofile.kafka.records import read_topic, send_all
+from liveprofile.kafka.records import Record, read_topic, send_all
 from liveprofile.kafka.topics import PartitionRange
 from liveprofile.privacy.withdrawals import DELTAS, StoredRow, delete_rows, find_rows, read_digests
 from liveprofile.settings import Settings
@@ -135,7 +135,7 @@ def _reject(
 
 
 def rejections(
-    records: Iterable[InputRecord], used: Collection[Used], topic: str, merges: IdentityBook
+    records: Iterable[Record], used: Collection[Used], topic: str, merges: IdentityBook
 ) -> Iterator[Outgoing]:
     """What the job sends of an event without consent, of each record that was used."""
     for record in records:

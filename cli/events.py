@@ -24,8 +24,8 @@ from liveprofile.alerts.consumer.loop import stop_on_signals
 from liveprofile.decoding.registry import SchemaRegistry
 from liveprofile.decoding.service import Decoder
 from liveprofile.errors import InputError
+from liveprofile.events.validation import RejectedError, validate
 from liveprofile.ingest import inference
-from liveprofile.ingest.preview import rejection
 from liveprofile.ingest.replay import ReplayProducer, open_source, rows_estimate, send_heartbeats
 from liveprofile.ingest.replay import replay as send
 from liveprofile.settings import Settings
@@ -152,10 +152,13 @@ def check(
     for batch in batches:
         for payload in translator.translate(batch).values:
             count += 1
-            if (found := rejection(payload, now_ms, call.settings.limits)) is None:
+            try:
+                validate(payload, now_ms, call.settings.limits)
+            except RejectedError as error:
+                reason = " ".join(error.args).strip()
+            else:
                 events += [payload.decode()] * (len(events) < shown)
                 continue
-            reason = " ".join(found).strip()
             reasons[reason] += 1
             if len(rejected) < shown:
                 rejected.append({"number": count, "reason": reason, "event": payload.decode()})
