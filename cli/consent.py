@@ -26,9 +26,9 @@ from liveprofile.errors import InputError
 from liveprofile.units import DAY_MS
 
 if TYPE_CHECKING:
-    from liveprofile.audit.rows import InputRecord
     from liveprofile.consent.changes import ConsentChange
     from liveprofile.identity.book import IdentityBook
+    from liveprofile.kafka.records import Record
     from liveprofile.privacy.withdrawals import StoredRow
     from liveprofile.settings import Settings
 
@@ -143,7 +143,7 @@ def _reject(
 
 
 def rejections(
-    records: Iterable[InputRecord],
+    records: Iterable[Record],
     used: Collection[Used],
     topic: str,
     merges: IdentityBook,

@@ -160,7 +160,7 @@ def check(
     rows: Number of rows to check.
     shown: Number of events to print.
     """
-    from liveprofile.ingest.preview import rejection
+    from liveprofile.events.validation import RejectedError, validate
     from liveprofile.ingest.replay import open_source
 
     settings = read_settings(config)
@@ -170,10 +170,13 @@ def check(
     for batch in batches:
         for payload in translator.translate(batch).values:
             count += 1
-            if (found := rejection(payload, now_ms, settings.limits)) is None:
+            try:
+                validate(payload, now_ms, settings.limits)
+            except RejectedError as error:
+                reason = " ".join(error.args).strip()
+            else:
                 events += [payload.decode()] * (len(events) < shown)
                 continue
-            reason = " ".join(found).strip()
             reasons[reason] += 1
             if len(rejected) < shown:
                 rejected.append({"number": count, "reason": reason, "event": payload.decode()})
