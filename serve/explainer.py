@@ -44,7 +44,7 @@ class ExplanationTimeout(LiveprofileError):
 
 class Explainer(Protocol):
     async def explain(self, user_id: str, until_ms: int | None) -> dict[str, Any]:
-        """The user's last window that ended by then as client.explanation_models.Explanation.
+        """The user's last window that ended by then as client.analysis_models.Explanation.
 
         until_ms: None: the newest. Raises ExplanationRefused, ExplainerBusy, ExplanationTimeout,
         ServiceError. If it is cancelled, so is the computation.

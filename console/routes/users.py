@@ -14,7 +14,7 @@ from console.access import THROUGH, Reader, Visitor, form_of
 from console.rendering import page, part_page
 from console.views.explanation import explanation_page
 from console.views.user import Group, UserRows, mean_affinity, user_page
-from liveprofile.client.explanation_models import Explanation
+from liveprofile.client.analysis_models import Explanation
 from liveprofile.client.models import MAX_ID_CHARS
 from liveprofile.errors import LiveprofileError
 from serve.keys import Role

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from console.formats import listed, number, share, utc, words
-from liveprofile.client.explanation_models import ExplainedEvent, Explanation
+from liveprofile.client.analysis_models import ExplainedEvent, Explanation
 
 SHOWN_EVENTS = 10
 NAMED_INTERESTS = 3

@@ -24,7 +24,7 @@ from console.formats import listed, number, sentence, share, utc, words
 from console.views.explanation import SHOWN_EVENTS, Value, explanation_page
 from console.views.timeline import timeline
 from console.views.user import KINDS, Group, activity, figures, interests, mean_affinity, who
-from liveprofile.client.explanation_models import Explanation
+from liveprofile.client.analysis_models import Explanation
 from liveprofile.units import HOUR_MS
 from tests.support.memory.api import NOW_MS
 from tests.support.memory.explainer import EVENTS, NAMES, explanation
