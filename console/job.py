@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from liveprofile.flink.job_report import (
     JobReport,
@@ -45,14 +45,6 @@ class JobFacts(NamedTuple):
     latencies: Mapping[str, LatencyCounts]  # since the last start or restart
 
 
-class JobReader(Protocol):
-    async def facts(self) -> JobFacts:
-        """Raises ServiceError if Flink or Kafka does not answer."""
-
-    async def user_models(self) -> UserModels | None:
-        """The deployments of user models, None if there were none. Raises ServiceError."""
-
-
 def read_facts(settings: Settings) -> JobFacts:
     """Blocks. Raises ServiceError."""
     rest_url = settings.flink.rest_url
@@ -72,7 +64,7 @@ def read_facts(settings: Settings) -> JobFacts:
     )
 
 
-class FlinkJobReader:
+class JobReader:
     """Reads Flink and Kafka in a thread each: one that does not answer occupies no more than that.
 
     read: blocks; the facts of the job. read_models: blocks; the deployments of user models.
@@ -89,9 +81,11 @@ class FlinkJobReader:
         self._models = _Shared(lambda: read_models(settings), clock_s)
 
     async def facts(self) -> JobFacts:
+        """Raises ServiceError if Flink or Kafka does not answer."""
         return await self._facts.get()
 
     async def user_models(self) -> UserModels | None:
+        """The deployments of user models, None if there were none. Raises ServiceError."""
         return await self._models.get()
 
 
