@@ -15,7 +15,7 @@ import re
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 import orjson
 
@@ -23,9 +23,6 @@ from liveprofile.events.validation import AcceptedEvent, accept
 from liveprofile.identity.book import END_OF_TIME_MS, IdentityBook, Merge, merged, of_persons
 from liveprofile.kafka.records import Progress, Record
 from liveprofile.settings import LimitSettings, LoginSettings
-
-if TYPE_CHECKING:  # it imports identity
-    from liveprofile.consent.changes import ConsentBook
 
 MAX_IDS_BY_LOGIN = 90  # of a person; `identity merge` adds more, up to MAX_IDS
 MAX_MERGES = 1_000_000  # each worker keeps all
@@ -74,11 +71,15 @@ class Login(NamedTuple):
         return (self.record_ms, self.partition, self.offset)
 
 
+class Consents(Protocol):
+    def allowed(self, user_id: str, purpose: str, at_ms: int) -> bool: ...
+
+
 class Books(NamedTuple):
     """What users have decided."""
 
     merges: IdentityBook
-    consents: ConsentBook  # of persons with these merges
+    consents: Consents  # of persons with these merges
     erasures: Container[str]  # ids that were ever erased
 
 
