@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
+import re
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,6 @@ from cli.common import (
     ConfigOption,
     JsonOption,
     format_utc,
-    parse_duration_ms,
     parse_since_ms,
     print_fields,
     print_json,
@@ -26,33 +26,22 @@ from liveprofile.errors import InputError
 from liveprofile.units import DAY_MS
 
 if TYPE_CHECKING:
-    from cassandra.cluster import Session
-
-    from liveprofile.campaigns.plan import Cap
-    from liveprofile.campaigns.plan_file import PlanFile
-    from liveprofile.campaigns.uplift import Difference, Uplift
+    from liveprofile.campaigns.report import Difference, Uplift
 
 campaign = Commands(
     name="campaign",
     help="Plan a campaign, send it, and report what it changed (docs/campaigns.md)."
-    "\n\nExample: `liveprofile campaign report spring.parquet`",
+    "\n\nExample: `liveprofile campaign report spring`",
 )
 
-
-PlanArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="PLAN",
-        help="Plan file (Parquet), or the name of a campaign that was planned through the API.",
-        callback=refuse_empty,
-    ),
+NameArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="Name of the campaign.", callback=refuse_empty)
 ]
 
 
 @campaign.command()
 def plan(
     name: str,
-    out: Annotated[Path, typer.Option()],
     csv: Path | None = None,
     when: str | None = None,
     segment: list[str] | None = None,
@@ -64,6 +53,7 @@ def plan(
     cap: str | None = None,
     exclude: Path | None = None,
     start: str | None = None,
+    dry_run: bool = False,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -72,12 +62,11 @@ def plan(
     Users with an open fraud case, or without marketing consent, are left out.
 
     Example: `liveprofile campaign plan spring --segment lapsing --when "churn < 0.9" --cost 0.2
-    --budget 500 --cap 2/30d --out spring.parquet`
+    --budget 500 --cap 2/30d`
 
     Options:
     name NAME: Name of the campaign: a-z, 0-9, `.`, `_`, `-`.
-    out FILE: Plan file (Parquet).
-    csv FILE: The same as CSV.
+    csv FILE: Also write the plan as CSV.
     when CONDITION: Condition over profile features.
     segment NAME: Only this segment; may be repeated.
     control: Share that is not contacted.
@@ -85,43 +74,41 @@ def plan(
     cost: Of one contact.
     margin: Share of the spend that is gain.
     response: Probability of a purchase. Default: 1 - churn.
-    cap N/SPAN: Frequency cap, such as 2/30d.
+    cap N/DAYS: Frequency cap, such as 2/30d.
     exclude FILE: User ids that must not be contacted.
     start TIME: Outcomes count from here. Default: now.
+    dry_run: Print the summary, store nothing.
     """
-    from liveprofile.campaigns.plan import Economics, condition_of
-    from liveprofile.campaigns.plan_file import PlanFile, write_csv, write_plan
-    from liveprofile.campaigns.planning import (
-        Wish,
-        campaign_of,
-        summary_of,
-    )
-    from liveprofile.storage.connection import open_session
-    from services.campaigns import choose
+    from pydantic import ValidationError
 
-    condition = None if when is None else condition_of(when)
-    start_ms = round(time.time() * 1_000) if start is None else parse_since_ms(start, "--start")
-    wish = Wish(
-        campaign_of(
-            name=name,
-            start_ms=start_ms,
+    from liveprofile.campaigns.store import find_plan, read_targets, write_csv
+    from liveprofile.client.analysis_models import CampaignRequest
+    from liveprofile.storage.connection import open_session
+    from services import campaigns
+
+    try:
+        asked = CampaignRequest(
+            segments=segment or [],
+            when=when,
             control_share=control,
+            budget=budget,
             cost=cost,
+            margin=margin,
+            response=response,
             cap=None if cap is None else _cap(cap),
-        ),
-        Economics(cost, margin, response, budget),
-        condition,
-        frozenset(segment or ()),
-        _user_ids(exclude),
-    )
+        )
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise InputError(f"--{'.'.join(map(str, fault['loc']))}: {fault['msg']}") from None
+    start_ms = round(time.time() * 1_000) if start is None else parse_since_ms(start, "--start")
+    wish = campaigns.wish_of(name, asked, start_ms, "--when")._replace(opted_out=_user_ids(exclude))
+    requested = campaigns.requested_of(asked) | {"excluded": len(wish.opted_out)}
     settings = read_settings(config)
     with open_session(settings.cassandra) as session:
-        chosen = choose(session, settings, wish)
-    result = PlanFile(wish.campaign, chosen.targets)
-    write_plan(out, result)
-    if csv is not None:
-        write_csv(csv, result)
-    summary = summary_of(chosen, wish)
+        by = getpass.getuser()
+        summary = campaigns.plan(session, settings, wish, by, requested, dry_run=dry_run)
+        if csv is not None and not dry_run:
+            write_csv(csv, wish.campaign, read_targets(session, find_plan(session, name)))
     if json:
         print_json(summary | {"name": name, "start_ms": start_ms})
     else:
@@ -133,18 +120,18 @@ def plan(
 
 @campaign.command()
 def send(
-    plan: PlanArgument,
+    name: NameArgument,
     topic: Annotated[str, typer.Option()],
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Send the treatment group to a topic as CloudEvents, and store the contacts for caps.
+    """Send the treatment group to a topic as CloudEvents.
 
-    Sending a plan again sends the same ids and stores nothing new. Users are left out who have
-    withdrawn marketing consent since the plan was made, and whom other campaigns have contacted
-    too often since (`--cap` of the plan).
+    Sending a plan again sends the same ids. Users are left out who have withdrawn marketing consent
+    since the plan was made, and whom other campaigns have contacted too often since (`--cap` of the
+    plan).
 
-    Example: `liveprofile campaign send spring.parquet --topic campaign-targets`
+    Example: `liveprofile campaign send spring --topic campaign-targets`
 
     Options:
     topic TOPIC: Existing topic for the targets.
@@ -153,11 +140,10 @@ def send(
     from liveprofile.storage.connection import open_session
     from services import campaigns
 
-    read = _reader(plan)
     settings = read_settings(config)
-    partition_ranges(settings, topic)  # an unknown topic is an error before anything is stored
+    partition_ranges(settings, topic)  # an unknown topic is an error before the plan is read
     with open_session(settings.cassandra) as session:
-        sent, left_out = campaigns.send(session, settings, read(session), topic)
+        sent, left_out = campaigns.send(session, settings, name, topic)
     if json:
         print_json({"sent": sent} | left_out)
         return
@@ -170,7 +156,7 @@ def send(
 
 @campaign.command()
 def report(
-    plan: PlanArgument,
+    name: NameArgument,
     days: Annotated[int, typer.Option(min=1, max=3_650)] = 30,
     config: ConfigOption = None,
     json: JsonOption = False,
@@ -179,23 +165,21 @@ def report(
 
     Outcomes come from the stored deltas (`cassandra.delta_ttl_s`, 30 days).
 
-    Example: `liveprofile campaign report spring.parquet --days 14`
+    Example: `liveprofile campaign report spring --days 14`
 
     Options:
     days: Days of outcomes after the start.
     """
-    from liveprofile.campaigns.planning import report_as_json, report_on
+    from liveprofile.campaigns.report import report_as_json
     from liveprofile.storage.connection import open_session
+    from services import campaigns
 
-    read = _reader(plan)
     settings = read_settings(config)
     with open_session(settings.cassandra) as session:
-        planned = read(session)
-        about = planned.campaign
-        end_ms = about.start_ms + days * DAY_MS
-        results = report_on(session, planned, end_ms, settings.window.length_ms)
+        found, results = campaigns.report(session, settings, name, days * DAY_MS)
+    about = found.campaign
     if json:
-        print_json(report_as_json(about, end_ms, results))
+        print_json(report_as_json(about, about.start_ms + days * DAY_MS, results))
         return
     if not results:
         typer.echo("the plan has no users")
@@ -215,13 +199,11 @@ def report(
 
 @campaign.command(name="list")
 def list_campaigns(config: ConfigOption = None, json: JsonOption = False) -> None:
-    """List the campaigns that were planned through the API, newest start first.
-
-    `campaign send` and `campaign report` take their names. Plans in files are not listed.
+    """List the planned campaigns, newest start first.
 
     Example: `liveprofile campaign list --json`
     """
-    from liveprofile.campaigns.plan_store import plan_as_json, read_plans
+    from liveprofile.campaigns.store import plan_as_json, read_plans
     from liveprofile.storage.connection import open_session
 
     with open_session(read_settings(config).cassandra) as session:
@@ -240,32 +222,15 @@ def list_campaigns(config: ConfigOption = None, json: JsonOption = False) -> Non
         for each in plans
     ]
     columns = ["campaign", "start", "by", ">treatment", ">control", ">expected gain"]
-    print_table("Campaigns planned through the API", columns, rows)
+    print_table("Campaigns", columns, rows)
 
 
-def _reader(plan: str) -> Callable[[Session], PlanFile]:
-    """Returns the function that reads the plan of a file or of a stored campaign.
-
-    A file is read at once. Raises InputError; the function UnknownCampaignError, ServiceError.
-    """
-    from liveprofile.campaigns.plan_file import is_campaign_name, read_plan
-    from liveprofile.campaigns.plan_store import find_plan, read_targets
-
-    file = Path(plan)
-    if file.exists() or file.suffix == ".parquet" or not is_campaign_name(plan):
-        in_file = read_plan(file)
-        return lambda session: in_file
-    return lambda session: read_targets(session, find_plan(session, plan))
-
-
-def _cap(text: str) -> Cap:
-    """Reads a number of contacts and a span. Raises InputError."""
-    from liveprofile.campaigns.plan import Cap
-
-    count, separator, span = text.partition("/")
-    if not separator or not count.isdecimal() or not int(count):
-        raise InputError(f"--cap {text!r}: not a number of contacts and a span such as 2/30d")
-    return Cap(contacts=int(count), span_ms=parse_duration_ms(span, "--cap"))
+def _cap(text: str) -> dict[str, int]:
+    """Reads a number of contacts and days. Raises InputError."""
+    found = re.fullmatch(r"(\d{1,4})/(\d{1,4})d", text)
+    if found is None:
+        raise InputError(f"--cap {text!r}: not a number of contacts and days such as 2/30d")
+    return {"contacts": int(found[1]), "days": int(found[2])}
 
 
 def _user_ids(file: Path | None) -> frozenset[str]:

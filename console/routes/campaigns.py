@@ -20,7 +20,7 @@ from console.views.campaigns import (
     target_rows,
 )
 from liveprofile.campaigns.plan import Target
-from liveprofile.campaigns.plan_store import CampaignExistsError
+from liveprofile.campaigns.store import CampaignExistsError
 from liveprofile.client.analysis_models import CAMPAIGN_PATTERN
 from liveprofile.errors import InputError
 from liveprofile.rows.users import SEGMENT_BUCKETS

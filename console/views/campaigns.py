@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from console.formats import number, share, utc, words
 from liveprofile.campaigns.plan import TREATMENT, Target
-from liveprofile.campaigns.plan_store import StoredPlan
-from liveprofile.campaigns.uplift import Difference, Uplift
+from liveprofile.campaigns.report import Difference, Uplift
+from liveprofile.campaigns.store import StoredPlan
 from liveprofile.client.analysis_models import CampaignRequest
 from serve.routes.common import to_ms
 

@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 
 from console.views.campaigns import parse_plan, report_view, target_rows
 from liveprofile.campaigns.plan import Target
-from liveprofile.campaigns.uplift import Outcome, uplift
+from liveprofile.campaigns.report import Outcome, uplift
 from liveprofile.client.analysis_models import CampaignRequest, FrequencyCap
 from serve.keys import Role
 from tests.support.memory.api import MemoryApi
