@@ -106,15 +106,15 @@ def update(
     skip_lost: Go on with the first record that is left if records have expired uncounted.
     """
     from liveprofile.storage.connection import open_session
-    from liveprofile.trends.count_store import CassandraCountStore
-    from liveprofile.trends.update import KafkaInputTopic
+    from liveprofile.trends.count_store import CountStore
+    from liveprofile.trends.update import InputTopic
     from liveprofile.trends.update import update as count
 
     settings = read_settings(config)
     with open_session(settings.cassandra) as session, count_bar("counting", 0, "records") as bar:
         report = count(
-            KafkaInputTopic(settings),
-            CassandraCountStore(session, settings),
+            InputTopic(settings),
+            CountStore(session, settings),
             settings,
             skip_lost=skip_lost,
             progress=bar,
