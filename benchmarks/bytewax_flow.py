@@ -145,7 +145,6 @@ class UpdateProfiles:
             product_path(settings.model.checkpoint),
             threads=settings.model.threads,
             batch_rows=settings.model.batch_rows,
-            length_buckets=settings.model.length_buckets,
         )
         model.warm_up()
         sink = open_profile_sink(settings, model.dim)

@@ -6,33 +6,28 @@ import getpass
 import re
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
-from cli.common import (
-    ConfigOption,
-    JsonOption,
-    format_utc,
-    parse_since_ms,
-    print_fields,
-    print_json,
-    print_table,
-    read_settings,
-    refuse_empty,
-)
+from cli.common import Call, format_utc, parse_since_ms, refuse_empty, table
 from cli.options import Commands
-from liveprofile.errors import InputError
-from liveprofile.units import DAY_MS
-
-if TYPE_CHECKING:
-    from liveprofile.campaigns.report import Difference, Uplift
-
-campaign = Commands(
-    name="campaign",
-    help="Plan a campaign, send it, and report what it changed (docs/campaigns.md)."
-    "\n\nExample: `liveprofile campaign report spring`",
+from liveprofile.campaigns.report import Difference, report_as_json
+from liveprofile.campaigns.store import (
+    find_plan,
+    plan_as_json,
+    read_plans,
+    read_targets,
+    write_csv,
 )
+from liveprofile.client.analysis_models import CampaignRequest
+from liveprofile.errors import InputError
+from liveprofile.kafka.offsets import partition_ranges
+from liveprofile.units import DAY_MS
+from services import campaigns
+
+campaign = Commands()
 
 NameArgument = Annotated[
     str, typer.Argument(metavar="NAME", help="Name of the campaign.", callback=refuse_empty)
@@ -41,6 +36,7 @@ NameArgument = Annotated[
 
 @campaign.command()
 def plan(
+    call: Call,
     name: str,
     csv: Path | None = None,
     when: str | None = None,
@@ -54,8 +50,6 @@ def plan(
     exclude: Path | None = None,
     start: str | None = None,
     dry_run: bool = False,
-    config: ConfigOption = None,
-    json: JsonOption = False,
 ) -> None:
     """Choose the users with the most expected gain, and a control group that is not contacted.
 
@@ -79,13 +73,6 @@ def plan(
     start TIME: Outcomes count from here. Default: now.
     dry_run: Print the summary, store nothing.
     """
-    from pydantic import ValidationError
-
-    from liveprofile.campaigns.store import find_plan, read_targets, write_csv
-    from liveprofile.client.analysis_models import CampaignRequest
-    from liveprofile.storage.connection import open_session
-    from services import campaigns
-
     try:
         asked = CampaignRequest(
             segments=segment or [],
@@ -103,28 +90,23 @@ def plan(
     start_ms = round(time.time() * 1_000) if start is None else parse_since_ms(start, "--start")
     wish = campaigns.wish_of(name, asked, start_ms, "--when")._replace(opted_out=_user_ids(exclude))
     requested = campaigns.requested_of(asked) | {"excluded": len(wish.opted_out)}
-    settings = read_settings(config)
-    with open_session(settings.cassandra) as session:
+    with call.session() as session:
         by = getpass.getuser()
-        summary = campaigns.plan(session, settings, wish, by, requested, dry_run=dry_run)
+        summary = campaigns.plan(session, call.settings, wish, by, requested, dry_run=dry_run)
         if csv is not None and not dry_run:
             write_csv(csv, wish.campaign, read_targets(session, find_plan(session, name)))
-    if json:
-        print_json(summary | {"name": name, "start_ms": start_ms})
-    else:
-        left_out = summary.pop("left_out")
-        print_fields(summary | {f"left out: {reason}": n for reason, n in left_out.items()})
-        if not summary["control"]:
-            typer.echo("There is no control group: a report cannot tell what the campaign changes.")
+    reasons = {f"left out: {reason}": n for reason, n in summary["left_out"].items()}
+    shown = {name: n for name, n in summary.items() if name != "left_out"} | reasons
+    warning = "There is no control group: a report cannot tell what the campaign changes."
+    call.print(
+        summary | {"name": name, "start_ms": start_ms},
+        shown,
+        *([] if summary["control"] else [warning]),
+    )
 
 
 @campaign.command()
-def send(
-    name: NameArgument,
-    topic: Annotated[str, typer.Option()],
-    config: ConfigOption = None,
-    json: JsonOption = False,
-) -> None:
+def send(call: Call, name: NameArgument, topic: Annotated[str, typer.Option()]) -> None:
     """Send the treatment group to a topic as CloudEvents.
 
     Sending a plan again sends the same ids. Users are left out who have withdrawn marketing consent
@@ -136,30 +118,20 @@ def send(
     Options:
     topic TOPIC: Existing topic for the targets.
     """
-    from liveprofile.kafka.offsets import partition_ranges
-    from liveprofile.storage.connection import open_session
-    from services import campaigns
-
-    settings = read_settings(config)
-    partition_ranges(settings, topic)  # an unknown topic is an error before the plan is read
-    with open_session(settings.cassandra) as session:
-        sent, left_out = campaigns.send(session, settings, name, topic)
-    if json:
-        print_json({"sent": sent} | left_out)
-        return
+    partition_ranges(call.settings, topic)  # an unknown topic is an error before the plan is read
+    with call.session() as session:
+        sent, left_out = campaigns.send(session, call.settings, name, topic)
     withdrawn, at_cap = left_out["no_consent"], left_out["frequency_cap"]
-    typer.echo(
+    call.print(
+        {"sent": sent} | left_out,
         f"{sent} users sent to {topic}, {withdrawn} have withdrawn their consent,"
-        f" {at_cap} are at the frequency cap"
+        f" {at_cap} are at the frequency cap",
     )
 
 
 @campaign.command()
 def report(
-    name: NameArgument,
-    days: Annotated[int, typer.Option(min=1, max=3_650)] = 30,
-    config: ConfigOption = None,
-    json: JsonOption = False,
+    call: Call, name: NameArgument, days: Annotated[int, typer.Option(min=1, max=3_650)] = 30
 ) -> None:
     """Compare purchases and spend of treatment and control after the start, with 95 % intervals.
 
@@ -170,59 +142,42 @@ def report(
     Options:
     days: Days of outcomes after the start.
     """
-    from liveprofile.campaigns.report import report_as_json
-    from liveprofile.storage.connection import open_session
-    from services import campaigns
-
-    settings = read_settings(config)
-    with open_session(settings.cassandra) as session:
-        found, results = campaigns.report(session, settings, name, days * DAY_MS)
+    with call.session() as session:
+        found, results = campaigns.report(session, call.settings, name, days * DAY_MS)
     about = found.campaign
-    if json:
-        print_json(report_as_json(about, about.start_ms + days * DAY_MS, results))
-        return
-    if not results:
-        typer.echo("the plan has no users")
-        return
-    columns = ["group"]
-    columns += [f">{text}" for text in ("users", "bought", "spend")]
-    columns += [f">{text}" for text in ("change of rate", "change of spend")]
-    rows = [_row(name, result) for name, result in results.items()]
-    print_table(f"Campaign {about.name}, {days} days: treatment / control", columns, rows)
-    if results["all"].rate_difference is None:
-        typer.echo("The plan has no control group: nothing tells what the campaign changed.")
-    elif len(results) > 2:
-        typer.echo(
-            f"{len(results) - 1} segments are compared: of 20 intervals, one misses the truth."
-        )
+    end_ms = about.start_ms + days * DAY_MS
+    shown = ["the plan has no users"]
+    if results:
+        title = f"Campaign {about.name}, {days} days: treatment / control"
+        shown = [table(title, results.items(), REPORT)]
+        if results["all"].rate_difference is None:
+            shown += ["The plan has no control group: nothing tells what the campaign changed."]
+        elif len(results) > 2:
+            segments = len(results) - 1
+            shown += [f"{segments} segments are compared: of 20 intervals, one misses the truth."]
+    call.print(report_as_json(about, end_ms, results), *shown)
 
 
 @campaign.command(name="list")
-def list_campaigns(config: ConfigOption = None, json: JsonOption = False) -> None:
+def list_campaigns(call: Call) -> None:
     """List the planned campaigns, newest start first.
 
     Example: `liveprofile campaign list --json`
     """
-    from liveprofile.campaigns.store import plan_as_json, read_plans
-    from liveprofile.storage.connection import open_session
-
-    with open_session(read_settings(config).cassandra) as session:
+    with call.session() as session:
         plans = read_plans(session)
-    if json:
-        print_json([plan_as_json(each) for each in plans])
-        return
-    rows = [
-        [
-            each.campaign.name,
-            format_utc(each.campaign.start_ms),
-            each.planned_by,
-            *(format(each.summary[name], ",d") for name in ("treatment", "control")),
-            format(each.summary["expected_gain"], ",.2f"),
-        ]
-        for each in plans
-    ]
-    columns = ["campaign", "start", "by", ">treatment", ">control", ">expected gain"]
-    print_table("Campaigns", columns, rows)
+    columns = {
+        "campaign": "{.campaign.name}",
+        "start": lambda plan: format_utc(plan.campaign.start_ms),
+        "by": "{.planned_by}",
+        ">treatment": "{.summary[treatment]:,d}",
+        ">control": "{.summary[control]:,d}",
+        ">expected gain": "{.summary[expected_gain]:,.2f}",
+    }
+    call.print(
+        [plan_as_json(each) for each in plans],
+        table("Campaigns", plans, columns),
+    )
 
 
 def _cap(text: str) -> dict[str, int]:
@@ -244,21 +199,23 @@ def _user_ids(file: Path | None) -> frozenset[str]:
     return frozenset(line.strip() for line in lines if line.strip())
 
 
-def _row(name: str, result: Uplift) -> list[str]:
-    def pair(values: dict[str, Any], form: str) -> str:
-        return " / ".join("-" if each is None else format(each, form) for each in values.values())
+def _pair(values: dict[str, Any], form: str) -> str:
+    return " / ".join("-" if each is None else format(each, form) for each in values.values())
 
-    def change(difference: Difference | None, form: str) -> str:
-        if difference is None:
-            return "-"
-        value, low, high = (format(each, form) for each in difference)
-        return f"{value} ({low} to {high})"
 
-    return [
-        name,
-        pair(result.users, ",d"),
-        pair(result.purchase_rate, ".2%"),
-        pair(result.spend_per_user, ",.2f"),
-        change(result.rate_difference, "+.2%"),
-        change(result.spend_difference, "+,.2f"),
-    ]
+def _change(difference: Difference | None, form: str) -> str:
+    if difference is None:
+        return "-"
+    value, low, high = (format(each, form) for each in difference)
+    return f"{value} ({low} to {high})"
+
+
+# Of a group and its Uplift.
+REPORT = {
+    "group": "{[0]}",
+    ">users": lambda row: _pair(row[1].users, ",d"),
+    ">bought": lambda row: _pair(row[1].purchase_rate, ".2%"),
+    ">spend": lambda row: _pair(row[1].spend_per_user, ",.2f"),
+    ">change of rate": lambda row: _change(row[1].rate_difference, "+.2%"),
+    ">change of spend": lambda row: _change(row[1].spend_difference, "+,.2f"),
+}

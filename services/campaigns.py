@@ -40,12 +40,12 @@ from liveprofile.storage.cql import now_ms
 from services.audit import AuditEntry, audited
 
 
-def wish_of(name: str, body: CampaignRequest, start_ms: int, when: str = "when") -> Wish:
+def wish_of(name: str, body: CampaignRequest, now_ms: int, when: str = "when") -> Wish:
     """when: names the condition in messages. Raises InputError for a name or a condition."""
     return Wish(
         Campaign.of(
             name=name,
-            start_ms=start_ms,
+            start_ms=now_ms if body.start_ms is None else body.start_ms,
             control_share=body.control_share,
             cost=body.cost,
             cap=body.cap and Cap(contacts=body.cap.contacts, days=body.cap.days),

@@ -128,7 +128,7 @@ def store_plan(
                 written_us = campaign.start_ms * 1_000
                 yield insert_contact.bind((user_id, start, campaign.name, written_us))
 
-    write_all(session, statements(), settings.cassandra.in_flight)
+    write_all(session, statements())
     execute(
         session,
         CAMPAIGN_PLAN.insert(ttl_s, time="", mark="%s", condition=" IF NOT EXISTS"),
