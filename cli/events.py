@@ -75,7 +75,8 @@ def generate(
 
     from cli.progress import count_bar
     from liveprofile.simulator import Shop, ShopConfig
-    from liveprofile.simulator.output import STDOUT, write_shop
+    from liveprofile.simulator.output import STDOUT
+    from liveprofile.simulator.shop import write_shop
 
     shop = Shop(
         ShopConfig(

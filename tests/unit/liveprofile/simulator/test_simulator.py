@@ -18,8 +18,8 @@ from liveprofile.errors import InputError
 from liveprofile.ingest.replay import open_source
 from liveprofile.labels.feedback import RejectedLabel, read_labels
 from liveprofile.simulator import Shop, ShopConfig, separate_device_purchases, shared_device_ring
-from liveprofile.simulator.output import write_shop
 from liveprofile.simulator.plan import HABIT_CHANGES, CaseKind
+from liveprofile.simulator.shop import write_shop
 from liveprofile.units import DAY_MS
 from tests.support.paths import ROOT
 from tests.unit.liveprofile.simulator.small_shop import SMALL
