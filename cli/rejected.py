@@ -52,7 +52,7 @@ def list_records(
     reason REASON: Only of this reason.
     limit: Number of latest records.
     """
-    from liveprofile.ingest.rejected_topic import latest_records
+    from liveprofile.ingest.rejected import latest_records
     from liveprofile.kafka.offsets import ranges_since
 
     settings = read_settings(config)
@@ -96,8 +96,7 @@ def show(
     Options:
     record_id ID: Id of the record, as `rejected list` prints it.
     """
-    from liveprofile.ingest.rejected import parse_id
-    from liveprofile.ingest.rejected_topic import find_records
+    from liveprofile.ingest.rejected import find_records, parse_id
 
     parse_id(record_id)
     (record,) = find_records(read_settings(config), [record_id])
