@@ -11,7 +11,7 @@ from liveprofile.settings import load
 from liveprofile.units import DAY_MS
 from models.profile.recipes import Recipe
 from models.profile.training.train import train
-from offline.backfill import backfill_rows
+from offline.backfill import PROFILE_ROWS, backfill_rows
 
 CONFIG = f"[window]\nlength_ms = {DAY_MS}\n"
 
