@@ -25,7 +25,7 @@ from liveprofile.units import DAY_MS, SECOND_MS
 from serve.keys import Role, StoredKey, new_key, read_keys, revoke_key, write_key
 
 if TYPE_CHECKING:
-    from serve.explainer import ChildExplainer
+    from serve.explainer import Explainer
 
 
 def api(
@@ -205,17 +205,17 @@ def _public(stored: StoredKey) -> dict[str, Any]:
 NEEDED = ("torch", "pyflink")
 
 
-def open_explainer(settings: Settings, config: Path | None) -> ChildExplainer | None:
+def open_explainer(settings: Settings, config: Path | None) -> Explainer | None:
     """None: the settings allow none, or the packages of the model or the job are not installed.
 
     config: the settings' file.
     """
-    from serve.explainer import ChildExplainer
+    from serve.explainer import Explainer
 
     serve = settings.serve
     if not serve.explanations_at_once or any(find_spec(name) is None for name in NEEDED):
         return None
-    return ChildExplainer(
+    return Explainer(
         [sys.executable, "-m", "offline.explanation.child"],
         {**module_environment(), "OMP_NUM_THREADS": "1"},
         {"config": None if config is None else str(config.resolve())},

@@ -1,7 +1,7 @@
 """The process that computes an explanation for the read API or the console.
 
 `python -m offline.explanation.child` reads a line of JSON (config, user_id, until_ms) and answers
-as serve.explainer.ChildExplainer says. It runs with the lowest priority, and ends with its group
+as serve.explainer.Explainer says. It runs with the lowest priority, and ends with its group
 when stdin does: then the server has ended, or the caller has left.
 """
 

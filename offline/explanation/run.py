@@ -66,7 +66,7 @@ class ExplanationRefused(InputError):
 def as_document(effects: WindowEffects, delta: StoredDelta) -> dict[str, Any]:
     """All events of a stored window in order of time, with their effects.
 
-    liveprofile.client.explanation_models describes the fields.
+    liveprofile.client.analysis_models describes the fields.
     """
     before = delta.delta.get("before") or {}
     return {
