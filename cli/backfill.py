@@ -7,15 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cli.common import (
-    ConfigOption,
-    JsonOption,
-    MappingOption,
-    RejectedLabelReporter,
-    config_file,
-    print_json,
-    read_settings,
-)
+from cli.common import Call, MappingOption, RejectedLabelReporter
 from cli.progress import print_line
 from liveprofile.errors import InputError, ServiceError
 
@@ -26,6 +18,7 @@ if TYPE_CHECKING:
 
 
 def backfill(
+    call: Call,
     rows: Annotated[Path, typer.Option()],
     file: Annotated[Path | None, typer.Argument()] = None,
     mapping: MappingOption = None,
@@ -33,8 +26,6 @@ def backfill(
     labels: Path | None = None,
     embedded: bool = False,
     consents: bool = True,
-    config: ConfigOption = None,
-    json: JsonOption = False,
 ) -> None:
     """Make training rows from past events, with the same SQL views as the streaming job.
 
@@ -59,28 +50,25 @@ def backfill(
 
     if labels is not None and pipeline != "scoring":
         raise InputError("--labels needs --pipeline scoring: the profile pipeline has no labels")
-    settings = read_settings(config)
-    common = {
-        "config": config_file(config),
-        "source": file,
-        "mapping": mapping,
-        "cluster": not embedded,
-        "on_step": print_line,
-    }
+    settings = call.settings
+    decisions = {}
     if consents:
         runner.check_files(rows, file, mapping, labels)
-        common["consents"], common["erased"] = _decisions(settings)
-    if pipeline == "profile":
-        result = runner.backfill_profile_rows(settings, rows, **common)
-    else:
-        rejected = RejectedLabelReporter(labels or settings.topics.feedback)
-        result = runner.backfill_scoring_rows(
-            settings, rows, **common, labels=labels, on_rejected=rejected
-        )
-    if json:
-        print_json(result._asdict())
-    else:
-        typer.echo(f"{result.rows:,} rows in {result.folder}")
+        decisions["consents"], decisions["erased"] = _decisions(settings)
+    result = runner.backfill_rows(
+        settings,
+        runner.PROFILE_ROWS if pipeline == "profile" else runner.SCORING_ROWS,
+        rows,
+        config=call.file,
+        source=file,
+        mapping=mapping,
+        labels=labels,
+        cluster=not embedded,
+        on_step=print_line,
+        on_rejected=RejectedLabelReporter(labels or settings.topics.feedback),
+        **decisions,
+    )
+    call.print(result._asdict(), f"{result.rows:,} rows in {result.folder}")
 
 
 def _decisions(settings: Settings) -> tuple[ConsentBook, ErasureBook]:

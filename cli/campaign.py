@@ -2,57 +2,42 @@
 
 from __future__ import annotations
 
+import getpass
+import re
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
-from cli.common import (
-    ConfigOption,
-    JsonOption,
-    format_utc,
-    parse_duration_ms,
-    parse_since_ms,
-    print_fields,
-    print_json,
-    print_table,
-    read_settings,
-    refuse_empty,
-)
+from cli.common import Call, format_utc, parse_since_ms, refuse_empty, table
 from cli.options import Commands
-from liveprofile.errors import InputError
-from liveprofile.units import DAY_MS
-
-if TYPE_CHECKING:
-    from cassandra.cluster import Session
-
-    from liveprofile.campaigns.plan import Cap
-    from liveprofile.campaigns.plan_file import PlanFile
-    from liveprofile.campaigns.uplift import Difference, Uplift
-
-campaign = Commands(
-    name="campaign",
-    help="Plan a campaign, send it, and report what it changed (docs/campaigns.md)."
-    "\n\nExample: `liveprofile campaign report spring.parquet`",
+from liveprofile.campaigns.report import Difference, report_as_json
+from liveprofile.campaigns.store import (
+    find_plan,
+    plan_as_json,
+    read_plans,
+    read_targets,
+    write_csv,
 )
+from liveprofile.client.analysis_models import CampaignRequest
+from liveprofile.errors import InputError
+from liveprofile.kafka.offsets import partition_ranges
+from liveprofile.units import DAY_MS
+from services import campaigns
 
+campaign = Commands()
 
-PlanArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="PLAN",
-        help="Plan file (Parquet), or the name of a campaign that was planned through the API.",
-        callback=refuse_empty,
-    ),
+NameArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="Name of the campaign.", callback=refuse_empty)
 ]
 
 
 @campaign.command()
 def plan(
+    call: Call,
     name: str,
-    out: Annotated[Path, typer.Option()],
     csv: Path | None = None,
     when: str | None = None,
     segment: list[str] | None = None,
@@ -64,20 +49,18 @@ def plan(
     cap: str | None = None,
     exclude: Path | None = None,
     start: str | None = None,
-    config: ConfigOption = None,
-    json: JsonOption = False,
+    dry_run: bool = False,
 ) -> None:
     """Choose the users with the most expected gain, and a control group that is not contacted.
 
     Users with an open fraud case, or without marketing consent, are left out.
 
     Example: `liveprofile campaign plan spring --segment lapsing --when "churn < 0.9" --cost 0.2
-    --budget 500 --cap 2/30d --out spring.parquet`
+    --budget 500 --cap 2/30d`
 
     Options:
     name NAME: Name of the campaign: a-z, 0-9, `.`, `_`, `-`.
-    out FILE: Plan file (Parquet).
-    csv FILE: The same as CSV.
+    csv FILE: Also write the plan as CSV.
     when CONDITION: Condition over profile features.
     segment NAME: Only this segment; may be repeated.
     control: Share that is not contacted.
@@ -85,187 +68,124 @@ def plan(
     cost: Of one contact.
     margin: Share of the spend that is gain.
     response: Probability of a purchase. Default: 1 - churn.
-    cap N/SPAN: Frequency cap, such as 2/30d.
+    cap N/DAYS: Frequency cap, such as 2/30d.
     exclude FILE: User ids that must not be contacted.
     start TIME: Outcomes count from here. Default: now.
+    dry_run: Print the summary, store nothing.
     """
-    from liveprofile.campaigns.plan import Economics, condition_of
-    from liveprofile.campaigns.plan_file import PlanFile, write_csv, write_plan
-    from liveprofile.campaigns.planning import (
-        Wish,
-        campaign_of,
-        summary_of,
-    )
-    from liveprofile.storage.connection import open_session
-    from services.campaigns import choose
-
-    condition = None if when is None else condition_of(when)
-    start_ms = round(time.time() * 1_000) if start is None else parse_since_ms(start, "--start")
-    wish = Wish(
-        campaign_of(
-            name=name,
-            start_ms=start_ms,
+    try:
+        asked = CampaignRequest(
+            segments=segment or [],
+            when=when,
             control_share=control,
+            budget=budget,
             cost=cost,
+            margin=margin,
+            response=response,
             cap=None if cap is None else _cap(cap),
-        ),
-        Economics(cost, margin, response, budget),
-        condition,
-        frozenset(segment or ()),
-        _user_ids(exclude),
+        )
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise InputError(f"--{'.'.join(map(str, fault['loc']))}: {fault['msg']}") from None
+    start_ms = round(time.time() * 1_000) if start is None else parse_since_ms(start, "--start")
+    wish = campaigns.wish_of(name, asked, start_ms, "--when")._replace(opted_out=_user_ids(exclude))
+    requested = campaigns.requested_of(asked) | {"excluded": len(wish.opted_out)}
+    with call.session() as session:
+        by = getpass.getuser()
+        summary = campaigns.plan(session, call.settings, wish, by, requested, dry_run=dry_run)
+        if csv is not None and not dry_run:
+            write_csv(csv, wish.campaign, read_targets(session, find_plan(session, name)))
+    reasons = {f"left out: {reason}": n for reason, n in summary["left_out"].items()}
+    shown = {name: n for name, n in summary.items() if name != "left_out"} | reasons
+    warning = "There is no control group: a report cannot tell what the campaign changes."
+    call.print(
+        summary | {"name": name, "start_ms": start_ms},
+        shown,
+        *([] if summary["control"] else [warning]),
     )
-    settings = read_settings(config)
-    with open_session(settings.cassandra) as session:
-        chosen = choose(session, settings, wish)
-    result = PlanFile(wish.campaign, chosen.targets)
-    write_plan(out, result)
-    if csv is not None:
-        write_csv(csv, result)
-    summary = summary_of(chosen, wish)
-    if json:
-        print_json(summary | {"name": name, "start_ms": start_ms})
-    else:
-        left_out = summary.pop("left_out")
-        print_fields(summary | {f"left out: {reason}": n for reason, n in left_out.items()})
-        if not summary["control"]:
-            typer.echo("There is no control group: a report cannot tell what the campaign changes.")
 
 
 @campaign.command()
-def send(
-    plan: PlanArgument,
-    topic: Annotated[str, typer.Option()],
-    config: ConfigOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Send the treatment group to a topic as CloudEvents, and store the contacts for caps.
+def send(call: Call, name: NameArgument, topic: Annotated[str, typer.Option()]) -> None:
+    """Send the treatment group to a topic as CloudEvents.
 
-    Sending a plan again sends the same ids and stores nothing new. Users are left out who have
-    withdrawn marketing consent since the plan was made, and whom other campaigns have contacted
-    too often since (`--cap` of the plan).
+    Sending a plan again sends the same ids. Users are left out who have withdrawn marketing consent
+    since the plan was made, and whom other campaigns have contacted too often since (`--cap` of the
+    plan).
 
-    Example: `liveprofile campaign send spring.parquet --topic campaign-targets`
+    Example: `liveprofile campaign send spring --topic campaign-targets`
 
     Options:
     topic TOPIC: Existing topic for the targets.
     """
-    from liveprofile.kafka.offsets import partition_ranges
-    from liveprofile.storage.connection import open_session
-    from services import campaigns
-
-    read = _reader(plan)
-    settings = read_settings(config)
-    partition_ranges(settings, topic)  # an unknown topic is an error before anything is stored
-    with open_session(settings.cassandra) as session:
-        sent, left_out = campaigns.send(session, settings, read(session), topic)
-    if json:
-        print_json({"sent": sent} | left_out)
-        return
+    partition_ranges(call.settings, topic)  # an unknown topic is an error before the plan is read
+    with call.session() as session:
+        sent, left_out = campaigns.send(session, call.settings, name, topic)
     withdrawn, at_cap = left_out["no_consent"], left_out["frequency_cap"]
-    typer.echo(
+    call.print(
+        {"sent": sent} | left_out,
         f"{sent} users sent to {topic}, {withdrawn} have withdrawn their consent,"
-        f" {at_cap} are at the frequency cap"
+        f" {at_cap} are at the frequency cap",
     )
 
 
 @campaign.command()
 def report(
-    plan: PlanArgument,
-    days: Annotated[int, typer.Option(min=1, max=3_650)] = 30,
-    config: ConfigOption = None,
-    json: JsonOption = False,
+    call: Call, name: NameArgument, days: Annotated[int, typer.Option(min=1, max=3_650)] = 30
 ) -> None:
     """Compare purchases and spend of treatment and control after the start, with 95 % intervals.
 
     Outcomes come from the stored deltas (`cassandra.delta_ttl_s`, 30 days).
 
-    Example: `liveprofile campaign report spring.parquet --days 14`
+    Example: `liveprofile campaign report spring --days 14`
 
     Options:
     days: Days of outcomes after the start.
     """
-    from liveprofile.campaigns.planning import report_as_json, report_on
-    from liveprofile.storage.connection import open_session
-
-    read = _reader(plan)
-    settings = read_settings(config)
-    with open_session(settings.cassandra) as session:
-        planned = read(session)
-        about = planned.campaign
-        end_ms = about.start_ms + days * DAY_MS
-        results = report_on(session, planned, end_ms, settings.window.length_ms)
-    if json:
-        print_json(report_as_json(about, end_ms, results))
-        return
-    if not results:
-        typer.echo("the plan has no users")
-        return
-    columns = ["group"]
-    columns += [f">{text}" for text in ("users", "bought", "spend")]
-    columns += [f">{text}" for text in ("change of rate", "change of spend")]
-    rows = [_row(name, result) for name, result in results.items()]
-    print_table(f"Campaign {about.name}, {days} days: treatment / control", columns, rows)
-    if results["all"].rate_difference is None:
-        typer.echo("The plan has no control group: nothing tells what the campaign changed.")
-    elif len(results) > 2:
-        typer.echo(
-            f"{len(results) - 1} segments are compared: of 20 intervals, one misses the truth."
-        )
+    with call.session() as session:
+        found, results = campaigns.report(session, call.settings, name, days * DAY_MS)
+    about = found.campaign
+    end_ms = about.start_ms + days * DAY_MS
+    shown = ["the plan has no users"]
+    if results:
+        title = f"Campaign {about.name}, {days} days: treatment / control"
+        shown = [table(title, results.items(), REPORT)]
+        if results["all"].rate_difference is None:
+            shown += ["The plan has no control group: nothing tells what the campaign changed."]
+        elif len(results) > 2:
+            segments = len(results) - 1
+            shown += [f"{segments} segments are compared: of 20 intervals, one misses the truth."]
+    call.print(report_as_json(about, end_ms, results), *shown)
 
 
 @campaign.command(name="list")
-def list_campaigns(config: ConfigOption = None, json: JsonOption = False) -> None:
-    """List the campaigns that were planned through the API, newest start first.
-
-    `campaign send` and `campaign report` take their names. Plans in files are not listed.
+def list_campaigns(call: Call) -> None:
+    """List the planned campaigns, newest start first.
 
     Example: `liveprofile campaign list --json`
     """
-    from liveprofile.campaigns.plan_store import plan_as_json, read_plans
-    from liveprofile.storage.connection import open_session
-
-    with open_session(read_settings(config).cassandra) as session:
+    with call.session() as session:
         plans = read_plans(session)
-    if json:
-        print_json([plan_as_json(each) for each in plans])
-        return
-    rows = [
-        [
-            each.campaign.name,
-            format_utc(each.campaign.start_ms),
-            each.planned_by,
-            *(format(each.summary[name], ",d") for name in ("treatment", "control")),
-            format(each.summary["expected_gain"], ",.2f"),
-        ]
-        for each in plans
-    ]
-    columns = ["campaign", "start", "by", ">treatment", ">control", ">expected gain"]
-    print_table("Campaigns planned through the API", columns, rows)
+    columns = {
+        "campaign": "{.campaign.name}",
+        "start": lambda plan: format_utc(plan.campaign.start_ms),
+        "by": "{.planned_by}",
+        ">treatment": "{.summary[treatment]:,d}",
+        ">control": "{.summary[control]:,d}",
+        ">expected gain": "{.summary[expected_gain]:,.2f}",
+    }
+    call.print(
+        [plan_as_json(each) for each in plans],
+        table("Campaigns", plans, columns),
+    )
 
 
-def _reader(plan: str) -> Callable[[Session], PlanFile]:
-    """Returns the function that reads the plan of a file or of a stored campaign.
-
-    A file is read at once. Raises InputError; the function UnknownCampaignError, ServiceError.
-    """
-    from liveprofile.campaigns.plan_file import is_campaign_name, read_plan
-    from liveprofile.campaigns.plan_store import find_plan, read_targets
-
-    file = Path(plan)
-    if file.exists() or file.suffix == ".parquet" or not is_campaign_name(plan):
-        in_file = read_plan(file)
-        return lambda session: in_file
-    return lambda session: read_targets(session, find_plan(session, plan))
-
-
-def _cap(text: str) -> Cap:
-    """Reads a number of contacts and a span. Raises InputError."""
-    from liveprofile.campaigns.plan import Cap
-
-    count, separator, span = text.partition("/")
-    if not separator or not count.isdecimal() or not int(count):
-        raise InputError(f"--cap {text!r}: not a number of contacts and a span such as 2/30d")
-    return Cap(contacts=int(count), span_ms=parse_duration_ms(span, "--cap"))
+def _cap(text: str) -> dict[str, int]:
+    """Reads a number of contacts and days. Raises InputError."""
+    found = re.fullmatch(r"(\d{1,4})/(\d{1,4})d", text)
+    if found is None:
+        raise InputError(f"--cap {text!r}: not a number of contacts and days such as 2/30d")
+    return {"contacts": int(found[1]), "days": int(found[2])}
 
 
 def _user_ids(file: Path | None) -> frozenset[str]:
@@ -279,21 +199,23 @@ def _user_ids(file: Path | None) -> frozenset[str]:
     return frozenset(line.strip() for line in lines if line.strip())
 
 
-def _row(name: str, result: Uplift) -> list[str]:
-    def pair(values: dict[str, Any], form: str) -> str:
-        return " / ".join("-" if each is None else format(each, form) for each in values.values())
+def _pair(values: dict[str, Any], form: str) -> str:
+    return " / ".join("-" if each is None else format(each, form) for each in values.values())
 
-    def change(difference: Difference | None, form: str) -> str:
-        if difference is None:
-            return "-"
-        value, low, high = (format(each, form) for each in difference)
-        return f"{value} ({low} to {high})"
 
-    return [
-        name,
-        pair(result.users, ",d"),
-        pair(result.purchase_rate, ".2%"),
-        pair(result.spend_per_user, ",.2f"),
-        change(result.rate_difference, "+.2%"),
-        change(result.spend_difference, "+,.2f"),
-    ]
+def _change(difference: Difference | None, form: str) -> str:
+    if difference is None:
+        return "-"
+    value, low, high = (format(each, form) for each in difference)
+    return f"{value} ({low} to {high})"
+
+
+# Of a group and its Uplift.
+REPORT = {
+    "group": "{[0]}",
+    ">users": lambda row: _pair(row[1].users, ",d"),
+    ">bought": lambda row: _pair(row[1].purchase_rate, ".2%"),
+    ">spend": lambda row: _pair(row[1].spend_per_user, ",.2f"),
+    ">change of rate": lambda row: _change(row[1].rate_difference, "+.2%"),
+    ">change of spend": lambda row: _change(row[1].spend_difference, "+,.2f"),
+}

@@ -20,8 +20,7 @@ from liveprofile.privacy.withdrawals import delete_windows
 from liveprofile.rows.profiles import MARKS, PROFILE_DELTA, REPLACED_DELTA
 from liveprofile.settings import CassandraSettings, WindowSettings
 from liveprofile.storage.cql import from_ms, read_pages
-from offline.late_windows.chains import StoredRuleFlag, StoredUser, StoredWindow
-from offline.late_windows.recomputation import ADDED, Correction
+from offline.late_windows.chains import ADDED, Correction, StoredRuleFlag, StoredUser, StoredWindow
 from udfs.cassandra import encoding
 from udfs.cassandra.batch_writer import Partition, Write, bound_statement
 from udfs.cassandra.executor import StatementExecutor
@@ -39,7 +38,6 @@ class CassandraCorrectionTables(CassandraProfileSink):
         self, settings: CassandraSettings, embedding_dim: int, session: Session | None = None
     ):
         super().__init__(settings, embedding_dim, session)
-        self._in_flight = settings.in_flight
         self._first_writes = StatementExecutor(self._session, settings, "write")
 
     def _prepare(self, settings: CassandraSettings) -> None:
@@ -107,7 +105,7 @@ class CassandraCorrectionTables(CassandraProfileSink):
 
         Returns the number of rows.
         """
-        return delete_windows(self._session, user_id, until_ms, window, self._in_flight)
+        return delete_windows(self._session, user_id, until_ms, window)
 
     def correct(self, corrections: Sequence[Correction]) -> None:
         """Stores corrections and waits for them. Raises StoreError."""
