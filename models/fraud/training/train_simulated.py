@@ -268,7 +268,7 @@ def choose_thresholds(
         dataset.amount_M,
         costs.false_alarm_cost,
         costs.missed_share,
-    ).score
+    )
     return {name: round(score, 6) for name, score in thresholds.items()}
 
 

@@ -19,7 +19,7 @@ from liveprofile.settings import load
 from liveprofile.units import DAY_MS
 from liveprofile.wire.memories import read_memories
 from liveprofile.wire.token_columns import read_histories
-from models.profile import checkpoint, text_encoder, vocabulary_expansion
+from models.profile import checkpoint, text_encoder
 from models.profile.data import training_rows
 from models.profile.data.modality_vectors import VectorSpool
 from models.profile.data.prepared import prepare, prepare_refit
@@ -205,15 +205,6 @@ def test_more_than_64_encoder_names_are_rejected():
     with VectorSpool() as vectors, pytest.raises(InputError, match="more than 64 encoders"):
         for number in range(65):
             vectors.add({Modality(f"e-{number}", 1): np.ones(1, np.float32)})
-
-
-def test_adding_items_keeps_the_fusion_weights(trained):
-    model = checkpoint.load(trained("media"))[0]
-    expanded = vocabulary_expansion.add_items(
-        model, vocabulary_expansion.NewItems(torch.zeros(2, model.shape.dim), torch.zeros(2))
-    )
-    assert expanded.fusion.modalities == model.fusion.modalities
-    assert torch.equal(expanded.fusion.weights[0], model.fusion.weights[0])
 
 
 def test_refit_repeats_the_kept_modality_for_its_best_epochs(trained):
