@@ -263,16 +263,17 @@ def _evaluate_logistic(
         chunks = (x_MF[first : first + _CHUNK_ROWS] for first in range(0, len(x_MF), _CHUNK_ROWS))
         return np.concatenate([model.predict_proba(chunk)[:, 1] for chunk in chunks])
 
-    models = [
-        make_pipeline(
-            FunctionTransformer(lambda x_MF: np.sign(x_MF) * np.log1p(np.abs(x_MF))),
-            StandardScaler(),
-            SimpleImputer(strategy="constant", fill_value=0.0, keep_empty_features=True),
-            # Newton's method needs few steps, and fits well when rows far outnumber features.
-            LogisticRegression(C=inverse_penalty, solver="newton-cholesky", max_iter=200),
-        ).fit(labelled.x_NF, labelled.fraud_N, logisticregression__sample_weight=weight_M)
-        for inverse_penalty in INVERSE_PENALTIES
-    ]
+    with np.errstate(invalid="ignore"):  # of features that are unknown for all events
+        models = [
+            make_pipeline(
+                FunctionTransformer(lambda x_MF: np.sign(x_MF) * np.log1p(np.abs(x_MF))),
+                StandardScaler(),
+                SimpleImputer(strategy="constant", fill_value=0.0, keep_empty_features=True),
+                # Newton's method needs few steps, and fits well when rows far outnumber features.
+                LogisticRegression(C=inverse_penalty, solver="newton-cholesky", max_iter=200),
+            ).fit(labelled.x_NF, labelled.fraud_N, logisticregression__sample_weight=weight_M)
+            for inverse_penalty in INVERSE_PENALTIES
+        ]
     best = max(
         models,
         key=lambda model: average_precision_score(
