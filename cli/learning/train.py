@@ -235,6 +235,6 @@ def event_risk(
         model = train_simulated(chosen, out, on_progress)
     metadata = {
         name: model.metadata[name]
-        for name in ("spans", "order", "setting", "thresholds", "validation", "test")
+        for name in ("order", "setting", "thresholds", "validation", "test")
     }
     print_json({"recipe": "event-risk", "version": model.version, "folder": str(out), **metadata})
