@@ -118,12 +118,12 @@ def train_on_labels(
     rules: RuleSet,
     out: Path | None = None,
     costs: AlertCosts = DEFAULT_COSTS,
-    settings: Sequence[dict] = tuple(fit.SETTINGS),
+    settings: Sequence[dict] | None = None,
     on_progress: Progress = lambda stage, done, total: None,
 ) -> FraudModel:
     """Trains the model and writes it to the folder `out`, if given.
 
-    The model's metadata has the splits, and test metrics of the model, of the rules and of logistic
+    settings: of the trees, from which validation chooses; None: fit.SETTINGS. The model's metadata has the splits, and test metrics of the model, of the rules and of logistic
     regression. Raises InputError for a split with too few frauds, and for a test whose labels may
     still arrive.
     """
@@ -137,7 +137,14 @@ def train_on_labels(
         for part, part_names in (("train", names), ("validation", names), ("test", test_names))
     )
     model = fit_model(
-        NAME, train, validation, FEATURES, split.delay_days, list(settings), {}, on_progress
+        NAME,
+        train,
+        validation,
+        FEATURES,
+        split.delay_days,
+        list(settings or fit.SETTINGS),
+        {},
+        on_progress,
     )
     train, validation, test = (
         _keep_first_columns(dataset, len(model.names))

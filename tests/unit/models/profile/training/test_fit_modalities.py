@@ -63,6 +63,14 @@ def write_rows(file, messages):
     pq.write_table(pa.concat_tables(tables), file)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_steps():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit_modalities, "MIN_STEPS", 250)
+        patch.setattr(fit_modalities, "LEARNING_RATE", 0.1)
+        yield
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """Trains once per kind of vectors and returns the folder of the model checkpoint.
