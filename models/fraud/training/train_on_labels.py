@@ -123,9 +123,9 @@ def train_on_labels(
 ) -> FraudModel:
     """Trains the model and writes it to the folder `out`, if given.
 
-    settings: of the trees, from which validation chooses; None: fit.SETTINGS. The model's metadata has the splits, and test metrics of the model, of the rules and of logistic
-    regression. Raises InputError for a split with too few frauds, and for a test whose labels may
-    still arrive.
+    settings: of the trees, from which validation chooses; None: fit.SETTINGS. The model's metadata
+    has the splits, and test metrics of the model, of the rules and of logistic regression. Raises
+    InputError for a split with too few frauds, and for a test whose labels may still arrive.
     """
     split.check_labels_complete(int(max(events.time_ms_N[-1], events.labels.time_ms_L[-1])))
     split_rows = {part: _select_rows(events, split, part) for part in split.spans_ms}
