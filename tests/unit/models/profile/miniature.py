@@ -6,9 +6,11 @@ import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
+from typer.testing import CliRunner
 
 from benchmarks.load.rows import batches
 from benchmarks.load.workload import EventMessage
+from cli.main import app
 from liveprofile.settings import load
 from liveprofile.units import DAY_MS
 from liveprofile.wire import memories
@@ -37,6 +39,12 @@ MINIATURE = dataclasses.replace(
     curve_moments=12,
     curve_epochs=2,
 )
+
+
+def run(command, *arguments, **paths):
+    """The result of a command line. paths: values of options, whose names lack the dashes."""
+    options = [text for name, value in paths.items() for text in (f"--{name}", str(value))]
+    return CliRunner().invoke(app, [*command.split(), *arguments, *options])
 
 
 def purchase_event(user, day, rank, has_category=True):
