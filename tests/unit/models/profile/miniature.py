@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from benchmarks.load.rows import batches
 from benchmarks.load.workload import EventMessage
+from cli.learning import evaluate, train
 from cli.main import app
 from liveprofile.settings import load
 from liveprofile.units import DAY_MS
@@ -39,6 +40,9 @@ MINIATURE = dataclasses.replace(
     curve_moments=12,
     curve_epochs=2,
 )
+
+
+COMMANDS = evaluate.evaluate, train.train  # made before a test changes the recipes
 
 
 def run(command, *arguments, **paths):
