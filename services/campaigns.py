@@ -14,7 +14,6 @@ from liveprofile.campaigns.plan_store import (
     StoredPlan,
     bucket_targets,
     find_plan,
-    read_plans,
     read_targets,
     require_new,
     store_plan,
@@ -106,16 +105,6 @@ def plan(
         file = PlanFile(wish.campaign, found.targets)
         store_plan(session, settings, file, by, dict(requested), entry.after)
         return entry.after
-
-
-def stored_plans(session: Session, settings: Settings) -> list[StoredPlan]:
-    """Newest start first."""
-    return read_plans(session)
-
-
-def stored_plan(session: Session, settings: Settings, name: str) -> StoredPlan:
-    """Raises UnknownCampaignError."""
-    return find_plan(session, name)
 
 
 def targets(session: Session, settings: Settings, name: str, bucket: int) -> list[Target]:
