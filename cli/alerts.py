@@ -30,7 +30,8 @@ from liveprofile.alerts.cases.states import AlertState
 from liveprofile.alerts.cloud_events import is_type
 from liveprofile.drift.alert import DRIFT_ALERT_TYPE
 from liveprofile.kafka.offsets import ranges_since
-from liveprofile.kafka.records import Record, follow_topic, read_topic
+from liveprofile.kafka.records import Record, read_topic
+from liveprofile.kafka.tail import TopicTail
 from liveprofile.storage.cql import now_ms
 from liveprofile.storage.queries import StoredFlag
 from services import alerts as service
@@ -200,8 +201,10 @@ def print_alerts(
             typer.echo("no alerts", err=True)
         return
     starts = {partition: part.end for partition, part in ranges.items()}
-    for alert in deduplicate(follow_topic(settings, topic, starts), seen):
-        call.print(alert, alert_line(alert))
+    tail = TopicTail(settings, topic, "liveprofile-cli", starts)
+    while True:
+        for alert in deduplicate(tail.poll(), seen):
+            call.print(alert, alert_line(alert))
 
 
 @alerts.command("list")

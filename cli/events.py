@@ -30,7 +30,8 @@ from liveprofile.ingest.replay import ReplayProducer, open_source, rows_estimate
 from liveprofile.ingest.replay import replay as send
 from liveprofile.settings import Settings
 from liveprofile.simulator import Shop, ShopConfig
-from liveprofile.simulator.output import STDOUT, write_shop
+from liveprofile.simulator.output import STDOUT
+from liveprofile.simulator.shop import write_shop
 
 
 def _count_option(kind: str, per_10_000: str) -> typer.models.OptionInfo:

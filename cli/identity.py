@@ -22,9 +22,15 @@ from liveprofile.feeds.users import (
     read_erasures,
     read_merges,
 )
-from liveprofile.identity.book import END_OF_TIME_MS, IdentityBook, Merge, MergeError, merged
+from liveprofile.identity.book import (
+    END_OF_TIME_MS,
+    IdentityBook,
+    Merge,
+    MergeError,
+    merged,
+    of_persons,
+)
 from liveprofile.identity.book import split as split_merge
-from liveprofile.identity.forgotten import of_persons
 from liveprofile.identity.login_service import LoginMerger
 from liveprofile.identity.logins import Books
 from liveprofile.identity.records import merge_json, to_record

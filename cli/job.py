@@ -16,15 +16,14 @@ from cli.options import Commands
 from cli.submission import create_tables, read_model_card, submit_job
 from liveprofile.flink import rest
 from liveprofile.flink.job_report import (
-    checkpoint_warnings,
+    is_reported,
+    job_warnings,
     last_checkpoint_path,
-    model_warnings,
     report,
     require_running_job,
     scoring_report,
-    scoring_warnings,
 )
-from liveprofile.flink.operator_metrics import model_report
+from liveprofile.flink.operator_metrics import model_report, operator_metrics
 from liveprofile.flink.rest import wait_until_running
 from liveprofile.kafka.offsets import lag, scoring_group
 from liveprofile.kafka.topics import create_topics, missing_topics
@@ -250,20 +249,18 @@ def _collect_status(settings: Settings) -> dict[str, Any]:
     result: dict[str, Any] = job._asdict()
     result["checkpoint"] = job.checkpoint and job.checkpoint._asdict()
     result["lag_events"] = lag(settings)
+    metrics = operator_metrics(settings.flink.rest_url, job.job_id, is_reported)
     scoring = None
     result["lag_scoring"] = None
     if settings.scoring.enabled:
         result["lag_scoring"] = lag(settings, scoring_group(settings.kafka))
-        scoring = scoring_report(settings.flink.rest_url, job.job_id)
+        scoring = scoring_report(metrics)
     result["scoring"] = scoring and scoring._asdict()
     result["model_version"] = _model_version(product_path(settings.model.checkpoint))
-    models = model_report(settings.flink.rest_url, job.job_id)
+    models = model_report(metrics)
     result["models"] = models and models._asdict()
-    result["warnings"] = [
-        *checkpoint_warnings(job, settings.job.checkpoint_interval_ms),
-        *scoring_warnings(scoring),
-        *model_warnings(models),
-    ]
+    interval_ms = settings.job.checkpoint_interval_ms
+    result["warnings"] = list(job_warnings(job, interval_ms, scoring, models))
     return result
 
 

@@ -11,8 +11,13 @@ import typer
 from cli.common import Call, SinceOption, format_utc, table
 from cli.options import Commands
 from liveprofile.errors import InputError
-from liveprofile.ingest.rejected import RejectedRecord, parse_id, read_corrections
-from liveprofile.ingest.rejected_topic import find_records, latest_records
+from liveprofile.ingest.rejected import (
+    RejectedRecord,
+    find_records,
+    latest_records,
+    parse_id,
+    read_corrections,
+)
 from liveprofile.kafka.offsets import ranges_since
 from services import operations
 

@@ -11,17 +11,15 @@ from typing import Generic, NamedTuple, TypeVar
 from liveprofile.flink.job_report import (
     JobReport,
     ScoringReport,
-    checkpoint_warnings,
-    model_warnings,
+    is_reported,
+    job_warnings,
     report,
     scoring_report,
-    scoring_warnings,
 )
 from liveprofile.flink.operator_metrics import (
     LatencyCounts,
     ModelReport,
     count_latencies,
-    is_latency,
     model_report,
     operator_metrics,
 )
@@ -52,21 +50,17 @@ def read_facts(settings: Settings) -> JobFacts:
     rest_url = settings.flink.rest_url
     job = report(rest_url, settings.job.name)
     is_scoring = settings.scoring.enabled
-    scoring = scoring_report(rest_url, job.job_id) if is_scoring else None
-    models = model_report(rest_url, job.job_id)
-    latencies = operator_metrics(rest_url, job.job_id, is_latency)
+    metrics = operator_metrics(rest_url, job.job_id, is_reported)
+    scoring = scoring_report(metrics) if is_scoring else None
+    models = model_report(metrics)
     return JobFacts(
         job,
         lag(settings),
         lag(settings, scoring_group(settings.kafka)) if is_scoring else None,
         scoring,
         models,
-        [
-            *checkpoint_warnings(job, settings.job.checkpoint_interval_ms),
-            *scoring_warnings(scoring),
-            *model_warnings(models),
-        ],
-        count_latencies({name: each.sum for name, each in latencies.items()}),
+        list(job_warnings(job, settings.job.checkpoint_interval_ms, scoring, models)),
+        count_latencies({name: each.sum for name, each in metrics.items()}),
     )
 
 

@@ -7,8 +7,8 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
-from liveprofile.campaigns.plan_store import find_plan, plan_as_json, read_plans
-from liveprofile.campaigns.planning import report_as_json
+from liveprofile.campaigns.report import report_as_json
+from liveprofile.campaigns.store import find_plan, plan_as_json, read_plans
 from liveprofile.client.analysis_models import (
     CAMPAIGN_PATTERN,
     CampaignAnswer,
@@ -43,7 +43,7 @@ router = APIRouter(prefix="/v1", tags=["campaigns"], responses=problems())
 
 @router.get("/campaigns", response_model=CampaignList)
 async def get_campaigns(store: DataStore, caller: Reader) -> Response:
-    """The campaigns that were planned through the API, newest start first."""
+    """The planned campaigns, newest start first."""
     return answers.json_response(
         {"items": [plan_as_json(plan) for plan in await store.read(read_plans)]}
     )
