@@ -1,4 +1,7 @@
-"""The scoring pipeline scores what users allow, against the reference of all events."""
+"""The scoring pipeline scores what users allow and forgets those who are erased.
+
+The reference sees all events, or those without the past of erased users.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any
 import pytest
 
 from liveprofile.consent.changes import ConsentBook, ConsentChange
+from liveprofile.privacy.erasures import HashedErasureBook
 from models.fraud.model import FraudModel
 from tests.reference.entity_features import Event
 from tests.reference.scoring import decide, event_key
@@ -72,3 +76,58 @@ def test_no_alert_without_consent_and_again_after_a_grant(model: FraudModel) -> 
     assert times_ms == [START_MS, granted_ms, START_MS + 4 * 60_000]
     assert event_key(arrivals[0]) in scorer.sink.scores  # type: ignore[arg-type]
     assert [timing.rows for timing in scorer.timings] == [3]
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_users_who_are_erased_while_events_arrive_start_from_nothing(
+    model: FraudModel, seed: int, shipped_rules: list[dict[str, Any]]
+) -> None:
+    arrivals, rng = random_arrivals(seed, count=160), random.Random(seed)
+    feed = HashedErasureBook()
+    scorer = ScoringHarness(model, erasures=feed)
+    middle = len(arrivals) // 2
+    rows = [row for row, arrival in enumerate(arrivals) if isinstance(arrival, Event)]
+    scorer.score(arrivals, [row for row in rows if row < middle])
+    before = dict(scorer.sink.scores)
+    before_ms = arrivals[middle].time_ms
+    erased = {user: before_ms for user in rng.sample([f"u{n}" for n in range(8)], 3)}
+    for user in erased:
+        feed.put(user, before_ms)
+    # The tables still hold what is erased. Some events of the first half come again.
+    scorer.score(arrivals, [row for row in rows if row >= middle - 40])
+
+    users = [(each if isinstance(each, Event) else each.event).user for each in arrivals]
+    later = [
+        arrival
+        for arrival, user in zip(arrivals, users, strict=True)
+        if arrival.time_ms >= erased.get(user, 0)
+    ]
+    expected = decide(later, shipped_rules, model, max_entries=128)
+    kept = {key: row for key, row in scorer.sink.scores.items() if key[1] >= before_ms}
+    assert kept.keys() == {key for key in expected if key[1] >= before_ms}
+    for key, row in kept.items():
+        assert row.score == pytest.approx(expected[key].score, abs=1e-6), key
+        assert set(row.active_rules) == expected[key].active_rules, key
+        if key[0] in erased:  # flags of others depend on those that they had before
+            assert {flag.rule_id for flag in row.flags} == set(expected[key].flags), key
+    whole = scorer.sink.scores
+    of_erased = {key: row for key, row in before.items() if key[0] in erased}
+    assert len(of_erased) > 20 and {key: whole[key] for key in of_erased} == of_erased
+    assert sum(user in erased for user, _, _ in kept) > 20
+
+
+def test_erased_events_are_not_scored_and_others_of_the_batch_are(model: FraudModel) -> None:
+    feed = HashedErasureBook()
+    feed.put("gone", START_MS + 90_000)
+    scorer = ScoringHarness(model, erasures=feed)
+    arrivals = [
+        each
+        for pair in zip(purchases(3, user="gone"), purchases(3, user="kept"), strict=True)
+        for each in pair
+    ]
+    scorer.score(arrivals, range(6))
+    scored = {event_key(each) for each in arrivals if isinstance(each, Event)}
+    gone = {event_key(each) for each in arrivals[:4:2] if isinstance(each, Event)}
+    assert scorer.sink.scores.keys() == scored - gone
+    assert [timing.rows for timing in scorer.timings] == [4]
+    assert scorer.score(arrivals, [0, 2]) == [[], []] and len(scorer.timings) == 1
