@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from liveprofile.alerts.cloud_events import to_rfc3339
 from liveprofile.rules.attribute_columns import AttributeValue
 from liveprofile.units import DAY_MS
+from liveprofile.wire.user_records import RecordKind
 
 StatementKind = Literal["third_party", "declared", "verified"]
 KINDS: tuple[StatementKind, ...] = get_args(StatementKind)  # the later one wins a tie
@@ -110,25 +111,15 @@ def new_statement(**fields: Any) -> Statement:
 
 def to_event(statement: Statement) -> bytes:
     """The statement as CloudEvents 1.0 structured JSON."""
-    return orjson.dumps(
-        {
-            "specversion": "1.0",
-            "id": statement.event_id,
-            "source": statement.source,
-            "type": EVENT_TYPE,
-            "subject": statement.user_id,
-            "time": to_rfc3339(statement.time_ms),
-            "datacontenttype": "application/json",
-            "dataschema": SCHEMA,
-            "data": {
-                "user_id": statement.user_id,
-                "kind": statement.kind,
-                "purpose": statement.purpose,
-                "expires": to_rfc3339(statement.expires_ms),
-                "attributes": dict(statement.values),
-            },
-        }
-    )
+    data = {
+        "user_id": statement.user_id,
+        "kind": statement.kind,
+        "purpose": statement.purpose,
+        "expires": to_rfc3339(statement.expires_ms),
+        "attributes": dict(statement.values),
+    }
+    kind, time = RecordKind(statement.source, EVENT_TYPE, SCHEMA), to_rfc3339(statement.time_ms)
+    return kind.value(statement.user_id, time, data, statement.event_id)
 
 
 def parse_event(value: bytes) -> Statement:

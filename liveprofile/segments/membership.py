@@ -22,6 +22,7 @@ from liveprofile.alerts.cloud_events import (
 )
 from liveprofile.segments.definitions import Segment
 from liveprofile.wire.tokens import FIELD
+from liveprofile.wire.user_records import RecordKind
 
 Cause = Literal["window", "time", "attribute", "definition", "expired", "removed"]
 
@@ -173,26 +174,17 @@ def change_event(write: MembershipWrite, origin: EventOrigin = DEFAULT_ORIGIN) -
         if membership.sweep
         else window_cause(write.user_id, membership.window_end_ms)
     )
-    return orjson.dumps(
-        {
-            "specversion": "1.0",
-            "id": event_id,
-            "source": f"{origin.source}/segment-sweep" if membership.sweep else origin.job,
-            "type": origin.type_of(f"liveprofile.segment.{write.change}"),
-            "subject": write.user_id,
-            "time": to_rfc3339(membership.since_ms),
-            "datacontenttype": "application/json",
-            "dataschema": _SCHEMA,
-            "traceparent": traceparent(event_id, *cause),
-            "data": {
-                "user_id": write.user_id,
-                "segment_id": write.segment_id,
-                "segment_version": membership.version,
-                "change": write.change,
-                "number": membership.number,
-                "cause": reason["cause"],
-                "values": reason["values"],
-                "window_end": to_rfc3339(membership.window_end_ms),
-            },
-        }
-    )
+    source = f"{origin.source}/segment-sweep" if membership.sweep else origin.job
+    kind = RecordKind(source, origin.type_of(f"liveprofile.segment.{write.change}"), _SCHEMA)
+    data = {
+        "user_id": write.user_id,
+        "segment_id": write.segment_id,
+        "segment_version": membership.version,
+        "change": write.change,
+        "number": membership.number,
+        "cause": reason["cause"],
+        "values": reason["values"],
+        "window_end": to_rfc3339(membership.window_end_ms),
+    }
+    time, trace = to_rfc3339(membership.since_ms), traceparent(event_id, *cause)
+    return kind.value(write.user_id, time, data, event_id, traceparent=trace)
