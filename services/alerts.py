@@ -128,10 +128,6 @@ def end_snooze(
         snoozes.end_snooze(session, user_id, rule_id)
 
 
-def read_snoozes(session: Session, settings: Settings, user_id: str) -> list[Snooze]:
-    return snoozes.read_snoozes(session, user_id)
-
-
 def _transition(
     session: Session,
     settings: Settings,

@@ -24,7 +24,6 @@ from liveprofile.campaigns.store import (
     find_plan,
     messages,
     plan_campaign,
-    read_plans,
     read_targets,
     require_new,
     still_allowed,
@@ -108,16 +107,6 @@ def plan(
             session, settings, wish.campaign, found.targets, by, dict(requested), entry.after
         )
         return entry.after
-
-
-def stored_plans(session: Session, settings: Settings) -> list[StoredPlan]:
-    """Newest start first."""
-    return read_plans(session)
-
-
-def stored_plan(session: Session, settings: Settings, name: str) -> StoredPlan:
-    """Raises UnknownCampaignError."""
-    return find_plan(session, name)
 
 
 def targets(session: Session, settings: Settings, name: str, bucket: int) -> list[Target]:

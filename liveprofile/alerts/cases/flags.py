@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from cassandra.cluster import Session
@@ -25,6 +26,11 @@ class UnknownFlagError(LiveprofileError):
 class FlagWithState(NamedTuple):
     flag: StoredFlag
     state: StoredAlertState
+
+
+def with_states(session: Session, flags: Sequence[StoredFlag]) -> list[FlagWithState]:
+    states = read_states(session, [flag.flag_id for flag in flags])
+    return [FlagWithState(flag, states[flag.flag_id]) for flag in flags]
 
 
 def find_flag(session: Session, flag_id: str) -> StoredFlag:
@@ -56,11 +62,10 @@ def list_flags(
     while True:
         flags = queries.flags(session, user_id, since_ms, count)
         candidates = [flag for flag in flags if rule_id is None or flag.rule_id == rule_id]
-        states = read_states(session, [flag.flag_id for flag in candidates])
         matches = [
-            FlagWithState(flag, states[flag.flag_id])
-            for flag in candidates
-            if state is None or states[flag.flag_id].state is state
+            each
+            for each in with_states(session, candidates)
+            if state is None or each.state.state is state
         ]
         if len(matches) >= limit or len(flags) < count or count >= MAX_FLAGS_SCANNED:
             return matches[:limit]

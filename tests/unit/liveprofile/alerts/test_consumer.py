@@ -14,7 +14,7 @@ from confluent_kafka import KafkaError, KafkaException
 from liveprofile.alerts.cases.flags import UnknownFlagError
 from liveprofile.alerts.consumer import Alert, AlertRefused, RestrictAccount, RetryPolicy, Severity
 from liveprofile.alerts.consumer.alert import InvalidAlert, read_alert
-from liveprofile.alerts.consumer.delivery import DeliveryFailure, MemoryHandledStore
+from liveprofile.alerts.consumer.delivery import DeliveryFailure
 from liveprofile.alerts.consumer.handlers import load_accounts
 from liveprofile.errors import InputError, ServiceError
 from liveprofile.storage.cql import from_ms, now_ms
@@ -24,6 +24,7 @@ from tests.unit.liveprofile.alerts.fake_kafka import (
     FAST,
     TOPIC,
     FakeKafka,
+    MemoryHandledStore,
     Recorder,
     Run,
     an_alert,
@@ -53,13 +54,6 @@ def test_handled_alert_is_skipped_after_restart():
     for _ in range(2):
         Run(FakeKafka([payload(1)]), handler, handled=handled)()
     assert len(handler.seen) == 1
-
-
-def test_memory_store_evicts_oldest_record_beyond_capacity():
-    handled = MemoryHandledStore(capacity=1)
-    handled.add("a", "h")
-    handled.add("b", "h")
-    assert handled.has("b", "h") and not handled.has("a", "h") and not handled.has("b", "other")
 
 
 def test_transient_failure_is_retried():
@@ -199,13 +193,6 @@ def test_unknown_fields_of_an_alert_are_kept():
     alert = read_alert(json.dumps(EXAMPLE | {"traceparent": "00-1"}).encode())
     sent = json.loads(alert.to_json())
     assert sent == EXAMPLE | {"traceparent": "00-1"}
-
-
-def test_alert_of_an_earlier_version_is_parsed():
-    newer = ("event_id", "rule_version", "rule_state", "reasons")
-    data = {name: value for name, value in EXAMPLE["data"].items() if name not in newer}
-    alert = read_alert(json.dumps(EXAMPLE | {"data": data}).encode())
-    assert alert.data.event_id is None and alert.data.reasons == ()
 
 
 def test_error_names_the_invalid_field():
