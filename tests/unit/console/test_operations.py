@@ -17,6 +17,7 @@ from liveprofile.settings import load
 from liveprofile.trends.counts import Series
 from liveprofile.units import HOUR_MS
 from services.operations import DriftHistory, drift
+from tests.support.event_loop import on_loop
 from tests.support.memory.api import NOW_MS, MemoryApi
 from tests.unit.console.conftest import FACTS, SAME_ORIGIN, MemoryJob, counts_of
 from udfs.scoring.drift_store import DriftDecision, DriftState
@@ -72,7 +73,8 @@ def test_trend_marks_what_is_outside_of_the_range(browse: Browse, api: MemoryApi
     assert browse().get("/operations/trend?metric=money").status_code == 422
 
 
-def test_many_browsers_read_the_job_once_at_a_time() -> None:
+@on_loop
+async def test_many_browsers_read_the_job_once_at_a_time() -> None:
     reads, released = [], threading.Event()
     now_s = 0.0
 
@@ -81,22 +83,18 @@ def test_many_browsers_read_the_job_once_at_a_time() -> None:
         released.wait(10)
         return FACTS
 
-    async def run() -> None:
-        nonlocal now_s
-        reader = JobReader(load(), lambda: now_s, read, lambda settings: None)
-        first = [asyncio.create_task(reader.facts()) for _ in range(3)]
-        await asyncio.sleep(0)
-        now_s = 2 * FRESH_S  # still reading: another read would only wait for its turn
-        late = asyncio.create_task(reader.facts())
-        await asyncio.sleep(0)
-        released.set()
-        assert await asyncio.gather(*first, late) == 4 * [FACTS]
-        assert len(reads) == 1
-        await reader.facts()
-        assert len(reads) == 2
-        assert await reader.user_models() is None
-
-    asyncio.run(run())
+    reader = JobReader(load(), lambda: now_s, read, lambda settings: None)
+    first = [asyncio.create_task(reader.facts()) for _ in range(3)]
+    await asyncio.sleep(0)
+    now_s = 2 * FRESH_S  # still reading: another read would only wait for its turn
+    late = asyncio.create_task(reader.facts())
+    await asyncio.sleep(0)
+    released.set()
+    assert await asyncio.gather(*first, late) == 4 * [FACTS]
+    assert len(reads) == 1
+    await reader.facts()
+    assert len(reads) == 2
+    assert await reader.user_models() is None
 
 
 def test_latencies_are_told_by_the_bounds_of_their_counters(browse: Browse) -> None:

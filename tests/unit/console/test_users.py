@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from urllib.parse import quote
 
 import orjson
-import pytest
 from starlette.testclient import TestClient
 
 from liveprofile.units import DAY_MS, SECOND_MS
@@ -86,16 +85,6 @@ def test_store_that_does_not_answer_is_a_503_page(browse: Browse, api: MemoryApi
     assert answer.status_code == 503
     assert "The data cannot be read now" in answer.text
     assert "Traceback" not in answer.text
-
-
-@pytest.mark.slow
-def test_store_that_is_too_slow_is_a_503_page(browse: Browse, api: MemoryApi) -> None:
-    # Signing in has to end before the deadline on a busy machine too.
-    browser = browse(deadline_ms=5_000)
-    api.session.delay_s = 30.0
-    answer = browser.get(ADDRESS)
-    assert answer.status_code == 503
-    assert "took too long" in answer.text
 
 
 def test_bug_is_told_without_its_trace(browse: Browse, api: MemoryApi) -> None:

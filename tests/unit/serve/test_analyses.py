@@ -17,6 +17,7 @@ from liveprofile.settings import load
 from liveprofile.trends.counts import Series
 from liveprofile.units import DAY_MS, HOUR_MS
 from serve.store.scans import ScanBusy, ScanLimit, Scans, ScanTooLarge
+from tests.support.event_loop import on_loop
 from tests.support.memory.api import NOW_MS, MemoryApi
 from tests.support.rows.api_rows import USERS, raw_delta
 
@@ -118,18 +119,15 @@ def test_scan_ends_at_its_limit_of_rows_and_time() -> None:
         list(limit.watch([1]))
 
 
-def test_second_scan_at_once_is_refused_and_does_not_wait() -> None:
+@on_loop
+async def test_second_scan_at_once_is_refused_and_does_not_wait() -> None:
     scans = Scans(load(), lambda _: nullcontext(None))
     release = threading.Event()
-
-    async def run() -> None:
-        first = asyncio.create_task(scans.run(lambda session, limit: release.wait(60)))
-        await asyncio.sleep(0.05)
-        with pytest.raises(ScanBusy):
-            await scans.run(lambda session, limit: None)
-        release.set()
-        assert await first
-        assert await scans.run(lambda session, limit: "next") == "next"
-
-    asyncio.run(run())
+    first = asyncio.create_task(scans.run(lambda session, limit: release.wait(60)))
+    await asyncio.sleep(0.05)
+    with pytest.raises(ScanBusy):
+        await scans.run(lambda session, limit: None)
+    release.set()
+    assert await first
+    assert await scans.run(lambda session, limit: "next") == "next"
     scans.stop()

@@ -19,6 +19,7 @@ from serve.explainer import (
     ExplanationRefused,
     ExplanationTimeout,
 )
+from tests.support.event_loop import on_loop
 
 # Starts a process of its own, as the job does, tells both ids, and waits.
 SLOW = """
@@ -98,72 +99,37 @@ def test_child_ends_with_its_processes_at_the_deadline(script: str, tmp_path: Pa
     assert not any(map(is_running, map(int, ids.read_text().split())))
 
 
-def test_child_ends_if_the_caller_leaves_and_another_may_start(tmp_path: Path) -> None:
+@on_loop
+async def test_child_ends_if_the_caller_leaves_and_another_may_start(tmp_path: Path) -> None:
     ids = tmp_path / "ids"
     own = explainer(SLOW.format(ids=str(ids)))
-
-    async def run() -> None:
-        first = asyncio.create_task(own.explain("u", None))
-        started = await ids_of(ids)
-        with pytest.raises(ExplainerBusy, match="explanations_at_once"):
-            await own.explain("u", None)
-        first.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await first
-        assert not any(map(is_running, started))
-        ids.unlink()
-        second = asyncio.create_task(own.explain("u", None))
-        await ids_of(ids)
-        second.cancel()
-        await asyncio.gather(second, return_exceptions=True)
-
-    asyncio.run(run())
+    first = asyncio.create_task(own.explain("u", None))
+    started = await ids_of(ids)
+    with pytest.raises(ExplainerBusy, match="explanations_at_once"):
+        await own.explain("u", None)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    assert not any(map(is_running, started))
+    ids.unlink()
+    second = asyncio.create_task(own.explain("u", None))
+    await ids_of(ids)
+    second.cancel()
+    await asyncio.gather(second, return_exceptions=True)
 
 
-def test_processes_end_if_the_caller_leaves_while_they_start(tmp_path: Path) -> None:
+@on_loop
+async def test_processes_end_if_the_caller_leaves_while_they_start(tmp_path: Path) -> None:
     ids = tmp_path / "ids"
     own = explainer(SLOW.format(ids=str(ids)))
-
-    async def run() -> None:
-        others = set(psutil.Process().children())
-        task = asyncio.create_task(own.explain("u", None))
-        while others.issuperset(psutil.Process().children()):
-            await asyncio.sleep(0)  # a turn of the event loop
-        # The child is faster than the event loop, which has not yet connected its pipes.
-        while not ids.exists() or len(ids.read_text().split()) < 2:
-            time.sleep(0.01)
-        task.cancel()
-        done, _ = await asyncio.wait((task,), timeout=30)
-        assert done and task.cancelled()
-        assert not any(map(is_running, await ids_of(ids)))
-
-    asyncio.run(run())
-
-
-def test_several_children_run_at_once(tmp_path: Path) -> None:
-    own = explainer(SLOW.format(ids=str(tmp_path / "ids")), at_once=2)
-
-    async def run() -> None:
-        tasks = [asyncio.create_task(own.explain("u", None)) for _ in range(2)]
-        await ids_of(tmp_path / "ids")
-        with pytest.raises(ExplainerBusy):
-            await own.explain("u", None)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    asyncio.run(run())
-
-
-def test_event_loop_answers_while_a_child_runs(tmp_path: Path) -> None:
-    own = explainer("import time; time.sleep(1); print('{\"explanation\": {}}')")
-
-    async def run() -> int:
-        task = asyncio.create_task(own.explain("u", None))
-        turns = 0
-        while not task.done():
-            await asyncio.sleep(0.005)
-            turns += 1
-        return turns
-
-    assert asyncio.run(run()) > 20
+    others = set(psutil.Process().children())
+    task = asyncio.create_task(own.explain("u", None))
+    while others.issuperset(psutil.Process().children()):
+        await asyncio.sleep(0)  # a turn of the event loop
+    # The child is faster than the event loop, which has not yet connected its pipes.
+    while not ids.exists() or len(ids.read_text().split()) < 2:
+        time.sleep(0.01)
+    task.cancel()
+    done, _ = await asyncio.wait((task,), timeout=30)
+    assert done and task.cancelled()
+    assert not any(map(is_running, await ids_of(ids)))

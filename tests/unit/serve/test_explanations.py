@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 
 import httpx2
 import pytest
 from starlette.testclient import TestClient
 
-from liveprofile.client import Client, Conflict, calls
 from liveprofile.consent.changes import ConsentChange
 from liveprofile.errors import ServiceError
 from liveprofile.privacy.places import TABLES, UserKeys, is_theirs
-from liveprofile.pseudonym import user_pseudonym
 from liveprofile.settings import ServeSettings
 from serve.app import create_app
 from serve.explainer import ExplainerBusy, ExplanationRefused, ExplanationTimeout
 from serve.keys import Role
 from services.privacy import change_consents, request_erasure
+from tests.support.event_loop import on_loop
 from tests.support.memory.api import NOW_MS, MemoryApi
 from tests.support.memory.explainer import MemoryExplainer, explanation
 from tests.support.rows.api_rows import raw_delta
@@ -150,67 +148,34 @@ def test_explanation_may_take_longer_than_other_requests(
     assert client.post(PATH).status_code == 200
 
 
-def test_client_that_leaves_ends_the_computation(
+@on_loop
+async def test_client_that_leaves_ends_the_computation(
     api: MemoryApi, explainer: MemoryExplainer
 ) -> None:
     explainer.delay_s = 600.0
     key = api.add_key(Role.ANALYST).text
     app = create_app(ServeSettings(), api.store(), clock_ms=lambda: NOW_MS, explainer=explainer)
     sent: list[dict] = []
+    left = asyncio.Event()
+    body = [{"type": "http.request", "body": b"", "more_body": False}]
 
-    async def run() -> None:
-        left = asyncio.Event()
-        body = [{"type": "http.request", "body": b"", "more_body": False}]
+    async def receive() -> dict:
+        if body:
+            return body.pop()
+        await left.wait()
+        return {"type": "http.disconnect"}
 
-        async def receive() -> dict:
-            if body:
-                return body.pop()
-            await left.wait()
-            return {"type": "http.disconnect"}
+    async def send(message: dict) -> None:
+        sent.append(message)
 
-        async def send(message: dict) -> None:
-            sent.append(message)
-
-        headers = [(b"authorization", f"Bearer {key}".encode()), (b"host", b"127.0.0.1")]
-        scope = {"type": "http", "method": "POST", "path": PATH, "raw_path": PATH.encode()}
-        scope |= {"query_string": b"", "headers": headers, "client": ("127.0.0.1", 1)}
-        scope |= {"server": ("127.0.0.1", 80), "scheme": "http", "http_version": "1.1"}
-        request = asyncio.create_task(app(scope, receive, send))
-        while not explainer.asked:
-            await asyncio.sleep(0.01)
-        left.set()
-        await asyncio.wait_for(request, 30)
-
-    asyncio.run(run())
+    headers = [(b"authorization", f"Bearer {key}".encode()), (b"host", b"127.0.0.1")]
+    scope = {"type": "http", "method": "POST", "path": PATH, "raw_path": PATH.encode()}
+    scope |= {"query_string": b"", "headers": headers, "client": ("127.0.0.1", 1)}
+    scope |= {"server": ("127.0.0.1", 80), "scheme": "http", "http_version": "1.1"}
+    request = asyncio.create_task(app(scope, receive, send))
+    while not explainer.asked:
+        await asyncio.sleep(0.01)
+    left.set()
+    await asyncio.wait_for(request, 30)
     assert explainer.cancelled == 1
     assert [entry.outcome for entry in api.audit] == ["failed"]
-
-
-def test_log_names_no_user(connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, logger="serve"):
-        connect(Role.ANALYST).post("/v1/users/secret-user/explanations")
-    [line] = [record.getMessage() for record in caplog.records if record.name == "serve.guard"]
-    assert "POST /v1/users/{user_id}/explanations 404" in line
-    assert user_pseudonym("secret-user") in line
-    assert not any("secret-user" in r.getMessage() for r in caplog.records if "httpx" not in r.name)
-
-
-def test_client_sends_the_call_once(connect: Connect, explainer: MemoryExplainer) -> None:
-    server = connect(Role.ANALYST)
-
-    def handle(request: httpx2.Request) -> httpx2.Response:
-        path, body = request.url.raw_path.decode(), request.content
-        answer = server.post(path, content=body, headers={"content-type": "application/json"})
-        return httpx2.Response(answer.status_code, content=answer.content)
-
-    with Client("http://127.0.0.1", transport=httpx2.MockTransport(handle)) as client:
-        found = client.send(calls.explanation("42"))
-        assert found.effects[1].moved_interests == [("coffee", 0.2, 0.5)]
-        assert found.stored.churn == 0.23
-        explainer.fail = ExplanationRefused("other-values", "settings have changed")
-        with pytest.raises(Conflict, match="settings have changed"):
-            client.send(calls.explanation("42", at_ms=found.window_end_ms))
-        explainer.fail = ExplainerBusy("busy")
-        with pytest.raises(Exception, match="busy"):
-            client.send(calls.explanation("42"))
-    assert len(explainer.asked) == 3

@@ -15,6 +15,7 @@ from liveprofile.pseudonym import user_pseudonym
 from liveprofile.settings import ServeSettings
 from serve.app import create_app
 from serve.guard import MAX_BODY_BYTES
+from tests.support.event_loop import on_loop
 from tests.support.memory.api import MemoryApi
 
 Connect = Callable[..., TestClient]
@@ -85,24 +86,21 @@ def test_large_body_is_a_413_problem(connect: Connect) -> None:
     assert answer.status_code == 413
 
 
-def test_too_many_requests_at_once_are_503(api: MemoryApi) -> None:
+@on_loop
+async def test_too_many_requests_at_once_are_503(api: MemoryApi) -> None:
     app = create_app(ServeSettings(max_in_flight=2, deadline_ms=60_000), api.store())
     api.session.delay_s = 600.0
-
-    async def run() -> None:
-        transport = httpx2.ASGITransport(app)
-        async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
-            requests = [asyncio.create_task(client.get("/health/ready")) for _ in range(3)]
-            first = asyncio.FIRST_COMPLETED
-            done, waiting = await asyncio.wait(requests, timeout=30, return_when=first)
-            assert [task.result().status_code for task in done] == [503]
-            for task in waiting:
-                task.cancel()
-            await asyncio.gather(*waiting, return_exceptions=True)
-            api.session.delay_s = 0.0
-            assert (await client.get("/health/ready")).status_code == 200
-
-    asyncio.run(run())
+    transport = httpx2.ASGITransport(app)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+        requests = [asyncio.create_task(client.get("/health/ready")) for _ in range(3)]
+        first = asyncio.FIRST_COMPLETED
+        done, waiting = await asyncio.wait(requests, timeout=30, return_when=first)
+        assert [task.result().status_code for task in done] == [503]
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        api.session.delay_s = 0.0
+        assert (await client.get("/health/ready")).status_code == 200
 
 
 def test_log_has_pseudonyms_and_no_user_ids(

@@ -7,7 +7,7 @@ import contextlib
 import socket
 import struct
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from threading import get_ident
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from cassandra.connection import ConnectionException, ConnectionShutdown, Defaul
 from cassandra.protocol import QueryMessage
 
 from serve.store.loop_connection import LoopConnection, LoopTimer, connection_on_this_loop
+from tests.support.event_loop import on_loop
 
 OPTIONS, STARTUP, QUERY = 5, 1, 7
 READY, SUPPORTED, RESULT = 2, 6, 8
@@ -83,12 +84,6 @@ def node() -> Iterator[Node]:
     node.close()
 
 
-def on_server_loop(main: Coroutine[Any, Any, Result]) -> Result:
-    """Runs on the kind of loop that uvicorn runs the server on."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(main)
-
-
 async def connected(node: Node) -> LoopConnection:
     """A connection that is ready for queries, made in a thread as the driver does."""
     kind = connection_on_this_loop()
@@ -113,92 +108,79 @@ async def ask(connection: LoopConnection) -> tuple[Any, int]:
         return await answer
 
 
-def test_answers_arrive_in_the_thread_of_the_loop(node: Node) -> None:
-    async def run() -> None:
-        connection = await connected(node)
-        for _ in range(3):
-            response, thread = await ask(connection)
-            assert not isinstance(response, Exception)
-            assert thread == get_ident()
-        connection.close()
-        assert connection.is_closed
-
-    on_server_loop(run())
+@on_loop
+async def test_answers_arrive_in_the_thread_of_the_loop(node: Node) -> None:
+    connection = await connected(node)
+    for _ in range(3):
+        response, thread = await ask(connection)
+        assert not isinstance(response, Exception)
+        assert thread == get_ident()
+    connection.close()
+    assert connection.is_closed
 
 
-def test_another_thread_may_wait_for_an_answer(node: Node) -> None:
-    async def run() -> None:
-        connection = await connected(node)
-        response = await asyncio.to_thread(connection.wait_for_response, QUESTION, LONG_S)
-        assert response is not None
-        await asyncio.to_thread(connection.close)
-
-    on_server_loop(run())
+@on_loop
+async def test_another_thread_may_wait_for_an_answer(node: Node) -> None:
+    connection = await connected(node)
+    response = await asyncio.to_thread(connection.wait_for_response, QUESTION, LONG_S)
+    assert response is not None
+    await asyncio.to_thread(connection.close)
 
 
-def test_requests_fail_when_the_node_closes_the_connection(node: Node) -> None:
-    async def run() -> None:
-        connection = await connected(node)
-        node.deaf = True
-        response, _ = await ask(connection)
-        assert isinstance(response, ConnectionException)
-        assert connection.is_closed
-
-    on_server_loop(run())
+@on_loop
+async def test_requests_fail_when_the_node_closes_the_connection(node: Node) -> None:
+    connection = await connected(node)
+    node.deaf = True
+    response, _ = await ask(connection)
+    assert isinstance(response, ConnectionException)
+    assert connection.is_closed
 
 
-def test_close_fails_the_requests_under_way(node: Node) -> None:
-    async def run() -> None:
-        connection = await connected(node)
-        failed: list[Any] = []
-        connection.send_msg(QUESTION, connection.get_request_id(), failed.append)
-        connection.close()
-        assert [type(error) for error in failed] == [ConnectionShutdown]
-
-    on_server_loop(run())
+@on_loop
+async def test_close_fails_the_requests_under_way(node: Node) -> None:
+    connection = await connected(node)
+    failed: list[Any] = []
+    connection.send_msg(QUESTION, connection.get_request_id(), failed.append)
+    connection.close()
+    assert [type(error) for error in failed] == [ConnectionShutdown]
 
 
-def test_node_that_refuses_the_connection_is_an_error() -> None:
+@on_loop
+async def test_node_that_refuses_the_connection_is_an_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
-
-    async def run() -> None:
-        kind = connection_on_this_loop()
-        with pytest.raises(OSError):
-            await asyncio.to_thread(kind.factory, DefaultEndPoint("127.0.0.1", port), LONG_S)
-
-    on_server_loop(run())
+    kind = connection_on_this_loop()
+    with pytest.raises(OSError):
+        await asyncio.to_thread(kind.factory, DefaultEndPoint("127.0.0.1", port), LONG_S)
 
 
 def test_connection_outlives_its_loop_without_an_error(node: Node) -> None:
-    connection = on_server_loop(connected(node))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        connection = runner.run(connected(node))
     connection.push(b"late")
     connection.close()
     assert connection.is_closed
 
 
 @pytest.mark.parametrize("in_loop", [True, False])
-def test_timer_fires_unless_it_is_cancelled(in_loop: bool) -> None:
+@on_loop
+async def test_timer_fires_unless_it_is_cancelled(in_loop: bool) -> None:
     fired: list[str] = []
+    kind, done = connection_on_this_loop(), asyncio.Event()
 
-    async def run() -> None:
-        kind, done = connection_on_this_loop(), asyncio.Event()
+    def start() -> list[LoopTimer]:
+        timers = [
+            kind.create_timer(0.0, lambda: fired.append("cancelled")),
+            kind.create_timer(0.01, lambda: fired.append("fired")),
+            kind.create_timer(0.02, done.set),
+        ]
+        timers[0].cancel()
+        return timers
 
-        def start() -> list[LoopTimer]:
-            timers = [
-                kind.create_timer(0.0, lambda: fired.append("cancelled")),
-                kind.create_timer(0.01, lambda: fired.append("fired")),
-                kind.create_timer(0.02, done.set),
-            ]
-            timers[0].cancel()
-            return timers
-
-        if in_loop:
-            start()
-        else:
-            await asyncio.to_thread(start)
-        async with asyncio.timeout(LONG_S):
-            await done.wait()
-
-    on_server_loop(run())
+    if in_loop:
+        start()
+    else:
+        await asyncio.to_thread(start)
+    async with asyncio.timeout(LONG_S):
+        await done.wait()
     assert fired in (["fired"], ["cancelled", "fired"] if not in_loop else ["fired"])

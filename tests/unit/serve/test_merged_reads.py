@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from liveprofile.errors import ServiceError, ServiceUnavailableError
 from serve.store.merged_reads import MergedReads
+from tests.support.event_loop import on_loop
 
 NEVER_S = 3_600.0
 
@@ -54,131 +55,111 @@ async def settled() -> None:
         await asyncio.sleep(0)
 
 
-def run(test: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(test, 30))
+@on_loop
+async def test_nothing_waits_while_few_are_under_way() -> None:
+    rows = Rows()
+    tasks = await asked(merged(rows, at_once=2), "a", "b")
+    assert rows.statements == [["a"], ["b"]]
+    rows.end(1)
+    rows.end(0)
+    assert await asyncio.gather(*tasks) == ["A", "B"]
 
 
-def test_nothing_waits_while_few_are_under_way() -> None:
-    async def test() -> None:
-        rows = Rows()
-        tasks = await asked(merged(rows, at_once=2), "a", "b")
-        assert rows.statements == [["a"], ["b"]]
-        rows.end(1)
-        rows.end(0)
-        assert await asyncio.gather(*tasks) == ["A", "B"]
+@on_loop
+async def test_keys_that_wait_become_one_statement() -> None:
+    rows = Rows()
+    tasks = await asked(merged(rows), "a", "b", "absent", "b")
+    assert rows.statements == [["a"]]
+    rows.end(0)
+    await settled()
+    assert rows.statements == [["a"], ["b", "absent"]]
+    rows.end(1)
+    assert await asyncio.gather(*tasks) == ["A", "B", None, "B"]
 
-    run(test())
 
-
-def test_keys_that_wait_become_one_statement() -> None:
-    async def test() -> None:
-        rows = Rows()
-        tasks = await asked(merged(rows), "a", "b", "absent", "b")
-        assert rows.statements == [["a"]]
-        rows.end(0)
+@on_loop
+async def test_a_statement_has_a_bounded_number_of_keys() -> None:
+    rows = Rows()
+    tasks = await asked(merged(rows, most=2), "a", "b", "c", "d")
+    for number in range(3):
+        rows.end(number)
         await settled()
-        assert rows.statements == [["a"], ["b", "absent"]]
-        rows.end(1)
-        assert await asyncio.gather(*tasks) == ["A", "B", None, "B"]
-
-    run(test())
+    assert rows.statements == [["a"], ["b", "c"], ["d"]]
+    assert await asyncio.gather(*tasks) == ["A", "B", "C", "D"]
 
 
-def test_a_statement_has_a_bounded_number_of_keys() -> None:
-    async def test() -> None:
-        rows = Rows()
-        tasks = await asked(merged(rows, most=2), "a", "b", "c", "d")
-        for number in range(3):
-            rows.end(number)
-            await settled()
-        assert rows.statements == [["a"], ["b", "c"], ["d"]]
-        assert await asyncio.gather(*tasks) == ["A", "B", "C", "D"]
-
-    run(test())
-
-
-def test_a_statement_that_hangs_holds_up_no_others() -> None:
-    async def test() -> None:
-        rows = Rows()
-        reads = merged(rows, wait_s=0.01)
-        hanging, other = await asked(reads, "a", "b")
-        while len(rows.statements) < 2:
-            await asyncio.sleep(0.001)
-        rows.end(1)
-        assert await other == "B"
-        assert not hanging.done()
-        rows.end(0)
-        assert await hanging == "A"
-
-    run(test())
+@on_loop
+async def test_a_statement_that_hangs_holds_up_no_others() -> None:
+    rows = Rows()
+    reads = merged(rows, wait_s=0.01)
+    hanging, other = await asked(reads, "a", "b")
+    while len(rows.statements) < 2:
+        await asyncio.sleep(0.001)
+    rows.end(1)
+    assert await other == "B"
+    assert not hanging.done()
+    rows.end(0)
+    assert await hanging == "A"
 
 
-def test_a_row_is_read_after_it_was_asked_for() -> None:
-    async def test() -> None:
-        rows = Rows()
-        reads = merged(rows)
-        first, second = await asked(reads, "a", "b")
-        rows.end(0)
-        await settled()
-        [third] = await asked(reads, "b")  # the statement for the second has begun
-        rows.end(1)
-        await settled()
-        assert rows.statements == [["a"], ["b"], ["b"]]
-        rows.end(2)
-        assert await asyncio.gather(first, second, third) == ["A", "B", "B"]
-
-    run(test())
+@on_loop
+async def test_a_row_is_read_after_it_was_asked_for() -> None:
+    rows = Rows()
+    reads = merged(rows)
+    first, second = await asked(reads, "a", "b")
+    rows.end(0)
+    await settled()
+    [third] = await asked(reads, "b")  # the statement for the second has begun
+    rows.end(1)
+    await settled()
+    assert rows.statements == [["a"], ["b"], ["b"]]
+    rows.end(2)
+    assert await asyncio.gather(first, second, third) == ["A", "B", "B"]
 
 
-def test_caller_that_leaves_ends_no_wait_of_others() -> None:
-    async def test() -> None:
-        rows = Rows()
-        first, leaving, staying = await asked(merged(rows), "a", "b", "b")
-        leaving.cancel()
-        first.cancel()
-        await settled()
-        assert rows.statements == [["a"], ["b"]]
-        rows.end(1)
-        assert await staying == "B"
-        with pytest.raises(asyncio.CancelledError):
-            await leaving
-
-    run(test())
+@on_loop
+async def test_caller_that_leaves_ends_no_wait_of_others() -> None:
+    rows = Rows()
+    first, leaving, staying = await asked(merged(rows), "a", "b", "b")
+    leaving.cancel()
+    first.cancel()
+    await settled()
+    assert rows.statements == [["a"], ["b"]]
+    rows.end(1)
+    assert await staying == "B"
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
 
 
-def test_keys_of_a_statement_that_fails_are_read_alone() -> None:
-    async def test() -> None:
-        rows = Rows()
-        first, second, third = await asked(merged(rows), "a", "b", "c")
-        rows.end(0, ServiceError("no replica of a"))
-        await settled()
-        rows.end(1, ServiceUnavailableError("no replica of b"))
-        await settled()
-        assert rows.statements == [["a"], ["b", "c"], ["b"], ["c"]]
-        rows.end(2, ServiceUnavailableError("no replica of b"))
-        rows.end(3)
-        assert await third == "C"
-        for failed, name in ((first, "a"), (second, "b")):
-            with pytest.raises(ServiceError, match=f"no replica of {name}"):
-                await failed
-
-    run(test())
+@on_loop
+async def test_keys_of_a_statement_that_fails_are_read_alone() -> None:
+    rows = Rows()
+    first, second, third = await asked(merged(rows), "a", "b", "c")
+    rows.end(0, ServiceError("no replica of a"))
+    await settled()
+    rows.end(1, ServiceUnavailableError("no replica of b"))
+    await settled()
+    assert rows.statements == [["a"], ["b", "c"], ["b"], ["c"]]
+    rows.end(2, ServiceUnavailableError("no replica of b"))
+    rows.end(3)
+    assert await third == "C"
+    for failed, name in ((first, "a"), (second, "b")):
+        with pytest.raises(ServiceError, match=f"no replica of {name}"):
+            await failed
 
 
-def test_timeout_of_a_statement_is_that_of_its_keys() -> None:
-    async def test() -> None:
-        rows = Rows()
-        reads = merged(rows, early_error_s=-1.0)
-        first, second, third = await asked(reads, "a", "b", "c")
-        rows.end(0)
-        await settled()
-        rows.end(1, ServiceUnavailableError("timed out"))
-        for failed in (second, third):
-            with pytest.raises(ServiceUnavailableError):
-                await failed
-        assert rows.statements == [["a"], ["b", "c"]] and await first == "A"
-        [again] = await asked(reads, "b")
-        rows.end(2)
-        assert await again == "B"
-
-    run(test())
+@on_loop
+async def test_timeout_of_a_statement_is_that_of_its_keys() -> None:
+    rows = Rows()
+    reads = merged(rows, early_error_s=-1.0)
+    first, second, third = await asked(reads, "a", "b", "c")
+    rows.end(0)
+    await settled()
+    rows.end(1, ServiceUnavailableError("timed out"))
+    for failed in (second, third):
+        with pytest.raises(ServiceUnavailableError):
+            await failed
+    assert rows.statements == [["a"], ["b", "c"]] and await first == "A"
+    [again] = await asked(reads, "b")
+    rows.end(2)
+    assert await again == "B"
