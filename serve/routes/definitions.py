@@ -117,7 +117,7 @@ segments = APIRouter(prefix="/v1", tags=["segments"], responses=problems())
 
 
 @segments.get(
-    "/segments/{segment}/members", response_model=Page[analyses.SegmentMember], responses=problems()
+    "/segments/{segment}/members", response_model=Page[analyses.SegmentMember]
 )
 async def get_members(
     segment: SegmentId, store: DataStore, paging: Paging, caller: Reader
