@@ -116,9 +116,7 @@ async def preview_segments(
 segments = APIRouter(prefix="/v1", tags=["segments"], responses=problems())
 
 
-@segments.get(
-    "/segments/{segment}/members", response_model=Page[analyses.SegmentMember]
-)
+@segments.get("/segments/{segment}/members", response_model=Page[analyses.SegmentMember])
 async def get_members(
     segment: SegmentId, store: DataStore, paging: Paging, caller: Reader
 ) -> Response:
