@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 from console.app import create_console
 from liveprofile.settings import ServeSettings
 from liveprofile.units import DAY_MS, HOUR_MS, SECOND_MS
-from serve.explainer import ExplainerBusy, ExplanationRefused
+from serve.explainer import ExplainerBusyError, ExplanationRefusedError
 from serve.keys import Role
 from tests.support.memory.api import NOW_MS, MemoryApi
 from tests.support.memory.explainer import MemoryExplainer
@@ -144,10 +144,14 @@ def test_form_shows_the_events_that_moved_the_values(
 @pytest.mark.parametrize(
     ("error", "status", "text"),
     [
-        (ExplanationRefused("other-model", "scored by model m1"), 409, "Scored by model m1."),
-        (ExplanationRefused("no-consent", "the user does not allow"), 409, "The user does not"),
-        (ExplanationRefused("erased-user", "x"), 404, "No profile of this user."),
-        (ExplainerBusy("1 explanations are under way"), 503, "1 explanations are under way"),
+        (ExplanationRefusedError("other-model", "scored by model m1"), 409, "Scored by model m1."),
+        (
+            ExplanationRefusedError("no-consent", "the user does not allow"),
+            409,
+            "The user does not",
+        ),
+        (ExplanationRefusedError("erased-user", "x"), 404, "No profile of this user."),
+        (ExplainerBusyError("1 explanations are under way"), 503, "1 explanations are under way"),
     ],
 )
 def test_refusal_says_why(

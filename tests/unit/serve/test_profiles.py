@@ -19,7 +19,8 @@ from liveprofile.rows.users import segment_bucket
 from liveprofile.settings import load
 from liveprofile.trends.counts import Series
 from liveprofile.units import DAY_MS, HOUR_MS
-from serve.store.scans import ScanBusy, ScanLimit, Scans, ScanTooLarge
+from serve.problems import UnavailableError
+from serve.store.scans import ScanLimit, Scans, ScanTooLargeError
 from tests.support.event_loop import on_loop
 from tests.support.memory.api import MINUTE_MS, NOW_MS, MemoryApi
 from tests.support.rows.api_rows import USERS, WINDOW_MS, raw_delta, raw_profile
@@ -308,13 +309,13 @@ def test_scan_ends_at_its_limit_of_rows_and_time() -> None:
     limit = ScanLimit(3, 10.0, lambda: now_s[0])
     assert list(limit.watch([1, 2])) == [1, 2]
     now_s[0] = 11.0
-    with pytest.raises(ScanTooLarge, match="not done within 10 s"):
+    with pytest.raises(ScanTooLargeError, match="not done within 10 s"):
         list(limit.watch([3]))
-    with pytest.raises(ScanTooLarge, match="more than 3 rows"):
+    with pytest.raises(ScanTooLargeError, match="more than 3 rows"):
         limit.take(9)
     limit = ScanLimit(3, 10.0, lambda: 0.0)
     limit.stopped = True
-    with pytest.raises(ScanTooLarge):
+    with pytest.raises(ScanTooLargeError):
         list(limit.watch([1]))
 
 
@@ -324,7 +325,7 @@ async def test_second_scan_at_once_is_refused_and_does_not_wait() -> None:
     release = threading.Event()
     first = asyncio.create_task(scans.run(lambda session, limit: release.wait(60)))
     await asyncio.sleep(0.05)
-    with pytest.raises(ScanBusy):
+    with pytest.raises(UnavailableError):
         await scans.run(lambda session, limit: None)
     release.set()
     assert await first
