@@ -47,6 +47,7 @@ Outgoing = tuple[bytes | None, bytes | None, dict[str, str]]  # key, value and h
 def backwards(
     users: Annotated[list[str] | None, typer.Argument()] = None,
     delete: bool = False,
+    days: Annotated[int, typer.Option(min=0)] = 30,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -54,7 +55,7 @@ def backwards(
 
     A change that is older than the windows that it concerns finds them stored. --delete rejects
     their events with NO_CONSENT, so that the audit accounts for them, and deletes the rows. Rows
-    older than `consent.backwards_days` stay until they expire. Exit code 1: rows were found, and
+    older than --days stay until they expire. Exit code 1: rows were found, and
     are not deleted.
 
     Example: `liveprofile privacy consent backwards` or
@@ -63,6 +64,7 @@ def backwards(
     Options:
     users USER...: User ids. Default: all with a change.
     delete: Delete what is found.
+    days: Age up to which rows are looked at.
     """
     from liveprofile.feeds.users import read_consents, read_merges
     from liveprofile.privacy.withdrawals import DELTAS, delete_rows, find_rows, read_digests
@@ -71,7 +73,7 @@ def backwards(
     settings = read_settings(config)
     book = read_consents(settings)
     ids = list(dict.fromkeys(users)) if users else sorted(book.users())
-    since_ms = round(time.time() * 1_000) - settings.consent.backwards_days * DAY_MS
+    since_ms = round(time.time() * 1_000) - days * DAY_MS
     found: dict[str, list[StoredRow]] = {}
     used: set[Used] = set()
     starts_ms: list[int] = []
@@ -104,7 +106,7 @@ def backwards(
             # Rejected first: after a kill in between, the rows still tell which events they used.
             _reject(settings, used, starts_ms, read_merges(settings))
             for rows in found.values():
-                delete_rows(session, rows, settings.cassandra.in_flight)
+                delete_rows(session, rows)
     for user, rows in found.items():
         counts = dict(Counter(row.table for row in rows))
         if json:

@@ -163,9 +163,9 @@ def _send(settings: Settings, ids: list[str]) -> dict[str, int]:
     from liveprofile.identity.forgotten import former_ids, of_persons
     from liveprofile.kafka.offsets import partition_ranges
     from liveprofile.kafka.records import send_all
-    from liveprofile.privacy.erasure_records import to_record
-    from liveprofile.privacy.merged_ids import forget_merges
+    from liveprofile.privacy.erasures import to_record
     from liveprofile.wire.user_records import CONTENT_TYPE, key_of
+    from services.privacy import forget_merges
 
     partition_ranges(settings, settings.topics.erasures)  # a missing topic erases nothing
     before_ms, book = round(time.time() * 1_000), read_merges(settings)
@@ -188,7 +188,7 @@ def _pending(settings: Settings, session: Session) -> dict[str, int]:
     """The users whose rows are not deleted yet. Raises ServiceError."""
     from liveprofile.feeds.users import read_erasures, read_merges
     from liveprofile.privacy.erasure_log import is_done, scan_deletions
-    from liveprofile.privacy.merged_ids import erase_other_ids, forget_merges
+    from services.privacy import erase_other_ids, forget_merges
 
     erased, deletions = read_erasures(settings).users(), scan_deletions(session)
     book = read_merges(settings)
@@ -209,18 +209,16 @@ def _delete(
 ) -> Iterator[dict[str, Any]]:
     """Deletes the rows of users; yields a report of each. Raises ServiceError."""
     from liveprofile.consent.store import ttl_s
-    from liveprofile.privacy.erase import Cut
-    from liveprofile.privacy.erase_users import erase_users
-    from liveprofile.privacy.erasure_log import Deletion, write_deletion
-    from liveprofile.privacy.erasure_proof import proof_line
+    from liveprofile.privacy.erase import Cut, erase_users
+    from liveprofile.privacy.erasure_log import Deletion, proof_line, write_deletion
 
     keep_s = ttl_s(settings.topics.decisions_retention_ms)
-    secret, in_flight = settings.rules_signing_key, settings.cassandra.in_flight
+    secret = settings.rules_signing_key
     cuts = {user: Cut.of(user, before_ms, settings.window) for user, before_ms in todo.items()}
     remaining, number = iter(cuts.items()), 0
     with progress() as show:
         while part := dict(itertools.islice(remaining, PART_USERS)):
-            for user, done in erase_users(session, part, in_flight):
+            for user, done in erase_users(session, part):
                 now_ms, number = round(time.time() * 1_000), number + 1
                 write_deletion(session, user, Deletion(todo[user], now_ms, done.pending), keep_s)
                 if out is not None and secret is not None:
@@ -235,7 +233,7 @@ def _delete(
 def _erase_rows(settings: Settings, folder: Path, json: bool) -> None:
     """Rewrites training rows without the erased users."""
     from liveprofile.feeds.users import read_erasures
-    from liveprofile.privacy.training_files import erase_rows
+    from liveprofile.privacy.trained_users import erase_rows
 
     if not folder.is_dir():
         raise InputError(f"{folder}: no folder")
@@ -255,8 +253,12 @@ def _erase_rows(settings: Settings, folder: Path, json: bool) -> None:
 def _show_status(settings: Settings, ids: list[str], json: bool) -> None:
     """Prints when each place is clear; without ids, whether the tables are, of every erasure."""
     from liveprofile.feeds.users import read_erasures
-    from liveprofile.privacy.erasure_log import is_done, read_deletions, scan_deletions
-    from liveprofile.privacy.erasure_status import place_statuses
+    from liveprofile.privacy.erasure_log import (
+        is_done,
+        place_statuses,
+        read_deletions,
+        scan_deletions,
+    )
     from liveprofile.storage.connection import open_session
 
     erased, now_ms = read_erasures(settings).users(), round(time.time() * 1_000)
@@ -365,8 +367,7 @@ def export(
         table_rows,
         user_records,
     )
-    from liveprofile.privacy.places import TABLES, TOPICS
-    from liveprofile.privacy.user_keys import read_user_keys
+    from liveprofile.privacy.places import TABLES, TOPICS, read_user_keys
     from liveprofile.storage.connection import open_session
 
     settings = read_settings(config)
@@ -383,13 +384,13 @@ def export(
         result = ExportFile(file, about)
         keys = [read_user_keys(session, each) for each in ids]
         for name, table in TABLES.items():
-            limits = {"what": table.what, "limit": table.limit}
-            rows = (row for each in keys for row in table_rows(session, name, table, each, now))
+            limits = {"what": table.holds, "limit": table.limit}
+            rows = (row for each in keys for row in table_rows(session, table, each, now))
             result.add(name, limits, (row._asdict() for row in rows), "rows")
-        for setting, topic in TOPICS.items() if topics else ():
+        for setting, (what, limit) in TOPICS.items() if topics else ():
             name = getattr(settings.topics, setting)
             records = user_records(read_topic(settings, name), ids)
-            result.add(name, topic._asdict(), records, "records")
+            result.add(name, {"what": what, "limit": limit}, records, "records")
         result.end()
         if not any(result.counts.values()):
             typer.echo(f"liveprofile: nothing is stored about user {user!r}", err=True)
@@ -411,7 +412,7 @@ def data_inventory(config: ConfigOption = None, json: JsonOption = False) -> Non
 
     Example: `liveprofile privacy data-inventory` or `liveprofile privacy data-inventory --json`
     """
-    from liveprofile.privacy.retention import retention, unlimited
+    from liveprofile.privacy.places import retention, unlimited
     from liveprofile.units import DAY_MS
 
     settings = read_settings(config)

@@ -200,7 +200,7 @@ def revoke(
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """End a key; servers stop accepting it within serve.key_cache_ms. Exit code 1: unknown id.
+    """End a key; servers stop accepting it within 5 s. Exit code 1: unknown id.
 
     Example: `liveprofile serve key revoke 3f9a0c21b7d4`
 
@@ -255,5 +255,4 @@ def open_explainer(settings: Settings, config: Path | None) -> ChildExplainer | 
         {**module_environment(), "OMP_NUM_THREADS": "1"},
         {"config": None if config is None else str(config.resolve())},
         serve.explanations_at_once,
-        serve.explanation_timeout_s,
     )

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
-from console.access import Sessions, is_fetch
+from console.access import SESSION_S, Sessions, is_fetch
 from console.job import FlinkJobReader, JobReader
 from console.rendering import STATIC, error_page
 from console.routes import alerts, campaigns, definitions, operations, sign_in, users
@@ -27,12 +27,13 @@ from liveprofile.resources import product_path
 from liveprofile.settings import ServeSettings, Settings
 from liveprofile.storage.cql import now_ms
 from serve.app import SCAN_MARGIN_S
-from serve.explainer import Explainer
+from serve.explainer import EXPLANATION_S, Explainer
 from serve.guard import ApiMetrics, RequestGuard
 from serve.problems import to_api_error
 from serve.routes.explanations import MARGIN_S
 from serve.security import Gatekeeper, ReadKey
 from serve.server import SWITCH_INTERVAL_S, listen, server_of, url_of
+from serve.store.scans import SCAN_S
 from serve.store.store import Store
 from services.definitions import ATTRIBUTES_FILE
 
@@ -79,12 +80,12 @@ def create_console(
     app.state.attributes = attributes
     app.state.models = models
     app.state.clock_ms = clock_ms
-    app.state.scan_deadline_s = settings.scan_timeout_s + SCAN_MARGIN_S
+    app.state.scan_deadline_s = SCAN_S + SCAN_MARGIN_S
     app.state.explainer = explainer
-    app.state.explanation_deadline_s = settings.explanation_timeout_s + MARGIN_S
+    app.state.explanation_deadline_s = EXPLANATION_S + MARGIN_S
     app.state.gatekeeper = Gatekeeper(settings, keys or store.key, clock_ms, clock_s)
     app.state.queue = AlertQueue(store, clock_s)
-    app.state.sessions = Sessions(settings.session_s, clock_s)
+    app.state.sessions = Sessions(SESSION_S, clock_s)
     for router in ROUTERS:
         app.include_router(router)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")

@@ -24,7 +24,7 @@ from liveprofile.settings import ServeSettings
 from liveprofile.storage.cql import now_ms
 from serve import answers
 from serve.direct import DirectRoutes
-from serve.explainer import Explainer
+from serve.explainer import EXPLANATION_S, Explainer
 from serve.guard import ApiMetrics, RequestGuard
 from serve.problems import install
 from serve.routes import (
@@ -39,6 +39,7 @@ from serve.routes import (
 from serve.routes.common import DataStore, Reader, known_parameters, problems
 from serve.routes.explanations import MARGIN_S
 from serve.security import Gatekeeper, ReadKey
+from serve.store.scans import SCAN_S
 from serve.store.store import Store
 from services.definitions import ATTRIBUTES_FILE
 
@@ -131,9 +132,9 @@ def create_app(
     app.state.attributes = attributes
     app.state.metrics = metrics
     app.state.clock_ms = clock_ms
-    app.state.scan_deadline_s = settings.scan_timeout_s + SCAN_MARGIN_S
+    app.state.scan_deadline_s = SCAN_S + SCAN_MARGIN_S
     app.state.explainer = explainer
-    app.state.explanation_deadline_s = settings.explanation_timeout_s + MARGIN_S
+    app.state.explanation_deadline_s = EXPLANATION_S + MARGIN_S
     app.state.gatekeeper = Gatekeeper(settings, keys or store.key, clock_ms, clock_s)
     install(app)
     app.router.routes.extend(_routes())

@@ -20,6 +20,7 @@ from liveprofile.pseudonym import user_pseudonym
 
 log = logging.getLogger(__name__)
 
+EXPLANATION_S = 300.0  # that one explanation may take
 # After SIGTERM a child ends its own processes and removes its files.
 END_S = 5.0
 # The longest answer: 500 events.
@@ -39,7 +40,7 @@ class ExplainerBusy(LiveprofileError):
 
 
 class ExplanationTimeout(LiveprofileError):
-    """The explanation took longer than the settings allow."""
+    """The explanation took too long."""
 
 
 class Explainer(Protocol):
@@ -65,7 +66,7 @@ class ChildExplainer:
         environment: Mapping[str, str],
         request: Mapping[str, Any],
         at_once: int,
-        timeout_s: float,
+        timeout_s: float = EXPLANATION_S,
     ):
         self._command, self._environment, self._request = command, environment, request
         self._at_once, self._timeout_s = at_once, timeout_s
@@ -104,9 +105,7 @@ class ChildExplainer:
                 async with asyncio.timeout(self._timeout_s):
                     return await _exchange(child, {**self._request, **about})
             except TimeoutError:
-                raise ExplanationTimeout(
-                    f"not done within {self._timeout_s:g} s (serve.explanation_timeout_ms)"
-                ) from None
+                raise ExplanationTimeout(f"not done within {self._timeout_s:g} s") from None
             finally:
                 await asyncio.shield(_end(starting))
         finally:

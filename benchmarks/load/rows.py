@@ -1,7 +1,7 @@
 """Makes the rows that the job's SQL passes to the profile operator, in Python.
 
 They have the columns of the view `profile_input` (jobs/sql/profile_views.py) and serve to time the
-operator without Flink. Other tests check what the job computes.
+operator and the model without Flink. Other tests check what the job computes.
 """
 
 from __future__ import annotations
@@ -9,20 +9,25 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from benchmarks.load.events import EventMessage
+from benchmarks.load.workload import EventMessage, Workload
+from liveprofile.events.modalities import Vectors
+from liveprofile.events.window import parse_windows
 from liveprofile.features import baselines
 from liveprofile.resources import ROOT
 from liveprofile.rules.rules import read_rules
 from liveprofile.segments.definitions import read_segments
-from liveprofile.settings import Settings
+from liveprofile.settings import Settings, load
 from liveprofile.units import DAY_MS, HOUR_MS
 from liveprofile.wire import memories
-from liveprofile.wire.memories import MEMORY_WINDOWS
+from liveprofile.wire.memories import MEMORY_WINDOWS, Memories, read_memories
+from liveprofile.wire.token_columns import TokenColumns, read_histories
 from liveprofile.wire.tokens import (
     EVENT,
     FIELD,
@@ -33,6 +38,7 @@ from liveprofile.wire.tokens import (
     WINDOW,
 )
 from models.profile.inference import ProfileModel
+from udfs.profile import assemble
 from udfs.profile.batch import ProfileBatch, ProfileBatchTiming, ProfileUpdater
 from udfs.profile.sink import ProfileSink
 from udfs.worker import fixed_feeds
@@ -168,3 +174,40 @@ def profile_updater(
     rules, segments = read_rules(ROOT / settings.rules), read_segments(ROOT / settings.segments)
     feeds = fixed_feeds(settings, rules, segments)
     return ProfileUpdater(settings, model, sink, feeds, on_batch)
+
+
+MODEL_ROWS = 2_048
+
+# The arguments of ProfileModel.score.
+ModelInputs = tuple[TokenColumns, TokenColumns, np.ndarray, np.ndarray, Sequence[Vectors], Memories]
+
+
+def generated_rows(workload: Workload) -> ProfileBatch:
+    """The last MODEL_ROWS rows of a workload."""
+    batch_columns = zip(*batches(workload.messages(), load(), MODEL_ROWS), strict=True)
+    return batch_of([list(chain.from_iterable(column))[-MODEL_ROWS:] for column in batch_columns])
+
+
+def batch_of(columns: list[list[Any]]) -> ProfileBatch:
+    user_id, start_ms, end_ms, events, history, added, sums, memory = columns
+    start_ms, end_ms, added, sums = map(np.array, (start_ms, end_ms, added, sums))
+    return ProfileBatch(user_id, start_ms, end_ms, events, history, added, sums, memory)
+
+
+def model_inputs(batch: ProfileBatch, decay_days: float) -> ModelInputs:
+    """The inputs that the operator passes to the model; rows without a valid event are left out."""
+    windows, kept, _ = parse_windows(batch.events)
+    start_ms, end_ms = batch.window_start_ms[kept], batch.window_end_ms[kept]
+    baselines = assemble.read_baselines(
+        batch.added[kept], batch.sums[kept], start_ms, end_ms, decay_days
+    )
+    histories = read_histories([batch.history[row] for row in kept])
+    users = [batch.user_id[row] for row in kept]
+    rows = assemble.ProfileInputs(users, start_ms, end_ms, windows, histories, *baselines)
+    memories = read_memories([batch.memory[row] for row in kept])
+    return histories.tokens, windows.tokens, *assemble.numeric_inputs(rows), (), memories
+
+
+def as_table(batch: ProfileBatch) -> pa.Table:
+    """Training rows with the columns of a backfill."""
+    return pa.table({**batch._asdict(), "added": list(batch.added), "sums": list(batch.sums)})

@@ -48,11 +48,11 @@ class SchemaRegistry:
         self._clock = clock
         self._readers: dict[int, BodyReader | _Unknown] = {}
         self._url = settings.registry_url.rstrip("/")
-        user, password = settings.registry_username, settings.registry_password
+        user, password = settings.username, settings.password
         self._client = httpx2.Client(
             timeout=TIMEOUT_S,
             auth=(user, password.get_secret_value()) if user else None,
-            verify=_trusted(settings.registry_ca_file),
+            verify=_trusted(settings.ca_file),
             # No proxy and no credentials but those of the settings.
             trust_env=False,
             headers={"accept": "application/vnd.schemaregistry.v1+json, application/json"},
@@ -142,4 +142,4 @@ def _trusted(ca_file: str) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=ca_file or None)
     except OSError as error:
-        raise ConfigError(f"decoder.registry_ca_file {ca_file}: {error}") from None
+        raise ConfigError(f"decoder.ca_file {ca_file}: {error}") from None

@@ -308,7 +308,6 @@ def run(seed: int, scale: float) -> dict[str, Any]:
     sections = {
         "window": WINDOW,
         "scoring": {"replay": True},
-        "consent": {"backwards_days": 3_650},
     }
     with (
         tempfile.TemporaryDirectory() as name,

@@ -18,8 +18,8 @@ from cli.doctor.collect import (
     TopicFacts,
 )
 from liveprofile.kafka.topics import partition_count, topic_configs
+from liveprofile.rows import TABLES
 from liveprofile.settings import load
-from liveprofile.storage.schema import table_columns
 
 SETTINGS = load()
 EVENTS, LATE, RULES = "behavior-events", "behavior-events-late", "risk-rules"
@@ -28,7 +28,7 @@ TOPICS = {
     name: TopicFacts(partition_count(SETTINGS.topics, name), 1, config, ALL_OPERATIONS)
     for name, config in topic_configs(SETTINGS.topics).items()
 }
-COLUMNS = {table: dict.fromkeys(columns, "text") for table, columns in table_columns().items()}
+COLUMNS = {name: dict.fromkeys(table.columns, "text") for name, table in TABLES.items()}
 COLUMNS["user_profile"]["embedding"] = "vector<float, 64>"
 BATCHES = {
     "batch_size_warn_threshold": "64KiB",

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from benchmarks.load.rows import ModelInputs, generated_rows, model_inputs
 from benchmarks.load.workload import Workload
-from benchmarks.models.model_inputs import ModelInputs, generated_rows, model_inputs
 from benchmarks.support import runs
 from models.profile.inference import ProfileModel
 from udfs.profile.batch import ProfileBatch

@@ -37,7 +37,7 @@ def audit(sizes: list[int]) -> list[dict[str, Any]]:
     """Measures seconds and MB for each number of records. Raises ServiceError."""
     results = []
     for records in sizes:
-        command = [sys.executable, "-m", "benchmarks.audit", str(records)]
+        command = [sys.executable, "-m", "lab.benchmarks.audit", str(records)]
         done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
         if done.returncode:
             raise ServiceError(f"the audit failed with exit code {done.returncode}")

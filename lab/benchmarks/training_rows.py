@@ -14,17 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.load.rows import batches
+from benchmarks.load.rows import as_table, batches
 from benchmarks.load.workload import Workload
 from benchmarks.support import runs
 from liveprofile.errors import ServiceError
 from liveprofile.resources import ROOT
 from liveprofile.settings import Settings, load
 from liveprofile.units import DAY_MS
-from udfs.profile.batch import ProfileBatch
 
 DAYS, EVENTS_PER_WINDOW = 30, 5
 BATCH_ROWS = 2_000
@@ -61,12 +59,8 @@ def write(workload: Workload, settings: Settings, folder: Path) -> None:
         pq.write_table(as_table(batch), folder / f"part-{number:05}.parquet")
 
 
-def as_table(batch: ProfileBatch) -> pa.Table:
-    return pa.table({**batch._asdict(), "added": list(batch.added), "sums": list(batch.sums)})
-
-
 def _measure_read(folder: Path) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.models.training_rows", str(folder)]
+    command = [sys.executable, "-m", "lab.benchmarks.training_rows", str(folder)]
     child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     process, anonymous_mb, resident_mb = psutil.Process(child.pid), 0.0, 0.0
     while child.poll() is None:
