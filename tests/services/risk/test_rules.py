@@ -25,7 +25,7 @@ TAKES_EFFECT_TIMEOUT_S = 5.0
 @pytest.fixture(scope="module")
 def job(new_job: Callable[..., JobUnderTest]) -> JobUnderTest:
     """Has its topics only; it is not submitted."""
-    return new_job("rules")
+    return new_job("rules", tables=False)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_worker_with_signing_key_uses_signed_records_only(
     new_job: Callable[..., JobUnderTest], shipped: RuleSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LIVEPROFILE_RULES_SIGNING_KEY", "k" * 32)
-    job = new_job("signed_rules")
+    job = new_job("signed_rules", tables=False)
     topic, file = job.settings.topics.rules, product_path(job.settings.rules)
     feed = follow_definitions(job.settings, rules_spec(job.settings), shipped)
     rule = json.dumps(shipped.rules[0].model_dump(mode="json")).encode()
