@@ -13,7 +13,7 @@ import tempfile
 import time
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from liveprofile.errors import LiveprofileError, ServiceError
 from liveprofile.pseudonym import user_pseudonym
@@ -43,16 +43,7 @@ class ExplanationTimeout(LiveprofileError):
     """The explanation took too long."""
 
 
-class Explainer(Protocol):
-    async def explain(self, user_id: str, until_ms: int | None) -> dict[str, Any]:
-        """The user's last window that ended by then as client.explanation_models.Explanation.
-
-        until_ms: None: the newest. Raises ExplanationRefused, ExplainerBusy, ExplanationTimeout,
-        ServiceError. If it is cancelled, so is the computation.
-        """
-
-
-class ChildExplainer:
+class Explainer:
     """Runs a command for each explanation, at most `at_once` at a time.
 
     The command gets one line of JSON on stdin: `request` with user_id and until_ms. It answers with
@@ -73,6 +64,11 @@ class ChildExplainer:
         self._running = 0
 
     async def explain(self, user_id: str, until_ms: int | None) -> dict[str, Any]:
+        """The user's last window that ended by then as client.analysis_models.Explanation.
+
+        until_ms: None: the newest. Raises ExplanationRefused, ExplainerBusy, ExplanationTimeout,
+        ServiceError. If it is cancelled, so is the computation.
+        """
         if self._running >= self._at_once:
             raise ExplainerBusy(
                 f"{self._running} explanations are under way (serve.explanations_at_once)"

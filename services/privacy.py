@@ -9,8 +9,7 @@ from cassandra.cluster import Session
 
 from liveprofile.consent import store as consent_store
 from liveprofile.consent.changes import ConsentChange, newest
-from liveprofile.identity.book import IdentityBook
-from liveprofile.identity.forgotten import missing_erasures, without_users
+from liveprofile.identity.book import IdentityBook, missing_erasures, without_users
 from liveprofile.privacy.erasure_log import (
     REQUESTED,
     Deletion,

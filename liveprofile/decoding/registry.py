@@ -11,7 +11,7 @@ from urllib.parse import quote
 import httpx2
 
 from liveprofile.decoding.avro_body import UnusableSchema, avro_reader
-from liveprofile.decoding.undecodable import Undecodable
+from liveprofile.decoding.decode import BodyReader, Undecodable
 from liveprofile.errors import ConfigError, ServiceUnavailableError
 from liveprofile.settings import DecoderSettings
 
@@ -24,8 +24,6 @@ MAX_SCHEMAS = 1_000
 UNKNOWN_S = 30.0
 MAX_REFERENCES = 100
 TIMEOUT_S = 5.0  # of one request
-
-BodyReader = Callable[[bytes], bytes]  # raises Undecodable
 
 
 class RegistryUnavailable(ServiceUnavailableError):

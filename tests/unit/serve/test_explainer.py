@@ -14,7 +14,7 @@ import pytest
 
 from liveprofile.errors import ServiceError
 from serve.explainer import (
-    ChildExplainer,
+    Explainer,
     ExplainerBusy,
     ExplanationRefused,
     ExplanationTimeout,
@@ -30,9 +30,9 @@ time.sleep(600)
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + SLOW
 
 
-def explainer(script: str, at_once: int = 1, timeout_s: float = 60.0) -> ChildExplainer:
+def explainer(script: str, at_once: int = 1, timeout_s: float = 60.0) -> Explainer:
     command = [sys.executable, "-c", script]
-    return ChildExplainer(command, dict(os.environ), {"config": "c.toml"}, at_once, timeout_s)
+    return Explainer(command, dict(os.environ), {"config": "c.toml"}, at_once, timeout_s)
 
 
 def explain(script: str, **options: Any) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from contextlib import closing
 
 import pytest
 
+from liveprofile.decoding.decode import Undecodable
 from liveprofile.decoding.registry import UNKNOWN_S, RegistryUnavailable, SchemaRegistry
-from liveprofile.decoding.undecodable import Undecodable
 from liveprofile.errors import ConfigError
 from liveprofile.settings import DecoderSettings
 from tests.support.memory.schema_registry import PASSWORD, USER, RegistryServer

@@ -2,17 +2,81 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
+from fastapi import APIRouter, HTTPException, Request
+from starlette.responses import Response
 
+from console.access import Reader
 from console.charts import LineChart, Sample, line_chart
 from console.formats import EMPTY, number, words
-from liveprofile.units import SECOND_MS
-from udfs.profile.deployment import KEPT_DEPLOYMENTS, Deployment, ModelReference, UserModels
+from console.job import JobReader
+from console.rendering import page, part_page
+from serve.guard import extend_deadline
+from udfs.profile.deployment import KEPT_DEPLOYMENTS, Deployment, UserModels
+
+# A broker that is away takes seconds to tell.
+TOPIC_DEADLINE_S = 10.0
+
+router = APIRouter(prefix="/models")
+
+
+@router.get("")
+async def models(request: Request, caller: Reader) -> Response:
+    return await _cards(request, "Models", request.app.state.models)
+
+
+@router.get("/versions")
+async def versions(request: Request, caller: Reader) -> Response:
+    return page(request, "models/versions.html")
+
+
+@router.get("/versions/list")
+async def version_list(request: Request, caller: Reader) -> Response:
+    extend_deadline(request, TOPIC_DEADLINE_S)
+    reader: JobReader = request.app.state.job
+    version = (await asyncio.to_thread(read_model, *_user_model(request))).version
+    models = await reader.user_models()
+    return part_page(
+        request,
+        "models/version_list.html",
+        "Versions of the user model",
+        back="/models",
+        deployments=models.deployments if models else (),
+        configured=f"{version} ({CONFIGURED})" if version else CONFIGURED,
+        restores=restores,
+        kept=KEPT_DEPLOYMENTS,
+    )
+
+
+@router.get("/versions/card")
+async def version_card(
+    request: Request, caller: Reader, revision: int | None = None, canary: bool = False
+) -> Response:
+    """The card of a deployment's model, without a revision that of the settings."""
+    extend_deadline(request, TOPIC_DEADLINE_S)
+    reader: JobReader = request.app.state.job
+    name, configured = _user_model(request)
+    folder = folder_of(await reader.user_models(), revision, canary, configured)
+    if folder is None:
+        raise HTTPException(404, f"the topic has no model of revision {revision}")
+    return await _cards(request, "Model card", {name: folder})
+
+
+def _user_model(request: Request) -> tuple[str, Path]:
+    """Name and checkpoint of the user model of the settings, which comes first."""
+    return next(iter(request.app.state.models.items()))
+
+
+async def _cards(request: Request, title: str, folders: dict[str, Path]) -> Response:
+    reads = (asyncio.to_thread(read_model, name, folder) for name, folder in folders.items())
+    return page(request, "models/page.html", title=title, models=await asyncio.gather(*reads))
+
 
 MAX_LIST_ITEMS = 8
 FACT_DECIMALS = 6
@@ -20,17 +84,12 @@ FACT_DECIMALS = 6
 CURVES = ("loss", "validation_loss", "validation_category_ndcg_at_10", "category_ndcg_at_10")
 
 
-class CardSection(NamedTuple):
-    name: str
-    facts: list[tuple[str, str]]
-
-
 class ModelView(NamedTuple):
     """card: None if the checkpoint is not on this machine."""
 
     name: str
     version: str
-    card: list[CardSection] | None
+    card: list[tuple[str, list[tuple[str, str]]]] | None  # sections of facts
     curves: list[tuple[str, LineChart]]
 
 
@@ -48,11 +107,11 @@ def read_model(name: str, folder: Path) -> ModelView:
     return ModelView(name, str(card.get("version", "")), sections(card), curves(rows))
 
 
-def sections(card: Mapping[str, Any]) -> list[CardSection]:
+def sections(card: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
     """The single values first, then a section for each group of values."""
     single = [(words(k), _written(v)) for k, v in card.items() if not isinstance(v, dict)]
-    groups = [CardSection(words(k), list(_flat(v))) for k, v in card.items() if isinstance(v, dict)]
-    return [CardSection("card", single), *(group for group in groups if group.facts)]
+    groups = [(words(k), list(_flat(v))) for k, v in card.items() if isinstance(v, dict)]
+    return [("card", single), *(group for group in groups if group[1])]
 
 
 def curves(rows: Sequence[Mapping[str, str]]) -> list[tuple[str, LineChart]]:
@@ -93,46 +152,14 @@ def _written(value: Any) -> str:
 
 
 CONFIGURED = "model.checkpoint of the settings"
-CARD = "/models/versions/card"
 
 
-class ServedModel(NamedTuple):
-    version: str
-    card: str  # address of its card
-
-
-class DeploymentRow(NamedTuple):
-    """canary: None if the model was for all users."""
-
-    revision: int
-    applied_ms: int
-    applied_by: str
-    model: ServedModel
-    canary: ServedModel | None
-    canary_percent: int
-    restores: str  # what a rollback of it restores
-
-
-class ModelVersions(NamedTuple):
-    """active: for all users, or for all but those of the canary. history: newest first."""
-
-    active: ServedModel
-    canary: ServedModel | None
-    canary_percent: int
-    history: list[DeploymentRow]
-    kept: int
-
-
-def model_versions(models: UserModels | None, configured: str) -> ModelVersions:
-    """models: None if the topic has no record. configured: version of the model of the settings."""
-    of_settings = ServedModel(f"{configured} ({CONFIGURED})" if configured else CONFIGURED, CARD)
-    history = [_row(each, of_settings) for each in (models.deployments if models else ())]
-    if not history:
-        return ModelVersions(of_settings, None, 0, [], KEPT_DEPLOYMENTS)
-    newest = history[0]
-    return ModelVersions(
-        newest.model, newest.canary, newest.canary_percent, history, KEPT_DEPLOYMENTS
-    )
+def restores(deployment: Deployment) -> str:
+    """What a rollback of it restores."""
+    if deployment.canary is None and deployment.model is None:
+        return EMPTY
+    before = deployment.rolls_back_to
+    return CONFIGURED if before is None else f"revision {before}"
 
 
 def folder_of(
@@ -146,26 +173,3 @@ def folder_of(
         return None
     reference = deployment.canary if canary else deployment.model
     return reference.path if reference else None
-
-
-def _row(deployment: Deployment, of_settings: ServedModel) -> DeploymentRow:
-    revision = deployment.revision
-
-    def served(reference: ModelReference, query: str = "") -> ServedModel:
-        return ServedModel(reference.version, f"{CARD}?revision={revision}{query}")
-
-    if deployment.canary is None and deployment.model is None:
-        restores = EMPTY
-    elif deployment.rolls_back_to is None:
-        restores = CONFIGURED
-    else:
-        restores = f"revision {deployment.rolls_back_to}"
-    return DeploymentRow(
-        revision,
-        round(deployment.applied_at.timestamp() * SECOND_MS),
-        deployment.applied_by,
-        served(deployment.model) if deployment.model else of_settings,
-        served(deployment.canary, "&canary=true") if deployment.canary else None,
-        deployment.canary_percent,
-        restores,
-    )

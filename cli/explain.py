@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli.common import (
-    ConfigOption,
-    JsonOption,
+    Call,
     MappingOption,
     UserArgument,
-    config_file,
+    end_without_result,
     format_utc,
-    new_table,
     parse_since_ms,
-    print_json,
-    print_tables,
-    read_settings,
+    table,
 )
 from cli.progress import print_line
 
@@ -34,6 +30,7 @@ CauseOption = Annotated[
 
 
 def explain(
+    call: Call,
     user: UserArgument,
     files: Annotated[list[Path] | None, typer.Argument()] = None,
     mapping: MappingOption = None,
@@ -41,8 +38,6 @@ def explain(
         int | None, typer.Option(parser=lambda text: parse_since_ms(text, "--at"))
     ] = None,
     limit: CauseOption = 3,
-    config: ConfigOption = None,
-    json: JsonOption = False,
 ) -> None:
     """Show which events of a window moved churn, expected spend and interests most.
 
@@ -59,66 +54,49 @@ def explain(
     at TIME: The last window that ended by then: 7d ago, or a time such as 2026-11-26. Default: the
         newest.
     """
-    from cli.explain.run import as_document, explain, model_version, stored_delta
+    from offline.explanation.run import as_document, explain, model_version, stored_delta
     from offline.late_windows.run import check_arguments
 
     check_arguments(files or [], mapping, None)
-    settings = read_settings(config)
+    settings = call.settings
     version = model_version(settings)
     delta = stored_delta(settings, user, at)
     if delta is None:
-        typer.echo(f"liveprofile: no window of user {user!r}", err=True)
-        raise typer.Exit(1)
-    effects = explain(
-        settings, config_file(config), version, delta, files or [], mapping, print_line
+        end_without_result(f"no window of user {user!r}")
+    effects = explain(settings, call.file, version, delta, files or [], mapping, print_line)
+    call.print(
+        as_document(effects, delta), *cause_tables(effects, user, delta.window_end_ms, limit)
     )
-    if json:
-        print_json(as_document(effects, delta))
-    else:
-        print_tables(*cause_tables(effects, user, delta.window_end_ms, limit))
 
 
 def cause_tables(
     effects: WindowEffects, user: str, window_end_ms: int, limit: int
 ) -> Iterable[Table]:
     """A table for each value: the events that move it most."""
-    end = format_utc(window_end_ms)
-    yield _cause_table(
-        f"Churn of user {user} after the window to {end}: {effects.served.churn:.1%}",
-        [
-            (effect, f"{100 * effect.churn:+.1f} points")
-            for effect in effects.strongest("churn", limit)
-        ],
-    )
-    yield _cause_table(
-        f"Expected spend: {effects.served.expected_spend:.2f}",
-        [
-            (effect, f"{effect.expected_spend:+.2f}")
-            for effect in effects.strongest("expected_spend", limit)
-        ],
-    )
-    if effects.served.interests:
-        yield _cause_table(
-            "Interests",
-            [(effect, _moved(effect)) for effect in effects.strongest("interests", limit)],
-        )
-
-
-def _cause_table(title: str, rows: Iterable[tuple[EventEffect, str]]) -> Table:
-    table = new_table(
-        "time", "event", "type", "item", "category", ">amount", "because of it", title=title
-    )
-    for effect, moved in rows:
-        table.add_row(
-            format_utc(effect.time_ms),
-            effect.event_id,
-            effect.event_type,
-            effect.item,
-            effect.category,
-            f"{effect.amount:.2f}",
-            moved,
-        )
-    return table
+    end, served = format_utc(window_end_ms), effects.served
+    values: dict[str, tuple[str, str | Callable[[EventEffect], str]]] = {
+        "churn": (
+            f"Churn of user {user} after the window to {end}: {served.churn:.1%}",
+            lambda effect: f"{100 * effect.churn:+.1f} points",
+        ),
+        "expected_spend": (
+            f"Expected spend: {served.expected_spend:.2f}",
+            "{.expected_spend:+.2f}",
+        ),
+    }
+    if served.interests:
+        values["interests"] = "Interests", _moved
+    for name, (title, moved) in values.items():
+        columns = {
+            "time": lambda effect: format_utc(effect.time_ms),
+            "event": "{.event_id}",
+            "type": "{.event_type}",
+            "item": "{.item}",
+            "category": "{.category}",
+            ">amount": "{.amount:.2f}",
+            "because of it": moved,
+        }
+        yield table(title, effects.strongest(name, limit), columns)
 
 
 def _moved(effect: EventEffect) -> str:

@@ -12,19 +12,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli.explain.records import (
-    EventSearch,
-    KnownEvents,
-    known_events,
-    read_stages,
-    record_test,
-)
 from liveprofile.kafka.partitioner import partition_of
 from liveprofile.kafka.records import Record
 from liveprofile.kafka.topics import PartitionRange
 from liveprofile.settings import LimitSettings, WindowSettings
 from liveprofile.storage.queries import WindowDigests
 from liveprofile.wire.payload import BadEvent, as_id, digest, load
+from offline.explanation.records import (
+    EventSearch,
+    KnownEvents,
+    known_events,
+    read_stages,
+    record_test,
+)
 from offline.late_windows.late_events import LateBook, RecordSelection
 
 USER = "u-7"

@@ -1,8 +1,8 @@
 """The process that computes an explanation for the read API or the console.
 
-`python -m cli.explain.child` reads a line of JSON (config, user_id, until_ms) and answers as
-serve.explainer.ChildExplainer says. It runs with the lowest priority, and ends with its group when
-stdin does: then the server has ended, or the caller has left.
+`python -m offline.explanation.child` reads a line of JSON (config, user_id, until_ms) and answers
+as serve.explainer.Explainer says. It runs with the lowest priority, and ends with its group
+when stdin does: then the server has ended, or the caller has left.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ def _end_with_stdin() -> None:
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     """`explanation`, `refused` with kind and detail, or `unavailable`."""
-    from cli.explain.run import (
+    from liveprofile.errors import ServiceError
+    from liveprofile.settings import load
+    from offline.explanation.run import (
         ExplanationRefused,
         as_document,
         explain,
         model_version,
         stored_delta,
     )
-    from liveprofile.errors import ServiceError
-    from liveprofile.settings import load
 
     config = None if request["config"] is None else Path(request["config"])
     try:

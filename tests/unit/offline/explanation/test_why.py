@@ -7,8 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cli.explain.command import cause_tables
-from cli.explain.run import (
+from cli.explain import cause_tables
+from liveprofile.consent.changes import PURPOSES, ConsentBook, ConsentChange
+from liveprofile.features import baselines
+from liveprofile.privacy.erasures import ErasureBook
+from liveprofile.storage.queries import StoredDelta
+from liveprofile.wire.payload import digest
+from liveprofile.wire.window_events import WindowEvent, join
+from offline.explanation.run import (
     ExplanationRefused,
     as_document,
     check_permission,
@@ -17,12 +23,6 @@ from cli.explain.run import (
     other_events,
     without_interests,
 )
-from liveprofile.consent.changes import PURPOSES, ConsentBook, ConsentChange
-from liveprofile.features import baselines
-from liveprofile.privacy.erasures import ErasureBook
-from liveprofile.storage.queries import StoredDelta
-from liveprofile.wire.payload import digest
-from liveprofile.wire.window_events import WindowEvent, join
 from offline.occlusion import EventEffect, ServedValues, WindowEffects
 
 END_MS = 1_511_658_000_000

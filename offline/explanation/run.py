@@ -10,13 +10,6 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cli.explain.records import (
-    EventSearch,
-    KnownEvents,
-    known_events,
-    read_stages,
-    record_test,
-)
 from liveprofile.consent.changes import ConsentBook
 from liveprofile.errors import InputError
 from liveprofile.events.window import parse_windows
@@ -33,6 +26,13 @@ from liveprofile.units import DAY_MS
 from liveprofile.wire.payload import split_digests
 from models.profile.model_card import ModelCard
 from offline.backfill import run_job
+from offline.explanation.records import (
+    EventSearch,
+    KnownEvents,
+    known_events,
+    read_stages,
+    record_test,
+)
 from offline.late_windows.chains import events_total, to_batch
 from offline.late_windows.late_events import (
     LateBook,
@@ -66,7 +66,7 @@ class ExplanationRefused(InputError):
 def as_document(effects: WindowEffects, delta: StoredDelta) -> dict[str, Any]:
     """All events of a stored window in order of time, with their effects.
 
-    liveprofile.client.explanation_models describes the fields.
+    liveprofile.client.analysis_models describes the fields.
     """
     before = delta.delta.get("before") or {}
     return {

@@ -21,7 +21,7 @@ bootstrap_servers = "127.0.0.1:1"
 [cassandra]
 port = {port}
 """
-COMMAND = [sys.executable, "-m", "cli.explain.child"]
+COMMAND = [sys.executable, "-m", "offline.explanation.child"]
 
 
 @pytest.fixture
