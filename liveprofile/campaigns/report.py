@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from cassandra.cluster import Session
 
-from liveprofile.campaigns.plan import CONTROL, TREATMENT, Target
+from liveprofile.campaigns.plan import CONTROL, TREATMENT, Campaign, Target
 from liveprofile.proportions import wilson_interval
+from liveprofile.storage.queries import WindowChange, scan_changes
 
 _LEVEL = 0.95
 
@@ -40,6 +42,41 @@ class Uplift(NamedTuple):
 
 
 NOTHING = Outcome(False, 0.0)
+
+
+def report_on(
+    session: Session,
+    campaign: Campaign,
+    targets: Sequence[Target],
+    end_ms: int,
+    window_ms: int,
+    watch: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+) -> dict[str, Uplift]:
+    """Compares treatment and control from the campaign's start to end_ms.
+
+    window_ms: length of a window. Raises ServiceError.
+    """
+    users = {target.user_id for target in targets}
+    changes = watch(scan_changes(session, campaign.start_ms, end_ms + window_ms))
+    return uplift_by_segment(targets, outcomes(changes, users, campaign.start_ms, end_ms))
+
+
+def outcomes(
+    changes: Iterable[WindowChange], users: Container[str], start_ms: int, end_ms: int
+) -> dict[str, Outcome]:
+    """Returns the outcome of each of the users with a purchase.
+
+    A window counts that starts from start_ms on and before end_ms: one that began before the start
+    has purchases of before.
+    """
+    found: dict[str, Outcome] = {}
+    for change in changes:
+        if change.user_id not in users or not start_ms <= change.window_start_ms < end_ms:
+            continue
+        if ((change.delta.get("window") or {}).get("counts") or {}).get("purchase"):
+            before = found.get(change.user_id, NOTHING)
+            found[change.user_id] = Outcome(True, before.spend + change.amount)
+    return found
 
 
 def uplift_by_segment(
@@ -96,3 +133,20 @@ def mean_difference(values: np.ndarray, control: np.ndarray) -> Difference | Non
     )
     margin = float(stats.t.ppf((1 + _LEVEL) / 2, degrees)) * error
     return Difference(value, value - margin, value + margin)
+
+
+def report_as_json(about: Campaign, end_ms: int, results: Mapping[str, Uplift]) -> dict[str, Any]:
+    """The report as `campaign report --json` and the read API give it."""
+    return {
+        "name": about.name,
+        "start_ms": about.start_ms,
+        "end_ms": end_ms,
+        "has_control": bool(results) and results["all"].users["control"] > 0,
+        "groups": {
+            name: {
+                field: value._asdict() if isinstance(value, Difference) else value
+                for field, value in result._asdict().items()
+            }
+            for name, result in results.items()
+        },
+    }
