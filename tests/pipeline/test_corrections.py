@@ -27,6 +27,7 @@ from liveprofile.segments.definitions import read_segments
 from liveprofile.settings import Settings, load
 from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS
 from models.profile.inference import ProfileModel
+from offline.late_windows.chains import ADDED, WITHDRAWN
 from offline.late_windows.corrector import CorrectionCounts, Corrector
 from offline.late_windows.late_events import (
     LateBook,
@@ -36,7 +37,6 @@ from offline.late_windows.late_events import (
     read_rows,
     write_records,
 )
-from offline.late_windows.recomputation import ADDED, WITHDRAWN
 from tests.pipeline.comparison import RECORD_MS
 from tests.pipeline.harness import ProfileOutput, run_profile_pipeline
 from tests.reference.windows import Record

@@ -1,4 +1,4 @@
-"""Finds the column with the time of a file's events, and how it is written."""
+"""Times in files: formats that are not ISO 8601, and which column has the time of the events."""
 
 from __future__ import annotations
 
@@ -6,17 +6,64 @@ import itertools
 import re
 import statistics
 from collections.abc import Callable, Sequence
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from typing import Any, NamedTuple
 
 from liveprofile.ingest.numbers import finite
-from liveprofile.ingest.time_formats import (
-    CLOCKS,
-    DAY,
-    DAYS,
-    formats_of,
-    parse_time,
-)
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+DAY = "%Y-%m-%d"
+# Each day first, then month first: for a column that fits both, a person has to decide.
+_DATES = ("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%Y/%m/%d", "%d.%m.%y", "%m/%d/%y")
+CLOCKS = ("%H:%M:%S", "%H:%M", "%H:%M:%S.%f", "%I:%M:%S %p", "%I:%M %p")
+FORMATS = tuple(f"{date} {clock}" for date in _DATES for clock in CLOCKS)
+DAYS = (DAY, *_DATES)
+SAMPLE = 500
+_EXAMPLE = datetime(2026, 11, 26, 13, 5)
+
+
+def check_format(text: str, day_only: bool = False) -> str:
+    """Returns a format of strptime that tells day and time, or just the day. Raises ValueError."""
+    expected = _EXAMPLE.replace(hour=0, minute=0) if day_only else _EXAMPLE
+    try:
+        found = datetime.strptime(_EXAMPLE.strftime(text), text)
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no format such as %d.%m.%Y %H:%M:%S: {error}") from None
+    if day_only and found.date() == _EXAMPLE.date() and found != expected:
+        raise ValueError(f"{text!r} tells more than the day: remove unit")
+    if found.replace(tzinfo=None) != expected:
+        parts = "year, month or day" if day_only else "year, month, day, hour or minute"
+        more = "" if day_only else ' (unit = "day" if the file tells the day only)'
+        raise ValueError(f"{text!r} lacks {parts}{more}")
+    return text
+
+
+def parse_time(text: str | None, time_format: str) -> datetime | None:
+    """A time in this format; None if the text is not."""
+    if text is None:
+        return None
+    try:
+        return datetime.strptime(text.strip(), time_format)
+    except ValueError:
+        return None
+
+
+def epoch_ms(moment: datetime) -> int:
+    """moment: with a time zone. Rounded down."""
+    delta = moment - _EPOCH
+    return (delta.days * 86_400 + delta.seconds) * 1_000 + delta.microseconds // 1_000
+
+
+def formats_of(values: Sequence[str], share: float, among: Sequence[str] = FORMATS) -> list[str]:
+    """The formats that at least this share of the first values have."""
+    sample = [value for value in values[:SAMPLE] if isinstance(value, str)]
+    return [
+        each
+        for each in among
+        if sample
+        and sum(parse_time(value, each) is not None for value in sample) >= share * len(sample)
+    ]
+
 
 MOST_SHARE = 0.9
 # Of two readings of a date, the one that spans so many times fewer days is right.
@@ -27,9 +74,12 @@ DAY_ONLY = "no time of day: all events of a day are at midnight, so the order wi
 
 
 class FoundTime(NamedTuple):
+    """A column read as times."""
+
     section: dict[str, str]  # [time] of the mapping; empty if there is no time
     note: str  # what a person has to look at; empty: nothing
     in_order: bool  # the rows are sorted by it
+    rank: int = 0  # the lower, the better
 
 
 def find_time(columns: dict[str, list[Any]], named: str | None) -> FoundTime:
@@ -45,20 +95,11 @@ def find_time(columns: dict[str, list[Any]], named: str | None) -> FoundTime:
         example = next(iter(present(columns[named])), "")
         note = f"{example!r} is neither ISO 8601 (2026-11-26T01:00) nor a count since 1970"
         return FoundTime({"column": named}, f"{note}: set format", True)
-    notes = [] if reading.section["column"] == named else ["chosen by its values"]
-    return FoundTime(
-        reading.section, "; ".join(filter(None, [*notes, reading.note])), reading.sorted
-    )
+    chosen = "" if reading.section["column"] == named else "chosen by its values"
+    return reading._replace(note="; ".join(filter(None, [chosen, reading.note])))
 
 
-class _Reading(NamedTuple):
-    rank: int  # the lower, the better
-    section: dict[str, str]
-    note: str
-    sorted: bool
-
-
-def _reading(columns: dict[str, list[Any]], name: str) -> _Reading | None:
+def _reading(columns: dict[str, list[Any]], name: str) -> FoundTime | None:
     """A column as times; None if it has none."""
     values = present(columns[name])
     unit = _time_unit(values)
@@ -66,7 +107,8 @@ def _reading(columns: dict[str, list[Any]], name: str) -> _Reading | None:
         note = NO_ZONE if unit == "iso" and not any(map(_has_zone, values)) else ""
         ordered = [str(value) for value in values] if unit == "iso" else list(map(_float, values))
         section = {"column": name} | ({} if unit == "iso" else {"unit": unit})
-        return _Reading(0, section, note, _is_sorted(ordered))
+        in_order = all(earlier <= later for earlier, later in itertools.pairwise(ordered))
+        return FoundTime(section, note, in_order)
     if found := formats_of(values, MOST_SHARE):
         return _by_format(1, {"column": name}, values, found, LOCAL)
     days = formats_of(values, MOST_SHARE, DAYS)
@@ -88,7 +130,7 @@ def _reading(columns: dict[str, list[Any]], name: str) -> _Reading | None:
 
 def _by_format(
     rank: int, section: dict[str, str], texts: list[str], formats: list[str], note: str
-) -> _Reading:
+) -> FoundTime:
     """The reading with the format that orders the rows best; asks if two do so equally."""
     orders = [_order(texts, each) for each in formats]
     best = min(range(len(formats)), key=lambda index: (orders[index].falls, orders[index].days))
@@ -106,7 +148,7 @@ def _by_format(
     elif len(formats) > 1:
         note = f"day and month by the order of the rows; {note}"
     chosen = {} if formats[best] == DAY else {"format": formats[best]}
-    return _Reading(rank, section | chosen, note, orders[best].falls == 0)
+    return FoundTime(section | chosen, note, orders[best].falls == 0, rank)
 
 
 class _Order(NamedTuple):
@@ -119,10 +161,6 @@ def _order(texts: Sequence[str], time_format: str) -> _Order:
     moments = [moment for moment in parsed if moment is not None]
     falls = sum(earlier > later for earlier, later in itertools.pairwise(moments))
     return _Order(falls, (max(moments) - min(moments)).days if moments else 0)
-
-
-def _is_sorted(values: list[Any]) -> bool:
-    return all(earlier <= later for earlier, later in itertools.pairwise(values))
 
 
 def _time_unit(values: list[Any]) -> str | None:
