@@ -136,17 +136,20 @@ def expect_missing_checkpoints(job: JobUnderTest) -> None:
     assert status.returncode == 1 and "no checkpoint has completed" in status.stderr
 
 
-def failing(method: str) -> Callable[[Scene], None]:
-    """A Python worker raises an exception once, in a method that tests/faults/in_workers names."""
+def failing(*methods: str) -> Callable[[Scene], None]:
+    """A Python worker raises an exception once in each of the methods.
+
+    tests/faults/in_workers names them.
+    """
 
     def fault(scene: Scene) -> None:
-        restarts = scene.load.job.restarts()
-        file = scene.stack.worker_faults / method
-        file.touch()
-        while file.exists():
-            time.sleep(POLL_S)
-        scene.load.wait_for_restart(restarts)
-        assert f"injected: {method} fails" in scene.load.job.failure()
+        for method in methods:
+            restarts = scene.load.job.restarts()
+            (file := scene.stack.worker_faults / method).touch()
+            while file.exists():
+                time.sleep(POLL_S)
+            wait_until_running_again(scene.load, restarts)
+            assert f"injected: {method} fails" in scene.load.job.failure()
 
     return fault
 
@@ -213,7 +216,8 @@ class Fault(NamedTuple):
     compares: bool = False  # all output with the reference, after this fault
 
 
-RESTARTED, FAILED = "LiveprofileJobRestarted", "LiveprofileCheckpointFailed"
+RESTARTED, AGAIN = "LiveprofileJobRestarted", "LiveprofileJobRestarts"
+FAILED = "LiveprofileCheckpointFailed"
 FAULTS = [
     Fault("broker paused", paused("kafka"), restarts=False),
     Fault("Cassandra paused", paused("cassandra"), restarts=False),
@@ -225,9 +229,7 @@ FAULTS = [
     Fault("disk full", full_disk, FAILED, restarts=False, compares=True),
     # It counts restored checkpoints, and restarts, since its start.
     Fault("JobManager killed", killed_jobmanager, "LiveprofileSourceDown", restarts=None),
-    Fault("model fails", failing("model"), RESTARTED),
-    Fault("write to Cassandra fails", failing("write"), RESTARTED),
-    Fault("scoring fails", failing("scoring"), RESTARTED),
+    Fault("one worker after the other fails", failing("model", "write", "scoring"), AGAIN),
     Fault("Python worker killed", killed_worker, RESTARTED, compares=True),
     Fault("broker down", down("kafka"), "LiveprofileSourceDown", restarts=None),
     Fault("Cassandra down", down("cassandra"), "LiveprofileSourceDown", None, compares=True),
