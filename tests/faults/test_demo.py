@@ -121,10 +121,7 @@ def test_interrupted_demo_resumes_on_a_busy_machine(resumed: tuple[dict, str]) -
 
 
 def test_every_command_of_the_tutorials_runs(
-    demo_stack: Stack,
-    resumed: tuple[dict, str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    demo_stack: Stack, resumed: tuple[dict, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     summary, _ = resumed
     monkeypatch.chdir(tmp_path)

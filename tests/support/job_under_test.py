@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
+import math
 import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from types import MappingProxyType
@@ -190,9 +194,10 @@ class JobUnderTest:
             }
         )
 
-    def send(self, messages: Iterable[Message]) -> int:
+    def send(self, messages: Iterable[Message], per_s: float = math.inf) -> int:
         """Sends messages in order and waits for the acknowledgements; returns their number."""
         producer, errors, count = self.producer(), [], 0
+        started_s = time.monotonic()
 
         def on_delivery(error: KafkaError | None, _message: Any) -> None:
             if error is not None:
@@ -203,6 +208,7 @@ class JobUnderTest:
                 self.settings.topics.events, message.value, message.key, on_delivery=on_delivery
             )
             count += 1
+            producer.poll(max(0.0, started_s + count / per_s - time.monotonic()))
             if count % 1_000 == 0:
                 producer.flush()
         producer.flush()
@@ -302,6 +308,23 @@ class JobUnderTest:
 
     def audit(self, *arguments: str) -> dict[str, Any]:
         return self.run("events", "audit", *arguments, ok=False)
+
+
+@contextmanager
+def sending(job: JobUnderTest, messages: Iterable[Message], per_s: float) -> Iterator[Future[int]]:
+    """Sends messages at a constant rate in a thread while the block runs.
+
+    Yields the number of those that are sent. Raises AssertionError if Kafka has not accepted one.
+    """
+    stop = threading.Event()
+    with ThreadPoolExecutor(1) as thread:
+        until_stop = itertools.takewhile(lambda _: not stop.is_set(), messages)
+        sent = thread.submit(job.send, until_stop, per_s)
+        try:
+            yield sent
+        finally:
+            stop.set()
+    sent.result()
 
 
 @contextmanager

@@ -17,10 +17,7 @@ SLOTS = 4
 CASSANDRA_HEAP_MB = 512
 # A dead TaskManager is noticed sooner than with flink-conf/; no test pauses one for longer. Faults
 # follow each other, so that the job would wait longer and longer before it restarts.
-SOONER = {
-    "heartbeat.timeout": "20 s",
-    "restart-strategy.exponential-delay.max-backoff": "2 s",
-}
+SOONER = {"heartbeat.timeout": "20 s", "restart-strategy.exponential-delay.max-backoff": "2 s"}
 IN_WORKERS = ROOT / "tests" / "faults" / "in_workers"
 
 
@@ -32,10 +29,7 @@ class LocalStack(Stack):
         # Of the TaskManagers, and the other ones that a test starts.
         self.flink_options = SOONER | self.zookeeper.flink_options() | dict(flink_options)
         super().__init__(
-            root,
-            slots=SLOTS,
-            cassandra_heap_mb=CASSANDRA_HEAP_MB,
-            flink_options=self.flink_options,
+            root, slots=SLOTS, cassandra_heap_mb=CASSANDRA_HEAP_MB, flink_options=self.flink_options
         )
         # A file in it makes a method of a Python worker fail.
         self.worker_faults = root / "worker-faults"

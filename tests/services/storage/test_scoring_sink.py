@@ -22,13 +22,7 @@ from udfs.scoring.sink import CassandraScoringSink, ScoringSink
 
 pytestmark = pytest.mark.services
 
-TABLES = (
-    "risk_score_by_hour",
-    "risk_score_hours",
-    "risk_flag",
-    "risk_flag_by_day",
-    "risk_snooze",
-)
+TABLES = ("risk_score_by_hour", "risk_score_hours", "risk_flag", "risk_flag_by_day", "risk_snooze")
 SCORE_TTL_S = 86_400
 
 
