@@ -56,6 +56,7 @@ from tests.support.job_under_test import CLI, JobUnderTest, job_on_own_stack, ru
 from tests.support.streams.seeded import Message
 from tests.support.streams.shop import START_MS, shop_events, to_message
 from tests.support.summary import say
+from tests.support.waiting import until
 
 WINDOW = {"length_ms": 600_000, "out_of_orderness_ms": 10_000}
 STEP_MS = 40  # event time between two events
@@ -104,10 +105,8 @@ def trickle(users: int, start_ms: int) -> Iterator[Message]:
 
 
 def wait_for_profile(session: Session, user: str) -> None:
-    deadline_s = time.monotonic() + TIMEOUT_S
-    while not list(session.execute("SELECT user_id FROM user_profile WHERE user_id = %s", (user,))):
-        assert time.monotonic() < deadline_s, "no window was stored"
-        time.sleep(1.0)
+    select = "SELECT user_id FROM user_profile WHERE user_id = %s"
+    until(lambda: list(session.execute(select, (user,))), TIMEOUT_S, poll_s=1.0)
 
 
 def kill_after(
@@ -131,10 +130,7 @@ def kill_after(
 
 
 def wait_until_sent(job: JobUnderTest, users: int) -> None:
-    deadline_s = time.monotonic() + TIMEOUT_S
-    while len(read_erasures(job.settings)) < users:
-        assert time.monotonic() < deadline_s, "the erasures were not sent"
-        time.sleep(0.5)
+    until(lambda: len(read_erasures(job.settings)) >= users, TIMEOUT_S, poll_s=0.5)
 
 
 def erase_with_kills(job: JobUnderTest, file: Path, killed: str, users: int) -> int:

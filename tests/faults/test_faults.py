@@ -27,13 +27,13 @@ from tests.support.api_server import api_server
 from tests.support.job_under_test import JobUnderTest, run_cli
 from tests.support.local_stack import LocalStack
 from tests.support.more_services import SecondTaskManager
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.faults
 
 PAUSE_S = 7.0  # longer than a request to Cassandra may take
 SLOW_S = 0.5  # paused and answering in turn
 BROKEN_S = 15.0  # about seven checkpoints
-POLL_S = 0.1
 # The parts that cannot be the size of a file: a disk without space refuses the rest of a file.
 NO_FILE_BYTES = 0
 
@@ -146,8 +146,7 @@ def failing(*methods: str) -> Callable[[Scene], None]:
         for method in methods:
             restarts = scene.load.job.restarts()
             (file := scene.stack.worker_faults / method).touch()
-            while file.exists():
-                time.sleep(POLL_S)
+            until(lambda: not file.exists(), RECOVERY_TIMEOUT_S)
             wait_until_running_again(scene.load, restarts)
             assert f"injected: {method} fails" in scene.load.job.failure()
 
@@ -191,10 +190,7 @@ def killed_jobmanager(scene: Scene) -> None:
     service.kill()
     scene.wait_for_alert()
     service.start()
-    deadline_s = time.monotonic() + RECOVERY_TIMEOUT_S
-    while not restored_checkpoints(scene.load.job):
-        assert time.monotonic() < deadline_s, "the new JobManager did not restore the job"
-        time.sleep(POLL_S)
+    until(lambda: restored_checkpoints(scene.load.job), RECOVERY_TIMEOUT_S)
     rest.wait_until_running(scene.load.job.rest_url, str(scene.load.job.id), RECOVERY_TIMEOUT_S)
 
 

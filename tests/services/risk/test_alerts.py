@@ -6,7 +6,6 @@ import hashlib
 import json
 import subprocess
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -32,6 +31,7 @@ from liveprofile.storage.cql import from_ms, now_ms
 from stack.local import to_toml
 from tests.support.job_under_test import CLI, JobUnderTest, run_cli
 from tests.support.rows.profile_rows import flag, profile_row, write_and_flush
+from tests.support.waiting import until
 from udfs.profile.sink import CassandraProfileSink
 
 pytestmark = pytest.mark.services
@@ -211,10 +211,7 @@ def test_snooze_ends_at_its_time_or_when_ended(session: Session, open_flag: Any)
     expected = {"rule": until_ms, "*": until_ms + 60_000}
     assert snooze.read_snoozed_until_ms(session, "42") == expected
     snooze.end_snooze(session, "42", snooze.ALL_RULES)
-    deadline_s = time.monotonic() + 60
-    while snooze.read_snoozed_until_ms(session, "42"):
-        assert time.monotonic() < deadline_s
-        time.sleep(0.2)
+    until(lambda: not snooze.read_snoozed_until_ms(session, "42"))
     assert now_ms() >= until_ms
 
 
@@ -250,11 +247,11 @@ def consume(
     )
     thread = threading.Thread(target=consumer.run)
     thread.start()
-    deadline_s = time.monotonic() + 60
-    while consumer.counts.received < records and time.monotonic() < deadline_s:
-        time.sleep(0.05)
-    consumer.stop()
-    thread.join(30)
+    try:
+        until(lambda: consumer.counts.received >= records)
+    finally:
+        consumer.stop()
+        thread.join(30)
     assert not thread.is_alive() and consumer.counts.received == records
     return consumer
 
@@ -327,10 +324,7 @@ def test_consume_command_stops_on_sigterm_and_prints_counts(
     with subprocess.Popen(
         [str(CLI), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        deadline_s = time.monotonic() + 60
-        while not case_store.read_cases(session, "42"):
-            assert time.monotonic() < deadline_s and process.poll() is None
-            time.sleep(0.1)
+        until(lambda: case_store.read_cases(session, "42"))
         process.terminate()
         out, err = process.communicate(timeout=30)
     assert process.returncode == 0
