@@ -98,6 +98,6 @@ def _record_alert(
 
 
 def _close_windows(settings: Settings, last_ms: int) -> None:
-    producer = ReplayProducer(settings, settings.topics.events, lambda _: None)
+    producer = ReplayProducer(settings, settings.topics.events)
     producer.send_heartbeats(closing_time_ms(last_ms, settings.window))
     producer.flush()
