@@ -182,9 +182,9 @@ def link_logins(call: Call) -> None:
     ):
 
         def read_books() -> Books:
-            book = merges.current()
-            of_persons = PersonConsentBook(consents.current(), book, settings.consent.defaults)
-            return Books(book, of_persons, erasures.current())
+            book = merges.read().value()
+            of_persons = PersonConsentBook(consents.read().value(), book, settings.consent.defaults)
+            return Books(book, of_persons, erasures.read().value())
 
         merger = LoginMerger.connect(settings, read_books)
         with stop_on_signals(merger):
