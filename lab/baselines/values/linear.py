@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from models.profile.evaluation.baseline_models.data import (
+from lab.baselines.values.data import (
     BaselineData,
     BaselinePredictions,
     Predict,

@@ -16,12 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lab.baselines.purchase_models import (
-    BetaGeo,
-    GammaGamma,
-    NotConverged,
-)
-from models.profile.evaluation.baseline_models.data import (
+from lab.baselines.values.data import (
     BaselineData,
     BaselinePredictions,
     Predict,
@@ -30,8 +25,13 @@ from models.profile.evaluation.baseline_models.data import (
     choose_settings,
     ranking_loss,
 )
-from models.profile.evaluation.baseline_models.rfm import RfmFeatures, rfm_features
-from models.profile.evaluation.moments import Moments
+from lab.baselines.values.purchase_models import (
+    BetaGeo,
+    GammaGamma,
+    NotConverged,
+)
+from lab.baselines.values.rfm import RfmFeatures, rfm_features
+from models.profile.data.moments import Moments
 
 PENALIZERS = (0.0, 1e-3, 1e-2, 0.1, 1.0)
 

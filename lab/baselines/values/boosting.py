@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from xgboost import XGBClassifier, XGBRegressor
 
-from models.profile.evaluation.baseline_models.data import (
+from lab.baselines.values.data import (
     BaselineData,
     BaselinePredictions,
     Labelled,

@@ -1,4 +1,4 @@
-"""The input of the next-basket baseline models: windows as sets, and each user's past.
+"""The past of each user, as the published next-basket models read it.
 
 Shape suffixes: W windows of the streams, L lines (a code in a window), R rows (a user at the end of
 a window), E entries (a line in the past of a row), P pairs of a row and a code, C codes, K places.
@@ -12,50 +12,11 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from liveprofile.units import DAY_MS
-from models.profile.data.training_rows import Streams
 from models.profile.encoding import concatenated_ranges
-from models.profile.evaluation.next_basket import NO_CODE, PLACES, RETURN, Kind, class_of
+from models.profile.evaluation.next_basket import NO_CODE, PLACES, Baskets
 
 # Rows have at least this many candidates besides their own: the most popular codes.
 POPULAR_CODES = 100
-
-
-class Baskets(NamedTuple):
-    """The windows of the streams as sets of codes, without returns and events without an id."""
-
-    user_W: np.ndarray
-    end_ms_W: np.ndarray
-    first_of_user_W: np.ndarray  # the user's first window
-    first_W: np.ndarray  # (W + 1,) first line of each window
-    code_L: np.ndarray  # ascending in each window
-    events_L: np.ndarray  # events of the code in the window
-    window_L: np.ndarray
-    codes: int
-
-    @classmethod
-    def from_streams(cls, streams: Streams, kind: Kind) -> Baskets:
-        code_N, names = class_of(streams, kind)
-        windows, codes = len(streams.user_W), len(names)
-        window_N = np.repeat(np.arange(windows), streams.last_W - streams.first_W)
-        nameless = np.array([not name for name in names])
-        used_N = ~nameless[code_N] & (streams.type_N != RETURN)
-        pair_L, events_L = np.unique(window_N[used_N] * codes + code_N[used_N], return_counts=True)
-        window_L, code_L = np.divmod(pair_L, codes)
-        return cls(
-            streams.user_W,
-            streams.end_ms_W,
-            np.searchsorted(streams.user_W, streams.user_W),
-            np.searchsorted(window_L, np.arange(windows + 1)),
-            code_L,
-            events_L,
-            window_L,
-            codes,
-        )
-
-    def popularity(self, windows: np.ndarray) -> np.ndarray:
-        """(C,) number of `windows` that contain each code."""
-        line_E = concatenated_ranges(self.first_W[windows], self.first_W[windows + 1])
-        return np.bincount(self.code_L[line_E], minlength=self.codes)
 
 
 class History(NamedTuple):
@@ -164,33 +125,9 @@ def first_places(row: np.ndarray, code: np.ndarray, rows: int, places: int) -> n
     return best
 
 
-HALF_LIVES_DAYS = (14.0, 30.0, 60.0, 90.0, 180.0, np.inf)
-POPULARITY_WEIGHTS = (0.0, 3.0, 10.0, 30.0, 100.0)
-
-
-class OwnCounts(NamedTuple):
-    """The user's decayed counts plus a pseudo-count by popularity."""
-
-    half_life_days: float  # inf: all windows count alike
-    popularity_weight: float  # sum of all pseudo-counts; 0: popularity only breaks ties
-    per_event: bool  # count events, not windows with the code
-
-    def rank(self, history: History) -> np.ndarray:
-        """(R, K) codes, best first."""
-        weight_E = np.exp2(-history.age_days_E / self.half_life_days)
-        if self.per_event:
-            weight_E = weight_E * history.events_E
-        return history.best(history.sums(weight_E), self.popularity_weight)
-
-
 def gp_topfreq(history: History) -> np.ndarray:
     """(R, K) the user's most frequent codes, then the most popular ones.
 
     GP-TopFreq of Li et al. 2023 (arXiv:2109.14233): counts of windows without decay.
     """
     return history.best(history.sums(np.ones_like(history.age_days_E)))
-
-
-def popularity(history: History) -> np.ndarray:
-    """(R, K) the most popular codes."""
-    return history.best(np.zeros(len(history.row_P)), 1.0)

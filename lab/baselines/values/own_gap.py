@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from models.profile.evaluation.baseline_models.data import (
+from lab.baselines.values.data import (
     BaselineData,
     BaselinePredictions,
     Predict,

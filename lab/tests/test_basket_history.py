@@ -3,14 +3,9 @@
 import numpy as np
 import pytest
 
+from lab.baselines.basket_history import History, gp_topfreq
 from models.profile.data.examples import PURCHASE
-from models.profile.evaluation.basket_history import (
-    Baskets,
-    History,
-    OwnCounts,
-    gp_topfreq,
-)
-from models.profile.evaluation.next_basket import NO_CODE, RETURN
+from models.profile.evaluation.next_basket import NO_CODE, RETURN, Baskets
 from tests.unit.models.profile.synthetic_streams import DAY_MS, START_MS, make_streams
 
 # User 0: item 1 three times, item 2 later in two windows. User 1: item 3 in three windows.
@@ -50,20 +45,8 @@ def test_past_has_the_rows_own_window_and_none_after_it(baskets):
     assert history.windows_ago_E.tolist() == [1, 0, 2, 1, 0]
 
 
-def test_counts_of_events_and_counts_of_windows_rank_differently(baskets):
-    history = history_at(baskets, 2)
-    assert OwnCounts(np.inf, 0, True).rank(history)[0, :2].tolist() == [1, 2]
-    assert OwnCounts(np.inf, 0, False).rank(history)[0, :2].tolist() == [2, 1]
-
-
 def test_popular_codes_follow_the_users_own_and_each_code_occurs_once(baskets):
     ranking = gp_topfreq(history_at(baskets, 2))[0].tolist()
     assert ranking[:3] == [2, 1, 3]
     assert sorted(ranking[:4]) == [1, 2, 3, 5]
     assert ranking[4:] == [NO_CODE] * 6
-
-
-def test_popularity_weight_lets_popular_codes_overtake_own_ones(baskets):
-    history = history_at(baskets, 1)
-    assert OwnCounts(np.inf, 0, False).rank(history)[0, :2].tolist() == [2, 1]
-    assert OwnCounts(np.inf, 100.0, False).rank(history)[0, 0] == 3

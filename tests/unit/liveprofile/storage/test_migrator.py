@@ -10,9 +10,8 @@ from cassandra import Unauthorized
 
 from liveprofile import __version__
 from liveprofile.errors import ConfigError, InputError, ServiceError
-from liveprofile.storage.migrations.files import Migration, filled
-from liveprofile.storage.migrations.records import MigrationRecords
-from liveprofile.storage.migrations.runner import Migrator
+from liveprofile.storage.migrations import Migration, filled
+from liveprofile.storage.migrator import MigrationRecords, Migrator
 from tests.support.memory.schema import MemorySchema
 
 VALUES = {"keyspace": "shop", "dim": "4"}

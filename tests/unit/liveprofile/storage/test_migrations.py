@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from liveprofile.rows import TABLES
-from liveprofile.storage.migrations.files import read_migrations
+from liveprofile.storage.migrations import read_migrations
 from liveprofile.storage.schema_files import texts
 from tests.support.memory.schema import columns_after
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from lab.baselines.values.rfm import COLUMNS, rfm_features
 from liveprofile.units import DAY_MS
 from models.profile.data.examples import PURCHASE
-from models.profile.evaluation.baseline_models.rfm import COLUMNS, rfm_features
-from models.profile.evaluation.moments import Moments
+from models.profile.data.moments import Moments
 from tests.unit.models.profile.synthetic_streams import (
     START_MS,
     make_streams,
@@ -57,8 +57,8 @@ def test_rfm_features_ignore_later_events():
     columns = (user_N, streams.time_ms_N, streams.type_N, streams.amount_N, streams.item_N)
     past = make_streams(*(column[kept] for column in columns), DAY_MS // 2)
     before = streams.end_ms_W <= START_MS + 60 * DAY_MS
-    np.testing.assert_allclose(
-        rfm_features(past, Moments.window_ends(past)).values_WF,
-        rfm_features(streams, Moments.window_ends(streams)).values_WF[before],
-        atol=1e-6,
-    )
+    values = [
+        rfm_features(each, Moments(np.arange(len(each.end_ms_W)), each.end_ms_W)).values_WF
+        for each in (past, streams)
+    ]
+    np.testing.assert_allclose(values[0], values[1][before], atol=1e-6)

@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 
-from models.profile.data.examples import VIEW
-from models.profile.evaluation import baseline_models
-from models.profile.evaluation.baseline_models import boosting, linear
-from models.profile.evaluation.baseline_models.data import (
+from lab.baselines import values as baseline_models
+from lab.baselines.values import boosting, linear
+from lab.baselines.values.data import (
     absolute_days_error,
     absolute_error,
     choose_settings,
 )
+from lab.tests.value_data import baseline_data
+from models.profile.data.examples import VIEW
 from tests.unit.models.profile.synthetic_streams import (
-    baseline_data,
     churning_customers,
     corpus_and_split,
     views_and_purchases,

@@ -8,14 +8,37 @@ Shape suffixes: M moments, W windows, P purchases.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import NamedTuple
 
 import numpy as np
 
 from liveprofile.units import DAY_MS
 from models.profile.data.examples import PURCHASE, purchases_after
+from models.profile.data.prepared import Split
 from models.profile.data.training_rows import Streams
+
+HORIZONS_DAYS = (7, 30, 90)
+
+
+def moment_ranges_ms(
+    streams: Streams, split: Split, horizon_days: int
+) -> tuple[tuple[int, int], ...]:
+    """(after, until] of the moments of training, validation and test.
+
+    A moment of validation or test belongs to the part in which its horizon ends. The horizons of
+    training end before the first of validation begins (purging: Lopez de Prado 2018, Advances in
+    Financial Machine Learning, chapter 7). Otherwise a user's last training moments and first
+    validation moments have nearly the same inputs and labels, and a model that learns users by
+    heart gains.
+    """
+    start_ms, horizon_ms = int(streams.end_ms_W.min()) - 1, horizon_days * DAY_MS
+    ends_ms = (split.train_until_ms, split.validation_until_ms, split.test_until_ms)
+    first_ms, validation_ms, test_ms = (max(end - horizon_ms, start_ms) for end in ends_ms)
+    return (
+        (start_ms, max(first_ms - horizon_ms, start_ms)),
+        (first_ms, validation_ms),
+        (validation_ms, test_ms),
+    )
 
 
 class Moments(NamedTuple):
@@ -23,11 +46,6 @@ class Moments(NamedTuple):
 
     window_M: np.ndarray  # the user's last window that has ended by then
     at_ms_M: np.ndarray
-
-    @classmethod
-    def window_ends(cls, streams: Streams) -> Moments:
-        """The ends of all windows."""
-        return cls(np.arange(len(streams.end_ms_W)), np.asarray(streams.end_ms_W))
 
     @classmethod
     def at(cls, streams: Streams, at_ms: int) -> Moments:
@@ -54,9 +72,6 @@ class Moments(NamedTuple):
         window_M, at_ms_M = (np.concatenate(column) for column in zip(*parts, strict=True))
         order = np.lexsort((at_ms_M, window_M))
         return cls(window_M[order], at_ms_M[order])
-
-    def __add__(self, other: tuple) -> Moments:
-        return Moments(*(np.concatenate(pair) for pair in zip(self, other, strict=True)))
 
 
 class Outcomes(NamedTuple):
@@ -85,15 +100,8 @@ def outcomes(streams: Streams, moments: Moments, horizon_days: float) -> Outcome
 
 def month_ends(after_ms: int, until_ms: int) -> list[int]:
     """The first milliseconds of the months (UTC) in (after_ms, until_ms]."""
-    day = datetime.fromtimestamp(after_ms / 1000, UTC)
-    ends = []
-    year, month = day.year, day.month
-    while True:
-        year, month = (year + 1, 1) if month == 12 else (year, month + 1)
-        at_ms = int(datetime(year, month, 1, tzinfo=UTC).timestamp() * 1000)
-        if at_ms > until_ms:
-            return ends
-        ends.append(at_ms)
+    first, last = (np.datetime64(int(ms), "ms").astype("M8[M]") for ms in (after_ms, until_ms))
+    return np.arange(first + 1, last + 1).astype("M8[ms]").astype(int).tolist()
 
 
 def _last_windows(streams: Streams, of_user: np.ndarray, at_ms: np.ndarray) -> np.ndarray:

@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
+from lab.baselines.values.rfm import RfmFeatures, rfm_features
+from models.profile.data.moments import Moments, Outcomes, outcomes
 from models.profile.data.training_rows import Streams
-from models.profile.evaluation.baseline_models.rfm import RfmFeatures, rfm_features
-from models.profile.evaluation.moments import Moments, Outcomes, outcomes
+from models.profile.evaluation.any_time import Predictions
 
 
 class Labelled(NamedTuple):
@@ -66,7 +67,7 @@ class BaselineData(NamedTuple):
 
         return cls(
             streams,
-            rfm_features(streams, train + validation + test),
+            rfm_features(streams, _joined(train, validation, test)),
             labelled(train, np.arange(first)),
             labelled(validation, np.arange(first, second)),
             np.arange(second, end),
@@ -75,12 +76,8 @@ class BaselineData(NamedTuple):
         )
 
 
-class Predictions(NamedTuple):
-    """Predictions at W moments; None for what a model does not predict."""
-
-    churn_W: np.ndarray | None = None  # higher is likelier
-    spend_W: np.ndarray | None = None  # currency
-    days_W: np.ndarray | None = None  # days to the next purchase, at most the horizon
+def _joined(*moments: Moments) -> Moments:
+    return Moments(*map(np.concatenate, zip(*moments, strict=True)))
 
 
 class BaselinePredictions(NamedTuple):

@@ -16,8 +16,8 @@ import numpy as np
 
 from liveprofile.units import DAY_MS
 from models.profile.data.examples import PURCHASE
+from models.profile.data.moments import Moments
 from models.profile.data.training_rows import Streams
-from models.profile.evaluation.moments import Moments
 
 RECENT_DAYS = (7, 30, 90)
 

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from lab.baselines.values import boosting, linear, own_gap
+from lab.baselines.values.data import BaselineData, BaselinePredictions
 from liveprofile.progress import Progress
-from models.profile.evaluation.baseline_models import boosting, linear, own_gap
-from models.profile.evaluation.baseline_models.data import BaselineData, BaselinePredictions
+from models.profile.data.examples import Corpus
+from models.profile.data.moments import Moments, moment_ranges_ms
+from models.profile.data.prepared import split_by_time
+from models.profile.evaluation.any_time import Baseline
+from models.profile.recipes import Recipe
 
 # From the data and a callback for its progress; None if a fit does not converge.
 Fit = Callable[[BaselineData, Callable[[int, int], None]], BaselinePredictions | None]
@@ -33,3 +38,22 @@ def fit_all(
         return {}
     predictions = {name: fit(data, partial(on_progress, name)) for name, fit in models.items()}
     return {name: result for name, result in predictions.items() if result is not None}
+
+
+def fit_moments(
+    corpus: Corpus,
+    recipe: Recipe,
+    train: Moments,
+    validation: Moments,
+    measured: Moments,
+    days: int,
+    on_progress: Progress,
+    models: Mapping[str, Fit] = MODELS,
+) -> dict[str, Baseline]:
+    """As `value_baselines.linear_baselines` of the product, of each of `models`."""
+    streams = corpus.streams
+    split = split_by_time(recipe, streams.end_ms_W)
+    known_ms = moment_ranges_ms(streams, split, days)[1][0]
+    data = BaselineData.from_moments(streams, train, validation, measured, known_ms, days)
+    fitted = fit_all(data, on_progress, models)
+    return {name: Baseline(each.test, each.chosen_settings) for name, each in fitted.items()}
