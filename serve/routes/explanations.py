@@ -72,7 +72,7 @@ async def explain_window(
         raise ApiError(
             501,
             "not-installed",
-            "this server does not explain windows: serve.explanations_at_once is 0, or the model's"
+            "this server does not explain windows: serve.max_explanations is 0, or the model's"
             " packages are not installed (`liveprofile[demo]` has them). `liveprofile profile"
             " explain` does",
         )
