@@ -9,7 +9,7 @@ from liveprofile.kafka.records import Record
 
 
 class FakeTopic:
-    """A TopicSource: `records` exist when it is opened, `put` adds more later."""
+    """A TopicTail: `records` exist when it is opened, `put` adds more later."""
 
     def __init__(self, *records: Record, pause_s: float = 0.0):
         self._queue: queue.Queue[Record | Exception] = queue.Queue()
