@@ -53,7 +53,7 @@ class StoredKey(NamedTuple):
         return same and self.revoked_at_ms is None and at_ms < self.expires_at_ms
 
 
-class UnknownKey(LiveprofileError):
+class UnknownKeyError(LiveprofileError):
     """No key has this id. Exit code 1."""
 
 
@@ -118,10 +118,10 @@ def read_keys(session: Session) -> list[StoredKey]:
 
 
 def revoke_key(session: Session, key_id: str, now_ms: int) -> StoredKey:
-    """Ends a key and returns its row. A revoked key stays as it is. Raises UnknownKey."""
+    """Ends a key and returns its row. A revoked key stays as it is. Raises UnknownKeyError."""
     row = read(session, select_key_cql().replace("?", "%s"), (key_id,)).one()
     if row is None:
-        raise UnknownKey(f"no key {key_id!r}; `liveprofile serve key list` lists the keys")
+        raise UnknownKeyError(f"no key {key_id!r}; `liveprofile serve key list` lists the keys")
     key = key_of_row(row)
     if key.revoked_at_ms is not None:
         return key

@@ -31,7 +31,7 @@ class FlagFile(NamedTuple):
 
 
 def flag_file(session: Session, settings: Settings, flag_id: str) -> FlagFile:
-    """Raises UnknownFlag."""
+    """Raises UnknownFlagError."""
     flag = find_flag(session, flag_id)
     return FlagFile(
         flag,
@@ -61,7 +61,7 @@ def set_state(
 ) -> StoredAlertState:
     """Stores the state, and closes the case if all its flags are resolved.
 
-    Raises UnknownFlag, TransitionError.
+    Raises UnknownFlagError, TransitionError.
     """
     flag = find_flag(session, flag_id)
     with audited(session, settings, audit) as entry:

@@ -30,7 +30,7 @@ from liveprofile.campaigns.store import (
     store_plan,
 )
 from liveprofile.client.analysis_models import CampaignRequest
-from liveprofile.consent.changes import ConsentBook
+from liveprofile.consent.changes import ConsentTable
 from liveprofile.consent.store import read_changes
 from liveprofile.feeds.users import read_consents
 from liveprofile.kafka.records import send_all
@@ -115,7 +115,7 @@ def targets(session: Session, settings: Settings, name: str, bucket: int) -> lis
     Raises UnknownCampaignError.
     """
     found = list(bucket_targets(session, find_plan(session, name).plan_id, bucket))
-    consents = ConsentBook(settings.consent.defaults)
+    consents = ConsentTable(settings.consent.defaults)
     for user_id, changes in read_changes(session, [each.user_id for each in found]).items():
         consents.put(user_id, changes)
     allows = consents.allowing("marketing", now_ms())

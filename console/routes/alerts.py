@@ -150,7 +150,7 @@ async def act(request: Request, caller: Analyst) -> Response:
 
 
 async def _detail(request: Request, flag_id: str, said: str = "") -> dict[str, Any]:
-    """What the part about one alert shows. Raises UnknownFlag."""
+    """What the part about one alert shows. Raises UnknownFlagError."""
     file = await request.app.state.store.run(service.flag_file, flag_id)
     return {
         "file": file,

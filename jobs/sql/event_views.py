@@ -51,9 +51,9 @@ def timed(source: str, settings: Settings) -> str:
     payload, original (of a truncated payload: its bytes and SHA-256 digest, see `original_sql`),
     event_clock (rowtime), arrival, record_*
     """
-    is_long = f"CHAR_LENGTH(payload) > {settings.limits.payload_chars}"
+    is_long = f"CHAR_LENGTH(payload) > {settings.limits.max_payload_chars}"
     return f"""
-        SELECT CASE WHEN {is_long} THEN LEFT(payload, {settings.limits.payload_chars + 1})
+        SELECT CASE WHEN {is_long} THEN LEFT(payload, {settings.limits.max_payload_chars + 1})
                 ELSE payload END AS payload,
             CASE WHEN {is_long} THEN {original_sql()} END AS original,
             event_clock, arrival, record_time, {RECORD}, RAND() AS fence
@@ -140,7 +140,7 @@ def validated(
     bad_id = " OR ".join(_is_bad_id(f) for f in ("event_id", "user_id"))
     return f"""
         SELECT {", ".join((_parsed_columns(), *more_fields))}, CASE
-            WHEN CHAR_LENGTH(payload) > {limits.payload_chars} THEN 'TOO_LARGE'
+            WHEN CHAR_LENGTH(payload) > {limits.max_payload_chars} THEN 'TOO_LARGE'
             WHEN complex AND (ENCODE(payload, 'UTF-8') <> CAST(payload AS BYTES)
               OR ((payload LIKE '%\\ud%' OR payload LIKE '%\\uD%')
                   AND REGEXP(payload, {sql.literal(sql.LONE_SURROGATE)}))) THEN 'BAD_ENCODING'

@@ -19,7 +19,7 @@ MAX_FLAGS_PER_USER = 10_000
 MAX_FLAGS_SCANNED = 20_000
 
 
-class UnknownFlag(LiveprofileError):
+class UnknownFlagError(LiveprofileError):
     """No flag has this id. Exit code 1."""
 
 
@@ -34,13 +34,15 @@ def with_states(session: Session, flags: Sequence[StoredFlag]) -> list[FlagWithS
 
 
 def find_flag(session: Session, flag_id: str) -> StoredFlag:
-    """Returns the flag with this id, which is also its alert's id. Raises UnknownFlag."""
+    """Returns the flag with this id, which is also its alert's id. Raises UnknownFlagError."""
     query = "SELECT user_id, window_end FROM risk_flag WHERE flag_id = %s"
     for row in read(session, query, (flag_id,)):
         for flag in queries.flags(session, row.user_id, to_ms(row.window_end), MAX_FLAGS_PER_USER):
             if flag.flag_id == flag_id:
                 return flag
-    raise UnknownFlag(f"no flag {flag_id!r}; `liveprofile risk alerts list` lists the stored flags")
+    raise UnknownFlagError(
+        f"no flag {flag_id!r}; `liveprofile risk alerts list` lists the stored flags"
+    )
 
 
 def list_flags(

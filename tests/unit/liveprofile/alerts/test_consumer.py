@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
-from liveprofile.alerts.cases.flags import UnknownFlag
+from liveprofile.alerts.cases.flags import UnknownFlagError
 from liveprofile.alerts.consumer import Alert, AlertRefused, RestrictAccount, RetryPolicy, Severity
 from liveprofile.alerts.consumer.alert import InvalidAlert, read_alert
 from liveprofile.alerts.consumer.delivery import DeliveryFailure
@@ -248,7 +248,7 @@ def test_old_flag_or_other_action_restricts_nobody():
 
 def test_alert_without_a_stored_flag_is_refused():
     def find_flag(flag_id: str) -> StoredFlag:
-        raise UnknownFlag(flag_id)
+        raise UnknownFlagError(flag_id)
 
     accounts = FakeAccounts()
     with pytest.raises(AlertRefused, match="no flag is stored"):

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from liveprofile.consent.changes import ConsentBook, ConsentChange
-from liveprofile.privacy.erasures import HashedErasureBook
+from liveprofile.consent.changes import ConsentChange, ConsentTable
+from liveprofile.privacy.erasures import HashedErasureTable
 from models.fraud.model import FraudModel
 from tests.reference.entity_features import Event
 from tests.reference.scoring import decide, event_key
@@ -32,7 +32,7 @@ def test_only_events_that_users_allow_are_scored(
     arrivals, rng = random_arrivals(seed, count=160), random.Random(seed)
     rows = [row for row, arrival in enumerate(arrivals) if isinstance(arrival, Event)]
     times_ms = [arrivals[row].time_ms for row in rows]
-    feed = ConsentBook(SETTINGS.consent.defaults)
+    feed = ConsentTable(SETTINGS.consent.defaults)
     changes: dict[str, list[ConsentChange]] = {}
     for user in [f"u{number}" for number in range(8)]:
         for _ in range(rng.randrange(1, 4)):
@@ -62,7 +62,7 @@ def test_only_events_that_users_allow_are_scored(
 
 
 def test_no_alert_without_consent_and_again_after_a_grant(model: FraudModel) -> None:
-    feed = ConsentBook(SETTINGS.consent.defaults)
+    feed = ConsentTable(SETTINGS.consent.defaults)
     withdrawn_ms, granted_ms = START_MS + 60_000, START_MS + 3 * 60_000
     feed.put(
         "u", [ConsentChange(withdrawn_ms, "risk", False), ConsentChange(granted_ms, "risk", True)]
@@ -83,7 +83,7 @@ def test_users_who_are_erased_while_events_arrive_start_from_nothing(
     model: FraudModel, seed: int, shipped_rules: list[dict[str, Any]]
 ) -> None:
     arrivals, rng = random_arrivals(seed, count=160), random.Random(seed)
-    feed = HashedErasureBook()
+    feed = HashedErasureTable()
     scorer = ScoringHarness(model, erasures=feed)
     middle = len(arrivals) // 2
     rows = [row for row, arrival in enumerate(arrivals) if isinstance(arrival, Event)]
@@ -117,7 +117,7 @@ def test_users_who_are_erased_while_events_arrive_start_from_nothing(
 
 
 def test_erased_events_are_not_scored_and_others_of_the_batch_are(model: FraudModel) -> None:
-    feed = HashedErasureBook()
+    feed = HashedErasureTable()
     feed.put("gone", START_MS + 90_000)
     scorer = ScoringHarness(model, erasures=feed)
     arrivals = [
