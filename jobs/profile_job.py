@@ -127,7 +127,7 @@ def profiles() -> str:
     """
     return """
         SELECT update_profile(
-                user_id, window_start, window_end, events, history, added, sums, memory)
+                user_id, window_start, window_end, events, history, purchases, added, sums)
             AS messages
         FROM profile_input"""
 
@@ -206,6 +206,8 @@ def build(
         Override(
             _OVER, savepoint.WINDOW_COUNT, configuration=_state_ttl(settings.window.count_ttl_ms)
         ),
+        # All windows of a user close in one task.
+        Override(_OVER, savepoint.HISTORY, chained=True),
     ]
     if scoring_tables is not None:
         inserts += add_scoring_pipeline(t_env, settings, scoring_tables)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -21,16 +21,14 @@ from liveprofile.rules.rules import read_rules
 from liveprofile.segments.definitions import read_segments
 from liveprofile.settings import Settings
 from liveprofile.units import DAY_MS, HOUR_MS
-from liveprofile.wire import memories
-from liveprofile.wire.memories import MEMORY_WINDOWS
+from liveprofile.wire.histories import MEMORY_WINDOWS, PURCHASES
 from liveprofile.wire.tokens import (
     EVENT,
     FIELD,
-    HEADER,
     TOKEN_CHARS_PER_WINDOW,
-    TYPE_INDEX,
     TYPE_LETTERS,
     WINDOW,
+    token,
 )
 from models.profile.inference import ProfileModel
 from udfs.profile.batch import ProfileBatch, ProfileBatchTiming, ProfileUpdater
@@ -50,7 +48,7 @@ def batches(
         end_ms = start_ms + settings.window.length_ms
         rows = [(user, *states[user].add_window(events, end_ms)) for user, events in window.items()]
         for first in range(0, len(rows), batch_rows):
-            user_id, events, history, window_sums, sums, memory = zip(
+            user_id, events, history, purchases, window_sums, sums = zip(
                 *rows[first : first + batch_rows], strict=True
             )
             count = len(user_id)
@@ -60,9 +58,9 @@ def batches(
                 np.full(count, end_ms),
                 list(events),
                 list(history),
+                list(purchases),
                 np.array(window_sums),
                 np.array(sums),
-                list(memory),
             )
 
 
@@ -83,47 +81,47 @@ def _group_by_window(
         yield current_ms, window
 
 
+class UserHistory:
+    """The windows of a user that the job keeps, and the times of purchases."""
+
+    def __init__(self) -> None:
+        self._windows: deque[str] = deque(maxlen=MEMORY_WINDOWS)
+        self._purchases: deque[int] = deque(maxlen=PURCHASES)
+
+    def add_window(self, events: list[dict[str, Any]], end_ms: int) -> tuple[str, str]:
+        """Adds a window; returns the columns history and purchases of its row."""
+        purchases_ms = [
+            event["event_time"] for event in events if event["event_type"] == "purchase"
+        ]
+        if purchases_ms:
+            self._purchases.append(max(purchases_ms))
+        tokens = _last_tokens(EVENT.join(map(_token, events)))
+        self._windows.append(f"{end_ms}{EVENT}{tokens}")
+        return WINDOW.join(self._windows), " ".join(map(str, self._purchases))
+
+
 class UserState:
-    """The state that the job keeps of a user: windows, baseline sums and the last purchase."""
+    """The state that the job keeps of a user: history and baseline sums."""
 
     def __init__(self, settings: Settings):
-        self._history: deque[str] = deque(maxlen=settings.window.history + 1)
-        self._memory: deque[str] = deque(maxlen=MEMORY_WINDOWS)
+        self._history = UserHistory()
         self._sums = np.zeros(len(baselines.COLUMNS))
-        self._last_purchase_ms = 0
         self._tau_ms = settings.state.decay_days * DAY_MS
 
     def add_window(
         self, events: list[tuple[dict[str, Any], str]], end_ms: int
-    ) -> tuple[str, str, np.ndarray, np.ndarray, str]:
-        """Adds a window; returns the columns events, history, added, sums and memory of its row."""
-        purchases = [event for event, _ in events if event["event_type"] == "purchase"]
-        if purchases:
-            self._last_purchase_ms = purchases[-1]["event_time"]
-        header = FIELD.join((str(self._last_purchase_ms), HEADER, "", "", "0"))
-        tokens = _last_tokens(EVENT.join(_token(event) for event, _ in events))
-        self._history.append(header + EVENT + tokens)
-        self._memory.append(memory_window(end_ms, tokens))
+    ) -> tuple[str, str, str, np.ndarray, np.ndarray]:
+        """Adds a window; returns the columns events, history, purchases, added and sums."""
+        values = [event for event, _ in events]
+        purchases = [event for event in values if event["event_type"] == "purchase"]
         encoded = EVENT.join(
             FIELD.join((str(event["event_time"]), "0", "0", payload)) for event, payload in events
         )
         amount = sum(_amount(event) for event in purchases)
         weight = math.exp((end_ms - baselines.T0_MS) / self._tau_ms)
-        window_sums = _window_sums([event for event, _ in events], len(purchases), amount, weight)
+        window_sums = _window_sums(values, len(purchases), amount, weight)
         self._sums = self._sums + window_sums
-        history, memory = WINDOW.join(self._history), memory_of_windows(self._memory)
-        return encoded, history, window_sums, self._sums, memory
-
-
-def memory_window(end_ms: int, tokens: str) -> str:
-    """A window of a memory, from the window's tokens (liveprofile.wire.memories)."""
-    parts = (FIELD.join(token.split(FIELD)[1:4]) for token in tokens.split(EVENT))
-    return HEADER + memories.window_text(end_ms, parts)
-
-
-def memory_of_windows(windows: Iterable[str]) -> str:
-    """The memory of the last windows, without the first ones if they are too long."""
-    return memories.last_windows(EVENT.join(windows))
+        return encoded, *self._history.add_window(values, end_ms), window_sums, self._sums
 
 
 def _window_sums(
@@ -142,9 +140,8 @@ def _window_sums(
 
 
 def _token(event: dict[str, Any]) -> str:
-    letter = TYPE_LETTERS[TYPE_INDEX[event["event_type"]]]
-    item, category = event["item_id"], event["category_id"]
-    return FIELD.join((str(event["event_time"]), letter, item, category, str(_amount(event))))
+    time_ms, type_index, *others = token(event, event["event_time"])
+    return FIELD.join(map(str, (time_ms, TYPE_LETTERS[type_index], *others)))
 
 
 def _last_tokens(tokens: str) -> str:

@@ -13,8 +13,9 @@ from benchmarks.load.workload import Workload
 from liveprofile.events.modalities import Vectors
 from liveprofile.events.window import parse_windows
 from liveprofile.settings import load
-from liveprofile.wire.memories import Memories, read_memories
-from liveprofile.wire.token_columns import TokenColumns, read_histories
+from liveprofile.wire.histories import Memories, read_histories, read_memories
+from liveprofile.wire.token_columns import TokenColumns
+from models.profile.recipes import Recipe
 from udfs.profile import assemble
 from udfs.profile.batch import ProfileBatch
 
@@ -31,9 +32,9 @@ def generated_rows(workload: Workload) -> ProfileBatch:
 
 
 def batch_of(columns: list[list[Any]]) -> ProfileBatch:
-    user_id, start_ms, end_ms, events, history, added, sums, memory = columns
+    user_id, start_ms, end_ms, events, history, purchases, added, sums = columns
     start_ms, end_ms, added, sums = map(np.array, (start_ms, end_ms, added, sums))
-    return ProfileBatch(user_id, start_ms, end_ms, events, history, added, sums, memory)
+    return ProfileBatch(user_id, start_ms, end_ms, events, history, purchases, added, sums)
 
 
 def model_inputs(batch: ProfileBatch, decay_days: float) -> ModelInputs:
@@ -43,8 +44,11 @@ def model_inputs(batch: ProfileBatch, decay_days: float) -> ModelInputs:
     baselines = assemble.read_baselines(
         batch.added[kept], batch.sums[kept], start_ms, end_ms, decay_days
     )
-    histories = read_histories([batch.history[row] for row in kept])
+    texts, purchases = (
+        [column[row] for row in kept] for column in (batch.history, batch.purchases)
+    )
+    histories = read_histories(texts, purchases, start_ms, Recipe.history_windows)
     users = [batch.user_id[row] for row in kept]
     rows = assemble.ProfileInputs(users, start_ms, end_ms, windows, histories, *baselines)
-    memories = read_memories([batch.memory[row] for row in kept])
-    return histories.tokens, windows.tokens, *assemble.numeric_inputs(rows), (), memories
+    numbers = assemble.numeric_inputs(rows)
+    return histories.tokens, windows.tokens, *numbers, (), read_memories(texts)

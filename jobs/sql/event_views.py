@@ -34,6 +34,15 @@ IS_EVENT = "reason IS NULL AND event_type <> 'heartbeat'"
 NO_FIELDS: Mapping[str, str] = MappingProxyType({})
 
 
+def register_functions(t_env: TableEnvironment) -> None:
+    """Registers the functions of jobs/java.
+
+    They are written in Java because Flink has no Python aggregate for OVER and no Python process
+    table function (FLINK-40251).
+    """
+    t_env.create_java_temporary_system_function("LAST_JOINED", "liveprofile.LastJoined")
+
+
 def create_view(t_env: TableEnvironment, name: str, query: str) -> None:
     """Creates a temporary view that keeps the planned query.
 

@@ -287,14 +287,6 @@ class WindowSettings(Section):
         description="`liveprofile events recompute-late` uses events up to this late; 0: none."
         " Less than `topics.retention_ms` (docs/operate.md#late-events)",
     )
-    # The state contains K (K + 3) / 2 windows of tokens for each user
-    # (jobs.sql.profile_views.model_input).
-    history: int = Field(
-        8,
-        ge=1,
-        le=32,
-        description="earlier windows that the model reads; state per user grows with the square",
-    )
 
     @model_validator(mode="after")
     def _whole_steps(self) -> WindowSettings:

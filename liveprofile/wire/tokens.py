@@ -2,7 +2,7 @@
 
 A token is five fields: time in ms, a letter for the type, item, category, amount. The user model
 reads the tokens of the window and of the user's last windows. `token_sql` writes a token in Flink
-SQL; `liveprofile.wire.token_columns` parses many of them at once; `token` makes the same token
+SQL; `liveprofile.wire.histories` parses many of them at once; `token` makes the same token
 from a payload.
 """
 
@@ -19,7 +19,6 @@ EVENT_TYPES = (
 )  # fmt: skip
 TYPE_INDEX = {name: index for index, name in enumerate(EVENT_TYPES)}
 TYPE_LETTERS = "abcdefghijkl"
-HEADER = "#"  # in place of the letter: the header of a window, not an event
 
 # Control characters that JSON text cannot contain unescaped, so they need no escaping here.
 FIELD, EVENT, WINDOW = "\x1f", "\x1e", "\x1d"

@@ -26,7 +26,7 @@ WITHOUT_STATE = {
     *("table-source-scan", "sink", "calc", "correlate", "exchange", "union", "python-calc"),
     *("watermark-assigner", "window-table-function"),
 }
-ENDED_BY_WATERMARK = {"local-window-aggregate", "global-window-aggregate", "window-join"}
+ENDED_BY_WATERMARK = {"local-window-aggregate", "global-window-aggregate"}
 
 
 def build(folder: Path, with_scoring: bool, parallelism: int = 2) -> CompiledPlan:
@@ -76,12 +76,11 @@ def test_views_shared_by_sinks_are_computed_once(profile_plan: CompiledPlan) -> 
         "table-source-scan",
         "deduplicate",
         "global-window-aggregate",
-        "window-join",
         "correlate",
     ):
         assert count(profile_plan, kind) == 1, kind
-    # The clock of a partition, the count of a window, baselines, history, memory.
-    assert count(profile_plan, "over-aggregate") == 5
+    # The clock of a partition, the count of a window, baselines and history.
+    assert count(profile_plan, "over-aggregate") == 3
 
 
 def test_scoring_pipeline_shares_no_operator(
@@ -117,7 +116,7 @@ def test_all_state_about_users_expires(full_plan: CompiledPlan) -> None:
             of_node = node.get("configuration", {}).get("table.exec.state.ttl", of_all)
             ttls.setdefault(kind, []).extend(own or [of_node])
     assert ttls.keys() == {"over-aggregate", "deduplicate"}
-    keyed = (*ttls, "global-window-aggregate", "window-join")
+    keyed = (*ttls, "global-window-aggregate")
     assert sum(count(full_plan, kind) for kind in keyed) == len(STATES)
     assert all(int(ttl.split()[0]) > 0 for of_kind in ttls.values() for ttl in of_kind), ttls
 
@@ -224,6 +223,6 @@ def test_job_that_follows_merges_restores_the_state_of_one_that_does_not() -> No
 def test_ids_of_nodes_with_state_do_not_depend_on_other_nodes() -> None:
     """Staggered windows have further steps, and the scoring pipeline numbers the nodes anew."""
     plan = kafka_plan(scoring={"enabled": False}, window={"stagger_ms": 60_000})
-    assert ids_with_state(plan) == set(range(1, 12))
+    assert ids_with_state(plan) == set(range(1, 9))
     with pytest.raises(ValueError, match="local-window-aggregate matches 0 known ids"):
         plan._renumber([node for node in NODE_IDS if "window" not in node.node_type])

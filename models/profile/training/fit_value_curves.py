@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from liveprofile.progress import Progress
 from liveprofile.units import DAY_MS
-from liveprofile.wire.memories import MEMORY_WINDOWS
+from liveprofile.wire.histories import MEMORY_WINDOWS
 from models.profile.data.churn_spend_samples import user_features_at
 from models.profile.data.examples import PURCHASE, Corpus
 from models.profile.evaluation.any_time import HORIZONS_DAYS, moment_ranges_ms
