@@ -16,8 +16,8 @@ from pathlib import Path
 import pyarrow as pa
 from pyflink.table import EnvironmentSettings, TableEnvironment
 
+from jobs.sql import event_views, profile_views, scoring_views, tables
 from jobs.sql import expressions as sql
-from jobs.sql import profile_views, scoring_views, tables
 from liveprofile.errors import LiveprofileError
 from liveprofile.settings import Settings, load
 from liveprofile.wire import training_rows
@@ -83,6 +83,7 @@ def _configure(t_env: TableEnvironment, settings: Settings) -> None:
     config.set("pipeline.name", f"{settings.job.name}-backfill")
     config.set("parallelism.default", str(settings.job.parallelism))
     config.set("table.local-time-zone", "UTC")
+    event_views.register_functions(t_env)
 
 
 def main(arguments: list[str] | None = None) -> int:

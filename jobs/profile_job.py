@@ -72,6 +72,7 @@ def configure(t_env: TableEnvironment, settings: Settings) -> None:
         config["execution.state-recovery.claim-mode"] = "LEGACY"
     for key, value in config.items():
         t_env.get_config().set(key, str(value))
+    event_views.register_functions(t_env)
 
 
 def utf8(expression: str) -> str:

@@ -14,8 +14,8 @@ import org.apache.flink.table.data.StringData;
 import org.apache.flink.table.functions.ScalarFunction;
 
 /**
- * EVENT_TIME(payload, field, latest_ms): the time in a field of a JSON object, in ms since 1970. NULL
- * if there is none, or if it is later than latest_ms.
+ * EVENT_TIME(payload, field, latest_ms, no_time): the time in a field of a JSON object, in ms since
+ * 1970. no_time if there is none, or if it is later than latest_ms.
  */
 public class EventTime extends ScalarFunction {
 	static final long EARLIEST_MS = 946_684_800_000L; // 2000-01-01
@@ -29,26 +29,27 @@ public class EventTime extends ScalarFunction {
 	public Long eval(
 			@DataTypeHint(value = "STRING", bridgedTo = StringData.class) StringData payload,
 			String field,
-			Long latestMs) {
-		if (payload == null) return null;
+			Long latestMs,
+			Long noTime) {
+		if (payload == null) return noTime;
 		String text = new String(payload.toBytes(), StandardCharsets.UTF_8);
 		long ms = NO_TIME;
 		try (JsonParser in = ParseEvent.JSON.createParser(text)) {
-			if (in.nextToken() != JsonToken.START_OBJECT) return null;
-			while (in.nextToken() != JsonToken.END_OBJECT) {
+			if (ParseEvent.next(in) != JsonToken.START_OBJECT) return noTime;
+			while (ParseEvent.next(in) != JsonToken.END_OBJECT) {
 				boolean isField = field.equals(in.currentName());
-				JsonToken token = in.nextToken();
+				JsonToken token = ParseEvent.next(in);
 				if (isField) {
 					boolean isText = token == JsonToken.VALUE_STRING
 							|| token == JsonToken.VALUE_NUMBER_INT;
 					ms = isText ? millis(in.getText()) : NO_TIME;
 				}
-				if (token.isStructStart()) in.skipChildren();
+				ParseEvent.skip(in);
 			}
 		} catch (IOException error) {
-			return null;
+			return noTime;
 		}
-		return ms == NO_TIME || ms > latestMs ? null : ms;
+		return ms == NO_TIME || ms > latestMs ? noTime : (Long) ms;
 	}
 
 	/** Of digits or ISO 8601, NO_TIME for other text. */

@@ -34,7 +34,8 @@ import org.apache.flink.table.functions.TableFunction;
 				bridgedTo = RowData.class))
 public class ParseEvent extends TableFunction<RowData> {
 	static final JsonFactory JSON = JsonFactory.builder()
-			.disable(JsonFactory.Feature.INTERN_FIELD_NAMES)
+			// A table of names that senders choose could grow and collide.
+			.disable(JsonFactory.Feature.CANONICALIZE_FIELD_NAMES)
 			.streamReadConstraints(StreamReadConstraints.builder().maxNestingDepth(999).build())
 			.build();
 
@@ -50,10 +51,28 @@ public class ParseEvent extends TableFunction<RowData> {
 	private static final double LIMIT = 1e9;
 	private static final double[] LOWEST = {0, 0, -LIMIT, -LIMIT, -90, -180};
 	private static final double[] HIGHEST = {LIMIT, LIMIT, LIMIT, LIMIT, 90, 180};
-	private static final int MAX_ID_CHARS = 256, MAX_DETAIL_CHARS = 64;
+	private static final int MAX_NUMBER_CHARS = 1_000, MAX_ID_CHARS = 256, MAX_DETAIL_CHARS = 64;
 
 	private transient String typesText;
 	private transient Set<String> types;
+
+	/** The next token. Jackson counts the digits of a number, the contract its characters. */
+	static JsonToken next(JsonParser in) throws IOException {
+		JsonToken token = in.nextToken();
+		if (token != null && token.isNumeric() && in.getTextLength() > MAX_NUMBER_CHARS) {
+			throw new IOException("a number with too many characters");
+		}
+		return token;
+	}
+
+	/** Passes over the value of the current token. */
+	static void skip(JsonParser in) throws IOException {
+		for (int depth = 0; ; next(in)) {
+			if (in.currentToken().isStructStart()) depth++;
+			else if (in.currentToken().isStructEnd()) depth--;
+			if (depth == 0) return;
+		}
+	}
 
 	/** What the parser found in one payload. */
 	private static final class Fields {
@@ -67,7 +86,7 @@ public class ParseEvent extends TableFunction<RowData> {
 		static Value of(JsonParser in) throws IOException {
 			JsonToken token = in.currentToken();
 			if (token.isStructStart()) {
-				in.skipChildren();
+				skip(in);
 				return new Value(token, null);
 			}
 			if (token == JsonToken.VALUE_NULL) return null;
@@ -138,9 +157,9 @@ public class ParseEvent extends TableFunction<RowData> {
 		if (!isDecoded || hasLoneSurrogate(text)) throw new Rejected("BAD_ENCODING", "");
 		var fields = new Fields();
 		try (JsonParser in = JSON.createParser(text)) {
-			if (in.nextToken() != JsonToken.START_OBJECT) throw new Rejected("NOT_JSON", "");
+			if (next(in) != JsonToken.START_OBJECT) throw new Rejected("NOT_JSON", "");
 			readObject(in, "", fields);
-			if (in.nextToken() != null) throw new Rejected("NOT_JSON", "");
+			if (next(in) != null) throw new Rejected("NOT_JSON", "");
 		} catch (IOException error) {
 			throw new Rejected("NOT_JSON", "");
 		}
@@ -154,7 +173,7 @@ public class ParseEvent extends TableFunction<RowData> {
 			int code = text.startsWith("u", at + 1) ? hexadecimal(text, at + 2) : -1;
 			int end = at + (code < 0 ? 2 : 6);
 			boolean isLow = code >= 0xDC00 && code <= 0xDFFF;
-			if (isLow != (highEnd == at) && (isLow || highEnd >= 0)) return true;
+			if (isLow ? highEnd != at : highEnd >= 0) return true;
 			highEnd = code >= 0xD800 && code <= 0xDBFF ? end : -1;
 			at = end;
 		}
@@ -176,9 +195,10 @@ public class ParseEvent extends TableFunction<RowData> {
 
 	/** Of a name that occurs twice, the last value counts. */
 	private static void readObject(JsonParser in, String path, Fields fields) throws IOException {
-		while (in.nextToken() != JsonToken.END_OBJECT) {
-			String name = path.isEmpty() ? in.currentName() : path + in.currentName();
-			JsonToken token = in.nextToken();
+		while (next(in) != JsonToken.END_OBJECT) {
+			String own = in.currentName();
+			String name = own.indexOf('.') >= 0 ? "" : path.isEmpty() ? own : path + own;
+			JsonToken token = next(in);
 			switch (name) {
 				case "event_time" -> fields.time = Value.of(in);
 				case "place", "attributes" -> {
@@ -186,14 +206,14 @@ public class ParseEvent extends TableFunction<RowData> {
 					clear(fields.ids, IDS, inside);
 					clear(fields.numbers, NUMBERS, inside);
 					if (token == JsonToken.START_OBJECT) readObject(in, inside, fields);
-					else if (token.isStructStart()) in.skipChildren();
+					else skip(in);
 				}
 				default -> {
 					int id = indexOf(IDS, name);
 					int number = id < 0 ? indexOf(NUMBERS, name) : -1;
 					if (id >= 0) fields.ids[id] = Value.of(in);
 					else if (number >= 0) fields.numbers[number] = Value.of(in);
-					else if (token.isStructStart()) in.skipChildren();
+					else skip(in);
 				}
 			}
 		}

@@ -208,24 +208,21 @@ def profile_input() -> str:
 
 def create(t_env, source: str, settings: Settings, *, streaming: bool) -> None:
     """Registers the views over a source table (jobs/sql/tables.py), in the order of the path."""
-    event_views.register_functions(t_env)
     if streaming:
         views = {
             "timed": event_views.timed(source, settings),
             "clocked": event_views.clocked(),
-            "prefiltered": event_views.prefiltered(
-                "clocked", event_views.OPTIMIZER_FENCE, event_views.STREAM_COLUMNS
+            "parsed": event_views.parsed(
+                settings, "clocked", stream_columns=event_views.STREAM_COLUMNS
             ),
         }
     else:
-        views = {"prefiltered": event_views.prefiltered(source)}
+        views = {"parsed": event_views.parsed(settings, source)}
     views |= {
-        "parsed": event_views.parsed(),
-        "validated": event_views.validated(settings),
         "rejected": event_views.rejected(),
         **({"identified": event_views.identified()} if settings.merges.enabled else {}),
         "behaviour_events": event_views.behaviour_events(
-            settings, "identified" if settings.merges.enabled else "validated"
+            settings, "identified" if settings.merges.enabled else "parsed"
         ),
         "deduplicated": deduplicated(),
         "on_time": on_time(settings) if streaming else "SELECT * FROM deduplicated",

@@ -51,20 +51,6 @@ def type_letter_sql(event_type: str = "event_type") -> str:
     return f"CASE {event_type} {cases} END"
 
 
-def id_sql(field: str, is_not_id: str, is_complex: str) -> str:
-    """SQL: an id as tokens contain it, at most ID_CHARS long and without separators.
-
-    `is_not_id`: a condition, TRUE for a JSON boolean or fraction. `is_complex`: a condition, TRUE
-    where the payload may contain an escape; only an escape can produce a separator.
-    """
-    without_separators = f"TRANSLATE({field}, '{FIELD}{EVENT}{WINDOW}', '___')"
-    return (
-        f"CASE WHEN {field} IS NULL OR {is_not_id} THEN ''"
-        f" ELSE LEFT(CASE WHEN {is_complex} THEN {without_separators} ELSE {field} END, {ID_CHARS})"
-        " END"
-    )
-
-
 def token_sql(time_ms: str, letter: str, item_id: str, category_id: str, amount: str) -> str:
     """SQL: a token. All arguments are text columns."""
     return join_sql(time_ms, letter, item_id, category_id, amount)
