@@ -174,7 +174,7 @@ def operator(
     batch_rows: Maximum rows per batch.
     store: none or cassandra; repeatable.
     """
-    from benchmarks.models.operator import operator
+    from benchmarks.operator import operator
 
     workload = Workload.of(events, users)
     report("operator", workload, lambda: operator(root, workload, batch_rows, store))
@@ -193,83 +193,20 @@ def gpu(
     checkpoint: Model checkpoint folder.
     repeats: Rounds of timing.
     """
-    from benchmarks.models.gpu import measure_gpu
+    from benchmarks.gpu import measure_gpu
 
     workload = Workload.of(events, users)
     report("gpu", workload, lambda: measure_gpu(checkpoint, workload, repeats))
 
 
-@app.command()
-def restarts(
-    root: Root = BENCH_ROOT,
-    count: Annotated[int, typer.Option(min=1)] = 100,
-    resubmit_every: Annotated[int, typer.Option(min=0)] = 5,
-) -> None:
-    """Measure whether the TaskManager's memory grows with the restarts of a job.
-
-    Options:
-    count: Number of restarts.
-    resubmit_every: Every N-th restart cancels and submits the job instead; 0: never.
-    """
-    from benchmarks.restarts import restarts
-
-    window = Workload(n=200, users=100, hours=1 / 12)
-    report_on_stack(
-        "restarts", lambda stack: restarts(stack, window, count, resubmit_every), window, root=root
-    )
-
-
-@app.command()
-def segments(root: Root = BENCH_ROOT, users: Users = 50_000) -> None:
-    """Measure how fast a sweep applies segments to all users while the job runs."""
-    from benchmarks.segments import segments
-
-    report_on_stack("segments", lambda stack: segments(stack, users), root=root)
-
-
-@app.command()
-def storage(root: Root = BENCH_ROOT, events: Events = 100_000, users: Users = USERS) -> None:
-    """Measure the bytes on Cassandra's disk for each window and score, by table."""
-    from benchmarks.storage import bytes_per_window
-
-    workload = Workload.of(events, users)
-    report("storage", workload, lambda: bytes_per_window(root, workload))
-
-
-@app.command("training-rows")
-def training_rows(root: Root = BENCH_ROOT, windows: str = "20000,200000") -> None:
-    """Measure whether the memory of a training grows with the number of its rows.
-
-    Options:
-    windows: Numbers of training rows (windows), separated by commas.
-    """
-    from benchmarks.models.training_rows import training_rows, workload_of_windows
-
-    sizes = [int(size) for size in windows.split(",")]
-    workload = workload_of_windows(sizes[0])
-    report("training-rows", workload, lambda: {"sizes": training_rows(root, sizes)})
-
-
-@app.command()
-def audit(records: str = "2000000,20000000") -> None:
-    """Measure whether the memory of an audit grows with the number of records.
-
-    Options:
-    records: Numbers, with commas.
-    """
-    from benchmarks.audit import audit
-
-    report("audit", None, lambda: {"sizes": audit([int(size) for size in records.split(",")])})
-
-
-def main() -> None:
+def run(commands: Commands) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # SystemExit runs the clean-up
     try:
-        app()
+        commands()
     except LiveprofileError as error:
         sys.stderr.write(f"benchmarks: {error}\n")
         sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":
-    main()
+    run(app)

@@ -16,8 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.latency import quantiles, send_on_schedule
-from benchmarks.load import events
-from benchmarks.load.workload import EventSender, Workload
+from benchmarks.load.workload import ITEMS, EventMessage, EventSender, Workload
 from benchmarks.support import runs
 from benchmarks.support.meter import Meter
 from benchmarks.support.topic_listener import TopicListener
@@ -51,7 +50,7 @@ message = "{{value:.2f}} spent"
 
 class ScheduledEvent(NamedTuple):
     at_s: float  # planned send time, seconds from the start
-    message: events.EventMessage
+    message: EventMessage
     scored: bool  # from `scored_events`
 
 
@@ -93,7 +92,7 @@ def scored_events(
         if flagged:
             planned[event_id] = at_s
         time_ms = workload.start_ms + int(at_s * speed_up * 1000)
-        item = int(rng.integers(events.ITEMS))
+        item = int(rng.integers(ITEMS))
         amount = FLAGGED_AMOUNT if flagged else round(float(rng.lognormal(3, 0.8)), 2)
         place = user_number % places
         message = purchase(event_id, user, time_ms, amount, item, f"shop{shop}", place)
@@ -102,7 +101,7 @@ def scored_events(
 
 def purchase(
     event_id: str, user: str, time_ms: int, amount: float, item: int, shop: str, place: int
-) -> events.EventMessage:
+) -> EventMessage:
     """A purchase. place: a number of a grid cell."""
     event = {
         "event_id": event_id,
@@ -115,7 +114,7 @@ def purchase(
         "place": {"lat": 45 + place / 100, "lon": -73.5},
         "attributes": {"shop_id": shop, "address_id": f"{user}-home"},
     }
-    return events.EventMessage(user.encode(), json.dumps(event).encode())
+    return EventMessage(user.encode(), json.dumps(event).encode())
 
 
 class AlertListener(TopicListener):

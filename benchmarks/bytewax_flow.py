@@ -38,9 +38,9 @@ from bytewax.recovery import RecoveryConfig
 from benchmarks.against_bytewax import PROCESSES, RECOVERY
 from benchmarks.load.rows import UserState, profile_updater
 from benchmarks.support.journal import Journal
+from liveprofile.events.validation import accept
 from liveprofile.resources import product_path
 from liveprofile.settings import Settings, load
-from liveprofile.wire.tokens import EVENT_TYPES, ID_CHARS
 from models.profile.inference import ProfileModel
 from udfs.profile.batch import ProfileBatch
 from udfs.profile.sink import open_profile_sink
@@ -49,7 +49,6 @@ from udfs.worker import collect_rarely
 SOURCE_ROWS = 4_000  # per read: makes the model's batches as large as the job's
 SNAPSHOT_INTERVAL = timedelta(seconds=10)
 ALIGNED_TO = datetime(2020, 1, 1, tzinfo=UTC)
-_NUMBERS = ("price", "quantity", "amount", "rating")
 
 
 class ParsedEvent(NamedTuple):
@@ -68,13 +67,13 @@ class ParseAndValidate:
         self._limits, self._checks = settings.limits, checks
 
     def __call__(self, messages: list[KafkaSourceMessage]) -> list[tuple[str, ParsedEvent]]:
-        parsed = []
+        parsed, now_ms = [], round(time.time() * 1_000)
         for message in messages:
+            if self._checks and accept(message.value, now_ms, self._limits) is None:
+                continue
             try:
                 event = orjson.loads(message.value)
             except orjson.JSONDecodeError:
-                continue
-            if self._checks and self._rejection_reason(message.value, event):
                 continue
             if event["event_type"] != "heartbeat":
                 parsed_event = ParsedEvent(
@@ -82,35 +81,6 @@ class ParseAndValidate:
                 )
                 parsed.append((event["user_id"], parsed_event))
         return parsed
-
-    def _rejection_reason(self, payload: bytes, event: Any) -> str | None:
-        """Checks the main rejection reasons of docs/data-contract.md, section 2."""
-        if len(payload) > self._limits.payload_chars:
-            return "TOO_LARGE"
-        if not isinstance(event, dict):
-            return "NOT_JSON"
-        kind, time_ms = event.get("event_type"), event.get("event_time")
-        if not kind or time_ms is None:
-            return "MISSING_FIELD"
-        if kind == "heartbeat":
-            return None
-        for field in ("event_id", "user_id"):
-            value = event.get(field)
-            if not value or isinstance(value, bool | float | list | dict):
-                return "MISSING_FIELD"
-            if len(str(value)) > ID_CHARS or any(char < " " for char in str(value)):
-                return "BAD_ID"
-        if kind not in EVENT_TYPES:
-            return "UNKNOWN_TYPE"
-        if not isinstance(time_ms, int):
-            return "BAD_TIME"
-        if time_ms > time.time() * 1_000 + self._limits.max_clock_skew_ms:
-            return "FUTURE_TIME"
-        try:
-            numbers = [float(event[field]) for field in _NUMBERS if event.get(field) is not None]
-        except (TypeError, ValueError):
-            return "BAD_NUMBER"
-        return None if all(map(np.isfinite, numbers)) else "BAD_NUMBER"
 
 
 class UserLogic(StatefulBatchLogic):
@@ -175,7 +145,6 @@ class UpdateProfiles:
             product_path(settings.model.checkpoint),
             threads=settings.model.threads,
             batch_rows=settings.model.batch_rows,
-            length_buckets=settings.model.length_buckets,
         )
         model.warm_up()
         sink = open_profile_sink(settings, model.dim)

@@ -13,11 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.load import events
-from benchmarks.load.workload import EventSender, Workload, partition_of
+from benchmarks.load.workload import EventMessage, EventSender, Workload, partition_of
 from benchmarks.support import runs
 from benchmarks.support.meter import Meter
-from benchmarks.support.topic_listener import SegmentChangeListener, TopicListener
+from benchmarks.support.topic_listener import SegmentChangeListener
 from liveprofile.errors import ConfigError, ServiceError
 from liveprofile.settings import Settings, load
 from liveprofile.storage import connection
@@ -33,7 +32,7 @@ LAST_SAMPLE_TIMEOUT_S = 60.0
 class Schedule(NamedTuple):
     """The planned send times of n events and of the windows' closing events, from the start."""
 
-    messages: list[events.EventMessage]
+    messages: list[EventMessage]
     due_s: np.ndarray  # (n,) ascending
     closes_s: dict[int, float]  # window end in ms -> send time of the event that closes it
 
@@ -96,17 +95,16 @@ class ProfilePoller(threading.Thread):
         self._plan = send_plan
         self._missing = {end_ms: list(users) for end_ms, users in sorted(sampled.items())}
         self.latency_ms: dict[int, list[float]] = {end_ms: [] for end_ms in sampled}
-        self.versions: set[str] = set()  # of the models that made the profiles
         self.queries = 0
         self.start_s = 0.0  # monotonic; set before start()
-        self.stopping = threading.Event()
+        self._stopping = threading.Event()
 
     @property
     def missing(self) -> int:
         return sum(map(len, self._missing.values()))
 
     def run(self) -> None:
-        while self._missing and not self.stopping.is_set():
+        while self._missing and not self._stopping.is_set():
             poll_start_s = time.monotonic()
             end_ms = next(iter(self._missing))
             closed_s = self.start_s + self._plan.closes_s[end_ms]
@@ -124,103 +122,64 @@ class ProfilePoller(threading.Thread):
 
     def _is_stored(self, user_id: str, end_ms: int) -> bool:
         self.queries += 1
-        row = self._session.execute(self._select, (user_id, end_ms)).one()
-        if row is not None:
-            self.versions.add(row.model_version)
-        return row is not None
+        return self._session.execute(self._select, (user_id, end_ms)).one() is not None
 
     def close(self) -> None:
-        self.stopping.set()
+        self._stopping.set()
         self.join()
         connection.close(self._session)
 
 
-class SamplePlan(NamedTuple):
-    """What is sent, and whose profiles are measured."""
+def latency(stack: Stack, workload: Workload, events_per_s: float, samples: int) -> dict[str, Any]:
+    """Runs the variant `whole` at `events_per_s` and measures the latency of `samples` profiles.
 
-    schedule: Schedule
-    sampled: dict[int, list[str]]  # window end in ms -> user ids
-
-
-def plan(stack: Stack, workload: Workload, events_per_s: float, samples: int) -> SamplePlan:
-    """Draws the samples from the windows that close after the warm-up.
-
-    Raises ConfigError if there are none.
+    They are of windows that close after the warm-up. Raises ConfigError if there are none.
     """
     runs.log_progress(f"latency: preparing {events_per_s:.0f} events/s")
     # The stack's settings have the job's windows and partitions; only topic names differ.
-    stack_settings = load(**stack.settings())
-    send_plan = schedule(workload, stack_settings, events_per_s)
-    ends_ms = [end for end, due_s in send_plan.closes_s.items() if due_s > PACED_WARM_UP_S]
+    window, speed_up = load(**stack.settings()).window, workload.speed_up(events_per_s)
+    plan = schedule(workload, load(**stack.settings()), events_per_s)
+    ends_ms = [end for end, due_s in plan.closes_s.items() if due_s > PACED_WARM_UP_S]
     if not ends_ms:
         raise ConfigError(
             f"{workload.n} events at {events_per_s:.0f} per second end before the warm-up of"
             f" {PACED_WARM_UP_S:.0f} s: give more --events"
         )
-    sampled = sample_profiles(workload, stack_settings.window.length_ms, ends_ms, samples)
-    return SamplePlan(send_plan, sampled)
-
-
-def send_and_poll(
-    job: runs.RunningJob, samples: SamplePlan, listener: TopicListener | None = None
-) -> tuple[ProfilePoller, list[float]]:
-    """Sends the events on schedule. Returns when every sampled profile has been read.
-
-    listener: started with the first event. Returns the poller, and by how much events were sent
-    late, in ms. Raises ServiceError.
-    """
-    send_plan = samples.schedule
-    sender = EventSender(job.settings)
-    poller = ProfilePoller(job.settings, *samples)
-    try:
-        poller.start_s = start_s = time.monotonic()
-        poller.start()
-        if listener is not None:
-            listener.start_s = start_s
-            listener.start()
-        senders = [sender] * len(send_plan.messages)
-        sent_late_ms = send_on_schedule(senders, send_plan.messages, send_plan.due_s, start_s)
-        poller.join(LAST_SAMPLE_TIMEOUT_S)
-        job.check()
-        if poller.missing:
-            raise ServiceError(
-                f"{poller.missing} sampled profiles are not in Cassandra"
-                f" {LAST_SAMPLE_TIMEOUT_S:.0f} s after the last event"
-            )
-    finally:
-        poller.close()
-    return poller, sent_late_ms
-
-
-def latency(stack: Stack, workload: Workload, events_per_s: float, samples: int) -> dict[str, Any]:
-    """Runs the variant `whole` at `events_per_s` and measures the latency of `samples` profiles."""
-    sample_plan = plan(stack, workload, events_per_s, samples)
-    closes_s = sample_plan.schedule.closes_s
-    measured_s = {end_ms: closes_s[end_ms] for end_ms in sample_plan.sampled}
+    sampled = sample_profiles(workload, window.length_ms, ends_ms, samples)
     with runs.running_job(stack, "whole", "latency", workload) as job:
-        settings, measured_from_s = job.settings, time.time()
-        changes = SegmentChangeListener(settings, measured_s)
+        measured_from_s = time.time()
+        changes = SegmentChangeListener(job.settings, {end: plan.closes_s[end] for end in sampled})
+        poller = ProfilePoller(job.settings, plan, sampled)
         try:
             with Meter(stack) as meter:
-                poller, sent_late_ms = send_and_poll(job, sample_plan, changes)
+                poller.start_s = changes.start_s = start_s = time.monotonic()
+                poller.start()
+                changes.start()
+                senders = [EventSender(job.settings)] * len(plan.messages)
+                sent_late_ms = send_on_schedule(senders, plan.messages, plan.due_s, start_s)
+                poller.join(LAST_SAMPLE_TIMEOUT_S)
+                job.check()
+                if poller.missing:
+                    raise ServiceError(
+                        f"{poller.missing} sampled profiles are not in Cassandra"
+                        f" {LAST_SAMPLE_TIMEOUT_S:.0f} s after the last event"
+                    )
             changes.wait_until_quiet()
         finally:
+            poller.close()
             changes.close()
         checkpoints_ms = runs.checkpoint_durations_ms(job, measured_from_s)
         job.journal.update()
         batches = [entry.stage_ms for entry in job.journal.entries if entry.at_s > measured_from_s]
-        stage_quantiles = {
-            stage: quantiles([[batch[stage] for batch in batches]]) for stage in STAGES
-        }
     by_window = [values for _, values in sorted(poller.latency_ms.items())]
     half = len(by_window) // 2
     result = {
         "events_per_s": round(events_per_s),
-        "speed_up": round(workload.speed_up(events_per_s), 1),
-        "window_ms": settings.window.length_ms,
-        "window_wall_ms": round(settings.window.length_ms / workload.speed_up(events_per_s)),
-        "out_of_orderness_ms": settings.window.out_of_orderness_ms,
-        "bundle_rows": settings.job.bundle_rows,
+        "speed_up": round(speed_up, 1),
+        "window_ms": window.length_ms,
+        "window_wall_ms": round(window.length_ms / speed_up),
+        "out_of_orderness_ms": window.out_of_orderness_ms,
+        "bundle_rows": job.settings.job.bundle_rows,
         "poll_ms": POLL_S * 1000,
         "paced_warm_up_s": PACED_WARM_UP_S,
         "samples": sum(map(len, by_window)),
@@ -237,7 +196,9 @@ def latency(stack: Stack, workload: Workload, events_per_s: float, samples: int)
         },
         "sent_late_ms": quantiles([sent_late_ms]),
         "checkpoints_ms": checkpoints_ms,
-        "batch_stage_ms": stage_quantiles,
+        "batch_stage_ms": {
+            stage: quantiles([[batch[stage] for batch in batches]]) for stage in STAGES
+        },
         **meter.report(),
     }
     runs.log_progress(f"latency: {result['latency_ms']} of {result['samples']} profiles")
@@ -246,7 +207,7 @@ def latency(stack: Stack, workload: Workload, events_per_s: float, samples: int)
 
 def send_on_schedule(
     senders: list[EventSender],
-    messages: list[events.EventMessage],
+    messages: list[EventMessage],
     due_s: np.ndarray,
     start_s: float,
 ) -> list[float]:

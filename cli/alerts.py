@@ -5,34 +5,37 @@ from __future__ import annotations
 import getpass
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
+import orjson
 import typer
+from rich.table import Table
 
 from cli.common import (
-    ConfigOption,
-    JsonOption,
+    Call,
     SinceOption,
     UserArgument,
     UserOption,
     format_utc,
     name_with_rule_state,
-    new_table,
     parse_duration_ms,
-    print_fields,
-    print_json,
-    print_tables,
-    read_settings,
     refuse_empty,
+    table,
 )
 from cli.options import Commands
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from liveprofile.alerts.cases.flags import FlagWithState
-    from liveprofile.kafka.records import Record
-    from liveprofile.storage.queries import StoredFlag
+from liveprofile.alerts.cases import flags
+from liveprofile.alerts.cases.flags import FlagWithState
+from liveprofile.alerts.cases.snooze import check_end
+from liveprofile.alerts.cases.states import AlertState
+from liveprofile.alerts.cloud_events import is_type
+from liveprofile.drift.alert import DRIFT_ALERT_TYPE
+from liveprofile.kafka.offsets import ranges_since
+from liveprofile.kafka.records import Record, read_topic
+from liveprofile.kafka.tail import TopicTail
+from liveprofile.storage.cql import now_ms
+from liveprofile.storage.queries import StoredFlag
+from services import alerts as service
+from services.alerts import flag_file
 
 
 def deduplicate(records: Iterable[Record], seen: set[str]) -> Iterator[dict[str, Any]]:
@@ -41,8 +44,6 @@ def deduplicate(records: Iterable[Record], seen: set[str]) -> Iterator[dict[str,
     Delivery is at least once, so a topic can hold an alert twice. An invalid record is reported on
     stderr and skipped.
     """
-    import orjson
-
     for record in records:
         try:
             alert = orjson.loads(record.value or b"")
@@ -61,9 +62,6 @@ def deduplicate(records: Iterable[Record], seen: set[str]) -> Iterator[dict[str,
 
 def alert_line(alert: dict[str, Any]) -> str:
     """Formats an alert: 2017-11-26 01:05:00  high  user 42  REASON: message -> action  flag ID"""
-    from liveprofile.alerts.cloud_events import is_type
-    from liveprofile.drift.alert import DRIFT_ALERT_TYPE
-
     data = alert.get("data") or {}
     is_drift = is_type(str(alert.get("type")), DRIFT_ALERT_TYPE)  # it has no flag
     return (
@@ -75,20 +73,17 @@ def alert_line(alert: dict[str, Any]) -> str:
 
 
 def flag_table(rows: Sequence[FlagWithState]) -> Table:
-    """A table with a row per flag."""
-    table = new_table("flag", "time", "user", "severity", "state", "by", "rule", "message")
-    for flag, state in rows:
-        table.add_row(
-            flag.flag_id,
-            format_utc(flag.window_end_ms),
-            flag.user_id,
-            flag.severity,
-            state.state,
-            state.by,
-            name_with_rule_state(flag.rule_id, flag),
-            flag.message,
-        )
-    return table
+    columns = {
+        "flag": "{.flag.flag_id}",
+        "time": lambda row: format_utc(row.flag.window_end_ms),
+        "user": "{.flag.user_id}",
+        "severity": "{.flag.severity}",
+        "state": "{.state.state}",
+        "by": "{.state.by}",
+        "rule": lambda row: name_with_rule_state(row.flag.rule_id, row.flag),
+        "message": "{.flag.message}",
+    }
+    return table(None, rows, columns)
 
 
 def flag_fields(flag: StoredFlag, details: dict[str, Any]) -> dict[str, Any]:
@@ -179,12 +174,11 @@ NoteOption = Annotated[
 
 @alerts.callback()
 def print_alerts(
+    call: Call,
     context: typer.Context,
     follow: Annotated[bool, typer.Option("--follow", "-f")] = False,
     limit: Annotated[int, typer.Option(min=0)] = 20,
     since: SinceOption = None,
-    config: ConfigOption = None,
-    json: JsonOption = False,
 ) -> None:
     """Without a command: print the alerts in the topic, each once.
 
@@ -194,34 +188,33 @@ def print_alerts(
     """
     if context.invoked_subcommand is not None:
         return
-    from liveprofile.kafka.offsets import ranges_since
-    from liveprofile.kafka.records import follow_topic, read_topic
 
-    settings = read_settings(config)
+    settings = call.settings
     topic = settings.topics.alerts
     ranges = ranges_since(settings, topic, since)
     seen: set[str] = set()
     present = sorted(deduplicate(read_topic(settings, topic, ranges), seen), key=alert_time_ms)
     for alert in present[-limit:] if limit else present:
-        _print_alert(alert, json)
+        call.print(alert, alert_line(alert))
     if not follow:
-        if not present and not json:
+        if not present and not call.json:
             typer.echo("no alerts", err=True)
         return
     starts = {partition: part.end for partition, part in ranges.items()}
-    for alert in deduplicate(follow_topic(settings, topic, starts), seen):
-        _print_alert(alert, json)
+    tail = TopicTail(settings, topic, "liveprofile-cli", starts)
+    while True:
+        for alert in deduplicate(tail.poll(), seen):
+            call.print(alert, alert_line(alert))
 
 
 @alerts.command("list")
 def list_flags(
+    call: Call,
     user: UserOption = None,
     state: Literal["open", "acknowledged", "confirmed", "false_positive", "closed"] | None = None,
     since: SinceOption = None,
     rule: str | None = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000)] = 20,
-    config: ConfigOption = None,
-    json: JsonOption = False,
 ) -> None:
     """List stored flags with their states, newest first.
 
@@ -232,12 +225,7 @@ def list_flags(
     rule RULE: Only flags of this rule.
     limit: Maximum number of flags.
     """
-    from liveprofile.alerts.cases import flags
-    from liveprofile.alerts.cases.states import AlertState
-    from liveprofile.storage.connection import open_session
-
-    settings = read_settings(config)
-    with open_session(settings.cassandra) as session:
+    with call.session() as session:
         rows = flags.list_flags(
             session,
             user_id=user,
@@ -246,76 +234,54 @@ def list_flags(
             rule_id=rule,
             limit=limit,
         )
-    if json:
-        print_json([row.flag._asdict() | row.state._asdict() for row in rows])
-    elif rows:
-        print_tables(flag_table(rows))
+    if rows or call.json:
+        call.print([row.flag._asdict() | row.state._asdict() for row in rows], flag_table(rows))
     else:
         typer.echo("no flags", err=True)
 
 
 @alerts.command()
-def show(flag: FlagArgument, config: ConfigOption = None, json: JsonOption = False) -> None:
+def show(call: Call, flag: FlagArgument) -> None:
     """Show a flag's reasons, state, history, snoozes and cases. Exit code 1 if it is unknown.
 
     Example: `liveprofile risk alerts show 6f1c2a09b7d34e58`
     """
-    from liveprofile.storage.connection import open_session
-    from services.alerts import flag_file
-
-    settings = read_settings(config)
-    with open_session(settings.cassandra) as session:
-        stored, state, *lists = flag_file(session, settings, flag)
+    with call.session() as session:
+        stored, state, *lists = flag_file(session, call.settings, flag)
     details = {"state": state._asdict()} | {
         name: [each._asdict() for each in listed]
         for name, listed in zip(("history", "snoozes", "cases"), lists, strict=True)
     }
-    if json:
-        print_json(stored._asdict() | details)
-    else:
-        print_fields(flag_fields(stored, details))
+    call.print(stored._asdict() | details, flag_fields(stored, details))
 
 
 @alerts.command()
-def ack(
-    flag: FlagArgument,
-    by: AnalystOption,
-    note: NoteOption = "",
-    config: ConfigOption = None,
-    json: JsonOption = False,
-) -> None:
+def ack(call: Call, flag: FlagArgument, by: AnalystOption, note: NoteOption = "") -> None:
     """Acknowledge a flag. Exit code 1 if another analyst has acknowledged it.
 
     Example: `liveprofile risk alerts ack 6f1c2a09b7d34e58 --note "called the customer"`
     """
-    _act(flag, "acknowledged", by, note, config, json)
+    _act(call, flag, "acknowledged", by, note)
 
 
 @alerts.command()
-def close(
-    flag: FlagArgument,
-    by: AnalystOption,
-    note: NoteOption = "",
-    config: ConfigOption = None,
-    json: JsonOption = False,
-) -> None:
+def close(call: Call, flag: FlagArgument, by: AnalystOption, note: NoteOption = "") -> None:
     """Close a flag. Exit code 1 if it is closed already.
 
     A case closes when all its flags are labelled or closed.
 
     Example: `liveprofile risk alerts close 6f1c2a09b7d34e58`
     """
-    _act(flag, "closed", by, note, config, json)
+    _act(call, flag, "closed", by, note)
 
 
 @alerts.command()
 def label(
+    call: Call,
     flag: FlagArgument,
     verdict: Annotated[Literal["fraud", "legitimate"], typer.Argument(metavar="fraud|legitimate")],
     by: AnalystOption,
     note: NoteOption = "",
-    config: ConfigOption = None,
-    json: JsonOption = False,
 ) -> None:
     """Label a flag as fraud or legitimate; the scoring pipeline uses the label.
 
@@ -324,19 +290,18 @@ def label(
 
     Example: `liveprofile risk alerts label 6f1c2a09b7d34e58 fraud`
     """
-    _act(flag, verdict, by, note, config, json)
+    _act(call, flag, verdict, by, note)
 
 
 @alerts.command()
 def snooze(
+    call: Call,
     user: UserArgument,
     by: AnalystOption,
     rule: str = "*",
     duration: Annotated[str, typer.Option("--for")] = "24h",
     end: bool = False,
     note: NoteOption = "",
-    config: ConfigOption = None,
-    json: JsonOption = False,
 ) -> None:
     """Suppress a user's alerts for a limited time; flags are still stored.
 
@@ -347,48 +312,32 @@ def snooze(
     duration TIME: Duration from now in minutes, hours or days: 30m, 8h, 3d.
     end: End the snooze now.
     """
-    from liveprofile.alerts.cases.snooze import check_end
-    from liveprofile.storage.connection import open_session
-    from liveprofile.storage.cql import now_ms
-    from services import alerts as service
-
     until_ms = now_ms() + parse_duration_ms(duration, "--for")
     check_end(until_ms)
-    settings = read_settings(config)
-    with open_session(settings.cassandra) as session:
+    with call.session() as session:
         if end:
-            service.end_snooze(session, settings, user, rule)
+            service.end_snooze(session, call.settings, user, rule)
         else:
-            service.snooze(session, settings, user, rule, until_ms, by, note)
+            service.snooze(session, call.settings, user, rule, until_ms, by, note)
     until = None if end else until_ms
-    if json:
-        print_json({"user_id": user, "rule_id": rule, "until_ms": until, "by": by})
-    else:
-        state = f"snoozed until {format_utc(until)}" if until else "snooze ended"
-        typer.echo(f"user {user}, rule {rule}: {state}")
-
-
-def _act(flag_id: str, act: str, by: str, note: str, config: Any, json: bool) -> None:
-    """act: a label, or a state."""
-    from liveprofile.alerts.cases.states import AlertState
-    from liveprofile.storage.connection import open_session
-    from services.alerts import label, set_state
-
-    settings, is_label, sent = read_settings(config), act in ("fraud", "legitimate"), 0
-    with open_session(settings.cassandra) as session:
-        if is_label:
-            state, sent = label(session, settings, flag_id, act, by, note)
-        else:
-            state = set_state(session, settings, flag_id, AlertState(act), by, note)
-    if json:
-        print_json({"flag_id": flag_id, **state._asdict(), "labels_sent": sent})
-        return
-    typer.echo(
-        f"flag {flag_id} is {state.state}, by {state.by} at {format_utc(state.updated_at_ms)}"
+    state = f"snoozed until {format_utc(until)}" if until else "snooze ended"
+    call.print(
+        {"user_id": user, "rule_id": rule, "until_ms": until, "by": by},
+        f"user {user}, rule {rule}: {state}",
     )
-    if is_label and not sent:
+
+
+def _act(call: Call, flag_id: str, act: str, by: str, note: str) -> None:
+    """act: a label, or a state."""
+    is_label, sent = act in ("fraud", "legitimate"), 0
+    with call.session() as session:
+        if is_label:
+            state, sent = service.label(session, call.settings, flag_id, act, by, note)
+        else:
+            state = service.set_state(session, call.settings, flag_id, AlertState(act), by, note)
+    call.print(
+        {"flag_id": flag_id, **state._asdict(), "labels_sent": sent},
+        f"flag {flag_id} is {state.state}, by {state.by} at {format_utc(state.updated_at_ms)}",
+    )
+    if is_label and not sent and not call.json:
         typer.echo("no label sent: the flag is of a window, not of an event", err=True)
-
-
-def _print_alert(alert: dict[str, Any], json: bool) -> None:
-    print_json(alert) if json else typer.echo(alert_line(alert))

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
 
-from cli.common import (
-    ConfigOption,
-    JsonOption,
-    SinceOption,
-    print_fields,
-    print_json,
-    read_settings,
+from cli.audit_input import (
+    archive_ends,
+    audit_encoded,
+    erased_windows,
+    plan_range,
+    read_range,
+    read_whole_topic,
 )
-
-if TYPE_CHECKING:
-    from liveprofile.audit.audit import Audit
-    from liveprofile.audit.encoded import EncodedCounts
-    from liveprofile.audit.reconciliation import Reconciliation
-    from liveprofile.settings import Settings
+from cli.common import Call, SinceOption
+from liveprofile.audit.audit import Audit
+from liveprofile.audit.encoded import EncodedCounts
+from liveprofile.audit.reconciliation import Reconciliation
+from liveprofile.audit.results import AuditResult, store_result
+from liveprofile.audit.state_file import AuditState, require_usable, write_state
+from liveprofile.errors import ServiceError
+from liveprofile.feeds.users import read_merges
+from liveprofile.kafka.offsets import lag
+from liveprofile.kafka.records import read_topic, send_all
+from liveprofile.kafka.topics import PartitionRange
+from liveprofile.settings import Settings
+from liveprofile.storage.connection import open_session
+from liveprofile.storage.cql import now_ms
 
 COUNTS = (
     "in_topic",
@@ -42,11 +50,7 @@ COUNTS = (
 
 
 def audit(
-    config: ConfigOption = None,
-    json: JsonOption = False,
-    since: SinceOption = None,
-    state: Path | None = None,
-    repair: bool = False,
+    call: Call, since: SinceOption = None, state: Path | None = None, repair: bool = False
 ) -> None:
     """Account for every record of the input topic: used, duplicate, late, corrected, rejected,
     erased or heartbeat.
@@ -66,19 +70,7 @@ def audit(
         audit must start, unless there is an error.
     repair: Send unaccounted records that were late by the lateness rules to the late topic.
     """
-    from cli.audit_input import (
-        archive_ends,
-        audit_encoded,
-        erased_windows,
-        plan_range,
-        read_range,
-        read_whole_topic,
-    )
-    from liveprofile.audit.audit import Audit
-    from liveprofile.audit.state_file import AuditState, require_usable, write_state
-    from liveprofile.feeds.users import read_merges
-
-    settings = read_settings(config)
+    settings = call.settings
     if state is not None:
         require_usable(state, settings.topics.events)
     plan, starts = None, archive_ends(settings)
@@ -106,26 +98,20 @@ def audit(
     _store_result(settings, report.counts, ok)
     if ok and state is not None:
         write_state(state, AuditState(topic=settings.topics.events, offsets=report.next_offsets))
-    if json:
-        counts = {name: getattr(report.counts, name) for name in COUNTS}
-        outcome = {"behind": behind, "repaired": repaired, "ok": ok, "examples": report.examples}
-        print_json(counts | outcome | {"encoded": encoded})
-    else:
-        print_fields({name: getattr(report.counts, name) for name in COUNTS})
-        for line in _summary_lines(report.counts, repaired, behind, settings):
-            typer.echo(line)
-        if encoded is not None:
-            typer.echo(_encoded_line(encoded, settings))
+    counts = {name: getattr(report.counts, name) for name in COUNTS}
+    outcome = {"behind": behind, "repaired": repaired, "ok": ok, "examples": report.examples}
+    call.print(
+        counts | outcome | {"encoded": encoded},
+        counts,
+        *_summary_lines(report.counts, repaired, behind, settings),
+        *([] if encoded is None else [_encoded_line(encoded, settings)]),
+    )
     if not ok:
         raise typer.Exit(1)
 
 
 def run_audit(settings: Settings) -> Reconciliation:
     """Audits the whole topic, and stores the result. Raises ServiceError."""
-    from cli.audit_input import archive_ends, erased_windows, read_whole_topic
-    from liveprofile.audit.audit import Audit
-    from liveprofile.feeds.users import read_merges
-
     starts = archive_ends(settings)
     with Audit(
         settings.window,
@@ -141,11 +127,6 @@ def run_audit(settings: Settings) -> Reconciliation:
 
 def _store_result(settings: Settings, counts: Reconciliation, ok: bool) -> None:
     """For the console. An account that may only read still gets its audit."""
-    from liveprofile.audit.results import AuditResult, store_result
-    from liveprofile.errors import ServiceError
-    from liveprofile.storage.connection import open_session
-    from liveprofile.storage.cql import now_ms
-
     result = AuditResult(now_ms(), ok, {name: getattr(counts, name) for name in COUNTS})
     try:
         with open_session(settings.cassandra) as session:
@@ -156,9 +137,6 @@ def _store_result(settings: Settings, counts: Reconciliation, ok: bool) -> None:
 
 def _require_caught_up(settings: Settings) -> None:
     """The job would send a late record that it has not read yet to the late topic again."""
-    from liveprofile.errors import ServiceError
-    from liveprofile.kafka.offsets import lag
-
     if records_behind := lag(settings):
         raise ServiceError(
             f"the job's last checkpoint is {records_behind} records behind the end of"
@@ -180,9 +158,6 @@ def _send_late(settings: Settings, lateness_ms: dict[tuple[int, int], int]) -> i
 
     lateness_ms: by partition and offset in the input topic.
     """
-    from liveprofile.kafka.records import read_topic, send_all
-    from liveprofile.kafka.topics import PartitionRange
-
     if not lateness_ms:
         return 0
     ranges: dict[int, PartitionRange] = {}
@@ -220,8 +195,6 @@ def _encoded_line(encoded: EncodedCounts, settings: Settings) -> str:
 
 
 def _ok_after_repair(counts: Reconciliation, repaired: int) -> bool:
-    from dataclasses import replace
-
     return replace(counts, unaccounted=counts.unaccounted - repaired).ok
 
 

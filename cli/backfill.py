@@ -7,15 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cli.common import (
-    ConfigOption,
-    JsonOption,
-    MappingOption,
-    RejectedLabelReporter,
-    config_file,
-    print_json,
-    read_settings,
-)
+from cli.common import Call, MappingOption, RejectedLabelReporter
 from cli.progress import print_line
 from liveprofile.errors import InputError, ServiceError
 
@@ -26,6 +18,7 @@ if TYPE_CHECKING:
 
 
 def backfill(
+    call: Call,
     rows: Annotated[Path, typer.Option()],
     file: Annotated[Path | None, typer.Argument()] = None,
     mapping: MappingOption = None,
@@ -33,8 +26,6 @@ def backfill(
     labels: Path | None = None,
     embedded: bool = False,
     consents: bool = True,
-    config: ConfigOption = None,
-    json: JsonOption = False,
 ) -> None:
     """Make training rows from past events, with the same SQL views as the streaming job.
 
@@ -59,9 +50,9 @@ def backfill(
 
     if labels is not None and pipeline != "scoring":
         raise InputError("--labels needs --pipeline scoring: the profile pipeline has no labels")
-    settings = read_settings(config)
+    settings = call.settings
     common = {
-        "config": config_file(config),
+        "config": call.file,
         "source": file,
         "mapping": mapping,
         "cluster": not embedded,
@@ -77,10 +68,7 @@ def backfill(
         result = runner.backfill_scoring_rows(
             settings, rows, **common, labels=labels, on_rejected=rejected
         )
-    if json:
-        print_json(result._asdict())
-    else:
-        typer.echo(f"{result.rows:,} rows in {result.folder}")
+    call.print(result._asdict(), f"{result.rows:,} rows in {result.folder}")
 
 
 def _decisions(settings: Settings) -> tuple[ConsentBook, ErasureBook]:

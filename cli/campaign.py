@@ -5,39 +5,31 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from cassandra.cluster import Session
 
-from cli.common import (
-    ConfigOption,
-    JsonOption,
-    format_utc,
-    parse_duration_ms,
-    parse_since_ms,
-    print_fields,
-    print_json,
-    print_table,
-    read_settings,
-    refuse_empty,
-)
+from cli.common import Call, format_utc, parse_duration_ms, parse_since_ms, refuse_empty, table
 from cli.options import Commands
-from liveprofile.errors import InputError
-from liveprofile.units import DAY_MS
-
-if TYPE_CHECKING:
-    from cassandra.cluster import Session
-
-    from liveprofile.campaigns.plan import Cap
-    from liveprofile.campaigns.plan_file import PlanFile
-    from liveprofile.campaigns.uplift import Difference, Uplift
-
-campaign = Commands(
-    name="campaign",
-    help="Plan a campaign, send it, and report what it changed (docs/campaigns.md)."
-    "\n\nExample: `liveprofile campaign report spring.parquet`",
+from liveprofile.campaigns.plan import Cap, Economics, condition_of
+from liveprofile.campaigns.plan_file import (
+    PlanFile,
+    is_campaign_name,
+    read_plan,
+    write_csv,
+    write_plan,
 )
+from liveprofile.campaigns.plan_store import find_plan, plan_as_json, read_plans, read_targets
+from liveprofile.campaigns.planning import Wish, campaign_of, report_as_json, report_on, summary_of
+from liveprofile.campaigns.uplift import Difference
+from liveprofile.errors import InputError
+from liveprofile.kafka.offsets import partition_ranges
+from liveprofile.units import DAY_MS
+from services import campaigns
+from services.campaigns import choose
 
+campaign = Commands()
 
 PlanArgument = Annotated[
     str,
@@ -51,6 +43,7 @@ PlanArgument = Annotated[
 
 @campaign.command()
 def plan(
+    call: Call,
     name: str,
     out: Annotated[Path, typer.Option()],
     csv: Path | None = None,
@@ -64,8 +57,6 @@ def plan(
     cap: str | None = None,
     exclude: Path | None = None,
     start: str | None = None,
-    config: ConfigOption = None,
-    json: JsonOption = False,
 ) -> None:
     """Choose the users with the most expected gain, and a control group that is not contacted.
 
@@ -89,16 +80,6 @@ def plan(
     exclude FILE: User ids that must not be contacted.
     start TIME: Outcomes count from here. Default: now.
     """
-    from liveprofile.campaigns.plan import Economics, condition_of
-    from liveprofile.campaigns.plan_file import PlanFile, write_csv, write_plan
-    from liveprofile.campaigns.planning import (
-        Wish,
-        campaign_of,
-        summary_of,
-    )
-    from liveprofile.storage.connection import open_session
-    from services.campaigns import choose
-
     condition = None if when is None else condition_of(when)
     start_ms = round(time.time() * 1_000) if start is None else parse_since_ms(start, "--start")
     wish = Wish(
@@ -114,30 +95,25 @@ def plan(
         frozenset(segment or ()),
         _user_ids(exclude),
     )
-    settings = read_settings(config)
-    with open_session(settings.cassandra) as session:
-        chosen = choose(session, settings, wish)
+    with call.session() as session:
+        chosen = choose(session, call.settings, wish)
     result = PlanFile(wish.campaign, chosen.targets)
     write_plan(out, result)
     if csv is not None:
         write_csv(csv, result)
     summary = summary_of(chosen, wish)
-    if json:
-        print_json(summary | {"name": name, "start_ms": start_ms})
-    else:
-        left_out = summary.pop("left_out")
-        print_fields(summary | {f"left out: {reason}": n for reason, n in left_out.items()})
-        if not summary["control"]:
-            typer.echo("There is no control group: a report cannot tell what the campaign changes.")
+    reasons = {f"left out: {reason}": n for reason, n in summary["left_out"].items()}
+    shown = {name: n for name, n in summary.items() if name != "left_out"} | reasons
+    warning = "There is no control group: a report cannot tell what the campaign changes."
+    call.print(
+        summary | {"name": name, "start_ms": start_ms},
+        shown,
+        *([] if summary["control"] else [warning]),
+    )
 
 
 @campaign.command()
-def send(
-    plan: PlanArgument,
-    topic: Annotated[str, typer.Option()],
-    config: ConfigOption = None,
-    json: JsonOption = False,
-) -> None:
+def send(call: Call, plan: PlanArgument, topic: Annotated[str, typer.Option()]) -> None:
     """Send the treatment group to a topic as CloudEvents, and store the contacts for caps.
 
     Sending a plan again sends the same ids and stores nothing new. Users are left out who have
@@ -149,31 +125,21 @@ def send(
     Options:
     topic TOPIC: Existing topic for the targets.
     """
-    from liveprofile.kafka.offsets import partition_ranges
-    from liveprofile.storage.connection import open_session
-    from services import campaigns
-
     read = _reader(plan)
-    settings = read_settings(config)
-    partition_ranges(settings, topic)  # an unknown topic is an error before anything is stored
-    with open_session(settings.cassandra) as session:
-        sent, left_out = campaigns.send(session, settings, read(session), topic)
-    if json:
-        print_json({"sent": sent} | left_out)
-        return
+    partition_ranges(call.settings, topic)  # an unknown topic is an error before anything is stored
+    with call.session() as session:
+        sent, left_out = campaigns.send(session, call.settings, read(session), topic)
     withdrawn, at_cap = left_out["no_consent"], left_out["frequency_cap"]
-    typer.echo(
+    call.print(
+        {"sent": sent} | left_out,
         f"{sent} users sent to {topic}, {withdrawn} have withdrawn their consent,"
-        f" {at_cap} are at the frequency cap"
+        f" {at_cap} are at the frequency cap",
     )
 
 
 @campaign.command()
 def report(
-    plan: PlanArgument,
-    days: Annotated[int, typer.Option(min=1, max=3_650)] = 30,
-    config: ConfigOption = None,
-    json: JsonOption = False,
+    call: Call, plan: PlanArgument, days: Annotated[int, typer.Option(min=1, max=3_650)] = 30
 ) -> None:
     """Compare purchases and spend of treatment and control after the start, with 95 % intervals.
 
@@ -184,63 +150,46 @@ def report(
     Options:
     days: Days of outcomes after the start.
     """
-    from liveprofile.campaigns.planning import report_as_json, report_on
-    from liveprofile.storage.connection import open_session
-
     read = _reader(plan)
-    settings = read_settings(config)
-    with open_session(settings.cassandra) as session:
+    with call.session() as session:
         planned = read(session)
         about = planned.campaign
         end_ms = about.start_ms + days * DAY_MS
-        results = report_on(session, planned, end_ms, settings.window.length_ms)
-    if json:
-        print_json(report_as_json(about, end_ms, results))
-        return
-    if not results:
-        typer.echo("the plan has no users")
-        return
-    columns = ["group"]
-    columns += [f">{text}" for text in ("users", "bought", "spend")]
-    columns += [f">{text}" for text in ("change of rate", "change of spend")]
-    rows = [_row(name, result) for name, result in results.items()]
-    print_table(f"Campaign {about.name}, {days} days: treatment / control", columns, rows)
-    if results["all"].rate_difference is None:
-        typer.echo("The plan has no control group: nothing tells what the campaign changed.")
-    elif len(results) > 2:
-        typer.echo(
-            f"{len(results) - 1} segments are compared: of 20 intervals, one misses the truth."
-        )
+        results = report_on(session, planned, end_ms, call.settings.window.length_ms)
+    shown = ["the plan has no users"]
+    if results:
+        title = f"Campaign {about.name}, {days} days: treatment / control"
+        shown = [table(title, results.items(), REPORT)]
+        if results["all"].rate_difference is None:
+            shown += ["The plan has no control group: nothing tells what the campaign changed."]
+        elif len(results) > 2:
+            segments = len(results) - 1
+            shown += [f"{segments} segments are compared: of 20 intervals, one misses the truth."]
+    call.print(report_as_json(about, end_ms, results), *shown)
 
 
 @campaign.command(name="list")
-def list_campaigns(config: ConfigOption = None, json: JsonOption = False) -> None:
+def list_campaigns(call: Call) -> None:
     """List the campaigns that were planned through the API, newest start first.
 
     `campaign send` and `campaign report` take their names. Plans in files are not listed.
 
     Example: `liveprofile campaign list --json`
     """
-    from liveprofile.campaigns.plan_store import plan_as_json, read_plans
-    from liveprofile.storage.connection import open_session
-
-    with open_session(read_settings(config).cassandra) as session:
+    with call.session() as session:
         plans = read_plans(session)
-    if json:
-        print_json([plan_as_json(each) for each in plans])
-        return
-    rows = [
-        [
-            each.campaign.name,
-            format_utc(each.campaign.start_ms),
-            each.planned_by,
-            *(format(each.summary[name], ",d") for name in ("treatment", "control")),
-            format(each.summary["expected_gain"], ",.2f"),
-        ]
-        for each in plans
-    ]
-    columns = ["campaign", "start", "by", ">treatment", ">control", ">expected gain"]
-    print_table("Campaigns planned through the API", columns, rows)
+    columns = {
+        "campaign": "{.campaign.name}",
+        "start": lambda plan: format_utc(plan.campaign.start_ms),
+        "by": "{.planned_by}",
+        ">treatment": "{.summary[treatment]:,d}",
+        ">control": "{.summary[control]:,d}",
+        ">expected gain": "{.summary[expected_gain]:,.2f}",
+    }
+    call.print(
+        [plan_as_json(each) for each in plans],
+        table("Campaigns planned through the API", plans, columns),
+    )
 
 
 def _reader(plan: str) -> Callable[[Session], PlanFile]:
@@ -248,9 +197,6 @@ def _reader(plan: str) -> Callable[[Session], PlanFile]:
 
     A file is read at once. Raises InputError; the function UnknownCampaignError, ServiceError.
     """
-    from liveprofile.campaigns.plan_file import is_campaign_name, read_plan
-    from liveprofile.campaigns.plan_store import find_plan, read_targets
-
     file = Path(plan)
     if file.exists() or file.suffix == ".parquet" or not is_campaign_name(plan):
         in_file = read_plan(file)
@@ -260,8 +206,6 @@ def _reader(plan: str) -> Callable[[Session], PlanFile]:
 
 def _cap(text: str) -> Cap:
     """Reads a number of contacts and a span. Raises InputError."""
-    from liveprofile.campaigns.plan import Cap
-
     count, separator, span = text.partition("/")
     if not separator or not count.isdecimal() or not int(count):
         raise InputError(f"--cap {text!r}: not a number of contacts and a span such as 2/30d")
@@ -279,21 +223,23 @@ def _user_ids(file: Path | None) -> frozenset[str]:
     return frozenset(line.strip() for line in lines if line.strip())
 
 
-def _row(name: str, result: Uplift) -> list[str]:
-    def pair(values: dict[str, Any], form: str) -> str:
-        return " / ".join("-" if each is None else format(each, form) for each in values.values())
+def _pair(values: dict[str, Any], form: str) -> str:
+    return " / ".join("-" if each is None else format(each, form) for each in values.values())
 
-    def change(difference: Difference | None, form: str) -> str:
-        if difference is None:
-            return "-"
-        value, low, high = (format(each, form) for each in difference)
-        return f"{value} ({low} to {high})"
 
-    return [
-        name,
-        pair(result.users, ",d"),
-        pair(result.purchase_rate, ".2%"),
-        pair(result.spend_per_user, ",.2f"),
-        change(result.rate_difference, "+.2%"),
-        change(result.spend_difference, "+,.2f"),
-    ]
+def _change(difference: Difference | None, form: str) -> str:
+    if difference is None:
+        return "-"
+    value, low, high = (format(each, form) for each in difference)
+    return f"{value} ({low} to {high})"
+
+
+# Of a group and its Uplift.
+REPORT = {
+    "group": "{[0]}",
+    ">users": lambda row: _pair(row[1].users, ",d"),
+    ">bought": lambda row: _pair(row[1].purchase_rate, ".2%"),
+    ">spend": lambda row: _pair(row[1].spend_per_user, ",.2f"),
+    ">change of rate": lambda row: _change(row[1].rate_difference, "+.2%"),
+    ">change of spend": lambda row: _change(row[1].spend_difference, "+,.2f"),
+}

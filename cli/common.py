@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -18,6 +21,7 @@ from liveprofile.settings import CONFIG_VARIABLE, Settings, load
 from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS
 
 if TYPE_CHECKING:
+    from cassandra.cluster import Session
     from rich.table import Table
 
     from liveprofile.labels.feedback import RejectedLabel
@@ -105,6 +109,54 @@ def print_json(value: Any) -> None:
     typer.echo(orjson.dumps(value, option=options).decode())
 
 
+@dataclass
+class Call:
+    """What a command gets by the options --config and --json: settings, and how to print."""
+
+    config: Path | None = None
+    json: bool = False
+
+    @cached_property
+    def settings(self) -> Settings:
+        """Raises ConfigError."""
+        return read_settings(self.config)
+
+    @property
+    def file(self) -> Path | None:
+        """The settings file."""
+        return config_file(self.config)
+
+    def session(self) -> AbstractContextManager[Session]:
+        """A session of Cassandra. Raises ServiceError."""
+        from liveprofile.storage.connection import open_session
+
+        return open_session(self.settings.cassandra)
+
+    def print(self, value: Any, *shown: str | Mapping[str, Any] | Table) -> None:
+        """Prints `value` with --json, else `shown`: lines, fields and tables; or value's fields."""
+        if self.json:
+            print_json(value)
+            return
+        for each in shown or (value,):
+            if isinstance(each, str):
+                typer.echo(each)
+            elif isinstance(each, Mapping):
+                print_fields(each)
+            else:
+                print_tables(each)
+
+
+# Of a command that has one of the two options only.
+ConfigCall = Annotated[Call, "config"]
+JsonCall = Annotated[Call, "json"]
+
+
+def end_without_result(problem: str) -> NoReturn:
+    """Ends the command with exit code 1, such as for an unknown user."""
+    typer.echo(f"liveprofile: {problem}", err=True)
+    raise typer.Exit(1)
+
+
 def print_fields(fields: Mapping[str, Any]) -> None:
     """Prints a line per field: the name, aligned, and the value. None prints as a dash."""
     width = max(map(len, fields), default=0)
@@ -148,25 +200,34 @@ UNLIMITED_WIDTH = 1_000_000
 UNWRAPPED = {"id", "flag", "time", "severity", "window end", "as of", "start", "churn"}
 
 
-def new_table(*columns: str, title: str | None = None) -> Table:
-    """A table with these columns; `>` before a name right-aligns it.
+def table(
+    title: str | None, rows: Iterable[Any], columns: Mapping[str, str | Callable[[Any], Any]]
+) -> Table:
+    """A table with a line for each row; `>` before a column's name right-aligns it.
 
-    On a terminal long texts fold; ids, numbers and times do not.
+    columns: the name, and what a cell shows: a function of the row, or a format such as
+    `{.amount:.2f}`. None shows nothing. On a terminal long texts fold; ids, numbers and times do
+    not.
     """
     from rich import box
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in columns:
         right = name.startswith(">")
-        plain = name.lstrip(">")
-        table.add_column(
+        plain = name.lstrip(">").rstrip()
+        made.add_column(
             plain,
             justify="right" if right else "left",
             overflow="fold",
             no_wrap=right or plain in UNWRAPPED,
         )
-    return table
+    for row in rows:
+        cells = (
+            show.format(row) if isinstance(show, str) else show(row) for show in columns.values()
+        )
+        made.add_row(*("" if cell is None else str(cell) for cell in cells))
+    return made
 
 
 def print_tables(*tables: Table) -> None:
@@ -234,11 +295,3 @@ SinceOption = Annotated[
         show_default=False,
     ),
 ]
-
-
-def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Prints a table. columns: as `new_table` takes them."""
-    table = new_table(*columns, title=title)
-    for row in rows:
-        table.add_row(*row)
-    print_tables(table)

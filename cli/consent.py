@@ -7,30 +7,31 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
+import orjson
 import typer
 
-from cli.common import (
-    ConfigOption,
-    JsonOption,
-    UserArgument,
-    parse_since_ms,
-    print_json,
-    print_table,
-    read_settings,
-)
+from cli.common import Call, UserArgument, end_without_result, parse_since_ms, print_json, table
 from cli.options import Commands
 from cli.progress import progress
+from liveprofile.alerts.cloud_events import to_rfc3339
+from liveprofile.audit.rows import EVENT, parse_event
+from liveprofile.consent.changes import PURPOSES, ConsentChange, in_order, newest
+from liveprofile.consent.records import change_json, read_change
+from liveprofile.consent.store import read_changes
 from liveprofile.errors import InputError
+from liveprofile.feeds.users import read_consents, read_merges
+from liveprofile.identity.book import IdentityBook
+from liveprofile.kafka import offsets
+from liveprofile.kafka.offsets import partition_ranges
+from liveprofile.kafka.records import Record, read_topic, send_all
+from liveprofile.kafka.topics import PartitionRange
+from liveprofile.privacy.withdrawals import DELTAS, StoredRow, delete_rows, find_rows, read_digests
+from liveprofile.settings import Settings
+from liveprofile.storage.connection import open_session
 from liveprofile.units import DAY_MS
-
-if TYPE_CHECKING:
-    from liveprofile.audit.rows import InputRecord
-    from liveprofile.consent.changes import ConsentChange
-    from liveprofile.identity.book import IdentityBook
-    from liveprofile.privacy.withdrawals import StoredRow
-    from liveprofile.settings import Settings
+from services.privacy import change_consents
 
 SETTLE_S = 2.0  # until the workers know of a change
 
@@ -45,16 +46,16 @@ Outgoing = tuple[bytes | None, bytes | None, dict[str, str]]  # key, value and h
 
 
 def backwards(
+    call: Call,
     users: Annotated[list[str] | None, typer.Argument()] = None,
     delete: bool = False,
-    config: ConfigOption = None,
-    json: JsonOption = False,
+    days: Annotated[int, typer.Option(min=0)] = 30,
 ) -> None:
     """Find rows that consents forbid, because a change came after they were stored.
 
     A change that is older than the windows that it concerns finds them stored. --delete rejects
     their events with NO_CONSENT, so that the audit accounts for them, and deletes the rows. Rows
-    older than `consent.backwards_days` stay until they expire. Exit code 1: rows were found, and
+    older than --days stay until they expire. Exit code 1: rows were found, and
     are not deleted.
 
     Example: `liveprofile privacy consent backwards` or
@@ -63,21 +64,18 @@ def backwards(
     Options:
     users USER...: User ids. Default: all with a change.
     delete: Delete what is found.
+    days: Age up to which rows are looked at.
     """
-    from liveprofile.feeds.users import read_consents, read_merges
-    from liveprofile.privacy.withdrawals import DELTAS, delete_rows, find_rows, read_digests
-    from liveprofile.storage.connection import open_session
-
-    settings = read_settings(config)
+    settings = call.settings
     book = read_consents(settings)
     ids = list(dict.fromkeys(users)) if users else sorted(book.users())
-    since_ms = round(time.time() * 1_000) - settings.consent.backwards_days * DAY_MS
+    since_ms = round(time.time() * 1_000) - days * DAY_MS
     found: dict[str, list[StoredRow]] = {}
     used: set[Used] = set()
     starts_ms: list[int] = []
     if delete:
         time.sleep(SETTLE_S)
-    with open_session(settings.cassandra) as session, progress() as show:
+    with call.session() as session, progress() as show:
 
         def find(user: str) -> tuple[list[StoredRow], list[int], set[bytes]]:
             """The rows that are not allowed, the ends of their windows and what these used."""
@@ -104,15 +102,15 @@ def backwards(
             # Rejected first: after a kill in between, the rows still tell which events they used.
             _reject(settings, used, starts_ms, read_merges(settings))
             for rows in found.values():
-                delete_rows(session, rows, settings.cassandra.in_flight)
+                delete_rows(session, rows)
     for user, rows in found.items():
         counts = dict(Counter(row.table for row in rows))
-        if json:
+        if call.json:
             print_json({"user_id": user, "rows": counts, "deleted": delete})
         else:
             verb = "deleted" if delete else "not allowed"
             typer.echo(f"{user}: {len(rows)} rows of {len(counts)} tables {verb}")
-    if not found and not json:
+    if not found and not call.json:
         typer.echo(f"consents forbid no row of {len(ids)} users")
     if found and not delete:
         raise typer.Exit(1)
@@ -122,10 +120,6 @@ def _reject(
     settings: Settings, used: Collection[Used], starts_ms: list[int], merges: IdentityBook
 ) -> None:
     """Sends the events of deleted windows to the rejected topic. Raises ServiceError."""
-    from liveprofile.kafka import offsets
-    from liveprofile.kafka.records import read_topic, send_all
-    from liveprofile.kafka.topics import PartitionRange
-
     if not used:
         return
     topic = settings.topics.events
@@ -141,14 +135,9 @@ def _reject(
 
 
 def rejections(
-    records: Iterable[InputRecord],
-    used: Collection[Used],
-    topic: str,
-    merges: IdentityBook,
+    records: Iterable[Record], used: Collection[Used], topic: str, merges: IdentityBook
 ) -> Iterator[Outgoing]:
     """What the job sends of an event without consent, of each record that was used."""
-    from liveprofile.audit.rows import EVENT, parse_event
-
     for record in records:
         kind, _, digest, user_id = parse_event(record.value)
         if kind == EVENT and any((each, digest) in used for each in merges.ever_merged(user_id)):
@@ -175,6 +164,7 @@ def _purposes(name: str, verb: str) -> Any:
 
 @consent.command(name="set")
 def set_consent(
+    call: Call,
     user: Annotated[str | None, typer.Argument()] = None,
     grant: Annotated[list[str] | None, _purposes("--grant", "Allow")] = None,
     withdraw: Annotated[list[str] | None, _purposes("--withdraw", "No longer allow")] = None,
@@ -182,8 +172,6 @@ def set_consent(
     text_version: str = "",
     at: Annotated[str | None, typer.Option("--time")] = None,
     file: Path | None = None,
-    config: ConfigOption = None,
-    json: JsonOption = False,
 ) -> None:
     """Grant or withdraw purposes: profiling, recommendation, marketing, risk, training.
 
@@ -202,98 +190,71 @@ def set_consent(
     file FILE: Changes of many users: JSON lines with user_id, purpose, granted, time and, if known,
         basis and text_version.
     """
-    from liveprofile.kafka.offsets import partition_ranges
-    from liveprofile.storage.connection import open_session
-    from services.privacy import change_consents
-
     if (user is None) == (file is None):
         raise InputError("give either USER or --file")
     if file is not None and (grant or withdraw or basis or text_version or at):
         raise InputError("--file holds all values: give no other option with it")
-    settings = read_settings(config)
+    settings = call.settings
     if file is None:
         changes = _changes(settings, user or "", grant, withdraw, at, basis, text_version)
     else:
         changes = list(_changes_of_file(settings, file))
 
     partition_ranges(settings, settings.topics.consents)  # a missing topic stores nothing
-    with open_session(settings.cassandra) as session:
+    with call.session() as session:
         count = change_consents(session, settings, changes)
     users = len({user_id for user_id, _ in changes})
-    if json:
-        print_json({"changes": count, "users": users})
-    else:
-        typer.echo(f"{count} changes of {users} users")
+    call.print({"changes": count, "users": users}, f"{count} changes of {users} users")
 
 
 @consent.command()
-def show(user: UserArgument, config: ConfigOption = None, json: JsonOption = False) -> None:
+def show(call: Call, user: UserArgument) -> None:
     """Show what a user allows now, purpose by purpose.
 
     Example: `liveprofile privacy consent show 42`
     """
-    from liveprofile.alerts.cloud_events import to_rfc3339
-    from liveprofile.consent.changes import PURPOSES, newest
-
-    settings = read_settings(config)
-    changes, now_ms = _stored(settings, user), round(time.time() * 1_000)
+    changes, now_ms = _stored(call.settings, user), round(time.time() * 1_000)
     rows: dict[str, dict[str, Any]] = {}
     for purpose in PURPOSES:
         change = newest(changes, purpose, now_ms)
         if change is None:
-            allowed = settings.consent.defaults[purpose]
+            allowed = call.settings.consent.defaults[purpose]
             rows[purpose] = {"allowed": allowed, "since": None, "basis": "", "text_version": ""}
         else:
-            since = to_rfc3339(change.time_ms)
-            rows[purpose] = {"allowed": change.granted, "since": since, **_texts(change)}
-    if json:
-        print_json(rows)
-        return
-    print_table(
-        f"Consents of user {user}",
-        ["purpose", "allowed", "since", "basis", "text version"],
-        [
-            [
-                purpose,
-                "yes" if row["allowed"] else "no",
-                row["since"] or "default",
-                row["basis"],
-                row["text_version"],
-            ]
-            for purpose, row in rows.items()
-        ],
-    )
+            rows[purpose] = {
+                "allowed": change.granted,
+                "since": to_rfc3339(change.time_ms),
+                "basis": change.basis,
+                "text_version": change.text_version,
+            }
+    columns = {
+        "purpose": "{[0]}",
+        "allowed": lambda row: "yes" if row[1]["allowed"] else "no",
+        "since": lambda row: row[1]["since"] or "default",
+        "basis": "{[1][basis]}",
+        "text version": "{[1][text_version]}",
+    }
+    call.print(rows, table(f"Consents of user {user}", rows.items(), columns))
 
 
 @consent.command()
-def history(user: UserArgument, config: ConfigOption = None, json: JsonOption = False) -> None:
+def history(call: Call, user: UserArgument) -> None:
     """Show a user's newest 200 changes, newest first. Exit code 1 if there is none.
 
     Example: `liveprofile privacy consent history 42 --json`
     """
-    from liveprofile.consent.records import change_json
-
-    changes = [change_json(each) for each in _stored(read_settings(config), user)]
-    if json:
-        print_json(changes)
-    elif changes:
-        print_table(
-            f"Changes of consents of user {user}",
-            ["time", "purpose", "change", "basis", "text version"],
-            [
-                [
-                    each["time"],
-                    each["purpose"],
-                    "granted" if each["granted"] else "withdrawn",
-                    each["basis"],
-                    each["text_version"],
-                ]
-                for each in changes
-            ],
-        )
+    changes = [change_json(each) for each in _stored(call.settings, user)]
+    columns = {
+        "time": "{[time]}",
+        "purpose": "{[purpose]}",
+        "change": lambda each: "granted" if each["granted"] else "withdrawn",
+        "basis": "{[basis]}",
+        "text version": "{[text_version]}",
+    }
+    if changes or call.json:
+        call.print(changes, table(f"Changes of consents of user {user}", changes, columns))
     if not changes:
-        typer.echo(f"liveprofile: user {user!r} has changed no consent", err=True)
-        raise typer.Exit(1)
+        end_without_result(f"user {user!r} has changed no consent")
 
 
 consent.command()(backwards)
@@ -309,8 +270,6 @@ def _changes(
     text_version: str,
 ) -> list[tuple[str, ConsentChange]]:
     """Raises InputError."""
-    from liveprofile.consent.records import read_change
-
     granted = dict.fromkeys(grant or (), True) | dict.fromkeys(withdraw or (), False)
     if not granted:
         raise InputError("give --grant or --withdraw")
@@ -330,10 +289,6 @@ def _changes(
 
 def _changes_of_file(settings: Settings, file: Path) -> Iterator[tuple[str, ConsentChange]]:
     """Raises InputError with the line of the first error: then nothing is stored."""
-    import orjson
-
-    from liveprofile.consent.records import read_change
-
     try:
         with file.open("rb") as lines:
             for number, line in enumerate(lines, 1):
@@ -353,8 +308,6 @@ def _changes_of_file(settings: Settings, file: Path) -> Iterator[tuple[str, Cons
 
 def _checked(settings: Settings, user: str, change: ConsentChange) -> tuple[str, ConsentChange]:
     """Raises InputError."""
-    from liveprofile.alerts.cloud_events import to_rfc3339
-
     if not user.strip() or len(user) > 256:
         raise InputError(f"user id {user!r:.40}: must have 1 to 256 characters")
     latest_ms = round(time.time() * 1_000) + settings.limits.max_clock_skew_ms
@@ -364,13 +317,5 @@ def _checked(settings: Settings, user: str, change: ConsentChange) -> tuple[str,
 
 
 def _stored(settings: Settings, user: str) -> list[ConsentChange]:
-    from liveprofile.consent.changes import in_order
-    from liveprofile.consent.store import read_changes
-    from liveprofile.storage.connection import open_session
-
     with open_session(settings.cassandra) as session:
         return in_order(read_changes(session, [user])[user])
-
-
-def _texts(change: ConsentChange) -> dict[str, str]:
-    return {"basis": change.basis, "text_version": change.text_version}

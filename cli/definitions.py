@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from cli.common import print_json
+from cli.common import Call, print_json
+from liveprofile.attributes.definitions import check_attributes
+from liveprofile.rules.definitions import Definition, DefinitionsError, file_source
+from liveprofile.rules.rules import RulesError
+from liveprofile.segments.definitions import SegmentsError
 from liveprofile.settings import Settings
-
-if TYPE_CHECKING:
-    from liveprofile.rules.definitions import Definition
+from services.definitions import apply
 
 DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Print the changes without applying them.")
@@ -25,18 +27,16 @@ ByOption = Annotated[
 ]
 
 
-def check_file(file: Path, name: str, read: Callable[[Path], Any], json: bool) -> None:
+def check_file(call: Call, file: Path, name: str, read: Callable[[Path], Any]) -> None:
     """Prints whether a definitions file is valid. Exits with 2 if it has errors.
 
     name: such as "rule"; read: reads the file into a set with `version` and f"{name}s".
     """
-    from liveprofile.rules.definitions import DefinitionsError
-
     plural = f"{name}s"
     try:
         found = read(file)
     except DefinitionsError as error:
-        if json:
+        if call.json:
             problems = [{"file": str(file)} | problem for problem in error.as_json()]
             print_json({"ok": False, "problems": problems})
         else:
@@ -44,17 +44,17 @@ def check_file(file: Path, name: str, read: Callable[[Path], Any], json: bool) -
                 typer.echo(f"liveprofile: {line}", err=True)
         raise typer.Exit(error.exit_code) from None
     count = len(getattr(found, plural))
-    if json:
-        print_json({"ok": True, "version": found.version, plural: count})
-    else:
-        typer.echo(f"{file}: version {found.version}, {count} {plural}, no errors")
+    call.print(
+        {"ok": True, "version": found.version, plural: count},
+        f"{file}: version {found.version}, {count} {plural}, no errors",
+    )
 
 
 def print_in_force(
+    call: Call,
     source: str,
     found: Any,
     name: str,
-    json: bool,
     more: Callable[[Any], str] = lambda definition: "",
 ) -> None:
     """Prints the rules or segments that jobs use.
@@ -62,15 +62,17 @@ def print_in_force(
     name: such as "rule". more: what a line has between version and state.
     """
     definitions = getattr(found, f"{name}s")
-    if json:
-        listed = [each.model_dump(mode="json") for each in definitions]
-        print_json({"source": source, "version": found.version, f"{name}s": listed})
-        return
-    typer.echo(f"version {found.version}, from {source}")
     width = max((len(each.id) for each in definitions), default=0)
-    for each in definitions:
-        line = f"{each.id:<{width}}  {each.version:>3}  {more(each)}{each.state:<6}  {each.when}"
-        typer.echo(line)
+    lines = (
+        f"{each.id:<{width}}  {each.version:>3}  {more(each)}{each.state:<6}  {each.when}"
+        for each in definitions
+    )
+    listed = [each.model_dump(mode="json") for each in definitions]
+    call.print(
+        {"source": source, "version": found.version, f"{name}s": listed},
+        f"version {found.version}, from {source}",
+        *lines,
+    )
 
 
 def read_with_attributes(
@@ -81,10 +83,6 @@ def read_with_attributes(
     name: such as "rule". The settings, which name the file of attributes, are read only if a
     condition reads one.
     """
-    from liveprofile.attributes.definitions import check_attributes
-    from liveprofile.rules.definitions import file_source
-    from liveprofile.rules.rules import RulesError
-    from liveprofile.segments.definitions import SegmentsError
 
     def read_and_check(file: Path) -> Any:
         found = read(file)
@@ -97,26 +95,22 @@ def read_with_attributes(
 
 
 def apply_file(
-    settings: Settings,
+    call: Call,
     kind_name: Literal["rule", "segment"],
     definitions: Sequence[Definition],
     file: Path,
-    *,
     dry_run: bool,
     by: str,
-    json: bool,
 ) -> None:
     """Makes the topic equal to the definitions of the file, and prints the changes.
 
     Raises ServiceError, DefinitionsChangedError if somebody else writes at the same time.
     """
-    from services.definitions import apply
-
-    applied = apply(None, settings, f"{kind_name}s", definitions, by, dry_run=dry_run)
-    if json:
-        listed = [change.as_json(kind_name) for change in applied.changes]
-        print_json({"file": str(file), "dry_run": dry_run, "changes": listed})
-        return
-    for change in applied.changes:
-        version = "" if change.definition is None else f"  version {change.definition.version}"
-        typer.echo(f"{change.kind:<9}  {change.name}{version}")
+    applied = apply(None, call.settings, f"{kind_name}s", definitions, by, dry_run=dry_run)
+    lines = (
+        f"{change.kind:<9}  {change.name}"
+        + ("" if change.definition is None else f"  version {change.definition.version}")
+        for change in applied.changes
+    )
+    listed = [change.as_json(kind_name) for change in applied.changes]
+    call.print({"file": str(file), "dry_run": dry_run, "changes": listed}, *lines)

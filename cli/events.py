@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import shlex
 import time
 from collections import Counter
 from contextlib import closing
@@ -13,21 +12,26 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
+import orjson
 import typer
 
-from cli.common import (
-    ConfigOption,
-    JsonOption,
-    MappingOption,
-    config_file,
-    print_fields,
-    print_json,
-    read_settings,
-)
+from cli.common import Call, ConfigCall, JsonCall, MappingOption, read_settings
+from cli.job import submit_command
 from cli.options import Commands
 from cli.progress import count_bar, print_line
+from cli.submission import submit_job
+from liveprofile.alerts.consumer.loop import stop_on_signals
+from liveprofile.decoding.registry import SchemaRegistry
+from liveprofile.decoding.service import Decoder
 from liveprofile.errors import InputError
+from liveprofile.events.validation import RejectedError, validate
+from liveprofile.ingest import inference
+from liveprofile.ingest.replay import ReplayProducer, open_source, rows_estimate, send_heartbeats
+from liveprofile.ingest.replay import replay as send
 from liveprofile.settings import Settings
+from liveprofile.simulator import Shop, ShopConfig
+from liveprofile.simulator.output import STDOUT
+from liveprofile.simulator.shop import write_shop
 
 
 def _count_option(kind: str, per_10_000: str) -> typer.models.OptionInfo:
@@ -71,12 +75,6 @@ def generate(
     ring_users: Users per fraud ring.
     ring_devices: Devices per fraud ring.
     """
-    import orjson
-
-    from cli.progress import count_bar
-    from liveprofile.simulator import Shop, ShopConfig
-    from liveprofile.simulator.output import STDOUT, write_shop
-
     shop = Shop(
         ShopConfig(
             users=users,
@@ -99,8 +97,7 @@ def generate(
 
 
 mapping = Commands(
-    name="mapping",
-    help="Draft and check a mapping: how the columns of a file become events.",
+    name="mapping", help="Draft and check a mapping: how the columns of a file become events."
 )
 
 
@@ -108,11 +105,7 @@ FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="CSV or Parqu
 
 
 @mapping.command()
-def infer(
-    file: FileArgument,
-    out: Path | None = None,
-    json: JsonOption = False,
-) -> None:
+def infer(call: JsonCall, file: FileArgument, out: Path | None = None) -> None:
     """Draft a mapping of a CSV or Parquet file from the names and values of its columns.
 
     A comment with a question mark is at each line that needs a look. Then run `mapping check`.
@@ -122,8 +115,6 @@ def infer(
     Options:
     out MAP.toml: File to write. Default: stdout.
     """
-    from liveprofile.ingest import inference
-
     draft = inference.infer(file)
     text = draft.to_toml(file.name)
     if out is not None:
@@ -132,22 +123,18 @@ def infer(
                 written.write(text)
         except OSError as error:
             raise InputError(f"{out}: {error.strerror}") from None
-    if json:
-        print_json(draft._asdict())
-    elif out is None:
-        typer.echo(text, nl=False)
+        call.print(draft._asdict(), f"{out} written, {len(draft.unsure)} lines to look at")
     else:
-        typer.echo(f"{out} written, {len(draft.unsure)} lines to look at")
+        call.print(draft._asdict(), text.removesuffix("\n"))
 
 
 @mapping.command()
 def check(
+    call: Call,
     file: FileArgument,
     map_file: Path,
     rows: Annotated[int, typer.Option(min=1, max=1_000_000)] = 1_000,
     shown: Annotated[int, typer.Option("--show", min=0, max=1_000)] = 3,
-    config: ConfigOption = None,
-    json: JsonOption = False,
 ) -> None:
     """Show the first rows of a file as events, and which the job would reject and why.
 
@@ -160,40 +147,39 @@ def check(
     rows: Number of rows to check.
     shown: Number of events to print.
     """
-    from liveprofile.ingest.preview import rejection
-    from liveprofile.ingest.replay import open_source
-
-    settings = read_settings(config)
     batches, translator = open_source(file, map_file, rows)
     events, rejected, now_ms = [], [], time.time_ns() // 1_000_000
     count, reasons = 0, Counter[str]()
     for batch in batches:
         for payload in translator.translate(batch).values:
             count += 1
-            if (found := rejection(payload, now_ms, settings.limits)) is None:
+            try:
+                validate(payload, now_ms, call.settings.limits)
+            except RejectedError as error:
+                reason = " ".join(error.args).strip()
+            else:
                 events += [payload.decode()] * (len(events) < shown)
                 continue
-            reason = " ".join(found).strip()
             reasons[reason] += 1
             if len(rejected) < shown:
                 rejected.append({"number": count, "reason": reason, "event": payload.decode()})
     valid = count - reasons.total()
-    if json:
-        counts = {"rows": count, "valid": valid, "reasons": dict(reasons)}
-        print_json(counts | {"events": events, "rejected": rejected})
-    else:
-        for event in events:
-            typer.echo(event)
-        for each in rejected:
-            typer.echo(f"event {each['number']} is rejected, {each['reason']}: {each['event']}")
-        typer.echo(f"{valid} of {count} rows are valid events", err=True)
+    call.print(
+        {"rows": count, "valid": valid, "reasons": dict(reasons)}
+        | {"events": events, "rejected": rejected},
+        *events,
+        *(f"event {e['number']} is rejected, {e['reason']}: {e['event']}" for e in rejected),
+    )
+    if not call.json:
+        print_line(f"{valid} of {count} rows are valid events")
         for reason, number in reasons.most_common():
-            typer.echo(f"{number} rows: {reason}", err=True)
+            print_line(f"{number} rows: {reason}")
     if reasons:
         raise typer.Exit(1)
 
 
 def replay(
+    call: Call,
     file: Path,
     mapping: Path | None = None,
     topic: Annotated[str | None, typer.Option(callback=require_topic_name)] = None,
@@ -201,8 +187,6 @@ def replay(
     speed: float | None = None,
     limit: Annotated[int | None, typer.Option(min=1)] = None,
     close_windows: bool = False,
-    config: ConfigOption = None,
-    json: JsonOption = False,
 ) -> None:
     """Send a file of events to the input topic, keyed by user.
 
@@ -219,16 +203,12 @@ def replay(
     close_windows: Send heartbeats after the last event to close the open windows. Events for these
         windows that are sent later are late.
     """
-    from liveprofile.ingest.replay import replay as send
-    from liveprofile.ingest.replay import rows_estimate
-
-    settings = read_settings(config)
     expected = rows_estimate(file, mapping)
     with count_bar(f"sending {file.name}", min(expected, limit or expected), "events") as advance:
         result = send(
             file,
             mapping,
-            settings,
+            call.settings,
             topic=topic,
             rate=rate,
             speed=speed,
@@ -241,16 +221,16 @@ def replay(
             "the last windows stay open: they end in the future. Events and heartbeats that are"
             " sent then will close them (`liveprofile events heartbeat`)"
         )
-    if _is_history(settings, result.last_event_time_ms):
+    if _is_history(call.settings, result.last_event_time_ms):
         print_line(
             "these events are history: a job without scoring.replay = true scores them as if they"
             " happened now"
         )
-    if json:
-        print_json(result._asdict())
-    else:
-        events_per_s = result.sent / result.seconds if result.seconds else 0
-        typer.echo(f"{result.sent} events sent in {result.seconds:.1f} s ({events_per_s:,.0f}/s)")
+    events_per_s = result.sent / result.seconds if result.seconds else 0
+    call.print(
+        result._asdict(),
+        f"{result.sent} events sent in {result.seconds:.1f} s ({events_per_s:,.0f}/s)",
+    )
 
 
 def require_topic_name(name: str | None) -> str | None:
@@ -268,7 +248,7 @@ def _is_history(settings: Settings, last_event_time_ms: int | None) -> bool:
     return last_event_time_ms < time.time() * 1_000 - scoring.max_delay_ms
 
 
-def decode(config: ConfigOption = None, json: JsonOption = False) -> None:
+def decode(call: Call) -> None:
     """Decode events in Confluent wire format and CloudEvents, until Ctrl-C or SIGTERM.
 
     It reads the topic `topics.encoded` and sends JSON events, keyed by user, to the input topic.
@@ -282,23 +262,18 @@ def decode(config: ConfigOption = None, json: JsonOption = False) -> None:
 
     Example: `liveprofile events decode --config liveprofile.toml --json`
     """
-    from liveprofile.alerts.consumer.loop import stop_on_signals
-    from liveprofile.decoding.registry import SchemaRegistry
-    from liveprofile.decoding.service import Decoder
-
-    settings = read_settings(config)
     logging.getLogger("liveprofile.decoding").setLevel(logging.INFO)
-    with closing(SchemaRegistry(settings.decoder)) as registry:
-        decoder = Decoder.connect(settings, registry.reader)
+    with closing(SchemaRegistry(call.settings.decoder)) as registry:
+        decoder = Decoder.connect(call.settings, registry.reader)
         with stop_on_signals(decoder):
             counts = decoder.run()
-    print_json(counts) if json else print_fields(counts)
+    call.print(counts)
 
 
 def heartbeat(
+    call: ConfigCall,
     every: Annotated[float, typer.Option(min=0.1)] = 1.0,
     count: Annotated[int | None, typer.Option(min=1)] = None,
-    config: ConfigOption = None,
 ) -> None:
     """Send a heartbeat to every partition of the input topic, again and again.
 
@@ -315,11 +290,8 @@ def heartbeat(
     every SECONDS: Time between two heartbeats.
     count: Stop after so many. Default: run until stopped.
     """
-    from liveprofile.ingest.replay import ReplayProducer, send_heartbeats
-
-    settings = read_settings(config)
     send_heartbeats(
-        lambda: ReplayProducer(settings, settings.topics.events, lambda sent: None),
+        lambda: ReplayProducer(call.settings, call.settings.topics.events, lambda sent: None),
         every,
         count,
         lambda error: typer.echo(f"liveprofile: {error}; trying again", err=True),
@@ -327,11 +299,7 @@ def heartbeat(
 
 
 def bootstrap(
-    files: list[Path],
-    mapping: MappingOption = None,
-    savepoint_dir: str | None = None,
-    config: ConfigOption = None,
-    json: JsonOption = False,
+    call: Call, files: list[Path], mapping: MappingOption = None, savepoint_dir: str | None = None
 ) -> None:
     """Build the job's state from past events, for a job that then reads the input topic.
 
@@ -344,14 +312,13 @@ def bootstrap(
     files FILE...: CSV, Parquet or JSON lines, in the order of the events.
     savepoint_dir URI: Folder for the savepoint. Default: the cluster's folder for savepoints.
     """
-    from cli.submission import submit_job
     from offline.bootstrap import archive_variables, check_files, run
 
     check_files(files, mapping)
-    live, file = read_settings(config), config_file(config)
+    live, file = call.settings, call.file
     # The job is another process: it reads its settings from the file and the environment.
     os.environ.update(archive_variables(live))
-    archive = read_settings(config)
+    archive = read_settings(call.config)
     result = run(
         live,
         archive,
@@ -363,23 +330,16 @@ def bootstrap(
         print_line,
         count_bar,
     )
-    if json:
-        print_json(result._asdict())
-        return
-    print_fields(result._asdict())
-    options = ["--config", str(config)] if config else []
-    command = shlex.join(
-        ["liveprofile", "job", "submit", "--savepoint", result.savepoint, *options]
-    )
-    typer.echo(f"Now start the job: {command} --wait")
+    fields = result._asdict()
+    command = submit_command(call, result.savepoint)
+    call.print(fields, fields, f"Now start the job: {command} --wait")
 
 
 def recompute_late(
+    call: Call,
     files: Annotated[list[Path] | None, typer.Argument()] = None,
     mapping: MappingOption = None,
     work: Path | None = None,
-    config: ConfigOption = None,
-    json: JsonOption = False,
 ) -> None:
     """Recompute the profiles of users with late events, and keep what was stored before.
 
@@ -402,15 +362,10 @@ def recompute_late(
     from offline.late_windows.run import check_arguments, check_definitions, run
 
     check_arguments(files or [], mapping, work)
-    settings = read_settings(config)
-    check_definitions(settings)
-    result = run(settings, config_file(config), files or [], mapping, work, print_line)
-    if json:
-        print_json(result)
-    else:
-        print_fields(result)
-        if result["incomplete"]:
-            typer.echo(
-                f"{result['incomplete']} users are left out, because their earlier events are not"
-                " all there: pass archives of them."
-            )
+    check_definitions(call.settings)
+    result = run(call.settings, call.file, files or [], mapping, work, print_line)
+    left_out = (
+        f"{result['incomplete']} users are left out, because their earlier events are not all"
+        " there: pass archives of them."
+    )
+    call.print(result, result, *([left_out] if result["incomplete"] else []))

@@ -5,38 +5,52 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import closing
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from rich.table import Table
 
-from cli.common import (
-    ConfigOption,
-    JsonOption,
-    format_utc,
-    print_fields,
-    print_json,
-    print_table,
-    read_settings,
-)
+from cli.common import Call, end_without_result, format_utc, table
+from liveprofile.alerts.consumer.loop import stop_on_signals
+from liveprofile.consent.changes import PersonConsentBook
 from liveprofile.errors import InputError
+from liveprofile.feeds.feed import TableTail
+from liveprofile.feeds.users import (
+    consents_spec,
+    erasures_spec,
+    merges_spec,
+    read_erasures,
+    read_merges,
+)
+from liveprofile.identity.book import (
+    END_OF_TIME_MS,
+    IdentityBook,
+    Merge,
+    MergeError,
+    merged,
+    of_persons,
+)
+from liveprofile.identity.book import split as split_merge
+from liveprofile.identity.login_service import LoginMerger
+from liveprofile.identity.logins import Books
+from liveprofile.identity.records import merge_json, to_record
+from liveprofile.kafka.offsets import partition_ranges
+from liveprofile.kafka.records import send_all
 from liveprofile.settings import Settings
 from liveprofile.units import DAY_MS
 from liveprofile.wire.tokens import ID_CHARS
+from liveprofile.wire.user_records import CONTENT_TYPE, key_of
 
 SPLIT_DAYS = 30  # age of a merge up to which it can be split
 
-if TYPE_CHECKING:
-    from liveprofile.identity.book import IdentityBook, Merge
-
 
 def merge(
+    call: Call,
     alias: Annotated[str | None, typer.Argument()] = None,
     user: Annotated[str | None, typer.Argument()] = None,
     split: str | None = None,
     show: str | None = None,
     all_merges: Annotated[bool, typer.Option("--list")] = False,
-    config: ConfigOption = None,
-    json: JsonOption = False,
 ) -> None:
     """Make ALIAS another id of USER, so that later events of both go to the profile of USER.
 
@@ -63,26 +77,31 @@ def merge(
     for name in (alias, user, split, show):
         if name is not None and (not name.strip() or len(name) > ID_CHARS):
             raise InputError(f"id {name!r:.40}: must have 1 to {ID_CHARS} characters")
-    settings = read_settings(config)
-    if not settings.merges.enabled:
+    settings = _settings(call)
+    if all_merges:
+        rows = _rows(_book(settings), None)
+        call.print(rows, _table(rows))
+    elif show is not None:
+        _show(call, _book(settings), show)
+    elif split is not None:
+        now_ms, limit_ms = _now_ms(), round(SPLIT_DAYS * DAY_MS)
+        since_ms = now_ms + settings.merges.delay_ms
+        _send(call, split, split_merge(_book(settings), split, since_ms, now_ms, limit_ms))
+    else:
+        _merge(call, alias or "", user or "")
+
+
+def _settings(call: Call) -> Settings:
+    """Raises InputError if the job does not follow merges."""
+    if not call.settings.merges.enabled:
         raise InputError(
             "merges.enabled is off: the job would not follow merges. Set it and submit the job"
             " again (docs/privacy.md)"
         )
-    if all_merges:
-        _print_merges(_book(settings), None, json)
-    elif show is not None:
-        _show(_book(settings), show, json)
-    elif split is not None:
-        _split(settings, split, json)
-    else:
-        _merge(settings, alias or "", user or "", json)
+    return call.settings
 
 
 def _book(settings: Settings) -> IdentityBook:
-    from liveprofile.feeds.users import read_merges
-    from liveprofile.kafka.offsets import partition_ranges
-
     partition_ranges(settings, settings.topics.merges)  # a missing topic is an error
     return read_merges(settings)
 
@@ -91,70 +110,40 @@ def _now_ms() -> int:
     return round(time.time() * 1_000)
 
 
-def _merge(settings: Settings, alias: str, user: str, json: bool) -> None:
-    from liveprofile.feeds.users import read_erasures
-    from liveprofile.identity.book import MergeError, merged
-    from liveprofile.identity.forgotten import of_persons
-
-    book, erased = _book(settings), read_erasures(settings)
-    merges = merged(book, alias, user, _now_ms() + settings.merges.delay_ms)
+def _merge(call: Call, alias: str, user: str) -> None:
+    book, erased = _book(call.settings), read_erasures(call.settings)
+    merges = merged(book, alias, user, _now_ms() + call.settings.merges.delay_ms)
     if gone := [each for each in of_persons(book, [alias, user]) if each in erased]:
         raise MergeError(f"user {gone[0]!r} was erased: an erased user cannot be merged")
-    _send(settings, alias, merges, json)
+    _send(call, alias, merges)
 
 
-def _split(settings: Settings, alias: str, json: bool) -> None:
-    from liveprofile.identity.book import split
-
-    now_ms, options = _now_ms(), settings.merges
-    limit_ms = round(SPLIT_DAYS * DAY_MS)
-    merges = split(_book(settings), alias, now_ms + options.delay_ms, now_ms, limit_ms)
-    _send(settings, alias, merges, json)
-
-
-def _send(settings: Settings, alias: str, merges: tuple[Merge, ...], json: bool) -> None:
-    from liveprofile.identity.records import to_record
-    from liveprofile.kafka.records import send_all
-    from liveprofile.wire.user_records import CONTENT_TYPE, key_of
-
+def _send(call: Call, alias: str, merges: tuple[Merge, ...]) -> None:
     record = (key_of(alias), to_record(alias, merges), CONTENT_TYPE)
-    send_all(settings, settings.topics.merges, [record])
+    send_all(call.settings, call.settings.topics.merges, [record])
     last = merges[-1]
-    if json:
-        print_json({"alias_id": alias} | _fields(last))
-    elif last.until_ms is None:
-        since = format_utc(last.since_ms)
-        typer.echo(f"{alias} is {last.user_id}, for events from {since} on")
-    else:
-        until = format_utc(last.until_ms)
-        typer.echo(f"{alias} is an id of its own again, for events from {until} on")
+    is_merge = last.until_ms is None
+    time_ms = last.since_ms if is_merge else last.until_ms
+    other = last.user_id if is_merge else "an id of its own again"
+    text = f"{alias} is {other}, for events from {format_utc(time_ms)} on"
+    call.print({"alias_id": alias} | _fields(last), text)
 
 
-def _show(book: IdentityBook, user: str, json: bool) -> None:
-    from liveprofile.identity.book import END_OF_TIME_MS
-
-    ids = book.ids_of(user, END_OF_TIME_MS)
+def _show(call: Call, book: IdentityBook, user: str) -> None:
+    ids, rows = book.ids_of(user, END_OF_TIME_MS), _rows(book, user)
     person = book.resolve(user, END_OF_TIME_MS)
-    if json:
-        print_json({"user_id": user, "person": person, "ids": ids, "merges": _rows(book, user)})
-    else:
-        typer.echo(f"{user} is {person}, with the ids {', '.join(ids)}")
-        _print_merges(book, user, json)
-    if len(ids) == 1:
-        typer.echo(f"liveprofile: {user!r} has no other id", err=True)
-        raise typer.Exit(1)
-
-
-def _print_merges(book: IdentityBook, user: str | None, json: bool) -> None:
-    rows = _rows(book, user)
-    if json:
-        print_json(rows)
-        return
-    print_table(
-        "Merges",
-        ["alias", "user", "since", "until"],
-        [[row["alias_id"], row["user_id"], row["since"], row["until"] or ""] for row in rows],
+    call.print(
+        {"user_id": user, "person": person, "ids": ids, "merges": rows},
+        f"{user} is {person}, with the ids {', '.join(ids)}",
+        _table(rows),
     )
+    if len(ids) == 1:
+        end_without_result(f"{user!r} has no other id")
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    columns = {"alias": "{[alias_id]}", "user": "{[user_id]}", "since": "{[since]}"}
+    return table("Merges", rows, columns | {"until": lambda row: row["until"]})
 
 
 def _rows(book: IdentityBook, user: str | None) -> list[dict[str, Any]]:
@@ -166,12 +155,10 @@ def _rows(book: IdentityBook, user: str | None) -> list[dict[str, Any]]:
 
 
 def _fields(merge: Merge) -> dict[str, Any]:
-    from liveprofile.identity.records import merge_json
-
     return {"until": None} | merge_json(merge)
 
 
-def link_logins(config: ConfigOption = None, json: JsonOption = False) -> None:
+def link_logins(call: Call) -> None:
     """Merge anonymous ids into the accounts that they log in to, until Ctrl-C or SIGTERM.
 
     It follows the input topic. An event with `anonymous_id` says that its user has used this id on
@@ -186,19 +173,7 @@ def link_logins(config: ConfigOption = None, json: JsonOption = False) -> None:
 
     Example: `liveprofile identity link-logins --config liveprofile.toml --json`
     """
-    from liveprofile.alerts.consumer.loop import stop_on_signals
-    from liveprofile.consent.changes import PersonConsentBook
-    from liveprofile.feeds.feed import TableTail
-    from liveprofile.feeds.users import consents_spec, erasures_spec, merges_spec
-    from liveprofile.identity.login_service import LoginMerger
-    from liveprofile.identity.logins import Books
-
-    settings = read_settings(config)
-    if not settings.merges.enabled:
-        raise InputError(
-            "merges.enabled is off: the job would not follow merges. Set it and submit the job"
-            " again (docs/privacy.md)"
-        )
+    settings = _settings(call)
     logging.getLogger("liveprofile.identity").setLevel(logging.INFO)
     with (
         closing(TableTail(settings, merges_spec(settings))) as merges,
@@ -214,4 +189,4 @@ def link_logins(config: ConfigOption = None, json: JsonOption = False) -> None:
         merger = LoginMerger.connect(settings, read_books)
         with stop_on_signals(merger):
             counts = merger.run()
-    print_json(counts) if json else print_fields(counts)
+    call.print(counts)

@@ -8,28 +8,33 @@ import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
+import orjson
 import typer
 
-from cli.common import (
-    ConfigOption,
-    JsonOption,
-    config_file,
-    format_utc,
-    print_fields,
-    print_json,
-    read_settings,
-)
+from cli.common import Call, format_utc, table
 from cli.options import Commands
+from cli.submission import create_tables, read_model_card, submit_job
+from liveprofile.flink import rest
+from liveprofile.flink.job_report import (
+    is_reported,
+    job_warnings,
+    last_checkpoint_path,
+    report,
+    require_running_job,
+    scoring_report,
+)
+from liveprofile.flink.operator_metrics import model_report, operator_metrics
+from liveprofile.flink.rest import wait_until_running
+from liveprofile.kafka.offsets import lag, scoring_group
+from liveprofile.kafka.topics import create_topics, missing_topics
 from liveprofile.resources import product_path
 from liveprofile.settings import Settings
+from liveprofile.storage.cql import to_ms
+from liveprofile.storage.migrations.plan import to_apply
+from liveprofile.storage.schema import migration_steps, revert_migrations
 
 
-def setup(
-    dry_run: bool = False,
-    contract: bool = False,
-    config: ConfigOption = None,
-    json: JsonOption = False,
-) -> None:
+def setup(call: Call, dry_run: bool = False, contract: bool = False) -> None:
     """Create missing topics, and apply pending migrations of the tables, without a job.
 
     `submit` does the same. What exists stays as it is, and a job may be running. The account needs
@@ -43,52 +48,34 @@ def setup(
     contract: Also drop the tables that only earlier releases use, if they are empty. No job of an
         earlier release may run.
     """
-    from cli.submission import create_tables, read_model_card
-    from liveprofile.kafka.topics import create_topics
-
-    settings = read_settings(config)
+    settings = call.settings
     card = read_model_card(settings)
+    stored = settings.job.store == "cassandra"
+    keyspace = settings.cassandra.keyspace if stored else None
     if dry_run:
-        _print_missing(settings, contract, json)
+        topics = missing_topics(settings)
+        steps = migration_steps(settings.cassandra) if stored else []
+        pending = [migration.title for migration in to_apply(steps, contract)]
+        waits = [each.migration.title for each in steps if each.state == "waiting" and not contract]
+        call.print(
+            {"topics_missing": topics, "migrations_pending": pending, "migrations_waiting": waits},
+            f"topics to create: {', '.join(topics) or 'none, all exist'}",
+            f"migrations to apply: {', '.join(pending) or 'none, all are'}",
+            *(
+                [f"waiting for `liveprofile job setup --contract`: {', '.join(waits)}"]
+                * bool(waits)
+            ),
+        )
         return
     topics = create_topics(settings)
     applied = create_tables(settings, card, contract)
-    keyspace = settings.cassandra.keyspace if settings.job.store == "cassandra" else None
-    if json:
-        print_json({"topics_created": topics, "keyspace": keyspace, "migrations_applied": applied})
-        return
-    typer.echo(f"topics created: {', '.join(topics) or 'none, all exist'}")
-    if keyspace is None:
-        typer.echo("no tables: job.store = none")
-        return
-    typer.echo(
+    call.print(
+        {"topics_created": topics, "keyspace": keyspace, "migrations_applied": applied},
+        f"topics created: {', '.join(topics) or 'none, all exist'}",
         f"migrations applied to keyspace {keyspace}: {', '.join(applied) or 'none, all are'}"
+        if stored
+        else "no tables: job.store = none",
     )
-
-
-def _print_missing(settings: Settings, contract: bool, json: bool) -> None:
-    from liveprofile.kafka.topics import missing_topics
-    from liveprofile.storage.migrations.plan import to_apply
-    from liveprofile.storage.schema import migration_steps
-
-    topics = missing_topics(settings)
-    stored = settings.job.store == "cassandra"
-    steps = migration_steps(settings.cassandra) if stored else []
-    pending = [migration.title for migration in to_apply(steps, contract)]
-    waiting = [each.migration.title for each in steps if each.state == "waiting" and not contract]
-    if json:
-        print_json(
-            {
-                "topics_missing": topics,
-                "migrations_pending": pending,
-                "migrations_waiting": waiting,
-            }
-        )
-        return
-    typer.echo(f"topics to create: {', '.join(topics) or 'none, all exist'}")
-    typer.echo(f"migrations to apply: {', '.join(pending) or 'none, all are'}")
-    if waiting:
-        typer.echo(f"waiting for `liveprofile job setup --contract`: {', '.join(waiting)}")
 
 
 migrations = Commands(
@@ -99,7 +86,7 @@ migrations = Commands(
 
 
 @migrations.command(name="list")
-def list_(config: ConfigOption = None, json: JsonOption = False) -> None:
+def list_(call: Call) -> None:
     """List the migrations of this version and of the keyspace.
 
     States: applied; pending; incomplete (a table or column is missing: `setup` adds it); waiting
@@ -108,41 +95,35 @@ def list_(config: ConfigOption = None, json: JsonOption = False) -> None:
 
     Example: `liveprofile job migrations list`
     """
-    from cli.common import new_table, print_tables
-    from liveprofile.storage.cql import to_ms
-    from liveprofile.storage.schema import migration_steps
+    steps = migration_steps(call.settings.cassandra)
+    call.print(
+        [
+            {
+                "number": step.number,
+                "name": step.name,
+                "state": step.state,
+                "applied_at_ms": step.applied and to_ms(step.applied.applied_at),
+                "version": step.applied and step.applied.version,
+                "checksum": step.applied and step.applied.checksum,
+            }
+            for step in steps
+        ],
+        table(None, steps, MIGRATION),
+    )
 
-    steps = migration_steps(read_settings(config).cassandra)
-    if json:
-        print_json(
-            [
-                {
-                    "number": step.number,
-                    "name": step.name,
-                    "state": step.state,
-                    "applied_at_ms": step.applied and to_ms(step.applied.applied_at),
-                    "version": step.applied and step.applied.version,
-                    "checksum": step.applied and step.applied.checksum,
-                }
-                for step in steps
-            ]
-        )
-        return
-    table = new_table(">number", "name", "state", "time", "version")
-    for step in steps:
-        time, version = "-", "-"
-        if step.applied is not None:
-            time, version = format_utc(to_ms(step.applied.applied_at)), step.applied.version
-        table.add_row(f"{step.number:04}", step.name, step.state, time, version)
-    print_tables(table)
+
+MIGRATION = {
+    ">number": "{.number:04}",
+    "name": "{.name}",
+    "state": "{.state}",
+    "time": lambda step: format_utc(to_ms(step.applied.applied_at)) if step.applied else "-",
+    "version": lambda step: step.applied.version if step.applied else "-",
+}
 
 
 @migrations.command()
 def revert(
-    to: Annotated[int | None, typer.Option(min=1)] = None,
-    yes: bool = False,
-    config: ConfigOption = None,
-    json: JsonOption = False,
+    call: Call, to: Annotated[int | None, typer.Option(min=1)] = None, yes: bool = False
 ) -> None:
     """Undo migrations, the last first: drop their tables and columns with what these contain.
 
@@ -154,22 +135,19 @@ def revert(
     to N: Keep the migrations up to this number. Default: revert the last one.
     yes: Revert. Without it, only print what would be dropped.
     """
-    from liveprofile.storage.schema import revert_migrations
-
-    found = revert_migrations(read_settings(config).cassandra, to, dry_run=not yes)
-    if json:
-        print_json({"reverted": yes, "migrations": [migration.title for migration in found]})
-        return
+    found = revert_migrations(call.settings.cassandra, to, dry_run=not yes)
+    shown = []
     for migration in found:
-        typer.echo(f"{'reverted' if yes else 'would revert'} {migration.title}")
-        if not yes:
-            for statement in migration.down:
-                line = " ".join(statement.partition("(\n")[0].split()).replace("{keyspace}.", "")
-                typer.echo(f"    {line}")
+        shown.append(f"{'reverted' if yes else 'would revert'} {migration.title}")
+        for statement in migration.down if not yes else ():
+            line = " ".join(statement.partition("(\n")[0].split()).replace("{keyspace}.", "")
+            shown.append(f"    {line}")
     if not found:
-        typer.echo("no migration to revert")
+        shown.append("no migration to revert")
     elif not yes:
-        typer.echo("nothing is changed: repeat the command with --yes")
+        shown.append("nothing is changed: repeat the command with --yes")
+    titles = [migration.title for migration in found]
+    call.print({"reverted": yes, "migrations": titles}, *shown)
 
 
 def refuse_relative(folder: str | None) -> str | None:
@@ -200,11 +178,10 @@ WAIT_TIMEOUT_S = 180.0
 
 
 def submit(
+    call: Call,
     parallelism: Annotated[int | None, typer.Option(min=1)] = None,
     savepoint: SavepointOption = None,
     wait: bool = False,
-    config: ConfigOption = None,
-    json: JsonOption = False,
 ) -> None:
     """Create missing topics and tables, then submit the profile job to Flink.
 
@@ -215,21 +192,18 @@ def submit(
     parallelism: Parallelism of the job. Default: job.parallelism.
     wait: Wait until all tasks of the job run (at most 180 s).
     """
-    from cli.submission import submit_job
-    from liveprofile.flink.rest import wait_until_running
-
     if parallelism is not None:
         # The job is another process: it reads its settings from the file and the environment.
         os.environ[PARALLELISM_VARIABLE] = str(parallelism)
-    settings, file = read_settings(config), config_file(config)
+    settings, file = call.settings, call.file
     job_id, created = submit_job(settings, file, savepoint)
     if wait:
         wait_until_running(settings.flink.rest_url, job_id, WAIT_TIMEOUT_S)
     result = {"job_id": job_id, "name": settings.job.name, "topics_created": created}
-    print_json(result) if json else print_fields(result | {"topics_created": ", ".join(created)})
+    call.print(result, result | {"topics_created": ", ".join(created)})
 
 
-def status(config: ConfigOption = None, json: JsonOption = False) -> None:
+def status(call: Call) -> None:
     """Show the job's state, consumer lag, last checkpoint and model version.
 
     Exits with 1 if there is a warning: no checkpoint has completed for three intervals, events were
@@ -237,75 +211,56 @@ def status(config: ConfigOption = None, json: JsonOption = False) -> None:
 
     Example: `liveprofile job status --json`
     """
-    settings = read_settings(config)
-    result = _collect_status(settings)
-    if json:
-        print_json(result)
-    else:
-        _print_status(settings, result)
+    result = _collect_status(call.settings)
+    call.print(result, _status_fields(call.settings, result))
+    for warning in result["warnings"] if not call.json else ():
+        typer.echo(f"warning: {warning}", err=True)
     if result["warnings"]:
         raise typer.Exit(1)
 
 
-def _print_status(settings: Settings, result: dict[str, Any]) -> None:
+def _status_fields(settings: Settings, result: dict[str, Any]) -> dict[str, Any]:
     checkpoint, lag_scoring, scoring = (
         result[name] for name in ("checkpoint", "lag_scoring", "scoring")
     )
-    print_fields(
-        {
-            "job": f"{settings.job.name} {result['job_id']}",
-            "state": f"{result['state']} for {result['uptime_s']:.0f} s,"
-            f" {result['tasks_running']} of {result['tasks']} tasks running",
-            "restarts": result["restarts"],
-            "profile pipeline": f"{result['events_per_second']:.0f} events per second,"
-            f" {result['lag_events']} records behind at the last checkpoint",
-            "scoring pipeline": None
-            if lag_scoring is None
-            else f"{lag_scoring} records behind at the last checkpoint",
-            "events to score": scoring
-            and f"{scoring['events']} since the last start, {scoring['incomplete']} incomplete,"
-            f" {scoring['unscored']} unscored",
-            "last checkpoint": checkpoint
-            and f"{checkpoint['age_s']:.0f} s ago, took {checkpoint['duration_ms']} ms,"
-            f" {checkpoint['size_bytes'] / 1e6:.1f} MB of state",
-            "failed checkpoints": result["checkpoints_failed"],
-            "model": _describe_model(result),
-        }
-    )
-    for warning in result["warnings"]:
-        typer.echo(f"warning: {warning}", err=True)
+    return {
+        "job": f"{settings.job.name} {result['job_id']}",
+        "state": f"{result['state']} for {result['uptime_s']:.0f} s,"
+        f" {result['tasks_running']} of {result['tasks']} tasks running",
+        "restarts": result["restarts"],
+        "profile pipeline": f"{result['events_per_second']:.0f} events per second,"
+        f" {result['lag_events']} records behind at the last checkpoint",
+        "scoring pipeline": None
+        if lag_scoring is None
+        else f"{lag_scoring} records behind at the last checkpoint",
+        "events to score": scoring
+        and f"{scoring['events']} since the last start, {scoring['incomplete']} incomplete,"
+        f" {scoring['unscored']} unscored",
+        "last checkpoint": checkpoint
+        and f"{checkpoint['age_s']:.0f} s ago, took {checkpoint['duration_ms']} ms,"
+        f" {checkpoint['size_bytes'] / 1e6:.1f} MB of state",
+        "failed checkpoints": result["checkpoints_failed"],
+        "model": _describe_model(result),
+    }
 
 
 def _collect_status(settings: Settings) -> dict[str, Any]:
-    from liveprofile.flink.job_report import (
-        checkpoint_warnings,
-        model_warnings,
-        report,
-        scoring_report,
-        scoring_warnings,
-    )
-    from liveprofile.flink.operator_metrics import model_report
-    from liveprofile.kafka.offsets import lag, scoring_group
-
     job = report(settings.flink.rest_url, settings.job.name)
     result: dict[str, Any] = job._asdict()
     result["checkpoint"] = job.checkpoint and job.checkpoint._asdict()
     result["lag_events"] = lag(settings)
-    result["lag_scoring"] = (
-        lag(settings, scoring_group(settings.kafka)) if settings.scoring.enabled else None
-    )
-    scoring = (
-        scoring_report(settings.flink.rest_url, job.job_id) if settings.scoring.enabled else None
-    )
+    metrics = operator_metrics(settings.flink.rest_url, job.job_id, is_reported)
+    scoring = None
+    result["lag_scoring"] = None
+    if settings.scoring.enabled:
+        result["lag_scoring"] = lag(settings, scoring_group(settings.kafka))
+        scoring = scoring_report(metrics)
     result["scoring"] = scoring and scoring._asdict()
     result["model_version"] = _model_version(product_path(settings.model.checkpoint))
-    models = model_report(settings.flink.rest_url, job.job_id)
+    models = model_report(metrics)
     result["models"] = models and models._asdict()
-    result["warnings"] = [
-        *checkpoint_warnings(job, settings.job.checkpoint_interval_ms),
-        *scoring_warnings(scoring),
-        *model_warnings(models),
-    ]
+    interval_ms = settings.job.checkpoint_interval_ms
+    result["warnings"] = list(job_warnings(job, interval_ms, scoring, models))
     return result
 
 
@@ -318,8 +273,6 @@ def _describe_model(result: dict[str, Any]) -> str | None:
 
 def _model_version(checkpoint: Path) -> str | None:
     """Version of the configured model; None if its model card is not on this machine."""
-    import orjson
-
     card = checkpoint / "card.json"
     return orjson.loads(card.read_bytes())["version"] if card.is_file() else None
 
@@ -348,54 +301,43 @@ SavepointFolderOption = Annotated[
 ]
 
 
-def stop(
-    savepoint: SavepointFolderOption = None,
-    job: JobOption = None,
-    config: ConfigOption = None,
-    json: JsonOption = False,
-) -> None:
+def stop(call: Call, savepoint: SavepointFolderOption = None, job: JobOption = None) -> None:
     """Stop the job with a savepoint, from which `submit --savepoint` goes on.
 
     Windows stay open and are completed by the next job. If the savepoint fails, the job goes on.
 
     Example: `liveprofile job stop` or `liveprofile job stop --savepoint file:///shared/savepoints`
     """
-    from liveprofile.flink import rest
-
-    rest_url, job_id = _running_job(config, job)
+    rest_url, job_id = _running_job(call, job)
     location = rest.stop_with_savepoint(rest_url, job_id, savepoint)
-    if json:
-        print_json({"job_id": job_id, "savepoint": location})
-        return
-    options = ["--config", str(config)] if config else []
-    command = shlex.join(["liveprofile", "job", "submit", "--savepoint", location, *options])
-    typer.echo(f"job {job_id} is stopped, savepoint {location}")
-    typer.echo(f"To go on: {command} --wait")
+    call.print(
+        {"job_id": job_id, "savepoint": location},
+        f"job {job_id} is stopped, savepoint {location}",
+        f"To go on: {submit_command(call, location)} --wait",
+    )
 
 
-def savepoint(
-    folder: SavepointFolderOption = None,
-    job: JobOption = None,
-    config: ConfigOption = None,
-    json: JsonOption = False,
-) -> None:
+def submit_command(call: Call, savepoint: str) -> str:
+    options = ["--config", str(call.config)] if call.config else []
+    return shlex.join(["liveprofile", "job", "submit", "--savepoint", savepoint, *options])
+
+
+def savepoint(call: Call, folder: SavepointFolderOption = None, job: JobOption = None) -> None:
     """Take a savepoint of the job, which goes on.
 
     A second job of a new version starts from it beside this one (docs/operate.md).
 
     Example: `liveprofile job savepoint --savepoint file:///shared/savepoints`
     """
-    from liveprofile.flink import rest
-
-    rest_url, job_id = _running_job(config, job)
+    rest_url, job_id = _running_job(call, job)
     location = rest.take_savepoint(rest_url, job_id, folder)
-    if json:
-        print_json({"job_id": job_id, "savepoint": location})
-    else:
-        typer.echo(f"savepoint {location} of job {job_id}, which goes on")
+    call.print(
+        {"job_id": job_id, "savepoint": location},
+        f"savepoint {location} of job {job_id}, which goes on",
+    )
 
 
-def cancel(job: JobOption = None, config: ConfigOption = None, json: JsonOption = False) -> None:
+def cancel(call: Call, job: JobOption = None) -> None:
     """End the job without a savepoint. Its last retained checkpoint remains.
 
     A job that starts without a savepoint or checkpoint reads the topic again and knows nothing
@@ -403,22 +345,16 @@ def cancel(job: JobOption = None, config: ConfigOption = None, json: JsonOption 
 
     Example: `liveprofile job cancel`
     """
-    from liveprofile.flink import rest
-    from liveprofile.flink.job_report import last_checkpoint_path
-
-    rest_url, job_id = _running_job(config, job)
+    rest_url, job_id = _running_job(call, job)
     rest.cancel(rest_url, job_id)
     checkpoint = last_checkpoint_path(rest_url, job_id)
-    if json:
-        print_json({"job_id": job_id, "checkpoint": checkpoint})
-    else:
-        typer.echo(f"job {job_id} is cancelled, last checkpoint {checkpoint or 'none'}")
+    call.print(
+        {"job_id": job_id, "checkpoint": checkpoint},
+        f"job {job_id} is cancelled, last checkpoint {checkpoint or 'none'}",
+    )
 
 
-def _running_job(config: Path | None, job: str | None) -> tuple[str, str]:
+def _running_job(call: Call, job: str | None) -> tuple[str, str]:
     """Flink's REST address and the id of the running job. Raises LiveprofileError."""
-    from liveprofile.flink.job_report import require_running_job
-
-    settings = read_settings(config)
-    rest_url = settings.flink.rest_url
-    return rest_url, require_running_job(rest_url, settings.job.name, job)
+    rest_url = call.settings.flink.rest_url
+    return rest_url, require_running_job(rest_url, call.settings.job.name, job)

@@ -4,104 +4,126 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
-from typing import Annotated
+from importlib import import_module
+from typing import Annotated, NamedTuple
 
 import typer
 
-from cli.alerts import alerts
-from cli.attributes import attributes
-from cli.audit import audit
-from cli.backfill import backfill
-from cli.campaign import campaign
-from cli.consent import consent
 from cli.demo.command import demo
 from cli.doctor.command import doctor
-from cli.events import bootstrap, decode, generate, heartbeat, mapping, recompute_late, replay
-from cli.explain.command import explain
-from cli.identity import link_logins, merge
-from cli.job import cancel, migrations, savepoint, setup, status, stop, submit
-from cli.learning.evaluate import evaluate
-from cli.learning.model import model
-from cli.learning.train import train
-from cli.learning.tune import tune
-from cli.options import Commands
-from cli.privacy import data_inventory, erase, export
-from cli.profile import deltas, flags, scores, show
-from cli.rejected import rejected
-from cli.risk import consume, drift, feedback, rules
-from cli.segments import segments
-from cli.serve import api, console, key, metrics
-from cli.shop import funnel, retention, trends
-from cli.upgrade import upgrade
+from cli.options import Commands, lazily
 from liveprofile import __version__
 from liveprofile.errors import LiveprofileError
 
-CommandTuple = tuple[Callable[..., None] | typer.Typer, ...]
-
-
-def group(name: str, description: str, commands: CommandTuple) -> typer.Typer:
-    """A group of commands: `liveprofile NAME COMMAND`."""
-    made = Commands(name=name, help=description)
-    add(made, commands)
-    return made
-
-
-def add(to: typer.Typer, commands: CommandTuple, panel: str | None = None) -> None:
-    for command in commands:
-        if isinstance(command, typer.Typer):
-            to.add_typer(command, rich_help_panel=panel)
-        else:
-            to.command(rich_help_panel=panel)(command)
-
-
-add(model, (backfill, train, tune, evaluate))
-
 # The panels of `liveprofile --help`, by the reader's task.
-PANELS: dict[str, CommandTuple] = {
-    "Start here": (demo, doctor),
-    "Operate": (
-        group(
-            "job",
-            "Tables and topics, and the Flink job: start, watch, stop, upgrade.",
-            (setup, migrations, submit, status, stop, savepoint, cancel, upgrade),
-        ),
-        group(
-            "events",
-            "Send, check and account for events.",
-            (
-                *(generate, mapping, replay, decode, heartbeat),
-                *(rejected, audit, bootstrap, recompute_late),
-            ),
-        ),
-        group("serve", "The read API, the console and metrics.", (api, console, metrics, key)),
+START, OPERATE, READ = "Start here", "Operate", "Read"
+FRAUD, ADDRESS = "Act on fraud", "Address users"
+PRIVACY, TRAIN = "Respect a person's choices", "Train"
+
+
+class Group(NamedTuple):
+    """The commands `liveprofile NAME COMMAND`. `modules`: where their functions are."""
+
+    name: str
+    panel: str
+    help: str
+    modules: dict[str, str]
+
+    def load(self) -> typer.Typer:
+        loaded = Commands()
+        for module, names in self.modules.items():
+            for name in names.split():
+                command = getattr(import_module(module), name)
+                if isinstance(command, typer.Typer):
+                    loaded.add_typer(command)
+                else:
+                    loaded.command()(command)
+        return loaded
+
+
+GROUPS = (
+    Group(
+        "job",
+        OPERATE,
+        "Tables and topics, and the Flink job: start, watch, stop, upgrade.",
+        {
+            "cli.job": "setup migrations submit status stop savepoint cancel",
+            "cli.upgrade": "upgrade",
+        },
     ),
-    "Read": (
-        group(
-            "profile",
-            "What is stored about a user.",
-            (show, deltas, scores, flags, explain),
-        ),
-        group("shop", "Counts of the whole shop.", (trends, funnel, retention)),
+    Group(
+        "events",
+        OPERATE,
+        "Send, check and account for events.",
+        {
+            "cli.events": "generate mapping replay decode heartbeat bootstrap recompute_late",
+            "cli.rejected": "rejected",
+            "cli.audit": "audit",
+        },
     ),
-    "Act on fraud": (
-        group(
-            "risk",
-            "Alerts, rules and the drift of the fraud model.",
-            (alerts, consume, feedback, rules, drift),
-        ),
+    Group(
+        "serve",
+        OPERATE,
+        "The read API, the console and metrics.",
+        {"cli.serve": "api console metrics key"},
     ),
-    "Address users": (segments, attributes, campaign),
-    "Respect a person's choices": (
-        group(
-            "privacy",
-            "Consent, erasure, export and where data is kept.",
-            (consent, erase, export, data_inventory),
-        ),
-        group("identity", "Ids that belong to one person.", (merge, link_logins)),
+    Group(
+        "profile",
+        READ,
+        "What is stored about a user.",
+        {"cli.profile": "show deltas scores flags", "cli.explain": "explain"},
     ),
-    "Train": (model,),
-}
+    Group("shop", READ, "Counts of the whole shop.", {"cli.shop": "trends funnel retention"}),
+    Group(
+        "risk",
+        FRAUD,
+        "Alerts, rules and the drift of the fraud model.",
+        {"cli.alerts": "alerts", "cli.risk": "consume feedback rules drift"},
+    ),
+    Group(
+        "segments",
+        ADDRESS,
+        "Check, preview and apply segment definitions, list the current ones. docs/segments.md"
+        " describes the format.",
+        {"cli.segments": "segments"},
+    ),
+    Group(
+        "attributes",
+        ADDRESS,
+        "Send, store and show what others know about users: declared, third-party and verified"
+        " attributes. docs/data-contract.md describes them.",
+        {"cli.attributes": "attributes"},
+    ),
+    Group(
+        "campaign",
+        ADDRESS,
+        "Plan a campaign, send it, and report what it changed (docs/campaigns.md)."
+        "\n\nExample: `liveprofile campaign report spring.parquet`",
+        {"cli.campaign": "campaign"},
+    ),
+    Group(
+        "privacy",
+        PRIVACY,
+        "Consent, erasure, export and where data is kept.",
+        {"cli.consent": "consent", "cli.privacy": "erase export data_inventory"},
+    ),
+    Group(
+        "identity", PRIVACY, "Ids that belong to one person.", {"cli.identity": "merge link_logins"}
+    ),
+    Group(
+        "model",
+        TRAIN,
+        "Train and evaluate models, and change the user model of running jobs without a"
+        " restart. docs/operate.md describes the steps.",
+        {
+            "cli.learning.model": "model",
+            "cli.backfill": "backfill",
+            "cli.learning.train": "train",
+            "cli.learning.tune": "tune",
+            "cli.learning.evaluate": "evaluate",
+        },
+    ),
+)
 
 app = Commands(
     name="liveprofile",
@@ -139,8 +161,13 @@ def start(
         logging.getLogger(client).setLevel(logging.CRITICAL)
 
 
-for panel, commands in PANELS.items():
-    add(app, commands, panel)
+for command in (demo, doctor):
+    app.command(rich_help_panel=START)(command)
+for group in GROUPS:
+    app.add_typer(
+        Commands(name=group.name, help=group.help, cls=lazily(group.load)),
+        rich_help_panel=group.panel,
+    )
 
 
 def main() -> None:

@@ -1,4 +1,7 @@
-"""Commands whose options are described in their docstrings."""
+"""Commands whose options are described in their docstrings.
+
+A command with a parameter of the type `Call` has the options --config and --json.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,20 @@ import copy
 import inspect
 import re
 from collections.abc import Callable
+from functools import wraps
 from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
+from typer.core import TyperGroup
 from typer.models import ArgumentInfo, OptionInfo
+
+from cli.common import Call, ConfigCall, ConfigOption, JsonCall, JsonOption
+
+CALL_OPTIONS: dict[Any, dict[str, Any]] = {
+    Call: {"config": ConfigOption, "json": JsonOption},
+    ConfigCall: {"config": ConfigOption},
+    JsonCall: {"json": JsonOption},
+}
 
 SECTION = "\nOptions:\n"
 
@@ -23,11 +36,58 @@ class Commands(typer.Typer):
 
     def command(self, *args: Any, **options: Any) -> Callable[[Any], Any]:
         register = super().command(*args, **options)
-        return lambda function: register(described(function))
+        return lambda function: register(with_options_of_call(described(function)))
 
     def callback(self, *args: Any, **options: Any) -> Callable[[Any], Any]:
         register = super().callback(*args, **options)
-        return lambda function: register(described(function))
+        return lambda function: register(with_options_of_call(described(function)))
+
+
+def lazily(load: Callable[[], typer.Typer]) -> type[TyperGroup]:
+    """A class of groups whose commands are imported when one of them is needed."""
+
+    class LazyGroup(TyperGroup):
+        @property
+        def commands(self) -> dict[str, Any]:
+            if "loaded" not in vars(self):
+                self.loaded = typer.main.get_group(load()).commands
+            return self.loaded
+
+        @commands.setter
+        def commands(self, none_yet: dict[str, Any]) -> None:
+            pass
+
+    return LazyGroup
+
+
+def with_options_of_call(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Replaces the parameter of the type `Call`, if there is one, by the options that it has."""
+    hints = get_type_hints(function, include_extras=True)
+    name = next((name for name, hint in hints.items() if hint in CALL_OPTIONS), None)
+    if name is None:
+        return function
+    options = CALL_OPTIONS[hints.pop(name)]
+
+    @wraps(function)
+    def run(**given: Any) -> None:
+        call = Call(**{option: given.pop(option) for option in options})
+        function(**{name: call}, **given)
+
+    parameters = dict(inspect.signature(function).parameters)
+    del parameters[name]
+    kept = [each.replace(annotation=hints[each.name]) for each in parameters.values()]
+    added = [
+        inspect.Parameter(
+            option,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=False if option == "json" else None,
+            annotation=hint,
+        )
+        for option, hint in options.items()
+    ]
+    run.__annotations__ = hints | options
+    run.__signature__ = inspect.Signature([*kept, *added])
+    return run
 
 
 def described(function: Callable[..., Any]) -> Callable[..., Any]:

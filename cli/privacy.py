@@ -5,78 +5,85 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from typing import IO, Annotated, Any
 
 import typer
+from cassandra.cluster import Session
 
 from cli.common import (
-    ConfigOption,
-    JsonOption,
+    Call,
     UserArgument,
+    end_without_result,
     format_utc,
-    print_fields,
     print_json,
-    print_table,
-    read_settings,
+    print_tables,
     read_user_ids,
+    table,
 )
 from cli.progress import progress
+from liveprofile.consent.store import ttl_s
 from liveprofile.errors import InputError
+from liveprofile.feeds.users import read_erasures, read_merges
+from liveprofile.identity.book import former_ids, of_persons
+from liveprofile.kafka.offsets import partition_ranges
+from liveprofile.kafka.records import read_topic, send_all
+from liveprofile.privacy.erase import Cut, erase_users
+from liveprofile.privacy.erasure_log import (
+    Deletion,
+    is_done,
+    place_statuses,
+    proof_line,
+    read_deletions,
+    scan_deletions,
+    write_deletion,
+)
+from liveprofile.privacy.erasures import to_record
+from liveprofile.privacy.export import ExportFile, as_json, private_file, table_rows, user_records
+from liveprofile.privacy.places import TABLES, TOPICS, read_user_keys, retention, unlimited
+from liveprofile.privacy.trained_users import FALSE_POSITIVE_RATE, erase_rows, find_checkpoints
+from liveprofile.settings import Settings
+from liveprofile.units import DAY_MS
 from liveprofile.wire.tokens import ID_CHARS
-
-if TYPE_CHECKING:
-    from cassandra.cluster import Session
-
-    from liveprofile.privacy.trained_users import TrainedCheckpoint
-    from liveprofile.settings import Settings
+from liveprofile.wire.user_records import CONTENT_TYPE, key_of
+from services.privacy import erase_other_ids, forget_merges
 
 
-def list_checkpoints(settings: Settings, folder: Path, json: bool) -> None:
+def list_checkpoints(call: Call, folder: Path) -> None:
     """Prints the model checkpoints of a folder; exits with 1 unless all are clean."""
-    from liveprofile.feeds.users import read_erasures
-    from liveprofile.privacy.trained_users import FALSE_POSITIVE_RATE, find_checkpoints
-
     if not folder.is_dir():
         raise InputError(f"--checkpoints {folder}: no folder")
-    erased = read_erasures(settings).users()
+    erased = read_erasures(call.settings).users()
     found = list(find_checkpoints(folder, sorted(erased)))
-    if json:
-        for each in found:
-            filters = each.trained.filters if each.trained else ()
-            print_json(
-                {
-                    "checkpoint": str(each.folder),
-                    "version": each.version,
-                    "trained_users": each.trained and each.trained.users,
-                    "erased_users": None if each.trained is None else each.erased,
-                    "expected_false": len(erased) * len(filters) * FALSE_POSITIVE_RATE,
-                }
-            )
-    else:
-        print_table(
-            f"{len(erased)} erased users",
-            ("checkpoint", "version", "users", "erased", ""),
-            table_rows(found),
+    for each in found if call.json else ():
+        filters = each.trained.filters if each.trained else ()
+        print_json(
+            {
+                "checkpoint": str(each.folder),
+                "version": each.version,
+                "trained_users": each.trained and each.trained.users,
+                "erased_users": None if each.trained is None else each.erased,
+                "expected_false": len(erased) * len(filters) * FALSE_POSITIVE_RATE,
+            }
         )
+    if not call.json:
+        print_tables(table(f"{len(erased)} erased users", found, CHECKPOINT))
     if not all(each.is_clean for each in found):
         raise typer.Exit(1)
 
 
-def table_rows(found: Iterable[TrainedCheckpoint]) -> list[tuple[str, ...]]:
-    """A row for each checkpoint."""
-    return [
-        (
-            str(each.folder),
-            each.version,
-            str(each.trained.users) if each.trained else "unknown",
-            str(len(each.erased)) if each.trained else "unknown",
-            "" if each.is_clean else "train it again: liveprofile model train --without-erased",
-        )
-        for each in found
-    ]
+CHECKPOINT = {
+    "checkpoint": "{.folder}",
+    "version": "{.version}",
+    "users": lambda each: each.trained.users if each.trained else "unknown",
+    "erased": lambda each: len(each.erased) if each.trained else "unknown",
+    "": lambda each: (
+        "" if each.is_clean else "train it again: liveprofile model train --without-erased"
+    ),
+}
 
 
 PART_USERS = 500  # tables without a key of the user are read once or twice for so many
@@ -86,6 +93,7 @@ SETTLE_S = 2.0  # until the workers know of an erasure
 
 
 def erase(
+    call: Call,
     users: Annotated[list[str] | None, typer.Argument()] = None,
     file: Path | None = None,
     pending: bool = False,
@@ -93,8 +101,6 @@ def erase(
     rows: Path | None = None,
     checkpoints: Path | None = None,
     proof: Path | None = None,
-    config: ConfigOption = None,
-    json: JsonOption = False,
 ) -> None:
     """Make the job forget users, and delete all of their rows from Cassandra.
 
@@ -131,27 +137,25 @@ def erase(
         raise InputError("--checkpoints is about all erasures: give nothing else with it")
     if not (ids or pending or status or rows or checkpoints):
         raise InputError("give USER, --file, --pending, --status, --rows or --checkpoints")
-    settings = read_settings(config)
+    settings = call.settings
     if proof is not None and settings.rules_signing_key is None:
         raise InputError("--proof needs the setting rules_signing_key, which signs it")
     if status:
-        _show_status(settings, ids, json)
+        _show_status(call, ids)
         return
     if rows is not None:
-        _erase_rows(settings, rows, json)
+        _erase_rows(call, rows)
         return
     if checkpoints is not None:
-        list_checkpoints(settings, checkpoints, json)
+        list_checkpoints(call, checkpoints)
         return
-    from liveprofile.storage.connection import open_session
-
-    with _new_file(proof) as out, open_session(settings.cassandra) as session:
+    with _new_file(proof) as out, call.session() as session:
         todo = _pending(settings, session) if pending else _send(settings, ids)
         rows_left = False
         for report in _delete(settings, session, todo, out):
-            _print(report, json)
+            call.print(report, _line(report))
             rows_left |= bool(report["pending"])
-    if not todo and not json:
+    if not todo and not call.json:
         typer.echo("no erasure is pending")
     if rows_left:
         raise typer.Exit(1)
@@ -159,14 +163,6 @@ def erase(
 
 def _send(settings: Settings, ids: list[str]) -> dict[str, int]:
     """Tells the workers; returns the time of each user's erasure. Raises ServiceError."""
-    from liveprofile.feeds.users import read_merges
-    from liveprofile.identity.forgotten import former_ids, of_persons
-    from liveprofile.kafka.offsets import partition_ranges
-    from liveprofile.kafka.records import send_all
-    from liveprofile.privacy.erasure_records import to_record
-    from liveprofile.privacy.merged_ids import forget_merges
-    from liveprofile.wire.user_records import CONTENT_TYPE, key_of
-
     partition_ranges(settings, settings.topics.erasures)  # a missing topic erases nothing
     before_ms, book = round(time.time() * 1_000), read_merges(settings)
     ids = of_persons(book, ids)
@@ -186,10 +182,6 @@ def _send(settings: Settings, ids: list[str]) -> dict[str, int]:
 
 def _pending(settings: Settings, session: Session) -> dict[str, int]:
     """The users whose rows are not deleted yet. Raises ServiceError."""
-    from liveprofile.feeds.users import read_erasures, read_merges
-    from liveprofile.privacy.erasure_log import is_done, scan_deletions
-    from liveprofile.privacy.merged_ids import erase_other_ids, forget_merges
-
     erased, deletions = read_erasures(settings).users(), scan_deletions(session)
     book = read_merges(settings)
     erased |= erase_other_ids(settings, book, erased)
@@ -208,19 +200,13 @@ def _delete(
     settings: Settings, session: Session, todo: Mapping[str, int], out: IO[bytes] | None
 ) -> Iterator[dict[str, Any]]:
     """Deletes the rows of users; yields a report of each. Raises ServiceError."""
-    from liveprofile.consent.store import ttl_s
-    from liveprofile.privacy.erase import Cut
-    from liveprofile.privacy.erase_users import erase_users
-    from liveprofile.privacy.erasure_log import Deletion, write_deletion
-    from liveprofile.privacy.erasure_proof import proof_line
-
     keep_s = ttl_s(settings.topics.decisions_retention_ms)
-    secret, in_flight = settings.rules_signing_key, settings.cassandra.in_flight
+    secret = settings.rules_signing_key
     cuts = {user: Cut.of(user, before_ms, settings.window) for user, before_ms in todo.items()}
     remaining, number = iter(cuts.items()), 0
     with progress() as show:
         while part := dict(itertools.islice(remaining, PART_USERS)):
-            for user, done in erase_users(session, part, in_flight):
+            for user, done in erase_users(session, part):
                 now_ms, number = round(time.time() * 1_000), number + 1
                 write_deletion(session, user, Deletion(todo[user], now_ms, done.pending), keep_s)
                 if out is not None and secret is not None:
@@ -232,60 +218,43 @@ def _delete(
                 yield {"user_id": user, "rows": done.rows, "pending": done.pending}
 
 
-def _erase_rows(settings: Settings, folder: Path, json: bool) -> None:
+def _erase_rows(call: Call, folder: Path) -> None:
     """Rewrites training rows without the erased users."""
-    from liveprofile.feeds.users import read_erasures
-    from liveprofile.privacy.training_files import erase_rows
-
     if not folder.is_dir():
         raise InputError(f"{folder}: no folder")
-    found = list(erase_rows(folder, read_erasures(settings).users()))
+    found = list(erase_rows(folder, read_erasures(call.settings).users()))
     counts = {
         "files": len(found),
         "rewritten": sum(each.erased > 0 for each in found),
         "rows": sum(each.kept for each in found),
         "erased": sum(each.erased for each in found),
     }
-    if json:
-        print_json(counts)
-    else:
-        print_fields(counts)
+    call.print(counts)
 
 
-def _show_status(settings: Settings, ids: list[str], json: bool) -> None:
+def _show_status(call: Call, ids: list[str]) -> None:
     """Prints when each place is clear; without ids, whether the tables are, of every erasure."""
-    from liveprofile.feeds.users import read_erasures
-    from liveprofile.privacy.erasure_log import is_done, read_deletions, scan_deletions
-    from liveprofile.privacy.erasure_status import place_statuses
-    from liveprofile.storage.connection import open_session
-
-    erased, now_ms = read_erasures(settings).users(), round(time.time() * 1_000)
+    erased, now_ms = read_erasures(call.settings).users(), round(time.time() * 1_000)
     if missing := [user for user in ids if user not in erased]:
         raise InputError(f"user {missing[0]!r} was never erased")
-    with open_session(settings.cassandra) as session:
+    with call.session() as session:
         deletions = read_deletions(session, ids) if ids else scan_deletions(session)
     shown = ids or sorted(erased, key=lambda user: (erased[user], user))
     not_done = [user for user in shown if not is_done(deletions.get(user), erased[user])]
-    for user in shown:
-        places = list(place_statuses(erased[user], deletions.get(user), settings, now_ms))
-        if json:
-            fields = {"user_id": user, "before_ms": erased[user], "done": user not in not_done}
-            print_json(fields | {"places": [place._asdict() for place in places]})
-        elif ids:
-            print_table(
-                f"{user}: everything before {format_utc(erased[user])}",
-                ("place", "clear", "by", ""),
-                [
-                    (
-                        each.place,
-                        "yes" if each.done else "no",
-                        "" if each.clear_ms is None else format_utc(each.clear_ms),
-                        each.note,
-                    )
-                    for each in places
-                ],
-            )
-    if not ids and not json:
+    columns = {
+        "place": "{.place}",
+        "clear": lambda place: "yes" if place.done else "no",
+        "by": lambda place: None if place.clear_ms is None else format_utc(place.clear_ms),
+        "": lambda place: place.note,
+    }
+    for user in shown if ids or call.json else ():
+        places = list(place_statuses(erased[user], deletions.get(user), call.settings, now_ms))
+        fields = {"user_id": user, "before_ms": erased[user], "done": user not in not_done}
+        call.print(
+            fields | {"places": [place._asdict() for place in places]},
+            table(f"{user}: everything before {format_utc(erased[user])}", places, columns),
+        )
+    if not ids and not call.json:
         typer.echo(f"{len(shown)} users are erased; of {len(not_done)} rows are left")
     if not_done:
         raise typer.Exit(1)
@@ -312,16 +281,13 @@ def _new_file(path: Path | None) -> Iterator[IO[bytes] | None]:
             path.unlink()
 
 
-def _print(report: dict[str, Any], json: bool) -> None:
-    if json:
-        print_json(report)
-        return
+def _line(report: dict[str, Any]) -> str:
     rows, pending = report["rows"], report["pending"]
     text = f"{sum(rows.values())} rows of {len(rows)} tables deleted"
     if pending:
         left = ", ".join(f"{name} {count}" for name, count in pending.items())
         text += f"; left: {left}: run `liveprofile privacy erase --pending` when the hour is over"
-    typer.echo(f"{report['user_id']}: {text}")
+    return f"{report['user_id']}: {text}"
 
 
 def _user_ids(users: list[str], file: Path | None) -> list[str]:
@@ -336,11 +302,7 @@ def _user_ids(users: list[str], file: Path | None) -> list[str]:
 
 
 def export(
-    user: UserArgument,
-    out: Annotated[Path, typer.Option()],
-    topics: bool = False,
-    config: ConfigOption = None,
-    json: JsonOption = False,
+    call: Call, user: UserArgument, out: Annotated[Path, typer.Option()], topics: bool = False
 ) -> None:
     """Write all that is stored about a user to one JSON file, which only its owner can read.
 
@@ -353,26 +315,10 @@ def export(
     out FILE: New file (JSON).
     topics: Also the records in Kafka. Reads whole topics.
     """
-    from datetime import UTC, datetime
-
-    from liveprofile.feeds.users import read_merges
-    from liveprofile.identity.forgotten import of_persons
-    from liveprofile.kafka.records import read_topic
-    from liveprofile.privacy.export import (
-        ExportFile,
-        as_json,
-        private_file,
-        table_rows,
-        user_records,
-    )
-    from liveprofile.privacy.places import TABLES, TOPICS
-    from liveprofile.privacy.user_keys import read_user_keys
-    from liveprofile.storage.connection import open_session
-
-    settings = read_settings(config)
+    settings = call.settings
     ids = of_persons(read_merges(settings), [user])
     now = datetime.now(UTC)
-    with private_file(out) as file, open_session(settings.cassandra) as session:
+    with private_file(out) as file, call.session() as session:
         about = {
             "user_id": user,
             "ids": ids,
@@ -382,26 +328,24 @@ def export(
         }
         result = ExportFile(file, about)
         keys = [read_user_keys(session, each) for each in ids]
-        for name, table in TABLES.items():
-            limits = {"what": table.what, "limit": table.limit}
-            rows = (row for each in keys for row in table_rows(session, name, table, each, now))
+        for name, declared in TABLES.items():
+            limits = {"what": declared.holds, "limit": declared.limit}
+            rows = (row for each in keys for row in table_rows(session, declared, each, now))
             result.add(name, limits, (row._asdict() for row in rows), "rows")
-        for setting, topic in TOPICS.items() if topics else ():
+        for setting, (what, limit) in TOPICS.items() if topics else ():
             name = getattr(settings.topics, setting)
             records = user_records(read_topic(settings, name), ids)
-            result.add(name, topic._asdict(), records, "records")
+            result.add(name, {"what": what, "limit": limit}, records, "records")
         result.end()
         if not any(result.counts.values()):
-            typer.echo(f"liveprofile: nothing is stored about user {user!r}", err=True)
-            raise typer.Exit(1)
+            end_without_result(f"nothing is stored about user {user!r}")
     counts = {name: count for name, count in result.counts.items() if count}
-    if json:
-        print_json({"file": str(out), "bytes": out.stat().st_size, "stored": counts})
-    else:
-        print_fields(counts | {"file": out})
+    call.print(
+        {"file": str(out), "bytes": out.stat().st_size, "stored": counts}, counts | {"file": out}
+    )
 
 
-def data_inventory(config: ConfigOption = None, json: JsonOption = False) -> None:
+def data_inventory(call: Call) -> None:
     """List all tables, topics and states with the time after which what they keep is gone.
 
     The times are those of the settings: a topic that exists keeps what it was created with
@@ -411,31 +355,22 @@ def data_inventory(config: ConfigOption = None, json: JsonOption = False) -> Non
 
     Example: `liveprofile privacy data-inventory` or `liveprofile privacy data-inventory --json`
     """
-    from liveprofile.privacy.retention import retention, unlimited
-    from liveprofile.units import DAY_MS
-
-    settings = read_settings(config)
-    kept = list(retention(settings))
-    if json:
-        for each in kept:
-            print_json(each._asdict())
-    else:
-        print_table(
-            "What is kept, and how long",
-            ("kind", "place", "what", "users", "days", "by"),
-            [
-                (
-                    each.kind,
-                    each.place,
-                    each.what,
-                    "yes" if each.has_users else "no",
-                    "no limit" if each.limit_ms is None else f"{each.limit_ms / DAY_MS:,.4g}",
-                    each.setting,
-                )
-                for each in kept
-            ],
-        )
-    if found := unlimited(settings):
+    kept = list(retention(call.settings))
+    columns = {
+        "kind": "{.kind}",
+        "place": "{.place}",
+        "what": "{.what}",
+        "users": lambda each: "yes" if each.has_users else "no",
+        "days": lambda each: (
+            "no limit" if each.limit_ms is None else f"{each.limit_ms / DAY_MS:,.4g}"
+        ),
+        "by": "{.setting}",
+    }
+    for each in kept if call.json else ():
+        print_json(each._asdict())
+    if not call.json:
+        print_tables(table("What is kept, and how long", kept, columns))
+    if found := unlimited(call.settings):
         names = ", ".join(f"{each.place} ({each.setting})" for each in found)
         typer.echo(f"no limit: {names}", err=True)
         raise typer.Exit(1)

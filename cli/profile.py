@@ -3,35 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from rich.table import Table
 
+from cli.attributes import attribute_table, user_attributes
 from cli.common import (
     AtOption,
-    ConfigOption,
-    JsonOption,
+    Call,
     SinceOption,
     UserArgument,
     UserOption,
+    end_without_result,
     format_utc,
     name_with_rule_state,
-    new_table,
-    print_json,
-    print_tables,
-    read_settings,
+    table,
 )
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from liveprofile.storage.queries import (
-        SimilarUser,
-        StoredDelta,
-        StoredFlag,
-        StoredProfile,
-        StoredScore,
-    )
+from liveprofile.attributes.table import AttributeTable
+from liveprofile.storage import queries
+from liveprofile.storage.cql import now_ms
+from liveprofile.storage.queries import StoredDelta, StoredFlag, StoredProfile
+from liveprofile.value_curves import values_at, values_moment_ms
 
 LimitOption = Annotated[
     int, typer.Option("--limit", min=1, max=10_000, help="Maximum number of rows.")
@@ -42,11 +35,10 @@ MAX_SHARES = 5
 
 
 def show(
+    call: Call,
     user: UserArgument,
     similar: Annotated[int, typer.Option(min=0, max=100)] = 0,
     at: AtOption = None,
-    config: ConfigOption = None,
-    json: JsonOption = False,
 ) -> None:
     """Show a user's current profile, and attributes from elsewhere. Exit code 1 if unknown.
 
@@ -58,95 +50,63 @@ def show(
     Options:
     similar: Number of similar users to list.
     """
-    from cli.attributes import attribute_table, user_attributes
-    from liveprofile.attributes.table import AttributeTable
-    from liveprofile.storage import queries
-    from liveprofile.storage.connection import open_session
-    from liveprofile.storage.cql import now_ms
-    from liveprofile.value_curves import values_moment_ms
-
-    settings, time_ms = read_settings(config), now_ms() if at is None else at
-    with open_session(settings.cassandra) as session:
+    settings, time_ms = call.settings, now_ms() if at is None else at
+    with call.session() as session:
         stored = queries.profile(session, user)
         if stored is None:
-            _exit_unknown_user(user)
+            end_without_result(f"no profile of user {user!r}")
         profile = stored.at(time_ms)
         last = next(iter(queries.deltas(session, user, 1)), None)
         similar_users = queries.similar_users(session, user, similar) if similar else []
         attributes = user_attributes(AttributeTable(session, settings.cassandra), user)
-    if json:
-        result = profile._asdict()
-        result["values_at_ms"] = values_moment_ms(profile.profile, profile.window_end_ms, time_ms)
-        result["last_change"] = change_sentence(last.delta) if last else None
-        result["attributes"] = {name: one._asdict() for name, one in attributes.items()}
-        if similar:
-            result["similar"] = [_as_dict(each) for each in similar_users]
-        print_json(result)
-        return
-    print_tables(
+    result = profile._asdict() | {
+        "values_at_ms": values_moment_ms(profile.profile, profile.window_end_ms, time_ms),
+        "last_change": change_sentence(last.delta) if last else None,
+        "attributes": {name: one._asdict() for name, one in attributes.items()},
+    }
+    if similar:
+        result["similar"] = [_as_dict(each) for each in similar_users]
+    call.print(
+        result,
         profile_table(profile, time_ms, last),
         *([attribute_table(user, attributes)] if attributes else []),
-        *([similar_table(similar_users)] if similar else []),
+        *([table("Similar users", similar_users, SIMILAR)] if similar else []),
     )
 
 
-def deltas(
-    user: UserArgument,
-    limit: LimitOption = 10,
-    config: ConfigOption = None,
-    json: JsonOption = False,
-) -> None:
+def deltas(call: Call, user: UserArgument, limit: LimitOption = 10) -> None:
     """Show how a user's latest windows changed the profile, newest first.
 
     Exit code 1 if there is no window.
 
     Example: `liveprofile profile deltas 42 --limit 3`
     """
-    from liveprofile.storage import queries
-    from liveprofile.storage.connection import open_session
-
-    settings = read_settings(config)
-    with open_session(settings.cassandra) as session:
+    with call.session() as session:
         rows = queries.deltas(session, user, limit)
     if not rows:
-        _exit_unknown_user(user)
-    if json:
-        print_json([_as_dict(delta) | {"sentence": change_sentence(delta.delta)} for delta in rows])
-        return
-    print_tables(delta_table(user, rows))
+        end_without_result(f"no profile of user {user!r}")
+    call.print(
+        [_as_dict(delta) | {"sentence": change_sentence(delta.delta)} for delta in rows],
+        delta_table(user, rows),
+    )
 
 
-def scores(
-    user: UserArgument,
-    limit: LimitOption = 20,
-    config: ConfigOption = None,
-    json: JsonOption = False,
-) -> None:
+def scores(call: Call, user: UserArgument, limit: LimitOption = 20) -> None:
     """Show a user's latest scored events, newest first. Exit code 1 if there is none.
 
     Example: `liveprofile profile scores 42 --limit 5`
     """
-    from liveprofile.storage import queries
-    from liveprofile.storage.connection import open_session
-
-    settings = read_settings(config)
-    with open_session(settings.cassandra) as session:
+    with call.session() as session:
         rows = queries.scores(session, user, limit)
     if not rows:
-        typer.echo(f"liveprofile: no scored event of user {user!r}", err=True)
-        raise typer.Exit(1)
-    if json:
-        print_json([_as_dict(score) for score in rows])
-        return
-    print_tables(score_table(user, rows))
+        end_without_result(f"no scored event of user {user!r}")
+    call.print(
+        [_as_dict(score) for score in rows], table(f"Scored events of user {user}", rows, SCORE)
+    )
 
 
 def flags(
-    user: UserOption = None,
-    since: SinceOption = None,
-    limit: LimitOption = 20,
-    config: ConfigOption = None,
-    json: JsonOption = False,
+    call: Call, user: UserOption = None, since: SinceOption = None, limit: LimitOption = 20
 ) -> None:
     """Show risk flags, newest first. Exit code 1 if --user names an unknown user.
 
@@ -154,20 +114,11 @@ def flags(
 
     Example: `liveprofile profile flags --since 2h` or `liveprofile profile flags --user 42 --json`
     """
-    from liveprofile.storage import queries
-    from liveprofile.storage.connection import open_session
-
-    settings = read_settings(config)
-    with open_session(settings.cassandra) as session:
+    with call.session() as session:
         rows = queries.flags(session, user, since, limit)
         if not rows and user is not None and queries.profile(session, user) is None:
-            _exit_unknown_user(user)
-    if json:
-        print_json([_as_dict(flag) for flag in rows])
-    elif rows:
-        print_tables(flag_table(rows))
-    else:
-        typer.echo("no risk flags")
+            end_without_result(f"no profile of user {user!r}")
+    call.print([_as_dict(flag) for flag in rows], flag_table(rows) if rows else "no risk flags")
 
 
 def profile_table(profile: StoredProfile, time_ms: int, last: StoredDelta | None = None) -> Table:
@@ -175,128 +126,77 @@ def profile_table(profile: StoredProfile, time_ms: int, last: StoredDelta | None
 
     last: the delta of the last window, told in a sentence.
     """
-    from liveprofile.value_curves import values_at, values_moment_ms
-
     moment_ms = values_moment_ms(profile.profile, profile.window_end_ms, time_ms)
     values = values_at(profile.profile, profile._asdict(), profile.window_end_ms, time_ms)
     wait = values["purchase_in_days"]
-    table = new_table(title=f"Profile of user {profile.user_id}")
-    table.show_header = False
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
     details = profile.profile
     window = f"{format_utc(profile.window_start_ms)} to {format_utc(profile.window_end_ms)}"
     recency = "unknown" if profile.recency_days is None else f"{profile.recency_days:.1f} days ago"
-    for name, value in (
-        ("last window", window),
-        ("last change", change_sentence(last.delta) if last else ""),
-        ("segments", ", ".join(profile.segments) or "none"),
-        ("values as of", format_utc(moment_ms)),
-        ("churn", f"{values['churn']:.1%}"),
-        ("expected spend", f"{values['expected_spend']:.2f}"),
-        ("next purchase", "" if wait is None else f"in about {wait:.1f} days"),
-        ("last purchase", recency),
-        ("recent purchases", f"{profile.purchases_decayed:.2f} for {profile.amount_decayed:.2f}"),
-        ("events", str(profile.events_total)),
-        ("category affinity", _format_shares(details.get("category_affinity"))),
-        ("interests", _format_shares(details.get("interests"))),
-        ("next items", _format_shares(details.get("next_items"))),
-        ("model", f"{profile.model_version}, features {profile.feature_version}"),
-    ):
-        if value:
-            table.add_row(name, value)
-    return table
+    fields = {
+        "last window": window,
+        "last change": change_sentence(last.delta) if last else "",
+        "segments": ", ".join(profile.segments) or "none",
+        "values as of": format_utc(moment_ms),
+        "churn": f"{values['churn']:.1%}",
+        "expected spend": f"{values['expected_spend']:.2f}",
+        "next purchase": "" if wait is None else f"in about {wait:.1f} days",
+        "last purchase": recency,
+        "recent purchases": f"{profile.purchases_decayed:.2f} for {profile.amount_decayed:.2f}",
+        "events": profile.events_total,
+        "category affinity": _format_shares(details.get("category_affinity")),
+        "interests": _format_shares(details.get("interests")),
+        "next items": _format_shares(details.get("next_items")),
+        "model": f"{profile.model_version}, features {profile.feature_version}",
+    }
+    rows = [(name, value) for name, value in fields.items() if value or value == 0]
+    made = table(f"Profile of user {profile.user_id}", rows, {"id": "{[0]}", "": "{[1]}"})
+    made.show_header = False
+    made.columns[0].style = "bold"
+    return made
 
 
-def similar_table(users: Sequence[SimilarUser]) -> Table:
-    table = new_table("user", ">cosine", "segments", "as of", title="Similar users")
-    for user in users:
-        table.add_row(
-            user.user_id,
-            f"{user.cosine:.3f}",
-            ", ".join(user.segments),
-            format_utc(user.window_end_ms),
-        )
-    return table
+SIMILAR = {
+    "user": "{.user_id}",
+    ">cosine": "{.cosine:.3f}",
+    "segments": lambda user: ", ".join(user.segments),
+    "as of": lambda user: format_utc(user.window_end_ms),
+}
+SCORE = {
+    "time": lambda score: format_utc(score.event_time_ms),
+    "event": "{.event_id}",
+    "type": "{.event_type}",
+    ">amount": "{.amount:.2f}",
+    ">score": "{.score:.4f}",
+    "device": lambda score: score.device_id,
+    "rules": lambda score: ", ".join(score.active_rules),
+}
 
 
 def delta_table(user_id: str, deltas: Sequence[StoredDelta]) -> Table:
-    table = new_table(
-        "window end",
-        ">events",
-        ">amount",
-        ">moved",
-        ">surprise",
-        "what changed",
-        "rules",
-        title=f"Changes of user {user_id}",
-    )
-    for delta in deltas:
-        table.add_row(
-            format_utc(delta.window_end_ms),
-            str(delta.events),
-            f"{delta.amount:.2f}",
-            f"{delta.embedding_distance:.3f}",
-            f"{delta.surprise:.2f}",
-            change_sentence(delta.delta),
-            ", ".join(delta.active_rules),
-        )
-    return table
-
-
-def score_table(user_id: str, scores: Sequence[StoredScore]) -> Table:
-    table = new_table(
-        "time",
-        "event",
-        "type",
-        ">amount",
-        ">score",
-        "device",
-        "rules",
-        title=f"Scored events of user {user_id}",
-    )
-    for score in scores:
-        table.add_row(
-            format_utc(score.event_time_ms),
-            score.event_id,
-            score.event_type,
-            f"{score.amount:.2f}",
-            f"{score.score:.4f}",
-            score.device_id or "",
-            ", ".join(score.active_rules),
-        )
-    return table
+    columns = {
+        "window end": lambda delta: format_utc(delta.window_end_ms),
+        ">events": "{.events}",
+        ">amount": "{.amount:.2f}",
+        ">moved": "{.embedding_distance:.3f}",
+        ">surprise": "{.surprise:.2f}",
+        "what changed": lambda delta: change_sentence(delta.delta),
+        "rules": lambda delta: ", ".join(delta.active_rules),
+    }
+    return table(f"Changes of user {user_id}", deltas, columns)
 
 
 def flag_table(flags: Sequence[StoredFlag]) -> Table:
-    table = new_table(
-        "flag",
-        "time",
-        "user",
-        "severity",
-        "reason",
-        "message",
-        "action",
-        "event",
-        title="Risk flags",
-    )
-    for flag in flags:
-        table.add_row(
-            flag.flag_id,
-            format_utc(flag.window_end_ms),
-            flag.user_id,
-            flag.severity,
-            name_with_rule_state(flag.reason, flag),
-            flag.message,
-            flag.action,
-            flag.event_id,
-        )
-    return table
-
-
-def _exit_unknown_user(user: str) -> None:
-    typer.echo(f"liveprofile: no profile of user {user!r}", err=True)
-    raise typer.Exit(1)
+    columns = {
+        "flag": "{.flag_id}",
+        "time": lambda flag: format_utc(flag.window_end_ms),
+        "user": "{.user_id}",
+        "severity": "{.severity}",
+        "reason": lambda flag: name_with_rule_state(flag.reason, flag),
+        "message": "{.message}",
+        "action": "{.action}",
+        "event": "{.event_id}",
+    }
+    return table("Risk flags", flags, columns)
 
 
 def _as_dict(row: Any) -> dict[str, Any]:

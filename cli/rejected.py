@@ -4,30 +4,25 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from cli.common import (
-    ConfigOption,
-    JsonOption,
-    SinceOption,
-    format_utc,
-    new_table,
-    print_fields,
-    print_json,
-    print_tables,
-    read_settings,
-)
+from cli.common import Call, SinceOption, format_utc, table
 from cli.options import Commands
 from liveprofile.errors import InputError
-
-if TYPE_CHECKING:
-    from liveprofile.ingest.rejected import RejectedRecord
+from liveprofile.ingest.rejected import (
+    RejectedRecord,
+    find_records,
+    latest_records,
+    parse_id,
+    read_corrections,
+)
+from liveprofile.kafka.offsets import ranges_since
+from services import operations
 
 rejected = Commands(
-    name="rejected",
-    help="List rejected records, show one, and send corrected ones.",
+    name="rejected", help="List rejected records, show one, and send corrected ones."
 )
 
 PAYLOAD_CHARS = 60
@@ -35,11 +30,10 @@ PAYLOAD_CHARS = 60
 
 @rejected.command("list")
 def list_records(
+    call: Call,
     reason: str | None = None,
     since: SinceOption = None,
     limit: Annotated[int, typer.Option(min=1, max=100_000)] = 20,
-    config: ConfigOption = None,
-    json: JsonOption = False,
 ) -> None:
     """List rejected records, newest first. docs/data-contract.md has the reasons.
 
@@ -52,10 +46,7 @@ def list_records(
     reason REASON: Only of this reason.
     limit: Number of latest records.
     """
-    from liveprofile.ingest.rejected_topic import latest_records
-    from liveprofile.kafka.offsets import ranges_since
-
-    settings = read_settings(config)
+    settings = call.settings
     latest = latest_records(
         settings,
         ranges_since(settings, settings.topics.rejected, since),
@@ -63,32 +54,27 @@ def list_records(
         limit,
         lambda fault: typer.echo(fault, err=True),
     )
-    if json:
-        print_json([record.as_dict() for record in latest])
-        return
-    table = new_table("id", "time", "reason", "detail", "original", "payload")
-    for record in latest:
+
+    def payload(record: RejectedRecord) -> str:
         text = record.as_dict()["payload"] or ""
-        table.add_row(
-            record.id,
-            format_utc(record.rejected_at_ms),
-            record.reason,
-            record.detail,
-            _position(record),
-            text if len(text) <= PAYLOAD_CHARS else f"{text[:PAYLOAD_CHARS]}…",
-        )
-    if latest:
-        print_tables(table)
+        return text if len(text) <= PAYLOAD_CHARS else f"{text[:PAYLOAD_CHARS]}…"
+
+    columns = {
+        "id": "{.id}",
+        "time": lambda record: format_utc(record.rejected_at_ms),
+        "reason": "{.reason}",
+        "detail": "{.detail}",
+        "original": _position,
+        "payload": payload,
+    }
+    if latest or call.json:
+        call.print([record.as_dict() for record in latest], table(None, latest, columns))
     else:
         typer.echo("no rejected records", err=True)
 
 
 @rejected.command()
-def show(
-    record_id: str,
-    config: ConfigOption = None,
-    json: JsonOption = False,
-) -> None:
+def show(call: Call, record_id: str) -> None:
     """Show a rejected record with its payload. With --json, correct the payload and resend it.
 
     Example: `liveprofile events rejected show 0:17 --json`
@@ -96,35 +82,23 @@ def show(
     Options:
     record_id ID: Id of the record, as `rejected list` prints it.
     """
-    from liveprofile.ingest.rejected import parse_id
-    from liveprofile.ingest.rejected_topic import find_records
-
     parse_id(record_id)
-    (record,) = find_records(read_settings(config), [record_id])
-    if json:
-        print_json(record.as_dict())
-        return
-    print_fields(
-        {
-            "id": record.id,
-            "rejected at": format_utc(record.rejected_at_ms),
-            "reason": f"{record.reason} {record.detail}".strip(),
-            "original": _position(record),
-            "event_id": "taken: a corrected event needs another" if record.claimed else "free",
-            "payload": record.as_dict()["payload"],
-        }
-    )
-    if record.truncated:
+    (record,) = find_records(call.settings, [record_id])
+    fields = {
+        "id": record.id,
+        "rejected at": format_utc(record.rejected_at_ms),
+        "reason": f"{record.reason} {record.detail}".strip(),
+        "original": _position(record),
+        "event_id": "taken: a corrected event needs another" if record.claimed else "free",
+        "payload": record.as_dict()["payload"],
+    }
+    call.print(record.as_dict(), fields)
+    if record.truncated and not call.json:
         typer.echo("the payload is truncated; the original record has all of it", err=True)
 
 
 @rejected.command()
-def resend(
-    file: Path,
-    dry_run: bool = False,
-    config: ConfigOption = None,
-    json: JsonOption = False,
-) -> None:
+def resend(call: Call, file: Path, dry_run: bool = False) -> None:
     """Send corrected records to the topic of the original ones, keyed by user; all or none.
 
     Headers record the position of the original: resent_topic, resent_partition, resent_offset and
@@ -138,16 +112,12 @@ def resend(
         them; - for stdin.
     dry_run: Check the records without sending them.
     """
-    from liveprofile.ingest.rejected import read_corrections
-    from services import operations
-
     corrections = read_corrections(_read_text(file), str(file))
-    settings = read_settings(config)
-    records = operations.resend(None, settings, corrections, dry_run=dry_run)
-    if json:
-        print_json({"records": len(records), "sent": not dry_run})
-    else:
-        typer.echo(f"{len(records)} records {'are valid' if dry_run else 'sent'}")
+    records = operations.resend(None, call.settings, corrections, dry_run=dry_run)
+    call.print(
+        {"records": len(records), "sent": not dry_run},
+        f"{len(records)} records {'are valid' if dry_run else 'sent'}",
+    )
 
 
 def _read_text(file: Path) -> str:

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import orjson
 import typer
+from cassandra.cluster import Session
+from rich.table import Table
 
 from cli.alerts import AnalystOption
 from cli.common import (
-    ConfigOption,
-    JsonOption,
+    Call,
+    ConfigCall,
+    JsonCall,
     RejectedLabelReporter,
     format_utc,
-    new_table,
-    print_fields,
     print_json,
-    print_tables,
-    read_settings,
     refuse_empty,
+    table,
 )
 from cli.definitions import (
     ByOption,
@@ -34,27 +35,40 @@ from cli.definitions import (
     read_with_attributes,
 )
 from cli.options import Commands
-from cli.progress import count_bar
+from cli.progress import count_bar, progress
+from liveprofile.alerts.cases.flags import find_flag
+from liveprofile.alerts.consumer import (
+    AlertConsumer,
+    Handler,
+    OpenCase,
+    RestrictAccount,
+    Severity,
+    Webhook,
+    stop_on_signals,
+)
+from liveprofile.alerts.consumer.handlers import Accounts, load_accounts
+from liveprofile.drift.reference import DriftReference
 from liveprofile.errors import InputError
+from liveprofile.labels import feedback as labels
+from liveprofile.labels.rule_backtest import Backtest, as_json
+from liveprofile.labels.rule_backtest import backtest as compare
+from liveprofile.resources import product_path
+from liveprofile.rules.rules import read_rules
+from liveprofile.storage.cql import now_ms
+from services.definitions import read_kind
 
 if TYPE_CHECKING:
-    from cassandra.cluster import Session
-
-    from liveprofile.alerts.consumer import Handler, Webhook
-    from liveprofile.alerts.consumer.handlers import Accounts
-    from liveprofile.labels.rule_backtest import Backtest
-    from udfs.scoring.drift_store import DriftDecision, DriftState
+    from udfs.scoring.drift_store import DriftState
 
 
 def consume(
+    call: Call,
     open_case: bool = False,
     webhook: str | None = None,
     restrict: str | None = None,
     min_severity: Literal["low", "medium", "high", "critical"] = "low",
     group: Annotated[str, typer.Option(callback=refuse_empty)] = "liveprofile-alerts",
     workers: Annotated[int, typer.Option(min=1, max=64)] = 4,
-    config: ConfigOption = None,
-    json: JsonOption = False,
 ) -> None:
     """Handle risk alerts until Ctrl-C or SIGTERM, each alert at least once.
 
@@ -72,11 +86,6 @@ def consume(
     group NAME: Kafka consumer group; the consumers of a group share the alerts.
     workers: Number of threads.
     """
-    from liveprofile.alerts.consumer import AlertConsumer, Severity, Webhook, stop_on_signals
-    from liveprofile.alerts.consumer.handlers import load_accounts
-    from liveprofile.storage.connection import open_session
-
-    settings = read_settings(config)
     # Created before anything connects, because they check the options.
     post = Webhook.from_environment(webhook) if webhook else None
     accounts = load_accounts(restrict) if restrict else None
@@ -84,10 +93,10 @@ def consume(
         raise InputError("no handler: give --open-case, --webhook or --restrict")
     # The consumer logs the outcome of each alert; user ids in these lines are hashed.
     logging.getLogger("liveprofile.alerts.consumer").setLevel(logging.INFO)
-    with open_session(settings.cassandra) as session:
+    with call.session() as session:
         consumer = AlertConsumer.connect(
-            settings,
-            create_handlers(session, settings.cassandra.case_ttl_s, open_case, post, accounts),
+            call.settings,
+            create_handlers(session, call.settings.cassandra.case_ttl_s, open_case, post, accounts),
             session,
             group_id=group,
             min_severity=Severity(min_severity),
@@ -95,7 +104,7 @@ def consume(
         )
         with stop_on_signals(consumer):
             counts = asdict(consumer.run())
-    print_json(counts) if json else print_fields(counts)
+    call.print(counts)
 
 
 def create_handlers(
@@ -106,9 +115,6 @@ def create_handlers(
     accounts: Accounts | None,
 ) -> list[Handler]:
     """Creates the handlers that the options request."""
-    from liveprofile.alerts.cases.flags import find_flag
-    from liveprofile.alerts.consumer import OpenCase, RestrictAccount
-
     handlers: list[Handler] = []
     if open_case:
         handlers.append(OpenCase(session, case_ttl_s))
@@ -120,8 +126,7 @@ def create_handlers(
 
 
 feedback = Commands(
-    name="feedback",
-    help="Send labels (fraud or legitimate) of events to the scoring pipeline.",
+    name="feedback", help="Send labels (fraud or legitimate) of events to the scoring pipeline."
 )
 
 
@@ -131,11 +136,7 @@ def group() -> None:
 
 
 @feedback.command()
-def send(
-    file: Path,
-    by: AnalystOption,
-    config: ConfigOption = None,
-) -> None:
+def send(call: ConfigCall, file: Path, by: AnalystOption) -> None:
     """Send the labels of a file to the topic risk-feedback; sending a label twice has no effect.
 
     Required columns: event_id, user_id, label (fraud or legitimate), event_time, and time or
@@ -148,22 +149,14 @@ def send(
     Options:
     file FILE: Labels: JSON lines, or Parquet (.parquet).
     """
-    from liveprofile.labels import feedback as labels
-
-    settings = read_settings(config)
     rejected = RejectedLabelReporter(file)
     started_s = time.monotonic()
     with count_bar(f"sending {file.name}", labels.estimate_rows(file)) as advance:
         rows = labels.read_labels(file, by)
         valid_rows = labels.keep_valid(rows, rejected, on_row=lambda: advance(1))
-        sent = labels.send_labels(settings, valid_rows)
-    print_json(
-        {
-            "sent": sent,
-            "rejected": rejected.count,
-            "seconds": round(time.monotonic() - started_s, 3),
-        }
-    )
+        sent = labels.send_labels(call.settings, valid_rows)
+    seconds = round(time.monotonic() - started_s, 3)
+    print_json({"sent": sent, "rejected": rejected.count, "seconds": seconds})
     if rejected.count:
         raise typer.Exit(1)
 
@@ -179,7 +172,7 @@ FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="Rules file (
 
 
 @rules.command()
-def check(file: FileArgument, config: ConfigOption = None, json: JsonOption = False) -> None:
+def check(call: Call, file: FileArgument) -> None:
     """Check a rules file without connecting to Kafka. Exit code 2 if it has errors.
 
     Each error is one line. With --json an error has file, line, rule, key, column (in a
@@ -187,19 +180,12 @@ def check(file: FileArgument, config: ConfigOption = None, json: JsonOption = Fa
 
     Example: `liveprofile risk rules check rules.toml`
     """
-    from liveprofile.rules.rules import read_rules
-
-    read = read_with_attributes(read_rules, "rule", lambda: read_settings(config))
-    check_file(file, "rule", read, json)
+    check_file(call, file, "rule", read_with_attributes(read_rules, "rule", lambda: call.settings))
 
 
 @rules.command()
 def apply(
-    file: FileArgument,
-    dry_run: DryRunOption = False,
-    by: ByOption = "unknown",
-    config: ConfigOption = None,
-    json: JsonOption = False,
+    call: Call, file: FileArgument, dry_run: DryRunOption = False, by: ByOption = "unknown"
 ) -> None:
     """Apply a rules file: running jobs use it within seconds.
 
@@ -210,19 +196,13 @@ def apply(
 
     Example: `liveprofile risk rules apply rules.toml --dry-run`
     """
-    from liveprofile.rules.rules import read_rules
-
-    settings = read_settings(config)
-    rules = read_with_attributes(read_rules, "rule", lambda: settings)(file).rules
-    apply_file(settings, "rule", rules, file, dry_run=dry_run, by=by, json=json)
+    rules = read_with_attributes(read_rules, "rule", lambda: call.settings)(file).rules
+    apply_file(call, "rule", rules, file, dry_run, by)
 
 
 @rules.command()
 def backtest(
-    file: FileArgument,
-    days: Annotated[int, typer.Option(min=1, max=400)] = 14,
-    config: ConfigOption = None,
-    json: JsonOption = False,
+    call: Call, file: FileArgument, days: Annotated[int, typer.Option(min=1, max=400)] = 14
 ) -> None:
     """Compare a rules file with the rules in force, over stored windows and events.
 
@@ -235,50 +215,41 @@ def backtest(
     Options:
     days: The last days of stored events.
     """
-    from liveprofile.labels.rule_backtest import as_json
-    from liveprofile.labels.rule_backtest import backtest as compare
-    from liveprofile.rules.rules import read_rules
-    from liveprofile.storage.connection import open_session
-    from liveprofile.storage.cql import now_ms
-    from services.definitions import read_kind
-
-    settings = read_settings(config)
-    edited = read_with_attributes(read_rules, "rule", lambda: settings)(file)
+    settings = call.settings
+    edited = read_with_attributes(read_rules, "rule", lambda: call.settings)(file)
     current = read_kind(settings, "rules").definitions
-    with open_session(settings.cassandra) as session:
+    with call.session() as session:
         found = compare(session, settings, current.rules, edited.rules, days, now_ms())
-    if json:
-        print_json(as_json(found))
-        return
-    print_backtest(found)
+    call.print(as_json(found), *shown_backtest(found))
+    for rule, reason in found.skipped.items() if not call.json else ():
+        typer.echo(f"{rule} is not evaluated: {reason}", err=True)
 
 
-def print_backtest(found: Backtest) -> None:
+def shown_backtest(found: Backtest) -> Iterator[dict[str, Any] | Table]:
     """Figures of both sides, then tables by day and by rule."""
     sides = (found.current, found.edited)
-    print_fields(
-        {
-            "windows, events": f"{found.windows}, {found.events} from {format_utc(found.since_ms)}"
-            f" to {format_utc(found.until_ms)}",
-            "alerts, in force and edited": _pair(side.alerts for side in sides),
-            "users with an alert": _pair(len(side.users) for side in sides),
-            "frauds of labelled alerts": _pair(f"{each.frauds}/{each.labelled}" for each in sides),
-            "flags of rules in SHADOW": _pair(side.shadow_flags for side in sides),
-            "users who gain alerts": len(found.gained),
-            "users who lose alerts": len(found.lost),
-        }
-    )
+    yield {
+        "windows, events": f"{found.windows}, {found.events} from {format_utc(found.since_ms)}"
+        f" to {format_utc(found.until_ms)}",
+        "alerts, in force and edited": _pair(side.alerts for side in sides),
+        "users with an alert": _pair(len(side.users) for side in sides),
+        "frauds of labelled alerts": _pair(f"{each.frauds}/{each.labelled}" for each in sides),
+        "flags of rules in SHADOW": _pair(side.shadow_flags for side in sides),
+        "users who gain alerts": len(found.gained),
+        "users who lose alerts": len(found.lost),
+    }
     for title, name in (("day", "alerts_by_day"), ("rule", "alerts_by_rule")):
-        counts = [getattr(side, name) for side in sides]
-        keys = sorted(counts[0].keys() | counts[1].keys())
-        table = new_table(title, "in force", "edited")
-        for key in keys:
-            shown = format_utc(key)[:10] if title == "day" else key
-            table.add_row(shown, *(str(each.get(key, 0)) for each in counts))
-        if keys:
-            print_tables(table)
-    for rule, reason in found.skipped.items():
-        typer.echo(f"{rule} is not evaluated: {reason}", err=True)
+        current, edited = (getattr(side, name) for side in sides)
+        rows = [
+            (
+                format_utc(key)[:10] if title == "day" else key,
+                current.get(key, 0),
+                edited.get(key, 0),
+            )
+            for key in sorted(current.keys() | edited.keys())
+        ]
+        if rows:
+            yield table(None, rows, {title: "{[0]}", "in force": "{[1]}", "edited": "{[2]}"})
 
 
 def _pair(values: Iterable[object]) -> str:
@@ -286,15 +257,13 @@ def _pair(values: Iterable[object]) -> str:
 
 
 @rules.command(name="list")
-def list_rules(config: ConfigOption = None, json: JsonOption = False) -> None:
+def list_rules(call: Call) -> None:
     """List the current rules: those of the topic, or of the file while the topic has none.
 
     Example: `liveprofile risk rules list --json`
     """
-    from services.definitions import read_kind
-
-    source, rule_set, _ = read_kind(read_settings(config), "rules")
-    print_in_force(source, rule_set, "rule", json, lambda rule: f"{rule.scope:<6}  ")
+    source, rule_set, _ = read_kind(call.settings, "rules")
+    print_in_force(call, source, rule_set, "rule", lambda rule: f"{rule.scope:<6}  ")
 
 
 drift = Commands(
@@ -307,10 +276,7 @@ drift = Commands(
 
 @drift.callback()
 def show(
-    context: typer.Context,
-    periods: Annotated[int, typer.Option(min=1, max=1_000)] = 12,
-    config: ConfigOption = None,
-    json: JsonOption = False,
+    call: Call, context: typer.Context, periods: Annotated[int, typer.Option(min=1, max=1_000)] = 12
 ) -> None:
     """Without a command: show the hourly and the daily drift state and the last periods.
 
@@ -319,49 +285,42 @@ def show(
     """
     if context.invoked_subcommand is not None:
         return
-    from liveprofile.drift.reference import DriftReference
-    from liveprofile.resources import product_path
-    from liveprofile.storage.connection import open_session
     from udfs.scoring.drift_monitor import PERIOD_MS, decision_scope
     from udfs.scoring.drift_store import CassandraDriftStore
 
-    settings = read_settings(config)
+    settings = call.settings
     folder = product_path(settings.scoring.checkpoint)
     reference = DriftReference.load(folder)
     if reference is None:
         raise InputError(f"event model {folder} has no reference.json: its drift is not monitored")
-    with open_session(settings.cassandra) as session:
+    with call.session() as session:
         store = CassandraDriftStore(session, settings.cassandra, settings.scoring.score_ttl_s)
         by_period_kind = {
             kind: (store.state(scope), store.decisions(scope, periods))
             for kind in PERIOD_MS
             for scope in [decision_scope(reference, kind)]
         }
-    if json:
-        print_json(
-            {
-                "reference": reference.version,
-                **{
-                    kind: {
-                        "state": _state_json(state),
-                        "periods": [_decision_json(decision) for decision in decisions],
-                    }
-                    for kind, (state, decisions) in by_period_kind.items()
-                },
-            }
-        )
-        return
+    report: dict[str, Any] = {"reference": reference.version}
+    shown: list[str | Table] = []
     for kind, (state, decisions) in by_period_kind.items():
-        typer.echo(f"by {kind}: {_describe_state(state)}")
+        report[kind] = {
+            "state": {
+                "drifting": state.since_ms is not None,
+                "since_ms": state.since_ms,
+                "decided_until_ms": state.decided_until_ms,
+            },
+            "periods": [
+                each._asdict() | {"distances": orjson.loads(each.distances)} for each in decisions
+            ],
+        }
+        shown.append(f"by {kind}: {_describe_state(state)}")
         if decisions:
-            _print_decisions(decisions)
+            shown.append(table(None, decisions, DECISION))
+    call.print(report, *shown)
 
 
 @drift.command()
-def reference(
-    folder: Path,
-    json: JsonOption = False,
-) -> None:
+def reference(call: JsonCall, folder: Path) -> None:
     """Rebuild a model's reference.json from the simulated shops that its model card names.
 
     The model itself does not change.
@@ -371,34 +330,14 @@ def reference(
     Options:
     folder FOLDER: Model checkpoint of an event-risk model.
     """
-    from cli.progress import progress
     from models.fraud.training.train_simulated import rebuild_reference
 
     with progress() as on_progress:
         rebuilt = rebuild_reference(folder, on_progress)
-    if json:
-        print_json(
-            {"reference": rebuilt.version, "events": rebuilt.events, "watched": rebuilt.features}
-        )
-    else:
-        typer.echo(
-            f"reference {rebuilt.version}: {rebuilt.events} events,"
-            f" {len(rebuilt.features)} features"
-        )
-
-
-def _state_json(state: DriftState) -> dict[str, Any]:
-    return {
-        "drifting": state.since_ms is not None,
-        "since_ms": state.since_ms,
-        "decided_until_ms": state.decided_until_ms,
-    }
-
-
-def _decision_json(decision: DriftDecision) -> dict[str, Any]:
-    import orjson
-
-    return decision._asdict() | {"distances": orjson.loads(decision.distances)}
+    call.print(
+        {"reference": rebuilt.version, "events": rebuilt.events, "watched": rebuilt.features},
+        f"reference {rebuilt.version}: {rebuilt.events} events, {len(rebuilt.features)} features",
+    )
 
 
 def _describe_state(state: DriftState) -> str:
@@ -411,20 +350,12 @@ def _describe_state(state: DriftState) -> str:
     return f"{verdict}, evaluated until {format_utc(state.decided_until_ms)}"
 
 
-def _print_decisions(decisions: list[DriftDecision]) -> None:
-    table = new_table("start", "events", "drift", "largest distances (distance, limit)")
-    for decision in decisions:
-        table.add_row(
-            format_utc(decision.start_ms),
-            str(decision.events),
-            "yes" if decision.drifting else "no",
-            ", ".join(
-                f"{each.name} {each.value:.2f} ({_format_limit(each.limit)})"
-                for each in decision.relative[:3]
-            ),
-        )
-    print_tables(table)
-
-
-def _format_limit(limit: float | None) -> str:
-    return "none" if limit is None else f"{limit:.2f}"
+DECISION = {
+    "start": lambda decision: format_utc(decision.start_ms),
+    "events": "{.events}",
+    "drift": lambda decision: "yes" if decision.drifting else "no",
+    "largest distances (distance, limit)": lambda decision: ", ".join(
+        f"{each.name} {each.value:.2f} ({'none' if each.limit is None else f'{each.limit:.2f}'})"
+        for each in decision.relative[:3]
+    ),
+}

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.common import (
-    ConfigOption,
-    JsonOption,
-    format_utc,
-    parse_since_ms,
-    print_json,
-    read_settings,
-)
+from cli.common import AtOption, Call, end_without_result, format_utc, table
 from cli.definitions import (
     ByOption,
     DryRunOption,
@@ -24,41 +18,30 @@ from cli.definitions import (
     read_with_attributes,
 )
 from cli.options import Commands
+from cli.progress import progress
+from liveprofile.attributes.table import AttributeTable
+from liveprofile.segments.definitions import SegmentSet, read_segments
+from liveprofile.segments.members import look_alikes
+from liveprofile.segments.members import members as stored_members
+from liveprofile.segments.members import sizes as stored_sizes
+from liveprofile.segments.preview import preview as evaluate_both
+from liveprofile.segments.stored_profiles import scan_profiles, with_attributes
+from liveprofile.settings import Settings
+from liveprofile.storage.cql import now_ms
+from liveprofile.storage.queries import TOKEN_MAX, TOKEN_MIN
+from services.definitions import read_kind
 
 if TYPE_CHECKING:
-    from liveprofile.segments.definitions import SegmentSet
-    from liveprofile.settings import Settings
     from offline.sweep_store import SweepState
 
-segments = Commands(
-    name="segments",
-    help="Check, preview and apply segment definitions, list the current ones. docs/segments.md"
-    " describes the format.",
-)
+segments = Commands()
 
 SegmentArgument = Annotated[str, typer.Argument(metavar="SEGMENT", help="Segment id.")]
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="Segments file (TOML).")]
 
 
-def _parse_at_ms(text: str) -> int:
-    return parse_since_ms(text, "--at")
-
-
-AtOption = Annotated[
-    int | None,
-    typer.Option(
-        "--at",
-        metavar="TIME",
-        parser=_parse_at_ms,
-        show_default=False,
-        help="Evaluate at this time (UTC) instead of now, such as 2026-11-26T01:00, epoch"
-        " milliseconds, or 2h ago. For replayed events.",
-    ),
-]
-
-
 @segments.command()
-def check(file: FileArgument, config: ConfigOption = None, json: JsonOption = False) -> None:
+def check(call: Call, file: FileArgument) -> None:
     """Check a segments file without connecting to Kafka. Exit code 2 if it has errors.
 
     Each error is one line. With --json an error has file, line, segment, key, column (in a
@@ -66,19 +49,13 @@ def check(file: FileArgument, config: ConfigOption = None, json: JsonOption = Fa
 
     Example: `liveprofile segments check segments.toml`
     """
-    from liveprofile.segments.definitions import read_segments
-
-    read = read_with_attributes(read_segments, "segment", lambda: read_settings(config))
-    check_file(file, "segment", read, json)
+    read = read_with_attributes(read_segments, "segment", lambda: call.settings)
+    check_file(call, file, "segment", read)
 
 
 @segments.command()
 def apply(
-    file: FileArgument,
-    dry_run: DryRunOption = False,
-    by: ByOption = "unknown",
-    config: ConfigOption = None,
-    json: JsonOption = False,
+    call: Call, file: FileArgument, dry_run: DryRunOption = False, by: ByOption = "unknown"
 ) -> None:
     """Apply a segments file: running jobs use it within seconds.
 
@@ -89,37 +66,22 @@ def apply(
 
     Example: `liveprofile segments apply segments.toml --by anna`
     """
-    from liveprofile.segments.definitions import read_segments
-
-    settings = read_settings(config)
-    found = read_with_attributes(read_segments, "segment", lambda: settings)(file)
-    apply_file(
-        settings,
-        "segment",
-        found.segments,
-        file,
-        dry_run=dry_run,
-        by=by,
-        json=json,
-    )
+    found = read_with_attributes(read_segments, "segment", lambda: call.settings)(file)
+    apply_file(call, "segment", found.segments, file, dry_run, by)
 
 
 @segments.command(name="list")
-def list_segments(config: ConfigOption = None, json: JsonOption = False) -> None:
+def list_segments(call: Call) -> None:
     """List the current segments: those of the topic, or of the file while the topic has none.
 
     Example: `liveprofile segments list --json`
     """
-    source, found = current_segments(read_settings(config))
-    print_in_force(source, found, "segment", json)
+    source, found = current_segments(call.settings)
+    print_in_force(call, source, found, "segment")
 
 
 @segments.command()
-def sizes(
-    limit: Annotated[int, typer.Option(min=1, max=1_000)] = 5,
-    config: ConfigOption = None,
-    json: JsonOption = False,
-) -> None:
+def sizes(call: Call, limit: Annotated[int, typer.Option(min=1, max=1_000)] = 5) -> None:
     """Show the size of each segment at the latest sweeps, and its overlaps with others.
 
     Example: `liveprofile segments sizes --limit 30`
@@ -127,35 +89,29 @@ def sizes(
     Options:
     limit: Sweeps per segment.
     """
-    from liveprofile.segments.members import sizes as stored_sizes
-    from liveprofile.storage.connection import open_session
-
-    settings = read_settings(config)
-    _, found = current_segments(settings)
-    with open_session(settings.cassandra) as session:
+    _, found = current_segments(call.settings)
+    with call.session() as session:
         listed = {
             segment.id: stored_sizes(session, segment.id, limit) for segment in found.segments
         }
-    if json:
-        print_json({name: [size._asdict() for size in rows] for name, rows in listed.items()})
-        return
+    shown = []
     for name, rows in listed.items():
-        typer.echo(name if rows else f"{name}: no sweep yet (`liveprofile segments sweep`)")
+        shown.append(name if rows else f"{name}: no sweep yet (`liveprofile segments sweep`)")
         for size in rows:
             share = size.members / size.users if size.users else 0.0
-            typer.echo(f"  {format_utc(size.time_ms)}  {size.members:>9}  {share:>6.1%} of users")
+            shown.append(f"  {format_utc(size.time_ms)}  {size.members:>9}  {share:>6.1%} of users")
         overlaps = rows[0].overlaps if rows else {}
-        for other, count in sorted(overlaps.items(), key=lambda pair: -pair[1]):
-            if count:
-                typer.echo(f"  {count:>9} of them are in {other}")
+        shown += [
+            f"  {count:>9} of them are in {other}"
+            for other, count in sorted(overlaps.items(), key=lambda pair: -pair[1])
+            if count
+        ]
+    call.print({name: [each._asdict() for each in rows] for name, rows in listed.items()}, *shown)
 
 
 @segments.command()
 def members(
-    segment: SegmentArgument,
-    limit: Annotated[int, typer.Option(min=1)] = 100,
-    config: ConfigOption = None,
-    json: JsonOption = False,
+    call: Call, segment: SegmentArgument, limit: Annotated[int, typer.Option(min=1)] = 100
 ) -> None:
     """List members of a segment with the time since when. Exit code 1 if there are none.
 
@@ -164,30 +120,20 @@ def members(
     Options:
     limit: Maximum number of users.
     """
-    from itertools import islice
-
-    from liveprofile.segments.members import members as stored_members
-    from liveprofile.storage.connection import open_session
-
-    settings = read_settings(config)
-    with open_session(settings.cassandra) as session:
+    with call.session() as session:
         found = list(islice(stored_members(session, segment), limit))
-    if json:
-        print_json([member._asdict() for member in found])
-    else:
-        for member in found:
-            typer.echo(f"{format_utc(member.since_ms)}  {member.user_id}")
+    if found or call.json:
+        lines = (f"{format_utc(member.since_ms)}  {member.user_id}" for member in found)
+        call.print([member._asdict() for member in found], *lines)
     if not found:
-        typer.echo(f"liveprofile: segment {segment!r} has no members", err=True)
-        raise typer.Exit(1)
+        end_without_result(f"segment {segment!r} has no members")
 
 
 @segments.command()
 def expand(
+    call: Call,
     segment: SegmentArgument,
     count: Annotated[int, typer.Option(min=1, max=1_000)] = 100,
-    config: ConfigOption = None,
-    json: JsonOption = False,
 ) -> None:
     """Find users outside a segment who resemble its members, best first.
 
@@ -198,24 +144,17 @@ def expand(
     Options:
     count: Number of users to find.
     """
-    from liveprofile.segments.members import look_alikes
-    from liveprofile.storage.connection import open_session
-
-    settings = read_settings(config)
-    with open_session(settings.cassandra) as session:
+    with call.session() as session:
         found = look_alikes(session, segment, count)
-    if json:
-        print_json([user._asdict() for user in found])
-    else:
-        for user in found:
-            typer.echo(f"{user.cosine:.3f}  {user.user_id}")
+    if found or call.json:
+        lines = (f"{user.cosine:.3f}  {user.user_id}" for user in found)
+        call.print([user._asdict() for user in found], *lines)
     if not found:
-        typer.echo(f"liveprofile: nobody resembles the members of segment {segment!r}", err=True)
-        raise typer.Exit(1)
+        end_without_result(f"nobody resembles the members of segment {segment!r}")
 
 
 @segments.command()
-def sweep(at: AtOption = None, config: ConfigOption = None, json: JsonOption = False) -> None:
+def sweep(call: Call, at: AtOption = None) -> None:
     """Evaluate the segments of all users now, beside the running job.
 
     Users leave and enter by the passage of time, and new or changed definitions apply to all users
@@ -223,17 +162,17 @@ def sweep(at: AtOption = None, config: ConfigOption = None, json: JsonOption = F
     continued, at its own time. Run it after `segments apply`, and at least daily.
 
     Example: `liveprofile segments sweep`
+
+    Options:
+    at TIME: Evaluate at this time (UTC) instead of now, such as 2026-11-26T01:00, epoch
+        milliseconds, or 2h ago. For replayed events.
     """
-    from cli.progress import progress
-    from liveprofile.storage.connection import open_session
-    from liveprofile.storage.cql import now_ms
-    from liveprofile.storage.queries import TOKEN_MAX, TOKEN_MIN
     from offline.sweep import run_sweep
 
     time_ms = now_ms() if at is None else at
-    settings = read_settings(config)
+    settings = call.settings
     entered = left = 0
-    with open_session(settings.cassandra) as session, progress() as on_progress:
+    with call.session() as session, progress() as on_progress:
 
         def on_page(state: SweepState) -> None:
             percent = 100 * (state.position - TOKEN_MIN) // (TOKEN_MAX - TOKEN_MIN)
@@ -246,61 +185,56 @@ def sweep(at: AtOption = None, config: ConfigOption = None, json: JsonOption = F
             if current_segments(settings)[1].version == result.state.version:
                 break
             typer.echo("the definitions have changed since the sweep began: once more", err=True)
-    if json:
-        fields = {"users": result.counts.users, "entered": entered, "left": left}
-        print_json(fields | {"at_ms": result.state.time_ms, "seconds": round(result.seconds, 1)})
-        return
-    typer.echo(
-        f"{result.counts.users} users at {format_utc(result.state.time_ms)}:"
-        f" {entered} entered, {left} left ({result.seconds:.0f} s)"
+    users, at_ms = result.counts.users, result.state.time_ms
+    seconds = round(result.seconds, 1)
+    call.print(
+        {"users": users, "entered": entered, "left": left, "at_ms": at_ms, "seconds": seconds},
+        f"{users} users at {format_utc(at_ms)}: {entered} entered, {left} left"
+        f" ({result.seconds:.0f} s)",
     )
 
 
 @segments.command()
-def preview(
-    file: FileArgument,
-    at: AtOption = None,
-    config: ConfigOption = None,
-    json: JsonOption = False,
-) -> None:
+def preview(call: Call, file: FileArgument, at: AtOption = None) -> None:
     """Show what a segments file would change: how many users, who enters, who leaves.
 
     Evaluates the current definitions and those of the file for all stored profiles. Changes
     nothing.
 
     Example: `liveprofile segments preview segments.toml`
-    """
-    from liveprofile.attributes.table import AttributeTable
-    from liveprofile.segments.definitions import read_segments
-    from liveprofile.segments.preview import preview as evaluate_both
-    from liveprofile.segments.stored_profiles import scan_profiles, with_attributes
-    from liveprofile.storage.connection import open_session
-    from liveprofile.storage.cql import now_ms
 
-    settings = read_settings(config)
-    then = read_with_attributes(read_segments, "segment", lambda: settings)(file)
+    Options:
+    at TIME: Evaluate at this time (UTC) instead of now, such as 2026-11-26T01:00, epoch
+        milliseconds, or 2h ago. For replayed events.
+    """
+    settings = call.settings
+    then = read_with_attributes(read_segments, "segment", lambda: call.settings)(file)
     time_ms = now_ms() if at is None else at
     _, now = current_segments(settings)
-    with open_session(settings.cassandra) as session:
+    with call.session() as session:
         pages = scan_profiles(session)
         if now.reads_attributes or then.reads_attributes:
             pages = with_attributes(pages, AttributeTable(session, settings.cassandra))
         users, found = evaluate_both(pages, now, then, time_ms, settings.state.decay_days)
-    if json:
-        print_json({"users": users, "segments": [one._asdict() for one in found]})
-        return
-    typer.echo(f"{users} users")
-    width = max((len(one.segment_id) for one in found), default=7)
-    typer.echo(f"{'segment':<{width}}  {'now':>9}  {'then':>9}  {'enter':>9}  {'leave':>9}")
-    for one in found:
-        typer.echo(
-            f"{one.segment_id:<{width}}  {one.users_now:>9}  {one.users_then:>9}"
-            f"  {one.enter:>9}  {one.leave:>9}"
-        )
-    for one in found:
-        for what, user_ids in (("enter", one.entering), ("leave", one.leaving)):
-            if user_ids:
-                typer.echo(f"{one.segment_id}, users who {what}: {', '.join(user_ids)}")
+    columns = {
+        "segment": "{.segment_id}",
+        ">now": "{.users_now}",
+        ">then": "{.users_then}",
+        ">enter": "{.enter}",
+        ">leave": "{.leave}",
+    }
+    moved = [
+        f"{one.segment_id}, users who {what}: {', '.join(user_ids)}"
+        for one in found
+        for what, user_ids in (("enter", one.entering), ("leave", one.leaving))
+        if user_ids
+    ]
+    call.print(
+        {"users": users, "segments": [one._asdict() for one in found]},
+        f"{users} users",
+        table(None, found, columns),
+        *moved,
+    )
 
 
 def current_segments(settings: Settings) -> tuple[str, SegmentSet]:
@@ -308,7 +242,5 @@ def current_segments(settings: Settings) -> tuple[str, SegmentSet]:
 
     Raises ServiceError and SegmentsError.
     """
-    from services.definitions import read_kind
-
     source, found, _ = read_kind(settings, "segments")
     return source, found

@@ -5,33 +5,34 @@ from __future__ import annotations
 import getpass
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from cassandra.cluster import Session
 
-from cli.common import ConfigOption, JsonOption, config_file, format_utc, print_json, read_settings
+from cli.common import Call, format_utc
 from cli.options import Commands
 from liveprofile.resources import module_environment
 from liveprofile.settings import Settings, load
+from liveprofile.storage.connection import open_session
+from liveprofile.storage.cql import now_ms
+from liveprofile.storage.schema import create_api_tables
 from liveprofile.units import DAY_MS, SECOND_MS
+from serve.keys import Role, StoredKey, new_key, read_keys, revoke_key, write_key
 
 if TYPE_CHECKING:
-    from cassandra.cluster import Session
-
-    from serve.explainer import ChildExplainer
-    from serve.keys import StoredKey
+    from serve.explainer import Explainer
 
 
 def api(
+    call: Call,
     host: str | None = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535)] = None,
     quiet: bool = False,
-    config: ConfigOption = None,
-    json: JsonOption = False,
 ) -> None:
     """Serve profiles and alerts over HTTP until Ctrl-C (docs/api.md).
 
@@ -47,25 +48,15 @@ def api(
     """
     from serve.server import serve as run
 
-    changes: dict[str, Any] = {"host": host, "port": port}
-    given = {name: value for name, value in changes.items() if value is not None}
-    settings = load(config_file(config), serve=given)
-    logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s", force=True
-    )
+    settings = _settings(call, {"serve": {"host": host, "port": port}})
     logging.getLogger("serve").setLevel(logging.WARNING if quiet else logging.INFO)
-
-    def started(url: str) -> None:
-        print_json({"url": url}) if json else typer.echo(f"listening on {url}")
-
-    run(settings, started, open_explainer(settings, config_file(config)))
+    run(settings, _started(call), open_explainer(settings, call.file))
 
 
 def console(
+    call: Call,
     host: str | None = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535)] = None,
-    config: ConfigOption = None,
-    json: JsonOption = False,
 ) -> None:
     """Serve the console for analysts until Ctrl-C (docs/console.md).
 
@@ -80,25 +71,15 @@ def console(
     """
     from console.app import run_console
 
-    changes: dict[str, Any] = {"host": host, "console_port": port}
-    given = {name: value for name, value in changes.items() if value is not None}
-    settings = load(config_file(config), serve=given)
-    logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s", force=True
-    )
-
-    def started(url: str) -> None:
-        print_json({"url": url}) if json else typer.echo(f"listening on {url}")
-
-    run_console(settings, started, open_explainer(settings, config_file(config)))
+    settings = _settings(call, {"serve": {"host": host, "console_port": port}})
+    run_console(settings, _started(call), open_explainer(settings, call.file))
 
 
 def metrics(
+    call: Call,
     host: str | None = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535)] = None,
     audit_state: Path | None = None,
-    config: ConfigOption = None,
-    json: JsonOption = False,
 ) -> None:
     """Serve the figures of `liveprofile job status` and more as Prometheus metrics until Ctrl-C.
 
@@ -115,17 +96,25 @@ def metrics(
     """
     from monitoring.server import serve_metrics
 
-    changes: dict[str, Any] = {"serve": {"host": host}, "metrics": {"port": port}}
-    given = {section: each for section, each in changes.items() if None not in each.values()}
-    settings = load(config_file(config), **given)
+    settings = _settings(call, {"serve": {"host": host}, "metrics": {"port": port}})
+    serve_metrics(settings, audit_state, _started(call))
+
+
+def _settings(call: Call, options: dict[str, dict[str, Any]]) -> Settings:
+    """Settings with the options that are given, by section; starts the log on stderr."""
+    given = {
+        section: {name: value for name, value in values.items() if value is not None}
+        for section, values in options.items()
+    }
+    settings = load(call.file, **{section: values for section, values in given.items() if values})
     logging.basicConfig(
         level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s", force=True
     )
+    return settings
 
-    def started(url: str) -> None:
-        print_json({"url": url}) if json else typer.echo(f"listening on {url}")
 
-    serve_metrics(settings, audit_state, started)
+def _started(call: Call) -> Callable[[str], None]:
+    return lambda url: call.print({"url": url}, f"listening on {url}")
 
 
 key = Commands(name="key", help="Keys of the read API (docs/api.md).")
@@ -133,11 +122,10 @@ key = Commands(name="key", help="Keys of the read API (docs/api.md).")
 
 @key.command()
 def create(
+    call: Call,
     name: str,
     role: Literal["reader", "analyst", "privacy", "admin"] = "reader",
     days: Annotated[int | None, typer.Option(min=1, max=7_300)] = None,
-    config: ConfigOption = None,
-    json: JsonOption = False,
 ) -> None:
     """Create a key and print it once: only its hash is stored.
 
@@ -149,81 +137,58 @@ def create(
         everything.
     days: Default: serve.api_key_ttl_s.
     """
-    from liveprofile.storage.cql import now_ms
-    from serve.keys import Role, new_key, write_key
-
-    settings = read_settings(config)
-    ttl_s = settings.serve.api_key_ttl_s if days is None else days * DAY_MS // SECOND_MS
+    ttl_s = call.settings.serve.api_key_ttl_s if days is None else days * DAY_MS // SECOND_MS
     now = now_ms()
     made = new_key(name, Role(role), getpass.getuser(), now, ttl_s)
-    with _session(settings) as session:
+    with _session(call.settings) as session:
         write_key(session, made.stored, now)
-    if json:
-        print_json(_public(made.stored) | {"key": made.text})
-        return
-    typer.echo(made.text)
-    until = format_utc(made.stored.expires_at_ms)
-    typer.echo(
-        f"key {made.stored.key_id} of {name}, role {role}, until {until}; it is not shown again",
-        err=True,
-    )
+    call.print(_public(made.stored) | {"key": made.text}, made.text)
+    if not call.json:
+        until = format_utc(made.stored.expires_at_ms)
+        about = f"key {made.stored.key_id} of {name}, role {role}, until {until}"
+        typer.echo(f"{about}; it is not shown again", err=True)
 
 
 @key.command("list")
-def list_keys(config: ConfigOption = None, json: JsonOption = False) -> None:
+def list_keys(call: Call) -> None:
     """List the keys without their secrets, also revoked ones until they expire.
 
     Example: `liveprofile serve key list --json`
     """
-    from serve.keys import read_keys
-
-    with _session(read_settings(config)) as session:
+    with _session(call.settings) as session:
         keys = read_keys(session)
-    if json:
-        print_json([_public(each) for each in keys])
-        return
-    for each in keys:
-        revoked = each.revoked_at_ms
-        state = (
-            f"until {format_utc(each.expires_at_ms)}"
-            if revoked is None
-            else f"revoked {format_utc(revoked)}"
-        )
-        typer.echo(f"{each.key_id}  {each.role:<7}  {each.name}  {state}")
-    if not keys:
+    if keys or call.json:
+        call.print([_public(each) for each in keys], *map(_line, keys))
+    else:
         typer.echo("no keys", err=True)
 
 
+def _line(key: StoredKey) -> str:
+    state = (
+        f"until {format_utc(key.expires_at_ms)}"
+        if key.revoked_at_ms is None
+        else f"revoked {format_utc(key.revoked_at_ms)}"
+    )
+    return f"{key.key_id}  {key.role:<7}  {key.name}  {state}"
+
+
 @key.command()
-def revoke(
-    key_id: str,
-    config: ConfigOption = None,
-    json: JsonOption = False,
-) -> None:
-    """End a key; servers stop accepting it within serve.key_cache_ms. Exit code 1: unknown id.
+def revoke(call: Call, key_id: str) -> None:
+    """End a key; servers stop accepting it within 5 s. Exit code 1: unknown id.
 
     Example: `liveprofile serve key revoke 3f9a0c21b7d4`
 
     Options:
     key_id ID: Id of the key: its middle part.
     """
-    from liveprofile.storage.cql import now_ms
-    from serve.keys import revoke_key
-
-    with _session(read_settings(config)) as session:
+    with _session(call.settings) as session:
         revoked = revoke_key(session, key_id, now_ms())
-    if json:
-        print_json(_public(revoked))
-    else:
-        typer.echo(f"key {key_id} of {revoked.name} is revoked")
+    call.print(_public(revoked), f"key {key_id} of {revoked.name} is revoked")
 
 
 @contextmanager
 def _session(settings: Settings) -> Iterator[Session]:
     """A session; tables of the API that an older keyspace lacks are created first."""
-    from liveprofile.storage.connection import open_session
-    from liveprofile.storage.schema import create_api_tables
-
     create_api_tables(settings.cassandra)
     with open_session(settings.cassandra) as session:
         yield session
@@ -240,20 +205,19 @@ def _public(stored: StoredKey) -> dict[str, Any]:
 NEEDED = ("torch", "pyflink")
 
 
-def open_explainer(settings: Settings, config: Path | None) -> ChildExplainer | None:
+def open_explainer(settings: Settings, config: Path | None) -> Explainer | None:
     """None: the settings allow none, or the packages of the model or the job are not installed.
 
     config: the settings' file.
     """
-    from serve.explainer import ChildExplainer
+    from serve.explainer import Explainer
 
     serve = settings.serve
     if not serve.explanations_at_once or any(find_spec(name) is None for name in NEEDED):
         return None
-    return ChildExplainer(
-        [sys.executable, "-m", "cli.explain.child"],
+    return Explainer(
+        [sys.executable, "-m", "offline.explanation.child"],
         {**module_environment(), "OMP_NUM_THREADS": "1"},
         {"config": None if config is None else str(config.resolve())},
         serve.explanations_at_once,
-        serve.explanation_timeout_s,
     )

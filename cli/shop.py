@@ -2,39 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
+from cassandra.cluster import Session
+from rich.table import Table
 
-from cli.common import (
-    ConfigOption,
-    JsonOption,
-    format_utc,
-    parse_duration_ms,
-    print_fields,
-    print_json,
-    print_table,
-    read_settings,
-)
+from cli.common import Call, end_without_result, format_utc, parse_duration_ms, table
 from cli.options import Commands
 from cli.progress import count_bar
 from liveprofile.errors import InputError, ServiceError
+from liveprofile.settings import Settings
+from liveprofile.trends.count_store import CassandraCountStore, read_counts, read_series
+from liveprofile.trends.counts import ALL, CATEGORY, Series
+from liveprofile.trends.forecast import FIRST_DAYS, SCORED_DAYS
+from liveprofile.trends.funnel import Cohort, FunnelStep
+from liveprofile.trends.points import Point
+from liveprofile.trends.update import KafkaInputTopic
+from liveprofile.trends.update import update as count
 from liveprofile.units import DAY_MS
-
-if TYPE_CHECKING:
-    from cassandra.cluster import Session
-
-    from liveprofile.settings import Settings
-    from liveprofile.trends.counts import Series
-    from liveprofile.trends.funnel import Cohort, FunnelStep
-    from liveprofile.trends.points import Point
+from liveprofile.wire.tokens import EVENT_TYPES
+from services import trends as service
+from services.trends import stored_funnel, stored_retention
 
 
 def event_types(option: str, text: str, at_least: int = 1) -> list[str]:
     """Event types separated by commas. Raises InputError."""
-    from liveprofile.wire.tokens import EVENT_TYPES
-
     names = text.split(",")
     for name in names:
         if name not in EVENT_TYPES:
@@ -45,8 +40,7 @@ def event_types(option: str, text: str, at_least: int = 1) -> list[str]:
 
 
 trends = Commands(
-    name="trends",
-    help="Count the shop's events by category, type, hour and day (docs/trends.md).",
+    name="trends", help="Count the shop's events by category, type, hour and day (docs/trends.md)."
 )
 
 
@@ -90,11 +84,7 @@ MetricOption = Annotated[MetricName, typer.Option("--metric", help="What is coun
 
 
 @trends.command()
-def update(
-    skip_lost: bool = False,
-    config: ConfigOption = None,
-    json: JsonOption = False,
-) -> None:
+def update(call: Call, skip_lost: bool = False) -> None:
     """Count the records of the input topic up to the job's last checkpoint.
 
     Run it on a schedule, such as every hour: it goes on where the last run ended. A run that is
@@ -105,13 +95,8 @@ def update(
     Options:
     skip_lost: Go on with the first record that is left if records have expired uncounted.
     """
-    from liveprofile.storage.connection import open_session
-    from liveprofile.trends.count_store import CassandraCountStore
-    from liveprofile.trends.update import KafkaInputTopic
-    from liveprofile.trends.update import update as count
-
-    settings = read_settings(config)
-    with open_session(settings.cassandra) as session, count_bar("counting", 0, "records") as bar:
+    settings = call.settings
+    with call.session() as session, count_bar("counting", 0, "records") as bar:
         report = count(
             KafkaInputTopic(settings),
             CassandraCountStore(session, settings),
@@ -120,22 +105,18 @@ def update(
             progress=bar,
         )
     fields = report.counts._asdict() | {"behind": report.behind, "skipped": report.skipped}
-    if json:
-        print_json(fields | {"chunks": report.chunks})
-    else:
-        print_fields(fields)
+    call.print(fields | {"chunks": report.chunks}, fields)
 
 
 @trends.command()
 def show(
+    call: Call,
     category: CategoryOption = None,
     event_type: TypeOption = None,
     metric: MetricOption = MetricName.EVENTS,
     by: Span = Span.HOUR,
     last: str = "7d",
     categories: Annotated[int, typer.Option(min=0, max=1_000)] = 20,
-    config: ConfigOption = None,
-    json: JsonOption = False,
 ) -> None:
     """Show counts with the range that the weeks before let expect, and what falls outside.
 
@@ -146,13 +127,10 @@ def show(
     last SPAN: How far back: 48h or 14d before the last.
     categories N: Check the N largest categories.
     """
-    from liveprofile.storage.connection import open_session
-    from services import trends as service
-
     last_ms = parse_duration_ms(last, "--last")
     series = _series(category, event_type)
-    settings = read_settings(config)
-    with open_session(settings.cassandra) as session:
+    settings = call.settings
+    with call.session() as session:
         until_ms = service.counted_until_ms(session, settings)
         if until_ms is None:
             raise _not_counted(settings)
@@ -166,32 +144,30 @@ def show(
         ((each, point) for each, points in shown.items() for point in points if point.outside),
         key=lambda pair: -pair[1].excess,
     )
-    if json:
-        print_json(
-            {
-                "by": by,
-                "metric": metric,
-                "complete_until_ms": until_ms,
-                "series": series._asdict(),
-                "points": [point._asdict() for point in shown[series]],
-                "outside": [each._asdict() | point._asdict() for each, point in outside],
-            }
-        )
-        return
+    report = {
+        "by": by,
+        "metric": metric,
+        "complete_until_ms": until_ms,
+        "series": series._asdict(),
+        "points": [point._asdict() for point in shown[series]],
+        "outside": [each._asdict() | point._asdict() for each, point in outside],
+    }
     if not shown[series]:
-        typer.echo("no counts in this time")
+        call.print(report, "no counts in this time")
         return
-    _print_points(f"{_name(series)}: {metric} by {by}", shown[series])
-    _print_outside(outside)
+    call.print(
+        report,
+        table(f"{_name(series)}: {metric} by {by}", shown[series], POINT),
+        _outside_table(outside) if outside else "Nothing falls outside the expected range.",
+    )
 
 
 @trends.command()
 def forecast(
+    call: Call,
     category: CategoryOption = None,
     event_type: TypeOption = None,
     metric: MetricOption = MetricName.EVENTS,
-    config: ConfigOption = None,
-    json: JsonOption = False,
 ) -> None:
     """Forecast the hours of the day after the last complete one, with an 80 % interval.
 
@@ -199,51 +175,36 @@ def forecast(
 
     Example: liveprofile shop trends forecast --category beauty --type purchase
     """
-    from liveprofile.storage.connection import open_session
-    from liveprofile.trends.forecast import FIRST_DAYS, SCORED_DAYS
-    from services import trends as service
-
     series = _series(category, event_type)
-    settings = read_settings(config)
-    with open_session(settings.cassandra) as session:
-        forecast_of = service.forecast(session, settings, series, metric.value)
+    with call.session() as session:
+        forecast_of = service.forecast(session, call.settings, series, metric.value)
     if forecast_of is None:
-        raise _not_counted(settings)
+        raise _not_counted(call.settings)
     day_ms, days, found = forecast_of
     if found is None:
-        typer.echo(
-            f"liveprofile: {_name(series)} has {days} complete days: a forecast needs"
-            f" {FIRST_DAYS + SCORED_DAYS}",
-            err=True,
+        end_without_result(
+            f"{_name(series)} has {days} complete days: a forecast needs {FIRST_DAYS + SCORED_DAYS}"
         )
-        raise typer.Exit(1)
-    if json:
-        result = {"day_ms": day_ms, "metric": metric, "series": series._asdict()}
-        print_json(result | found._asdict())
-        return
-    columns = ["hour", ">forecast", ">80 %"]
-    rows = [
-        [f"{hour:02d}:00", f"{value:,.1f}", f"{low:,.1f} to {high:,.1f}"]
-        for hour, (value, low, high) in enumerate(
-            zip(found.hours, found.low, found.high, strict=True)
-        )
-    ]
-    day_range = f"{found.total_low:,.1f} to {found.total_high:,.1f}"
-    rows.append(["day", f"{found.total:,.1f}", day_range])
-    print_table(f"{_name(series)}: {metric} on {format_utc(day_ms)[:10]}", columns, rows)
-    typer.echo(
+    hours = zip(found.hours, found.low, found.high, strict=True)
+    rows = [(f"{hour:02d}:00", *values) for hour, values in enumerate(hours)]
+    rows.append(("day", found.total, found.total_low, found.total_high))
+    columns = {
+        "hour": "{[0]}",
+        ">forecast": "{[1]:,.1f}",
+        ">80 %": lambda row: f"{row[2]:,.1f} to {row[3]:,.1f}",
+    }
+    call.print(
+        {"day_ms": day_ms, "metric": metric, "series": series._asdict()} | found._asdict(),
+        table(f"{_name(series)}: {metric} on {format_utc(day_ms)[:10]}", rows, columns),
         f"by {found.method}; mean absolute error by hour in the last {SCORED_DAYS} days"
-        f" {found.mae:,.2f}, seasonal naive {found.naive_mae:,.2f}"
+        f" {found.mae:,.2f}, seasonal naive {found.naive_mae:,.2f}",
     )
 
 
 def _series(category: str | None, event_type: str | None) -> Series:
     """Raises InputError."""
-    from liveprofile.trends.counts import ALL, CATEGORY, Series
-    from liveprofile.wire.tokens import EVENT_TYPES
-
-    if event_type is not None and event_type not in EVENT_TYPES:
-        raise InputError(f"--type {event_type!r}: not one of {', '.join(EVENT_TYPES)}")
+    if event_type is not None:
+        event_types("--type", event_type)
     if category is None:
         return Series(ALL, "", event_type or ALL)
     return Series(CATEGORY, category, event_type or "purchase")
@@ -264,9 +225,6 @@ def _largest(
     count: int,
 ) -> list[Series]:
     """The category series with the most events in this time."""
-    from liveprofile.trends.count_store import read_counts, read_series
-    from liveprofile.trends.counts import ALL
-
     topic = settings.topics.events
     of_type = [
         series
@@ -284,48 +242,39 @@ def _largest(
 
 
 def _name(series: Series) -> str:
-    from liveprofile.trends.counts import ALL, CATEGORY
-
     names = {ALL: "all categories", CATEGORY: series.category or "unknown category"}
     event_type = "all types" if series.event_type == ALL else series.event_type
     return f"{names.get(series.scope, 'other categories')}, {event_type}"
 
 
-def _print_points(title: str, points: list[Point]) -> None:
-    columns = ["start", ">value", ">expected"]
-    columns += [">range", ""]
-    print_table(title, columns, [_row(point) for point in points])
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}"
 
 
-def _print_outside(outside: list[tuple[Series, Point]]) -> None:
-    if not outside:
-        typer.echo("Nothing falls outside the expected range.")
-        return
-    columns = ["start", "series", ">value"]
-    columns += [">expected", ">range"]
-    rows = []
-    for series, point in outside[:MAX_LISTED]:
-        start, value, expected, span, _ = _row(point)
-        rows.append([start, _name(series), value, expected, span])
+POINT: dict[str, Callable[[Point], str]] = {
+    "start": lambda point: format_utc(point.start_ms)[:16],
+    ">value": lambda point: _number(point.value),
+    ">expected": lambda point: _number(point.expected),
+    ">range": lambda point: (
+        "-" if point.low is None else f"{_number(point.low)} to {_number(point.high)}"
+    ),
+    "": lambda point: "outside" if point.outside else "",
+}
+
+
+def _outside_table(outside: list[tuple[Series, Point]]) -> Table:
+    def of_point(name: str) -> Callable[[tuple[Series, Point]], str]:
+        return lambda pair: POINT[name](pair[1])
+
+    columns = {
+        "start": of_point("start"),
+        "series": lambda pair: _name(pair[0]),
+        **{name: of_point(name) for name in (">value", ">expected", ">range")},
+    }
     title = f"Outside the expected range: {len(outside)}"
     if len(outside) > MAX_LISTED:
         title += f", the {MAX_LISTED} furthest"
-    print_table(title, columns, rows)
-
-
-def _row(point: Point) -> list[str]:
-    def number(value: Any) -> str:
-        return "-" if value is None else f"{value:,.0f}"
-
-    span = "-" if point.low is None else f"{number(point.low)} to {number(point.high)}"
-    mark = "outside" if point.outside else ""
-    return [
-        format_utc(point.start_ms)[:16],
-        number(point.value),
-        number(point.expected),
-        span,
-        mark,
-    ]
+    return table(title, outside[:MAX_LISTED], columns)
 
 
 class GroupBy(StrEnum):
@@ -334,13 +283,12 @@ class GroupBy(StrEnum):
 
 
 def funnel(
+    call: Call,
     steps: str = "view,cart,purchase",
     within: str = "7d",
     last: str = "30d",
     by: GroupBy = GroupBy.SEGMENT,
     limit: Annotated[int, typer.Option(min=1, max=10_000)] = 20,
-    config: ConfigOption = None,
-    json: JsonOption = False,
 ) -> None:
     """Count the users who go through the steps of a funnel, from the stored deltas.
 
@@ -356,45 +304,33 @@ def funnel(
     by: Groups of users.
     limit: Maximum number of groups.
     """
-    from liveprofile.storage.connection import open_session
-    from services.trends import stored_funnel
-
     names = event_types("--steps", steps, at_least=2)
     within_ms, last_ms = parse_duration_ms(within, "--within"), parse_duration_ms(last, "--last")
     if within_ms >= last_ms:
         raise InputError(f"--within {within!r}: must be less than --last {last!r}")
-    settings = read_settings(config)
-    with open_session(settings.cassandra) as session:
-        found = stored_funnel(session, settings, names, within_ms, last_ms, by.value)
+    with call.session() as session:
+        found = stored_funnel(session, call.settings, names, within_ms, last_ms, by.value)
     shown = dict(list(found.groups.items())[:limit])
-    if json:
-        groups = {name: [step._asdict() for step in of_group] for name, of_group in shown.items()}
-        print_json(found._asdict() | {"groups": groups})
-        return
-    if not shown:
-        typer.echo("no user has taken the first step in this time")
-        return
-    columns = ["group", *(f">{name}" for name in names)]
-    columns.append(">95 %")
+
+    def taken(step: int) -> Callable[[tuple[str, list[FunnelStep]]], str]:
+        return lambda group: f"{group[1][step].users:,} ({group[1][step].share or 0:.1%})"
+
+    columns = {"group": "{[0]}"} | {f">{name}": taken(step) for step, name in enumerate(names)}
+    columns[">95 %"] = lambda group: (
+        f"{group[1][-1].share_low or 0:.1%} to {group[1][-1].share_high or 0:.1%}"
+    )
     span = f"{format_utc(found.since_ms)[:16]} to {format_utc(found.until_ms)[:16]}"
-    print_table(
-        f"Users with a first step from {span} UTC, within {within}",
-        columns,
-        [_funnel_row(name, of_group) for name, of_group in shown.items()],
+    title = f"Users with a first step from {span} UTC, within {within}"
+    groups = {name: [step._asdict() for step in of_group] for name, of_group in shown.items()}
+    call.print(
+        found._asdict() | {"groups": groups},
+        table(title, shown.items(), columns)
+        if shown
+        else "no user has taken the first step in this time",
     )
 
 
-def _funnel_row(name: str, steps: list[FunnelStep]) -> list[str]:
-    cells = [f"{step.users:,} ({step.share or 0:.1%})" for step in steps]
-    last = steps[-1]
-    return [name, *cells, f"{last.share_low or 0:.1%} to {last.share_high or 0:.1%}"]
-
-
-def retention(
-    event_type: Annotated[str | None, typer.Option("--type")] = None,
-    config: ConfigOption = None,
-    json: JsonOption = False,
-) -> None:
+def retention(call: Call, event_type: Annotated[str | None, typer.Option("--type")] = None) -> None:
     """Show the share of each week's new users that are active in the weeks after, from the deltas.
 
     Deltas live for `cassandra.delta_ttl_s` (30 days): older cohorts are incomplete.
@@ -404,28 +340,27 @@ def retention(
     Options:
     event_type TYPE: A user is active in a week with such an event. Default: any event.
     """
-    from liveprofile.storage.connection import open_session
-    from services.trends import stored_retention
-
     if event_type is not None:
         event_types("--type", event_type)
-    settings = read_settings(config)
-    with open_session(settings.cassandra) as session:
-        cohorts = stored_retention(session, settings, event_type)
-    if json:
-        print_json([cohort._asdict() for cohort in cohorts])
-        return
-    if not cohorts:
-        typer.echo("no complete week with new users")
-        return
-    weeks = max(len(cohort.active) for cohort in cohorts)
-    columns = ["first week", ">users"]
-    columns += [f">week {week}" for week in range(weeks)]
+    with call.session() as session:
+        cohorts = stored_retention(session, call.settings, event_type)
     title = f"Active users of each week's new users ({event_type or 'any event'})"
-    print_table(title, columns, [_cohort_row(cohort, weeks) for cohort in cohorts])
+    call.print(
+        [cohort._asdict() for cohort in cohorts],
+        table(title, cohorts, _cohort_columns(max(len(each.active) for each in cohorts)))
+        if cohorts
+        else "no complete week with new users",
+    )
 
 
-def _cohort_row(cohort: Cohort, weeks: int) -> list[str]:
-    shares = [f"{active / cohort.users:.0%}" for active in cohort.active]
-    shares += [""] * (weeks - len(shares))
-    return [format_utc(cohort.week_ms)[:10], f"{cohort.users:,}", *shares]
+def _cohort_columns(weeks: int) -> dict[str, str | Callable[[Cohort], str]]:
+    def share(week: int) -> Callable[[Cohort], str]:
+        return lambda cohort: (
+            f"{cohort.active[week] / cohort.users:.0%}" if week < len(cohort.active) else ""
+        )
+
+    return {
+        "first week": lambda cohort: format_utc(cohort.week_ms)[:10],
+        ">users": "{.users:,}",
+        **{f">week {week}": share(week) for week in range(weeks)},
+    }

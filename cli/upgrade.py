@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import typer
 
-from cli.common import (
-    ConfigOption,
-    JsonOption,
-    config_file,
-    print_fields,
-    print_json,
-    read_settings,
-)
+from cli.common import Call
 from cli.job import JobOption, SavepointFolderOption
 from cli.progress import print_line
+from cli.submission import check_submission, submit_job
 from liveprofile.errors import InputError, LiveprofileError, ServiceError
-
-if TYPE_CHECKING:
-    from liveprofile.settings import Settings
+from liveprofile.flink import rest
+from liveprofile.flink.job_report import require_running_job
+from liveprofile.settings import Settings, load
 
 RUNNING_TIMEOUT_S = 180.0
 # A checkpoint completes after the job has stored what it read, so the first one proves that it can.
@@ -40,12 +36,11 @@ class UpgradeResult(NamedTuple):
 
 
 def upgrade(
+    call: Call,
     fallback: Path | None = None,
     fallback_command: Path | None = None,
     savepoint: SavepointFolderOption = None,
     job: JobOption = None,
-    config: ConfigOption = None,
-    json: JsonOption = False,
 ) -> None:
     """Stop the job with a savepoint and start a new one from it, with this version and settings.
 
@@ -61,12 +56,7 @@ def upgrade(
     fallback_command PATH: The `liveprofile` command of the running job's version, for --fallback.
         Default: this version.
     """
-    from cli.submission import check_submission
-    from liveprofile.flink import rest
-    from liveprofile.flink.job_report import require_running_job
-    from liveprofile.settings import load
-
-    settings, file = read_settings(config), config_file(config)
+    settings, file = call.settings, call.file
     old_settings = None if fallback is None else load(fallback)
     if fallback_command is not None and not os.access(fallback_command, os.X_OK):
         raise InputError(f"--fallback-command {fallback_command}: no such command")
@@ -91,10 +81,7 @@ def upgrade(
         start_old if fallback else None,
         print_line,
     )
-    if json:
-        print_json(result._asdict())
-    else:
-        print_fields(result._asdict())
+    call.print(result._asdict())
     if result.failure:
         raise typer.Exit(1)
 
@@ -135,9 +122,6 @@ def replace_job(
 
 def start(settings: Settings, file: Path | None, savepoint: str) -> str:
     """Starts a job and waits until it runs; cancels it if it does not. Raises LiveprofileError."""
-    from cli.submission import submit_job
-    from liveprofile.flink import rest
-
     rest_url = settings.flink.rest_url
     job_id, _ = submit_job(settings, file, savepoint)
     interval_s = settings.job.checkpoint_interval_ms / 1_000
@@ -155,19 +139,8 @@ def start(settings: Settings, file: Path | None, savepoint: str) -> str:
 
 def start_with_command(command: Path, file: Path | None, savepoint: str) -> str:
     """Starts a job with another installed version. Raises ServiceError with its error message."""
-    import json
-    import subprocess
-
-    arguments = [
-        "job",
-        "submit",
-        "--savepoint",
-        savepoint,
-        "--wait",
-        "--json",
-        "--config",
-        str(file),
-    ]
+    arguments = ["job", "submit", "--savepoint", savepoint, "--wait", "--json"]
+    arguments += ["--config", str(file)]
     done = subprocess.run([str(command), *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         raise ServiceError(f"{command} submit: {done.stderr.strip() or done.stdout.strip()}")

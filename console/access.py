@@ -1,7 +1,7 @@
 """Who uses the console: the session of a browser stands for an API key and its role.
 
 A browser holds a random token in its cookie, never the key. The key is checked again on each
-request, so a revoked key ends its sessions within serve.key_cache_ms. A restart ends all.
+request, so a revoked key ends its sessions within serve.security.KEY_CACHE_S. A restart ends all.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from serve.problems import ApiError
 from serve.security import Caller, admit
 
 MAX_SESSIONS = 10_000
+SESSION_S = 12 * 3_600
 TOKEN_BYTES = 32
 
 

@@ -31,6 +31,11 @@ def share(value: float | None) -> str:
     return "< 1 %" if 0 < percent < 1 else f"{percent:.0f} %"
 
 
+def points(value: float | None) -> str:
+    """A difference of shares in percentage points; a dash for None."""
+    return EMPTY if value is None else f"{number(100 * value, 1)} points"
+
+
 def words(name: str) -> str:
     """An identifier as words: step_up_verification as step up verification."""
     return name.replace("_", " ").lower()
@@ -44,3 +49,10 @@ def listed(parts: list[str]) -> str:
 def sentence(text: str) -> str:
     """The text of an error, which has neither a capital letter nor a full stop, as a sentence."""
     return text[:1].upper() + text[1:].removesuffix(".") + "." if text else ""
+
+
+def written(value: object) -> str:
+    """A value of a document: numbers as `number` writes them."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return number(value)
+    return EMPTY if value is None else str(value)

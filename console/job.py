@@ -6,22 +6,20 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from liveprofile.flink.job_report import (
     JobReport,
     ScoringReport,
-    checkpoint_warnings,
-    model_warnings,
+    is_reported,
+    job_warnings,
     report,
     scoring_report,
-    scoring_warnings,
 )
 from liveprofile.flink.operator_metrics import (
     LatencyCounts,
     ModelReport,
     count_latencies,
-    is_latency,
     model_report,
     operator_metrics,
 )
@@ -47,38 +45,26 @@ class JobFacts(NamedTuple):
     latencies: Mapping[str, LatencyCounts]  # since the last start or restart
 
 
-class JobReader(Protocol):
-    async def facts(self) -> JobFacts:
-        """Raises ServiceError if Flink or Kafka does not answer."""
-
-    async def user_models(self) -> UserModels | None:
-        """The deployments of user models, None if there were none. Raises ServiceError."""
-
-
 def read_facts(settings: Settings) -> JobFacts:
     """Blocks. Raises ServiceError."""
     rest_url = settings.flink.rest_url
     job = report(rest_url, settings.job.name)
     is_scoring = settings.scoring.enabled
-    scoring = scoring_report(rest_url, job.job_id) if is_scoring else None
-    models = model_report(rest_url, job.job_id)
-    latencies = operator_metrics(rest_url, job.job_id, is_latency)
+    metrics = operator_metrics(rest_url, job.job_id, is_reported)
+    scoring = scoring_report(metrics) if is_scoring else None
+    models = model_report(metrics)
     return JobFacts(
         job,
         lag(settings),
         lag(settings, scoring_group(settings.kafka)) if is_scoring else None,
         scoring,
         models,
-        [
-            *checkpoint_warnings(job, settings.job.checkpoint_interval_ms),
-            *scoring_warnings(scoring),
-            *model_warnings(models),
-        ],
-        count_latencies({name: each.sum for name, each in latencies.items()}),
+        list(job_warnings(job, settings.job.checkpoint_interval_ms, scoring, models)),
+        count_latencies({name: each.sum for name, each in metrics.items()}),
     )
 
 
-class FlinkJobReader:
+class JobReader:
     """Reads Flink and Kafka in a thread each: one that does not answer occupies no more than that.
 
     read: blocks; the facts of the job. read_models: blocks; the deployments of user models.
@@ -95,9 +81,11 @@ class FlinkJobReader:
         self._models = _Shared(lambda: read_models(settings), clock_s)
 
     async def facts(self) -> JobFacts:
+        """Raises ServiceError if Flink or Kafka does not answer."""
         return await self._facts.get()
 
     async def user_models(self) -> UserModels | None:
+        """The deployments of user models, None if there were none. Raises ServiceError."""
         return await self._models.get()
 
 

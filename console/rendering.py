@@ -37,26 +37,31 @@ _templates = Environment(
     lstrip_blocks=True,
     auto_reload=False,
 )
+_FILTERS = (
+    formats.utc,
+    formats.number,
+    formats.share,
+    formats.points,
+    formats.words,
+    formats.written,
+    formats.sentence,
+)
 _templates.filters.update(
-    utc=formats.utc,
-    number=formats.number,
-    share=formats.share,
-    words=formats.words,
-    sentence=formats.sentence,
-    quoted=lambda text: quote(text, safe=""),
+    {each.__name__: each for each in _FILTERS}, quoted=lambda text: quote(text, safe="")
 )
 
 
 def page(request: Request, template: str, status: int = 200, **values: Any) -> HTMLResponse:
     """A template as an answer, with what every page shows: who is signed in, and where."""
     caller = getattr(request.state, "caller", None)
-    text = _templates.get_template(template).render(
-        caller=caller,
-        may_write=caller is not None and caller.role.includes(Role.ANALYST),
-        path=request.url.path,
-        **values,
-    )
+    may_write = caller is not None and caller.role.includes(Role.ANALYST)
+    about = {"caller": caller, "may_write": may_write, "path": request.url.path}
+    text = render(template, **about, **values)
     return HTMLResponse(text, status, HEADERS)
+
+
+def render(template: str, **values: Any) -> str:
+    return _templates.get_template(template).render(values)
 
 
 def part_page(
@@ -74,8 +79,8 @@ def part_page(
 
 def error_page(error: ApiError, request_id: str, fragment: bool = False) -> HTMLResponse:
     """An error as a page, or as a part of one."""
-    template = _templates.get_template("parts/error_part.html" if fragment else "error.html")
-    text = template.render(
+    text = render(
+        "parts/error_part.html" if fragment else "error.html",
         status=error.status,
         title=TITLES.get(error.status, "The request failed"),
         detail=error.detail,

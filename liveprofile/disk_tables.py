@@ -23,7 +23,7 @@ READ_ROWS = 20_000
 
 
 class DiskTables:
-    """Named tables, each of Arrow batches of one schema; a context manager.
+    """Named tables, each of Arrow batches of one schema.
 
     Rows beyond MEMORY lie in a temporary folder. Each method raises InputError if the disk is full.
     """
@@ -37,46 +37,43 @@ class DiskTables:
             "preserve_insertion_order": False,
         }
         self._database = duckdb.connect(config=config)
-        self._counts: dict[str, int] = {}
+        self._names: set[str] = set()
 
     def __enter__(self) -> DiskTables:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._database.close()
         self._folder.cleanup()
 
     def count(self, table: str) -> int:
-        return self._counts.get(table, 0)
+        return self.query(f"SELECT count(*) FROM {table}")[0][0] if table in self._names else 0
 
     def add(self, table: str, batch: pa.RecordBatch | np.ndarray) -> None:
-        """batch: Arrow, or a numpy array with named fields."""
+        """batch: Arrow, or a numpy array with named fields; may be empty."""
         if isinstance(batch, np.ndarray):
             batch = pa.record_batch({name: batch[name] for name in batch.dtype.names})
         with _disk_errors():
             rows = self._database.from_arrow(pa.Table.from_batches([batch]))
-            (rows.insert_into if table in self._counts else rows.create)(table)
-        self._counts[table] = self.count(table) + batch.num_rows
+            (rows.insert_into if table in self._names else rows.create)(table)
+        self._names.add(table)
 
     def read(self, table: str, clauses: str = "", *values: Any) -> Iterator[pa.RecordBatch]:
         """Yields the rows by the clauses of a SELECT, such as `ORDER BY time_ms`."""
-        if self.count(table):
+        if table in self._names:
             # A cursor of its own: others may read or write before this one is at its end.
             with _disk_errors(), self._database.cursor() as cursor:
                 cursor.execute("SET enable_progress_bar = false")
                 rows = cursor.sql(f"FROM {table} {clauses}", params=values)
                 yield from rows.to_arrow_reader(READ_ROWS)
 
-    def contains(self, table: str, column: str, values: np.ndarray) -> np.ndarray:
-        """(N,) bool: whether each of the (N,) values is in the column."""
-        found = np.zeros(len(values), bool)
-        if self.count(table):
-            asked = pa.table({"value": values, "place": np.arange(len(values))})
-            query = f"SELECT place FROM asked WHERE value IN (SELECT {column} FROM {table})"
-            with _disk_errors():
-                found[self._database.sql(query).fetchnumpy()["place"]] = True
-            del asked
-        return found
+    def query(self, statement: str) -> list[tuple[Any, ...]]:
+        """Runs any SQL on the tables and returns its rows."""
+        with _disk_errors():
+            return self._database.execute(statement).fetchall()
 
 
 @contextmanager

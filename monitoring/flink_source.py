@@ -7,19 +7,17 @@ from collections.abc import Mapping
 
 from liveprofile.flink.job_report import (
     JobReport,
-    count_events,
-    is_scoring_counter,
+    is_reported,
     report,
     running_jobs,
+    scoring_report,
 )
 from liveprofile.flink.operator_metrics import (
     NO_BOUND,
     LatencyCounts,
     OverSubtasks,
     count_latencies,
-    is_latency,
-    is_model_gauge,
-    models_of,
+    model_report,
     operator_metrics,
 )
 from liveprofile.settings import Settings
@@ -42,9 +40,7 @@ def read_flink(settings: Settings) -> Readings:
 
 def is_needed(name: str) -> bool:
     """Whether `flink_readings` uses a metric of an operator."""
-    return bool(
-        is_latency(name) or is_scoring_counter(name) or is_model_gauge(name) or _ROWS.search(name)
-    )
+    return is_reported(name) or _ROWS.search(name) is not None
 
 
 def flink_readings(
@@ -64,14 +60,12 @@ def flink_readings(
     for name, value in sums.items():
         if match := _ROWS.search(name):
             readings.add("events_scored" if match[1] else "windows_stored", value)
-    if settings.scoring.enabled and (scoring := count_events(sums)):
+    if settings.scoring.enabled and (scoring := scoring_report(metrics)):
         readings.add("events_to_score", scoring.events)
         readings.add("events_unscored", scoring.unscored)
         readings.add("events_incomplete", scoring.incomplete)
         readings.add("events_lost", scoring.lost)
-    lowest = {name: value.lowest for name, value in metrics.items()}
-    highest = {name: value.highest for name, value in metrics.items()}
-    if models := models_of(lowest, highest):
+    if models := model_report(metrics):
         readings.add("model_revision", models.lowest_revision, "lowest")
         readings.add("model_revision", models.highest_revision, "highest")
         readings.add("models_refused", models.refused)

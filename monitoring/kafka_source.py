@@ -6,8 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from liveprofile.audit.state_file import read_state
-from liveprofile.identity.login_counts import read_counts
-from liveprofile.identity.logins import Outcome
+from liveprofile.identity.logins import Outcome, read_counts
 from liveprofile.kafka.offsets import (
     committed_progress,
     decoder_group,

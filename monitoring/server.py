@@ -24,12 +24,7 @@ from monitoring.cassandra_source import CassandraSource
 from monitoring.exporter import Exporter, Source
 from monitoring.flink_source import read_flink
 from monitoring.kafka_source import read_audit, read_kafka
-from monitoring.topic_counts import (
-    REJECTION_REASONS,
-    TopicCounter,
-    alert_labels,
-    rejection_labels,
-)
+from monitoring.topic_counts import REJECTION_REASONS, TopicCounter, alert_labels, rejection_labels
 from serve.server import listen, server_of, url_of
 
 INTERVAL_S = 5.0  # between two readings of a service

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request
@@ -16,31 +15,20 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from liveprofile import __version__
-from liveprofile.client.models import (
-    Health,
-    Problem,
-)
+from liveprofile.client.models import Health, Problem
 from liveprofile.settings import ServeSettings
 from liveprofile.storage.cql import now_ms
 from serve import answers
 from serve.direct import DirectRoutes
-from serve.explainer import Explainer
+from serve.explainer import EXPLANATION_S, Explainer
 from serve.guard import ApiMetrics, RequestGuard
 from serve.problems import install
-from serve.routes import (
-    alerts,
-    campaigns,
-    definitions,
-    explanations,
-    privacy,
-    trends,
-    users,
-)
+from serve.routes import alerts, campaigns, definitions, explanations, privacy, trends, users
 from serve.routes.common import DataStore, Reader, known_parameters, problems
 from serve.routes.explanations import MARGIN_S
 from serve.security import Gatekeeper, ReadKey
+from serve.store.scans import SCAN_S
 from serve.store.store import Store
-from services.definitions import ATTRIBUTES_FILE
 
 router = APIRouter(tags=["operations"])
 
@@ -88,53 +76,61 @@ SCAN_MARGIN_S = 5.0
 DESCRIPTION = "Profiles, deltas, scores, flags and alerts of Liveprofile. Times are epoch ms (UTC)."
 
 
-def create_app(
+def new_app(
     settings: ServeSettings,
     store: Store,
+    *,
     keys: ReadKey | None = None,
     clock_ms: Callable[[], int] = now_ms,
     clock_s: Callable[[], float] = time.monotonic,
-    running: Callable[[], AbstractAsyncContextManager[Any]] | None = None,
-    attributes: Path = ATTRIBUTES_FILE,
+    running: Callable[[], AbstractAsyncContextManager[Any]] = nullcontext,
     explainer: Explainer | None = None,
+    **options: Any,
 ) -> FastAPI:
-    """The API on `store`.
+    """An application with what the routes of API and console need in its state.
 
     keys: reads a key by its id, by default from the store. clock_ms: the wall clock. clock_s:
-    monotonic. running: opened for as long as the server runs. attributes: the file with the
-    attributes that conditions may read. explainer: None: this server explains no windows.
+    monotonic. running: opened for as long as the server runs. explainer: None: this server explains
+    no windows. options: of FastAPI.
     """
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        if running is None:
-            yield
-            return
         async with running():
             yield
 
     app = FastAPI(
+        docs_url=None,  # the page would load scripts from another host
+        redoc_url=None,
+        # It would look for exporters in the environment at each request.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
+        lifespan=lifespan,
+        **options,
+    )
+    app.state.settings = settings
+    app.state.store = store
+    app.state.clock_ms = clock_ms
+    app.state.scan_deadline_s = SCAN_S + SCAN_MARGIN_S
+    app.state.explainer = explainer
+    app.state.explanation_deadline_s = EXPLANATION_S + MARGIN_S
+    app.state.gatekeeper = Gatekeeper(settings, keys or store.key, clock_ms, clock_s)
+    return app
+
+
+def create_app(settings: ServeSettings, store: Store, **parts: Any) -> FastAPI:
+    """The API on `store`. parts: as of `new_app`."""
+    app = new_app(
+        settings,
+        store,
         title="Liveprofile",
         version=__version__,
         description=DESCRIPTION,
         openapi_url="/v1/openapi.json",
-        docs_url=None,  # the page would load scripts from another host
-        redoc_url=None,
         redirect_slashes=False,
-        # It would look for exporters in the environment at each request.
-        telemetry={"tracing": False, "metrics": False, "logs": False},
-        lifespan=lifespan,
         generate_unique_id_function=lambda route: route.name,
+        **parts,
     )
-    metrics = ApiMetrics()
-    app.state.store = store
-    app.state.attributes = attributes
-    app.state.metrics = metrics
-    app.state.clock_ms = clock_ms
-    app.state.scan_deadline_s = settings.scan_timeout_s + SCAN_MARGIN_S
-    app.state.explainer = explainer
-    app.state.explanation_deadline_s = settings.explanation_timeout_s + MARGIN_S
-    app.state.gatekeeper = Gatekeeper(settings, keys or store.key, clock_ms, clock_s)
+    app.state.metrics = metrics = ApiMetrics()
     install(app)
     app.router.routes.extend(_routes())
     app.add_middleware(DirectRoutes)  # inside the guard, which is added after it

@@ -13,13 +13,14 @@ import tempfile
 import time
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from liveprofile.errors import LiveprofileError, ServiceError
 from liveprofile.pseudonym import user_pseudonym
 
 log = logging.getLogger(__name__)
 
+EXPLANATION_S = 300.0  # that one explanation may take
 # After SIGTERM a child ends its own processes and removes its files.
 END_S = 5.0
 # The longest answer: 500 events.
@@ -39,19 +40,10 @@ class ExplainerBusy(LiveprofileError):
 
 
 class ExplanationTimeout(LiveprofileError):
-    """The explanation took longer than the settings allow."""
+    """The explanation took too long."""
 
 
-class Explainer(Protocol):
-    async def explain(self, user_id: str, until_ms: int | None) -> dict[str, Any]:
-        """The user's last window that ended by then as client.explanation_models.Explanation.
-
-        until_ms: None: the newest. Raises ExplanationRefused, ExplainerBusy, ExplanationTimeout,
-        ServiceError. If it is cancelled, so is the computation.
-        """
-
-
-class ChildExplainer:
+class Explainer:
     """Runs a command for each explanation, at most `at_once` at a time.
 
     The command gets one line of JSON on stdin: `request` with user_id and until_ms. It answers with
@@ -65,13 +57,18 @@ class ChildExplainer:
         environment: Mapping[str, str],
         request: Mapping[str, Any],
         at_once: int,
-        timeout_s: float,
+        timeout_s: float = EXPLANATION_S,
     ):
         self._command, self._environment, self._request = command, environment, request
         self._at_once, self._timeout_s = at_once, timeout_s
         self._running = 0
 
     async def explain(self, user_id: str, until_ms: int | None) -> dict[str, Any]:
+        """The user's last window that ended by then as client.analysis_models.Explanation.
+
+        until_ms: None: the newest. Raises ExplanationRefused, ExplainerBusy, ExplanationTimeout,
+        ServiceError. If it is cancelled, so is the computation.
+        """
         if self._running >= self._at_once:
             raise ExplainerBusy(
                 f"{self._running} explanations are under way (serve.explanations_at_once)"
@@ -104,9 +101,7 @@ class ChildExplainer:
                 async with asyncio.timeout(self._timeout_s):
                     return await _exchange(child, {**self._request, **about})
             except TimeoutError:
-                raise ExplanationTimeout(
-                    f"not done within {self._timeout_s:g} s (serve.explanation_timeout_ms)"
-                ) from None
+                raise ExplanationTimeout(f"not done within {self._timeout_s:g} s") from None
             finally:
                 await asyncio.shield(_end(starting))
         finally:

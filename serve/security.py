@@ -14,13 +14,13 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from liveprofile.loopback import is_loopback
 from liveprofile.settings import ServeSettings
-from liveprofile.units import SECOND_MS
 from serve.keys import Role, StoredKey, parse_key
 from serve.problems import ApiError
 
 CACHED_KEYS = 10_000
-# So many seconds' worth of attempts with a wrong key at once.
-WRONG_KEYS_BURST_S = 4.0
+KEY_CACHE_S = 5.0
+# Attempts with a wrong key from one address.
+WRONG_KEYS_PER_S, WRONG_KEYS_AT_ONCE = 5.0, 20.0
 
 ReadKey = Callable[[str], Awaitable[StoredKey | None]]
 _bearer = HTTPBearer(auto_error=False, scheme_name="key", description="An API key: lp_...")
@@ -69,7 +69,7 @@ class RateLimiter:
 class Gatekeeper:
     """Authenticates callers. `clock_ms`: wall clock. `clock_s`: monotonic.
 
-    A key is read again after `key_cache_ms`, so a revoked key ends within that time. A store that
+    A key is read again after KEY_CACHE_S, so a revoked key ends within that time. A store that
     does not answer makes unknown keys wait for it, not pass.
     """
 
@@ -83,9 +83,8 @@ class Gatekeeper:
         self._settings, self._read_key = settings, read_key
         self._clock_ms, self._clock_s = clock_ms, clock_s
         self._cache: OrderedDict[str, tuple[StoredKey | None, float]] = OrderedDict()
-        self._rates = RateLimiter(settings.requests_per_s, settings.burst, clock_s)
-        wrong_per_s = settings.wrong_keys_per_s
-        self._failures = RateLimiter(wrong_per_s, WRONG_KEYS_BURST_S * wrong_per_s, clock_s)
+        self._rates = RateLimiter(settings.requests_per_s, 2 * settings.requests_per_s, clock_s)
+        self._failures = RateLimiter(WRONG_KEYS_PER_S, WRONG_KEYS_AT_ONCE, clock_s)
 
     async def identify(self, request: Request, credentials: Credentials) -> Caller:
         """Returns who calls. Raises ApiError 401, or 429 after many wrong keys."""
@@ -123,7 +122,7 @@ class Gatekeeper:
     async def _key(self, key_id: str) -> StoredKey | None:
         cached = self._cache.get(key_id)
         now_s = self._clock_s()
-        if cached and now_s - cached[1] < self._settings.key_cache_ms / SECOND_MS:
+        if cached and now_s - cached[1] < KEY_CACHE_S:
             return cached[0]
         key = await self._read_key(key_id)
         self._cache[key_id] = (key, now_s)

@@ -114,27 +114,26 @@ class LimitedHttp(HttpToolsProtocol):
 def serve(
     settings: Settings, started: Callable[[str], None], explainer: Explainer | None = None
 ) -> None:
+    """Serves the API as `run` does."""
+    store = Store(settings)
+    app = create_app(settings.serve, store, running=store.running, explainer=explainer)
+    run(app, settings.serve, started)
+
+
+def run(app: Any, limits: ServeSettings, started: Callable[[str], None]) -> None:
     """Serves until SIGTERM or Ctrl-C. `started` gets the URL when the server listens.
 
     Raises ConfigError for a bad certificate, ServiceError if the address is taken.
     """
-    store = Store(settings)
-    app = create_app(
-        settings.serve,
-        store,
-        running=store.running,
-        attributes=settings.attributes,
-        explainer=explainer,
-    )
-    server = server_of(app, settings.serve)
+    server = server_of(app, limits)
     # uvicorn stops at SIGTERM and then passes it on.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     # A collection of what the imports and the routes have made would stop all requests for 50 ms.
     gc.collect()
     gc.freeze()
-    with listen(settings.serve) as listening:
-        started(url_of(settings.serve, listening))
+    with listen(limits) as listening:
+        started(url_of(limits, listening))
         server.run(sockets=[listening])
 
 

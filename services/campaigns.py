@@ -39,8 +39,9 @@ from liveprofile.units import DAY_MS
 from services.audit import AuditEntry, audited
 
 
-def wish_of(name: str, body: CampaignRequest, start_ms: int) -> Wish:
+def wish_of(name: str, body: CampaignRequest, now_ms: int) -> Wish:
     """Raises InputError for a name or a condition."""
+    start_ms = now_ms if body.start_ms is None else body.start_ms
     cap = body.cap and Cap(contacts=body.cap.contacts, span_ms=body.cap.days * DAY_MS)
     return Wish(
         campaign_of(

@@ -10,8 +10,9 @@ from cassandra.cluster import Session
 
 from liveprofile.audit.results import AuditResult, read_results
 from liveprofile.drift.reference import DriftReference
-from liveprofile.ingest.rejected import CorrectedRecord, RejectedRecord
-from liveprofile.ingest.rejected_topic import (
+from liveprofile.ingest.rejected import (
+    CorrectedRecord,
+    RejectedRecord,
     correct_records,
     find_records,
     last_ranges,

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from cassandra.cluster import Session
 
 from liveprofile.consent import store as consent_store
 from liveprofile.consent.changes import ConsentChange, newest
+from liveprofile.identity.book import IdentityBook, missing_erasures, without_users
 from liveprofile.privacy.erasure_log import (
     REQUESTED,
     Deletion,
+    PlaceStatus,
     is_done,
+    place_statuses,
     read_deletions,
     write_deletion,
 )
-from liveprofile.privacy.erasure_status import PlaceStatus, place_statuses
 from liveprofile.settings import Settings
 from liveprofile.storage.cql import now_ms
 from services.audit import AuditEntry, audited
@@ -69,7 +71,6 @@ def change_consents(
             listed,
             send,
             ttl_s=consent_store.ttl_s(settings.topics.decisions_retention_ms),
-            in_flight=settings.cassandra.in_flight,
         )
         if audit is not None:
             entry.after = listed[0][1]._asdict()
@@ -91,7 +92,7 @@ def request_erasure(
 ) -> ErasureState:
     """Makes the job forget a user; `liveprofile privacy erase --pending` deletes the rows."""
     from liveprofile.kafka.records import send_all
-    from liveprofile.privacy.erasure_records import to_record
+    from liveprofile.privacy.erasures import to_record
     from liveprofile.wire.user_records import CONTENT_TYPE, key_of
 
     known = read_deletions(session, [user_id]).get(user_id)
@@ -110,3 +111,37 @@ def request_erasure(
 def _state(settings: Settings, known: Deletion) -> ErasureState:
     places = place_statuses(known.before_ms, known, settings, now_ms())
     return ErasureState(known.before_ms, is_done(known, known.before_ms), list(places))
+
+
+def erase_other_ids(
+    settings: Settings, book: IdentityBook, erased: Mapping[str, int]
+) -> dict[str, int]:
+    """Erases the other ids of erased users, such as those that the read API has erased.
+
+    erased: the time of each erasure. Returns the new ones. Raises ServiceError.
+    """
+    from liveprofile.kafka.records import send_all
+    from liveprofile.privacy.erasures import to_record
+    from liveprofile.wire.user_records import CONTENT_TYPE, key_of
+
+    due = missing_erasures(book, erased, (user_id for user_id in erased if user_id in book))
+    if due:
+        records = (
+            (key_of(user_id), to_record(user_id, before_ms), CONTENT_TYPE)
+            for user_id, before_ms in due.items()
+        )
+        send_all(settings, settings.topics.erasures, records)
+    return due
+
+
+def forget_merges(settings: Settings, book: IdentityBook, erased: Container[str]) -> int:
+    """Removes merges that name erased users; returns the number of records. Raises ServiceError."""
+    from liveprofile.identity.records import to_record
+    from liveprofile.kafka.records import send_all
+    from liveprofile.wire.user_records import CONTENT_TYPE, key_of
+
+    records = (
+        (key_of(alias_id), to_record(alias_id, kept) if kept else None, CONTENT_TYPE)
+        for alias_id, kept in without_users(book, erased).items()
+    )
+    return send_all(settings, settings.topics.merges, records)

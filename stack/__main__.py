@@ -24,8 +24,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Slots = Annotated[
     int | None,
     typer.Option(
-        min=1,
-        help="Task slots, one Python worker each. Default: the last value, initially 4.",
+        min=1, help="Task slots, one Python worker each. Default: the last value, initially 4."
     ),
 ]
 

@@ -1,7 +1,7 @@
 """Makes the rows that the job's SQL passes to the profile operator, in Python.
 
 They have the columns of the view `profile_input` (jobs/sql/profile_views.py) and serve to time the
-operator without Flink. Other tests check what the job computes.
+operator and the model without Flink. Other tests check what the job computes.
 """
 
 from __future__ import annotations
@@ -9,19 +9,31 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from benchmarks.load.events import EventMessage
+from benchmarks.load.workload import EventMessage, Workload
+from liveprofile.events.modalities import Vectors
+from liveprofile.events.window import parse_windows
 from liveprofile.features import baselines
 from liveprofile.resources import ROOT
 from liveprofile.rules.rules import read_rules
 from liveprofile.segments.definitions import read_segments
-from liveprofile.settings import Settings
+from liveprofile.settings import Settings, load
 from liveprofile.units import DAY_MS, HOUR_MS
-from liveprofile.wire.histories import MEMORY_WINDOWS, PURCHASES
+from liveprofile.wire import training_rows
+from liveprofile.wire.histories import (
+    MEMORY_WINDOWS,
+    PURCHASES,
+    Memories,
+    read_histories,
+    read_memories,
+)
+from liveprofile.wire.token_columns import TokenColumns
 from liveprofile.wire.tokens import (
     EVENT,
     FIELD,
@@ -31,6 +43,8 @@ from liveprofile.wire.tokens import (
     token,
 )
 from models.profile.inference import ProfileModel
+from models.profile.recipes import Recipe
+from udfs.profile import assemble
 from udfs.profile.batch import ProfileBatch, ProfileBatchTiming, ProfileUpdater
 from udfs.profile.sink import ProfileSink
 from udfs.worker import fixed_feeds
@@ -165,3 +179,44 @@ def profile_updater(
     rules, segments = read_rules(ROOT / settings.rules), read_segments(ROOT / settings.segments)
     feeds = fixed_feeds(settings, rules, segments)
     return ProfileUpdater(settings, model, sink, feeds, on_batch)
+
+
+MODEL_ROWS = 2_048
+
+# The arguments of ProfileModel.score.
+ModelInputs = tuple[TokenColumns, TokenColumns, np.ndarray, np.ndarray, Sequence[Vectors], Memories]
+
+
+def generated_rows(workload: Workload) -> ProfileBatch:
+    """The last MODEL_ROWS rows of a workload."""
+    batch_columns = zip(*batches(workload.messages(), load(), MODEL_ROWS), strict=True)
+    return batch_of([list(chain.from_iterable(column))[-MODEL_ROWS:] for column in batch_columns])
+
+
+def batch_of(columns: list[list[Any]]) -> ProfileBatch:
+    user_id, start_ms, end_ms, events, history, purchases, added, sums = columns
+    start_ms, end_ms, added, sums = map(np.array, (start_ms, end_ms, added, sums))
+    return ProfileBatch(user_id, start_ms, end_ms, events, history, purchases, added, sums)
+
+
+def model_inputs(batch: ProfileBatch, decay_days: float) -> ModelInputs:
+    """The inputs that the operator passes to the model; rows without a valid event are left out."""
+    windows, kept, _ = parse_windows(batch.events)
+    start_ms, end_ms = batch.window_start_ms[kept], batch.window_end_ms[kept]
+    baselines = assemble.read_baselines(
+        batch.added[kept], batch.sums[kept], start_ms, end_ms, decay_days
+    )
+    texts, purchases = (
+        [column[row] for row in kept] for column in (batch.history, batch.purchases)
+    )
+    histories = read_histories(texts, purchases, start_ms, Recipe.history_windows)
+    users = [batch.user_id[row] for row in kept]
+    rows = assemble.ProfileInputs(users, start_ms, end_ms, windows, histories, *baselines)
+    numbers = assemble.numeric_inputs(rows)
+    return histories.tokens, windows.tokens, *numbers, (), read_memories(texts)
+
+
+def as_table(batch: ProfileBatch) -> pa.Table:
+    """Training rows with the columns of a backfill."""
+    columns = {**batch._asdict(), "added": list(batch.added), "sums": list(batch.sums)}
+    return pa.table({name: columns[name] for name in training_rows.PROFILE.names})

@@ -83,9 +83,7 @@ def configuration(stack: Stack) -> dict[str, Any]:
         "model": settings.model.model_dump(include={"device", "threads", "batch_rows"}),
         "job": settings.job.model_dump(exclude={"name", "checkpoint_dir", "store"}),
         "scoring": settings.scoring.model_dump(include={"history", "fetch_wait_ms"}),
-        "cassandra": settings.cassandra.model_dump(
-            include={"batch_bytes", "in_flight", "consistency", "replication"}
-        ),
+        "cassandra": settings.cassandra.model_dump(include={"consistency", "replication"}),
     }
 
 

@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from cli.common import JsonOption, print_json
+from cli.common import JsonCall, print_json
 
 
 def demo(
+    call: JsonCall,
     exit_at_end: Annotated[bool, typer.Option("--exit")] = False,
     root: Path | None = None,
-    json: JsonOption = False,
 ) -> None:
     """Start the local stack, replay a year of real purchases, and show profiles and risk flags.
 
@@ -45,7 +45,7 @@ def demo(
     finally:
         if exit_at_end:
             stack.stop()
-    if json:
+    if call.json:
         print_json(summary)
     if not summary["ok"]:
         raise typer.Exit(1)

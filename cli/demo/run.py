@@ -264,10 +264,7 @@ def _next(stack: Stack, file: Path, user: str) -> list[tuple[str, str]]:
     stop = "make down" if is_default else f"python -m stack stop --root {stack.root}"
     return [
         *([] if finds_it else [export]),
-        (
-            f"{program} profile show {user} --similar 5",
-            "a household's profile and those like it",
-        ),
+        (f"{program} profile show {user} --similar 5", "a household's profile and those like it"),
         (f"{program} profile deltas {user}", "what its latest days changed"),
         (f"{program} profile flags", "the latest risk flags"),
         (f"{program} risk alerts --follow", "alerts as they arrive"),

@@ -278,11 +278,11 @@ def keyspace(facts: Facts, settings: Settings) -> Problems:
 
 @check("cassandra")
 def tables(facts: Facts, settings: Settings) -> Problems:
-    from liveprofile.storage.schema import table_columns
+    from liveprofile.rows import TABLES
 
     if facts.cassandra.replication is None:
         return
-    for table, columns in table_columns().items():
+    for table, columns in ((name, each.columns) for name, each in TABLES.items()):
         found = facts.cassandra.columns.get(table)
         if found is None:
             yield (f"no table {table}", "`liveprofile job setup` creates it")

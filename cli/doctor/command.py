@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import typer
 
-from cli.common import ConfigOption, JsonOption, print_json, read_settings
+from cli.common import Call, print_json
 
 
-def doctor(config: ConfigOption = None, json: JsonOption = False) -> None:
+def doctor(call: Call) -> None:
     """Check services, permissions and settings, and print what is wrong with a way out.
 
     It changes nothing. Exit code 1 if there is a finding. A service that does not answer is one
@@ -18,10 +18,9 @@ def doctor(config: ConfigOption = None, json: JsonOption = False) -> None:
     from cli.doctor.checks import CHECKS, examine
     from cli.doctor.collect import collect
 
-    settings = read_settings(config)
-    findings, skipped = examine(collect(settings), settings)
+    findings, skipped = examine(collect(call.settings), call.settings)
     names = [each.name for each in CHECKS]
-    if json:
+    if call.json:
         print_json(
             {
                 "ok": not findings,

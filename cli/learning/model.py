@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.common import ConfigOption, JsonOption, print_json, read_settings
+from cli.common import Call, print_json
 from cli.options import Commands
 from liveprofile.errors import InputError
 from liveprofile.resources import product_path
@@ -21,11 +21,7 @@ if TYPE_CHECKING:
 
 OLD_DAYS = 60  # of a model; docs/model.md has what was measured
 
-model = Commands(
-    name="model",
-    help="Train and evaluate models, and change the user model of running jobs without a"
-    " restart. docs/operate.md describes the steps.",
-)
+model = Commands()
 
 ByOption = Annotated[
     str,
@@ -37,6 +33,7 @@ ByOption = Annotated[
 
 @model.command()
 def apply(
+    call: Call,
     folder: Annotated[
         str,
         typer.Argument(
@@ -56,8 +53,6 @@ def apply(
         ),
     ] = None,
     by: ByOption = "unknown",
-    config: ConfigOption = None,
-    json: JsonOption = False,
 ) -> None:
     """Apply a user model: running jobs load it and switch to it within seconds.
 
@@ -70,17 +65,17 @@ def apply(
     from udfs.profile import deployment
     from udfs.profile.model_feed import read_user_models
 
-    settings = read_settings(config)
+    settings = call.settings
     place = folder if "://" in folder else str(Path(folder).absolute())
     reference = deployment.reference_to(place)
     _check(settings, reference.path)
     models = deployment.apply(read_user_models(settings), reference, canary, by)
     _write(settings, models)
-    _print(settings, models, json, only_newest=True)
+    _print(settings, models, call.json, only_newest=True)
 
 
 @model.command(name="list")
-def list_deployments(config: ConfigOption = None, json: JsonOption = False) -> None:
+def list_deployments(call: Call) -> None:
     """List the model in force and the last deployments, newest first.
 
     Each model has the end of its training, if this machine can read its card. A model older than
@@ -90,14 +85,11 @@ def list_deployments(config: ConfigOption = None, json: JsonOption = False) -> N
     """
     from udfs.profile.model_feed import read_user_models
 
-    settings = read_settings(config)
-    _print(settings, read_user_models(settings), json)
+    _print(call.settings, read_user_models(call.settings), call.json)
 
 
 @model.command()
-def rollback(
-    by: ByOption = "unknown", config: ConfigOption = None, json: JsonOption = False
-) -> None:
+def rollback(call: Call, by: ByOption = "unknown") -> None:
     """End a canary, or restore the model before the present one.
 
     Example: `liveprofile model rollback --by anna`
@@ -105,10 +97,10 @@ def rollback(
     from udfs.profile import deployment
     from udfs.profile.model_feed import read_user_models
 
-    settings = read_settings(config)
+    settings = call.settings
     models = deployment.rollback(read_user_models(settings), by)
     _write(settings, models)
-    _print(settings, models, json, only_newest=True)
+    _print(settings, models, call.json, only_newest=True)
 
 
 def _check(settings: Settings, folder: Path) -> None:

@@ -26,8 +26,7 @@ CheckpointOption = Annotated[
     ),
 ]
 OutFolderOption = Annotated[
-    Path,
-    typer.Option("--out", metavar="FOLDER", help="Folder for the model checkpoint."),
+    Path, typer.Option("--out", metavar="FOLDER", help="Folder for the model checkpoint.")
 ]
 OptionalOutFolderOption = Annotated[
     Path | None,
@@ -75,8 +74,7 @@ TestLogOption = Annotated[
 WithoutErasedOption = Annotated[
     bool,
     typer.Option(
-        "--without-erased",
-        help="Leave out the rows of all users in the topic user-erasures.",
+        "--without-erased", help="Leave out the rows of all users in the topic user-erasures."
     ),
 ]
 WithoutOption = Annotated[

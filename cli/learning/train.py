@@ -48,9 +48,7 @@ def _profile_command(name: str) -> Callable[..., None]:
         teacher: Annotated[
             Path | None,
             typer.Option(
-                "--teacher",
-                metavar="FOLDER",
-                help="Model checkpoint to start from and to distil.",
+                "--teacher", metavar="FOLDER", help="Model checkpoint to start from and to distil."
             ),
         ] = None,
         incremental: Annotated[

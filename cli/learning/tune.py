@@ -27,8 +27,7 @@ def tune(
         ),
     ],
     trials: Annotated[
-        int,
-        typer.Option(min=1, help="Total number of trials in the study, earlier ones included."),
+        int, typer.Option(min=1, help="Total number of trials in the study, earlier ones included.")
     ],
     epochs: Annotated[
         int | None,

@@ -11,17 +11,18 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import RedirectResponse, Response
 
 from console.access import THROUGH, Analyst, Reader, form_of, is_fetch
+from console.formats import number, words, written
 from console.rendering import page
-from console.views.alerts import STATES, alert_detail, alert_row
 from liveprofile.alerts.cases.flags import FlagWithState
 from liveprofile.alerts.cases.snooze import ALL_RULES
-from liveprofile.alerts.cases.states import AlertState
+from liveprofile.alerts.cases.states import TRANSITIONS, AlertState
 from liveprofile.client.models import MAX_ID_CHARS, MAX_NOTE_CHARS
+from liveprofile.storage.queries import StoredFlag
 from liveprofile.units import HOUR_MS
 from serve.answers import PageQuery, cursor_of
 from serve.guard import extend_deadline
 from serve.problems import ApiError
-from serve.routes.common import SEND_DEADLINE_S, audit_entry
+from serve.routes.common import SEND_DEADLINE_S, DataStore, audit_entry
 from serve.security import Caller
 from serve.store.store import Store
 from services import alerts as service
@@ -76,6 +77,13 @@ class AlertQueue:
 
 MAX_SNOOZE_H = 24 * 365
 MAX_CASES = 100
+# What an analyst can do: the key that does it, its label, and the state that it leads to.
+ACTIONS = {
+    "acknowledge": ("a", "Acknowledge", AlertState.ACKNOWLEDGED),
+    "fraud": ("f", "Label as fraud", AlertState.CONFIRMED),
+    "legitimate": ("l", "Label as legitimate", AlertState.FALSE_POSITIVE),
+    "close": ("c", "Close", AlertState.CLOSED),
+}
 
 router = APIRouter(prefix="/alerts")
 
@@ -94,11 +102,10 @@ async def alerts(
 ) -> Response:
     """The queue, and the selected alert, else the first."""
     values = await _queue(request, state, user, cursor)
-    store: Store = request.app.state.store
     rows = values["rows"]
-    chosen = selected or (rows[0].flag_id if rows else "")
-    detail = alert_detail(await store.run(service.flag_file, chosen)) if chosen else None
-    return page(request, "alerts.html", detail=detail, selected=chosen, said="", **values)
+    chosen = selected or (rows[0].flag.flag_id if rows else "")
+    detail = await _detail(request, chosen) if chosen else {"file": None}
+    return page(request, "alerts.html", selected=chosen, **detail, **values)
 
 
 @router.get("/queue")
@@ -117,14 +124,11 @@ async def queue(
 
 @router.get("/detail")
 async def detail(request: Request, caller: Reader, flag_id: IdQuery) -> Response:
-    store: Store = request.app.state.store
-    found = alert_detail(await store.run(service.flag_file, flag_id))
-    return page(request, "parts/alert_detail.html", detail=found, said="")
+    return page(request, "parts/alert_detail.html", **await _detail(request, flag_id))
 
 
 @router.get("/cases")
-async def cases(request: Request, caller: Reader, user: IdQuery = "") -> Response:
-    store: Store = request.app.state.store
+async def cases(request: Request, store: DataStore, caller: Reader, user: IdQuery = "") -> Response:
     found = await store.cases(user or None, None, MAX_CASES)
     found.sort(key=lambda case: (not case.is_open, -case.opened_at_ms))
     return page(request, "cases.html", cases=found, user=user, is_cut=len(found) == MAX_CASES)
@@ -142,8 +146,32 @@ async def act(request: Request, caller: Analyst) -> Response:
     request.app.state.queue.forget()
     if not is_fetch(request):
         return RedirectResponse(f"/alerts?selected={flag_id}&state=all", 303)
-    found = alert_detail(await request.app.state.store.run(service.flag_file, flag_id))
-    return page(request, "parts/alert_detail.html", detail=found, said=said)
+    return page(request, "parts/alert_detail.html", **await _detail(request, flag_id, said))
+
+
+async def _detail(request: Request, flag_id: str, said: str = "") -> dict[str, Any]:
+    """What the part about one alert shows. Raises UnknownFlag."""
+    file = await request.app.state.store.run(service.flag_file, flag_id)
+    return {
+        "file": file,
+        "said": said,
+        "actions": ACTIONS,
+        "possible": TRANSITIONS[file.state.state],
+        "reasons": _reasons(file.flag),
+    }
+
+
+def _reasons(flag: StoredFlag) -> list[tuple[str, str, str]]:
+    """Sentence, value, and what it is compared with. Without a model, what the rule saw."""
+    found = [
+        (
+            str(each.get("sentence") or words(str(each.get("code", "")))),
+            written(each.get("value")),
+            "" if each.get("usual") is None else f"usual: {written(each['usual'])}",
+        )
+        for each in flag.reasons
+    ]
+    return found or [(flag.message, number(flag.value), f"limit: {number(flag.threshold)}")]
 
 
 async def _act(
@@ -199,14 +227,14 @@ async def _queue(
     after = PageQuery(PAGE_FLAGS, cursor).position(int, str, str, str)
     alert_queue: AlertQueue = request.app.state.queue
     examined = await alert_queue.page(user, after)
-    rows = [alert_row(each) for each in examined if state in ("all", each.state.state.value)]
+    rows = [each for each in examined if state in ("all", each.state.state.value)]
     older = None
     if len(examined) == PAGE_FLAGS:
         last = examined[-1].flag
         older = cursor_of((last.window_end_ms, last.user_id, last.rule_id, last.event_id))
     return {
         "rows": rows,
-        "states": [*STATES, "all"],
+        "states": [*AlertState, "all"],
         "state": state,
         "user": user,
         "cursor": cursor,

@@ -10,15 +10,23 @@ from starlette.responses import RedirectResponse, Response
 
 from console.access import THROUGH, Analyst, Reader, Visitor, form_of
 from console.rendering import page, part_page
-from console.views.definitions import backtest_view, check, diff, rows, to_toml
+from console.views.definitions import (
+    backtest_chart,
+    backtest_figures,
+    check,
+    details,
+    diff,
+    to_toml,
+)
 from liveprofile.client.models import MAX_ID_CHARS, MAX_NOTE_CHARS
+from liveprofile.rules.definitions import Definition
 from liveprofile.rules.proposals import Proposal, ProposalState
 from liveprofile.rules.rules import Rule
 from liveprofile.segments.members import SegmentSize
 from serve.guard import extend_deadline
 from serve.keys import Role
 from serve.problems import ApiError
-from serve.routes.common import KAFKA_DEADLINE_S, SCAN_COST, audit_entry
+from serve.routes.common import KAFKA_DEADLINE_S, SCAN_COST, DataStore, audit_entry
 from serve.security import Caller
 from serve.store.store import Store
 from services import definitions as service
@@ -36,9 +44,11 @@ router = APIRouter(prefix="/definitions")
 
 @router.get("/segments/members")
 async def members(
-    request: Request, caller: Reader, segment: str = Query(max_length=MAX_ID_CHARS)
+    request: Request,
+    store: DataStore,
+    caller: Reader,
+    segment: str = Query(max_length=MAX_ID_CHARS),
 ) -> Response:
-    store: Store = request.app.state.store
     found = await store.segment_members(segment, None, MAX_MEMBERS)
     return page(
         request,
@@ -62,7 +72,8 @@ async def definitions(request: Request, kind: DefinitionKind, caller: Reader) ->
         kind=kind,
         source=found.source,
         tag=found.tag,
-        rows=rows(listed),
+        definitions=listed,
+        details=details,
         text=to_toml(kind, listed),
         sizes=await _sizes(store, [each.id for each in listed]) if kind == "segments" else {},
         may_edit=caller.role.includes(EDITORS[kind]),
@@ -76,13 +87,17 @@ async def definitions(request: Request, kind: DefinitionKind, caller: Reader) ->
 async def checked(request: Request, kind: DefinitionKind, caller: Reader) -> Response:
     """The faults of a text: field text. Fast enough for every pause in typing."""
     fields = await form_of(request)
-    found = await asyncio.to_thread(
-        check, kind, fields.get("text", ""), request.app.state.attributes
-    )
-    count = None if found.definitions is None else len(found.definitions)
-    return page(
-        request, "parts/definitions_checked.html", kind=kind, problems=found.problems, count=count
-    )
+    found, problems = await _checked(request, kind, fields)
+    values = {"kind": kind, "problems": problems, "count": found and len(found)}
+    return page(request, "parts/definitions_checked.html", **values)
+
+
+async def _checked(
+    request: Request, kind: DefinitionKind, fields: dict[str, str]
+) -> tuple[list[Definition] | None, list[str]]:
+    """The definitions of the field text, or None; its faults."""
+    attributes = request.app.state.store.settings.attributes
+    return await asyncio.to_thread(check, kind, fields.get("text", ""), attributes)
 
 
 @router.post("/{kind}/compare")
@@ -98,9 +113,9 @@ async def backtest(request: Request, caller: Tester) -> Response:
     days = fields.get("days", "14")
     if days not in DAYS:
         raise ApiError(422, "invalid-request", f"days: one of {', '.join(DAYS)}")
-    rules = await checked_rules(request, fields)
-    if isinstance(rules, Response):
-        return rules
+    rules, problems = await _checked(request, "rules", fields)
+    if rules is None:
+        return _faults(request, "rules", problems)
     extend_deadline(request, request.app.state.scan_deadline_s)
     store: Store = request.app.state.store
     in_force = (await store.run(service.in_force, "rules")).definitions.rules
@@ -109,7 +124,9 @@ async def backtest(request: Request, caller: Tester) -> Response:
         request,
         "parts/rules_backtest.html",
         "Backtest",
-        backtest=backtest_view(tested),
+        backtest=tested,
+        chart=backtest_chart(tested),
+        figures=backtest_figures(tested),
         diff=diff(to_toml("rules", in_force), to_toml("rules", rules)),
     )
 
@@ -125,35 +142,21 @@ async def apply(request: Request, kind: DefinitionKind) -> Response:
 
 async def _put(request: Request, kind: DefinitionKind, caller: Caller, dry_run: bool) -> Response:
     fields = await form_of(request)
-    found = await asyncio.to_thread(
-        check, kind, fields.get("text", ""), request.app.state.attributes
-    )
-    if found.definitions is None:
-        return _faults(request, kind, found.problems)
+    edited, problems = await _checked(request, kind, fields)
+    if edited is None:
+        return _faults(request, kind, problems)
     tag = fields.get("tag", "")
     if not tag:
         raise ApiError(422, "invalid-request", "tag: of the definitions that the text is based on")
     extend_deadline(request, KAFKA_DEADLINE_S)
-    requested = {"if_match": tag, "ids": [each.id for each in found.definitions]}
+    requested = {"if_match": tag, "ids": [each.id for each in edited]}
     audit = audit_entry(request, caller, f"{kind}.put", kind, requested | THROUGH)
     store: Store = request.app.state.store
-    applied = await store.run(
-        service.apply, kind, found.definitions, caller.name, tag, audit, dry_run=dry_run
-    )
+    applied = await store.run(service.apply, kind, edited, caller.name, tag, audit, dry_run=dry_run)
     if not dry_run:
         return RedirectResponse(f"/definitions/{kind}", 303)
     changes = [each for each in applied.changes if each.kind != "unchanged"]
     return page(request, "parts/definitions_changes.html", kind=kind, changes=changes)
-
-
-async def checked_rules(request: Request, fields: dict[str, str]) -> list[Rule] | Response:
-    """The rules of the field text, or an answer with its faults."""
-    found = await asyncio.to_thread(
-        check, "rules", fields.get("text", ""), request.app.state.attributes
-    )
-    if found.definitions is None:
-        return _faults(request, "rules", found.problems)
-    return found.definitions
 
 
 def _needs_approval(request: Request, kind: DefinitionKind) -> bool:
@@ -177,23 +180,18 @@ ProposalId = Annotated[str, Path(max_length=36)]
 
 
 @router.get("/rules/proposals")
-async def proposals(request: Request, caller: Reader) -> Response:
-    store: Store = request.app.state.store
-    return part_page(
-        request,
-        "parts/rule_proposals.html",
-        "Proposed rules",
-        proposals=await store.run(service.rule_proposals, SHOWN),
-    )
+async def proposals(request: Request, store: DataStore, caller: Reader) -> Response:
+    found = await store.run(service.rule_proposals, SHOWN)
+    return part_page(request, "parts/rule_proposals.html", "Proposed rules", proposals=found)
 
 
 @router.post("/rules/propose")
 async def propose(request: Request, caller: Analyst) -> Response:
     """Stores the rules of a text for another person to approve: fields text, tag, note."""
     fields = await form_of(request)
-    rules = await checked_rules(request, fields)
-    if isinstance(rules, Response):
-        return rules
+    rules, problems = await _checked(request, "rules", fields)
+    if rules is None:
+        return _faults(request, "rules", problems)
     tag, note = fields.get("tag", ""), fields.get("note", "").strip()
     if not tag or len(note) > MAX_NOTE_CHARS:
         detail = f"tag of the rules in force, and a note of at most {MAX_NOTE_CHARS} characters"
@@ -251,7 +249,7 @@ async def decide(request: Request, proposal_id: ProposalId, caller: Analyst) -> 
 
 
 async def _parsed(request: Request, found: Proposal) -> list[Rule]:
-    attributes = request.app.state.attributes
+    attributes = request.app.state.store.settings.attributes
     return await asyncio.to_thread(parse, "rules", found.rules, attributes)
 
 

@@ -1,42 +1,42 @@
-"""Job, input, rejected records and models. Each part of a page is read by itself."""
+"""Job, input and rejected records. Each part of a page is read by itself."""
 
 from __future__ import annotations
 
-import asyncio
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Annotated, Any, Literal, NamedTuple
 
-from fastapi import APIRouter, HTTPException, Query, Request
+from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from console.access import THROUGH, Admin, Reader, form_of
-from console.job import JobReader
+from console.charts import BarChart, LineChart, Sample, bar_chart, line_chart
+from console.formats import number, utc, words
+from console.job import JobFacts, JobReader
 from console.rendering import page, part_page
-from console.views.models import folder_of, model_versions, read_model
-from console.views.operations import (
-    audit_views,
-    drift_periods,
-    job_figures,
-    latency_rows,
-    reasons,
-    rejected_detail,
-    rejected_row,
-    sent_payload,
-    trend_view,
-)
 from liveprofile.errors import InputError
+from liveprofile.flink.operator_metrics import (
+    BUCKETS_MS,
+    EVENT_TO_ALERT,
+    EVENT_TO_SCORE,
+    WINDOW_TO_PROFILE,
+    LatencyCounts,
+)
 from liveprofile.ingest.rejected import RejectedRecord
 from liveprofile.trends.counts import ALL, Series
 from liveprofile.trends.points import Metric
 from serve.guard import extend_deadline
 from serve.keys import Role
 from serve.problems import ApiError
-from serve.routes.common import KAFKA_DEADLINE_S, audit_entry
+from serve.routes.common import KAFKA_DEADLINE_S, DataStore, audit_entry
 from serve.security import Caller
 from serve.store.store import Store
 from services import operations as service
 from services import trends
-from services.operations import REJECTED_OFFSETS
+from services.operations import REJECTED_OFFSETS, DriftHistory
+from services.trends import TrendPoints
+from udfs.scoring.drift_store import Distance, DriftDecision, DriftState
 
 # Flink answers a dozen requests in turn, and a broker that is away takes seconds to tell.
 JOB_DEADLINE_S = 10.0
@@ -58,46 +58,46 @@ async def operations(
 
 @router.get("/job")
 async def job(request: Request, caller: Reader) -> Response:
+    facts = await _facts(request)
+    return _part(request, "job", "Job", figures=job_figures(facts), warnings=facts.warnings)
+
+
+async def _facts(request: Request) -> JobFacts:
     extend_deadline(request, JOB_DEADLINE_S)
     reader: JobReader = request.app.state.job
-    facts = await reader.facts()
-    figures = job_figures(facts)
-    return _part(request, "job", "Job", figures=figures, warnings=facts.warnings)
+    return await reader.facts()
 
 
 @router.get("/trend")
 async def trend(
     request: Request,
+    store: DataStore,
     caller: Reader,
     by: Literal["hour", "day"] = "hour",
     metric: Metric = "events",
 ) -> Response:
-    store: Store = request.app.state.store
     found = await store.run(trends.trend, Series(ALL, "", ALL), by, metric, POINTS[by])
-    view = None if found is None else trend_view(found)
-    return _part(request, "trend", "Trend", trend=view, by=by, metric=metric)
+    chart = None if found is None else trend_chart(found)
+    return _part(request, "trend", "Trend", trend=found, chart=chart, by=by, metric=metric)
 
 
 @router.get("/latencies")
 async def latencies(request: Request, caller: Reader) -> Response:
-    extend_deadline(request, JOB_DEADLINE_S)
-    reader: JobReader = request.app.state.job
-    facts = await reader.facts()
+    facts = await _facts(request)
     return _part(request, "latencies", "Latencies", latencies=latency_rows(facts.latencies))
 
 
 @router.get("/audit")
-async def audit(request: Request, caller: Reader) -> Response:
-    store: Store = request.app.state.store
-    found = await store.run(service.audits, AUDITS)
-    return _part(request, "audit", "Last audit", audits=audit_views(found))
+async def audit(request: Request, store: DataStore, caller: Reader) -> Response:
+    audits = await store.run(service.audits, AUDITS)
+    return _part(request, "audit", "Last audit", audits=audits)
 
 
 @router.get("/drift")
-async def drift(request: Request, caller: Reader) -> Response:
-    store: Store = request.app.state.store
+async def drift(request: Request, store: DataStore, caller: Reader) -> Response:
     found = await store.run(service.drift, PERIODS)
-    return _part(request, "drift", "Drift", drift=None if found is None else drift_periods(found))
+    periods = None if found is None else drift_periods(found)
+    return _part(request, "drift", "Drift", periods=periods, distances=distances)
 
 
 def _part(request: Request, name: str, heading: str, **values: Any) -> Response:
@@ -114,35 +114,32 @@ RecordId = Annotated[str, Query(max_length=32)]
 @router.get("/rejected")
 async def rejected(request: Request, caller: Reader, reason: Reason = "") -> Response:
     """The latest records. It reads Kafka, which may take seconds."""
-    extend_deadline(request, KAFKA_DEADLINE_S)
-    store: Store = request.app.state.store
-    found = await store.run(service.rejected_records, None, SUMMARISED)
+    found, reasons = await _rejected(request)
     shown = [record for record in found if reason in ("", record.reason)][:SHOWN]
-    return page(
-        request,
-        "operations/rejected.html",
-        rows=[rejected_row(record) for record in shown],
-        reasons=reasons(found),
-        reason=reason,
-        of_each=REJECTED_OFFSETS,
-    )
+    values = {"reasons": reasons, "reason": reason, "of_each": REJECTED_OFFSETS}
+    return page(request, "operations/rejected.html", records=shown, text_of=text_of, **values)
 
 
 @router.get("/rejected/summary")
 async def summary(request: Request, caller: Reader) -> Response:
     """How many of the latest records have each reason, as a part of the operations page."""
+    _, reasons = await _rejected(request)
+    values = {"reasons": reasons, "of_each": REJECTED_OFFSETS}
+    return _part(request, "rejected", "Rejected records", **values)
+
+
+async def _rejected(request: Request) -> tuple[list[RejectedRecord], list[tuple[str, int]]]:
+    """The latest records, and how many of them have each reason, most frequent first."""
     extend_deadline(request, KAFKA_DEADLINE_S)
     store: Store = request.app.state.store
     found = await store.run(service.rejected_records, None, SUMMARISED)
-    values = {"reasons": reasons(found), "of_each": REJECTED_OFFSETS}
-    return part_page(request, "parts/operations_rejected.html", "Rejected records", **values)
+    return found, Counter(record.reason for record in found).most_common()
 
 
 @router.get("/rejected/record")
 async def record(request: Request, caller: Reader, id: RecordId) -> Response:
     found = await _record(request, id)
-    detail = rejected_detail(found)
-    return _show(request, caller, found, detail.payload)
+    return _show(request, caller, found, text_of(found))
 
 
 @router.post("/rejected/resend")
@@ -189,7 +186,7 @@ def _show(
         request,
         "operations/rejected_record.html",
         status,
-        detail=rejected_detail(found),
+        record=found,
         text=text,
         said=said,
         problem=problem,
@@ -197,57 +194,146 @@ def _show(
     )
 
 
-# A broker that is away takes seconds to tell.
-TOPIC_DEADLINE_S = 10.0
+def job_figures(facts: JobFacts) -> list[tuple[str, str]]:
+    """The figures of `liveprofile job status`, with their names."""
+    job, checkpoint, scoring = facts.job, facts.job.checkpoint, facts.scoring
+    figures = [
+        ("state", f"{job.state.lower()} for {number(job.uptime_s / 3_600)} hours"),
+        ("tasks", f"{job.tasks_running} of {job.tasks} run"),
+        ("restarts", number(job.restarts)),
+        ("events per second", number(job.events_per_second, 1)),
+        ("profile pipeline, records behind", number(facts.lag_events)),
+    ]
+    if facts.lag_scoring is not None:
+        figures.append(("scoring pipeline, records behind", number(facts.lag_scoring)))
+    if scoring is not None:
+        figures += [
+            ("events to score since the start", number(scoring.events)),
+            ("of these incomplete", number(scoring.incomplete)),
+            ("of these not scored", number(scoring.unscored)),
+        ]
+    if checkpoint is None:
+        figures.append(("last checkpoint", "none yet"))
+    else:
+        figures += [
+            ("last checkpoint", f"{number(checkpoint.age_s, 0)} s ago"),
+            ("it took", f"{number(checkpoint.duration_ms)} ms"),
+            ("size of its state", f"{number(checkpoint.size_bytes / 1e6, 1)} MB"),
+        ]
+    figures.append(("failed checkpoints", number(job.checkpoints_failed)))
+    if facts.models and facts.models.highest_revision:
+        figures.append(("user model, revision", number(facts.models.highest_revision)))
+    return figures
 
-models_router = APIRouter(prefix="/models")
 
-
-@models_router.get("")
-async def models(request: Request, caller: Reader) -> Response:
-    return await _cards(request, "Models", request.app.state.models)
-
-
-@models_router.get("/versions")
-async def versions(request: Request, caller: Reader) -> Response:
-    return page(request, "models/versions.html")
-
-
-@models_router.get("/versions/list")
-async def version_list(request: Request, caller: Reader) -> Response:
-    extend_deadline(request, TOPIC_DEADLINE_S)
-    reader: JobReader = request.app.state.job
-    name, folder = _user_model(request)
-    configured = await asyncio.to_thread(read_model, name, folder)
-    found = model_versions(await reader.user_models(), configured.version)
-    return part_page(
-        request,
-        "models/version_list.html",
-        "Versions of the user model",
-        back="/models",
-        versions=found,
+def trend_chart(trend: TrendPoints) -> LineChart | None:
+    return line_chart(
+        [
+            Sample(
+                point.start_ms,
+                point.value,
+                f"{utc(point.start_ms)}: {number(point.value)}",
+                point.low,
+                point.high,
+                f"outside the range: {number(point.value)}" if point.outside else "",
+            )
+            for point in trend.points
+        ]
     )
 
 
-@models_router.get("/versions/card")
-async def version_card(
-    request: Request, caller: Reader, revision: int | None = None, canary: bool = False
-) -> Response:
-    """The card of a deployment's model, without a revision that of the settings."""
-    extend_deadline(request, TOPIC_DEADLINE_S)
-    reader: JobReader = request.app.state.job
-    name, configured = _user_model(request)
-    folder = folder_of(await reader.user_models(), revision, canary, configured)
-    if folder is None:
-        raise HTTPException(404, f"the topic has no model of revision {revision}")
-    return await _cards(request, "Model card", {name: folder})
+NAMES = {
+    EVENT_TO_ALERT: "event until alert",
+    EVENT_TO_SCORE: "event until score stored",
+    WINDOW_TO_PROFILE: "window closed until profile stored",
+}
 
 
-def _user_model(request: Request) -> tuple[str, Path]:
-    """Name and checkpoint of the user model of the settings, which comes first."""
-    return next(iter(request.app.state.models.items()))
+def latency_rows(latencies: Mapping[str, LatencyCounts]) -> list[tuple[str, list[str], BarChart]]:
+    """Of those that have been measured: name; how many, mean, half and 99 % within; distribution.
+
+    A bar of the chart is the share between its bound and the one before.
+    """
+    found = []
+    for key, name in NAMES.items():
+        counts = latencies.get(key)
+        if counts is None or not counts.count:
+            continue
+        reached = [0, *counts.buckets.values()]
+        shares = [(high - low) / counts.count for low, high in pairwise(reached)]
+        figures = [
+            number(counts.count),
+            _duration(counts.sum_ms / counts.count),
+            _within(counts, 0.5),
+            _within(counts, 0.99),
+        ]
+        chart = bar_chart([*map(_duration, BUCKETS_MS), "more"], [("share", shares)])
+        found.append((name, figures, chart))
+    return found
 
 
-async def _cards(request: Request, title: str, folders: dict[str, Path]) -> Response:
-    reads = (asyncio.to_thread(read_model, name, folder) for name, folder in folders.items())
-    return page(request, "models/page.html", title=title, models=await asyncio.gather(*reads))
+def _within(counts: LatencyCounts, share: float) -> str:
+    bound_ms = counts.bound_ms(share)
+    return f"more than {_duration(BUCKETS_MS[-1])}" if bound_ms is None else _duration(bound_ms)
+
+
+def _duration(ms: float) -> str:
+    return f"{number(ms, 0)} ms" if ms < 1_000 else f"{number(ms / 1_000, 1)} s"
+
+
+LARGEST = 3  # distances of a period
+
+
+class DriftPeriods(NamedTuple):
+    kind: str  # hour or day
+    verdict: str
+    is_drifting: bool
+    decisions: Sequence[DriftDecision]
+    chart: LineChart | None  # the largest distance of each period, in limits
+
+
+def drift_periods(history: DriftHistory) -> list[DriftPeriods]:
+    return [
+        DriftPeriods(
+            kind,
+            _verdict(state),
+            state.since_ms is not None,
+            decisions,
+            line_chart([_sample(each) for each in decisions]),
+        )
+        for kind, (state, decisions) in history.periods.items()
+    ]
+
+
+def distances(decision: DriftDecision) -> str:
+    return "; ".join(map(_distance, decision.relative[:LARGEST]))
+
+
+def _verdict(state: DriftState) -> str:
+    if state.decided_until_ms is None:
+        return "No period is evaluated yet."
+    found = "No drift" if state.since_ms is None else f"Drifting since {utc(state.since_ms)}"
+    return f"{found}, evaluated until {utc(state.decided_until_ms)} UTC."
+
+
+def _distance(each: Distance) -> str:
+    limit = "no limit" if each.limit is None else f"limit {number(each.limit)}"
+    return f"{words(each.name)} {number(each.value)} ({limit})"
+
+
+def _sample(decision: DriftDecision) -> Sample:
+    [largest, *_] = decision.relative or [Distance("", 0.0, None)]
+    title = f"{utc(decision.start_ms)}: {number(largest.relative)} limits, {words(largest.name)}"
+    mark = title if decision.drifting else ""
+    return Sample(decision.start_ms, largest.relative, title, mark=mark)
+
+
+def text_of(record: RejectedRecord) -> str:
+    return record.as_dict()["payload"] or ""
+
+
+def sent_payload(record: RejectedRecord, text: str) -> bytes:
+    """What a form has sent. Browsers send a line break as CR LF; an unedited text is the record."""
+    lines = text.replace("\r\n", "\n")
+    is_same = record.payload is not None and lines == text_of(record).replace("\r\n", "\n")
+    return record.payload if is_same else lines.encode()

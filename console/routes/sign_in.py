@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import RedirectResponse, Response
 
-from console.access import COOKIE, HOME, bearer, form_of, local_path, require_same_origin
+from console.access import COOKIE, HOME, SESSION_S, bearer, form_of, local_path, require_same_origin
 from console.rendering import page
 from serve.problems import ApiError
 
@@ -54,7 +54,7 @@ async def sign_in(request: Request) -> Response:
     answer.set_cookie(
         COOKIE,
         request.app.state.sessions.open(key),
-        max_age=settings.session_s,
+        max_age=SESSION_S,
         httponly=True,
         samesite="strict",
         # Behind a proxy with TLS the server itself has none; browsers accept this on loopback too.

@@ -12,14 +12,14 @@ from starlette.responses import Response
 
 from console.access import THROUGH, Reader, Visitor, form_of
 from console.rendering import page, part_page
-from console.views.explanation import explanation_page
-from console.views.user import Group, UserRows, mean_affinity, user_page
-from liveprofile.client.explanation_models import Explanation
+from console.views.explanation import explained_values
+from console.views.user import Group, interests, mean_affinity, user_page
+from liveprofile.client.analysis_models import Explanation
 from liveprofile.client.models import MAX_ID_CHARS
 from liveprofile.errors import LiveprofileError
 from serve.keys import Role
 from serve.problems import ApiError, to_api_error
-from serve.routes.common import Time, to_ms
+from serve.routes.common import DataStore, Time, to_ms
 from serve.routes.explanations import COST, explain_window
 from serve.security import Caller
 from serve.store.statements import END_OF_TIME_MS, RawDelta, RawProfile
@@ -36,13 +36,13 @@ router = APIRouter()
 @router.get("/user")
 async def user(
     request: Request,
+    store: DataStore,
     caller: Reader,
     id: Annotated[str, Query(max_length=MAX_ID_CHARS)] = "",
     at: Annotated[Time | None, Query()] = None,
     segment: Annotated[str, Query(max_length=64)] = "",
 ) -> Response:
     """`at`: the profile as of the last window that ended at this time or earlier."""
-    store: Store = request.app.state.store
     if not id:
         return page(request, "user_search.html", user_id="", unknown=False)
     request.state.user_id = id
@@ -60,20 +60,24 @@ async def user(
         store.user_segments(id),
         _groups(store, segment),
     )
-    rows = UserRows(
+    user = user_page(
         profile,
         await _until(store, deltas, id, until_ms),
         [flag for flag in flags if flag.window_end_ms <= until_ms],
-        similar or [],
-        segments,
-        groups,
         at_ms,
         request.app.state.clock_ms(),
-        [delta.window_end_ms for delta in reversed(deltas)],
     )
-    may_explain = request.app.state.explainer is not None and caller.role.includes(Role.ANALYST)
+    ends_ms = [delta.window_end_ms for delta in reversed(deltas)]
     return page(
-        request, "user.html", user=user_page(rows), segment=segment, may_explain=may_explain
+        request,
+        "user.html",
+        user=user,
+        left=[each.segment for each in segments if not each.member],
+        interests=interests(user["affinity"], groups),
+        similar=similar or [],
+        ends_ms=ends_ms,
+        position=ends_ms.index(end) if (end := user["as_of_ms"]) in ends_ms else len(ends_ms) - 1,
+        may_explain=request.app.state.explainer is not None and caller.role.includes(Role.ANALYST),
     )
 
 
@@ -125,8 +129,9 @@ async def explain(
     except LiveprofileError as error:
         answer = to_api_error(error)
         return part_page(request, PART, status=answer.status, refused=answer.detail, **values)
-    page = explanation_page(Explanation.model_validate(found))
-    return part_page(request, PART, refused="", explanation=page, **values)
+    model = Explanation.model_validate(found)
+    values |= {"explanation": model, "explained": explained_values(model)}
+    return part_page(request, PART, refused="", **values)
 
 
 def _time_ms(text: str) -> int:

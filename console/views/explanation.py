@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from operator import attrgetter
 from typing import NamedTuple
 
 from console.formats import listed, number, share, utc, words
-from liveprofile.client.explanation_models import ExplainedEvent, Explanation
+from liveprofile.client.analysis_models import ExplainedEvent, Explanation
 
 SHOWN_EVENTS = 10
 NAMED_INTERESTS = 3
@@ -24,36 +25,23 @@ class Value(NamedTuple):
     rest: str  # about the events without a sentence
 
 
-class ExplanationPage(NamedTuple):
-    window: str
-    note: str
-    values: list[Value]
-
-
-def explanation_page(found: Explanation) -> ExplanationPage:
+def explained_values(found: Explanation) -> list[Value]:
     before, stored = found.before, found.stored
-    return ExplanationPage(
-        f"{utc(found.window_start_ms)} to {utc(found.window_end_ms)} UTC, {found.events} events",
-        _note(found),
-        [
-            Value(
-                "Risk of churn",
-                f"{share(before.churn)} before the window, {share(stored.churn)} after it.",
-                *_sentences(found, lambda each: each.churn, _churn),
-            ),
-            Value(
-                "Expected spend",
-                f"{number(before.expected_spend)} before the window,"
-                f" {number(stored.expected_spend)} after it.",
-                *_sentences(found, lambda each: each.expected_spend, _spend),
-            ),
-            Value(
-                "Interests",
-                _strongest(stored.interests),
-                *_sentences(found, lambda each: each.interests, _interests),
-            ),
-        ],
-    )
+    churn = f"{share(before.churn)} before the window, {share(stored.churn)} after it."
+    spend = number(before.expected_spend), number(stored.expected_spend)
+    return [
+        Value("Risk of churn", churn, *_sentences(found, "churn", _churn)),
+        Value(
+            "Expected spend",
+            "{} before the window, {} after it.".format(*spend),
+            *_sentences(found, "expected_spend", _spend),
+        ),
+        Value(
+            "Interests",
+            _strongest(stored.interests),
+            *_sentences(found, "interests", _interests),
+        ),
+    ]
 
 
 def _strongest(interests: Mapping[str, float]) -> str:
@@ -64,29 +52,21 @@ def _strongest(interests: Mapping[str, float]) -> str:
     return f"Largest after the window: {listed(named)}."
 
 
-def _note(found: Explanation) -> str:
-    left_out = found.events - len(found.effects)
-    return f"Only the newest {len(found.effects)} events are explained." if left_out > 0 else ""
-
-
 def _sentences(
-    found: Explanation,
-    effect: Callable[[ExplainedEvent], float],
-    sentence: Callable[[ExplainedEvent], str],
+    found: Explanation, value: str, sentence: Callable[[ExplainedEvent], str]
 ) -> tuple[list[str], str]:
     """The sentences of the events that move a value most, and what is said of the others."""
+    effect = attrgetter(value)
     moving = sorted(filter(effect, found.effects), key=lambda each: -abs(effect(each)))
-    shown, still = moving[:SHOWN_EVENTS], len(found.effects) - len(moving)
-    sentences = [f"Without {_event(each)}, {sentence(each)}." for each in shown]
-    return sentences, _rest(len(moving) - len(shown), still, bool(moving))
-
-
-def _rest(weaker: int, still: int, any_moves: bool) -> str:
-    if not any_moves:
-        return "No event of the window changes this value."
+    if not moving:
+        return [], "No event of the window changes this value."
+    weaker, still = len(moving[SHOWN_EVENTS:]), len(found.effects) - len(moving)
     parts = [f"{weaker} have a smaller effect"] if weaker else []
     parts += [f"{still} have no effect"] if still else []
-    return f"Of the other events, {listed(parts)}." if parts else ""
+    return (
+        [f"Without {_event(each)}, {sentence(each)}." for each in moving[:SHOWN_EVENTS]],
+        f"Of the other events, {listed(parts)}." if parts else "",
+    )
 
 
 def _event(event: ExplainedEvent) -> str:

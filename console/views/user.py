@@ -1,20 +1,30 @@
-"""The page of a user, computed from stored rows."""
+"""The page of a user, computed from stored rows: who it is, figures, charts and a timeline."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import orjson
 
-from console.charts import DAYS, HOURS, HeatMap, RadarChart, heat_map, radar
-from console.formats import listed, number, share, words
-from console.views.timeline import Timeline, timeline
-from liveprofile.storage.queries import SimilarUser, StoredFlag, names_of
+from console.charts import (
+    DAYS,
+    HOURS,
+    HeatMap,
+    LineChart,
+    RadarChart,
+    Sample,
+    heat_map,
+    line_chart,
+    radar,
+)
+from console.formats import listed, number, share, utc, words
+from liveprofile.storage.queries import StoredFlag, names_of
 from liveprofile.units import HOUR_MS
 from liveprofile.value_curves import KEY, STORED_COLUMNS, values_at
-from serve.store.statements import RawDelta, RawProfile, StoredUserSegment
+from serve.store.statements import RawDelta, RawProfile
 
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 NAMED_CATEGORIES = 3
@@ -81,99 +91,89 @@ def _outlook(features: Mapping[str, Any]) -> list[str]:
     return [f"{share(churn)} probability of no purchase within the model's horizon{expected}"]
 
 
-class Figure(NamedTuple):
-    """A figure as a page shows it. `before`: its text before the last window, "" if the same."""
-
-    label: str
-    value: str
-    before: str
-    explanation: str
-
-
-class _Kind(NamedTuple):
-    label: str
-    written: Callable[[float | None], str]
-    explanation: str
-
-
 def _count(value: float | None) -> str:
     return number(value, 0)
 
 
-KINDS: Mapping[str, _Kind] = {
-    "churn": _Kind(
+# Of each feature: label, format, explanation.
+KINDS: Mapping[str, tuple[str, Callable[[float | None], str], str]] = {
+    "churn": (
         "probability of no purchase",
         share,
         "The model's probability of no purchase within its horizon, which its card names.",
     ),
-    "expected_spend": _Kind(
-        "expected spend", number, "The model's median of the spend within the same horizon."
+    "expected_spend": (
+        "expected spend",
+        number,
+        "The model's median of the spend within the same horizon.",
     ),
-    "recency_days": _Kind(
+    "recency_days": (
         "days since the last purchase",
         number,
         "From the last purchase to the end of the last window. Unknown without a purchase.",
     ),
-    "purchases": _Kind("purchases", _count, "All purchases, without decay."),
-    "amount": _Kind("spend", number, "Total amount of all purchases, without decay."),
-    "purchase_windows": _Kind(
-        "windows with a purchase", _count, "Windows in which the user bought something."
+    "purchases": ("purchases", _count, "All purchases, without decay."),
+    "amount": ("spend", number, "Total amount of all purchases, without decay."),
+    "purchase_windows": (
+        "windows with a purchase",
+        _count,
+        "Windows in which the user bought something.",
     ),
-    "purchases_decayed": _Kind(
+    "purchases_decayed": (
         "recent purchases",
         number,
         "Purchases with decay: one from 30 days ago counts 0.37 (state.decay_days).",
     ),
-    "amount_decayed": _Kind("recent spend", number, "Spend with the same decay."),
-    "purchase_count_mean": _Kind(
+    "amount_decayed": ("recent spend", number, "Spend with the same decay."),
+    "purchase_count_mean": (
         "usual number of purchases",
         number,
         "Mean over windows with a purchase; recent windows weigh more.",
     ),
-    "purchase_count_std": _Kind(
+    "purchase_count_std": (
         "standard deviation of the number",
         number,
         "Standard deviation of the purchases of such a window. Rules use it.",
     ),
-    "purchase_amount_mean": _Kind(
-        "usual spend", number, "Mean spend of a window with a purchase; recent windows weigh more."
+    "purchase_amount_mean": (
+        "usual spend",
+        number,
+        "Mean spend of a window with a purchase; recent windows weigh more.",
     ),
-    "purchase_amount_std": _Kind(
-        "standard deviation of the spend", number, "Standard deviation of that spend. Rules use it."
+    "purchase_amount_std": (
+        "standard deviation of the spend",
+        number,
+        "Standard deviation of that spend. Rules use it.",
     ),
-    "windows": _Kind("windows", _count, "Windows with at least one event."),
-    "events": _Kind("events", _count, "Events of all types in these windows."),
+    "windows": ("windows", _count, "Windows with at least one event."),
+    "events": ("events", _count, "Events of all types in these windows."),
 }
 
 
-def figures(features: Mapping[str, Any], before: Mapping[str, Any]) -> list[Figure]:
-    """The figures in the order of KINDS. before: the features before the last window, or {}."""
+def figures(
+    features: Mapping[str, Any], before: Mapping[str, Any]
+) -> list[tuple[str, str, str, str]]:
+    """Label, value, value before the last window ("" if the same), explanation.
+
+    before: the features before the last window, or {}.
+    """
     found = []
-    for name, kind in KINDS.items():
-        if name not in features:
-            continue
-        value = kind.written(features[name])
-        earlier = kind.written(before[name]) if name in before else value
-        found.append(
-            Figure(kind.label, value, "" if earlier == value else earlier, kind.explanation)
-        )
+    for name, (label, written, explanation) in KINDS.items():
+        if name in features:
+            value = written(features[name])
+            earlier = written(before[name]) if name in before else value
+            found.append((label, value, "" if earlier == value else earlier, explanation))
     return found
 
 
 MAX_AXES = 8
 MIN_AXES = 5
-MAX_LABEL_CHARS = 22
-
-
-class ShareRow(NamedTuple):
-    category: str
-    shares: list[float]  # in the order of InterestChart.names
 
 
 class InterestChart(NamedTuple):
     chart: RadarChart | None
     names: list[str]
-    rows: list[ShareRow]
+    rows: list[tuple[str, list[float]]]  # category, shares in the order of names
 
 
 class Group(NamedTuple):
@@ -183,18 +183,13 @@ class Group(NamedTuple):
     shares: Mapping[str, float]
 
 
-def affinity_of(row: RawProfile) -> dict[str, float]:
-    """The long-term category shares of a profile."""
-    return orjson.loads(row.profile).get("category_affinity") or {}
-
-
 def mean_affinity(rows: Sequence[RawProfile]) -> dict[str, float]:
-    """The mean shares of those users who have any."""
-    known = [shares for shares in map(affinity_of, rows) if shares]
-    total: dict[str, float] = {}
+    """The mean long-term category shares of those users who have any."""
+    stored = (orjson.loads(row.profile).get("category_affinity") for row in rows)
+    known = [shares for shares in stored if shares]
+    total: Counter[str] = Counter()
     for shares in known:
-        for name, value in shares.items():
-            total[name] = total.get(name, 0.0) + value
+        total.update(shares)
     return {name: value / len(known) for name, value in total.items()}
 
 
@@ -209,41 +204,29 @@ def interests(own: Mapping[str, float], groups: Sequence[Group]) -> InterestChar
                 names.append(name)
     series = [("this user", "own", own)]
     series += [(group.name, f"group{n}", group.shares) for n, group in enumerate(groups)]
-    rows = [ShareRow(name, [shares.get(name, 0.0) for _, _, shares in series]) for name in names]
-    chart = radar(names, series)
-    if chart is not None:
-        axes = [axis._replace(label=_short(axis.label)) for axis in chart.axes]
-        chart = chart._replace(axes=axes)
-    return InterestChart(chart, [name for name, _, _ in series], rows)
+    rows = [(name, [shares.get(name, 0.0) for _, _, shares in series]) for name in names]
+    return InterestChart(radar(names, series), [name for name, _, _ in series], rows)
 
 
 def _largest(shares: Mapping[str, float]) -> list[tuple[str, float]]:
     return sorted(shares.items(), key=lambda entry: (-entry[1], entry[0]))
 
 
-def _short(label: str) -> str:
-    return label if len(label) <= MAX_LABEL_CHARS else label[: MAX_LABEL_CHARS - 1] + "…"
+def activity(deltas: Sequence[RawDelta], profile: Mapping[str, Any]) -> tuple[HeatMap | None, str]:
+    """A chart and what it is made of.
 
-
-class Activity(NamedTuple):
-    chart: HeatMap | None
-    source: str  # what the chart is made of
-
-
-def activity(deltas: Sequence[RawDelta], profile: Mapping[str, Any]) -> Activity:
-    """From the windows if none is longer than an hour, else from the profile's hours and weekdays.
+    The windows if none is longer than an hour, else the profile's hours and weekdays.
 
     profile: the values of a profile; {} for the past.
     """
     if deltas and all(each.window_end_ms - each.window_start_ms <= HOUR_MS for each in deltas):
-        return Activity(heat_map(_of_windows(deltas)), f"events of {len(deltas)} stored windows")
+        return heat_map(_of_windows(deltas)), f"events of {len(deltas)} stored windows"
     hours, days = profile.get("activity_hour") or [], profile.get("activity_weekday") or []
     if len(hours) == HOURS and len(days) == DAYS:
         shares = [[day * hour for hour in hours] for day in days]
-        return Activity(
-            heat_map(shares), "the profile's hours and weekdays, assumed to be independent"
-        )
-    return Activity(None, "")
+        source = "the profile's hours and weekdays, assumed to be independent"
+        return heat_map(shares), source
+    return None, ""
 
 
 def _of_windows(deltas: Sequence[RawDelta]) -> list[list[float]]:
@@ -255,76 +238,128 @@ def _of_windows(deltas: Sequence[RawDelta]) -> list[list[float]]:
     return [[count / total for count in row] for row in counts]
 
 
-class UserRows(NamedTuple):
-    """What is stored about a user. deltas and flags: newest first, of windows before `at_ms`.
+def user_page(
+    row: RawProfile,
+    deltas: Sequence[RawDelta],
+    flags: Sequence[StoredFlag],
+    at_ms: int | None,
+    now_ms: int,
+) -> dict[str, Any]:
+    """What the page says of a profile, windows and flags.
 
-    at_ms: None for now, which is now_ms. all_window_ends_ms: of all stored windows, oldest first.
+    deltas and flags: newest first, of windows until `at_ms`; None for now. Of the past a profile
+    keeps its figures only: interests, segments and items are of now.
     """
-
-    profile: RawProfile
-    deltas: Sequence[RawDelta]
-    flags: Sequence[StoredFlag]
-    similar: Sequence[SimilarUser]
-    segments: Sequence[StoredUserSegment]
-    groups: Sequence[Group]
-    at_ms: int | None
-    now_ms: int
-    all_window_ends_ms: Sequence[int]
-
-
-class UserPage(NamedTuple):
-    user_id: str
-    sentence: str
-    as_of_ms: int | None  # end of the window that the page shows; None: none is stored
-    model_version: str
-    segments: list[str]  # now
-    left: list[str]  # segments that the user has been in
-    figures: list[Figure]
-    interests: InterestChart
-    activity: Activity
-    timeline: Timeline
-    next_items: list[str]
-    similar: Sequence[SimilarUser]
-    is_past: bool
-    window_ends_ms: list[int]
-    position: int  # of the window in window_ends_ms
-
-
-def user_page(rows: UserRows) -> UserPage:
-    """Of the past a profile keeps its figures only: interests, segments and items are of now."""
-    row, is_past = rows.profile, rows.at_ms is not None
+    is_past = at_ms is not None
     stored = orjson.loads(row.profile)
-    latest = orjson.loads(rows.deltas[0].delta) if rows.deltas else {}
-    features = (latest.get("after") or {}) if is_past else (stored.get("features") or {})
+    latest = orjson.loads(deltas[0].delta) if deltas else {}
+    document = latest if is_past else stored
+    features = (latest.get("after") if is_past else stored.get("features")) or {}
     before = latest.get("before") or {}
     segments = names_of(row.segments)
-    shown = rows.deltas[0] if is_past and rows.deltas else row
-    as_of_ms = None if is_past and not rows.deltas else shown.window_end_ms
-    ends_ms = list(rows.all_window_ends_ms)
-    document = latest if is_past else stored
+    shown = deltas[0] if is_past and deltas else row
+    as_of_ms = None if is_past and not deltas else shown.window_end_ms
     if document.get(KEY) and as_of_ms is not None:
-        time_ms = rows.now_ms if rows.at_ms is None else rows.at_ms
-        values = values_at(document, features, as_of_ms, time_ms)
+        values = values_at(document, features, as_of_ms, now_ms if at_ms is None else at_ms)
         features = features | {name: values[name] for name in STORED_COLUMNS}
         # The values before the window are those at its end: a later one cannot be compared.
         before = {name: value for name, value in before.items() if name not in STORED_COLUMNS}
     known: dict[str, Any] = {} if is_past else stored
-    return UserPage(
-        user_id=row.user_id,
-        sentence=who([] if is_past else segments, features, known),
-        as_of_ms=as_of_ms,
-        model_version=rows.deltas[0].model_version
-        if is_past and rows.deltas
-        else row.model_version,
-        segments=segments,
-        left=[each.segment for each in rows.segments if not each.member],
-        figures=figures(features, before),
-        interests=interests(stored.get("category_affinity") or {}, rows.groups),
-        activity=activity(rows.deltas, known),
-        timeline=timeline(rows.deltas, rows.flags),
-        next_items=list(stored.get("next_items") or []),
-        similar=rows.similar,
-        is_past=is_past,
-        window_ends_ms=ends_ms,
-        position=ends_ms.index(as_of_ms) if as_of_ms in ends_ms else len(ends_ms) - 1,
-    )
+    return {
+        "user_id": row.user_id,
+        "sentence": who([] if is_past else segments, features, known),
+        "as_of_ms": as_of_ms,  # end of the window that the page shows; None: none is stored
+        "model_version": shown.model_version,
+        "segments": segments,
+        "figures": figures(features, before),
+        "activity": activity(deltas, known),
+        "timeline": timeline(deltas, flags),
+        "affinity": stored.get("category_affinity") or {},
+        "next_items": list(stored.get("next_items") or []),
+        "is_past": is_past,
+    }
+
+
+CORRECTIONS = {
+    "ADDED": "added by a correction for late events: no alert was sent",
+    "WITHDRAWN": "withdrawn by a correction for late events",
+}
+
+
+class Entry(NamedTuple):
+    """A window or a flag. `level`: severity of a flag, "" for a window."""
+
+    time_ms: int
+    title: str
+    lines: list[str]
+    level: str
+    flag_id: str = ""
+
+
+def timeline(
+    deltas: Sequence[RawDelta], flags: Sequence[StoredFlag]
+) -> tuple[list[Entry], LineChart | None]:
+    """Entries, newest first, and the probability of no purchase after each window; flags are marks.
+
+    deltas and flags: newest first.
+    """
+    windows = [(delta, orjson.loads(delta.delta)) for delta in deltas]
+    entries = [_window_entry(delta, values) for delta, values in windows]
+    entries += [_flag_entry(flag) for flag in flags]
+    entries.sort(key=lambda entry: -entry.time_ms)
+    return entries, line_chart(_samples(windows, flags), y_max=1.0)
+
+
+def _samples(
+    windows: Sequence[tuple[RawDelta, Mapping[str, Any]]], flags: Sequence[StoredFlag]
+) -> list[Sample]:
+    samples = []
+    for delta, values in windows:
+        churn = (values.get("after") or {}).get("churn")
+        if churn is None:
+            continue
+        raised = [
+            flag.rule_id
+            for flag in flags
+            if delta.window_start_ms < flag.window_end_ms <= delta.window_end_ms
+        ]
+        title = f"{utc(delta.window_end_ms)}: {share(churn)}"
+        samples.append(
+            Sample(delta.window_end_ms, churn, title, mark=", ".join(sorted(set(raised))))
+        )
+    return samples
+
+
+def _window_entry(delta: RawDelta, values: Mapping[str, Any]) -> Entry:
+    window = values.get("window") or {}
+    counts = window.get("counts") or {}
+    what = ", ".join(f"{count} {words(name)}" for name, count in counts.items())
+    title = what or f"{delta.events} events"
+    if delta.amount:
+        title += f", {number(delta.amount)} spent"
+    lines = [
+        f"surprise {number(delta.surprise)} nats,"
+        f" embedding moved {number(delta.embedding_distance, 3)}"
+    ]
+    if moved := values.get("moved_categories"):
+        lines.append(
+            "interests: "
+            + ", ".join(f"{name} {share(old)} → {share(new)}" for name, old, new in moved)
+        )
+    before, after = values.get("before") or {}, values.get("after") or {}
+    if before.get("churn") is not None and after.get("churn") is not None:
+        lines.append(
+            f"probability of no purchase: {share(before['churn'])} → {share(after['churn'])}"
+        )
+    if delta.active_rules:
+        lines.append("active rules: " + ", ".join(sorted(delta.active_rules)))
+    return Entry(delta.window_end_ms, title, lines, "")
+
+
+def _flag_entry(flag: StoredFlag) -> Entry:
+    lines = [flag.message, f"recommended: {words(flag.action)}"]
+    if flag.rule_state != "ACTIVE":
+        lines.append(f"the rule was in {flag.rule_state}: no alert was sent")
+    if flag.correction in CORRECTIONS:
+        lines.append(CORRECTIONS[flag.correction])
+    return Entry(flag.window_end_ms, f"flag {flag.rule_id}", lines, flag.severity, flag.flag_id)

@@ -4,9 +4,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.load.rows import batches
+from benchmarks.load.rows import batches, model_inputs
 from benchmarks.load.workload import Workload
-from benchmarks.models import model_inputs, training_rows
+from lab.benchmarks import training_rows
 from lab.user_model import compression, model_speed
 from lab.user_model.model_speed import ScoreTiming
 from liveprofile.errors import InputError
@@ -99,7 +99,7 @@ def test_recorded_rows_lie_in_the_requested_period(tmp_path):
     assert len(batch.user_id) > 50
     assert batch.window_end_ms.tolist() == sorted(batch.window_end_ms)
     assert until_ms - 9 * DAY_MS < batch.window_end_ms[0] and batch.window_end_ms[-1] <= until_ms
-    inputs = model_inputs.model_inputs(batch, DECAY_DAYS)
+    inputs = model_inputs(batch, DECAY_DAYS)
     histories, windows, before_BX, after_BX, _, memories = inputs
     assert len(windows.sizes) == len(histories.sizes) == len(before_BX) == len(batch.user_id)
     assert (before_BX != after_BX).any() and histories.sizes.sum() > 0

@@ -23,8 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import torch
 
-from benchmarks.load.rows import UserHistory
-from benchmarks.models.model_inputs import ROWS, batch_of, model_inputs
+from benchmarks.load.rows import MODEL_ROWS, UserHistory, batch_of, model_inputs
 from benchmarks.support import runs
 from liveprofile.errors import InputError, ServiceError
 from liveprofile.wire import training_rows as schema
@@ -166,7 +165,7 @@ def _serve_timings(
             model_inputs(
                 ProfileBatch(*(column[first : first + size] for column in rows)), decay_days
             )
-            for first in range(0, ROWS - size + 1, size)
+            for first in range(0, MODEL_ROWS - size + 1, size)
         ]
         for kind, rows in kinds.items()
         for size in SIZES
@@ -190,7 +189,7 @@ def _serve_timings(
 
 
 def recorded_rows(rows_path: Path, after_ms: int, until_ms: int) -> ProfileBatch:
-    """Draws ROWS rows of a backfill whose windows end in (after_ms, until_ms], in order of time.
+    """Draws MODEL_ROWS rows of a backfill with windows that end in (after_ms, until_ms], by time.
 
     A backfill has no histories: they are made of the user's earlier rows. Raises InputError for
     files without the columns of a backfill.
@@ -199,7 +198,7 @@ def recorded_rows(rows_path: Path, after_ms: int, until_ms: int) -> ProfileBatch
     try:
         rows = ds.dataset(rows_path, format="parquet")
         table = rows.to_table(schema.PROFILE.names, (end_ms > after_ms) & (end_ms <= until_ms))
-        drawn = np.random.default_rng(SEED).permutation(len(table))[:ROWS]
+        drawn = np.random.default_rng(SEED).permutation(len(table))[:MODEL_ROWS]
         ordered = table.take(drawn).sort_by("window_end_ms")
         of_users = ds.field("user_id").isin(pc.unique(ordered["user_id"]))
         earlier = rows.to_table(

@@ -10,8 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from benchmarks.load.rows import MODEL_ROWS, generated_rows
 from benchmarks.load.workload import Workload
-from benchmarks.models import model_inputs
 from benchmarks.support import runs
 from lab.user_model import model_quality, model_speed
 from lab.user_model.variant import variants
@@ -34,7 +34,7 @@ def models(
     streams = read(rows_path)
     parts = split_by_time(recipe, streams.end_ms_W)
     kinds = {
-        "generated rows": model_inputs.generated_rows(workload),
+        "generated rows": generated_rows(workload),
         "recorded rows": model_speed.recorded_rows(
             rows_path, parts.train_until_ms, parts.validation_until_ms
         ),
@@ -45,7 +45,7 @@ def models(
         "configuration": {
             "recipe": recipe.name,
             "validation_windows": windows,
-            "rows_per_measurement": model_inputs.ROWS,
+            "rows_per_measurement": MODEL_ROWS,
             "repeats": repeats,
             "processes_and_threads": model_speed.MODES,
         },

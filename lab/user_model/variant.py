@@ -42,7 +42,7 @@ def variants(folders: list[Path]) -> dict[str, Variant]:
         if f"{card.version} plain" in variants_by_name:
             raise InputError(f"checkpoint {folder}: another has the same version {card.version}")
         settings, all_items = load().model, len(items)
-        serving_defaults = (card.ranked_items, settings.batch_rows, settings.length_buckets)
+        serving_defaults = (card.ranked_items, settings.batch_rows, (6, 8, 10, 12, 16, 20, 24, 32))
         serving_configs = {
             "plain": (
                 PlainProfileModel,

@@ -18,8 +18,7 @@ from cassandra.query import BatchStatement, BatchType
 
 from liveprofile.attributes.statements import Statement
 from liveprofile.rows.users import USER_ATTRIBUTE
-from liveprofile.settings import CassandraSettings
-from liveprofile.settings.sections import MAX_TTL_S
+from liveprofile.settings import MAX_TTL_S, CassandraSettings
 from liveprofile.storage.cql import from_ms, now_ms, prepare, read, read_pages, write_all
 
 # An expired attribute stays this long: it hides older ones that arrive late.
@@ -102,7 +101,7 @@ class AttributeTable:
     """Writes and reads user_attribute. Raises ServiceError, also if the table is missing."""
 
     def __init__(self, session: Session, settings: CassandraSettings):
-        self._session, self._in_flight = session, settings.in_flight
+        self._session = session
         self._keep_expired_s = KEEP_EXPIRED_S
         table = f"{settings.keyspace}.user_attribute"
         self._insert = prepare(session, USER_ATTRIBUTE.insert("?", settings.keyspace))
@@ -120,9 +119,7 @@ class AttributeTable:
     def write(self, changes: Iterable[Statement | Withdrawal]) -> int:
         """Stores changes in any order; returns their number when all are acknowledged."""
         present_ms = now_ms()
-        return write_all(
-            self._session, (self._batch(each, present_ms) for each in changes), self._in_flight
-        )
+        return write_all(self._session, (self._batch(each, present_ms) for each in changes))
 
     def read(self, user_ids: Sequence[str]) -> dict[str, list[Statement]]:
         """The statements about these users; a user without any has no entry."""

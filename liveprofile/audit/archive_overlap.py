@@ -10,12 +10,11 @@ import numpy as np
 from liveprofile.audit.rows import (
     EVENT,
     NO_TIME,
-    InputRecord,
-    clocks_ms,
     input_rows,
     partitions,
     split_position,
 )
+from liveprofile.kafka.records import Record
 from liveprofile.kafka.topics import PartitionRange
 from liveprofile.settings import WindowSettings
 
@@ -27,17 +26,17 @@ class ArchivedEvents(NamedTuple):
     latest_ms: int  # the largest time; NO_TIME without events
 
 
-def read_archived_events(records: Iterable[InputRecord], window: WindowSettings) -> ArchivedEvents:
+def read_archived_events(records: Iterable[Record], window: WindowSettings) -> ArchivedEvents:
     """Reads all records of an archive."""
     digests, latest_ms = [np.empty(0, np.uint64)], NO_TIME
     for rows in input_rows(records, window):
         digests.append(rows["key"][rows["kind"] == EVENT])
-        latest_ms = max(latest_ms, int(clocks_ms(rows).max()))
+        latest_ms = max(latest_ms, int(np.minimum(rows["time_ms"], rows["timestamp_ms"]).max()))
     return ArchivedEvents(np.unique(np.concatenate(digests)), latest_ms)
 
 
 def offsets_after_archive(
-    live: Iterable[InputRecord],
+    live: Iterable[Record],
     archive: ArchivedEvents,
     ranges: Mapping[int, PartitionRange],
     window: WindowSettings,

@@ -1,11 +1,12 @@
 """The audit of a topic or of a range of it, in memory that does not grow with the records.
 
-Rows of all records and stored events are written to disk and classified one part of the event_ids
-after the other. All copies of an event are in one part.
+Rows of all records and stored events are written to tables on disk (liveprofile.disk_tables) and
+classified one part of the event_ids after the other. All copies of an event are in one part.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,35 +15,42 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from liveprofile.audit.reconciliation import Reconciliation, reconcile
+from liveprofile.audit.reconciliation import TRACED, Reconciliation, reconcile
 from liveprofile.audit.rows import (
+    BATCH_ROWS,
     EVENT,
     INPUT_ROW,
+    LOST_ROW,
     NO_TIME,
+    OFFSET_BITS,
     STORED_ROW,
-    InputRecord,
     IsErased,
-    StoredWindow,
-    clocks_ms,
     input_rows,
     nobody_erased,
     partitions,
     position,
-    position_rows,
     split_position,
     stored_rows,
 )
 from liveprofile.disk_tables import DiskTables
 from liveprofile.identity.book import IdentityBook
+from liveprofile.kafka.records import Record
 from liveprofile.kafka.topics import PartitionRange
 from liveprofile.settings import Settings, WindowSettings
+from liveprofile.storage.queries import WindowDigests
 
 # The number of lost records that a report names.
 MAX_EXAMPLES = 10
-# 29 MB of input rows. A part is sorted and compared with several copies of it in memory.
+# A part takes about 100 MB while it is classified.
 PART_ROWS = 1 << 19
+LATE_ROWS = 100_000  # lost records whose lateness is computed at once
 KEY_BITS = 64
 END_OF_TIME = 2**63 - 1
+# SQL: the time up to which an input row may advance the watermark, or NO_TIME.
+CLOCK = f"CASE WHEN rejected THEN {NO_TIME} ELSE least(time_ms, timestamp_ms) END"
+OUTCOME = pa.schema({"position": pa.int64(), "outcome": pa.string()})
+# SQL: a number that orders rows by timestamp, then by position.
+ARRIVAL = "timestamp_ms::HUGEINT * 9223372036854775808 + position"
 
 
 @dataclass(frozen=True)
@@ -68,9 +76,8 @@ class Audit:
     is_erased: whether a user's window that begins at a time was erased. identities: the merges that
     the job follows; None: none.
 
-    Add the rejected and the late topic before the input topic. Add the deltas before the end of the
-    whole topic is known, so that each stored event has a record; but after the records of a range.
-    Raises InputError if the disk is full.
+    Add the deltas before the end of the whole topic is known, so that each stored event has a
+    record; but after the other rows of a range. Raises InputError if the disk is full.
     """
 
     def __init__(
@@ -87,15 +94,18 @@ class Audit:
         self._is_erased, self._identities = is_erased, identities
         self._of_range = first_window_ms is not None
         self._first_window_ms = NO_TIME if first_window_ms is None else first_window_ms
+        self._first_end_ms = self._first_window_ms + window.length_ms
         self._offsets: Mapping[int, PartitionRange] = {}
-        self._clocks_ms: dict[int, int] = {}
         self._tables = DiskTables()
+        for name, row in (("input", INPUT_ROW), ("stored", STORED_ROW), ("lost", LOST_ROW)):
+            self._tables.add(name, np.empty(0, row))
+        self._tables.add("outcomes", pa.RecordBatch.from_pylist([], OUTCOME))
 
     def __enter__(self) -> Audit:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._tables.__exit__()
+        self._tables.close()
 
     def add_rejected(self, sources: Iterable[tuple[int, int]], *, claimed: bool = False) -> None:
         """Adds partition and offset of input records that the rejected topic has.
@@ -103,19 +113,19 @@ class Audit:
         claimed: they were rejected after they had claimed their event_id, so their copies are
         duplicates. A replay after a failure may have used such an event after all.
         """
-        for rows in position_rows(sources):
-            self._tables.add("rejected", rows)
-            if claimed:
-                self._tables.add("claimed", rows)
+        self._add_outcomes(sources, "claimed" if claimed else "rejected")
 
     def add_late(self, sources: Iterable[tuple[int, int]]) -> None:
         """Adds partition and offset of input records that the late topic has."""
-        for rows in position_rows(sources):
-            self._tables.add("late", rows)
+        self._add_outcomes(sources, "late")
 
-    def add_records(
-        self, records: Iterable[InputRecord], offsets: Mapping[int, PartitionRange]
-    ) -> None:
+    def _add_outcomes(self, sources: Iterable[tuple[int, int]], outcome: str) -> None:
+        sources = iter(sources)
+        while batch := [position(*pair) for pair in itertools.islice(sources, BATCH_ROWS)]:
+            rows = {"position": pa.array(batch, pa.int64()), "outcome": [outcome] * len(batch)}
+            self._tables.add("outcomes", pa.record_batch(rows))
+
+    def add_records(self, records: Iterable[Record], offsets: Mapping[int, PartitionRange]) -> None:
         """Adds the records of the input topic, in any order.
 
         offsets: of the records to classify, for every partition of the topic; may be empty. Other
@@ -128,48 +138,38 @@ class Audit:
         self, batches: Iterable[np.ndarray], offsets: Mapping[int, PartitionRange]
     ) -> None:
         """Adds arrays of INPUT_ROW, as `add_records` makes them of records."""
-        self._offsets, self._clocks_ms = offsets, dict.fromkeys(offsets, NO_TIME)
+        self._offsets = offsets
         for rows in batches:
-            for outcome in ("rejected", "claimed", "late"):
-                rows[outcome] = self._tables.contains(outcome, "position", rows["position"])
-            numbers, clocks = partitions(rows), clocks_ms(rows)
-            for number in np.unique(numbers).tolist():
-                of_partition = numbers == number
-                first = position(number, offsets[number].first)
-                rows["in_range"] |= of_partition & (rows["position"] >= first)
-                clock_ms = int(clocks[of_partition].max())
-                self._clocks_ms[number] = max(self._clocks_ms[number], clock_ms)
+            numbers, which = np.unique(partitions(rows), return_inverse=True)
+            firsts = [position(each, offsets[each].first) for each in numbers.tolist()]
+            rows["in_range"] = rows["position"] >= np.array(firsts)[which]
             self._tables.add("input", rows)
 
     @property
     def watermark_ms(self) -> int:
         """The watermark after all added records; NO_TIME if a partition holds it back."""
-        clocks = self._clocks_ms.values()
-        if self._window.idle_timeout_ms:
-            clocks = [clock_ms for clock_ms in clocks if clock_ms != NO_TIME]
-        slowest_ms = min(clocks, default=NO_TIME)
-        return (
-            slowest_ms if slowest_ms == NO_TIME else slowest_ms - self._window.out_of_orderness_ms
+        found = self._tables.query(
+            f"SELECT position >> {OFFSET_BITS}, max({CLOCK}) FROM ({TRACED}) GROUP BY 1"
         )
+        clocks_ms = [*(dict.fromkeys(self._offsets, NO_TIME) | dict(found)).values()]
+        if self._window.idle_timeout_ms:
+            clocks_ms = [clock_ms for clock_ms in clocks_ms if clock_ms != NO_TIME]
+        slowest_ms = min(clocks_ms, default=NO_TIME)
+        return slowest_ms - self._window.out_of_orderness_ms * (slowest_ms != NO_TIME)
 
     def window_span(self) -> tuple[int, int] | None:
         """First and last end, in ms, of the windows whose deltas the range needs; None: of none."""
-        spans, first_end_ms = [], self._first_window_ms + self._window.length_ms
-        for rows in self._parts("input", INPUT_ROW):
-            may_be_used = ~rows["rejected"] | rows["claimed"]
-            on_time = (rows["kind"] == EVENT) & may_be_used & ~rows["late"]
-            has_copy_in_range = np.isin(rows["key"], rows["key"][rows["in_range"]])
-            late = rows["late"] & rows["in_range"] & (rows["end_ms"] >= first_end_ms)
-            needed = (on_time & has_copy_in_range) | late
-            ends = rows["end_ms"][needed & (rows["end_ms"] != NO_TIME)]
-            if len(ends):
-                spans.append((int(ends.min()), int(ends.max())))
-        if not spans:
-            return None
-        firsts, lasts = zip(*spans, strict=True)
-        return min(firsts), max(lasts)
+        [(first_ms, last_ms)] = self._tables.query(
+            f"""
+            SELECT min(end_ms), max(end_ms) FROM ({TRACED})
+            WHERE end_ms <> {NO_TIME} AND (
+                kind = {EVENT} AND (NOT rejected OR claimed) AND NOT late
+                    AND key IN (SELECT key FROM input WHERE in_range)
+                OR late AND in_range AND end_ms >= {self._first_end_ms})"""
+        )
+        return None if first_ms is None else (first_ms, last_ms)
 
-    def add_deltas(self, deltas: Iterable[StoredWindow]) -> None:
+    def add_deltas(self, deltas: Iterable[WindowDigests]) -> None:
         """Adds stored deltas. Raises ValueError if their digests are not 8 bytes each."""
         watermark_ms = self.watermark_ms if self._of_range else END_OF_TIME
         first_ms = self._first_window_ms
@@ -182,27 +182,23 @@ class Audit:
 
     def report(self) -> Report:
         """Classifies the records of the range. Call it once, when everything has been added."""
-        watermark_ms, totals = self.watermark_ms, Counter()
-        examples: list[tuple[bool, int, int]] = []
+        watermark_ms, totals = self.watermark_ms, Counter[str]()
+        for keys in self._parts():
+            totals += reconcile(self._tables, keys, watermark_ms, self._first_end_ms)
+        open_windows = self._tables.query(
+            f"SELECT position >> {OFFSET_BITS}, min(position), count(*) FROM lost"
+            " WHERE is_open GROUP BY 1"
+        )
         next_offsets = {number: span.end for number, span in self._offsets.items()}
-        parts = zip(self._parts("input", INPUT_ROW), self._parts("stored", STORED_ROW), strict=True)
-        for rows, stored in parts:
-            counts, lost, is_open = reconcile(
-                rows, stored, watermark_ms, self._first_window_ms, self._window.length_ms
-            )
-            totals.update(counts)
-            self._tables.add("lost", lost)
-            first = np.lexsort((lost["position"], is_open))[:MAX_EXAMPLES]
-            named = (is_open[first], lost["position"][first], lost["time_ms"][first])
-            examples += zip(*(values.tolist() for values in named), strict=True)
-            examples = sorted(examples)[:MAX_EXAMPLES]
-            open_positions, numbers = lost["position"][is_open], partitions(lost[is_open])
-            for number in np.unique(numbers).tolist():
-                _, offset = split_position(int(open_positions[numbers == number].min()))
-                next_offsets[number] = min(next_offsets[number], offset)
+        next_offsets |= {number: split_position(first)[1] for number, first, _ in open_windows}
+        examples = self._tables.query(
+            "SELECT is_open, position, time_ms FROM lost"
+            f" ORDER BY is_open, position LIMIT {MAX_EXAMPLES}"
+        )
         from_first_offset = not (self._of_range or self._archive)
         reconciliation = Reconciliation(
             **totals,
+            open_windows=sum(count for _, _, count in open_windows),
             expired=sum(span.first for span in self._offsets.values()) * from_first_offset,
             archive=self._archive,
             of_range=self._of_range,
@@ -210,31 +206,54 @@ class Audit:
         return Report(reconciliation, [_example(*example) for example in examples], next_offsets)
 
     def lateness_ms(self) -> Iterator[dict[tuple[int, int], int]]:
-        """Yields the lateness of lost records that were late, by partition and offset, in parts.
+        """Yields the lateness of lost records whose window had closed when they arrived, in parts.
 
-        Call it after `report`.
+        By partition and offset. Call it after `report`. The records' Kafka timestamps align the
+        partitions. The watermark is the minimum over the partitions that hold records, so no record
+        is late before each of them has a record.
         """
-        for batch in self._tables.read("lost"):
-            lost = _as_rows([batch], INPUT_ROW)
-            late = expected_late_records(lost, self._parts("input", INPUT_ROW), self._window)
-            yield {split_position(place): late_ms for place, late_ms in late}
+        for first in range(0, self._tables.count("lost"), LATE_ROWS):
+            self._tables.query(
+                f"""
+                CREATE OR REPLACE TEMP TABLE asked AS
+                SELECT *, {ARRIVAL} AS arrival,
+                    row_number() OVER (ORDER BY timestamp_ms, position) - 1 AS number
+                FROM (FROM lost ORDER BY timestamp_ms, position LIMIT {LATE_ROWS} OFFSET {first})"""
+            )
+            rows = self._tables.query("SELECT position, time_ms, end_ms FROM asked ORDER BY number")
+            yield dict(self._late_among(np.array(rows, np.int64)))
 
-    def _parts(self, table: str, dtype: np.dtype) -> Iterator[np.ndarray]:
-        """Yields the rows of a table in parts; those of two tables have the same ranges of keys."""
+    def _late_among(self, lost: np.ndarray) -> Iterator[tuple[tuple[int, int], int]]:
+        """lost: (L, 3) positions, times and window ends, in order of arrival."""
+        # Per partition: the largest clock of its records between one lost record and the next.
+        steps: dict[int, np.ndarray] = {}
+        for first_key, last_key in self._parts():
+            found = self._tables.query(
+                f"""
+                SELECT position >> {OFFSET_BITS}, number, max(clock_ms)
+                FROM (SELECT position, {CLOCK} AS clock_ms, {ARRIVAL} AS arrival FROM ({TRACED})
+                    WHERE key BETWEEN {first_key} AND {last_key}) came
+                ASOF LEFT JOIN (SELECT arrival, number FROM asked) asked
+                    ON came.arrival <= asked.arrival
+                GROUP BY ALL"""
+            )
+            for partition, number, clock_ms in found:
+                step = steps.setdefault(partition, np.full(len(lost), NO_TIME))
+                if number is not None:
+                    step[number] = max(step[number], clock_ms)
+        clocks_ms = np.min([np.maximum.accumulate(step) for step in steps.values()], axis=0)
+        for (place, time_ms, end_ms), clock_ms in zip(
+            lost.tolist(), clocks_ms.tolist(), strict=True
+        ):
+            watermark_ms = clock_ms - self._window.out_of_orderness_ms
+            if NO_TIME not in (clock_ms, time_ms) and end_ms - 1 <= watermark_ms:
+                yield split_position(place), watermark_ms - time_ms
+
+    def _parts(self) -> Iterator[tuple[int, int]]:
+        """Yields the first and last key of each part."""
         parts = 1 + max(map(self._tables.count, ("input", "stored"))) // self._part_rows
         for part in range(parts):
-            first, end = (part << KEY_BITS) // parts, (part + 1 << KEY_BITS) // parts
-            batches = self._tables.read(table, "WHERE key BETWEEN ? AND ?", first, end - 1)
-            yield _as_rows(batches, dtype)
-
-
-def _as_rows(batches: Iterable[pa.RecordBatch], dtype: np.dtype) -> np.ndarray:
-    arrays = [np.empty(0, dtype)]
-    for batch in batches:
-        arrays.append(np.empty(batch.num_rows, dtype))
-        for name in dtype.names or ():
-            arrays[-1][name] = batch[name].to_numpy(zero_copy_only=False)
-    return np.concatenate(arrays)
+            yield (part << KEY_BITS) // parts, (part + 1 << KEY_BITS) // parts - 1
 
 
 def _example(is_open: bool, place: int, time_ms: int) -> dict[str, Any]:
@@ -245,51 +264,6 @@ def _example(is_open: bool, place: int, time_ms: int) -> dict[str, Any]:
         "event_time_ms": None if time_ms == NO_TIME else time_ms,
         "open_window": is_open,
     }
-
-
-def expected_late_records(
-    lost: np.ndarray, parts: Iterable[np.ndarray], window: WindowSettings
-) -> Iterator[tuple[int, int]]:
-    """Yields (position, lateness_ms) of lost records whose window had closed when they arrived.
-
-    lost: (L,) INPUT_ROW. parts: arrays of INPUT_ROW, together all records of the topic or range.
-    The memory is 8 L bytes for each partition.
-
-    The records' Kafka timestamps align the partitions. The watermark is the minimum over the
-    partitions that hold records, so no record is late before each of them has a record.
-    """
-    lost = lost[np.lexsort((lost["position"], lost["timestamp_ms"]))]
-    # Per partition: the largest clock of its records between one lost record and the next.
-    steps: dict[int, np.ndarray] = {}
-    for rows in parts:
-        numbers, next_lost = partitions(rows), _next_lost(rows, lost)
-        clocks = clocks_ms(rows)
-        for number in np.unique(numbers).tolist():
-            step = steps.setdefault(number, np.full(len(lost) + 1, NO_TIME))
-            of_partition = numbers == number
-            np.maximum.at(step, next_lost[of_partition], clocks[of_partition])
-    max_time = np.full(len(lost), np.iinfo(np.int64).max)
-    for step in steps.values():
-        np.minimum(max_time, np.maximum.accumulate(step)[:-1], out=max_time)
-    timed = (max_time != NO_TIME) & (lost["time_ms"] != NO_TIME)
-    lost, watermark_ms = lost[timed], max_time[timed] - window.out_of_orderness_ms
-    late = lost["end_ms"] - 1 <= watermark_ms
-    lateness_ms = watermark_ms - lost["time_ms"]
-    yield from zip(lost["position"][late].tolist(), lateness_ms[late].tolist(), strict=True)
-
-
-def _next_lost(rows: np.ndarray, lost: np.ndarray) -> np.ndarray:
-    """(N,) int: index of the first lost record that arrived with or after each row, else L."""
-    order = np.lexsort(
-        (
-            np.concatenate([rows["position"], lost["position"]]),
-            np.concatenate([rows["timestamp_ms"], lost["timestamp_ms"]]),
-        )
-    )
-    is_lost = order >= len(rows)
-    next_lost = np.empty(len(rows), np.int64)
-    next_lost[order[~is_lost]] = np.cumsum(is_lost)[~is_lost]
-    return next_lost
 
 
 class LookBack(NamedTuple):

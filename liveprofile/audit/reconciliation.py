@@ -1,9 +1,7 @@
 """Classifies input records: used, duplicate, late, corrected, rejected, erased, heartbeat or lost.
 
-Pure functions over rows (liveprofile.audit.rows). They do not use the job's own counters. The
-rules are in docs/data-contract.md, section 3.
-
-Shapes: N input rows, R of them selected, K keys.
+In SQL on the rows of liveprofile.audit.rows. It does not use the job's own counters. The rules are
+in docs/data-contract.md, section 3.
 """
 
 from __future__ import annotations
@@ -11,9 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-import numpy as np
-
-from liveprofile.audit.rows import EVENT, HEARTBEAT, event_keys, partitions
+from liveprofile.audit.rows import EVENT, HEARTBEAT, OFFSET_BITS
+from liveprofile.disk_tables import DiskTables
 
 
 @dataclass(frozen=True)
@@ -53,147 +50,120 @@ class Reconciliation:
         return not (self.lost or self.used_twice or self.unexplained or self.late_and_used)
 
 
+# Input rows, each with what became of it in the rejected and the late topic.
+TRACED = """
+    SELECT input.*, coalesce(rejected, FALSE) AS rejected, coalesce(claimed, FALSE) AS claimed,
+        coalesce(late, FALSE) AS late
+    FROM input LEFT JOIN (
+        SELECT position, bool_or(outcome <> 'late') AS rejected,
+            bool_or(outcome = 'claimed') AS claimed, bool_or(outcome = 'late') AS late
+        FROM outcomes GROUP BY position) USING (position)"""
+# A key of user and event. Among 2 million pairs, two share a key with a probability of 1 in 10
+# million.
+_PAIR = 'xor(key, "user") AS pair'
+_NEVER = 2**63 - 1
+# Stored events by pair, without those of an alias that a correction has stored for the person, too:
+# the rows of the alias are deleted after that.
+_FOUND = f"""
+    CREATE OR REPLACE TEMP TABLE found AS
+    SELECT pair, count(*) AS copies, bool_or(proven) AS proven, bool_or(corrected) AS corrected
+    FROM (SELECT *, bool_or(corrected AND NOT alias) OVER (PARTITION BY pair) AS moved
+        FROM (SELECT *, {_PAIR} FROM stored WHERE key BETWEEN {{first}} AND {{last}}))
+    WHERE NOT (alias AND moved) GROUP BY pair"""
+
+
+def _has_earlier(first: str, last: str) -> str:
+    """SQL: a copy between these positions came before the row.
+
+    In another partition offsets do not give the order of arrival: any copy there counts.
+    """
+    other = f"{last} >> {OFFSET_BITS} <> position >> {OFFSET_BITS}"
+    return f"coalesce({first} < position OR {other}, FALSE)"
+
+
+# The job uses the first record of a user and event in order of offset. Rows before the range came
+# before rows in it, in whatever partition. A late row before the first one on time was used if a
+# correction has stored it, and copies of it that came later are duplicates.
+_CLASSIFIED = f"""
+    CREATE OR REPLACE TEMP TABLE part AS
+    WITH flagged AS (
+        SELECT *, {_PAIR}, position + (in_range::BIGINT << 62) AS place,
+            kind = {EVENT} AND NOT rejected AS is_event, late AND NOT rejected AS is_late,
+            kind = {EVENT} AND rejected AND claimed AS is_claimed
+        FROM ({TRACED}) WHERE key BETWEEN {{first}} AND {{last}}
+    ), paired AS (
+        SELECT flagged.*, copies IS NOT NULL AS is_stored, corrected IS TRUE AS is_in_corrected,
+            coalesce(min(place) FILTER (is_event AND NOT is_late OR is_claimed) OVER of_pair,
+                {_NEVER}) AS first_place,
+            coalesce(min(place) FILTER (is_event AND is_late) OVER of_pair,
+                {_NEVER}) AS first_late_place
+        FROM flagged LEFT JOIN found USING (pair)
+        WINDOW of_pair AS (PARTITION BY flagged.pair)
+    ), used AS (
+        SELECT *,
+            is_stored AND NOT (is_in_corrected AND first_late_place < first_place) AS is_usable,
+            is_usable AND place = first_place AS is_used
+        FROM paired
+    ), compared AS (
+        SELECT *, is_used OR is_late OR is_claimed AS is_kept,
+            min(position) FILTER (is_kept) OVER of_event AS first_kept,
+            max(position) FILTER (is_kept) OVER of_event AS last_kept
+        FROM used WINDOW of_event AS (PARTITION BY key)
+    )
+    SELECT key, pair, position, timestamp_ms, time_ms, end_ms, in_range,
+        is_event AND is_late AS is_late_event, CASE
+            WHEN is_used THEN 'used'
+            WHEN rejected THEN 'rejected'
+            WHEN is_late AND is_event AND is_in_corrected AND place < first_place THEN 'corrected'
+            WHEN is_late THEN 'late'
+            WHEN kind = {HEARTBEAT} THEN 'heartbeats'
+            WHEN is_event AND {_has_earlier("first_kept", "last_kept")} THEN 'duplicate'
+            WHEN is_event AND erased THEN 'erased'
+            ELSE 'unaccounted' END AS class,
+        -- A copy that arrives after `state.dedup_ttl` is correctly late.
+        is_late_event AND class = 'late' AND is_stored AND NOT (is_usable AND first_place < place)
+            AS is_late_and_used
+    FROM compared"""
+# The fate of a lost copy with another time is that of the first.
+_LOST = f"""
+    INSERT INTO lost
+    SELECT position, timestamp_ms, time_ms, end_ms,
+        is_open OR {_has_earlier("first_open", "last_open")} AS is_open
+    FROM (SELECT *, end_ms > {{watermark_ms}} + 1 AS is_open,
+            min(position) FILTER (is_open) OVER of_event AS first_open,
+            max(position) FILTER (is_open) OVER of_event AS last_open
+        FROM part WHERE class = 'unaccounted' WINDOW of_event AS (PARTITION BY key))
+    WHERE in_range"""
+_COUNTS = """
+    SELECT class, count(*) FROM part WHERE in_range GROUP BY class
+    UNION ALL SELECT 'in_topic', count(*) FROM part WHERE in_range
+    UNION ALL SELECT 'late_and_used', count(*) FROM part
+        WHERE is_late_and_used AND in_range AND end_ms >= {first_end_ms}"""
+_STORED_COUNTS = """
+    SELECT coalesce(sum(copies - 1) FILTER (here AND NOT elsewhere OR is_unknown), 0)::BIGINT,
+        count(*) FILTER (is_unknown)
+    FROM (SELECT copies, here IS TRUE AS here, elsewhere IS TRUE AS elsewhere,
+            proven AND traces.pair IS NULL AS is_unknown
+        FROM found LEFT JOIN (
+            SELECT pair, bool_or(in_range) AS here,
+                bool_or(class = 'used' AND NOT in_range) AS elsewhere
+            FROM part WHERE class = 'used' OR is_late_event GROUP BY pair) traces USING (pair))"""
+
+
 def reconcile(
-    rows: np.ndarray, stored: np.ndarray, watermark_ms: int, first_window_ms: int, length_ms: int
-) -> tuple[Counter[str], np.ndarray, np.ndarray]:
-    """Counts the classes of the rows in the range.
+    tables: DiskTables, keys: tuple[int, int], watermark_ms: int, first_end_ms: int
+) -> Counter[str]:
+    """Counts the input rows in the range with these keys by class, as Reconciliation names them.
 
-    Also returns the unaccounted rows among them, and for each whether its window is still open.
-
-    rows: (N,) INPUT_ROW. stored: STORED_ROW. Both hold all rows of each of their keys.
-    watermark_ms: after the last record; NO_TIME if no window has closed.
-    first_window_ms: all records of windows that start at this time or later have been read.
-    length_ms: of a window.
+    tables: input and stored have all rows of each key, outcomes those of each position. The
+    unaccounted rows are added to the table lost, with whether their window is still open.
+    watermark_ms: after the last record; NO_TIME if no window has closed. first_end_ms: all records
+    of windows that end at this time or later have been read.
     """
-    # Rows before the range arrived before rows in it, in whatever partition.
-    rows = rows[np.lexsort((rows["position"], rows["in_range"]))]
-    in_range, is_rejected = rows["in_range"], rows["rejected"]
-    is_late = rows["late"] & ~is_rejected
-    is_event = (rows["kind"] == EVENT) & ~is_rejected
-    is_claimed = (rows["kind"] == EVENT) & is_rejected & rows["claimed"]
-    is_heartbeat = (rows["kind"] == HEARTBEAT) & ~is_rejected & ~is_late
-
-    row_keys = event_keys(rows)
-    stored = _without_superseded(stored)
-    # `first` of the sorted proven rows is proven if any is.
-    stored = stored[np.argsort(~stored["proven"], kind="stable")]
-    stored_keys, first_stored, copies = np.unique(
-        event_keys(stored), return_index=True, return_counts=True
-    )
-    # The job uses the first record of a user and event in order of offset.
-    candidates = np.flatnonzero((is_event & ~is_late) | is_claimed)
-    keys, first = np.unique(row_keys[candidates], return_index=True)
-    corrected_keys = event_keys(stored)[stored["corrected"]]
-    is_corrected = _is_corrected(
-        row_keys, is_late & is_event, keys, candidates[first], corrected_keys
-    )
-    # Copies of a corrected event that came after it are duplicates.
-    key_is_stored = np.isin(keys, stored_keys, assume_unique=True)
-    key_is_stored &= ~np.isin(keys, row_keys[is_corrected])
-    is_used = np.zeros(len(rows), bool)
-    is_used[candidates[first[key_is_stored]]] = True
-    is_rejected = is_rejected & ~is_used
-
-    is_duplicate = np.zeros(len(rows), bool)
-    remaining = np.flatnonzero(is_event & ~is_late & ~is_used)
-    kept = np.flatnonzero(is_used | is_late | is_claimed)
-    is_duplicate[remaining] = _has_earlier_copy(rows, remaining, kept)
-
-    is_erased = is_event & rows["erased"] & ~(is_late | is_used | is_duplicate)
-    is_lost = ~(is_rejected | is_late | is_heartbeat | is_used | is_duplicate | is_erased)
-    is_open = is_lost & (rows["end_ms"] > watermark_ms + 1)  # never without a time
-    # The fate of a copy with another time is that of the first.
-    is_open[is_lost] |= _has_earlier_copy(rows, np.flatnonzero(is_lost), np.flatnonzero(is_open))
-    is_late_event = is_late & is_event
-    explained = np.isin(stored_keys, row_keys[is_used | is_late_event])
-    is_unknown = ~explained & stored["proven"][first_stored]
-    in_other_range = np.isin(stored_keys, row_keys[is_used & ~in_range])
-    in_this_range = np.isin(stored_keys, row_keys[(is_used | is_late_event) & in_range])
-    counted_here = (in_this_range & ~in_other_range) | is_unknown
-    counts = {
-        "in_topic": in_range,
-        "heartbeats": is_heartbeat & in_range,
-        "used": is_used & in_range,
-        "duplicate": is_duplicate & in_range,
-        "late": is_late & ~is_corrected & in_range,
-        "corrected": is_corrected & in_range,
-        "rejected": is_rejected & in_range,
-        "erased": is_erased & in_range,
-        "unaccounted": is_lost & in_range,
-        "open_windows": is_open & in_range,
-        "used_twice": (copies - 1)[counted_here],
-        "unknown": is_unknown,
-        "late_and_used": _is_late_and_used(
-            row_keys, is_late_event & ~is_corrected, is_used, stored_keys
-        )
-        & in_range
-        & (rows["end_ms"] >= first_window_ms + length_ms),
-    }
-    totals = Counter({name: int(values.sum()) for name, values in counts.items()})
-    return totals, rows[is_lost & in_range], is_open[is_lost & in_range]
-
-
-def _without_superseded(stored: np.ndarray) -> np.ndarray:
-    """STORED_ROWs without those of an alias that a correction has stored for the person, too: the
-    rows of the alias are deleted after that."""
-    if not stored["alias"].any():
-        return stored
-    corrected = event_keys(stored)[stored["corrected"] & ~stored["alias"]]
-    return stored[~(stored["alias"] & np.isin(event_keys(stored), corrected))]
-
-
-def _has_earlier_copy(rows: np.ndarray, selected: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """(R,) bool: whether a kept record with the same event_id arrived before the selected row.
-
-    In another partition offsets do not give the order of arrival: any kept copy there counts.
-    """
-    if not len(kept):
-        return np.zeros(len(selected), bool)
-    kept = kept[np.lexsort((rows["position"][kept], rows["key"][kept]))]
-    events, first, copies = np.unique(rows["key"][kept], return_index=True, return_counts=True)
-    at = np.minimum(np.searchsorted(events, rows["key"][selected]), len(events) - 1)
-    same = events[at] == rows["key"][selected]
-    first_row, last_row = rows[kept[first[at]]], rows[kept[first[at] + copies[at] - 1]]
-    other_partition = partitions(last_row) != partitions(rows[selected])
-    return same & ((first_row["position"] < rows["position"][selected]) | other_partition)
-
-
-def _is_corrected(
-    row_keys: np.ndarray,
-    is_late_event: np.ndarray,
-    keys: np.ndarray,
-    first_on_time: np.ndarray,
-    corrected_keys: np.ndarray,
-) -> np.ndarray:
-    """(N,) bool: whether each row is late and a correction has used it.
-
-    keys: (K,) sorted, of records that are not late; first_on_time: (K,) the first row of each. A
-    late row after such a record is a late copy, and its delta may have been corrected for others.
-    """
-    late = np.flatnonzero(is_late_event & np.isin(row_keys, corrected_keys))
-    if len(keys):
-        at = np.minimum(np.searchsorted(keys, row_keys[late]), len(keys) - 1)
-        late = late[(keys[at] != row_keys[late]) | (first_on_time[at] > late)]
-    found = np.zeros(len(row_keys), bool)
-    found[late] = True
-    return found
-
-
-def _is_late_and_used(
-    row_keys: np.ndarray, is_late_event: np.ndarray, is_used: np.ndarray, stored_keys: np.ndarray
-) -> np.ndarray:
-    """(N,) bool: whether each row is late and its event is stored as used.
-
-    False for a record whose earlier copy was used: a copy that arrives after `state.dedup_ttl` is
-    correctly late.
-    """
-    late = np.flatnonzero(is_late_event)
-    late = late[np.isin(row_keys[late], stored_keys)]
-    used = np.flatnonzero(is_used)
-    keys, first = np.unique(row_keys[used], return_index=True)
-    if len(keys):
-        at = np.minimum(np.searchsorted(keys, row_keys[late]), len(keys) - 1)
-        late = late[(keys[at] != row_keys[late]) | (used[first[at]] >= late)]
-    found = np.zeros(len(row_keys), bool)
-    found[late] = True
-    return found
+    values = {"first": keys[0], "last": keys[1], "watermark_ms": watermark_ms}
+    values["first_end_ms"] = first_end_ms
+    for statement in (_FOUND, _CLASSIFIED, _LOST):
+        tables.query(statement.format(**values))
+    counts = Counter(dict(tables.query(_COUNTS.format(**values))))
+    counts["used_twice"], counts["unknown"] = tables.query(_STORED_COUNTS)[0]
+    return counts

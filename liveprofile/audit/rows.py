@@ -1,4 +1,4 @@
-"""What the audit keeps of each input record, output record and stored delta: rows of fixed size.
+"""What the audit keeps of each input record and stored event: rows of fixed size.
 
 Shapes: N rows.
 """
@@ -8,14 +8,15 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol
 
 import numpy as np
 
 from liveprofile.events.window_times import end_ms, stagger_offset_ms
 from liveprofile.identity.book import END_OF_TIME_MS, IdentityBook
 from liveprofile.ingest.translation import parse_time_ms
+from liveprofile.kafka.records import Record
 from liveprofile.settings import WindowSettings
+from liveprofile.storage.queries import WindowDigests
 from liveprofile.wire.payload import BadEvent, as_id, digest, load
 
 NO_TIME = -(2**63)
@@ -23,7 +24,7 @@ EVENT, HEARTBEAT, UNREADABLE = 0, 1, 2
 BATCH_ROWS = 10_000
 BATCH_WINDOWS = 5_000
 
-_OFFSET_BITS = 48
+OFFSET_BITS = 48
 _NO_EVENT = bytes(8)
 # The golden ratio times 2^64, odd: positions times this are distinct and spread evenly.
 SPREAD = np.uint64(0x9E3779B97F4A7C15)
@@ -38,9 +39,6 @@ INPUT_ROW = np.dtype(
         ("end_ms", np.int64),  # end of the user's window at time_ms; NO_TIME without a time
         ("kind", np.uint8),  # EVENT, HEARTBEAT or UNREADABLE
         ("in_range", np.bool_),  # False: read only because records of the range depend on it
-        ("rejected", np.bool_),  # the rejected topic has a copy
-        ("claimed", np.bool_),  # rejected after it had claimed its event_id
-        ("late", np.bool_),  # the late topic has a copy
         ("erased", np.bool_),  # its window began before its user was erased
     ],
     align=True,
@@ -55,65 +53,31 @@ STORED_ROW = np.dtype(
     ],
     align=True,
 )
-POSITION_ROW = np.dtype([("position", np.int64)])
-
-
-class InputRecord(Protocol):
-    """The fields of a Kafka record that the audit reads (liveprofile.kafka.records.Record)."""
-
-    @property
-    def partition(self) -> int: ...
-    @property
-    def offset(self) -> int: ...
-    @property
-    def timestamp_ms(self) -> int: ...
-    @property
-    def value(self) -> bytes | None: ...
-
-
-class StoredWindow(Protocol):
-    """The fields of a stored window that the audit reads (storage.queries.WindowDigests)."""
-
-    @property
-    def user_id(self) -> str: ...
-    @property
-    def window_start_ms(self) -> int: ...
-    @property
-    def window_end_ms(self) -> int: ...
-    @property
-    def events(self) -> int: ...
-    @property
-    def digests(self) -> bytes: ...
-    @property
-    def revision(self) -> int | None: ...  # of a correction
+LOST_ROW = np.dtype(
+    [
+        ("position", np.int64),
+        ("timestamp_ms", np.int64),
+        ("time_ms", np.int64),
+        ("end_ms", np.int64),
+        ("is_open", np.bool_),  # its window is still open
+    ],
+    align=True,
+)
 
 
 def position(partition: int, offset: int) -> int:
     """Packs partition and offset into one integer that sorts by both."""
-    return partition << _OFFSET_BITS | offset
+    return partition << OFFSET_BITS | offset
 
 
 def split_position(position: int) -> tuple[int, int]:
     """Returns (partition, offset)."""
-    return position >> _OFFSET_BITS, position & ((1 << _OFFSET_BITS) - 1)
+    return position >> OFFSET_BITS, position & ((1 << OFFSET_BITS) - 1)
 
 
 def partitions(rows: np.ndarray) -> np.ndarray:
     """(N,) int64: the partition of each INPUT_ROW."""
-    return rows["position"] >> _OFFSET_BITS
-
-
-def event_keys(rows: np.ndarray) -> np.ndarray:
-    """(N,) uint64: a key of user and event, of each INPUT_ROW or STORED_ROW.
-
-    Among 2 million (user, event) pairs, two share a key with a probability of 1 in 10 million.
-    """
-    return rows["key"] ^ rows["user"]
-
-
-def clocks_ms(rows: np.ndarray) -> np.ndarray:
-    """(N,) int64: the time up to which each INPUT_ROW may advance the watermark, or NO_TIME."""
-    return np.where(rows["rejected"], NO_TIME, np.minimum(rows["time_ms"], rows["timestamp_ms"]))
+    return rows["position"] >> OFFSET_BITS
 
 
 def user_hash(user_id: str) -> bytes:
@@ -137,12 +101,12 @@ def nobody_erased(user_id: str, start_ms: int) -> bool:
 
 
 def input_rows(
-    records: Iterable[InputRecord],
+    records: Iterable[Record],
     window: WindowSettings,
     is_erased: IsErased = nobody_erased,
     identities: IdentityBook | None = None,
 ) -> Iterator[np.ndarray]:
-    """Yields INPUT_ROWs, BATCH_ROWS at a time; the other boolean fields are False.
+    """Yields INPUT_ROWs, BATCH_ROWS at a time; `in_range` is False.
 
     identities: the merges that the job follows; None: none.
     """
@@ -191,15 +155,8 @@ def parse_event(value: bytes | None) -> tuple[int, int, bytes, str]:
     return EVENT, time_ms, digest(event_id), user_id
 
 
-def position_rows(partitions_and_offsets: Iterable[tuple[int, int]]) -> Iterator[np.ndarray]:
-    """Yields POSITION_ROWs of (partition, offset) pairs, BATCH_ROWS at a time."""
-    pairs = iter(partitions_and_offsets)
-    while batch := list(itertools.islice(pairs, BATCH_ROWS)):
-        yield np.array([position(*pair) for pair in batch], np.int64).view(POSITION_ROW)
-
-
 def stored_rows(
-    deltas: Iterable[StoredWindow],
+    deltas: Iterable[WindowDigests],
     first_window_ms: int,
     watermark_ms: int,
     identities: IdentityBook | None = None,

@@ -34,7 +34,7 @@ def store_contacts(session: Session, settings: Settings, plan: PlanFile) -> int:
                 values = (target.user_id, start, campaign.name, campaign.start_ms * 1_000)
                 yield insert.bind(values)
 
-    return write_all(session, statements(), settings.cassandra.in_flight)
+    return write_all(session, statements())
 
 
 def users_at_cap(session: Session, users: Iterable[str], campaign: Campaign) -> set[str]:

@@ -77,7 +77,7 @@ def store_plan(
             key = (stored.plan_id, segment_bucket(user_id), user_id)
             yield insert.bind((*key, group, set(segments), *numbers))
 
-    write_all(session, statements(), settings.cassandra.in_flight)
+    write_all(session, statements())
     store_contacts(session, settings, plan)
     execute(
         session,

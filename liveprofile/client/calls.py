@@ -1,25 +1,30 @@
-"""Each call of the API as a value: what to send, and how to read the answer.
+"""The routes of the API, each a function from the ids of its path and named values to a call.
 
-`Client.send` and `AsyncClient.send` return the answer of a call. docs/api.md describes the routes.
+    calls.profile("42", embedding=True)
+    calls.snooze("42", "*", for_s=3_600)  # "*": all rules
+    calls.put_rules(rules=[...], tag=rules.tag, dry_run=True)
+
+`Client.send` and `AsyncClient.send` return the answer of a call. docs/api.md describes the routes
+and their values. The server refuses unknown ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Generic, Literal, NamedTuple, Self, TypeVar
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 from urllib.parse import quote
 
 from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
 
 from liveprofile.client import analysis_models as analyses
-from liveprofile.client import explanation_models as explanations
 from liveprofile.client import models
+from liveprofile.client.models import Page
 
 Result = TypeVar("Result")
 
-ROWS = 50
-ALL_RULES = "*"
 ANY_TAG = "*"
 # Longer than the server takes at most for definitions.
 LONG_TIMEOUT_S = 20.0
@@ -30,14 +35,14 @@ EXPLANATION_TIMEOUT_S = 320.0
 
 
 class Call(NamedTuple, Generic[Result]):
-    """One request. `parse`: reads the body of a successful answer.
+    """One request. `model`: of a successful answer; None: it has no body.
 
     `retried`: it only reads, or repeating it changes nothing.
     """
 
     method: str
     path: str
-    parse: Callable[[bytes], Result]
+    model: type[Result] | None
     params: Mapping[str, Any] = {}
     body: Mapping[str, Any] | None = None
     retried: bool = True
@@ -56,339 +61,147 @@ class Call(NamedTuple, Generic[Result]):
             **timeout,
         }
 
+    def parse(self, body: bytes) -> Result:
+        """Raises pydantic's ValidationError."""
+        return self.model and self.model.model_validate_json(body)
+
     def after(self, cursor: str) -> Self:
         """The same call for the next page."""
         return self._replace(params={**self.params, "cursor": cursor})
 
 
-def profile(user_id: str, embedding: bool = False) -> Call[models.Profile]:
-    """The profile as of the user's last closed window."""
-    params = {"embedding": "true"} if embedding else {}
-    return Call("GET", _user(user_id), _as(models.Profile), params)
-
-
-def profile_at(user_id: str, at: datetime) -> Call[models.PastProfile]:
-    """What the profile said at an earlier time, by event time."""
-    return Call("GET", _user(user_id), _as(models.PastProfile), {"at": _time(at)})
-
-
-def profiles(user_ids: Sequence[str], embedding: bool = False) -> Call[models.ProfileBatch]:
-    """The profiles of up to 100 users."""
-    body = {"user_ids": list(user_ids), "embedding": embedding}
-    return Call("POST", "/v1/users:batchGet", _as(models.ProfileBatch), body=body)
-
-
-def deltas(user_id: str, limit: int = ROWS) -> Call[models.Page[models.Delta]]:
-    """The changes of each window, newest first."""
-    parse = _as(models.Page[models.Delta])
-    return Call("GET", _user(user_id, "deltas"), parse, {"limit": limit})
-
-
-def scores(user_id: str, limit: int = ROWS) -> Call[models.Page[models.Score]]:
-    """The scores of single events, newest first."""
-    parse = _as(models.Page[models.Score])
-    return Call("GET", _user(user_id, "scores"), parse, {"limit": limit})
-
-
-def flags(
-    user_id: str, since: datetime | None = None, limit: int = ROWS
-) -> Call[models.Page[models.RiskFlag]]:
-    """The user's risk flags, newest first."""
-    params = {"limit": limit} | _given(since=_time(since))
-    return Call("GET", _user(user_id, "flags"), _as(models.Page[models.RiskFlag]), params)
-
-
-def next_items(user_id: str, limit: int = 20) -> Call[models.NextItems]:
-    """The items that the model expects next, most probable first."""
-    return Call("GET", _user(user_id, "next-items"), _as(models.NextItems), {"limit": limit})
-
-
-def interests(user_id: str) -> Call[models.Interests]:
-    """The categories that the model expects next, and the long-term shares."""
-    return Call("GET", _user(user_id, "interests"), _as(models.Interests))
-
-
-def similar(user_id: str, k: int = 10, segment: str | None = None) -> Call[models.Lookalikes]:
-    """The users with the most similar embeddings, best first."""
-    params = {"k": k} | _given(segment=segment)
-    return Call("GET", _user(user_id, "similar"), _as(models.Lookalikes), params)
-
-
-def explanation(user_id: str, at_ms: int | None = None) -> Call[explanations.Explanation]:
-    """Explains the last window that ended by then, by default the newest. Takes a minute."""
-    body, path = {} if at_ms is None else {"at_ms": at_ms}, _user(user_id, "explanations")
-    parse = _as(explanations.Explanation)
-    # Each attempt costs a minute of a core: the caller decides.
-    return Call("POST", path, parse, body=body, retried=False, timeout_s=EXPLANATION_TIMEOUT_S)
-
-
-def alerts(
-    user_id: str | None = None,
-    state: models.AlertStateName | None = None,
-    since: datetime | None = None,
-    limit: int = ROWS,
-) -> Call[models.Page[models.RiskAlert]]:
-    """Flags with their states, newest first."""
-    params = {"limit": limit} | _given(user_id=user_id, state=state, since=_time(since))
-    return Call("GET", "/v1/alerts", _as(models.Page[models.RiskAlert]), params)
-
-
-def alert(flag_id: str) -> Call[models.AlertDetails]:
-    """An alert with its history, snoozes and cases."""
-    return Call("GET", _alert(flag_id), _as(models.AlertDetails))
-
-
-def set_state(
-    flag_id: str, state: Literal["acknowledged", "closed"], note: str = ""
-) -> Call[models.StoredState]:
-    """Acknowledges or closes an alert."""
-    body = {"state": state, "note": note}
-    return Call("PUT", _alert(flag_id, "state"), _as(models.StoredState), body=body)
-
-
-def label(
-    flag_id: str, label: Literal["fraud", "legitimate"], note: str = ""
-) -> Call[models.StoredState]:
-    """Labels the event of an alert."""
-    body = {"label": label, "note": note}
-    return Call("PUT", _alert(flag_id, "label"), _as(models.StoredState), body=body)
-
-
-def snoozes(user_id: str) -> Call[models.SnoozeList]:
-    """The user's snoozed rules."""
-    return Call("GET", _user(user_id, "snoozes"), _as(models.SnoozeList))
-
-
-def snooze(
-    user_id: str, for_s: int, rule_id: str = ALL_RULES, note: str = ""
-) -> Call[models.UserSnooze]:
-    """Suppresses the alerts of a rule, or of all, about a user from now on."""
-    # Repeated, it would end later.
-    path = _user(user_id, "snoozes", rule_id)
-    body = {"for_s": for_s, "note": note}
-    return Call("PUT", path, _as(models.UserSnooze), body=body, retried=False)
-
-
-def end_snooze(user_id: str, rule_id: str = ALL_RULES) -> Call[None]:
-    """Ends a snooze; does nothing if there is none."""
-    return Call("DELETE", _user(user_id, "snoozes", rule_id), lambda body: None)
-
-
-def cases(
-    user_id: str | None = None, is_open: bool | None = None, limit: int = ROWS
-) -> Call[models.Page[models.CustomerCase]]:
-    """Cases of a user, or of all users in no particular order."""
-    flag = None if is_open is None else str(is_open).lower()
-    params = {"limit": limit} | _given(user_id=user_id, open=flag)
-    return Call("GET", "/v1/cases", _as(models.Page[models.CustomerCase]), params)
-
-
-def segment_members(segment: str, limit: int = ROWS) -> Call[models.Page[analyses.SegmentMember]]:
-    """The members of a segment, in no particular order."""
-    parse = _as(models.Page[analyses.SegmentMember])
-    return Call("GET", _segment(segment, "members"), parse, {"limit": limit})
-
-
-def segment_sizes(segment: str, limit: int = ROWS) -> Call[analyses.SizeList]:
-    """The sizes of a segment at the latest sweeps, newest first."""
-    return Call("GET", _segment(segment, "sizes"), _as(analyses.SizeList), {"limit": limit})
-
-
-def user_segments(user_id: str) -> Call[analyses.UserSegmentList]:
-    """The segments that the user is or was in."""
-    return Call("GET", _user(user_id, "segments"), _as(analyses.UserSegmentList))
-
-
-def attributes(user_id: str) -> Call[models.AttributeList]:
-    """What other systems state about the user, with source and expiry."""
-    return Call("GET", _user(user_id, "attributes"), _as(models.AttributeList))
-
-
-def trend(
-    by: Literal["hour", "day"] = "hour",
-    metric: Literal["events", "users", "amount"] = "events",
-    count: int = 168,
-    category: str | None = None,
-    event_type: str | None = None,
-) -> Call[analyses.Trend]:
-    """The last `count` complete hours or days with the range expected from earlier weeks."""
-    params = {"by": by, "metric": metric, "count": count}
-    params |= _given(category=category, event_type=event_type)
-    return Call("GET", "/v1/trends", _as(analyses.Trend), params)
-
-
-def forecast(
-    metric: Literal["events", "users", "amount"] = "events",
-    category: str | None = None,
-    event_type: str | None = None,
-) -> Call[analyses.TrendForecast]:
-    """The hours of the next day, with an 80 % interval."""
-    params = {"metric": metric} | _given(category=category, event_type=event_type)
-    parse = _as(analyses.TrendForecast)
-    return Call("GET", "/v1/trends/forecast", parse, params, timeout_s=LONG_TIMEOUT_S)
-
-
-def funnel(
-    steps: Sequence[str] = ("view", "cart", "purchase"),
-    within_h: int = 168,
-    days: int = 23,
-    by: Literal["segment", "category"] = "segment",
-) -> Call[analyses.FunnelAnswer]:
-    """How many users take the steps of a funnel."""
-    params = {"step": list(steps), "within_h": within_h, "days": days, "by": by}
-    return Call("GET", "/v1/funnel", _as(analyses.FunnelAnswer), params, timeout_s=SCAN_TIMEOUT_S)
-
-
-def retention(event_type: str | None = None) -> Call[analyses.CohortList]:
-    """Which users of a first week come back in the weeks after it."""
-    params = _given(event_type=event_type)
-    return Call("GET", "/v1/retention", _as(analyses.CohortList), params, timeout_s=SCAN_TIMEOUT_S)
-
-
-def campaigns() -> Call[analyses.CampaignList]:
-    """The campaigns that were planned through the API, newest start first."""
-    return Call("GET", "/v1/campaigns", _as(analyses.CampaignList))
-
-
-def campaign(name: str) -> Call[analyses.CampaignAnswer]:
-    """A campaign with the summary of its plan."""
-    return Call("GET", _campaign(name), _as(analyses.CampaignAnswer))
-
-
-def plan_campaign(
-    name: str, request: analyses.CampaignRequest, dry_run: bool = False
-) -> Call[analyses.PlanSummary]:
-    """Plans a campaign once. Conflict: it is planned already."""
-    # Repeated after a lost answer, it would be a conflict with itself.
-    return Call(
-        "PUT",
-        _campaign(name),
-        _as(analyses.PlanSummary),
-        {"dry_run": "true"} if dry_run else {},
-        request.model_dump(exclude_unset=True),
-        retried=dry_run,
-        timeout_s=SCAN_TIMEOUT_S,
-    )
-
-
-def campaign_targets(name: str) -> Call[models.Page[analyses.CampaignTarget]]:
-    """The users of a plan."""
-    return Call("GET", _campaign(name, "targets"), _as(models.Page[analyses.CampaignTarget]))
-
-
-def campaign_report(name: str, days: int = 30) -> Call[analyses.CampaignReport]:
-    """What a campaign changed, with 95 % intervals."""
-    parse = _as(analyses.CampaignReport)
-    return Call("GET", _campaign(name, "report"), parse, {"days": days}, timeout_s=SCAN_TIMEOUT_S)
-
-
-def consents(user_id: str) -> Call[models.UserConsents]:
-    """What the user allows now, and each change."""
-    return Call("GET", _user(user_id, "consents"), _as(models.UserConsents))
-
-
-def put_consent(
-    user_id: str, purpose: str, request: models.ConsentRequest
-) -> Call[models.UserConsents]:
-    """Grants or withdraws a purpose. With a time, repeating it changes nothing."""
-    path, body = _user(user_id, "consents", purpose), request.model_dump(exclude_unset=True)
-    return Call("PUT", path, _as(models.UserConsents), body=body, timeout_s=LONG_TIMEOUT_S)
-
-
-def erasure(user_id: str) -> Call[models.UserErasure]:
-    """When each place is clear of an erased user. NotFound: the API knows of no erasure."""
-    return Call("GET", _user(user_id, "erasure"), _as(models.UserErasure))
-
-
-def put_erasure(user_id: str, before_ms: int | None = None) -> Call[models.UserErasure]:
-    """Erases everything of a user before a time, by default now."""
-    body = {} if before_ms is None else {"before_ms": before_ms}
-    path = _user(user_id, "erasure")
-    return Call("PUT", path, _as(models.UserErasure), body=body, timeout_s=LONG_TIMEOUT_S)
-
-
-def rules() -> Call[analyses.RuleList]:
-    """The rules that jobs use."""
-    return Call("GET", "/v1/rules", _as(analyses.RuleList), timeout_s=LONG_TIMEOUT_S)
-
-
-def segments() -> Call[analyses.SegmentList]:
-    """The segment definitions that jobs use."""
-    return Call("GET", "/v1/segments", _as(analyses.SegmentList), timeout_s=LONG_TIMEOUT_S)
-
-
-def put_rules(
-    rules: Sequence[Mapping[str, Any]], tag: str, dry_run: bool = False
-) -> Call[analyses.AppliedChanges]:
-    """Replaces all rules. tag: of the rules that were read; ANY_TAG overwrites all others."""
-    return _put_definitions("/v1/rules", {"rules": list(rules)}, tag, dry_run)
-
-
-def put_segments(
-    segments: Sequence[Mapping[str, Any]], tag: str, dry_run: bool = False
-) -> Call[analyses.AppliedChanges]:
-    """Replaces all segment definitions, as `put_rules`."""
-    return _put_definitions("/v1/segments", {"segments": list(segments)}, tag, dry_run)
-
-
-def preview_segments(
-    segments: Sequence[Mapping[str, Any]], at: datetime | None = None
-) -> Call[analyses.PreviewAnswer]:
-    """Who would enter and leave each segment with these definitions."""
-    body = {"segments": list(segments)}
-    parse = _as(analyses.PreviewAnswer)
-    params = _given(at=_time(at))
-    return Call("POST", "/v1/segments:preview", parse, params, body, timeout_s=SCAN_TIMEOUT_S)
-
-
-def _put_definitions(
-    path: str, body: Mapping[str, Any], tag: str, dry_run: bool
-) -> Call[analyses.AppliedChanges]:
-    return Call(
-        "PUT",
-        path,
-        _as(analyses.AppliedChanges),
-        {"dry_run": "true"} if dry_run else {},
-        body,
-        headers={"If-Match": tag if tag == ANY_TAG else f'"{tag}"'},
-        timeout_s=LONG_TIMEOUT_S,
-    )
-
-
-def audit(day: datetime) -> Call[models.Page[models.AuditRecord]]:
-    """The writes through the API of the UTC day that contains the time, newest first."""
-    return Call("GET", "/v1/audit", _as(models.Page[models.AuditRecord]), {"day": _time(day)})
-
-
-def ready() -> Call[models.Health]:
-    """Whether the server can answer."""
-    return Call("GET", "/health/ready", _as(models.Health), retried=False)
-
-
-def _as(model: type[BaseModel]) -> Callable[[bytes], Any]:
-    return model.model_validate_json
-
-
-def _user(user_id: str, *rest: str) -> str:
-    return "/".join(["/v1/users", *(quote(part, safe="*") for part in (user_id, *rest))])
-
-
-def _alert(flag_id: str, *rest: str) -> str:
-    return "/".join(["/v1/alerts", *(quote(part, safe="") for part in (flag_id, *rest))])
-
-
-def _segment(segment: str, *rest: str) -> str:
-    return "/".join(["/v1/segments", *(quote(part, safe="") for part in (segment, *rest))])
-
-
-def _campaign(name: str, *rest: str) -> str:
-    return "/".join(["/v1/campaigns", *(quote(part, safe="") for part in (name, *rest))])
-
-
-def _given(**params: Any) -> dict[str, Any]:
-    return {name: value for name, value in params.items() if value is not None}
-
-
-def _time(time: datetime | None) -> str | None:
-    """A time without a zone is UTC, as everywhere in Liveprofile."""
-    return None if time is None else time.replace(tzinfo=time.tzinfo or UTC).isoformat()
+@dataclass(frozen=True)
+class Route(Generic[Result]):
+    """path: with {} for each id. body: the values that it has are sent as JSON, others as query.
+
+    retried: as of Call; a dry run is always.
+    """
+
+    method: str
+    path: str
+    model: type[Result] | None
+    body: type[BaseModel] | None = None
+    retried: bool = True
+    timeout_s: float | None = None
+
+    def __call__(self, *ids: str, tag: str | None = None, **values: Any) -> Call[Result]:
+        """tag: of the definitions that a change is based on; ANY_TAG overwrites all others.
+
+        A value that is None is left out. A time without a zone is UTC.
+        """
+        if len(ids) != self.path.count("{}"):
+            raise TypeError(f"{self.path} has other ids than {ids}")
+        given = {name: _plain(value) for name, value in values.items() if value is not None}
+        in_body = self.body.model_fields.keys() if self.body else set()
+        return Call(
+            self.method,
+            self.path.format(*(quote(each, safe="") for each in ids)),
+            self.model,
+            {name: value for name, value in given.items() if name not in in_body},
+            {name: given[name] for name in given if name in in_body} if self.body else None,
+            self.retried or bool(given.get("dry_run")),
+            {} if tag is None else {"If-Match": tag if tag == ANY_TAG else f'"{tag}"'},
+            self.timeout_s,
+        )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.replace(tzinfo=value.tzinfo or UTC).isoformat()
+    return to_jsonable_python(value)
+
+
+USER, ALERT = "/v1/users/{}", "/v1/alerts/{}"
+SEGMENT, CAMPAIGN = "/v1/segments/{}", "/v1/campaigns/{}"
+
+profile = Route("GET", USER, models.Profile)
+profile_at = Route("GET", USER, models.PastProfile)  # at: a datetime
+profiles = Route("POST", "/v1/users:batchGet", models.ProfileBatch, models.BatchRequest)
+deltas = Route("GET", f"{USER}/deltas", Page[models.Delta])
+scores = Route("GET", f"{USER}/scores", Page[models.Score])
+flags = Route("GET", f"{USER}/flags", Page[models.RiskFlag])
+next_items = Route("GET", f"{USER}/next-items", models.NextItems)
+interests = Route("GET", f"{USER}/interests", models.Interests)
+similar = Route("GET", f"{USER}/similar", models.Lookalikes)
+attributes = Route("GET", f"{USER}/attributes", models.AttributeList)
+user_segments = Route("GET", f"{USER}/segments", analyses.UserSegmentList)
+# Each attempt costs a minute of a core: the caller decides.
+explanation = Route(
+    "POST",
+    f"{USER}/explanations",
+    analyses.Explanation,
+    analyses.ExplanationRequest,
+    retried=False,
+    timeout_s=EXPLANATION_TIMEOUT_S,
+)
+
+alerts = Route("GET", "/v1/alerts", Page[models.RiskAlert])
+alert = Route("GET", ALERT, models.AlertDetails)
+set_state = Route("PUT", f"{ALERT}/state", models.StoredState, models.StateRequest)
+label = Route("PUT", f"{ALERT}/label", models.StoredState, models.LabelRequest)
+snoozes = Route("GET", f"{USER}/snoozes", models.SnoozeList)
+# Repeated, it would end later.
+snooze = Route(
+    "PUT", f"{USER}/snoozes/{{}}", models.UserSnooze, models.SnoozeRequest, retried=False
+)
+end_snooze = Route("DELETE", f"{USER}/snoozes/{{}}", None)
+cases = Route("GET", "/v1/cases", Page[models.CustomerCase])
+audit = Route("GET", "/v1/audit", Page[models.AuditRecord])
+
+segment_members = Route("GET", f"{SEGMENT}/members", Page[analyses.SegmentMember])
+segment_sizes = Route("GET", f"{SEGMENT}/sizes", analyses.SizeList)
+rules = Route("GET", "/v1/rules", analyses.RuleList, timeout_s=LONG_TIMEOUT_S)
+segments = Route("GET", "/v1/segments", analyses.SegmentList, timeout_s=LONG_TIMEOUT_S)
+put_rules = Route(
+    "PUT", "/v1/rules", analyses.AppliedChanges, analyses.RulesRequest, timeout_s=LONG_TIMEOUT_S
+)
+put_segments = Route(
+    "PUT",
+    "/v1/segments",
+    analyses.AppliedChanges,
+    analyses.SegmentsRequest,
+    timeout_s=LONG_TIMEOUT_S,
+)
+preview_segments = Route(
+    "POST",
+    "/v1/segments:preview",
+    analyses.PreviewAnswer,
+    analyses.SegmentsRequest,
+    timeout_s=SCAN_TIMEOUT_S,
+)
+
+trend = Route("GET", "/v1/trends", analyses.Trend)
+forecast = Route("GET", "/v1/trends/forecast", analyses.TrendForecast, timeout_s=LONG_TIMEOUT_S)
+funnel = Route("GET", "/v1/funnel", analyses.FunnelAnswer, timeout_s=SCAN_TIMEOUT_S)
+retention = Route("GET", "/v1/retention", analyses.CohortList, timeout_s=SCAN_TIMEOUT_S)
+
+campaigns = Route("GET", "/v1/campaigns", analyses.CampaignList)
+campaign = Route("GET", CAMPAIGN, analyses.CampaignAnswer)
+# Repeated after a lost answer, it would be a conflict with itself.
+plan_campaign = Route(
+    "PUT",
+    CAMPAIGN,
+    analyses.PlanSummary,
+    analyses.CampaignRequest,
+    retried=False,
+    timeout_s=SCAN_TIMEOUT_S,
+)
+campaign_targets = Route("GET", f"{CAMPAIGN}/targets", Page[analyses.CampaignTarget])
+campaign_report = Route(
+    "GET", f"{CAMPAIGN}/report", analyses.CampaignReport, timeout_s=SCAN_TIMEOUT_S
+)
+
+consents = Route("GET", f"{USER}/consents", models.UserConsents)
+put_consent = Route(
+    "PUT",
+    f"{USER}/consents/{{}}",
+    models.UserConsents,
+    models.ConsentRequest,
+    timeout_s=LONG_TIMEOUT_S,
+)
+erasure = Route("GET", f"{USER}/erasure", models.UserErasure)
+put_erasure = Route(
+    "PUT", f"{USER}/erasure", models.UserErasure, models.ErasureRequest, timeout_s=LONG_TIMEOUT_S
+)
+
+ready = Route("GET", "/health/ready", models.Health, retried=False)

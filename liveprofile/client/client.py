@@ -1,4 +1,4 @@
-"""The synchronous and the asynchronous client of the read API."""
+"""The synchronous and the asynchronous client of the read API, and what they raise."""
 
 from __future__ import annotations
 
@@ -7,21 +7,17 @@ import random
 import ssl
 import time
 from collections.abc import AsyncIterator, Iterator
-from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import httpx2
 from pydantic import ValidationError
 
 from liveprofile import __version__
 from liveprofile.client.calls import Call
-from liveprofile.client.errors import ApiClientError, BadAnswer, NoAnswer, refusal
-from liveprofile.client.models import (
-    Page,
-    Problem,
-)
+from liveprofile.client.models import Page, Problem
 
 Result = TypeVar("Result")
+Item = TypeVar("Item")
 
 # Longer than the server takes at most, also for a label.
 TIMEOUT_S = 6.0
@@ -30,14 +26,67 @@ RETRIED_STATUSES = frozenset({429, 502, 503, 504})
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 
 
-def http_options(
-    url: str, key: str | None, timeout_s: float, verify: ssl.SSLContext | bool
-) -> dict[str, Any]:
-    """The arguments of httpx2.Client and httpx2.AsyncClient."""
-    headers = {"User-Agent": f"liveprofile-client/{__version__}"}
-    if key is not None:
-        headers["Authorization"] = f"Bearer {key}"
-    return {"base_url": url, "headers": headers, "timeout": timeout_s, "verify": verify}
+class ApiClientError(Exception):
+    """Base class of everything that the client raises."""
+
+
+class NoAnswer(ApiClientError):
+    """The server could not be reached, or did not answer in time."""
+
+
+class BadAnswer(ApiClientError):
+    """The answer is not one of this API: is the address right?"""
+
+
+class Refused(ApiClientError):
+    """The server answered with an error. `problem` says which."""
+
+    def __init__(self, problem: Problem):
+        super().__init__(f"{problem.status} {problem.detail} (request {problem.request_id})")
+        self.problem = problem
+
+    @property
+    def status(self) -> int:
+        return self.problem.status
+
+
+class Unauthorized(Refused):
+    """401 or 403: the key is missing, wrong, revoked, or has not the role."""
+
+
+class NotFound(Refused):
+    """404: no such user or alert."""
+
+
+class Conflict(Refused):
+    """409 or 412: the state does not allow the change, or somebody else was faster."""
+
+
+class InvalidRequest(Refused):
+    """400, 413 or 422: the arguments are wrong; `problem.errors` names them."""
+
+
+class TooManyRequests(Refused):
+    """429, after the retries."""
+
+
+class Unavailable(Refused):
+    """503, after the retries: the server's database does not answer."""
+
+
+_BY_STATUS: dict[int, type[Refused]] = {
+    400: InvalidRequest,
+    401: Unauthorized,
+    403: Unauthorized,
+    404: NotFound,
+    409: Conflict,
+    412: Conflict,
+    413: InvalidRequest,
+    422: InvalidRequest,
+    428: InvalidRequest,
+    429: TooManyRequests,
+    503: Unavailable,
+}
 
 
 class Attempts(Generic[Result]):
@@ -78,36 +127,34 @@ class Attempts(Generic[Result]):
         if self.response is None:
             raise NoAnswer(f"{named}: {self.failure!r}")
         if not self.response.is_success:
-            raise _refusal_of(named, self.response)
+            raise _refusal(named, self.response)
         try:
             return self._call.parse(self.response.content)
         except ValidationError as error:
             raise BadAnswer(f"{named}: {error}") from None
 
 
-def _refusal_of(named: str, response: httpx2.Response) -> ApiClientError:
+def _refusal(named: str, response: httpx2.Response) -> ApiClientError:
     try:
-        return refusal(Problem.model_validate_json(response.content))
+        problem = Problem.model_validate_json(response.content)
     except ValidationError:
         return BadAnswer(
             f"{named}: status {response.status_code} without a problem: is this the address of the"
             " API?"
         )
+    return _BY_STATUS.get(problem.status, Refused)(problem)
 
 
-Result = TypeVar("Result")
-Item = TypeVar("Item")
-
-
-class Client:
-    """Sends the calls of liveprofile.client.calls. Threads may share it.
+class _Connected:
+    """What both clients are made of.
 
     url: of the server, such as http://127.0.0.1:8070. key: an API key, lp_...; None: without one.
     timeout_s: of each attempt. attempts: how often a call that may be repeated is sent.
     verify: an SSL context with your own certificate authority.
     transport: replaces the network, for tests.
-    Every method raises ApiClientError (errors.py).
     """
+
+    _kind: ClassVar[type]
 
     def __init__(
         self,
@@ -117,10 +164,23 @@ class Client:
         timeout_s: float = TIMEOUT_S,
         attempts: int = ATTEMPTS,
         verify: ssl.SSLContext | bool = True,
-        transport: httpx2.BaseTransport | None = None,
+        transport: Any = None,
     ):
+        headers = {"User-Agent": f"liveprofile-client/{__version__}"}
+        if key is not None:
+            headers["Authorization"] = f"Bearer {key}"
+        options = {"base_url": url, "headers": headers, "timeout": timeout_s, "verify": verify}
+        self._http = self._kind(**options, transport=transport)
         self._attempts = attempts
-        self._http = httpx2.Client(**http_options(url, key, timeout_s, verify), transport=transport)
+
+
+class Client(_Connected):
+    """Sends the calls of liveprofile.client.calls. Threads may share it.
+
+    Every method raises ApiClientError.
+    """
+
+    _kind = httpx2.Client
 
     def send(self, call: Call[Result]) -> Result:
         """Sends a call and returns its typed answer."""
@@ -146,12 +206,7 @@ class Client:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -159,27 +214,10 @@ class Client:
         self._http.close()
 
 
-Result = TypeVar("Result")
-Item = TypeVar("Item")
+class AsyncClient(_Connected):
+    """As Client, for asyncio. Tasks may share it."""
 
-
-class AsyncClient:
-    """As liveprofile.client.Client, for asyncio. Tasks may share it."""
-
-    def __init__(
-        self,
-        url: str,
-        key: str | None = None,
-        *,
-        timeout_s: float = TIMEOUT_S,
-        attempts: int = ATTEMPTS,
-        verify: ssl.SSLContext | bool = True,
-        transport: httpx2.AsyncBaseTransport | None = None,
-    ):
-        self._attempts = attempts
-        self._http = httpx2.AsyncClient(
-            **http_options(url, key, timeout_s, verify), transport=transport
-        )
+    _kind = httpx2.AsyncClient
 
     async def send(self, call: Call[Result]) -> Result:
         """Sends a call and returns its typed answer."""
@@ -206,12 +244,7 @@ class AsyncClient:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:

@@ -10,7 +10,7 @@ from cassandra.cluster import Session
 from liveprofile.consent.changes import MAX_CHANGES, ConsentChange
 from liveprofile.consent.records import to_record
 from liveprofile.rows.users import USER_CONSENT
-from liveprofile.settings.sections import MAX_TTL_S
+from liveprofile.settings import MAX_TTL_S
 from liveprofile.storage.cql import execute_per_key, from_ms, prepare, to_ms, write_all
 from liveprofile.units import SECOND_MS
 from liveprofile.wire.user_records import key_of
@@ -45,7 +45,6 @@ def apply_changes(
     send: Send,
     *,
     ttl_s: int,
-    in_flight: int,
 ) -> int:
     """Stores the changes of users and sends each user's record; returns the number of changes.
 
@@ -60,7 +59,7 @@ def apply_changes(
             insert.bind((user_id, from_ms(each.time_ms), *each[1:], write_time_us(each)))
             for user_id, each in part
         )
-        count += write_all(session, statements, in_flight)
+        count += write_all(session, statements)
         users = list(dict.fromkeys(user_id for user_id, _ in part))
         send_users(lambda ids: read_changes(session, ids), users, send)
     return count

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
@@ -18,7 +17,7 @@ import fastavro
 import orjson
 from fastavro.schema import SchemaParseException
 
-from liveprofile.decoding.undecodable import Undecodable
+from liveprofile.decoding.decode import BodyReader, Undecodable
 
 Named = dict[str, Any]  # full name: parsed schema
 _EPOCH, _MILLISECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(milliseconds=1)
@@ -28,8 +27,8 @@ class UnusableSchema(ValueError):
     """A schema that is no Avro schema of an event."""
 
 
-def avro_reader(schema: str, references: list[str]) -> Callable[[bytes], bytes]:
-    """A function that turns a body into the JSON of an event. It raises Undecodable.
+def avro_reader(schema: str, references: list[str]) -> BodyReader:
+    """A function that turns a body into the JSON of an event.
 
     schema, references: JSON texts of Avro schemas; a reference comes before what refers to it.
     Raises UnusableSchema.

@@ -1,35 +1,44 @@
-"""From a record in any input format to a record of the input topic (docs/data-contract.md)."""
+"""From a record in any input format to a record of the input topic (docs/data-contract.md).
+
+The formats are JSON, Confluent's with a schema id, and CloudEvents 1.0: structured JSON, or binary
+with ce_ headers (Kafka binding 1.0.2).
+"""
 
 from __future__ import annotations
 
+import base64
+import binascii
+import json
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import orjson
 
-from liveprofile.decoding.cloud_event import (
-    STRUCTURED,
-    completed,
-    header_attributes,
-    is_binary,
-    is_structured,
-    read_json,
-    structured_data,
-    write_json,
-)
-from liveprofile.decoding.registry import BodyReader
-from liveprofile.decoding.undecodable import Undecodable
 from liveprofile.kafka.records import Record
+from liveprofile.wire.tokens import EVENT_TYPES
 
+SPEC_VERSION = "1.0"
+REQUIRED = ("specversion", "id", "source", "type")
+STRUCTURED = "application/cloudevents"
+PREFIX = "ce_"
 MAGIC = 0
-# The magic byte and the schema id, a 32-bit integer, big endian.
-PREFIX_BYTES = 5
-# Of a key. An id has at most 256 characters.
-MAX_KEY_BYTES = 1_024
+PREFIX_BYTES = 5  # the magic byte and the schema id, a 32-bit integer, big endian
+MAX_KEY_BYTES = 1_024  # an id has at most 256 characters
 _WHITE_SPACE = frozenset(b" \t\r\n")
 _UTF8_BYTES = 4  # of a character, at most
 
+BodyReader = Callable[[bytes], bytes]  # the JSON of an event; raises Undecodable
 ReaderOf = Callable[[int], BodyReader]  # raises Undecodable, RegistryUnavailable
+Reason = Literal["BAD_MAGIC", "BAD_BODY", "UNKNOWN_SCHEMA", "BAD_CLOUDEVENT", "TOO_LARGE"]
+MAX_DETAIL_CHARS = 200
+
+
+class Undecodable(ValueError):
+    """A record that goes to the rejected topic: it would fail again at each attempt."""
+
+    def __init__(self, reason: Reason, detail: str):
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail[:MAX_DETAIL_CHARS]
 
 
 class DecodedEvent(NamedTuple):
@@ -125,3 +134,74 @@ def _short(key: bytes | None) -> bytes | None:
 
 def _too_large(max_chars: int) -> Undecodable:
     return Undecodable("TOO_LARGE", f"more than {max_chars} characters (limits.payload_chars)")
+
+
+def read_json(text: bytes) -> Any:
+    """Parses JSON strictly. Raises ValueError, RecursionError."""
+
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(f"{constant} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def write_json(value: Any) -> bytes:
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError:  # a lone surrogate, which stays an escape
+        return json.dumps(value, separators=(",", ":")).encode()
+
+
+def is_structured(parsed: Any) -> bool:
+    """Whether a JSON value has the attributes that every CloudEvent has, and no event has."""
+    return isinstance(parsed, dict) and all(isinstance(parsed.get(n), str) for n in REQUIRED)
+
+
+def is_binary(headers: Mapping[str, bytes]) -> bool:
+    return f"{PREFIX}specversion" in headers
+
+
+def header_attributes(headers: Mapping[str, bytes]) -> dict[str, str]:
+    """The attributes of a CloudEvent in binary mode."""
+    return {
+        name.removeprefix(PREFIX): value.decode("utf-8", "replace")
+        for name, value in headers.items()
+        if name.startswith(PREFIX)
+    }
+
+
+def structured_data(envelope: dict[str, Any]) -> dict[str, Any]:
+    """The data of a CloudEvent in structured mode. Raises Undecodable."""
+    data = envelope.get("data")
+    if data is None and isinstance(envelope.get("data_base64"), str):
+        try:
+            data = read_json(base64.b64decode(envelope["data_base64"], validate=True))
+        except (binascii.Error, ValueError, RecursionError) as error:
+            raise Undecodable("BAD_CLOUDEVENT", f"data_base64: {error}") from None
+    if not isinstance(data, dict):
+        raise Undecodable("BAD_CLOUDEVENT", "data is no JSON object")
+    return data
+
+
+def completed(event: dict[str, Any], attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """The event, with what it lacks from the attributes of its CloudEvent. Raises Undecodable.
+
+    event_id is source and id, which together are unique; user_id is subject, event_time is time,
+    event_type is the last part of type.
+    """
+    for name in REQUIRED:
+        if not isinstance(attributes.get(name), str) or not attributes[name]:
+            raise Undecodable("BAD_CLOUDEVENT", f"attribute {name} is missing")
+    if attributes["specversion"] != SPEC_VERSION:
+        raise Undecodable("BAD_CLOUDEVENT", f"specversion {attributes['specversion']} is not 1.0")
+    time = attributes.get("time")
+    kind = attributes["type"].rpartition(".")[2]
+    fields = {
+        "event_id": f"{attributes['source']} {attributes['id']}",
+        "user_id": attributes.get("subject"),
+        "event_type": kind if kind in EVENT_TYPES else attributes["type"],
+        # RFC 3339 allows small letters, ISO 8601 does not.
+        "event_time": time.upper() if isinstance(time, str) else time,
+    }
+    given = {name: value for name, value in event.items() if value is not None}
+    return {name: value for name, value in fields.items() if value is not None} | given

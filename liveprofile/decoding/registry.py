@@ -11,7 +11,7 @@ from urllib.parse import quote
 import httpx2
 
 from liveprofile.decoding.avro_body import UnusableSchema, avro_reader
-from liveprofile.decoding.undecodable import Undecodable
+from liveprofile.decoding.decode import BodyReader, Undecodable
 from liveprofile.errors import ConfigError, ServiceUnavailableError
 from liveprofile.settings import DecoderSettings
 
@@ -24,8 +24,6 @@ MAX_SCHEMAS = 1_000
 UNKNOWN_S = 30.0
 MAX_REFERENCES = 100
 TIMEOUT_S = 5.0  # of one request
-
-BodyReader = Callable[[bytes], bytes]  # raises Undecodable
 
 
 class RegistryUnavailable(ServiceUnavailableError):
@@ -48,11 +46,11 @@ class SchemaRegistry:
         self._clock = clock
         self._readers: dict[int, BodyReader | _Unknown] = {}
         self._url = settings.registry_url.rstrip("/")
-        user, password = settings.registry_username, settings.registry_password
+        user, password = settings.username, settings.password
         self._client = httpx2.Client(
             timeout=TIMEOUT_S,
             auth=(user, password.get_secret_value()) if user else None,
-            verify=_trusted(settings.registry_ca_file),
+            verify=_trusted(settings.ca_file),
             # No proxy and no credentials but those of the settings.
             trust_env=False,
             headers={"accept": "application/vnd.schemaregistry.v1+json, application/json"},
@@ -142,4 +140,4 @@ def _trusted(ca_file: str) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=ca_file or None)
     except OSError as error:
-        raise ConfigError(f"decoder.registry_ca_file {ca_file}: {error}") from None
+        raise ConfigError(f"decoder.ca_file {ca_file}: {error}") from None

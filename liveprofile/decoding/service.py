@@ -16,9 +16,8 @@ from typing import Any, NamedTuple
 
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
-from liveprofile.decoding.decode import ReaderOf, decode
+from liveprofile.decoding.decode import ReaderOf, Undecodable, decode
 from liveprofile.decoding.registry import RegistryUnavailable
-from liveprofile.decoding.undecodable import Undecodable
 from liveprofile.errors import ServiceError
 from liveprofile.kafka.connection import client_config, error_text
 from liveprofile.kafka.offsets import decoder_group, partition_ranges

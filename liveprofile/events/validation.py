@@ -29,6 +29,7 @@ MAX_NAME_CHARS = 50_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_ZONE = timedelta(hours=18)
 _IDS = ("event_id", "user_id", "item_id", "category_id", "anonymous_id")
+_REQUIRED = ("event_id", "user_id", "event_type", "event_time")
 _CONTROL = re.compile(r"[\x00-\x1f]")
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _DIGITS = re.compile(r"[0-9]{1,15}")
@@ -58,8 +59,8 @@ class Heartbeat(NamedTuple):
     time_ms: int
 
 
-class _InvalidError(ValueError):
-    """The record fails a check."""
+class RejectedError(ValueError):
+    """The job rejects the record. Arguments: the reason and a detail, which may be ""."""
 
 
 def accept(
@@ -69,19 +70,31 @@ def accept(
 
     timestamp_ms: the timestamp of the Kafka record.
     """
-    latest_ms = timestamp_ms + limits.max_clock_skew_ms
     try:
-        event = _parse(value, limits.payload_chars)
-        event_type = event.get("event_type")
+        return validate(value, timestamp_ms, limits)
+    except RejectedError:
+        return None
+
+
+def validate(
+    value: bytes | None, timestamp_ms: int, limits: LimitSettings
+) -> AcceptedEvent | Heartbeat:
+    """As `accept`, but raises RejectedError."""
+    latest_ms = timestamp_ms + limits.max_clock_skew_ms
+    event = _parse(value, limits.payload_chars)
+    event_type = event.get("event_type")
+    try:
         if event_type == HEARTBEAT:
             return Heartbeat(_time_ms(event, latest_ms))
-        if not isinstance(event_type, str) or event_type not in TYPE_INDEX:
-            raise _InvalidError("event_type")
         event_id, user_id = _id(event, "event_id"), _id(event, "user_id")
+        if not isinstance(event_type, str) or event_type not in TYPE_INDEX:
+            raise RejectedError("UNKNOWN_TYPE", str(event_type))
         time_ms = _time_ms(event, latest_ms)
         _check_numbers(event)
-    except _InvalidError:
-        return None
+    except RejectedError:
+        if missing := _missing_field(event):
+            raise RejectedError("MISSING_FIELD", missing) from None
+        raise
     _, _, item, category, amount = token(event, time_ms)
     anonymous_id = _optional_id(event.get("anonymous_id"))
     return AcceptedEvent(
@@ -89,20 +102,33 @@ def accept(
     )
 
 
+def _missing_field(event: dict[str, Any]) -> str | None:
+    """The first required field without a value; an id that is neither text nor integer is none."""
+    needed = ("event_type", "event_time")
+    for field in needed if event.get("event_type") == HEARTBEAT else _REQUIRED:
+        value = event.get(field)
+        if value in (None, "") or isinstance(value, dict | list):
+            return field
+        if field not in needed and not as_id(value):
+            return field
+    return None
+
+
 def _parse(value: bytes | None, payload_chars: int) -> dict[str, Any]:
-    if value is None or len(value) > 4 * payload_chars:  # a character has at most four bytes
-        raise _InvalidError("size")
+    if value is None:
+        raise RejectedError("NOT_JSON", "")
+    # A character has at most four bytes.
+    if len(value) > payload_chars and (
+        len(value) > 4 * payload_chars or len(value.decode(errors="replace")) > payload_chars
+    ):
+        raise RejectedError("TOO_LARGE", "")
     try:
-        if len(value) > payload_chars and len(value.decode()) > payload_chars:
-            raise _InvalidError("size")
         if len(value) <= MAX_NUMBER_CHARS or not _needs_strict_parser(value):
             event = orjson.loads(value)
             if not isinstance(event, dict):
-                raise _InvalidError("no object")
+                raise RejectedError("NOT_JSON", "")
             if float not in map(type, map(event.get, _IDS)):
                 return event
-    except UnicodeDecodeError:
-        raise _InvalidError("encoding") from None
     except orjson.JSONDecodeError:
         pass  # orjson also refuses 1e400, which is valid JSON
     return _parse_strictly(value)
@@ -113,7 +139,7 @@ def _needs_strict_parser(value: bytes) -> bool:
     brackets = value.count(b"[") + value.count(b"{")
     is_deep = brackets > MAX_NESTING and _nesting(value.decode(errors="replace")) > MAX_NESTING
     if is_deep:
-        raise _InvalidError("nesting")
+        raise RejectedError("NOT_JSON", "")
     return len(value) > MAX_NAME_CHARS or _LONG_NUMBER.search(value) is not None
 
 
@@ -121,12 +147,13 @@ def _parse_strictly(value: bytes) -> dict[str, Any]:
     """Parses numbers of any size, within the limits of the contract."""
     try:
         event = _DECODER.decode(value.decode())
-        # Fails for lone surrogates.
         json.dumps(event, ensure_ascii=False).encode()
+    except UnicodeError:  # a lone surrogate is refused by the second line
+        raise RejectedError("BAD_ENCODING", "") from None
     except (ValueError, RecursionError):
-        raise _InvalidError("JSON") from None
+        raise RejectedError("NOT_JSON", "") from None
     if not isinstance(event, dict):
-        raise _InvalidError("no object")
+        raise RejectedError("NOT_JSON", "")
     return event
 
 
@@ -168,7 +195,7 @@ _DECODER = json.JSONDecoder(
 def _id(event: dict[str, Any], field: str) -> str:
     text = as_id(event.get(field))
     if not _is_id(text):
-        raise _InvalidError(field)
+        raise RejectedError("BAD_ID", field)
     return text
 
 
@@ -191,24 +218,26 @@ def _time_ms(event: dict[str, Any], latest_ms: int) -> int:
     if type(value) is not int:
         text = as_id(value)
         value = int(text) if _DIGITS.fullmatch(text) else _iso_ms(text)
-    if not EARLIEST_MS <= value <= min(latest_ms, 10**15 - 1):
-        raise _InvalidError("event_time")
+    if value is None or not EARLIEST_MS <= value < 10**15:
+        raise RejectedError("BAD_TIME", str(event.get("event_time")))
+    if value > latest_ms:
+        raise RejectedError("FUTURE_TIME", str(event.get("event_time")))
     return value
 
 
-def _iso_ms(text: str) -> int:
+def _iso_ms(text: str) -> int | None:
     """Epoch milliseconds of ISO 8601; the rest of the second's fraction is cut off."""
     match = _ISO_8601.fullmatch(text)
     if not match:
-        raise _InvalidError("event_time")
+        return None
     *date_and_time, fraction, sign, zone_hours, zone_minutes = match.groups()
     zone = timedelta(hours=int(zone_hours or 0), minutes=int(zone_minutes or 0))
     try:
         local = datetime(*(int(part or 0) for part in date_and_time), tzinfo=UTC)
     except ValueError:
-        raise _InvalidError("event_time") from None
+        return None
     if zone > _MAX_ZONE:
-        raise _InvalidError("event_time")
+        return None
     seconds = (local - _EPOCH + (zone if sign == "-" else -zone)) // timedelta(seconds=1)
     return seconds * 1_000 + int((fraction or "")[:3].ljust(3, "0"))
 
@@ -218,15 +247,17 @@ def _check_numbers(event: dict[str, Any]) -> None:
     quantity = _number(event, "quantity", 0.0, NUMBER_LIMIT)
     amount = _number(event, "amount", -NUMBER_LIMIT, NUMBER_LIMIT)
     if amount is None and price is not None and price * (quantity or 0.0) > NUMBER_LIMIT:
-        raise _InvalidError("amount")
+        raise RejectedError("BAD_NUMBER", "amount")
     _number(event, "rating", -NUMBER_LIMIT, NUMBER_LIMIT)
     place = event.get("place")
     if isinstance(place, dict):
-        _number(place, "lat", -90.0, 90.0)
-        _number(place, "lon", -180.0, 180.0)
+        _number(place, "lat", -90.0, 90.0, "place.")
+        _number(place, "lon", -180.0, 180.0, "place.")
 
 
-def _number(event: dict[str, Any], field: str, low: float, high: float) -> float | None:
+def _number(
+    event: dict[str, Any], field: str, low: float, high: float, prefix: str = ""
+) -> float | None:
     value = event.get(field)
     if value is None:
         return None
@@ -235,5 +266,5 @@ def _number(event: dict[str, Any], field: str, low: float, high: float) -> float
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     # Compared before it is converted: an integer may be too large for a double.
     if not is_number or not low <= value <= high:
-        raise _InvalidError(field)
+        raise RejectedError("BAD_NUMBER", prefix + field)
     return float(value)

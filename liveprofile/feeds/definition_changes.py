@@ -93,11 +93,7 @@ def read_in_force(
 
     Raises ServiceError, and DefinitionsError for the file.
     """
-    return in_force(topic_name, read_topic(settings), file, read_file)
-
-
-def in_force(topic_name: str, topic: TopicDefinitions, file: Path, read_file: ReadFile) -> InForce:
-    """As `read_in_force`, of what has been read of the topic."""
+    topic = read_topic(settings)
     if topic.has_records:
         return InForce(f"topic {topic_name}", topic.value(), tag_of(topic))
     path = product_path(file)
@@ -151,37 +147,32 @@ def apply_definitions(
     Raises ServiceError, DefinitionsChangedError if the tag is another one or if another writer was
     faster.
     """
+    changed = DefinitionsChangedError(
+        f"the definitions of {topic_name} have changed since they were read: read them again"
+    )
     topic = read_topic(settings)
-    changes = plan_changes(topic, definitions)
-    if _is_equal(topic, changes):
-        return _applied(topic, changes, tag_of(topic))
-    if dry_run:
-        _require_tag(topic, topic_name, expected_tag)
-        return _applied(topic, changes, tag_of(topic))
-    topics.create_topics(settings)
-    try:
-        with kafka_records.exclusive_writer(settings, topic_name) as send:
-            topic = read_topic(settings)
-            _require_tag(topic, topic_name, expected_tag)
-            changes = plan_changes(topic, definitions)
-            send(signed_records(settings, topic_name, topic, _records(changes, by)))
-    except kafka_records.WriterFenced:
-        raise _changed(topic_name) from None
-    new = [change.definition for change in changes if change.definition is not None]
-    return _applied(topic, changes, _digest(sorted(new, key=lambda each: each.id)))
-
-
-def _is_equal(topic: TopicDefinitions, changes: Sequence[DefinitionChange]) -> bool:
-    return (
+    changes, tag = plan_changes(topic, definitions), tag_of(topic)
+    is_equal = (
         topic.has_records
         and APPLIED_KEY.decode() not in topic.invalid_ids
         and all(change.kind == "unchanged" for change in changes)
     )
-
-
-def _applied(topic: TopicDefinitions, changes: Sequence[DefinitionChange], tag: str) -> Applied:
-    before = {definition.id: definition for definition in topic.definitions}
-    return Applied(list(changes), tag, before)
+    if not (is_equal or dry_run):
+        topics.create_topics(settings)
+        try:
+            with kafka_records.exclusive_writer(settings, topic_name) as send:
+                topic = read_topic(settings)
+                if expected_tag not in (None, tag_of(topic)):
+                    raise changed
+                changes = plan_changes(topic, definitions)
+                send(signed_records(settings, topic_name, topic, _records(changes, by)))
+        except kafka_records.WriterFenced:
+            raise changed from None
+        new = [change.definition for change in changes if change.definition is not None]
+        tag = _digest(sorted(new, key=lambda each: each.id))
+    elif not is_equal and expected_tag not in (None, tag):
+        raise changed
+    return Applied(changes, tag, {definition.id: definition for definition in topic.definitions})
 
 
 def _records(changes: Sequence[DefinitionChange], by: str) -> list[tuple[bytes, bytes | None]]:
@@ -192,14 +183,3 @@ def _records(changes: Sequence[DefinitionChange], by: str) -> list[tuple[bytes, 
         (APPLIED_KEY, orjson.dumps(applied)),
         *((change.name.encode(), change.record(applied)) for change in written),
     ]
-
-
-def _require_tag(topic: TopicDefinitions, topic_name: str, expected_tag: str | None) -> None:
-    if expected_tag is not None and tag_of(topic) != expected_tag:
-        raise _changed(topic_name)
-
-
-def _changed(topic_name: str) -> DefinitionsChangedError:
-    return DefinitionsChangedError(
-        f"the definitions of {topic_name} have changed since they were read: read them again"
-    )

@@ -14,13 +14,13 @@ import hashlib
 import logging
 import time
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Generic, TypeVar
 
 import orjson
 
 from liveprofile.errors import InputError
-from liveprofile.feeds.feed import Feed, OpenSource, TableSpec, TopicTable
+from liveprofile.feeds.feed import Feed, TableSpec, TopicTable
 from liveprofile.kafka import records as kafka_records
 from liveprofile.kafka.records import Record
 from liveprofile.rules.definitions import (
@@ -64,6 +64,7 @@ class TopicDefinitions(TopicTable[Set], Generic[Kind, Set]):
     """
 
     error: ClassVar[type[DefinitionsError]]
+    read: ClassVar[Callable[[bytes, str], Any]]  # the definition of a record; raises `error`
 
     def __init__(self, signer: RuleSigner | None = None) -> None:
         self._signer = signer
@@ -72,10 +73,6 @@ class TopicDefinitions(TopicTable[Set], Generic[Kind, Set]):
         self.has_records = False  # refused records do not count
         self.invalid_records = 0
         self.signed_ms = 0  # the newest signing time
-
-    @abstractmethod
-    def _read(self, value: bytes, position: str) -> Kind:
-        """Reads the definition of a record. Raises `error`."""
 
     @abstractmethod
     def value(self) -> Set:
@@ -104,7 +101,7 @@ class TopicDefinitions(TopicTable[Set], Generic[Kind, Set]):
         if record.value is None:
             self._definitions.pop(name, None)
             return
-        definition = self._read(record.value, position)
+        definition = type(self).read(record.value, position)
         if definition.id != name:
             problem = DefinitionProblem(definition.id, "id", f"the record's key is {name!r}")
             raise self.error(position, [problem])
@@ -138,10 +135,7 @@ def _name(record: Record) -> str:
 class TopicRules(TopicDefinitions[Rule, RuleSet]):
     """The rules of the topic risk-rules."""
 
-    error = RulesError
-
-    def _read(self, value: bytes, position: str) -> Rule:
-        return read_rule(value, position)
+    error, read = RulesError, read_rule
 
     def value(self) -> RuleSet:
         text = "\n".join(rule.model_dump_json() for rule in self.definitions)
@@ -152,14 +146,11 @@ class TopicRules(TopicDefinitions[Rule, RuleSet]):
 class TopicSegments(TopicDefinitions[Segment, SegmentSet]):
     """The definitions of the topic segment-definitions, and the sweep that it announces."""
 
-    error = SegmentsError
+    error, read = SegmentsError, read_segment
 
     def __init__(self, signer: RuleSigner | None = None) -> None:
         super().__init__(signer)
         self.sweep: dict[str, Any] = dict(NO_SWEEP)
-
-    def _read(self, value: bytes, position: str) -> Segment:
-        return read_segment(value, position)
 
     def _is_control(self, record: Record, position: str) -> bool:
         if record.key != SWEEP_KEY:
@@ -222,16 +213,8 @@ class DefinitionFeed(Feed[Set]):
     record.
     """
 
-    def __init__(
-        self,
-        spec: TableSpec[Set],
-        initial: Set,
-        open_source: OpenSource,
-        **timing: float,
-    ):
-        self.invalid_records = 0  # of the topic since it was last read from its beginning
-        self._signed_ms = 0  # when the definitions in force were signed
-        super().__init__(spec, initial, open_source, **timing)
+    invalid_records = 0  # of the topic since it was last read from its beginning
+    _signed_ms = 0  # when the definitions in force were signed
 
     def _publish(self, table: TopicDefinitions) -> str:
         self.invalid_records = table.invalid_records

@@ -14,8 +14,8 @@ from liveprofile.feeds.feed import Current, Feed, Fixed, OpenSource, TableSpec, 
 from liveprofile.identity.book import IdentityBook
 from liveprofile.identity.records import read_record as read_merge
 from liveprofile.kafka.records import Record
-from liveprofile.privacy.erasure_records import read_record as read_erasure
 from liveprofile.privacy.erasures import HashedErasureBook
+from liveprofile.privacy.erasures import read_record as read_erasure
 from liveprofile.pseudonym import key_pseudonym
 from liveprofile.settings import Settings
 from liveprofile.wire.user_records import user_of

@@ -8,8 +8,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from liveprofile.errors import InputError, LiveprofileError, ServiceError
-from liveprofile.flink.operator_metrics import ModelReport
-from liveprofile.flink.rest import TERMINAL_STATES, request, running_tasks, vertex_metrics
+from liveprofile.flink.operator_metrics import (
+    ModelReport,
+    OverSubtasks,
+    is_latency,
+    is_model_gauge,
+    operator_metrics,
+)
+from liveprofile.flink.rest import TERMINAL_STATES, request, running_tasks
 
 # The profile pipeline's source of events. The scoring pipeline reads the same topic again.
 EVENT_SOURCE_RATE = re.compile(r"Source__source\[\d+\]\.numRecordsInPerSecond$")
@@ -60,37 +66,25 @@ def running_jobs(rest_url: str, name: str) -> list[str]:
 
 
 def require_running_job(rest_url: str, name: str, job_id: str | None = None) -> str:
-    """The id of the job that runs, as `choose_running_job` chooses it. Raises what it raises.
+    """The running job with `job_id`, else the only one with this name.
 
-    Raises ServiceError if Flink does not answer.
+    Raises LiveprofileError if it does not run, InputError if several have the name, ServiceError if
+    Flink does not answer.
     """
     jobs = request(rest_url, "/jobs/overview")["jobs"]
     running = {job["jid"]: job["name"] for job in jobs if job["state"] not in TERMINAL_STATES}
-    return choose_running_job(running, rest_url, name, job_id)
-
-
-def choose_running_job(
-    running: Mapping[str, str], rest_url: str, name: str, job_id: str | None
-) -> str:
-    """The job with `job_id`, else the only one with this name.
-
-    running: names by id. Raises LiveprofileError if it does not run, InputError if several have the
-    name.
-    """
-    others = ", ".join(f"{its_name} {each}" for each, its_name in running.items()) or "nothing"
-    if job_id is not None:
-        if job_id not in running:
-            raise LiveprofileError(f"no job {job_id} runs at {rest_url}, which runs {others}")
-        return job_id
     named = [each for each, its_name in running.items() if its_name == name]
-    if not named:
-        raise LiveprofileError(f"no job named {name} runs at {rest_url}, which runs {others}")
-    if len(named) > 1:
+    if job_id is None and len(named) > 1:
         raise InputError(
             f"{len(named)} jobs named {name} run at {rest_url}: choose one with --job:"
             f" {', '.join(named)}"
         )
-    return named[0]
+    for found in named if job_id is None else [job_id]:
+        if found in running:
+            return found
+    others = ", ".join(f"{its_name} {each}" for each, its_name in running.items()) or "nothing"
+    wanted = f"job named {name}" if job_id is None else f"job {job_id}"
+    raise LiveprofileError(f"no {wanted} runs at {rest_url}, which runs {others}")
 
 
 def last_checkpoint_path(rest_url: str, job_id: str) -> str | None:
@@ -113,7 +107,8 @@ def report(rest_url: str, name: str) -> JobReport:
         tasks_running=running,
         tasks=tasks,
         events_per_second=sum(
-            _source_rate(rest_url, job_id, vertex["id"]) for vertex in job["vertices"]
+            each.sum
+            for each in operator_metrics(rest_url, job_id, EVENT_SOURCE_RATE.match).values()
         ),
         checkpoint=_checkpoint(checkpoints.get("latest", {}).get("completed")),
         checkpoints_failed=checkpoints.get("counts", {}).get("failed", 0),
@@ -136,18 +131,14 @@ def _job_metric(rest_url: str, job_id: str, name: str) -> float:
     return float(metrics[0]["value"]) if metrics else 0.0
 
 
-def _source_rate(rest_url: str, job_id: str, vertex_id: str) -> float:
-    """Events per second that the vertex reads; 0 for a vertex without the source of events."""
-    rates = vertex_metrics(rest_url, job_id, vertex_id, EVENT_SOURCE_RATE.match, "sum")
-    return sum(rates.values())
-
-
 OVERDUE_INTERVALS = 3
 SLACK_S = 5.0  # a checkpoint itself takes time
 
 
-def checkpoint_warnings(job: JobReport, interval_ms: int) -> Iterator[str]:
-    """Whether checkpoints are overdue. interval_ms: the setting job.checkpoint_interval_ms."""
+def job_warnings(
+    job: JobReport, interval_ms: int, scoring: ScoringReport | None, models: ModelReport | None
+) -> Iterator[str]:
+    """What an operator should look at. interval_ms: the setting job.checkpoint_interval_ms."""
     age_s = job.uptime_s if job.checkpoint is None else job.checkpoint.age_s
     if age_s > OVERDUE_INTERVALS * interval_ms / 1_000 + SLACK_S:
         yield (
@@ -155,9 +146,6 @@ def checkpoint_warnings(job: JobReport, interval_ms: int) -> Iterator[str]:
             " failed: after a failure the job reads this time again. Is the checkpoint folder full,"
             " or not writable?"
         )
-
-
-def scoring_warnings(scoring: ScoringReport | None) -> Iterator[str]:
     if scoring and scoring.lost:
         yield (
             f"{scoring.lost} of {scoring.events} events lack a part and are not scored; after"
@@ -165,9 +153,6 @@ def scoring_warnings(scoring: ScoringReport | None) -> Iterator[str]:
         )
     if scoring and scoring.unscored:
         yield f"{scoring.unscored} events could not be scored: the TaskManagers' logs say why"
-
-
-def model_warnings(models: ModelReport | None) -> Iterator[str]:
     if models and models.refused:
         yield (
             f"a worker has refused {models.refused} deployments of the user model and serves an"
@@ -206,29 +191,23 @@ class ScoringReport(NamedTuple):
         return 0 if may_be_in_flight else self.incomplete
 
 
-def scoring_report(rest_url: str, job_id: str) -> ScoringReport | None:
-    """Reads the counters; None if the operators have no metrics yet. Raises ServiceError."""
-    metrics: dict[str, float] = {}
-    for vertex in request(rest_url, f"/jobs/{job_id}")["vertices"]:
-        metrics |= vertex_metrics(rest_url, job_id, vertex["id"], is_scoring_counter, "sum")
-    return count_events(metrics)
+def is_reported(name: str) -> bool:
+    """Whether a report is made from this metric of an operator."""
+    return is_scoring_counter(name) or is_model_gauge(name) or is_latency(name)
 
 
 def is_scoring_counter(name: str) -> bool:
-    """Whether `count_events` needs this metric."""
+    """Whether `scoring_report` needs this metric."""
     return _RECORDS.match(name) is not None or name.endswith(_UNSCORED)
 
 
-def count_events(metrics: Mapping[str, float]) -> ScoringReport | None:
-    """Makes the report from the metrics of all operators, which are summed over subtasks.
-
-    Returns None if operators are missing.
-    """
+def scoring_report(metrics: Mapping[str, OverSubtasks]) -> ScoringReport | None:
+    """Makes the report from the metrics of all operators; None if operators are missing."""
     records: dict[tuple[str, int], dict[str, float]] = {}
     for name, value in metrics.items():
         if match := _RECORDS.match(name):
             operator, node, metric = match.groups()
-            records.setdefault((operator, int(node)), {})[metric] = value
+            records.setdefault((operator, int(node)), {})[metric] = value.sum
     entered = records.get(("Calc", FIRST_PARTS))
     rejoined = records.get(("OverAggregate", SCORING_INPUT))
     if entered is None or rejoined is None:
@@ -237,5 +216,5 @@ def count_events(metrics: Mapping[str, float]) -> ScoringReport | None:
         events=int(entered["numRecordsOut"]),
         events_per_second=entered["numRecordsOutPerSecond"],
         incomplete=max(0, int(entered["numRecordsOut"] - rejoined["numRecordsIn"])),
-        unscored=int(sum(value for name, value in metrics.items() if name.endswith(_UNSCORED))),
+        unscored=int(sum(each.sum for name, each in metrics.items() if name.endswith(_UNSCORED))),
     )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 from urllib.parse import quote
 
-from liveprofile.flink.rest import request, vertex_metrics
+from liveprofile.flink.rest import request
 
 # A URL of more names might be longer than Flink's HTTP server accepts (4,096 bytes).
 NAMES_PER_REQUEST = 30
@@ -27,18 +27,22 @@ def operator_metrics(
     """Selected metrics by name, without those that have no value yet. Raises ServiceError."""
     found: dict[str, OverSubtasks] = {}
     for vertex in request(rest_url, f"/jobs/{job_id}")["vertices"]:
-        path = f"/jobs/{job_id}/vertices/{vertex['id']}/subtasks/metrics"
-        names = [each["id"] for each in request(rest_url, path) if is_selected(each["id"])]
-        for part in _parts(names):
-            query = quote(",".join(part), safe=",")
-            for each in request(rest_url, f"{path}?get={query}&agg=min,max,sum"):
-                found[each["id"]] = OverSubtasks(each["min"], each["max"], each["sum"])
+        found |= vertex_metrics(rest_url, job_id, vertex["id"], is_selected)
     return found
 
 
-def _parts(names: list[str]) -> Iterable[list[str]]:
+def vertex_metrics(
+    rest_url: str, job_id: str, vertex_id: str, is_selected: Callable[[str], object]
+) -> dict[str, OverSubtasks]:
+    """As `operator_metrics`, of one vertex."""
+    found: dict[str, OverSubtasks] = {}
+    path = f"/jobs/{job_id}/vertices/{vertex_id}/subtasks/metrics"
+    names = [each["id"] for each in request(rest_url, path) if is_selected(each["id"])]
     for start in range(0, len(names), NAMES_PER_REQUEST):
-        yield names[start : start + NAMES_PER_REQUEST]
+        query = quote(",".join(names[start : start + NAMES_PER_REQUEST]), safe=",")
+        for each in request(rest_url, f"{path}?get={query}&agg=min,max,sum"):
+            found[each["id"]] = OverSubtasks(each["min"], each["max"], each["sum"])
+    return found
 
 
 _REVISION, _REFUSED = ".liveprofile.model_revision", ".liveprofile.models_refused"
@@ -52,34 +56,23 @@ class ModelReport(NamedTuple):
     refused: int  # deployments, by the worker that has refused most since its start
 
 
-def model_report(rest_url: str, job_id: str) -> ModelReport | None:
-    """Reads the gauges; None if the operator has no metrics yet. Raises ServiceError."""
-    for vertex in request(rest_url, f"/jobs/{job_id}")["vertices"]:
-        lowest, highest = (
-            vertex_metrics(rest_url, job_id, vertex["id"], is_model_gauge, of)
-            for of in ("min", "max")
-        )
-        if found := models_of(lowest, highest):
-            return found
-    return None
-
-
-def models_of(lowest: Mapping[str, float], highest: Mapping[str, float]) -> ModelReport | None:
-    """Makes the report from gauges, the lowest and the highest over subtasks; None without any."""
-    if not any(map(is_model_gauge, highest)):
+def model_report(metrics: Mapping[str, OverSubtasks]) -> ModelReport | None:
+    """Makes the report from gauges; None if the operator has no metrics yet."""
+    gauges = {name: each for name, each in metrics.items() if is_model_gauge(name)}
+    if not gauges:
         return None
+    revisions = [each for name, each in gauges.items() if name.endswith(_REVISION)]
+    refused = [each.highest for name, each in gauges.items() if name.endswith(_REFUSED)]
     return ModelReport(
-        _named(lowest, _REVISION), _named(highest, _REVISION), _named(highest, _REFUSED)
+        int(max((each.lowest for each in revisions), default=0)),
+        int(max((each.highest for each in revisions), default=0)),
+        int(max(refused, default=0)),
     )
 
 
 def is_model_gauge(name: str) -> bool:
-    """Whether `models_of` needs this metric."""
+    """Whether `model_report` needs this metric."""
     return name.endswith((_REVISION, _REFUSED))
-
-
-def _named(metrics: Mapping[str, float], ending: str) -> int:
-    return int(max((value for name, value in metrics.items() if name.endswith(ending)), default=0))
 
 
 EVENT_TO_SCORE = "event_to_score_ms"

@@ -8,8 +8,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from typing import Any, Literal
-from urllib.parse import quote
+from typing import Any
 
 from liveprofile.errors import ServiceError, ServiceUnavailableError
 from liveprofile.retry import until_deadline
@@ -83,22 +82,43 @@ def root_exception(rest_url: str, job_id: str) -> str:
     return entries[0]["stacktrace"] if entries else ""
 
 
+def _wait(
+    rest_url: str,
+    job_id: str,
+    timeout_s: float,
+    look: Callable[[], tuple[bool, str, str]],
+    cause: Callable[[], str] = str,
+) -> str:
+    """Returns the state when `look` says that it is the one that is waited for.
+
+    look: whether it is, the job's state, and what is missing. Raises ServiceError with the cause if
+    the job ends before, or after `timeout_s`.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        is_there, state, missing = look()
+        if is_there:
+            return state
+        if state in TERMINAL_STATES or time.monotonic() > deadline_s:
+            reason = cause() or _last_failure(rest_url, job_id)
+            raise ServiceError(f"job {job_id} is {state} {missing}: {reason}")
+        time.sleep(0.2)
+
+
 def wait_for_state(rest_url: str, job_id: str, states: set[str], timeout_s: float) -> str:
     """Waits until the job is in one of `states` and returns that state.
 
     Raises ServiceError if the job ends in another state or after `timeout_s`.
     """
-    deadline_s = time.monotonic() + timeout_s
-    while (state := job_state(rest_url, job_id)) not in states:
-        if state in TERMINAL_STATES:
-            reason = failure_reason(root_exception(rest_url, job_id)) or "no exception"
-            raise ServiceError(f"job {job_id} is {state}, not {'/'.join(sorted(states))}: {reason}")
-        if time.monotonic() > deadline_s:
-            raise ServiceError(
-                f"job {job_id} is {state} after {timeout_s:.0f} s, not {'/'.join(sorted(states))}"
-            )
-        time.sleep(0.2)
-    return state
+
+    def look() -> tuple[bool, str, str]:
+        state = job_state(rest_url, job_id)
+        return state in states, state, f"and not {'/'.join(sorted(states))}"
+
+    def cause() -> str:
+        return failure_reason(root_exception(rest_url, job_id)) or f"after {timeout_s:.0f} s"
+
+    return _wait(rest_url, job_id, timeout_s, look, cause)
 
 
 def wait_until_running(rest_url: str, job_id: str, timeout_s: float) -> None:
@@ -106,18 +126,13 @@ def wait_until_running(rest_url: str, job_id: str, timeout_s: float) -> None:
 
     Raises ServiceError if the job ends before, or after `timeout_s`.
     """
-    deadline_s = time.monotonic() + timeout_s
-    while True:
+
+    def look() -> tuple[bool, str, str]:
         job = request(rest_url, f"/jobs/{job_id}")
         running, tasks = running_tasks(job)
-        if running == tasks > 0:
-            return
-        if job["state"] in TERMINAL_STATES or time.monotonic() > deadline_s:
-            raise ServiceError(
-                f"job {job_id} is {job['state']} with {running} of {tasks} tasks running:"
-                f" {_last_failure(rest_url, job_id)}"
-            )
-        time.sleep(0.2)
+        return running == tasks > 0, job["state"], f"with {running} of {tasks} tasks running"
+
+    _wait(rest_url, job_id, timeout_s, look)
 
 
 def wait_for_first_checkpoint(rest_url: str, job_id: str, timeout_s: float) -> None:
@@ -125,14 +140,13 @@ def wait_for_first_checkpoint(rest_url: str, job_id: str, timeout_s: float) -> N
 
     Raises ServiceError if the job ends before, or after `timeout_s`.
     """
-    deadline_s = time.monotonic() + timeout_s
-    while not request(rest_url, f"/jobs/{job_id}/checkpoints")["counts"]["completed"]:
-        state = job_state(rest_url, job_id)
-        if state in TERMINAL_STATES or time.monotonic() > deadline_s:
-            raise ServiceError(
-                f"job {job_id} is {state} without a checkpoint: {_last_failure(rest_url, job_id)}"
-            )
-        time.sleep(0.2)
+
+    def look() -> tuple[bool, str, str]:
+        if request(rest_url, f"/jobs/{job_id}/checkpoints")["counts"]["completed"]:
+            return True, "", ""
+        return False, job_state(rest_url, job_id), "without a checkpoint"
+
+    _wait(rest_url, job_id, timeout_s, look)
 
 
 def running_tasks(job: dict[str, Any]) -> tuple[int, int]:
@@ -194,23 +208,6 @@ def _wait_for_savepoint(rest_url: str, job_id: str, trigger: str, timeout_s: flo
             return answer["operation"]["location"]
         time.sleep(0.2)
     raise ServiceError(f"no savepoint of job {job_id} in {timeout_s:.0f} s")
-
-
-def vertex_metrics(
-    rest_url: str,
-    job_id: str,
-    vertex_id: str,
-    is_selected: Callable[[str], object],
-    over_subtasks: Literal["sum", "min", "max"],
-) -> dict[str, float]:
-    """Selected metrics of a vertex by name, without those that have no value yet."""
-    path = f"/jobs/{job_id}/vertices/{vertex_id}/subtasks/metrics"
-    names = [metric["id"] for metric in request(rest_url, path) if is_selected(metric["id"])]
-    if not names:
-        return {}
-    query = quote(",".join(names), safe=",")
-    metrics = request(rest_url, f"{path}?get={query}&agg={over_subtasks}")
-    return {metric["id"]: metric[over_subtasks] for metric in metrics}
 
 
 def failure_reason(output: str) -> str:

@@ -11,28 +11,24 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
-from liveprofile.identity.login_counts import Counts, read_counts, write_note
-from liveprofile.identity.login_order import LoginOrder
 from liveprofile.identity.logins import (
     USUAL,
     Books,
+    Counts,
     Login,
+    LoginOrder,
     LoginRules,
     Outcome,
     outcome_of_merges,
+    read_counts,
+    write_note,
 )
 from liveprofile.identity.records import to_record
-from liveprofile.kafka.offset_transactions import OffsetTransactions, OutputRecord
-from liveprofile.kafka.offsets import (
-    Progress,
-    committed_progress,
-    login_group,
-    partition_ranges,
-)
-from liveprofile.kafka.records import Record
+from liveprofile.kafka.offsets import committed_progress, login_group, partition_ranges
+from liveprofile.kafka.records import ExclusiveWriter, OutputRecord, Progress, Record
 from liveprofile.kafka.tail import TopicTail
 from liveprofile.pseudonym import user_pseudonym
 from liveprofile.settings import Settings
@@ -48,32 +44,6 @@ TRANSACTION_LOGINS = 5_000
 HELD_LOGINS = 50_000  # then partitions that are ahead wait; 20 MB
 
 ReadBooks = Callable[[], Books]
-
-
-class Events(Protocol):
-    """The input topic: see TopicTail."""
-
-    positions: dict[int, int]
-
-    def poll(self, timeout_s: float) -> list[Record]: ...
-    def ends(self) -> dict[int, int]: ...
-    def find_partitions(self) -> None: ...
-    def pause_all_but(self, readable: Iterable[int]) -> None: ...
-    def group_metadata(self) -> Any: ...
-    def close(self) -> None: ...
-
-
-class Transactions(Protocol):
-    """See OffsetTransactions."""
-
-    def commit(
-        self,
-        topic: str,
-        records: Iterable[OutputRecord],
-        input_topic: str,
-        progress: dict[int, Progress],
-        group_metadata: Any,
-    ) -> None: ...
 
 
 class Refusals(NamedTuple):
@@ -93,8 +63,8 @@ class LoginMerger:
     def __init__(
         self,
         settings: Settings,
-        events: Events,
-        transactions: Transactions,
+        events: TopicTail,
+        transactions: ExclusiveWriter,
         read_books: ReadBooks,
         counts: Counts,
         *,
@@ -121,7 +91,7 @@ class LoginMerger:
         """
         topic, group = settings.topics.events, login_group(settings.kafka)
         partition_ranges(settings, settings.topics.merges)
-        transactions = OffsetTransactions(settings, group)
+        transactions = ExclusiveWriter(settings, group)
         progress = committed_progress(settings, topic, group)
         _warn_of_expired(settings, progress)
         starts = {number: each.offset for number, each in progress.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import NamedTuple
 
 from confluent_kafka import (
     OFFSET_END,
@@ -16,7 +15,7 @@ from confluent_kafka import (
 
 from liveprofile.errors import ServiceError
 from liveprofile.kafka.connection import error_text, service_error
-from liveprofile.kafka.records import POLL_INTERVAL_S, open_consumer
+from liveprofile.kafka.records import POLL_INTERVAL_S, Progress, open_consumer
 from liveprofile.kafka.topics import PartitionRange, partitions, query_ranges
 from liveprofile.retry import until_deadline
 from liveprofile.settings import KafkaSettings, Settings
@@ -27,13 +26,6 @@ COORDINATOR_ERRORS = (
     KafkaError.COORDINATOR_NOT_AVAILABLE,
     KafkaError.NOT_COORDINATOR,
 )
-
-
-class Progress(NamedTuple):
-    """Where a group goes on in a partition, and a note of at most 4,096 bytes beside it."""
-
-    offset: int
-    note: str = ""
 
 
 def partition_ranges(settings: Settings, topic: str) -> dict[int, PartitionRange]:

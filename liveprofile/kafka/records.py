@@ -1,8 +1,8 @@
-"""Reads topics up to their present end or continuously, and sends records."""
+"""Reads topics up to their present end, and sends records."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -35,6 +35,10 @@ PARTITION_LOST_ERRORS = (
 )
 
 
+OutputRecord = tuple[bytes | None, bytes | None, dict[str, str]]  # key, value, headers
+Send = Callable[[Iterable[OutputRecord]], None]
+
+
 class Record(NamedTuple):
     """One Kafka record; the topic's configuration decides whose clock sets `timestamp_ms`."""
 
@@ -61,26 +65,12 @@ def read_topic(
         yield from _read_ranges(consumer, settings.kafka, topic, ranges)
 
 
-def follow_topic(settings: Settings, topic: str, starts: dict[int, int]) -> Iterator[Record]:
-    """Yields records without end, each partition from its offset in `starts`.
-
-    Raises ServiceError.
-    """
-    with open_consumer(settings.kafka) as consumer:
-        consumer.assign([TopicPartition(topic, *start) for start in starts.items()])
-        while True:
-            for message in consumer.consume(FETCH_RECORDS, timeout=0.5):
-                if message.error() is not None:
-                    raise ServiceError(f"reading topic {topic}: {message.error()}")
-                yield to_record(message)
-
-
 def send_all(
     settings: Settings,
     topic: str,
-    records: Iterable[tuple[bytes | None, bytes | None, dict[str, str]]],
+    records: Iterable[OutputRecord],
 ) -> int:
-    """Sends (key, value, headers) records, waits for all acknowledgements, returns the count.
+    """Sends records, waits for all acknowledgements, returns the count.
 
     Raises ServiceError if Kafka does not accept a record.
     """
@@ -115,47 +105,84 @@ def send_all(
 
 
 class WriterFenced(ServiceError):
-    """Another exclusive writer of the topic was opened later; nothing was written."""
+    """Another exclusive writer was opened later; nothing was written."""
 
 
-Send = Callable[[Iterable[tuple[bytes | None, bytes | None, dict[str, str]]]], None]
+class Progress(NamedTuple):
+    """Where a group goes on in a partition, and a note of at most 4,096 bytes beside it."""
+
+    offset: int
+    note: str = ""
+
+
+class ExclusiveWriter:
+    """Sends records, and commits offsets, in one Kafka transaction: all of it happens, or nothing.
+
+    It is the only writer with its transactional id: opening it fences those that were opened
+    before, and ends their transactions. So what a topic holds after that stays until this writer
+    sends, unless somebody writes without being exclusive.
+
+    Raises ServiceError, WriterFenced if another one was opened meanwhile.
+    """
+
+    def __init__(self, settings: Settings, transactional_id: str):
+        self._id, self._timeout_s = transactional_id, settings.kafka.request_timeout_s
+        self._producer = Producer(
+            client_config(settings.kafka)
+            | {
+                "partitioner": "murmur2_random",
+                "transactional.id": transactional_id,
+                "transaction.timeout.ms": EXCLUSIVE_TRANSACTION_MS,
+            }
+        )
+        try:
+            self._producer.init_transactions(self._timeout_s)
+        except KafkaException as error:
+            raise self._failure(error) from None
+
+    def commit(
+        self,
+        topic: str,
+        records: Iterable[OutputRecord],
+        input_topic: str = "",
+        progress: Mapping[int, Progress] | None = None,
+        group_metadata: Any = None,
+    ) -> None:
+        """Sends records to `topic` and commits `progress` by partition of `input_topic`.
+
+        After an error nothing of it was done, or all of it: go on with a new writer and the
+        committed offsets. Raises ServiceError, WriterFenced.
+        """
+        places = [
+            TopicPartition(input_topic, number, each.offset, metadata=each.note)
+            for number, each in (progress or {}).items()
+        ]
+        try:
+            self._producer.begin_transaction()
+            for key, value, headers in records:
+                self._producer.produce(topic, value, key, headers=dict(headers))
+            if places:
+                self._producer.send_offsets_to_transaction(places, group_metadata, self._timeout_s)
+            self._producer.commit_transaction(self._timeout_s)
+        except KafkaException as error:
+            raise self._failure(error) from None
+
+    def _failure(self, error: KafkaException) -> ServiceError:
+        if error.args[0].code() in FENCED_ERRORS:
+            return WriterFenced(
+                f"another process has opened the transactional id {self._id}, or a transaction"
+                f" took more than {EXCLUSIVE_TRANSACTION_MS / 1_000:.0f} s"
+            )
+        return ServiceError(
+            f"Kafka did not commit a transaction of {self._id}: {error_text(error)}"
+        )
 
 
 @contextmanager
 def exclusive_writer(settings: Settings, topic: str) -> Iterator[Send]:
-    """Yields a function that sends (key, value, headers) records in one Kafka transaction.
-
-    Opening a writer fences the exclusive writers of the topic that were opened before, and ends
-    their transactions: what the topic holds after that stays until this writer sends, unless
-    somebody writes without being exclusive. Readers see all records of a transaction or none.
-
-    Raises ServiceError, WriterFenced if another one was opened meanwhile.
-    """
-    timeout_s = settings.kafka.request_timeout_s
-    producer = Producer(
-        client_config(settings.kafka)
-        | {
-            "partitioner": "murmur2_random",
-            "transactional.id": f"liveprofile-{topic}",
-            "transaction.timeout.ms": EXCLUSIVE_TRANSACTION_MS,
-        }
-    )
-
-    def send(records: Iterable[tuple[bytes | None, bytes | None, dict[str, str]]]) -> None:
-        producer.begin_transaction()
-        for key, value, headers in records:
-            producer.produce(topic, value, key, headers=dict(headers))
-        producer.commit_transaction(timeout_s)
-
-    try:
-        producer.init_transactions(timeout_s)
-        yield send
-    except KafkaException as error:
-        if error.args[0].code() in FENCED_ERRORS:
-            raise WriterFenced(f"another writer of {topic} was opened") from None
-        raise ServiceError(
-            f"Kafka did not accept records for {topic}: {error_text(error)}"
-        ) from None
+    """Yields what sends records as the only exclusive writer of the topic (ExclusiveWriter)."""
+    writer = ExclusiveWriter(settings, f"liveprofile-{topic}")
+    yield lambda records: writer.commit(topic, records)
 
 
 def _read_ranges(

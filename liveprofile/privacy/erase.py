@@ -1,11 +1,16 @@
-"""What deletes a user's rows, so that no replay brings them back (docs/privacy.md).
+"""Deletes the rows of users from all tables, so that no replay brings them back (docs/privacy.md).
 
-erase_users.py carries erasures out.
+Tables that list the keys of others are deleted last: an erasure that is killed finds everything
+again when it is repeated. Tables without a key of the user are read as a whole, once for all users,
+and again until a read finds nothing, because others may write rows about the users meanwhile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC
 from typing import Any, NamedTuple
 
@@ -13,29 +18,38 @@ from cassandra.cluster import Session
 from cassandra.query import Statement
 
 from liveprofile.events.window_times import end_ms, stagger_offset_ms
-from liveprofile.privacy.places import HeldTable
-from liveprofile.privacy.user_keys import UserKeys
-from liveprofile.rows import TABLES
+from liveprofile.privacy.places import (
+    TABLES,
+    UserKeys,
+    conditions,
+    is_theirs,
+    read_user_keys,
+)
+from liveprofile.rows.table import Table
 from liveprofile.settings import WindowSettings
-from liveprofile.storage.cql import prepare_once, read_pages
+from liveprofile.storage.cql import from_ms, prepare_once, read_pages, write_all
 from liveprofile.units import HOUR_MS, SECOND_MS
 
-_USERS = {name: each.users for name, each in TABLES.items() if each.users is not None}
 # Their rows have the times of windows: those that begin before an erasure may end after it.
-WINDOW_TABLES = frozenset(name for name, each in _USERS.items() if each.of_windows)
-LISTS_OF_KEYS = tuple(name for name, each in _USERS.items() if each.lists_keys)
+WINDOW_TABLES = frozenset(name for name, each in TABLES.items() if each.users.of_windows)
 # The proof that a consent was given is kept as long as its limit says.
-KEPT = {name: each.kept for name, each in _USERS.items() if each.kept}
-NOT_REACHED = (
-    "state of the job, checkpoints and savepoints",
-    "topics of Kafka",
-    "training rows, plans, exports and models",
-    "logs, backups and receivers",
-)
+KEPT = {name: each.users.kept for name, each in TABLES.items() if each.users.kept}
+# The tables of an erasure in their order: those without a key of the user come second, those that
+# list the keys of others last.
+_ERASED = {name: each for name, each in TABLES.items() if name not in KEPT}
+WHOLE = {name: each for name, each in _ERASED.items() if each.users.read_whole}
+LISTS = {name: each for name, each in _ERASED.items() if each.users.lists_keys}
+OWN = {name: each for name, each in _ERASED.items() if name not in WHOLE | LISTS}
 HOURS = "risk_score_hours"
+AT_ONCE = 8  # users
+MAX_READS = 4  # of a whole table; what the last one finds is deleted, and pending
 # Not of the key, but read: they tell whose a row is, and of which window.
 _READ = ("user_id", "target", "window_end")
-_COLLECTIONS = ("set<", "list<", "map<")
+_NAMING = ("user_id", "alert_id", "flag_id", "target")  # columns that name a user or a flag
+# Cassandra stores a cell for each element, with a time of its own.
+COLLECTIONS = ("set<", "list<", "map<")
+
+Write = Callable[[Session, Iterable[Statement]], int]
 
 
 class Erasure(NamedTuple):
@@ -79,73 +93,134 @@ class Cell(NamedTuple):
     time_us: int  # of its newest cell; 0: the table has only a key
 
 
-class Limits(NamedTuple):
-    """Up to which write times rows are deleted."""
-
+class _User(NamedTuple):
+    keys: UserKeys
     now_us: int
     cut: Cut | None
+    rows: Counter[str]  # deleted, by table
 
-    def of(self, table: str) -> int:
+    def limit_us(self, table: str) -> int:
+        """Up to which write time rows are deleted."""
         return self.now_us if self.cut is None else self.cut.limit_us(table)
+
+    @property
+    def takes_all(self) -> bool:
+        return self.cut is None or self.cut.nothing_later(self.now_us)
 
     def deletion_us(self, table: str, cell: Cell) -> int:
         """The time of the deletion of a row."""
-        if self.cut is None or self.cut.nothing_later(self.now_us):
-            return max(self.of(table), cell.time_us)
-        return self.of(table)
+        limit_us = self.limit_us(table)
+        return max(limit_us, cell.time_us) if self.takes_all else limit_us
 
-    def counts(self, table: str, cell: Cell) -> bool:
-        """Whether a row is one that the erasure deletes."""
-        if self.cut is None or self.cut.nothing_later(self.now_us):
-            return True
+    def left(self, table: str, cells: Iterable[Cell]) -> int:
+        """How many of the rows the erasure deletes."""
+        if self.takes_all:
+            return sum(1 for _ in cells)
         if table == HOURS:
-            return _end_us(cell.values[-1]) > self.now_us
-        return 0 < cell.time_us <= self.of(table)
+            return sum(_end_us(cell.values[-1]) > self.now_us for cell in cells)
+        return sum(0 < cell.time_us <= self.limit_us(table) for cell in cells)
 
 
-def deletions_of(
+def erase_users(
     session: Session,
-    name: str,
-    held: HeldTable,
-    keys: UserKeys,
-    limits: Limits,
-    cells: Iterable[Cell],
+    cuts: Mapping[str, Cut | None],
+    now_us: Callable[[], int] = lambda: time.time_ns() // 1_000,
+    write: Write = write_all,
+) -> Iterator[tuple[str, Erasure]]:
+    """Deletes the rows of up to some hundred users; yields each user when all is done.
+
+    Each deletion has the time of the user's cut, or of the newest cell if that is later and no
+    later window can have ended, so it also hides later writes about the time before. Without a cut
+    it has the time of now. The list of hours keeps the hour that is not over: repeat the erasure
+    after it. Repeat it after a failure, too. Raises ServiceError.
+    """
+    pool = ThreadPoolExecutor(AT_ONCE)
+
+    def begin(user_id: str) -> _User:
+        keys, cut = read_user_keys(session, user_id), cuts[user_id]
+        if cut is not None:  # a worker that does not know of the erasure yet may still write here
+            keys = keys.with_hour(from_ms(cut.before_ms))
+        user = _User(keys, now_us(), cut, Counter())
+        erase(user, OWN)
+        return user
+
+    def erase(user: _User, tables: Mapping[str, Table]) -> None:
+        for name, table in tables.items():
+            delete(user, name, _cells_of(session, table, user.keys))
+
+    def delete(user: _User, name: str, cells: Iterable[Cell]) -> None:
+        rows, deletions = _deletions(session, name, user, cells)
+        write(session, deletions)
+        user.rows[name] += rows
+
+    def end(user: _User) -> dict[str, int]:
+        erase(user, LISTS)
+        return {
+            name: count
+            for name, table in (OWN | LISTS).items()
+            if (count := user.left(name, _cells_of(session, table, user.keys)))
+        }
+
+    try:
+        users = dict(zip(cuts, pool.map(begin, cuts), strict=True))
+        unread: dict[str, dict[str, int]] = {}  # found by the last read, by user and table
+        for _ in range(MAX_READS if users else 0):
+            unread = {}
+            for name, user, cells in list(_read_whole(session, users)):
+                delete(user, name, cells)
+                if left := user.left(name, cells):
+                    unread.setdefault(user.keys.user_id, {})[name] = left
+            if not unread:
+                break
+        for user_id, pending in zip(cuts, pool.map(end, users.values()), strict=True):
+            rows = {name: count for name, count in users[user_id].rows.items() if count}
+            yield user_id, Erasure(rows, pending | unread.get(user_id, {}))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _deletions(
+    session: Session, name: str, user: _User, cells: Iterable[Cell]
 ) -> tuple[int, Iterator[Statement]]:
     """The number of the user's rows of a table, and the statements that delete them.
 
     Partitions and ranges are deleted as a whole, with one time: rows that a replay writes later are
     hidden too.
     """
-    rows, at_us = 0, limits.of(name)
+    rows, at_us = 0, user.limit_us(name)
     latest_us: dict[tuple[str, tuple[Any, ...]], int] = {}
-    if held.belongs is None and name != HOURS:
+    if not TABLES[name].users.read_whole and name != HOURS:
         # Also without a row: a window that is under way may write one.
-        latest_us = dict.fromkeys(held.conditions(keys), at_us)
+        latest_us = dict.fromkeys(conditions(TABLES[name], user.keys), at_us)
     for cell in cells:
         place = (cell.where, cell.values)
         if name != HOURS:
-            rows += 1 if limits.cut is None or cell.time_us <= limits.deletion_us(name, cell) else 0
-            latest_us[place] = max(latest_us.get(place, at_us), limits.deletion_us(name, cell))
-        elif _is_over(session, cell.values, limits):
+            time_us = user.deletion_us(name, cell)
+            rows += user.cut is None or cell.time_us <= time_us
+            latest_us[place] = max(latest_us.get(place, at_us), time_us)
+        elif _is_over(session, cell.values, user):
             rows += 1
             latest_us[place] = max(at_us, _end_us(cell.values[-1]))
-    prepared = {
-        where: prepare_once(session, f"DELETE FROM {name} USING TIMESTAMP ? WHERE {where}")
-        for where in {where for where, _ in latest_us}
-    }
-    for statement in prepared.values():
-        statement.is_idempotent = True
-    deletions = (
-        prepared[where].bind((time_us, *values)) for (where, values), time_us in latest_us.items()
+    return rows, (
+        delete_statement(session, name, where, time_us, values)
+        for (where, values), time_us in latest_us.items()
     )
-    return rows, deletions
 
 
-def _is_over(session: Session, key: tuple[Any, ...], limits: Limits) -> bool:
+def delete_statement(
+    session: Session, table: str, where: str, time_us: int, values: tuple[Any, ...]
+) -> Statement:
+    """A deletion that may be repeated."""
+    statement = prepare_once(session, f"DELETE FROM {table} USING TIMESTAMP ? WHERE {where}")
+    statement.is_idempotent = True
+    return statement.bind((time_us, *values))
+
+
+def _is_over(session: Session, key: tuple[Any, ...], user: _User) -> bool:
     """Whether an hour has ended and has no later events, which its deletion would hide."""
-    if _end_us(key[-1]) > limits.now_us:
+    if _end_us(key[-1]) > user.now_us:
         return False
-    if _end_us(key[-1]) <= limits.of(HOURS):
+    if _end_us(key[-1]) <= user.limit_us(HOURS):
         return True
     query = "SELECT event_id FROM risk_score_by_hour WHERE user_id = ? AND hour = ?"
     return not any(True for _ in read_pages(session, prepare_once(session, query), key))
@@ -157,44 +232,58 @@ def _end_us(hour: Any) -> int:
     return (start_ms + HOUR_MS) * 1_000 - 1
 
 
-def cells_of(session: Session, name: str, held: HeldTable, keys: UserKeys) -> Iterator[Cell]:
-    """The user's rows of a table. Raises ServiceError."""
-    for where, values in held.conditions(keys):
-        for row, cell in read_rows(session, name, held, where, values):
-            if held.belongs is None or held.belongs(row, keys):
-                yield cell
+def _cells_of(session: Session, table: Table, keys: UserKeys) -> Iterator[Cell]:
+    """The user's rows of a table that has a key of the user. Raises ServiceError."""
+    for where, values in conditions(table, keys):
+        for _, cell in read_rows(session, table, where, values):
+            yield cell
 
 
 def read_rows(
-    session: Session, name: str, held: HeldTable, where: str, values: tuple[Any, ...]
+    session: Session, table: Table, where: str, values: tuple[Any, ...], single: bool = False
 ) -> Iterator[tuple[Any, Cell]]:
     """Rows of a table, each with what its deletion needs. Raises ServiceError.
 
-    where, values: one of the conditions of `held`.
+    where, values: one of its `conditions`. single: a row is deleted alone, not with its partition.
     """
-    table = _metadata(session, name)
-    primary = [column.name for column in table.primary_key]
-    partition = [column.name for column in table.partition_key]
     timed = [
-        column
-        for column, about in table.columns.items()
-        if column not in primary and not about.cql_type.startswith(_COLLECTIONS)
+        name
+        for name, column in table.columns.items()
+        if name not in table.key and not column.cql.startswith(COLLECTIONS)
     ]
-    others = [column for column in _READ if column in timed]
-    selected = [*primary, *others]
-    selected += [f"WRITETIME({column}) AS written_{index}" for index, column in enumerate(timed)]
-    single_row = held.shares_partitions or name == HOURS
-    own = primary if single_row else partition
-    query = f"SELECT {', '.join(selected)} FROM {name}"
+    selected = [*table.key, *(name for name in _READ if name in timed)]
+    selected += [f"WRITETIME({name}) AS written_{index}" for index, name in enumerate(timed)]
+    single = single or table.users.shares_partitions or table.name == HOURS
+    own = table.key if single else table.partition_key
+    query = f"SELECT {', '.join(selected)} FROM {table.name}"
     prepared = prepare_once(session, f"{query} WHERE {where}" if where else query)
     for row in read_pages(session, prepared, values):
         times = (getattr(row, f"written_{index}") for index in range(len(timed)))
         place, marks = where, values
-        if held.belongs is not None or single_row:
-            place = " AND ".join(f"{column} = ?" for column in own)
-            marks = tuple(getattr(row, column) for column in own)
+        if table.users.read_whole or single:
+            place = " AND ".join(f"{name} = ?" for name in own)
+            marks = tuple(getattr(row, name) for name in own)
         yield row, Cell(place, marks, max((each for each in times if each), default=0))
 
 
-def _metadata(session: Session, name: str) -> Any:
-    return session.cluster.metadata.keyspaces[session.keyspace].tables[name]
+def _read_whole(
+    session: Session, users: Mapping[str, _User]
+) -> Iterator[tuple[str, _User, list[Cell]]]:
+    """The users' rows of tables that are read as a whole: table, user, rows.
+
+    Raises ServiceError.
+    """
+    by_flag = {flag_id: user for user in users.values() for flag_id in user.keys.flag_ids}
+    for name, table in WHOLE.items():
+        found: dict[str, list[Cell]] = {}
+        for row, cell in read_rows(session, table, "", ()):
+            texts = {getattr(row, column, None) or "" for column in _NAMING}
+            texts |= {text.rpartition(" ")[0] for text in texts}  # a user and a rule
+            named = {
+                each.keys for text in texts for of in (users, by_flag) if (each := of.get(text))
+            }
+            for keys in named:
+                if is_theirs(table, row, keys):
+                    found.setdefault(keys.user_id, []).append(cell)
+        for user_id, cells in found.items():
+            yield name, users[user_id], cells

@@ -1,14 +1,21 @@
-"""The table erasure: for each erased user, whether the tables are clear."""
+"""What was erased: the table erasure, by when each place is clear, and the signed proof of it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+import hmac
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 import orjson
 from cassandra.cluster import Session
 
+from liveprofile.errors import InputError
+from liveprofile.privacy.erase import KEPT, Erasure
+from liveprofile.privacy.places import TOPICS, limit_of
 from liveprofile.rows.users import ERASURE
+from liveprofile.settings import Settings
 from liveprofile.storage.cql import (
     execute_per_key,
     from_ms,
@@ -18,6 +25,7 @@ from liveprofile.storage.cql import (
     to_ms,
     write_all,
 )
+from liveprofile.units import DAY_MS
 
 # In place of numbers of rows: the erasure was asked for and not carried out yet.
 REQUESTED = {"all tables": 1}
@@ -48,7 +56,7 @@ def write_deletion(session: Session, user_id: str, deletion: Deletion, ttl_s: in
         orjson.dumps(deletion.remaining).decode(),
         deletion.deleted_ms * 1_000,
     )
-    write_all(session, [insert.bind(values)], 1)
+    write_all(session, [insert.bind(values)])
 
 
 def read_deletions(session: Session, user_ids: Iterable[str]) -> dict[str, Deletion]:
@@ -69,3 +77,109 @@ def scan_deletions(session: Session) -> dict[str, Deletion]:
 
 def _deletion(row: tuple) -> Deletion:
     return Deletion(to_ms(row[0]), to_ms(row[1]), orjson.loads(row[2]))
+
+
+# Kafka removes whole segments, and closes one after this time: its default `segment.ms`.
+SEGMENT_MS = 7 * DAY_MS
+# Not cleared by a time limit: docs/privacy.md names how.
+BY_HAND = (
+    "savepoints",
+    "snapshots and backups",
+    "training rows and archives",
+    "plans and exports",
+    "logs",
+    "receivers of alerts and segment changes",
+)
+_KEPT_TOPICS = ("consents", "erasures")  # what proves a decision of the user
+
+
+class PlaceStatus(NamedTuple):
+    place: str
+    clear_ms: int | None  # when it is clear at the latest; None: no limit in time
+    done: bool
+    note: str
+
+
+def place_statuses(
+    before_ms: int, deletion: Deletion | None, settings: Settings, now_ms: int
+) -> Iterator[PlaceStatus]:
+    """Tables, then Flink's state, topics, and what is cleared by hand."""
+    pending = "run `liveprofile privacy erase --pending`"
+    if deletion is not None and is_done(deletion, before_ms):
+        yield PlaceStatus("tables", deletion.deleted_ms, True, "rows are deleted")
+    elif deletion is not None and deletion.before_ms >= before_ms:
+        left = ", ".join(f"{name} {count}" for name, count in deletion.remaining.items())
+        yield PlaceStatus("tables", None, False, f"left: {left}: {pending}")
+    else:
+        yield PlaceStatus("tables", None, False, pending)
+
+    def until(place: str, time_ms: int, note: str) -> PlaceStatus:
+        return PlaceStatus(place, time_ms, time_ms <= now_ms, note)
+
+    window, state = settings.window, settings.state
+    open_ms = before_ms + window.length_ms + window.out_of_orderness_ms
+    yield until("state: open windows", open_ms, "if events arrive")
+    ttl_ms = before_ms + 3 * state.user_ttl_ms // 2
+    yield until("state: histories, memory, lists, sums", ttl_ms, "if no events of the user arrive")
+    for setting, (_, limit) in TOPICS.items():
+        place = f"topic {getattr(settings.topics, setting)}"
+        if setting in _KEPT_TOPICS:
+            yield PlaceStatus(place, None, False, "kept as a proof")
+        elif (kept_ms := limit_of(settings, limit)) is None:
+            yield PlaceStatus(place, None, False, "unlimited by its setting")
+        else:
+            clear_ms = before_ms + kept_ms + SEGMENT_MS
+            yield until(place, clear_ms, "retention and the age of a segment")
+    for place in BY_HAND:
+        yield PlaceStatus(place, None, False, "by hand: see docs/privacy.md")
+
+
+NOT_REACHED = (
+    "state of the job, checkpoints and savepoints",
+    "topics of Kafka",
+    "training rows, plans, exports and models",
+    "logs, backups and receivers",
+)
+FORMAT = "liveprofile-erasure-1"
+
+
+def user_digest(key: str, user_id: str) -> str:
+    """HMAC-SHA256 of the id (RFC 2104): only who has the key can test whether it is a user's."""
+    return _mac(key, b"user\x00" + user_id.encode("utf-8", "surrogatepass"))
+
+
+def proof_line(key: str, user_id: str, keyspace: str, at_ms: int, done: Erasure) -> bytes:
+    """A line of JSON with a signature over all other fields."""
+    fields = {
+        "format": FORMAT,
+        "user": user_digest(key, user_id),
+        "erased_at": datetime.fromtimestamp(at_ms / 1_000, UTC).isoformat(timespec="milliseconds"),
+        "keyspace": keyspace,
+        "rows": done.rows,
+        "pending": done.pending,
+        "kept": KEPT,
+        "not_reached": NOT_REACHED,
+    }
+    return orjson.dumps(fields | {"signature": _signature(key, fields)}) + b"\n"
+
+
+def verify_line(key: str, line: bytes) -> dict[str, object]:
+    """The fields of a line. Raises InputError if it was not signed with the key."""
+    try:
+        fields = orjson.loads(line)
+        signature = fields.pop("signature")
+    except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
+        raise InputError("no line of a proof") from None
+    if not isinstance(signature, str) or not hmac.compare_digest(
+        signature, _signature(key, fields)
+    ):
+        raise InputError("the signature is wrong")
+    return fields
+
+
+def _signature(key: str, fields: dict[str, object]) -> str:
+    return _mac(key, FORMAT.encode() + orjson.dumps(fields, option=orjson.OPT_SORT_KEYS))
+
+
+def _mac(key: str, text: bytes) -> str:
+    return hmac.new(key.encode(), text, hashlib.sha256).hexdigest()

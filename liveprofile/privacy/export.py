@@ -17,12 +17,11 @@ from cassandra.util import datetime_from_uuid1
 
 from liveprofile.errors import InputError
 from liveprofile.kafka.records import Record
-from liveprofile.privacy.places import HeldTable
-from liveprofile.privacy.user_keys import UserKeys
+from liveprofile.privacy.erase import COLLECTIONS
+from liveprofile.privacy.places import UserKeys, conditions, is_theirs
+from liveprofile.rows.table import Table
 from liveprofile.storage.cql import prepare, read_pages
 
-# Cassandra stores these as one cell for each element, which has an expiry of its own.
-_COLLECTIONS = ("set<", "list<", "map<")
 # Cassandra stores some texts that are JSON.
 _JSON_STARTS = ("{", "[")
 
@@ -90,29 +89,27 @@ def private_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def table_rows(
-    session: Session, table: str, held: HeldTable, keys: UserKeys, now: datetime
+    session: Session, table: Table, keys: UserKeys, now: datetime
 ) -> Iterator[StoredRow]:
     """The user's rows of a table. Raises ServiceError."""
-    metadata = session.cluster.metadata.keyspaces[session.keyspace].tables[table]
-    primary = {column.name for column in metadata.primary_key}
-    names = list(metadata.columns)
+    names = table.names()
     expiring = [
         name
-        for name, column in metadata.columns.items()
-        if name not in primary and not column.cql_type.startswith(_COLLECTIONS)
+        for name, column in table.columns.items()
+        if name not in table.key and not column.cql.startswith(COLLECTIONS)
     ]
     selected = names + [f"{of}({name})" for of in ("TTL", "WRITETIME") for name in expiring]
-    for where, values in held.conditions(keys):
-        query = f"SELECT {', '.join(selected)} FROM {table}"
+    for where, values in conditions(table, keys):
+        query = f"SELECT {', '.join(selected)} FROM {table.name}"
         prepared = prepare(session, f"{query} WHERE {where}" if where else query)
         for row in read_pages(session, prepared, values):
-            if held.belongs is None or held.belongs(row, keys):
+            if is_theirs(table, row, keys):
                 cells = row[: len(names)]
                 ttls = row[len(names) : len(names) + len(expiring)]
                 times_us = row[len(names) + len(expiring) :]
                 yield StoredRow(
                     {
-                        name: as_json(cell, is_key=name in primary)
+                        name: as_json(cell, is_key=name in table.key)
                         for name, cell in zip(names, cells, strict=True)
                     },
                     _latest(times_us, lambda us: datetime(1970, 1, 1) + timedelta(microseconds=us)),

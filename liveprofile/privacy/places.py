@@ -1,120 +1,181 @@
-"""Where Liveprofile stores data about users: each table and topic, and what limits its age.
+"""Where Liveprofile stores data about users, how a user's rows are found, and how long they stay.
 
-liveprofile.rows declares the tables. A new topic needs an entry here and in docs/privacy.md.
+liveprofile.rows declares the tables. A new topic needs an entry here and in docs/privacy.md. The
+unit tests compare the places with the settings of topics and with the views of the job, so nothing
+that is kept is without an entry.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any, Literal, NamedTuple
+
+from cassandra.cluster import Session
 
 from liveprofile import rows
-from liveprofile.privacy.user_keys import UserKeys
 from liveprofile.rows.risk import flag_bucket
+from liveprofile.rows.table import Table
 from liveprofile.rows.users import segment_bucket
+from liveprofile.settings import MAX_TTL_S, Settings
+from liveprofile.storage.cql import prepare_once, read_pages
+from liveprofile.storage.migrations.records import RECORD_TTL_S
+from liveprofile.units import DAY_MS, HOUR_MS, SECOND_MS
 
-Condition = tuple[str, tuple[Any, ...]]  # what follows WHERE, and the values of its marks
-
-
-class HeldTable(NamedTuple):
-    """A table with rows about users."""
-
-    what: str
-    limit: str  # the setting, or the constant, that limits the age of a row
-    conditions: Callable[[UserKeys], Iterable[Condition]]  # that select a user's rows
-    # Tells a user's rows if no key finds them: the whole table is read. None: all rows are theirs.
-    belongs: Callable[[Any, UserKeys], bool] | None = None
-    shares_partitions: bool = False  # rows of other users are in the same partitions
-
-
-class HeldTopic(NamedTuple):
-    """A topic with records about users."""
-
-    what: str
-    limit: str  # the setting that limits the age of a record
-
-
-def _by_user(keys: UserKeys) -> Iterable[Condition]:
-    return [("user_id = ?", (keys.user_id,))]
-
-
-def _all_rows(keys: UserKeys) -> Iterable[Condition]:
-    return [("", ())]
-
-
-def _hours(keys: UserKeys) -> Iterable[Condition]:
-    return [("user_id = ? AND hour = ?", (keys.user_id, hour)) for hour in keys.hours]
-
-
-def _flag_days(keys: UserKeys) -> Iterable[Condition]:
-    bucket = flag_bucket(keys.user_id)
-    where = "day = ? AND bucket = ? AND window_end = ? AND user_id = ?"
-    return [(where, (end.date(), bucket, end, keys.user_id)) for end in keys.flag_ends]
-
-
-def _segment_buckets(keys: UserKeys) -> Iterable[Condition]:
-    bucket = segment_bucket(keys.user_id)
-    where = "segment = ? AND bucket = ? AND user_id = ?"
-    return [(where, (segment, bucket, keys.user_id)) for segment in keys.segments]
-
-
-def _has_user(row: Any, keys: UserKeys) -> bool:
-    return row.user_id == keys.user_id
-
-
-def _has_alert(row: Any, keys: UserKeys) -> bool:
-    return row.alert_id in keys.flag_ids
-
-
-def _has_target(row: Any, keys: UserKeys) -> bool:
-    """The target is a flag, or a user and a rule, whose id has no spaces."""
-    target = row.target or ""
-    return target in keys.flag_ids or target.rpartition(" ")[0] == keys.user_id
-
-
-# By Users.found_by. The last three read a table as a whole, and tell which rows are the user's.
-_CONDITIONS: dict[str, Callable[[UserKeys], Iterable[Condition]]] = {
-    "user": _by_user,
-    "hours": _hours,
-    "flag days": _flag_days,
-    "segments": _segment_buckets,
+TABLES: dict[str, Table] = {name: each for name, each in rows.TABLES.items() if each.users}
+# Topics by the setting of their name: what they hold, and the setting that limits a record's age.
+TOPICS: dict[str, tuple[str, str]] = {
+    "events": ("events as they were sent", "topics.retention_ms"),
+    "encoded": ("events in other formats", "topics.retention_ms"),
+    "rejected": ("rejected events", "topics.retention_ms"),
+    "late": ("late events", "topics.retention_ms"),
+    "alerts": ("risk alerts", "topics.retention_ms"),
+    "segment_changes": ("changes of segments", "topics.retention_ms"),
+    "consents": ("consents by purpose", "topics.decisions_retention_ms"),
+    "erasures": ("since when users are erased", "topics.decisions_retention_ms"),
+    "merges": ("ids that are one person", "topics.decisions_retention_ms"),
+    "feedback": ("labels by analysts", "topics.labels_retention_ms"),
+    "attributes": ("what other systems state about the user", "topics.labels_retention_ms"),
 }
-_BELONGS = {"user_id": _has_user, "alert_id": _has_alert, "target": _has_target}
-
-TABLES: dict[str, HeldTable] = {
-    name: HeldTable(
-        table.holds,
-        table.limit,
-        _CONDITIONS.get(table.users.found_by, _all_rows),
-        _BELONGS.get(table.users.found_by),
-        table.users.shares_partitions,
-    )
-    for name, table in rows.TABLES.items()
-    if table.users is not None
-}
-# Table: why none of its rows is about one user.
-WITHOUT_USERS = {name: each.holds for name, each in rows.TABLES.items() if each.users is None}
-
-# Setting of the topic's name: what it holds. Every record is removed by its age.
-TOPICS: dict[str, HeldTopic] = {
-    "events": HeldTopic("events as they were sent", "topics.retention_ms"),
-    "encoded": HeldTopic("events in other formats", "topics.retention_ms"),
-    "rejected": HeldTopic("rejected events", "topics.retention_ms"),
-    "late": HeldTopic("late events", "topics.retention_ms"),
-    "alerts": HeldTopic("risk alerts", "topics.retention_ms"),
-    "segment_changes": HeldTopic("changes of segments", "topics.retention_ms"),
-    "consents": HeldTopic("consents by purpose", "topics.decisions_retention_ms"),
-    "erasures": HeldTopic("since when users are erased", "topics.decisions_retention_ms"),
-    "merges": HeldTopic("ids that are one person", "topics.decisions_retention_ms"),
-    "feedback": HeldTopic("labels by analysts", "topics.labels_retention_ms"),
-    "attributes": HeldTopic(
-        "what other systems state about the user", "topics.labels_retention_ms"
-    ),
-}
-
-# Setting of the topic's name: why it holds nothing about users. These are compacted.
+# These are compacted.
 TOPICS_WITHOUT_USERS: dict[str, str] = {
     "rules": "definitions of rules",
     "models": "the model in force",
     "segments": "definitions of segments",
 }
+
+
+class UserKeys(NamedTuple):
+    """The keys under which a user's rows lie in tables that are not keyed by the user alone."""
+
+    user_id: str
+    flag_ids: frozenset[str] = frozenset()
+    flag_ends: tuple[datetime, ...] = ()  # window_end of the flags, distinct, ascending
+    segments: tuple[str, ...] = ()
+    hours: tuple[datetime, ...] = ()  # with scored events, ascending
+
+    def with_hour(self, time: datetime) -> UserKeys:
+        """The keys with the hour of a UTC time, whether it has events or not."""
+        hour = time.replace(minute=0, second=0, microsecond=0, tzinfo=None)
+        return self._replace(hours=tuple(sorted({*self.hours, hour})))
+
+
+def read_user_keys(session: Session, user_id: str) -> UserKeys:
+    """Reads the keys from the tables that list them. Raises ServiceError."""
+
+    def read(table: str, columns: str) -> list[Any]:
+        query = prepare_once(session, f"SELECT {columns} FROM {table} WHERE user_id = ?")
+        return list(read_pages(session, query, (user_id,)))
+
+    flags = read("risk_flag", "flag_id, window_end")
+    flag_ids = {row.flag_id for row in flags}
+    for row in read("risk_case", "alerts"):
+        flag_ids |= set(row.alerts or ())
+    changes = read("user_segment", "segment") + read("segment_change", "segment")
+    return UserKeys(
+        user_id,
+        frozenset(flag_ids),
+        tuple(sorted({row.window_end for row in flags})),
+        tuple(sorted({row.segment for row in changes})),
+        tuple(sorted(row.hour for row in read("risk_score_hours", "hour"))),
+    )
+
+
+def conditions(table: Table, keys: UserKeys) -> list[tuple[str, tuple[Any, ...]]]:
+    """What selects a user's rows: what follows WHERE, and the values of its marks.
+
+    Empty for a table that is read as a whole: `is_theirs` tells whose its rows are.
+    """
+    user = keys.user_id
+    match table.users.found_by:
+        case "user":
+            return [("user_id = ?", (user,))]
+        case "hours":
+            return [("user_id = ? AND hour = ?", (user, hour)) for hour in keys.hours]
+        case "flag days":
+            where = "day = ? AND bucket = ? AND window_end = ? AND user_id = ?"
+            bucket = flag_bucket(user)
+            return [(where, (end.date(), bucket, end, user)) for end in keys.flag_ends]
+        case "segments":
+            where, bucket = "segment = ? AND bucket = ? AND user_id = ?", segment_bucket(user)
+            return [(where, (segment, bucket, user)) for segment in keys.segments]
+    return [("", ())]
+
+
+def is_theirs(table: Table, row: Any, keys: UserKeys) -> bool:
+    """Whether a row that `conditions` select is the user's."""
+    match table.users.found_by:
+        case "user_id":
+            return row.user_id == keys.user_id
+        case "alert_id":
+            return row.alert_id in keys.flag_ids
+        case "target":  # a flag, or a user and a rule, whose id has no spaces
+            target = row.target or ""
+            return target in keys.flag_ids or target.rpartition(" ")[0] == keys.user_id
+    return True
+
+
+# Limits that are no settings.
+CONSTANTS_MS = {
+    "30 days": 30 * DAY_MS,
+    "the snooze's end": 365 * DAY_MS,
+    "5 years": RECORD_TTL_S * SECOND_MS,
+}
+_OPEN_WINDOW = "window.length_ms + window.out_of_orderness_ms"
+# The settings after which the state of a view about users or events expires, how many times they
+# count, and how much longer it stays. docs/data-inventory.md lists the views.
+STATES: dict[str, tuple[str, float, int]] = {
+    "clocked": ("state.user_ttl_ms", 1, 0),
+    "deduplicated": ("state.dedup_ttl_ms", 1, 0),
+    "counted": (_OPEN_WINDOW, 1, HOUR_MS),
+    "user_windows": (_OPEN_WINDOW, 1, 0),
+    "profile_input": ("state.user_ttl_ms", 1, 0),
+    "with_user_history": ("state.user_ttl_ms", 1.5, 0),
+    "event_parts": ("state.user_ttl_ms", 1.5, 0),
+    "rejoined": ("scoring.rejoin_ttl_ms", 1, 0),
+    "scoring_input": ("state.user_ttl_ms", 1, 0),
+}
+
+
+class Kept(NamedTuple):
+    """A place and its limit."""
+
+    kind: Literal["table", "topic", "state"]
+    place: str
+    what: str
+    setting: str  # settings, or what else limits it
+    limit_ms: int | None  # after the write, the record or the last event; None: unlimited
+    has_users: bool
+
+
+def retention(settings: Settings) -> Iterator[Kept]:
+    """Each table, topic and state with its limit under these settings."""
+    for name, table in rows.TABLES.items():
+        limit_ms = limit_of(settings, table.limit)
+        if limit_ms is not None:
+            limit_ms = min(limit_ms * table.times + table.more_ms, MAX_TTL_S * SECOND_MS)
+        yield Kept("table", name, table.holds, table.limit, limit_ms, table.users is not None)
+    for field, (what, setting) in TOPICS.items():
+        name = getattr(settings.topics, field)
+        yield Kept("topic", name, what, setting, limit_of(settings, setting), True)
+    for field, what in TOPICS_WITHOUT_USERS.items():
+        name = getattr(settings.topics, field)
+        yield Kept("topic", name, what, "replaced by a newer record", None, False)
+    for view, (setting, times, more_ms) in STATES.items():
+        parts = sum(limit_of(settings, each) or 0 for each in setting.split(" + "))
+        limit_ms = round(parts * times) + more_ms
+        yield Kept("state", view, "state of the view", setting, limit_ms, True)
+
+
+def unlimited(settings: Settings) -> list[Kept]:
+    """Places with data about users that no setting limits."""
+    return [each for each in retention(settings) if each.has_users and each.limit_ms is None]
+
+
+def limit_of(settings: Settings, setting: str) -> int | None:
+    """Milliseconds of a setting in s or ms, or of one of CONSTANTS_MS; None: unlimited."""
+    if setting in CONSTANTS_MS:
+        return CONSTANTS_MS[setting]
+    section, key = setting.split(".")
+    value = getattr(getattr(settings, section), key)
+    return None if value < 0 else value * (1 if key.endswith("_ms") else SECOND_MS)

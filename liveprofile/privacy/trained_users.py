@@ -1,10 +1,11 @@
-"""Which users a model was trained on: a file beside its weights that answers for one id at a time.
+"""Which users a model was trained on, and training rows without erased users.
 
-The file has no ids. It holds a Bloom filter (Bloom 1970, doi:10.1145/362686.362692) of salted
-hashes for each training: that of the model, and those of the models that it learned from. A user of
-the training is always found. Another one is found with a probability of FALSE_POSITIVE_RATE for
-each filter. Who has an id can still ask whether it is there, so the file is personal data: the job
-does not read it, and a model is served without it.
+A file beside a model's weights answers for one id at a time. It has no ids. It holds a Bloom filter
+(Bloom 1970, doi:10.1145/362686.362692) of salted hashes for each training: that of the model, and
+those of the models that it learned from. A user of the training is always found. Another one is
+found with a probability of FALSE_POSITIVE_RATE for each filter. Who has an id can still ask whether
+it is there, so the file is personal data: the job does not read it, and a model is served without
+it.
 
 Shape suffixes: U users, H hashes of a user.
 """
@@ -15,11 +16,15 @@ import base64
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from liveprofile.errors import InputError
 from liveprofile.resources import sha256
@@ -179,3 +184,60 @@ def _version(card: Path) -> str:
         return str(json.loads(card.read_bytes())["version"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{card}: no model card: {error}") from None
+
+
+_USER, _NEW = "user_id", ".without-erased"
+
+
+class FileRows(NamedTuple):
+    file: Path
+    kept: int
+    erased: int
+
+
+def erase_rows(folder: Path, users: Collection[str]) -> Iterator[FileRows]:
+    """Rewrites the Parquet files that have rows of these users; yields each file of the folder.
+
+    A file is replaced in one step, so a kill leaves it whole: repeat the command. A file without
+    other rows is removed. Memory: one row group. Raises InputError.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no folder")
+    for left in folder.rglob(f"*{_NEW}"):  # of a run that was killed
+        left.unlink()
+    found = sorted(folder.rglob("*.parquet"))
+    if not found:
+        raise InputError(f"{folder}: no Parquet files")
+    gone = pa.array(sorted(users), pa.string())
+    for file in found:
+        try:
+            yield _erase_file(file, gone)
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(f"{file}: {str(error).splitlines()[0]}") from None
+
+
+def _erase_file(file: Path, gone: pa.Array) -> FileRows:
+    with pq.ParquetFile(file) as source:
+        if _USER not in source.schema_arrow.names:
+            raise InputError(f"{file}: no column {_USER}: are these training rows?")
+        total = source.metadata.num_rows
+        groups = range(source.num_row_groups)
+        erased = sum(
+            pc.sum(pc.is_in(source.read_row_group(group, [_USER])[_USER], gone)).as_py() or 0
+            for group in groups
+        )
+        if not erased:
+            return FileRows(file, total, 0)
+        new = file.with_name(f"{file.name}{_NEW}")
+        with pq.ParquetWriter(new, source.schema_arrow) as writer:
+            for group in groups:
+                rows = source.read_row_group(group)
+                writer.write_table(rows.filter(pc.invert(pc.is_in(rows[_USER], gone))))
+    with new.open("rb") as written:
+        os.fsync(written.fileno())
+    if total == erased:
+        new.unlink()
+        file.unlink()
+    else:
+        new.replace(file)
+    return FileRows(file, total - erased, erased)

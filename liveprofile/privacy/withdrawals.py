@@ -7,14 +7,14 @@ falls, the events before it may have been used. Rows of events have the time of 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from cassandra.cluster import Session
 
 from liveprofile.events.window_times import end_ms, stagger_offset_ms
 from liveprofile.privacy import places
-from liveprofile.privacy.erase import WINDOW_TABLES, Cell, read_rows
-from liveprofile.privacy.user_keys import UserKeys, read_user_keys
+from liveprofile.privacy.erase import WINDOW_TABLES, Cell, delete_statement, read_rows
+from liveprofile.privacy.places import UserKeys, read_user_keys
 from liveprofile.settings import WindowSettings
 from liveprofile.storage.cql import prepare_once, read_pages, to_ms, write_all
 from liveprofile.wire.payload import split_digests
@@ -60,22 +60,20 @@ def find_rows(
     ]
 
 
-def delete_rows(session: Session, rows: Iterable[StoredRow], in_flight: int) -> int:
+def delete_rows(session: Session, rows: Iterable[StoredRow]) -> int:
     """Deletes each row with its own write time, so nothing later is hidden. Raises ServiceError."""
+    return write_all(
+        session,
+        (
+            delete_statement(
+                session, each.table, each.cell.where, each.cell.time_us, each.cell.values
+            )
+            for each in rows
+        ),
+    )
 
-    def deletions() -> Iterator[Any]:
-        for row in rows:
-            cql = f"DELETE FROM {row.table} USING TIMESTAMP ? WHERE {row.cell.where}"
-            statement = prepare_once(session, cql)
-            statement.is_idempotent = True
-            yield statement.bind((row.cell.time_us, *row.cell.values))
 
-    return write_all(session, deletions(), in_flight)
-
-
-def delete_windows(
-    session: Session, user_id: str, until_ms: int, window: WindowSettings, in_flight: int
-) -> int:
+def delete_windows(session: Session, user_id: str, until_ms: int, window: WindowSettings) -> int:
     """Deletes the user's rows of windows that end by `until_ms`, but no flags; returns the number.
 
     Each deletion has the write time of its row, so a replay does not bring the row back, and
@@ -89,8 +87,8 @@ def delete_windows(
         if row.table in OF_WINDOWS and row.time_ms <= until_ms
     ]
     profile = [row for row in rows if row.table == "user_profile"]
-    count = delete_rows(session, (row for row in rows if row not in profile), in_flight)
-    return count + delete_rows(session, profile, in_flight)
+    count = delete_rows(session, (row for row in rows if row not in profile))
+    return count + delete_rows(session, profile)
 
 
 def read_digests(session: Session, user_id: str, ends_ms: Iterable[int]) -> set[bytes]:
@@ -107,10 +105,9 @@ def read_digests(session: Session, user_id: str, ends_ms: Iterable[int]) -> set[
 def _stored_rows(session: Session, keys: UserKeys, window: WindowSettings) -> Iterator[StoredRow]:
     offset_ms = stagger_offset_ms(keys.user_id, window)
     for name in sorted(TABLES):
-        held = places.TABLES[name]
-        single = held._replace(shares_partitions=True)  # each row with all of its key
-        for where, values in held.conditions(keys):
-            for row, cell in read_rows(session, name, single, where, values):
+        table = places.TABLES[name]
+        for where, values in places.conditions(table, keys):
+            for row, cell in read_rows(session, table, where, values, single=True):
                 time = getattr(row, "event_time", None) or getattr(row, "window_end", None)
                 if time is None:  # the row was written less than a window after its window's end
                     written_ms = cell.time_us // 1_000

@@ -56,6 +56,11 @@ class Users(NamedTuple):
     kept: str = ""  # why an erasure leaves the rows
     shares_partitions: bool = False  # rows of other users are in the same partitions
 
+    @property
+    def read_whole(self) -> bool:
+        """Whether no key finds a user's rows."""
+        return self.found_by in ("user_id", "alert_id", "target")
+
 
 BY_USER, BY_WINDOW = Users("user"), Users("user", of_windows=True)
 

@@ -14,27 +14,39 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import SecretStr, ValidationError
 
 from liveprofile.errors import ConfigError
 from liveprofile.settings import errors as setting_errors
 from liveprofile.settings.errors import as_section, json_form, setting_types
-from liveprofile.settings.privacy import ConsentSettings, LoginSettings, MergeSettings
 from liveprofile.settings.sections import (
+    PURPOSES as PURPOSES,
+)
+from liveprofile.settings.sections import (
+    ConsentSettings,
+    JobSettings,
+    LimitSettings,
+    LoginSettings,
+    MergeSettings,
+    ModelSettings,
+    ScoringSettings,
+    StateSettings,
+    WindowSettings,
+)
+from liveprofile.settings.services import (
+    MAX_TTL_S as MAX_TTL_S,
+)
+from liveprofile.settings.services import (
     CassandraSettings,
     DecoderSettings,
     FlinkSettings,
-    JobSettings,
     KafkaSettings,
-    LimitSettings,
-    ModelSettings,
-    ScoringSettings,
+    MetricsSettings,
     Section,
-    StateSettings,
+    ServeSettings,
     TopicSettings,
-    WindowSettings,
+    setting,
 )
-from liveprofile.settings.servers import MetricsSettings, ServeSettings
 
 CONFIG_VARIABLE = "LIVEPROFILE_CONFIG"
 ENV_PREFIX = "LIVEPROFILE_"
@@ -67,21 +79,17 @@ class Settings(Section):
     consent: ConsentSettings = ConsentSettings()
     merges: MergeSettings = MergeSettings()
     logins: LoginSettings = LoginSettings()
-    rules: Path = Field(Path("rules.toml"), description="file of the risk rules (docs/risk.md)")
-    segments: Path = Field(
-        Path("segments.toml"), description="file of the segments (docs/segments.md)"
-    )
-    attributes: Path = Field(
+    rules: Path = setting(Path("rules.toml"), "file of the risk rules (docs/risk.md)")
+    segments: Path = setting(Path("segments.toml"), "file of the segments (docs/segments.md)")
+    attributes: Path = setting(
         Path("attributes.toml"),
-        description="file of the attributes that other systems may state"
-        " (docs/data-contract.md#9-attributes)",
+        "file of the attributes that other systems may state (docs/data-contract.md#9-attributes)",
     )
     # Set to an empty text, it is an error: a missing secret must not turn verification off.
-    rules_signing_key: SecretStr | None = Field(
+    rules_signing_key: SecretStr | None = setting(
         None,
+        "signs and verifies records of rules and segments (docs/deploy.md#signed-rules)",
         min_length=32,
-        description="signs and verifies records of rules and segments"
-        " (docs/deploy.md#signed-rules)",
     )
 
 

@@ -7,9 +7,8 @@ The same configuration and seed give the same bytes. docs/simulator.md lists the
 and the reasons for them.
 """
 
-from liveprofile.simulator.config import ShopConfig
-from liveprofile.simulator.scenarios import separate_device_purchases, shared_device_ring
-from liveprofile.simulator.shop import Shop
-from liveprofile.simulator.tables import ShopDay
+from liveprofile.simulator.output import ShopDay
+from liveprofile.simulator.shop import Shop, separate_device_purchases, shared_device_ring
+from liveprofile.simulator.world import ShopConfig
 
 __all__ = ["Shop", "ShopConfig", "ShopDay", "separate_device_purchases", "shared_device_ring"]

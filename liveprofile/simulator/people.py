@@ -7,8 +7,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from liveprofile.simulator.config import RandomStream, ShopConfig, random_generator
-from liveprofile.simulator.world import CITIES, World, draw_indices
+from liveprofile.simulator.world import (
+    CITIES,
+    RandomStream,
+    ShopConfig,
+    World,
+    draw_indices,
+    random_generator,
+)
 
 # Share of users who join during the run; the others are present from the start.
 NEWCOMERS = 0.2

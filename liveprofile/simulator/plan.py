@@ -1,4 +1,7 @@
-"""The plan of planted cases: which, when, and on which users, devices, addresses and coupons."""
+"""The plan of planted cases: which, when, and on which users, devices, addresses and coupons.
+
+Honest changes of habit are cases without events of their own. Array shapes: U users.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,15 @@ from typing import NamedTuple
 import numpy as np
 
 from liveprofile.errors import InputError
-from liveprofile.simulator.config import RandomStream, ShopConfig, random_generator
-from liveprofile.simulator.people import People
-from liveprofile.simulator.world import PUBLIC_COUPONS_PER_WEEK, public_coupon
+from liveprofile.simulator.people import HOME_SPREAD, People
+from liveprofile.simulator.world import (
+    PUBLIC_COUPONS_PER_WEEK,
+    RandomStream,
+    ShopConfig,
+    World,
+    public_coupon,
+    random_generator,
+)
 from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS
 
 
@@ -73,6 +82,7 @@ CAMPAIGN_HOURS = (12, 120)
 # Share of campaigns whose users share addresses, and the users per address in those.
 CAMPAIGN_SHARED_ADDRESS, CAMPAIGN_USERS_PER_ADDRESS = 0.5, (4, 25)
 FAMILY_USERS = (2, 4)
+NO_CODES = np.empty(0, np.int64)
 
 
 class PlantedCase(NamedTuple):
@@ -159,12 +169,11 @@ class CasePlan:
         kind: CaseKind,
         duration_ms: int,
         users: np.ndarray,
-        devices: np.ndarray | None = None,
-        addresses: np.ndarray | None = None,
-        coupons: np.ndarray | None = None,
+        devices: np.ndarray = NO_CODES,
+        addresses: np.ndarray = NO_CODES,
+        coupons: np.ndarray = NO_CODES,
         start_ms: int | None = None,
     ) -> None:
-        none = np.empty(0, np.int64)
         delay_sigmas = LABEL_DELAY_SIGMA * self._rng.standard_normal()
         delay_days = LABEL_DELAY_DAYS[kind] * np.exp(delay_sigmas)
         self.cases.append(
@@ -175,9 +184,9 @@ class CasePlan:
                 duration_ms,
                 int(delay_days * DAY_MS),
                 users,
-                none if devices is None else devices,
-                none if addresses is None else addresses,
-                none if coupons is None else coupons,
+                devices,
+                addresses,
+                coupons,
             )
         )
 
@@ -270,3 +279,49 @@ class CasePlan:
                 self._addresses.take(-(-count // int(users_per_address))),
                 self._coupons.take(int(rng.integers(1, CAMPAIGN_COUPONS, endpoint=True))),
             )
+
+
+NEVER = np.iinfo(np.int32).max
+# Changes that end after CHANGE_DAYS; the others are permanent.
+TEMPORARY = (CaseKind.HONEST_GIFTS,)
+
+
+class HabitChanges:
+    """At most one change of habit per user; days count from the start of the run."""
+
+    def __init__(self, config: ShopConfig, cases: list[PlantedCase], people: People, world: World):
+        self._kind = np.full(people.count, -1)
+        self._first_day = np.full(people.count, NEVER)
+        self._last_labelled_day = np.full(people.count, -1)
+        self._case = np.full(people.count, -1)
+        self.home = people.home.copy()  # (U, 2) degrees, after the change
+        self.replacement_day = people.replacement_day.copy()  # (U, 2), after the change
+        # (U,) user whose device and address a new family shares.
+        self.family_head = np.arange(people.count)
+        for case in cases:
+            if case.kind not in HABIT_CHANGES:
+                continue
+            day = (case.start_ms - config.start_ms) // DAY_MS
+            self._kind[case.users] = case.kind
+            self._first_day[case.users] = day
+            self._last_labelled_day[case.users] = day + CHANGE_DAYS[case.kind] - 1
+            self._case[case.users] = case.number
+            if case.kind is CaseKind.HONEST_MOVE:
+                rng = random_generator(config.seed, RandomStream.CASE, case.number)
+                city = world.city_location[world.draw_cities(rng, 1)]
+                self.home[case.users] = city + HOME_SPREAD * rng.standard_normal((1, 2))
+                # A user who moves also gets a new phone.
+                self.replacement_day[case.users, 0] = day
+            elif case.kind is CaseKind.HONEST_FAMILY:
+                self.family_head[case.users] = case.users[0]
+                self.home[case.users] = people.home[case.users[0]]
+
+    def kinds(self, day: int) -> np.ndarray:
+        """(U,) the CaseKind in effect for each user on that day, or -1."""
+        ended = np.isin(self._kind, TEMPORARY) & (self._last_labelled_day < day)
+        return np.where((self._first_day <= day) & ~ended, self._kind, -1)
+
+    def cases(self, day: int) -> np.ndarray:
+        """(U,) the case number that labels each user's events of that day, or -1."""
+        labelled = (self._first_day <= day) & (day <= self._last_labelled_day)
+        return np.where(labelled, self._case, -1)

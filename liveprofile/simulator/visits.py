@@ -9,26 +9,25 @@ from typing import NamedTuple
 
 import numpy as np
 
-from liveprofile.simulator.changes import HabitChanges
-from liveprofile.simulator.config import RandomStream, ShopConfig, random_generator
-from liveprofile.simulator.event_rows import (
+from liveprofile.simulator.people import DEVICES_PER_USER, People
+from liveprofile.simulator.plan import CaseKind, HabitChanges
+from liveprofile.simulator.world import (
     APP,
     KIOSK,
+    PUBLIC_COUPONS_PER_WEEK,
+    PUBLIC_DISCOUNT,
     WEB,
+    RandomStream,
+    ShopConfig,
+    World,
     blank_rows,
+    draw_indices,
+    public_coupon,
+    random_generator,
     set_amount,
     set_item,
     set_location,
     set_type,
-)
-from liveprofile.simulator.people import DEVICES_PER_USER, People
-from liveprofile.simulator.plan import CaseKind
-from liveprofile.simulator.world import (
-    PUBLIC_COUPONS_PER_WEEK,
-    PUBLIC_DISCOUNT,
-    World,
-    draw_indices,
-    public_coupon,
 )
 from liveprofile.units import DAY_MS, HOUR_MS
 

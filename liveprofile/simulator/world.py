@@ -1,13 +1,124 @@
-"""The static part of the shop, the same for all users: items with prices, sellers, cities.
+"""The shop: configuration, random streams, items with prices, sellers, cities, and event rows.
 
-Array shapes: N items or draws.
+Event rows are numpy rows whose ids are integer codes; -1 or NaN marks a missing value. The `set_*`
+functions change the rows in place and return them. Array shapes: N items, draws or rows.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from enum import IntEnum
+
 import numpy as np
 
-from liveprofile.simulator.config import RandomStream, random_generator
+from liveprofile.errors import InputError
+from liveprofile.units import DAY_MS
+from liveprofile.wire.tokens import TYPE_INDEX
+
+START = date(2024, 1, 1)
+# Default number of planted cases per 10,000 users and day.
+CASES_PER_10_000_USER_DAYS = {
+    "takeovers": 2.0,
+    "card_tests": 0.5,
+    "rings": 0.2,
+    "honest_changes": 5.0,
+    "campaigns": 0.2,
+}
+# A user takes part in at most one case: the defaults plan at most one case per this many users.
+USERS_PER_CASE = {
+    "takeovers": 20,
+    "card_tests": 20,
+    "rings": 150,
+    "honest_changes": 8,
+    "campaigns": 150,
+}
+LOWEST = {
+    "users": 1,
+    "days": 1,
+    "seed": 0,
+    "takeovers": 0,
+    "card_tests": 0,
+    "rings": 0,
+    "honest_changes": 0,
+    "campaigns": 0,
+    "ring_users": 1,
+    "ring_devices": 1,
+}
+
+
+@dataclass(frozen=True)
+class ShopConfig:
+    """Size, period, seed and planted cases of a simulated shop.
+
+    A case count of None becomes the default rate above. Raises InputError for a value out of
+    range.
+    """
+
+    users: int
+    days: int
+    start: date = START
+    seed: int = 0
+    events_per_user_day: float = 5.0
+    takeovers: int | None = None
+    card_tests: int | None = None
+    rings: int | None = None
+    honest_changes: int | None = None
+    campaigns: int | None = None
+    ring_users: int = 50
+    ring_devices: int = 3
+
+    def __post_init__(self) -> None:
+        for name, lowest in LOWEST.items():
+            value = getattr(self, name)
+            if value is not None and value < lowest:
+                raise InputError(f"{name} = {value}: must be at least {lowest}")
+        if not 0 < self.events_per_user_day <= 1_000:
+            raise InputError(
+                f"events_per_user_day = {self.events_per_user_day}: must be above 0, at most 1000"
+            )
+        if self.ring_devices > self.ring_users:
+            raise InputError(
+                f"ring_devices = {self.ring_devices}: must be at most ring_users"
+                f" = {self.ring_users}"
+            )
+        for name, rate in CASES_PER_10_000_USER_DAYS.items():
+            if getattr(self, name) is None:
+                count = max(1, round(rate * self.users * self.days / 10_000))
+                # The dataclass is frozen: plain assignment would raise.
+                object.__setattr__(self, name, min(count, self.users // USERS_PER_CASE[name]))
+
+    @property
+    def start_ms(self) -> int:
+        """Midnight UTC before the first event, epoch milliseconds."""
+        midnight = datetime(self.start.year, self.start.month, self.start.day, tzinfo=UTC)
+        return int(midnight.timestamp()) * 1_000
+
+    @property
+    def end_ms(self) -> int:
+        """Exclusive upper bound of the event times, epoch milliseconds."""
+        return self.start_ms + self.days * DAY_MS
+
+    def ordinary_members(self, crowd_users: int, share: float) -> int:
+        """Number of ordinary users in a crowd; at most a tenth of all ordinary users."""
+        return min(int(crowd_users * share), self.users // 10)
+
+
+class RandomStream(IntEnum):
+    WORLD = 0
+    PEOPLE = 1
+    PLAN = 2
+    IDS = 3  # further key: the id prefix
+    DAY = 4  # further key: the day
+    WEEK = 5  # further key: the week
+    CASE = 6  # further key: the case number
+    SCENARIO = 7
+
+
+def random_generator(seed: int, stream: RandomStream, *key: int) -> np.random.Generator:
+    """The random number generator of one stream."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(stream, *key)))
+
 
 # Category group: categories, median price, sigma of log price, share of demand.
 GROUPS = {
@@ -112,3 +223,66 @@ def draw_indices(
 def public_coupon(day: np.ndarray | int, which: np.ndarray | int) -> np.ndarray | int:
     """Code of public coupon `which` (0 to PUBLIC_COUPONS_PER_WEEK - 1) of the day's week."""
     return day // 7 * PUBLIC_COUPONS_PER_WEEK + which
+
+
+CHANNELS = ("app", "web", "shop")
+APP, WEB, KIOSK = range(3)
+GPS_NOISE = 0.0008  # degrees, standard deviation
+
+ROW = np.dtype(
+    [
+        ("time_ms", np.int64),
+        ("user", np.int32),
+        ("type", np.int8),  # index in EVENT_TYPES
+        ("item", np.int32),
+        ("price", np.float64),  # of one item, currency
+        ("quantity", np.int16),
+        ("amount", np.float64),  # currency
+        ("device", np.int32),
+        ("lat", np.float64),  # degrees
+        ("lon", np.float64),
+        ("coupon", np.int32),
+        ("channel", np.int8),  # index in CHANNELS
+        ("shop", np.int32),
+        ("address", np.int32),
+        ("friend", np.int32),
+        ("case", np.int32),  # number of the planted case
+    ]
+)
+_BLANK = np.array(
+    [tuple(np.nan if ROW[name].kind == "f" else -1 for name in ROW.names or ())], dtype=ROW
+)
+
+
+def blank_rows(count: int) -> np.ndarray:
+    """(count,) rows with all values missing."""
+    return np.repeat(_BLANK, count)
+
+
+def set_type(rows: np.ndarray, event_type: str, time_ms: np.ndarray) -> np.ndarray:
+    """Sets the event type and the (N,) times."""
+    rows["type"] = TYPE_INDEX[event_type]
+    rows["time_ms"] = time_ms
+    return rows
+
+
+def set_item(rows: np.ndarray, item: np.ndarray, price: np.ndarray) -> np.ndarray:
+    """Sets the (N,) item codes and prices."""
+    rows["item"], rows["price"] = item, price
+    return rows
+
+
+def set_location(rng: np.random.Generator, rows: np.ndarray, location: np.ndarray) -> np.ndarray:
+    """Sets the location, (2,) or (N, 2) degrees, with GPS noise."""
+    noisy = location + GPS_NOISE * rng.standard_normal((len(rows), 2))
+    rows["lat"], rows["lon"] = np.round(noisy, 5).T
+    return rows
+
+
+def set_amount(
+    rows: np.ndarray, quantity: np.ndarray | int, discount: np.ndarray | float
+) -> np.ndarray:
+    """Sets quantity and amount = price * quantity * (1 - discount); discount is 0..1."""
+    rows["quantity"] = quantity
+    rows["amount"] = np.round(rows["price"] * rows["quantity"] * (1 - discount), 2)
+    return rows

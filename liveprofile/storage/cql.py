@@ -21,6 +21,8 @@ from liveprofile.storage.connection import describe_error, is_unavailable
 # Statements that `write_all` holds at once.
 WRITE_PART = 1_000
 KEYS_IN_FLIGHT = 100
+# Concurrent requests of a worker or a command, and the bytes of an unlogged batch.
+MAX_IN_FLIGHT, MAX_BATCH_BYTES = 32, 40_000
 
 _prepared: WeakKeyDictionary[Session, dict[str, PreparedStatement]] = WeakKeyDictionary()
 
@@ -115,22 +117,22 @@ def execute_per_key(session: Session, query: str, keys: Iterable[str]) -> dict[s
     return {key: found[key] for key in order}
 
 
-def write_all(session: Session, statements: Iterable[Statement], concurrency: int) -> int:
+def write_all(session: Session, statements: Iterable[Statement]) -> int:
     """Executes statements that may be executed twice; returns their number.
 
-    At most `concurrency` are under way. Those that Cassandra does not answer in time are sent
+    At most MAX_IN_FLIGHT are under way. Those that Cassandra does not answer in time are sent
     again (liveprofile/retry.py). Raises ServiceError.
     """
     remaining, count = iter(statements), 0
     while part := list(itertools.islice(remaining, WRITE_PART)):
         count += len(part)
-        until_deadline(lambda unanswered=part: _write_part(session, unanswered, concurrency))
+        until_deadline(lambda unanswered=part: _write_part(session, unanswered))
     return count
 
 
-def _write_part(session: Session, unanswered: list[Statement], concurrency: int) -> None:
+def _write_part(session: Session, unanswered: list[Statement]) -> None:
     """Removes the statements from the list that Cassandra has executed. Raises ServiceError."""
-    results = _execute_all(session, [(each, None) for each in unanswered], concurrency)
+    results = _execute_all(session, [(each, None) for each in unanswered], MAX_IN_FLIGHT)
     unanswered[:] = [
         statement
         for statement, result in zip(unanswered, results, strict=True)

@@ -126,11 +126,6 @@ def _values(settings: CassandraSettings, embedding_dim: int) -> dict[str, str]:
     }
 
 
-def table_columns() -> dict[str, list[str]]:
-    """The columns of each table."""
-    return {name: table.names() for name, table in TABLES.items()}
-
-
 def check_table(session: Session, keyspace: str, table: str) -> None:
     """Raises ServiceError if the keyspace lacks the table."""
     query = (

@@ -11,7 +11,16 @@ from cassandra.query import BatchStatement, BatchType, BoundStatement
 
 from liveprofile.rows.operations import TREND, TREND_CHUNK, TREND_SERIES
 from liveprofile.settings import CassandraSettings, Settings
-from liveprofile.storage.cql import execute, from_ms, prepare, read, read_pages, to_ms, write_all
+from liveprofile.storage.cql import (
+    MAX_BATCH_BYTES,
+    execute,
+    from_ms,
+    prepare,
+    read,
+    read_pages,
+    to_ms,
+    write_all,
+)
 from liveprofile.trends import distinct_users
 from liveprofile.trends.counts import CATEGORY, Count, Counts, Series, total
 from liveprofile.trends.points import StoredCount
@@ -66,7 +75,6 @@ class CassandraCountStore:
         write_all(
             self._session,
             itertools.chain(self._series_writes(number, counts), self._writes(number, counts)),
-            self._cassandra.in_flight,
         )
 
     def finish(self, chunk: Chunk, report: ChunkReport) -> None:
@@ -95,7 +103,7 @@ class CassandraCountStore:
                     hashes,
                     start_ms * 1_000 + number,
                 )
-                if size and size + len(hashes) + _ROW_BYTES > self._cassandra.batch_bytes:
+                if size and size + len(hashes) + _ROW_BYTES > MAX_BATCH_BYTES:
                     yield batch
                     batch, size = BatchStatement(BatchType.UNLOGGED), 0
                 batch.add(self._insert_count.bind(row))

@@ -139,7 +139,7 @@ class ProfileModel:
         device: Device = "auto",
         threads: int = 1,
         batch_rows: int = 512,
-        length_buckets: Sequence[int] = (8, 16, 32),
+        length_buckets: Sequence[int] = (6, 8, 10, 12, 16, 20, 24, 32),
     ) -> ProfileModel:
         """Loads a model checkpoint. It computes in bfloat16 on a GPU and in float32 on the CPU.
 

@@ -39,7 +39,6 @@ class CassandraCorrectionTables(CassandraProfileSink):
         self, settings: CassandraSettings, embedding_dim: int, session: Session | None = None
     ):
         super().__init__(settings, embedding_dim, session)
-        self._in_flight = settings.in_flight
         self._first_writes = StatementExecutor(self._session, settings, "write")
 
     def _prepare(self, settings: CassandraSettings) -> None:
@@ -107,7 +106,7 @@ class CassandraCorrectionTables(CassandraProfileSink):
 
         Returns the number of rows.
         """
-        return delete_windows(self._session, user_id, until_ms, window, self._in_flight)
+        return delete_windows(self._session, user_id, until_ms, window)
 
     def correct(self, corrections: Sequence[Correction]) -> None:
         """Stores corrections and waits for them. Raises StoreError."""

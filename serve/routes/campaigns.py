@@ -68,14 +68,12 @@ async def put_campaign(
 
     409 if the campaign is planned already: a plan does not change.
     """
-    now_ms = request.app.state.clock_ms()
-    start_ms = now_ms if body.start_ms is None else body.start_ms
-    wish = campaigns.wish_of(name, body, start_ms)
+    wish = campaigns.wish_of(name, body, request.app.state.clock_ms())
     extend_to_scan(request)
     requested = campaigns.requested_of(body)
     audit = audit_entry(request, caller, "campaign.plan", name, requested)
     summary = await store.scan(campaigns.plan, wish, caller.name, requested, audit, dry_run=dry_run)
-    return answers.json_response({"name": name, "start_ms": start_ms} | summary)
+    return answers.json_response({"name": name, "start_ms": wish.campaign.start_ms} | summary)
 
 
 @router.get(

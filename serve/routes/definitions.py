@@ -115,7 +115,7 @@ async def preview_segments(
     at: Annotated[Time | None, Query(description="Evaluate at this time; now. RFC 3339.")] = None,
 ) -> Response:
     """Who would enter and leave each segment. Evaluates all profiles and changes nothing."""
-    segments = parse("segments", body.segments, request.app.state.attributes)
+    segments = parse("segments", body.segments, request.app.state.store.settings.attributes)
     extend_to_scan(request)
     at_ms = request.app.state.clock_ms() if at is None else to_ms(at)
     users, found = await store.scan(definitions.preview_segments, segments, at_ms)
@@ -181,7 +181,7 @@ async def _put(
     dry_run: bool,
 ) -> Response:
     expected_tag = _tag(if_match)
-    parsed = parse(kind, tables, request.app.state.attributes)
+    parsed = parse(kind, tables, request.app.state.store.settings.attributes)
     extend_deadline(request, KAFKA_DEADLINE_S)
     requested = {"if_match": if_match, "ids": [each.id for each in parsed]}
     audit = audit_entry(request, caller, f"{kind}.put", kind, requested)

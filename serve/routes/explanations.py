@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from liveprofile.client.explanation_models import Explanation, ExplanationRequest
+from liveprofile.client.analysis_models import Explanation, ExplanationRequest
 from serve import answers
 from serve.explainer import Explainer, ExplainerBusy, ExplanationRefused, ExplanationTimeout
 from serve.guard import extend_deadline

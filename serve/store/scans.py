@@ -20,6 +20,7 @@ from liveprofile.settings import CassandraSettings, Settings
 
 Row = TypeVar("Row")
 Result = TypeVar("Result")
+SCAN_S = 30.0  # that one scan may take
 # A second scan must get its answer while the first runs.
 THREADS = 4
 
@@ -29,7 +30,7 @@ class ScanBusy(LiveprofileError):
 
 
 class ScanTooLarge(LiveprofileError):
-    """The scan has more rows, or takes longer, than the settings allow."""
+    """The scan has more rows, or takes longer, than is allowed."""
 
 
 class ScanLimit:
@@ -56,10 +57,7 @@ class ScanLimit:
                 f"more than {self._rows} rows (serve.scan_rows): use the command of the shell"
             )
         if self.stopped or self._clock_s() > self._end_s:
-            raise ScanTooLarge(
-                f"not done within {self._seconds:g} s (serve.scan_timeout_ms): use the command of"
-                " the shell"
-            )
+            raise ScanTooLarge(f"not done within {self._seconds:g} s: use the command of the shell")
 
 
 class Scans:
@@ -83,7 +81,7 @@ class Scans:
             if not self._lock.acquire(blocking=False):
                 raise ScanBusy("another analysis runs in this server: try again")
             try:
-                self._limit = ScanLimit(serve.scan_rows, serve.scan_timeout_s)
+                self._limit = ScanLimit(serve.scan_rows, SCAN_S)
                 with self._connect(self._settings.cassandra) as session:
                     return work(session, self._limit)
             finally:

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import pyarrow.parquet as pq
 from cassandra.cluster import Session
 
-from liveprofile.flink import rest
+from liveprofile.flink.operator_metrics import operator_metrics
 from liveprofile.ingest.replay import closing_time_ms
 from liveprofile.kafka.records import read_topic
 from liveprofile.storage.connection import open_session
@@ -103,17 +103,10 @@ def send_slowly(job: JobUnderTest, events: list[dict[str, Any]]) -> None:
 
 def model_calls(job: JobUnderTest) -> int:
     """Windows that the model has scored since the last restart."""
-    return sum(
-        int(value)
-        for vertex in rest.request(job.rest_url, f"/jobs/{job.id}")["vertices"]
-        for value in rest.vertex_metrics(
-            job.rest_url,
-            job.id or "",
-            vertex["id"],
-            lambda name: name.endswith("liveprofile.rows"),
-            "sum",
-        ).values()
+    found = operator_metrics(
+        job.rest_url, job.id or "", lambda name: name.endswith("liveprofile.rows")
     )
+    return sum(int(each.sum) for each in found.values())
 
 
 class Used(NamedTuple):
@@ -308,7 +301,6 @@ def run(seed: int, scale: float) -> dict[str, Any]:
     sections = {
         "window": WINDOW,
         "scoring": {"replay": True},
-        "consent": {"backwards_days": 3_650},
     }
     with (
         tempfile.TemporaryDirectory() as name,

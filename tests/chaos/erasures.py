@@ -37,8 +37,8 @@ from liveprofile.flink.rest import take_savepoint
 from liveprofile.ingest.replay import closing_time_ms
 from liveprofile.kafka.records import Record, read_topic
 from liveprofile.privacy.places import TOPICS
+from liveprofile.rows import TABLES
 from liveprofile.storage.connection import open_session
-from liveprofile.storage.schema import table_columns
 from liveprofile.units import SECOND_MS
 from liveprofile.wire.user_records import key_of
 from stack.cassandra import nodetool
@@ -199,7 +199,7 @@ def go_on_until_done(job: JobUnderTest, deadline_s: float) -> int:
 
 
 def alter_all(session: Session, option: str) -> None:
-    for table in table_columns():
+    for table in TABLES:
         session.execute(f"ALTER TABLE {table} WITH {option}")
 
 

@@ -3,30 +3,39 @@
 Load: two processes that use all the processor time they get. Fault: the demo ends in the middle of
 its replay.
 Must hold: the next demo resumes the replay, no event is lost or sent twice, the audit is clean.
-Recovery: running the demo again.
+Recovery: running the demo again. Its data is that of the tutorials.
 """
 
 from __future__ import annotations
 
+import json
+import re
+import shlex
+import shutil
+import string
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from cli.demo import open_console, scene
 from cli.demo import run as demo
 from cli.demo.watch import JobWatcher, Snapshot
+from cli.main import app
 from liveprofile.errors import ServiceError
 from liveprofile.flink import rest
 from liveprofile.settings import load
 from liveprofile.storage.connection import open_session
 from serve.keys import Role, read_keys
 from stack.local import Stack
+from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.faults
 
@@ -34,7 +43,7 @@ BUSY_PROCESSES = 2
 EVERY_NTH_HOUSEHOLD = 300
 
 
-@pytest.fixture
+@contextmanager
 def busy_machine() -> Iterator[None]:
     command = [sys.executable, "-c", "while True: pass"]
     processes = [subprocess.Popen(command) for _ in range(BUSY_PROCESSES)]
@@ -44,7 +53,7 @@ def busy_machine() -> Iterator[None]:
         process.wait()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def demo_stack(stack: Stack) -> Iterator[Stack]:
     yield stack
     job_id = scene.interrupted_job(stack, _settings(stack))
@@ -68,10 +77,10 @@ def run_demo(stack: Stack, stays: bool = False) -> tuple[dict, str]:
     return summary, output.getvalue()
 
 
-@pytest.mark.usefixtures("busy_machine")
-def test_interrupted_demo_resumes_on_a_busy_machine(
-    demo_stack: Stack, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(scope="module")
+def resumed(demo_stack: Stack) -> tuple[dict, str]:
+    """Summary and output of a demo that resumes an interrupted one."""
+
     def interrupt(watcher: JobWatcher) -> Snapshot:
         snapshot = look(watcher)
         if snapshot.used:
@@ -79,11 +88,16 @@ def test_interrupted_demo_resumes_on_a_busy_machine(
         return snapshot
 
     look = JobWatcher.look
-    with monkeypatch.context() as patch:
-        patch.setattr(JobWatcher, "look", interrupt)
-        with pytest.raises(ServiceError, match="interrupted"):
-            run_demo(demo_stack)
-    summary, output = run_demo(demo_stack, stays=True)
+    with busy_machine():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(JobWatcher, "look", interrupt)
+            with pytest.raises(ServiceError, match="interrupted"):
+                run_demo(demo_stack)
+        return run_demo(demo_stack, stays=True)
+
+
+def test_interrupted_demo_resumes_on_a_busy_machine(resumed: tuple[dict, str]) -> None:
+    summary, output = resumed
     assert "resuming its replay" in output
     assert summary["ok"]
     assert summary["audit"]["used"] == summary["purchases"]
@@ -102,3 +116,32 @@ def test_interrupted_demo_resumes_on_a_busy_machine(
     with open_session(load(Path(summary["config"])).cassandra) as session:
         [key] = read_keys(session)
     assert key.role is Role.ADMIN
+
+
+def test_every_command_of_the_tutorials_runs(
+    demo_stack: Stack,
+    resumed: tuple[dict, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    summary, _ = resumed
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LIVEPROFILE_CONFIG", str(summary["config"]))
+    for file in ("rules.toml", "segments.toml"):
+        shutil.copy(ROOT / file, tmp_path)
+    page = (ROOT / "docs" / "tutorials.md").read_text("utf-8")
+    [flag] = json.loads(run("risk alerts list --limit 1 --json"))
+    values = {"HOUSEHOLD": summary["shown"][0], "FLAG": flag["flag_id"]}
+    [example] = re.findall(r"^```python\n(.+?)^```", page, re.MULTILINE | re.DOTALL)
+    exec(example, {"URL": demo_stack.api.url, **values})
+    for command in re.findall(r"^    liveprofile (.+)$", page, re.MULTILINE):
+        # A machine that is busy may give them something to warn of.
+        warns = command in ("job status", "doctor")
+        run(string.Template(command).substitute(values), codes=(0, 1) if warns else (0,))
+    run(f"profile show {values['HOUSEHOLD']}", codes=(1,))  # erased
+
+
+def run(command: str, codes: tuple[int, ...] = (0,)) -> str:
+    result = CliRunner().invoke(app, shlex.split(command))
+    assert result.exit_code in codes, f"{command}: {result.output}{result.exception!r}"
+    return result.stdout

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from liveprofile.kafka import records as kafka
-from liveprofile.privacy.erasure_records import to_record
+from liveprofile.privacy.erasures import to_record
 from liveprofile.resources import product_path
 from liveprofile.settings import load
 from liveprofile.wire.user_records import key_of

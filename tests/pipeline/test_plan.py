@@ -13,7 +13,7 @@ from jobs.compiled_plan import FIRST_STATELESS_ID, CompiledPlan, Override
 from jobs.savepoint import NODE_IDS
 from jobs.sql import tables
 from liveprofile.flink.jars import JARS
-from liveprofile.privacy.retention import STATES
+from liveprofile.privacy.places import STATES
 from liveprofile.settings import load
 from tests.pipeline import harness, shared_sinks
 from udfs.profile.udf import profile_udf

@@ -18,7 +18,7 @@ from confluent_kafka import KafkaError, Producer
 
 from liveprofile.errors import ServiceError
 from liveprofile.flink import rest
-from liveprofile.flink.rest import vertex_metrics
+from liveprofile.flink.operator_metrics import operator_metrics, vertex_metrics
 from liveprofile.ingest.replay import ReplayProducer
 from liveprofile.kafka import offsets
 from liveprofile.kafka.connection import client_config
@@ -134,17 +134,10 @@ class JobUnderTest:
 
     def late_records_dropped(self) -> int:
         """Counts the events that windows have dropped since the last restart of the job."""
-        return sum(
-            int(value)
-            for vertex in rest.request(self.rest_url, f"/jobs/{self.id}")["vertices"]
-            for value in vertex_metrics(
-                self.rest_url,
-                self.id,
-                vertex["id"],
-                lambda name: name.endswith("numLateRecordsDropped"),
-                "sum",
-            ).values()
+        found = operator_metrics(
+            self.rest_url, str(self.id), lambda name: name.endswith("numLateRecordsDropped")
         )
+        return sum(int(each.sum) for each in found.values())
 
     def wait_for_checkpoint(self, timeout_s: float) -> None:
         """Returns when a checkpoint that began after the call is complete."""
@@ -250,9 +243,9 @@ class JobUnderTest:
 
     def _last_read(self, source: str) -> dict[tuple[str, int], int]:
         """Returns by topic and partition the offset of the last record read, -1 if none."""
-        metrics = vertex_metrics(self.rest_url, self.id, source, SOURCE_OFFSET.search, "max")
+        metrics = vertex_metrics(self.rest_url, str(self.id), source, SOURCE_OFFSET.search)
         return {
-            (match[1], int(match[2])): int(offset)
+            (match[1], int(match[2])): int(offset.highest)
             for name, offset in metrics.items()
             if (match := SOURCE_OFFSET.search(name))
         }

@@ -31,8 +31,8 @@ class BatchWriter:
     """
 
     def __init__(self, session: Session, settings: CassandraSettings):
-        # The limits of a batch: the settings' or the server's warning thresholds.
-        self.limits = server_limits(session, settings.batch_bytes)
+        # The limits of a batch: MAX_BATCH_BYTES or the server's warning thresholds.
+        self.limits = server_limits(session)
         self._replica_sets = ReplicaSets(session.cluster.metadata, settings.keyspace)
         self._keyspace = settings.keyspace
         self._executor = StatementExecutor(session, settings, "write")

@@ -11,6 +11,8 @@ from cassandra import InvalidRequest, Unauthorized
 from cassandra.cluster import Session
 from cassandra.metadata import Metadata, Murmur3Token
 
+from liveprofile.storage.cql import MAX_BATCH_BYTES
+
 # Cassandra's defaults of batch_size_warn_threshold and
 # unlogged_batch_across_partitions_warn_threshold.
 SERVER_WARN_BYTES, SERVER_WARN_PARTITIONS = 5 * 1_024, 10
@@ -22,8 +24,8 @@ class BatchLimits(NamedTuple):
     partitions: int
 
 
-def server_limits(session: Session, batch_bytes: int) -> BatchLimits:
-    """Returns `batch_bytes` and the server's limits, whichever are lower.
+def server_limits(session: Session) -> BatchLimits:
+    """Returns MAX_BATCH_BYTES and the server's limits, whichever are lower.
 
     A batch above the server's warning thresholds adds a line to its log and a warning to its
     answer.
@@ -42,7 +44,7 @@ def server_limits(session: Session, batch_bytes: int) -> BatchLimits:
     warn_partitions = parse_size(
         thresholds.get("unlogged_batch_across_partitions_warn_threshold"), SERVER_WARN_PARTITIONS
     )
-    return BatchLimits(min(batch_bytes, warn_bytes), max(1, warn_partitions))
+    return BatchLimits(min(MAX_BATCH_BYTES, warn_bytes), max(1, warn_partitions))
 
 
 def parse_size(text: str | None, default: int) -> int:

@@ -25,6 +25,7 @@ from cassandra.query import Statement, tuple_factory
 from liveprofile.errors import StoreError
 from liveprofile.settings import CassandraSettings
 from liveprofile.storage.connection import describe_error
+from liveprofile.storage.cql import MAX_IN_FLIGHT
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ class _Request:
 
 
 class StatementExecutor:
-    """Executes statements with at most `cassandra.in_flight` requests at once.
+    """Executes statements with at most MAX_IN_FLIGHT requests at once.
 
     All bookkeeping happens in the owner's thread; the driver's thread only puts answers in a
     queue. A failed request stays among the open ones until it succeeds, so failures slow the owner
@@ -90,7 +91,6 @@ class StatementExecutor:
         self._profile = session.execution_profile_clone_update(
             EXEC_PROFILE_DEFAULT, row_factory=tuple_factory
         )
-        self._in_flight = settings.in_flight
         self._retry_timeout_s = settings.retry_timeout_ms / 1000
         # The driver answers every request within its time-out, so longer silence is a fault.
         self._max_silence_s = self._retry_timeout_s + 4 * settings.request_timeout_ms / 1000
@@ -105,11 +105,11 @@ class StatementExecutor:
     def submit(
         self, statement: Statement, on_rows: Callable[[Sequence[Any]], None] | None = None
     ) -> None:
-        """Sends a statement; blocks while `in_flight` requests are open. Raises StoreError.
+        """Sends a statement; blocks while MAX_IN_FLIGHT requests are open. Raises StoreError.
 
         on_rows: called with the tuples that a SELECT returns.
         """
-        self._wait_until_open_at_most(self._in_flight - 1)
+        self._wait_until_open_at_most(MAX_IN_FLIGHT - 1)
         if self._open == 0:
             self._last_answer_s = time.monotonic()
         self._open += 1

@@ -18,8 +18,7 @@ from liveprofile.rows.users import (
 )
 from liveprofile.segments.membership import Membership, Memberships, MembershipWrite
 from liveprofile.segments.policy import ChangeKey
-from liveprofile.settings import CassandraSettings
-from liveprofile.settings.sections import MAX_TTL_S
+from liveprofile.settings import MAX_TTL_S, CassandraSettings
 from udfs.cassandra.batch_writer import Partition, Write, bound_statement
 from udfs.cassandra.encoding import Values, bigint, encode_row, mutation_bytes, partition_key
 from udfs.cassandra.executor import StatementExecutor

@@ -243,7 +243,6 @@ def load_checkpoint(settings: Settings, folder: Path) -> ProfileModel:
         device=options.device,
         threads=options.threads,
         batch_rows=options.batch_rows,
-        length_buckets=options.length_buckets,
     )
     scores = model.warm_up()
     outputs = [scores.embedding_after, scores.churn_after, scores.spend_after, scores.surprise]

@@ -13,8 +13,7 @@ from liveprofile.attributes.statements import Statement
 from liveprofile.attributes.table import select_users_cql
 from liveprofile.rows.risk import RISK_SCORE_BY_HOUR, RISK_SCORE_HOURS, score_hour_ms
 from liveprofile.rules.flags import Flag, FlaggedRow, RowPosition
-from liveprofile.settings import CassandraSettings, Settings
-from liveprofile.settings.sections import MAX_TTL_S
+from liveprofile.settings import MAX_TTL_S, CassandraSettings, Settings
 from liveprofile.units import HOUR_MS
 from liveprofile.wire.scored_events import ENTITIES
 from udfs.attribute_reads import read_statements

@@ -86,11 +86,11 @@ def test_why_finds_the_events_of_a_stored_window(job: JobUnderTest) -> None:
             )
         )
         with Client(url, json.loads(key.stdout)["key"], timeout_s=30) as client:
-            answer = client.send(calls.explanation(REGULAR_USER, found["window_end_ms"]))
+            answer = client.send(calls.explanation(REGULAR_USER, at_ms=found["window_end_ms"]))
             assert rounded(json.loads(answer.model_dump_json())) == rounded(found)
             with pytest.raises(NotFound, match="no window"):
                 client.send(calls.explanation("nobody"))
-            [entry] = client.send(calls.audit(datetime.now(UTC))).items
+            [entry] = client.send(calls.audit(day=datetime.now(UTC))).items
     assert (entry.action, entry.outcome) == ("window.explain", "done")
     assert entry.target == f"{REGULAR_USER} {found['window_end_ms']}"
 

@@ -12,7 +12,7 @@ import pytest
 from liveprofile.feeds.users import read_erasures
 from liveprofile.kafka.records import read_topic, send_all
 from liveprofile.privacy import trained_users
-from liveprofile.privacy.erasure_records import read_record, to_record
+from liveprofile.privacy.erasures import read_record, to_record
 from liveprofile.privacy.trained_users import TrainedUsers, user_key
 from liveprofile.wire.user_records import CONTENT_TYPE, key_of
 from tests.support.job_under_test import JobUnderTest, run_cli

@@ -21,8 +21,7 @@ from tests.support.job_under_test import JobUnderTest, run_cli
 from tests.support.rows.profile_rows import START_MS, flag, profile_row
 from udfs.profile.sink import CassandraProfileSink
 
-KEY_CACHE_MS = 1_000
-SERVE = {"authentication": "keys", "key_cache_ms": KEY_CACHE_MS, "deadline_ms": 10_000}
+SERVE = {"authentication": "keys", "deadline_ms": 10_000}
 PROFILE_JSON = b'{"features":{},"interests":{"caf\xc3\xa9":0.5},"category_affinity":{}}'
 WINDOWS = 5
 USERS = [f"u{number}" for number in range(30)]

@@ -33,7 +33,7 @@ def test_profiles_equal_the_stored_ones(api: Api) -> None:
         answer = client.send(calls.profile("u7", embedding=True))
         expected = comparable(stored) | {"values_at_ms": stored.window_end_ms}
         assert answer.model_dump() == expected
-        batch = client.send(calls.profiles([*USERS, "nobody"]))
+        batch = client.send(calls.profiles(user_ids=[*USERS, "nobody"]))
         assert [profile.user_id for profile in batch.profiles] == USERS
         assert batch.unknown == ["nobody"]
         similar = client.send(calls.similar("u7", k=5))
@@ -50,7 +50,7 @@ def test_deltas_and_past_profiles_equal_the_stored_ones(api: Api) -> None:
         assert answers == stored
         assert len(answers) == WINDOWS
         at = datetime.fromtimestamp((START_MS + 3 * WINDOW_MS + 1) / 1_000, UTC)
-        past = client.send(calls.profile_at("u7", at))
+        past = client.send(calls.profile_at("u7", at=at))
         assert past.window_end_ms == START_MS + 3 * WINDOW_MS
         assert past.features == {"churn": 0.25}
 
@@ -111,7 +111,7 @@ def test_trend_equals_the_counts(api: Api) -> None:
                 " USING TTL 3600",
                 (topic, from_ms(end_ms - hour * HOUR_MS), events),
             )
-        trend = client.send(calls.trend("hour", "events", count=3))
+        trend = client.send(calls.trend(count=3))
         assert trend.complete_until_ms == end_ms
         assert [point.value for point in trend.points] == [5, 0, 7]
         assert [point.value for point in client.send(calls.trend(count=1)).points] == [7]
@@ -121,7 +121,7 @@ def test_trend_equals_the_counts(api: Api) -> None:
 def test_pages_of_cases_are_complete(api: Api, limit: int) -> None:
     with api.client() as client:
         cases = list(client.items(calls.cases(limit=limit)))
-        own = list(client.items(calls.cases("u1", limit=limit)))
+        own = list(client.items(calls.cases(user_id="u1", limit=limit)))
     assert sorted(case.rule_id for case in cases) == sorted(f"r{number}" for number in range(12))
     assert [case.model_dump() for case in own] == [
         comparable(case) for case in case_store.read_cases(api.session, "u1")
@@ -130,7 +130,7 @@ def test_pages_of_cases_are_complete(api: Api, limit: int) -> None:
 
 def test_analyses_read_all_users(api: Api) -> None:
     with api.client("mia", "analyst") as client:
-        preview = client.send(calls.preview_segments([]))
+        preview = client.send(calls.preview_segments(segments=[]))
         assert preview.users == len(USERS)
         assert all(segment.users_then == 0 for segment in preview.segments)
         assert client.send(calls.funnel()).within_ms == 7 * 24 * HOUR_MS

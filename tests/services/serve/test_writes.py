@@ -13,13 +13,12 @@ from pathlib import Path
 import pytest
 
 from liveprofile.client import Client, Conflict, NotFound, Unauthorized, Unavailable, calls
-from liveprofile.client.analysis_models import CampaignRequest
-from liveprofile.client.models import ConsentRequest
 from liveprofile.feeds.users import read_consents, read_erasures
 from liveprofile.kafka.records import read_topic
 from liveprofile.pseudonym import user_pseudonym
 from liveprofile.storage.cql import from_ms
-from tests.services.serve.api import KEY_CACHE_MS, USERS, Api
+from serve.security import KEY_CACHE_S
+from tests.services.serve.api import USERS, Api
 from tests.support.api_server import api_server
 from tests.support.job_under_test import JobUnderTest, run_cli
 from tests.support.rows.profile_rows import START_MS, flag
@@ -30,20 +29,20 @@ pytestmark = pytest.mark.services
 def test_analyst_changes_alerts_and_each_write_is_audited(api: Api) -> None:
     flag_id = "u5-0-0"
     with api.client("otto", "analyst") as otto, api.client("anna", "analyst") as anna:
-        assert otto.send(calls.set_state(flag_id, "acknowledged")).by == "otto"
+        assert otto.send(calls.set_state(flag_id, state="acknowledged")).by == "otto"
         with pytest.raises(Conflict, match="acknowledged by otto"):
-            anna.send(calls.set_state(flag_id, "acknowledged"))
-        assert anna.send(calls.label(flag_id, "fraud", "chargeback")).labels_sent == 0
-        anna.send(calls.snooze("u5", 3_600, "rule0"))
+            anna.send(calls.set_state(flag_id, state="acknowledged"))
+        assert anna.send(calls.label(flag_id, label="fraud", note="chargeback")).labels_sent == 0
+        anna.send(calls.snooze("u5", "rule0", for_s=3_600))
         details = otto.send(calls.alert(flag_id))
         assert [change.to_state for change in details.history] == ["confirmed", "acknowledged"]
         assert [snooze.by for snooze in details.snoozes] == ["anna"]
         anna.send(calls.end_snooze("u5", "rule0"))
         assert otto.send(calls.snoozes("u5")).items == []
-        [confirmed] = otto.items(calls.alerts("u5", state="confirmed"))
+        [confirmed] = otto.items(calls.alerts(user_id="u5", state="confirmed"))
         assert (confirmed.flag_id, confirmed.note) == (flag_id, "chargeback")
     with api.client("root", "admin") as admin:
-        trail = admin.send(calls.audit(datetime.now(UTC)))
+        trail = admin.send(calls.audit(day=datetime.now(UTC)))
     writes = [(entry.name, entry.action, entry.outcome) for entry in trail.items]
     assert writes[:5] == [
         ("anna", "snooze.end", "done"),
@@ -66,30 +65,32 @@ def test_label_of_an_event_reaches_kafka(api: Api) -> None:
         (from_ms(START_MS), of_event.rule_id, from_ms(START_MS)),
     )
     with api.client("otto", "analyst") as client:
-        assert client.send(calls.label("f-event", "legitimate")).labels_sent == 1
+        assert client.send(calls.label("f-event", label="legitimate")).labels_sent == 1
     [record] = read_topic(api.settings, api.settings.topics.feedback)
     assert json.loads(record.value)["label"] == "legitimate"
 
 
 def test_consents_and_erasures_reach_the_topics_and_are_carried_out(api: Api) -> None:
     asked_ms = round(time.time() * 1_000) - 1_000
-    request = ConsentRequest(granted=False, time_ms=asked_ms, basis="consent")
+    request = {"granted": False, "time_ms": asked_ms, "basis": "consent"}
     with api.client("pia", "privacy") as client:
         for _ in range(2):
-            answer = client.send(calls.put_consent("asked", "marketing", request))
+            answer = client.send(calls.put_consent("asked", "marketing", **request))
         assert not answer.purposes["marketing"].allowed and len(answer.history) == 1
         assert not read_consents(api.settings).allowed("asked", "marketing", asked_ms)
         with pytest.raises(NotFound, match="no erasure"):
             client.send(calls.erasure("asked"))
-        first = client.send(calls.put_erasure("asked", asked_ms))
-        assert client.send(calls.put_erasure("asked", asked_ms)) == first and not first.done
+        first = client.send(calls.put_erasure("asked", before_ms=asked_ms))
+        assert (
+            client.send(calls.put_erasure("asked", before_ms=asked_ms)) == first and not first.done
+        )
         assert read_erasures(api.settings).before_ms("asked") == asked_ms
         config = ("--json", "--config", api.job.config_file)
         report = json.loads(run_cli("privacy", "erase", "--pending", *config).stdout)
         assert (report["user_id"], report["pending"]) == ("asked", {})
         assert client.send(calls.erasure("asked")).done
     with api.client("root", "admin") as admin:
-        entries = admin.send(calls.audit(datetime.now(UTC))).items
+        entries = admin.send(calls.audit(day=datetime.now(UTC))).items
     done = [(entry.action, entry.target) for entry in entries if entry.name == "pia"]
     # What the trail says of the user by name is deleted with the user.
     assert done == [("user.erase", user_pseudonym("asked"))]
@@ -98,12 +99,12 @@ def test_consents_and_erasures_reach_the_topics_and_are_carried_out(api: Api) ->
 def test_of_two_editors_of_the_same_rules_one_wins(api: Api) -> None:
     with api.client("root", "admin") as admin:
         rules = admin.send(calls.rules())
-        shown = admin.send(calls.put_rules(rules.rules[:1], rules.tag, dry_run=True))
+        shown = admin.send(calls.put_rules(rules=rules.rules[:1], tag=rules.tag, dry_run=True))
         assert (shown.dry_run, shown.tag) == (True, rules.tag)
 
         def edit(count: int) -> list[str]:
             try:
-                admin.send(calls.put_rules(rules.rules[:count], rules.tag))
+                admin.send(calls.put_rules(rules=rules.rules[:count], tag=rules.tag))
             except Conflict:
                 return []
             return [rule["id"] for rule in rules.rules[:count]]
@@ -113,7 +114,7 @@ def test_of_two_editors_of_the_same_rules_one_wins(api: Api) -> None:
         now = admin.send(calls.rules())
         assert [rule["id"] for rule in now.rules] == sorted(written)
         assert now.source == f"topic {api.settings.topics.rules}"
-        trail = admin.send(calls.audit(datetime.now(UTC))).items
+        trail = admin.send(calls.audit(day=datetime.now(UTC))).items
         outcomes = [entry.outcome for entry in trail if entry.action == "rules.put"]
         assert sorted(outcomes) == ["done", "refused"]
     listed = json.loads(
@@ -123,16 +124,16 @@ def test_of_two_editors_of_the_same_rules_one_wins(api: Api) -> None:
 
 
 def test_campaign_is_planned_once_for_all_users_and_reported(api: Api) -> None:
-    request = CampaignRequest(control_share=0.5, response=1.0, start_ms=START_MS)
+    request = {"control_share": 0.5, "response": 1.0, "start_ms": START_MS}
     with api.client("mia", "analyst") as client:
-        planned = client.send(calls.plan_campaign("spring", request))
+        planned = client.send(calls.plan_campaign("spring", **request))
         assert planned.treatment + planned.control + sum(planned.left_out.values()) == len(USERS)
         targets = list(client.items(calls.campaign_targets("spring")))
         assert len(targets) == len({target.user_id for target in targets}) > 0
         groups = Counter(target.group for target in targets)
         assert groups == {"treatment": planned.treatment, "control": planned.control}
         with pytest.raises(Conflict, match="planned already"):
-            client.send(calls.plan_campaign("spring", request))
+            client.send(calls.plan_campaign("spring", **request))
         [listed] = client.send(calls.campaigns()).items
         assert (listed.planned_by, listed.summary) == ("mia", planned)
         report = client.send(calls.campaign_report("spring"))
@@ -147,7 +148,7 @@ def test_revoked_key_ends_within_the_cache_time(api: Api) -> None:
         client.send(calls.profile("u0"))
         config = ("--config", api.job.config_file)
         run_cli("serve", "key", "revoke", key["key_id"], *config)
-        time.sleep(KEY_CACHE_MS / 1_000 + 0.1)
+        time.sleep(KEY_CACHE_S + 0.1)
         with pytest.raises(Unauthorized):
             client.send(calls.profile("u0"))
         listed = json.loads(run_cli("serve", "key", "list", "--json", *config).stdout)

@@ -2,84 +2,42 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
-from datetime import datetime
-from typing import Any
 
 import pytest
 from cassandra.cluster import Session
-from cassandra.util import uuid_from_time
 
-from liveprofile.privacy.erase import KEPT, Cut
-from liveprofile.privacy.erase_users import erase_user
+from liveprofile.privacy.erase import KEPT, Cut, Erasure, erase_users
 from liveprofile.privacy.erasure_log import (
     Deletion,
     read_deletions,
     scan_deletions,
     write_deletion,
 )
-from liveprofile.privacy.places import TABLES
-from liveprofile.privacy.user_keys import read_user_keys
-from liveprofile.rows.risk import flag_bucket
-from liveprofile.rows.users import segment_bucket
+from liveprofile.privacy.places import TABLES, read_user_keys
 from liveprofile.settings import WindowSettings
 from liveprofile.units import HOUR_MS, MINUTE_MS
+from tests.support.rows.user_rows import HOUR, TIME_US, user_row
 
 pytestmark = pytest.mark.services
 
-TIME = datetime(2026, 1, 5, 9, 35)
-HOUR = datetime(2026, 1, 5, 9)
-TIME_US = 1_767_605_700_000_000
 WINDOW_MS = 5 * MINUTE_MS
-ENTRY = uuid_from_time(TIME)
-BUCKETS: dict[str, Callable[[str], int]] = {
-    "risk_flag_by_day": flag_bucket,
-    "campaign_target": lambda user: 0,  # users share a partition
-}
 ERASED_US = TIME_US + 24 * HOUR_MS * 1_000
 
 
 def insert_all(session: Session, user: str, at_us: int = TIME_US) -> None:
     """A row of the user in every table."""
     for table in TABLES:
-        columns = session.cluster.metadata.keyspaces[session.keyspace].tables[table].columns
-        bucket = BUCKETS.get(table, segment_bucket)
-        values = {
-            name: value_of(name, each.cql_type, user, bucket) for name, each in columns.items()
-        }
-        names = [name for name, value in values.items() if value is not None]
-        query = f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
+        row = user_row(table, user)
+        query = f"INSERT INTO {table} ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})"
         statement = session.prepare(f"{query} USING TIMESTAMP {at_us} AND TTL 3600")
-        session.execute(statement, [values[name] for name in names])
+        session.execute(statement, list(row.values()))
 
 
-def value_of(name: str, cql_type: str, user: str, bucket: Callable[[str], int]) -> Any:
-    fixed = {
-        "user_id": user,
-        "flag_id": f"flag-{user}",
-        "alert_id": f"flag-{user}",
-        "target": f"{user} some_rule",
-        "bucket": bucket(user),
-        "hour": HOUR,
-        "day": TIME.date(),
-        "alerts": {f"flag-{user}": TIME},
-        "segment": "loyal",
-        "remaining": "{}",
-        "entry": uuid_from_time(TIME, node=zlib.crc32(user.encode()), clock_seq=1),
-    }
-    if name in fixed:
-        return fixed[name]
-    by_type = {
-        "text": "x",
-        "timestamp": TIME,
-        "timeuuid": ENTRY,
-        "uuid": ENTRY,
-        "int": 1,
-        "bigint": 1,
-    }
-    by_type |= {"smallint": 1, "tinyint": 1, "double": 0.5, "boolean": True, "blob": b"x"}
-    return by_type.get(cql_type)
+def erase(
+    session: Session, user: str, now_us: Callable[[], int], cut: Cut | None = None
+) -> Erasure:
+    return dict(erase_users(session, {user: cut}, now_us))[user]
 
 
 def rows_of(session: Session, user: str) -> dict[str, int]:
@@ -99,7 +57,7 @@ def test_all_rows_of_one_user_are_deleted_and_a_replay_does_not_bring_them_back(
     insert_all(session, "gone-user")
     insert_all(session, "kept-user")
     assert rows_of(session, "gone-user").keys() == TABLES.keys()
-    done = erase_user(session, "gone-user", 4, lambda: ERASED_US)
+    done = erase(session, "gone-user", lambda: ERASED_US)
     assert done.rows.keys() == TABLES.keys() - KEPT.keys() and not done.pending
     assert rows_of(session, "gone-user").keys() == KEPT.keys()
     others = rows_of(session, "kept-user")
@@ -107,13 +65,13 @@ def test_all_rows_of_one_user_are_deleted_and_a_replay_does_not_bring_them_back(
 
     insert_all(session, "gone-user")  # a replay
     assert rows_of(session, "gone-user").keys() == KEPT.keys()
-    again = erase_user(session, "gone-user", 4, lambda: ERASED_US + 1)
+    again = erase(session, "gone-user", lambda: ERASED_US + 1)
     assert not again.rows and not again.pending
 
 
 def test_later_events_start_from_nothing(session: Session) -> None:
     insert_all(session, "later-user")
-    erase_user(session, "later-user", 4, lambda: ERASED_US)
+    erase(session, "later-user", lambda: ERASED_US)
     insert_all(session, "later-user", ERASED_US + 1)
     assert rows_of(session, "later-user").keys() == TABLES.keys()
 
@@ -121,20 +79,20 @@ def test_later_events_start_from_nothing(session: Session) -> None:
 def test_the_present_hour_is_left_until_it_is_over(session: Session) -> None:
     insert_all(session, "hour-user")
     during_us = TIME_US + MINUTE_MS * 1_000
-    done = erase_user(session, "hour-user", 4, lambda: during_us)
+    done = erase(session, "hour-user", lambda: during_us)
     assert done.pending == {"risk_score_hours": 1} and done.rows["risk_score_by_hour"] == 1
     assert read_user_keys(session, "hour-user").hours == (HOUR,)
-    done = erase_user(session, "hour-user", 4, lambda: ERASED_US)
+    done = erase(session, "hour-user", lambda: ERASED_US)
     assert done == ({"risk_score_hours": 1}, {})
 
 
 def test_a_cut_deletes_older_rows_a_day_later_and_later_rows_stay(session: Session) -> None:
     insert_all(session, "cut-user")
     cut = Cut.of("cut-user", TIME_US // 1_000 + 1, WindowSettings(length_ms=WINDOW_MS))
-    done = erase_user(session, "cut-user", 4, lambda: ERASED_US, cut=cut)
+    done = erase(session, "cut-user", lambda: ERASED_US, cut)
     assert rows_of(session, "cut-user").keys() == KEPT.keys() and not done.pending
     insert_all(session, "back-user", TIME_US + 2 * WINDOW_MS * 1_000)
-    done = erase_user(session, "back-user", 4, lambda: ERASED_US, cut=cut)
+    done = erase(session, "back-user", lambda: ERASED_US, cut)
     assert rows_of(session, "back-user").keys() == TABLES.keys()
     assert not done.pending
 

@@ -311,7 +311,7 @@ def test_connections_disable_nagles_algorithm(session: Session):
 
 
 def test_row_larger_than_a_batch_is_written(settings: CassandraSettings, session: Session):
-    sink = CassandraProfileSink(settings.model_copy(update={"batch_bytes": 256}), DIM, session)
+    sink = CassandraProfileSink(settings, DIM, session)
     large = b'{"x":"' + b"y" * 200_000 + b'"}'
     write_and_flush(sink, *(profile_row(f"large{n}", delta=large) for n in range(3)))
 

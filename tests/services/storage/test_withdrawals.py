@@ -9,7 +9,8 @@ from liveprofile.consent.changes import PURPOSES, ConsentBook, ConsentChange
 from liveprofile.privacy.erase import WINDOW_TABLES
 from liveprofile.privacy.withdrawals import delete_rows, find_rows, read_digests
 from liveprofile.settings import WindowSettings
-from tests.services.storage.test_erasure import TIME_US, WINDOW_MS, insert_all, rows_of
+from tests.services.storage.test_erasure import WINDOW_MS, insert_all, rows_of
+from tests.support.rows.user_rows import TIME_US
 
 pytestmark = pytest.mark.services
 
@@ -42,13 +43,13 @@ def test_rows_of_windows_and_of_events_follow_their_purposes(session: Session) -
     windows = WINDOW_TABLES - FLAGS - {"later_sums"}
     assert {row.table for row in rows} == windows
     assert read_digests(session, "late-user", [TIME_MS]) == {b"x"}
-    assert delete_rows(session, rows, 4) == len(rows)
+    assert delete_rows(session, rows) == len(rows)
     assert rows_of(session, "late-user").keys() == own.keys() - windows
     assert find(session, "late-user", withdrawal) == []
 
     rows = find(session, "late-user", ConsentChange(TIME_MS, "risk", False))
     assert {row.table for row in rows} == FLAGS | {"risk_score_by_hour"}
-    delete_rows(session, rows, 4)
+    delete_rows(session, rows)
     assert rows_of(session, "late-user").keys() == (
         own.keys() - windows - FLAGS - {"risk_score_by_hour"}
     )

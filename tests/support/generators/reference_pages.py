@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 from typer.main import get_command
 
 from cli.main import app
-from liveprofile.privacy.retention import retention
+from liveprofile.privacy.places import retention
 from liveprofile.settings import Settings
 from liveprofile.settings.errors import as_section
 from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS

@@ -118,7 +118,9 @@ class MemoryCassandra:
         self.cells: dict[str, dict[tuple, dict[str, Cell]]] = {name: {} for name in TABLES}
         self.statics: dict[str, dict[tuple, dict[str, Cell]]] = {name: {} for name in TABLES}
         self.ttls: dict[str, int | None] = {}  # of the last write of each table
+        self.deletions: dict[str, list[tuple[Check, int]]] = {name: [] for name in TABLES}
         self.reads: list[str] = []  # tables, one for each SELECT
+        self.prepared: list[str] = []
         self.fail: Exception | None = None
         self.delay_s = 0.0
         self._clock_us = count(1)
@@ -127,10 +129,12 @@ class MemoryCassandra:
     def stop_answering(self) -> None:
         self.fail = DriverException("no node answers")
 
-    def put(self, table: str, *rows: Row) -> None:
-        """Inserts rows with values as statements take them. Times of 0: any write replaces them."""
-        for row in rows:
-            self._write(table, {name: _stored(_type(table, name), v) for name, v in row.items()}, 0)
+    def put(self, table: str, *rows: Row, time_us: int = 0) -> None:
+        """Inserts rows with values as statements take them. Time 0: any write replaces them."""
+        with self._lock:
+            for row in rows:
+                stored = {name: _stored(_type(table, name), v) for name, v in row.items()}
+                self._write(table, stored, time_us)
 
     def rows(self, table: str) -> list[Row]:
         """Stored rows in the order of a SELECT: times are epoch milliseconds."""
@@ -138,6 +142,7 @@ class MemoryCassandra:
             return list(self._ordered(table))
 
     def prepare(self, query: str) -> Prepared:
+        self.prepared.append(query)
         return Prepared(query)
 
     def execution_profile_clone_update(self, *_: Any, **__: Any) -> str:
@@ -179,6 +184,12 @@ class MemoryCassandra:
 
     def _write(self, table: str, row: Row, time_us: int) -> None:
         about, (partition, rest) = TABLES[table], self._key(table, row)
+        whole = dict.fromkeys(about.columns) | row
+        if any(
+            0 < time_us <= deleted_us and hides(whole)
+            for hides, deleted_us in self.deletions[table]
+        ):
+            return
         for name, value in row.items():
             is_static = about.columns[name].cql.endswith(" static")
             place = self.statics[table].setdefault(partition, {}) if is_static else None
@@ -293,12 +304,19 @@ class _Statement:
     def _delete(self) -> tuple[bool, Callable[[], None]]:
         self._take("FROM")
         table = self._table = self._name().rpartition(".")[2]
-        time_us, check = self._using(), self._where()
+        session, keys = self._session, {}
+        time_us, check = self._using(), self._where(keys)
 
         def delete() -> None:
-            for row in list(filter(check, self._session._ordered(table))):
-                if max(cell.time_us for cell in row[""].values()) <= time_us:
-                    self._session.cells[table].pop(self._session._key(table, row), None)
+            session.deletions[table].append((check, time_us))
+            for row in list(filter(check, session._ordered(table))):
+                partition, rest = session._key(table, row)
+                places = [(session.cells[table], (partition, rest))]
+                if keys.keys() <= set(TABLES[table].partition_key):
+                    places.append((session.statics[table], partition))
+                for cells, key in places:
+                    if all(cell.time_us <= time_us for cell in cells.get(key, {}).values()):
+                        cells.pop(key, None)
 
         return True, delete
 
@@ -316,7 +334,7 @@ class _Statement:
             reads: dict[str, Callable[[Row], Any]] = {
                 "to_unix_timestamp": lambda row: row[column],
                 "similarity_cosine": lambda row: (1 + _cosine(row[column], near)) / 2,
-                "writetime": lambda row: row[""][column].time_us,
+                "writetime": lambda row: None if row[column] is None else row[""][column].time_us,
                 "ttl": lambda row: None,
                 "token": lambda row: _token((row[column],)),
             }

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from liveprofile.feeds import definition_changes, definitions, feed
-from liveprofile.ingest import rejected_topic
+from liveprofile.ingest import rejected
 from liveprofile.kafka import offsets, records, topics
 from liveprofile.kafka.records import Record, WriterFenced
 from liveprofile.kafka.topics import PartitionRange
 from liveprofile.labels import feedback
 
 # Modules that import the replaced names when a test runs would keep those of the test.
-IMPORTED = (rejected_topic, feedback, definitions, definition_changes)
+IMPORTED = (rejected, feedback, definitions, definition_changes)
 FOLDERS = ("liveprofile", "services", "udfs")
 
 

@@ -8,13 +8,10 @@ from collections.abc import Iterable, Sequence
 
 from liveprofile.consent.changes import ConsentBook, PersonConsentBook
 from liveprofile.identity.book import IdentityBook
-from liveprofile.identity.login_counts import read_counts
 from liveprofile.identity.login_service import LoginMerger
-from liveprofile.identity.logins import Books
+from liveprofile.identity.logins import Books, read_counts
 from liveprofile.identity.records import read_record
-from liveprofile.kafka.offset_transactions import OutputRecord
-from liveprofile.kafka.offsets import Progress
-from liveprofile.kafka.records import Record
+from liveprofile.kafka.records import OutputRecord, Progress, Record
 from liveprofile.privacy.erasures import ErasureBook
 from liveprofile.settings import Settings
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.load.events import EventMessage
+from benchmarks.load.workload import EventMessage
 from liveprofile.units import DAY_MS
 
 FIRST_DAY_MS = 1_483_228_800_000  # 2017-01-01

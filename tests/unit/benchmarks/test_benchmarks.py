@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from contextlib import closing
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks import alerts, audit, storage
+from benchmarks import alerts
 from benchmarks.latency import sample_profiles, schedule
-from benchmarks.load import events as load_events
 from benchmarks.load.rows import batches
-from benchmarks.load.workload import Workload, partition_of
-from benchmarks.models import training_rows
+from benchmarks.load.workload import START_MS, Workload, partition_of
 from benchmarks.support.journal import Journal, JournalReader
 from liveprofile.events.window import parse_windows
 from liveprofile.features import baselines
 from liveprofile.resources import ROOT
 from liveprofile.rules.rules import read_rules
-from liveprofile.settings import Settings, load
-from liveprofile.storage.schema import table_columns
+from liveprofile.settings import Settings
 from liveprofile.wire.histories import MEMORY_WINDOWS, read_histories
-from models.profile.data import training_rows as rows
 
 SMALL = Workload(4_000, 300, hours=1)
 SETTINGS = Settings()
@@ -43,7 +37,7 @@ def test_events_are_deterministic_ordered_and_disjoint_between_seeds():
     events = [json.loads(message.value) for message in first]
     times = [event["event_time"] for event in events]
     assert times == sorted(times)
-    assert load_events.START_MS <= times[0] <= times[-1] < SMALL.end_ms
+    assert START_MS <= times[0] <= times[-1] < SMALL.end_ms
     ids = {event["event_id"] for event in events}
     assert len(ids) == SMALL.n
     assert ids.isdisjoint(
@@ -75,16 +69,6 @@ def test_rows_are_parsed_by_operator_functions():
     assert windows_in_history == [min(count, MEMORY_WINDOWS) for count in windows_seen]
     read = read_histories(last.history, last.purchases, last.window_start_ms, 8)
     assert len(read.tokens.starts) == len(last.user_id) + 1
-
-
-@pytest.mark.parametrize("windows", [300, 900])
-def test_training_rows_have_at_least_requested_windows(tmp_path, windows):
-    training_rows.write(
-        training_rows.workload_of_windows(windows), load(window=training_rows.WINDOW), tmp_path
-    )
-    streams = rows.read(tmp_path)
-    assert windows <= len(streams.user_W) < 1.2 * windows
-    assert len(streams.time_ms_N) == training_rows.EVENTS_PER_WINDOW * windows
 
 
 def test_window_closes_when_slowest_partition_passes_its_end():
@@ -153,37 +137,3 @@ def test_benchmark_rule_is_valid(tmp_path):
     file = tmp_path / "rules.toml"
     file.write_text((ROOT / "rules.toml").read_text() + alerts.RULE)
     assert alerts.RULE_ID in [rule.id for rule in read_rules(file).evaluated("event")]
-
-
-def test_audit_finds_each_generated_record_in_its_class():
-    """`measure` raises if the audit does not account for every record."""
-    assert audit.measure(2_000)["records"] == 2_000
-
-
-def test_files_of_a_table_are_counted_without_snapshots_and_other_tables(tmp_path: Path) -> None:
-    for name, size in (
-        ("score-1a/da-1-bti-Data.db", 100),
-        ("score-1a/da-1-bti-Filter.db", 5),
-        ("score-1a/snapshots/dropped/da-1-bti-Data.db", 1_000),
-        ("score_hours-2b/da-1-bti-Data.db", 10_000),
-    ):
-        file = tmp_path / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(bytes(size))
-    assert storage.files_bytes(tmp_path, "score") == 105
-
-
-def test_scores_are_those_of_the_workloads_events() -> None:
-    workload = Workload(1_200, 100, hours=1)
-    parts = list(storage.scored_events(workload, 1_100))
-    rows = list(itertools.chain(*parts))
-    assert [len(part) for part in parts] == [storage.BATCH_ROWS, storage.BATCH_ROWS, 100] and len(
-        rows
-    ) == 1_100
-    assert len({row.event_id for row in rows}) == 1_100
-    assert all(len(row.entities) == 5 and 0 <= row.score <= 1 for row in rows)
-    assert any(row.active_rules for row in rows)
-
-
-def test_every_counted_table_exists() -> None:
-    assert storage.TABLES.keys() <= table_columns().keys()

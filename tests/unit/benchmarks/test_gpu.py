@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.gpu import NOT_MEASURED, measure_gpu, time_batches
+from benchmarks.load.rows import generated_rows
 from benchmarks.load.workload import Workload
-from benchmarks.models.gpu import NOT_MEASURED, measure_gpu, time_batches
-from benchmarks.models.model_inputs import generated_rows
 from tests.support.model_folders import SHIPPED
 
 pytestmark = pytest.mark.slow

@@ -96,10 +96,7 @@ def run(monkeypatch: pytest.MonkeyPatch, command: str) -> int:
         ("events replay nowhere.jsonl", "no file at nowhere.jsonl"),
         ("events replay full", "no file at full"),
         ("events replay shop.csv", "shop.csv is CSV, not JSON lines: give a mapping"),
-        (
-            "events replay shop.parquet",
-            "shop.parquet is Parquet, not JSON lines: give a mapping",
-        ),
+        ("events replay shop.parquet", "shop.parquet is Parquet, not JSON lines: give a mapping"),
         ("events replay shop.data", "shop.data is Parquet, not JSON lines: give a mapping"),
         ("events replay shop.jsonl.gz", "shop.jsonl.gz is compressed, not JSON lines"),
         ("events replay shop.csv --mapping nowhere.toml", "mapping nowhere.toml: No such file"),

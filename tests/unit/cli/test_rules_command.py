@@ -57,10 +57,7 @@ def changes(result: Result) -> dict[str, tuple[str, int | None]]:
 
 def test_check_of_valid_file_reports_no_errors(file: Path) -> None:
     result = CliRunner().invoke(app, ["risk", "rules", "check", str(file)])
-    assert (result.exit_code, result.stdout) == (
-        0,
-        f"{file}: version 1, 2 rules, no errors\n",
-    )
+    assert (result.exit_code, result.stdout) == (0, f"{file}: version 1, 2 rules, no errors\n")
 
 
 def test_check_of_invalid_file_prints_every_error_and_exits_with_2(file: Path) -> None:

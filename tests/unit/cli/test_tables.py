@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cli.alerts import flag_table as flag_state_table
-from cli.common import new_table, print_tables
+from cli.common import print_tables, table
 from cli.profile import flag_table
 from liveprofile.alerts.cases.flags import FlagWithState
 from liveprofile.alerts.cases.states import AlertState, StoredAlertState
@@ -15,10 +15,9 @@ LONG_ID = "f" * 300
 
 
 def test_piped_table_has_a_line_per_row(capsys: pytest.CaptureFixture[str]) -> None:
-    table = new_table("flag", ">amount", "message", title="Flags")
-    table.add_row(LONG_ID, "12.00", "a message [bold] of many words :smile: " * 20)
-    table.add_row("2", "7.50", "short")
-    print_tables(table)
+    rows = [(LONG_ID, 12, "a message [bold] of many words :smile: " * 20), ("2", 7.5, "short")]
+    columns = {"flag": "{[0]}", ">amount": "{[1]:.2f}", "message": "{[2]}"}
+    print_tables(table("Flags", rows, columns))
     title, _, header, _, first, second = capsys.readouterr().out.rstrip().splitlines()
     assert (title.strip(), header.split()) == ("Flags", ["flag", "amount", "message"])
     assert first.split()[:2] == [LONG_ID, "12.00"]
@@ -29,6 +28,6 @@ def test_piped_table_has_a_line_per_row(capsys: pytest.CaptureFixture[str]) -> N
 def test_flags_show_the_id_that_alerts_takes(capsys: pytest.CaptureFixture[str]) -> None:
     flag = stored(flag_id="6f1c2a09b7d34e58")
     state = StoredAlertState(AlertState.OPEN, "", "", 0)
-    for table in (flag_table([flag]), flag_state_table([FlagWithState(flag, state)])):
-        print_tables(table)
+    for made in (flag_table([flag]), flag_state_table([FlagWithState(flag, state)])):
+        print_tables(made)
         assert capsys.readouterr().out.rstrip().splitlines()[-1].split()[0] == flag.flag_id

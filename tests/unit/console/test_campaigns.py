@@ -7,9 +7,10 @@ from collections.abc import Callable
 import pytest
 from starlette.testclient import TestClient
 
-from console.views.campaigns import parse_plan, report_view, target_rows
+from console.rendering import render
+from console.routes.campaigns import calculation, parse_plan, verdict
 from liveprofile.campaigns.plan import Target
-from liveprofile.campaigns.uplift import Outcome, uplift
+from liveprofile.campaigns.uplift import Outcome, Uplift, uplift
 from liveprofile.client.analysis_models import CampaignRequest, FrequencyCap
 from serve.keys import Role
 from tests.support.memory.api import MemoryApi
@@ -28,7 +29,7 @@ FORM = {
 
 def test_form_is_the_request_of_the_read_api() -> None:
     fields = FORM | {"contacts": "2", "days": "30", "start": "2017-11-26T01:05"}
-    assert parse_plan(fields).request == CampaignRequest(
+    assert parse_plan(fields)[0] == CampaignRequest(
         segments=["loyal", "new"],
         when="churn < 0.9",
         control_share=0.6,
@@ -37,7 +38,7 @@ def test_form_is_the_request_of_the_read_api() -> None:
         cap=FrequencyCap(contacts=2, days=30),
         start_ms=1_511_658_300_000,
     )
-    assert parse_plan({}).request == CampaignRequest()
+    assert parse_plan({}) == (CampaignRequest(), [])
 
 
 @pytest.mark.parametrize(
@@ -51,9 +52,9 @@ def test_form_is_the_request_of_the_read_api() -> None:
     ],
 )
 def test_faulty_field_is_named(field: str, text: str, told: str) -> None:
-    found = parse_plan(FORM | {field: text})
-    assert found.request is None
-    assert found.problems[0].startswith(told)
+    request, problems = parse_plan(FORM | {field: text})
+    assert request is None
+    assert problems[0].startswith(told)
 
 
 def test_preview_stores_nothing_and_plan_does(browse: Browse, api: MemoryApi) -> None:
@@ -111,10 +112,9 @@ def test_users_have_the_reason_for_their_place(browse: Browse) -> None:
     assert "control: do not contact" in page
     assert "More users" not in page
     assert analyst.get("/campaigns/none").status_code == 404
-    with_margin = target_rows(
-        [Target("42", "treatment", (), 0.25, 12.5, 9.0)], {"response": 0.1, "margin": 0.5}
-    )
-    assert with_margin[0].reason == "expected spend 12.5 × 10 % response × 50 % margin"
+    target = Target("42", "treatment", (), 0.25, 12.5, 9.0)
+    with_margin = calculation(target, {"response": 0.1, "margin": 0.5})
+    assert with_margin == "expected spend 12.5 × 10 % response × 50 % margin"
 
 
 def test_report_compares_the_groups(browse: Browse) -> None:
@@ -129,11 +129,17 @@ def test_report_compares_the_groups(browse: Browse) -> None:
 def test_report_says_what_the_interval_allows() -> None:
     bought, nothing = Outcome(True, 10.0), Outcome(False, 0.0)
     clear = uplift([bought] * 90 + [nothing] * 10, [nothing] * 90 + [bought] * 10)
-    view = report_view({"all": clear, "loyal": clear, "new": clear})
-    assert view.verdict.startswith("The purchase rate changed by 80 points (")
-    assert view.rows[0].bought == "90 % / 10 %"
-    assert "2 segments are compared" in view.caution
-    alone = report_view({"all": uplift([bought], [])})
-    assert alone.verdict.startswith("There is no control group")
-    assert alone.rows[0].rate_change == "–"
-    assert report_view({}).verdict == "The plan has no users."
+    results = {"all": clear, "loyal": clear, "new": clear}
+    assert verdict(results).startswith("The purchase rate changed by 80 points (")
+    page = report(results)
+    assert ">90 % / 10 %<" in page and ">80 points (" in page
+    assert "2 segments are compared" in page
+    alone = {"all": uplift([bought], [])}
+    assert verdict(alone).startswith("There is no control group")
+    assert ">–</td>" in report(alone)
+    assert verdict({}) == "The plan has no users."
+
+
+def report(results: dict[str, Uplift]) -> str:
+    values = {"name": "spring", "days": 30, "results": results, "verdict": "", "caller": None}
+    return render("campaigns/report.html", path="", **values)

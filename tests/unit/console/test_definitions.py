@@ -49,7 +49,7 @@ def test_text_keeps_every_character() -> None:
     odd = rule.model_copy(
         update={"message": 'a "quoted" \\n back\\slash\nline\ttab \x7f é {value}'}
     )
-    assert check("rules", to_toml("rules", [odd])).definitions == [odd]
+    assert check("rules", to_toml("rules", [odd])) == ([odd], [])
 
 
 @pytest.mark.parametrize(
@@ -63,9 +63,9 @@ def test_text_keeps_every_character() -> None:
     ],
 )
 def test_faults_of_a_text_are_told(text: str, fault: str) -> None:
-    found = check("rules", text)
-    assert found.definitions is None
-    assert fault in found.problems[0]
+    definitions, problems = check("rules", text)
+    assert definitions is None
+    assert fault in problems[0]
 
 
 def test_attribute_without_a_definition_is_told(browse: Browse) -> None:
@@ -153,7 +153,7 @@ def test_backtest_stands_beside_the_diff(browse: Browse, api: MemoryApi) -> None
     assert answer.status_code == 200
     assert '<span class="removed">-when = &#34;score &gt;= threshold&#34;</span>' in answer.text
     assert '<span class="added">+when = &#34;score &gt;= 0.5&#34;</span>' in answer.text
-    rules = check("rules", fields["text"]).definitions
+    rules, _ = check("rules", fields["text"])
     [threshold] = [each.threshold for each in rules if each.id == "fraud_score"]
     before = sum(hour / 40 >= threshold for hour in hours)
     assert f'<td class="n">{before}</td><td class="n">20</td>' in answer.text
@@ -172,4 +172,4 @@ def test_backtest_of_faulty_fields_is_refused(browse: Browse, changed: dict[str,
 
 def test_diff_is_empty_for_the_same_text() -> None:
     assert diff("a\nb\n", "a\nb") == []
-    assert [line.kind for line in diff("a\nb", "a\nc")] == ["place", "same", "removed", "added"]
+    assert [kind for kind, _ in diff("a\nb", "a\nc")] == ["place", "same", "removed", "added"]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 from starlette.testclient import TestClient
 
-from console.views.models import CONFIGURED, curves, folder_of, model_versions, sections
+from console.routes.models import CONFIGURED, curves, folder_of, restores, sections
 from liveprofile.errors import ServiceError
 from tests.support.paths import ROOT
 from tests.unit.console.conftest import MemoryJob
@@ -64,29 +65,12 @@ def canary() -> UserModels:
     return apply(first, reference("shop-2", "/models/second"), 20, "otto", APPLIED)
 
 
-def test_without_a_deployment_the_model_of_the_settings_is_active() -> None:
-    found = model_versions(None, "v7")
-    assert found.active == (f"v7 ({CONFIGURED})", "/models/versions/card")
-    assert (found.canary, found.history) == (None, [])
-
-
-def test_canary_is_beside_the_active_model_and_history_is_newest_first() -> None:
-    found = model_versions(canary(), "v7")
-    assert found.active == ("shop-1", "/models/versions/card?revision=1001")
-    assert found.canary == ("shop-2", "/models/versions/card?revision=1001&canary=true")
-    assert found.canary_percent == 20
-    second, first = found.history
-    assert (second.revision, second.applied_by, second.restores) == (1_001, "otto", "revision 1000")
-    assert (first.revision, first.applied_by, first.restores) == (1_000, "anna", CONFIGURED)
-    assert first.canary is None
-    assert first.applied_ms == round(APPLIED.timestamp() * 1_000)
-
-
-def test_rollback_to_the_settings_has_nothing_to_restore() -> None:
-    models = rollback(rollback(canary(), "olga"), "olga")
-    found = model_versions(models, "v7")
-    assert found.active.version == f"v7 ({CONFIGURED})"
-    assert [row.restores for row in found.history] == ["–", CONFIGURED, "revision 1000", CONFIGURED]
+def test_rollback_to_the_settings_has_nothing_to_restore(browse: Browse, job: MemoryJob) -> None:
+    job.models = rollback(rollback(canary(), "olga"), "olga")
+    found = list(map(restores, job.models.deployments))
+    assert found == ["–", CONFIGURED, "revision 1000", CONFIGURED]
+    part = browse().get("/models/versions/list", headers=FETCH).text
+    assert re.search(rf'active</dt><dd><a href="/models/versions/card">\S+ \({CONFIGURED}\)', part)
 
 
 def test_card_is_that_of_the_deployment_and_of_no_other_folder() -> None:
@@ -108,7 +92,10 @@ def test_page_shows_versions_who_applied_them_and_links_to_cards(
     browser = browse()
     assert 'data-part="/models/versions/list"' in browser.get("/models/versions").text
     part = browser.get("/models/versions/list", headers=FETCH).text
-    assert "&lt;shop&gt;</a>" in part and "for 20 % of the users" in part
+    link = '<a href="/models/versions/card?revision=1001'
+    assert f'<dt>active</dt><dd>{link}">&lt;shop&gt;</a>' in part
+    assert f'<dt>canary</dt><dd>{link}&amp;canary=true">shop-2</a> for 20 % of the users' in part
+    assert part.index("revision 1000</td>") < part.index(f"{CONFIGURED}</td>")
     assert "<td>otto</td>" in part and "2026-11-29 12:00:00" in part
     assert f"last {KEPT_DEPLOYMENTS} deployments" in part
     card = browser.get("/models/versions/card?revision=1000").text

@@ -8,17 +8,15 @@ from collections.abc import Callable
 
 from starlette.testclient import TestClient
 
-from console.job import FRESH_S, FlinkJobReader
-from console.views.operations import drift_periods, job_figures, latency_rows, trend_view
+from console.job import FRESH_S, JobReader
+from console.routes.operations import distances, drift_periods, job_figures, latency_rows
 from liveprofile.audit.results import AuditResult, store_result
 from liveprofile.errors import ServiceUnavailableError
 from liveprofile.flink.operator_metrics import EVENT_TO_ALERT
 from liveprofile.settings import load
 from liveprofile.trends.counts import Series
-from liveprofile.trends.points import Point
 from liveprofile.units import HOUR_MS
 from services.operations import DriftHistory, drift
-from services.trends import TrendPoints
 from tests.support.memory.api import NOW_MS, MemoryApi
 from tests.unit.console.conftest import FACTS, SAME_ORIGIN, MemoryJob, counts_of
 from udfs.scoring.drift_store import DriftDecision, DriftState
@@ -63,19 +61,14 @@ def test_figures_without_checkpoint_and_scoring() -> None:
 
 
 def test_trend_marks_what_is_outside_of_the_range(browse: Browse, api: MemoryApi) -> None:
-    points = [
-        Point(NOW_MS, 5.0, None, None, None, False),
-        Point(NOW_MS + HOUR_MS, 90.0, 6.0, 4.0, 8.0, True),
-    ]
-    view = trend_view(TrendPoints(NOW_MS, points))
-    assert len(view.chart.marks) == 1
-    assert view.outside == ["2017-11-26 02:05:00: 90, expected 4 to 8"]
     assert "Nothing has been counted" in browse().get("/operations/trend", headers=FETCH).text
     last_ms = NOW_MS // HOUR_MS * HOUR_MS - HOUR_MS
     counts = {last_ms - n * HOUR_MS: (5, 1.0) for n in range(1, 24 * 7 * 17)} | {last_ms: (90, 1.0)}
     api.put_counts(Series("all", "", "all"), "hour", counts)
     part = browse().get("/operations/trend", headers=FETCH).text
     assert "1 outside the range" in part
+    assert "<li>2017-11-26 00:00:00: 90, expected 0 to 12.83</li>" in part
+    assert part.count('class="mark"') == 1
     assert browse().get("/operations/trend?metric=money").status_code == 422
 
 
@@ -90,7 +83,7 @@ def test_many_browsers_read_the_job_once_at_a_time() -> None:
 
     async def run() -> None:
         nonlocal now_s
-        reader = FlinkJobReader(load(), lambda: now_s, read, lambda settings: None)
+        reader = JobReader(load(), lambda: now_s, read, lambda settings: None)
         first = [asyncio.create_task(reader.facts()) for _ in range(3)]
         await asyncio.sleep(0)
         now_s = 2 * FRESH_S  # still reading: another read would only wait for its turn
@@ -107,17 +100,11 @@ def test_many_browsers_read_the_job_once_at_a_time() -> None:
 
 
 def test_latencies_are_told_by_the_bounds_of_their_counters(browse: Browse) -> None:
-    [row] = latency_rows(FACTS.latencies)
-    assert (row.name, row.measured, row.half, row.most) == (
-        "event until alert",
-        "100",
-        "100 ms",
-        "200 ms",
-    )
-    assert row.mean == "138 ms"
-    assert [bar.height > 0 for bar in row.chart.bars].count(True) == 3
+    [(name, figures, chart)] = latency_rows(FACTS.latencies)
+    assert (name, figures) == ("event until alert", ["100", "138 ms", "100 ms", "200 ms"])
+    assert [bar.height > 0 for bar in chart.bars].count(True) == 3
     few = {EVENT_TO_ALERT: counts_of({100: 1}, beyond=1)}
-    assert latency_rows(few)[0].most == "more than 60 s"
+    assert latency_rows(few)[0][1][-1] == "more than 60 s"
     assert latency_rows({EVENT_TO_ALERT: counts_of({})}) == []
     part = browse().get("/operations/latencies", headers=FETCH).text
     assert "99 % within" in part
@@ -137,25 +124,26 @@ def test_last_audit_and_earlier_ones(browse: Browse, api: MemoryApi) -> None:
 
 
 def test_drift_by_hour_and_day(browse: Browse, api: MemoryApi) -> None:
-    distances = '{"amount": [0.2, 0.4], "hours<b>": [0.3, 0.1], "score": [0.9, null]}'
+    relative = '{"amount": [0.2, 0.4], "hours<b>": [0.3, 0.1], "score": [0.9, null]}'
     history = DriftHistory(
         "r1",
         {
             "hour": (
                 DriftState(NOW_MS, NOW_MS - HOUR_MS),
-                [DriftDecision(NOW_MS - HOUR_MS, 500, True, distances)],
+                [DriftDecision(NOW_MS - HOUR_MS, 500, True, relative)],
             ),
             "day": (DriftState(), []),
         },
     )
     hour, day = drift_periods(history)
     assert hour.is_drifting
-    assert hour.rows[0][3].startswith("hours<b> 0.3 (limit 0.1); amount 0.2 (limit 0.4)")
+    largest = distances(hour.decisions[0])
+    assert largest.startswith("hours<b> 0.3 (limit 0.1); amount 0.2 (limit 0.4)")
     assert hour.chart.marks
     assert (day.verdict, day.chart) == ("No period is evaluated yet.", None)
     scope = {"scope": f"{drift(api.session, api.settings, 1).reference}/hour", "decided_by": "w"}
     state = {"decided_until": NOW_MS, "since": NOW_MS - HOUR_MS, "decided_at": NOW_MS}
-    entry = {"start": NOW_MS - HOUR_MS, "events": 500, "drifting": True, "distances": distances}
+    entry = {"start": NOW_MS - HOUR_MS, "events": 500, "drifting": True, "distances": relative}
     api.session.put("drift_state", scope | state | entry)
     part = browse().get("/operations/drift", headers=FETCH).text
     assert "Drifting since 2017-11-26 00:05:00" in part

@@ -9,7 +9,7 @@ from html import unescape
 import pytest
 from starlette.testclient import TestClient
 
-from console.views.operations import rejected_detail, sent_payload
+from console.routes.operations import sent_payload
 from liveprofile.ingest.rejected import RejectedRecord
 from serve.keys import Role
 from tests.support.memory.api import NOW_MS, MemoryApi
@@ -88,9 +88,11 @@ def test_unknown_record_is_a_404_page(browse: Browse, record_id: str) -> None:
     assert browse().get(f"{PAGE}/record?id={record_id}").status_code == 404
 
 
-def test_notes_say_what_a_correction_needs() -> None:
-    assert "event_id is already used" in rejected_detail(OTHER).notes[0]
+def test_notes_say_what_a_correction_needs(browse: Browse, api: MemoryApi) -> None:
+    assert "event_id is already used" in browse().get(f"{PAGE}/record?id=0:1").text
     gone = RECORD._replace(payload=None, truncated=True)
-    assert len(rejected_detail(gone).notes) == 2
+    api.reject(gone)
+    page = browse().get(f"{PAGE}/record?id=0:2").text
+    assert "The payload is truncated" in page and "The record has no payload" in page
     assert sent_payload(gone, "") == b""
     assert sent_payload(RECORD, PAYLOAD.decode()) == PAYLOAD

@@ -21,10 +21,18 @@ from console.charts import (
     radar,
 )
 from console.formats import listed, number, sentence, share, utc, words
-from console.views.explanation import SHOWN_EVENTS, Value, explanation_page
-from console.views.timeline import timeline
-from console.views.user import KINDS, Group, activity, figures, interests, mean_affinity, who
-from liveprofile.client.explanation_models import Explanation
+from console.views.explanation import SHOWN_EVENTS, Value, explained_values
+from console.views.user import (
+    KINDS,
+    Group,
+    activity,
+    figures,
+    interests,
+    mean_affinity,
+    timeline,
+    who,
+)
+from liveprofile.client.analysis_models import Explanation
 from liveprofile.units import HOUR_MS
 from tests.support.memory.api import NOW_MS
 from tests.support.memory.explainer import EVENTS, NAMES, explanation
@@ -62,18 +70,19 @@ def test_heat_map_has_a_cell_for_each_hour_of_the_week() -> None:
     shares = [[0.0] * 24 for _ in range(7)]
     shares[2][5] = 1.0
     chart = heat_map(shares)
-    assert len(chart.cells) == 7 * 24
+    cells = [cell for _, row in chart.rows for cell in row]
+    assert len(cells) == 7 * 24
     assert chart.busiest == "Wed 05:00, 100.0 %"
-    assert [cell.title for cell in chart.cells if cell.opacity == 1.0] == [chart.busiest]
+    assert [cell.title for cell in cells if cell.opacity == 1.0] == [chart.busiest]
     assert heat_map([[0.0] * 24] * 7) is None
 
 
 def test_radar_needs_three_axes_and_a_value() -> None:
     assert radar(["a", "b"], [("x", "own", {"a": 1.0})]) is None
     assert radar(["a", "b", "c"], [("x", "own", {"a": 0.0})]) is None
-    chart = radar(["a", "b", "c"], [("x", "own", {"a": -1.0, "b": 2.0})])
-    assert chart.series[0].values == [0.0, 2.0, 0.0]
-    assert chart.largest == 2.0
+    chart = radar(["a", "b", "c", "d"], [("x", "own", {"a": -1.0, "b": 2.0, "c": 1.0})])
+    [(_, _, points)] = chart.series
+    assert points == "160.0,160.0 264.0,160.0 160.0,212.0 160.0,160.0"
 
 
 @pytest.mark.parametrize(
@@ -120,7 +129,7 @@ END_MS = 1_511_658_300_000
 
 def values_of(**changed: Any) -> list[Value]:
     found = Explanation.model_validate(explanation("u", END_MS, **changed))
-    return explanation_page(found).values
+    return explained_values(found)
 
 
 def event(**changed: Any) -> dict[str, Any]:
@@ -173,10 +182,9 @@ def test_window_without_effects_and_without_interests() -> None:
 def test_large_window_says_what_it_leaves_out() -> None:
     effects = [event(churn=number / 1_000) for number in range(1, 31)]
     found = Explanation.model_validate(explanation("u", END_MS, effects=effects, events=700))
-    page = explanation_page(found)
-    assert page.note == "Only the newest 30 events are explained."
-    assert len(page.values[0].sentences) == SHOWN_EVENTS
-    assert page.values[0].rest == "Of the other events, 20 have a smaller effect."
+    churn, *_ = explained_values(found)
+    assert len(churn.sentences) == SHOWN_EVENTS
+    assert churn.rest == "Of the other events, 20 have a smaller effect."
 
 
 def test_error_becomes_a_sentence() -> None:
@@ -209,21 +217,20 @@ def test_sentence_leaves_out_what_is_not_known() -> None:
 
 def test_every_feature_of_the_job_is_explained() -> None:
     assert set(KINDS) == set(JOB_FEATURES)
-    assert all(kind.explanation.endswith(".") for kind in KINDS.values())
+    assert all(explanation.endswith(".") for _, _, explanation in KINDS.values())
 
 
 def test_figures_show_what_the_last_window_changed() -> None:
-    found = {each.label: each for each in figures({"churn": 0.25, "events": 7}, {"churn": 0.5})}
-    assert (
-        found["probability of no purchase"].value,
-        found["probability of no purchase"].before,
-    ) == ("25 %", "50 %")
-    assert (found["events"].value, found["events"].before) == ("7", "")
+    found = figures({"churn": 0.25, "events": 7}, {"churn": 0.5})
+    assert [each[:3] for each in found] == [
+        ("probability of no purchase", "25 %", "50 %"),
+        ("events", "7", ""),
+    ]
 
 
 def test_unknown_figure_is_a_dash() -> None:
     [figure] = figures({"recency_days": None}, {})
-    assert figure.value == "–"
+    assert figure[1] == "–"
 
 
 def test_mean_of_shares_counts_users_with_any() -> None:
@@ -235,51 +242,50 @@ def test_mean_of_shares_counts_users_with_any() -> None:
 def test_radar_has_the_users_categories_filled_up_with_those_of_everyone() -> None:
     everyone = Group("everyone", {"a": 0.4, "b": 0.3, "c": 0.2, "d": 0.1})
     chart = interests({"x": 0.8, "a": 0.2}, [everyone])
-    assert [row.category for row in chart.rows] == ["x", "a", "b", "c", "d"]
-    assert chart.rows[1].shares == [0.2, 0.4]
+    assert [category for category, _ in chart.rows] == ["x", "a", "b", "c", "d"]
+    assert chart.rows[1] == ("a", [0.2, 0.4])
     own, others = chart.chart.series
-    assert own.points.startswith("160.0,56.0 ")  # the largest share ends at the end of its axis
-    assert others.points.startswith("160.0,160.0 ")
+    assert own[2].startswith("160.0,56.0 ")  # the largest share ends at the end of its axis
+    assert others[2].startswith("160.0,160.0 ")
     assert interests({}, [Group("everyone", {})]).chart is None
     assert interests({"only": 1.0}, []).chart is None
 
 
 def test_activity_counts_events_of_short_windows_at_their_hour() -> None:
-    found = activity([known_delta(0), known_delta(1)], {})
-    full = [cell for cell in found.chart.cells if cell.opacity > 0.5]
+    chart, source = activity([known_delta(0), known_delta(1)], {})
+    full = [cell for _, row in chart.rows for cell in row if cell.opacity > 0.5]
     assert [cell.title for cell in full] == ["Sun 00:00, 50.0 %", "Sat 23:00, 50.0 %"][::-1]
-    assert found.source == "events of 2 stored windows"
+    assert source == "events of 2 stored windows"
 
 
 def test_activity_of_long_windows_comes_from_the_profile() -> None:
     day = known_delta(0)._replace(window_start_ms=NOW_MS - 24 * HOUR_MS)
     profile = {"activity_hour": [1.0] + 23 * [0.0], "activity_weekday": 7 * [1 / 7]}
-    found = activity([day], profile)
-    assert "independent" in found.source
-    assert found.chart.busiest == "Mon 00:00, 14.3 %"
-    assert activity([day], {}).chart is None
+    chart, source = activity([day], profile)
+    assert "independent" in source
+    assert chart.busiest == "Mon 00:00, 14.3 %"
+    assert activity([day], {}) == (None, "")
 
 
 def test_timeline_is_newest_first_and_marks_the_windows_of_flags() -> None:
     deltas = [known_delta(hours) for hours in range(WINDOWS)]
     flag = stored_flag_of(1)._replace(window_end_ms=NOW_MS - HOUR_MS - 60_000)
-    found = timeline(deltas, [flag])
-    assert [entry.level for entry in found.entries[:4]] == ["", "", "high", ""]
-    assert found.entries[0].title == "2 view, 1 purchase, 20.25 spent"
-    assert "interests: tea 20 % → 30 %" in found.entries[0].lines
-    assert [mark.title for mark in found.chart.marks] == ["rule001"]
-    assert len(found.chart.dots) == WINDOWS
-    assert found.window_ends_ms == sorted(delta.window_end_ms for delta in deltas)
+    entries, chart = timeline(deltas, [flag])
+    assert [entry.level for entry in entries[:4]] == ["", "", "high", ""]
+    assert entries[0].title == "2 view, 1 purchase, 20.25 spent"
+    assert "interests: tea 20 % → 30 %" in entries[0].lines
+    assert [mark.title for mark in chart.marks] == ["rule001"]
+    assert len(chart.dots) == WINDOWS
 
 
 def test_timeline_tells_which_flags_a_correction_has_withdrawn() -> None:
     flag = stored_flag_of(1)
     marks = (None, "KEPT", "WITHDRAWN")
-    entries = [timeline([], [flag._replace(correction=mark)]).entries[0] for mark in marks]
+    entries = [timeline([], [flag._replace(correction=mark)])[0][0] for mark in marks]
     raised, kept, withdrawn = (entry.lines for entry in entries)
     assert kept == raised
     assert withdrawn[:-1] == raised and "withdrawn by a correction" in withdrawn[-1]
 
 
 def test_timeline_of_nothing_is_empty() -> None:
-    assert timeline([], []) == ([], None, None, [])
+    assert timeline([], []) == ([], None)

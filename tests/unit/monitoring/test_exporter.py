@@ -115,10 +115,7 @@ def test_defect_of_a_source_ends_the_exporter() -> None:
     """Only errors of services are expected; an exporter without a source would look healthy."""
     stopped = threading.Event()
     exporter = Exporter([Source("kafka", INTERVAL_S, lag_of(KeyError("defect")))])
-    with (
-        pytest.raises(KeyError, match="defect"),
-        exporter.running(on_defect=stopped.set),
-    ):
+    with pytest.raises(KeyError, match="defect"), exporter.running(on_defect=stopped.set):
         assert stopped.wait(10)
 
 

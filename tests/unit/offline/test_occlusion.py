@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.load.events import EventMessage
 from benchmarks.load.rows import batches
+from benchmarks.load.workload import EventMessage
 from liveprofile.resources import product_path
 from liveprofile.settings import load
 from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS

@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from liveprofile.settings import ServeSettings
-from serve.app import create_app
 from serve.keys import Role
 from tests.support.memory.api import NOW_MS, MemoryApi
 from tests.support.rows.rule_examples import SHIPPED_RULES, rule
@@ -131,12 +129,10 @@ def test_condition_with_a_wrong_attribute_is_refused(
 
 
 def test_server_without_its_file_of_attributes_blames_itself(
-    api: MemoryApi, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    connect: Connect, api: MemoryApi, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    app = create_app(
-        ServeSettings(), api.store(), clock_ms=lambda: NOW_MS, attributes=tmp_path / "none.toml"
-    )
-    client = TestClient(app, headers={"Authorization": f"Bearer {api.add_key(Role.ANALYST).text}"})
+    api.settings = api.settings.model_copy(update={"attributes": tmp_path / "none.toml"})
+    client = connect(Role.ANALYST)
     body = {"segments": [SEGMENT]}
     assert client.put("/v1/segments", json=body, headers={"If-Match": "*"}).status_code == 200
     body = {"segments": [SEGMENT | {"when": 'attribute("age_band") == "65+"'}]}

@@ -13,8 +13,7 @@ from starlette.testclient import TestClient
 from liveprofile.client import Client, Conflict, calls
 from liveprofile.consent.changes import ConsentChange
 from liveprofile.errors import ServiceError
-from liveprofile.privacy.places import TABLES
-from liveprofile.privacy.user_keys import UserKeys
+from liveprofile.privacy.places import TABLES, UserKeys, is_theirs
 from liveprofile.pseudonym import user_pseudonym
 from liveprofile.settings import ServeSettings
 from serve.app import create_app
@@ -53,8 +52,7 @@ def test_newest_window_is_explained_and_recorded(
     assert (entry.name, entry.action, entry.target) == ("anna", "window.explain", f"42 {end_ms}")
     assert entry.outcome == "done"
     # It is deleted with the user.
-    belongs = TABLES["api_audit"].belongs
-    assert belongs is not None and belongs(entry, UserKeys("42"))
+    assert is_theirs(TABLES["api_audit"], entry, UserKeys("42"))
 
 
 def test_time_chooses_the_last_window_before_it(

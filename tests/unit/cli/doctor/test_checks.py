@@ -9,17 +9,10 @@ from typing import Any
 import pytest
 
 from cli.doctor.checks import CHECKS, MERGE_OPTION, examine, parse_bytes
-from cli.doctor.collect import (
-    CassandraFacts,
-    Facts,
-    FlinkFacts,
-    KafkaFacts,
-    LocalFacts,
-    TopicFacts,
-)
+from cli.doctor.collect import CassandraFacts, Facts, FlinkFacts, KafkaFacts, LocalFacts, TopicFacts
 from liveprofile.kafka.topics import partition_count, topic_configs
+from liveprofile.rows import TABLES
 from liveprofile.settings import load
-from liveprofile.storage.schema import table_columns
 
 SETTINGS = load()
 EVENTS, LATE, RULES = "behavior-events", "behavior-events-late", "risk-rules"
@@ -28,7 +21,7 @@ TOPICS = {
     name: TopicFacts(partition_count(SETTINGS.topics, name), 1, config, ALL_OPERATIONS)
     for name, config in topic_configs(SETTINGS.topics).items()
 }
-COLUMNS = {table: dict.fromkeys(columns, "text") for table, columns in table_columns().items()}
+COLUMNS = {name: dict.fromkeys(table.columns, "text") for name, table in TABLES.items()}
 COLUMNS["user_profile"]["embedding"] = "vector<float, 64>"
 BATCHES = {
     "batch_size_warn_threshold": "64KiB",
@@ -123,12 +116,7 @@ CASES = [
     ),
     ("topic cleanup", topic(RULES, {"cleanup.policy": "delete"}), {}, "its records expire"),
     ("topic cleanup", topic(EVENTS, {"cleanup.policy": "compact"}), {}, "not delete"),
-    (
-        "topic retention",
-        topic(EVENTS, {"retention.ms": "3600000"}),
-        {},
-        "keeps events for 0.0",
-    ),
+    ("topic retention", topic(EVENTS, {"retention.ms": "3600000"}), {}, "keeps events for 0.0"),
     ("topic retention", topic("risk-feedback", {"retention.ms": "86400000"}), {}, "labels for 1.0"),
     ("topic partitions", topic(RULES, partitions=4), {}, "risk-rules has 4 partitions"),
     ("topic partitions", topic(EVENTS, partitions=1), {}, "some tasks read nothing"),
@@ -191,18 +179,8 @@ CASES = [
         "pipeline.jars is set",
     ),
     ("flink options", lambda facts: facts, {"job": {"changelog": True}}, "needs state.changelog"),
-    (
-        "checkpoints",
-        without_option("execution.checkpointing.dir"),
-        {},
-        "no checkpoint folder",
-    ),
-    (
-        "flink options",
-        without_option(MERGE_OPTION),
-        {},
-        "stay in savepoints for up to 30 days",
-    ),
+    ("checkpoints", without_option("execution.checkpointing.dir"), {}, "no checkpoint folder"),
+    ("flink options", without_option(MERGE_OPTION), {}, "stay in savepoints for up to 30 days"),
     ("checkpoints", local(checkpoint_folder_writable=False), {}, "cannot be written to"),
     ("flink clock", flink(clock_ahead_ms=-3_000), {}, "3.0 s behind that of Flink"),
     ("python version", local(python=(3, 12)), {}, "this is Python 3.12"),

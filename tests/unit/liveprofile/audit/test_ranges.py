@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from liveprofile.audit.audit import PART_ROWS, Audit, Report, look_back
@@ -94,6 +94,7 @@ def additive(report: Report) -> Counter[str]:
 
 @pytest.mark.slow
 @given(st.data())
+@settings(max_examples=60)
 def test_audits_of_ranges_add_up_to_the_audit_of_the_topic(data):
     job = SimulatedJob()
     all_steps = data.draw(steps(losses=True))
@@ -115,6 +116,7 @@ def test_audits_of_ranges_add_up_to_the_audit_of_the_topic(data):
 
 @pytest.mark.slow
 @given(st.data(), st.booleans())
+@settings(max_examples=60)
 def test_continued_audits_skip_no_record(data, losses):
     """The job runs while it is audited; each audit starts where the last clean one ended."""
     job, starts = SimulatedJob(), [0] * PARTITIONS
@@ -145,6 +147,7 @@ def test_continued_audits_skip_no_record(data, losses):
 
 @pytest.mark.slow
 @given(st.data())
+@settings(max_examples=25)
 def test_many_parts_give_the_same_report_as_one(data):
     job = SimulatedJob()
     all_steps = data.draw(steps(losses=True))
@@ -154,8 +157,8 @@ def test_many_parts_give_the_same_report_as_one(data):
         job.process(step)
         if number == cut:
             starts = job.ends()
-    assert asdict(audit_whole(job, part_rows=3)) == asdict(audit_whole(job))
-    one_part, many_parts = (audit_range(job, starts, job.ends(), rows) for rows in (PART_ROWS, 3))
+    assert asdict(audit_whole(job, part_rows=10)) == asdict(audit_whole(job))
+    one_part, many_parts = (audit_range(job, starts, job.ends(), rows) for rows in (PART_ROWS, 10))
     assert many_parts == one_part
 
 

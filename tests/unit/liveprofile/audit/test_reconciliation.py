@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from liveprofile.audit.audit import MAX_EXAMPLES, expected_late_records
-from liveprofile.audit.rows import input_rows, position, split_position, stored_rows
+from liveprofile.audit.audit import MAX_EXAMPLES, Audit
+from liveprofile.audit.rows import position, split_position, stored_rows
 from liveprofile.settings import WindowSettings
 from liveprofile.units import MINUTE_MS
 from tests.reference.windows import window_end_ms
@@ -18,6 +17,7 @@ from tests.unit.liveprofile.audit.written_topic import (
     WINDOW,
     Topic,
     audited,
+    offsets_of,
     reconciled,
     stored,
 )
@@ -230,10 +230,12 @@ def test_random_topic_matches_a_plain_python_job(data):
 
 
 def late_by(topic: Topic, window: WindowSettings = WINDOW, rejected=()) -> dict[int, int]:
-    """Lateness by position of all records, as if each was lost."""
-    (rows,) = input_rows(topic.records, window)
-    rows["rejected"] = np.isin(rows["position"], [position(*one) for one in rejected])
-    return dict(expected_late_records(rows, [rows], window))
+    """Lateness in ms by partition and offset of the records, all of which are lost."""
+    with Audit(window) as audit:
+        audit.add_rejected(rejected)
+        audit.add_records(topic.records, offsets_of(topic))
+        audit.report()
+        return dict(pair for part in audit.lateness_ms() for pair in part.items())
 
 
 def test_copy_after_a_late_event_is_a_duplicate():
@@ -315,14 +317,14 @@ def test_expected_late_records_use_the_slowest_partition():
     topic.add("c", 61_500, partition=1)
     topic.add("d", 60_000, partition=0)  # behind the watermark, but its window is open
     topic.add("e", 59_999, partition=0)
-    assert late_by(topic) == {position(0, 3): 501}
+    assert late_by(topic) == {(0, 3): 501}
 
 
 def test_rejected_record_does_not_advance_the_watermark():
     topic = Topic()
     topic.add("a", 100_000)
     topic.add("b", 0)
-    assert late_by(topic) == {position(0, 1): 99_000}
+    assert late_by(topic) == {(0, 1): 99_000}
     assert not late_by(topic, rejected=[(0, 0)])
 
 
@@ -336,5 +338,5 @@ def test_staggered_window_closes_at_its_own_end():
         topic.add(f"of {user}", 0, user)
     closed = [number for number, end in enumerate(ends.values(), 1) if end - 1 <= reached_ms]
     assert 0 < len(closed) < 20
-    assert late_by(topic, window) == {position(0, offset): 30_000 for offset in closed}
+    assert late_by(topic, window) == {(0, offset): 30_000 for offset in closed}
     assert reconciled(topic, window=window).open_windows == 21 - len(closed)

@@ -37,7 +37,7 @@ from liveprofile.campaigns.uplift import (
 )
 from liveprofile.errors import InputError
 from liveprofile.simulator import Shop, ShopConfig
-from liveprofile.simulator.output import write_shop
+from liveprofile.simulator.shop import write_shop
 from liveprofile.storage.queries import StoredProfile, WindowChange
 from liveprofile.units import DAY_MS
 from tests.support.rows.stored_rows import stored_profile

@@ -26,7 +26,7 @@ from liveprofile.client import (
     Unavailable,
     calls,
 )
-from liveprofile.client.analysis_models import CampaignRequest, FrequencyCap
+from liveprofile.client.analysis_models import FrequencyCap
 from liveprofile.client.calls import Call
 from liveprofile.settings import ServeSettings
 from liveprofile.trends.counts import Series
@@ -70,13 +70,13 @@ def test_profile_of_an_id_with_any_characters(api: MemoryApi, user_id: str) -> N
 
 def test_each_read_returns_its_type(api: MemoryApi) -> None:
     at = datetime.fromtimestamp(NOW_MS / 1_000, UTC)
-    assert run(api, calls.profile_at("42", at)).window_end_ms == NOW_MS
-    assert run(api, calls.profiles(["42", "x"])).unknown == ["x"]
+    assert run(api, calls.profile_at("42", at=at)).window_end_ms == NOW_MS
+    assert run(api, calls.profiles(user_ids=["42", "x"])).unknown == ["x"]
     assert run(api, calls.next_items("42", limit=1)).next_items == ["b"]
     assert run(api, calls.interests("42")).category_affinity == {"café": 1.0}
     assert len(run(api, calls.similar("42", segment="loyal")).similar) == 2
     assert len(run(api, calls.flags("42", since=at)).items) == 4
-    assert len(run(api, calls.cases(is_open=True)).items) == 2
+    assert len(run(api, calls.cases(open=True)).items) == 2
     assert run(api, calls.ready()).status == "ok"
     api.put(stated("42", NOW_MS, vip=True, score=0.5))
     assert [one.value for one in run(api, calls.attributes("42")).items] == [0.5, True]
@@ -100,44 +100,44 @@ def test_pages_follow_each_other(api: MemoryApi, name: str) -> None:
 
 def test_writes_of_an_analyst(api: MemoryApi) -> None:
     role = Role.ANALYST
-    assert run(api, calls.label(FLAG, "fraud"), role).labels_sent == 1
-    assert run(api, calls.set_state(FLAG, "closed"), role).state == "closed"
+    assert run(api, calls.label(FLAG, label="fraud"), role).labels_sent == 1
+    assert run(api, calls.set_state(FLAG, state="closed"), role).state == "closed"
     assert [a.flag_id for a in run(api, calls.alerts(state="closed")).items] == [FLAG]
     assert len(run(api, calls.alert(FLAG)).history) == 2
-    run(api, calls.snooze("42", 3_600), role)
+    run(api, calls.snooze("42", "*", for_s=3_600), role)
     assert run(api, calls.snoozes("42")).items[0].rule_id == "*"
-    run(api, calls.end_snooze("42"), role)
+    run(api, calls.end_snooze("42", "*"), role)
     assert run(api, calls.snoozes("42")).items == []
 
 
 def test_rules_are_read_changed_and_not_overwritten(api: MemoryApi) -> None:
     rules = run(api, calls.rules())
     kept = rules.rules[:1]
-    assert run(api, calls.put_rules(kept, rules.tag, dry_run=True), Role.ADMIN).dry_run
-    changed = run(api, calls.put_rules(kept, rules.tag), Role.ADMIN)
+    assert run(api, calls.put_rules(rules=kept, tag=rules.tag, dry_run=True), Role.ADMIN).dry_run
+    changed = run(api, calls.put_rules(rules=kept, tag=rules.tag), Role.ADMIN)
     assert [change.what for change in changed.changes] == ["added"]
     with pytest.raises(Conflict, match="412"):
-        run(api, calls.put_rules([], rules.tag), Role.ADMIN)
+        run(api, calls.put_rules(rules=[], tag=rules.tag), Role.ADMIN)
     assert run(api, calls.rules()).tag == changed.tag
     with pytest.raises(InvalidRequest, match="segment number 1: id"):
-        run(api, calls.put_segments([{}], calls.ANY_TAG), Role.ANALYST)
-    assert run(api, calls.put_segments([], calls.ANY_TAG), Role.ANALYST).tag != "file"
+        run(api, calls.put_segments(segments=[{}], tag=calls.ANY_TAG), Role.ANALYST)
+    assert run(api, calls.put_segments(segments=[], tag=calls.ANY_TAG), Role.ANALYST).tag != "file"
     assert run(api, calls.segments()).segments == []
     at = datetime.fromtimestamp(NOW_MS / 1_000, UTC)
-    assert run(api, calls.preview_segments([], at), Role.ANALYST).at_ms == NOW_MS
+    assert run(api, calls.preview_segments(segments=[], at=at), Role.ANALYST).at_ms == NOW_MS
 
 
 def test_campaign_is_planned_once(api: MemoryApi) -> None:
-    request = CampaignRequest(control_share=0.6, cost=0.5, cap=FrequencyCap(contacts=2, days=30))
-    call = calls.plan_campaign("spring", request)
-    assert run(api, calls.plan_campaign("spring", request, dry_run=True), Role.ANALYST).cost
+    request = {"control_share": 0.6, "cost": 0.5, "cap": FrequencyCap(contacts=2, days=30)}
+    call = calls.plan_campaign("spring", **request)
+    assert run(api, calls.plan_campaign("spring", **request, dry_run=True), Role.ANALYST).cost
     assert run(api, call, Role.ANALYST).treatment == 1
     with pytest.raises(Conflict, match="planned already"):
         run(api, call, Role.ANALYST)
     assert [each.name for each in run(api, calls.campaigns()).items] == ["spring"]
     assert run(api, calls.campaign("spring")).requested["cap"] == {"contacts": 2, "days": 30}
     assert run(api, calls.campaign_targets("spring")).next_cursor
-    assert run(api, calls.campaign_report("spring", 14)).has_control
+    assert run(api, calls.campaign_report("spring", days=14)).has_control
 
 
 def test_errors_of_the_server_have_types(api: MemoryApi) -> None:
@@ -145,13 +145,13 @@ def test_errors_of_the_server_have_types(api: MemoryApi) -> None:
         run(api, calls.profile("nobody"))
     assert caught.value.problem.type.endswith("unknown-user")
     with pytest.raises(Unauthorized, match="role analyst"):
-        run(api, calls.set_state(FLAG, "closed"))
+        run(api, calls.set_state(FLAG, state="closed"))
     with pytest.raises(InvalidRequest) as invalid:
-        run(api, calls.profiles([]))
+        run(api, calls.profiles(user_ids=[]))
     assert invalid.value.problem.errors[0].field == "body.user_ids"
-    run(api, calls.set_state(FLAG, "closed"), Role.ANALYST)
+    run(api, calls.set_state(FLAG, state="closed"), Role.ANALYST)
     with pytest.raises(Conflict):
-        run(api, calls.set_state(FLAG, "acknowledged"), Role.ANALYST)
+        run(api, calls.set_state(FLAG, state="acknowledged"), Role.ANALYST)
     api.session.stop_answering()
     with pytest.raises(Unavailable):
         run(api, calls.ready())
@@ -215,7 +215,7 @@ def test_snooze_is_sent_once() -> None:
         raise httpx2.ReadTimeout("slow")
 
     with client_of(answer) as client, pytest.raises(NoAnswer, match="ReadTimeout"):
-        client.send(calls.snooze("42", 60))
+        client.send(calls.snooze("42", "*", for_s=60))
     assert next(numbers) == 2
 
 

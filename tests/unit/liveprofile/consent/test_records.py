@@ -23,7 +23,7 @@ from liveprofile.consent.changes import (
 from liveprofile.consent.records import ConsentError, read_change, read_record, to_record
 from liveprofile.consent.store import MAX_ROUNDS, Record, send_users, ttl_s, write_time_us
 from liveprofile.identity.book import IdentityBook, Merge
-from liveprofile.settings.sections import MAX_TTL_S
+from liveprofile.settings import MAX_TTL_S
 from tests.support.paths import ROOT
 
 SCHEMA = json.loads((ROOT / "schemas/user-consents.schema.json").read_text("utf-8"))

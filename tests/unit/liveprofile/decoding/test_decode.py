@@ -13,9 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from liveprofile.decoding.avro_body import UnusableSchema, avro_reader
-from liveprofile.decoding.decode import MAX_KEY_BYTES, DecodedEvent, decode
+from liveprofile.decoding.decode import (
+    MAX_DETAIL_CHARS,
+    MAX_KEY_BYTES,
+    DecodedEvent,
+    Undecodable,
+    decode,
+)
 from liveprofile.decoding.registry import RegistryUnavailable, SchemaRegistry
-from liveprofile.decoding.undecodable import MAX_DETAIL_CHARS, Undecodable
 from liveprofile.kafka.records import Record
 from liveprofile.settings import LimitSettings
 from tests.reference.validation import ValidEvent, validate

@@ -6,8 +6,8 @@ from contextlib import closing
 
 import pytest
 
+from liveprofile.decoding.decode import Undecodable
 from liveprofile.decoding.registry import UNKNOWN_S, RegistryUnavailable, SchemaRegistry
-from liveprofile.decoding.undecodable import Undecodable
 from liveprofile.errors import ConfigError
 from liveprofile.settings import DecoderSettings
 from tests.support.memory.schema_registry import PASSWORD, USER, RegistryServer
@@ -81,9 +81,7 @@ def test_unreachable_registry_is_an_outage() -> None:
 def test_credentials_are_sent(server: RegistryServer) -> None:
     number = server.register("events-value", ID)
     for password, expected in ((PASSWORD, b'{"id":"c"}'), ("wrong", None)):
-        settings = DecoderSettings(
-            registry_url=f"{server.url}/", registry_username=USER, registry_password=password
-        )
+        settings = DecoderSettings(registry_url=f"{server.url}/", username=USER, password=password)
         with closing(SchemaRegistry(settings)) as registry:
             if expected is None:
                 with pytest.raises(RegistryUnavailable, match="status 401"):
@@ -93,8 +91,8 @@ def test_credentials_are_sent(server: RegistryServer) -> None:
 
 
 def test_certificates_that_cannot_be_read_are_a_wrong_setting() -> None:
-    with pytest.raises(ConfigError, match=r"decoder\.registry_ca_file /no/such: "):
-        SchemaRegistry(DecoderSettings(registry_ca_file="/no/such"))
+    with pytest.raises(ConfigError, match=r"decoder\.ca_file /no/such: "):
+        SchemaRegistry(DecoderSettings(ca_file="/no/such"))
 
 
 def test_references_are_resolved_in_order(server: RegistryServer, registry: SchemaRegistry) -> None:

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
+from liveprofile.decoding.decode import Undecodable
 from liveprofile.decoding.registry import RegistryUnavailable
 from liveprofile.decoding.service import Decoder, output_of
-from liveprofile.decoding.undecodable import Undecodable
 from liveprofile.errors import ServiceError
 from liveprofile.kafka.records import Record
 from liveprofile.settings import LimitSettings, Settings

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from liveprofile.events.validation import AcceptedEvent, Heartbeat, accept
+from liveprofile.events.validation import AcceptedEvent, Heartbeat, RejectedError, accept, validate
 from liveprofile.settings import LimitSettings
 from tests.reference import validation as reference
 from tests.support.streams.corruptions import CORRUPTIONS
@@ -33,16 +33,22 @@ def payload(**fields: Any) -> bytes:
 
 def assert_same(value: bytes | None, timestamp_ms: int = RECORD_MS) -> None:
     expected = reference.validate(value, timestamp_ms, LIMITS)
-    actual = accept(value, timestamp_ms, LIMITS)
+    try:
+        actual = validate(value, timestamp_ms, LIMITS)
+    except RejectedError as error:
+        assert isinstance(expected, reference.Rejected), (value, expected)
+        reason, detail = error.args
+        assert reason == expected.reason, (value, expected)
+        assert not expected.detail or detail == expected.detail
+        return
     if isinstance(expected, reference.ValidEvent):
         assert isinstance(actual, AcceptedEvent), (value, expected)
         assert actual[:6] == expected[:6]
         assert actual.amount == pytest.approx(expected.amount)
         assert (actual.anonymous_id or "") == expected.anonymous_id
-    elif isinstance(expected, reference.Heartbeat):
-        assert actual == Heartbeat(expected.time_ms)
     else:
-        assert actual is None, (value, expected)
+        assert isinstance(expected, reference.Heartbeat), (value, expected)
+        assert actual == Heartbeat(expected.time_ms)
 
 
 @pytest.mark.slow
@@ -62,6 +68,7 @@ def test_streams_with_faults_are_accepted_as_by_the_reference(records) -> None:
     ],
 )
 def test_corrupt_event_is_rejected(corrupt) -> None:
+    assert_same(corrupt(EVENT))
     assert accept(corrupt(EVENT), RECORD_MS, LIMITS) is None
 
 
@@ -137,3 +144,34 @@ def test_event_without_an_anonymous_id_has_none() -> None:
 )  # fmt: skip
 def test_random_field_values_are_judged_as_by_the_reference(fields: dict[str, Any]) -> None:
     assert_same(json.dumps(EVENT | fields).encode())
+
+
+CHANGES: list[dict[str, Any]] = [
+    {},
+    *({"event_id": value} for value in (None, "", {}, [], 7, "x" * 256, "x" * 257, "a\tb")),
+    *({"user_id": value} for value in (None, "", ["42"], 7, "x" * 257, "\x01")),
+    *({"event_type": value} for value in (None, "", "odd", "View", "login")),
+    *(
+        {"event_time": value}
+        for value in (
+            None, "", str(RECORD_MS), "2023-11-14T22:20:00Z", "2023-11-14 22:13", "yesterday",
+            "1999-12-31T23:59:59Z", "2023-02-30T00:00:00Z", RECORD_MS + 600_000,
+            RECORD_MS + 600_001, -5, 5,
+        )
+    ),
+    *(
+        {name: value}
+        for name in ("price", "quantity", "amount", "rating")
+        for value in (None, 0, -1, 1e9, 1.1e9, "5", "5.", "-0.5", "1e3", "x", True, {}, "")
+    ),
+    *({"place": {"lat": lat, "lon": 0}} for lat in (90, 91, -91, "x")),
+    *({"place": {"lat": 0, "lon": lon}} for lon in (180, -181)),
+    {"price": 1e6, "quantity": 1e6},
+    {"price": 1e6, "quantity": 1e6, "amount": 3},
+    {"text": "x" * 100_000},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: json.dumps(change)[:60])
+def test_changed_field_is_judged_as_by_the_reference(change: dict[str, Any]) -> None:
+    assert_same(payload(**change))

@@ -11,7 +11,7 @@ from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicP
 from liveprofile.feeds.feed import KafkaTopicSource
 from liveprofile.feeds.users import erasures_spec, follow
 from liveprofile.kafka.topics import NoTopicError
-from liveprofile.privacy.erasure_records import to_record
+from liveprofile.privacy.erasures import to_record
 from liveprofile.settings import load
 from liveprofile.wire.user_records import key_of
 from tests.support.memory.topic import until

@@ -26,7 +26,7 @@ from liveprofile.identity.book import IdentityBook, Merge
 from liveprofile.identity.records import to_record as merge_record
 from liveprofile.kafka.records import Record
 from liveprofile.kafka.topics import NoTopicError
-from liveprofile.privacy.erasure_records import to_record as erasure_record
+from liveprofile.privacy.erasures import to_record as erasure_record
 from liveprofile.settings import Settings, load
 from liveprofile.wire.user_records import key_of
 from tests.support.memory.topic import FakeTopic, until

@@ -12,15 +12,12 @@ from liveprofile.flink.job_report import (
     CheckpointReport,
     JobReport,
     ScoringReport,
-    checkpoint_warnings,
-    choose_running_job,
-    count_events,
+    job_warnings,
     last_checkpoint_path,
-    model_warnings,
     require_running_job,
-    scoring_warnings,
+    scoring_report,
 )
-from liveprofile.flink.operator_metrics import ModelReport
+from liveprofile.flink.operator_metrics import ModelReport, OverSubtasks
 from liveprofile.flink.rest import wait_for_first_checkpoint
 from tests.support.flink_rest import flink_rest
 
@@ -87,66 +84,82 @@ def test_cancelled_job_has_its_last_checkpoint() -> None:
         assert last_checkpoint_path(url, "j") is None
 
 
+FINE = JobReport("j", "RUNNING", 600.0, 0, 1, 1, 0.0, CheckpointReport(34.0, 100, 1), 2)
+
+
+def warnings(
+    job: JobReport = FINE, scoring: ScoringReport | None = None, models: ModelReport | None = None
+) -> list[str]:
+    return list(job_warnings(job, 10_000, scoring, models))
+
+
 @pytest.mark.parametrize(
-    "scoring",
-    [None, ScoringReport(100, 0.0, incomplete=0, unscored=0), ScoringReport(100, 2.0, 5, 0)],
+    ("facts", "expected"),
+    [
+        ({}, []),
+        ({"scoring": ScoringReport(100, 0.0, incomplete=0, unscored=0)}, []),
+        ({"scoring": ScoringReport(100, 2.0, 5, 0)}, []),  # in flight
+        ({"models": ModelReport(0, 0, 0)}, []),
+        ({"models": ModelReport(1_003, 1_003, 0)}, []),
+        (
+            {"scoring": ScoringReport(100, 0.1, incomplete=7, unscored=2)},
+            [
+                "7 of 100 events lack a part and are not scored",
+                "2 events could not be scored",
+            ],
+        ),
+        (
+            {"models": ModelReport(1_002, 1_003, refused=1)},
+            [
+                "a worker has refused 1 deployments of the user model",
+                "workers serve user models of revision 1002 to 1003",
+            ],
+        ),
+        (
+            {"job": FINE._replace(checkpoint=None)},
+            ["no checkpoint has completed for 600 s, 2 have failed"],
+        ),
+        (
+            {"job": FINE._replace(checkpoint=CheckpointReport(36.0, 100, 1))},
+            ["no checkpoint has completed for 36 s"],
+        ),
+    ],
 )
-def test_no_warning_if_events_are_scored_or_in_flight(scoring: ScoringReport | None) -> None:
-    assert list(scoring_warnings(scoring)) == []
-
-
-def test_warning_for_each_kind_of_event_without_a_score() -> None:
-    incomplete, unscored = scoring_warnings(ScoringReport(100, 0.1, incomplete=7, unscored=2))
-    assert incomplete.startswith("7 of 100 events lack a part and are not scored")
-    assert unscored.startswith("2 events could not be scored")
-
-
-@pytest.mark.parametrize("models", [None, ModelReport(0, 0, 0), ModelReport(1_003, 1_003, 0)])
-def test_no_warning_if_all_workers_serve_the_same_deployment(models: ModelReport | None) -> None:
-    assert list(model_warnings(models)) == []
-
-
-def test_warning_for_refused_models_and_for_workers_that_differ() -> None:
-    refused, differ = model_warnings(ModelReport(1_002, 1_003, refused=1))
-    assert refused.startswith("a worker has refused 1 deployments of the user model")
-    assert differ.startswith("workers serve user models of revision 1002 to 1003")
-
-
-def test_overdue_checkpoint_is_a_warning() -> None:
-    job = JobReport("j", "RUNNING", 600.0, 0, 1, 1, 0.0, None, 2)
-    [warning] = checkpoint_warnings(job, 10_000)
-    assert warning.startswith("no checkpoint has completed for 600 s, 2 have failed")
-    fresh = job._replace(checkpoint=CheckpointReport(34.0, 100, 1))
-    assert list(checkpoint_warnings(fresh, 10_000)) == []
-    overdue = job._replace(checkpoint=CheckpointReport(36.0, 100, 1))
-    assert len(list(checkpoint_warnings(overdue, 10_000))) == 1
+def test_warnings_name_what_an_operator_should_look_at(
+    facts: dict[str, Any], expected: list[str]
+) -> None:
+    for warning, start in zip(warnings(**facts), expected, strict=True):
+        assert warning.startswith(start)
 
 
 # Of both pipelines, as Flink's REST interface names them.
 METRICS = {
-    "OverAggregate[7].numRecordsIn": 900.0,
-    "OverAggregate[8].numRecordsIn": 900.0,
-    "OverAggregate[23].numRecordsIn": 110.0,  # 100 events and 10 labels
-    "OverAggregate[23].numRecordsOut": 110.0,
-    "Calc[24].numRecordsIn": 110.0,
-    "Calc[24].numRecordsOut": 100.0,
-    "Calc[24].numRecordsOutPerSecond": 0.5,
-    "OverAggregate[25].numRecordsIn": 300.0,
-    "OverAggregate[26].numRecordsIn": 400.0,
-    "OverAggregate[27].numRecordsIn": 93.0,
-    "OverAggregate[4].numRecordsIn": 900.0,
-    "PythonCalc[52].liveprofile.events.unscored": 2.0,
-    "PythonCalc[22].liveprofile.rows": 900.0,
+    name: OverSubtasks(0.0, 0.0, total)
+    for name, total in (
+        ("OverAggregate[7].numRecordsIn", 900.0),
+        ("OverAggregate[8].numRecordsIn", 900.0),
+        ("OverAggregate[23].numRecordsIn", 110.0),  # 100 events and 10 labels
+        ("OverAggregate[23].numRecordsOut", 110.0),
+        ("Calc[24].numRecordsIn", 110.0),
+        ("Calc[24].numRecordsOut", 100.0),
+        ("Calc[24].numRecordsOutPerSecond", 0.5),
+        ("OverAggregate[25].numRecordsIn", 300.0),
+        ("OverAggregate[26].numRecordsIn", 400.0),
+        ("OverAggregate[27].numRecordsIn", 93.0),
+        ("OverAggregate[4].numRecordsIn", 900.0),
+        ("PythonCalc[52].liveprofile.events.unscored", 2.0),
+        ("PythonCalc[22].liveprofile.rows", 900.0),
+    )
 }
 
 
 def test_report_counts_the_events_of_the_scoring_pipeline() -> None:
-    assert count_events(METRICS) == ScoringReport(100, 0.5, incomplete=7, unscored=2)
+    assert scoring_report(METRICS) == ScoringReport(100, 0.5, incomplete=7, unscored=2)
 
 
 @pytest.mark.parametrize("missing", ["Calc[24]", "OverAggregate[27]"])
 def test_no_report_without_the_operators(missing: str) -> None:
-    assert count_events({k: v for k, v in METRICS.items() if not k.startswith(missing)}) is None
+    assert scoring_report({k: v for k, v in METRICS.items() if not k.startswith(missing)}) is None
 
 
 @pytest.mark.parametrize(
@@ -159,24 +172,31 @@ def test_incomplete_events_are_lost_if_more_than_can_be_in_flight(
     assert ScoringReport(10_000, events_per_second, incomplete, 0).lost == lost
 
 
-RUNNING = {"a1": "liveprofile", "b2": "other", "c3": "other"}
-URL = "http://flink:8081"
+RUNNING = [
+    {"jid": "a1", "name": "liveprofile", "state": "RUNNING"},
+    {"jid": "b2", "name": "other", "state": "RUNNING"},
+    {"jid": "c3", "name": "other", "state": "RUNNING"},
+]
 
 
 def test_job_is_found_by_its_name_or_its_id() -> None:
-    assert choose_running_job(RUNNING, URL, "liveprofile", None) == "a1"
-    assert choose_running_job(RUNNING, URL, "liveprofile", "c3") == "c3"
+    with flink_rest({"/jobs/overview": [{"jobs": RUNNING}]}) as url:
+        assert require_running_job(url, "liveprofile") == "a1"
+        assert require_running_job(url, "liveprofile", "c3") == "c3"
 
 
 def test_missing_job_is_a_negative_result_that_lists_the_others() -> None:
-    for name, job_id in (("shop", None), ("liveprofile", "d4")):
-        with pytest.raises(LiveprofileError, match="which runs liveprofile a1, other b2") as error:
-            choose_running_job(RUNNING, URL, name, job_id)
-        assert error.value.exit_code == 1
-    with pytest.raises(LiveprofileError, match="which runs nothing"):
-        choose_running_job({}, URL, "shop", None)
-
-
-def test_name_of_two_jobs_needs_an_id() -> None:
-    with pytest.raises(InputError, match=r"2 jobs named other run .* --job: b2, c3"):
-        choose_running_job(RUNNING, URL, "other", None)
+    with flink_rest({"/jobs/overview": [{"jobs": RUNNING}]}) as url:
+        for name, job_id in (("shop", None), ("liveprofile", "d4")):
+            with pytest.raises(
+                LiveprofileError, match="which runs liveprofile a1, other b2"
+            ) as error:
+                require_running_job(url, name, job_id)
+            assert error.value.exit_code == 1
+        with pytest.raises(InputError, match=r"2 jobs named other run .* --job: b2, c3"):
+            require_running_job(url, "other")
+    with (
+        flink_rest({"/jobs/overview": [{"jobs": []}]}) as url,
+        pytest.raises(LiveprofileError, match="which runs nothing"),
+    ):
+        require_running_job(url, "shop")

@@ -17,13 +17,11 @@ from liveprofile.identity.book import (
     IdentityBook,
     Merge,
     MergeError,
-    merged,
-    split,
-)
-from liveprofile.identity.forgotten import (
     former_ids,
+    merged,
     missing_erasures,
     of_persons,
+    split,
     without_users,
 )
 from liveprofile.identity.records import read_record, to_record

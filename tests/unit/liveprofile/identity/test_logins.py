@@ -21,11 +21,9 @@ from liveprofile.errors import ConfigError
 from liveprofile.identity import login_service
 from liveprofile.identity import logins as login_rules
 from liveprofile.identity.book import MAX_IDS, IdentityBook, Merge
-from liveprofile.identity.login_counts import read_counts
-from liveprofile.identity.logins import Books, Login, LoginRules, Outcome
+from liveprofile.identity.logins import Books, Login, LoginRules, Outcome, read_counts
 from liveprofile.identity.records import read_record, to_record
-from liveprofile.kafka.offsets import Progress
-from liveprofile.kafka.records import Record
+from liveprofile.kafka.records import Progress, Record
 from liveprofile.privacy.erasures import ErasureBook
 from liveprofile.settings import Settings, load
 from liveprofile.wire.user_records import key_of

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from liveprofile.errors import InputError
+from liveprofile.events.validation import AcceptedEvent, accept
 from liveprofile.ingest.column_names import telling_name
 from liveprofile.ingest.inference import Draft, infer
 from liveprofile.ingest.numbers import currency_of, number_of
-from liveprofile.ingest.preview import rejection
 from liveprofile.ingest.replay import open_source
 from liveprofile.settings import LimitSettings
 
@@ -65,7 +65,8 @@ def drafted(file: Path) -> tuple[Draft, list[dict[str, Any]]]:
     batches, translator = open_source(file, mapping, 1_000)
     payloads = [each for batch in batches for each in translator.translate(batch).values]
     now_ms = MAY_2026_MS + 365 * DAY_MS
-    assert [rejection(each, now_ms, LimitSettings()) for each in payloads] == [None] * len(payloads)
+    accepted = [accept(each, now_ms, LimitSettings()) for each in payloads]
+    assert all(isinstance(event, AcceptedEvent) for event in accepted)
     return draft, [json.loads(payload) for payload in payloads]
 
 

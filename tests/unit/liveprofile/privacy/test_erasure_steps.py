@@ -4,59 +4,79 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from datetime import datetime
 from typing import Any
 
 import pytest
 
 from liveprofile.events.window_times import stagger_offset_ms
-from liveprofile.privacy.erase import KEPT, WINDOW_TABLES, Cut, Erasure
-from liveprofile.privacy.erase_users import AT_ONCE, MAX_READS, erase_user, erase_users
+from liveprofile.privacy.erase import (
+    AT_ONCE,
+    KEPT,
+    MAX_READS,
+    WHOLE,
+    WINDOW_TABLES,
+    Cut,
+    Erasure,
+    erase_users,
+)
 from liveprofile.privacy.places import TABLES
-from liveprofile.rows.risk import flag_bucket
-from liveprofile.rows.users import segment_bucket
 from liveprofile.settings import WindowSettings
 from liveprofile.units import HOUR_MS, MINUTE_MS
-from tests.support.memory.cassandra import Bound, MemoryKeyspace
+from tests.support.memory.cql import MemoryCassandra
+from tests.support.rows.user_rows import TIME_US, user_row
 
-TIME, HOUR = datetime(2026, 1, 5, 9, 35), datetime(2026, 1, 5, 9)
-TIME_US = 1_767_605_700_000_000
 ERASED_US = TIME_US + 24 * HOUR_MS * 1_000
+WINDOW = WindowSettings(length_ms=5 * MINUTE_MS)
+WINDOW_MS = WINDOW.length_ms
+CUT = Cut.of("gone", TIME_US // 1_000 + 1, WINDOW)
+LATE_US = TIME_US + 24 * HOUR_MS * 1_000  # a day after the erasure, as `--pending` may run
 
 
 class Killed(Exception):
     """The process has ended."""
 
 
-def fill(keyspace: MemoryKeyspace, user: str, time_us: int = TIME_US) -> None:
-    """A row in every table, and a second flag whose row has expired, known from the case."""
+def filled(*users: str) -> MemoryCassandra:
+    session = MemoryCassandra()
+    for user in users:
+        fill(session, user)
+    return session
+
+
+def fill(session: MemoryCassandra, user: str, time_us: int = TIME_US, but: str = "") -> None:
+    """A row in every table but one, and a flag whose row has expired, known from the case."""
     for table in TABLES:
-        bucket = flag_bucket if table == "risk_flag_by_day" else segment_bucket
-        values: dict[str, Any] = {
-            "user_id": user,
-            "flag_id": f"flag-{user}",
-            "alert_id": f"flag-{user}",
-            "target": f"{user} some_rule",
-            "bucket": bucket(user),
-            "hour": HOUR,
-            "day": TIME.date(),
-            "window_end": TIME,
-            "segment": "loyal",
-            "alerts": {f"flag-{user}": TIME, f"expired-{user}": TIME},
-            "entry": user,
-        }
-        names = keyspace.tables()[table].columns
-        keyspace.insert(table, {name: values.get(name, "x") for name in names}, time_us)
-    row = {name: "x" for name in keyspace.tables()["alert_handled"].columns}
-    keyspace.insert("alert_handled", row | {"alert_id": f"expired-{user}"}, time_us)
+        if table != but:
+            session.put(table, user_row(table, user), time_us=time_us)
+    expired = user_row("alert_handled", user) | {"alert_id": f"expired-{user}"}
+    session.put("alert_handled", expired, time_us=time_us)
 
 
-def tables_of(keyspace: MemoryKeyspace, user: str) -> set[str]:
-    return {table for table, rows in keyspace.rows.items() if any(user in repr(r) for r in rows)}
+def tables_of(session: MemoryCassandra, user: str) -> set[str]:
+    return {name for name in TABLES if any(user in repr(row) for row in session.rows(name))}
+
+
+def rows_of(session: MemoryCassandra, user: str) -> list[str]:
+    return [repr(row) for name in TABLES for row in session.rows(name) if user in repr(row)]
+
+
+def erase_all(
+    session: MemoryCassandra,
+    cuts: dict[str, Cut | None],
+    at_us: int = LATE_US,
+    before_delete: Callable[[Any], None] = lambda statement: None,
+) -> dict[str, Erasure]:
+    def write(_: Any, statements: Iterable[Any]) -> int:
+        for statement in statements:
+            before_delete(statement)
+            session.execute(statement)
+        return 0
+
+    return dict(erase_users(session, cuts, lambda: at_us, write))
 
 
 def erase(
-    keyspace: MemoryKeyspace,
+    session: MemoryCassandra,
     user: str,
     at_us: int = ERASED_US,
     kill: int = -1,
@@ -65,31 +85,26 @@ def erase(
     """kill: the number of deletions before the process ends; -1: it does not."""
     remaining = kill
 
-    def write(session: Any, statements: Iterable[Bound], in_flight: int) -> int:
+    def count(statement: Any) -> None:
         nonlocal remaining
-        for statement in statements:
-            if remaining == 0:
-                raise Killed
-            remaining -= 1
-            keyspace.delete(statement)
-        return 0
+        if remaining == 0:
+            raise Killed
+        remaining -= 1
 
-    return erase_user(keyspace, user, 4, lambda: at_us, write, cut)
+    return erase_all(session, {user: cut}, at_us, count)[user]
 
 
 @pytest.mark.parametrize("kill", range(-1, 18))
 def test_nothing_is_left_after_a_kill_at_any_step(kill: int) -> None:
-    keyspace = MemoryKeyspace()
-    fill(keyspace, "gone")
-    fill(keyspace, "kept")
+    keyspace = filled("gone", "kept")
     assert tables_of(keyspace, "gone") == TABLES.keys()
-    before = [row for rows in keyspace.rows.values() for row in rows if "kept" in repr(row)]
+    before = rows_of(keyspace, "kept")
     if kill >= 0:
         with pytest.raises(Killed):
             erase(keyspace, "gone", kill=kill)
     done = erase(keyspace, "gone")
     assert not done.pending and tables_of(keyspace, "gone") == KEPT.keys()
-    assert [row for rows in keyspace.rows.values() for row in rows if "kept" in repr(row)] == before
+    assert rows_of(keyspace, "kept") == before
     fill(keyspace, "gone")  # a replay
     assert tables_of(keyspace, "gone") - {"alert_handled"} == KEPT.keys()
     fill(keyspace, "gone", ERASED_US + 1)  # later events
@@ -97,7 +112,7 @@ def test_nothing_is_left_after_a_kill_at_any_step(kill: int) -> None:
 
 
 def test_a_window_under_way_stores_nothing_after_the_erasure() -> None:
-    keyspace = MemoryKeyspace()
+    keyspace = MemoryCassandra()
     assert erase(keyspace, "gone") == ({}, {})
     fill(keyspace, "gone")
     by_user = {"user_profile", "profile_delta", "risk_flag", "user_lookalike", "user_segment"}
@@ -105,7 +120,7 @@ def test_a_window_under_way_stores_nothing_after_the_erasure() -> None:
 
 
 def test_a_cell_from_a_clock_that_is_ahead_is_deleted_too() -> None:
-    keyspace = MemoryKeyspace()
+    keyspace = MemoryCassandra()
     fill(keyspace, "gone", ERASED_US + 600_000_000)
     done = erase(keyspace, "gone")
     assert tables_of(keyspace, "gone") - {"risk_score_hours", "campaign_contact"} == KEPT.keys()
@@ -113,22 +128,14 @@ def test_a_cell_from_a_clock_that_is_ahead_is_deleted_too() -> None:
 
 
 def test_the_present_hour_stays_in_the_list_of_hours() -> None:
-    keyspace = MemoryKeyspace()
-    fill(keyspace, "gone")
+    keyspace = filled("gone")
     done = erase(keyspace, "gone", TIME_US + MINUTE_MS * 1_000)
     assert done.pending == {"risk_score_hours": 1} and done.rows["risk_score_by_hour"] == 1
     assert erase(keyspace, "gone") == ({"risk_score_hours": 1}, {})
 
 
-WINDOW = WindowSettings(length_ms=5 * MINUTE_MS)
-WINDOW_MS = WINDOW.length_ms
-CUT = Cut.of("gone", TIME_US // 1_000 + 1, WINDOW)
-LATE_US = TIME_US + 24 * HOUR_MS * 1_000  # a day after the erasure, as `--pending` may run
-
-
 def test_rows_up_to_the_cut_are_deleted_a_day_later_and_later_rows_stay() -> None:
-    keyspace = MemoryKeyspace()
-    fill(keyspace, "gone")
+    keyspace = filled("gone")
     done = erase(keyspace, "gone", LATE_US, cut=CUT)
     assert done.pending == {} and tables_of(keyspace, "gone") == KEPT.keys()
 
@@ -138,7 +145,7 @@ def test_rows_up_to_the_cut_are_deleted_a_day_later_and_later_rows_stay() -> Non
 
 
 def test_windows_that_end_after_the_cut_are_deleted_with_it() -> None:
-    keyspace = MemoryKeyspace()
+    keyspace = MemoryCassandra()
     end_us = TIME_US + WINDOW_MS * 1_000  # the window began a millisecond before the cut
     fill(keyspace, "gone", end_us)
     erase(keyspace, "gone", LATE_US, cut=CUT)
@@ -148,7 +155,7 @@ def test_windows_that_end_after_the_cut_are_deleted_with_it() -> None:
 
 
 def test_soon_after_the_cut_rows_of_clocks_that_are_ahead_are_deleted_too() -> None:
-    keyspace = MemoryKeyspace()
+    keyspace = MemoryCassandra()
     fill(keyspace, "gone", TIME_US + 2 * WINDOW_MS * 1_000)
     done = erase(keyspace, "gone", TIME_US + 2_000_000, cut=CUT)
     assert tables_of(keyspace, "gone") - done.pending.keys() == KEPT.keys()
@@ -156,8 +163,7 @@ def test_soon_after_the_cut_rows_of_clocks_that_are_ahead_are_deleted_too() -> N
 
 @pytest.mark.parametrize("kill", range(20))
 def test_a_killed_run_with_a_cut_is_finished_by_the_next(kill: int) -> None:
-    keyspace = MemoryKeyspace()
-    fill(keyspace, "gone")
+    keyspace = filled("gone")
     with pytest.raises(Killed):
         erase(keyspace, "gone", LATE_US, kill, CUT)
     assert erase(keyspace, "gone", LATE_US, cut=CUT).pending == {}
@@ -165,18 +171,15 @@ def test_a_killed_run_with_a_cut_is_finished_by_the_next(kill: int) -> None:
 
 
 def test_the_list_of_hours_keeps_an_hour_with_later_events() -> None:
-    keyspace = MemoryKeyspace()
-    fill(keyspace, "back")
-    row = {name: "x" for name in keyspace.tables()["risk_score_by_hour"].columns}
-    later = row | {"user_id": "back", "hour": HOUR, "event_id": "later"}
-    keyspace.insert("risk_score_by_hour", later, TIME_US + MINUTE_MS * 1_000)
+    keyspace = filled("back")
+    later = user_row("risk_score_by_hour", "back") | {"event_id": "later"}
+    keyspace.put("risk_score_by_hour", later, time_us=TIME_US + MINUTE_MS * 1_000)
     assert erase(keyspace, "back", LATE_US, cut=CUT).pending == {}
     assert tables_of(keyspace, "back") == KEPT.keys() | {"risk_score_by_hour", "risk_score_hours"}
 
 
 def test_an_hour_that_is_not_over_is_pending() -> None:
-    keyspace = MemoryKeyspace()
-    fill(keyspace, "gone")
+    keyspace = filled("gone")
     done = erase(keyspace, "gone", TIME_US + 2_000_000, cut=CUT)
     assert done.pending == {"risk_score_hours": 1}
     assert erase(keyspace, "gone", LATE_US, cut=CUT).pending == {}
@@ -189,7 +192,7 @@ def test_an_hour_that_is_not_over_is_pending() -> None:
 def test_a_corrected_window_that_began_just_before_the_cut_is_deleted(
     begun_ms: int, revision: int, stagger_ms: int
 ) -> None:
-    keyspace, window = MemoryKeyspace(), WINDOW.model_copy(update={"stagger_ms": stagger_ms})
+    keyspace, window = MemoryCassandra(), WINDOW.model_copy(update={"stagger_ms": stagger_ms})
     start_ms = TIME_US // 1_000 + stagger_offset_ms("gone", window)
     cut = Cut.of("gone", start_ms + begun_ms, window)
     end_us = (start_ms + WINDOW_MS) * 1_000
@@ -204,35 +207,18 @@ def test_a_corrected_window_that_began_just_before_the_cut_is_deleted(
 
 
 USERS = [f"gone-{number}" for number in range(20)]
-WHOLE = {name for name, held in TABLES.items() if held.belongs is not None}
-
-
-def erase_all(
-    keyspace: MemoryKeyspace, users: list[str], before_delete: Callable[[Bound], None]
-) -> dict[str, Erasure]:
-    """Erases several users at a time."""
-
-    def write(session: Any, statements: Iterable[Bound], in_flight: int) -> int:
-        for statement in statements:
-            before_delete(statement)
-            keyspace.delete(statement)
-        return 0
-
-    cuts = {user: Cut.of(user, CUT.before_ms, WINDOW) for user in users}
-    return dict(erase_users(keyspace, cuts, 4, lambda: LATE_US, write))
+CUTS: dict[str, Cut | None] = {user: Cut.of(user, CUT.before_ms, WINDOW) for user in USERS}
 
 
 def test_many_users_are_erased_with_two_reads_of_each_whole_table() -> None:
-    keyspace = MemoryKeyspace()
-    for user in (*USERS, "kept"):
-        fill(keyspace, user)
-    before = [row for rows in keyspace.rows.values() for row in rows if "kept" in repr(row)]
-    done = erase_all(keyspace, USERS, lambda statement: None)
+    keyspace = filled(*USERS, "kept")
+    before = rows_of(keyspace, "kept")
+    done = erase_all(keyspace, CUTS)
     assert list(done) == USERS
     for user in USERS:
         assert done[user].rows.keys() == TABLES.keys() - KEPT.keys() and not done[user].pending
         assert tables_of(keyspace, user) == KEPT.keys()
-    assert [row for rows in keyspace.rows.values() for row in rows if "kept" in repr(row)] == before
+    assert rows_of(keyspace, "kept") == before
     assert len(WHOLE) == 4
     assert Counter(table for table in keyspace.reads if table in WHOLE) == dict.fromkeys(WHOLE, 2)
     assert max(Counter(keyspace.prepared).values()) <= AT_ONCE  # not once for each user
@@ -241,50 +227,41 @@ def test_many_users_are_erased_with_two_reads_of_each_whole_table() -> None:
 @pytest.mark.parametrize("table", sorted(WHOLE))
 @pytest.mark.parametrize("during", ["profile_delta", "alert_handled", "campaign_target"])
 def test_a_row_that_is_written_while_users_are_erased_is_deleted(table: str, during: str) -> None:
-    keyspace = MemoryKeyspace()
+    keyspace, written = MemoryCassandra(), []
     for user in USERS:
-        fill(keyspace, user)
-    [row] = [
-        row for row in keyspace.rows[table] if "gone-13" in repr(row) and "expired" not in repr(row)
-    ]
-    keyspace.rows[table].remove(row)
-    written = []
+        fill(keyspace, user, but=table if user == "gone-13" else "")
 
-    def write_row(statement: Bound) -> None:
-        if f"FROM {during} " in statement.query and not written:
-            written.append(row)
-            keyspace.insert(table, {name: row[name] for name in row if name}, TIME_US)
+    def write_row(statement: Any) -> None:
+        if f"FROM {during} " in statement.query_string and not written:
+            written.append(table)
+            keyspace.put(table, user_row(table, "gone-13"), time_us=TIME_US)
 
-    done = erase_all(keyspace, USERS, write_row)
+    done = erase_all(keyspace, CUTS, LATE_US, write_row)
     assert written and not any(each.pending for each in done.values())
     assert not {name for user in USERS for name in tables_of(keyspace, user)} - KEPT.keys()
 
 
 def test_rows_that_are_written_again_and_again_are_pending() -> None:
-    keyspace, notes = MemoryKeyspace(), []
-    fill(keyspace, "gone-1")
-    [row] = keyspace.rows["flag_state"]
+    keyspace, notes = filled("gone-1"), []
 
-    def write_row(statement: Bound) -> None:
-        if "FROM flag_state " in statement.query:
-            notes.append({**row, "flag_id": f"flag-{len(notes)}"})
-            keyspace.insert("flag_state", {name: notes[-1][name] for name in row if name}, TIME_US)
+    def write_row(statement: Any) -> None:
+        if "FROM flag_state " in statement.query_string:
+            notes.append(user_row("flag_state", "gone-1") | {"flag_id": f"flag-{len(notes)}"})
+            keyspace.put("flag_state", notes[-1], time_us=TIME_US)
 
-    done = erase_all(keyspace, ["gone-1"], write_row)
+    done = erase_all(keyspace, {"gone-1": CUTS["gone-1"]}, LATE_US, write_row)
     assert done["gone-1"].pending == {"flag_state": 1} and len(notes) == MAX_READS
 
 
 def test_a_failure_ends_the_erasure_of_all_users() -> None:
-    keyspace = MemoryKeyspace()
-    for user in USERS:
-        fill(keyspace, user)
+    keyspace = filled(*USERS)
 
-    def fail(statement: Bound) -> None:
-        if "gone-7" in statement.values:
+    def fail(statement: Any) -> None:
+        if "gone-7" in statement.query_string.values:
             raise Killed
 
     with pytest.raises(Killed):
-        erase_all(keyspace, USERS, fail)
-    done = erase_all(keyspace, USERS, lambda statement: None)
+        erase_all(keyspace, CUTS, LATE_US, fail)
+    done = erase_all(keyspace, CUTS)
     assert not any(each.pending for each in done.values())
     assert not {name for user in USERS for name in tables_of(keyspace, user)} - KEPT.keys()

@@ -16,9 +16,9 @@ from liveprofile.errors import InputError
 from liveprofile.kafka.records import Record
 from liveprofile.kafka.topics import topic_configs
 from liveprofile.privacy.export import ExportFile, as_json, private_file, user_records
-from liveprofile.privacy.places import TABLES, TOPICS, TOPICS_WITHOUT_USERS, WITHOUT_USERS
-from liveprofile.settings import Settings, TopicSettings
-from liveprofile.storage.schema import table_columns
+from liveprofile.privacy.places import TABLES, TOPICS, TOPICS_WITHOUT_USERS
+from liveprofile.rows import TABLES as ALL
+from liveprofile.settings import TopicSettings
 
 
 @pytest.mark.parametrize(
@@ -122,16 +122,8 @@ IDENTIFYING = {"user_id", "subject", "flag_id", "alert_id", "target", "flags", "
 
 
 def test_no_table_that_identifies_users_is_left_out() -> None:
-    columns = table_columns()
-    assert not [name for name in WITHOUT_USERS if IDENTIFYING & set(columns[name])]
-    assert [name for name in TABLES if not IDENTIFYING & set(columns[name])] == []
-
-
-def test_every_limit_is_a_setting_or_a_constant() -> None:
-    limits = {held.limit for held in (*TABLES.values(), *TOPICS.values())}
-    for limit in limits - {"30 days", "the snooze's end"}:
-        section, key = limit.split(".")
-        assert isinstance(getattr(getattr(Settings(), section), key), int), limit
+    identifying = {name for name, each in ALL.items() if IDENTIFYING & set(each.columns)}
+    assert identifying == TABLES.keys()
 
 
 def test_every_topic_has_an_entry_and_those_with_users_a_retention() -> None:
@@ -140,8 +132,8 @@ def test_every_topic_has_an_entry_and_those_with_users_a_retention() -> None:
     assert TOPICS.keys() | TOPICS_WITHOUT_USERS.keys() == names
     configs = topic_configs(topics)
     assert configs.keys() == {getattr(topics, name) for name in names}
-    for setting, held in TOPICS.items():
+    for setting, (_, limit_setting) in TOPICS.items():
         config = configs[getattr(topics, setting)]
         assert "delete" in config["cleanup.policy"].split(",")
-        limit = getattr(topics, held.limit.removeprefix("topics."))
+        limit = getattr(topics, limit_setting.removeprefix("topics."))
         assert config["retention.ms"] == str(limit) and limit > 0

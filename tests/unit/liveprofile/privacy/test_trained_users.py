@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from liveprofile.errors import InputError
-from liveprofile.privacy.retention import (
+from liveprofile.privacy.places import (
     STATES,
     Kept,
     retention,
@@ -26,16 +26,15 @@ from liveprofile.privacy.trained_users import (
     FILE,
     TrainedUsers,
     UserFilter,
+    erase_rows,
     find_checkpoints,
     read,
     user_key,
     write,
 )
-from liveprofile.privacy.training_files import erase_rows
 from liveprofile.resources import ROOT
-from liveprofile.settings import Settings, load
-from liveprofile.settings.sections import MAX_TTL_S
-from liveprofile.storage.schema import table_columns
+from liveprofile.rows import TABLES
+from liveprofile.settings import MAX_TTL_S, Settings, load
 from liveprofile.units import DAY_MS, HOUR_MS
 
 WEIGHTS = "model.safetensors"
@@ -197,7 +196,7 @@ def kept(settings: Settings) -> dict[str, Kept]:
 
 def test_every_table_has_a_limit_under_a_setting_that_exists() -> None:
     found = kept(load())
-    assert table_columns().keys() == {each.place for each in found.values() if each.kind == "table"}
+    assert TABLES.keys() == {each.place for each in found.values() if each.kind == "table"}
     assert all(
         0 < (each.limit_ms or 0) <= MAX_TTL_S * 1_000
         for each in found.values()

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import random
-from datetime import UTC, datetime
-from typing import Any
 
 import pytest
 
 from liveprofile.consent.changes import PURPOSES, ConsentBook, ConsentChange
 from liveprofile.events.window_times import end_ms, stagger_offset_ms
 from liveprofile.privacy.erase import Cell
+from liveprofile.privacy.places import TABLES
 from liveprofile.privacy.withdrawals import StoredRow, find_rows, not_allowed
-from liveprofile.rows.users import segment_bucket
 from liveprofile.settings import WindowSettings
-from tests.support.memory.cassandra import MemoryKeyspace
+from tests.support.memory.cql import MemoryCassandra
+from tests.support.rows.user_rows import user_row
 
 WINDOW_MS = 10
 
@@ -81,19 +80,16 @@ MEMBER_TABLES = ("user_segment", "segment_member", "user_profile", "profile_delt
 def test_rows_belong_to_the_window_that_wrote_them(window: tuple[int, int], revision: int) -> None:
     settings, rng = WindowSettings(length_ms=window[0], stagger_ms=window[1]), random.Random(3)
     for user in (f"user-{number}" for number in range(20)):
-        keyspace = MemoryKeyspace()
+        session = MemoryCassandra()
         ended_ms = end_ms(
             TIME_MS + rng.randrange(9_000_000), stagger_offset_ms(user, settings), settings
         )
         for table in MEMBER_TABLES:
-            values: dict[str, Any] = {"user_id": user, "segment": "s"}
-            values |= {"bucket": segment_bucket(user)}
-            if table != "segment_member":
-                values["window_end"] = datetime.fromtimestamp(ended_ms / 1_000, UTC)
-            names = keyspace.tables()[table].columns
-            row = {name: values.get(name, "x") for name in names}
-            keyspace.insert(table, row, ended_ms * 1_000 + revision)
-        found = find_rows(keyspace, user, lambda *span: False, settings, 0)
+            row = user_row(table, user) | {"segment": "s", "window_end": ended_ms}
+            columns = TABLES[table].columns
+            row = {name: value for name, value in row.items() if name in columns}
+            session.put(table, row, time_us=ended_ms * 1_000 + revision)
+        found = find_rows(session, user, lambda *span: False, settings, 0)
         assert {each.table: each.time_ms for each in found} == dict.fromkeys(
             MEMBER_TABLES, ended_ms
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jsonschema
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
@@ -18,15 +19,35 @@ from liveprofile.errors import InputError
 from liveprofile.ingest.replay import open_source
 from liveprofile.labels.feedback import RejectedLabel, read_labels
 from liveprofile.simulator import Shop, ShopConfig, separate_device_purchases, shared_device_ring
-from liveprofile.simulator.output import write_shop
 from liveprofile.simulator.plan import HABIT_CHANGES, CaseKind
+from liveprofile.simulator.shop import write_shop
 from liveprofile.units import DAY_MS
 from tests.support.paths import ROOT
-from tests.unit.liveprofile.simulator.small_shop import SMALL
 
 pytestmark = pytest.mark.slow
 
+SMALL = dict(
+    users=400, days=12, takeovers=6, card_tests=3, rings=2, honest_changes=12, campaigns=2,
+    ring_users=20, ring_devices=2,
+)  # fmt: skip
+NO_CASES = dict.fromkeys(("takeovers", "card_tests", "rings", "honest_changes", "campaigns"), 0)
 SCHEMA = json.loads((ROOT / "schemas/behavior-event.schema.json").read_text("utf-8"))
+
+
+@pytest.fixture(scope="module")
+def days():
+    """The days of the small shop with seed 7."""
+    return list(Shop(ShopConfig(**SMALL, seed=7)))
+
+
+@pytest.fixture(scope="module")
+def events(days):
+    return pa.concat_tables(day.events for day in days)
+
+
+@pytest.fixture(scope="module")
+def labels(days):
+    return pa.concat_tables(day.labels for day in days)
 
 
 def case_events(events, labels, case):
@@ -79,17 +100,7 @@ def test_events_of_a_day_are_sorted_by_time_and_lie_within_the_day(days):
 
 
 def test_event_rate_matches_the_configured_rate():
-    config = ShopConfig(
-        3_000,
-        20,
-        events_per_user_day=4,
-        takeovers=0,
-        card_tests=0,
-        rings=0,
-        honest_changes=0,
-        campaigns=0,
-    )
-    shop = Shop(config)
+    shop = Shop(ShopConfig(3_000, 20, events_per_user_day=4, **NO_CASES))
     user_days = sum((shop.people.join_day <= day).sum() for day in range(20))
     count = sum(day.events.num_rows for day in shop)
     assert count / user_days == pytest.approx(4, rel=0.1)

@@ -6,8 +6,7 @@ import pytest
 from pydantic import BaseModel
 
 from liveprofile.errors import ConfigError
-from liveprofile.settings import CassandraSettings, load
-from liveprofile.settings.sections import MAX_TTL_S
+from liveprofile.settings import MAX_TTL_S, CassandraSettings, load
 from liveprofile.storage.schema import schema_statements
 
 

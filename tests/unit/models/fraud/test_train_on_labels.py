@@ -19,8 +19,7 @@ from liveprofile.errors import InputError
 from liveprofile.features.entity import ORDER_FEATURES, features_from_lists, parse_lists
 from liveprofile.labels.feedback import LabelRecord
 from liveprofile.privacy import trained_users
-from liveprofile.privacy.trained_users import user_key
-from liveprofile.privacy.training_files import erase_rows
+from liveprofile.privacy.trained_users import erase_rows, user_key
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import read_rules
 from liveprofile.units import DAY_MS

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
+from benchmarks.load.rows import generated_rows, model_inputs
 from benchmarks.load.workload import Workload
-from benchmarks.models.model_inputs import generated_rows, model_inputs
 from models.profile import checkpoint
 from models.profile.inference import ProfileModel
 from models.profile.training.train import train

@@ -7,8 +7,8 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.load.events import EventMessage
 from benchmarks.load.rows import batches
+from benchmarks.load.workload import EventMessage
 from liveprofile.settings import load
 from liveprofile.units import DAY_MS
 from liveprofile.wire.token_columns import TokenColumns

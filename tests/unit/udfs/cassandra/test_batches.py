@@ -40,22 +40,22 @@ TUNED = {
 
 
 @pytest.mark.parametrize(
-    ("answer", "batch_bytes", "expected"),
+    ("answer", "expected"),
     [
-        (TUNED, 20_000, (20_000, 200)),
-        ({"batch_size_warn_threshold": "5KiB"}, 20_000, (5_120, 10)),
-        (Unauthorized("no"), 20_000, (5_120, 10)),
-        (InvalidRequest("no such table"), 4_096, (4_096, 10)),
+        (TUNED, (40_000, 200)),
+        ({"batch_size_warn_threshold": "5KiB"}, (5_120, 10)),
+        (Unauthorized("no"), (5_120, 10)),
+        (InvalidRequest("no such table"), (5_120, 10)),
     ],
     ids=["settings lower", "server lower", "server hides its limits", "server without the table"],
 )
-def test_server_limits_are_the_lower_of_settings_and_server(answer, batch_bytes, expected):
+def test_server_limits_are_the_lower_of_settings_and_server(answer, expected):
     def execute(query):
         if isinstance(answer, Exception):
             raise answer
         return [SimpleNamespace(name=name, value=value) for name, value in answer.items()]
 
-    assert server_limits(SimpleNamespace(execute=execute), batch_bytes) == expected
+    assert server_limits(SimpleNamespace(execute=execute)) == expected
 
 
 def metadata(replicas: dict[int, set[str]]) -> SimpleNamespace:

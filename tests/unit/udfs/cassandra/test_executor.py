@@ -16,6 +16,7 @@ from cassandra.protocol import OverloadedErrorMessage
 
 from liveprofile.errors import StoreError
 from liveprofile.settings import CassandraSettings
+from udfs.cassandra import executor as executor_module
 from udfs.cassandra.executor import MAX_BACKOFF_S, StatementExecutor, backoff_s, is_retryable
 
 TIMED_OUT = OperationTimedOut({"node": "time-out"})
@@ -59,10 +60,11 @@ class FakeSession:
 
 
 def executor_of(session: FakeSession, **changes: int) -> StatementExecutor:
-    return StatementExecutor(session, CassandraSettings(**({"in_flight": 4} | changes)), "write")
+    return StatementExecutor(session, CassandraSettings(**changes), "write")
 
 
-def test_all_statements_succeed_with_at_most_in_flight_open():
+def test_all_statements_succeed_with_a_bounded_number_under_way(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(executor_module, "MAX_IN_FLIGHT", 4)
     session, rows = FakeSession(), []
     executor = executor_of(session)
     for n in range(40):

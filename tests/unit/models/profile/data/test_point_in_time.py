@@ -12,10 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.load.events import START_MS
-from benchmarks.load.rows import batches
-from benchmarks.load.workload import Workload
-from benchmarks.models.training_rows import as_table
+from benchmarks.load.rows import as_table, batches
+from benchmarks.load.workload import START_MS, Workload
 from liveprofile.settings import load
 from liveprofile.units import DAY_MS
 from models.profile.data import training_rows

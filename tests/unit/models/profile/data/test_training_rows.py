@@ -11,9 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.load.rows import batches
+from benchmarks.load.rows import as_table, batches
 from benchmarks.load.workload import Workload
-from benchmarks.models.training_rows import as_table
 from liveprofile import disk_tables
 from liveprofile.errors import InputError
 from liveprofile.events.window import parse_training_window

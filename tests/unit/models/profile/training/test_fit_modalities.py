@@ -9,8 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from benchmarks.load.rows import batches
-from benchmarks.models.training_rows import as_table
+from benchmarks.load.rows import as_table, batches
 from liveprofile import disk_tables
 from liveprofile.errors import InputError
 from liveprofile.events.modalities import PLACE, TEXT, Modality

@@ -1,0 +1,70 @@
+"""Times the user model on a GPU, by batch size. The clock is read when the GPU has finished."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.load.rows import ModelInputs, generated_rows, model_inputs
+from benchmarks.load.workload import Workload
+from benchmarks.support import runs
+from models.profile.inference import ProfileModel
+from udfs.profile.batch import ProfileBatch
+
+NOT_MEASURED = "not measured: no CUDA GPU"
+BATCH_ROWS = (1, 64, 512)
+BATCHES = 20  # scored per measurement
+# How many of ModelInputs are passed: without memories neither ranker nor value curves run.
+PART_INPUTS = {"passes": 5, "whole": 6}
+
+
+def measure_gpu(checkpoint: Path, workload: Workload, repeats: int) -> dict[str, Any]:
+    """Milliseconds per batch: see `time_batches`. Without a GPU: that nothing was measured."""
+    if not torch.cuda.is_available():
+        runs.log_progress(NOT_MEASURED)
+        return {"result": NOT_MEASURED}
+    model = ProfileModel.load(checkpoint, device="cuda")
+    model.warm_up()
+    rows = generated_rows(workload)
+    return {
+        "gpu": torch.cuda.get_device_name(),
+        "ms_per_batch": time_batches(model, rows, repeats, torch.cuda.synchronize),
+        "gpu_memory_bytes": torch.cuda.max_memory_reserved(),
+    }
+
+
+def time_batches(
+    model: ProfileModel, rows: ProfileBatch, repeats: int, synchronize: Callable[[], None]
+) -> dict[str, dict[int, float]]:
+    """Medians over the repeats, by part and rows of a batch.
+
+    Parts: `passes` is encoding, trunk and heads, `whole` has the ranker and the value curves too.
+    Sizes of which the rows make no batch are left out.
+    """
+    times_ms: dict[str, dict[int, list[float]]] = {part: {} for part in PART_INPUTS}
+    for size in BATCH_ROWS:
+        batches = _batches(rows, size, model.decay_days)
+        for _ in range(repeats if batches else 0):
+            for part, inputs in PART_INPUTS.items():
+                synchronize()
+                started_s = time.perf_counter()
+                for each in batches:
+                    model.score(*each[:inputs])
+                synchronize()
+                spent_ms = 1000 * (time.perf_counter() - started_s)
+                times_ms[part].setdefault(size, []).append(spent_ms / len(batches))
+    return {
+        part: {size: round(statistics.median(each), 3) for size, each in sizes.items()}
+        for part, sizes in times_ms.items()
+    }
+
+
+def _batches(rows: ProfileBatch, size: int, decay_days: float) -> list[ModelInputs]:
+    count = min(BATCHES, len(rows.user_id) // size)
+    parts = (rows.take(range(first, first + size)) for first in range(0, count * size, size))
+    return [model_inputs(part, decay_days) for part in parts]

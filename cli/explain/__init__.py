@@ -1,1 +1,0 @@
-"""`liveprofile profile explain`."""

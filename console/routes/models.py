@@ -1,0 +1,175 @@
+"""Cards and training curves of models, and which user model is in force."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+from fastapi import APIRouter, HTTPException, Request
+from starlette.responses import Response
+
+from console.access import Reader
+from console.charts import LineChart, Sample, line_chart
+from console.formats import EMPTY, number, words
+from console.job import JobReader
+from console.rendering import page, part_page
+from serve.guard import extend_deadline
+from udfs.profile.deployment import KEPT_DEPLOYMENTS, Deployment, UserModels
+
+# A broker that is away takes seconds to tell.
+TOPIC_DEADLINE_S = 10.0
+
+router = APIRouter(prefix="/models")
+
+
+@router.get("")
+async def models(request: Request, caller: Reader) -> Response:
+    return await _cards(request, "Models", request.app.state.models)
+
+
+@router.get("/versions")
+async def versions(request: Request, caller: Reader) -> Response:
+    return page(request, "models/versions.html")
+
+
+@router.get("/versions/list")
+async def version_list(request: Request, caller: Reader) -> Response:
+    extend_deadline(request, TOPIC_DEADLINE_S)
+    reader: JobReader = request.app.state.job
+    version = (await asyncio.to_thread(read_model, *_user_model(request))).version
+    models = await reader.user_models()
+    return part_page(
+        request,
+        "models/version_list.html",
+        "Versions of the user model",
+        back="/models",
+        deployments=models.deployments if models else (),
+        configured=f"{version} ({CONFIGURED})" if version else CONFIGURED,
+        restores=restores,
+        kept=KEPT_DEPLOYMENTS,
+    )
+
+
+@router.get("/versions/card")
+async def version_card(
+    request: Request, caller: Reader, revision: int | None = None, canary: bool = False
+) -> Response:
+    """The card of a deployment's model, without a revision that of the settings."""
+    extend_deadline(request, TOPIC_DEADLINE_S)
+    reader: JobReader = request.app.state.job
+    name, configured = _user_model(request)
+    folder = folder_of(await reader.user_models(), revision, canary, configured)
+    if folder is None:
+        raise HTTPException(404, f"the topic has no model of revision {revision}")
+    return await _cards(request, "Model card", {name: folder})
+
+
+def _user_model(request: Request) -> tuple[str, Path]:
+    """Name and checkpoint of the user model of the settings, which comes first."""
+    return next(iter(request.app.state.models.items()))
+
+
+async def _cards(request: Request, title: str, folders: dict[str, Path]) -> Response:
+    reads = (asyncio.to_thread(read_model, name, folder) for name, folder in folders.items())
+    return page(request, "models/page.html", title=title, models=await asyncio.gather(*reads))
+
+
+MAX_LIST_ITEMS = 8
+FACT_DECIMALS = 6
+# Of the columns of curves.csv, those that say how the training went.
+CURVES = ("loss", "validation_loss", "validation_category_ndcg_at_10", "category_ndcg_at_10")
+
+
+class ModelView(NamedTuple):
+    """card: None if the checkpoint is not on this machine."""
+
+    name: str
+    version: str
+    card: list[tuple[str, list[tuple[str, str]]]] | None  # sections of facts
+    curves: list[tuple[str, LineChart]]
+
+
+def read_model(name: str, folder: Path) -> ModelView:
+    """Reads card.json and curves.csv. Blocks."""
+    try:
+        card = orjson.loads((folder / "card.json").read_bytes())
+    except OSError:
+        return ModelView(name, "", None, [])
+    try:
+        with (folder / "curves.csv").open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except OSError:
+        rows = []
+    return ModelView(name, str(card.get("version", "")), sections(card), curves(rows))
+
+
+def sections(card: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """The single values first, then a section for each group of values."""
+    single = [(words(k), _written(v)) for k, v in card.items() if not isinstance(v, dict)]
+    groups = [(words(k), list(_flat(v))) for k, v in card.items() if isinstance(v, dict)]
+    return [("card", single), *(group for group in groups if group[1])]
+
+
+def curves(rows: Sequence[Mapping[str, str]]) -> list[tuple[str, LineChart]]:
+    """A chart for each of CURVES that the table has, by epoch."""
+    found = []
+    for name in CURVES:
+        values = [
+            (int(float(row["epoch"])), float(row[name])) for row in rows if row.get(name, "") != ""
+        ]
+        samples = [Sample(epoch, value, f"epoch {epoch}: {value:g}") for epoch, value in values]
+        lowest = min((value for _, value in values), default=0.0)
+        chart = line_chart(samples, y_min=lowest, written=lambda epoch: f"epoch {epoch}")
+        if chart is not None:
+            found.append((words(name), chart))
+    return found
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in values.items():
+        name = f"{prefix}{words(key)}"
+        if isinstance(value, dict):
+            yield from _flat(value, f"{name}, ")
+        else:
+            yield name, _written(value)
+
+
+def _written(value: Any) -> str:
+    match value:
+        case bool() | None:
+            return str(value).lower()
+        case int() | float():
+            return number(value, FACT_DECIMALS)
+        case list():
+            shown = ", ".join(map(_written, value[:MAX_LIST_ITEMS]))
+            rest = len(value) - MAX_LIST_ITEMS
+            return f"{shown} and {rest} more" if rest > 0 else shown or "none"
+    return str(value)
+
+
+CONFIGURED = "model.checkpoint of the settings"
+
+
+def restores(deployment: Deployment) -> str:
+    """What a rollback of it restores."""
+    if deployment.canary is None and deployment.model is None:
+        return EMPTY
+    before = deployment.rolls_back_to
+    return CONFIGURED if before is None else f"revision {before}"
+
+
+def folder_of(
+    models: UserModels | None, revision: int | None, canary: bool, configured: Path
+) -> Path | None:
+    """The checkpoint that a link to a card names; None if there is no such deployment."""
+    if revision is None:
+        return configured
+    deployment = models.find(revision) if models else None
+    if deployment is None:
+        return None
+    reference = deployment.canary if canary else deployment.model
+    return reference.path if reference else None

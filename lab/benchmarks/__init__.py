@@ -1,0 +1,1 @@
+"""Benchmarks whose figures seldom change: restarts, segments, storage, memory of batch work."""

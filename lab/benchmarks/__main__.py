@@ -1,0 +1,89 @@
+"""python -m lab.benchmarks: benchmarks whose figures seldom change; prints one line of JSON."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from benchmarks.__main__ import run
+from benchmarks.load.workload import Workload
+from benchmarks.support.command_line import (
+    BENCH_ROOT,
+    USERS,
+    Events,
+    Root,
+    Users,
+    report,
+    report_on_stack,
+)
+from cli.options import Commands
+
+app = Commands(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def restarts(
+    root: Root = BENCH_ROOT,
+    count: Annotated[int, typer.Option(min=1)] = 100,
+    resubmit_every: Annotated[int, typer.Option(min=0)] = 5,
+) -> None:
+    """Measure whether the TaskManager's memory grows with the restarts of a job.
+
+    Options:
+    count: Number of restarts.
+    resubmit_every: Every N-th restart cancels and submits the job instead; 0: never.
+    """
+    from lab.benchmarks.restarts import restarts
+
+    window = Workload(n=200, users=100, hours=1 / 12)
+    report_on_stack(
+        "restarts", lambda stack: restarts(stack, window, count, resubmit_every), window, root=root
+    )
+
+
+@app.command()
+def segments(root: Root = BENCH_ROOT, users: Users = 50_000) -> None:
+    """Measure how fast a sweep applies segments to all users while the job runs."""
+    from lab.benchmarks.segments import segments
+
+    report_on_stack("segments", lambda stack: segments(stack, users), root=root)
+
+
+@app.command()
+def storage(root: Root = BENCH_ROOT, events: Events = 100_000, users: Users = USERS) -> None:
+    """Measure the bytes on Cassandra's disk for each window and score, by table."""
+    from lab.benchmarks.storage import bytes_per_window
+
+    workload = Workload.of(events, users)
+    report("storage", workload, lambda: bytes_per_window(root, workload))
+
+
+@app.command("training-rows")
+def training_rows(root: Root = BENCH_ROOT, windows: str = "20000,200000") -> None:
+    """Measure whether the memory of a training grows with the number of its rows.
+
+    Options:
+    windows: Numbers of training rows (windows), separated by commas.
+    """
+    from lab.benchmarks.training_rows import training_rows, workload_of_windows
+
+    sizes = [int(size) for size in windows.split(",")]
+    workload = workload_of_windows(sizes[0])
+    report("training-rows", workload, lambda: {"sizes": training_rows(root, sizes)})
+
+
+@app.command()
+def audit(records: str = "2000000,20000000") -> None:
+    """Measure whether the memory of an audit grows with the number of records.
+
+    Options:
+    records: Numbers, with commas.
+    """
+    from lab.benchmarks.audit import audit
+
+    report("audit", None, lambda: {"sizes": audit([int(size) for size in records.split(",")])})
+
+
+if __name__ == "__main__":
+    run(app)

@@ -1,0 +1,58 @@
+"""The loads of the benchmarks: errors there falsify their results."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from benchmarks.load.workload import Workload
+from lab.benchmarks import audit, storage, training_rows
+from liveprofile.rows import TABLES
+from liveprofile.settings import load
+from models.profile.data import training_rows as rows
+
+
+@pytest.mark.parametrize("windows", [300, 900])
+def test_training_rows_have_at_least_requested_windows(tmp_path, windows):
+    training_rows.write(
+        training_rows.workload_of_windows(windows), load(window=training_rows.WINDOW), tmp_path
+    )
+    streams = rows.read(tmp_path)
+    assert windows <= len(streams.user_W) < 1.2 * windows
+    assert len(streams.time_ms_N) == training_rows.EVENTS_PER_WINDOW * windows
+
+
+def test_audit_finds_each_generated_record_in_its_class():
+    """`measure` raises if the audit does not account for every record."""
+    assert audit.measure(2_000)["records"] == 2_000
+
+
+def test_files_of_a_table_are_counted_without_snapshots_and_other_tables(tmp_path: Path) -> None:
+    for name, size in (
+        ("score-1a/da-1-bti-Data.db", 100),
+        ("score-1a/da-1-bti-Filter.db", 5),
+        ("score-1a/snapshots/dropped/da-1-bti-Data.db", 1_000),
+        ("score_hours-2b/da-1-bti-Data.db", 10_000),
+    ):
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(bytes(size))
+    assert storage.files_bytes(tmp_path, "score") == 105
+
+
+def test_scores_are_those_of_the_workloads_events() -> None:
+    workload = Workload(1_200, 100, hours=1)
+    parts = list(storage.scored_events(workload, 1_100))
+    rows = list(itertools.chain(*parts))
+    assert [len(part) for part in parts] == [storage.BATCH_ROWS, storage.BATCH_ROWS, 100] and len(
+        rows
+    ) == 1_100
+    assert len({row.event_id for row in rows}) == 1_100
+    assert all(len(row.entities) == 5 and 0 <= row.score <= 1 for row in rows)
+    assert any(row.active_rules for row in rows)
+
+
+def test_every_counted_table_exists() -> None:
+    assert storage.TABLES.keys() <= TABLES.keys()

@@ -1,0 +1,303 @@
+"""Settings of the services that Liveprofile connects to, and of its own servers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+
+from liveprofile.loopback import is_loopback
+from liveprofile.units import DAY_MS
+
+# Cassandra's limit, 20 years. Every row has a TTL: it bounds the tables, and it decides between two
+# writes with equal times (udfs.cassandra.encoding.write_time_us).
+MAX_TTL_S = 20 * 365 * 86_400
+DAY_S = 86_400
+
+Ttl = Annotated[int, Field(ge=1, le=MAX_TTL_S)]
+Port = Annotated[int, Field(ge=1, le=65_535)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def setting(
+    default: Any, about: str, low: float | None = None, high: float | None = None, **options: Any
+) -> Any:
+    """A setting from `low` to `high`. options: of pydantic.Field."""
+    return Field(default, description=about, ge=low, le=high, **options)
+
+
+class Login(Section):
+    """How a client proves who it is with a password, and whom it trusts."""
+
+    username: str = setting("", "no authentication with a password without one")
+    password: SecretStr = setting(SecretStr(""), "of the user")
+    ca_file: str = setting("", "PEM file of trusted certificates; empty: the system's")
+
+
+class Certificate(Section):
+    """How a client or a server proves who it is with TLS."""
+
+    certificate_file: str = setting("", "PEM file with the certificate chain")
+    key_file: str = setting("", "PEM file with the private key")
+    key_password: SecretStr = setting(SecretStr(""), "of an encrypted `key_file`")
+
+    @model_validator(mode="after")
+    def _complete_certificate(self) -> Certificate:
+        if bool(self.certificate_file) != bool(self.key_file):
+            raise ValueError("certificate_file and key_file need each other")
+        if self.key_password.get_secret_value() and not self.key_file:
+            raise ValueError("key_password needs key_file")
+        return self
+
+
+def _named(name: str, own_of_bootstrap: bool = False) -> Any:
+    def full_name(topics: TopicSettings) -> str:
+        end = "-bootstrap" if own_of_bootstrap and topics.bootstrap else ""
+        return f"{topics.prefix}{name}{end}"
+
+    return property(full_name)
+
+
+class TopicSettings(Section):
+    """Names of topics, and how `liveprofile job setup` creates them."""
+
+    prefix: str = setting(
+        "",
+        "before the name of every topic, so that several jobs can share a cluster",
+        pattern=r"^[\w.-]{0,100}$",
+    )
+    partitions: int = setting(4, "of created topics; definitions and models have one", 1, 1000)
+    replication: int = setting(
+        1, "of created topics; 3 in production (docs/deploy.md#requirements)", 1, 10
+    )
+    retention_ms: int = setting(
+        7 * DAY_MS, "of created topics, except those below and compacted ones; -1: unlimited", -1
+    )
+    labels_retention_ms: int = setting(400 * DAY_MS, "of labels and attributes", -1)
+    decisions_retention_ms: int = setting(
+        3_650 * DAY_MS,
+        "of consents, erasures and merges: how long a withdrawal counts, a replay does not bring"
+        " erased users back, and an id stays an alias; -1: unlimited",
+        -1,
+    )
+    bootstrap: bool = setting(
+        False,
+        "set by `liveprofile events bootstrap`: events, alerts and segment changes of the past have"
+        " topics of their own",
+    )
+
+    events = _named("behavior-events", own_of_bootstrap=True)
+    encoded = _named("behavior-events-encoded")
+    rejected = _named("behavior-events-rejected")
+    late = _named("behavior-events-late")
+    alerts = _named("risk-alerts", own_of_bootstrap=True)
+    rules = _named("risk-rules")
+    feedback = _named("risk-feedback")
+    models = _named("user-models")
+    segments = _named("segment-definitions")
+    segment_changes = _named("segment-changes", own_of_bootstrap=True)
+    attributes = _named("user-attributes")
+    consents = _named("user-consents")
+    erasures = _named("user-erasures")
+    merges = _named("user-merges")
+
+
+class KafkaSettings(Login, Certificate):
+    bootstrap_servers: str = setting("localhost:9092", "brokers, separated by commas")
+    group_id: str = setting(
+        "liveprofile",
+        "consumer group of the job, whose offsets each checkpoint commits; scoring uses"
+        " `<group_id>-events`. Two jobs need two groups",
+    )
+    startup_mode: Literal["earliest", "latest", "group"] = setting(
+        "earliest",
+        "where a job without a savepoint starts reading; group: at committed offsets",
+    )
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = setting(
+        "PLAINTEXT", "with SSL: TLS"
+    )
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = setting(
+        "SCRAM-SHA-512", "with SASL; OAUTHBEARER takes no username and password"
+    )
+    oauth_token_url: str = setting(
+        "",
+        "token endpoint of OAUTHBEARER (OIDC client credentials)",
+        pattern="^(https?://.+)?$",
+    )
+    oauth_client_id: str = setting("", "for the token endpoint")
+    oauth_client_secret: SecretStr = setting(SecretStr(""), "for the token endpoint")
+    oauth_scope: str = setting("", "scope of the token")
+    request_timeout_ms: int = setting(15_000, "of requests that commands send to brokers", 100)
+
+    @model_validator(mode="after")
+    def _complete_credentials(self) -> KafkaSettings:
+        if self.certificate_file and not self.uses_tls:
+            raise ValueError("certificate_file needs security_protocol SSL or SASL_SSL")
+        oauth = {
+            name: getattr(self, name)
+            for name in ("oauth_token_url", "oauth_client_id", "oauth_client_secret")
+        }
+        if self.sasl_mechanism != "OAUTHBEARER":
+            if any(oauth.values()) or self.oauth_scope:
+                raise ValueError("settings oauth_... need sasl_mechanism OAUTHBEARER")
+        elif not self.uses_sasl:
+            raise ValueError("OAUTHBEARER needs security_protocol SASL_SSL or SASL_PLAINTEXT")
+        elif missing := [name for name, value in oauth.items() if not value]:
+            raise ValueError(f"OAUTHBEARER needs {', '.join(missing)}")
+        return self
+
+    @property
+    def uses_tls(self) -> bool:
+        return self.security_protocol.endswith("SSL")
+
+    @property
+    def uses_sasl(self) -> bool:
+        return self.security_protocol.startswith("SASL")
+
+    @property
+    def request_timeout_s(self) -> float:
+        return self.request_timeout_ms / 1_000
+
+
+class CassandraSettings(Login, Certificate):
+    contact_points: tuple[str, ...] = setting(("127.0.0.1",), "addresses of some nodes, a list")
+    port: Port = setting(9042, "of the nodes")
+    local_dc: str = setting("datacenter1", "data centre to read from and write to")
+    keyspace: str = setting("liveprofile", "of all tables", pattern=r"^[a-z][a-z0-9_]{0,47}$")
+    replication: int = setting(
+        1,
+        "of a keyspace that the job creates; 3 in production (docs/deploy.md#requirements)",
+        1,
+        10,
+    )
+    ca_file: str = setting("", "PEM file of trusted certificates; empty: no TLS")
+    consistency: Literal["ONE", "LOCAL_ONE", "LOCAL_QUORUM", "QUORUM", "ALL"] = setting(
+        "LOCAL_QUORUM", "of reads and writes"
+    )
+    request_timeout_ms: int = setting(5_000, "of one request", 100)
+    retry_timeout_ms: int = setting(
+        60_000, "retry a failing write for this long, then fail the task", 0
+    )
+    profile_ttl_s: Ttl = setting(180 * DAY_S, "of profiles, look-alikes and segment changes")
+    delta_ttl_s: Ttl = setting(30 * DAY_S, "of `profile_delta`")
+    flag_ttl_s: Ttl = setting(
+        365 * DAY_S, "of flags and their states, `drift_state`, and sizes of segments"
+    )
+    case_ttl_s: Ttl = setting(730 * DAY_S, "of a case after its last change")
+    history_ttl_s: Ttl = setting(
+        400 * DAY_S, "of trends, contacts and plans of campaigns, and the audit trail"
+    )
+
+    @model_validator(mode="after")
+    def _certificate_with_tls(self) -> CassandraSettings:
+        if self.certificate_file and not self.ca_file:
+            raise ValueError("certificate_file needs ca_file, which enables TLS")
+        return self
+
+
+class DecoderSettings(Login):
+    """The schema registry of `liveprofile events decode`, which records in Confluent wire format
+    name.
+    """
+
+    registry_url: str = setting(
+        "",
+        "schema registry of `liveprofile events decode` (docs/data-contract.md#other-formats);"
+        " empty: none",
+        pattern="^(https?://.+)?$",
+    )
+
+    @model_validator(mode="after")
+    def _complete_credentials(self) -> DecoderSettings:
+        if bool(self.username) != bool(self.password.get_secret_value()):
+            raise ValueError("username and password need each other")
+        return self
+
+
+class FlinkSettings(Section):
+    rest_url: str = setting("http://localhost:8081", "REST API of Flink's JobManager")
+
+
+class ServeSettings(Certificate):
+    """The read API and the console. Anything but this machine needs TLS and keys."""
+
+    host: str = setting(
+        "127.0.0.1",
+        "address that servers listen on; any other than loopback needs keys and TLS",
+        min_length=1,
+    )
+    allow_plaintext: bool = setting(
+        False, "listen beyond this machine without TLS, which a proxy must add"
+    )
+    port: int = setting(8070, "of the read API (docs/api.md); 0: any free port", 0, 65_535)
+    authentication: Literal["keys", "none"] = setting(
+        "keys", "none: everybody on this machine may read, nobody may write"
+    )
+    deadline_ms: int = setting(
+        1_200, "a request that takes longer is answered with 503", 100, 60_000
+    )
+    requests_per_s: float = setting(
+        500.0, "of one key, in the long run; twice as many at once", gt=0
+    )
+    max_in_flight: int = setting(512, "requests at once; more are answered with 503", 1)
+    scan_rows: int = setting(
+        500_000,
+        "rows that one funnel, retention, preview or campaign may read through the API",
+        1,
+    )
+    explanations_at_once: int = setting(
+        1, "windows explained at a time, a process of 2 GB each; 0: none", 0, 64
+    )
+    console_port: int = setting(
+        8072, "of the console (docs/console.md); 0: any free port", 0, 65_535
+    )
+    second_approver: bool = setting(
+        True,
+        "rules edited in the console need the approval of another person. The local stack turns it"
+        " off",
+    )
+    api_key_ttl_s: Ttl = setting(
+        365 * DAY_S,
+        "a key expires after this, unless `serve key create --days` says otherwise",
+    )
+
+    @model_validator(mode="after")
+    def _encrypted(self) -> Self:
+        if is_loopback(self.host):
+            return self
+        if self.authentication == "none":
+            raise ValueError(f'host {self.host} is not loopback: it needs authentication = "keys"')
+        if not self.certificate_file and not self.allow_plaintext:
+            raise ValueError(
+                f"host {self.host} is not loopback: it needs certificate_file and key_file, or"
+                " allow_plaintext = true behind a proxy with TLS"
+            )
+        return self
+
+    @property
+    def uses_tls(self) -> bool:
+        return bool(self.certificate_file)
+
+    @property
+    def deadline_s(self) -> float:
+        return self.deadline_ms / 1_000
+
+
+class MetricsSettings(Section):
+    """The exporter of metrics; it listens with address and certificate of `serve`."""
+
+    port: int = setting(
+        8071,
+        "of the exporter, which listens with the address and certificate of `serve`"
+        " (docs/operate.md#monitor); 0: any free port",
+        0,
+        65_535,
+    )
+    token_file: str = setting(
+        "",
+        "file with the token that Prometheus sends, 16 characters or more; empty: none, on loopback"
+        " only",
+    )

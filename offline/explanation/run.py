@@ -1,0 +1,276 @@
+"""Computes which events of a window moved a user's profile."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from liveprofile.consent.changes import ConsentBook
+from liveprofile.errors import InputError
+from liveprofile.events.window import parse_windows
+from liveprofile.feeds.users import read_consents, read_erasures
+from liveprofile.kafka import offsets
+from liveprofile.kafka.records import Record, read_topic
+from liveprofile.privacy.erasures import ErasureBook
+from liveprofile.resources import product_path
+from liveprofile.settings import Settings
+from liveprofile.storage import queries
+from liveprofile.storage.connection import open_session
+from liveprofile.storage.queries import StoredDelta
+from liveprofile.units import DAY_MS
+from liveprofile.wire.payload import split_digests
+from models.profile.model_card import ModelCard
+from offline.backfill import run_job
+from offline.explanation.records import (
+    EventSearch,
+    KnownEvents,
+    known_events,
+    read_stages,
+    record_test,
+)
+from offline.late_windows.chains import events_total, to_batch
+from offline.late_windows.late_events import (
+    LateBook,
+    RecordSelection,
+    choose_late_events,
+    read_late_events,
+    read_rows,
+    write_records,
+)
+from offline.late_windows.run import archived_records, work_folder
+from offline.occlusion import WindowEffects, occlusion_effects
+from udfs.profile.model_feed import load_checkpoint
+from udfs.profile.udf import open_text_encoder
+
+if TYPE_CHECKING:
+    from offline.occlusion import WindowEffects
+
+RefusalKind = Literal[
+    "erased-user", "no-consent", "other-model", "other-events", "other-values", "unknown-window"
+]
+
+
+class ExplanationRefused(InputError):
+    """The window cannot or may not be explained. `kind`: why, for programs."""
+
+    def __init__(self, kind: RefusalKind, detail: str):
+        super().__init__(detail)
+        self.kind, self.detail = kind, detail
+
+
+def as_document(effects: WindowEffects, delta: StoredDelta) -> dict[str, Any]:
+    """All events of a stored window in order of time, with their effects.
+
+    liveprofile.client.analysis_models describes the fields.
+    """
+    before = delta.delta.get("before") or {}
+    return {
+        "user_id": delta.user_id,
+        "window_start_ms": delta.window_start_ms,
+        "window_end_ms": delta.window_end_ms,
+        "model_version": delta.model_version,
+        "events": effects.events,
+        "before": {name: before.get(name) for name in ("churn", "expected_spend")},
+        "stored": effects.served._asdict(),
+        "effects": [effect._asdict() for effect in effects.effects],
+    }
+
+
+# Sums of float32 in another order: relative to the stored value, or a part of a unit.
+LARGEST_DIFFERENCE = 1e-3
+
+
+NO_LATE_EVENT_DAYS = -1.0
+
+
+def model_version(settings: Settings) -> str:
+    """The version of the model in the settings. Raises InputError."""
+    return ModelCard.read(product_path(settings.model.checkpoint)).version
+
+
+def stored_delta(settings: Settings, user_id: str, until_ms: int | None) -> StoredDelta | None:
+    """The delta of the last window that ended by then. Raises ServiceError."""
+    with open_session(settings.cassandra) as session:
+        return next(iter(queries.deltas(session, user_id, 1, until_ms)), None)
+
+
+def explain(
+    settings: Settings,
+    config: Path | None,
+    version: str,
+    delta: StoredDelta,
+    files: Sequence[Path],
+    mapping: Path | None,
+    on_step: Callable[[str], None],
+) -> WindowEffects:
+    """The effects of the events of a stored window.
+
+    config: the settings' file. version: of its model. files, mapping: of earlier events. Raises
+    ExplanationRefused if the user does not allow profiles or was erased, or if the events or the
+    model of the window are not there any more, and ServiceError.
+    """
+    if version != delta.model_version:
+        raise ExplanationRefused(
+            "other-model",
+            f"the window was scored by model {delta.model_version}, model.checkpoint is {version}:"
+            " set model.checkpoint to the folder of that model",
+        )
+    consents = read_consents(settings)
+    check_permission(consents, read_erasures(settings), delta, round(time.time() * 1_000))
+    book = _late_book(settings, consents, delta)
+    with work_folder(None) as folder:
+        known: KnownEvents | None = _known_events(settings, delta)
+        while True:
+            on_step(f"reading events of the user from {settings.topics.events}")
+            selection = RecordSelection(book, settings.window, settings.limits)
+            search = EventSearch(delta.user_id, selection, known)
+            stages = _stages(settings, book, delta, known, files, mapping)
+            write_records(folder / "records.json", search.select(stages))
+            if known is not None and not known.are_in(search.found):
+                raise other_events(delta)
+            earlier, row = _last_rows(settings, config, folder, delta, on_step)
+            if has_stored_events(row, delta):
+                break
+            if not search.stopped:
+                raise other_events(delta)
+            known = None  # a rejected record has the id of a used one: read to the end
+        on_step("scoring the window without each of its events")
+        model = load_checkpoint(settings, product_path(settings.model.checkpoint))
+        effects = occlusion_effects(
+            to_batch([row]),
+            to_batch([earlier]) if earlier else None,
+            model,
+            open_text_encoder(settings, model),
+        )
+    check_values(effects, delta)
+    allowed = consents.allowed(delta.user_id, "recommendation", delta.window_end_ms)
+    return effects if allowed else without_interests(effects)
+
+
+def check_permission(
+    consents: ConsentBook, erasures: ErasureBook, delta: StoredDelta, now_ms: int
+) -> None:
+    """Raises ExplanationRefused for a window of a user who does not allow it, or was erased."""
+    if erasures.is_erased(delta.user_id, delta.window_start_ms):
+        raise ExplanationRefused("erased-user", "the user was erased after this window began")
+    if not consents.allowed(delta.user_id, "profiling", now_ms):
+        raise ExplanationRefused("no-consent", "the user does not allow profiling")
+
+
+def _known_events(settings: Settings, delta: StoredDelta) -> KnownEvents:
+    after = delta.delta["after"]
+    with open_session(settings.cassandra) as session:
+        stored = queries.window_digests(session, delta.user_id, delta.window_end_ms)
+    return known_events(stored, round(after["windows"]), round(after["events"]))
+
+
+def _stages(
+    settings: Settings,
+    book: LateBook,
+    delta: StoredDelta,
+    known: KnownEvents | None,
+    files: Sequence[Path],
+    mapping: Path | None,
+) -> Iterator[Iterator[Record]]:
+    """The records of the files, then those of the topic, the likeliest first."""
+    for file in files:
+        yield archived_records(file, mapping)
+    topic, skew_ms = settings.topics.events, settings.limits.max_clock_skew_ms
+    ranges = offsets.partition_ranges(settings, topic)
+    starts: dict[int, int] = {}
+    if known is not None and known.first_ms is not None:
+        starts = offsets.offsets_at(settings, topic, max(0, known.first_ms - skew_ms))
+    closed_ms = delta.window_end_ms + settings.window.out_of_orderness_ms + skew_ms
+    ends = offsets.offsets_at(settings, topic, closed_ms)
+    left_out = book.left_out.get(delta.user_id, ())
+    for stage in read_stages(ranges, starts, ends, delta.user_id, left_out):
+        yield read_topic(settings, topic, stage)
+
+
+def _last_rows(
+    settings: Settings,
+    config: Path | None,
+    folder: Path,
+    delta: StoredDelta,
+    on_step: Callable[[str], None],
+) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """The rows of the window before, and of the window, from the records in the folder."""
+    shutil.rmtree(folder / "rows", ignore_errors=True)
+    arguments = ["--records", str((folder / "records.json").resolve())]
+    run_job(settings, arguments, folder, config, False, on_step)
+    rows = (
+        row for row in read_rows(folder / "rows") if row["window_end_ms"] <= delta.window_end_ms
+    )
+    earlier, row = deque(chain((None, None), rows), maxlen=2)
+    return earlier, row
+
+
+def _late_book(settings: Settings, consents: ConsentBook, delta: StoredDelta) -> LateBook:
+    """The user's late events: those of a corrected delta are used, others are left out."""
+    user_id = delta.user_id
+    may_be_of_user = record_test(user_id)
+    records = (
+        record
+        for record in read_topic(settings, settings.topics.late)
+        if may_be_of_user(record.value)
+    )
+    late = [
+        event
+        for event in read_late_events(records, settings.topics.events)
+        if event.user_id == user_id
+    ]
+    # The job's own delta has none of them.
+    days = settings.window.correction_days if delta.revision else NO_LATE_EVENT_DAYS
+    now_ms = delta.corrected_at_ms or delta.window_end_ms
+    book = choose_late_events(late, days * DAY_MS, consents, frozenset(), now_ms)
+    book.used.setdefault(user_id, set())
+    return book
+
+
+def has_stored_events(row: Mapping[str, Any] | None, delta: StoredDelta) -> bool:
+    """Whether the window's events, and the number of those before it, are the stored ones."""
+    if row is None or row["window_end_ms"] != delta.window_end_ms:
+        return False
+    windows, _, _ = parse_windows([row["events"]])
+    found = [split_digests(window.digests) for window in windows.rows]
+    return found == [split_digests(delta.digests)] and events_total(row) == _events(delta)
+
+
+def other_events(delta: StoredDelta) -> ExplanationRefused:
+    """The error for events that are not those that the job has used."""
+    return ExplanationRefused(
+        "other-events",
+        f"the user's events until the window's end are not the {_events(delta)} that the job has"
+        " used: earlier ones have expired from the input topic (pass archives of them), or the user"
+        " was erased or has several ids, or consents have changed",
+    )
+
+
+def _events(delta: StoredDelta) -> int:
+    return round(delta.delta["after"]["events"])
+
+
+def check_values(effects: WindowEffects, delta: StoredDelta) -> None:
+    """Raises ExplanationRefused if the recomputed values of the window are not the stored ones."""
+    for name in ("churn", "expected_spend"):
+        stored, recomputed = delta.delta["after"][name], getattr(effects.served, name)
+        if abs(recomputed - stored) > LARGEST_DIFFERENCE * max(stored, 1.0):
+            raise ExplanationRefused(
+                "other-values",
+                f"{name} is {stored:g} in the stored delta, and {recomputed:g} from the user's"
+                " events: the settings of windows or state have changed since, or state has"
+                " expired",
+            )
+
+
+def without_interests(effects: WindowEffects) -> WindowEffects:
+    """What may be shown of a user who does not allow recommendations."""
+    return effects._replace(
+        served=effects.served._replace(interests={}),
+        effects=[each._replace(interests=0.0, moved_interests=[]) for each in effects.effects],
+    )

@@ -1,0 +1,49 @@
+"""A row of a user for every table that has rows about users."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from cassandra.util import uuid_from_time
+
+from liveprofile.privacy.places import TABLES
+from liveprofile.rows.risk import flag_bucket
+from liveprofile.rows.users import segment_bucket
+
+TIME, HOUR = datetime(2026, 1, 5, 9, 35), datetime(2026, 1, 5, 9)
+TIME_US = 1_767_605_700_000_000
+_ENTRY = uuid_from_time(TIME)
+_BUCKETS: dict[str, Callable[[str], int]] = {
+    "risk_flag_by_day": flag_bucket,
+    "campaign_target": lambda user: 0,  # users share a partition
+}
+_BY_TYPE = {
+    **dict.fromkeys(("int", "bigint", "smallint", "tinyint"), 1),
+    **{"text": "x", "timestamp": TIME, "timeuuid": _ENTRY, "uuid": _ENTRY},
+    **{"double": 0.5, "boolean": True, "blob": b"x"},
+}
+
+
+def user_row(table: str, user: str) -> dict[str, Any]:
+    """The user's row of a table, without columns of collections that identify nobody."""
+    named = {
+        "user_id": user,
+        "flag_id": f"flag-{user}",
+        "alert_id": f"flag-{user}",
+        "target": f"{user} some_rule",
+        "bucket": _BUCKETS.get(table, segment_bucket)(user),
+        "hour": HOUR,
+        "day": TIME.date(),
+        "alerts": {f"flag-{user}": TIME, f"expired-{user}": TIME},
+        "segment": "loyal",
+        "remaining": "{}",
+        "entry": uuid_from_time(TIME, node=zlib.crc32(user.encode()), clock_seq=1),
+    }
+    row = {
+        name: named.get(name, _BY_TYPE.get(column.cql.removesuffix(" static")))
+        for name, column in TABLES[table].columns.items()
+    }
+    return {name: value for name, value in row.items() if value is not None}

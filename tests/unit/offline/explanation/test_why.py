@@ -1,0 +1,118 @@
+"""`liveprofile profile explain`: the checks of what was recomputed, and its output."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cli.explain import cause_tables
+from liveprofile.consent.changes import PURPOSES, ConsentBook, ConsentChange
+from liveprofile.features import baselines
+from liveprofile.privacy.erasures import ErasureBook
+from liveprofile.storage.queries import StoredDelta
+from liveprofile.wire.payload import digest
+from liveprofile.wire.window_events import WindowEvent, join
+from offline.explanation.run import (
+    ExplanationRefused,
+    as_document,
+    check_permission,
+    check_values,
+    has_stored_events,
+    other_events,
+    without_interests,
+)
+from offline.occlusion import EventEffect, ServedValues, WindowEffects
+
+END_MS = 1_511_658_000_000
+TEA = EventEffect(
+    "e1", END_MS - 9, "purchase", "9", "tea", 12.5, -0.02, 3.0, 0.1, [("tea", 0.1, 0.2)]
+)
+MILK = EventEffect("e2", END_MS - 8, "view", "8", "milk", 0.0, 0.05, 0.0, 0.01, [])
+FOUND = WindowEffects(2, ServedValues(0.3, 40.0, {"tea": 0.2}), [TEA, MILK])
+
+
+def delta(churn: float = 0.3, spend: float = 40.0, events: int = 7) -> StoredDelta:
+    after = {"churn": churn, "expected_spend": spend, "events": events, "windows": 3}
+    digests = digest("e2") + digest("e1")
+    return StoredDelta("u", 0, END_MS, "m", 2, 12.5, 0.1, 2.0, [], {"after": after}, digests)
+
+
+def row(*event_ids: str, total: int = 7, end_ms: int = END_MS) -> dict[str, Any]:
+    events = [
+        WindowEvent(END_MS - 9, "0", "1", f'{{"event_id": "{name}", "event_type": "view"}}')
+        for name in event_ids
+    ]
+    sums = np.zeros(len(baselines.COLUMNS))
+    sums[baselines.COLUMNS.index("events")] = total
+    return {"window_end_ms": end_ms, "events": join(events), "sums": sums.tolist()}
+
+
+def test_each_value_has_a_table_of_the_events_that_move_it_most() -> None:
+    churn, spend, interests = cause_tables(FOUND, "u", END_MS, 3)
+    assert str(churn.title).startswith("Churn of user u") and "30.0%" in str(churn.title)
+    assert cells(churn, "event") == ["e2", "e1"]
+    assert cells(churn, "because of it") == ["+5.0 points", "-2.0 points"]
+    assert cells(spend, "because of it") == ["+3.00"]  # the other event does not move it
+    assert cells(interests, "because of it")[0] == "tea 10.0% to 20.0%"
+    assert cells(next(iter(cause_tables(FOUND, "u", END_MS, 1))), "event") == ["e2"]
+
+
+def cells(table: Any, header: str) -> list[str]:
+    [column] = [each for each in table.columns if str(each.header) == header]
+    return list(column.cells)
+
+
+def test_document_has_all_events_in_order_of_time() -> None:
+    found = as_document(FOUND, delta())
+    assert [each["event_id"] for each in found["effects"]] == ["e1", "e2"]
+    assert found["stored"] == {"churn": 0.3, "expected_spend": 40.0, "interests": {"tea": 0.2}}
+
+
+def test_user_without_consent_to_recommendations_has_no_interests() -> None:
+    found = without_interests(FOUND)
+    assert len(list(cause_tables(found, "u", END_MS, 3))) == 2
+    assert not found.served.interests and not any(each.interests for each in found.effects)
+    assert [each.churn for each in found.effects] == [-0.02, 0.05]
+
+
+def test_events_of_the_stored_window_are_accepted() -> None:
+    assert has_stored_events(row("e1", "e2"), delta())
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        None,
+        row("e1"),
+        row("e1", "e3"),
+        row("e1", "e2", total=6),
+        row("e1", "e2", end_ms=END_MS - 1),
+    ],
+)
+def test_other_events_than_the_stored_ones_are_refused(other: Any) -> None:
+    assert not has_stored_events(other, delta())
+    assert "are not the 7 that the job has used" in other_events(delta()).detail
+
+
+def test_user_who_was_erased_or_withdrew_is_refused() -> None:
+    consents, erasures = ConsentBook(dict.fromkeys(PURPOSES, True)), ErasureBook()
+    check_permission(consents, erasures, delta(), END_MS)
+    consents.put("u", [ConsentChange(END_MS + 5, "profiling", False)])
+    check_permission(consents, erasures, delta(), END_MS)  # not yet
+    with pytest.raises(ExplanationRefused, match="does not allow profiling") as refused:
+        check_permission(consents, erasures, delta(), END_MS + 5)
+    assert refused.value.kind == "no-consent"
+    erasures.put("u", 1)  # the window began before
+    with pytest.raises(ExplanationRefused) as refused:
+        check_permission(consents, erasures, delta(), END_MS)
+    assert refused.value.kind == "erased-user"
+
+
+def test_values_that_are_not_the_stored_ones_are_refused() -> None:
+    check_values(FOUND, delta(churn=0.3002, spend=40.01))
+    with pytest.raises(ExplanationRefused, match=r"churn is 0\.31 in the stored delta"):
+        check_values(FOUND, delta(churn=0.31))
+    with pytest.raises(ExplanationRefused, match="expected_spend is 42"):
+        check_values(FOUND, delta(spend=42.0))
