@@ -45,15 +45,7 @@ VALUES = (
     *("1790000600123", "1790000600124", "946684799999", "9999999999999999", "1700000000000.0"),
 )
 FIELDS_OF_EVENT = ("event_id", "user_id", "event_type", "item_id", "category_id", "amount")
-BYTES = (
-    b"\xff",
-    b"\xc0\x80",
-    b"\xed\xa0\x80",
-    b"\xef\xbf\xbd",
-    b"\xf4\x90\x80\x80",
-    b"\\",
-    b"\x00",
-)
+BYTES = (b"\xff", b"\xc0\x80", b"\xed\xa0\x80", b"\xef\xbf\xbd", b"\xf4\x90\x80\x80", b"\x1f")
 
 
 def odd_payloads(rng: random.Random, count: int) -> Iterator[bytes]:
