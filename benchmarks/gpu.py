@@ -19,8 +19,6 @@ from udfs.profile.batch import ProfileBatch
 NOT_MEASURED = "not measured: no CUDA GPU"
 BATCH_ROWS = (1, 64, 512)
 BATCHES = 20  # scored per measurement
-# How many of ModelInputs are passed: without memories neither ranker nor value curves run.
-PART_INPUTS = {"passes": 5, "whole": 6}
 
 
 def measure_gpu(checkpoint: Path, workload: Workload, repeats: int) -> dict[str, Any]:
@@ -40,28 +38,20 @@ def measure_gpu(checkpoint: Path, workload: Workload, repeats: int) -> dict[str,
 
 def time_batches(
     model: ProfileModel, rows: ProfileBatch, repeats: int, synchronize: Callable[[], None]
-) -> dict[str, dict[int, float]]:
-    """Medians over the repeats, by part and rows of a batch.
-
-    Parts: `passes` is encoding, trunk and heads, `whole` has the ranker and the value curves too.
-    Sizes of which the rows make no batch are left out.
-    """
-    times_ms: dict[str, dict[int, list[float]]] = {part: {} for part in PART_INPUTS}
+) -> dict[int, float]:
+    """Medians over the repeats, by rows of a batch. Sizes without a batch are left out."""
+    times_ms: dict[int, list[float]] = {}
     for size in BATCH_ROWS:
         batches = _batches(rows, size, model.decay_days)
         for _ in range(repeats if batches else 0):
-            for part, inputs in PART_INPUTS.items():
-                synchronize()
-                started_s = time.perf_counter()
-                for each in batches:
-                    model.score(*each[:inputs])
-                synchronize()
-                spent_ms = 1000 * (time.perf_counter() - started_s)
-                times_ms[part].setdefault(size, []).append(spent_ms / len(batches))
-    return {
-        part: {size: round(statistics.median(each), 3) for size, each in sizes.items()}
-        for part, sizes in times_ms.items()
-    }
+            synchronize()
+            started_s = time.perf_counter()
+            for each in batches:
+                model.score(*each)
+            synchronize()
+            spent_ms = 1000 * (time.perf_counter() - started_s)
+            times_ms.setdefault(size, []).append(spent_ms / len(batches))
+    return {size: round(statistics.median(each), 3) for size, each in times_ms.items()}
 
 
 def _batches(rows: ProfileBatch, size: int, decay_days: float) -> list[ModelInputs]:

@@ -51,23 +51,23 @@ def backfill(
     if labels is not None and pipeline != "scoring":
         raise InputError("--labels needs --pipeline scoring: the profile pipeline has no labels")
     settings = call.settings
-    common = {
-        "config": call.file,
-        "source": file,
-        "mapping": mapping,
-        "cluster": not embedded,
-        "on_step": print_line,
-    }
+    decisions = {}
     if consents:
         runner.check_files(rows, file, mapping, labels)
-        common["consents"], common["erased"] = _decisions(settings)
-    if pipeline == "profile":
-        result = runner.backfill_profile_rows(settings, rows, **common)
-    else:
-        rejected = RejectedLabelReporter(labels or settings.topics.feedback)
-        result = runner.backfill_scoring_rows(
-            settings, rows, **common, labels=labels, on_rejected=rejected
-        )
+        decisions["consents"], decisions["erased"] = _decisions(settings)
+    result = runner.backfill_rows(
+        settings,
+        runner.PROFILE_ROWS if pipeline == "profile" else runner.SCORING_ROWS,
+        rows,
+        config=call.file,
+        source=file,
+        mapping=mapping,
+        labels=labels,
+        cluster=not embedded,
+        on_step=print_line,
+        on_rejected=RejectedLabelReporter(labels or settings.topics.feedback),
+        **decisions,
+    )
     call.print(result._asdict(), f"{result.rows:,} rows in {result.folder}")
 
 

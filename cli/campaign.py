@@ -2,42 +2,35 @@
 
 from __future__ import annotations
 
+import getpass
+import re
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from cassandra.cluster import Session
+from pydantic import ValidationError
 
-from cli.common import Call, format_utc, parse_duration_ms, parse_since_ms, refuse_empty, table
+from cli.common import Call, format_utc, parse_since_ms, refuse_empty, table
 from cli.options import Commands
-from liveprofile.campaigns.plan import Cap, Economics, condition_of
-from liveprofile.campaigns.plan_file import (
-    PlanFile,
-    is_campaign_name,
-    read_plan,
+from liveprofile.campaigns.report import Difference, report_as_json
+from liveprofile.campaigns.store import (
+    find_plan,
+    plan_as_json,
+    read_plans,
+    read_targets,
     write_csv,
-    write_plan,
 )
-from liveprofile.campaigns.plan_store import find_plan, plan_as_json, read_plans, read_targets
-from liveprofile.campaigns.planning import Wish, campaign_of, report_as_json, report_on, summary_of
-from liveprofile.campaigns.uplift import Difference
+from liveprofile.client.analysis_models import CampaignRequest
 from liveprofile.errors import InputError
 from liveprofile.kafka.offsets import partition_ranges
 from liveprofile.units import DAY_MS
 from services import campaigns
-from services.campaigns import choose
 
 campaign = Commands()
 
-PlanArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="PLAN",
-        help="Plan file (Parquet), or the name of a campaign that was planned through the API.",
-        callback=refuse_empty,
-    ),
+NameArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="Name of the campaign.", callback=refuse_empty)
 ]
 
 
@@ -45,7 +38,6 @@ PlanArgument = Annotated[
 def plan(
     call: Call,
     name: str,
-    out: Annotated[Path, typer.Option()],
     csv: Path | None = None,
     when: str | None = None,
     segment: list[str] | None = None,
@@ -57,18 +49,18 @@ def plan(
     cap: str | None = None,
     exclude: Path | None = None,
     start: str | None = None,
+    dry_run: bool = False,
 ) -> None:
     """Choose the users with the most expected gain, and a control group that is not contacted.
 
     Users with an open fraud case, or without marketing consent, are left out.
 
     Example: `liveprofile campaign plan spring --segment lapsing --when "churn < 0.9" --cost 0.2
-    --budget 500 --cap 2/30d --out spring.parquet`
+    --budget 500 --cap 2/30d`
 
     Options:
     name NAME: Name of the campaign: a-z, 0-9, `.`, `_`, `-`.
-    out FILE: Plan file (Parquet).
-    csv FILE: The same as CSV.
+    csv FILE: Also write the plan as CSV.
     when CONDITION: Condition over profile features.
     segment NAME: Only this segment; may be repeated.
     control: Share that is not contacted.
@@ -76,32 +68,33 @@ def plan(
     cost: Of one contact.
     margin: Share of the spend that is gain.
     response: Probability of a purchase. Default: 1 - churn.
-    cap N/SPAN: Frequency cap, such as 2/30d.
+    cap N/DAYS: Frequency cap, such as 2/30d.
     exclude FILE: User ids that must not be contacted.
     start TIME: Outcomes count from here. Default: now.
+    dry_run: Print the summary, store nothing.
     """
-    condition = None if when is None else condition_of(when)
-    start_ms = round(time.time() * 1_000) if start is None else parse_since_ms(start, "--start")
-    wish = Wish(
-        campaign_of(
-            name=name,
-            start_ms=start_ms,
+    try:
+        asked = CampaignRequest(
+            segments=segment or [],
+            when=when,
             control_share=control,
+            budget=budget,
             cost=cost,
+            margin=margin,
+            response=response,
             cap=None if cap is None else _cap(cap),
-        ),
-        Economics(cost, margin, response, budget),
-        condition,
-        frozenset(segment or ()),
-        _user_ids(exclude),
-    )
+        )
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise InputError(f"--{'.'.join(map(str, fault['loc']))}: {fault['msg']}") from None
+    start_ms = round(time.time() * 1_000) if start is None else parse_since_ms(start, "--start")
+    wish = campaigns.wish_of(name, asked, start_ms, "--when")._replace(opted_out=_user_ids(exclude))
+    requested = campaigns.requested_of(asked) | {"excluded": len(wish.opted_out)}
     with call.session() as session:
-        chosen = choose(session, call.settings, wish)
-    result = PlanFile(wish.campaign, chosen.targets)
-    write_plan(out, result)
-    if csv is not None:
-        write_csv(csv, result)
-    summary = summary_of(chosen, wish)
+        by = getpass.getuser()
+        summary = campaigns.plan(session, call.settings, wish, by, requested, dry_run=dry_run)
+        if csv is not None and not dry_run:
+            write_csv(csv, wish.campaign, read_targets(session, find_plan(session, name)))
     reasons = {f"left out: {reason}": n for reason, n in summary["left_out"].items()}
     shown = {name: n for name, n in summary.items() if name != "left_out"} | reasons
     warning = "There is no control group: a report cannot tell what the campaign changes."
@@ -113,22 +106,21 @@ def plan(
 
 
 @campaign.command()
-def send(call: Call, plan: PlanArgument, topic: Annotated[str, typer.Option()]) -> None:
-    """Send the treatment group to a topic as CloudEvents, and store the contacts for caps.
+def send(call: Call, name: NameArgument, topic: Annotated[str, typer.Option()]) -> None:
+    """Send the treatment group to a topic as CloudEvents.
 
-    Sending a plan again sends the same ids and stores nothing new. Users are left out who have
-    withdrawn marketing consent since the plan was made, and whom other campaigns have contacted
-    too often since (`--cap` of the plan).
+    Sending a plan again sends the same ids. Users are left out who have withdrawn marketing consent
+    since the plan was made, and whom other campaigns have contacted too often since (`--cap` of the
+    plan).
 
-    Example: `liveprofile campaign send spring.parquet --topic campaign-targets`
+    Example: `liveprofile campaign send spring --topic campaign-targets`
 
     Options:
     topic TOPIC: Existing topic for the targets.
     """
-    read = _reader(plan)
-    partition_ranges(call.settings, topic)  # an unknown topic is an error before anything is stored
+    partition_ranges(call.settings, topic)  # an unknown topic is an error before the plan is read
     with call.session() as session:
-        sent, left_out = campaigns.send(session, call.settings, read(session), topic)
+        sent, left_out = campaigns.send(session, call.settings, name, topic)
     withdrawn, at_cap = left_out["no_consent"], left_out["frequency_cap"]
     call.print(
         {"sent": sent} | left_out,
@@ -139,23 +131,21 @@ def send(call: Call, plan: PlanArgument, topic: Annotated[str, typer.Option()]) 
 
 @campaign.command()
 def report(
-    call: Call, plan: PlanArgument, days: Annotated[int, typer.Option(min=1, max=3_650)] = 30
+    call: Call, name: NameArgument, days: Annotated[int, typer.Option(min=1, max=3_650)] = 30
 ) -> None:
     """Compare purchases and spend of treatment and control after the start, with 95 % intervals.
 
     Outcomes come from the stored deltas (`cassandra.delta_ttl_s`, 30 days).
 
-    Example: `liveprofile campaign report spring.parquet --days 14`
+    Example: `liveprofile campaign report spring --days 14`
 
     Options:
     days: Days of outcomes after the start.
     """
-    read = _reader(plan)
     with call.session() as session:
-        planned = read(session)
-        about = planned.campaign
-        end_ms = about.start_ms + days * DAY_MS
-        results = report_on(session, planned, end_ms, call.settings.window.length_ms)
+        found, results = campaigns.report(session, call.settings, name, days * DAY_MS)
+    about = found.campaign
+    end_ms = about.start_ms + days * DAY_MS
     shown = ["the plan has no users"]
     if results:
         title = f"Campaign {about.name}, {days} days: treatment / control"
@@ -170,9 +160,7 @@ def report(
 
 @campaign.command(name="list")
 def list_campaigns(call: Call) -> None:
-    """List the campaigns that were planned through the API, newest start first.
-
-    `campaign send` and `campaign report` take their names. Plans in files are not listed.
+    """List the planned campaigns, newest start first.
 
     Example: `liveprofile campaign list --json`
     """
@@ -188,28 +176,16 @@ def list_campaigns(call: Call) -> None:
     }
     call.print(
         [plan_as_json(each) for each in plans],
-        table("Campaigns planned through the API", plans, columns),
+        table("Campaigns", plans, columns),
     )
 
 
-def _reader(plan: str) -> Callable[[Session], PlanFile]:
-    """Returns the function that reads the plan of a file or of a stored campaign.
-
-    A file is read at once. Raises InputError; the function UnknownCampaignError, ServiceError.
-    """
-    file = Path(plan)
-    if file.exists() or file.suffix == ".parquet" or not is_campaign_name(plan):
-        in_file = read_plan(file)
-        return lambda session: in_file
-    return lambda session: read_targets(session, find_plan(session, plan))
-
-
-def _cap(text: str) -> Cap:
-    """Reads a number of contacts and a span. Raises InputError."""
-    count, separator, span = text.partition("/")
-    if not separator or not count.isdecimal() or not int(count):
-        raise InputError(f"--cap {text!r}: not a number of contacts and a span such as 2/30d")
-    return Cap(contacts=int(count), span_ms=parse_duration_ms(span, "--cap"))
+def _cap(text: str) -> dict[str, int]:
+    """Reads a number of contacts and days. Raises InputError."""
+    found = re.fullmatch(r"(\d{1,4})/(\d{1,4})d", text)
+    if found is None:
+        raise InputError(f"--cap {text!r}: not a number of contacts and days such as 2/30d")
+    return {"contacts": int(found[1]), "days": int(found[2])}
 
 
 def _user_ids(file: Path | None) -> frozenset[str]:

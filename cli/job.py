@@ -30,7 +30,7 @@ from liveprofile.kafka.topics import create_topics, missing_topics
 from liveprofile.resources import product_path
 from liveprofile.settings import Settings
 from liveprofile.storage.cql import to_ms
-from liveprofile.storage.migrations.plan import to_apply
+from liveprofile.storage.migrations import to_apply
 from liveprofile.storage.schema import migration_steps, revert_migrations
 
 

@@ -98,7 +98,7 @@ GROUPS = (
         "campaign",
         ADDRESS,
         "Plan a campaign, send it, and report what it changed (docs/campaigns.md)."
-        "\n\nExample: `liveprofile campaign report spring.parquet`",
+        "\n\nExample: `liveprofile campaign report spring`",
         {"cli.campaign": "campaign"},
     ),
     Group(

@@ -15,12 +15,12 @@ from cli.options import Commands
 from cli.progress import count_bar
 from liveprofile.errors import InputError, ServiceError
 from liveprofile.settings import Settings
-from liveprofile.trends.count_store import CassandraCountStore, read_counts, read_series
+from liveprofile.trends.count_store import CountStore, read_counts, read_series
 from liveprofile.trends.counts import ALL, CATEGORY, Series
 from liveprofile.trends.forecast import FIRST_DAYS, SCORED_DAYS
 from liveprofile.trends.funnel import Cohort, FunnelStep
 from liveprofile.trends.points import Point
-from liveprofile.trends.update import KafkaInputTopic
+from liveprofile.trends.update import InputTopic
 from liveprofile.trends.update import update as count
 from liveprofile.units import DAY_MS
 from liveprofile.wire.tokens import EVENT_TYPES
@@ -98,8 +98,8 @@ def update(call: Call, skip_lost: bool = False) -> None:
     settings = call.settings
     with call.session() as session, count_bar("counting", 0, "records") as bar:
         report = count(
-            KafkaInputTopic(settings),
-            CassandraCountStore(session, settings),
+            InputTopic(settings),
+            CountStore(session, settings),
             settings,
             skip_lost=skip_lost,
             progress=bar,

@@ -11,6 +11,7 @@ import dataclasses
 import sys
 from collections.abc import Callable
 from datetime import date, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -105,8 +106,8 @@ def evaluate(
     test_log: TestLogOption = TEST_LOG,
 ) -> None:
     """Compare what a user model serves with the product's and the published baseline models."""
-    from lab.baselines import bgnbd, next_basket
-    from models.profile.evaluation import baseline_models
+    from lab.baselines import next_basket, values
+    from lab.baselines.values import bgnbd
     from models.profile.evaluation.checkpoint_report import checkpoint_report
 
     _measured(
@@ -119,8 +120,8 @@ def evaluate(
             folder,
             part,
             on_progress,
-            next_basket.MODELS,
-            {**baseline_models.MODELS, "bg_nbd": bgnbd.predictions},
+            next_basket.rank_published,
+            partial(values.fit_moments, models={**values.MODELS, "bg_nbd": bgnbd.predictions}),
         ),
     )
 

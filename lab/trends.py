@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import pandas as pd
 import typer
 
 from benchmarks.support.environment import describe
@@ -21,11 +22,10 @@ from cli.shop import MetricName
 from liveprofile.events.validation import AcceptedEvent, accept
 from liveprofile.ingest.replay import open_source
 from liveprofile.settings import Settings
-from liveprofile.trends import distinct_users
-from liveprofile.trends.counts import ALL, CountedCategories, EventCounter, Series
+from liveprofile.trends.counts import ALL, Series, distinct_users, user_hash
 from liveprofile.trends.forecast import FIRST_DAYS, METHODS, SCORED_DAYS, WEEK_DAYS, backtest
 from liveprofile.trends.points import StoredCount, hours_by_day, unit_of
-from liveprofile.trends.update import MAX_CATEGORIES
+from liveprofile.trends.update import CountedEvent, count_events
 
 BUSY_EVENTS = 0.5  # an hour with a smaller forecast is quiet
 
@@ -36,20 +36,21 @@ def count_file(file: Path, mapping: Path | None) -> tuple[list[StoredCount], int
     Returns the counts, and the latest event time.
     """
     limits, now_ms, latest_ms = Settings().limits, round(time.time() * 1e3), 0
-    counter = EventCounter()
+    events: list[CountedEvent] = []
     batches, translator = open_source(file, mapping)
     for batch in batches:
         for value in translator.translate(batch).values:
             event = accept(value, now_ms, limits)
             if isinstance(event, AcceptedEvent):
-                counter.add(event, (0, 0))
+                about = (event.category, event.event_type, event.time_ms, event.amount)
+                events.append(CountedEvent(0, 0, 0, 0, *about, user_hash(event.user_id)))
                 latest_ms = max(latest_ms, event.time_ms)
-    counts = counter.counts(CountedCategories((), MAX_CATEGORIES))
+    counts = count_events(pd.DataFrame(events, columns=list(CountedEvent._fields)), ())
     series = Series(ALL, "", "purchase")
     rows = sorted(counts[("hour", series)].items())
     exact = series.exact_users
     return [
-        StoredCount(start_ms, row.events, row.amount, distinct_users.count(row.user_hashes, exact))
+        StoredCount(start_ms, row.events, row.amount, distinct_users(row.user_hashes, exact))
         for start_ms, row in rows
     ], latest_ms
 

@@ -7,7 +7,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Container, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,6 +47,7 @@ class RowFormat(NamedTuple):
     parquet_schema: pa.Schema
     convert: Callable[[pa.RecordBatch], pa.RecordBatch]
     time_column: str  # of the Parquet rows
+    has_labels: bool = False  # the scoring pipeline reads labels and numbered events
 
 
 class BackfillResult(NamedTuple):
@@ -60,74 +60,61 @@ class BackfillResult(NamedTuple):
     erased: int = 0  # rows of users who were erased at any time, left out
 
 
-def backfill_profile_rows(
+def backfill_rows(
     settings: Settings,
+    rows: RowFormat,
     out: Path,
     *,
     config: Path | None,
     source: Path | None,
     mapping: Path | None = None,
-    cluster: bool = True,
-    on_step: Callable[[str], None] = lambda step: None,
-    consents: ConsentBook | None = None,
-    erased: Container[str] = frozenset(),
-) -> BackfillResult:
-    """Writes the profile pipeline's rows to `out`, one folder per month of the window end.
-
-    Memory use does not grow with the number of rows.
-    out: an empty or missing folder.
-    source: CSV, Parquet or JSON lines, as `liveprofile events replay` reads them; None: the current
-    content of the input topic.
-    cluster: True runs on flink.rest_url, whose machines must see the folder `out`; False runs an
-    embedded Flink.
-    consents: only rows of users who allow training now and did at the end of the window; None: of
-    all users. erased: users without rows.
-    Raises InputError for invalid files and ServiceError if the job fails.
-    """
-    check_files(out, source, mapping)
-    with _work_folder(out) as work:
-        events, event_arguments = _spool_events(source, mapping, work, on_step, numbered=False)
-        run_job(settings, event_arguments, work, config, cluster, on_step)
-        on_step("writing Parquet")
-        counts = _to_parquet(work, out, PROFILE_ROWS, consents, erased)
-    return BackfillResult(events, counts.written, str(out), None, *counts[1:])
-
-
-def backfill_scoring_rows(
-    settings: Settings,
-    out: Path,
-    *,
-    config: Path | None,
-    source: Path | None,
-    labels: Path | None,
-    mapping: Path | None = None,
+    labels: Path | None = None,
     cluster: bool = True,
     on_step: Callable[[str], None] = lambda step: None,
     on_rejected: Callable[[RejectedLabel], None] = lambda row: None,
     consents: ConsentBook | None = None,
     erased: Container[str] = frozenset(),
 ) -> BackfillResult:
-    """Writes the scoring pipeline's rows to `out`, one folder per month of the event time.
+    """Writes a pipeline's rows to `out`, one folder per month of their time column.
 
-    A row holds a scored event and what the job knew at that time. For the other parameters see
-    `backfill_profile_rows`.
-    labels: JSON lines or Parquet, as `liveprofile risk feedback send` reads them; None: the current
-    content of the topic risk-feedback.
+    A row of the scoring pipeline holds a scored event and what the job knew at that time. Memory
+    use does not grow with the number of rows.
+    out: an empty or missing folder.
+    source: CSV, Parquet or JSON lines, as `liveprofile events replay` reads them; None: the current
+    content of the input topic.
+    labels: of SCORING_ROWS: JSON lines or Parquet, as `liveprofile risk feedback send` reads them;
+    None: the current content of the topic risk-feedback.
+    cluster: True runs on flink.rest_url, whose machines must see the folder `out`; False runs an
+    embedded Flink.
     on_rejected: called for each invalid label.
+    consents: only rows of users who allow training now and did at the time of the row; None: of
+    all users. erased: users without rows.
+    Raises InputError for invalid files and ServiceError if the job fails.
     """
     check_files(out, source, mapping, labels)
-    with _work_folder(out) as work:
-        on_step("reading labels")
-        file = work / "labels.txt"
-        valid_labels = keep_valid(
-            read_file_or_topic(settings, labels, UNKNOWN_ANALYST), on_rejected
-        )
-        count = _write_lines(file, map(orjson.dumps, valid_labels), numbered=True)
-        events, event_arguments = _spool_events(source, mapping, work, on_step, numbered=True)
-        arguments = [*event_arguments, "--labels", str(file.resolve())]
+    arguments: list[str] = []
+    events = count = None
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".backfill-", dir=out) as name:
+        work = Path(name)
+        if rows.has_labels:
+            on_step("reading labels")
+            found = keep_valid(read_file_or_topic(settings, labels, UNKNOWN_ANALYST), on_rejected)
+            file = work / "labels.txt"
+            count = _write_lines(file, map(orjson.dumps, found), numbered=True)
+            arguments = ["--labels", str(file.resolve())]
+        if source is None:
+            arguments.append(TOPIC)
+        else:
+            on_step("reading events")
+            batches, translator = open_source(source, mapping)
+            values = (value for batch in batches for value in translator.translate(batch).values)
+            file = work / "events.txt"
+            events = _write_lines(file, values, numbered=rows.has_labels)
+            arguments += ["--events", str(file.resolve())]
         run_job(settings, arguments, work, config, cluster, on_step)
         on_step("writing Parquet")
-        counts = _to_parquet(work, out, SCORING_ROWS, consents, erased)
+        counts = _to_parquet(work, out, rows, consents, erased)
     return BackfillResult(events, counts.written, str(out), count, *counts[1:])
 
 
@@ -143,31 +130,6 @@ def check_files(
         raise InputError(f"--mapping {mapping} needs FILE: the topic holds events")
     if labels is not None:
         estimate_rows(labels)
-
-
-@contextmanager
-def _work_folder(out: Path) -> Iterator[Path]:
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".backfill-", dir=out) as name:
-        yield Path(name)
-
-
-def _spool_events(
-    source: Path | None,
-    mapping: Path | None,
-    work: Path,
-    on_step: Callable[[str], None],
-    *,
-    numbered: bool,
-) -> tuple[int | None, list[str]]:
-    """Writes the source's events to a file; returns their number and the job's arguments."""
-    if source is None:
-        return None, [TOPIC]
-    on_step("reading events")
-    batches, translator = open_source(source, mapping)
-    values = (value for batch in batches for value in translator.translate(batch).values)
-    file = work / "events.txt"
-    return _write_lines(file, values, numbered=numbered), ["--events", str(file.resolve())]
 
 
 def _write_lines(file: Path, values: Iterable[bytes], *, numbered: bool) -> int:
@@ -189,7 +151,7 @@ def run_job(
 ) -> None:
     """Runs the backfill job, which writes the folder `rows` in `work`. Raises ServiceError.
 
-    arguments: where its events are. For the others see `backfill_profile_rows`.
+    arguments: where its events are. For the others see `backfill_rows`.
     """
     arguments = [*arguments, "--rows", str((work / "rows").resolve())]
     if config is not None:
@@ -337,4 +299,5 @@ SCORING_ROWS = RowFormat(
     training_rows.SCORING_STORED.append(MONTH_FIELD),
     _convert_scoring_rows,
     "event_ms",
+    has_labels=True,
 )

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from liveprofile.alerts.cases.flags import UnknownFlag
 from liveprofile.alerts.cases.states import TransitionError
-from liveprofile.campaigns.plan_store import CampaignExistsError, UnknownCampaignError
+from liveprofile.campaigns.store import CampaignExistsError, UnknownCampaignError
 from liveprofile.errors import InputError, LiveprofileError, ServiceError
 from liveprofile.feeds.definition_changes import DefinitionsChangedError
 from liveprofile.rules.definitions import DefinitionsError

@@ -16,7 +16,7 @@ from cassandra.cluster import Session
 from cassandra.util import datetime_from_uuid1, uuid_from_time
 
 from liveprofile.alerts.cases.states import TransitionError
-from liveprofile.campaigns.plan_store import CampaignExistsError
+from liveprofile.campaigns.store import CampaignExistsError
 from liveprofile.errors import InputError
 from liveprofile.feeds.definition_changes import DefinitionsChangedError
 from liveprofile.rules.proposals import OwnProposalError, ProposalDecidedError, UnknownProposalError

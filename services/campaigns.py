@@ -7,27 +7,29 @@ from typing import Any
 
 from cassandra.cluster import Session
 
-from liveprofile.campaigns import contacts
-from liveprofile.campaigns.plan import Cap, Economics, Plan, Target, condition_of
-from liveprofile.campaigns.plan_file import PlanFile
-from liveprofile.campaigns.plan_store import (
+from liveprofile.campaigns.plan import (
+    Campaign,
+    Cap,
+    Plan,
+    Target,
+    Wish,
+    condition_of,
+    summary_of,
+)
+from liveprofile.campaigns.report import Uplift, report_on
+from liveprofile.campaigns.store import (
     StoredPlan,
+    Watch,
     bucket_targets,
     find_plan,
+    messages,
+    plan_campaign,
     read_plans,
     read_targets,
     require_new,
+    still_allowed,
     store_plan,
 )
-from liveprofile.campaigns.planning import (
-    Watch,
-    Wish,
-    campaign_of,
-    plan_campaign,
-    report_on,
-    summary_of,
-)
-from liveprofile.campaigns.uplift import Uplift
 from liveprofile.client.analysis_models import CampaignRequest
 from liveprofile.consent.changes import ConsentBook
 from liveprofile.consent.store import read_changes
@@ -35,26 +37,25 @@ from liveprofile.feeds.users import read_consents
 from liveprofile.kafka.records import send_all
 from liveprofile.settings import Settings
 from liveprofile.storage.cql import now_ms
-from liveprofile.units import DAY_MS
 from services.audit import AuditEntry, audited
 
 
-def wish_of(name: str, body: CampaignRequest, now_ms: int) -> Wish:
-    """Raises InputError for a name or a condition."""
-    start_ms = now_ms if body.start_ms is None else body.start_ms
-    cap = body.cap and Cap(contacts=body.cap.contacts, span_ms=body.cap.days * DAY_MS)
+def wish_of(name: str, body: CampaignRequest, now_ms: int, when: str = "when") -> Wish:
+    """when: names the condition in messages. Raises InputError for a name or a condition."""
     return Wish(
-        campaign_of(
+        Campaign.of(
             name=name,
-            start_ms=start_ms,
+            start_ms=now_ms if body.start_ms is None else body.start_ms,
             control_share=body.control_share,
             cost=body.cost,
-            cap=cap,
+            cap=body.cap and Cap(contacts=body.cap.contacts, days=body.cap.days),
         ),
-        Economics(body.cost, body.margin, body.response, body.budget),
-        None if body.when is None else condition_of(body.when, "when"),
+        None if body.when is None else condition_of(body.when, when),
         frozenset(body.segments),
         frozenset(body.excluded),
+        body.margin,
+        body.response,
+        body.budget,
     )
 
 
@@ -69,17 +70,17 @@ def choose(session: Session, settings: Settings, wish: Wish, *, watch: Watch = i
     return plan_campaign(session, wish, allows, watch)
 
 
-def send(
-    session: Session, settings: Settings, planned: PlanFile, topic: str
-) -> tuple[int, dict[str, int]]:
-    """Sends the treatment group to a topic, and counts the contacts of those who are sent.
+def send(session: Session, settings: Settings, name: str, topic: str) -> tuple[int, dict[str, int]]:
+    """Sends the treatment group to a topic.
 
     Returns how many were sent, and how many were left out by reason: no_consent, frequency_cap.
+    Raises UnknownCampaignError.
     """
+    found = find_plan(session, name)
     allows = read_consents(settings).allowing("marketing", now_ms())
-    remaining, left_out = contacts.still_allowed(session, planned, allows)
-    contacts.store_contacts(session, settings, remaining)
-    return send_all(settings, topic, contacts.messages(remaining)), left_out
+    users = read_targets(session, found)
+    remaining, left_out = still_allowed(session, found.campaign, users, allows)
+    return send_all(settings, topic, messages(found.campaign, remaining)), left_out
 
 
 def plan(
@@ -103,8 +104,9 @@ def plan(
         require_new(session, wish.campaign.name)  # before a scan that takes long
         found = choose(session, settings, wish, watch=watch)
         entry.after = summary_of(found, wish)
-        file = PlanFile(wish.campaign, found.targets)
-        store_plan(session, settings, file, by, dict(requested), entry.after)
+        store_plan(
+            session, settings, wish.campaign, found.targets, by, dict(requested), entry.after
+        )
         return entry.after
 
 
@@ -137,5 +139,5 @@ def report(
     """Outcomes of `days_ms` from the start. Raises UnknownCampaignError."""
     found = find_plan(session, name)
     end_ms = found.campaign.start_ms + days_ms
-    file = read_targets(session, found)
-    return found, report_on(session, file, end_ms, settings.window.length_ms, watch)
+    users, window_ms = read_targets(session, found), settings.window.length_ms
+    return found, report_on(session, found.campaign, users, end_ms, window_ms, watch)

@@ -17,8 +17,8 @@ from liveprofile.errors import ServiceError
 from liveprofile.settings import Settings
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import now_ms
-from liveprofile.trends.count_store import CassandraCountStore
-from liveprofile.trends.update import KafkaInputTopic, update
+from liveprofile.trends.count_store import CountStore
+from liveprofile.trends.update import InputTopic, update
 from liveprofile.units import DAY_MS
 from serve.keys import Role, new_key, write_key
 from services import campaigns
@@ -49,7 +49,7 @@ def open_console(
     closed_ms: end of the last closed window. Raises ServiceError.
     """
     with open_session(settings.cassandra) as session:
-        update(KafkaInputTopic(settings), CassandraCountStore(session, settings), settings)
+        update(InputTopic(settings), CountStore(session, settings), settings)
         _plan_example(session, settings, closed_ms - OUTCOME_DAYS * DAY_MS)
         made = new_key(KEY_NAME, Role.ADMIN, "make demo", now_ms(), KEY_TTL_S)
         write_key(session, made.stored, now_ms())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
@@ -43,27 +42,40 @@ def send_ring(settings: Settings, last_ms: int) -> RingResult:
     offsets.wait_for_scoring(settings, CATCH_UP_TIMEOUT_S)
     start = datetime.fromtimestamp(last_ms / 1000, UTC).date() + timedelta(days=1)
     events = list(shared_device_ring(USERS, DEVICES, seed=SEED, hours=12.0, start=start).records())
-    sent_s: dict[str, float] = {}
+    sent_s: dict[str, float] = {}  # event id -> send time (monotonic)
+    # id -> (alert, purchases sent so far, latency in ms)
     alerts: dict[str, tuple[dict[str, Any], int, float]] = {}
+    last_alert_s = 0.0
+
+    def read_alerts(consumer: Consumer) -> None:
+        nonlocal last_alert_s
+        for record in consumer.consume(100, timeout=SEND_INTERVAL_S):
+            if record.error() is not None:
+                continue
+            now_s, alert = time.monotonic(), orjson.loads(record.value())
+            event_id = alert["data"].get("event_id")
+            if event_id in sent_s and alert["id"] not in alerts:
+                alerts[alert["id"]] = alert, len(sent_s), (now_s - sent_s[event_id]) * 1000
+            last_alert_s = now_s
+
     producer = Producer(client_config(settings.kafka) | {"linger.ms": 0})
     with closing(_alert_consumer(settings)) as consumer:
         for event in events:
             sent_s[event["event_id"]] = time.monotonic()
             producer.produce(settings.topics.events, orjson.dumps(event), event["user_id"].encode())
-            for alert in _read_alerts(consumer, SEND_INTERVAL_S):
-                _record_alert(alert, sent_s, alerts)
+            read_alerts(consumer)
         producer.flush()
         began_s = last_alert_s = time.monotonic()
-        while time.monotonic() - last_alert_s < QUIET_S and time.monotonic() - began_s < MAX_WAIT_S:
-            for alert in _read_alerts(consumer, SEND_INTERVAL_S):
-                _record_alert(alert, sent_s, alerts)
-                last_alert_s = time.monotonic()
-    _close_windows(settings, max(event["event_time"] for event in events))
+        while time.monotonic() < min(last_alert_s + QUIET_S, began_s + MAX_WAIT_S):
+            read_alerts(consumer)
+    heartbeats = ReplayProducer(settings, settings.topics.events, lambda _: None)
+    last_event_ms = max(event["event_time"] for event in events)
+    heartbeats.send_heartbeats(closing_time_ms(last_event_ms, settings.window))
+    heartbeats.flush()
     if not alerts:
         raise ServiceError(f"no alert for {len(events)} purchases on {DEVICES} devices")
-    first_alert, purchases_sent, first_alert_ms = next(iter(alerts.values()))
     users = {alert["subject"] for alert, _, _ in alerts.values()}
-    return RingResult(len(events), len(users), first_alert, purchases_sent, first_alert_ms)
+    return RingResult(len(events), len(users), *next(iter(alerts.values())))
 
 
 def _alert_consumer(settings: Settings) -> Consumer:
@@ -74,30 +86,3 @@ def _alert_consumer(settings: Settings) -> Consumer:
     ranges = offsets.partition_ranges(settings, topic)
     consumer.assign([TopicPartition(topic, number, part.end) for number, part in ranges.items()])
     return consumer
-
-
-def _read_alerts(consumer: Consumer, timeout_s: float) -> Iterator[dict[str, Any]]:
-    for record in consumer.consume(100, timeout=timeout_s):
-        if record.error() is None:
-            yield orjson.loads(record.value())
-
-
-def _record_alert(
-    alert: dict[str, Any],
-    sent_s: dict[str, float],
-    alerts: dict[str, tuple[dict[str, Any], int, float]],
-) -> None:
-    """Adds an alert of the ring to `alerts`: id -> (alert, purchases sent so far, latency in ms).
-
-    sent_s: event id -> send time (monotonic).
-    """
-    event_id = alert["data"].get("event_id")
-    if event_id in sent_s and alert["id"] not in alerts:
-        latency_ms = (time.monotonic() - sent_s[event_id]) * 1000
-        alerts[alert["id"]] = (alert, len(sent_s), latency_ms)
-
-
-def _close_windows(settings: Settings, last_ms: int) -> None:
-    producer = ReplayProducer(settings, settings.topics.events, lambda _: None)
-    producer.send_heartbeats(closing_time_ms(last_ms, settings.window))
-    producer.flush()

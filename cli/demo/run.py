@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +18,18 @@ from rich.live import Live
 
 from cli import audit
 from cli.common import config_file
-from cli.demo import ring, scene, tour, view
+from cli.demo import ring, scene, view
 from cli.demo.open_console import Opened, open_console
 from cli.demo.scene import Purchases
-from cli.demo.steps import Steps
-from cli.demo.tour import Tour
 from cli.demo.watch import JobWatcher, Snapshot
-from liveprofile.audit.reconciliation import Reconciliation
-from liveprofile.errors import ServiceError, ServiceUnavailableError
+from liveprofile.errors import LiveprofileError, ServiceError, ServiceUnavailableError
 from liveprofile.flink import rest
 from liveprofile.ingest.replay import ReplayResult, replay
 from liveprofile.settings import CONFIG_VARIABLE, Settings
 from liveprofile.storage import queries
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import read
+from models.profile.model_card import ModelCard
 from stack import DEFAULT_ROOT
 from stack.local import Stack
 
@@ -39,6 +38,42 @@ JOB_START_TIMEOUT_S = 600.0
 STALL_S = 240.0  # the demo fails if no event is read or stored for so long
 LOOK_EVERY_S = 0.7
 PLAIN_LINE_EVERY_S = 5.0
+
+
+class Steps:
+    """Runs steps one after the other. seconds: the duration of each step, by name."""
+
+    def __init__(self, console: Console):
+        self._console = console
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def step(
+        self, name: str, doing: str, log: Path, done: str = "", spinner: bool = True
+    ) -> Iterator[None]:
+        """Runs the body of the `with` statement as one step, and prints `done` if it is given.
+
+        doing: shown while the step runs. log: named in the error message.
+        Raises errors of services and files as a LiveprofileError of the same class whose message is
+        one line with the step and the log.
+        """
+        started_s = time.monotonic()
+        try:
+            with self._console.status(doing) if spinner else nullcontext():
+                yield
+        except LiveprofileError as error:
+            raise type(error)(one_line(error, doing, log)) from None
+        except OSError as error:
+            raise ServiceError(one_line(error, doing, log)) from None
+        duration_s = self.seconds[name] = round(time.monotonic() - started_s, 1)
+        if done:
+            self._console.print(f"✓ {done} ({duration_s:.1f} s)", soft_wrap=True)
+
+
+def one_line(error: Exception, doing: str, log: Path) -> str:
+    """Formats an error as `<step>: <first line>; log: <path>`, unless the line names a log."""
+    line = str(error).splitlines()[0].rstrip(":") if str(error) else type(error).__name__
+    return f"{doing}: {line}" + ("" if ".log" in line else f"; log: {log}")
 
 
 def run(
@@ -59,52 +94,62 @@ def run(
     up = "Kafka, Cassandra and Flink are up"
     with (
         ThreadPoolExecutor(1) as pool,
-        steps.step("stack", "starting Kafka, Cassandra and Flink", up, stack.root),
+        steps.step("stack", "starting Kafka, Cassandra and Flink", stack.root, up),
     ):
         preparing = pool.submit(scene.purchases, stack.root / "demo", every_nth_household)
         stack.start()
         purchases = preparing.result()
     file, settings = scene.write_settings(stack)
+    horizon_days = ModelCard.read(settings.model.checkpoint).horizon_days
     job_id = scene.interrupted_job(stack, settings)
     sent: set[bytes] = set()
     if job_id:
         resumed = "the job of the interrupted demo still runs: resuming its replay"
-        with steps.step("resume", "reading what was sent", resumed, stack.kafka.log):
+        with steps.step("resume", "reading what was sent", stack.kafka.log, resumed):
             sent = scene.sent_payloads(settings)
     else:
-        job_id = _start_job(stack, steps, file, settings)
+        with steps.step("clear", "clearing up", stack.jobmanager.log, "earlier demos are removed"):
+            scene.clear(settings)
+        running = "the job is running and its model is warm"
+        with steps.step("submit", "submitting the job", stack.jobmanager.log, running):
+            job_id = scene.submit(file, settings, JOB_START_TIMEOUT_S)
+        scene.remember_job(stack, job_id)
     with open_session(settings.cassandra) as session:
-        console.print(view.heading(_about(purchases)))
-        with steps.step("replay", "replaying", None, stack.taskmanager.log, spinner=False):
-            last = _Replay(session, settings, purchases, job_id, sent).shown_on(console)
-        with steps.step("audit", "auditing", None, stack.kafka.log, spinner=False):
+        about = f"{purchases.rows:,} purchases of {purchases.households} households"
+        console.print(view.heading(f"A year of groceries: {about} through Kafka, at full speed"))
+        with steps.step("replay", "replaying", stack.taskmanager.log, spinner=False):
+            replayed = _Replay(session, settings, purchases, job_id, sent, horizon_days)
+            last = replayed.shown_on(console)
+        with steps.step("audit", "auditing", stack.kafka.log, spinner=False):
             account = audit.run_audit(settings)
-        found = _collect(session, settings, account)
-    console.print(view.tour(found))
+        users = sorted(row.user_id for row in read(session, "SELECT user_id FROM user_profile"))
+        flags = [flag for user in users for flag in queries.flags(session, user)]
+        changes = view.largest_changes(_latest(session, users))
+    console.print(view.tour(changes, flags, account, horizon_days))
     about = f"Simulated fraud ring: {ring.USERS} accounts on {ring.DEVICES} devices start to buy"
     console.print(view.heading(about))
     scene.forget_job(stack)  # the ring can be sent only once
-    with steps.step("ring", "sending the ring's purchases", None, stack.taskmanager.log):
+    with steps.step("ring", "sending the ring's purchases", stack.taskmanager.log):
         alerts = ring.send_ring(settings, last.closed_ms)
     console.print(view.ring(alerts))
     opened: Opened | None = None
     if stays:
         # The settings file names the demo's keyspace now.
-        with steps.step("api", "starting the read API", None, stack.api.log):
+        with steps.step("api", "starting the read API", stack.api.log):
             stack.api.stop()
             stack.api.start()
-        user = found.changes[0].profile.user_id if found.changes else "USER"
-        with steps.step("console", "starting the console", None, stack.console.log):
+        user = changes[0].profile.user_id if changes else "USER"
+        with steps.step("console", "starting the console", stack.console.log):
             opened = open_console(stack.console, settings, last.closed_ms, user)
         console.print(view.console_access(opened))
         console.print(view.commands(_next(stack, file, user)))
     return {
-        "ok": account.ok and last.profiles > 0 and bool(found.explained),
+        "ok": account.ok and last.profiles > 0 and bool(flags),
         "households": purchases.households,
         "purchases": purchases.rows,
         "profiles": last.profiles,
-        "flags": found.flags,
-        "shown": [one.profile.user_id for one in found.changes],
+        "flags": len(flags),
+        "shown": [one.profile.user_id for one in changes],
         "ring": {
             "users_flagged": alerts.users_flagged,
             "first_alert_ms": round(alerts.first_alert_ms),
@@ -117,32 +162,8 @@ def run(
     }
 
 
-def _start_job(stack: Stack, steps: Steps, file: Path, settings: Settings) -> str:
-    cleared = "the job, topics and tables of an earlier demo are removed"
-    with steps.step("clear", "clearing up", cleared, stack.jobmanager.log) as step:
-        if not scene.clear(settings):
-            step.done = None
-    running = "the job is running and its model is warm"
-    with steps.step("submit", "submitting the job", running, stack.jobmanager.log):
-        job_id = scene.submit(file, settings, JOB_START_TIMEOUT_S)
-    scene.remember_job(stack, job_id)
-    return job_id
-
-
-def _collect(session: Session, settings: Settings, account: Reconciliation) -> Tour:
-    users = sorted(row.user_id for row in read(session, "SELECT user_id FROM user_profile"))
-    flags = [flag for user in users for flag in queries.flags(session, user)]
-    return Tour(
-        changes=tour.largest_changes(_latest(session, users)),
-        explained=tour.strongest_flags(flags),
-        flags=len(flags),
-        account=account,
-        horizon_days=scene.horizon_days(settings),
-    )
-
-
 class _Replay:
-    """Sends in a thread of its own and watches the job meanwhile. `sent`: payloads to skip."""
+    """Sends in a thread of its own and watches the job meanwhile. `skip`: payloads to leave out."""
 
     def __init__(
         self,
@@ -150,18 +171,16 @@ class _Replay:
         settings: Settings,
         purchases: Purchases,
         job_id: str,
-        sent: set[bytes],
+        skip: set[bytes],
+        horizon_days: int,
     ):
         self._settings, self._purchases, self._job_id = settings, purchases, job_id
-        self._skip = sent
+        self._skip, self._sent, self._horizon_days = skip, len(skip), horizon_days
         self._watcher = JobWatcher(session, settings)
         self._snapshot = self._watcher.look()
-        self._horizon_days = scene.horizon_days(settings)
-        self._sent = len(sent)
 
     def shown_on(self, console: Console) -> Snapshot:
         """Returns when every sent event is in a stored profile. Raises ServiceError."""
-        started_s = time.monotonic()
         with ThreadPoolExecutor(1) as pool:
             sending = pool.submit(
                 replay,
@@ -177,15 +196,9 @@ class _Replay:
                 with Live(console=console, get_renderable=self._picture, refresh_per_second=5):
                     for snapshot in self._looks(sending):
                         self._snapshot = snapshot
-                    self._average(started_s)
             else:
                 self._print_lines(console, sending)
         return self._snapshot
-
-    def _average(self, started_s: float) -> None:
-        """In the end the view shows the average rate of the whole replay."""
-        pace = self._snapshot.profiles / (time.monotonic() - started_s)
-        self._snapshot = self._snapshot._replace(profiles_per_s=pace)
 
     def _count(self, events: int) -> None:
         self._sent += events
@@ -197,13 +210,10 @@ class _Replay:
         started_s = time.monotonic()
         printed_s = -PLAIN_LINE_EVERY_S
         for snapshot in self._looks(sending):
-            self._snapshot = snapshot
-            now_s = time.monotonic() - started_s
+            self._snapshot, now_s = snapshot, time.monotonic() - started_s
             if now_s - printed_s >= PLAIN_LINE_EVERY_S:
-                console.print(view.plain_line(self._snapshot, self._sent, now_s), soft_wrap=True)
+                console.print(view.plain_line(snapshot, self._sent, now_s), soft_wrap=True)
                 printed_s = now_s
-        self._average(started_s)
-        now_s = time.monotonic() - started_s
         console.print(view.plain_line(self._snapshot, self._sent, now_s), soft_wrap=True)
 
     def _looks(self, sending: Future[ReplayResult]) -> Iterator[Snapshot]:
@@ -238,13 +248,6 @@ class _Replay:
             )
 
 
-def _about(purchases: Purchases) -> str:
-    return (
-        f"A year of groceries: {purchases.rows:,} purchases of {purchases.households} households"
-        " through Kafka, at full speed"
-    )
-
-
 def _latest(
     session: Session, users: list[str]
 ) -> Iterator[tuple[queries.StoredProfile, queries.StoredDelta]]:
@@ -268,10 +271,7 @@ def _next(stack: Stack, file: Path, user: str) -> list[tuple[str, str]]:
         (f"{program} profile deltas {user}", "what its latest days changed"),
         (f"{program} profile flags", "the latest risk flags"),
         (f"{program} risk alerts --follow", "alerts as they arrive"),
-        (
-            f"curl {stack.api.url}/v1/users/{user}",
-            "the household's profile over HTTP (docs/api.md)",
-        ),
+        (f"curl {stack.api.url}/v1/users/{user}", "the same profile over HTTP (docs/api.md)"),
         (f"{program} job status", "state, rates and lag of the job"),
         (stack.rest_url, "Flink's web interface"),
         (stop, "stop everything, the console too; `make demo` starts over"),

@@ -30,7 +30,6 @@ from liveprofile.resources import ROOT
 from liveprofile.settings import Settings, load
 from liveprofile.storage import connection
 from liveprofile.units import DAY_MS, MINUTE_MS
-from models.profile.model_card import ModelCard
 from stack.local import Stack, to_toml
 
 # A few households with their whole year: rules compare a day with the past.
@@ -104,34 +103,26 @@ def purchases(folder: Path, every: int = EVERY_NTH_HOUSEHOLD) -> Purchases:
     return Purchases(file, table.num_rows, pc.count_distinct(table["household_id"]).as_py())
 
 
-def clear(settings: Settings) -> bool:
-    """Cancels the job of an earlier demo and drops its topics and tables; True if any existed.
-
-    Raises ServiceError.
-    """
+def clear(settings: Settings) -> None:
+    """Cancels the job of an earlier demo and drops its topics and tables. Raises ServiceError."""
     rest_url = settings.flink.rest_url
-    jobs = rest.request(rest_url, "/jobs/overview")["jobs"]
-    running = [
-        job for job in jobs if job["name"] == NAME and job["state"] not in rest.TERMINAL_STATES
-    ]
-    for job in running:
-        rest.cancel(rest_url, job["jid"])
-    topics_dropped = _drop_topics(settings)
-    keyspace_dropped = _drop_keyspace(settings)
-    return bool(running) or topics_dropped or keyspace_dropped
+    for job in rest.request(rest_url, "/jobs/overview")["jobs"]:
+        if job["name"] == NAME and job["state"] not in rest.TERMINAL_STATES:
+            rest.cancel(rest_url, job["jid"])
+    _drop_topics(settings)
+    _drop_keyspace(settings)
 
 
-def _drop_topics(settings: Settings) -> bool:
+def _drop_topics(settings: Settings) -> None:
     admin = AdminClient(client_config(settings.kafka))
     names = topic_configs(settings.topics).keys()
     timeout_s = settings.kafka.request_timeout_s
+    deadline_s = time.monotonic() + RELEASE_TIMEOUT_S
     try:
-        present = sorted(names & admin.list_topics(timeout=timeout_s).topics.keys())
-        if not present:
-            return False
-        for deleted in admin.delete_topics(present, operation_timeout=RELEASE_TIMEOUT_S).values():
-            deleted.result()
-        deadline_s = time.monotonic() + RELEASE_TIMEOUT_S
+        if present := sorted(names & admin.list_topics(timeout=timeout_s).topics.keys()):
+            deleting = admin.delete_topics(present, operation_timeout=RELEASE_TIMEOUT_S)
+            for deleted in deleting.values():
+                deleted.result()
         while names & admin.list_topics(timeout=timeout_s).topics.keys():
             if time.monotonic() > deadline_s:
                 raise ServiceError(f"Kafka still lists {', '.join(present)} after deleting them")
@@ -140,23 +131,19 @@ def _drop_topics(settings: Settings) -> bool:
         raise ServiceError(
             f"Kafka did not delete the demo's topics: {error.args[0].str()}"
         ) from None
-    return True
 
 
-def _drop_keyspace(settings: Settings) -> bool:
+def _drop_keyspace(settings: Settings) -> None:
     keyspace = settings.cassandra.keyspace
     session = connection.connect(settings.cassandra, use_keyspace=False)
     try:
-        if keyspace not in session.cluster.metadata.keyspaces:
-            return False
-        session.execute(f"DROP KEYSPACE {keyspace}", timeout=60)
+        session.execute(f"DROP KEYSPACE IF EXISTS {keyspace}", timeout=60)
     except (NoHostAvailable, DriverException, ErrorMessage) as error:
         raise ServiceError(
             f"Cassandra did not drop {keyspace}: {connection.describe_error(error)}"
         ) from None
     finally:
         connection.close(session)
-    return True
 
 
 def submit(file: Path, settings: Settings, timeout_s: float) -> str:
@@ -197,11 +184,6 @@ def sent_payloads(settings: Settings) -> set[bytes]:
     """The payloads of all purchases in the demo's topic. Raises ServiceError."""
     records = read_topic(settings, settings.topics.events)
     return {record.value for record in records if record.value and record.key is not None}
-
-
-def horizon_days(settings: Settings) -> int:
-    """The horizon of the model's churn and spend predictions."""
-    return ModelCard.read(settings.model.checkpoint).horizon_days
 
 
 def _require_slots(settings: Settings) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from cli.common import Call, print_json
+from cli.common import Call
 
 
 def doctor(call: Call) -> None:
@@ -15,27 +15,27 @@ def doctor(call: Call) -> None:
 
     Example: `liveprofile doctor --json`
     """
-    from cli.doctor.checks import CHECKS, examine
+    from cli.doctor.checks import NAMES, examine
     from cli.doctor.collect import collect
 
     findings, skipped = examine(collect(call.settings), call.settings)
-    names = [each.name for each in CHECKS]
-    if call.json:
-        print_json(
-            {
-                "ok": not findings,
-                "findings": [finding._asdict() for finding in findings],
-                "skipped": skipped,
-                "checks": names,
-            }
-        )
-    else:
-        for name in names:
-            own = [finding for finding in findings if finding.check == name]
-            typer.echo(f"{'skipped' if name in skipped else 'wrong' if own else 'ok':<8} {name}")
-            for finding in own:
-                typer.echo(f"         {finding.problem}\n         -> {finding.way_out}")
+    shown = []
+    for name in NAMES:
+        own = [finding for finding in findings if finding.check == name]
+        shown.append(f"{'skipped' if name in skipped else 'wrong' if own else 'ok':<8} {name}")
+        for finding in own:
+            shown.append(f"         {finding.problem}\n         -> {finding.way_out}")
+    call.print(
+        {
+            "ok": not findings,
+            "findings": [finding._asdict() for finding in findings],
+            "skipped": skipped,
+            "checks": NAMES,
+        },
+        *shown,
+    )
+    if not call.json:
         count = f"{len(findings)} findings" if len(findings) != 1 else "1 finding"
-        typer.echo(f"{len(names)} checks, {count}, {len(skipped)} skipped", err=True)
+        typer.echo(f"{len(NAMES)} checks, {count}, {len(skipped)} skipped", err=True)
     if findings:
         raise typer.Exit(1)

@@ -15,8 +15,8 @@ from console.access import THROUGH, Reader, Visitor, form_of
 from console.formats import number, points, share, utc, words, written
 from console.rendering import page
 from liveprofile.campaigns.plan import Target
-from liveprofile.campaigns.plan_store import CampaignExistsError, StoredPlan
-from liveprofile.campaigns.uplift import Uplift
+from liveprofile.campaigns.report import Uplift
+from liveprofile.campaigns.store import CampaignExistsError, StoredPlan
 from liveprofile.client.analysis_models import CAMPAIGN_PATTERN, CampaignRequest
 from liveprofile.errors import InputError
 from liveprofile.rows.users import SEGMENT_BUCKETS

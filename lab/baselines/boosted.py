@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from xgboost import XGBRanker
 
-from models.profile.evaluation.basket_history import History, first_places
+from lab.baselines.basket_history import History, first_places
 from models.profile.evaluation.next_basket import NO_CODE, PLACES, NextBaskets
 
 CANDIDATES = 100

@@ -10,9 +10,10 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import csr_array, diags_array
 
+from lab.baselines.basket_history import History
 from lab.baselines.neighbours import best_of_blocks
 from models.profile.encoding import concatenated_ranges
-from models.profile.evaluation.basket_history import Baskets, History
+from models.profile.evaluation.next_basket import Baskets
 
 
 class ItemKnn(NamedTuple):

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from scipy.sparse import csr_array
 
-from models.profile.evaluation.basket_history import History
+from lab.baselines.basket_history import History
 from models.profile.evaluation.next_basket import PLACES
 
 BLOCK_ROWS = 256

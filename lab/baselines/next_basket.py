@@ -12,19 +12,20 @@ import numpy as np
 from torch import nn
 
 from lab.baselines import boosted, item_knn
+from lab.baselines.basket_history import History, gp_topfreq
 from lab.baselines.neighbours import Neighbours, TifuKnn, UpCf
-from models.profile.evaluation.basket_history import Baskets, History
-from models.profile.evaluation.next_basket_baselines import (
-    MODELS as PRODUCT_MODELS,
-)
-from models.profile.evaluation.next_basket_baselines import (
+from lab.baselines.tuning import (
     Rows,
     Source,
     Tune,
     Tuned,
-    coordinate_search,
+    rank_all,
+    tune_own_counts,
     tune_recurrent,
+    untuned,
 )
+from models.profile.evaluation.next_basket import Baskets
+from models.profile.evaluation.next_basket_baselines import coordinate_search, most_popular
 
 if TYPE_CHECKING:
     from models.profile.data.prepared import Split
@@ -132,10 +133,17 @@ def _boosted_ranker(tuned_on: Source, tuning: Rows, split: Split, on_fit) -> Tun
 
 
 MODELS: dict[str, Tune] = {
-    **PRODUCT_MODELS,
+    "popularity": lambda *_: Tuned(
+        {}, lambda source, rows: most_popular(source.popularity_C, rows.history.rows)
+    ),
+    "gp_topfreq": untuned(gp_topfreq),
+    "own_counts": tune_own_counts,
+    "lstm": partial(tune_recurrent, nn.LSTM),
     "tifu_knn": _tifu_knn,
     "up_cf": _up_cf,
     "item_knn": _item_knn,
     "gru4rec": partial(tune_recurrent, nn.GRU),
     "boosted_ranker": _boosted_ranker,
 }
+
+rank_published = partial(rank_all, models=MODELS)

@@ -80,8 +80,8 @@ def _measure_read(folder: Path) -> dict[str, Any]:
 
 def _read_and_report(folder: Path) -> dict[str, Any]:
     """Does everything that a training does before its first step."""
+    from models.profile.data.prepared import prepare
     from models.profile.recipes import recipe
-    from models.profile.training.preparation import prepare
 
     memory = psutil.Process().memory_info()
     start_s = time.monotonic()

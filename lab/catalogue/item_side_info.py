@@ -45,7 +45,7 @@ def rows_from_neighbours(
         raise InputError("the catalogue has vectors of none of the items that the model names")
     vectors_IW, bias = vectors_IW[item_I], model.item_bias.detach()
     row_ID, bias_I = model.table.detach()[model.shape.layout.item + 1 + item_I], bias[item_I]
-    usual_I = None if model.ranker is None else model.ranker.item_category[item_I]
+    usual_I = model.ranker.item_category[item_I]
     chunks, categories = [], []
     for new_NW in torch.from_numpy(catalogue.vectors(new)).split(CHUNK_ITEMS):
         # Vectors are unit vectors, so this is the mean cosine over the vectors of the new item.
@@ -61,10 +61,9 @@ def rows_from_neighbours(
                 bias.min(),
             )
         )
-        if usual_I is not None:
-            categories.append(usual_I[neighbour_NK[:, 0]])
+        categories.append(usual_I[neighbour_NK[:, 0]])
     rows_ND, bias_N = map(torch.cat, zip(*chunks, strict=True))
-    return NewItems(rows_ND, bias_N, torch.cat(categories) if categories else None)
+    return NewItems(rows_ND, bias_N, torch.cat(categories))
 
 
 def rescale_means(

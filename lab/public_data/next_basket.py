@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from lab.baselines.next_basket import MODELS
+from lab.baselines.tuning import rank_as_of
 from liveprofile.progress import Progress
 from models.profile.data import training_rows
 from models.profile.data.prepared import split_by_time
@@ -24,7 +25,6 @@ from models.profile.evaluation.next_basket import (
     compare_rankings,
     next_baskets,
 )
-from models.profile.evaluation.next_basket_baselines import rank_as_of
 from models.profile.evaluation.served import served_rankings
 from models.profile.inference import ProfileModel
 from models.profile.recipes import Recipe

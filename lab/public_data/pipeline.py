@@ -11,7 +11,7 @@ from liveprofile.settings import load
 from liveprofile.units import DAY_MS
 from models.profile.recipes import Recipe
 from models.profile.training.train import train
-from offline.backfill import backfill_profile_rows
+from offline.backfill import PROFILE_ROWS, backfill_rows
 
 CONFIG = f"[window]\nlength_ms = {DAY_MS}\n"
 
@@ -30,8 +30,9 @@ def training_rows(events: Path, work: Path, mapping: Path | None = None) -> Path
     if not rows.exists():
         config.write_text(CONFIG)
         shutil.rmtree(partial, ignore_errors=True)  # of a killed backfill
-        result = backfill_profile_rows(
+        result = backfill_rows(
             load(config),
+            PROFILE_ROWS,
             partial,
             config=config,
             source=events,

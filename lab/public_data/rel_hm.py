@@ -18,15 +18,15 @@ import pandas as pd
 from sklearn.metrics import roc_auc_score
 from xgboost import XGBClassifier
 
+from lab.baselines.values.rfm import rfm_features
 from lab.public_data.profiles import UserFeatures, user_codes
 from lab.public_data.tables import read_parquet
 from liveprofile.errors import InputError
 from liveprofile.progress import Progress
 from liveprofile.units import DAY_MS
 from models.profile.data import training_rows
+from models.profile.data.moments import Moments
 from models.profile.data.training_rows import Streams
-from models.profile.evaluation.baseline_models.rfm import rfm_features
-from models.profile.evaluation.moments import Moments
 from models.profile.evaluation.served import served_values
 from models.profile.inference import ProfileModel
 from models.profile.recipes import Recipe

@@ -104,11 +104,10 @@ def _interests(model: ProfileModel, scores: Scores, categories: list[str]) -> np
 
 
 def _values(scores: Scores) -> np.ndarray:
-    """(U, F) churn, spend and, if the model has curves, all their values."""
+    """(U, F) churn, spend and all values of the curves."""
     columns = [scores.churn_after[:, None], scores.spend_after[:, None]]
-    if scores.value_curves is not None:
-        for value_UHK in scores.value_curves.values_BHK.values():
-            columns.append(value_UHK.reshape(len(value_UHK), -1))
+    for value_UHK in scores.value_curves.values_BHK.values():
+        columns.append(value_UHK.reshape(len(value_UHK), -1))
     return np.concatenate(columns, axis=1)
 
 

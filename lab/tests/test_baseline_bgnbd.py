@@ -3,18 +3,15 @@
 import numpy as np
 import pytest
 
-from lab.baselines import bgnbd
-from lab.baselines.purchase_models import BetaGeo, NotConverged
-from liveprofile.units import DAY_MS
-from models.profile.evaluation.baseline_models.data import (
+from lab.baselines.values import bgnbd
+from lab.baselines.values.data import (
     absolute_days_error,
     absolute_error,
     ranking_loss,
 )
-from tests.unit.models.profile.synthetic_streams import (
-    baseline_data,
-    ignore_progress,
-)
+from lab.baselines.values.purchase_models import BetaGeo, NotConverged
+from lab.tests.value_data import baseline_data, ignore_progress
+from liveprofile.units import DAY_MS
 
 
 @pytest.fixture(scope="module")

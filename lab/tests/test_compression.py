@@ -12,9 +12,9 @@ from lab.user_model.model_speed import ScoreTiming
 from liveprofile.errors import InputError
 from liveprofile.settings import load
 from liveprofile.units import DAY_MS
+from tests.unit.models.profile.miniature import assert_scores_equal
 from tests.unit.models.profile.test_inference import (
     DECAY_DAYS,
-    assert_near,
     profile_model,
     random_users,
     score,
@@ -58,7 +58,7 @@ def test_pruning_removes_hidden_units_without_effect(network):
         block.up.weight[::2] *= 100
     pruned = compression.pruned(half_idle, 0.5).model
     assert [block.up.weight.shape[0] for block in pruned.blocks] == [32, 32]
-    assert_near(
+    assert_scores_equal(
         score(profile_model(pruned), histories, windows),
         score(profile_model(half_idle), histories, windows),
         1e-5,

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
+from lab.baselines.basket_history import History
 from lab.baselines.item_knn import ItemKnn, cosines
 from lab.baselines.neighbours import Neighbours, TifuKnn, UpCf
 from models.profile.data.examples import PURCHASE
-from models.profile.evaluation.basket_history import Baskets, History
+from models.profile.evaluation.next_basket import Baskets
 from tests.unit.models.profile.synthetic_streams import DAY_MS, START_MS, make_streams
 
 # Users 0 and 1 share items 1 and 2; user 1 also has item 3. User 2 has nothing in common with them.

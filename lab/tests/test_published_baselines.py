@@ -3,15 +3,17 @@
 import numpy as np
 import pytest
 
-from lab.baselines.next_basket import MODELS, PRODUCT_MODELS
+from lab.baselines.next_basket import MODELS
+from lab.baselines.tuning import rank_all, rank_as_of
 from models.profile.evaluation.next_basket import basket_scores, next_baskets
-from models.profile.evaluation.next_basket_baselines import rank_all, rank_as_of
 from tests.unit.models.profile.evaluation.test_next_basket_baselines import shop, split_of
 from tests.unit.models.profile.synthetic_streams import DAY_MS, START_MS
 
 pytestmark = pytest.mark.slow
 
-PUBLISHED = {name: tune for name, tune in MODELS.items() if name not in PRODUCT_MODELS}
+PUBLISHED = {
+    name: tune for name, tune in MODELS.items() if name not in ("popularity", "own_counts", "lstm")
+}
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +22,7 @@ def rankings():
     split = split_of(streams)
     targets = next_baskets(streams, "item", split.test)
     models = {**PUBLISHED, "popularity": MODELS["popularity"]}
-    return targets, rank_all(streams, "item", split, targets, True, models)
+    return targets, rank_all(streams, "item", split, targets, True, models=models)
 
 
 def test_published_models_rank_habits(rankings):
@@ -36,7 +38,7 @@ def test_purchases_after_a_window_change_none_of_its_rankings(rankings):
     changed = shop(until=70)
     split = split_of(changed)
     other = next_baskets(changed, "item", split.test)
-    ranked = rank_all(changed, "item", split, other, True, PUBLISHED)
+    ranked = rank_all(changed, "item", split, other, True, models=PUBLISHED)
     early = changed.end_ms_W[other.window_W] <= START_MS + 70 * DAY_MS
     for name in PUBLISHED:
         expected, actual = results[name].ranking_RK, ranked[name].ranking_RK

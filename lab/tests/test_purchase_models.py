@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import approx_fprime
 
 from lab.baselines import purchase_models
-from lab.baselines.purchase_models import (
+from lab.baselines.values.purchase_models import (
     BetaGeo,
     GammaGamma,
     NotConverged,

@@ -8,7 +8,7 @@ from lab.user_model.value_inputs import value_inputs
 from liveprofile.features.baselines import T0_MS
 from liveprofile.units import DAY_MS
 from models.profile.data.examples import PURCHASE
-from models.profile.evaluation.moments import Moments
+from models.profile.data.moments import Moments
 from models.profile.recipes import recipe
 from models.profile.values.head import knot_weights
 from tests.unit.models.profile.synthetic_streams import churning_customers, corpus_and_split

@@ -34,21 +34,31 @@ import typer
 
 from benchmarks.support import environment
 from lab.baselines.next_basket import MODELS
+from lab.baselines.tuning import rank_as_of
 from liveprofile.errors import InputError, LiveprofileError
 from liveprofile.units import DAY_MS
+from models.profile import checkpoint
 from models.profile.data import training_rows
-from models.profile.data.prepared import PreparedData, Split, split_by_time
+from models.profile.data.prepared import (
+    PreparedData,
+    Split,
+    iso_utc,
+    prepare_refit,
+    prepare_streams,
+    split_by_time,
+)
 from models.profile.data.training_rows import Streams
 from models.profile.evaluation.intervals import UserBootstrap
 from models.profile.evaluation.next_basket import Kind, NextBaskets, basket_scores, next_baskets
-from models.profile.evaluation.next_basket_baselines import rank_as_of
 from models.profile.evaluation.served import served_rankings
 from models.profile.inference import ProfileModel
+from models.profile.model_card import ModalityTrial
 from models.profile.network import BehaviourTransformer
 from models.profile.recipes import Recipe, recipe
-from models.profile.training.parts import Parts, fit_parts
-from models.profile.training.preparation import iso_utc, prepare_refit, prepare_streams
+from models.profile.training import fit_modalities, fit_ranker
 from models.profile.training.train import fit
+from models.profile.values.head import ValueCurveHead
+from models.profile.values.inputs import INPUTS
 
 Analysis = Literal["age", "unseen", "short"]
 Scores = dict[str, np.ndarray]  # by model: (W,) NDCG@10
@@ -66,16 +76,22 @@ class Trained(NamedTuple):
     model: BehaviourTransformer
     data: PreparedData
     epochs: int
-    parts: Parts
+    modalities: list[ModalityTrial]
+    ranker: dict[str, Any]
 
 
 def train(settings: Recipe, data: PreparedData, chosen: Trained | None = None) -> Trained:
     """chosen: a model whose choices are repeated, as `liveprofile model train --refit` does."""
     trunk = fit(settings, data, epochs=chosen and chosen.epochs)
-    parts = fit_parts(
-        trunk.model, data, settings, rankings_only=True, chosen=chosen and chosen.parts
+    model = trunk.model
+    checkpoint.round_weights(model)
+    modalities = fit_modalities.fit(
+        model, data.corpus, data.split, settings, chosen=chosen and chosen.modalities
     )
-    return Trained(trunk.model, data, trunk.best_epoch, parts)
+    ranker = fit_ranker.fit(model, data, settings, chosen=chosen and chosen.ranker)
+    model.value_curves = ValueCurveHead(len(INPUTS), 1, 1)  # no ranking reads it
+    checkpoint.round_weights(model)
+    return Trained(model, data, trunk.best_epoch, modalities, ranker)
 
 
 class Measurement(NamedTuple):
@@ -233,7 +249,7 @@ def aging(
         more = prepare_refit(settings, model.data, "validation")
         models = {"model": model, "refit": train(settings, more, model)}
         ndcg = {name: measurement.ndcg_of(each) for name, each in models.items()} | scores
-        report["chosen"] = {"epochs": model.epochs, "ranker": model.parts.ranker}
+        report["chosen"] = {"epochs": model.epochs, "ranker": model.ranker}
         if "age" in analyses:
             report["age"] = by_age(measurement, ndcg)
         if "short" in analyses:

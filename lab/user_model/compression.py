@@ -48,7 +48,8 @@ def float16_weights(model: BehaviourTransformer) -> CompressedModel:
 
 
 def bfloat16(model: BehaviourTransformer) -> CompressedModel:
-    return CompressedModel(in_bfloat16(model), 2 * _count(model) + 2 * _count(model.value_head))
+    float32_weights = _count(model.ranker) + _count(model.value_curves)
+    return CompressedModel(in_bfloat16(model), 2 * _count(model) + 2 * float32_weights)
 
 
 def bfloat16_outputs(model: BehaviourTransformer) -> CompressedModel:
@@ -110,6 +111,7 @@ class ReplacedOutputLayers(BehaviourTransformer):
 
     def __init__(self, model: BehaviourTransformer, layer: Callable[[Tensor, Tensor], Layer]):
         super().__init__(model.shape, model.fusion.modalities)
+        self.ranker, self.value_curves = copy.deepcopy((model.ranker, model.value_curves))
         self.load_state_dict(model.state_dict())
         self.eval().requires_grad_(False)
         self._layer = layer

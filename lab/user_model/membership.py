@@ -31,8 +31,7 @@ from models.profile.data.training_rows import Streams
 from models.profile.encoding import Vocabulary
 from models.profile.evaluation.evaluate import NOT_RANKED, score_next_events
 from models.profile.evaluation.intervals import UserBootstrap
-from models.profile.evaluation.next_basket import KINDS, basket_scores, next_baskets
-from models.profile.evaluation.next_basket_baselines import subset
+from models.profile.evaluation.next_basket import KINDS, basket_scores, next_baskets, subset
 from models.profile.evaluation.served import served_rankings
 from models.profile.inference import ProfileModel
 from models.profile.recipes import Recipe
@@ -110,11 +109,13 @@ def measure(user_M: np.ndarray, loss_M: np.ndarray, is_trained_U: np.ndarray) ->
     report = {"trained_users": int(trained_U.sum()), "unseen_users": int((~trained_U).sum())}
     if trained_U.all() or not trained_U.any():
         return {**report, "auc": None, "found_at_1_percent": None, "mean_loss": None}
-    auc = UserBootstrap(np.arange(len(loss_U))).auc_value(-loss_U, trained_U)
+    # Equal scores have an area of 0.5 on every resample.
+    equal_U = np.zeros(len(loss_U))
+    difference = UserBootstrap(np.arange(len(loss_U))).auc(-loss_U, equal_U, trained_U)
     threshold = np.quantile(loss_U[~trained_U], FALSE_SHARE)
     return {
         **report,
-        "auc": [round(value, 4) for value in auc],
+        "auc": [round(0.5 + value, 4) for value in difference],
         "found_at_1_percent": round(float((loss_U[trained_U] < threshold).mean()), 4),
         "mean_loss": {
             "trained": round(float(loss_U[trained_U].mean()), 4),

@@ -14,10 +14,10 @@ from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.support import runs
-from models.profile.data.churn_spend_samples import validation_windows
 from models.profile.data.examples import Corpus, build_corpus
 from models.profile.data.prepared import Split
 from models.profile.data.training_rows import Streams
+from models.profile.data.value_examples import validation_windows
 from models.profile.encoding import Vocabulary
 from models.profile.evaluation import evaluate
 from models.profile.evaluation.intervals import UserBootstrap
@@ -99,7 +99,7 @@ def _predict(
 ) -> HeadPredictions:
     recipe = replace(recipe, ranked_items=variant.ranked_items)
     events = evaluate.score_next_events(variant.network, corpus, sample.windows, recipe)
-    churn_spend = evaluate.predict_churn_spend(
+    churn_W, spend_W = evaluate.predict_churn_spend(
         variant.network, corpus, sample.labelled_windows, recipe
     )
     streams = corpus.streams
@@ -107,10 +107,10 @@ def _predict(
     known_M &= _is_known(streams.categories)[streams.category_N[events.source_M]]
     return HeadPredictions(
         events.source_M[known_M],
-        evaluate.ndcg_at_10(events.category_rank_M[known_M]),
-        evaluate.ndcg_at_10(events.item_rank_M[known_M]),
-        churn_spend.churn_W,
-        churn_spend.spend_W,
+        evaluate.gains(events.category_rank_M[known_M]),
+        evaluate.gains(events.item_rank_M[known_M]),
+        churn_W,
+        spend_W,
     )
 
 

@@ -28,9 +28,12 @@ from torch import Tensor, nn
 from xgboost import XGBClassifier, XGBRegressor
 
 from benchmarks.support import environment
+from lab.baselines.values import fit_all
+from lab.baselines.values.data import BaselineData, Predictions
 from lab.user_model.value_inputs import value_inputs
 from liveprofile.units import DAY_MS
 from models.profile.data import training_rows
+from models.profile.data.moments import Moments, Outcomes, outcomes
 from models.profile.data.prepared import Split, split_by_time
 from models.profile.data.training_rows import Streams
 from models.profile.evaluation.any_time import (
@@ -39,9 +42,6 @@ from models.profile.evaluation.any_time import (
     moment_ranges_ms,
     split_moments,
 )
-from models.profile.evaluation.baseline_models import fit_all
-from models.profile.evaluation.baseline_models.data import BaselineData, Predictions
-from models.profile.evaluation.moments import Moments, Outcomes, outcomes
 from models.profile.recipes import Recipe, recipe
 from models.profile.training.losses import learning_rate_schedule
 from models.profile.values.head import knot_weights

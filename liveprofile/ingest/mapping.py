@@ -25,7 +25,7 @@ from pydantic import (
 )
 
 from liveprofile.errors import InputError
-from liveprofile.ingest.time_formats import check_format
+from liveprofile.ingest.times import check_format
 from liveprofile.wire.tokens import TYPE_INDEX
 
 # Event fields by the conversion of their column's values (docs/data-contract.md).

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Container, Iterator
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import orjson
@@ -295,18 +295,8 @@ class ReplayProducer:
             )
 
 
-class HeartbeatProducer(Protocol):
-    """What is needed of liveprofile.ingest.replay.ReplayProducer."""
-
-    def find_partitions(self) -> None: ...
-
-    def send_heartbeats(self, time_ms: int) -> None: ...
-
-    def flush(self) -> None: ...
-
-
 def send_heartbeats(
-    open_producer: Callable[[], HeartbeatProducer],
+    open_producer: Callable[[], ReplayProducer],
     every_s: float,
     count: int | None,
     on_error: Callable[[ServiceError], None],

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from liveprofile.errors import InputError
-from liveprofile.ingest import time_formats
+from liveprofile.ingest import times
 from liveprofile.ingest.mapping import (
     NUMBER_FIELDS,
     ROW_NUMBER,
@@ -26,7 +26,7 @@ from liveprofile.ingest.mapping import (
 )
 from liveprofile.ingest.numbers import finite, number_of
 from liveprofile.ingest.sources import LINE, ROW, lookup_table
-from liveprofile.ingest.time_formats import DAY, parse_time
+from liveprofile.ingest.times import DAY, parse_time
 
 _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 
@@ -245,7 +245,7 @@ def _iso_ms(text: str | None, zone: Any) -> int | None:
 
 
 def _zoned_ms(moment: datetime, zone: Any) -> int:
-    return time_formats.epoch_ms(moment if moment.tzinfo else moment.replace(tzinfo=zone))
+    return times.epoch_ms(moment if moment.tzinfo else moment.replace(tzinfo=zone))
 
 
 def _join(columns: dict[str, pa.Array], lookup: Lookup, table: pa.Table) -> None:

@@ -8,7 +8,7 @@ and the reasons for them.
 """
 
 from liveprofile.simulator.output import ShopDay
-from liveprofile.simulator.shop import Shop, separate_device_purchases, shared_device_ring
+from liveprofile.simulator.shop import Shop, shared_device_ring
 from liveprofile.simulator.world import ShopConfig
 
-__all__ = ["Shop", "ShopConfig", "ShopDay", "separate_device_purchases", "shared_device_ring"]
+__all__ = ["Shop", "ShopConfig", "ShopDay", "shared_device_ring"]

@@ -1,7 +1,4 @@
-"""The simulated shop: an iterator over its days; and two ready scenarios of a ring.
-
-The scenarios are a ring on few devices, and the same purchases on one device per user.
-"""
+"""The simulated shop: an iterator over its days; and a ring alone."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import date
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow.compute as pc
@@ -95,33 +92,22 @@ class Shop:
         return rows
 
 
-def shared_device_ring(users: int = 50, devices: int = 3, **options: Any) -> ShopDay:
-    """Purchases of a ring whose users share devices, addresses and coupons, labelled as fraud.
-
-    options: of `_ring`. Raises InputError if there are more devices than users, or none.
-    """
-    return _ring(users, devices, labelled=True, **options)
-
-
-def separate_device_purchases(users: int = 50, **options: Any) -> ShopDay:
-    """The purchases of `shared_device_ring` with one device per user and without labels.
-
-    All other fields are equal. Raises InputError if there are no users.
-    """
-    return _ring(users, users, labelled=False, **options)
-
-
-def _ring(
-    users: int,
-    devices: int,
+def shared_device_ring(
+    users: int = 50,
+    devices: int = 3,
     *,
-    labelled: bool,
+    labelled: bool = True,
     seed: int = 0,
     addresses: int = 4,
     coupons: int = 3,
     hours: float = 48.0,
     start: date = START,
 ) -> ShopDay:
+    """Purchases of a ring whose users share devices, addresses and coupons.
+
+    labelled: as fraud. With another number of devices, such as one per user, all fields but
+    device_id are equal. Raises InputError if there are more devices than users, or none.
+    """
     config = ShopConfig(users, 1, start, seed, ring_users=users, ring_devices=devices)
     codes = map(np.arange, (users, devices, addresses, coupons))
     kind, duration_ms = CaseKind.COUPON_RING, int(hours * HOUR_MS)
@@ -131,7 +117,7 @@ def _ring(
     if labelled:
         rows["case"] = case.number
     rows = rows[np.argsort(rows["time_ms"], kind="stable")]
-    # Both scenarios reserve one device per user, so that their ids agree.
+    # One device per user is reserved, so that ids do not depend on the number of devices.
     counts = IdCounts(users, users, len(case.addresses), len(case.coupons))
     return build_day(rows, 0, config.seed, IdMapper(config.seed, counts, world), [case])
 

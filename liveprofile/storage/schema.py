@@ -19,9 +19,8 @@ from liveprofile.storage.connection import (
     describe_error,
     open_session,
 )
-from liveprofile.storage.migrations.files import Migration, filled
-from liveprofile.storage.migrations.plan import Step
-from liveprofile.storage.migrations.runner import Migrator
+from liveprofile.storage.migrations import Migration, Step, filled
+from liveprofile.storage.migrator import Migrator
 
 CREATE_KEYSPACE = "CREATE KEYSPACE IF NOT EXISTS {keyspace} WITH replication = {replication}"
 API_TABLES = ("api_key", "api_audit")

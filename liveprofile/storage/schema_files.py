@@ -8,7 +8,7 @@ from pathlib import Path
 from liveprofile.resources import ROOT
 from liveprofile.rows import TABLES
 from liveprofile.rows.operations import SCHEMA_MIGRATION
-from liveprofile.storage.migrations.files import FOLDER
+from liveprofile.storage.migrations import FOLDER
 from liveprofile.storage.schema import CREATE_KEYSPACE
 
 ABOUT = """\

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
+import numpy as np
 import orjson
 from cassandra.cluster import Session
 from cassandra.query import BatchStatement, BatchType, BoundStatement
@@ -21,10 +23,8 @@ from liveprofile.storage.cql import (
     to_ms,
     write_all,
 )
-from liveprofile.trends import distinct_users
-from liveprofile.trends.counts import CATEGORY, Count, Counts, Series, total
+from liveprofile.trends.counts import CATEGORY, Count, Counts, Series, distinct_users, total
 from liveprofile.trends.points import StoredCount
-from liveprofile.trends.update import Chunk, ChunkReport
 
 # Starts in one SELECT: each finds one row.
 MAX_STARTS = 100
@@ -32,8 +32,32 @@ MAX_STARTS = 100
 _ROW_BYTES = 400
 
 
-class CassandraCountStore:
-    """A CountStore (liveprofile.trends.update). session: closed by its owner."""
+class Chunk(NamedTuple):
+    """A range of the topic that is counted as a whole."""
+
+    number: int  # from 1
+    first: dict[int, int]  # by partition, the first offset
+    end: dict[int, int]  # by partition, the offset after the last
+    done: bool = False
+    # By partition, the largest of its records' times so far, at most their record timestamps.
+    clocks_ms: dict[int, int] = {}  # noqa: RUF012
+
+
+class ChunkReport(NamedTuple):
+    """What became of a chunk's records."""
+
+    records: int = 0
+    events: int = 0  # counted
+    duplicates: int = 0
+    rejected: int = 0
+    heartbeats: int = 0
+
+    def plus(self, other: ChunkReport) -> ChunkReport:
+        return ChunkReport(*map(sum, zip(self, other, strict=True)))
+
+
+class CountStore:
+    """The stored counts. session: closed by its owner. Methods raise ServiceError."""
 
     def __init__(self, session: Session, settings: Settings) -> None:
         self._session, self._topic = session, settings.topics.events
@@ -58,9 +82,11 @@ class CassandraCountStore:
             statement.is_idempotent = True
 
     def last_chunk(self) -> Chunk | None:
+        """Returns the chunk with the highest number."""
         return read_last_chunk(self._session, self._topic)
 
     def begin(self, chunk: Chunk) -> Chunk:
+        """Stores the chunk, unless one with its number is stored; returns the stored one."""
         values = (self._topic, chunk.number, chunk.first, chunk.end, chunk.clocks_ms, False)
         execute(self._session, self._insert_chunk.bind(values))
         stored = self.last_chunk()
@@ -68,16 +94,19 @@ class CassandraCountStore:
         return stored
 
     def categories(self) -> list[str]:
+        """Returns the categories that have series of their own."""
         names = {s.category for s in read_series(self._session, self._topic) if s.scope == CATEGORY}
         return sorted(names)
 
     def add(self, number: int, counts: Counts) -> None:
+        """Adds the counts of a chunk to rows that do not contain it yet."""
         write_all(
             self._session,
             itertools.chain(self._series_writes(number, counts), self._writes(number, counts)),
         )
 
     def finish(self, chunk: Chunk, report: ChunkReport) -> None:
+        """Marks a chunk as done, with its clocks."""
         result = orjson.dumps(report._asdict()).decode()
         values = (chunk.first, chunk.end, chunk.clocks_ms, result, self._topic, chunk.number)
         execute(self._session, self._finish_chunk.bind(values))
@@ -95,11 +124,11 @@ class CassandraCountStore:
         for (span, series), new in counts.items():
             batch, size = BatchStatement(BatchType.UNLOGGED), 0
             for start_ms, count in self._totals(number, span, series, new):
-                hashes = distinct_users.to_bytes(count.user_hashes)
+                hashes = count.user_hashes.astype(">u8").tobytes()
                 row = (
                     *(self._topic, span, *series, from_ms(start_ms), number),
                     *(count.events, count.amount),
-                    distinct_users.count(count.user_hashes, series.exact_users),
+                    distinct_users(count.user_hashes, series.exact_users),
                     hashes,
                     start_ms * 1_000 + number,
                 )
@@ -128,7 +157,7 @@ class CassandraCountStore:
             for start_ms in part:
                 stored = None
                 if row := rows.get(start_ms):
-                    hashes = distinct_users.from_bytes(row.user_hashes)
+                    hashes = np.frombuffer(row.user_hashes or b"", ">u8").astype(np.uint64)
                     stored = row.chunk, Count(row.events, row.amount, hashes)
                 count = total(stored, number, new[start_ms], series.exact_users)
                 if count is not None:

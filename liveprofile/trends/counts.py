@@ -1,22 +1,26 @@
-"""What is counted: events, amount and users of a series in an hour or a day."""
+"""What is counted: events, amount and users of a series in an hour or a day.
+
+Distinct users are counted with the k smallest hashes (KMV). Up to `EXACT_USERS` users of a category
+(`EXACT_USERS_OF_ALL` of all categories together) the count is exact. Beyond that it is the estimate
+(k - 1) / U of Bar-Yossef and others (RANDOM 2002) in the unbiased form of Beyer and others (SIGMOD
+2007), U being the k-th smallest hash as a share of all hashes; its relative standard error is
+1 / sqrt(k - 2): 4.4 % and 1.6 %.
+"""
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
-from collections.abc import Iterable
+import hashlib
 from typing import NamedTuple
 
 import numpy as np
 
-from liveprofile.events.validation import AcceptedEvent
-from liveprofile.trends import distinct_users
 from liveprofile.units import DAY_MS, HOUR_MS
 
 SPANS_MS = {"hour": HOUR_MS, "day": DAY_MS}
 ALL = "all"  # as scope: all categories together; as event type: all types together
 CATEGORY = "category"
 OTHER = "other"  # the scope of categories beyond MAX_CATEGORIES
+EXACT_USERS, EXACT_USERS_OF_ALL = 512, 4_096
 
 
 class Series(NamedTuple):
@@ -29,8 +33,7 @@ class Series(NamedTuple):
     @property
     def exact_users(self) -> int:
         """Up to how many users the number of users is exact."""
-        is_category = self.scope == CATEGORY
-        return distinct_users.EXACT_USERS if is_category else distinct_users.EXACT_USERS_OF_ALL
+        return EXACT_USERS if self.scope == CATEGORY else EXACT_USERS_OF_ALL
 
 
 class Count(NamedTuple):
@@ -38,94 +41,16 @@ class Count(NamedTuple):
 
     events: int
     amount: float  # of events of the series; of purchases, if it has all types
-    user_hashes: np.ndarray  # (n,) uint64: liveprofile.trends.distinct_users
+    user_hashes: np.ndarray  # (n,) uint64, ascending: the smallest hashes of users
 
     def plus(self, other: Count, exact_users: int) -> Count:
-        return Count(
-            self.events + other.events,
-            self.amount + other.amount,
-            distinct_users.union(self.user_hashes, other.user_hashes, exact_users),
-        )
+        hashes = np.concatenate([self.user_hashes, other.user_hashes])
+        amount = self.amount + other.amount
+        return Count(self.events + other.events, amount, smallest(hashes, exact_users))
 
 
 # By span ("hour" or "day") and series: the start of the hour or day in ms, and its count.
 Counts = dict[tuple[str, Series], dict[int, Count]]
-
-
-class CountedCategories:
-    """The categories that have series of their own: at most `most`, the first that occur.
-
-    Clients choose category names freely, so their number must have a limit.
-    """
-
-    def __init__(self, known: Iterable[str], most: int) -> None:
-        self._known, self._most = set(known), most
-
-    def scope(self, category: str) -> tuple[str, str]:
-        """Returns scope and category of the series that counts this category."""
-        if category in self._known or len(self._known) < self._most:
-            self._known.add(category)
-            return CATEGORY, category
-        return OTHER, ""
-
-
-class EventCounter:
-    """Counts events in memory. The result does not depend on their order."""
-
-    def __init__(self) -> None:
-        # By category, type and hour: amounts and hashes of users of every event.
-        self._events: dict[tuple[str, str, int], tuple[list[float], list[int]]] = {}
-        self._first: dict[str, tuple[int, int]] = {}  # by category, the place of its first event
-        self.events = 0
-
-    def add(self, event: AcceptedEvent, place: tuple[int, int]) -> None:
-        """place: offset and partition of the event's record."""
-        self.events += 1
-        key = (event.category, event.event_type, event.time_ms // HOUR_MS * HOUR_MS)
-        if key not in self._events:
-            self._events[key] = ([], [])
-        amounts, users = self._events[key]
-        amounts.append(event.amount)
-        users.append(distinct_users.user_hash(event.user_id))
-        first = self._first.get(event.category)
-        if first is None or place < first:
-            self._first[event.category] = place
-
-    def counts(self, categories: CountedCategories) -> Counts:
-        """Returns the counts of all series that the events belong to."""
-        order = sorted(self._first, key=self._first.__getitem__)
-        scopes = {category: categories.scope(category) for category in order}
-        amounts: dict[tuple[str, Series], dict[int, list[float]]] = defaultdict(dict)
-        hashes: dict[tuple[str, Series], dict[int, list[np.ndarray]]] = defaultdict(dict)
-        numbers: dict[tuple[str, Series], dict[int, int]] = defaultdict(dict)
-        for (category, event_type, hour_ms), (event_amounts, users) in self._events.items():
-            of_users = np.unique(np.array(users, np.uint64))
-            for series in (
-                Series(*scopes[category], event_type),
-                Series(ALL, "", event_type),
-                Series(ALL, "", ALL),
-            ):
-                counted = series.event_type != ALL or event_type == "purchase"
-                for span, span_ms in SPANS_MS.items():
-                    key, start_ms = (span, series), hour_ms // span_ms * span_ms
-                    numbers[key][start_ms] = numbers[key].get(start_ms, 0) + len(users)
-                    hashes[key].setdefault(start_ms, []).append(of_users)
-                    if counted:
-                        amounts[key].setdefault(start_ms, []).extend(event_amounts)
-        return {
-            key: {
-                start_ms: Count(
-                    number,
-                    # fsum: the sum does not depend on the order of arrival.
-                    math.fsum(amounts[key].get(start_ms, ())),
-                    distinct_users.smallest(
-                        np.concatenate(hashes[key][start_ms]), key[1].exact_users
-                    ),
-                )
-                for start_ms, number in starts.items()
-            }
-            for key, starts in numbers.items()
-        }
 
 
 def total(stored: tuple[int, Count] | None, chunk: int, new: Count, exact: int) -> Count | None:
@@ -137,3 +62,22 @@ def total(stored: tuple[int, Count] | None, chunk: int, new: Count, exact: int) 
         return new
     last_chunk, count = stored
     return None if last_chunk >= chunk else count.plus(new, exact)
+
+
+def user_hash(user_id: str) -> int:
+    """64 bits (BLAKE2b, RFC 7693)."""
+    text = user_id.encode("utf-8", "surrogatepass")
+    digest = hashlib.blake2b(text, digest_size=8, person=b"liveprofile-trnd").digest()
+    return int.from_bytes(digest, "big")
+
+
+def smallest(hashes: np.ndarray, exact: int) -> np.ndarray:
+    """(n,) the `exact` + 1 smallest distinct hashes: one more tells whether there are more."""
+    return np.unique(hashes)[: exact + 1]
+
+
+def distinct_users(hashes: np.ndarray, exact: int) -> int:
+    """The number of users of whom these are the smallest hashes."""
+    if len(hashes) <= exact:
+        return len(hashes)
+    return round((len(hashes) - 1) / ((float(hashes[-1]) + 1.0) / 2.0**64))

@@ -15,52 +15,40 @@ A process that is killed leaves a chunk that is not done. The next one counts it
 from __future__ import annotations
 
 import itertools
+import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from liveprofile.errors import ServiceError
-from liveprofile.events.validation import AcceptedEvent, Heartbeat, accept
+from liveprofile.events.validation import Heartbeat, accept
 from liveprofile.kafka import offsets
 from liveprofile.kafka.records import Record, read_topic
 from liveprofile.kafka.topics import PartitionRange
 from liveprofile.settings import Settings
-from liveprofile.trends.counts import CountedCategories, Counts, EventCounter
+from liveprofile.trends.count_store import Chunk, ChunkReport, CountStore
+from liveprofile.trends.counts import (
+    ALL,
+    CATEGORY,
+    OTHER,
+    SPANS_MS,
+    Count,
+    Counts,
+    Series,
+    smallest,
+    user_hash,
+)
 from liveprofile.wire.payload import digest
 
 MAX_CATEGORIES = 1_000  # with counts of their own; the others count as one
-
-# A chunk's events are counted in memory: about 200 bytes each.
-CHUNK_RECORDS = 1_000_000
+CHUNK_RECORDS = 500_000  # counted in memory, about 500 bytes each
 BATCH_RECORDS = 10_000
 # The first records of a range tell when it begins. More than one, because offsets of transaction
 # markers hold no record.
 TIME_SAMPLE_RECORDS = 100
-
-
-class Chunk(NamedTuple):
-    """A range of the topic that is counted as a whole."""
-
-    number: int  # from 1
-    first: dict[int, int]  # by partition, the first offset
-    end: dict[int, int]  # by partition, the offset after the last
-    done: bool = False
-    # By partition, the largest of its records' times so far, at most their record timestamps.
-    clocks_ms: dict[int, int] = {}  # noqa: RUF012
-
-
-class ChunkReport(NamedTuple):
-    """What became of a chunk's records."""
-
-    records: int = 0
-    events: int = 0  # counted
-    duplicates: int = 0
-    rejected: int = 0
-    heartbeats: int = 0
-
-    def plus(self, other: ChunkReport) -> ChunkReport:
-        return ChunkReport(*map(sum, zip(self, other, strict=True)))
 
 
 class UpdateReport(NamedTuple):
@@ -70,39 +58,27 @@ class UpdateReport(NamedTuple):
     skipped: int  # records that had expired before they were counted (`skip_lost`)
 
 
-class InputTopic(Protocol):
+class InputTopic:
     """The input topic. Methods raise ServiceError."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings, self._topic = settings, settings.topics.events
 
     def ranges(self) -> dict[int, PartitionRange]:
         """Returns the offsets that the topic still has, by partition."""
+        return offsets.partition_ranges(self._settings, self._topic)
 
     def committed(self) -> dict[int, int]:
         """Returns the offsets of the job's last checkpoint."""
+        return offsets.committed_offsets(self._settings, self._topic)
 
     def offsets_at(self, time_ms: int) -> dict[int, int]:
         """Returns the offset of each partition's first record from this record timestamp on."""
+        return offsets.offsets_at(self._settings, self._topic, time_ms)
 
     def read(self, ranges: dict[int, PartitionRange]) -> Iterator[Record]:
         """Yields the records; those of a partition in order."""
-
-
-class CountStore(Protocol):
-    """The stored counts. Methods raise ServiceError."""
-
-    def last_chunk(self) -> Chunk | None:
-        """Returns the chunk with the highest number."""
-
-    def begin(self, chunk: Chunk) -> Chunk:
-        """Stores the chunk, unless one with its number is stored; returns the stored one."""
-
-    def categories(self) -> Iterable[str]:
-        """Returns the categories that have series of their own."""
-
-    def add(self, number: int, counts: Counts) -> None:
-        """Adds the counts of a chunk to rows that do not contain it yet."""
-
-    def finish(self, chunk: Chunk, report: ChunkReport) -> None:
-        """Marks a chunk as done, with its clocks."""
+        return read_topic(self._settings, self._topic, ranges)
 
 
 def update(
@@ -140,9 +116,15 @@ def update(
             last = store.begin(planned)
         if recent is None:
             recent = _recent_events(topic, last, present, settings)
-        counter, report, clocks_ms = _count(topic, last, recent, settings, progress)
-        categories = CountedCategories(store.categories(), MAX_CATEGORIES)
-        store.add(last.number, counter.counts(categories))
+        read = _read(topic, _ranges(last), settings, progress)
+        first = read.events[recent.add(read.events)]
+        store.add(last.number, count_events(first, store.categories(), MAX_CATEGORIES))
+        copies = len(read.events) - len(first)
+        report = ChunkReport(read.records, len(first), copies, read.rejected, read.heartbeats)
+        clocks_ms = {
+            number: max(clock_ms, last.clocks_ms.get(number, clock_ms))
+            for number, clock_ms in read.clocks_ms.items()
+        }
         store.finish(last._replace(clocks_ms=last.clocks_ms | clocks_ms), report)
         total, chunks = total.plus(report), chunks + 1
     behind = sum(
@@ -217,6 +199,10 @@ def _plan(
     return Chunk(number, dict(starts), ends, clocks_ms={} if last is None else last.clocks_ms)
 
 
+def _ranges(chunk: Chunk) -> dict[int, PartitionRange]:
+    return {n: PartitionRange(first, chunk.end[n]) for n, first in chunk.first.items()}
+
+
 def _recent_events(
     topic: InputTopic, chunk: Chunk, present: Mapping[int, PartitionRange], settings: Settings
 ) -> RecentEvents:
@@ -224,8 +210,8 @@ def _recent_events(
     ttl_ms = settings.state.dedup_ttl_ms
     recent = RecentEvents(ttl_ms)
     samples = {
-        number: PartitionRange(first, min(chunk.end[number], first + TIME_SAMPLE_RECORDS))
-        for number, first in chunk.first.items()
+        number: PartitionRange(span.first, min(span.end, span.first + TIME_SAMPLE_RECORDS))
+        for number, span in _ranges(chunk).items()
     }
     begin_ms = min((record.timestamp_ms for record in topic.read(samples)), default=None)
     if begin_ms is None:
@@ -236,33 +222,29 @@ def _recent_events(
         for number, first in chunk.first.items()
         if number in present and present[number].first < first
     }
-    for batch in _batches(topic.read(ranges)):
-        events = [
-            (event, record.timestamp_ms)
-            for record in batch
-            if isinstance(
-                event := accept(record.value, record.timestamp_ms, settings.limits), AcceptedEvent
-            )
-        ]
-        _is_first(recent, [event for event, _ in events], [time_ms for _, time_ms in events])
+    recent.add(_read(topic, ranges, settings).events)
     return recent
 
 
-def _count(
+class _ReadRecords(NamedTuple):
+    events: pd.DataFrame  # rows of CountedEvent, in order of arrival
+    records: int
+    rejected: int
+    heartbeats: int
+    clocks_ms: dict[int, int]  # by partition
+
+
+def _read(
     topic: InputTopic,
-    chunk: Chunk,
-    recent: RecentEvents,
+    ranges: dict[int, PartitionRange],
     settings: Settings,
-    progress: Callable[[int], None],
-) -> tuple[EventCounter, ChunkReport, dict[int, int]]:
-    """Returns counts, what became of the records, and the clocks of the partitions."""
-    counter, clocks_ms = EventCounter(), dict(chunk.clocks_ms)
-    records = rejected = heartbeats = duplicates = 0
-    ranges = {
-        number: PartitionRange(first, chunk.end[number]) for number, first in chunk.first.items()
-    }
-    for batch in _batches(topic.read(ranges)):
-        events, sources = [], []
+    progress: Callable[[int], None] = lambda _: None,
+) -> _ReadRecords:
+    rows: list[CountedEvent] = []
+    records = rejected = heartbeats = 0
+    clocks_ms: dict[int, int] = {}
+    remaining = topic.read(ranges)
+    while batch := list(itertools.islice(remaining, BATCH_RECORDS)):
         for record in batch:
             event = accept(record.value, record.timestamp_ms, settings.limits)
             if event is None:
@@ -272,100 +254,112 @@ def _count(
             clocks_ms[record.partition] = max(clocks_ms.get(record.partition, clock_ms), clock_ms)
             if isinstance(event, Heartbeat):
                 heartbeats += 1
-            else:
-                events.append(event)
-                sources.append(record)
-        first = _is_first(recent, events, [record.timestamp_ms for record in sources])
-        for event, record, is_first in zip(events, sources, first.tolist(), strict=True):
-            if is_first:
-                counter.add(event, (record.offset, record.partition))
-        duplicates += len(events) - int(first.sum())
+                continue
+            rows.append(
+                CountedEvent(
+                    int.from_bytes(digest(event.event_id), "big"),
+                    record.timestamp_ms,
+                    record.offset,
+                    record.partition,
+                    event.category,
+                    event.event_type,
+                    event.time_ms,
+                    event.amount,
+                    user_hash(event.user_id),
+                )
+            )
         records += len(batch)
         progress(len(batch))
-    report = ChunkReport(records, counter.events, duplicates, rejected, heartbeats)
-    return counter, report, clocks_ms
+    hashes = {"digest": np.uint64, "user_hash": np.uint64}
+    events = pd.DataFrame(rows, columns=list(CountedEvent._fields)).astype(hashes)
+    return _ReadRecords(events, records, rejected, heartbeats, clocks_ms)
 
 
-def _is_first(recent: RecentEvents, events: list[AcceptedEvent], times_ms: list[int]) -> np.ndarray:
-    digests = b"".join([digest(event.event_id) for event in events])
-    return recent.add(np.frombuffer(digests, ">u8").astype(np.uint64), np.array(times_ms, np.int64))
+class CountedEvent(NamedTuple):
+    """A row of the events of `count_events`."""
+
+    digest: int  # of the event_id
+    record_ms: int  # timestamp of the record
+    offset: int
+    partition: int
+    category: str
+    event_type: str
+    time_ms: int
+    amount: float
+    user_hash: int
 
 
-def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:
-    while batch := list(itertools.islice(records, BATCH_RECORDS)):
-        yield batch
+def count_events(events: pd.DataFrame, known: Iterable[str], most: int = MAX_CATEGORIES) -> Counts:
+    """The counts of all series that events belong to, whatever their order.
+
+    events: rows of CountedEvent. known: categories that have series of their own; at most `most`
+    get them, the first that occur, because clients choose the names of categories freely.
+    """
+    counted = set(known)
+    for category in events.sort_values(["offset", "partition"])["category"].unique():
+        if len(counted) < most:
+            counted.add(category)
+    is_own, is_purchase = events["category"].isin(counted), events["event_type"] == "purchase"
+    rows = pd.concat(
+        [
+            events.assign(
+                scope=np.where(is_own, CATEGORY, OTHER),
+                category=events["category"].where(is_own, ""),
+            ),
+            events.assign(scope=ALL, category=""),
+            events.assign(
+                scope=ALL,
+                category="",
+                event_type=ALL,
+                amount=events["amount"].where(is_purchase, 0.0),
+            ),
+        ]
+    )
+    amounts, users = rows["amount"].to_numpy(), rows["user_hash"].to_numpy(np.uint64)
+    found: Counts = defaultdict(dict)
+    for span, span_ms in SPANS_MS.items():
+        keys = [rows[name].to_numpy() for name in Series._fields]
+        start_ms = rows["time_ms"].to_numpy(np.int64) // span_ms * span_ms
+        for (*names, start), places in rows.groupby([*keys, start_ms]).indices.items():
+            series = Series(*names)
+            found[span, series][start] = Count(
+                len(places),
+                math.fsum(amounts[places]),  # the sum does not depend on the order of arrival
+                smallest(users[places], series.exact_users),
+            )
+    return found
 
 
 class RecentEvents:
-    """When each event was last seen: 16 bytes an event within `ttl_ms`.
+    """When events were last seen: 16 bytes for each within `ttl_ms`.
 
     An event is a copy if the same event_id was seen within `ttl_ms` before it, in record time. The
     answer depends on the records of that time only, so it does not matter how far back the memory
     reaches beyond it.
-
-    Digests are kept in sorted runs, each at most half as long as the one before it, so that n
-    events need O(n log n) comparisons (a log-structured merge, O'Neil and others 1996).
     """
 
     def __init__(self, ttl_ms: int) -> None:
         self._ttl_ms = ttl_ms
-        self._runs: list[tuple[np.ndarray, np.ndarray]] = []  # digests, ascending; times
+        self._seen = pd.DataFrame(
+            {"digest": np.array([], np.uint64), "record_ms": np.array([], np.int64)}
+        )
 
     def __len__(self) -> int:
-        return sum(len(digests) for digests, _ in self._runs)
+        return len(self._seen)
 
-    def add(self, digests: np.ndarray, times_ms: np.ndarray) -> np.ndarray:
+    def add(self, events: pd.DataFrame) -> np.ndarray:
         """Returns (N,) whether each event is the first, and remembers all.
 
-        digests: (N,) uint64 in order of arrival; times_ms: (N,) int64 record timestamps.
+        events: digest and record_ms, in order of arrival.
         """
-        order = np.argsort(digests, kind="stable")
-        ordered, times = digests[order], times_ms[order]
-        before_ms = np.full(len(ordered), np.iinfo(np.int64).min // 2)
-        before_ms[1:] = np.where(ordered[1:] == ordered[:-1], times[:-1], before_ms[1:])
-        for known, known_ms in self._runs:
-            place = np.minimum(np.searchsorted(known, ordered), len(known) - 1)
-            seen_ms = np.where(known[place] == ordered, known_ms[place], before_ms)
-            before_ms = np.maximum(before_ms, seen_ms)
-        first = np.empty(len(ordered), np.bool_)
-        first[order] = before_ms < times - self._ttl_ms
-        if len(ordered):
-            self._remember(ordered, times)
-        return first
-
-    def _remember(self, digests: np.ndarray, times_ms: np.ndarray) -> None:
-        run = _latest(digests, times_ms)
-        while self._runs and len(self._runs[-1][0]) < 2 * len(run[0]):
-            other = self._runs.pop()
-            run = _latest(*(np.concatenate(pair) for pair in zip(other, run, strict=True)))
-            fresh = run[1] >= times_ms.max() - self._ttl_ms
-            run = (run[0][fresh], run[1][fresh])
-        if len(run[0]):
-            self._runs.append(run)
-
-
-def _latest(digests: np.ndarray, times_ms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the distinct digests, ascending, each with its latest time."""
-    order = np.lexsort((times_ms, digests))
-    digests, times_ms = digests[order], times_ms[order]
-    last = np.append(digests[1:] != digests[:-1], True)
-    return digests[last], times_ms[last]
-
-
-class KafkaInputTopic:
-    """An InputTopic (liveprofile.trends.update)."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings, self._topic = settings, settings.topics.events
-
-    def ranges(self) -> dict[int, PartitionRange]:
-        return offsets.partition_ranges(self._settings, self._topic)
-
-    def committed(self) -> dict[int, int]:
-        return offsets.committed_offsets(self._settings, self._topic)
-
-    def offsets_at(self, time_ms: int) -> dict[int, int]:
-        return offsets.offsets_at(self._settings, self._topic, time_ms)
-
-    def read(self, ranges: dict[int, PartitionRange]) -> Iterator[Record]:
-        return read_topic(self._settings, self._topic, ranges)
+        if events.empty:
+            return np.zeros(0, bool)
+        new = events[["digest", "record_ms"]]
+        known = self._seen[self._seen["digest"].isin(new["digest"])]
+        both = pd.concat([known, new], ignore_index=True)
+        latest_ms = both.groupby("digest")["record_ms"].cummax()
+        before_ms = latest_ms.groupby(both["digest"]).shift()[len(known) :]
+        is_copy = before_ms.to_numpy() >= new["record_ms"].to_numpy() - self._ttl_ms
+        seen = pd.concat([self._seen, new], ignore_index=True)
+        self._seen = seen[seen["record_ms"] >= new["record_ms"].max() - self._ttl_ms]
+        return ~is_copy

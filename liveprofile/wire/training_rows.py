@@ -34,8 +34,6 @@ SCORING_STORED = pa.schema(
         ("parts", pa.string()),
     ]
 )
-# The columns that training of the user model reads, with their Python types in JSON lines.
-PROFILE_READ = {"user_id": str, "window_end_ms": int, "events": str, "added": list, "sums": list}
 
 _SQL_TYPES = {
     pa.string(): "STRING",

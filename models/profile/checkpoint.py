@@ -72,13 +72,12 @@ def load(folder: Path) -> tuple[BehaviourTransformer, list[str], list[str], Mode
         ]
         model = BehaviourTransformer(shape, modalities)
         weights = load_file(folder / WEIGHTS)
-        if (biases := weights.get("ranker.item_bias")) is not None:
-            model.ranker = Ranker(shape.dim, shape.categories, shape.items, len(biases) - 1)
-        if (horizons := weights.get("value_curves.horizon_days")) is not None:
-            knots, inputs = weights["value_curves.after_days"], weights["value_curves.mean"]
-            links = len(weights.get("value_curves.links.spend_ratio", ()))
-            learned = len(horizons) - links
-            model.value_curves = ValueCurveHead(len(inputs), learned, len(knots), links)
+        biased_items = len(weights["ranker.item_bias"]) - 1
+        model.ranker = Ranker(shape.dim, shape.categories, shape.items, biased_items)
+        knots, inputs = weights["value_curves.after_days"], weights["value_curves.mean"]
+        links = len(weights.get("value_curves.links.spend_ratio", ()))
+        learned = len(weights["value_curves.horizon_days"]) - links
+        model.value_curves = ValueCurveHead(len(inputs), learned, len(knots), links)
         model.load_state_dict(
             {
                 name: value.float() if value.is_floating_point() else value
@@ -88,16 +87,16 @@ def load(folder: Path) -> tuple[BehaviourTransformer, list[str], list[str], Mode
         vocabulary = json.loads((folder / VOCABULARY).read_text())
         items, categories = vocabulary["items"], vocabulary["categories"]
     except (TypeError, RuntimeError, SafetensorError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+        reason = " ".join(reason.split())[:300]
         raise InputError(f"model checkpoint {folder}: {reason}") from None
-    if model.ranker is not None:
-        lowest, highest = (int(code) for code in model.ranker.item_category.aminmax())
-        if lowest < 0 or highest > len(categories):
-            raise InputError(
-                f"model checkpoint {folder / WEIGHTS}: categories of items from {lowest} to"
-                f" {highest}, but there are {len(categories)}"
-            )
-    if model.value_curves is not None and not model.value_curves.has_valid_days():
+    lowest, highest = (int(code) for code in model.ranker.item_category.aminmax())
+    if lowest < 0 or highest > len(categories):
+        raise InputError(
+            f"model checkpoint {folder / WEIGHTS}: categories of items from {lowest} to {highest},"
+            f" but there are {len(categories)}"
+        )
+    if not model.value_curves.has_valid_days():
         raise InputError(
             f"model checkpoint {folder / WEIGHTS}: the days of the value curves are no finite"
             " numbers that ascend from 0; train the model again"

@@ -26,7 +26,6 @@ from liveprofile.units import HOUR_MS
 from liveprofile.wire.token_columns import TokenColumns
 from liveprofile.wire.tokens import EVENT_TYPES
 from models.profile import user_features
-from models.profile.user_features import RepeatCounts
 
 FIELDS = ("item", "category", "type", "amount", "gap", "hour", "position")
 BOS_TYPE = len(EVENT_TYPES)
@@ -196,10 +195,7 @@ class EncodedBatch(NamedTuple):
     scored_counts_B: np.ndarray
     category_S: np.ndarray  # category row of that next event
     type_S: np.ndarray  # type of that next event
-    repeat_counts_before_BC: np.ndarray  # float32, of the history's categories
-    repeat_counts_after_BC: np.ndarray  # float32, of history and window together
-    # Of history and window together, named items only: code 1 is the first name.
-    item_repeat_counts: RepeatCounts
+    repeat_counts_BC: np.ndarray  # float32, of the history's categories
 
 
 class IndexedTokens(NamedTuple):
@@ -294,46 +290,22 @@ class Encoder:
             window_B,
             category_N[scored_N],
             type_N[scored_N],
-            *self._repeat_counts(tokens, rows_B),
+            self._repeat_counts(tokens, history_first_B, history_end_B),
         )
 
     def _repeat_counts(
-        self, tokens: IndexedTokens, rows_B: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, RepeatCounts]:
-        """Counts of categories before and after the window, and of items after it."""
-        rows, width = len(rows_B), self.categories.rows
-        first_B, end_B = tokens.history_starts[rows_B], tokens.history_starts[rows_B + 1]
-        window_first_B = tokens.window_starts[rows_B]
-        window_end_B = tokens.window_starts[rows_B + 1]
+        self, tokens: IndexedTokens, first_B: np.ndarray, end_B: np.ndarray
+    ) -> np.ndarray:
+        """(B, C) counts of the categories of each history, as of its last event."""
         history_N = concatenated_ranges(first_B, end_B)
-        window_N = concatenated_ranges(window_first_B, window_end_B)
-        history_row_N = np.repeat(np.arange(rows), end_B - first_B)
-        window_row_N = np.repeat(np.arange(rows), window_end_B - window_first_B)
-        token_N = np.concatenate([history_N, window_N])
-        row_N = np.concatenate([history_row_N, window_row_N])
-        # Ages count from the last event, so that the counts after a window equal those before the
-        # user's next window.
-        last_before_B = np.where(end_B > first_B, end_B, window_end_B) - 1
-        last_after_B = np.where(window_end_B > window_first_B, window_end_B, end_B) - 1
-        time_ms_N = tokens.time_ms[token_N]
-        weight_after_N = user_features.decay_weights(
-            time_ms_N, tokens.time_ms[last_after_B][row_N], self.decay_days
+        row_N = np.repeat(np.arange(len(first_B)), end_B - first_B)
+        last_ms_N = tokens.time_ms[end_B[row_N] - 1]
+        weight_N = user_features.decay_weights(
+            tokens.time_ms[history_N], last_ms_N, self.decay_days
         )
-        weight_before_N = user_features.decay_weights(
-            tokens.time_ms[history_N],
-            tokens.time_ms[last_before_B][history_row_N],
-            self.decay_days,
-        )
-        category_N, item_N = tokens.category[token_N], tokens.item[token_N]
-        named_N = item_N <= len(self.items.names)
-        return (
-            user_features.dense_repeat_counts(
-                history_row_N, tokens.category[history_N], weight_before_N, rows, width
-            ),
-            user_features.dense_repeat_counts(row_N, category_N, weight_after_N, rows, width),
-            user_features.repeat_counts(
-                row_N[named_N], item_N[named_N], weight_after_N[named_N], self.items.rows
-            ),
+        rows, width = len(first_B), self.categories.rows
+        return user_features.dense_repeat_counts(
+            row_N, tokens.category[history_N], weight_N, rows, width
         )
 
 

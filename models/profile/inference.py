@@ -6,7 +6,7 @@ and padded only to the longest of their group.
 
 A GPU computes a pass while the CPU encodes the next one: results are read after the last one.
 
-Shape suffixes as in models/profile/forward.py
+Shape suffixes as in models/profile/forward.py; k places of a ranking
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from liveprofile.events.modalities import Vectors
 from liveprofile.wire import histories as history_format
@@ -35,20 +34,20 @@ from models.profile.device import (
     to_device,
 )
 from models.profile.encoding import EncodedBatch, Encoder, Vocabulary
-from models.profile.forward import TOP_K, ForwardPass, InferenceBatchResult
+from models.profile.forward import PassResult, forward
 from models.profile.modality_layers import collate
 from models.profile.network import BehaviourTransformer
 from models.profile.ranking import MemoryRanker
 from models.profile.user_features import FEATURE_NAMES
 from models.profile.values.serving import CurvesAfter, score_curves
 
+TOP_K = 10
 SCRATCH_BYTES = 31 << 20
 
 
 def in_bfloat16(model: BehaviourTransformer) -> BehaviourTransformer:
     """A bfloat16 copy of the model. Heads that read numbers stay float32."""
     converted = copy.deepcopy(model).bfloat16()
-    converted.value_head = copy.deepcopy(model.value_head)
     converted.ranker = copy.deepcopy(model.ranker)
     converted.value_curves = copy.deepcopy(model.value_curves)
     return converted
@@ -71,7 +70,7 @@ class Scores(NamedTuple):
     spend_after: np.ndarray
     surprise: np.ndarray  # (B,) mean negative log-likelihood in nats per event; 0 if no events
     batches: list[BatchTime]
-    value_curves: CurvesAfter | None = None  # after the windows; None: the model has none
+    value_curves: CurvesAfter  # after the windows
 
 
 class ProfileModel:
@@ -102,9 +101,7 @@ class ProfileModel:
         self._model = model.to(device)
         self._batch_rows = batch_rows
         self._lengths = (*(n for n in length_buckets if n < self.max_len), self.max_len)
-        k_items = min(TOP_K, len(items))
         ranked_items = min(max(card["ranked_items"], TOP_K), len(items))
-        self._forward_pass = ForwardPass(self._model, device, ranked_items, k_items)
         self._ranker = MemoryRanker(self._model, items, categories, ranked_items, TOP_K)
         self._encoder = Encoder(
             Vocabulary(items, model.shape.item_buckets),
@@ -188,7 +185,8 @@ class ProfileModel:
             TokenColumns.of([row[-1:] for row in rows]),
             user_features_BX,
             user_features_BX,
-            memories=history_format.of_windows([[(0, [MemoryToken(0, "", "")])]] * len(rows)),
+            (),
+            history_format.of_windows([[(0, [MemoryToken(0, "", "")])]] * len(rows)),
         )
 
     def score(
@@ -197,109 +195,64 @@ class ProfileModel:
         windows: TokenColumns,
         user_features_before_BX: np.ndarray,
         user_features_after_BX: np.ndarray,
-        vectors: Sequence[Vectors] = (),
-        memories: Memories | None = None,
+        vectors: Sequence[Vectors],
+        memories: Memories,
         window_days: np.ndarray | float = 0.0,
     ) -> Scores:
         """Scores B rows. Row i of `histories` precedes row i of `windows`.
 
         user_features_before_BX, user_features_after_BX: user_features.feature_matrix at the
         windows' starts and ends. vectors: the modality vectors of each window, all of
-        `modalities`; (): none. memories: of each user, the window included. None, or a model
-        without a ranker: the trunk ranks items and categories. window_days: (B,) or one number.
-        Churn and spend before the windows are those at their ends if no event came, if there are
-        value curves, else those at their starts.
+        `modalities`; (): none. memories: of each user, the window included. window_days: (B,) or
+        one number. Churn and spend before the windows are those at their ends if no event came.
         """
         length_B = self._encoder.lengths(histories.sizes, windows.sizes)
         order_B = np.argsort(length_B, kind="stable")
+        rows = len(order_B)
+        if not rows:
+            none = np.empty((0, 0), np.float32)
+            return Scores(*[none] * 10, [], CurvesAfter([], [], {}))
         tokens = self._encoder.index_tokens(histories, windows)
-        by_memory = memories is not None and self._model.ranker is not None
-        has_vectors = bool(self.modalities) and any(vectors)
 
-        def run_pass(part: slice) -> tuple[InferenceBatchResult, BatchTimer]:
+        def run_pass(part: slice) -> tuple[PassResult, BatchTimer]:
             part_B = order_B[part]
             timer = BatchTimer(self._device, len(part_B), int(length_B[part_B[-1]]))
-            batch = self._encoder.encode(tokens, part_B, self._lengths)
-            user_features_2BX = np.concatenate(
-                [user_features_before_BX[part_B], user_features_after_BX[part_B]]
-            )
-            fused_BD = self._fused([vectors[row] for row in part_B]) if has_vectors else None
-            result = self._forward(batch, user_features_2BX, fused_BD, by_memory)
+            result = self._forward(self._encoder.encode(tokens, part_B, self._lengths))
             timer.stop()
             return result, timer
 
         with torch.inference_mode():
-            done = [run_pass(part) for part in passes(len(order_B), self._batch_rows)]
+            done = [run_pass(part) for part in passes(rows, self._batch_rows)]
             results = [result for result, _ in done]
-            scores = self._collect(results, order_B, [timer.read() for _, timer in done])
-            if not by_memory or not done:
-                return scores
+            embedding_2BE = np.empty((2, rows, self.dim), np.float32)
+            surprise_B = np.zeros(rows, np.float32)
+            first = 0
+            for result in results:
+                to = order_B[first : first + len(result.after_BD)]
+                first += len(to)
+                embedding_2BE[:, to] = result.embedding_2BE.cpu().numpy().reshape(2, len(to), -1)
+                total_B = np.bincount(result.row_S, result.surprise_S.cpu().numpy(), len(to))
+                surprise_B[to] = total_B / np.bincount(result.row_S, minlength=len(to)).clip(min=1)
             input_order_B = to_device(np.argsort(order_B), self._device)
             after_BD = torch.cat([result.after_BD for result in results])[input_order_B]
             fused_BD = None
-            if has_vectors:
-                fused_BD = torch.cat([result.fused_BD for result in results])[input_order_B]
+            if self.modalities and any(vectors):
+                fused_BD = after_BD + self._model.fusion(collate(vectors), rows)
             ranked = self._ranker.rank(memories, after_BD, fused_BD)
-            scores = scores._replace(**ranked._asdict())
-            if (head := self._model.value_curves) is None:
-                return scores
-            numbers_BX = (user_features_before_BX, user_features_after_BX)
-            days_B = np.broadcast_to(window_days, len(order_B))
-            windows = self._ranker.windows(memories)
-            curves = score_curves(head, windows, numbers_BX, days_B)
-            return scores._replace(**curves._asdict())
-
-    def _fused(self, vectors: Sequence[Vectors]) -> Tensor:
-        """(B, D) states of the windows' vectors."""
-        return self._model.fusion(collate(vectors), len(vectors))
-
-    def _forward(
-        self,
-        batch: EncodedBatch,
-        user_features_2BX: np.ndarray,
-        fused_BD: Tensor | None,
-        by_memory: bool,
-    ) -> InferenceBatchResult:
-        return self._forward_pass.run(batch, user_features_2BX, fused_BD, by_memory)
-
-    def _collect(
-        self,
-        results: list[InferenceBatchResult],
-        order_B: np.ndarray,
-        batches: list[BatchTime],
-    ) -> Scores:
-        """Joins the results of all batches, in input order."""
-        rows, dim = len(order_B), self.dim
-        floats_2BO = np.empty((2, rows, dim + 2), np.float32)
-        surprise_B = np.zeros(rows, np.float32)
-        first = 0
-        for result in results:
-            to = order_B[first : first + len(result.after_BD)]
-            first += len(to)
-            floats_2BO[:, to] = result.floats_2BO.cpu().numpy().reshape(2, len(to), -1)
-            total_B = np.bincount(result.row_S, result.surprise_S.cpu().numpy(), len(to))
-            surprise_B[to] = total_B / np.bincount(result.row_S, minlength=len(to)).clip(min=1)
-        embedding, churn, spend = np.split(floats_2BO, [dim, dim + 1], axis=2)
+            curves = score_curves(
+                self._model.value_curves,
+                self._ranker.windows(memories),
+                (user_features_before_BX, user_features_after_BX),
+                np.broadcast_to(window_days, rows),
+            )
         return Scores(
-            embedding_before=embedding[0].copy(),
-            embedding_after=embedding[1].copy(),
-            interests_after=_joined([result.interests_BK for result in results], order_B),
-            interests_after_p=_joined([result.interests_p_BK for result in results], order_B),
-            next_items=_joined([result.next_items_BK for result in results], order_B),
-            churn_before=churn[0, :, 0],
-            churn_after=churn[1, :, 0],
-            spend_before=spend[0, :, 0],
-            spend_after=spend[1, :, 0],
+            embedding_before=embedding_2BE[0].copy(),
+            embedding_after=embedding_2BE[1].copy(),
+            **ranked._asdict(),
+            **curves._asdict(),
             surprise=surprise_B,
-            batches=batches,
+            batches=[timer.read() for _, timer in done],
         )
 
-
-def _joined(parts: list[Tensor], order_B: np.ndarray) -> np.ndarray:
-    """(B, K) the rows of all passes in input order."""
-    if not parts:
-        return np.empty((0, 0))
-    sorted_BK = torch.cat(parts).cpu().numpy()
-    rows_BK = np.empty_like(sorted_BK)
-    rows_BK[order_B] = sorted_BK
-    return rows_BK
+    def _forward(self, batch: EncodedBatch) -> PassResult:
+        return forward(self._model, batch, self._device)

@@ -3,9 +3,8 @@
 Shape suffixes
     B rows (one user and window each)      P flat positions: padded sequences laid end to end
     T positions of a padded sequence       N positions selected from P   M items, one state each
-    D model width   H heads   E width of a head   V width of the value head
+    D model width   H heads   E width of a head
     7 fields of a token (models/profile/encoding.py)   C categories   I items   K best of them
-    X user features (models/profile/user_features.py)
 
 Sources
     causal self-attention      Vaswani et al. 2017, arXiv:1706.03762
@@ -15,7 +14,6 @@ Sources
     tied input/output rows     Press and Wolf 2017, arXiv:1608.05859
     repeat consumption         Ren et al. 2019 (RepeatNet), arXiv:1812.02646; here an additive term
                                in the logits, which the trunk can outweigh
-    joint churn and spend      Wang et al. 2019 (zero-inflated log-normal), arXiv:1912.07753
 """
 
 from __future__ import annotations
@@ -31,10 +29,7 @@ from liveprofile.events.modalities import Modality
 from models.profile.encoding import BOS_TYPE, Groups, Layout
 from models.profile.modality_layers import Fusion
 from models.profile.ranker.network import Ranker
-from models.profile.user_features import FEATURE_NAMES
 from models.profile.values.head import ValueCurveHead
-
-VALUE_WIDTH = 64
 
 
 class Shape(NamedTuple):
@@ -131,9 +126,8 @@ class BehaviourTransformer(nn.Module):
         # Weights of the repeat counts in category and item logits: see `repeat_weights`.
         self.repeat = nn.Linear(dim, 2)
         self.type_head = nn.Linear(dim, BOS_TYPE)
-        self.value_head = ValueHead(dim)
         self.fusion = Fusion(dim, modalities)
-        # Fitted behind the finished trunk, if there are rows for it.
+        # None until they are fitted behind the finished trunk; serving needs both.
         self.ranker: Ranker | None = None
         self.value_curves: ValueCurveHead | None = None
         self.register_buffer("embed", torch.eye(dim, shape.embedding))
@@ -209,53 +203,6 @@ class BehaviourTransformer(nn.Module):
     def embeddings(self, h_ND: Tensor) -> Tensor:
         """(N, embedding) unit vectors: the states projected on the directions in `embed`."""
         return F.normalize(h_ND.float() @ self.embed.float(), dim=1)
-
-    def values(self, h_ND: Tensor, user_features_NX: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Runs `ValueHead.forward`."""
-        return self.value_head(h_ND, user_features_NX)
-
-
-class ValueHead(nn.Module):
-    """Predicts churn and spend from user features and, if it helps, from the trunk's state.
-
-    The sum of a linear and a deep model (Wide & Deep; Cheng et al. 2016, arXiv:1606.07792).
-    Training (models/profile/training/churn_spend_head.py) decides whether the state helps; if not,
-    the state's weights are zero. The head stays in float32 when the trunk is in bfloat16.
-    """
-
-    def __init__(self, dim: int):
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(len(FEATURE_NAMES)))
-        self.register_buffer("std", torch.ones(len(FEATURE_NAMES)))
-        self.numbers = nn.Linear(len(FEATURE_NAMES), VALUE_WIDTH)
-        self.state = nn.Linear(dim, VALUE_WIDTH, bias=False)
-        self.hidden = nn.Linear(VALUE_WIDTH, VALUE_WIDTH)
-        self.out = nn.Linear(VALUE_WIDTH, 3)
-        self.linear = nn.Linear(len(FEATURE_NAMES), 3, bias=False)
-        nn.init.zeros_(self.state.weight)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
-        nn.init.zeros_(self.linear.weight)
-
-    def forward(self, h_ND: Tensor, user_features_NX: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(N,) each: churn logit, mean and standard deviation (> 0) of the log spend of buyers."""
-        scaled_NX = (user_features_NX - self.mean) / self.std
-        hidden_NV = torch.relu(self.numbers(scaled_NX) + self.state(h_ND.float()))
-        values_N3 = self.out(torch.relu(self.hidden(hidden_NV))) + self.linear(scaled_NX)
-        churn_N, log_mean_N, raw_N = values_N3.unbind(1)
-        return churn_N, log_mean_N, F.softplus(raw_N + 0.5413) + 0.1  # 1.1 at the start
-
-
-def expected_spend(churn_N: Tensor, log_mean_N: Tensor, log_std_N: Tensor) -> Tensor:
-    """(N,) median of the zero-inflated log-normal in currency, >= 0. churn_N: probabilities.
-
-    The median minimizes the absolute error. The mean would depend on the tail, which has few
-    samples.
-    """
-    rank_N = ((0.5 - churn_N) / (1 - churn_N)).clamp(min=1e-6)  # quantile among buyers
-    # The bound keeps one extreme prediction from dominating averages.
-    exponent_N = (log_mean_N + log_std_N * torch.special.ndtri(rank_N)).clamp(max=20.0)
-    return torch.where(churn_N < 0.5, exponent_N.exp(), 0.0)
 
 
 def top_k(scores_NC: Tensor, k: int) -> tuple[Tensor, Tensor]:

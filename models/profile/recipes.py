@@ -57,13 +57,6 @@ class Recipe:
     weight_type: float = 1.0
     weight_item: float = 0.5
     taught_share: float = 0.5  # weight of the distillation loss if there is a teacher
-    # Value head: see models/profile/training/churn_spend_head.py.
-    weight_churn: float = 1.0
-    weight_spend: float = 0.5
-    between_share: float = 0.25
-    value_epochs: int = 8
-    value_batch_rows: int = 1024
-    value_learning_rate: float = 3e-3
     # Ranker: see models/profile/training/fit_ranker.py.
     ranker_epochs: int = 2
     ranker_batch_rows: int = 128

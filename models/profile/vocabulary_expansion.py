@@ -43,10 +43,9 @@ def add_items(
     state["table"] = torch.cat([table[:start], new.rows_ND.to(table), table[start:]])
     bias = state["item_bias"]
     state["item_bias"] = torch.cat([bias[:position], new.bias_N.to(table), bias[position:]])
-    if model.ranker is not None:
-        _insert_ranker_items(state, position, new)
-        biased_items = len(state["ranker.item_bias"]) - 1
-        grown.ranker = Ranker(shape.dim, shape.categories, wider.items, biased_items)
+    _insert_ranker_items(state, position, new)
+    biased_items = len(state["ranker.item_bias"]) - 1
+    grown.ranker = Ranker(shape.dim, shape.categories, wider.items, biased_items)
     grown.value_curves = copy.deepcopy(model.value_curves)
     grown.load_state_dict(state)
     return grown.train(model.training)

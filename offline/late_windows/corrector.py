@@ -19,8 +19,14 @@ from liveprofile.settings import Settings
 from liveprofile.units import SECOND_MS
 from liveprofile.wire import window_events
 from offline.late_windows.chains import (
+    MERGED,
+    REASON,
+    WITHDRAWN,
+    Correction,
     Plan,
+    RecomputedRows,
     StoredUser,
+    corrections_of,
     is_complete,
     is_complete_profile,
     plan,
@@ -29,14 +35,6 @@ from offline.late_windows.chains import (
     to_batch,
 )
 from offline.late_windows.late_events import END_OF_TIME_MS, LateBook, MovedEvents
-from offline.late_windows.recomputation import (
-    MERGED,
-    REASON,
-    WITHDRAWN,
-    Correction,
-    RecomputedRows,
-    corrections_of,
-)
 from offline.late_windows.tables import CassandraCorrectionTables
 from udfs.profile.batch import ProfileUpdater
 from udfs.profile.model_feed import ActiveModels, load_checkpoint, open_model_feed

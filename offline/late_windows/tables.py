@@ -20,8 +20,7 @@ from liveprofile.privacy.withdrawals import delete_windows
 from liveprofile.rows.profiles import MARKS, PROFILE_DELTA, REPLACED_DELTA
 from liveprofile.settings import CassandraSettings, WindowSettings
 from liveprofile.storage.cql import from_ms, read_pages
-from offline.late_windows.chains import StoredRuleFlag, StoredUser, StoredWindow
-from offline.late_windows.recomputation import ADDED, Correction
+from offline.late_windows.chains import ADDED, Correction, StoredRuleFlag, StoredUser, StoredWindow
 from udfs.cassandra import encoding
 from udfs.cassandra.batch_writer import Partition, Write, bound_statement
 from udfs.cassandra.executor import StatementExecutor

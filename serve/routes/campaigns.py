@@ -7,8 +7,8 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
-from liveprofile.campaigns.plan_store import plan_as_json
-from liveprofile.campaigns.planning import report_as_json
+from liveprofile.campaigns.report import report_as_json
+from liveprofile.campaigns.store import plan_as_json
 from liveprofile.client.analysis_models import (
     CAMPAIGN_PATTERN,
     CampaignAnswer,
@@ -43,7 +43,7 @@ router = APIRouter(prefix="/v1", tags=["campaigns"])
 
 @router.get("/campaigns", response_model=CampaignList, responses=problems())
 async def get_campaigns(store: DataStore, caller: Reader) -> Response:
-    """The campaigns that were planned through the API, newest start first."""
+    """The planned campaigns, newest start first."""
     return answers.json_response(
         {"items": [plan_as_json(plan) for plan in await store.run(campaigns.stored_plans)]}
     )

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from liveprofile.wire.histories import MemoryToken
+from liveprofile.wire.histories import of_windows as memories_of
 from liveprofile.wire.token_columns import TokenColumns
 from liveprofile.wire.tokens import EVENT_TYPES, Token
 from models.profile.inference import ProfileModel, Scores
@@ -58,7 +60,13 @@ def scores() -> tuple[Scores, Scores]:
     features = [
         random.uniform(0, 5, (ROWS, len(FEATURE_NAMES))).astype(np.float32) for _ in range(2)
     ]
-    cpu, gpu = (model.score(histories, windows, *features) for model in models)
+    memories = memories_of(
+        [
+            [(0, [MemoryToken(0, models[0].items[row], models[0].categories[0])])]
+            for row in range(ROWS)
+        ]
+    )
+    cpu, gpu = (model.score(histories, windows, *features, (), memories) for model in models)
     return cpu, gpu
 
 

@@ -16,7 +16,7 @@ from liveprofile.settings import Settings, load
 from liveprofile.units import HOUR_MS
 from liveprofile.wire.tokens import EVENT
 from models.profile.data import training_rows
-from offline.backfill import BackfillResult, backfill_profile_rows
+from offline.backfill import PROFILE_ROWS, BackfillResult, backfill_rows
 from tests.reference.profile import run_reference
 from tests.reference.windows import Record
 from tests.support.streams.shop import START_MS, shop_events
@@ -52,8 +52,8 @@ def run_backfill(
 ) -> tuple[BackfillResult, Path]:
     archive, folder = work / "events.jsonl", work / "rows"
     archive.write_text("".join(json.dumps(event) + "\n" for event in events))
-    return backfill_profile_rows(
-        settings, folder, config=config, source=archive, cluster=False
+    return backfill_rows(
+        settings, PROFILE_ROWS, folder, config=config, source=archive, cluster=False
     ), folder
 
 

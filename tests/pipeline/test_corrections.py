@@ -28,6 +28,7 @@ from liveprofile.settings import Settings, load
 from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS
 from liveprofile.wire import training_rows
 from models.profile.inference import ProfileModel
+from offline.late_windows.chains import ADDED, WITHDRAWN
 from offline.late_windows.corrector import CorrectionCounts, Corrector
 from offline.late_windows.late_events import (
     LateBook,
@@ -37,7 +38,6 @@ from offline.late_windows.late_events import (
     read_rows,
     write_records,
 )
-from offline.late_windows.recomputation import ADDED, WITHDRAWN
 from tests.pipeline.comparison import RECORD_MS
 from tests.pipeline.harness import ProfileOutput, run_profile_pipeline
 from tests.reference.windows import Record

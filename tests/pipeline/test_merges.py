@@ -32,6 +32,7 @@ from liveprofile.units import HOUR_MS
 from liveprofile.wire import training_rows
 from liveprofile.wire.user_records import key_of
 from models.fraud.model import FraudModel
+from offline.late_windows.chains import MERGED
 from offline.late_windows.late_events import (
     RecordSelection,
     choose_late_events,
@@ -39,7 +40,6 @@ from offline.late_windows.late_events import (
     read_rows,
     write_records,
 )
-from offline.late_windows.recomputation import MERGED
 from tests.pipeline.comparison import RECORD_MS, assert_equals_reference, in_one_partition
 from tests.pipeline.harness import run_profile_pipeline, run_scoring_pipeline
 from tests.pipeline.test_corrections import (

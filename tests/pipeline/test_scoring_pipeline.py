@@ -15,7 +15,7 @@ import pytest
 
 from liveprofile.resources import product_path
 from liveprofile.settings import Settings, load
-from liveprofile.simulator import separate_device_purchases, shared_device_ring
+from liveprofile.simulator import shared_device_ring
 from liveprofile.units import DAY_MS
 from liveprofile.wire.scored_events import ENTITIES, read_rows
 from models.fraud.model import FraudModel
@@ -86,8 +86,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> ScoringRun:
     events = sorted(
         simulated.simulated_shop(seed=7)
         + simulated.with_own_ids(shared_device_ring(50, 3), "ring-")
-        + simulated.with_own_ids(separate_device_purchases(50), "devices-")
-        + simulated.with_own_ids(separate_device_purchases(50, addresses=10_000), "addresses-"),
+        + simulated.with_own_ids(shared_device_ring(50, 50, labelled=False), "devices-")
+        + simulated.with_own_ids(
+            shared_device_ring(50, 50, labelled=False, addresses=10_000), "addresses-"
+        ),
         key=lambda event: event["event_time"],
     )
     values = list(simulated.irregular_payloads(events, seed=7))

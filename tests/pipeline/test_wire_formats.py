@@ -343,4 +343,3 @@ def test_training_rows_written_by_flink_have_the_declared_columns(
         explicit_schema=training_rows.PROFILE, unexpected_field_behavior="error"
     )
     assert pj.read_json(pa.BufferReader(written), parse_options=options).to_pylist() == rows
-    assert set(training_rows.PROFILE_READ) <= set(training_rows.PROFILE.names)

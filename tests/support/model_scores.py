@@ -189,7 +189,6 @@ def _row(scores: Scores, i: int) -> Scores:
         if isinstance(value, np.ndarray)
     }
     curves = scores.value_curves
-    if curves is not None:
-        values_BHK = {name: value[i : i + 1] for name, value in curves.values_BHK.items()}
-        curves = curves._replace(values_BHK=values_BHK)
+    values_BHK = {name: value[i : i + 1] for name, value in curves.values_BHK.items()}
+    curves = curves._replace(values_BHK=values_BHK)
     return scores._replace(**arrays, batches=[], value_curves=curves)

@@ -361,10 +361,8 @@ def _profile_row(row: _RowValues, model: ProfileModel) -> ProfileRow:
 
 
 def _value_curves(scores: Scores) -> list[dict[str, Any]]:
-    """Returns what each profile stores under `value_curves.KEY`; empty without curves."""
+    """Returns what each profile stores under `value_curves.KEY`."""
     curves = scores.value_curves
-    if curves is None:
-        return [{}] * len(scores.churn_after)
     fixed = {"after_days": curves.after_days, "horizon_days": curves.horizon_days}
     return [
         {value_curves.KEY: fixed | dict(zip(value_curves.VALUES, row, strict=True))}

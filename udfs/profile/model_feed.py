@@ -246,8 +246,7 @@ def load_checkpoint(settings: Settings, folder: Path) -> ProfileModel:
     )
     scores = model.warm_up()
     outputs = [scores.embedding_after, scores.churn_after, scores.spend_after, scores.surprise]
-    if scores.value_curves is not None:
-        outputs += scores.value_curves.values_BHK.values()
+    outputs += scores.value_curves.values_BHK.values()
     if not all(np.isfinite(values).all() for values in outputs):
         raise InputError(f"model checkpoint {folder}: its outputs are no finite numbers")
     return model

@@ -5,6 +5,7 @@ https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-w
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import hashlib
@@ -13,12 +14,10 @@ import os
 import re
 import ssl
 import time
-from http.client import HTTPException
 from urllib.parse import urlsplit
 
 from liveprofile.alerts.consumer.alert import Alert
 from liveprofile.alerts.consumer.delivery import AlertRefused
-from liveprofile.alerts.consumer.http_post import post
 from liveprofile.errors import ConfigError
 from liveprofile.loopback import is_loopback
 
@@ -83,14 +82,43 @@ class Webhook:
         if alert.traceparent and TRACEPARENT.fullmatch(alert.traceparent):
             headers["traceparent"] = alert.traceparent
         try:
-            status = post(self._url, body, headers, self._timeout_s, self._tls)
-        except (OSError, HTTPException) as error:
-            raise WebhookFailed(f"{type(error).__name__}") from None
+            status = asyncio.run(self._post(body, headers))
+        except (OSError, EOFError, asyncio.LimitOverrunError) as error:
+            raise WebhookFailed(type(error).__name__) from None
         if 200 <= status < 300:
             return
         if status >= 500 or status == TOO_MANY_REQUESTS:
             raise WebhookFailed(f"status {status}")
         raise AlertRefused(f"status {status}")
+
+    async def _post(self, body: bytes, headers: dict[str, str]) -> int:
+        """Returns the status of the response.
+
+        The deadline is for all of it, from the connection to the end of the headers, whatever the
+        receiver sends: time-outs of single reads would let it send a byte at a time for ever. Only
+        the look-up of the host name has time-outs of its own, those of the system.
+        """
+        parts = urlsplit(self._url)
+        tls = self._tls if parts.scheme == "https" else None
+        port = parts.port or (443 if tls else 80)
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        headers = {"host": parts.netloc.rpartition("@")[2], "connection": "close", **headers}
+        lines = [f"POST {target} HTTP/1.1", *(f"{name}: {text}" for name, text in headers.items())]
+        request = "\r\n".join([*lines, f"content-length: {len(body)}", "", ""]).encode() + body
+        async with asyncio.timeout(self._timeout_s):
+            reader, writer = await asyncio.open_connection(parts.hostname, port, ssl=tls)
+            try:
+                writer.write(request)
+                await writer.drain()
+                status = 100
+                while status < 200:  # an interim response
+                    head = await reader.readuntil(b"\r\n\r\n")  # at most 64 KiB
+                    if (found := re.match(rb"HTTP/1\.\d (\d{3})[ \r]", head)) is None:
+                        raise ConnectionError("the response is not HTTP")
+                    status = int(found[1])
+                return status
+            finally:
+                writer.transport.abort()
 
 
 def sign(key: bytes, webhook_id: str, timestamp_s: int, body: bytes) -> str:

@@ -1,10 +1,12 @@
-"""Prepares training data for a recipe: the split by time, the vocabularies and the teacher.
+"""Prepares training data from rows: the split by time, the vocabularies, the corpus, the teacher.
 
-Shape suffix: W windows of the corpus.
+Shape suffixes: W windows of the corpus, I items of the streams, C categories of the streams.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -14,11 +16,18 @@ import numpy as np
 from liveprofile.errors import InputError
 from liveprofile.privacy import trained_users
 from liveprofile.privacy.trained_users import TrainedUsers
+from liveprofile.progress import Progress
 from models.profile import checkpoint, vocabulary_expansion
-from models.profile.data.examples import Corpus
+from models.profile.data import training_rows
+from models.profile.data.examples import Corpus, build_corpus
+from models.profile.data.training_rows import PART_WINDOWS, Streams
+from models.profile.encoding import Vocabulary, concatenated_ranges
 from models.profile.model_card import ModelCard
 from models.profile.network import BehaviourTransformer
 from models.profile.recipes import Recipe
+from models.profile.text_encoder import TextEncoder
+
+RefitPart = Literal["validation", "test"]
 
 
 class Split(NamedTuple):
@@ -154,3 +163,156 @@ def split_by_time(recipe: Recipe, end_ms_W: np.ndarray) -> Split:
 
 def _day_ms(day: str) -> int:
     return int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp() * 1000)
+
+
+def prepare(
+    recipe: Recipe,
+    rows_path: Path,
+    on_progress: Progress = lambda *_: None,
+    teacher: Teacher | None = None,
+    incremental: bool = False,
+    encode_texts: TextEncoder | None = None,
+    without: Collection[str] = (),
+) -> PreparedData:
+    """Reads rows of all users except those of `without`, splits them and builds the corpus.
+
+    `incremental` continues the teacher's training on windows after its own training; it also names
+    new items, as in `prepare_streams`. `encode_texts` is that of `training_rows.read`. Raises
+    InputError for rows that the recipe cannot use.
+    """
+    streams = training_rows.read(
+        rows_path, lambda done, total: on_progress("read", done, total), encode_texts, without
+    )
+    if incremental:
+        random = np.random.default_rng(recipe.seed)
+        split = split_new_windows(recipe, streams.end_ms_W, teacher.trained_until_ms, random)
+    else:
+        split = split_by_time(recipe, streams.end_ms_W)
+    data = prepare_streams(recipe, streams, split, teacher, incremental)
+    if not data.items:
+        raise InputError(f"training rows {rows_path}: no event of the training part has an item")
+    labelled = data.corpus.has_known_labels(split.train, split.train_until_ms)
+    if not incremental and not labelled.any():
+        raise InputError(
+            f"training rows {rows_path}: shorter than the recipe's horizon of"
+            f" {recipe.horizon_days} days; use a recipe with a shorter horizon"
+        )
+    return data
+
+
+def prepare_streams(
+    recipe: Recipe,
+    streams: Streams,
+    split: Split,
+    teacher: Teacher | None = None,
+    incremental: bool = False,
+) -> PreparedData:
+    """Builds the vocabularies and the corpus.
+
+    The vocabularies are the teacher's, or the most frequent names in training. `incremental` adds
+    the frequent items that the teacher does not name yet.
+    """
+    counts_I, counts_C = _event_counts(streams, split.train)
+    if teacher:
+        if incremental:
+            teacher = teacher.with_new_items(streams.items, counts_I, recipe)
+        items, categories = teacher.items, teacher.categories
+        item_counts = _counts_by_name(items, streams.items, counts_I)
+        category_counts = _counts_by_name(categories, streams.categories, counts_C)
+    else:
+        items, item_counts = most_frequent(streams.items, counts_I, recipe.item_names)
+        categories, category_counts = most_frequent(
+            streams.categories, counts_C, recipe.category_names
+        )
+    corpus = build_corpus(
+        streams,
+        Vocabulary(items, recipe.item_buckets),
+        Vocabulary(categories, recipe.category_buckets),
+        recipe.horizon_days,
+    )
+    return PreparedData(corpus, split, items, item_counts, categories, category_counts, teacher)
+
+
+def prepare_refit(
+    recipe: Recipe,
+    data: PreparedData,
+    part: RefitPart,
+    teacher: Teacher | None = None,
+    incremental: bool = False,
+) -> PreparedData:
+    """The data of a training on all windows up to the end of `part`, which nothing chooses by.
+
+    teacher, incremental: those of `prepare`, which returned `data`. The names are chosen anew.
+    """
+    streams, split = data.corpus.streams, data.split
+    none = np.empty(0, np.int64)
+    train, later = np.union1d(split.train, split.validation), split.test
+    until_ms = split.validation_until_ms
+    if part == "test":
+        train, later, until_ms = np.union1d(train, split.test), none, split.test_until_ms
+    if incremental:
+        is_new = streams.end_ms_W[train] > teacher.trained_until_ms
+        old = np.flatnonzero(streams.end_ms_W <= teacher.trained_until_ms)
+        train = add_replay(recipe, train[is_new], old, np.random.default_rng(recipe.seed))
+    refit = Split(train, none, later, until_ms, until_ms, split.test_until_ms)
+    return prepare_streams(recipe, streams, refit, teacher, incremental)
+
+
+def split_new_windows(
+    recipe: Recipe, end_ms_W: np.ndarray, since_ms: int, random: np.random.Generator
+) -> Split:
+    """Splits the windows that end after `since_ms` into train and validation (the last ones).
+
+    The train split also has a replay sample of earlier windows. The test split is empty, since the
+    windows that follow have not arrived yet. Raises InputError if a split has no new window.
+    """
+    new_W = end_ms_W > since_ms
+    if not new_W.any():
+        raise InputError(f"no new training rows: no window ends after {iso_utc(since_ms)}")
+    until_ms = int(np.quantile(end_ms_W[new_W], 1 - recipe.continue_validation_share))
+    train, old = np.flatnonzero(new_W & (end_ms_W <= until_ms)), np.flatnonzero(~new_W)
+    if not len(train):
+        raise InputError(
+            f"all windows after {iso_utc(since_ms)} end at the same time: no split for validation"
+        )
+    last_ms = int(end_ms_W.max())
+    return Split(
+        add_replay(recipe, train, old, random),
+        np.flatnonzero(end_ms_W > until_ms),
+        np.empty(0, np.int64),
+        until_ms,
+        last_ms,
+        last_ms,
+    )
+
+
+def add_replay(
+    recipe: Recipe, new: np.ndarray, old: np.ndarray, random: np.random.Generator
+) -> np.ndarray:
+    """The new windows and a sample of old ones against forgetting, sorted.
+
+    The sample is `recipe.replay_share` of the result, if there are enough old windows.
+    """
+    replayed = int(len(new) * recipe.replay_share / (1 - recipe.replay_share))
+    return np.sort(np.concatenate([new, random.permutation(old)[:replayed]]))
+
+
+def _event_counts(streams: Streams, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(I,) and (C,) number of events of each item and category in these windows."""
+    counts_I = np.zeros(len(streams.items), np.int64)
+    counts_C = np.zeros(len(streams.categories), np.int64)
+    for part in np.array_split(windows, math.ceil(len(windows) / PART_WINDOWS)):
+        tokens = concatenated_ranges(streams.first_W[part], streams.last_W[part])
+        counts_I += np.bincount(streams.item_N[tokens], minlength=len(counts_I))
+        counts_C += np.bincount(streams.category_N[tokens], minlength=len(counts_C))
+    return counts_I, counts_C
+
+
+def _counts_by_name(names: list[str], stream_names: list[str], counts: np.ndarray) -> np.ndarray:
+    """The count of each name, at least 1, because every name must have a chance to be sampled."""
+    count_of = dict(zip(stream_names, counts.tolist(), strict=True))
+    return np.array([max(1, count_of.get(name, 0)) for name in names])
+
+
+def iso_utc(time_ms: int) -> str:
+    return datetime.fromtimestamp(time_ms / 1000, UTC).isoformat()

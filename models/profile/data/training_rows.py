@@ -1,8 +1,7 @@
 """Reads training rows, which the backfill writes one per user and window, into flat arrays.
 
-The rows are JSON lines as the job writes them, or the same columns in Parquet. A user's history is
-the concatenation of the previous windows, so the windows alone rebuild every stream. The baselines
-are the sums that the job's SQL computed.
+The rows are Parquet files. A user's history is the concatenation of the previous windows, so the
+windows alone rebuild every stream. The baselines are the sums that the job's SQL computed.
 
 Shape suffixes: N tokens; W windows; R rows of a batch; S sums of
 liveprofile.features.baselines.SUMS.
@@ -13,14 +12,13 @@ from __future__ import annotations
 import gc
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from itertools import chain, count, islice
+from itertools import chain, count
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 import numpy as np
-import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -32,12 +30,12 @@ from liveprofile.events.window import TrainingWindow, parse_training_window
 from liveprofile.features.baselines import SUMS
 from liveprofile.privacy.trained_users import USER_BYTES, user_key
 from liveprofile.wire.tokens import TYPE_INDEX
-from liveprofile.wire.training_rows import PROFILE_READ
+from liveprofile.wire.training_rows import PROFILE
 from models.profile.data.modality_vectors import NO_VECTOR_INDEX, VectorSpool, WindowVectors
 from models.profile.text_encoder import TextEncoder
 
 PURCHASE = TYPE_INDEX["purchase"]
-PARQUET_MAGIC = b"PAR1"
+READ = pa.schema(map(PROFILE.field, ("user_id", "window_end_ms", "events", "added", "sums")))
 BATCH_ROWS = 512
 BUFFER_BYTES = 1 << 20
 PART_WINDOWS = 20_000
@@ -148,8 +146,7 @@ def read(
 
     on_progress: called with the bytes read and the total bytes. encode_texts: encodes the newest
     text of each window; None: texts are ignored. The arrays of the result are memory-mapped
-    temporary files. Raises InputError naming the file and
-    the invalid column, line or window.
+    temporary files. Raises InputError naming the file and the invalid column, row or window.
     """
     # Codes follow the order of first occurrence until all names are known.
     items, categories = (defaultdict(count().__next__) for _ in range(2))
@@ -340,88 +337,51 @@ def _read_batches(path: Path, on_progress: Callable[[int, int], None]) -> Iterat
         raise InputError(f"training rows {path}: no such file, or an empty folder")
     total, done = sum(file.stat().st_size for file in files), 0
     for file in files:
-        with file.open("rb") as opened:
-            parquet = opened.read(len(PARQUET_MAGIC)) == PARQUET_MAGIC
-        first = 1
-        for columns in _read_parquet(file) if parquet else _read_json_lines(file):
-            yield _validate(columns, file, "row" if parquet else "line", first)
-            first += len(columns[0])
+        row = 1
+        try:
+            with pq.ParquetFile(file, buffer_size=BUFFER_BYTES) as opened:
+                missing = [name for name in READ.names if name not in opened.schema_arrow.names]
+                if missing:
+                    raise InputError(f"training rows {file}: column {missing[0]} is missing")
+                for batch in opened.iter_batches(BATCH_ROWS, columns=READ.names):
+                    yield _validate(batch, file, row)
+                    row += len(batch)
+        except pa.ArrowInvalid as error:
+            raise InputError(f"training rows {file}: {str(error).splitlines()[0]}") from None
         done += file.stat().st_size
         on_progress(done, total)
 
 
-def _read_parquet(file: Path) -> Iterator[list]:
-    try:
-        with pq.ParquetFile(file, buffer_size=BUFFER_BYTES) as opened:
-            missing = [name for name in PROFILE_READ if name not in opened.schema_arrow.names]
-            if missing:
-                raise InputError(f"training rows {file}: column {missing[0]} is missing")
-            for batch in opened.iter_batches(BATCH_ROWS, columns=list(PROFILE_READ)):
-                yield [_values(batch.column(name)) for name in PROFILE_READ]
-    except pa.ArrowInvalid as error:
-        raise InputError(f"training rows {file}: {str(error).splitlines()[0]}") from None
+def _validate(batch: pa.RecordBatch, file: Path, first_row: int) -> _RowBatch:
+    """Raises InputError that names the file and the column or row."""
 
+    def fail(rows_R: np.ndarray, problem: str) -> NoReturn:
+        row = first_row + int(np.argmax(rows_R))
+        raise InputError(f"training rows {file}: row {row}: {problem}")
 
-def _values(column: pa.Array) -> list | np.ndarray:
-    """Values of a column; of lists that begin with S numbers, those as one (R, S) array.
-
-    Converting these numbers one by one would be slow.
-    """
-    if pa.types.is_list(column.type):
-        heads = pc.list_slice(column, 0, len(SUMS), return_fixed_size_list=True).values
-        if not heads.null_count and heads.type == pa.float64():
-            return np.from_dlpack(heads).reshape(-1, len(SUMS))
-    return column.to_pylist()
-
-
-def _read_json_lines(file: Path) -> Iterator[list]:
-    number = 0
-    with file.open("rb") as lines:
-        while batch := list(islice(lines, BATCH_ROWS)):
-            rows = []
-            for line in batch:
-                number += 1
-                try:
-                    row = orjson.loads(line)
-                except orjson.JSONDecodeError as error:
-                    raise InputError(f"training rows {file}: line {number}: {error}") from None
-                rows.append([row.get(name) for name in PROFILE_READ])
-            yield [*zip(*rows, strict=True)]
-
-
-def _validate(columns: list, file: Path, unit: str, first: int) -> _RowBatch:
-    """Validates a batch. Raises InputError naming the file and the row or line.
-
-    unit: "row" or "line". first: the number of the batch's first one.
-    """
-
-    def fail(index: int, problem: str) -> NoReturn:
-        raise InputError(f"training rows {file}: {unit} {first + index}: {problem}")
-
-    for (name, expected), values in zip(PROFILE_READ.items(), columns, strict=True):
-        types = () if isinstance(values, np.ndarray) else map(type, values)
-        for index, actual in enumerate(types):
-            if actual is not expected:
-                fail(index, f"{name} is {actual.__name__}, must be {expected.__name__}")
-    heads = [_leading_numbers(values) for values in columns[3:]]
-    for name, head_RS in zip(("added", "sums"), heads, strict=True):
-        finite_R = np.isfinite(head_RS).all(1)
-        if not finite_R.all():
-            problem = f"{name} must begin with {len(SUMS)} finite numbers"
-            fail(int(np.argmin(finite_R)), problem)
-    return _RowBatch(*columns[:3], *heads)
-
-
-def _leading_numbers(lists: Sequence[list] | np.ndarray) -> np.ndarray:
-    """(R, S) the first S numbers of each list; NaN for a list that does not begin with them."""
-    if isinstance(lists, np.ndarray):
-        return lists
-    heads_RS = np.full((len(lists), len(SUMS)), np.nan)
-    for row, values in enumerate(lists):
-        head = values[: len(SUMS)]
-        if len(head) == len(SUMS) and {*map(type, head)} <= {float, int}:
-            heads_RS[row] = head
-    return heads_RS
+    columns = []
+    for field in READ:
+        column = batch.column(field.name)
+        if pa.types.is_list(field.type):
+            if not pa.types.is_list(column.type):
+                raise InputError(f"training rows {file}: {field.name} is {column.type}, not a list")
+            # Converting these numbers one by one would be slow.
+            heads = pc.list_slice(column, 0, len(SUMS), return_fixed_size_list=True)
+            head_RS = heads.fill_null([None] * len(SUMS)).values.cast(pa.float64())
+            head_RS = head_RS.to_numpy(zero_copy_only=False).reshape(-1, len(SUMS))
+            finite_R = np.isfinite(head_RS).all(1)
+            if not finite_R.all():
+                fail(~finite_R, f"{field.name} must begin with {len(SUMS)} finite numbers")
+            columns.append(head_RS)
+            continue
+        if column.type != field.type:
+            raise InputError(
+                f"training rows {file}: {field.name} is {column.type}, must be {field.type}"
+            )
+        if column.null_count:
+            fail(column.is_null().to_numpy(zero_copy_only=False), f"{field.name} is missing")
+        columns.append(column.to_pylist())
+    return _RowBatch(*columns)
 
 
 def _sorted_codes(codes: dict[str, int]) -> tuple[list[str], np.ndarray]:

@@ -1,7 +1,7 @@
 """Churn, spend and time to the next purchase at any time, compared with baseline models.
 
 Measured at month ends and at random times, for every user seen so far (see
-models/profile/evaluation/moments.py), for several horizons. A moment belongs to the split in which
+models/profile/data/moments.py), for several horizons. A moment belongs to the split in which
 its horizon ends. The baseline models train on moments whose horizons end before those of validation
 begin.
 
@@ -14,51 +14,50 @@ Shape suffixes: M moments, W windows.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
 from liveprofile.progress import Progress
-from liveprofile.units import DAY_MS
+from models.profile.data.moments import (
+    HORIZONS_DAYS,
+    Moments,
+    Outcomes,
+    moment_ranges_ms,
+    outcomes,
+)
 from models.profile.data.training_rows import Streams
-from models.profile.evaluation.baseline_models import MODELS, Fit, fit_all
-from models.profile.evaluation.baseline_models.data import BaselineData, Predictions
 from models.profile.evaluation.intervals import UserBootstrap
-from models.profile.evaluation.moments import Moments, Outcomes, outcomes
 
 if TYPE_CHECKING:
     from models.profile.data.prepared import Split
 
-HORIZONS_DAYS = (7, 30, 90)
 TRAINING_MOMENTS_PER_USER = 12
 MOMENTS_PER_USER = 3
 SEED = 20170930
 
+
+class Predictions(NamedTuple):
+    """Predictions at W moments; None for what a model does not predict."""
+
+    churn_W: np.ndarray | None = None  # higher is likelier
+    spend_W: np.ndarray | None = None  # currency
+    days_W: np.ndarray | None = None  # days to the next purchase, at most the horizon
+
+
+class Baseline(NamedTuple):
+    """What a baseline model predicts, and the settings that validation chose, by target."""
+
+    predictions: Predictions
+    settings: dict[str, Any]
+
+
 # The model's predictions at moments, for a horizon in days. Fields are None for what it lacks.
 ModelPredictions = Callable[[Moments, int], Predictions]
-
-
-def moment_ranges_ms(
-    streams: Streams, split: Split, horizon_days: int
-) -> tuple[tuple[int, int], ...]:
-    """(after, until] of the moments of training, validation and test.
-
-    A moment of validation or test belongs to the part in which its horizon ends. The horizons of
-    training end before the first of validation begins (purging: Lopez de Prado 2018, Advances in
-    Financial Machine Learning, chapter 7). Otherwise a user's last training moments and first
-    validation moments have nearly the same inputs and labels, and a model that learns users by
-    heart gains.
-    """
-    start_ms, horizon_ms = int(streams.end_ms_W.min()) - 1, horizon_days * DAY_MS
-    ends_ms = (split.train_until_ms, split.validation_until_ms, split.test_until_ms)
-    first_ms, validation_ms, test_ms = (max(end - horizon_ms, start_ms) for end in ends_ms)
-    return (
-        (start_ms, max(first_ms - horizon_ms, start_ms)),
-        (first_ms, validation_ms),
-        (validation_ms, test_ms),
-    )
+# From the moments of training, of validation and of the measured part, for a horizon in days.
+FitBaselines = Callable[[Moments, Moments, Moments, int, Progress], dict[str, Baseline]]
 
 
 def split_moments(streams: Streams, split: Split, horizon_days: int) -> tuple[Moments, ...]:
@@ -77,8 +76,8 @@ def any_time_report(
     split: Split,
     split_name: Literal["validation", "test"],
     model: ModelPredictions,
+    baselines: FitBaselines,
     on_progress: Progress = lambda *_: None,
-    baseline_models: Mapping[str, Fit] = MODELS,
 ) -> dict[str, Any]:
     """Metrics of each horizon; None for a horizon that the rows are too short for."""
     report: dict[str, Any] = {}
@@ -88,22 +87,21 @@ def any_time_report(
         report[f"{days}_days"] = None
         if min(len(each.window_M) for each in (train, validation, moments)) == 0:
             continue
-        labels_known_ms = moment_ranges_ms(streams, split, days)[1][0]
-        data = BaselineData.from_moments(streams, train, validation, test, labels_known_ms, days)
-        baselines = fit_all(
-            data,
+        fitted = baselines(
+            train,
+            validation,
+            moments,
+            days,
             lambda name, done, total, days=days: on_progress(f"{name}, {days} days", done, total),
-            baseline_models,
         )
-        predictions = {name: getattr(each, split_name) for name, each in baselines.items()}
         report[f"{days}_days"] = {
             **compare_values(
                 streams.user_W[moments.window_M],
                 outcomes(streams, moments, days),
                 model(moments, days),
-                predictions,
+                {name: each.predictions for name, each in fitted.items()},
             ),
-            "chosen": {name: each.chosen_settings for name, each in baselines.items()},
+            "chosen": {name: each.settings for name, each in fitted.items()},
         }
     return report
 

@@ -5,30 +5,29 @@ of events, so it compares variants of one model only; models/profile/evaluation/
 measures what is served. Churn and spend are scored at each window's end.
 
 Shape suffixes: N targets of a batch, M of them with a named item (in results: all events), W
-windows, B windows of a batch, C classes, I named items, D model width.
+windows, B windows of a batch, C classes, I named items, D model width, X inputs of the curves.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
+from torch import Tensor
 
 from liveprofile.progress import Progress
 from models.profile.data.batched_inference import run_trunk
-from models.profile.data.churn_spend_samples import samples, validation_windows
 from models.profile.data.examples import Corpus
+from models.profile.data.prepared import Split
 from models.profile.data.training_rows import Streams
+from models.profile.data.value_examples import inputs_at, validation_windows
 from models.profile.encoding import concatenated_ranges
-from models.profile.network import BehaviourTransformer, expected_spend
+from models.profile.network import BehaviourTransformer
 from models.profile.recipes import Recipe
-
-if TYPE_CHECKING:
-    from models.profile.data.prepared import Split
 
 SplitName = Literal["validation", "test"]
 SURPRISE_QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.5": 0.995, "p99.9": 0.999}
@@ -45,36 +44,52 @@ class NextEventScores(NamedTuple):
     type_nll_M: np.ndarray
 
 
-class ChurnSpendPredictions(NamedTuple):
-    """The model's predictions at the ends of W windows."""
-
-    churn_W: np.ndarray  # probability
-    spend_W: np.ndarray  # currency
-
-
 def evaluate(
     model: BehaviourTransformer,
     corpus: Corpus,
     split: Split,
     recipe: Recipe,
-    split_name: SplitName,
     on_progress: Progress = lambda *_: None,
 ) -> dict[str, Any]:
-    """The metrics next_event, churn and spend on one split: the progress of a training.
+    """The metrics next_event, churn and spend on validation: the progress of a training.
 
-    The next category has no ranking metrics if no event has one.
-
-    models/profile/evaluation/checkpoint_report.py measures what is served.
+    The next category has no ranking metrics if no event has one. Churn and spend are None if there
+    is only one class. models/profile/evaluation/checkpoint_report.py measures what is served.
     """
-    windows = getattr(split, split_name)
-    if split_name == "validation":
-        labelled_windows = validation_windows(corpus, split)
-    else:
-        labelled_windows = windows[corpus.has_known_labels(windows, split.test_until_ms)]
-    return {
-        "next_event": _next_event_metrics(model, corpus, split, recipe, split_name, on_progress),
-        **_churn_spend_metrics(model, corpus, recipe, labelled_windows),
+    report: dict[str, Any] = {
+        "next_event": _next_event_metrics(model, corpus, split, recipe, on_progress),
+        "churn": None,
+        "spend": None,
     }
+    windows = validation_windows(corpus, split)
+    churned_W, spend_W = corpus.purchases_W[windows] == 0, corpus.spend_W[windows]
+    if churned_W.any() and not churned_W.all():
+        churn_W, expected_W = predict_churn_spend(model, corpus, windows, recipe)
+        report["churn"] = {
+            "windows": len(windows),
+            "share": _round(churned_W.mean()),
+            "mean_predicted": _round(churn_W.mean()),
+            "model": {"auc": _round(roc_auc_score(churned_W, churn_W))},
+        }
+        report["spend"] = {
+            "mean": _round(spend_W.mean()),
+            "mean_predicted": _round(expected_W.mean()),
+            "model": {
+                "mae": _round(np.abs(expected_W - spend_W).mean()),
+                "spearman": _round(spearmanr(expected_W, spend_W).statistic),
+            },
+        }
+    return report
+
+
+def predict_churn_spend(
+    model: BehaviourTransformer, corpus: Corpus, windows: np.ndarray, recipe: Recipe
+) -> tuple[np.ndarray, np.ndarray]:
+    """(W,) probability of churn and (W,) expected spend at the ends of `windows`."""
+    input_WX = inputs_at(corpus, recipe, windows, corpus.streams.end_ms_W[windows])
+    with torch.inference_mode():
+        churn_W, spend_W, _ = model.value_curves(torch.from_numpy(input_WX))[:, 0, :, 0].unbind(1)
+    return churn_W.numpy(), spend_W.numpy()
 
 
 def surprise_quantiles(
@@ -131,7 +146,7 @@ def score_next_events(
         results.append(
             NextEventScores(
                 sequences.source_N[target_N],
-                _rank(category_NC, category_N),
+                _ranks(category_NC, category_N),
                 item_rank_N,
                 _nll(category_NC, category_N),
                 _nll(model.type_logits(h_ND), batch.type_N[target_N]),
@@ -144,50 +159,29 @@ def score_next_events(
 
 def _candidate_ranks(
     model: BehaviourTransformer,
-    h_MD: torch.Tensor,
-    item_count_MI: torch.Tensor,
+    h_MD: Tensor,
+    item_count_MI: Tensor,
     item_M: np.ndarray,
     ranked_items: int,
 ) -> np.ndarray:
     """(M,) rank of each item among the candidates; NOT_RANKED for items that are none.
 
-    The candidates are those of models.profile.inference: the first `ranked_items` items and the
-    items of the user's history.
+    The candidates are the first `ranked_items` items and the items of the user's history.
     """
     logits_MI = torch.addcmul(model.item_logits(h_MD), model.repeat_weights(h_MD)[1], item_count_MI)
     tail = slice(ranked_items, None)
     logits_MI[:, tail].masked_fill_(item_count_MI[:, tail] == 0, -math.inf)
-    rank_M = _rank(logits_MI, item_M)
+    rank_M = _ranks(logits_MI, item_M)
     logit_M1 = logits_MI.gather(1, torch.from_numpy(item_M).long()[:, None])
     rank_M[logit_M1.squeeze(1).isinf().numpy()] = NOT_RANKED
     return rank_M
 
 
-def predict_churn_spend(
-    model: BehaviourTransformer,
-    corpus: Corpus,
-    windows: np.ndarray,
-    recipe: Recipe,
-) -> ChurnSpendPredictions:
-    """Churn and spend at the ends of `windows`, which must ascend."""
-    inputs = samples(model, corpus, recipe, windows, corpus.streams.end_ms_W[windows])
-    with torch.inference_mode():
-        churn_W, log_mean_W, log_std_W = model.values(inputs.state_MD, inputs.user_features_MX)
-        churn_W = churn_W.sigmoid()
-        spend_W = expected_spend(churn_W, log_mean_W, log_std_W)
-    return ChurnSpendPredictions(churn_W.numpy(), spend_W.numpy())
-
-
 def _next_event_metrics(
-    model: BehaviourTransformer,
-    corpus: Corpus,
-    split: Split,
-    recipe: Recipe,
-    split_name: SplitName,
-    on_progress: Progress,
+    model: BehaviourTransformer, corpus: Corpus, split: Split, recipe: Recipe, on_progress: Progress
 ) -> dict[str, Any]:
     streams = corpus.streams
-    events = score_next_events(model, corpus, getattr(split, split_name), recipe, on_progress)
+    events = score_next_events(model, corpus, split.validation, recipe, on_progress)
     metrics: dict[str, Any] = {"events": len(events.source_M)}
     for target, names, class_N, rank_M in (
         ("category", streams.categories, streams.category_N, events.category_rank_M),
@@ -199,8 +193,14 @@ def _next_event_metrics(
             continue
         popular_C = _popularity_ranks(streams, class_N, split.train)
         metrics[target] = {
-            "model": _ranking_metrics(rank_M[has_id_M]),
-            "popularity": _ranking_metrics(popular_C[class_N[events.source_M[has_id_M]]]),
+            name: {
+                "accuracy": _round((rank_N == 0).mean()),
+                "ndcg_at_10": _round(gains(rank_N).mean()),
+            }
+            for name, rank_N in (
+                ("model", rank_M[has_id_M]),
+                ("popularity", popular_C[class_N[events.source_M[has_id_M]]]),
+            )
         }
     metrics["category"]["model"]["nll"] = _round(events.category_nll_M.mean())
     metrics["item"]["candidates"] = _round((events.item_rank_M != NOT_RANKED).mean())
@@ -215,65 +215,30 @@ def _popularity_ranks(streams: Streams, class_N: np.ndarray, windows: np.ndarray
     return np.argsort(np.argsort(-count_C, kind="stable"), kind="stable")
 
 
-def _churn_spend_metrics(
-    model: BehaviourTransformer,
-    corpus: Corpus,
-    recipe: Recipe,
-    windows: np.ndarray,
-) -> dict[str, Any]:
-    """Churn and spend metrics of labelled windows; None for both if there is only one class."""
-    churned_W, truth_W = corpus.purchases_W[windows] == 0, corpus.spend_W[windows]
-    if not len(windows) or churned_W.all() or not churned_W.any():
-        return {"churn": None, "spend": None}
-    ours = predict_churn_spend(model, corpus, windows, recipe)
-    churn = {
-        "windows": len(windows),
-        "share": _round(churned_W.mean()),
-        "mean_predicted": _round(ours.churn_W.mean()),
-        "model": {"auc": _auc(churned_W, ours.churn_W)},
-    }
-    spend = {
-        "mean": _round(truth_W.mean()),
-        "mean_predicted": _round(ours.spend_W.mean()),
-        "model": _error_metrics(truth_W, ours.spend_W),
-    }
-    return {"churn": churn, "spend": spend}
+def ranks(logits_NC: Tensor, target_N: Tensor) -> Tensor:
+    """(N,) number of classes above the true one, and half of those that tie: bfloat16 has many."""
+    truth_N1 = logits_NC.gather(1, target_N[:, None])
+    ties_N = (logits_NC == truth_N1).sum(1) - 1
+    return (logits_NC > truth_N1).sum(1) + ties_N // 2
 
 
-def _nll(logits_NC: torch.Tensor, target_N: np.ndarray) -> np.ndarray:
+def ndcg_at_10(rank_N: Tensor) -> Tensor:
+    """(N,) NDCG@10 with one relevant class (Jarvelin and Kekalainen 2002). Rank 0 is the best."""
+    return torch.where(rank_N < 10, 1 / torch.log2(rank_N.clamp(max=10) + 2.0), 0.0)
+
+
+def gains(rank_N: np.ndarray) -> np.ndarray:
+    """(N,) NDCG@10 of one relevant class at each rank."""
+    return ndcg_at_10(torch.from_numpy(rank_N)).numpy()
+
+
+def _nll(logits_NC: Tensor, target_N: np.ndarray) -> np.ndarray:
     target_N1 = torch.from_numpy(target_N.astype(np.int64))[:, None]
     return -logits_NC.float().log_softmax(1).gather(1, target_N1).squeeze(1).numpy()
 
 
-def _rank(logits_NC: torch.Tensor, target_N: np.ndarray) -> np.ndarray:
-    """(N,) number of classes above the true one, and half of those that tie (as in bfloat16)."""
-    truth_N1 = logits_NC.gather(1, torch.from_numpy(target_N.astype(np.int64))[:, None])
-    ties_N = (logits_NC == truth_N1).sum(1) - 1
-    return ((logits_NC > truth_N1).sum(1) + ties_N // 2).numpy()
-
-
-def ndcg_at_10(rank_N: np.ndarray) -> np.ndarray:
-    """(N,) NDCG@10 of one relevant class. rank_N: 0 is the best."""
-    return np.where(rank_N < 10, 1 / np.log2(rank_N.clip(max=10) + 2.0), 0.0)
-
-
-def _ranking_metrics(rank_N: np.ndarray) -> dict[str, float]:
-    """Accuracy, and NDCG@10 with one relevant class."""
-    return {
-        "accuracy": _round((rank_N == 0).mean()),
-        "ndcg_at_10": _round(ndcg_at_10(rank_N).mean()),
-    }
-
-
-def _auc(true_W: np.ndarray, score_W: np.ndarray) -> float:
-    return _round(roc_auc_score(true_W, score_W))
-
-
-def _error_metrics(truth_W: np.ndarray, predicted_W: np.ndarray) -> dict[str, float]:
-    return {
-        "mae": _round(np.abs(predicted_W - truth_W).mean()),
-        "spearman": _round(spearmanr(predicted_W, truth_W).statistic),
-    }
+def _ranks(logits_NC: Tensor, target_N: np.ndarray) -> np.ndarray:
+    return ranks(logits_NC, torch.from_numpy(target_N.astype(np.int64))).numpy()
 
 
 def _round(value: float) -> float:

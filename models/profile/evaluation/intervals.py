@@ -55,11 +55,6 @@ class UserBootstrap:
         """Area under the ROC curve; resamples with a single class are ignored."""
         return self._difference(_auc(first_N, true_N), _auc(second_N, true_N))
 
-    def auc_value(self, score_N: np.ndarray, true_N: np.ndarray) -> Interval:
-        """Area under the ROC curve of one model, in the place of a difference."""
-        # Equal scores have an area of 0.5 on every resample.
-        return Interval(*(0.5 + each for each in self.auc(score_N, np.zeros(len(score_N)), true_N)))
-
     def average_precision(
         self, first_N: np.ndarray, second_N: np.ndarray, true_N: np.ndarray
     ) -> Interval:

@@ -27,6 +27,7 @@ from models.profile.encoding import concatenated_ranges
 from models.profile.evaluation.intervals import UserBootstrap
 
 PLACES = 10
+SEED = 20170930
 NO_CODE = -1  # an empty place, or a name that no event has
 RETURN = TYPE_INDEX["return"]
 
@@ -95,6 +96,61 @@ def next_baskets(streams: Streams, kind: Kind, windows: np.ndarray) -> NextBaske
     return NextBaskets(
         target_W - 1, user_W, row_M, code_M, first_window_K[index_M] < window_M, codes
     )
+
+
+def subset(targets: NextBaskets, most: int) -> NextBaskets:
+    """At most `most` random windows of `targets`, always the same ones."""
+    if len(targets.window_W) <= most:
+        return targets
+    rows = np.random.default_rng(SEED).choice(len(targets.window_W), most, replace=False)
+    rows.sort()
+    chosen_M = np.isin(targets.row_M, rows)
+    return NextBaskets(
+        targets.window_W[rows],
+        targets.user_W[rows],
+        np.searchsorted(rows, targets.row_M[chosen_M]),
+        targets.code_M[chosen_M],
+        targets.had_before_M[chosen_M],
+        targets.codes,
+    )
+
+
+class Baskets(NamedTuple):
+    """The windows of the streams as sets of L lines, without returns and events without an id."""
+
+    user_W: np.ndarray
+    end_ms_W: np.ndarray
+    first_of_user_W: np.ndarray  # the user's first window
+    first_W: np.ndarray  # (W + 1,) first line of each window
+    code_L: np.ndarray  # ascending in each window
+    events_L: np.ndarray  # events of the code in the window
+    window_L: np.ndarray
+    codes: int
+
+    @classmethod
+    def from_streams(cls, streams: Streams, kind: Kind) -> Baskets:
+        code_N, names = class_of(streams, kind)
+        windows, codes = len(streams.user_W), len(names)
+        window_N = np.repeat(np.arange(windows), streams.last_W - streams.first_W)
+        nameless = np.array([not name for name in names])
+        used_N = ~nameless[code_N] & (streams.type_N != RETURN)
+        pair_L, events_L = np.unique(window_N[used_N] * codes + code_N[used_N], return_counts=True)
+        window_L, code_L = np.divmod(pair_L, codes)
+        return cls(
+            streams.user_W,
+            streams.end_ms_W,
+            np.searchsorted(streams.user_W, streams.user_W),
+            np.searchsorted(window_L, np.arange(windows + 1)),
+            code_L,
+            events_L,
+            window_L,
+            codes,
+        )
+
+    def popularity(self, windows: np.ndarray) -> np.ndarray:
+        """(C,) number of `windows` that contain each code."""
+        line_E = concatenated_ranges(self.first_W[windows], self.first_W[windows + 1])
+        return np.bincount(self.code_L[line_E], minlength=self.codes)
 
 
 def codes_of(index_WK: np.ndarray, names: Sequence[str], all_names: Sequence[str]) -> np.ndarray:

@@ -1,45 +1,42 @@
 """Baseline models of next baskets, tuned on validation like the user model.
 
-Neighbours, similarities and popularity come from the training windows, or from training and
-validation when the test split is ranked. Networks and trees are trained on training windows only,
-as the user model is.
+Popularity, the user's own counts and an LSTM (models/profile/evaluation/recurrent.py). Popularity
+comes from the training windows, or from training and validation when the test split is ranked.
 
-Shape suffixes: W windows of the streams, R rows (windows with a known next basket), K places.
+Shape suffixes: W windows of the streams, L lines (a code in a window), R rows (a user at the end of
+a window), E windows in the past of a row, C codes, K places.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+import torch
+from scipy.sparse import csr_array
 from torch import nn
 
 from liveprofile.progress import Progress
+from liveprofile.units import DAY_MS
+from models.profile.data.prepared import Split
 from models.profile.data.training_rows import Streams
+from models.profile.encoding import concatenated_ranges
 from models.profile.evaluation import recurrent
-from models.profile.evaluation.basket_history import (
-    HALF_LIVES_DAYS,
-    POPULARITY_WEIGHTS,
-    Baskets,
-    History,
-    OwnCounts,
-    gp_topfreq,
-    popularity,
-)
 from models.profile.evaluation.next_basket import (
+    NO_CODE,
+    PLACES,
+    Baskets,
     Kind,
     NextBaskets,
     basket_scores,
     next_baskets,
+    subset,
 )
 
-if TYPE_CHECKING:
-    from models.profile.data.prepared import Split
-
 TUNING_ROWS = 2_000
-SEED = 20170930
+BLOCK_ROWS = 256
+TIE_BREAK = 1e-9  # popularity of equal counts
 Settings = TypeVar("Settings", bound=Any)
 
 
@@ -50,114 +47,96 @@ class BaselineRanking(NamedTuple):
     settings: dict[str, Any]
 
 
-class Rows(NamedTuple):
-    """Windows with their pasts, which are the input of the models, and their next baskets."""
-
-    baskets: NextBaskets
-    history: History
-
-    def quality(self, ranking_RK: np.ndarray) -> float:
-        return float(basket_scores(self.baskets, ranking_RK).ndcg_at_10.mean())
+# From streams, kind, split, targets, and whether popularity includes the validation split.
+RankBaselines = Callable[
+    [Streams, Kind, Split, NextBaskets, bool, Progress], dict[str, BaselineRanking]
+]
 
 
-class Source:
-    """Makes rows of one kind, with the popularity and the neighbours of one reference time."""
+class OwnCounts(NamedTuple):
+    """The user's decayed counts plus a pseudo-count by popularity."""
 
-    def __init__(self, streams: Streams, kind: Kind, reference: np.ndarray):
-        self.streams, self.kind = streams, kind
-        self.baskets = Baskets.from_streams(streams, kind)
-        self.reference = reference
-        self.popularity_C = self.baskets.popularity(reference)
+    half_life_days: float = 60.0  # inf: all windows count alike
+    popularity_weight: float = 10.0  # sum of all pseudo-counts; 0: popularity only breaks ties
+    per_event: bool = False  # count events, not windows with the code
 
-    def rows(self, targets: NextBaskets) -> Rows:
-        return Rows(targets, History.before(self.baskets, targets.window_W, self.popularity_C))
-
-    def sample(self, windows: np.ndarray, most: int) -> Rows:
-        """At most `most` of the targets in `windows`."""
-        targets = next_baskets(self.streams, self.kind, windows)
-        return self.rows(subset(targets, most))
-
-
-def subset(targets: NextBaskets, most: int) -> NextBaskets:
-    """At most `most` random windows of `targets`, always the same ones."""
-    if len(targets.window_W) <= most:
-        return targets
-    rows = np.random.default_rng(SEED).choice(len(targets.window_W), most, replace=False)
-    rows.sort()
-    chosen_M = np.isin(targets.row_M, rows)
-    return NextBaskets(
-        targets.window_W[rows],
-        targets.user_W[rows],
-        np.searchsorted(rows, targets.row_M[chosen_M]),
-        targets.code_M[chosen_M],
-        targets.had_before_M[chosen_M],
-        targets.codes,
-    )
+    def rank(self, baskets: Baskets, windows: np.ndarray, popularity_C: np.ndarray) -> np.ndarray:
+        """(R, K) codes after each of `windows`, best first."""
+        first_R, end_ms_W = baskets.first_of_user_W[windows], baskets.end_ms_W
+        past_E = concatenated_ranges(first_R, windows + 1)
+        row_E = np.repeat(np.arange(len(windows)), windows + 1 - first_R)
+        age_days_E = (end_ms_W[windows][row_E] - end_ms_W[past_E]) / DAY_MS
+        weight_E = np.exp2(-age_days_E / self.half_life_days)
+        weight_RW = csr_array((weight_E, (row_E, past_E)), (len(windows), len(end_ms_W)))
+        count_L = baskets.events_L if self.per_event else np.ones(len(baskets.code_L))
+        lines_WC = csr_array(
+            (count_L.astype(float), baskets.code_L, baskets.first_W),
+            (len(end_ms_W), baskets.codes),
+        )
+        counts_RC = csr_array(weight_RW @ lines_WC)
+        weight = max(self.popularity_weight, TIE_BREAK) / max(popularity_C.sum(), 1)
+        best = []
+        for first in range(0, len(windows), BLOCK_ROWS):
+            score_BC = counts_RC[first : first + BLOCK_ROWS].toarray() + weight * popularity_C
+            found = torch.from_numpy(score_BC).topk(min(PLACES, baskets.codes))
+            best.append(np.where(found.values > 0, found.indices, NO_CODE))
+        return np.concatenate(best)
 
 
-class Tuned(NamedTuple):
-    """A model with the settings that validation has chosen."""
-
-    settings: dict[str, Any]
-    rank: Callable[[Source, Rows], np.ndarray]  # with what the source says
-
-
-# From the source and the rows that it tunes on, the split, and a callback for its progress.
-Tune = Callable[["Source", "Rows", "Split", Callable[[int, int], None]], Tuned]
+CHOICES = {
+    "half_life_days": (14.0, 30.0, 60.0, 90.0, 180.0, np.inf),
+    "per_event": (True,),
+    "popularity_weight": (0.0, 3.0, 10.0, 30.0, 100.0),
+}
 
 
-def rank_all(
+def most_popular(popularity_C: np.ndarray, rows: int) -> np.ndarray:
+    """(R, K) the most popular codes."""
+    best = np.argsort(-popularity_C, kind="stable")[:PLACES]
+    return np.tile(np.where(popularity_C[best] > 0, best, NO_CODE), (rows, 1))
+
+
+def rank_baselines(
     streams: Streams,
     kind: Kind,
     split: Split,
     targets: NextBaskets,
     refreshed: bool,
-    models: Mapping[str, Tune],
     on_progress: Progress = lambda stage, done, total: None,
 ) -> dict[str, BaselineRanking]:
-    """The rankings of `models` for `targets`, with settings tuned on validation.
+    """The rankings of each baseline model for `targets`.
 
-    refreshed: whether popularity, similarities and neighbours include the validation split.
+    refreshed: whether popularity includes the validation split.
     """
+    baskets = Baskets.from_streams(streams, kind)
+    tuning = subset(next_baskets(streams, kind, split.validation), TUNING_ROWS)
+    train_popularity_C = baskets.popularity(split.train)
+
+    def quality(ranking_RK: np.ndarray) -> float:
+        return float(basket_scores(tuning, ranking_RK).ndcg_at_10.mean())
+
+    counts = coordinate_search(
+        OwnCounts(),
+        CHOICES,
+        lambda each: quality(each.rank(baskets, tuning.window_W, train_popularity_C)),
+        lambda done, total: on_progress(f"own_counts, {kind}", done, total),
+    )
+    lstm = recurrent.fit(
+        nn.LSTM,
+        baskets,
+        split.train,
+        lambda each: quality(each.rank(baskets, tuning.window_W)),
+        lambda done, total: on_progress(f"lstm, {kind}", done, total),
+    )
     reference = np.union1d(split.train, split.validation) if refreshed else split.train
-    ranked = rank_as_of(streams, kind, split, targets, {"only": reference}, models, on_progress)
-    return {name: rankings["only"] for name, rankings in ranked.items()}
-
-
-def rank_as_of(
-    streams: Streams,
-    kind: Kind,
-    split: Split,
-    targets: NextBaskets,
-    references: Mapping[str, np.ndarray],
-    models: Mapping[str, Tune],
-    on_progress: Progress = lambda stage, done, total: None,
-) -> dict[str, dict[str, BaselineRanking]]:
-    """By model and reference: the rankings for `targets`, with settings tuned once on validation.
-
-    references: by name, the windows that popularity, similarities and neighbours come from. models:
-    how each is tuned.
-    """
-    tuned_on = Source(streams, kind, split.train)
-    tuning = tuned_on.sample(split.validation, TUNING_ROWS)
-    sources = {
-        name: tuned_on if reference is split.train else Source(streams, kind, reference)
-        for name, reference in references.items()
+    windows, popularity_C = targets.window_W, baskets.popularity(reference)
+    return {
+        "popularity": BaselineRanking(most_popular(popularity_C, len(windows)), {}),
+        "own_counts": BaselineRanking(
+            counts.rank(baskets, windows, popularity_C), counts._asdict()
+        ),
+        "lstm": BaselineRanking(lstm.rank(baskets, windows), {"epochs": lstm.epochs}),
     }
-    rows = {name: source.rows(targets) for name, source in sources.items()}
-    rankings: dict[str, dict[str, BaselineRanking]] = {}
-    for model, tune in models.items():
-        tuned = tune(
-            tuned_on,
-            tuning,
-            split,
-            lambda done, total, model=model: on_progress(f"{model}, {kind}", done, total),
-        )
-        rankings[model] = {
-            name: BaselineRanking(tuned.rank(source, rows[name]), tuned.settings)
-            for name, source in sources.items()
-        }
-    return rankings
 
 
 def coordinate_search(
@@ -182,45 +161,3 @@ def coordinate_search(
                 best, best_quality = candidate, its_quality
             on_try(tried, total)
     return best
-
-
-def untuned(rank: Callable[[History], np.ndarray]) -> Tune:
-    return lambda *_: Tuned({}, lambda _source, rows: rank(rows.history))
-
-
-def _own_counts(_source, tuning: Rows, _split, on_try) -> Tuned:
-    chosen = coordinate_search(
-        OwnCounts(60.0, 10.0, False),
-        {
-            "half_life_days": HALF_LIVES_DAYS,
-            "per_event": (True,),
-            "popularity_weight": POPULARITY_WEIGHTS,
-        },
-        lambda each: tuning.quality(each.rank(tuning.history)),
-        on_try,
-    )
-    return Tuned(chosen._asdict(), lambda _source, rows: chosen.rank(rows.history))
-
-
-def tune_recurrent(
-    cell: recurrent.Cell, tuned_on: Source, tuning: Rows, split: Split, on_epoch
-) -> Tuned:
-    fitted = recurrent.fit(
-        cell,
-        tuned_on.baskets,
-        split.train,
-        lambda each: tuning.quality(each.rank(tuned_on.baskets, tuning.baskets.window_W)),
-        on_epoch,
-    )
-    return Tuned(
-        {"epochs": fitted.epochs},
-        lambda source, rows: fitted.rank(source.baskets, rows.baskets.window_W),
-    )
-
-
-MODELS: dict[str, Tune] = {
-    "popularity": untuned(popularity),
-    "gp_topfreq": untuned(gp_topfreq),
-    "own_counts": _own_counts,
-    "lstm": partial(tune_recurrent, nn.LSTM),
-}

@@ -20,8 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.profile.evaluation.basket_history import Baskets
-from models.profile.evaluation.next_basket import PLACES
+from models.profile.evaluation.next_basket import PLACES, Baskets
 
 WIDTH = 64
 NAMES = 16_384

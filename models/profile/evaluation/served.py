@@ -19,10 +19,10 @@ from liveprofile.units import DAY_MS
 from liveprofile.value_curves import VALUES, ValueCurves
 from liveprofile.wire.histories import MEMORY_WINDOWS, Memories, MemoryToken, window_text
 from liveprofile.wire.token_columns import TokenColumns
+from models.profile.data.moments import Moments
 from models.profile.data.training_rows import Streams
 from models.profile.encoding import concatenated_ranges
-from models.profile.evaluation.baseline_models.data import Predictions
-from models.profile.evaluation.moments import Moments
+from models.profile.evaluation.any_time import Predictions
 from models.profile.evaluation.next_basket import codes_of
 from models.profile.inference import ProfileModel, Scores
 from models.profile.user_features import FEATURE_NAMES
@@ -59,7 +59,8 @@ def stored_scores(
                 _tokens(streams, window_W, window_W + 1),
                 user_features_WX[part],
                 user_features_WX[part],
-                memories=_memories(streams, window_W),
+                (),
+                _memories(streams, window_W),
             ),
         )
 

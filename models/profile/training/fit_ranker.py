@@ -12,14 +12,13 @@ Shape suffixes: B windows of a batch; others as in models/profile/ranker/network
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from liveprofile.progress import Progress
 from models.profile.data.batched_inference import run_trunk
@@ -29,7 +28,7 @@ from models.profile.network import BehaviourTransformer
 from models.profile.ranker.network import Ranker, item_features, memory_pairs
 from models.profile.ranking import rank
 from models.profile.recipes import Recipe
-from models.profile.training.losses import learning_rate_schedule
+from models.profile.training.losses import train_epochs
 from models.profile.training.ranking_losses import ndcg_at_10, ndcg_loss, set_loss
 
 # Parameters of single items and categories: most have few examples.
@@ -45,23 +44,25 @@ def fit(
     on_progress: Progress = lambda *_: None,
     chosen: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Fits `model.ranker` and returns its validation losses by epoch.
+    """Sets `model.ranker` to a fitted one and returns its validation losses by epoch.
 
-    Returns an empty dict, and the model has no ranker, if no user has two windows in the training
-    split, or none has a window in validation after another one. `chosen`: what this function has
-    returned for an earlier fit, whose number of epochs and NDCG epoch are repeated without
-    validation.
+    Returns an empty dict, and the ranker has the Transformer's order, if no user has two windows in
+    the training split, or none has a window in validation after another one. `chosen`: what this
+    function has returned for an earlier fit, whose number of epochs and NDCG epoch are repeated
+    without validation.
     """
-    model.ranker = None
     trainer = _RankerTrainer(model, data, recipe)
-    if chosen is None:
-        is_possible = len(trainer.train_W) and len(trainer.validation_W)
-    else:
-        is_possible = bool(chosen)
-    if not is_possible:
-        return {}
+    is_possible = len(trainer.train_W) and len(trainer.validation_W) if chosen is None else chosen
     torch.manual_seed(recipe.seed)
-    return trainer.run(on_progress) if chosen is None else trainer.repeat(chosen, on_progress)
+    if not is_possible:
+        model.ranker = trainer.new_ranker()
+        with torch.no_grad():
+            for name, weight in model.ranker.eval().requires_grad_(False).named_parameters():
+                if name in TABLES:
+                    weight.zero_()
+            model.ranker.trunk_weights.fill_(1.0)
+        return {}
+    return trainer.run(chosen, on_progress)
 
 
 class _Losses(NamedTuple):
@@ -87,103 +88,52 @@ class _RankerTrainer:
     def _sample(self, windows: np.ndarray, size: int) -> np.ndarray:
         return np.sort(self.random.permutation(windows)[:size])
 
-    def run(self, on_progress: Progress) -> dict[str, Any]:
-        state_WD = self._states(on_progress)
-        self.model.ranker = self._new_ranker()
-        report = self._fit_sets(state_WD, on_progress)
-        return {**report, "ndcg": self.fit_ndcg(state_WD, on_progress)}
-
-    def repeat(self, chosen: dict[str, Any], on_progress: Progress) -> dict[str, Any]:
-        """Fits the ranker as `run` has, which returned `chosen`."""
-        state_WD = self._states(on_progress)
-        self.model.ranker = self._new_ranker()
-        list(itertools.islice(self._set_epochs(state_WD, on_progress), chosen["epoch"]))
-        report = {"epoch": chosen["epoch"], "windows": len(self.train_W)}
-        if chosen["ndcg"]["kept"]:
-            later_W = self._later_windows()
-            list(self._ndcg_epoch(later_W, state_WD, on_progress))
-            report["ndcg"] = {"windows": len(later_W)}
+    def run(self, chosen: dict[str, Any] | None, on_progress: Progress) -> dict[str, Any]:
+        """Fits with validation, or repeats what it has `chosen`."""
+        self.state_WD = self._states(on_progress)
+        ranker = self.model.ranker = self.new_ranker()
+        report: dict[str, Any] = {"windows": len(self.train_W)}
+        losses, best_weights = [], {}
+        for epoch in self._epochs("ranker", self.train_W, on_progress):
+            if chosen is None:
+                losses.append(self._validate()[0])
+                if min(losses) == losses[-1]:
+                    best_weights = _copy(ranker)
+            elif epoch == chosen["epoch"]:
+                break
+        if chosen is None:
+            ranker.load_state_dict(best_weights)
+            report["validation_losses"] = [round(loss, 4) for loss in losses]
+        report["epoch"] = chosen["epoch"] if chosen else 1 + int(np.argmin(losses))
+        if chosen is None or chosen["ndcg"]["kept"]:
+            report["ndcg"] = self._fit_ndcg(chosen is None, on_progress)
         return report
 
-    def _set_epochs(self, state_WD: np.ndarray, on_progress: Progress) -> Iterator[None]:
-        return self._epochs(
-            self.train_W,
-            self.recipe.ranker_epochs,
-            self.recipe.ranker_learning_rate,
-            lambda windows_B: self._losses(windows_B, state_WD).set_2.sum(),
-            lambda done, total: on_progress("ranker", done, total),
-        )
+    def _fit_ndcg(self, is_validated: bool, on_progress: Progress) -> dict[str, Any]:
+        """Trains the ranker further, for NDCG@10, and returns its means on validation.
 
-    def _fit_sets(self, state_WD: np.ndarray, on_progress: Progress) -> dict[str, Any]:
-        ranker = self.model.ranker
-        losses, best_weights = [], {}
-        for _ in self._set_epochs(state_WD, on_progress):
-            losses.append(self._validate(state_WD)[0])
-            if min(losses) == losses[-1]:
-                best_weights = _copy(ranker)
-        ranker.load_state_dict(best_weights)
-        return {
-            "epoch": 1 + int(np.argmin(losses)),
-            "windows": len(self.train_W),
-            "validation_losses": [round(loss, 4) for loss in losses],
-        }
-
-    def fit_ndcg(self, state_WD: np.ndarray, on_progress: Progress) -> dict[str, Any]:
-        """Trains the model's ranker further, for NDCG@10, and returns its values on validation.
-
-        Each is the mean of items and categories. The ranker stays as it is unless the value rises.
+        With validation, the ranker stays as it is unless the mean of items and categories rises.
         """
-        ranker, later_W = self.model.ranker, self._later_windows()
-        weights, before = _copy(ranker), self._validate(state_WD)[1]
-        for _ in self._ndcg_epoch(later_W, state_WD, on_progress):
-            after = self._validate(state_WD)[1]
-        kept = after > before
-        if not kept:
-            ranker.load_state_dict(weights)
-        return {
-            "windows": len(later_W),
-            "before": round(before, 4),
-            "after": round(after, 4),
-            "kept": kept,
-        }
-
-    def _later_windows(self) -> np.ndarray:
-        """Windows of the later half of training, at most as many as the recipe has."""
+        # Of the later half of training.
         end_ms_W = np.asarray(self.data.corpus.streams.end_ms_W)[self.train_W]
         later_W = self.train_W[end_ms_W >= np.median(end_ms_W)]
-        return self._sample(later_W, self.recipe.ranker_ndcg_windows)
+        later_W = self._sample(later_W, self.recipe.ranker_ndcg_windows)
+        report: dict[str, Any] = {"windows": len(later_W)}
+        weights = _copy(self.model.ranker)
+        before = self._validate()[1] if is_validated else 0.0
+        list(self._epochs("ranker, NDCG", later_W, on_progress))
+        if is_validated:
+            after = self._validate()[1]
+            report |= {"before": round(before, 4), "after": round(after, 4), "kept": after > before}
+            if not report["kept"]:
+                self.model.ranker.load_state_dict(weights)
+        return report
 
-    def _ndcg_epoch(
-        self, windows: np.ndarray, state_WD: np.ndarray, on_progress: Progress
-    ) -> Iterator[None]:
-        def loss(windows_B: np.ndarray) -> Tensor:
-            losses = self._losses(windows_B, state_WD)
-            return (losses.set_2 + self.recipe.ranker_ndcg_weight * losses.ndcg_2).sum()
-
-        return self._epochs(
-            windows,
-            1,
-            self.recipe.ranker_ndcg_learning_rate,
-            loss,
-            lambda done, total: on_progress("ranker, NDCG", done, total),
-        )
-
-    def _epochs(
-        self,
-        windows: np.ndarray,
-        epochs: int,
-        learning_rate: float,
-        loss: Callable[[np.ndarray], Tensor],
-        on_step: Callable[[int, int], None],
-    ) -> Iterator[None]:
-        """Trains the model's ranker; yields after each epoch, with the ranker in eval mode.
-
-        The caller may stop after any of them.
-        """
-        ranker, recipe = self.model.ranker, self.recipe
-        parameters = list(ranker.named_parameters())
-        tables = [value for name, value in parameters if name in TABLES]
-        others = [value for name, value in parameters if name not in TABLES]
+    def _epochs(self, stage: str, windows: np.ndarray, on_progress: Progress) -> Iterator[int]:
+        """Trains the model's ranker; after each epoch it is in eval mode."""
+        ranker, recipe, is_ndcg = self.model.ranker, self.recipe, stage != "ranker"
+        tables = [weight for name, weight in ranker.named_parameters() if name in TABLES]
+        others = [weight for name, weight in ranker.named_parameters() if name not in TABLES]
         optimizer = torch.optim.AdamW(
             [
                 {"params": others, "weight_decay": recipe.weight_decay},
@@ -191,21 +141,27 @@ class _RankerTrainer:
             ]
         )
         batches = math.ceil(len(windows) / recipe.ranker_batch_rows)
-        steps, step = batches * epochs, 0
-        for _ in range(epochs):
+
+        def draw_batches() -> list[np.ndarray]:
             ranker.train().requires_grad_(True)
-            for windows_B in np.array_split(self.random.permutation(windows), batches):
-                rate = learning_rate_schedule(step, steps, recipe.warm_up_share)
-                for group in optimizer.param_groups:
-                    group["lr"] = learning_rate * rate
-                optimizer.zero_grad(set_to_none=True)
-                loss(np.sort(windows_B)).backward()
-                nn.utils.clip_grad_norm_(ranker.parameters(), recipe.clip_norm)
-                optimizer.step()
-                step += 1
-                on_step(step, steps)
+            return np.array_split(self.random.permutation(windows), batches)
+
+        def loss(windows_B: np.ndarray) -> Tensor:
+            losses = self._losses(np.sort(windows_B))
+            ndcg = recipe.ranker_ndcg_weight * losses.ndcg_2 if is_ndcg else 0.0
+            return (losses.set_2 + ndcg).sum()
+
+        for epoch in train_epochs(
+            optimizer,
+            recipe.ranker_ndcg_learning_rate if is_ndcg else recipe.ranker_learning_rate,
+            recipe,
+            1 if is_ndcg else recipe.ranker_epochs,
+            draw_batches,
+            loss,
+            lambda done, total: on_progress(stage, done, total),
+        ):
             ranker.eval().requires_grad_(False)
-            yield
+            yield epoch
 
     def _states(self, on_progress: Progress) -> np.ndarray:
         """(W, D) the trunk's state after each window that is an example."""
@@ -218,7 +174,7 @@ class _RankerTrainer:
             on_progress("states for the ranker", done, len(windows))
         return state_WD
 
-    def _new_ranker(self) -> Ranker:
+    def new_ranker(self) -> Ranker:
         shape, examples = self.model.shape, self.examples
         ranker = Ranker(shape.dim, shape.categories, shape.items, self.ranked_items)
         usual_I = examples.usual_categories(self.data.split.train)
@@ -241,9 +197,9 @@ class _RankerTrainer:
                 scorer.std.copy_(torch.from_numpy(features_MF.std(0).clip(min=MIN_STD)))
         return ranker
 
-    def _losses(self, windows_B: np.ndarray, state_WD: np.ndarray) -> _Losses:
+    def _losses(self, windows_B: np.ndarray) -> _Losses:
         rows, target = len(windows_B), self.examples.target(windows_B)
-        h_BD = torch.from_numpy(state_WD[windows_B])
+        h_BD = torch.from_numpy(self.state_WD[windows_B])
         ranked = rank(self.model, self.examples.memory(windows_B), h_BD, self.ranked_items)
         categories, candidates = ranked.categories, ranked.candidates
         named = categories.named_BC.shape[1]
@@ -266,13 +222,13 @@ class _RankerTrainer:
             torch.stack(ndcg),
         )
 
-    def _validate(self, state_WD: np.ndarray) -> tuple[float, float]:
+    def _validate(self) -> tuple[float, float]:
         """Sum of the mean set losses, and mean NDCG@10, on the validation windows."""
         batches = math.ceil(len(self.validation_W) / self.recipe.ranker_batch_rows)
         loss, ndcg = 0.0, 0.0
         with torch.no_grad():
             for windows_B in np.array_split(self.validation_W, batches):
-                losses = self._losses(windows_B, state_WD)
+                losses = self._losses(windows_B)
                 loss += len(windows_B) * losses.set_2.sum().item()
                 ndcg += len(windows_B) * losses.ndcg_at_10_2.mean().item()
         return loss / len(self.validation_W), ndcg / len(self.validation_W)

@@ -1,4 +1,4 @@
-"""Logits, losses and metrics of next events, and the learning-rate schedule.
+"""Logits, losses and metrics of next events, and the loop that fits what is behind the trunk.
 
 The loss is a sum weighted by the recipe: next category and next type (cross-entropy), and next item
 (sampled softmax with the logQ correction: Bengio and Senecal 2008, IEEE TNN 19(4); Yi et al. 2019,
@@ -11,6 +11,7 @@ categories, Y event types, I named items, K sampled negatives, J = I or 1 + K, D
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -97,15 +98,6 @@ def weighted_loss(recipe: Recipe, terms: dict[str, Any]) -> Any:
     return (1 - recipe.taught_share) * total("") + recipe.taught_share * total(DISTILLED)
 
 
-def ndcg_at_10(logits_NC: Tensor, target_N: Tensor) -> Tensor:
-    """(N,) NDCG@10 with one relevant class (Jarvelin and Kekalainen 2002)."""
-    truth_N1 = logits_NC.gather(1, target_N[:, None])
-    # Ties count half: bfloat16 has many.
-    ties_N = (logits_NC == truth_N1).sum(1) - 1
-    rank_N = (logits_NC > truth_N1).sum(1) + 0.5 * ties_N
-    return torch.where(rank_N < 10, 1 / torch.log2(rank_N + 2), 0.0)
-
-
 def learning_rate_schedule(step: int, steps: int, warm_up_share: float) -> float:
     """Factor of the learning rate: linear warm-up, then cosine decay to 0.05 (arXiv:1608.03983)."""
     warm_up = max(1, round(warm_up_share * steps))
@@ -113,3 +105,33 @@ def learning_rate_schedule(step: int, steps: int, warm_up_share: float) -> float
         return (step + 1) / warm_up
     progress = (step - warm_up) / max(1, steps - warm_up)
     return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def train_epochs(
+    optimizer: torch.optim.Optimizer,
+    learning_rate: float,
+    recipe: Recipe,
+    epochs: int,
+    draw_batches: Callable[[], Sequence[Any]],
+    loss: Callable[[Any], Tensor],
+    on_step: Callable[[int, int], None] = lambda done, total: None,
+) -> Iterator[int]:
+    """Minimises the loss of batches, drawn anew for each epoch; yields its number after it.
+
+    The caller may stop after any epoch.
+    """
+    step, weights = 0, [weight for group in optimizer.param_groups for weight in group["params"]]
+    for epoch in range(1, epochs + 1):
+        batches = draw_batches()
+        steps = epochs * len(batches)
+        for batch in batches:
+            rate = learning_rate * learning_rate_schedule(step, steps, recipe.warm_up_share)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.zero_grad(set_to_none=True)
+            loss(batch).backward()
+            torch.nn.utils.clip_grad_norm_(weights, recipe.clip_norm)
+            optimizer.step()
+            step += 1
+            on_step(step, steps)
+        yield epoch

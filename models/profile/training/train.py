@@ -21,7 +21,14 @@ from liveprofile.privacy import trained_users
 from liveprofile.privacy.trained_users import USER_BYTES, TrainedUsers
 from liveprofile.progress import Progress
 from models.profile import checkpoint
-from models.profile.data.prepared import PreparedData, Teacher
+from models.profile.data.prepared import (
+    PreparedData,
+    RefitPart,
+    Teacher,
+    iso_utc,
+    prepare,
+    prepare_refit,
+)
 from models.profile.evaluation import evaluate
 from models.profile.model_card import WEIGHTS
 from models.profile.network import BehaviourTransformer, Shape
@@ -30,7 +37,6 @@ from models.profile.text_encoder import TextEncoder
 from models.profile.training import curves, distributed, training_state
 from models.profile.training.distributed import ProcessGroup
 from models.profile.training.parts import Parts, fit_parts
-from models.profile.training.preparation import RefitPart, iso_utc, prepare, prepare_refit
 from models.profile.training.trainer import Trainer
 
 
@@ -208,9 +214,7 @@ def _metrics(
         **parts.metrics(),
         "seconds": trainer.seconds(),
         **{
-            name: evaluate.evaluate(
-                model, data.corpus, data.split, recipe, "validation", on_progress=on_progress
-            )
+            name: evaluate.evaluate(model, data.corpus, data.split, recipe, on_progress)
             for name, model in measured.items()
         },
     }

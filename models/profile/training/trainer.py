@@ -25,6 +25,7 @@ from liveprofile.errors import InputError
 from liveprofile.progress import Progress
 from models.profile.data.batched_inference import BATCH_ROWS
 from models.profile.data.examples import Sequences, augment, build_batch, slice_sequences
+from models.profile.evaluation.evaluate import ndcg_at_10, ranks
 from models.profile.network import BehaviourTransformer
 from models.profile.recipes import Recipe
 from models.profile.training import training_state
@@ -35,7 +36,6 @@ from models.profile.training.losses import (
     ItemTargets,
     PredictionTargets,
     learning_rate_schedule,
-    ndcg_at_10,
     target_logits,
     weighted_loss,
 )
@@ -74,8 +74,6 @@ class Trainer:
                 f" {processes.size} processes"
             )
         self.model = model.to(processes.device)
-        # No loss term here reaches the value head: churn_spend_head.fit trains it.
-        model.value_head.requires_grad_(False)
         self.loss_terms = processes.wrap(_LossModule(model, self._losses))
         matrices = [p for p in model.parameters() if p.ndim == 2 and p is not model.table]
         others = [p for p in model.parameters() if p.ndim != 2 or p is model.table]
@@ -327,7 +325,7 @@ class Trainer:
                 losses[DISTILLED + name] = F.cross_entropy(
                     own, teachers.softmax(1), reduction="none"
                 )
-        ndcg_N = ndcg_at_10(logits.category_NC.detach(), category_N)
+        ndcg_N = ndcg_at_10(ranks(logits.category_NC.detach(), category_N))
         return {**losses, "category_ndcg_at_10": ndcg_N}
 
     def _tensor(self, array: np.ndarray) -> Tensor:

@@ -28,10 +28,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from liveprofile.errors import InputError
 from liveprofile.progress import Progress
-from models.profile.data.prepared import PreparedData
+from models.profile.data.prepared import PreparedData, prepare
 from models.profile.recipes import SEARCH_SPACE, Recipe, SearchRange
 from models.profile.training import distributed, training_state
-from models.profile.training.preparation import prepare
 from models.profile.training.train import fit
 
 Params = dict[str, int | float]

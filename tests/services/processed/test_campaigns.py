@@ -6,13 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 
 from liveprofile.alerts.cases.case_store import NewAlert, add_alert
-from liveprofile.campaigns.plan import Cap, Target
-from liveprofile.campaigns.plan_file import Campaign, PlanFile, write_plan
-from liveprofile.campaigns.plan_store import find_plan, store_plan
+from liveprofile.campaigns.plan import Campaign, Cap, Target
+from liveprofile.campaigns.store import find_plan, read_targets, store_plan
 from liveprofile.kafka.records import read_topic
 from liveprofile.kafka.topics import create_unlimited_topic
 from liveprofile.storage import queries
@@ -27,27 +25,25 @@ pytestmark = pytest.mark.services
 DAYS = 2
 
 
-def plan(job: JobUnderTest, name: str, out: Path, *options: str) -> dict[str, Any]:
-    start = ("--start", str(START_MS), "--out", str(out))
-    return job.run("campaign", "plan", name, *start, *options)
-
-
-def planned(file: Path) -> dict[str, str]:
-    """The group of each user."""
-    rows = pq.read_table(file).to_pylist()
-    return {row["user_id"]: row["group"] for row in rows}
+def plan(job: JobUnderTest, name: str, *options: str) -> dict[str, Any]:
+    return job.run("campaign", "plan", name, "--start", str(START_MS), *options)
 
 
 def test_plan_send_and_report(job: JobUnderTest, tmp_path: Path) -> None:
-    file, topic = tmp_path / "spring.parquet", f"{job.settings.topics.events}-campaign"
+    file, topic = tmp_path / "spring.csv", f"{job.settings.topics.events}-campaign"
     with open_session(job.settings.cassandra) as session:
         profiles = {each.user_id: each for each in scan_profiles(session)}
         fits = {user for user, each in profiles.items() if each.churn < 0.99}
         suspect = min(fits)
         alert = NewAlert("alert", START_MS, suspect, "rule", "high", "limit_trading", "message")
         add_alert(session, alert, ttl_s=600)
-    summary = plan(job, "spring", file, "--when", "churn < 0.99", "--control", "0.4")
-    groups = planned(file)
+    chosen = ("--when", "churn < 0.99", "--control", "0.4")
+    assert plan(job, "spring", *chosen, "--dry-run")["treatment"] > 0  # and stores nothing
+    summary = plan(job, "spring", *chosen, "--csv", str(file))
+    with open_session(job.settings.cassandra) as session:
+        targets = read_targets(session, find_plan(session, "spring"))
+    groups = {target.user_id: target.group for target in targets}
+    assert len(file.read_text().splitlines()) == len(groups) + 1
     assert summary["left_out"].pop("open fraud case") == 1
     assert set(groups) <= fits - {suspect}
     assert len(groups) == len(fits) - 1 - summary["left_out"].get("no expected gain", 0)
@@ -56,17 +52,17 @@ def test_plan_send_and_report(job: JobUnderTest, tmp_path: Path) -> None:
 
     create_unlimited_topic(job.settings, topic, 1)
     for _ in range(2):  # again, as after a failure
-        assert job.run("campaign", "send", str(file), "--topic", topic)["sent"] == len(treated)
+        assert job.run("campaign", "send", "spring", "--topic", topic)["sent"] == len(treated)
     events = [json.loads(record.value) for record in read_topic(job.settings, topic)]
     assert len(events) == 2 * len(treated)
     assert {event["id"] for event in events} == {f"spring/{user}" for user in treated}
 
-    capped = plan(job, "summer", tmp_path / "summer.parquet", "--cap", "1/30d")
+    capped = plan(job, "summer", "--cap", "1/30d", "--dry-run")
     assert capped["left_out"]["frequency cap"] == len(treated)
-    assert plan(job, "spring", file, "--cap", "1/30d")["left_out"].get("frequency cap", 0) == 0
+    own = plan(job, "spring", "--cap", "1/30d", "--dry-run")
+    assert own["left_out"].get("frequency cap", 0) == 0
 
-    assert plan(job, "spring", file, "--when", "churn < 0.99", "--control", "0.4")
-    report = job.run("campaign", "report", str(file), "--days", str(DAYS))
+    report = job.run("campaign", "report", "spring", "--days", str(DAYS))
     result = report["groups"]["all"]
     assert report["has_control"] and result["rate_difference"] is not None
     with open_session(job.settings.cassandra) as session:
@@ -89,29 +85,27 @@ def spend_of(session: Any, user: str) -> float | None:
     return sum(spent) if spent else None
 
 
-def test_plan_of_the_api_is_listed_sent_reported_and_counted(
-    job: JobUnderTest, tmp_path: Path
-) -> None:
-    topic = f"{job.settings.topics.events}-campaign-of-api"
+def test_stored_plan_is_listed_sent_reported_and_counted(job: JobUnderTest) -> None:
+    topic = f"{job.settings.topics.events}-campaign-listed"
     groups = ("treatment", "treatment", "control")
     targets = [Target(f"api-{n}", group, (), 0.5, 9.0, 4.0) for n, group in enumerate(groups)]
-    cap = Cap(contacts=1, span_ms=30 * DAY_MS)
+    cap = Cap(contacts=1, days=30)
     about = Campaign(name="autumn", start_ms=START_MS, control_share=0.3, cost=0.1, cap=cap)
     summary = {"treatment": 2, "control": 1, "expected_gain": 8.0}
     with open_session(job.settings.cassandra) as session:
         requested = {"cap": {"contacts": 1, "days": 30}}
-        plan = PlanFile(about, targets)
-        stored = store_plan(session, job.settings, plan, "anna", requested, summary)
+        store = (session, job.settings)
+        stored = store_plan(*store, about, targets, "anna", requested, summary)
         assert find_plan(session, "autumn") == stored
+        later = about.model_copy(update={"name": "later", "start_ms": START_MS + DAY_MS})
+        store_plan(*store, later, targets, "anna", requested, summary)
     [listed] = [each for each in job.run("campaign", "list") if each["name"] == "autumn"]
     assert (listed["planned_by"], listed["summary"]["treatment"]) == ("anna", 2)
 
-    later = about.model_copy(update={"name": "later", "start_ms": START_MS + DAY_MS})
-    write_plan(tmp_path / "later.parquet", PlanFile(later, targets))
     create_unlimited_topic(job.settings, topic, 1)
     send = ("campaign", "send", "--topic", topic)
     left_out = {"sent": 0, "no_consent": 0, "frequency_cap": 2}
-    assert job.run(*send, str(tmp_path / "later.parquet")) == left_out
+    assert job.run(*send, "later") == left_out
     for _ in range(2):  # again, as after a failure
         assert job.run(*send, "autumn") == {"sent": 2, "no_consent": 0, "frequency_cap": 0}
     report = job.run("campaign", "report", "autumn")
@@ -120,19 +114,14 @@ def test_plan_of_the_api_is_listed_sent_reported_and_counted(
     assert done.returncode == 1 and "no campaign 'unknown' is stored" in done.stderr
 
 
-def test_plan_without_control_group_says_so(job: JobUnderTest, tmp_path: Path) -> None:
-    file = tmp_path / "all.parquet"
-    assert plan(job, "all", file, "--control", "0")["control"] == 0
-    text = run_cli("campaign", "report", file, "--config", job.config_file).stdout
+def test_plan_without_control_group_says_so(job: JobUnderTest) -> None:
+    assert plan(job, "all", "--control", "0")["control"] == 0
+    text = run_cli("campaign", "report", "all", "--config", job.config_file).stdout
     assert "The plan has no control group" in text
 
 
-def test_unknown_topic_is_an_error_before_anything_is_sent(
-    job: JobUnderTest, tmp_path: Path
-) -> None:
-    file = tmp_path / "none.parquet"
-    plan(job, "none", file)
+def test_unknown_topic_is_an_error_before_anything_is_sent(job: JobUnderTest) -> None:
     done = run_cli(
-        "campaign", "send", file, "--topic", "no-such-topic", "--config", job.config_file, ok=False
+        "campaign", "send", "x", "--topic", "no-such-topic", "--config", job.config_file, ok=False
     )
     assert done.returncode == 3 and "no-such-topic" in done.stderr

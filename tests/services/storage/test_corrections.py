@@ -15,8 +15,13 @@ from liveprofile.rules.flags import Flag
 from liveprofile.settings import CassandraSettings, WindowSettings
 from liveprofile.storage import queries
 from liveprofile.storage.cql import from_ms
-from offline.late_windows.chains import StoredRuleFlag, StoredWindow
-from offline.late_windows.recomputation import FIRST_REVISION, WITHDRAWN, Correction
+from offline.late_windows.chains import (
+    FIRST_REVISION,
+    WITHDRAWN,
+    Correction,
+    StoredRuleFlag,
+    StoredWindow,
+)
 from offline.late_windows.tables import CassandraCorrectionTables
 from tests.support.rows.profile_rows import DIM, flag, profile_row, write_and_flush
 from udfs.profile.row import ProfileRow

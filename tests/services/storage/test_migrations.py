@@ -14,9 +14,8 @@ from liveprofile.errors import InputError
 from liveprofile.settings import CassandraSettings
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import now_ms
-from liveprofile.storage.migrations.files import Migration
-from liveprofile.storage.migrations.records import RECORD_TTL_S, TABLE
-from liveprofile.storage.migrations.runner import Migrator
+from liveprofile.storage.migrations import Migration
+from liveprofile.storage.migrator import RECORD_TTL_S, TABLE, Migrator
 from liveprofile.storage.schema import migration_steps
 from liveprofile.units import MINUTE_MS
 

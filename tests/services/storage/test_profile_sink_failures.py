@@ -19,7 +19,7 @@ from liveprofile.rules.flags import FlagHistory, FlagQuery
 from liveprofile.settings import CassandraSettings
 from liveprofile.storage import queries
 from liveprofile.storage.connection import open_session
-from liveprofile.storage.migrations.files import filled
+from liveprofile.storage.migrations import filled
 from liveprofile.storage.schema import create_schema
 from tests.support.rows.profile_rows import DIM, profile_row, write_and_flush
 from udfs.profile.sink import CassandraProfileSink, ProfileSink

@@ -6,8 +6,15 @@ from collections.abc import Sequence
 
 from liveprofile.rules.flags import Flag
 from liveprofile.settings import WindowSettings
-from offline.late_windows.chains import StoredRuleFlag, StoredUser, StoredWindow
-from offline.late_windows.recomputation import ADDED, FIRST_REVISION, WITHDRAWN, Correction
+from offline.late_windows.chains import (
+    ADDED,
+    FIRST_REVISION,
+    WITHDRAWN,
+    Correction,
+    StoredRuleFlag,
+    StoredUser,
+    StoredWindow,
+)
 from tests.support.memory.sinks import MemoryProfileSink
 from udfs.profile.row import ProfileRow
 

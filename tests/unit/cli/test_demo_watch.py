@@ -31,7 +31,6 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
     monkeypatch.setattr(watch.offsets, "partition_ranges", lambda *_: {})
     monkeypatch.setattr(watch, "read_topic", lambda *_: [])
     monkeypatch.setattr(watch, "execute", lambda *_: [])
-    monkeypatch.setattr(watch, "READ_EVERY_S", 0.0)
     return reads
 
 

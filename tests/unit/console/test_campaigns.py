@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 from console.rendering import render
 from console.routes.campaigns import calculation, parse_plan, verdict
 from liveprofile.campaigns.plan import Target
-from liveprofile.campaigns.uplift import Outcome, Uplift, uplift
+from liveprofile.campaigns.report import Outcome, Uplift, uplift
 from liveprofile.client.analysis_models import CampaignRequest, FrequencyCap
 from serve.keys import Role
 from tests.support.memory.api import MemoryApi

@@ -10,31 +10,33 @@ from typing import Any
 import numpy as np
 import pytest
 
-from liveprofile.campaigns.contacts import messages
-from liveprofile.campaigns.control_group import detectable_effect, is_control, users_needed
-from liveprofile.campaigns.outcomes import outcomes
 from liveprofile.campaigns.plan import (
     CONTROL,
     TREATMENT,
+    Campaign,
     Candidate,
     Cap,
     Contact,
-    Economics,
     Target,
+    Wish,
     candidates,
     choose,
     condition_of,
+    detectable_effect,
     exclusion,
     is_at_cap,
+    is_control,
+    users_needed,
 )
-from liveprofile.campaigns.plan_file import Campaign, PlanFile, read_plan, write_csv, write_plan
-from liveprofile.campaigns.uplift import (
+from liveprofile.campaigns.report import (
     Outcome,
     mean_difference,
+    outcomes,
     rate_difference,
     uplift,
     uplift_by_segment,
 )
+from liveprofile.campaigns.store import messages, write_csv
 from liveprofile.errors import InputError
 from liveprofile.simulator import Shop, ShopConfig
 from liveprofile.simulator.shop import write_shop
@@ -43,7 +45,8 @@ from liveprofile.units import DAY_MS
 from tests.support.rows.stored_rows import stored_profile
 from tests.support.rows.value_curves import curve_document
 
-FREE = Economics(cost=0.0, margin=1.0, response=None, budget=None)
+SPRING = Campaign(name="spring", start_ms=1_700_000_000_000, control_share=0.0, cost=0.0)
+FREE = Wish(SPRING)
 
 
 def profile(user_id: str, *segments: str, **changes: Any) -> StoredProfile:
@@ -60,10 +63,6 @@ def profile(user_id: str, *segments: str, **changes: Any) -> StoredProfile:
     )._replace(**changes)
 
 
-def nobody(user_id: str) -> None:
-    return None
-
-
 def candidate(user_id: str, gain: float) -> Candidate:
     return Candidate(user_id, ("loyal",), 0.5, 10.0, gain)
 
@@ -76,16 +75,18 @@ def test_candidates_fit_condition_and_one_of_the_segments() -> None:
         profile("too few purchases", "loyal", purchases=0.0),
     ]
     condition = condition_of("recency_days < 30 and purchases >= 1")
-    found = candidates(profiles, condition, frozenset(["loyal", "lapsing"]), FREE)
+    wish = FREE._replace(condition=condition, segments=frozenset(["loyal", "lapsing"]))
+    found = list(candidates(profiles, wish))
     assert [each.user_id for each in found] == ["fits"]
     assert found[0].expected_gain == pytest.approx(0.75 * 40)
-    assert len(candidates(profiles, None, frozenset(), FREE)) == 4
-    assert candidates([], condition, frozenset(), FREE) == []
+    assert len(list(candidates(profiles, FREE))) == 4
+    assert list(candidates([], wish)) == []
 
 
 def test_many_profiles_are_evaluated_in_batches() -> None:
     profiles = [profile(f"u{n}", churn=n / 5_000) for n in range(5_000)]
-    assert len(candidates(profiles, condition_of("churn < 0.5"), frozenset(), FREE)) == 2_500
+    wish = FREE._replace(condition=condition_of("churn < 0.5"))
+    assert len(list(candidates(profiles, wish))) == 2_500
 
 
 @pytest.mark.parametrize("text", ["chrun < 1", "churn", "churn <", "segment == 'new'"])
@@ -95,15 +96,15 @@ def test_wrong_condition_is_an_input_error_with_its_position(text: str) -> None:
 
 
 def test_gain_is_margin_spend_and_response_less_the_cost() -> None:
-    economics = Economics(cost=0.5, margin=0.2, response=0.1, budget=None)
-    [found] = candidates([profile("u")], None, frozenset(), economics)
+    campaign = SPRING.model_copy(update={"cost": 0.5})
+    [found] = candidates([profile("u")], Wish(campaign, margin=0.2, response=0.1))
     assert found.expected_gain == pytest.approx(0.2 * 40 * 0.1 - 0.5)
 
 
 def test_budget_goes_to_the_largest_gains_and_control_costs_nothing() -> None:
     found = [candidate(f"u{n:04}", n + 1) for n in range(1_000)]
-    economics = Economics(2.0, 1.0, None, budget=401.0)
-    plan = choose(found, "spring", 0.2, economics, nobody)
+    campaign = SPRING.model_copy(update={"cost": 2.0, "control_share": 0.2})
+    plan = choose(found, Wish(campaign, budget=401.0), lambda user_id: None)
     treated = [target for target in plan.targets if target.group == TREATMENT]
     assert len(treated) == 200
     gains = [target.expected_gain for target in plan.targets]
@@ -116,7 +117,7 @@ def test_budget_goes_to_the_largest_gains_and_control_costs_nothing() -> None:
 
 def test_reasons_to_leave_out_a_user_are_counted() -> None:
     found = [candidate(user, gain) for user, gain in zip("abcde", (5, 4, 3, -1, 1), strict=True)]
-    plan = choose(found, "spring", 0.0, FREE, exclusion({"a"}, {"b", "a"}, {"c"}))
+    plan = choose(found, FREE, exclusion({"a"}, {"b", "a"}, {"c"}))
     assert [target.user_id for target in plan.targets] == ["e"]
     assert plan.left_out == {
         "excluded by file": 1,
@@ -129,7 +130,7 @@ def test_reasons_to_leave_out_a_user_are_counted() -> None:
 def test_users_without_marketing_consent_are_left_out() -> None:
     found = [Candidate(user, (), 0.1, 40.0, 5.0) for user in "abc"]
     allows = exclusion({"a"}, set(), set(), lambda user: user == "c")
-    plan = choose(found, "spring", 0.0, FREE, allows)
+    plan = choose(found, FREE, allows)
     assert [target.user_id for target in plan.targets] == ["c"]
     assert plan.left_out == {"no marketing consent": 2}
 
@@ -162,45 +163,26 @@ def test_detectable_effect_inverts_the_sample_size() -> None:
     assert detectable_effect(0.1, 3, 0.5) is None
 
 
-PLAN = PlanFile(
-    Campaign(name="spring", start_ms=1_700_000_000_000, control_share=0.5, cost=0.1),
-    [
-        Target("u1", TREATMENT, ("loyal", "new"), 0.5, 10.0, 4.0),
-        Target('u,"2', CONTROL, (), 0.25, 5.0, 3.5),
-    ],
-)
-
-
-def test_plan_file_is_read_as_written(tmp_path) -> None:
-    capped = PLAN.campaign.model_copy(update={"cap": Cap(contacts=2, span_ms=DAY_MS)})
-    for plan in PLAN, PlanFile(PLAN.campaign, []), PlanFile(capped, PLAN.targets):
-        write_plan(tmp_path / "plan.parquet", plan)
-        assert read_plan(tmp_path / "plan.parquet") == plan
+TARGETS = [
+    Target("u1", TREATMENT, ("loyal", "new"), 0.5, 10.0, 4.0),
+    Target('u,"2', CONTROL, (), 0.25, 5.0, 3.5),
+]
 
 
 def test_csv_has_a_line_for_each_user(tmp_path) -> None:
-    write_csv(tmp_path / "plan.csv", PLAN)
+    write_csv(tmp_path / "plan.csv", SPRING, TARGETS)
     with (tmp_path / "plan.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["user_id"] for row in rows] == ["u1", 'u,"2']
     assert rows[0]["segments"] == "loyal new" and rows[1]["group"] == CONTROL
 
 
-def test_other_files_are_no_plan(tmp_path) -> None:
-    file = tmp_path / "plan.parquet"
-    with pytest.raises(InputError, match="no file at"):
-        read_plan(file)
-    file.write_text("user_id\n")
-    with pytest.raises(InputError, match="is no plan"):
-        read_plan(file)
-
-
-def test_only_the_treatment_group_is_sent_with_ids_that_stay() -> None:
-    [(key, value, headers)] = messages(PLAN)
+def test_messages_have_ids_that_stay() -> None:
+    [(key, value, headers)] = messages(SPRING, TARGETS[:1])
     assert (key, headers["content-type"]) == (b"u1", "application/cloudevents+json")
     event = json.loads(value)
     assert event["id"] == "spring/u1" and event["data"]["segments"] == ["loyal", "new"]
-    assert list(messages(PLAN)) == [(key, value, headers)]
+    assert list(messages(SPRING, TARGETS[:1])) == [(key, value, headers)]
 
 
 def test_profile_at_a_time_has_the_values_of_its_curve() -> None:
@@ -319,7 +301,6 @@ def test_interval_covers_the_known_effect_in_95_percent_of_campaigns(
 
 START_MS = 1_700_000_000_000
 OWN = Contact(START_MS, "spring")
-MONTH = 30 * DAY_MS
 
 
 def contact(campaign: str, days: float) -> Contact:
@@ -346,10 +327,10 @@ def contact(campaign: str, days: float) -> Contact:
 def test_contacts_of_other_campaigns_count(
     contacts: list[Contact], most: int, expected: bool
 ) -> None:
-    assert is_at_cap(iter(contacts), OWN, Cap(contacts=most, span_ms=MONTH)) is expected
+    assert is_at_cap(iter(contacts), OWN, Cap(contacts=most, days=30)) is expected
 
 
 def test_one_of_two_campaigns_that_were_planned_at_once_keeps_the_user() -> None:
     planned = [contact("a", 0), contact("b", 0), contact("c", 1)]
-    cap = Cap(contacts=1, span_ms=MONTH)
+    cap = Cap(contacts=1, days=30)
     assert [is_at_cap(planned, own, cap) for own in planned] == [False, True, True]

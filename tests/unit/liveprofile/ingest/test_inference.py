@@ -15,7 +15,7 @@ from liveprofile.ingest.inference import Draft, infer
 from liveprofile.ingest.mapping import read_mapping
 from liveprofile.ingest.numbers import number_of
 from liveprofile.ingest.sources import read_table
-from liveprofile.ingest.time_formats import FORMATS, check_format, formats_of
+from liveprofile.ingest.times import FORMATS, check_format, formats_of
 from liveprofile.ingest.translation import MappingTranslator
 
 SHOP = """CustomerID;Invoice No;StockCode;Quantity;UnitPrice;InvoiceDate;Country

@@ -263,7 +263,8 @@ def statements() -> Iterator[tuple[str, str]]:
             if "INSERT INTO" not in source and "UPDATE" not in source:
                 continue
             for node, text in texts(ast.parse(source)):
-                if re.search(r"\bINSERT INTO\s|\bUPDATE\s+\S+\s+(USING|SET)\b", text):
+                is_cql = "SELECT" not in text  # not of DuckDB
+                if is_cql and re.search(r"\bINSERT INTO\s|\bUPDATE\s+\S+\s+(USING|SET)\b", text):
                     yield f"{relative(file)}:{node.lineno}", text
 
 

@@ -18,7 +18,7 @@ from cli.main import app
 from liveprofile.errors import InputError
 from liveprofile.ingest.replay import open_source
 from liveprofile.labels.feedback import RejectedLabel, read_labels
-from liveprofile.simulator import Shop, ShopConfig, separate_device_purchases, shared_device_ring
+from liveprofile.simulator import Shop, ShopConfig, shared_device_ring
 from liveprofile.simulator.plan import HABIT_CHANGES, CaseKind
 from liveprofile.simulator.shop import write_shop
 from liveprofile.units import DAY_MS
@@ -171,8 +171,9 @@ def test_fraud_and_honest_events_overlap_in_amounts_and_new_devices(events, labe
     assert np.quantile(amounts["ordinary"], 0.1) < max(amounts["card_test"])
 
 
-def test_the_two_ring_scenarios_differ_in_devices_and_labels_only():
-    shared, separate = shared_device_ring(seed=3), separate_device_purchases(seed=3)
+def test_rings_with_few_and_many_devices_differ_in_devices_and_labels_only():
+    shared = shared_device_ring(seed=3)
+    separate = shared_device_ring(50, 50, labelled=False, seed=3)
     without_devices = shared.events.drop_columns(["device_id"])
     assert without_devices.equals(separate.events.drop_columns(["device_id"]))
     assert shared.labels.num_rows == shared.events.num_rows and separate.labels.num_rows == 0

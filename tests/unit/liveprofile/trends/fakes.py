@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from liveprofile.kafka.records import Record
 from liveprofile.kafka.topics import PartitionRange
+from liveprofile.trends.count_store import Chunk, ChunkReport
 from liveprofile.trends.counts import CATEGORY, Count, Counts, Series, total
-from liveprofile.trends.update import Chunk, ChunkReport
 
 
 class KilledError(Exception):

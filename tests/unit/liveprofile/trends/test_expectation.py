@@ -6,14 +6,14 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from liveprofile.proportions import wilson_interval
 from liveprofile.storage.queries import WindowChange
-from liveprofile.trends import distinct_users
-from liveprofile.trends.expectation import MIN_WEEKS, expected_range
+from liveprofile.trends.counts import EXACT_USERS, Count, distinct_users, smallest, user_hash
 from liveprofile.trends.forecast import (
     FIRST_DAYS,
     METHODS,
@@ -32,7 +32,7 @@ from liveprofile.trends.funnel import (
     user_windows,
     week_start_ms,
 )
-from liveprofile.trends.points import StoredCount, hours_by_day, points
+from liveprofile.trends.points import MIN_WEEKS, StoredCount, expected_range, hours_by_day, points
 from liveprofile.trends.update import RecentEvents
 from liveprofile.units import DAY_MS, HOUR_MS
 
@@ -218,40 +218,34 @@ def test_hours_begin_on_the_first_whole_day_and_end_with_the_last_complete_one()
     assert (values[0, 0], values[0, 2], values[1, 0], values.sum()) == (24, 26, 48, 98)
 
 
-EXACT = distinct_users.EXACT_USERS
+def hashes(first: int, end: int) -> np.ndarray:
+    return np.array([user_hash(f"user-{number}") for number in range(first, end)], np.uint64)
 
 
-def hashes(first: int, end: int) -> list[int]:
-    return [distinct_users.user_hash(f"user-{number}") for number in range(first, end)]
-
-
-@pytest.mark.parametrize("users", [0, 1, EXACT - 1, EXACT])
+@pytest.mark.parametrize("users", [0, 1, EXACT_USERS - 1, EXACT_USERS])
 def test_count_is_exact_up_to_the_limit(users: int) -> None:
-    kept = distinct_users.smallest(hashes(0, users) * 2, EXACT)
-    assert distinct_users.count(kept, EXACT) == users
-    kept = distinct_users.from_bytes(distinct_users.to_bytes(kept))
-    assert distinct_users.count(kept, EXACT) == users
+    kept = smallest(np.tile(hashes(0, users), 2), EXACT_USERS)
+    assert distinct_users(kept, EXACT_USERS) == users
 
 
-@pytest.mark.parametrize(("exact", "error"), [(EXACT, 0.044), (4_096, 0.016)])
+@pytest.mark.parametrize(("exact", "error"), [(EXACT_USERS, 0.044), (4_096, 0.016)])
 def test_estimate_beyond_the_limit_has_the_published_error(exact: int, error: float) -> None:
     rng = np.random.default_rng(3)
     estimates = [
-        distinct_users.count(
-            distinct_users.smallest(rng.integers(0, 2**64, 20_000, np.uint64), exact), exact
-        )
+        distinct_users(smallest(rng.integers(0, 2**64, 20_000, np.uint64), exact), exact)
         for _ in range(60)
     ]
     assert abs(np.mean(estimates) / 20_000 - 1) < 3 * error / 60**0.5
     assert 0.7 * error < np.std(estimates) / 20_000 < 1.3 * error
 
 
-def test_union_is_the_same_as_counting_all_at_once() -> None:
+def test_sum_of_counts_has_the_users_of_counting_all_at_once() -> None:
     one, other, both = (
-        distinct_users.smallest(hashes(*span), EXACT)
+        Count(1, 1.5, smallest(hashes(*span), EXACT_USERS))
         for span in ((0, 3_000), (2_000, 5_000), (0, 5_000))
     )
-    assert np.array_equal(distinct_users.union(one, other, EXACT), both)
+    events, amount, users = one.plus(other, EXACT_USERS)
+    assert (events, amount) == (2, 3.0) and np.array_equal(users, both.user_hashes)
 
 
 @given(
@@ -269,9 +263,10 @@ def test_event_is_first_unless_seen_within_the_time(steps, ttl_ms: int, batch: i
     actual = []
     for start in range(0, len(records), batch):
         keys, times_ms, _ = zip(*records[start : start + batch], strict=True)
-        actual += recent.add(np.array(keys, np.uint64), np.array(times_ms)).tolist()
+        events = {"digest": np.array(keys, np.uint64), "record_ms": np.array(times_ms)}
+        actual += recent.add(pd.DataFrame(events)).tolist()
     assert actual == [expected for _, _, expected in records]
-    assert len(recent) <= 6 * 8
+    assert len(recent) == sum(time_ms >= now_ms - ttl_ms for _, time_ms, _ in records)
 
 
 MONDAY_MS = 1_699_833_600_000  # 2023-11-13

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from liveprofile.errors import ServiceError
 from liveprofile.settings import Settings, load
-from liveprofile.trends import distinct_users
-from liveprofile.trends.counts import ALL, CATEGORY, OTHER, Series
+from liveprofile.trends.counts import ALL, CATEGORY, OTHER, Series, distinct_users
 from liveprofile.trends.update import complete_until_ms, update
 from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS
 from tests.reference.validation import ValidEvent, validate
@@ -49,7 +48,7 @@ def counts(store: MemoryCountStore) -> dict[tuple[str, Series, int], tuple[int, 
         (span, series, start_ms): (
             count.events,
             pytest.approx(count.amount, abs=1e-6),
-            distinct_users.count(count.user_hashes, series.exact_users),
+            distinct_users(count.user_hashes, series.exact_users),
         )
         for (span, series, start_ms), (_, count) in store.rows.items()
     }

@@ -11,6 +11,7 @@ from benchmarks.load.rows import batches
 from benchmarks.load.workload import EventMessage
 from liveprofile.settings import load
 from liveprofile.units import DAY_MS
+from liveprofile.wire.histories import MemoryToken, of_windows
 from liveprofile.wire.token_columns import TokenColumns
 from liveprofile.wire.tokens import EVENT, TYPE_INDEX, Token
 from models.profile import user_features
@@ -32,6 +33,8 @@ MINIATURE = dataclasses.replace(
     enriched_share=0.1,
     short_history_share=0.1,
     dim=16,
+    curve_moments=12,
+    curve_epochs=2,
 )
 
 
@@ -99,6 +102,20 @@ def random_tokens(count=40, seed=3):
     return histories, windows
 
 
+def memories_of(histories, windows):
+    """Memories of two windows each: the history, if there is any, and the window."""
+
+    def window(tokens, end_ms):
+        return end_ms, [MemoryToken(t.type_index, t.item, t.category) for t in tokens]
+
+    return of_windows(
+        [
+            [window(history, DAY_MS)] * bool(history) + [window(tokens, 3 * DAY_MS)]
+            for history, tokens in zip(histories, windows, strict=True)
+        ]
+    )
+
+
 def score(model, histories, windows):
     """Scores as a job would, with every window ending at its last event."""
     tokens = TokenColumns.of(histories), TokenColumns.of(windows)
@@ -110,12 +127,16 @@ def score(model, histories, windows):
         )
         for rows in (histories, [h + w for h, w in zip(histories, windows, strict=True)])
     ]
-    return model.score(*tokens, *(side.astype(np.float32) for side in features))
+    numbers = (side.astype(np.float32) for side in features)
+    return model.score(*tokens, *numbers, (), memories_of(histories, windows))
 
 
 def assert_scores_equal(actual, expected, tolerance=1e-5):
     for name, value in actual._asdict().items():
-        if name not in ("batches", "value_curves"):
+        if isinstance(value, np.ndarray):
             np.testing.assert_allclose(
                 value, getattr(expected, name), tolerance, tolerance, err_msg=name
             )
+    for name, value in actual.value_curves.values_BHK.items():
+        other = expected.value_curves.values_BHK[name]
+        np.testing.assert_allclose(value, other, atol=0.011 if tolerance else 0, err_msg=name)

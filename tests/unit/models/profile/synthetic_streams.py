@@ -10,8 +10,6 @@ from models.profile.data.examples import PURCHASE, VIEW, build_corpus
 from models.profile.data.prepared import Split
 from models.profile.data.training_rows import Streams
 from models.profile.encoding import Vocabulary
-from models.profile.evaluation.any_time import split_moments
-from models.profile.evaluation.baseline_models.data import BaselineData
 
 START_MS = 17_167 * DAY_MS  # 2017-01-01
 
@@ -90,16 +88,3 @@ def corpus_and_split(streams):
         *until_ms,
     )
     return corpus, split
-
-
-def baseline_data(streams=None, split=None):
-    """The churning customers at random moments, with a horizon of 30 days."""
-    if streams is None:
-        corpus, split = corpus_and_split(churning_customers())
-        streams = corpus.streams
-    moments = split_moments(streams, split, 30)
-    return BaselineData.from_moments(streams, *moments, split.train_until_ms, 30)
-
-
-def ignore_progress(done, total):
-    """A progress callback that does nothing."""

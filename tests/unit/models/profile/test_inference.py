@@ -1,7 +1,6 @@
 """Inference against a plain reference implementation."""
 
 import copy
-import math
 
 import numpy as np
 import pytest
@@ -12,11 +11,14 @@ from liveprofile.units import DAY_MS
 from liveprofile.wire.token_columns import TokenColumns
 from liveprofile.wire.tokens import Token
 from models.profile import user_features
-from models.profile.encoding import Vocabulary
 from models.profile.inference import ProfileModel
 from models.profile.modality_layers import CELL_ROWS, Fusion, grid_cells
 from models.profile.network import BehaviourTransformer, Shape
+from models.profile.ranker.network import Ranker
+from models.profile.values.head import ValueCurveHead
+from models.profile.values.inputs import INPUTS
 from tests.reference.plain_model import PlainProfileModel
+from tests.unit.models.profile.miniature import assert_scores_equal, memories_of
 
 START_MS = 1_500_000_000_000
 MODALITIES = (Modality("clip", 5), PLACE, Modality("voice", 2))
@@ -28,6 +30,9 @@ def network():
     torch.manual_seed(4)
     shape = Shape(ITEMS, 8, CATEGORIES, 4, dim=16, layers=2, heads=2, max_len=16, embedding=8)
     model = BehaviourTransformer(shape)
+    model.ranker = Ranker(16, CATEGORIES, ITEMS, RANKED)
+    model.value_curves = ValueCurveHead(len(INPUTS), 1, 2)
+    model.value_curves.after_days[1] = 7.0
     for weight in model.parameters():
         torch.nn.init.normal_(weight, std=0.3)
     return model.eval().requires_grad_(False)
@@ -65,55 +70,16 @@ def score(model, histories, windows, vectors=()):
     random = np.random.default_rng(9)
     shape = (2, len(histories), len(user_features.FEATURE_NAMES))
     before_BX, after_BX = random.uniform(0, 5, shape).astype(np.float32)
-    return model.score(
-        TokenColumns.of(histories), TokenColumns.of(windows), before_BX, after_BX, vectors
-    )
-
-
-def assert_near(actual, expected, tolerance):
-    for name, value in actual._asdict().items():
-        if name not in ("batches", "value_curves"):
-            np.testing.assert_allclose(
-                value, getattr(expected, name), tolerance, tolerance, err_msg=name
-            )
-
-
-def test_next_items_are_the_best_of_ranked_and_previous_items(network):
-    histories, windows = random_users()
-    model = profile_model(network)
-    next_items = score(model, histories, windows).next_items
-    rows = Vocabulary(model.items, network.shape.item_buckets)
-    rare = 0
-    for history, window, actual in zip(histories, windows, next_items, strict=True):
-        tokens = history + window
-        indexed = model._encoder.index_tokens(TokenColumns.of([history]), TokenColumns.of([window]))
-        batch = model._encoder.encode(indexed, np.array([0]), (16,))
-        h_PD = network.trunk(torch.from_numpy(batch.embedding_rows_P7), batch.groups)
-        h_1D = h_PD[torch.from_numpy(batch.after_B)]
-        count = {}
-        for token in tokens:
-            row = rows.index[token.item]
-            if 1 <= row <= ITEMS:
-                age = (tokens[-1].time_ms - token.time_ms) / DAY_MS
-                count[row - 1] = count.get(row - 1, 0.0) + math.exp(-age / DECAY_DAYS)
-        logits_I, repeat = network.item_logits(h_1D)[0], network.repeat_weights(h_1D)[1].item()
-        logit = {
-            item: logits_I[item].item() + repeat * math.log1p(count.get(item, 0.0))
-            for item in {*range(RANKED), *count}
-        }
-        assert actual.tolist() == sorted(logit, key=lambda item: -logit[item])[:10]
-        rare += sum(item >= RANKED for item in actual.tolist())
-    assert rare > 50
+    tokens = TokenColumns.of(histories), TokenColumns.of(windows)
+    memories = memories_of(histories, windows)
+    return model.score(*tokens, before_BX, after_BX, vectors, memories)
 
 
 def test_scores_equal_those_of_plain_implementation(network):
     histories, windows = random_users()
     plain = profile_model(network, PlainProfileModel, ranked=ITEMS, batch_rows=16)
-    assert_near(
-        score(profile_model(network, ranked=ITEMS), histories, windows),
-        score(plain, histories, windows),
-        1e-4,
-    )
+    exact = score(profile_model(network, ranked=ITEMS), histories, windows)
+    assert_scores_equal(exact, score(plain, histories, windows), 1e-4)
 
 
 def random_vectors(count, seed=10):
@@ -151,11 +117,8 @@ def test_modality_vectors_change_only_interests_after_and_next_items(network, fu
             changed = (value != getattr(without, name)).any(1)
             assert (changed == has_vectors).all() if name == "interests_after_p" else changed.any()
             assert not (changed & ~has_vectors).any()
-        elif name not in ("batches", "value_curves"):
+        elif isinstance(value, np.ndarray):
             np.testing.assert_array_equal(value, getattr(without, name), name)
-    plain = profile_model(fused, PlainProfileModel, ranked=ITEMS, batch_rows=16)
-    whole = score(profile_model(fused, ranked=ITEMS), histories, windows, vectors)
-    assert_near(whole, score(plain, histories, windows, vectors), 1e-4)
 
 
 def test_missing_vectors_or_modalities_leave_scores_unchanged(network, fused):
@@ -163,7 +126,7 @@ def test_missing_vectors_or_modalities_leave_scores_unchanged(network, fused):
     without = score(profile_model(network), histories, windows)
     vectors = random_vectors(len(histories))
     for model, inputs in ((network, vectors), (fused, [{}] * len(vectors)), (fused, ())):
-        assert_near(score(profile_model(model), histories, windows, inputs), without, 0)
+        assert_scores_equal(score(profile_model(model), histories, windows, inputs), without, 0)
 
 
 def test_nearby_places_share_cells_of_two_grids():

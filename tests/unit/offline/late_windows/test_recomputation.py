@@ -6,14 +6,18 @@ from liveprofile.resources import product_path
 from liveprofile.rules.flags import FlagHistory, FlagQuery, RowPosition
 from liveprofile.rules.rules import read_rules
 from liveprofile.settings import Settings
-from offline.late_windows.chains import ChainWindow, Plan, StoredRuleFlag, StoredUser, StoredWindow
-from offline.late_windows.recomputation import (
+from offline.late_windows.chains import (
     ADDED,
     FIRST_REVISION,
     KEPT,
     LAST_REVISION,
     WITHDRAWN,
+    ChainWindow,
+    Plan,
     RecomputedRows,
+    StoredRuleFlag,
+    StoredUser,
+    StoredWindow,
     corrections_of,
 )
 from tests.support.rows.profile_rows import flag, profile_row

@@ -17,7 +17,6 @@ from benchmarks.load.workload import START_MS, Workload
 from liveprofile.settings import load
 from liveprofile.units import DAY_MS
 from models.profile.data import training_rows
-from models.profile.data.churn_spend_samples import user_features_at
 from models.profile.data.examples import (
     PURCHASE,
     augment,
@@ -25,9 +24,10 @@ from models.profile.data.examples import (
     build_corpus,
     slice_sequences,
 )
+from models.profile.data.prepared import prepare
+from models.profile.data.value_examples import user_features_at
 from models.profile.encoding import Layout, Vocabulary
 from models.profile.recipes import recipe
-from models.profile.training.preparation import prepare
 
 HORIZON_DAYS, DECAY_DAYS, MAX_LEN = 3, 30.0, 32
 NOW_MS = START_MS + 8 * DAY_MS

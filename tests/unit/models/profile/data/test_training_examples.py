@@ -10,8 +10,8 @@ from liveprofile.wire.token_columns import TokenColumns
 from liveprofile.wire.tokens import Token
 from models.profile import checkpoint
 from models.profile.data import training_rows
-from models.profile.data.churn_spend_samples import user_features_at
 from models.profile.data.examples import augment, build_batch, build_corpus, slice_sequences
+from models.profile.data.value_examples import user_features_at
 from models.profile.encoding import Vocabulary
 from tests.unit.models.profile.miniature import MINIATURE, job_batches
 from udfs.profile import assemble
@@ -52,20 +52,10 @@ def test_serving_encodes_a_window_as_training_did(
     batch = encoder.encode(indexed, np.array([0]), (32,))
     np.testing.assert_array_equal(batch.embedding_rows_P7, expected.embedding_rows_P7)
     np.testing.assert_allclose(
-        batch.repeat_counts_before_BC,
+        batch.repeat_counts_BC,
         expected.category_repeat_counts.dense(1, encoder.categories.rows),
         1e-6,
     )
-    # The counts after this window are those before the next one.
-    next_sequences = slice_sequences(corpus, np.array([window + 1]), np.array([9]), 32)
-    following = build_batch(corpus, next_sequences, layout, 30)
-    np.testing.assert_allclose(
-        batch.repeat_counts_after_BC,
-        following.category_repeat_counts.dense(1, encoder.categories.rows),
-        1e-6,
-    )
-    for actual, wanted in zip(batch.item_repeat_counts, following.item_repeat_counts, strict=True):
-        np.testing.assert_allclose(actual, wanted, 1e-6)
 
 
 def test_serving_computes_the_user_features_of_training(miniature_rows):

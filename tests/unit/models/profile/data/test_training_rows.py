@@ -6,7 +6,6 @@ import tempfile
 import tracemalloc
 
 import numpy as np
-import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -20,7 +19,7 @@ from liveprofile.features.baselines import SUMS
 from liveprofile.privacy.trained_users import user_key
 from liveprofile.settings import load
 from liveprofile.units import DAY_MS
-from liveprofile.wire.tokens import TYPE_INDEX
+from liveprofile.wire.tokens import EVENT, FIELD, TYPE_INDEX
 from models.profile.data import training_rows
 from models.profile.data.examples import build_corpus
 from models.profile.encoding import Vocabulary
@@ -104,8 +103,8 @@ def test_other_files_with_the_same_rows_give_the_same_streams(
     folder.mkdir()
     write_parquet(mixed.slice(0, 100), folder / "a.parquet")
     write_parquet(mixed.slice(100, 90), folder / "b.parquet")
-    lines = b"".join(orjson.dumps(row) + b"\n" for row in mixed.slice(190).to_pylist())
-    (folder / "c.jsonl").write_bytes(lines)
+    write_parquet(mixed.slice(190), folder / "c.parquet")
+    (folder / "_SUCCESS").touch()
     other = training_rows.read(folder)
     assert other.fingerprint() == whole.fingerprint()
     changed = table.set_column(
@@ -133,25 +132,45 @@ def test_duplicate_windows_in_different_files_are_rejected(table, tmp_path, smal
 @pytest.mark.parametrize(
     ("name", "wrong", "message"),
     [
-        ("user_id", 7, "user_id is int, must be str"),
-        ("window_end_ms", None, "window_end_ms is NoneType, must be int"),
-        ("sums", None, "sums is NoneType, must be list"),
-        ("sums", [1.0] * 9, "sums must begin with 10 finite numbers"),
-        ("added", [None] * 10, "added must begin with 10 finite numbers"),
-        ("added", [float("nan")] * 10, "added must begin with 10 finite numbers"),
-        ("added", 1.0, "added is float, must be list"),
+        ("user_id", 7, "user_id is int64, must be string"),
+        ("window_end_ms", None, "row 301: window_end_ms is missing"),
+        ("sums", None, "row 301: sums must begin with 10 finite numbers"),
+        ("sums", [1.0] * 9, "row 301: sums must begin with 10 finite numbers"),
+        ("added", [None] * 10, "row 301: added must begin with 10 finite numbers"),
+        ("added", [float("nan")] * 10, "row 301: added must begin with 10 finite numbers"),
+        ("added", 1.0, "added is double, not a list"),
     ],
 )
-def test_invalid_value_in_parquet_is_rejected_with_its_row(table, tmp_path, name, wrong, message):
+def test_invalid_value_is_rejected_with_its_row(table, tmp_path, name, wrong, message):
     values = table[name].to_pylist()
     values[300:] = [wrong] * (len(table) - 300)
     if name == "user_id" or wrong == 1.0:
         values = [wrong] * len(table)
     place = table.schema.get_field_index(name)
     file = write_parquet(table.set_column(place, name, pa.array(values)), tmp_path / "rows.parquet")
-    row = 1 if values[0] == wrong else 301
-    with pytest.raises(InputError, match=rf"rows\.parquet: row {row}: {message}"):
+    with pytest.raises(InputError, match=rf"rows\.parquet: {message}"):
         training_rows.read(file)
+
+
+def test_missing_path_is_rejected(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        training_rows.read(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("name", ["events", "added", "sums"])
+def test_missing_column_is_rejected(table, tmp_path, name):
+    pq.write_table(table.drop_columns([name]), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=f"column {name} is missing"):
+        training_rows.read(tmp_path / "a.parquet")
+
+
+def test_unusable_events_are_counted_and_left_out(tmp_path):
+    payloads = ("[1]", '{"event_type":"view","event_id":"a"}')
+    packed = EVENT.join(FIELD.join(["5", "0", "0", text]) for text in payloads)
+    baselines = {"added": [1.0] * 41, "sums": [1.0] * 41}
+    row = {"user_id": "u", "window_end_ms": 10, "events": packed, **baselines}
+    streams = training_rows.read(write_parquet(pa.Table.from_pylist([row]), tmp_path / "rows"))
+    assert (len(streams.time_ms_N), streams.unusable_events) == (1, 1)
 
 
 def test_reading_leaves_no_temporary_file(table, tmp_path, monkeypatch):

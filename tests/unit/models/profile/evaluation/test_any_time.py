@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from lab.baselines.values.data import Predictions
+from models.profile.data.moments import Outcomes
 from models.profile.evaluation.any_time import compare_values
-from models.profile.evaluation.baseline_models.data import Predictions
-from models.profile.evaluation.moments import Outcomes
 
 
 @pytest.fixture(scope="module")

@@ -10,17 +10,17 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from liveprofile.units import DAY_MS
-from models.profile import checkpoint, recipes, user_embedding
+from models.profile import checkpoint, recipes
 from models.profile.data import training_rows
-from models.profile.data.churn_spend_samples import validation_windows
 from models.profile.data.examples import build_corpus
 from models.profile.data.prepared import split_by_time
+from models.profile.data.value_examples import validation_windows
 from models.profile.encoding import Vocabulary
 from models.profile.evaluation import evaluate
 from models.profile.evaluation.next_basket import basket_scores, next_baskets
 from models.profile.evaluation.served import served_rankings
 from models.profile.inference import ProfileModel
-from models.profile.network import expected_spend
+from models.profile.training.parts import fit_embedding
 from models.profile.training.train import train
 from tests.unit.models.profile.miniature import MINIATURE, write_rows
 
@@ -44,16 +44,6 @@ def corpus(shop):
     return build_corpus(streams, *vocabularies, MINIATURE.horizon_days)
 
 
-def test_expected_spend_is_the_median_of_the_distribution():
-    torch.manual_seed(1)
-    churn, log_mean, log_std = torch.tensor([[0.0, 0.2, 0.45, 0.7], [3.0] * 4, [0.8] * 4])
-    buys = torch.rand(200_000, 4) >= churn
-    sample = torch.where(buys, (log_mean + log_std * torch.randn(200_000, 4)).exp(), 0.0)
-    median = expected_spend(churn, log_mean, log_std)
-    torch.testing.assert_close(median, sample.quantile(0.5, dim=0), rtol=0.03, atol=1e-6)
-    assert median[3] == 0
-
-
 def test_validation_labels_are_unknown_when_training_ends(corpus):
     split = split_by_time(MINIATURE, corpus.streams.end_ms_W)
     end_ms = corpus.streams.end_ms_W[validation_windows(corpus, split)]
@@ -65,7 +55,7 @@ def test_validation_labels_are_unknown_when_training_ends(corpus):
 def test_embedding_as_wide_as_the_state_keeps_all_of_it(shop, corpus):
     model = checkpoint.load(shop / "model")[0]
     split = split_by_time(MINIATURE, corpus.streams.end_ms_W)
-    assert user_embedding.fit(model, corpus, split.train, MINIATURE) == {"kept": 1.0}
+    assert fit_embedding(model, corpus, split.train, MINIATURE) == {"kept": 1.0}
     state = torch.randn(9, MINIATURE.dim)
     cosines = torch.nn.functional.normalize(state, dim=1)
     kept = model.embeddings(state)
@@ -113,12 +103,12 @@ def test_evaluate_command_reports_what_is_served_on_validation(shop, monkeypatch
     assert (report["part"], report["version"]) == ("validation", "miniature-1")
     assert not log.exists()
     category = report["next_basket"]["category"]
-    assert {"own_counts", "gp_topfreq", "lstm"} <= set(category["all"]["model_over"])
+    assert {"popularity", "own_counts", "lstm"} == set(category["all"]["model_over"])
     difference, low, high = category["all"]["model_over"]["popularity"]["ndcg_at_10"]
     assert 0 < low <= difference <= high
     assert set(report["any_time"]) == {"7_days", "30_days", "90_days"}
     week = report["any_time"]["7_days"]
-    assert "auc" in week["churn"]["model"] and "model_over" in week["churn"]["xgboost"]
+    assert "auc" in week["churn"]["model"] and "model_over" in week["churn"]["logistic_regression"]
     assert report["any_time"]["90_days"] is None  # the rows cover 60 days
 
 

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from models.profile.evaluation.intervals import SEED, UserBootstrap
+from models.profile.evaluation.intervals import UserBootstrap
 
 
 @pytest.fixture(scope="module")
@@ -47,20 +47,3 @@ def test_intervals_equal_those_of_written_out_resamples(predictions):
         difference = metric(first, np.arange(400)) - metric(second, np.arange(400))
         interval = getattr(bootstrap, name)(first, second, *truths[name])
         assert interval == pytest.approx((difference, low, high), abs=1e-9), name
-
-
-def test_auc_of_one_model_has_the_interval_of_its_resamples(predictions):
-    score, _, truth, user = predictions
-    true = truth > 8
-    bootstrap = UserBootstrap(user, resamples=50)
-    value, low, high = bootstrap.auc_value(score, true)
-    assert value == pytest.approx(roc_auc_score(true, score))
-    rows = {code: np.flatnonzero(user == code) for code in np.unique(user)}
-    random = np.random.default_rng(SEED)
-    counts = random.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), 50)
-    index = [
-        np.repeat(np.concatenate([*rows.values()]), np.repeat(each, [*map(len, rows.values())]))
-        for each in counts
-    ]
-    areas = [roc_auc_score(true[each], score[each]) for each in index]
-    assert (low, high) == pytest.approx(np.quantile(areas, [0.025, 0.975]))

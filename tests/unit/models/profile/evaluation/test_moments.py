@@ -4,8 +4,8 @@ import numpy as np
 
 from liveprofile.units import DAY_MS
 from models.profile.data.examples import PURCHASE, VIEW
+from models.profile.data.moments import Moments, month_ends, outcomes
 from models.profile.evaluation.any_time import HORIZONS_DAYS, split_moments
-from models.profile.evaluation.moments import Moments, month_ends, outcomes
 from tests.unit.models.profile.synthetic_streams import (
     START_MS,
     churning_customers,

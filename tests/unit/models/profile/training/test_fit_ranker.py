@@ -28,10 +28,12 @@ from models.profile.data.prepared import PreparedData, Split
 from models.profile.data.ranking_examples import RankingExamples
 from models.profile.encoding import Vocabulary
 from models.profile.evaluation import next_basket, served
-from models.profile.evaluation.basket_history import Baskets, History, OwnCounts
+from models.profile.evaluation.next_basket_baselines import OwnCounts
 from models.profile.inference import ProfileModel
 from models.profile.network import BehaviourTransformer, Shape
 from models.profile.training import fit_ranker
+from models.profile.values.head import ValueCurveHead
+from models.profile.values.inputs import INPUTS
 from tests.unit.models.profile.miniature import MINIATURE
 from tests.unit.models.profile.synthetic_streams import START_MS, make_streams
 
@@ -78,6 +80,7 @@ def network(shop: PreparedData) -> BehaviourTransformer:
     assert min(report["validation_losses"]) == report["validation_losses"][report["epoch"] - 1]
     assert report["ndcg"]["windows"] < report["windows"]
     assert report["ndcg"]["kept"] == (report["ndcg"]["after"] > report["ndcg"]["before"])
+    model.value_curves = ValueCurveHead(len(INPUTS), 1, 1)
     return model
 
 
@@ -99,9 +102,10 @@ def test_stored_items_are_better_than_counts_where_gaps_tell_more(
     baskets = next_basket.next_baskets(streams, "item", shop.split.validation)
     model = profile_model(network, shop)
     ranking = served.served_rankings(model, streams, baskets.window_W, 8)
-    baskets_of = Baskets.from_streams(streams, "item")
-    history = History.before(baskets_of, baskets.window_W, baskets_of.popularity(shop.split.train))
-    counts = ndcg(shop, OwnCounts(30.0, 0.0, False).rank(history), baskets)
+    baskets_of = next_basket.Baskets.from_streams(streams, "item")
+    popularity_C = baskets_of.popularity(shop.split.train)
+    own = OwnCounts(30.0, 0.0, False).rank(baskets_of, baskets.window_W, popularity_C)
+    counts = ndcg(shop, own, baskets)
     assert ndcg(shop, ranking.item, baskets) > 0.85 > 0.6 > counts
 
 
@@ -116,6 +120,22 @@ def test_one_window_of_each_user_in_validation_is_enough(shop: PreparedData) -> 
     model = BehaviourTransformer(shape).eval().requires_grad_(False)
     report = fit_ranker.fit(model, held_out, dataclasses.replace(RECIPE, ranker_epochs=1))
     assert report["windows"] == USERS * 32 and model.ranker is not None
+
+
+def test_without_next_windows_the_order_is_the_transformer_s(shop: PreparedData) -> None:
+    streams, split = shop.corpus.streams, shop.split
+    first = np.flatnonzero(np.diff(streams.user_W, prepend=-1))
+    alone = shop._replace(split=split._replace(train=first, validation=np.empty(0, int)))
+    shape = Shape(len(shop.items), 4, len(shop.categories), 2, dim=16, layers=1, heads=2)
+    model = BehaviourTransformer(shape).eval().requires_grad_(False)
+    assert fit_ranker.fit(model, alone, RECIPE) == {}
+    model.value_curves = ValueCurveHead(len(INPUTS), 1, 1)
+    h_BD = torch.randn(6, 16)
+    with torch.inference_mode():
+        ranked = profile_model(model, shop)._ranker.rank(served._memories(streams, first[:6]), h_BD)
+        expected = model.category_logits(h_BD, torch.zeros(6, 7))[:, 1:5].argsort(1, True)
+    # The last named category is level with those that only the memory names.
+    np.testing.assert_array_equal(ranked.interests_after[:, :3], expected[:, :3])
 
 
 @pytest.mark.slow

@@ -14,19 +14,18 @@ from liveprofile.units import DAY_MS
 from liveprofile.value_curves import VALUES
 from liveprofile.wire.histories import MemoryToken, of_windows
 from models.profile import checkpoint, vocabulary_expansion
-from models.profile.data.churn_spend_samples import user_features_at
 from models.profile.data.examples import PURCHASE, Corpus, build_corpus
+from models.profile.data.moments import Moments, outcomes
 from models.profile.data.prepared import Split
 from models.profile.data.training_rows import Streams
+from models.profile.data.value_examples import inputs_at, user_features_at
 from models.profile.encoding import Vocabulary
-from models.profile.evaluation.moments import Moments, outcomes
 from models.profile.evaluation.served import served_values
 from models.profile.inference import ProfileModel
 from models.profile.network import BehaviourTransformer, Shape
 from models.profile.ranker.memory import MemoryReader
 from models.profile.ranker.network import Ranker
 from models.profile.training import fit_value_curves
-from models.profile.training.fit_value_curves import inputs_at
 from models.profile.user_features import FEATURE_NAMES
 from models.profile.values.head import ValueCurveHead, knot_weights
 from models.profile.values.inputs import INPUTS
@@ -255,10 +254,13 @@ def test_model_with_more_items_keeps_the_curves(fitted: Any) -> None:
         assert torch.equal(grown.value_curves.state_dict()[name], weight)
 
 
-def test_too_little_data_or_no_memory_gives_no_curve(corpus: Corpus) -> None:
+def test_short_data_gives_the_curve_of_the_model_s_horizon_alone(corpus: Corpus) -> None:
     model = model_of(corpus)
-    short = split_of(corpus)._replace(train_until_ms=START_MS + 5 * DAY_MS)
-    assert fit_value_curves.fit(model, corpus, short, RECIPE) == {}
-    assert model.value_curves is None
-    model.ranker = None
-    assert fit_value_curves.fit(model, corpus, split_of(corpus), RECIPE) == {}
+    split = split_of(corpus)
+    short = split._replace(train_until_ms=START_MS + 12 * DAY_MS)
+    report = fit_value_curves.fit(model, corpus, short, RECIPE)
+    assert report["horizons_days"] == [7] and report["links"] == {}
+    before = model.value_curves
+    without = split._replace(train_until_ms=START_MS + 5 * DAY_MS)
+    assert fit_value_curves.fit(model, corpus, without, RECIPE) == {}
+    assert model.value_curves is before

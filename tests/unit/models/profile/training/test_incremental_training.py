@@ -11,8 +11,8 @@ from cli.main import app
 from liveprofile.errors import InputError
 from liveprofile.units import DAY_MS
 from models.profile import checkpoint, recipes, vocabulary_expansion
+from models.profile.data.prepared import split_new_windows
 from models.profile.inference import ProfileModel
-from models.profile.training.preparation import split_new_windows
 from models.profile.training.train import train
 from tests.unit.models.profile.miniature import (
     FIRST_DAY_MS,

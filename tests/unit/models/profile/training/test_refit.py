@@ -11,13 +11,12 @@ from cli.main import app
 from liveprofile.errors import InputError
 from liveprofile.units import DAY_MS
 from models.profile import checkpoint, recipes
-from models.profile.data.prepared import split_by_time
+from models.profile.data.prepared import prepare, prepare_refit, split_by_time
 from models.profile.evaluation.next_basket import basket_scores, next_baskets
 from models.profile.evaluation.served import served_rankings
 from models.profile.inference import ProfileModel
 from models.profile.training import fit_value_curves, training_state
 from models.profile.training.parts import fit_parts
-from models.profile.training.preparation import prepare, prepare_refit
 from models.profile.training.train import fit, train
 from tests.unit.models.profile.miniature import MINIATURE, write_rows
 
@@ -28,7 +27,6 @@ SHORT = dataclasses.replace(
     epochs=4,
     windows_per_epoch=128,
     learning_rate=0.05,
-    value_epochs=3,
     curve_moments=12,
     curve_epochs=1,
 )
@@ -94,7 +92,6 @@ def test_refit_repeats_the_choices_of_validation_on_all_windows(rows, refitted):
     assert len(trunk.curves) == chosen["best_epoch"]
     first = fit_parts(fit(SHORT, data).model, data, SHORT)
     repeated = fit_parts(trunk.model, again, SHORT, chosen=first)
-    assert repeated.values["epoch"] == first.values["epoch"]
     assert repeated.ranker["epoch"] == first.ranker["epoch"]
     assert repeated.ranker["windows"] > first.ranker["windows"]
     assert ("ndcg" in repeated.ranker) == first.ranker["ndcg"]["kept"]
@@ -136,7 +133,7 @@ def test_labels_of_the_value_curves_are_purged_only_if_a_part_is_left(rows):
     data = prepare(SHORT, rows)
     for part, horizons in (("validation", 2), ("test", 1)):
         split = prepare_refit(SHORT, data, part).split
-        last_ms = fit_value_curves._last_moment_ms(data.corpus.streams, split, 7)
+        last_ms = fit_value_curves.last_moment_ms(data.corpus.streams, split, 7)
         assert last_ms == split.train_until_ms - horizons * 7 * DAY_MS
 
 
@@ -149,7 +146,7 @@ def test_killed_refit_resumes_and_ends_with_the_same_weights(rows, refitted, tmp
     def kill_in_refit(stage, done, total):
         if stage == "train" and done == 1:
             starts.append(done)
-        if len(starts) == 2 and stage == "value head":
+        if len(starts) == 2 and stage == "ranker":
             raise Killed
 
     notes = []

@@ -46,7 +46,7 @@ def test_card_describes_recipe_data_and_model(miniature_checkpoint, miniature_mo
     assert sorted(card["surprise_quantiles"]) == ["p50", "p90", "p99", "p99.5", "p99.9"]
     model = miniature_model
     assert (model.version, model.revision) == ("miniature-1", 1)
-    assert (model.max_len, model.dim, len(model.categories)) == (32, 16, 6)
+    assert (model.max_len, model.dim, card["shape"]["categories"]) == (32, 16, 6)
 
 
 def test_same_recipe_and_rows_give_the_same_weights(miniature_rows, tmp_path):

@@ -89,23 +89,6 @@ def without_seconds(values):
     return {name: value for name, value in values.items() if name != "seconds"}
 
 
-def test_killed_training_resumes_and_ends_with_the_same_result(shop, expected, tmp_path):
-    out = tmp_path / "out"
-    with start_training(shop, out) as training:
-        wait_for_state(training, out)
-        training.kill()
-    assert not (out / "card.json").exists()
-    with start_training(shop, out) as training:
-        _, notes = training.communicate(timeout=PROCESSES_S)
-    assert "resuming after step" in notes
-    expected_card, expected_curves = expected
-    card = json.loads((out / "card.json").read_text())
-    assert card["sha256"] == expected_card["sha256"]
-    assert without_seconds(card["metrics"]) == without_seconds(expected_card["metrics"])
-    assert [*map(without_seconds, read_curves(out))] == [*map(without_seconds, expected_curves)]
-    assert not [*out.glob(f"{training_state.FILE}*")]
-
-
 class Killed(Exception):
     """Stops a training in this process."""
 

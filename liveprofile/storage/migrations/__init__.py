@@ -1,1 +1,0 @@
-"""Numbered changes of the keyspace, applied by `liveprofile job setup` (docs/deploy.md)."""
