@@ -179,7 +179,7 @@ def latency(stack: Stack, workload: Workload, events_per_s: float, samples: int)
         "window_ms": window.length_ms,
         "window_wall_ms": round(window.length_ms / speed_up),
         "out_of_orderness_ms": window.out_of_orderness_ms,
-        "bundle_rows": job.settings.job.bundle_rows,
+        "max_bundle_rows": job.settings.job.max_bundle_rows,
         "poll_ms": POLL_S * 1000,
         "paced_warm_up_s": PACED_WARM_UP_S,
         "samples": sum(map(len, by_window)),

@@ -69,8 +69,8 @@ def erased_windows(settings: Settings) -> IsErased:
 
     That is after the deltas have been read, if the whole topic is audited. Raises ServiceError.
     """
-    book = cache(lambda: read_erasures(settings))
-    return lambda user_id, start_ms: book().is_erased(user_id, start_ms)
+    table = cache(lambda: read_erasures(settings))
+    return lambda user_id, start_ms: table().is_erased(user_id, start_ms)
 
 
 def read_whole_topic(settings: Settings, auditor: Audit, starts: Mapping[int, int]) -> None:

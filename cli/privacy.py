@@ -28,7 +28,7 @@ from cli.progress import progress
 from liveprofile.consent.store import ttl_s
 from liveprofile.errors import InputError
 from liveprofile.feeds.users import read_erasures, read_merges
-from liveprofile.identity.book import former_ids, of_persons
+from liveprofile.identity.merges import former_ids, of_persons
 from liveprofile.kafka.offsets import partition_ranges
 from liveprofile.kafka.records import read_topic, send_all
 from liveprofile.privacy.erase import Cut, erase_users

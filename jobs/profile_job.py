@@ -59,8 +59,8 @@ def configure(t_env: TableEnvironment, settings: Settings) -> None:
         "execution.checkpointing.interval": f"{job.checkpoint_interval_ms} ms",
         "execution.checkpointing.tolerable-failed-checkpoints": MAX_FAILED_CHECKPOINTS,
         # For both pipelines: a node of the plan has no Python configuration of its own.
-        "python.fn-execution.bundle.size": job.bundle_rows,
-        "python.fn-execution.arrow.batch.size": job.bundle_rows,
+        "python.fn-execution.bundle.size": job.max_bundle_rows,
+        "python.fn-execution.arrow.batch.size": job.max_bundle_rows,
         "python.fn-execution.bundle.time": BUNDLE_TIME_MS,
         "python.metric.enabled": "true",
     }
@@ -96,7 +96,7 @@ def rejected_records(settings: Settings, source: str, original: str | None = Non
 
     `original`: the column with what the payload was, if `source` has truncated it.
     """
-    chars = settings.limits.payload_chars
+    chars = settings.limits.max_payload_chars
     is_long = f"CHAR_LENGTH(payload) > {chars}"
     headers = {"reason": "reason", "detail": "detail"}
     original = original or event_views.original_sql()

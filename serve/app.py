@@ -20,14 +20,12 @@ from liveprofile.settings import ServeSettings
 from liveprofile.storage.cql import now_ms
 from serve import answers
 from serve.direct import DirectRoutes
-from serve.explainer import EXPLANATION_S, Explainer
+from serve.explainer import Explainer
 from serve.guard import ApiMetrics, RequestGuard
 from serve.problems import install
 from serve.routes import alerts, campaigns, definitions, explanations, privacy, trends, users
 from serve.routes.common import DataStore, Reader, known_parameters, problems
-from serve.routes.explanations import MARGIN_S
 from serve.security import Gatekeeper, ReadKey
-from serve.store.scans import SCAN_S
 from serve.store.store import Store
 
 router = APIRouter(tags=["operations"])
@@ -71,8 +69,6 @@ ROUTERS = (
     trends.router,
     router,
 )
-# A scan that ends at its own limit says so before the deadline of its request.
-SCAN_MARGIN_S = 5.0
 DESCRIPTION = "Profiles, deltas, scores, flags and alerts of Liveprofile. Times are epoch ms (UTC)."
 
 
@@ -110,9 +106,7 @@ def new_app(
     app.state.settings = settings
     app.state.store = store
     app.state.clock_ms = clock_ms
-    app.state.scan_deadline_s = SCAN_S + SCAN_MARGIN_S
     app.state.explainer = explainer
-    app.state.explanation_deadline_s = EXPLANATION_S + MARGIN_S
     app.state.gatekeeper = Gatekeeper(settings, keys or store.key, clock_ms, clock_s)
     return app
 

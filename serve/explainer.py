@@ -71,7 +71,7 @@ class Explainer:
         """
         if self._running >= self._at_once:
             raise ExplainerBusy(
-                f"{self._running} explanations are under way (serve.explanations_at_once)"
+                f"{self._running} explanations are under way (serve.max_explanations)"
             )
         self._running += 1
         started_s, outcome = time.monotonic(), "ended early"

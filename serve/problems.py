@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from liveprofile.alerts.cases.flags import UnknownFlag
+from liveprofile.alerts.cases.flags import UnknownFlagError
 from liveprofile.alerts.cases.states import TransitionError
 from liveprofile.campaigns.store import CampaignExistsError, UnknownCampaignError
 from liveprofile.errors import InputError, LiveprofileError, ServiceError
@@ -101,7 +101,7 @@ def to_api_error(error: Exception) -> ApiError:
             return unavailable(str(error), EXPLANATION_RETRY_AFTER_S)
         case DefinitionsError():
             return _invalid_definitions(error)
-        case UnknownFlag():
+        case UnknownFlagError():
             return ApiError(404, "unknown-alert", "no alert has this id")
         case ScanBusy():
             return unavailable(str(error))

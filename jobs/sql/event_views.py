@@ -67,9 +67,9 @@ def timed(source: str, settings: Settings) -> str:
     payload, original (of a truncated payload: its bytes and SHA-256 digest, see `original_sql`),
     event_clock (rowtime), arrival, record_*
     """
-    is_long = f"CHAR_LENGTH(payload) > {settings.limits.payload_chars}"
+    is_long = f"CHAR_LENGTH(payload) > {settings.limits.max_payload_chars}"
     return f"""
-        SELECT CASE WHEN {is_long} THEN LEFT(payload, {settings.limits.payload_chars + 1})
+        SELECT CASE WHEN {is_long} THEN LEFT(payload, {settings.limits.max_payload_chars + 1})
                 ELSE payload END AS payload,
             CASE WHEN {is_long} THEN {original_sql()} END AS original,
             event_clock, arrival, record_time, {RECORD}, RAND() AS fence
@@ -123,7 +123,7 @@ def parsed(
             detail, user_id, {_FIELDS}
         FROM (SELECT * FROM {source} WHERE {condition}) CROSS JOIN LATERAL TABLE(PARSE_EVENT(
             payload, {sql.epoch_ms("record_time")}, '{" ".join(EVENT_TYPES)}', '{HEARTBEAT}',
-            {limits.payload_chars}, CAST({limits.max_clock_skew_ms} AS BIGINT)))"""
+            {limits.max_payload_chars}, CAST({limits.max_clock_skew_ms} AS BIGINT)))"""
 
 
 def rejected() -> str:

@@ -93,7 +93,9 @@ def _window_end_column(settings: Settings) -> str:
 
 def _fits(limits: LimitSettings) -> str:
     """TRUE if the window of a row of `counted` takes the event."""
-    return f"window_events <= {limits.window_events} AND window_chars <= {limits.window_chars}"
+    return (
+        f"window_events <= {limits.max_window_events} AND window_chars <= {limits.max_window_chars}"
+    )
 
 
 def too_many(settings: Settings) -> str:
@@ -104,7 +106,7 @@ def too_many(settings: Settings) -> str:
     limits = settings.limits
     return f"""
         SELECT payload, 'TOO_MANY' AS reason, CASE
-            WHEN window_events > {limits.window_events} THEN 'events' ELSE 'characters' END
+            WHEN window_events > {limits.max_window_events} THEN 'events' ELSE 'characters' END
             AS detail, {RECORD}
         FROM counted WHERE NOT ({_fits(limits)})"""
 

@@ -239,16 +239,16 @@ class ServeSettings(Certificate):
     deadline_ms: int = setting(
         1_200, "a request that takes longer is answered with 503", 100, 60_000
     )
-    requests_per_s: float = setting(
+    max_requests_per_s: float = setting(
         500.0, "of one key, in the long run; twice as many at once", gt=0
     )
     max_in_flight: int = setting(512, "requests at once; more are answered with 503", 1)
-    scan_rows: int = setting(
+    max_scan_rows: int = setting(
         500_000,
         "rows that one funnel, retention, preview or campaign may read through the API",
         1,
     )
-    explanations_at_once: int = setting(
+    max_explanations: int = setting(
         1, "windows explained at a time, a process of 2 GB each; 0: none", 0, 64
     )
     console_port: int = setting(

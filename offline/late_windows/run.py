@@ -72,7 +72,7 @@ def run(
         on_step(f"reading {settings.topics.late}")
         late = read_late_events(read_topic(settings, settings.topics.late), settings.topics.events)
         merges, consents = read_merges(settings), read_consents(settings)
-        book = choose_late_events(
+        table = choose_late_events(
             late,
             settings.window.correction_days * DAY_MS,
             consents,
@@ -81,12 +81,12 @@ def run(
             merges,
         )
         selection = RecordSelection(
-            book, settings.window, settings.limits, ranges, merges, consents
+            table, settings.window, settings.limits, ranges, merges, consents
         )
         counts = CorrectionCounts()
-        if book.used:
+        if table.used:
             with work_folder(work) as folder:
-                on_step(f"reading events of {len(book.used):,} users")
+                on_step(f"reading events of {len(table.used):,} users")
                 closed_ms = _spool(settings, selection, ranges, files, mapping, folder, on_step)
                 arguments = ["--records", str((folder / "records.json").resolve())]
                 run_job(settings, arguments, folder, config, work is not None, on_step)
@@ -95,10 +95,10 @@ def run(
                     settings, lambda user_id: user_id in erasures.current()
                 ) as corrector:
                     rows = read_rows(folder / "rows")
-                    counts = corrector.correct(rows, book, closed_ms)
+                    counts = corrector.correct(rows, table, closed_ms)
     finally:
         erasures.close()
-    left_out = {"too_old": book.too_old, "no_consent": book.no_consent, "erased": book.erased}
+    left_out = {"too_old": table.too_old, "no_consent": table.no_consent, "erased": table.erased}
     return asdict(counts) | left_out
 
 

@@ -7,6 +7,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
+from liveprofile.alerts.cases.flags import with_states
+from liveprofile.alerts.cases.snooze import read_snoozes
 from liveprofile.alerts.cases.states import AlertState
 from liveprofile.client.models import (
     AlertDetails,
@@ -51,10 +53,10 @@ MAX_ALERTS = 200
 # Cassandra's int.
 MAX_CASE_NUMBER = 2**31 - 1
 
-router = APIRouter(prefix="/v1", tags=["alerts"])
+router = APIRouter(prefix="/v1", tags=["alerts"], responses=problems())
 
 
-@router.get("/alerts", response_model=Page[RiskAlert], responses=problems())
+@router.get("/alerts", response_model=Page[RiskAlert])
 async def get_alerts(
     store: DataStore,
     paging: Paging,
@@ -74,7 +76,7 @@ async def get_alerts(
         flags = await store.flags(user_id, since_ms, own, limit)
     rows = [
         row
-        for row in await store.with_states(flags)
+        for row in await store.read(with_states, flags)
         if state is None or row.state.state.value == state
     ]
     return answers.page_response(map(answers.alert_answer, rows), flags, limit, _position)
@@ -112,14 +114,14 @@ async def put_label(
     return answers.json_response({"flag_id": flag_id, **stored._asdict(), "labels_sent": sent})
 
 
-@router.get("/users/{user_id}/snoozes", response_model=SnoozeList, responses=problems())
+@router.get("/users/{user_id}/snoozes", response_model=SnoozeList)
 async def get_snoozes(user_id: UserId, store: DataStore, caller: Reader) -> Response:
     """The rules that send no alerts about this user for now."""
-    snoozes = await store.run(alerts.read_snoozes, user_id)
-    return answers.json_response({"items": [snooze._asdict() for snooze in snoozes]})
+    snoozes = await store.read(read_snoozes, user_id)
+    return answers.json_response({"items": snoozes})
 
 
-@router.put("/users/{user_id}/snoozes/{rule_id}", response_model=UserSnooze, responses=problems())
+@router.put("/users/{user_id}/snoozes/{rule_id}", response_model=UserSnooze)
 async def put_snooze(
     request: Request,
     user_id: UserId,
@@ -137,7 +139,7 @@ async def put_snooze(
     return answers.json_response(stored._asdict())
 
 
-@router.delete("/users/{user_id}/snoozes/{rule_id}", status_code=204, responses=problems())
+@router.delete("/users/{user_id}/snoozes/{rule_id}", status_code=204)
 async def delete_snooze(
     request: Request, user_id: UserId, rule_id: RuleId, store: DataStore, caller: Analyst
 ) -> Response:
@@ -147,7 +149,7 @@ async def delete_snooze(
     return Response(status_code=204)
 
 
-@router.get("/cases", response_model=Page[CustomerCase], responses=problems())
+@router.get("/cases", response_model=Page[CustomerCase])
 async def get_cases(
     store: DataStore,
     paging: Paging,
@@ -162,13 +164,13 @@ async def get_cases(
     ):
         raise invalid_cursor()
     cases = await store.cases(user_id, after, paging.limit)
-    rows = [case._asdict() for case in cases if open is None or case.is_open is open]
+    rows = [case for case in cases if open is None or case.is_open is open]
     return answers.page_response(
         rows, cases, paging.limit, lambda case: (case.user_id, case.rule_id, case.number)
     )
 
 
-@router.get("/audit", response_model=Page[AuditRecord], responses=problems())
+@router.get("/audit", response_model=Page[AuditRecord])
 async def get_audit(
     store: DataStore,
     caller: Admin,
@@ -177,8 +179,7 @@ async def get_audit(
 ) -> Response:
     """The writes through this API of a UTC day, newest first."""
     entries = await store.run(read_trail, to_ms(day), limit)
-    items = [entry._asdict() for entry in entries]
-    return answers.json_response({"items": items, "next_cursor": None})
+    return answers.json_response({"items": entries, "next_cursor": None})
 
 
 def _position(flag: StoredFlag) -> Position:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
 from liveprofile.campaigns.report import report_as_json
-from liveprofile.campaigns.store import plan_as_json
+from liveprofile.campaigns.store import find_plan, plan_as_json, read_plans
 from liveprofile.client.analysis_models import (
     CAMPAIGN_PATTERN,
     CampaignAnswer,
@@ -38,21 +38,21 @@ MAX_DAYS = 366
 
 CampaignName = Annotated[str, Path(pattern=CAMPAIGN_PATTERN, description="Name of the campaign.")]
 
-router = APIRouter(prefix="/v1", tags=["campaigns"])
+router = APIRouter(prefix="/v1", tags=["campaigns"], responses=problems())
 
 
-@router.get("/campaigns", response_model=CampaignList, responses=problems())
+@router.get("/campaigns", response_model=CampaignList)
 async def get_campaigns(store: DataStore, caller: Reader) -> Response:
     """The planned campaigns, newest start first."""
     return answers.json_response(
-        {"items": [plan_as_json(plan) for plan in await store.run(campaigns.stored_plans)]}
+        {"items": [plan_as_json(plan) for plan in await store.read(read_plans)]}
     )
 
 
 @router.get("/campaigns/{name}", response_model=CampaignAnswer, responses=problems(404))
 async def get_campaign(name: CampaignName, store: DataStore, caller: Reader) -> Response:
     """A campaign with the summary of its plan."""
-    return answers.json_response(plan_as_json(await store.run(campaigns.stored_plan, name)))
+    return answers.json_response(plan_as_json(await store.read(find_plan, name)))
 
 
 @router.put("/campaigns/{name}", response_model=PlanSummary, responses=problems(409))
@@ -94,8 +94,7 @@ async def get_targets(
         raise invalid_cursor()
     targets = await store.run(campaigns.targets, name, bucket)
     next_cursor = cursor_of((bucket,)) if bucket + 1 < SEGMENT_BUCKETS else None
-    items = [target._asdict() for target in targets]
-    return answers.json_response({"items": items, "next_cursor": next_cursor})
+    return answers.json_response({"items": targets, "next_cursor": next_cursor})
 
 
 @router.get("/campaigns/{name}/report", response_model=CampaignReport, responses=problems(404))

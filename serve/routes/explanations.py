@@ -11,7 +11,13 @@ from starlette.responses import Response
 
 from liveprofile.client.analysis_models import Explanation, ExplanationRequest
 from serve import answers
-from serve.explainer import Explainer, ExplainerBusy, ExplanationRefused, ExplanationTimeout
+from serve.explainer import (
+    EXPLANATION_S,
+    Explainer,
+    ExplainerBusy,
+    ExplanationRefused,
+    ExplanationTimeout,
+)
 from serve.guard import extend_deadline
 from serve.keys import Role
 from serve.problems import ApiError, unavailable, unknown_user
@@ -25,10 +31,10 @@ from services.privacy import consents, erasure
 # In requests of a key: a minute of a core.
 COST = 50.0
 # An explanation that ends at its own limit says so before the deadline of its request.
-MARGIN_S = 10.0
+DEADLINE_S = EXPLANATION_S + 10.0
 PROFILING = "profiling"
 
-router = APIRouter(prefix="/v1", tags=["users"])
+router = APIRouter(prefix="/v1", tags=["users"], responses=problems())
 
 
 @router.post(
@@ -66,11 +72,11 @@ async def explain_window(
         raise ApiError(
             501,
             "not-installed",
-            "this server does not explain windows: serve.explanations_at_once is 0, or the model's"
+            "this server does not explain windows: serve.max_explanations is 0, or the model's"
             " packages are not installed (`liveprofile[demo]` has them). `liveprofile profile"
             " explain` does",
         )
-    extend_deadline(request, state.explanation_deadline_s)
+    extend_deadline(request, DEADLINE_S)
     store: Store = state.store
     delta = await _window(store, user_id, until_ms)
     # By such targets an erasure finds the entries of a user (liveprofile/privacy/places.py).

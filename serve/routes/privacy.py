@@ -31,10 +31,10 @@ from services.privacy import ConsentState, ErasureState
 
 Purpose = Literal["profiling", "recommendation", "marketing", "risk", "training"]
 
-router = APIRouter(prefix="/v1", tags=["privacy"])
+router = APIRouter(prefix="/v1", tags=["privacy"], responses=problems())
 
 
-@router.get("/users/{user_id}/consents", response_model=UserConsents, responses=problems())
+@router.get("/users/{user_id}/consents", response_model=UserConsents)
 async def get_consents(
     request: Request, user_id: UserId, store: DataStore, caller: PrivacyOfficer
 ) -> Response:
@@ -108,8 +108,8 @@ def _consents_answer(user_id: str, found: ConsentState, now_ms: int) -> Response
         purpose: _in_force(newest(found.changes, purpose, now_ms), found.defaults[purpose])
         for purpose in PURPOSES
     }
-    history = [change._asdict() for change in found.changes]
-    return answers.json_response({"user_id": user_id, "purposes": purposes, "history": history})
+    answer = {"user_id": user_id, "purposes": purposes, "history": found.changes}
+    return answers.json_response(answer)
 
 
 def _in_force(change: ConsentChange | None, default: bool) -> dict[str, Any]:
@@ -124,6 +124,4 @@ def _in_force(change: ConsentChange | None, default: bool) -> dict[str, Any]:
 
 
 def _erasure_answer(user_id: str, found: ErasureState) -> Response:
-    places = [place._asdict() for place in found.places]
-    about = {"user_id": user_id, "before_ms": found.before_ms, "done": found.done}
-    return answers.json_response(about | {"places": places})
+    return answers.json_response({"user_id": user_id} | found._asdict())

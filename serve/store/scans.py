@@ -54,7 +54,7 @@ class ScanLimit:
         self._left -= rows
         if self._left < 0:
             raise ScanTooLarge(
-                f"more than {self._rows} rows (serve.scan_rows): use the command of the shell"
+                f"more than {self._rows} rows (serve.max_scan_rows): use the command of the shell"
             )
         if self.stopped or self._clock_s() > self._end_s:
             raise ScanTooLarge(f"not done within {self._seconds:g} s: use the command of the shell")
@@ -81,7 +81,7 @@ class Scans:
             if not self._lock.acquire(blocking=False):
                 raise ScanBusy("another analysis runs in this server: try again")
             try:
-                self._limit = ScanLimit(serve.scan_rows, SCAN_S)
+                self._limit = ScanLimit(serve.max_scan_rows, SCAN_S)
                 with self._connect(self._settings.cassandra) as session:
                     return work(session, self._limit)
             finally:

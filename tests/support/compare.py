@@ -161,7 +161,7 @@ def _compare_rejected(
         comparison.equal("reason", input_record, reason, reference and reference.reason)
         if record is None or reference is None:
             continue
-        forwarded, more_headers = _forwarded(values[position], settings.limits.payload_chars)
+        forwarded, more_headers = _forwarded(values[position], settings.limits.max_payload_chars)
         comparison.equal("rejected payload", position, record.value, forwarded)
         headers = {name: value.decode() for name, value in record.headers.items()}
         comparison.equal("headers", position, more_headers.items() - headers.items(), set())

@@ -16,7 +16,7 @@ from liveprofile.events.modalities import PLACE, TEXT, Modality, Vectors, add_te
 from liveprofile.events.window import parse_windows
 from liveprofile.features import window_features
 from liveprofile.feeds.feed import Current, Fixed
-from liveprofile.privacy.erasures import ErasureBook
+from liveprofile.privacy.erasures import ErasureTable
 from liveprofile.rules import flag_policy
 from liveprofile.rules.attribute_columns import AttributeValue
 from liveprofile.segments.definitions import SegmentSet
@@ -203,7 +203,7 @@ class ProfileUpdater:
             sent[row] += records
         return sent
 
-    def _update_later(self, batch: ProfileBatch, book: ErasureBook) -> list[list[str]]:
+    def _update_later(self, batch: ProfileBatch, book: ErasureTable) -> list[list[str]]:
         """`update` of windows that are not erased."""
         allowed = allowed_windows(batch.user_id, batch.events, self._feeds.consents.current())
         sent = [

@@ -21,7 +21,7 @@ from liveprofile.alerts.cases.states import AlertState, TransitionError
 from liveprofile.alerts.cloud_events import cloud_event
 from liveprofile.alerts.consumer import AlertConsumer, AlertRefused, OpenCase, RetryPolicy
 from liveprofile.alerts.consumer.alert import Alert
-from liveprofile.alerts.consumer.delivery import CassandraHandledStore
+from liveprofile.alerts.consumer.delivery import HandledStore
 from liveprofile.alerts.consumer.loop import (
     MAX_KEY_BYTES,
     MAX_VALUE_BYTES,
@@ -213,10 +213,10 @@ def test_snooze_ends_at_its_time_or_when_ended(session: Session, open_flag: Any)
     snooze.snooze(session, "42", "rule", until_ms, "anna")
     snooze.snooze(session, "42", snooze.ALL_RULES, until_ms + 60_000, "anna")
     expected = {"rule": until_ms, "*": until_ms + 60_000}
-    assert snooze.read_snoozed_until_ms(session, "42") == expected
+    assert {one.rule_id: one.until_ms for one in snooze.read_snoozes(session, "42")} == expected
     snooze.end_snooze(session, "42", snooze.ALL_RULES)
     deadline_s = time.monotonic() + 60
-    while snooze.read_snoozed_until_ms(session, "42"):
+    while snooze.read_snoozes(session, "42"):
         assert time.monotonic() < deadline_s
         time.sleep(0.2)
     assert now_ms() >= until_ms
@@ -277,7 +277,7 @@ def test_restarted_consumer_handles_no_alert_twice(
     consume(settings, session, "g", [recorder], 2)
     assert recorder.handled == [first, second, third]
     # As after a crash before the commit: all alerts are read again, none is handled again.
-    handled = CassandraHandledStore(session, "other")
+    handled = HandledStore(session, "other")
     for alert_id in (first, second, third):
         handled.add(alert_id, recorder.name)
     assert consume(settings, session, "other", [recorder], 5).counts.known == 5

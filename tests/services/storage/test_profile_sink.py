@@ -267,7 +267,7 @@ def test_similar_users_are_found_with_and_without_segment(
     assert [user.user_id for user in alike] == ["near", "far", "opposite"]
     assert alike[0].cosine > 0.99 and alike[2].cosine < 0.01
     assert [user.user_id for user in queries.similar_users(session, "u", 3, "loyal")] == ["far"]
-    assert queries.similar_users(session, "nobody", 3) == []
+    assert queries.similar_users(session, "nobody", 3) is None
 
 
 def test_scan_of_digests_reads_every_delta_once(sink: CassandraProfileSink, session: Session):

@@ -14,7 +14,7 @@ import pytest
 from liveprofile.feeds import definition_changes, definitions, feed
 from liveprofile.ingest import rejected
 from liveprofile.kafka import offsets, records, topics
-from liveprofile.kafka.records import Record, WriterFenced
+from liveprofile.kafka.records import Record, WriterFencedError
 from liveprofile.kafka.topics import PartitionRange
 from liveprofile.labels import feedback
 
@@ -78,7 +78,7 @@ class MemoryKafka:
 
         def send(sent: Any) -> None:
             if own != self._writers:
-                raise WriterFenced("another writer was opened")
+                raise WriterFencedError("another writer was opened")
             self.send_all(settings, topic, sent)
 
         yield send

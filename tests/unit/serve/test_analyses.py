@@ -90,7 +90,7 @@ def test_funnel_and_retention_of_stored_windows(connect: Connect, api: MemoryApi
 
 @pytest.mark.parametrize(
     ("serve", "status", "kind"),
-    [({"scan_rows": 1}, 422, "too-many-rows")],
+    [({"max_scan_rows": 1}, 422, "too-many-rows")],
 )
 def test_scan_beyond_its_limit_is_refused(
     connect: Connect, serve: dict[str, int], status: int, kind: str

@@ -120,7 +120,7 @@ def same_batch(client: TestClient, content: bytes) -> None:
 
 def test_reads_without_a_key_or_above_the_rate_are_refused(connect: Connect) -> None:
     assert connect(None).post(BATCH, json={"user_ids": ["42"]}).status_code == 401
-    client = connect(requests_per_s=5)
+    client = connect(max_requests_per_s=5)
     assert client.post(BATCH, json={"user_ids": ["42"]}).status_code == 200
     assert client.post(BATCH, json={"user_ids": ["42"]}).status_code == 429
     assert client.get("/v1/users/42").status_code == 429

@@ -105,7 +105,7 @@ def test_child_ends_if_the_caller_leaves_and_another_may_start(tmp_path: Path) -
     async def run() -> None:
         first = asyncio.create_task(own.explain("u", None))
         started = await ids_of(ids)
-        with pytest.raises(ExplainerBusy, match="explanations_at_once"):
+        with pytest.raises(ExplainerBusy, match="max_explanations"):
             await own.explain("u", None)
         first.cancel()
         with pytest.raises(asyncio.CancelledError):

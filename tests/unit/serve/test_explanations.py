@@ -209,7 +209,7 @@ def test_client_sends_the_call_once(connect: Connect, explainer: MemoryExplainer
         assert found.stored.churn == 0.23
         explainer.fail = ExplanationRefused("other-values", "settings have changed")
         with pytest.raises(Conflict, match="settings have changed"):
-            client.send(calls.explanation("42", found.window_end_ms))
+            client.send(calls.explanation("42", at_ms=found.window_end_ms))
         explainer.fail = ExplainerBusy("busy")
         with pytest.raises(Exception, match="busy"):
             client.send(calls.explanation("42"))

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from liveprofile.client import calls
-from liveprofile.client.models import ConsentRequest, UserConsents, UserErasure
+from liveprofile.client.models import UserConsents, UserErasure
 from liveprofile.pseudonym import user_pseudonym
 from serve.keys import Role
 from tests.support.memory.api import NOW_MS, MemoryApi
@@ -98,11 +97,3 @@ def test_wrong_requests_change_nothing(
     answer = connect(Role.PRIVACY).put(f"/v1/users/42/{path}", json=body)
     assert answer.status_code == status, answer.text
     assert not api.audit and not any(api.kafka.records.values())
-
-
-def test_calls_of_the_client_name_the_routes() -> None:
-    consent = calls.put_consent("a/b", "risk", ConsentRequest(granted=True, basis="contract"))
-    assert (consent.method, consent.path) == ("PUT", "/v1/users/a%2Fb/consents/risk")
-    assert consent.body == {"granted": True, "basis": "contract"}
-    assert calls.put_erasure("42").body == {} and calls.erasure("42").path.endswith("/erasure")
-    assert calls.put_erasure("42", 7).body == {"before_ms": 7}

@@ -67,7 +67,7 @@ def test_key_that_cannot_be_checked_is_not_accepted(connect: Connect, api: Memor
 
 
 def test_rate_of_a_key_is_limited(connect: Connect, clock: Clock) -> None:
-    client = connect(requests_per_s=1)
+    client = connect(max_requests_per_s=1)
     assert [client.get("/v1/users/42").status_code for _ in range(3)] == [200, 200, 429]
     refused = client.get("/v1/users/42")
     assert refused.headers["retry-after"] == "1"

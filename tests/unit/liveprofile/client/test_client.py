@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -31,6 +32,7 @@ from liveprofile.client.calls import Call
 from liveprofile.settings import ServeSettings
 from liveprofile.trends.counts import Series
 from liveprofile.units import HOUR_MS
+from serve import openapi
 from serve.app import create_app
 from serve.keys import Role
 from tests.support.memory.api import NOW_MS, MemoryApi
@@ -155,6 +157,33 @@ def test_errors_of_the_server_have_types(api: MemoryApi) -> None:
     api.session.stop_answering()
     with pytest.raises(Unavailable):
         run(api, calls.ready())
+
+
+def test_each_route_of_the_document_has_a_call() -> None:
+    documented = {
+        (method.upper(), re.sub(r"{\w+}", "{}", path))
+        for path, methods in openapi.document()["paths"].items()
+        for method in methods
+    }
+    routes = [each for each in vars(calls).values() if isinstance(each, calls.Route)]
+    without = {("GET", "/metrics"), ("GET", "/health/live")}
+    assert {(each.method, each.path) for each in routes} == documented - without
+
+
+def test_ids_values_and_tag_of_a_call() -> None:
+    path = "/v1/users/a%2Fb/consents/risk"
+    consent = calls.put_consent("a/b", "risk", granted=True, time_ms=None)
+    assert (consent.path, consent.params, consent.body) == (path, {}, {"granted": True})
+    put = calls.put_rules(rules=[], tag="t1", dry_run=True)
+    assert (put.params, put.body, put.headers) == (
+        {"dry_run": True},
+        {"rules": []},
+        {"If-Match": '"t1"'},
+    )
+    with pytest.raises(TypeError, match="other ids"):
+        calls.snooze("42", for_s=60)
+    campaign = calls.plan_campaign("spring"), calls.plan_campaign("spring", dry_run=True)
+    assert [each.retried for each in campaign] == [False, True]
 
 
 def client_of(answer: Callable[[httpx2.Request], httpx2.Response], **options: Any) -> Client:

@@ -14,15 +14,15 @@ import pytest
 from liveprofile.consent.changes import (
     MAX_CHANGES,
     PURPOSES,
-    ConsentBook,
     ConsentChange,
-    PersonConsentBook,
+    ConsentTable,
+    PersonConsentTable,
     in_order,
     newest,
 )
 from liveprofile.consent.records import ConsentError, read_change, read_record, to_record
 from liveprofile.consent.store import MAX_ROUNDS, Record, send_users, ttl_s, write_time_us
-from liveprofile.identity.book import IdentityBook, Merge
+from liveprofile.identity.merges import IdentityTable, Merge
 from liveprofile.settings import MAX_TTL_S
 from tests.support.paths import ROOT
 
@@ -112,7 +112,7 @@ def plainly(changes: list[ConsentChange], purpose: str, at_ms: int, default: boo
 def test_book_equals_the_rule(seed: int) -> None:
     rng = random.Random(seed)
     defaults = {purpose: rng.random() < 0.5 for purpose in PURPOSES}
-    book = ConsentBook(defaults)
+    book = ConsentTable(defaults)
     users: dict[str, list[ConsentChange]] = {}
     for _ in range(60):
         user = f"u{rng.randrange(8)}"
@@ -131,7 +131,7 @@ def test_book_equals_the_rule(seed: int) -> None:
 
 
 def test_book_keeps_only_users_who_differ_from_the_defaults() -> None:
-    book = ConsentBook(ALL)
+    book = ConsentTable(ALL)
     book.put("agrees", [ConsentChange(5, "marketing", True)])
     assert "agrees" not in book and book.allowed("agrees", "marketing", 9)
     book.put("refuses", [ConsentChange(5, "marketing", False)])
@@ -144,7 +144,7 @@ def test_book_keeps_only_users_who_differ_from_the_defaults() -> None:
 
 
 def test_times_of_today_fit_into_the_book() -> None:
-    book, last_ms = ConsentBook(ALL), 253_402_300_799_999
+    book, last_ms = ConsentTable(ALL), 253_402_300_799_999
     book.put("u", [ConsentChange(last_ms, "training", False)])
     assert book.allowed("u", "training", last_ms - 1)
     assert not book.allowed("u", "training", last_ms)
@@ -159,11 +159,11 @@ def test_order_is_newest_first_with_withdrawals_before_grants() -> None:
 ALLOWED = dict.fromkeys(("profiling", "recommendation", "marketing", "risk", "training"), True)
 
 
-def book(**changes: list[ConsentChange]) -> tuple[PersonConsentBook, IdentityBook]:
-    consents, identities = ConsentBook(ALLOWED), IdentityBook()
+def book(**changes: list[ConsentChange]) -> tuple[PersonConsentTable, IdentityTable]:
+    consents, identities = ConsentTable(ALLOWED), IdentityTable()
     for user_id, each in changes.items():
         consents.put(user_id, each)
-    return PersonConsentBook(consents, identities, ALLOWED), identities
+    return PersonConsentTable(consents, identities, ALLOWED), identities
 
 
 def withdrawn(at_ms: int, purpose: str = "profiling") -> ConsentChange:
@@ -208,7 +208,7 @@ def test_without_merges_it_is_the_book_of_the_users() -> None:
         for user in "abc"
     }
     persons, _ = book(**changes)
-    plain = ConsentBook(ALLOWED)
+    plain = ConsentTable(ALLOWED)
     for user, each in changes.items():
         plain.put(user, each)
     for user in "abcd":

@@ -23,9 +23,9 @@ from liveprofile.privacy.erasure_log import (
     verify_line,
 )
 from liveprofile.privacy.erasures import (
-    ErasureBook,
     ErasureError,
-    HashedErasureBook,
+    ErasureTable,
+    HashedErasureTable,
     first_window_ms,
     later_flags,
     read_record,
@@ -78,7 +78,7 @@ def test_an_invalid_record_is_refused(key: bytes | None, value: bytes, message: 
 
 
 def test_the_latest_erasure_of_a_user_counts() -> None:
-    book = ErasureBook()
+    book = ErasureTable()
     for before_ms in (5, 9, 7):
         book.put("a", before_ms)
     assert "a" in book and "b" not in book and len(book) == 1
@@ -90,7 +90,7 @@ def test_the_latest_erasure_of_a_user_counts() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_events_in_lists_are_erased_by_hash_and_time(seed: int) -> None:
-    rng, book = random.Random(seed), HashedErasureBook()
+    rng, book = random.Random(seed), HashedErasureTable()
     users = [f"user-{number}" for number in range(400)]
     erased = {user: rng.randrange(100) for user in rng.sample(users, 40)}
     for user, before_ms in erased.items():

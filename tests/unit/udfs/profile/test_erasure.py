@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from liveprofile.features.baselines import COLUMNS
-from liveprofile.privacy.erasures import ErasureBook
+from liveprofile.privacy.erasures import ErasureTable
 from liveprofile.segments.membership import Membership
 from liveprofile.wire.histories import history_since, purchases_since, read_histories
 from liveprofile.wire.tokens import EVENT, FIELD, WINDOW
@@ -23,8 +23,8 @@ from udfs.privacy import (
 LENGTH_MS = 100
 
 
-def book(**before_ms: int) -> ErasureBook:
-    found = ErasureBook()
+def table(**before_ms: int) -> ErasureTable:
+    found = ErasureTable()
     for user_id, time_ms in before_ms.items():
         found.put(user_id, time_ms)
     return found
@@ -38,7 +38,7 @@ def window(end_ms: int, *times_ms: int) -> str:
 def test_windows_that_begin_before_the_erasure_are_refused_without_payloads() -> None:
     event = FIELD.join(("150", "3", "77", '{"secret": 1}'))
     found = refuse_erased(
-        ["a", "a", "b", "a"], [100, 200, 100, 201], [event] * 4, book(a=201, c=900)
+        ["a", "a", "b", "a"], [100, 200, 100, 201], [event] * 4, table(a=201, c=900)
     )
     assert found.rows == [2, 3]
     assert [len(row) for row in found.refused] == [1, 1, 0, 0]
@@ -84,7 +84,7 @@ class Job:
             for key in keys
         ]
 
-    def rows(self, starts_ms: list[int], erased: ErasureBook) -> list[float]:
+    def rows(self, starts_ms: list[int], erased: ErasureTable) -> list[float]:
         """Runs windows, each of which adds its start to every sum; returns a sum of each."""
         added = np.repeat(np.array(starts_ms, float)[:, None], len(COLUMNS), axis=1)
         sums = added + 1_000_000
@@ -108,7 +108,7 @@ class Job:
 
 
 def test_sums_start_from_nothing_and_go_on_after_restarts_and_replays() -> None:
-    job, erased = Job(), book(a=450)
+    job, erased = Job(), table(a=450)
     assert job.rows([500, 600], erased) == [500, 1_100]
     assert job.rows([800], erased) == [1_900]
     assert job.restarts == ["a"] and job.reads == 1
@@ -121,18 +121,18 @@ def test_sums_start_from_nothing_and_go_on_after_restarts_and_replays() -> None:
 
 def test_a_second_erasure_starts_again() -> None:
     job = Job()
-    job.rows([500, 600], book(a=450))
-    assert job.rows([800], book(a=750)) == [800]
-    assert job.rows([900], book(a=750)) == [1_700]
+    job.rows([500, 600], table(a=450))
+    assert job.rows([800], table(a=750)) == [800]
+    assert job.rows([900], table(a=750)) == [1_700]
     assert job.restarts == ["a", "a"]
     job.start_worker()
     del job.stored[900], job.stored[1_000]
-    assert job.rows([1_000], book(a=750)) == [1_000]  # the rows before it are older
+    assert job.rows([1_000], table(a=750)) == [1_000]  # the rows before it are older
 
 
 def test_users_who_are_not_erased_cost_nothing() -> None:
     job = Job()
-    assert job.rows([500], book(b=900)) == [1_000_500]
+    assert job.rows([500], table(b=900)) == [1_000_500]
     assert not job.reads and not job.stored and not job.restarts
 
 
@@ -147,7 +147,7 @@ def test_memberships_of_erased_windows_do_not_count(before_ms: int, kept: bool) 
         def stored_changes(self, keys: Any) -> Any:
             return {}
 
-    store = LaterMemberships(Store(), LENGTH_MS, lambda: book(a=before_ms))
+    store = LaterMemberships(Store(), LENGTH_MS, lambda: table(a=before_ms))
     assert store.memberships(["a", "b"]) == {
         "a": {"loyal": row} if kept else {},
         "b": {"loyal": row},

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from liveprofile.consent.changes import ConsentBook, ConsentChange
+from liveprofile.consent.changes import ConsentChange, ConsentTable
 from models.fraud.model import FraudModel
 from tests.reference.entity_features import Event
 from tests.reference.scoring import decide, event_key
@@ -28,7 +28,7 @@ def test_only_events_that_users_allow_are_scored(
     arrivals, rng = random_arrivals(seed, count=160), random.Random(seed)
     rows = [row for row, arrival in enumerate(arrivals) if isinstance(arrival, Event)]
     times_ms = [arrivals[row].time_ms for row in rows]
-    feed = ConsentBook(SETTINGS.consent.defaults)
+    feed = ConsentTable(SETTINGS.consent.defaults)
     changes: dict[str, list[ConsentChange]] = {}
     for user in [f"u{number}" for number in range(8)]:
         for _ in range(rng.randrange(1, 4)):
@@ -58,7 +58,7 @@ def test_only_events_that_users_allow_are_scored(
 
 
 def test_no_alert_without_consent_and_again_after_a_grant(model: FraudModel) -> None:
-    feed = ConsentBook(SETTINGS.consent.defaults)
+    feed = ConsentTable(SETTINGS.consent.defaults)
     withdrawn_ms, granted_ms = START_MS + 60_000, START_MS + 3 * 60_000
     feed.put(
         "u", [ConsentChange(withdrawn_ms, "risk", False), ConsentChange(granted_ms, "risk", True)]

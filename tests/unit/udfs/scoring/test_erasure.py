@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from liveprofile.privacy.erasures import HashedErasureBook
+from liveprofile.privacy.erasures import HashedErasureTable
 from models.fraud.model import FraudModel
 from tests.reference.entity_features import Event
 from tests.reference.scoring import decide, event_key
@@ -24,7 +24,7 @@ def test_users_who_are_erased_while_events_arrive_start_from_nothing(
     model: FraudModel, seed: int, shipped_rules: list[dict[str, Any]]
 ) -> None:
     arrivals, rng = random_arrivals(seed, count=160), random.Random(seed)
-    feed = HashedErasureBook()
+    feed = HashedErasureTable()
     scorer = ScoringHarness(model, erasures=feed)
     middle = len(arrivals) // 2
     rows = [row for row, arrival in enumerate(arrivals) if isinstance(arrival, Event)]
@@ -58,7 +58,7 @@ def test_users_who_are_erased_while_events_arrive_start_from_nothing(
 
 
 def test_erased_events_are_not_scored_and_others_of_the_batch_are(model: FraudModel) -> None:
-    feed = HashedErasureBook()
+    feed = HashedErasureTable()
     feed.put("gone", START_MS + 90_000)
     scorer = ScoringHarness(model, erasures=feed)
     arrivals = [
