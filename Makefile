@@ -10,6 +10,8 @@ BIN := .venv/bin
 SETUP_LOG := .stack/setup.log
 # Several test processes share the cores: OpenMP threads that wait for each other would waste them.
 ONE_THREAD := OMP_NUM_THREADS=1
+# Set in some images. Each process, of which tests and the demo start many, would compile all code.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help venv jars up stop down status demo check test chaos lab bench docs lint lock audit clean
 

@@ -182,9 +182,11 @@ def link_logins(call: Call) -> None:
     ):
 
         def read_decisions() -> Decisions:
-            book = merges.current()
-            of_persons = PersonConsentTable(consents.current(), book, settings.consent.defaults)
-            return Decisions(book, of_persons, erasures.current())
+            book = merges.read().value()
+            of_persons = PersonConsentTable(
+                consents.read().value(), book, settings.consent.defaults
+            )
+            return Decisions(book, of_persons, erasures.read().value())
 
         merger = LoginMerger.connect(settings, read_decisions)
         with stop_on_signals(merger):

@@ -5,6 +5,7 @@ The stack starts when the first test needs it.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import shutil
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.main
 from hypothesis import settings as hypothesis_settings
 from xdist.scheduler import LoadScopeScheduling
 
@@ -28,6 +30,9 @@ from tests.support.local_stack import LocalStack
 # The time of an example depends more on the machine than on the code.
 hypothesis_settings.register_profile("liveprofile", deadline=None)
 hypothesis_settings.load_profile("liveprofile")
+
+# Typer would make all commands anew at each call.
+typer.main.get_command = functools.cache(typer.main.get_command)
 
 # For the stack and the embedded Flinks. The optimising compiler does not pay off in jobs of a
 # minute. Without it the code cache has a fifth of its size, which about ten jobs would fill. An

@@ -11,10 +11,11 @@ import pytest
 from benchmarks import alerts
 from benchmarks.latency import sample_profiles, schedule
 from benchmarks.load.rows import batches
-from benchmarks.load.workload import START_MS, Workload, partition_of
+from benchmarks.load.workload import START_MS, Workload
 from benchmarks.support.journal import Journal, JournalReader
 from liveprofile.events.window import parse_windows
 from liveprofile.features import baselines
+from liveprofile.kafka.partitioner import partition_of
 from liveprofile.resources import ROOT
 from liveprofile.rules.rules import read_rules
 from liveprofile.settings import Settings
