@@ -60,7 +60,13 @@ def build(target: Path) -> None:
         classes, jar = Path(folder, "classes"), Path(folder, "functions.jar")
         # Flink reads the names of parameters.
         _run(
-            *(bin_folder / "javac", "-parameters", "-Xlint:all,-serial", "-Werror", "-proc:none"),
+            *(
+                bin_folder / "javac",
+                "-parameters",
+                "-Xlint:all,-serial,-path",
+                "-Werror",
+                "-proc:none",
+            ),
             *("-d", classes, "-classpath", class_path, *_sources()),
             error="javac failed",
         )
