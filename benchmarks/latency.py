@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.load.workload import EventMessage, EventSender, Workload, partition_of
+from benchmarks.load.workload import EventMessage, EventSender, Workload
 from benchmarks.support import runs
 from benchmarks.support.meter import Meter
 from benchmarks.support.topic_listener import SegmentChangeListener
 from liveprofile.errors import ConfigError, ServiceError
+from liveprofile.kafka.partitioner import partition_of
 from liveprofile.settings import Settings, load
 from liveprofile.storage import connection
 from stack.local import Stack
@@ -179,7 +180,7 @@ def latency(stack: Stack, workload: Workload, events_per_s: float, samples: int)
         "window_ms": window.length_ms,
         "window_wall_ms": round(window.length_ms / speed_up),
         "out_of_orderness_ms": window.out_of_orderness_ms,
-        "bundle_rows": job.settings.job.bundle_rows,
+        "max_bundle_rows": job.settings.job.max_bundle_rows,
         "poll_ms": POLL_S * 1000,
         "paced_warm_up_s": PACED_WARM_UP_S,
         "samples": sum(map(len, by_window)),
@@ -224,7 +225,7 @@ def send_on_schedule(
         if due > sent:
             delays_ms.append((now_s - float(due_s[sent])) * 1000)
             for sender, message in zip(senders[sent:due], messages[sent:due], strict=True):
-                sender.send(message)
+                sender.send_message(message)
             sent = due
         for sender in distinct_senders:
             sender.poll()

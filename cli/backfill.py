@@ -12,8 +12,8 @@ from cli.progress import print_line
 from liveprofile.errors import InputError, ServiceError
 
 if TYPE_CHECKING:
-    from liveprofile.consent.changes import ConsentBook
-    from liveprofile.privacy.erasures import ErasureBook
+    from liveprofile.consent.changes import ConsentTable
+    from liveprofile.privacy.erasures import ErasureTable
     from liveprofile.settings import Settings
 
 
@@ -71,7 +71,7 @@ def backfill(
     call.print(result._asdict(), f"{result.rows:,} rows in {result.folder}")
 
 
-def _decisions(settings: Settings) -> tuple[ConsentBook, ErasureBook]:
+def _decisions(settings: Settings) -> tuple[ConsentTable, ErasureTable]:
     """What users have decided. Raises ServiceError."""
     from liveprofile.feeds.users import read_consents, read_erasures
 

@@ -14,13 +14,7 @@ from pydantic import ValidationError
 from cli.common import Call, format_utc, parse_since_ms, refuse_empty, table
 from cli.options import Commands
 from liveprofile.campaigns.report import Difference, report_as_json
-from liveprofile.campaigns.store import (
-    find_plan,
-    plan_as_json,
-    read_plans,
-    read_targets,
-    write_csv,
-)
+from liveprofile.campaigns.store import find_plan, plan_as_json, read_plans, read_targets, write_csv
 from liveprofile.client.analysis_models import CampaignRequest
 from liveprofile.errors import InputError
 from liveprofile.kafka.offsets import partition_ranges
@@ -174,10 +168,7 @@ def list_campaigns(call: Call) -> None:
         ">control": "{.summary[control]:,d}",
         ">expected gain": "{.summary[expected_gain]:,.2f}",
     }
-    call.print(
-        [plan_as_json(each) for each in plans],
-        table("Campaigns", plans, columns),
-    )
+    call.print([plan_as_json(each) for each in plans], table("Campaigns", plans, columns))
 
 
 def _cap(text: str) -> dict[str, int]:

@@ -61,6 +61,14 @@ UserOption = Annotated[
 ]
 
 
+ByOption = Annotated[
+    str,
+    typer.Option(
+        "--by", metavar="NAME", envvar="USER", help="Name that is stored with the change."
+    ),
+]
+
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 

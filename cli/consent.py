@@ -22,7 +22,7 @@ from liveprofile.consent.records import change_json, read_change
 from liveprofile.consent.store import read_changes
 from liveprofile.errors import InputError
 from liveprofile.feeds.users import read_consents, read_merges
-from liveprofile.identity.book import IdentityBook
+from liveprofile.identity.merges import IdentityTable
 from liveprofile.kafka import offsets
 from liveprofile.kafka.offsets import partition_ranges
 from liveprofile.kafka.records import Record, read_topic, send_all
@@ -117,7 +117,7 @@ def backwards(
 
 
 def _reject(
-    settings: Settings, used: Collection[Used], starts_ms: list[int], merges: IdentityBook
+    settings: Settings, used: Collection[Used], starts_ms: list[int], merges: IdentityTable
 ) -> None:
     """Sends the events of deleted windows to the rejected topic. Raises ServiceError."""
     if not used:
@@ -135,7 +135,7 @@ def _reject(
 
 
 def rejections(
-    records: Iterable[Record], used: Collection[Used], topic: str, merges: IdentityBook
+    records: Iterable[Record], used: Collection[Used], topic: str, merges: IdentityTable
 ) -> Iterator[Outgoing]:
     """What the job sends of an event without consent, of each record that was used."""
     for record in records:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import typer
 
@@ -15,16 +15,6 @@ from liveprofile.rules.rules import RulesError
 from liveprofile.segments.definitions import SegmentsError
 from liveprofile.settings import Settings
 from services.definitions import apply
-
-DryRunOption = Annotated[
-    bool, typer.Option("--dry-run", help="Print the changes without applying them.")
-]
-ByOption = Annotated[
-    str,
-    typer.Option(
-        "--by", metavar="NAME", envvar="USER", help="Name that is stored with the change."
-    ),
-]
 
 
 def check_file(call: Call, file: Path, name: str, read: Callable[[Path], Any]) -> None:

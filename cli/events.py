@@ -291,7 +291,7 @@ def heartbeat(
     count: Stop after so many. Default: run until stopped.
     """
     send_heartbeats(
-        lambda: ReplayProducer(call.settings, call.settings.topics.events, lambda sent: None),
+        lambda: ReplayProducer(call.settings, call.settings.topics.events),
         every,
         count,
         lambda error: typer.echo(f"liveprofile: {error}; trying again", err=True),

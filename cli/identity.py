@@ -12,7 +12,7 @@ from rich.table import Table
 
 from cli.common import Call, end_without_result, format_utc, table
 from liveprofile.alerts.consumer.loop import stop_on_signals
-from liveprofile.consent.changes import PersonConsentBook
+from liveprofile.consent.changes import PersonConsentTable
 from liveprofile.errors import InputError
 from liveprofile.feeds.feed import TableTail
 from liveprofile.feeds.users import (
@@ -22,17 +22,17 @@ from liveprofile.feeds.users import (
     read_erasures,
     read_merges,
 )
-from liveprofile.identity.book import (
+from liveprofile.identity.login_service import LoginMerger
+from liveprofile.identity.logins import Decisions
+from liveprofile.identity.merges import (
     END_OF_TIME_MS,
-    IdentityBook,
+    IdentityTable,
     Merge,
     MergeError,
     merged,
     of_persons,
 )
-from liveprofile.identity.book import split as split_merge
-from liveprofile.identity.login_service import LoginMerger
-from liveprofile.identity.logins import Books
+from liveprofile.identity.merges import split as split_merge
 from liveprofile.identity.records import merge_json, to_record
 from liveprofile.kafka.offsets import partition_ranges
 from liveprofile.kafka.records import send_all
@@ -101,7 +101,7 @@ def _settings(call: Call) -> Settings:
     return call.settings
 
 
-def _book(settings: Settings) -> IdentityBook:
+def _book(settings: Settings) -> IdentityTable:
     partition_ranges(settings, settings.topics.merges)  # a missing topic is an error
     return read_merges(settings)
 
@@ -129,7 +129,7 @@ def _send(call: Call, alias: str, merges: tuple[Merge, ...]) -> None:
     call.print({"alias_id": alias} | _fields(last), text)
 
 
-def _show(call: Call, book: IdentityBook, user: str) -> None:
+def _show(call: Call, book: IdentityTable, user: str) -> None:
     ids, rows = book.ids_of(user, END_OF_TIME_MS), _rows(book, user)
     person = book.resolve(user, END_OF_TIME_MS)
     call.print(
@@ -146,7 +146,7 @@ def _table(rows: list[dict[str, Any]]) -> Table:
     return table("Merges", rows, columns | {"until": lambda row: row["until"]})
 
 
-def _rows(book: IdentityBook, user: str | None) -> list[dict[str, Any]]:
+def _rows(book: IdentityTable, user: str | None) -> list[dict[str, Any]]:
     """All merges, or those of all ids that were ever merged with the user."""
     ids = book.aliases() if user is None else book.ever_merged(user)
     return [
@@ -181,12 +181,14 @@ def link_logins(call: Call) -> None:
         closing(TableTail(settings, erasures_spec(settings))) as erasures,
     ):
 
-        def read_books() -> Books:
-            book = merges.current()
-            of_persons = PersonConsentBook(consents.current(), book, settings.consent.defaults)
-            return Books(book, of_persons, erasures.current())
+        def read_decisions() -> Decisions:
+            book = merges.read().value()
+            of_persons = PersonConsentTable(
+                consents.read().value(), book, settings.consent.defaults
+            )
+            return Decisions(book, of_persons, erasures.read().value())
 
-        merger = LoginMerger.connect(settings, read_books)
+        merger = LoginMerger.connect(settings, read_decisions)
         with stop_on_signals(merger):
             counts = merger.run()
     call.print(counts)

@@ -57,7 +57,7 @@ def show(
             end_without_result(f"no profile of user {user!r}")
         profile = stored.at(time_ms)
         last = next(iter(queries.deltas(session, user, 1)), None)
-        similar_users = queries.similar_users(session, user, similar) if similar else []
+        similar_users = (queries.similar_users(session, user, similar) if similar else None) or []
         attributes = user_attributes(AttributeTable(session, settings.cassandra), user)
     result = profile._asdict() | {
         "values_at_ms": values_moment_ms(profile.profile, profile.window_end_ms, time_ms),

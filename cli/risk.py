@@ -17,6 +17,7 @@ from rich.table import Table
 
 from cli.alerts import AnalystOption
 from cli.common import (
+    ByOption,
     Call,
     ConfigCall,
     JsonCall,
@@ -26,14 +27,7 @@ from cli.common import (
     refuse_empty,
     table,
 )
-from cli.definitions import (
-    ByOption,
-    DryRunOption,
-    apply_file,
-    check_file,
-    print_in_force,
-    read_with_attributes,
-)
+from cli.definitions import apply_file, check_file, print_in_force, read_with_attributes
 from cli.options import Commands
 from cli.progress import count_bar, progress
 from liveprofile.alerts.cases.flags import find_flag
@@ -184,9 +178,7 @@ def check(call: Call, file: FileArgument) -> None:
 
 
 @rules.command()
-def apply(
-    call: Call, file: FileArgument, dry_run: DryRunOption = False, by: ByOption = "unknown"
-) -> None:
+def apply(call: Call, file: FileArgument, dry_run: bool = False, by: ByOption = "unknown") -> None:
     """Apply a rules file: running jobs use it within seconds.
 
     A changed rule is written to the topic risk-rules with the next version; a rule that the file
@@ -195,6 +187,9 @@ def apply(
     if the setting rules_signing_key is set.
 
     Example: `liveprofile risk rules apply rules.toml --dry-run`
+
+    Options:
+    dry_run: Print the changes without applying them.
     """
     rules = read_with_attributes(read_rules, "rule", lambda: call.settings)(file).rules
     apply_file(call, "rule", rules, file, dry_run, by)

@@ -8,23 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.common import AtOption, Call, end_without_result, format_utc, table
-from cli.definitions import (
-    ByOption,
-    DryRunOption,
-    apply_file,
-    check_file,
-    print_in_force,
-    read_with_attributes,
-)
+from cli.common import AtOption, ByOption, Call, end_without_result, format_utc, table
+from cli.definitions import apply_file, check_file, print_in_force, read_with_attributes
 from cli.options import Commands
 from cli.progress import progress
 from liveprofile.attributes.table import AttributeTable
 from liveprofile.segments.definitions import SegmentSet, read_segments
+from liveprofile.segments.evaluation import preview as evaluate_both
 from liveprofile.segments.members import look_alikes
 from liveprofile.segments.members import members as stored_members
 from liveprofile.segments.members import sizes as stored_sizes
-from liveprofile.segments.preview import preview as evaluate_both
 from liveprofile.segments.stored_profiles import scan_profiles, with_attributes
 from liveprofile.settings import Settings
 from liveprofile.storage.cql import now_ms
@@ -54,9 +47,7 @@ def check(call: Call, file: FileArgument) -> None:
 
 
 @segments.command()
-def apply(
-    call: Call, file: FileArgument, dry_run: DryRunOption = False, by: ByOption = "unknown"
-) -> None:
+def apply(call: Call, file: FileArgument, dry_run: bool = False, by: ByOption = "unknown") -> None:
     """Apply a segments file: running jobs use it within seconds.
 
     A changed definition is written to the topic segment-definitions with the next version; a
@@ -65,6 +56,9 @@ def apply(
     settings. The records are signed if the setting rules_signing_key is set.
 
     Example: `liveprofile segments apply segments.toml --by anna`
+
+    Options:
+    dry_run: Print the changes without applying them.
     """
     found = read_with_attributes(read_segments, "segment", lambda: call.settings)(file)
     apply_file(call, "segment", found.segments, file, dry_run, by)

@@ -213,11 +213,11 @@ def open_explainer(settings: Settings, config: Path | None) -> Explainer | None:
     from serve.explainer import Explainer
 
     serve = settings.serve
-    if not serve.explanations_at_once or any(find_spec(name) is None for name in NEEDED):
+    if not serve.max_explanations or any(find_spec(name) is None for name in NEEDED):
         return None
     return Explainer(
         [sys.executable, "-m", "offline.explanation.child"],
         {**module_environment(), "OMP_NUM_THREADS": "1"},
         {"config": None if config is None else str(config.resolve())},
-        serve.explanations_at_once,
+        serve.max_explanations,
     )

@@ -23,6 +23,17 @@ def number(value: float | None, decimals: int = 2) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
+def money(value: float | None) -> str:
+    """With two decimals: 36.20; a dash for None and NaN."""
+    return EMPTY if value is None or not math.isfinite(value) else f"{value:,.2f}"
+
+
+def plural(value: float, unit: str) -> str:
+    """1 day, 1.5 days."""
+    text = number(value, 1)
+    return f"{text} {unit}" if text == "1" else f"{text} {unit}s"
+
+
 def share(value: float | None) -> str:
     """A share or probability in percent; a dash for None and NaN."""
     if value is None or not math.isfinite(value):

@@ -59,8 +59,8 @@ def configure(t_env: TableEnvironment, settings: Settings) -> None:
         "execution.checkpointing.interval": f"{job.checkpoint_interval_ms} ms",
         "execution.checkpointing.tolerable-failed-checkpoints": MAX_FAILED_CHECKPOINTS,
         # For both pipelines: a node of the plan has no Python configuration of its own.
-        "python.fn-execution.bundle.size": job.bundle_rows,
-        "python.fn-execution.arrow.batch.size": job.bundle_rows,
+        "python.fn-execution.bundle.size": job.max_bundle_rows,
+        "python.fn-execution.arrow.batch.size": job.max_bundle_rows,
         "python.fn-execution.bundle.time": BUNDLE_TIME_MS,
         "python.metric.enabled": "true",
     }
@@ -72,6 +72,7 @@ def configure(t_env: TableEnvironment, settings: Settings) -> None:
         config["execution.state-recovery.claim-mode"] = "LEGACY"
     for key, value in config.items():
         t_env.get_config().set(key, str(value))
+    event_views.register_functions(t_env)
 
 
 def utf8(expression: str) -> str:
@@ -95,7 +96,7 @@ def rejected_records(settings: Settings, source: str, original: str | None = Non
 
     `original`: the column with what the payload was, if `source` has truncated it.
     """
-    chars = settings.limits.payload_chars
+    chars = settings.limits.max_payload_chars
     is_long = f"CHAR_LENGTH(payload) > {chars}"
     headers = {"reason": "reason", "detail": "detail"}
     original = original or event_views.original_sql()
@@ -127,7 +128,7 @@ def profiles() -> str:
     """
     return """
         SELECT update_profile(
-                user_id, window_start, window_end, events, history, added, sums, memory)
+                user_id, window_start, window_end, events, history, purchases, added, sums)
             AS messages
         FROM profile_input"""
 
@@ -206,6 +207,8 @@ def build(
         Override(
             _OVER, savepoint.WINDOW_COUNT, configuration=_state_ttl(settings.window.count_ttl_ms)
         ),
+        # All windows of a user close in one task.
+        Override(_OVER, savepoint.HISTORY, chained=True),
     ]
     if scoring_tables is not None:
         inserts += add_scoring_pipeline(t_env, settings, scoring_tables)

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.json as pj
 
-from liveprofile.consent.changes import ConsentBook
+from liveprofile.consent.changes import ConsentTable
 from liveprofile.errors import InputError, ServiceError
 from liveprofile.features.entity import parse_lists
 from liveprofile.flink import jars, launcher, rest, submission
@@ -72,7 +72,7 @@ def backfill_rows(
     cluster: bool = True,
     on_step: Callable[[str], None] = lambda step: None,
     on_rejected: Callable[[RejectedLabel], None] = lambda row: None,
-    consents: ConsentBook | None = None,
+    consents: ConsentTable | None = None,
     erased: Container[str] = frozenset(),
 ) -> BackfillResult:
     """Writes a pipeline's rows to `out`, one folder per month of their time column.
@@ -170,10 +170,11 @@ def _run_embedded(settings: Settings, arguments: list[str]) -> None:
     command = [sys.executable, "-m", "jobs.backfill_job", *arguments]
     environment = module_environment()
     with tempfile.TemporaryDirectory(prefix="liveprofile-jars-") as folder:
-        if TOPIC in arguments:  # the package apache-flink has no Kafka connector
-            jars.require()
-            launcher.link_jars(Path(folder))
-            environment |= {"FLINK_HOME": str(launcher.pyflink_home()), "FLINK_LIB_DIR": folder}
+        if "FLINK_HOME" not in environment:  # else that one has all jars, as in the image
+            if TOPIC in arguments:  # the package apache-flink has no Kafka connector
+                jars.require()
+            jars.build_functions()
+            environment |= launcher.embedded_environment(Path(folder))
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         reason = rest.failure_reason(done.stderr) or "no error message"
@@ -191,7 +192,7 @@ def _to_parquet(
     work: Path,
     out: Path,
     row_format: RowFormat,
-    consents: ConsentBook | None,
+    consents: ConsentTable | None,
     erased: Container[str],
 ) -> RowCounts:
     """Converts the job's JSON rows to Parquet."""
@@ -235,7 +236,7 @@ def without_users(batch: pa.RecordBatch, users: Container[str]) -> pa.RecordBatc
 
 
 def allowed_rows(
-    batch: pa.RecordBatch, time_column: str, consents: ConsentBook | None, now_ms: int
+    batch: pa.RecordBatch, time_column: str, consents: ConsentTable | None, now_ms: int
 ) -> pa.RecordBatch:
     """The rows of users who allow training now and did at the time of the row."""
     if consents is None:

@@ -89,8 +89,13 @@ def cursor_of(position: Position) -> str:
     return base64.urlsafe_b64encode(orjson.dumps(list(position))).decode("ascii").rstrip("=")
 
 
+def dumps(value: Any) -> bytes:
+    """JSON; named tuples become objects, arrays lists."""
+    return orjson.dumps(value, lambda row: row._asdict(), orjson.OPT_SERIALIZE_NUMPY)
+
+
 def json_response(value: Any, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(orjson.dumps(value), 200, headers, "application/json")
+    return Response(dumps(value), 200, headers, "application/json")
 
 
 def tagged_response(request: Request, value: Any, tag: str | None = None) -> Response:
@@ -98,7 +103,7 @@ def tagged_response(request: Request, value: Any, tag: str | None = None) -> Res
 
     tag: of the value; by default a digest of it.
     """
-    body = orjson.dumps(value)
+    body = dumps(value)
     tag = f'"{tag or hashlib.blake2b(body, digest_size=12).hexdigest()}"'
     headers = {"ETag": tag, "Cache-Control": "private, no-cache", "Vary": "Authorization"}
     known = request.headers.get("if-none-match", "")
@@ -110,7 +115,7 @@ def tagged_response(request: Request, value: Any, tag: str | None = None) -> Res
 
 
 def page_response(
-    items: Iterable[dict[str, Any]],
+    items: Iterable[Any],
     examined: Sequence[Any],
     limit: int,
     position: Callable[[Any], Position],
@@ -169,8 +174,5 @@ def alert_answer(row: FlagWithState) -> dict[str, Any]:
 
 
 def details_answer(file: FlagFile) -> dict[str, Any]:
-    return alert_answer(FlagWithState(file.flag, file.state)) | {
-        "history": [change._asdict() for change in file.history],
-        "snoozes": [snooze._asdict() for snooze in file.snoozes],
-        "cases": [case._asdict() for case in file.cases],
-    }
+    rest = {name: value for name, value in file._asdict().items() if name not in ("flag", "state")}
+    return alert_answer(FlagWithState(file.flag, file.state)) | rest

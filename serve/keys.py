@@ -16,13 +16,13 @@ from typing import NamedTuple
 from cassandra.cluster import Session
 
 from liveprofile.errors import InputError, LiveprofileError
+from liveprofile.rows.operations import API_KEY
 from liveprofile.storage.cql import execute, from_ms, read
 from liveprofile.storage.queries import columns, select
 from liveprofile.units import SECOND_MS
 
 KEY_FORM = re.compile(r"lp_([0-9a-f]{12})_([0-9a-f]{64})")
 NAME_FORM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
-TABLE = "api_key"
 
 
 class Role(StrEnum):
@@ -53,7 +53,7 @@ class StoredKey(NamedTuple):
         return same and self.revoked_at_ms is None and at_ms < self.expires_at_ms
 
 
-class UnknownKey(LiveprofileError):
+class UnknownKeyError(LiveprofileError):
     """No key has this id. Exit code 1."""
 
 
@@ -100,40 +100,28 @@ def key_of_row(row: tuple) -> StoredKey:
 
 def select_key_cql() -> str:
     """The statement that reads one key, with a bind marker."""
-    return select(TABLE, StoredKey, "key_id = ?")
+    return select(API_KEY.name, StoredKey, "key_id = ?")
 
 
 def write_key(session: Session, key: StoredKey, now_ms: int) -> None:
     """Inserts or replaces the whole row, which expires when the key does. Raises ServiceError."""
     ttl_s = max(1, (key.expires_at_ms - now_ms) // SECOND_MS)
-    execute(
-        session,
-        f"INSERT INTO {TABLE} (key_id, name, role, secret_hash, created_at, created_by, expires_at,"
-        f" revoked_at) VALUES (%s, %s, %s, %s, %s, %s, %s, %s) USING TTL {ttl_s:d}",
-        (
-            key.key_id,
-            key.name,
-            key.role.value,
-            key.secret_hash,
-            from_ms(key.created_at_ms),
-            key.created_by,
-            from_ms(key.expires_at_ms),
-            None if key.revoked_at_ms is None else from_ms(key.revoked_at_ms),
-        ),
-    )
+    values = (*key[:4], from_ms(key.created_at_ms), key.created_by, from_ms(key.expires_at_ms))
+    revoked_at = None if key.revoked_at_ms is None else from_ms(key.revoked_at_ms)
+    execute(session, API_KEY.insert(ttl_s, time="", mark="%s"), (*values, revoked_at))
 
 
 def read_keys(session: Session) -> list[StoredKey]:
     """All keys that have not expired, also revoked ones, by creation time. Keys are few."""
-    rows = read(session, f"SELECT {columns(StoredKey)} FROM {TABLE}")
+    rows = read(session, f"SELECT {columns(StoredKey)} FROM {API_KEY.name}")
     return sorted(map(key_of_row, rows), key=lambda key: key.created_at_ms)
 
 
 def revoke_key(session: Session, key_id: str, now_ms: int) -> StoredKey:
-    """Ends a key and returns its row. A revoked key stays as it is. Raises UnknownKey."""
+    """Ends a key and returns its row. A revoked key stays as it is. Raises UnknownKeyError."""
     row = read(session, select_key_cql().replace("?", "%s"), (key_id,)).one()
     if row is None:
-        raise UnknownKey(f"no key {key_id!r}; `liveprofile serve key list` lists the keys")
+        raise UnknownKeyError(f"no key {key_id!r}; `liveprofile serve key list` lists the keys")
     key = key_of_row(row)
     if key.revoked_at_ms is not None:
         return key

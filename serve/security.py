@@ -83,7 +83,9 @@ class Gatekeeper:
         self._settings, self._read_key = settings, read_key
         self._clock_ms, self._clock_s = clock_ms, clock_s
         self._cache: OrderedDict[str, tuple[StoredKey | None, float]] = OrderedDict()
-        self._rates = RateLimiter(settings.requests_per_s, 2 * settings.requests_per_s, clock_s)
+        self._rates = RateLimiter(
+            settings.max_requests_per_s, 2 * settings.max_requests_per_s, clock_s
+        )
         self._failures = RateLimiter(WRONG_KEYS_PER_S, WRONG_KEYS_AT_ONCE, clock_s)
 
     async def identify(self, request: Request, credentials: Credentials) -> Caller:

@@ -31,7 +31,7 @@ class FlagFile(NamedTuple):
 
 
 def flag_file(session: Session, settings: Settings, flag_id: str) -> FlagFile:
-    """Raises UnknownFlag."""
+    """Raises UnknownFlagError."""
     flag = find_flag(session, flag_id)
     return FlagFile(
         flag,
@@ -61,7 +61,7 @@ def set_state(
 ) -> StoredAlertState:
     """Stores the state, and closes the case if all its flags are resolved.
 
-    Raises UnknownFlag, TransitionError.
+    Raises UnknownFlagError, TransitionError.
     """
     flag = find_flag(session, flag_id)
     with audited(session, settings, audit) as entry:
@@ -126,10 +126,6 @@ def end_snooze(
     with audited(session, settings, audit) as entry:
         entry.before = _snooze_of(session, user_id, rule_id)
         snoozes.end_snooze(session, user_id, rule_id)
-
-
-def read_snoozes(session: Session, settings: Settings, user_id: str) -> list[Snooze]:
-    return snoozes.read_snoozes(session, user_id)
 
 
 def _transition(

@@ -19,6 +19,7 @@ from liveprofile.alerts.cases.states import TransitionError
 from liveprofile.campaigns.store import CampaignExistsError
 from liveprofile.errors import InputError
 from liveprofile.feeds.definition_changes import DefinitionsChangedError
+from liveprofile.rows.operations import API_AUDIT
 from liveprofile.rules.proposals import OwnProposalError, ProposalDecidedError, UnknownProposalError
 from liveprofile.settings import Settings
 from liveprofile.storage.cql import execute, from_ms, read, to_ms
@@ -32,7 +33,6 @@ REFUSALS = (
     ProposalDecidedError,
     UnknownProposalError,
 )
-_COLUMNS = "day, entry, key_id, name, action, target, request_id, requested, before, after, outcome"
 
 
 class AuditEntry(NamedTuple):
@@ -87,7 +87,7 @@ def start_entry(session: Session, settings: Settings, entry: AuditEntry) -> uuid
 
 def read_trail(session: Session, settings: Settings, day_ms: int, limit: int) -> list[AuditEntry]:
     """The entries of the UTC day that contains the time, newest first."""
-    query = f"SELECT {_COLUMNS} FROM api_audit WHERE day = %s LIMIT %s"
+    query = f"SELECT {', '.join(API_AUDIT.names())} FROM api_audit WHERE day = %s LIMIT %s"
     return [_entry(row) for row in read(session, query, (from_ms(day_ms).date(), limit))]
 
 
@@ -95,23 +95,12 @@ def write_entry(
     session: Session, settings: Settings, entry_id: uuid.UUID, entry: AuditEntry
 ) -> None:
     """Stores an entry, or replaces the one with this id. Raises ServiceError."""
+    at = from_ms(entry.at_ms)
+    documents = map(_dump, (entry.requested, entry.before, entry.after))
     execute(
         session,
-        f"INSERT INTO api_audit ({_COLUMNS}) VALUES ({', '.join(['%s'] * 11)})"
-        f" USING TTL {settings.cassandra.history_ttl_s:d}",
-        (
-            from_ms(entry.at_ms).date(),
-            entry_id,
-            entry.key_id,
-            entry.name,
-            entry.action,
-            entry.target,
-            entry.request_id,
-            _dump(entry.requested),
-            _dump(entry.before),
-            _dump(entry.after),
-            entry.outcome,
-        ),
+        API_AUDIT.insert(settings.cassandra.history_ttl_s, time="", mark="%s"),
+        (at.date(), entry_id, *entry[:5], *documents, entry.outcome),
     )
 
 
@@ -125,11 +114,7 @@ def _load(text: str | None) -> dict[str, Any] | None:
 
 def _entry(row: Any) -> AuditEntry:
     return AuditEntry(
-        key_id=row.key_id,
-        name=row.name,
-        action=row.action,
-        target=row.target,
-        request_id=row.request_id,
+        *(row.key_id, row.name, row.action, row.target, row.request_id),
         requested=_load(row.requested) or {},
         before=_load(row.before),
         after=_load(row.after),

@@ -24,14 +24,13 @@ from liveprofile.campaigns.store import (
     find_plan,
     messages,
     plan_campaign,
-    read_plans,
     read_targets,
     require_new,
     still_allowed,
     store_plan,
 )
 from liveprofile.client.analysis_models import CampaignRequest
-from liveprofile.consent.changes import ConsentBook
+from liveprofile.consent.changes import ConsentTable
 from liveprofile.consent.store import read_changes
 from liveprofile.feeds.users import read_consents
 from liveprofile.kafka.records import send_all
@@ -110,23 +109,13 @@ def plan(
         return entry.after
 
 
-def stored_plans(session: Session, settings: Settings) -> list[StoredPlan]:
-    """Newest start first."""
-    return read_plans(session)
-
-
-def stored_plan(session: Session, settings: Settings, name: str) -> StoredPlan:
-    """Raises UnknownCampaignError."""
-    return find_plan(session, name)
-
-
 def targets(session: Session, settings: Settings, name: str, bucket: int) -> list[Target]:
     """Of one of SEGMENT_BUCKETS buckets, without those who no longer allow marketing.
 
     Raises UnknownCampaignError.
     """
     found = list(bucket_targets(session, find_plan(session, name).plan_id, bucket))
-    consents = ConsentBook(settings.consent.defaults)
+    consents = ConsentTable(settings.consent.defaults)
     for user_id, changes in read_changes(session, [each.user_id for each in found]).items():
         consents.put(user_id, changes)
     allows = consents.allowing("marketing", now_ms())

@@ -32,7 +32,6 @@ from liveprofile.rules.proposals import (
     decide,
     find_proposal,
     new_proposal,
-    read_proposals,
     require_other,
     store_proposal,
 )
@@ -44,7 +43,7 @@ from liveprofile.segments.definitions import (
     segment_set,
     segments_of,
 )
-from liveprofile.segments.preview import SegmentPreview, preview
+from liveprofile.segments.evaluation import SegmentPreview, preview
 from liveprofile.segments.stored_profiles import scan_profiles
 from liveprofile.settings import Settings
 from liveprofile.storage.cql import now_ms
@@ -189,15 +188,6 @@ def propose_rules(
         store_proposal(session, made, PROPOSAL_TTL_S)
         entry.after = {"proposal_id": made.proposal_id, "rules": made.rules}
         return made
-
-
-def rule_proposals(session: Session, settings: Settings, limit: int) -> list[Proposal]:
-    return read_proposals(session, limit)
-
-
-def rule_proposal(session: Session, settings: Settings, proposal_id: str) -> Proposal:
-    """Raises UnknownProposalError."""
-    return find_proposal(session, proposal_id)
 
 
 def approve_rules(

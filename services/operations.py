@@ -28,7 +28,7 @@ from udfs.scoring.drift_store import CassandraDriftStore, DriftDecision, DriftSt
 log = logging.getLogger(__name__)
 
 REJECTED_OFFSETS = 250
-# The topic may have millions of records, each of `limits.payload_chars`.
+# The topic may have millions of records, each of `limits.max_payload_chars`.
 PAYLOAD_START_BYTES = 400
 
 

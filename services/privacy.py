@@ -9,7 +9,7 @@ from cassandra.cluster import Session
 
 from liveprofile.consent import store as consent_store
 from liveprofile.consent.changes import ConsentChange, newest
-from liveprofile.identity.book import IdentityBook, missing_erasures, without_users
+from liveprofile.identity.merges import IdentityTable, missing_erasures, without_users
 from liveprofile.privacy.erasure_log import (
     REQUESTED,
     Deletion,
@@ -114,7 +114,7 @@ def _state(settings: Settings, known: Deletion) -> ErasureState:
 
 
 def erase_other_ids(
-    settings: Settings, book: IdentityBook, erased: Mapping[str, int]
+    settings: Settings, table: IdentityTable, erased: Mapping[str, int]
 ) -> dict[str, int]:
     """Erases the other ids of erased users, such as those that the read API has erased.
 
@@ -124,7 +124,7 @@ def erase_other_ids(
     from liveprofile.privacy.erasures import to_record
     from liveprofile.wire.user_records import CONTENT_TYPE, key_of
 
-    due = missing_erasures(book, erased, (user_id for user_id in erased if user_id in book))
+    due = missing_erasures(table, erased, (user_id for user_id in erased if user_id in table))
     if due:
         records = (
             (key_of(user_id), to_record(user_id, before_ms), CONTENT_TYPE)
@@ -134,7 +134,7 @@ def erase_other_ids(
     return due
 
 
-def forget_merges(settings: Settings, book: IdentityBook, erased: Container[str]) -> int:
+def forget_merges(settings: Settings, table: IdentityTable, erased: Container[str]) -> int:
     """Removes merges that name erased users; returns the number of records. Raises ServiceError."""
     from liveprofile.identity.records import to_record
     from liveprofile.kafka.records import send_all
@@ -142,6 +142,6 @@ def forget_merges(settings: Settings, book: IdentityBook, erased: Container[str]
 
     records = (
         (key_of(alias_id), to_record(alias_id, kept) if kept else None, CONTENT_TYPE)
-        for alias_id, kept in without_users(book, erased).items()
+        for alias_id, kept in without_users(table, erased).items()
     )
     return send_all(settings, settings.topics.merges, records)

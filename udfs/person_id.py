@@ -15,11 +15,11 @@ from pyflink.table.udf import FunctionContext, ScalarFunction, udf
 
 from liveprofile.feeds.feed import Current
 from liveprofile.feeds.users import follow_merges
-from liveprofile.identity.book import IdentityBook
+from liveprofile.identity.merges import IdentityTable
 from liveprofile.settings import Settings
 from udfs.worker_guard import open_worker_guard
 
-OpenMerges = Callable[[Settings], Current[IdentityBook]]
+OpenMerges = Callable[[Settings], Current[IdentityTable]]
 
 
 class PersonIdUdf(ScalarFunction):

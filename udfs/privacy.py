@@ -2,7 +2,7 @@
 
 Flink's SQL cannot delete one user's state, so the state still holds the past of an erased user when
 later events arrive. Here it ends: windows before the erasure are rejected, later windows get the
-history, the memory and the sums of a user without a past, and the lists of the scoring pipeline
+history and the sums of a user without a past, and the lists of the scoring pipeline
 lose the tokens from before it.
 
 The sums of the SQL have no limit in time. So the sums since the erasure are added up here, and
@@ -16,11 +16,11 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from liveprofile.consent.changes import ConsentBook
+from liveprofile.consent.changes import ConsentTable
 from liveprofile.features.entity import EventLists, TokenLists
 from liveprofile.privacy.erasures import (
-    ErasureBook,
-    HashedErasureBook,
+    ErasureTable,
+    HashedErasureTable,
     erased_rows,
     first_window_ms,
     later_flags,
@@ -30,9 +30,8 @@ from liveprofile.rules.flags import FlagHistory, FlagQuery
 from liveprofile.segments.membership import Membership, Memberships
 from liveprofile.segments.policy import ChangeKey, MembershipReader
 from liveprofile.wire import window_events
-from liveprofile.wire.memories import memory_since
+from liveprofile.wire.histories import history_since, purchases_since
 from liveprofile.wire.output_records import Refused
-from liveprofile.wire.token_columns import history_since
 
 ERASED, NO_CONSENT = "ERASED", "NO_CONSENT"  # reasons to reject an event
 PURPOSE = "profiling"
@@ -50,7 +49,7 @@ class AllowedWindows(NamedTuple):
 
 
 def allowed_windows(
-    user_ids: list[str], events: list[str], consents: ConsentBook
+    user_ids: list[str], events: list[str], consents: ConsentTable
 ) -> AllowedWindows:
     """Decides for each event by its own time. A refused event keeps its position, not its payload.
 
@@ -70,7 +69,7 @@ def allowed_windows(
     return result
 
 
-def _keep(user_id: str, text: str, consents: ConsentBook, refused: list[Refused]) -> str:
+def _keep(user_id: str, text: str, consents: ConsentTable, refused: list[Refused]) -> str:
     kept = []
     for event in window_events.parse(text):
         if consents.allowed(user_id, PURPOSE, event.time_ms):
@@ -111,13 +110,13 @@ class ErasedRows(NamedTuple):
 
 
 def refuse_erased(
-    user_ids: Sequence[str], starts_ms: Sequence[int], events: Sequence[str], book: ErasureBook
+    user_ids: Sequence[str], starts_ms: Sequence[int], events: Sequence[str], table: ErasureTable
 ) -> ErasedRows:
     """Refuses the events of windows that begin before their user's erasure.
 
     user_ids, starts_ms, events: of each row (liveprofile.wire.window_events).
     """
-    erased = erased_rows(user_ids, starts_ms, book)
+    erased = erased_rows(user_ids, starts_ms, table)
     return ErasedRows(
         [row for row, gone in enumerate(erased) if not gone],
         [
@@ -137,8 +136,8 @@ class LaterRows(NamedTuple):
 
     users: frozenset[str]  # whose columns are changed
     history: list[str]
+    purchases: list[str]
     sums: np.ndarray
-    memory: list[str]
 
 
 class LaterWindows:
@@ -158,10 +157,10 @@ class LaterWindows:
         user_ids: Sequence[str],
         starts_ms: Sequence[int],
         history: list[str],
+        purchases: list[str],
         added: np.ndarray,
         sums: np.ndarray,
-        memory: list[str],
-        book: ErasureBook,
+        table: ErasureTable,
     ) -> LaterRows:
         """Takes the past out of rows that `refuse_erased` has passed. Raises StoreError.
 
@@ -170,16 +169,16 @@ class LaterWindows:
         firsts_ms = {
             row: first_window_ms(starts_ms[row], before_ms, self._length_ms)
             for row, user_id in enumerate(user_ids)
-            if (before_ms := book.before_ms(user_id)) is not None
+            if (before_ms := table.before_ms(user_id)) is not None
         }
         if not firsts_ms:
-            return LaterRows(frozenset(), history, sums, memory)
-        history, sums, memory = list(history), sums.copy(), list(memory)
+            return LaterRows(frozenset(), history, purchases, sums)
+        history, purchases, sums = list(history), list(purchases), sums.copy()
         self._restart((user_ids[row], first_ms) for row, first_ms in firsts_ms.items())
         self._read_sums(user_ids, starts_ms, firsts_ms)
         for row, first_ms in firsts_ms.items():
             history[row] = history_since(history[row], first_ms)
-            memory[row] = memory_since(memory[row], first_ms)
+            purchases[row] = purchases_since(purchases[row], first_ms)
             user_id, total = user_ids[row], added[row]
             known = self._sums.get(user_id)
             if known is not None and known.window_end_ms > first_ms:
@@ -187,7 +186,7 @@ class LaterWindows:
             sums[row] = total
             end_ms = int(starts_ms[row]) + self._length_ms
             self._sums[user_id] = StoredSums(end_ms, tuple(total.tolist()))
-        return LaterRows(frozenset(user_ids[row] for row in firsts_ms), history, sums, memory)
+        return LaterRows(frozenset(user_ids[row] for row in firsts_ms), history, purchases, sums)
 
     def _restart(self, erasures: Iterable[tuple[str, int]]) -> None:
         for user_id, first_ms in erasures:
@@ -222,16 +221,18 @@ class LaterWindows:
 class LaterMemberships:
     """Memberships without those of windows that are erased: a MembershipReader.
 
-    Tables are cleared a moment after the erasure. current: the book in force.
+    Tables are cleared a moment after the erasure. current: the table in force.
     """
 
-    def __init__(self, store: MembershipReader, length_ms: int, current: Callable[[], ErasureBook]):
+    def __init__(
+        self, store: MembershipReader, length_ms: int, current: Callable[[], ErasureTable]
+    ):
         self._store, self._length_ms, self._current = store, length_ms, current
 
     def memberships(self, user_ids: Iterable[str]) -> dict[str, Memberships]:
-        found, book = self._store.memberships(user_ids), self._current()
+        found, table = self._store.memberships(user_ids), self._current()
         for user_id, by_segment in found.items():
-            before_ms = book.before_ms(user_id)
+            before_ms = table.before_ms(user_id)
             if before_ms is not None:
                 found[user_id] = {
                     segment: each
@@ -247,36 +248,38 @@ class LaterMemberships:
 class LaterFlags:
     """Flag histories without what is erased: tables are cleared a moment after the erasure.
 
-    span_ms: the length of a window; 0 for events. current: the book in force.
+    span_ms: the length of a window; 0 for events. current: the table in force.
     """
 
-    def __init__(self, store: FlagHistoryReader, span_ms: int, current: Callable[[], ErasureBook]):
+    def __init__(self, store: FlagHistoryReader, span_ms: int, current: Callable[[], ErasureTable]):
         self._store, self._span_ms, self._current = store, span_ms, current
 
     def flag_history(self, queries: Sequence[FlagQuery]) -> list[FlagHistory]:
-        found, book = self._store.flag_history(queries), self._current()
-        if not len(book):
+        found, table = self._store.flag_history(queries), self._current()
+        if not len(table):
             return found
         return [
             history if before_ms is None else later_flags(history, before_ms + self._span_ms)
             for history, query in zip(found, queries, strict=True)
-            for before_ms in (book.before_ms(query.user_id),)
+            for before_ms in (table.before_ms(query.user_id),)
         ]
 
 
-def later_lists(lists: EventLists, user_ids: Sequence[str], book: HashedErasureBook) -> EventLists:
+def later_lists(
+    lists: EventLists, user_ids: Sequence[str], table: HashedErasureTable
+) -> EventLists:
     """The lists of n events without erased tokens. The event's own token, its list's last, stays.
 
     user_ids: of each event.
     """
-    if not len(book):
+    if not len(table):
         return lists
     of_user, of_entity = lists.user_lists, lists.entity_lists
-    before_ms = np.array([book.before_ms(user_id) or 0 for user_id in user_ids], np.int64)
+    before_ms = np.array([table.before_ms(user_id) or 0 for user_id in user_ids], np.int64)
     if before_ms.any():
         erased_T = of_user.time_ms < np.repeat(before_ms, np.diff(of_user.starts))
         of_user = _without(of_user, erased_T)
-    erased_T = book.erased(of_entity.ids[0], of_entity.time_ms)
+    erased_T = table.erased(of_entity.ids[0], of_entity.time_ms)
     if erased_T.any():
         of_entity = _without(of_entity, erased_T)
     return lists._replace(user_lists=of_user, entity_lists=of_entity)

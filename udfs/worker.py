@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from liveprofile.consent.changes import ConsentBook
+from liveprofile.consent.changes import ConsentTable
 from liveprofile.feeds.definitions import follow_definitions, rules_spec, segments_spec
 from liveprofile.feeds.feed import Current, Fixed
 from liveprofile.feeds.users import erasures_spec, follow, follow_consents
 from liveprofile.flink.operator_metrics import BOUND_LABEL, BUCKET, BUCKETS_MS, NO_BOUND, SUM
-from liveprofile.privacy.erasures import HashedErasureBook
+from liveprofile.privacy.erasures import HashedErasureTable
 from liveprofile.rules.rules import RuleSet
 from liveprofile.segments.definitions import SegmentSet
 from liveprofile.settings import Settings
@@ -35,8 +35,8 @@ class Feeds(NamedTuple):
 
     rules: Current[RuleSet]
     segments: Current[SegmentSet]
-    consents: Current[ConsentBook]
-    erasures: Current[HashedErasureBook]
+    consents: Current[ConsentTable]
+    erasures: Current[HashedErasureTable]
 
     def close(self) -> None:
         for feed in self:
@@ -45,9 +45,9 @@ class Feeds(NamedTuple):
 
 def fixed_feeds(settings: Settings, rules: RuleSet, segments: SegmentSet | None = None) -> Feeds:
     """Without Kafka: definitions stay, all users have the default consents, nobody is erased."""
-    consents = ConsentBook(settings.consent.defaults)
+    consents = ConsentTable(settings.consent.defaults)
     return Feeds(
-        Fixed(rules), Fixed(segments or NO_SEGMENTS), Fixed(consents), Fixed(HashedErasureBook())
+        Fixed(rules), Fixed(segments or NO_SEGMENTS), Fixed(consents), Fixed(HashedErasureTable())
     )
 
 

@@ -9,14 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
-from zlib import crc32
 
 import numpy as np
-from confluent_kafka import KafkaError, Message, Producer
 from confluent_kafka.admin import AdminClient
 
-from liveprofile.errors import ServiceError
 from liveprofile.events import window_times
+from liveprofile.ingest.replay import ReplayProducer
 from liveprofile.kafka.connection import client_config
 from liveprofile.kafka.topics import topic_configs
 from liveprofile.settings import Settings, WindowSettings
@@ -137,78 +135,43 @@ def user_id_of(number: int) -> str:
     return f"u{number:07d}"
 
 
-def partition_of(user_id: bytes, partitions: int) -> int:
-    return crc32(user_id) % partitions
-
-
-class EventSender:
+class EventSender(ReplayProducer):
     """Sends messages to the input topic, partitioned by key.
 
     transaction: consumers see no message before `commit`. Raises ServiceError.
     """
 
     def __init__(self, settings: Settings, *, transaction: bool = False, linger_ms: int = 20):
-        self._topic, self._partitions = settings.topics.events, settings.topics.partitions
-        self._out_of_orderness_ms = settings.window.out_of_orderness_ms
-        # Idempotent: a retried batch after later ones would be out of order, and its events late.
-        config = {"linger.ms": linger_ms, "compression.type": "lz4", "enable.idempotence": True}
+        topic, options = settings.topics.events, {"linger.ms": linger_ms}
         if transaction:
-            config |= {
-                "transactional.id": f"benchmark-{self._topic}",
+            options |= {
+                "transactional.id": f"benchmark-{topic}",
                 "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
             }
-        self._producer = Producer(client_config(settings.kafka) | config)
-        self._errors: list[KafkaError] = []
+        super().__init__(settings, topic, options=options)
+        self._out_of_orderness_ms = settings.window.out_of_orderness_ms
         if transaction:
             self._producer.init_transactions()
             self._producer.begin_transaction()
 
-    def send(self, message: EventMessage) -> None:
-        self._produce(partition_of(message.key, self._partitions), message.key, message.value)
+    def send_message(self, message: EventMessage) -> None:
+        self._produce(message.value, message.key)
 
-    def send_all(self, workload: Workload, until_ms: int) -> None:
+    def send_workload(self, workload: Workload, until_ms: int) -> None:
         """Sends the workload and, to each partition, a heartbeat that moves the watermark to
         `until_ms`. Returns when Kafka has acknowledged everything. Raises ServiceError.
         """
         for message in workload.messages():
-            self.send(message)
-        self.send_heartbeats(until_ms)
+            self.send_message(message)
+        self.send_heartbeats(until_ms + self._out_of_orderness_ms)
         self.flush()
-
-    def send_heartbeats(self, until_ms: int) -> None:
-        """Sends each partition a heartbeat that moves the watermark to `until_ms`."""
-        beat = f'{{"event_type":"heartbeat","event_time":{until_ms + self._out_of_orderness_ms}}}'
-        for partition in range(self._partitions):
-            self._produce(partition, None, beat.encode())
-
-    def flush(self) -> None:
-        self._producer.flush()
-        if self._errors:
-            raise ServiceError(f"Kafka rejected {len(self._errors)} events: {self._errors[0]}")
 
     def commit(self) -> None:
         self._producer.commit_transaction()
 
-    def _produce(self, partition: int, key: bytes | None, value: bytes) -> None:
-        while True:
-            try:
-                self._producer.produce(
-                    self._topic, value, key, partition=partition, on_delivery=self._on_delivery
-                )
-                return
-            except BufferError:  # the producer's queue is full
-                self._producer.poll(0.05)
-
-    def poll(self) -> None:
-        self._producer.poll(0)
-
-    def _on_delivery(self, error: KafkaError | None, _message: Message) -> None:
-        if error is not None:
-            self._errors.append(error)
-
 
 def send_warm_up(settings: Settings, workload: Workload) -> None:
-    EventSender(settings).send_all(workload.warm_up(), workload.start_ms)
+    EventSender(settings).send_workload(workload.warm_up(), workload.start_ms)
 
 
 def send_hidden(settings: Settings, workload: Workload) -> Callable[[], None]:
@@ -217,7 +180,7 @@ def send_hidden(settings: Settings, workload: Workload) -> Callable[[], None]:
     Returns the function that commits it, which makes the events visible.
     """
     sender = EventSender(settings, transaction=True)
-    sender.send_all(workload, workload.end_ms + settings.window.length_ms)
+    sender.send_workload(workload, workload.end_ms + settings.window.length_ms)
     return sender.commit
 
 

@@ -68,7 +68,7 @@ def send_ring(settings: Settings, last_ms: int) -> RingResult:
         began_s = last_alert_s = time.monotonic()
         while time.monotonic() < min(last_alert_s + QUIET_S, began_s + MAX_WAIT_S):
             read_alerts(consumer)
-    heartbeats = ReplayProducer(settings, settings.topics.events, lambda _: None)
+    heartbeats = ReplayProducer(settings, settings.topics.events)
     last_event_ms = max(event["event_time"] for event in events)
     heartbeats.send_heartbeats(closing_time_ms(last_event_ms, settings.window))
     heartbeats.flush()

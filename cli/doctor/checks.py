@@ -162,13 +162,13 @@ def _config_problems(name: str, config: dict[str, str], settings: Settings) -> P
             f" together ({_days(needed_ms)}): a job that was down loses events",
             _set(name, f"retention.ms={needed_ms} or more"),
         )
-    needed = settings.limits.payload_chars * CHARACTER_BYTES + RECORD_OVERHEAD_BYTES
+    needed = settings.limits.max_payload_chars * CHARACTER_BYTES + RECORD_OVERHEAD_BYTES
     size = int(config.get("max.message.bytes", needed))
     if name in (topics.rejected, topics.late) and size < needed:
         yield (
             "topic message size",
-            f"{name} has max.message.bytes = {size}, an event of limits.payload_chars ="
-            f" {settings.limits.payload_chars} may need {needed}: the job fails on it",
+            f"{name} has max.message.bytes = {size}, an event of limits.max_payload_chars ="
+            f" {settings.limits.max_payload_chars} may need {needed}: the job fails on it",
             _set(name, f"max.message.bytes={needed}"),
         )
 

@@ -65,25 +65,11 @@ for _recipe in RECIPES.values():
 @evaluate.command("event-risk")
 def event_risk(
     folder: CheckpointOption = ScoringSettings.model_fields["checkpoint"].default,
-    rules: Annotated[
-        Path, typer.Option("--rules", metavar="FILE", help="Rules file to compare with (TOML).")
-    ] = Settings.model_fields["rules"].default,
-    seed: Annotated[
-        list[int] | None,
-        typer.Option(
-            "--seed",
-            min=0,
-            help="Seed of a simulated shop that the model has not seen; repeatable.",
-        ),
-    ] = None,
+    rules: Path = Settings.model_fields["rules"].default,
+    seed: Annotated[list[int] | None, typer.Option(min=0)] = None,
     users: ShopUsersOption = 2_500,
     days: ShopDaysOption = 45,
-    warm_up_days: Annotated[
-        int,
-        typer.Option(
-            "--warm-up-days", min=0, help="First days of a shop, which only fill the entity lists."
-        ),
-    ] = 14,
+    warm_up_days: Annotated[int, typer.Option(min=0)] = 14,
 ) -> None:
     """Compare the rules, the fraud model and both together on simulated shops.
 
@@ -91,6 +77,11 @@ def event_risk(
     false alarms per kind of legitimate change (changed habits, crowds). The last line is JSON.
 
     Example: `liveprofile model evaluate event-risk --seed 7`
+
+    Options:
+    rules FILE: Rules file to compare with (TOML).
+    seed: Seed of a simulated shop that the model has not seen; repeatable.
+    warm_up_days: First days of a shop, which only fill the entity lists.
     """
     from liveprofile.rules.rules import read_rules
     from models.fraud.model import FraudModel

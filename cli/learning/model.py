@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.common import Call, print_json
+from cli.common import ByOption, Call
 from cli.options import Commands
 from liveprofile.errors import InputError
 from liveprofile.resources import product_path
@@ -23,35 +23,12 @@ OLD_DAYS = 60  # of a model; docs/model.md has what was measured
 
 model = Commands()
 
-ByOption = Annotated[
-    str,
-    typer.Option(
-        "--by", metavar="NAME", envvar="USER", help="Name that is stored with the change."
-    ),
-]
-
 
 @model.command()
 def apply(
     call: Call,
-    folder: Annotated[
-        str,
-        typer.Argument(
-            metavar="FOLDER",
-            help="Model checkpoint: a folder, or a file:// URI, that every worker can read under"
-            " this name.",
-        ),
-    ],
-    canary: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=99,
-            metavar="PERCENT",
-            show_default=False,
-            help="Share of users that get it; the others keep the present model. Default: all.",
-        ),
-    ] = None,
+    folder: str,
+    canary: Annotated[int | None, typer.Option(min=1, max=99)] = None,
     by: ByOption = "unknown",
 ) -> None:
     """Apply a user model: running jobs load it and switch to it within seconds.
@@ -61,6 +38,11 @@ def apply(
     job status` warns.
 
     Example: `liveprofile model apply /shared/models/shop-2 --canary 20`
+
+    Options:
+    folder FOLDER: Model checkpoint: a folder, or a file:// URI, that every worker can read under
+        this name.
+    canary PERCENT: Share of users that get it; the others keep the present model. Default: all.
     """
     from udfs.profile import deployment
     from udfs.profile.model_feed import read_user_models
@@ -69,9 +51,7 @@ def apply(
     place = folder if "://" in folder else str(Path(folder).absolute())
     reference = deployment.reference_to(place)
     _check(settings, reference.path)
-    models = deployment.apply(read_user_models(settings), reference, canary, by)
-    _write(settings, models)
-    _print(settings, models, call.json, only_newest=True)
+    _write(call, deployment.apply(read_user_models(settings), reference, canary, by))
 
 
 @model.command(name="list")
@@ -85,7 +65,19 @@ def list_deployments(call: Call) -> None:
     """
     from udfs.profile.model_feed import read_user_models
 
-    _print(call.settings, read_user_models(call.settings), call.json)
+    models = read_user_models(call.settings)
+    deployments, configured = models.deployments if models else (), call.settings.model.checkpoint
+    trained_until = _trained_until(configured, deployments)
+    call.print(
+        {
+            "configured": str(configured),
+            "deployments": [one.model_dump(mode="json") for one in deployments],
+            "trained_until": {name: until.isoformat() for name, until in trained_until.items()},
+        },
+        *map(_line, deployments),
+        f"{'-':>8}  {configured} (setting model.checkpoint)",
+        *(_age(name, until, datetime.now(UTC)) for name, until in trained_until.items()),
+    )
 
 
 @model.command()
@@ -97,10 +89,7 @@ def rollback(call: Call, by: ByOption = "unknown") -> None:
     from udfs.profile import deployment
     from udfs.profile.model_feed import read_user_models
 
-    settings = call.settings
-    models = deployment.rollback(read_user_models(settings), by)
-    _write(settings, models)
-    _print(settings, models, call.json, only_newest=True)
+    _write(call, deployment.rollback(read_user_models(call.settings), by))
 
 
 def _check(settings: Settings, folder: Path) -> None:
@@ -119,35 +108,14 @@ def _check(settings: Settings, folder: Path) -> None:
         raise InputError(reason)
 
 
-def _write(settings: Settings, models: UserModels) -> None:
+def _write(call: Call, models: UserModels) -> None:
     from liveprofile.kafka.topics import create_topics
     from udfs.profile.model_feed import write_user_models
 
-    create_topics(settings)
-    write_user_models(settings, models)
-
-
-def _print(
-    settings: Settings, models: UserModels | None, json: bool, only_newest: bool = False
-) -> None:
-    deployments = models.deployments if models else ()
-    if json:
-        fields = [one.model_dump(mode="json") for one in deployments]
-        configured = settings.model.checkpoint
-        report = {"configured": str(configured), "deployments": fields}
-        report["trained_until"] = {
-            folder: until.isoformat()
-            for folder, until in _trained_until(configured, deployments).items()
-        }
-        print_json(fields[0] if only_newest else report)
-        return
-    for deployment in deployments[:1] if only_newest else deployments:
-        typer.echo(_line(deployment))
-    if not only_newest:
-        configured = settings.model.checkpoint
-        typer.echo(f"{'-':>8}  {configured} (setting model.checkpoint)")
-        for folder, until in _trained_until(configured, deployments).items():
-            typer.echo(_age(folder, until, datetime.now(UTC)))
+    create_topics(call.settings)
+    write_user_models(call.settings, models)
+    newest = models.deployments[0]
+    call.print(newest.model_dump(mode="json"), _line(newest))
 
 
 def _trained_until(configured: Path, deployments: Sequence[Deployment]) -> dict[str, datetime]:

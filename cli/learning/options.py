@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-
-from cli.common import read_settings, read_user_ids
 
 RowsOption = Annotated[
     Path,
@@ -52,15 +51,6 @@ PartOption = Annotated[
         "--part", help="Part of the rows: validation to compare choices, test for the final result."
     ),
 ]
-RefitOption = Annotated[
-    Literal["validation", "test"] | None,
-    typer.Option(
-        "--refit",
-        help="After validation has chosen everything, train again on all windows up to the end of"
-        " this part, with the same choices. After `test` no part is left to measure the model.",
-        show_default=False,
-    ),
-]
 TEST_LOG = Path("test-looks.jsonl")
 TestLogOption = Annotated[
     Path,
@@ -69,21 +59,6 @@ TestLogOption = Annotated[
         metavar="FILE",
         help="With --part test: the JSON-lines file to which this look at the test part is appended"
         " (date, commit, recipe, figures).",
-    ),
-]
-WithoutErasedOption = Annotated[
-    bool,
-    typer.Option(
-        "--without-erased", help="Leave out the rows of all users in the topic user-erasures."
-    ),
-]
-WithoutOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--without",
-        metavar="FILE",
-        help="Leave out the rows of these users: ids, one a line.",
-        show_default=False,
     ),
 ]
 DeviceOption = Annotated[
@@ -96,14 +71,7 @@ ShopUsersOption = Annotated[int, typer.Option("--users", min=1, help="Users per 
 ShopDaysOption = Annotated[int, typer.Option("--days", min=1, help="Days per simulated shop.")]
 
 
-def users_left_out(erased: bool, file: Path | None, config: Path | None) -> frozenset[str]:
-    """The users of --without-erased and --without. Raises InputError and ServiceError."""
-    users = read_user_ids(file, "--without") if file else []
-    if not erased:
-        return frozenset(users)
-    from liveprofile.feeds.users import read_erasures
-
-    return frozenset(users) | read_erasures(read_settings(config)).users().keys()
+DayOption = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"])]
 
 
 def day_option(name: str, help_text: str, **extra: Any) -> Any:

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
-from cli.common import ConfigOption, JsonOption, print_fields, print_json
-from cli.learning import own_events
+from cli.common import Call, ConfigCall, RejectedLabelReporter, print_json, read_user_ids
 from cli.learning.options import (
+    DayOption,
     DeviceOption,
     OutFolderOption,
     ParamsOption,
-    RefitOption,
     RowsOption,
     ShopDaysOption,
     ShopUsersOption,
-    WithoutErasedOption,
-    WithoutOption,
-    users_left_out,
 )
 from cli.options import Commands
 from cli.progress import print_line, progress
 from liveprofile.errors import InputError
+from liveprofile.progress import Progress
+from liveprofile.resources import product_path
 from models.profile.recipes import RECIPES, override_from_toml, recipe
 
 train = Commands(
@@ -32,54 +32,44 @@ train = Commands(
     help="Train a model; each command is a recipe. Training on the CPU is deterministic: the same"
     " data, recipe, versions and processor give the same result.",
 )
+SHOP_METADATA = ("order", "setting", "thresholds", "validation", "test")
+OWN_METADATA = (
+    *("split", "labels", "train", "order", "setting", "thresholds", "validation", "test"),
+    "baselines",
+)
 
 
 def _profile_command(name: str) -> Callable[..., None]:
     def command(
+        call: Call,
         rows: RowsOption,
         out: OutFolderOption,
-        epochs: Annotated[
-            int | None,
-            typer.Option(
-                "--epochs", min=1, help="Maximum number of epochs. Default: the recipe's."
-            ),
-        ] = None,
+        epochs: Annotated[int | None, typer.Option(min=1)] = None,
         params: ParamsOption = None,
-        teacher: Annotated[
-            Path | None,
-            typer.Option(
-                "--teacher", metavar="FOLDER", help="Model checkpoint to start from and to distil."
-            ),
-        ] = None,
-        incremental: Annotated[
-            Path | None,
-            typer.Option(
-                "--continue",
-                metavar="FOLDER",
-                help="Model checkpoint to train further on the rows after its own training, new"
-                " items included; distillation keeps what it has learned.",
-            ),
-        ] = None,
-        texts: Annotated[
-            bool,
-            typer.Option(
-                "--texts",
-                help="Also use review texts and search queries; encoding takes some milliseconds"
-                " per text on a CPU. Serve such a model with the setting model.texts.",
-            ),
-        ] = False,
-        refit: RefitOption = None,
-        fresh: Annotated[
-            bool, typer.Option("--fresh", help="Start over instead of resuming a killed training.")
-        ] = False,
-        without_erased: WithoutErasedOption = False,
-        without: WithoutOption = None,
+        teacher: Path | None = None,
+        incremental: Annotated[Path | None, typer.Option("--continue")] = None,
+        texts: bool = False,
+        refit: Literal["validation", "test"] | None = None,
+        fresh: bool = False,
+        without_erased: bool = False,
+        without: Path | None = None,
         device: DeviceOption = "auto",
-        config: ConfigOption = None,
-        as_json: JsonOption = False,
     ) -> None:
-        import dataclasses
+        """Trains a user model.
 
+        Options:
+        epochs: Maximum number of epochs. Default: the recipe's.
+        teacher FOLDER: Model checkpoint to start from and to distil.
+        incremental FOLDER: Model checkpoint to train further on the rows after its own training,
+            new items included; distillation keeps what it has learned.
+        texts: Also use review texts and search queries; encoding takes some milliseconds per text
+            on a CPU. Serve such a model with the setting model.texts.
+        refit: After validation has chosen everything, train again on all windows up to the end of
+            this part, with the same choices. After `test` no part is left to measure the model.
+        fresh: Start over instead of resuming a killed training.
+        without_erased: Leave out the rows of all users in the topic user-erasures.
+        without FILE: Leave out the rows of these users: ids, one a line.
+        """
         from models.profile.text_encoder import encode
         from models.profile.training.train import train as run
 
@@ -90,9 +80,7 @@ def _profile_command(name: str) -> Callable[..., None]:
             chosen = override_from_toml(chosen, params)
         if epochs is not None:
             chosen = dataclasses.replace(chosen, epochs=epochs)
-        left_out = users_left_out(without_erased, without, config)
-        if without_erased or without is not None:
-            print_line(f"rows of {len(left_out)} users are left out, if there are any")
+        left_out = _users_left_out(call, without_erased, without)
         with progress() as on_progress:
             card = run(
                 chosen,
@@ -110,15 +98,11 @@ def _profile_command(name: str) -> Callable[..., None]:
             )
         if card is None:  # a torchrun process other than the first
             return
-        if not as_json:
-            summary = _summary(card["metrics"])
-            if refit:
-                summary["refitted on windows until"] = (
-                    f"{card['data']['train_until']}; the figures above are those before"
-                )
-            print_fields({"version": card["version"], "folder": out, **summary})
-        else:
-            print_json({"version": card["version"], "folder": str(out), **card["metrics"]})
+        shown = {"version": card["version"], "folder": out, **_summary(card["metrics"])}
+        if refit:
+            until = card["data"]["train_until"]
+            shown["refitted on windows until"] = f"{until}; the figures above are those before"
+        call.print({"version": card["version"], "folder": str(out), **card["metrics"]}, shown)
 
     return command
 
@@ -134,7 +118,19 @@ for _recipe in RECIPES.values():
     )(_profile_command(_recipe.name))
 
 
-def _summary(metrics: dict) -> dict:
+def _users_left_out(call: Call, erased: bool, file: Path | None) -> frozenset[str]:
+    """The users of --without-erased and --without. Raises InputError and ServiceError."""
+    users = frozenset(read_user_ids(file, "--without") if file else ())
+    if erased:
+        from liveprofile.feeds.users import read_erasures
+
+        users |= read_erasures(call.settings).users().keys()
+    if erased or file:
+        print_line(f"rows of {len(users)} users are left out, if there are any")
+    return users
+
+
+def _summary(metrics: dict[str, Any]) -> dict[str, Any]:
     validation = metrics["validation"]
     events, churn, spend = validation["next_event"], validation["churn"], validation["spend"]
     return {
@@ -150,42 +146,27 @@ def _summary(metrics: dict) -> dict:
     }
 
 
+SeedsOption = Annotated[list[int] | None, typer.Option(min=0)]
+
+
 @train.command("event-risk")
 def event_risk(
+    call: ConfigCall,
     out: OutFolderOption,
     users: ShopUsersOption = 2_500,
     days: ShopDaysOption = 45,
-    train_seed: Annotated[
-        list[int] | None,
-        typer.Option(
-            "--train-seed", min=0, help="Seed of a simulated shop for training; repeatable."
-        ),
-    ] = None,
-    validation_seed: Annotated[
-        list[int] | None,
-        typer.Option(
-            "--validation-seed",
-            min=0,
-            help="Seed of a simulated shop for validation (hyperparameters, calibration);"
-            " repeatable.",
-        ),
-    ] = None,
-    test_seed: Annotated[
-        list[int] | None,
-        typer.Option(
-            "--test-seed", min=0, help="Seed of a simulated shop for the test; repeatable."
-        ),
-    ] = None,
-    rows: own_events.OwnRowsOption = None,
-    labels: own_events.LabelsOption = None,
-    train_start: own_events.TrainStartOption = None,
-    validation_start: own_events.ValidationStartOption = None,
-    test_start: own_events.TestStartOption = None,
-    test_end: own_events.TestEndOption = None,
-    delay_days: own_events.LabelDelayOption = 7.0,
-    false_alarm_cost: own_events.FalseAlarmCostOption = 5.0,
-    without_erased: WithoutErasedOption = False,
-    config: ConfigOption = None,
+    train_seed: SeedsOption = None,
+    validation_seed: SeedsOption = None,
+    test_seed: SeedsOption = None,
+    rows: Path | None = None,
+    labels: Path | None = None,
+    train_start: DayOption = None,
+    validation_start: DayOption = None,
+    test_start: DayOption = None,
+    test_end: DayOption = None,
+    delay_days: Annotated[float, typer.Option(min=0)] = 7.0,
+    false_alarm_cost: Annotated[float, typer.Option(min=0)] = 5.0,
+    without_erased: bool = False,
 ) -> None:
     """Train the fraud model on simulated shops with known frauds, or on own events with --rows.
 
@@ -194,47 +175,104 @@ def event_risk(
     serve. The last line is JSON.
 
     Example: `liveprofile model train event-risk --out models/risk-1`
-    """
-    import dataclasses
 
+    Options:
+    train_seed: Seed of a simulated shop for training; repeatable.
+    validation_seed: Seed of a simulated shop for validation (hyperparameters, calibration);
+        repeatable.
+    test_seed: Seed of a simulated shop for the test; repeatable.
+    rows PATH: Train on own events: folder that `backfill --pipeline scoring` wrote. Needs the four
+        days below.
+    labels FILE: With --rows: file of labels, as for `feedback send`. Default: the current content
+        of the topic risk-feedback.
+    train_start DAY: With --rows: first day of the training part.
+    validation_start DAY: With --rows: first day of the validation part (hyperparameters,
+        calibration); the training part ends --delay-days before it.
+    test_start DAY: With --rows: first day of the test part; the validation part ends --delay-days
+        before it.
+    test_end DAY: With --rows: last day of the test part, --delay-days before the last label's day.
+    delay_days: With --rows: days after which an event without a label counts as legitimate.
+    false_alarm_cost: With --rows: cost of a false alarm in the currency of the amounts, for the
+        cost-based threshold.
+    without_erased: Leave out the rows of all users in the topic user-erasures.
+    """
     from models.fraud.training.train_simulated import FraudRecipe, train_simulated
 
-    split = own_events.SplitDays(train_start, validation_start, test_start, test_end)
-    if rows is None and (labels is not None or any(split)):
+    split = {
+        "--train-start": train_start,
+        "--validation-start": validation_start,
+        "--test-start": test_start,
+        "--test-end": test_end,
+    }
+    if rows is None and (labels is not None or any(split.values())):
         raise InputError("--labels and the days of the split need --rows")
     if rows is None and without_erased:
         raise InputError("--without-erased needs --rows: simulated users are nobody")
     if rows is not None:
-        left_out = users_left_out(without_erased, None, config)
-        if without_erased:
-            print_line(f"rows of {len(left_out)} users are left out, if there are any")
+        left_out = _users_left_out(call, without_erased, None)
         with progress() as on_progress:
-            report = own_events.train_on_own_events(
-                rows,
-                labels,
-                split,
-                delay_days,
-                false_alarm_cost,
-                out,
-                config,
-                on_progress,
-                left_out,
+            report = _train_on_own_events(
+                call, rows, labels, split, delay_days, false_alarm_cost, out, on_progress, left_out
             )
-        print_json({"recipe": "event-risk", **report})
-        return
-    seeds = {
-        "train_seeds": train_seed,
-        "validation_seeds": validation_seed,
-        "test_seeds": test_seed,
-    }
-    chosen = dataclasses.replace(
-        FraudRecipe().sized(users, days),
-        **{name: tuple(values) for name, values in seeds.items() if values},
+    else:
+        seeds = {
+            "train_seeds": train_seed,
+            "validation_seeds": validation_seed,
+            "test_seeds": test_seed,
+        }
+        chosen = dataclasses.replace(
+            FraudRecipe().sized(users, days),
+            **{name: tuple(values) for name, values in seeds.items() if values},
+        )
+        with progress() as on_progress:
+            model = train_simulated(chosen, out, on_progress)
+        report = {"version": model.version, "folder": str(out)}
+        report |= {name: model.metadata[name] for name in SHOP_METADATA}
+    print_json({"recipe": "event-risk", **report})
+
+
+def _train_on_own_events(
+    call: Call,
+    rows: Path,
+    labels: Path | None,
+    days: dict[str, datetime | None],
+    delay_days: float,
+    false_alarm_cost: float,
+    out: Path,
+    on_progress: Progress,
+    without: frozenset[str],
+) -> dict[str, Any]:
+    """Trains, writes the model checkpoint to `out` and returns the report.
+
+    days: of the split, by option. without: users whose rows are left out. Raises InputError for a
+    missing day.
+    """
+    from liveprofile.labels.feedback import keep_valid, read_file_or_topic
+    from liveprofile.rules.rules import read_rules
+    from models.fraud.datasets.labelled_rows import LabelLog, read_labelled_events
+    from models.fraud.training import train_on_labels
+    from models.fraud.training.train_simulated import AlertCosts
+    from offline.backfill import UNKNOWN_ANALYST
+
+    for option, day in days.items():
+        if day is None:
+            raise InputError(f"--rows needs {option} too")
+    split = train_on_labels.DateSplit(*(day.date() for day in days.values() if day), delay_days)
+    rejected = RejectedLabelReporter(labels or call.settings.topics.feedback)
+    label_log = LabelLog.from_records(
+        keep_valid(read_file_or_topic(call.settings, labels, UNKNOWN_ANALYST), rejected)
     )
-    with progress() as on_progress:
-        model = train_simulated(chosen, out, on_progress)
-    metadata = {
-        name: model.metadata[name]
-        for name in ("order", "setting", "thresholds", "validation", "test")
+    model = train_on_labels.train_on_labels(
+        read_labelled_events(rows, label_log, without),
+        split,
+        read_rules(product_path(call.settings.rules)),
+        out,
+        AlertCosts(false_alarm_cost=false_alarm_cost),
+        on_progress=on_progress,
+    )
+    return {
+        "version": model.version,
+        "folder": str(out),
+        "rejected_labels": rejected.count,
+        **{name: model.metadata[name] for name in OWN_METADATA},
     }
-    print_json({"recipe": "event-risk", "version": model.version, "folder": str(out), **metadata})

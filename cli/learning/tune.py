@@ -8,48 +8,35 @@ from typing import Annotated
 
 import typer
 
-from cli.common import JsonOption, print_fields, print_json
+from cli.common import JsonCall
 from cli.learning.options import DeviceOption, RowsOption
 from cli.progress import print_line, progress
 from models.profile.recipes import recipe
 
 
 def tune(
-    name: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="Recipe of `liveprofile model train` to tune.")
-    ],
+    call: JsonCall,
+    name: Annotated[str, typer.Argument()],
     rows: RowsOption,
-    study: Annotated[
-        Path,
-        typer.Option(
-            metavar="FILE.db",
-            help="SQLite file of the Optuna study; an existing study is continued.",
-        ),
-    ],
-    trials: Annotated[
-        int, typer.Option(min=1, help="Total number of trials in the study, earlier ones included.")
-    ],
-    epochs: Annotated[
-        int | None,
-        typer.Option(min=1, help="Maximum number of epochs per trial. Default: the recipe's."),
-    ] = None,
-    params: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            show_default=False,
-            help="File for the best values (TOML), for `liveprofile model train RECIPE --params`."
-            " Default: the study's path with the suffix .toml.",
-        ),
-    ] = None,
+    study: Annotated[Path, typer.Option()],
+    trials: Annotated[int, typer.Option(min=1)],
+    epochs: Annotated[int | None, typer.Option(min=1)] = None,
+    params: Path | None = None,
     device: DeviceOption = "auto",
-    json: JsonOption = False,
 ) -> None:
     """Search a recipe's hyperparameters with Optuna; each trial is measured on validation data.
 
     The first trial uses the recipe's own values. Run one process per study at a time.
 
     Example: `liveprofile model tune general --rows rows --study general.db --trials 20`
+
+    Options:
+    name RECIPE: Recipe of `liveprofile model train` to tune.
+    study FILE.db: SQLite file of the Optuna study; an existing study is continued.
+    trials: Total number of trials in the study, earlier ones included.
+    epochs: Maximum number of epochs per trial. Default: the recipe's.
+    params FILE: File for the best values (TOML), for `liveprofile model train RECIPE --params`.
+        Default: the study's path with the suffix .toml.
     """
     chosen = recipe(name)
     if epochs is not None:
@@ -62,7 +49,4 @@ def tune(
     params = params or study.with_suffix(".toml")
     write_params(params, chosen, best)
     result = {**best._asdict(), "file": str(params)}
-    if json:
-        print_json(result)
-    else:
-        print_fields({**result.pop("params"), **result})
+    call.print(result, best.params | {name: result[name] for name in result if name != "params"})

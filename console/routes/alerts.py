@@ -13,7 +13,7 @@ from starlette.responses import RedirectResponse, Response
 from console.access import THROUGH, Analyst, Reader, form_of, is_fetch
 from console.formats import number, words, written
 from console.rendering import page
-from liveprofile.alerts.cases.flags import FlagWithState
+from liveprofile.alerts.cases.flags import FlagWithState, with_states
 from liveprofile.alerts.cases.snooze import ALL_RULES
 from liveprofile.alerts.cases.states import TRANSITIONS, AlertState
 from liveprofile.client.models import MAX_ID_CHARS, MAX_NOTE_CHARS
@@ -72,7 +72,7 @@ class AlertQueue:
             flags = await self._store.flags(user_id, 0, own, PAGE_FLAGS)
         else:
             flags = await self._store.all_flags(0, after, PAGE_FLAGS)
-        return await self._store.with_states(flags)
+        return await self._store.read(with_states, flags)
 
 
 MAX_SNOOZE_H = 24 * 365
@@ -150,7 +150,7 @@ async def act(request: Request, caller: Analyst) -> Response:
 
 
 async def _detail(request: Request, flag_id: str, said: str = "") -> dict[str, Any]:
-    """What the part about one alert shows. Raises UnknownFlag."""
+    """What the part about one alert shows. Raises UnknownFlagError."""
     file = await request.app.state.store.run(service.flag_file, flag_id)
     return {
         "file": file,

@@ -16,7 +16,7 @@ from console.formats import number, points, share, utc, words, written
 from console.rendering import page
 from liveprofile.campaigns.plan import Target
 from liveprofile.campaigns.report import Uplift
-from liveprofile.campaigns.store import CampaignExistsError, StoredPlan
+from liveprofile.campaigns.store import CampaignExistsError, StoredPlan, find_plan, read_plans
 from liveprofile.client.analysis_models import CAMPAIGN_PATTERN, CampaignRequest
 from liveprofile.errors import InputError
 from liveprofile.rows.users import SEGMENT_BUCKETS
@@ -92,7 +92,7 @@ async def campaign(
 ) -> Response:
     """A plan and a page of its users."""
     extend_to_scan(request)
-    found = await store.run(service.stored_plan, name)
+    found = await store.read(find_plan, name)
     targets, next_bucket = await _targets(store, name, bucket)
     return page(
         request,
@@ -144,7 +144,7 @@ async def _list(
         request,
         "campaigns/list.html",
         status,
-        plans=await request.app.state.store.run(service.stored_plans),
+        plans=await request.app.state.store.read(read_plans),
         fields=fields,
         problems=problems or [],
         preview=preview,

@@ -20,13 +20,13 @@ from console.views.definitions import (
 )
 from liveprofile.client.models import MAX_ID_CHARS, MAX_NOTE_CHARS
 from liveprofile.rules.definitions import Definition
-from liveprofile.rules.proposals import Proposal, ProposalState
+from liveprofile.rules.proposals import Proposal, ProposalState, find_proposal, read_proposals
 from liveprofile.rules.rules import Rule
-from liveprofile.segments.members import SegmentSize
+from liveprofile.segments.members import SegmentSize, sizes
 from serve.guard import extend_deadline
 from serve.keys import Role
 from serve.problems import ApiError
-from serve.routes.common import KAFKA_DEADLINE_S, SCAN_COST, DataStore, audit_entry
+from serve.routes.common import KAFKA_DEADLINE_S, SCAN_COST, DataStore, audit_entry, extend_to_scan
 from serve.security import Caller
 from serve.store.store import Store
 from services import definitions as service
@@ -116,7 +116,7 @@ async def backtest(request: Request, caller: Tester) -> Response:
     rules, problems = await _checked(request, "rules", fields)
     if rules is None:
         return _faults(request, "rules", problems)
-    extend_deadline(request, request.app.state.scan_deadline_s)
+    extend_to_scan(request)
     store: Store = request.app.state.store
     in_force = (await store.run(service.in_force, "rules")).definitions.rules
     tested = await store.scan(service.backtest_rules, rules, int(days))
@@ -170,8 +170,8 @@ def _faults(request: Request, kind: DefinitionKind, problems: list[str]) -> Resp
 
 async def _sizes(store: Store, segments: list[str]) -> dict[str, SegmentSize]:
     """The latest size of each segment that has been swept."""
-    found = await asyncio.gather(*(store.segment_sizes(each, 1) for each in segments))
-    return {name: sizes[0] for name, sizes in zip(segments, found, strict=True) if sizes}
+    latest = await asyncio.gather(*(store.read(sizes, each, 1) for each in segments))
+    return {name: found[0] for name, found in zip(segments, latest, strict=True) if found}
 
 
 SHOWN = 20
@@ -181,7 +181,7 @@ ProposalId = Annotated[str, Path(max_length=36)]
 
 @router.get("/rules/proposals")
 async def proposals(request: Request, store: DataStore, caller: Reader) -> Response:
-    found = await store.run(service.rule_proposals, SHOWN)
+    found = await store.read(read_proposals, SHOWN)
     return part_page(request, "parts/rule_proposals.html", "Proposed rules", proposals=found)
 
 
@@ -209,7 +209,7 @@ async def proposal(request: Request, proposal_id: ProposalId, caller: Reader) ->
     extend_deadline(request, KAFKA_DEADLINE_S)
     store: Store = request.app.state.store
     found, in_force = await asyncio.gather(
-        store.run(service.rule_proposal, proposal_id), store.run(service.in_force, "rules")
+        store.read(find_proposal, proposal_id), store.run(service.in_force, "rules")
     )
     text = to_toml("rules", await _parsed(request, found))
     return page(
@@ -240,7 +240,7 @@ async def decide(request: Request, proposal_id: ProposalId, caller: Analyst) -> 
                 raise ApiError(403, "forbidden", f"this needs the role {EDITORS['rules']}")
             await store.run(service.approve_rules, proposal_id, audit)
         case "refuse":
-            if not _may_refuse(caller, await store.run(service.rule_proposal, proposal_id)):
+            if not _may_refuse(caller, await store.read(find_proposal, proposal_id)):
                 raise ApiError(403, "forbidden", "only an admin, and who has proposed, may refuse")
             await store.run(service.refuse_rules, proposal_id, audit)
         case _:

@@ -164,8 +164,9 @@ async def resend(request: Request, caller: Admin) -> Response:
 
 async def _record(request: Request, record_id: str) -> RejectedRecord:
     extend_deadline(request, KAFKA_DEADLINE_S)
+    store: Store = request.app.state.store
     try:
-        found = await request.app.state.store.run(service.rejected_record, record_id)
+        found = await store.run(service.rejected_record, record_id)
     except InputError as error:
         raise ApiError(404, "unknown-record", str(error)) from None
     if found is None:

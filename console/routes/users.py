@@ -17,6 +17,7 @@ from console.views.user import Group, interests, mean_affinity, user_page
 from liveprofile.client.analysis_models import Explanation
 from liveprofile.client.models import MAX_ID_CHARS
 from liveprofile.errors import LiveprofileError
+from liveprofile.storage.queries import similar_users
 from serve.keys import Role
 from serve.problems import ApiError, to_api_error
 from serve.routes.common import DataStore, Time, to_ms
@@ -56,7 +57,7 @@ async def user(
     deltas, flags, similar, segments, groups = await asyncio.gather(
         store.deltas(id, END_OF_TIME_MS, MAX_WINDOWS),
         store.flags(id, 0, None, MAX_FLAGS),
-        store.similar(id, SIMILAR_USERS, None),
+        store.read(similar_users, id, SIMILAR_USERS),
         store.user_segments(id),
         _groups(store, segment),
     )

@@ -20,7 +20,7 @@ from console.charts import (
     line_chart,
     radar,
 )
-from console.formats import listed, number, share, utc, words
+from console.formats import listed, money, number, plural, share, utc, words
 from liveprofile.storage.queries import StoredFlag, names_of
 from liveprofile.units import HOUR_MS
 from liveprofile.value_curves import KEY, STORED_COLUMNS, values_at
@@ -54,13 +54,13 @@ def _purchases(features: Mapping[str, Any]) -> list[str]:
     if not purchases:
         return [f"no purchase in {number(events, 0)} events"]
     mean = features.get("purchase_amount_mean")
-    usual = f", usually {number(mean)} in a window with a purchase" if mean else ""
-    return [f"{number(purchases, 0)} purchases for {number(features.get('amount'))}{usual}"]
+    usual = f", usually {money(mean)} in a window with a purchase" if mean else ""
+    return [f"{number(purchases, 0)} purchases for {money(features.get('amount'))}{usual}"]
 
 
 def _recency(features: Mapping[str, Any]) -> list[str]:
     days = features.get("recency_days")
-    return [] if days is None else [f"the last {number(days, 1)} days ago"]
+    return [] if days is None else [f"the last one {plural(days, 'day')} ago"]
 
 
 def _interests(affinity: Mapping[str, float]) -> list[str]:
@@ -87,7 +87,7 @@ def _outlook(features: Mapping[str, Any]) -> list[str]:
     churn, spend = features.get("churn"), features.get("expected_spend")
     if churn is None:
         return []
-    expected = "" if spend is None else f", expected spend {number(spend)}"
+    expected = "" if spend is None else f", expected spend {money(spend)}"
     return [f"{share(churn)} probability of no purchase within the model's horizon{expected}"]
 
 

@@ -83,7 +83,7 @@ class RestartableJob:
     def close_a_window(self) -> None:
         """Sends the events of the next window and the heartbeats that close it."""
         window = self._window
-        self._sender.send_all(window, window.end_ms)
+        self._sender.send_workload(window, window.end_ms)
         self._window = replace(window, seed=window.seed + 1, start_ms=window.end_ms)
 
     def wait(self) -> None:

@@ -11,19 +11,20 @@ from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from liveprofile.resources import product_path
 from liveprofile.rules.attribute_columns import AttributeValue
 from liveprofile.rules.conditions import Condition, ValueKind
 from liveprofile.rules.definitions import (
+    Definition,
+    DefinitionKind,
     DefinitionProblem,
     DefinitionsError,
-    file_source,
-    read_file,
-    validation_problems,
+    DefinitionSet,
+    Named,
 )
 
 MAX_TEXT_CHARS = 100
@@ -38,12 +39,9 @@ _KINDS: Mapping[AttributeType, ValueKind] = {
 _FLAGS = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
 
 
-class AttributeDefinition(BaseModel):
+class AttributeDefinition(Named):
     """One attribute. `values`: of an enum; `min`, `max`: of a number; `max_chars`: of a text."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    id: str = Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")
     type: AttributeType
     description: str = Field(min_length=1, max_length=1_000)
     values: tuple[str, ...] = Field((), max_length=1_000)
@@ -107,12 +105,9 @@ class AttributesError(DefinitionsError):
     kind = "attribute"
 
 
-class Catalogue(BaseModel):
-    """All definitions. Immutable."""
+class Catalogue(DefinitionSet):
+    """All attributes."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    version: str = Field(min_length=1, max_length=64)
     attributes: tuple[AttributeDefinition, ...]
 
     @cached_property
@@ -149,44 +144,13 @@ class Catalogue(BaseModel):
         return found
 
 
-def read_catalogue(path: Path) -> Catalogue:
-    """Reads the definitions of a TOML file. Raises AttributesError with every fault."""
-    file = read_file(path, AttributesError, _read)
-    problems = file.problems
-    found = None
-    try:
-        found = Catalogue.model_validate({**file.other, "attributes": file.definitions})
-    except ValidationError as error:
-        problems += validation_problems("", error)
-    if problems:
-        raise AttributesError(file_source(path, AttributesError), problems)
-    return found
-
-
-def _read(
-    table: Mapping[str, Any], default_name: str
-) -> tuple[AttributeDefinition | None, list[DefinitionProblem]]:
-    name = table.get("id")
-    try:
-        return AttributeDefinition.model_validate(table), []
-    except ValidationError as error:
-        faults = validation_problems(name if isinstance(name, str) else default_name, error)
-        return None, [fault._replace(key=fault.key or "type") for fault in faults]
-
-
-class ConditionDefinition(Protocol):
-    """A rule or a segment."""
-
-    id: str
-
-    @property
-    def condition(self) -> Condition: ...
+read_catalogue = DefinitionKind(AttributesError, AttributeDefinition, Catalogue).read_file
 
 
 def check_attributes(
     source: str,
     error: type[DefinitionsError],
-    definitions: Iterable[ConditionDefinition],
+    definitions: Iterable[Definition],
     catalogue: Callable[[], Path],
 ) -> None:
     """Checks what rules or segments read by attribute("name") against the file of attributes.

@@ -33,7 +33,7 @@ from liveprofile.audit.rows import (
     stored_rows,
 )
 from liveprofile.disk_tables import DiskTables
-from liveprofile.identity.book import IdentityBook
+from liveprofile.identity.merges import IdentityTable
 from liveprofile.kafka.records import Record
 from liveprofile.kafka.topics import PartitionRange
 from liveprofile.settings import Settings, WindowSettings
@@ -88,7 +88,7 @@ class Audit:
         archive: bool = False,
         part_rows: int = PART_ROWS,
         is_erased: IsErased = nobody_erased,
-        identities: IdentityBook | None = None,
+        identities: IdentityTable | None = None,
     ) -> None:
         self._window, self._archive, self._part_rows = window, archive, part_rows
         self._is_erased, self._identities = is_erased, identities

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from liveprofile.events.window_times import end_ms, stagger_offset_ms
-from liveprofile.identity.book import END_OF_TIME_MS, IdentityBook
+from liveprofile.identity.merges import END_OF_TIME_MS, IdentityTable
 from liveprofile.ingest.translation import parse_time_ms
 from liveprofile.kafka.records import Record
 from liveprofile.settings import WindowSettings
@@ -86,7 +86,7 @@ def user_hash(user_id: str) -> bytes:
     return hashlib.blake2b(text, digest_size=8, person=b"user").digest()
 
 
-def person_hash(user_id: str, identities: IdentityBook) -> bytes:
+def person_hash(user_id: str, identities: IdentityTable) -> bytes:
     """Of all ids that were ever merged, the hash of the first: an event counts for any of them."""
     if user_id in identities:
         user_id = identities.ever_merged(user_id)[0]
@@ -104,13 +104,13 @@ def input_rows(
     records: Iterable[Record],
     window: WindowSettings,
     is_erased: IsErased = nobody_erased,
-    identities: IdentityBook | None = None,
+    identities: IdentityTable | None = None,
 ) -> Iterator[np.ndarray]:
     """Yields INPUT_ROWs, BATCH_ROWS at a time; `in_range` is False.
 
     identities: the merges that the job follows; None: none.
     """
-    records, book = iter(records), IdentityBook() if identities is None else identities
+    records, table = iter(records), IdentityTable() if identities is None else identities
     # Payloads may be large: of each record only these values are kept.
     while batch := [
         (*parse_event(record.value), position(record.partition, record.offset), record.timestamp_ms)
@@ -120,12 +120,12 @@ def input_rows(
         rows = np.zeros(len(batch), INPUT_ROW)
         rows["kind"] = kinds
         rows["key"] = np.frombuffer(b"".join(events), ">u8")
-        rows["user"] = np.frombuffer(b"".join(person_hash(user, book) for user in users), ">u8")
+        rows["user"] = np.frombuffer(b"".join(person_hash(user, table) for user in users), ">u8")
         rows["position"] = positions
         rows["timestamp_ms"] = timestamps_ms
         rows["time_ms"] = times_ms
         # Windows are those of the person that the job has keyed the event by.
-        users = book.resolve_rows(users, times_ms)
+        users = table.resolve_rows(users, times_ms)
         rows["end_ms"] = [
             NO_TIME if ms == NO_TIME else end_ms(ms, stagger_offset_ms(user, window), window)
             for ms, user in zip(times_ms, users, strict=True)
@@ -159,14 +159,14 @@ def stored_rows(
     deltas: Iterable[WindowDigests],
     first_window_ms: int,
     watermark_ms: int,
-    identities: IdentityBook | None = None,
+    identities: IdentityTable | None = None,
 ) -> Iterator[np.ndarray]:
     """Yields STORED_ROWs, one for each event that a stored delta used, in batches.
 
     Proven are windows that start at `first_window_ms` or later and that `watermark_ms` has closed.
     identities: as of `input_rows`. Raises ValueError if the digests are not 8 bytes each.
     """
-    deltas, book = iter(deltas), IdentityBook() if identities is None else identities
+    deltas, table = iter(deltas), IdentityTable() if identities is None else identities
     while batch := list(itertools.islice(deltas, BATCH_WINDOWS)):
         for delta in batch:
             if len(delta.digests) != 8 * delta.events:
@@ -175,8 +175,8 @@ def stored_rows(
                     f" of digests for {delta.events} events, not 8 each"
                 )
         ids = [delta.user_id for delta in batch]
-        users = np.frombuffer(b"".join(person_hash(user_id, book) for user_id in ids), ">u8")
-        aliases = [user_id != book.resolve(user_id, END_OF_TIME_MS) for user_id in ids]
+        users = np.frombuffer(b"".join(person_hash(user_id, table) for user_id in ids), ">u8")
+        aliases = [user_id != table.resolve(user_id, END_OF_TIME_MS) for user_id in ids]
         starts = np.array([delta.window_start_ms for delta in batch])
         ends = np.array([delta.window_end_ms for delta in batch])
         proven = (starts >= first_window_ms) & (ends - 1 <= watermark_ms)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import repeat
 from typing import NamedTuple
 
-from liveprofile.identity.book import IdentityBook
+from liveprofile.identity.merges import IdentityTable
 
 PURPOSES = ("profiling", "recommendation", "marketing", "risk", "training")
 # A record of the topic holds this many changes of a user, the newest.
@@ -47,7 +47,7 @@ def newest(
     return max(found, key=lambda each: (each.time_ms, not each.granted), default=None)
 
 
-class ConsentBook:
+class ConsentTable:
     """The consents of all users, as far as they differ from the defaults.
 
     It keeps 8 bytes a change, of those users only who have ever withdrawn what is allowed by
@@ -129,14 +129,14 @@ def _encode(change: ConsentChange) -> int:
     return withdrawn << _PURPOSE_BITS | PURPOSES.index(change.purpose)
 
 
-class PersonConsentBook(ConsentBook):
+class PersonConsentTable(ConsentTable):
     """The consents of all users, where an id counts with the ids that are the same person then.
 
-    Both books may change while this one is read. For `defaults` see ConsentBook.
+    Both tables may change while this one is read. For `defaults` see ConsentTable.
     """
 
     def __init__(
-        self, consents: ConsentBook, identities: IdentityBook, defaults: Mapping[str, bool]
+        self, consents: ConsentTable, identities: IdentityTable, defaults: Mapping[str, bool]
     ):
         super().__init__(defaults)
         self._consents, self._identities = consents, identities

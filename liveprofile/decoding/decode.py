@@ -133,7 +133,7 @@ def _short(key: bytes | None) -> bytes | None:
 
 
 def _too_large(max_chars: int) -> Undecodable:
-    return Undecodable("TOO_LARGE", f"more than {max_chars} characters (limits.payload_chars)")
+    return Undecodable("TOO_LARGE", f"more than {max_chars} characters (limits.max_payload_chars)")
 
 
 def read_json(text: bytes) -> Any:

@@ -50,7 +50,7 @@ def output_of(record: Record, settings: Settings, reader_of: ReaderOf) -> Output
     The headers of a decoded record name the record that it was; those of a rejected one are the
     job's.
     """
-    max_chars = settings.limits.payload_chars
+    max_chars = settings.limits.max_payload_chars
     position = dict(zip(POSITION, map(str, record[:3]), strict=True))
     try:
         event = decode(record, reader_of, max_chars)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,10 +19,7 @@ from scipy.special import ndtri
 
 from liveprofile.errors import InputError
 
-log = logging.getLogger(__name__)
-
 FORMAT = 2
-_UNSUPPORTED_FORMAT = 1  # it counted every event of a user and had no shift spreads
 REFERENCE_FILE = "reference.json"
 MIN_BIN_SHARE = 0.05  # the usual minimum for PSI bins (Siddiqi 2006)
 SCORE, ALERT_RATE = "score", "alert_rate"
@@ -144,35 +140,17 @@ class DriftReference:
     def load(cls, folder: Path) -> DriftReference | None:
         """Reads the reference of a model checkpoint.
 
-        Returns None if the folder has none. Returns None and logs a warning for the unsupported
-        format. Raises InputError if the file is invalid.
+        Returns None if the folder has none. Raises InputError if the file is invalid.
         """
         file = folder / REFERENCE_FILE
         if not file.exists():
             return None
         try:
             card = json.loads(file.read_text())
-            if card["format"] == _UNSUPPORTED_FORMAT:
-                log.warning(
-                    "drift reference %s: format %d is not supported, only format %d: rebuild it"
-                    " (liveprofile risk drift reference) or retrain the model",
-                    file,
-                    _UNSUPPORTED_FORMAT,
-                    FORMAT,
-                )
-                return None
             if card["format"] != FORMAT:
                 raise ValueError(f"format {card['format']}, this version reads {FORMAT}")
             series = tuple(
-                Series(
-                    name=fields["name"],
-                    edges=tuple(fields["edges"]),
-                    counts=tuple(fields["counts"]),
-                    spread=fields["spread"],
-                    shift_spread=fields["shift_spread"],
-                    day_spread=fields.get("day_spread", fields["spread"]),
-                    day_shift_spread=fields.get("day_shift_spread", fields["shift_spread"]),
-                )
+                Series(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
                 for fields in card["series"]
             )
             return cls(card["events"], card["alert_score"], series)

@@ -81,7 +81,7 @@ def validate(
 ) -> AcceptedEvent | Heartbeat:
     """As `accept`, but raises RejectedError."""
     latest_ms = timestamp_ms + limits.max_clock_skew_ms
-    event = _parse(value, limits.payload_chars)
+    event = _parse(value, limits.max_payload_chars)
     event_type = event.get("event_type")
     try:
         if event_type == HEARTBEAT:

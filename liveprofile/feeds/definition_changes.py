@@ -166,7 +166,7 @@ def apply_definitions(
                     raise changed
                 changes = plan_changes(topic, definitions)
                 send(signed_records(settings, topic_name, topic, _records(changes, by)))
-        except kafka_records.WriterFenced:
+        except kafka_records.WriterFencedError:
             raise changed from None
         new = [change.definition for change in changes if change.definition is not None]
         tag = _digest(sorted(new, key=lambda each: each.id))

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import closing, suppress
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
-from confluent_kafka import Consumer, KafkaException
+from confluent_kafka import KafkaException
 
 from liveprofile.errors import InputError, ServiceError
-from liveprofile.kafka.records import READ_TIMEOUT_S, Record
+from liveprofile.kafka.records import Record
 from liveprofile.kafka.tail import TopicTail
 from liveprofile.kafka.topics import NoTopicError
 from liveprofile.settings import Settings
@@ -57,21 +56,7 @@ class TopicTable(ABC, Generic[Value]):
         """What readers get: a value that later records do not make inconsistent."""
 
 
-class TopicSource(Protocol):
-    """Where the records come from. Used by one thread only."""
-
-    caught_up: bool  # all records that existed when the source was opened have been returned
-
-    def poll(self, timeout_s: float) -> list[Record]:
-        """Returns new records, waiting at most `timeout_s`.
-
-        Raises ServiceError or KafkaException.
-        """
-
-    def close(self) -> None: ...
-
-
-OpenSource = Callable[[], TopicSource]
+OpenSource = Callable[[], TopicTail]
 
 
 class TableSpec(NamedTuple, Generic[Value]):
@@ -85,76 +70,34 @@ class TableSpec(NamedTuple, Generic[Value]):
     first_read_timeout_s: float = 60.0
     required: bool = True  # to start without the table would ignore what users have decided
 
-    def open(self, settings: Settings) -> TopicSource:
-        """Reads the topic from its beginning. Raises like KafkaTopicSource."""
-        return KafkaTopicSource(settings, self.topic, self.group)
+    def open(self, settings: Settings) -> TopicTail:
+        """Reads the topic from its beginning. Raises ServiceError, NoTopicError."""
+        check_s = PARTITIONS_CHECK_S
+        return TopicTail(settings, self.topic, self.group, partitions_check_s=check_s)
 
     def read(self, settings: Settings) -> TopicTable[Value]:
         """Reads the topic once to its end; empty without the topic. Raises ServiceError."""
-        table = self.new()
-        try:
-            with closing(self.open(settings)) as source:
-                deadline_s = time.monotonic() + READ_TIMEOUT_S
-                while not source.caught_up:
-                    if time.monotonic() > deadline_s:
-                        raise ServiceError(
-                            f"reading topic {self.topic}: Kafka did not send it in"
-                            f" {READ_TIMEOUT_S:.0f} s"
-                        )
-                    table.apply(source.poll(POLL_TIMEOUT_S))
-        except NoTopicError:
-            pass
-        except KafkaException as error:
-            raise ServiceError(f"reading topic {self.topic}: {error}") from None
-        return table
-
-
-class KafkaTopicSource(TopicTail):
-    """Reads a topic from its beginning and follows it, without commits.
-
-    Partitions that are added later are read from their beginning, too: `caught_up` is false until
-    their end is reached.
-    """
-
-    def __init__(
-        self,
-        settings: Settings,
-        topic: str,
-        group_id: str,
-        open_consumer: Callable[[dict[str, Any]], Consumer] = Consumer,
-        partitions_check_s: float = PARTITIONS_CHECK_S,
-    ):
-        super().__init__(settings, topic, group_id, open_consumer=open_consumer)
-        self._check_s = partitions_check_s
-        self._next_check_s = time.monotonic() + partitions_check_s
-
-    def poll(self, timeout_s: float) -> list[Record]:
-        if time.monotonic() >= self._next_check_s:
-            self._next_check_s = time.monotonic() + self._check_s
-            try:
-                self.find_partitions()
-            except ServiceError as error:  # the partitions that are known are followed meanwhile
-                log.warning("topic %s: %s; are there new partitions?", self._topic, error)
-        return super().poll(timeout_s)
+        with closing(TableTail(settings, self)) as tail:
+            return tail.read()
 
 
 class TableTail(Generic[Value]):
-    """A table that its owner reads on: `current` has what the topic holds at the time of the call.
-
-    A topic that does not exist is empty. Raises ServiceError.
-    """
+    """A table that its owner reads on; empty without the topic. Raises ServiceError."""
 
     def __init__(self, settings: Settings, spec: TableSpec[Value]):
-        self._table = spec.new()
+        self._table, self._topic = spec.new(), spec.topic
         self._tail: TopicTail | None = None
         with suppress(NoTopicError):
-            self._tail = TopicTail(settings, spec.topic, spec.group)
+            self._tail = spec.open(settings)
 
-    def current(self) -> Value:
+    def read(self) -> TopicTable[Value]:
         """The table up to the present end of the topic. Raises ServiceError."""
-        if self._tail is not None:
-            self._table.apply(self._tail.read_on())
-        return self._table.value()
+        try:
+            if self._tail is not None:
+                self._table.apply(self._tail.read_on())
+        except KafkaException as error:
+            raise ServiceError(f"reading topic {self._topic}: {error}") from None
+        return self._table
 
     def close(self) -> None:
         if self._tail is not None:
@@ -270,7 +213,7 @@ class Feed(Generic[Value]):
                     self._spec.stays(self._current),
                 )
 
-    def _follow(self, source: TopicSource) -> None:
+    def _follow(self, source: TopicTail) -> None:
         table, changed = self._spec.new(), True
         while not self._stop.is_set():
             records = source.poll(self._poll_timeout_s)

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from liveprofile.consent.changes import ConsentBook, PersonConsentBook
+from liveprofile.consent.changes import ConsentTable, PersonConsentTable
 from liveprofile.consent.records import read_record as read_consent
 from liveprofile.errors import InputError
 from liveprofile.feeds.feed import Current, Feed, Fixed, OpenSource, TableSpec, TopicTable
-from liveprofile.identity.book import IdentityBook
+from liveprofile.identity.merges import IdentityTable
 from liveprofile.identity.records import read_record as read_merge
 from liveprofile.kafka.records import Record
-from liveprofile.privacy.erasures import HashedErasureBook
+from liveprofile.privacy.erasures import HashedErasureTable
 from liveprofile.privacy.erasures import read_record as read_erasure
 from liveprofile.pseudonym import key_pseudonym
 from liveprofile.settings import Settings
@@ -80,18 +80,18 @@ def _spec(
     )
 
 
-def consents_spec(settings: Settings) -> TableSpec[ConsentBook]:
-    new = partial(ConsentBook, settings.consent.defaults)
+def consents_spec(settings: Settings) -> TableSpec[ConsentTable]:
+    new = partial(ConsentTable, settings.consent.defaults)
     # A record is removed if the user is erased, or has no consents any more.
     return _spec("consents", settings.topics.consents, new, read_consent, ())
 
 
-def erasures_spec(settings: Settings) -> TableSpec[HashedErasureBook]:
-    return _spec("erasures", settings.topics.erasures, HashedErasureBook, read_erasure, None)
+def erasures_spec(settings: Settings) -> TableSpec[HashedErasureTable]:
+    return _spec("erasures", settings.topics.erasures, HashedErasureTable, read_erasure, None)
 
 
-def merges_spec(settings: Settings) -> TableSpec[IdentityBook]:
-    return _spec("merges", settings.topics.merges, IdentityBook, read_merge, ())
+def merges_spec(settings: Settings) -> TableSpec[IdentityTable]:
+    return _spec("merges", settings.topics.merges, IdentityTable, read_merge, ())
 
 
 def follow(
@@ -112,20 +112,20 @@ class PersonConsents:
     """
 
     def __init__(
-        self, settings: Settings, consents: Current[ConsentBook], merges: Current[IdentityBook]
+        self, settings: Settings, consents: Current[ConsentTable], merges: Current[IdentityTable]
     ):
         self._defaults, self._consents, self._merges = settings.consent.defaults, consents, merges
 
-    def current(self) -> ConsentBook:
+    def current(self) -> ConsentTable:
         consents, merges = self._consents.current(), self._merges.current()
-        return PersonConsentBook(consents, merges, self._defaults) if len(merges) else consents
+        return PersonConsentTable(consents, merges, self._defaults) if len(merges) else consents
 
     def close(self) -> None:
         self._merges.close()
         self._consents.close()
 
 
-def follow_consents(settings: Settings) -> Current[ConsentBook]:
+def follow_consents(settings: Settings) -> Current[ConsentTable]:
     """The consents of a job; with `merges.enabled`, of persons. Raises ServiceError."""
     consents = follow(settings, consents_spec(settings))
     if not settings.merges.enabled:
@@ -133,28 +133,28 @@ def follow_consents(settings: Settings) -> Current[ConsentBook]:
     return PersonConsents(settings, consents, follow_merges(settings))
 
 
-def follow_merges(settings: Settings) -> Current[IdentityBook]:
+def follow_merges(settings: Settings) -> Current[IdentityTable]:
     """The merges of a job; without `merges.enabled` nobody is merged. Raises ServiceError."""
     if not settings.merges.enabled:
-        return Fixed(IdentityBook())
+        return Fixed(IdentityTable())
     return follow(settings, merges_spec(settings))
 
 
-def read_consents(settings: Settings) -> ConsentBook:
+def read_consents(settings: Settings) -> ConsentTable:
     """Reads the topic once to its end; without the topic, the defaults. Raises ServiceError."""
     consents, merges = consents_spec(settings).read(settings).value(), read_merges(settings)
     if not len(merges):
         return consents
-    return PersonConsentBook(consents, merges, settings.consent.defaults)
+    return PersonConsentTable(consents, merges, settings.consent.defaults)
 
 
-def read_erasures(settings: Settings) -> HashedErasureBook:
+def read_erasures(settings: Settings) -> HashedErasureTable:
     """Reads the topic once to its end. Raises ServiceError."""
     return erasures_spec(settings).read(settings).value()
 
 
-def read_merges(settings: Settings) -> IdentityBook:
+def read_merges(settings: Settings) -> IdentityTable:
     """Reads the topic once to its end, if the settings follow it. Raises ServiceError."""
     if not settings.merges.enabled:
-        return IdentityBook()
+        return IdentityTable()
     return merges_spec(settings).read(settings).value()

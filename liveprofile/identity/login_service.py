@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 from liveprofile.identity.logins import (
     USUAL,
-    Books,
     Counts,
+    Decisions,
     Login,
     LoginOrder,
     LoginRules,
@@ -43,7 +43,7 @@ PARTITIONS_INTERVAL_S = 60.0
 TRANSACTION_LOGINS = 5_000
 HELD_LOGINS = 50_000  # then partitions that are ahead wait; 20 MB
 
-ReadBooks = Callable[[], Books]
+ReadDecisions = Callable[[], Decisions]
 
 
 class Refusals(NamedTuple):
@@ -56,8 +56,8 @@ class Refusals(NamedTuple):
 class LoginMerger:
     """Reads, decides and commits until `stop`. One thread.
 
-    events, transactions: opened in the other order. read_books: what the topics of merges, consents
-    and erasures hold at the time of the call. counts: what was committed before.
+    events, transactions: opened in the other order. read_decisions: what the topics of merges,
+    consents and erasures hold at the time of the call. counts: what was committed before.
     """
 
     def __init__(
@@ -65,17 +65,17 @@ class LoginMerger:
         settings: Settings,
         events: TopicTail,
         transactions: ExclusiveWriter,
-        read_books: ReadBooks,
+        read_decisions: ReadDecisions,
         counts: Counts,
         *,
         clock_ms: Callable[[], int] = lambda: round(time.time() * 1_000),
         held_logins: int = HELD_LOGINS,
     ):
         self._settings, self._events, self._transactions = settings, events, transactions
-        self._read_books, self._clock_ms = read_books, clock_ms
+        self._read_decisions, self._clock_ms = read_decisions, clock_ms
         self._held_logins = held_logins
         self._rules = LoginRules(settings.logins, settings.limits)
-        self._books = read_books()
+        self._decisions = read_decisions()
         self._order = LoginOrder()
         self._stop, self._is_pausing = threading.Event(), False
         self._all_counts = counts
@@ -84,10 +84,10 @@ class LoginMerger:
         self.counts: Counter[str] = Counter()  # since the start
 
     @classmethod
-    def connect(cls, settings: Settings, read_books: ReadBooks) -> LoginMerger:
+    def connect(cls, settings: Settings, read_decisions: ReadDecisions) -> LoginMerger:
         """Fences the process that runs already, and goes on where it was.
 
-        Raises ServiceError if Kafka does not answer or lacks a topic, WriterFenced.
+        Raises ServiceError if Kafka does not answer or lacks a topic, WriterFencedError.
         """
         topic, group = settings.topics.events, login_group(settings.kafka)
         partition_ranges(settings, settings.topics.merges)
@@ -96,7 +96,7 @@ class LoginMerger:
         _warn_of_expired(settings, progress)
         starts = {number: each.offset for number, each in progress.items()}
         events = TopicTail(settings, topic, group, starts)
-        return cls(settings, events, transactions, read_books, read_counts(progress))
+        return cls(settings, events, transactions, read_decisions, read_counts(progress))
 
     def stop(self) -> None:
         """Makes `run` return soon. Any thread may call it."""
@@ -105,8 +105,8 @@ class LoginMerger:
     def run(self) -> dict[str, int]:
         """Merges until `stop`; returns how many events had which outcome.
 
-        Raises ServiceError, WriterFenced if another process has taken over. A new process goes on
-        after the last committed event.
+        Raises ServiceError, WriterFencedError if another process has taken over. A new process goes
+        on after the last committed event.
         """
         committed_s = logged_s = found_s = time.monotonic()
         try:
@@ -152,19 +152,19 @@ class LoginMerger:
             self._count(record.partition, Outcome.REPEATED)
 
     def _is_merged(self, login: Login) -> bool:
-        return outcome_of_merges(self._books.merges, login) is Outcome.REPEATED
+        return outcome_of_merges(self._decisions.merges, login) is Outcome.REPEATED
 
     def _decide(self, logins: list[Login]) -> None:
         """Writes the merges of logins, in order, and commits how far the topic is done."""
-        self._books, now_ms = self._read_books(), self._clock_ms()
+        self._decisions, now_ms = self._read_decisions(), self._clock_ms()
         since_ms = now_ms + self._settings.merges.delay_ms
         records: list[OutputRecord] = []
         decided: list[tuple[Login, Outcome]] = []
         for login in logins:
-            found = self._rules.decide(login, self._books, now_ms, since_ms)
+            found = self._rules.decide(login, self._decisions, now_ms, since_ms)
             if not isinstance(found, Outcome):
                 # Later logins of the batch find it. If the commit fails, the process ends.
-                self._books.merges.put(login.anonymous_id, found)
+                self._decisions.merges.put(login.anonymous_id, found)
                 value = to_record(login.anonymous_id, found)
                 records.append((key_of(login.anonymous_id), value, CONTENT_TYPE))
                 found = Outcome.MERGED

@@ -20,7 +20,7 @@ from typing import NamedTuple, Protocol
 import orjson
 
 from liveprofile.events.validation import AcceptedEvent, accept
-from liveprofile.identity.book import END_OF_TIME_MS, IdentityBook, Merge, merged, of_persons
+from liveprofile.identity.merges import END_OF_TIME_MS, IdentityTable, Merge, merged, of_persons
 from liveprofile.kafka.records import Progress, Record
 from liveprofile.settings import LimitSettings, LoginSettings
 
@@ -75,10 +75,10 @@ class Consents(Protocol):
     def allowed(self, user_id: str, purpose: str, at_ms: int) -> bool: ...
 
 
-class Books(NamedTuple):
+class Decisions(NamedTuple):
     """What users have decided."""
 
-    merges: IdentityBook
+    merges: IdentityTable
     consents: Consents  # of persons with these merges
     erasures: Container[str]  # ids that were ever erased
 
@@ -119,35 +119,35 @@ class LoginRules:
         return Outcome.ACCOUNT_PATTERN if self._pattern.fullmatch(user_id) else None
 
     def decide(
-        self, login: Login, books: Books, now_ms: int, since_ms: int
+        self, login: Login, decisions: Decisions, now_ms: int, since_ms: int
     ) -> Outcome | tuple[Merge, ...]:
         """The merges of the anonymous id with the new one, from `since_ms` on, or why there is no
         new one."""
-        book, anonymous_id, user_id = books.merges, login.anonymous_id, login.user_id
-        if (known := outcome_of_merges(book, login)) is not None:
+        table, anonymous_id, user_id = decisions.merges, login.anonymous_id, login.user_id
+        if (known := outcome_of_merges(table, login)) is not None:
             return known
-        if book.resolve(user_id, END_OF_TIME_MS) == anonymous_id:
+        if table.resolve(user_id, END_OF_TIME_MS) == anonymous_id:
             return Outcome.CIRCLE
-        ids = of_persons(book, (anonymous_id, user_id))
-        if any(each in books.erasures for each in ids):
+        ids = of_persons(table, (anonymous_id, user_id))
+        if any(each in decisions.erasures for each in ids):
             return Outcome.ERASED
         both = (anonymous_id, user_id)
-        if not all(books.consents.allowed(each, PURPOSE, now_ms) for each in both):
+        if not all(decisions.consents.allowed(each, PURPOSE, now_ms) for each in both):
             return Outcome.NO_CONSENT
         if len(ids) > MAX_IDS_BY_LOGIN:
             return Outcome.TOO_MANY_IDS
-        if len(book) >= MAX_MERGES:
+        if len(table) >= MAX_MERGES:
             return Outcome.TOO_MANY_MERGES
-        return merged(book, anonymous_id, user_id, since_ms)
+        return merged(table, anonymous_id, user_id, since_ms)
 
 
-def outcome_of_merges(book: IdentityBook, login: Login) -> Outcome | None:
+def outcome_of_merges(table: IdentityTable, login: Login) -> Outcome | None:
     """What merges of the anonymous id say about a login of it; None: it has none."""
-    if not (merges := book.merges(login.anonymous_id)):
+    if not (merges := table.merges(login.anonymous_id)):
         return None
     if merges[-1].until_ms is not None:
         return Outcome.SPLIT
-    persons = {book.resolve(each, END_OF_TIME_MS) for each in (merges[-1].user_id, login.user_id)}
+    persons = {table.resolve(each, END_OF_TIME_MS) for each in (merges[-1].user_id, login.user_id)}
     return Outcome.REPEATED if len(persons) == 1 else Outcome.CONFLICT
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from liveprofile.alerts.cloud_events import to_rfc3339
 from liveprofile.events.validation import EARLIEST_MS
-from liveprofile.identity.book import Merge, MergeError, check_merges
+from liveprofile.identity.merges import Merge, MergeError, check_merges
 from liveprofile.ingest.translation import parse_time_ms
 from liveprofile.wire.tokens import ID_CHARS
 from liveprofile.wire.user_records import LATEST_MS, RecordKind, read_fields

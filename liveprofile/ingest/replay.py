@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
@@ -72,7 +73,7 @@ def replay(
             raise InputError(f"{name} = {value}: must be above 0")
     topic = topic or settings.topics.events
     batches, translator = open_source(Path(source), mapping, limit)
-    producer = ReplayProducer(settings, topic, progress or (lambda count: None))
+    producer = ReplayProducer(settings, topic, progress)
     pace = Pace(rate, speed)
     last_ms: int | None = None
     started = time.monotonic()
@@ -199,7 +200,14 @@ class Pace:
 class ReplayProducer:
     """Kafka producer of a replay. Its methods raise ServiceError for a failed delivery."""
 
-    def __init__(self, settings: Settings, topic: str, progress: Callable[[int], None]):
+    def __init__(
+        self,
+        settings: Settings,
+        topic: str,
+        progress: Callable[[int], None] | None = None,
+        options: Mapping[str, Any] = MappingProxyType({}),
+    ):
+        """options: of librdkafka, besides those of the settings."""
         self._topic, self._progress = topic, progress
         self._first_error = ""
         self._failed = 0
@@ -218,6 +226,7 @@ class ReplayProducer:
                 "queue.buffering.max.kbytes": 131_072,
                 "message.timeout.ms": DELIVERY_TIMEOUT_S * 1_000,
                 "delivery.report.only.error": True,
+                **options,
             }
         )
         self._kafka = settings.kafka
@@ -238,13 +247,14 @@ class ReplayProducer:
                 now_s = time.monotonic() - self._started
                 end = int(np.searchsorted(due_s, now_s, side="right"))
                 if end <= first:
-                    self._poll(min(float(due_s[first]) - now_s, POLL_S))
+                    self.poll(min(float(due_s[first]) - now_s, POLL_S))
                     continue
             for key, value in zip(events.keys[first:end], events.values[first:end], strict=True):
                 self._produce(value, key)
             self.sent += end - first
-            self._progress(end - first)
-            self._poll(0)
+            if self._progress is not None:
+                self._progress(end - first)
+            self.poll(0)
             first = end
 
     def send_heartbeats(self, time_ms: int) -> None:
@@ -271,14 +281,15 @@ class ReplayProducer:
                 )
                 return
             except BufferError:  # the producer's queue is full
-                self._poll(POLL_S)
+                self.poll(POLL_S)
             except KafkaException as error:
                 raise ServiceError(
                     f"Kafka refused event {self.sent} of {len(value)} bytes for {self._topic}:"
                     f" {error.args[0].str()}"
                 ) from None
 
-    def _poll(self, timeout_s: float) -> None:
+    def poll(self, timeout_s: float = 0) -> None:
+        """Handles acknowledgements, waiting at most so long."""
         self._producer.poll(timeout_s)
         self._raise_failure()
 

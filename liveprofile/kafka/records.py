@@ -104,7 +104,7 @@ def send_all(
     return count
 
 
-class WriterFenced(ServiceError):
+class WriterFencedError(ServiceError):
     """Another exclusive writer was opened later; nothing was written."""
 
 
@@ -122,7 +122,7 @@ class ExclusiveWriter:
     before, and ends their transactions. So what a topic holds after that stays until this writer
     sends, unless somebody writes without being exclusive.
 
-    Raises ServiceError, WriterFenced if another one was opened meanwhile.
+    Raises ServiceError, WriterFencedError if another one was opened meanwhile.
     """
 
     def __init__(self, settings: Settings, transactional_id: str):
@@ -151,7 +151,7 @@ class ExclusiveWriter:
         """Sends records to `topic` and commits `progress` by partition of `input_topic`.
 
         After an error nothing of it was done, or all of it: go on with a new writer and the
-        committed offsets. Raises ServiceError, WriterFenced.
+        committed offsets. Raises ServiceError, WriterFencedError.
         """
         places = [
             TopicPartition(input_topic, number, each.offset, metadata=each.note)
@@ -169,7 +169,7 @@ class ExclusiveWriter:
 
     def _failure(self, error: KafkaException) -> ServiceError:
         if error.args[0].code() in FENCED_ERRORS:
-            return WriterFenced(
+            return WriterFencedError(
                 f"another process has opened the transactional id {self._id}, or a transaction"
                 f" took more than {EXCLUSIVE_TRANSACTION_MS / 1_000:.0f} s"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -14,6 +15,8 @@ from liveprofile.kafka.records import READ_TIMEOUT_S, Record, to_record
 from liveprofile.kafka.topics import partitions, query_ranges
 from liveprofile.settings import Settings
 
+log = logging.getLogger(__name__)
+
 FETCH_RECORDS = 5_000
 POLL_S = 0.5
 
@@ -22,7 +25,8 @@ class TopicTail:
     """Follows all partitions of a topic. Used by one thread.
 
     starts: the first offset of a partition; others are read from their beginning. open_consumer:
-    from librdkafka's configuration.
+    from librdkafka's configuration. partitions_check_s: how often `poll` looks for partitions that
+    were added; None: never.
 
     positions: by partition, the offset up to which everything was returned by `poll`. Markers of
     transactions at the end of a partition count as read.
@@ -37,7 +41,9 @@ class TopicTail:
         group_id: str,
         starts: Mapping[int, int] | None = None,
         open_consumer: Callable[[dict[str, Any]], Consumer] = Consumer,
+        partitions_check_s: float | None = None,
     ):
+        self._check_s, self._next_check_s = partitions_check_s, time.monotonic()
         self._kafka, self._topic, self._starts = settings.kafka, topic, dict(starts or {})
         self.positions: dict[int, int] = {}
         self._behind: set[int] = set()
@@ -54,6 +60,7 @@ class TopicTail:
         )
         try:
             self.find_partitions()
+            self._next_check_s += partitions_check_s or 0
         except BaseException:
             self._consumer.close()
             raise
@@ -81,6 +88,12 @@ class TopicTail:
 
         Raises ServiceError.
         """
+        if self._check_s is not None and time.monotonic() >= self._next_check_s:
+            self._next_check_s = time.monotonic() + self._check_s
+            try:
+                self.find_partitions()
+            except ServiceError as error:  # the partitions that are known are followed meanwhile
+                log.warning("topic %s: %s; are there new partitions?", self._topic, error)
         records = []
         messages = self._consumer.consume(1, timeout=timeout_s)
         if messages:

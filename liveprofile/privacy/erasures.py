@@ -27,7 +27,7 @@ _FILTER_BITS = 22
 _MASK = (1 << _FILTER_BITS) - 1
 
 
-class ErasureBook:
+class ErasureTable:
     """The newest erasure of each user. `put` may be called in another thread than the rest."""
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class ErasureBook:
 
     def put(self, user_id: str, before_ms: int | None) -> None:
         """Adds an erasure; an older one than the user's newest changes nothing. None: removes it
-        from the book, but not from a book of hashes."""
+        from the table, but not from a table of hashes."""
         if before_ms is None:
             self._before_ms.pop(user_id, None)
         else:
@@ -62,7 +62,7 @@ class ErasureBook:
         return before_ms is not None and time_ms < before_ms
 
 
-class HashedErasureBook(ErasureBook):
+class HashedErasureTable(ErasureTable):
     """Also finds erased users by the hash that stands for them in lists of entities.
 
     Hashes have 31 bits: another user with the same hash is forgotten in these lists, too.
@@ -105,11 +105,13 @@ def later_flags(history: FlagHistory, first_ms: int) -> FlagHistory:
     return history
 
 
-def erased_rows(user_ids: Sequence[str], times_ms: Sequence[int], book: ErasureBook) -> list[bool]:
+def erased_rows(
+    user_ids: Sequence[str], times_ms: Sequence[int], table: ErasureTable
+) -> list[bool]:
     """Whether each row is erased. times_ms: of events, or the starts of windows."""
-    if not len(book):
+    if not len(table):
         return [False] * len(user_ids)
-    return list(map(book.is_erased, user_ids, times_ms))
+    return list(map(table.is_erased, user_ids, times_ms))
 
 
 KIND = RecordKind(

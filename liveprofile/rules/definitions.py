@@ -1,6 +1,6 @@
-"""What the files and records of rules and of segments have in common: reading and faults.
+"""Rules, segments and attributes: reading their definitions of files and records, and their faults.
 
-A file has tables `[[rules]]` or `[[segments]]`, a record of a topic has one definition as JSON.
+A file has tables such as `[[rules]]`, a record of a topic has one definition as JSON.
 """
 
 from __future__ import annotations
@@ -11,15 +11,42 @@ import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import orjson
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from liveprofile.errors import InputError
-from liveprofile.rules.conditions import ConditionError
+from liveprofile.rules.conditions import Condition, ConditionError
 
 APPLIED_FIELDS = ("applied_by", "applied_at")  # fields that a record has besides its definition
+
+
+class Named(BaseModel):
+    """What has an id."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str = Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")
+
+
+class Definition(Named):
+    """A rule or a segment. Reading it validates its texts; the constructor does not."""
+
+    version: int = Field(1, ge=1)
+
+    @property
+    def condition(self) -> Condition:
+        """The compiled `when`. Raises ConditionError if it is invalid."""
+        raise NotImplementedError
+
+
+class DefinitionSet(BaseModel):
+    """All definitions in force. Immutable: an update replaces the whole set."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: str = Field(min_length=1, max_length=64)
 
 
 class DefinitionProblem(NamedTuple):
@@ -63,80 +90,126 @@ class DefinitionsError(InputError):
         return f"{name}{problem.key}{problem.column and f', {problem.column}'}: {problem.reason}"
 
 
-class Definition(Protocol):
-    """A rule or a segment: a pydantic model with at least these fields."""
-
-    id: str
-    version: int
-
-    def model_dump(self, *, mode: str) -> dict[str, Any]: ...
-    def model_dump_json(self) -> str: ...
-    def model_copy(self, *, update: Mapping[str, Any]) -> Any: ...
+Model = TypeVar("Model", bound=Named)
+Set = TypeVar("Set", bound=DefinitionSet)
+Faults = Iterable[DefinitionProblem]
 
 
-class DefinitionSet(Protocol):
-    """All definitions in force."""
+class DefinitionKind(Generic[Model, Set]):
+    """Reads definitions of one kind.
 
-    version: str
-
-
-Kind = TypeVar("Kind", bound=Definition)
-ReadTable = Callable[[Mapping[str, Any], str], tuple[Kind | None, list[DefinitionProblem]]]
-
-
-class FileDefinitions(NamedTuple):
-    """The content of a file, with every fault."""
-
-    definitions: list[Any]
-    other: dict[str, Any]  # the keys outside the definitions' tables
-    problems: list[DefinitionProblem]
-    key_lines: KeyLines
-
-
-def read_file(path: Path, error: type[DefinitionsError], read: ReadTable) -> FileDefinitions:
-    """Reads the tables of a TOML file.
-
-    read: returns the definition of a table, or None, with the table's faults; its second argument
-    names a table without an id. Raises `error` if the file has no such tables.
+    model, set_model: of one definition and of a file. faults: of a definition besides those that
+    its model finds. faults_of_all: of definitions that are valid each by itself. condition_faults:
+    of the `when` of a table; called if the table is invalid, but not in the keys `condition_keys`.
     """
-    source, table_name = file_source(path, error), f"{error.kind}s"
-    try:
-        text = path.read_text(encoding="utf-8")
-        other = tomllib.loads(text)
-    except OSError as failure:
-        reason = failure.strerror or "unreadable"
-        raise error(source, [DefinitionProblem("", "file", reason)]) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as failure:
-        raise error(source, [DefinitionProblem("", "TOML", str(failure))]) from None
-    tables = other.pop(table_name, None)
-    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        reason = f"must be tables [[{table_name}]]"
-        raise error(source, [DefinitionProblem("", table_name, reason)])
-    key_lines = KeyLines(text, table_name)
-    definitions, problems = read_tables(tables, error.kind, read, key_lines.line)
-    return FileDefinitions(definitions, other, problems, key_lines)
 
+    def __init__(
+        self,
+        error: type[DefinitionsError],
+        model: type[Model],
+        set_model: type[Set],
+        *,
+        faults: Callable[[Model], Faults] = lambda definition: (),
+        faults_of_all: Callable[[list[Model]], Faults] = lambda definitions: (),
+        condition_faults: Callable[[str, Mapping[str, Any]], Faults] = lambda name, table: (),
+        condition_keys: Iterable[str] = (),
+    ):
+        self._error, self._model, self._set_model = error, model, set_model
+        self._faults, self._faults_of_all = faults, faults_of_all
+        self._condition_faults, self._condition_keys = condition_faults, set(condition_keys)
 
-def read_tables(
-    tables: Iterable[Mapping[str, Any]],
-    kind: str,
-    read: ReadTable,
-    line: Callable[[int, str], int | None] = lambda index, key: None,
-) -> tuple[list[Any], list[DefinitionProblem]]:
-    """Returns the definitions of tables and every fault. `line`: of a table's key in its file."""
-    problems: list[DefinitionProblem] = []
-    definitions: list[Any] = []
-    seen: set[str] = set()
-    for index, table in enumerate(tables):
-        definition, faults = read(table, f"number {index + 1}")
-        if definition is not None:
-            if definition.id in seen:
-                reason = f"another {kind} has the same id"
-                faults.append(DefinitionProblem(definition.id, "id", reason))
-            seen.add(definition.id)
-            definitions.append(definition)
-        problems += [fault._replace(line=line(index, fault.key)) for fault in faults]
-    return definitions, problems
+    def read_file(self, path: Path) -> Set:
+        """Reads a TOML file. Raises the kind's error with every fault."""
+        error, source, table_name = self._error, file_source(path, self._error), self._table_name
+        try:
+            text = path.read_text(encoding="utf-8")
+            other = tomllib.loads(text)
+        except OSError as failure:
+            reason = failure.strerror or "unreadable"
+            raise error(source, [DefinitionProblem("", "file", reason)]) from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as failure:
+            raise error(source, [DefinitionProblem("", "TOML", str(failure))]) from None
+        tables = other.pop(table_name, None)
+        if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+            reason = f"must be tables [[{table_name}]]"
+            raise error(source, [DefinitionProblem("", table_name, reason)])
+        key_line = _key_lines(text, table_name)
+        definitions, problems = self._read_tables(tables, key_line)
+        position = {definition.id: index for index, definition in enumerate(definitions)}
+        if not problems:  # a definition that cannot be read would be reported as missing too
+            problems = [
+                fault._replace(line=key_line(position[fault.name], fault.key))
+                for fault in self._faults_of_all(definitions)
+            ]
+        version = {"version": other.pop("version")} if "version" in other else {}
+        problems += [DefinitionProblem("", key, "Extra inputs are not permitted") for key in other]
+        try:
+            found = self._set_model.model_validate({**version, table_name: definitions})
+        except ValidationError as failure:
+            problems += _validation_problems("", failure)
+        if problems:
+            raise error(source, problems)
+        return found
+
+    def read_tables(self, tables: Iterable[Mapping[str, Any]], source: str) -> list[Model]:
+        """The definitions of tables as in a file. Raises the kind's error with every fault.
+
+        source: names the tables in messages.
+        """
+        definitions, problems = self._read_tables(tables, lambda index, key: None)
+        if problems := problems or list(self._faults_of_all(definitions)):
+            raise self._error(source, problems)
+        return definitions
+
+    def read_record(self, value: bytes, source: str) -> Model:
+        """Reads the definition of a record. Raises the kind's error, which names `source`.
+
+        What it reads of other definitions is not checked: their records may follow.
+        """
+        try:
+            table = orjson.loads(value)
+        except orjson.JSONDecodeError as failure:
+            raise self._error(source, [DefinitionProblem("", "JSON", str(failure))]) from None
+        if not isinstance(table, dict):
+            raise self._error(source, [DefinitionProblem("", "JSON", "must be an object")])
+        fields = {key: value for key, value in table.items() if key not in APPLIED_FIELDS}
+        definition, problems = self._read(fields, "?")
+        if problems:
+            raise self._error(source, problems)
+        return definition
+
+    @property
+    def _table_name(self) -> str:
+        return f"{self._error.kind}s"
+
+    def _read_tables(
+        self, tables: Iterable[Mapping[str, Any]], key_line: Callable[[int, str], int | None]
+    ) -> tuple[list[Model], list[DefinitionProblem]]:
+        problems: list[DefinitionProblem] = []
+        definitions: dict[str, Model] = {}
+        for index, table in enumerate(tables):
+            definition, faults = self._read(table, f"number {index + 1}")
+            if definition is not None:
+                if definition.id in definitions:
+                    reason = f"another {self._error.kind} has the same id"
+                    faults.append(DefinitionProblem(definition.id, "id", reason))
+                definitions[definition.id] = definition
+            problems += [fault._replace(line=key_line(index, fault.key)) for fault in faults]
+        return list(definitions.values()), problems
+
+    def _read(
+        self, table: Mapping[str, Any], default_name: str
+    ) -> tuple[Model | None, list[DefinitionProblem]]:
+        name = table.get("id")
+        try:
+            definition = self._model.model_validate(table)
+        except ValidationError as error:
+            name = name if isinstance(name, str) else default_name
+            problems = _validation_problems(name, error)
+            if self._condition_keys.isdisjoint(fault.key for fault in problems):
+                problems += self._condition_faults(name, table)
+            return None, problems
+        return definition, list(self._faults(definition))
 
 
 def file_source(path: Path, error: type[DefinitionsError]) -> str:
@@ -144,26 +217,11 @@ def file_source(path: Path, error: type[DefinitionsError]) -> str:
     return f"{error.kind}s file {path}"
 
 
-def read_record(value: bytes, source: str, error: type[DefinitionsError], read: ReadTable) -> Any:
-    """Reads the definition of a record. Raises `error`, which names `source`."""
-    try:
-        table = orjson.loads(value)
-    except orjson.JSONDecodeError as failure:
-        raise error(source, [DefinitionProblem("", "JSON", str(failure))]) from None
-    if not isinstance(table, dict):
-        raise error(source, [DefinitionProblem("", "JSON", "must be an object")])
-    definition, problems = read(
-        {key: value for key, value in table.items() if key not in APPLIED_FIELDS}, "?"
-    )
-    if problems:
-        raise error(source, problems)
-    return definition
-
-
-def validation_problems(name: str, error: ValidationError) -> list[DefinitionProblem]:
+def _validation_problems(name: str, error: ValidationError) -> list[DefinitionProblem]:
     """The faults that pydantic found in the definition `name`."""
     return [
-        DefinitionProblem(name, ".".join(str(part) for part in detail["loc"]), detail["msg"])
+        # A fault of the whole table is one of what its type allows.
+        DefinitionProblem(name, ".".join(map(str, detail["loc"])) or "type", detail["msg"])
         for detail in error.errors()
     ]
 
@@ -180,24 +238,24 @@ def _column(text: str, position: int) -> str:
     return f"line {before.count(chr(10)) + 1}, {column}" if "\n" in text.strip() else column
 
 
-class KeyLines:
-    """The lines of each table's keys, which tomllib does not report."""
+def _key_lines(text: str, table_name: str) -> Callable[[int, str], int | None]:
+    """Finds the line of a key of the table with an index, which tomllib does not report.
 
-    def __init__(self, text: str, table_name: str):
-        header = re.compile(rf"\s*\[\[\s*{table_name}\s*\]\]")
-        self._lines = text.splitlines()
-        self._headers = [number for number, line in enumerate(self._lines) if header.match(line)]
+    Else the line of the table's header; None for another layout.
+    """
+    lines = text.splitlines()
+    header = re.compile(rf"\s*\[\[\s*{table_name}\s*\]\]")
+    headers = [number for number, line in enumerate(lines) if header.match(line)]
 
-    def line(self, table: int, key: str) -> int | None:
-        """Returns the line of the key, else of the table's header; None for another layout."""
-        if table >= len(self._headers):
+    def key_line(table: int, key: str) -> int | None:
+        if table >= len(headers):
             return None
-        start, *rest = self._headers[table:]
+        start, end = (*headers, len(lines))[table : table + 2]
         own = re.compile(rf"\s*{re.escape(key.split('.')[0])}\s*[=.]")
-        for number in range(start + 1, rest[0] if rest else len(self._lines)):
-            if own.match(self._lines[number]):
-                return number + 1
-        return start + 1
+        found = (number + 1 for number in range(start + 1, end) if own.match(lines[number]))
+        return next(found, start + 1)
+
+    return key_line
 
 
 SIGNATURE_HEADER = "signature"

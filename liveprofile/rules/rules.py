@@ -8,25 +8,22 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache, lru_cache
-from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field
 
 from liveprofile.features import entity, window_features
 from liveprofile.rules.attribute_columns import ATTRIBUTE
 from liveprofile.rules.conditions import Condition, ConditionError, ValueKind, parse_condition
 from liveprofile.rules.definitions import (
+    Definition,
+    DefinitionKind,
     DefinitionProblem,
     DefinitionsError,
+    DefinitionSet,
     condition_problem,
-    file_source,
-    read_file,
-    read_record,
-    read_tables,
-    validation_problems,
 )
 from liveprofile.rules.flags import Severity
 
@@ -57,14 +54,12 @@ def feature_kinds(scope: Scope) -> Mapping[str, ValueKind]:
     return {name: "text" if name in TEXT_FEATURES else "number" for name in features}
 
 
-class Rule(BaseModel):
-    """One rule. `read_rules` and `read_rule` validate its texts; the constructor does not."""
+class Rule(Definition):
+    """One rule."""
 
     # use_enum_values: the fields hold plain str, which Cassandra's driver and orjson take.
-    model_config = ConfigDict(extra="forbid", frozen=True, use_enum_values=True)
+    model_config = ConfigDict(use_enum_values=True)
 
-    id: str = Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")
-    version: int = Field(1, ge=1)
     scope: Scope
     types: tuple[EventType, ...] = ()
     when: str = Field(min_length=1)
@@ -83,7 +78,6 @@ class Rule(BaseModel):
 
     @property
     def condition(self) -> Condition:
-        """The compiled `when`. Raises ConditionError if it is invalid."""
         return _condition(self.when, self.scope, self.threshold)
 
     @property
@@ -96,12 +90,9 @@ class Rule(BaseModel):
         return self.evidence or {name: name for name in self.condition.names}
 
 
-class RuleSet(BaseModel):
-    """All rules in force. Immutable: an update replaces the whole set."""
+class RuleSet(DefinitionSet):
+    """All rules in force."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    version: str = Field(min_length=1, max_length=64)
     rules: tuple[Rule, ...]
 
     def evaluated(self, scope: Scope) -> list[Rule]:
@@ -120,32 +111,6 @@ class RulesError(DefinitionsError):
     kind = "rule"
 
 
-def read_rules(path: Path) -> RuleSet:
-    """Reads the rules of a TOML file. Raises RulesError with every fault."""
-    file = read_file(path, RulesError, _read)
-    problems = file.problems
-    try:
-        rule_set = RuleSet.model_validate({**file.other, "rules": file.definitions})
-    except ValidationError as error:
-        problems += validation_problems("", error)
-    if problems:
-        raise RulesError(file_source(path, RulesError), problems)
-    return rule_set
-
-
-def rules_of(tables: Iterable[Mapping[str, Any]], source: str) -> list[Rule]:
-    """The rules of tables as in a file. Raises RulesError with every fault; it names `source`."""
-    rules, problems = read_tables(tables, RulesError.kind, _read)
-    if problems:
-        raise RulesError(source, problems)
-    return rules
-
-
-def read_rule(value: bytes, source: str) -> Rule:
-    """Reads the rule of a record of risk-rules. Raises RulesError, which names `source`."""
-    return read_record(value, source, RulesError, _read)
-
-
 @lru_cache(maxsize=1_024)
 def _condition(when: str, scope: Scope, threshold: float) -> Condition:
     return parse_condition(
@@ -153,22 +118,8 @@ def _condition(when: str, scope: Scope, threshold: float) -> Condition:
     )
 
 
-def _read(
-    table: Mapping[str, Any], default_name: str
-) -> tuple[Rule | None, list[DefinitionProblem]]:
-    rule_id = table.get("id")
-    try:
-        rule = Rule.model_validate(table)
-    except ValidationError as error:
-        problems = validation_problems(rule_id if isinstance(rule_id, str) else default_name, error)
-        if not {"scope", "when"} & {problem.key for problem in problems}:
-            problems += _condition_problems(problems[0].name, table["when"], table["scope"], 0.0)
-        return None, problems
-    return rule, list(_problems(rule))
-
-
 def _problems(rule: Rule) -> Iterator[DefinitionProblem]:
-    condition_problems = _condition_problems(rule.id, rule.when, rule.scope, rule.threshold)
+    condition_problems = _condition_problems(rule.id, dict(rule))
     yield from condition_problems
     if rule.types and rule.scope == "window":
         yield DefinitionProblem(
@@ -196,13 +147,14 @@ def _problems(rule: Rule) -> Iterator[DefinitionProblem]:
             yield DefinitionProblem(rule.id, "message", reason)
 
 
-def _condition_problems(
-    rule: str, when: str, scope: Scope, threshold: float
-) -> list[DefinitionProblem]:
+def _condition_problems(rule: str, table: Mapping[str, Any]) -> list[DefinitionProblem]:
+    threshold = table.get("threshold")
     try:
-        _condition(when, scope, threshold)
+        _condition(
+            table["when"], table["scope"], threshold if isinstance(threshold, float) else 0.0
+        )
     except ConditionError as error:
-        return [condition_problem(rule, when, error)]
+        return [condition_problem(rule, table["when"], error)]
     return []
 
 
@@ -219,3 +171,14 @@ def _message_problems(message: str, known: set[str], texts: set[str]) -> Iterato
             yield f"unknown name {{{name}}}; it may use {', '.join(sorted(known))}"
         elif conversion or not _FORMAT.fullmatch(spec or "") or (spec and name in texts):
             yield f"{{{name}}} has an invalid format; use {{{name}:.2f}}, with , or % if needed"
+
+
+RULES = DefinitionKind(
+    RulesError,
+    Rule,
+    RuleSet,
+    faults=_problems,
+    condition_faults=_condition_problems,
+    condition_keys=("when", "scope"),
+)
+read_rules, rules_of, read_rule = RULES.read_file, RULES.read_tables, RULES.read_record

@@ -11,10 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from functools import cached_property, lru_cache
 from graphlib import CycleError, TopologicalSorter
-from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from liveprofile.rules.attribute_columns import ATTRIBUTE
 from liveprofile.rules.conditions import (
@@ -25,14 +24,12 @@ from liveprofile.rules.conditions import (
     parse_condition,
 )
 from liveprofile.rules.definitions import (
+    Definition,
+    DefinitionKind,
     DefinitionProblem,
     DefinitionsError,
+    DefinitionSet,
     condition_problem,
-    file_source,
-    read_file,
-    read_record,
-    read_tables,
-    validation_problems,
 )
 from liveprofile.segments.features import AFFINITY, INTEREST, SEGMENT, SEGMENT_FEATURES
 
@@ -47,17 +44,13 @@ _FUNCTIONS: Mapping[str, FunctionKind] = {
 }
 
 
-class Segment(BaseModel):
-    """One definition. `read_segments` and `read_segment` validate `when`; the constructor does not.
+class Segment(Definition):
+    """One segment.
 
     ACTIVE: users of the segment are stored and changes are sent. SHADOW: stored, not sent.
     PAUSED: not evaluated; members stay as they are.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    id: str = Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")
-    version: int = Field(1, ge=1)
     when: str = Field(min_length=1)
     owner: str = Field(min_length=1, max_length=200)
     description: str = Field(min_length=1, max_length=1_000)
@@ -65,7 +58,6 @@ class Segment(BaseModel):
 
     @property
     def condition(self) -> Condition:
-        """The compiled `when`. Raises ConditionError if it is invalid."""
         return _condition(self.when)
 
     @property
@@ -74,12 +66,9 @@ class Segment(BaseModel):
         return [call.argument for call in self.condition.calls if call.function == SEGMENT]
 
 
-class SegmentSet(BaseModel):
-    """All definitions in force. Immutable: an update replaces the whole set."""
+class SegmentSet(DefinitionSet):
+    """All segments in force."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    version: str = Field(min_length=1, max_length=64)
     segments: tuple[Segment, ...]
     # A sweep (offline/sweep.py) that changes stored memberships beside the job, or the last.
     sweep: str = ""
@@ -115,47 +104,6 @@ class SegmentsError(DefinitionsError):
     """The definitions are invalid."""
 
     kind = "segment"
-
-
-def read_segments(path: Path) -> SegmentSet:
-    """Reads the definitions of a TOML file. Raises SegmentsError with every fault."""
-    file = read_file(path, SegmentsError, _read)
-    problems = file.problems
-    position = {segment.id: index for index, segment in enumerate(file.definitions)}
-    if not problems:  # a definition that cannot be read would be reported as missing too
-        problems += [
-            problem._replace(line=file.key_lines.line(position[problem.name], problem.key))
-            for problem in reference_problems(file.definitions)
-        ]
-    problems += [
-        DefinitionProblem("", key, "Extra inputs are not permitted")
-        for key in file.other
-        if key != "version"
-    ]
-    found = None
-    try:
-        found = SegmentSet.model_validate({**file.other, "segments": file.definitions})
-    except ValidationError as error:
-        problems += validation_problems("", error)
-    if problems:
-        raise SegmentsError(file_source(path, SegmentsError), problems)
-    return found
-
-
-def segments_of(tables: Iterable[Mapping[str, Any]], source: str) -> list[Segment]:
-    """The definitions of tables as in a file. Raises SegmentsError with every fault."""
-    segments, problems = read_tables(tables, SegmentsError.kind, _read)
-    if problems := problems or reference_problems(segments):
-        raise SegmentsError(source, problems)
-    return segments
-
-
-def read_segment(value: bytes, source: str) -> Segment:
-    """Reads the definition of a record. Raises SegmentsError, which names `source`.
-
-    What it reads of other segments is not checked: their records may follow.
-    """
-    return read_record(value, source, SegmentsError, _read)
 
 
 def segment_set(segments: Iterable[Segment]) -> tuple[SegmentSet, list[DefinitionProblem]]:
@@ -210,20 +158,25 @@ def _condition(when: str) -> Condition:
     return parse_condition(when, _NAMES, {}, _FUNCTIONS)
 
 
-def _read(
-    table: Mapping[str, Any], default_name: str
-) -> tuple[Segment | None, list[DefinitionProblem]]:
-    segment_id = table.get("id")
-    name = segment_id if isinstance(segment_id, str) else default_name
-    problems: list[DefinitionProblem] = []
-    segment = None
+def _condition_problems(name: str, table: Mapping[str, Any]) -> list[DefinitionProblem]:
     try:
-        segment = Segment.model_validate(table)
-    except ValidationError as error:
-        problems = validation_problems(name, error)
-    if "when" not in {problem.key for problem in problems}:
-        try:
-            _condition(table["when"])
-        except ConditionError as error:
-            problems.append(condition_problem(name, table["when"], error))
-    return (None if problems else segment), problems
+        _condition(table["when"])
+    except ConditionError as error:
+        return [condition_problem(name, table["when"], error)]
+    return []
+
+
+SEGMENTS = DefinitionKind(
+    SegmentsError,
+    Segment,
+    SegmentSet,
+    faults=lambda segment: _condition_problems(segment.id, dict(segment)),
+    faults_of_all=reference_problems,
+    condition_faults=_condition_problems,
+    condition_keys=("when",),
+)
+read_segments, segments_of, read_segment = (
+    SEGMENTS.read_file,
+    SEGMENTS.read_tables,
+    SEGMENTS.read_record,
+)

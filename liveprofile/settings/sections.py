@@ -18,7 +18,7 @@ PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 
 class LimitSettings(Section):
     # A character has up to four bytes, and a request to Kafka at most a mebibyte.
-    payload_chars: int = setting(
+    max_payload_chars: int = setting(
         65_536,
         "a longer payload is rejected as TOO_LARGE and truncated in the rejected topic",
         1_024,
@@ -29,13 +29,14 @@ class LimitSettings(Section):
         "an event_time later than the record's timestamp plus this is rejected as FUTURE_TIME",
         0,
     )
-    # A batch of `job.bundle_rows` windows must fit into 2 GiB, and a stored window into 16 MiB.
-    window_events: int = setting(
+    # A batch of `job.max_bundle_rows` windows must fit into 2 GiB, and a stored window into 16 MiB.
+    max_window_events: int = setting(
         10_000, "that a window of a user takes; more are rejected as TOO_MANY", 1, 100_000
     )
-    window_chars: int = setting(
+    max_window_chars: int = setting(
         2_000_000,
-        "of payloads that a window of a user takes. `job.bundle_rows` windows must fit into 2 GiB",
+        "of payloads that a window of a user takes. `job.max_bundle_rows` windows must fit into"
+        " 2 GiB",
         1_024,
         16_000_000,
     )
@@ -67,11 +68,6 @@ class WindowSettings(Section):
         " `topics.retention_ms` (docs/operate.md#late-events)",
         0,
         365,
-    )
-    # The state contains K (K + 3) / 2 windows of tokens for each user
-    # (jobs.sql.profile_views.model_input).
-    history: int = setting(
-        8, "earlier windows that the model reads; state per user grows with the square", 1, 32
     )
 
     @model_validator(mode="after")
@@ -148,7 +144,7 @@ class JobSettings(Section):
         "use Flink's changelog state backend: checkpoints delay scoring less"
         " (docs/operate.md#lower-alert-latency)",
     )
-    bundle_rows: int = setting(1_000, "maximum rows of a batch for a Python operator", 1)
+    max_bundle_rows: int = setting(1_000, "maximum rows of a batch for a Python operator", 1)
     buffer_timeout_ms: int = setting(
         5,
         "maximum wait of a record in a network buffer, at each exchange; a longer wait delays"

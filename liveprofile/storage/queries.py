@@ -173,15 +173,15 @@ def score(session: Session, user_id: str, event_time_ms: int, event_id: str) -> 
 
 def similar_users(
     session: Session, user_id: str, k: int = 10, segment: str | None = None
-) -> list[SimilarUser]:
+) -> list[SimilarUser] | None:
     """The k users with the most similar embeddings, best first, optionally within a segment.
 
-    Empty for an unknown user. The search is approximate: Cassandra's SAI uses a graph index
+    None for an unknown user. The search is approximate: Cassandra's SAI uses a graph index
     (JVector).
     """
-    own = profile(session, user_id)
+    own = read(session, "SELECT embedding FROM user_profile WHERE user_id = %s", (user_id,)).one()
     if own is None:
-        return []
+        return None
     where, segment_values = ("WHERE segments CONTAINS %s ", [segment]) if segment else ("", [])
     query = SimpleStatement(
         "SELECT user_id, similarity_cosine(embedding, %s) AS cosine, segments,"

@@ -10,13 +10,13 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from liveprofile.consent.changes import ConsentBook
+from liveprofile.consent.changes import ConsentTable
 from liveprofile.errors import InputError
 from liveprofile.events.window import parse_windows
 from liveprofile.feeds.users import read_consents, read_erasures
 from liveprofile.kafka import offsets
 from liveprofile.kafka.records import Record, read_topic
-from liveprofile.privacy.erasures import ErasureBook
+from liveprofile.privacy.erasures import ErasureTable
 from liveprofile.resources import product_path
 from liveprofile.settings import Settings
 from liveprofile.storage import queries
@@ -35,7 +35,7 @@ from offline.explanation.records import (
 )
 from offline.late_windows.chains import events_total, to_batch
 from offline.late_windows.late_events import (
-    LateBook,
+    LateTable,
     RecordSelection,
     choose_late_events,
     read_late_events,
@@ -122,14 +122,14 @@ def explain(
         )
     consents = read_consents(settings)
     check_permission(consents, read_erasures(settings), delta, round(time.time() * 1_000))
-    book = _late_book(settings, consents, delta)
+    table = _late_book(settings, consents, delta)
     with work_folder(None) as folder:
         known: KnownEvents | None = _known_events(settings, delta)
         while True:
             on_step(f"reading events of the user from {settings.topics.events}")
-            selection = RecordSelection(book, settings.window, settings.limits)
+            selection = RecordSelection(table, settings.window, settings.limits)
             search = EventSearch(delta.user_id, selection, known)
-            stages = _stages(settings, book, delta, known, files, mapping)
+            stages = _stages(settings, table, delta, known, files, mapping)
             write_records(folder / "records.json", search.select(stages))
             if known is not None and not known.are_in(search.found):
                 raise other_events(delta)
@@ -153,7 +153,7 @@ def explain(
 
 
 def check_permission(
-    consents: ConsentBook, erasures: ErasureBook, delta: StoredDelta, now_ms: int
+    consents: ConsentTable, erasures: ErasureTable, delta: StoredDelta, now_ms: int
 ) -> None:
     """Raises ExplanationRefused for a window of a user who does not allow it, or was erased."""
     if erasures.is_erased(delta.user_id, delta.window_start_ms):
@@ -171,7 +171,7 @@ def _known_events(settings: Settings, delta: StoredDelta) -> KnownEvents:
 
 def _stages(
     settings: Settings,
-    book: LateBook,
+    table: LateTable,
     delta: StoredDelta,
     known: KnownEvents | None,
     files: Sequence[Path],
@@ -187,7 +187,7 @@ def _stages(
         starts = offsets.offsets_at(settings, topic, max(0, known.first_ms - skew_ms))
     closed_ms = delta.window_end_ms + settings.window.out_of_orderness_ms + skew_ms
     ends = offsets.offsets_at(settings, topic, closed_ms)
-    left_out = book.left_out.get(delta.user_id, ())
+    left_out = table.left_out.get(delta.user_id, ())
     for stage in read_stages(ranges, starts, ends, delta.user_id, left_out):
         yield read_topic(settings, topic, stage)
 
@@ -210,7 +210,7 @@ def _last_rows(
     return earlier, row
 
 
-def _late_book(settings: Settings, consents: ConsentBook, delta: StoredDelta) -> LateBook:
+def _late_book(settings: Settings, consents: ConsentTable, delta: StoredDelta) -> LateTable:
     """The user's late events: those of a corrected delta are used, others are left out."""
     user_id = delta.user_id
     may_be_of_user = record_test(user_id)
@@ -227,9 +227,9 @@ def _late_book(settings: Settings, consents: ConsentBook, delta: StoredDelta) ->
     # The job's own delta has none of them.
     days = settings.window.correction_days if delta.revision else NO_LATE_EVENT_DAYS
     now_ms = delta.corrected_at_ms or delta.window_end_ms
-    book = choose_late_events(late, days * DAY_MS, consents, frozenset(), now_ms)
-    book.used.setdefault(user_id, set())
-    return book
+    table = choose_late_events(late, days * DAY_MS, consents, frozenset(), now_ms)
+    table.used.setdefault(user_id, set())
+    return table
 
 
 def has_stored_events(row: Mapping[str, Any] | None, delta: StoredDelta) -> bool:

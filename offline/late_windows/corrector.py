@@ -11,7 +11,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from liveprofile.feeds.feed import Current, Fixed
-from liveprofile.privacy.erasures import HashedErasureBook
+from liveprofile.privacy.erasures import HashedErasureTable
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import read_rules
 from liveprofile.segments.definitions import read_segments
@@ -34,7 +34,7 @@ from offline.late_windows.chains import (
     reopened_ms,
     to_batch,
 )
-from offline.late_windows.late_events import END_OF_TIME_MS, LateBook, MovedEvents
+from offline.late_windows.late_events import END_OF_TIME_MS, LateTable, MovedEvents
 from offline.late_windows.tables import CassandraCorrectionTables
 from udfs.profile.batch import ProfileUpdater
 from udfs.profile.model_feed import ActiveModels, load_checkpoint, open_model_feed
@@ -87,35 +87,35 @@ class Corrector:
             model,
             self._recomputed,
             # Users who were erased at any time are not corrected at all.
-            feeds._replace(erasures=Fixed(HashedErasureBook())),
+            feeds._replace(erasures=Fixed(HashedErasureTable())),
             encode_texts=encode_texts,
             models=models,
         )
 
     def correct(
-        self, rows: Iterable[Mapping[str, Any]], book: LateBook, closed_ms: int
+        self, rows: Iterable[Mapping[str, Any]], table: LateTable, closed_ms: int
     ) -> CorrectionCounts:
-        """Corrects the closed windows of the users of `book`.
+        """Corrects the closed windows of the users of `table`.
 
         rows: of liveprofile.wire.training_rows.PROFILE_INPUT, the windows of a user one after the
         other. closed_ms: the watermark of what the job has stored. Raises StoreError, ServiceError.
         """
         counts = CorrectionCounts()
-        for users in _in_parts(self._plans(rows, book, closed_ms, counts)):
-            self._store(users, book, closed_ms, counts)
+        for users in _in_parts(self._plans(rows, table, closed_ms, counts)):
+            self._store(users, table, closed_ms, counts)
         return counts
 
     def _plans(
         self,
         rows: Iterable[Mapping[str, Any]],
-        book: LateBook,
+        table: LateTable,
         closed_ms: int,
         counts: CorrectionCounts,
     ) -> Iterator[tuple[str, StoredUser, Plan]]:
         checked: set[str] = set()
         for user_id, of_user in itertools.groupby(rows, itemgetter("user_id")):
-            moved, windows = book.moved.get(user_id, {}), list(of_user)
-            chain = read_chain(windows, book.used.get(user_id, ()))
+            moved, windows = table.moved.get(user_id, {}), list(of_user)
+            chain = read_chain(windows, table.used.get(user_id, ()))
             since_ms = reopened_ms(chain)
             if since_ms is None:
                 continue
@@ -140,7 +140,7 @@ class Corrector:
             else:  # a run that was killed has stored all
                 self._remove(profiles, closed_ms, counts)
         # Of these aliases no event is left in the topic.
-        for user_id, moved in book.moved.items():
+        for user_id, moved in table.moved.items():
             counts.incomplete += user_id not in checked and bool(self._profiles(moved))
 
     def _profiles(self, user_ids: Iterable[str]) -> dict[str, tuple[int, int]]:
@@ -157,7 +157,7 @@ class Corrector:
     def _store(
         self,
         users: Sequence[tuple[str, StoredUser, Plan]],
-        book: LateBook,
+        table: LateTable,
         closed_ms: int,
         counts: CorrectionCounts,
     ) -> None:
@@ -177,7 +177,7 @@ class Corrector:
             if self._is_erased(user_id):
                 counts.erased_meanwhile += 1
                 continue
-            reason = MERGED if user_id in book.moved else REASON
+            reason = MERGED if user_id in table.moved else REASON
             of_user_corrections = corrections_of(of_user, *known[user_id], rules, now_ms, reason)
             counts.users += bool(of_user_corrections)
             corrections += of_user_corrections

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from liveprofile.consent.changes import ConsentBook
+from liveprofile.consent.changes import ConsentTable
 from liveprofile.errors import InputError, ServiceError
-from liveprofile.identity.book import END_OF_TIME_MS as NOW
-from liveprofile.identity.book import IdentityBook
+from liveprofile.identity.merges import END_OF_TIME_MS as NOW
+from liveprofile.identity.merges import IdentityTable
 from liveprofile.ingest.translation import parse_time_ms
 from liveprofile.kafka.records import Record
 from liveprofile.settings import LimitSettings, WindowSettings
@@ -70,7 +70,7 @@ class MovedEvents(NamedTuple):
 
 
 @dataclass
-class LateBook:
+class LateTable:
     """The late events of a correction, by user, and those of users who were merged.
 
     `used` come into their windows. `left_out` stay outside: they are too old, or not allowed.
@@ -94,39 +94,39 @@ class LateBook:
 def choose_late_events(
     events: Iterable[LateEvent],
     limit_ms: float,
-    consents: ConsentBook,
+    consents: ConsentTable,
     erased: Container[str],
     now_ms: int,
-    merges: IdentityBook | None = None,
-) -> LateBook:
+    merges: IdentityTable | None = None,
+) -> LateTable:
     """Uses events that were late by at most `limit_ms`, of users who allow profiles.
 
     They must allow them now and at the time of the event. Events of users who were erased at any
     time are not used. The late topic may hold a record twice. merges: those that the job follows;
-    all persons with several ids are in the book.
+    all persons with several ids are in the table.
     """
-    book, merges = LateBook(), merges or IdentityBook()
+    table, merges = LateTable(), merges or IdentityTable()
     for alias_id in merges.aliases():
         if (person := merges.resolve(alias_id, NOW)) != alias_id:
-            book.used.setdefault(person, set())
-            book.moved.setdefault(person, {})[alias_id] = MovedEvents(set(), [])
+            table.used.setdefault(person, set())
+            table.moved.setdefault(person, {})[alias_id] = MovedEvents(set(), [])
     for event in {event.position: event for event in events}.values():
-        user_id, chosen = merges.owner(event.user_id, event.time_ms), book.left_out
+        user_id, chosen = merges.owner(event.user_id, event.time_ms), table.left_out
         if user_id in erased:
-            book.erased += 1
+            table.erased += 1
         elif event.lateness_ms > limit_ms:
-            book.too_old += 1
+            table.too_old += 1
         elif not all(
             consents.allowed(each, "profiling", at_ms)
             for each in {user_id, event.user_id}
             for at_ms in (event.time_ms, now_ms)
         ):
-            book.no_consent += 1
+            table.no_consent += 1
         else:
-            chosen = book.used
+            chosen = table.used
         chosen.setdefault(user_id, set()).add(event.position)
-        book.event_ids.add((user_id, event.event_id))
-    return book
+        table.event_ids.add((user_id, event.event_id))
+    return table
 
 
 class SpooledRecord(NamedTuple):
@@ -145,16 +145,16 @@ class RecordSelection:
 
     def __init__(
         self,
-        book: LateBook,
+        table: LateTable,
         window: WindowSettings,
         limits: LimitSettings,
         partitions: Iterable[int] = (),
-        merges: IdentityBook | None = None,
-        consents: ConsentBook | None = None,
+        merges: IdentityTable | None = None,
+        consents: ConsentTable | None = None,
     ):
         """merges: those that the job follows. consents: of the users who were merged."""
-        self._merges, self._consents = merges or IdentityBook(), consents
-        self._book, self._window, self._limits = book, window, limits
+        self._merges, self._consents = merges or IdentityTable(), consents
+        self._book, self._window, self._limits = table, window, limits
         self._clocks_ms = dict.fromkeys(partitions, NO_TIME)
         self._left_out_events: set[tuple[str, str]] = set()
         self._number = 0

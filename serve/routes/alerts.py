@@ -7,21 +7,10 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
+from liveprofile.alerts.cases.flags import with_states
+from liveprofile.alerts.cases.snooze import read_snoozes
 from liveprofile.alerts.cases.states import AlertState
-from liveprofile.client.models import (
-    AlertDetails,
-    AlertStateName,
-    AuditRecord,
-    CustomerCase,
-    LabelRequest,
-    Page,
-    RiskAlert,
-    SnoozeList,
-    SnoozeRequest,
-    StateRequest,
-    StoredState,
-    UserSnooze,
-)
+from liveprofile.client import models
 from liveprofile.storage.queries import StoredFlag
 from liveprofile.units import SECOND_MS
 from serve import answers
@@ -51,16 +40,16 @@ MAX_ALERTS = 200
 # Cassandra's int.
 MAX_CASE_NUMBER = 2**31 - 1
 
-router = APIRouter(prefix="/v1", tags=["alerts"])
+router = APIRouter(prefix="/v1", tags=["alerts"], responses=problems())
 
 
-@router.get("/alerts", response_model=Page[RiskAlert], responses=problems())
+@router.get("/alerts", response_model=models.Page[models.RiskAlert])
 async def get_alerts(
     store: DataStore,
     paging: Paging,
     caller: Reader,
     user_id: UserFilter = None,
-    state: AlertStateName | None = None,
+    state: models.AlertStateName | None = None,
     since: Since = None,
 ) -> Response:
     """Flags with their states, newest first. A page examines at most 200 flags."""
@@ -74,21 +63,23 @@ async def get_alerts(
         flags = await store.flags(user_id, since_ms, own, limit)
     rows = [
         row
-        for row in await store.with_states(flags)
+        for row in await store.read(with_states, flags)
         if state is None or row.state.state.value == state
     ]
     return answers.page_response(map(answers.alert_answer, rows), flags, limit, _position)
 
 
-@router.get("/alerts/{flag_id}", response_model=AlertDetails, responses=problems(404))
+@router.get("/alerts/{flag_id}", response_model=models.AlertDetails, responses=problems(404))
 async def get_alert(flag_id: FlagId, store: DataStore, caller: Reader) -> Response:
     """An alert with its history, the user's snoozes of its rule, and its cases."""
     return answers.json_response(answers.details_answer(await store.run(alerts.flag_file, flag_id)))
 
 
-@router.put("/alerts/{flag_id}/state", response_model=StoredState, responses=problems(404, 409))
+@router.put(
+    "/alerts/{flag_id}/state", response_model=models.StoredState, responses=problems(404, 409)
+)
 async def put_state(
-    request: Request, flag_id: FlagId, body: StateRequest, store: DataStore, caller: Analyst
+    request: Request, flag_id: FlagId, body: models.StateRequest, store: DataStore, caller: Analyst
 ) -> Response:
     """Acknowledges or closes an alert. Repeating it changes nothing."""
     audit = audit_entry(request, caller, "alert.state", flag_id, body.model_dump())
@@ -97,9 +88,11 @@ async def put_state(
     return answers.json_response({"flag_id": flag_id, **stored._asdict(), "labels_sent": 0})
 
 
-@router.put("/alerts/{flag_id}/label", response_model=StoredState, responses=problems(404, 409))
+@router.put(
+    "/alerts/{flag_id}/label", response_model=models.StoredState, responses=problems(404, 409)
+)
 async def put_label(
-    request: Request, flag_id: FlagId, body: LabelRequest, store: DataStore, caller: Analyst
+    request: Request, flag_id: FlagId, body: models.LabelRequest, store: DataStore, caller: Analyst
 ) -> Response:
     """Labels the event of an alert; the scoring pipeline uses the label.
 
@@ -112,19 +105,19 @@ async def put_label(
     return answers.json_response({"flag_id": flag_id, **stored._asdict(), "labels_sent": sent})
 
 
-@router.get("/users/{user_id}/snoozes", response_model=SnoozeList, responses=problems())
+@router.get("/users/{user_id}/snoozes", response_model=models.SnoozeList)
 async def get_snoozes(user_id: UserId, store: DataStore, caller: Reader) -> Response:
     """The rules that send no alerts about this user for now."""
-    snoozes = await store.run(alerts.read_snoozes, user_id)
-    return answers.json_response({"items": [snooze._asdict() for snooze in snoozes]})
+    snoozes = await store.read(read_snoozes, user_id)
+    return answers.json_response({"items": snoozes})
 
 
-@router.put("/users/{user_id}/snoozes/{rule_id}", response_model=UserSnooze, responses=problems())
+@router.put("/users/{user_id}/snoozes/{rule_id}", response_model=models.UserSnooze)
 async def put_snooze(
     request: Request,
     user_id: UserId,
     rule_id: RuleId,
-    body: SnoozeRequest,
+    body: models.SnoozeRequest,
     store: DataStore,
     caller: Analyst,
 ) -> Response:
@@ -137,7 +130,7 @@ async def put_snooze(
     return answers.json_response(stored._asdict())
 
 
-@router.delete("/users/{user_id}/snoozes/{rule_id}", status_code=204, responses=problems())
+@router.delete("/users/{user_id}/snoozes/{rule_id}", status_code=204)
 async def delete_snooze(
     request: Request, user_id: UserId, rule_id: RuleId, store: DataStore, caller: Analyst
 ) -> Response:
@@ -147,7 +140,7 @@ async def delete_snooze(
     return Response(status_code=204)
 
 
-@router.get("/cases", response_model=Page[CustomerCase], responses=problems())
+@router.get("/cases", response_model=models.Page[models.CustomerCase])
 async def get_cases(
     store: DataStore,
     paging: Paging,
@@ -162,13 +155,13 @@ async def get_cases(
     ):
         raise invalid_cursor()
     cases = await store.cases(user_id, after, paging.limit)
-    rows = [case._asdict() for case in cases if open is None or case.is_open is open]
+    rows = [case for case in cases if open is None or case.is_open is open]
     return answers.page_response(
         rows, cases, paging.limit, lambda case: (case.user_id, case.rule_id, case.number)
     )
 
 
-@router.get("/audit", response_model=Page[AuditRecord], responses=problems())
+@router.get("/audit", response_model=models.Page[models.AuditRecord])
 async def get_audit(
     store: DataStore,
     caller: Admin,
@@ -177,8 +170,7 @@ async def get_audit(
 ) -> Response:
     """The writes through this API of a UTC day, newest first."""
     entries = await store.run(read_trail, to_ms(day), limit)
-    items = [entry._asdict() for entry in entries]
-    return answers.json_response({"items": items, "next_cursor": None})
+    return answers.json_response({"items": entries, "next_cursor": None})
 
 
 def _position(flag: StoredFlag) -> Position:

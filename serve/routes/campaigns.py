@@ -8,16 +8,8 @@ from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
 from liveprofile.campaigns.report import report_as_json
-from liveprofile.campaigns.store import plan_as_json
-from liveprofile.client.analysis_models import (
-    CAMPAIGN_PATTERN,
-    CampaignAnswer,
-    CampaignList,
-    CampaignReport,
-    CampaignRequest,
-    CampaignTarget,
-    PlanSummary,
-)
+from liveprofile.campaigns.store import find_plan, plan_as_json, read_plans
+from liveprofile.client import analysis_models as analyses
 from liveprofile.client.models import Page
 from liveprofile.rows.users import SEGMENT_BUCKETS
 from liveprofile.units import DAY_MS
@@ -36,30 +28,32 @@ from services import campaigns
 
 MAX_DAYS = 366
 
-CampaignName = Annotated[str, Path(pattern=CAMPAIGN_PATTERN, description="Name of the campaign.")]
+CampaignName = Annotated[
+    str, Path(pattern=analyses.CAMPAIGN_PATTERN, description="Name of the campaign.")
+]
 
-router = APIRouter(prefix="/v1", tags=["campaigns"])
+router = APIRouter(prefix="/v1", tags=["campaigns"], responses=problems())
 
 
-@router.get("/campaigns", response_model=CampaignList, responses=problems())
+@router.get("/campaigns", response_model=analyses.CampaignList)
 async def get_campaigns(store: DataStore, caller: Reader) -> Response:
     """The planned campaigns, newest start first."""
     return answers.json_response(
-        {"items": [plan_as_json(plan) for plan in await store.run(campaigns.stored_plans)]}
+        {"items": [plan_as_json(plan) for plan in await store.read(read_plans)]}
     )
 
 
-@router.get("/campaigns/{name}", response_model=CampaignAnswer, responses=problems(404))
+@router.get("/campaigns/{name}", response_model=analyses.CampaignAnswer, responses=problems(404))
 async def get_campaign(name: CampaignName, store: DataStore, caller: Reader) -> Response:
     """A campaign with the summary of its plan."""
-    return answers.json_response(plan_as_json(await store.run(campaigns.stored_plan, name)))
+    return answers.json_response(plan_as_json(await store.read(find_plan, name)))
 
 
-@router.put("/campaigns/{name}", response_model=PlanSummary, responses=problems(409))
+@router.put("/campaigns/{name}", response_model=analyses.PlanSummary, responses=problems(409))
 async def put_campaign(
     request: Request,
     name: CampaignName,
-    body: CampaignRequest,
+    body: analyses.CampaignRequest,
     store: DataStore,
     caller: ScanningAnalyst,
     dry_run: Annotated[bool, Query(description="Plan and store nothing.")] = False,
@@ -77,7 +71,9 @@ async def put_campaign(
 
 
 @router.get(
-    "/campaigns/{name}/targets", response_model=Page[CampaignTarget], responses=problems(404)
+    "/campaigns/{name}/targets",
+    response_model=Page[analyses.CampaignTarget],
+    responses=problems(404),
 )
 async def get_targets(
     name: CampaignName,
@@ -94,11 +90,12 @@ async def get_targets(
         raise invalid_cursor()
     targets = await store.run(campaigns.targets, name, bucket)
     next_cursor = cursor_of((bucket,)) if bucket + 1 < SEGMENT_BUCKETS else None
-    items = [target._asdict() for target in targets]
-    return answers.json_response({"items": items, "next_cursor": next_cursor})
+    return answers.json_response({"items": targets, "next_cursor": next_cursor})
 
 
-@router.get("/campaigns/{name}/report", response_model=CampaignReport, responses=problems(404))
+@router.get(
+    "/campaigns/{name}/report", response_model=analyses.CampaignReport, responses=problems(404)
+)
 async def get_report(
     request: Request,
     name: CampaignName,

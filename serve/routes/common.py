@@ -18,6 +18,7 @@ from serve.guard import extend_deadline
 from serve.keys import Role
 from serve.problems import MEDIA_TYPE, ApiError
 from serve.security import Caller, Require
+from serve.store.scans import SCAN_S
 from serve.store.statements import END_OF_TIME_MS, START_OF_TIME_MS
 from serve.store.store import Store
 from services.audit import AuditEntry
@@ -27,6 +28,8 @@ from services.audit import AuditEntry
 KAFKA_COST, SCAN_COST = 10.0, 50.0
 # A request that sends records to Kafka, and one that reads topics and changes them.
 SEND_DEADLINE_S, KAFKA_DEADLINE_S = 5.0, 15.0
+# A scan that ends at its own limit says so before the deadline of its request.
+SCAN_DEADLINE_S = SCAN_S + 5.0
 
 # A character has up to four bytes, each of three characters when encoded.
 MAX_ENCODED_CHARS = 12 * MAX_ID_CHARS
@@ -39,6 +42,9 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
         status: {"description": "Problem", "content": {MEDIA_TYPE: {"schema": schema}}}
         for status in sorted({*statuses, 400, 401, 403, 413, 422, 429, 503})
     }
+
+
+UNCHANGED: dict[int | str, dict[str, Any]] = {304: {"description": "Not modified"}}
 
 
 async def known_parameters(request: Request) -> None:
@@ -107,7 +113,7 @@ async def segment_of(segment: Annotated[str, _id_path("Segment id.")]) -> str:
 
 def extend_to_scan(request: Request) -> None:
     """Gives a request the time of a scan."""
-    extend_deadline(request, request.app.state.scan_deadline_s)
+    extend_deadline(request, SCAN_DEADLINE_S)
 
 
 def audit_entry(

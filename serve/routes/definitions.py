@@ -9,19 +9,10 @@ import orjson
 from fastapi import APIRouter, Depends, Header, Query, Request
 from starlette.responses import Response
 
-from liveprofile.client.analysis_models import (
-    AppliedChanges,
-    PreviewAnswer,
-    RuleList,
-    RulesRequest,
-    SegmentList,
-    SegmentMember,
-    SegmentsRequest,
-    SizeList,
-    UserSegmentList,
-)
+from liveprofile.client import analysis_models as analyses
 from liveprofile.client.models import Page
 from liveprofile.rows.users import SEGMENT_BUCKETS
+from liveprofile.segments.members import sizes
 from serve import answers
 from serve.answers import Paging, invalid_cursor
 from serve.guard import extend_deadline
@@ -30,6 +21,7 @@ from serve.problems import ApiError
 from serve.routes.common import (
     KAFKA_COST,
     KAFKA_DEADLINE_S,
+    UNCHANGED,
     DataStore,
     Reader,
     ScanningAnalyst,
@@ -57,21 +49,20 @@ IfMatch = Annotated[
     ),
 ]
 DryRun = Annotated[bool, Query(description="Answer with the changes and write nothing.")]
-UNCHANGED = {304: {"description": "Not modified"}}
 
-router = APIRouter(prefix="/v1", tags=["definitions"])
+router = APIRouter(prefix="/v1", tags=["definitions"], responses=problems())
 
 
-@router.get("/rules", response_model=RuleList, responses=UNCHANGED | problems())
+@router.get("/rules", response_model=analyses.RuleList, responses=UNCHANGED)
 async def get_rules(request: Request, store: DataStore, caller: DefinitionReader) -> Response:
     """The rules that jobs use. May take seconds."""
     return await _get(request, store, "rules")
 
 
-@router.put("/rules", response_model=AppliedChanges, responses=problems(412, 428))
+@router.put("/rules", response_model=analyses.AppliedChanges, responses=problems(412, 428))
 async def put_rules(
     request: Request,
-    body: RulesRequest,
+    body: analyses.RulesRequest,
     store: DataStore,
     caller: RuleEditor,
     if_match: IfMatch = None,
@@ -84,16 +75,16 @@ async def put_rules(
     return await _put(request, store, caller, "rules", body.rules, if_match, dry_run)
 
 
-@router.get("/segments", response_model=SegmentList, responses=UNCHANGED | problems())
+@router.get("/segments", response_model=analyses.SegmentList, responses=UNCHANGED)
 async def get_segments(request: Request, store: DataStore, caller: DefinitionReader) -> Response:
     """The segment definitions that jobs use. May take seconds."""
     return await _get(request, store, "segments")
 
 
-@router.put("/segments", response_model=AppliedChanges, responses=problems(412, 428))
+@router.put("/segments", response_model=analyses.AppliedChanges, responses=problems(412, 428))
 async def put_segments(
     request: Request,
-    body: SegmentsRequest,
+    body: analyses.SegmentsRequest,
     store: DataStore,
     caller: SegmentEditor,
     if_match: IfMatch = None,
@@ -106,10 +97,10 @@ async def put_segments(
     return await _put(request, store, caller, "segments", body.segments, if_match, dry_run)
 
 
-@router.post("/segments:preview", response_model=PreviewAnswer, responses=problems())
+@router.post("/segments:preview", response_model=analyses.PreviewAnswer)
 async def preview_segments(
     request: Request,
-    body: SegmentsRequest,
+    body: analyses.SegmentsRequest,
     store: DataStore,
     caller: ScanningAnalyst,
     at: Annotated[Time | None, Query(description="Evaluate at this time; now. RFC 3339.")] = None,
@@ -119,16 +110,13 @@ async def preview_segments(
     extend_to_scan(request)
     at_ms = request.app.state.clock_ms() if at is None else to_ms(at)
     users, found = await store.scan(definitions.preview_segments, segments, at_ms)
-    items = [each._asdict() for each in found]
-    return answers.json_response({"at_ms": at_ms, "users": users, "segments": items})
+    return answers.json_response({"at_ms": at_ms, "users": users, "segments": found})
 
 
-segments = APIRouter(prefix="/v1", tags=["segments"])
+segments = APIRouter(prefix="/v1", tags=["segments"], responses=problems())
 
 
-@segments.get(
-    "/segments/{segment}/members", response_model=Page[SegmentMember], responses=problems()
-)
+@segments.get("/segments/{segment}/members", response_model=Page[analyses.SegmentMember])
 async def get_members(
     segment: SegmentId, store: DataStore, paging: Paging, caller: Reader
 ) -> Response:
@@ -143,7 +131,7 @@ async def get_members(
     )
 
 
-@segments.get("/segments/{segment}/sizes", response_model=SizeList, responses=problems())
+@segments.get("/segments/{segment}/sizes", response_model=analyses.SizeList)
 async def get_sizes(
     segment: SegmentId,
     store: DataStore,
@@ -151,11 +139,11 @@ async def get_sizes(
     limit: Annotated[int, Query(ge=1, le=1_000)] = 50,
 ) -> Response:
     """The sizes at the latest sweeps, newest first."""
-    sizes = await store.segment_sizes(segment, limit)
-    return answers.json_response({"items": [size._asdict() for size in sizes]})
+    found = await store.read(sizes, segment, limit)
+    return answers.json_response({"items": found})
 
 
-@segments.get("/users/{user_id}/segments", response_model=UserSegmentList, responses=problems())
+@segments.get("/users/{user_id}/segments", response_model=analyses.UserSegmentList)
 async def get_user_segments(user_id: UserId, store: DataStore, caller: Reader) -> Response:
     """The segments that the user is or was in, since when and why."""
     rows = await store.user_segments(user_id)

@@ -11,10 +11,16 @@ from starlette.responses import Response
 
 from liveprofile.client.analysis_models import Explanation, ExplanationRequest
 from serve import answers
-from serve.explainer import Explainer, ExplainerBusy, ExplanationRefused, ExplanationTimeout
+from serve.explainer import (
+    EXPLANATION_S,
+    Explainer,
+    ExplainerBusyError,
+    ExplanationRefusedError,
+    ExplanationTimeoutError,
+)
 from serve.guard import extend_deadline
 from serve.keys import Role
-from serve.problems import ApiError, unavailable, unknown_user
+from serve.problems import ApiError, UnavailableError, unknown_user
 from serve.routes.common import UserId, audit_entry, problems
 from serve.security import Caller, Require
 from serve.store.statements import END_OF_TIME_MS, RawDelta
@@ -25,10 +31,10 @@ from services.privacy import consents, erasure
 # In requests of a key: a minute of a core.
 COST = 50.0
 # An explanation that ends at its own limit says so before the deadline of its request.
-MARGIN_S = 10.0
+DEADLINE_S = EXPLANATION_S + 10.0
 PROFILING = "profiling"
 
-router = APIRouter(prefix="/v1", tags=["users"])
+router = APIRouter(prefix="/v1", tags=["users"], responses=problems())
 
 
 @router.post(
@@ -58,7 +64,7 @@ async def explain_window(
     """Explains the user's last window that ended by then, and records it in the audit trail.
 
     requested: for the audit trail. Ends the computation if the caller leaves. Raises ApiError 404,
-    501, 503, ExplanationRefused, ExplainerBusy, ExplanationTimeout, ServiceError.
+    501, 503, ExplanationRefusedError, ExplainerBusyError, ExplanationTimeoutError, ServiceError.
     """
     state = request.app.state
     explainer: Explainer | None = state.explainer
@@ -66,11 +72,11 @@ async def explain_window(
         raise ApiError(
             501,
             "not-installed",
-            "this server does not explain windows: serve.explanations_at_once is 0, or the model's"
+            "this server does not explain windows: serve.max_explanations is 0, or the model's"
             " packages are not installed (`liveprofile[demo]` has them). `liveprofile profile"
             " explain` does",
         )
-    extend_deadline(request, state.explanation_deadline_s)
+    extend_deadline(request, DEADLINE_S)
     store: Store = state.store
     delta = await _window(store, user_id, until_ms)
     # By such targets an erasure finds the entries of a user (liveprofile/privacy/places.py).
@@ -85,12 +91,12 @@ async def explain_window(
         found = await _while_connected(request, work)
         outcome = "done"
         return found
-    except (ExplanationRefused, ExplainerBusy) as error:
-        outcome = "refused"
-        after["reason"] = getattr(error, "kind", "busy")
-        raise
-    except ExplanationTimeout:
+    except ExplanationTimeoutError:
         after["reason"] = "timeout"
+        raise
+    except (ExplanationRefusedError, ExplainerBusyError) as error:
+        outcome = "refused"
+        after["reason"] = getattr(error, "reason", "busy")
         raise
     finally:
         completed = audit._replace(after=after or None, outcome=outcome)
@@ -112,7 +118,7 @@ async def _window(store: Store, user_id: str, until_ms: int | None) -> RawDelta:
 
 async def _require_consent(store: Store, user_id: str, now_ms: int) -> None:
     if not (await store.run(consents, user_id)).allows(PROFILING, now_ms):
-        raise ExplanationRefused("no-consent", "the user does not allow profiling")
+        raise ExplanationRefusedError("no-consent", "the user does not allow profiling")
 
 
 async def _while_connected(
@@ -124,7 +130,7 @@ async def _while_connected(
     try:
         await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            raise unavailable("the client has closed the connection")
+            raise UnavailableError("the client has closed the connection")
         return working.result()
     finally:
         working.cancel()

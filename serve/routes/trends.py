@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
-from liveprofile.client.analysis_models import CohortList, FunnelAnswer, Trend, TrendForecast
+from liveprofile.client import analysis_models as analyses
 from liveprofile.trends.counts import ALL, CATEGORY, Series
 from liveprofile.trends.funnel import STEPS
 from liveprofile.trends.points import Metric
@@ -37,10 +38,10 @@ TypeOfTrend = Annotated[EventType | None, Query(description="All; with a categor
 
 Forecaster = Annotated[Caller, Depends(Require(Role.READER, FORECAST_COST))]
 
-router = APIRouter(prefix="/v1", tags=["trends"])
+router = APIRouter(prefix="/v1", tags=["trends"], responses=problems())
 
 
-@router.get("/trends", response_model=Trend, responses=problems(404))
+@router.get("/trends", response_model=analyses.Trend, responses=problems(404))
 async def get_trend(
     store: DataStore,
     caller: Reader,
@@ -54,11 +55,10 @@ async def get_trend(
     trend = await store.run(trends.trend, series_of(category, event_type), by, metric, count)
     if trend is None:
         raise not_counted()
-    points = [point._asdict() for point in trend.points]
-    return answers.json_response(trend._asdict() | {"points": points})
+    return answers.json_response(trend)
 
 
-@router.get("/trends/forecast", response_model=TrendForecast, responses=problems(404))
+@router.get("/trends/forecast", response_model=analyses.TrendForecast, responses=problems(404))
 async def get_forecast(
     request: Request,
     store: DataStore,
@@ -74,14 +74,11 @@ async def get_forecast(
         raise not_counted()
     if found.forecast is None:
         raise ApiError(404, "too-short", f"the series has {found.days} complete days: too few")
-    forecast = {
-        name: value.tolist() if hasattr(value, "tolist") else value
-        for name, value in found.forecast._asdict().items()
-    }
-    return answers.json_response({"day_ms": found.day_ms, "metric": metric} | forecast)
+    about = {"day_ms": found.day_ms, "metric": metric}
+    return answers.json_response(about | found.forecast._asdict())
 
 
-@router.get("/funnel", response_model=FunnelAnswer, responses=problems())
+@router.get("/funnel", response_model=analyses.FunnelAnswer)
 async def get_funnel(
     request: Request,
     store: DataStore,
@@ -104,14 +101,11 @@ async def get_funnel(
     within_ms = within_h * HOUR_MS
     last_ms = within_ms + days * DAY_MS
     found = await store.scan(trends.stored_funnel, step or STEPS, within_ms, last_ms, by)
-    groups = {
-        name: [step._asdict() for step in steps]
-        for name, steps in list(found.groups.items())[:limit]
-    }
-    return answers.json_response(found._asdict() | {"groups": groups})
+    groups = dict(itertools.islice(found.groups.items(), limit))
+    return answers.json_response(found._replace(groups=groups))
 
 
-@router.get("/retention", response_model=CohortList, responses=problems())
+@router.get("/retention", response_model=analyses.CohortList)
 async def get_retention(
     request: Request,
     store: DataStore,
@@ -123,7 +117,7 @@ async def get_retention(
     """Which users of a first week come back in the weeks after it. May take long."""
     extend_to_scan(request)
     cohorts = await store.scan(trends.stored_retention, event_type)
-    return answers.json_response({"items": [cohort._asdict() for cohort in cohorts]})
+    return answers.json_response({"items": cohorts})
 
 
 def series_of(category: str | None, event_type: str | None) -> Series:

@@ -8,26 +8,14 @@ import orjson
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
-from liveprofile.attributes.resolution import resolve
-from liveprofile.client.models import (
-    AttributeList,
-    BatchRequest,
-    Delta,
-    Interests,
-    Lookalikes,
-    NextItems,
-    Page,
-    PastProfile,
-    Profile,
-    ProfileBatch,
-    RiskFlag,
-    Score,
-)
+from liveprofile.attributes.statements import resolve
+from liveprofile.client import models
+from liveprofile.storage.queries import similar_users
 from serve import answers
 from serve.answers import Paging, cursor_of
 from serve.keys import Role
 from serve.problems import ApiError, unknown_user
-from serve.routes.common import DataStore, Reader, Since, Time, UserId, problems, to_ms
+from serve.routes.common import UNCHANGED, DataStore, Reader, Since, Time, UserId, problems, to_ms
 from serve.security import Caller, Require
 from serve.store.statements import END_OF_TIME_MS, RawProfile
 from serve.store.store import Store
@@ -35,13 +23,13 @@ from serve.store.store import Store
 BATCH_COST = 10.0
 MAX_SIMILAR = 100
 
-router = APIRouter(prefix="/v1", tags=["users"])
+router = APIRouter(prefix="/v1", tags=["users"], responses=problems())
 
 
-@router.post("/users:batchGet", response_model=ProfileBatch, responses=problems())
+@router.post("/users:batchGet", response_model=models.ProfileBatch)
 async def get_profiles(
     request: Request,
-    body: BatchRequest,
+    body: models.BatchRequest,
     store: DataStore,
     caller: Annotated[Caller, Depends(Require(Role.READER, BATCH_COST))],
 ) -> Response:
@@ -49,7 +37,7 @@ async def get_profiles(
     return await batch_response(request, store, body)
 
 
-async def batch_response(request: Request, store: Store, body: BatchRequest) -> Response:
+async def batch_response(request: Request, store: Store, body: models.BatchRequest) -> Response:
     """The answer to an admitted request for several profiles; serve/direct.py calls it too."""
     ids = list(dict.fromkeys(body.user_ids))
     rows = {row.user_id: row for row in await store.profiles(ids, body.embedding)}
@@ -65,8 +53,8 @@ async def batch_response(request: Request, store: Store, body: BatchRequest) -> 
 
 @router.get(
     "/users/{user_id}",
-    response_model=Profile | PastProfile,
-    responses={304: {"description": "Not modified"}, **problems(404)},
+    response_model=models.Profile | models.PastProfile,
+    responses=UNCHANGED | problems(404),
 )
 async def get_profile(
     request: Request,
@@ -103,7 +91,7 @@ async def profile_response(
     return answers.tagged_response(request, answer)
 
 
-@router.get("/users/{user_id}/deltas", response_model=Page[Delta], responses=problems())
+@router.get("/users/{user_id}/deltas", response_model=models.Page[models.Delta])
 async def get_deltas(user_id: UserId, store: DataStore, paging: Paging, caller: Reader) -> Response:
     """The changes of each window, newest first."""
     after = paging.position(int)
@@ -114,16 +102,15 @@ async def get_deltas(user_id: UserId, store: DataStore, paging: Paging, caller: 
     )
 
 
-@router.get("/users/{user_id}/scores", response_model=Page[Score], responses=problems())
+@router.get("/users/{user_id}/scores", response_model=models.Page[models.Score])
 async def get_scores(user_id: UserId, store: DataStore, paging: Paging, caller: Reader) -> Response:
     """The scores of single events, newest first."""
     page = await store.scores(user_id, paging.position(int, str), paging.limit)
     cursor = None if page.position is None else cursor_of(page.position)
-    items = [row._asdict() for row in page.rows]
-    return answers.json_response({"items": items, "next_cursor": cursor})
+    return answers.json_response({"items": page.rows, "next_cursor": cursor})
 
 
-@router.get("/users/{user_id}/flags", response_model=Page[RiskFlag], responses=problems())
+@router.get("/users/{user_id}/flags", response_model=models.Page[models.RiskFlag])
 async def get_flags(
     user_id: UserId, store: DataStore, paging: Paging, caller: Reader, since: Since = None
 ) -> Response:
@@ -132,14 +119,14 @@ async def get_flags(
     since_ms = 0 if since is None else to_ms(since)
     rows = await store.flags(user_id, since_ms, after, paging.limit)
     return answers.page_response(
-        (row._asdict() for row in rows),
+        rows,
         rows,
         paging.limit,
         lambda row: (row.window_end_ms, row.rule_id, row.event_id),
     )
 
 
-@router.get("/users/{user_id}/next-items", response_model=NextItems, responses=problems(404))
+@router.get("/users/{user_id}/next-items", response_model=models.NextItems, responses=problems(404))
 async def get_next_items(
     user_id: UserId,
     store: DataStore,
@@ -152,7 +139,7 @@ async def get_next_items(
     return answers.json_response(_head(row) | {"next_items": items[:limit]})
 
 
-@router.get("/users/{user_id}/interests", response_model=Interests, responses=problems(404))
+@router.get("/users/{user_id}/interests", response_model=models.Interests, responses=problems(404))
 async def get_interests(user_id: UserId, store: DataStore, caller: Reader) -> Response:
     """The categories that the model expects next, and the long-term shares."""
     row = await _profile(store, user_id)
@@ -161,7 +148,7 @@ async def get_interests(user_id: UserId, store: DataStore, caller: Reader) -> Re
     return answers.json_response(_head(row) | {name: profile.get(name) or {} for name in names})
 
 
-@router.get("/users/{user_id}/similar", response_model=Lookalikes, responses=problems(404))
+@router.get("/users/{user_id}/similar", response_model=models.Lookalikes, responses=problems(404))
 async def get_similar(
     user_id: UserId,
     store: DataStore,
@@ -170,15 +157,13 @@ async def get_similar(
     segment: Annotated[str | None, Query(min_length=1, max_length=64)] = None,
 ) -> Response:
     """The users with the most similar embeddings, best first."""
-    users = await store.similar(user_id, k, segment)
+    users = await store.read(similar_users, user_id, k, segment)
     if users is None:
         raise unknown_user()
-    return answers.json_response(
-        {"user_id": user_id, "similar": [user._asdict() for user in users]}
-    )
+    return answers.json_response({"user_id": user_id, "similar": users})
 
 
-@router.get("/users/{user_id}/attributes", response_model=AttributeList, responses=problems())
+@router.get("/users/{user_id}/attributes", response_model=models.AttributeList)
 async def get_attributes(
     request: Request, user_id: UserId, store: DataStore, caller: Reader
 ) -> Response:

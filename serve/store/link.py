@@ -29,7 +29,7 @@ from liveprofile.settings import CassandraSettings
 from liveprofile.storage import connection
 from liveprofile.storage.cql import service_error
 from serve.store.loop_connection import connection_on_this_loop
-from serve.store.statements import prepare_all
+from serve.store.statements import CQL
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +127,9 @@ def _connected(session: Session) -> _Connected:
     profile = session.execution_profile_clone_update(
         EXEC_PROFILE_DEFAULT, row_factory=tuple_factory
     )
-    return _Connected(session, prepare_all(session), profile)
+    # The errors of the driver pass: a table may be missing.
+    statements = {name: session.prepare(cql) for name, cql in CQL.items()}
+    return _Connected(session, statements, profile)
 
 
 async def fetch(

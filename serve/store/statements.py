@@ -1,4 +1,4 @@
-"""The rows that the API reads, and its prepared statements (docs/reading.md has the tables).
+"""The rows that the API reads on its event loop, and the statements for them (docs/reading.md).
 
 Within a table, rows with the same time are ordered by the rest of the key. So a page after a row
 is read in two steps: the rest of the rows with its time (`..._rest`), then older ones.
@@ -8,10 +8,6 @@ from __future__ import annotations
 
 from collections import namedtuple
 from typing import NamedTuple
-
-from cassandra import ConsistencyLevel
-from cassandra.cluster import Session
-from cassandra.query import PreparedStatement
 
 from liveprofile.attributes.table import MAX_ROWS, SELECTED
 from liveprofile.rows.profiles import MARKS, StoredDelta, UserProfile
@@ -60,10 +56,6 @@ _PROFILE = columns(RawProfile)
 _PROFILE_ONLY = _PROFILE.removesuffix(f", {_EMBEDDING}")
 
 
-_SIMILAR = (
-    "SELECT user_id, similarity_cosine(embedding, ?) AS cosine, segments,"
-    " to_unix_timestamp(window_end) AS window_end_ms FROM user_lookalike"
-)
 _CASE = (
     "SELECT user_id, rule_id, number, state, to_unix_timestamp(opened_at), severity, action,"
     " message, alerts FROM risk_case"
@@ -76,10 +68,6 @@ CQL = {
     "profiles": f"SELECT {_PROFILE_ONLY} FROM user_profile WHERE user_id IN ?",
     "profiles_embedding": f"SELECT {_PROFILE} FROM user_profile WHERE user_id IN ?",
     "some_profiles": f"SELECT {_PROFILE_ONLY} FROM user_profile LIMIT ?",
-    "embedding": "SELECT embedding FROM user_profile WHERE user_id = ?",
-    "similar": f"{_SIMILAR} ORDER BY embedding ANN OF ? LIMIT ?",
-    "similar_in_segment": f"{_SIMILAR} WHERE segments CONTAINS ? ORDER BY embedding ANN OF ?"
-    " LIMIT ?",
     "deltas": select("profile_delta", RawDelta, "user_id = ? AND window_end <= ? LIMIT ?"),
     "score_hours": "SELECT to_unix_timestamp(hour) FROM risk_score_hours"
     " WHERE user_id = ? AND hour <= ? LIMIT ?",
@@ -111,13 +99,9 @@ CQL = {
         "day = ? AND bucket = ? AND window_end = ? AND (user_id, rule_id, event_id) > (?, ?, ?)"
         " LIMIT ?",
     ),
-    "state": "SELECT state, analyst, to_unix_timestamp(updated_at), note FROM flag_state"
-    " WHERE flag_id = ? LIMIT 1",
     "segment_members": select(
         "segment_member", BucketMember, "segment = ? AND bucket = ? AND user_id > ? LIMIT ?"
     ),
-    "segment_sizes": "SELECT to_unix_timestamp(time), members, users, overlaps FROM segment_size"
-    " WHERE segment = ? LIMIT ?",
     "user_segments": select("user_segment", StoredUserSegment, "user_id = ?"),
     "user_attributes": f"SELECT {SELECTED} FROM user_attribute WHERE user_id = ? LIMIT {MAX_ROWS}",
     "user_cases": f"{_CASE} WHERE user_id = ? LIMIT ?",
@@ -126,12 +110,3 @@ CQL = {
     "cases_rest": f"{_CASE} WHERE user_id = ? AND rule_id > ? LIMIT ?",
     "cases_of_rule_rest": f"{_CASE} WHERE user_id = ? AND rule_id = ? AND number < ? LIMIT ?",
 }
-
-
-def prepare_all(session: Session) -> dict[str, PreparedStatement]:
-    """The statements by name. The driver's errors pass: a table may be missing."""
-    prepared = {name: session.prepare(cql) for name, cql in CQL.items()}
-    for name in ("similar", "similar_in_segment"):
-        # Cassandra answers ANN queries at no other level.
-        prepared[name].consistency_level = ConsistencyLevel.LOCAL_ONE
-    return prepared

@@ -17,24 +17,14 @@ from typing import Any, NamedTuple, TypeVar
 from cassandra.cluster import Session
 
 from liveprofile.alerts.cases.case_store import AlertCase
-from liveprofile.alerts.cases.flags import FlagWithState
-from liveprofile.alerts.cases.states import AlertState, StoredAlertState
 from liveprofile.attributes.statements import Statement
 from liveprofile.attributes.table import by_user
 from liveprofile.rows.risk import FLAG_BUCKETS, score_hour_ms
 from liveprofile.rows.users import SEGMENT_BUCKETS
-from liveprofile.segments.members import SegmentSize
 from liveprofile.settings import CassandraSettings, Settings
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import to_ms
-from liveprofile.storage.queries import (
-    SimilarUser,
-    StoredFlag,
-    StoredScore,
-    names_of,
-    stored_flag,
-    stored_score,
-)
+from liveprofile.storage.queries import StoredFlag, StoredScore, stored_flag, stored_score
 from serve.keys import StoredKey, key_of_row
 from serve.store.link import Link
 from serve.store.merged_reads import MergedReads
@@ -99,6 +89,10 @@ class Store:
             finally:
                 self._scans.stop()
 
+    async def read(self, read: Callable[..., Result], *values: Any) -> Result:
+        """Runs a function of liveprofile/ on a session in a thread. Raises what it raises."""
+        return await self._link.in_thread(lambda session: read(session, *values))
+
     async def run(self, act: Callable[..., Result], *args: Any, **options: Any) -> Result:
         """Runs a function of services/ in a thread. Raises what it raises.
 
@@ -111,7 +105,7 @@ class Store:
     async def scan(self, act: Callable[..., Result], *args: Any, **options: Any) -> Result:
         """As `run` for a function that reads all users: one at a time, with a limit.
 
-        It has the argument `watch`. Raises ScanBusy, ScanTooLarge.
+        It has the argument `watch`. Raises UnavailableError, ScanTooLargeError.
         """
         return await self._scans.run(
             lambda session, limit: act(session, self.settings, *args, watch=limit.watch, **options)
@@ -229,26 +223,6 @@ class Store:
         days = {row[0].date() for row in await self._link.rows("flag_days")}
         return sorted((day for day in days if first <= day <= last), reverse=True)
 
-    async def with_states(self, flags: Sequence[StoredFlag]) -> list[FlagWithState]:
-        states = await asyncio.gather(
-            *(self._link.rows("state", (flag.flag_id,)) for flag in flags)
-        )
-        return [FlagWithState(flag, _state(rows)) for flag, rows in zip(flags, states, strict=True)]
-
-    async def similar(self, user_id: str, k: int, segment: str | None) -> list[SimilarUser] | None:
-        """None for an unknown user."""
-        own = await self._link.rows("embedding", (user_id,))
-        if not own:
-            return None
-        [[vector]] = own
-        if segment is None:
-            rows = await self._link.rows("similar", (vector, vector, k + 1))
-        else:
-            values = (vector, segment, vector, k + 1)
-            rows = await self._link.rows("similar_in_segment", values)
-        users = [SimilarUser(*row)._replace(segments=names_of(row[2])) for row in rows]
-        return [user for user in users if user.user_id != user_id][:k]
-
     async def segment_members(
         self, segment: str, after: tuple[int, str] | None, limit: int
     ) -> list[BucketMember]:
@@ -269,10 +243,6 @@ class Store:
             for rows in await asyncio.gather(*reads):
                 members += [BucketMember(*row) for row in rows]
         return members[:limit]
-
-    async def segment_sizes(self, segment: str, limit: int) -> list[SegmentSize]:
-        rows = await self._link.rows("segment_sizes", (segment, limit))
-        return [SegmentSize(*row[:3], dict(row[3] or {})) for row in rows]
 
     async def user_segments(self, user_id: str) -> list[StoredUserSegment]:
         rows = await self._link.rows("user_segments", (user_id,))
@@ -308,13 +278,6 @@ def _day(time_ms: int) -> date:
 
 def _place(flag: StoredFlag) -> tuple[int, str, str, str]:
     return (-flag.window_end_ms, flag.user_id, flag.rule_id, flag.event_id)
-
-
-def _state(rows: Sequence[tuple]) -> StoredAlertState:
-    if not rows or rows[0][0] is None:
-        return StoredAlertState(AlertState.OPEN)
-    state, analyst, updated_at_ms, note = rows[0]
-    return StoredAlertState(AlertState(state), analyst, updated_at_ms, note or "")
 
 
 def _case(row: tuple) -> AlertCase:

@@ -57,8 +57,8 @@ def assert_equals_reference(
         if reason in REASONS_WITH_DETAIL:
             assert sent.headers["detail"] == detail, sent
         value = values[sent.position]
-        is_long = value is not None and len(value.decode()) > settings.limits.payload_chars
-        forwarded = None if value is None else value.decode()[: settings.limits.payload_chars]
+        is_long = value is not None and len(value.decode()) > settings.limits.max_payload_chars
+        forwarded = None if value is None else value.decode()[: settings.limits.max_payload_chars]
         assert sent.value == ("" if reason == "ERASED" else forwarded)
         assert ("truncated" in sent.headers) == is_long
 

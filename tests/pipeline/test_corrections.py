@@ -19,18 +19,19 @@ from pyflink.table import EnvironmentSettings, TableEnvironment
 
 from jobs.backfill_job import run_profile_pipeline as run_batch
 from jobs.sql import tables
-from liveprofile.consent.changes import ConsentBook
+from liveprofile.consent.changes import ConsentTable
 from liveprofile.kafka import records as kafka
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import read_rules
 from liveprofile.segments.definitions import read_segments
 from liveprofile.settings import Settings, load
 from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS
+from liveprofile.wire import training_rows
 from models.profile.inference import ProfileModel
 from offline.late_windows.chains import ADDED, WITHDRAWN
 from offline.late_windows.corrector import CorrectionCounts, Corrector
 from offline.late_windows.late_events import (
-    LateBook,
+    LateTable,
     RecordSelection,
     choose_late_events,
     read_late_events,
@@ -91,7 +92,7 @@ class LateStream(NamedTuple):
     output: ProfileOutput
     perfect: ProfileOutput  # of the same events in order
     rows: list[dict[str, Any]]
-    book: LateBook
+    book: LateTable
     closed_ms: int
 
     def correct(self, tables: MemoryCorrectionTables, **options: Any) -> CorrectionCounts:
@@ -127,7 +128,7 @@ def late_stream(tmp_path_factory: pytest.TempPathFactory) -> LateStream:
     book = choose_late_events(
         read_late_events(late_records(output, settings), settings.topics.events),
         settings.window.correction_days * DAY_MS,
-        ConsentBook(settings.consent.defaults),
+        ConsentTable(settings.consent.defaults),
         frozenset(),
         RECORD_MS,
     )
@@ -144,7 +145,7 @@ def late_stream(tmp_path_factory: pytest.TempPathFactory) -> LateStream:
         settings,
         source=tables.record_file("source", file, settings),
         rows=rows,
-        memories=True,
+        schema=training_rows.PROFILE_INPUT,
     )
     model = load_checkpoint(settings, product_path(settings.model.checkpoint))
     return LateStream(

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import pytest
 
-from liveprofile.identity.book import IdentityBook, Merge
+from liveprofile.identity.merges import IdentityTable, Merge
 from liveprofile.kafka.records import Record
 from liveprofile.settings import load
 from liveprofile.units import DAY_MS
@@ -61,7 +61,7 @@ def with_anonymous_ids(events: list[Event]) -> list[Event]:
     return sent
 
 
-def merged_by_logins(events: list[Event]) -> IdentityBook:
+def merged_by_logins(events: list[Event]) -> IdentityTable:
     """What `liveprofile identity link-logins` writes of this stream."""
     settings = load(merges={"enabled": True, "delay_ms": 0})
     records = [
@@ -70,7 +70,7 @@ def merged_by_logins(events: list[Event]) -> IdentityBook:
     ]
     kafka = MemoryKafka(records, 1, random.Random(11))
     run_to_end(kafka, opened(kafka, settings, MERGED_MS))
-    return kafka.book()
+    return kafka.table()
 
 
 @pytest.fixture(scope="module")

@@ -22,13 +22,14 @@ from pyflink.table import EnvironmentSettings, TableEnvironment
 
 from jobs.backfill_job import run_profile_pipeline as run_batch
 from jobs.sql import tables
-from liveprofile.consent.changes import ConsentBook
-from liveprofile.identity.book import IdentityBook, Merge
+from liveprofile.consent.changes import ConsentTable
+from liveprofile.identity.merges import IdentityTable, Merge
 from liveprofile.identity.records import to_record
 from liveprofile.kafka import records as kafka
 from liveprofile.resources import product_path
 from liveprofile.settings import load
 from liveprofile.units import HOUR_MS
+from liveprofile.wire import training_rows
 from liveprofile.wire.user_records import key_of
 from models.fraud.model import FraudModel
 from offline.late_windows.chains import MERGED
@@ -66,7 +67,7 @@ pytestmark = pytest.mark.pipeline
 Event = dict[str, Any]
 
 
-def feed_of(book: IdentityBook) -> RecordedMerges:
+def feed_of(book: IdentityTable) -> RecordedMerges:
     return RecordedMerges(
         [
             kafka.Record(
@@ -77,9 +78,9 @@ def feed_of(book: IdentityBook) -> RecordedMerges:
     )
 
 
-def book_of(merge_ms: int) -> IdentityBook:
+def book_of(merge_ms: int) -> IdentityTable:
     """HOT_USER has two aliases, one through the other; two more users have one."""
-    book = IdentityBook()
+    book = IdentityTable()
     book.put("hot-phone", [Merge("hot-tablet", merge_ms - HOUR_MS)])
     book.put("hot-tablet", [Merge(HOT_USER, merge_ms)])
     book.put("regular-phone", [Merge(REGULAR_USER, merge_ms + HOUR_MS + 7)])
@@ -140,7 +141,7 @@ def test_events_of_an_alias_are_those_of_the_person_from_the_merge_on(tmp_path: 
     )
 
 
-def _resolved(value: bytes | None, book: IdentityBook) -> bytes | None:
+def _resolved(value: bytes | None, book: IdentityTable) -> bytes | None:
     try:
         event = json.loads(value or b"")
         return json.dumps(with_person(event, book.resolve)).encode()
@@ -156,7 +157,7 @@ def test_scores_of_an_alias_are_those_of_the_person_from_the_merge_on(tmp_path: 
     )
     events = simulated.simulated_shop(seed=7)
     merge_ms = events[len(events) // 3]["event_time"]
-    book, users = IdentityBook(), sorted({event["user_id"] for event in events})
+    book, users = IdentityTable(), sorted({event["user_id"] for event in events})
     for user_id in users[::5]:
         book.put(f"{user_id}-phone", [Merge(user_id, merge_ms)])
     rng = random.Random(7)
@@ -180,7 +181,7 @@ def test_scores_of_an_alias_are_those_of_the_person_from_the_merge_on(tmp_path: 
 
 class MergedStream(NamedTuple):
     late: LateStream
-    merges: IdentityBook
+    merges: IdentityTable
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +193,7 @@ def merged_stream(tmp_path_factory: pytest.TempPathFactory) -> MergedStream:
 
 
 def merged_stream_of(
-    several: list[Event], events: list[Event], merges: IdentityBook, folder: Path
+    several: list[Event], events: list[Event], merges: IdentityTable, folder: Path
 ) -> MergedStream:
     """`several`: what the job gets, with delays; `events`: the same with one id a person."""
     sections = {
@@ -208,7 +209,7 @@ def merged_stream_of(
     )
     one_id = run_profile_pipeline(to_records(events), settings, folder / "one-id")
 
-    consents = ConsentBook(settings.consent.defaults)
+    consents = ConsentTable(settings.consent.defaults)
     book = choose_late_events(
         read_late_events(late_records(output, settings), settings.topics.events),
         4 * HOUR_MS * 24,
@@ -228,7 +229,7 @@ def merged_stream_of(
         settings,
         source=tables.record_file("source", folder / "records.json", settings),
         rows=folder / "rows",
-        memories=True,
+        schema=training_rows.PROFILE_INPUT,
     )
     model = load_checkpoint(settings, product_path(settings.model.checkpoint))
     rows = list(read_rows(folder / "rows"))

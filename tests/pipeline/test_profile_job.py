@@ -52,7 +52,7 @@ def test_stream_with_faults_equals_reference(stagger_ms: int, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "limits", [{"window_events": 3}, {"window_chars": 1_024}], ids=["events", "characters"]
+    "limits", [{"max_window_events": 3}, {"max_window_chars": 1_024}], ids=["events", "characters"]
 )
 def test_window_takes_no_more_than_its_limits(limits: dict[str, int], tmp_path: Path) -> None:
     settings = load(job={"parallelism": 1, "name": "pipeline"}, limits=limits)

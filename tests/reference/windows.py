@@ -99,9 +99,9 @@ def classify(
 
 def _exceeded(events: int, chars: int, limits: Any) -> str:
     """Which limit of a window is exceeded; "" if none is."""
-    if events > limits.window_events:
+    if events > limits.max_window_events:
         return "events"
-    return "characters" if chars > limits.window_chars else ""
+    return "characters" if chars > limits.max_window_chars else ""
 
 
 def window_end_ms(user_id: str, time_ms: int, window: Any) -> int:

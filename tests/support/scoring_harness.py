@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from liveprofile.consent.changes import ConsentBook
+from liveprofile.consent.changes import ConsentTable
 from liveprofile.feeds.feed import Fixed
-from liveprofile.privacy.erasures import HashedErasureBook
+from liveprofile.privacy.erasures import HashedErasureTable
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import RuleSet, read_rules
 from liveprofile.settings import load
@@ -61,8 +61,8 @@ class ScoringHarness:
         model: FraudModel,
         *rules: dict[str, Any],
         now_ms: float = 0.0,
-        erasures: HashedErasureBook | None = None,
-        consents: ConsentBook | None = None,
+        erasures: HashedErasureTable | None = None,
+        consents: ConsentTable | None = None,
     ):
         self.sink = MemoryScoringSink()
         self.timings: list[ScoringBatchTiming] = []
@@ -77,12 +77,7 @@ class ScoringHarness:
         if consents is not None:
             feeds = feeds._replace(consents=Fixed(consents))
         self._scorer = EventScorer(
-            SETTINGS,
-            model,
-            self.sink,
-            feeds,
-            self.timings.append,
-            now_ms=lambda: now_ms,
+            SETTINGS, model, self.sink, feeds, self.timings.append, now_ms=lambda: now_ms
         )
 
     def score(self, arrivals: list[Arrival], rows: Sequence[int]) -> list[list[dict[str, Any]]]:

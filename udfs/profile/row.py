@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from liveprofile.alerts.cloud_events import EventOrigin
-from liveprofile.consent.changes import ConsentBook
+from liveprofile.consent.changes import ConsentTable
 from liveprofile.rows.profiles import (
     LATER_SUMS,
     MARKS,
@@ -117,7 +117,7 @@ def with_memberships(
     rows: Sequence[ProfileRow],
     evaluation: Evaluation,
     policy: MembershipPolicy,
-    consents: ConsentBook,
+    consents: ConsentTable,
 ) -> list[ProfileRow]:
     """Returns the rows with the memberships that change. Raises StoreError.
 

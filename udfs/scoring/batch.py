@@ -125,14 +125,14 @@ class EventScorer:
 
     def _score(self, user_id: Sequence[str], parts: Sequence[str]) -> list[list[str]]:
         clock = [time.perf_counter()]
-        batch, book = read_rows(user_id, parts), self._feeds.erasures.current()
+        batch, table = read_rows(user_id, parts), self._feeds.erasures.current()
         times_ms = batch.event_ms.tolist()
-        erased = erased_rows(batch.user_id, times_ms, book)
+        erased = erased_rows(batch.user_id, times_ms, table)
         allowed = self._feeds.consents.current().allowed_rows(batch.user_id, "risk", times_ms)
         if any(erased) or not all(allowed):
             kept = [ok and not gone for ok, gone in zip(allowed, erased, strict=True)]
             return self._score_kept(user_id, parts, kept)
-        lists = later_lists(parse_lists(batch), batch.user_id, book)
+        lists = later_lists(parse_lists(batch), batch.user_id, table)
         clock.append(time.perf_counter())
         features = self._model.columns(lists)
         x_nF = self._model.matrix(features)

@@ -25,7 +25,7 @@ from liveprofile.drift.histograms import LATENESS_MS, HourlyHistograms
 from liveprofile.drift.reference import DriftReference
 from liveprofile.errors import ServiceError
 from liveprofile.units import DAY_MS, HOUR_MS
-from udfs.scoring.drift_store import CassandraDriftStore, DriftDecision, DriftState, HourCounts
+from udfs.scoring.drift_store import CassandraDriftStore, DriftDecision, DriftState
 
 log = logging.getLogger(__name__)
 
@@ -165,13 +165,8 @@ class DriftMonitor:
         return returned
 
     def _write(self, max_event_ms: int) -> None:
-        self._store.write(
-            [
-                HourCounts(self._reference.version, hour_ms, self._worker, counts_SW)
-                for hour_ms, counts_SW in self._unwritten.items()
-            ]
-        )
-        for hour_ms in self._unwritten:
+        for hour_ms, counts_SW in self._unwritten.items():
+            self._store.write(self._reference.version, hour_ms, self._worker, counts_SW)
             self._open |= {
                 DriftPeriod("hour", hour_ms),
                 DriftPeriod("day", hour_ms // DAY_MS * DAY_MS),

@@ -10,9 +10,8 @@ if the row still is the one that was read (a lightweight transaction).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import date, datetime
-from typing import NamedTuple
+from datetime import datetime
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
@@ -21,18 +20,9 @@ from cassandra.query import BatchStatement, BoundStatement
 
 from liveprofile.rows.risk import RISK_HISTOGRAM
 from liveprofile.settings import CassandraSettings
-from liveprofile.storage.cql import execute, from_ms, to_ms
+from liveprofile.storage.cql import execute, from_ms, prepare_once, to_ms
 
 _START = "start"  # a scope of drift_state with one entry: the first hour ever counted
-
-
-class HourCounts(NamedTuple):
-    """One worker's totals of an hour."""
-
-    reference: str  # version of the drift reference
-    hour_ms: int
-    worker: str
-    counts_SW: np.ndarray  # (S, W) events by series and bin: liveprofile.drift.histograms
 
 
 class DriftState(NamedTuple):
@@ -87,74 +77,49 @@ class CassandraDriftStore:
     """
 
     def __init__(self, session: Session, settings: CassandraSettings, histogram_ttl_s: int):
-        self._session = session
-        prepare, keyspace, ttl_s = session.prepare, settings.keyspace, settings.flag_ttl_s
-        counts = RISK_HISTOGRAM.insert(histogram_ttl_s, keyspace, time="")
-        self._insert_counts = prepare(counts)
-        self._insert_counts.is_idempotent = True
-        self._select_counts = prepare(
-            f"SELECT counts FROM {keyspace}.risk_histogram"
-            " WHERE day = ? AND reference = ? AND hour >= ? AND hour < ?"
-        )
-        self._select_first = prepare(
-            f"SELECT start FROM {keyspace}.drift_state WHERE scope = '{_START}'"
-            " ORDER BY start ASC LIMIT 1"
-        )
-        self._insert_first = prepare(
-            f"INSERT INTO {keyspace}.drift_state (scope, start) VALUES ('{_START}', ?)"
-        )
-        self._select_state = prepare(
-            "SELECT decided_until, since, calm_periods, decided_by, decided_at, alert, sent"
-            f" FROM {keyspace}.drift_state WHERE scope = ? LIMIT 1"
-        )
-        self._update_state = prepare(
-            f"UPDATE {keyspace}.drift_state USING TTL {ttl_s} SET decided_until = ?, since = ?,"
-            " calm_periods = ?, decided_by = ?, decided_at = ?, alert = ?, sent = ?"
-            " WHERE scope = ? IF decided_until = ?"
-        )
-        self._insert_decision = prepare(
-            f"INSERT INTO {keyspace}.drift_state (scope, start, events, drifting, distances)"
-            f" VALUES (?, ?, ?, ?, ?) USING TTL {ttl_s}"
-        )
-        self._select_decisions = prepare(
-            f"SELECT start, events, drifting, distances FROM {keyspace}.drift_state"
-            " WHERE scope = ? LIMIT ?"
-        )
-        self._mark_sent = prepare(
-            f"UPDATE {keyspace}.drift_state USING TTL {ttl_s} SET sent = true WHERE scope = ?"
-            " IF decided_until = ?"
-        )
+        self._session, self._histogram_ttl_s = session, histogram_ttl_s
+        self._keyspace, self._ttl_s = settings.keyspace, settings.flag_ttl_s
+        self._table = f"{settings.keyspace}.drift_state"
 
-    def write(self, rows: Sequence[HourCounts]) -> None:
-        for row in rows:
-            values = (
-                _day(row.hour_ms),
-                row.reference,
-                from_ms(row.hour_ms),
-                row.worker,
-                row.counts_SW.astype(">u4").tobytes(),
-            )
-            self._execute(self._insert_counts.bind(values))
+    def write(self, reference: str, hour_ms: int, worker: str, counts_SW: np.ndarray) -> None:
+        """Stores one worker's totals of an hour.
+
+        reference: version of the drift reference. counts_SW: (S, W) events by series and bin
+        (liveprofile.drift.histograms).
+        """
+        hour, counts = from_ms(hour_ms), counts_SW.astype(">u4").tobytes()
+        insert = RISK_HISTOGRAM.insert(self._histogram_ttl_s, self._keyspace, time="")
+        statement = self._bound(insert, hour.date(), reference, hour, worker, counts)
+        statement.is_idempotent = True
+        execute(self._session, statement)
 
     def totals(self, reference: str, start_ms: int, end_ms: int) -> np.ndarray | None:
         """Returns the (S * W,) counts of all workers over hours of one day; None for no counts."""
-        values = (_day(start_ms), reference, from_ms(start_ms), from_ms(end_ms))
-        counts = [
-            np.frombuffer(row.counts, ">u4").astype(np.int64)
-            for row in self._execute(self._select_counts.bind(values))
-        ]
+        start = from_ms(start_ms)
+        rows = self._read(
+            f"SELECT counts FROM {self._keyspace}.risk_histogram"
+            " WHERE day = ? AND reference = ? AND hour >= ? AND hour < ?",
+            *(start.date(), reference, start, from_ms(end_ms)),
+        )
+        counts = [np.frombuffer(row.counts, ">u4").astype(np.int64) for row in rows]
         return np.sum(counts, axis=0) if counts else None
 
     def first_hour(self, hour_ms: int) -> int:
         """Returns the first hour ever counted, with any reference; `hour_ms` if that is earlier."""
-        row = self._execute(self._select_first.bind(())).one()
+        query = f"SELECT start FROM {self._table} WHERE scope = ? ORDER BY start ASC LIMIT 1"
+        row = self._read(query, _START).one()
         if row is not None and to_ms(row.start) <= hour_ms:
             return to_ms(row.start)
-        self._execute(self._insert_first.bind((from_ms(hour_ms),)))
+        insert = f"INSERT INTO {self._table} (scope, start) VALUES (?, ?)"
+        self._read(insert, _START, from_ms(hour_ms))
         return hour_ms
 
     def state(self, scope: str) -> DriftState:
-        row = self._execute(self._select_state.bind((scope,))).one()
+        row = self._read(
+            "SELECT decided_until, since, calm_periods, decided_by, decided_at, alert, sent"
+            f" FROM {self._table} WHERE scope = ? LIMIT 1",
+            scope,
+        ).one()
         if row is None or row.decided_until is None:
             return DriftState()
         return DriftState(
@@ -172,45 +137,52 @@ class CassandraDriftStore:
     ) -> bool:
         """Stores `after` and `decision` and returns True if the state still is `before`."""
         batch = BatchStatement()
-        update = (
-            from_ms(after.decided_until_ms),
-            _timestamp(after.since_ms),
-            after.calm_periods,
-            after.decided_by,
-            from_ms(after.decided_at_ms),
-            after.alert,
-            after.sent,
-            scope,
-            _timestamp(before.decided_until_ms),
+        batch.add(
+            self._bound(
+                f"UPDATE {self._table} USING TTL {self._ttl_s} SET decided_until = ?, since = ?,"
+                " calm_periods = ?, decided_by = ?, decided_at = ?, alert = ?, sent = ?"
+                " WHERE scope = ? IF decided_until = ?",
+                from_ms(after.decided_until_ms),
+                _timestamp(after.since_ms),
+                after.calm_periods,
+                after.decided_by,
+                from_ms(after.decided_at_ms),
+                after.alert,
+                after.sent,
+                scope,
+                _timestamp(before.decided_until_ms),
+            )
         )
-        batch.add(self._update_state.bind(update))
-        insert = (
-            scope,
-            from_ms(decision.start_ms),
-            decision.events,
-            decision.drifting,
-            decision.distances,
+        batch.add(
+            self._bound(
+                f"INSERT INTO {self._table} (scope, start, events, drifting, distances)"
+                f" VALUES (?, ?, ?, ?, ?) USING TTL {self._ttl_s}",
+                *(scope, from_ms(decision.start_ms), *decision[1:]),
+            )
         )
-        batch.add(self._insert_decision.bind(insert))
-        return self._execute(batch).was_applied
+        return execute(self._session, batch).was_applied
 
     def decisions(self, scope: str, count: int) -> list[DriftDecision]:
         """Returns the latest decisions, newest first."""
-        return [
-            DriftDecision(to_ms(row.start), row.events, row.drifting, row.distances)
-            for row in self._execute(self._select_decisions.bind((scope, count)))
-        ]
+        rows = self._read(
+            f"SELECT start, events, drifting, distances FROM {self._table} WHERE scope = ? LIMIT ?",
+            *(scope, count),
+        )
+        return [DriftDecision(to_ms(start), *rest) for start, *rest in rows]
 
     def mark_sent(self, scope: str, state: DriftState) -> None:
         """Marks the alert of `state` as sent, unless there is a newer state."""
-        self._execute(self._mark_sent.bind((scope, from_ms(state.decided_until_ms))))
+        self._read(
+            f"UPDATE {self._table} USING TTL {self._ttl_s} SET sent = true WHERE scope = ?"
+            " IF decided_until = ?",
+            *(scope, from_ms(state.decided_until_ms)),
+        )
 
-    def _execute(self, statement: BoundStatement | BatchStatement) -> ResultSet:
-        return execute(self._session, statement)
+    def _read(self, query: str, *values: Any) -> ResultSet:
+        return execute(self._session, self._bound(query, *values))
 
-
-def _day(time_ms: int) -> date:
-    return from_ms(time_ms).date()
+    def _bound(self, query: str, *values: Any) -> BoundStatement:
+        return prepare_once(self._session, query).bind(values)
 
 
 def _timestamp(time_ms: int | None) -> datetime | None:

@@ -19,15 +19,13 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from liveprofile.alerts.cases.states import AlertState, read_states
+from liveprofile.alerts.cases.states import RESOLVED_STATES, read_states
 from liveprofile.errors import ServiceError
 from liveprofile.rows.risk import RISK_CASE
 from liveprofile.storage.cql import execute, from_ms, now_ms, read, to_ms
 
 # A write that loses a race is repeated. Each loss means that another writer succeeded.
 MAX_ATTEMPTS = 20
-# States in which a flag needs no more work.
-RESOLVED_STATES = frozenset({AlertState.CONFIRMED, AlertState.FALSE_POSITIVE, AlertState.CLOSED})
 
 
 class NewAlert(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from cassandra.cluster import Session
@@ -18,7 +19,7 @@ MAX_FLAGS_PER_USER = 10_000
 MAX_FLAGS_SCANNED = 20_000
 
 
-class UnknownFlag(LiveprofileError):
+class UnknownFlagError(LiveprofileError):
     """No flag has this id. Exit code 1."""
 
 
@@ -27,14 +28,21 @@ class FlagWithState(NamedTuple):
     state: StoredAlertState
 
 
+def with_states(session: Session, flags: Sequence[StoredFlag]) -> list[FlagWithState]:
+    states = read_states(session, [flag.flag_id for flag in flags])
+    return [FlagWithState(flag, states[flag.flag_id]) for flag in flags]
+
+
 def find_flag(session: Session, flag_id: str) -> StoredFlag:
-    """Returns the flag with this id, which is also its alert's id. Raises UnknownFlag."""
+    """Returns the flag with this id, which is also its alert's id. Raises UnknownFlagError."""
     query = "SELECT user_id, window_end FROM risk_flag WHERE flag_id = %s"
     for row in read(session, query, (flag_id,)):
         for flag in queries.flags(session, row.user_id, to_ms(row.window_end), MAX_FLAGS_PER_USER):
             if flag.flag_id == flag_id:
                 return flag
-    raise UnknownFlag(f"no flag {flag_id!r}; `liveprofile risk alerts list` lists the stored flags")
+    raise UnknownFlagError(
+        f"no flag {flag_id!r}; `liveprofile risk alerts list` lists the stored flags"
+    )
 
 
 def list_flags(
@@ -54,11 +62,10 @@ def list_flags(
     while True:
         flags = queries.flags(session, user_id, since_ms, count)
         candidates = [flag for flag in flags if rule_id is None or flag.rule_id == rule_id]
-        states = read_states(session, [flag.flag_id for flag in candidates])
         matches = [
-            FlagWithState(flag, states[flag.flag_id])
-            for flag in candidates
-            if state is None or states[flag.flag_id].state is state
+            each
+            for each in with_states(session, candidates)
+            if state is None or each.state.state is state
         ]
         if len(matches) >= limit or len(flags) < count or count >= MAX_FLAGS_SCANNED:
             return matches[:limit]

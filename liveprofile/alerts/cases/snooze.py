@@ -67,11 +67,6 @@ def read_snoozes(session: Session, user_id: str) -> list[Snooze]:
     ]
 
 
-def read_snoozed_until_ms(session: Session, user_id: str) -> dict[str, int]:
-    """Returns {rule_id or ALL_RULES: end of the snooze in ms} of a user."""
-    return {snooze.rule_id: snooze.until_ms for snooze in read_snoozes(session, user_id)}
-
-
 def is_snoozed(snoozed_until_ms: Mapping[str, int], rule_id: str, at_ms: int) -> bool:
     """Whether a rule is snoozed at `at_ms` of the wall clock (not event time)."""
     return any(snoozed_until_ms.get(key, 0) > at_ms for key in (rule_id, ALL_RULES))

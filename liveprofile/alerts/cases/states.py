@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from cassandra.cluster import Session
@@ -27,24 +26,13 @@ class AlertState(StrEnum):
 
 # An analyst may revise a verdict, and may give one after the flag is closed: a chargeback takes
 # weeks. No state leads back to OPEN, which means that nobody has worked on the flag.
-TRANSITIONS: Mapping[AlertState, frozenset[AlertState]] = MappingProxyType(
-    {
-        AlertState.OPEN: frozenset(
-            {
-                AlertState.ACKNOWLEDGED,
-                AlertState.CONFIRMED,
-                AlertState.FALSE_POSITIVE,
-                AlertState.CLOSED,
-            }
-        ),
-        AlertState.ACKNOWLEDGED: frozenset(
-            {AlertState.CONFIRMED, AlertState.FALSE_POSITIVE, AlertState.CLOSED}
-        ),
-        AlertState.CONFIRMED: frozenset({AlertState.FALSE_POSITIVE, AlertState.CLOSED}),
-        AlertState.FALSE_POSITIVE: frozenset({AlertState.CONFIRMED, AlertState.CLOSED}),
-        AlertState.CLOSED: frozenset({AlertState.CONFIRMED, AlertState.FALSE_POSITIVE}),
-    }
-)
+# A flag needs no more work in these.
+RESOLVED_STATES = frozenset({AlertState.CONFIRMED, AlertState.FALSE_POSITIVE, AlertState.CLOSED})
+TRANSITIONS: Mapping[AlertState, frozenset[AlertState]] = {
+    AlertState.OPEN: RESOLVED_STATES | {AlertState.ACKNOWLEDGED},
+    AlertState.ACKNOWLEDGED: RESOLVED_STATES,
+    **{state: RESOLVED_STATES - {state} for state in RESOLVED_STATES},
+}
 
 
 class StoredAlertState(NamedTuple):

@@ -38,11 +38,10 @@ class AlertData(_AlertModel):
     window_end: AwareDatetime
     model_version: str
     rules_version: str
-    # Alerts of earlier versions of Liveprofile lack these.
-    event_id: str | None = None  # None: a window raised the flag
-    rule_version: int | None = None
-    rule_state: str = "ACTIVE"
-    reasons: tuple[AlertReason, ...] = ()
+    event_id: str | None  # None: a window raised the flag
+    rule_version: int
+    rule_state: str
+    reasons: tuple[AlertReason, ...]
 
 
 class _CloudEventType(_AlertModel):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -66,16 +65,11 @@ class RetryPolicy:
     max_wait_s: float = 30.0
 
 
-class HandledStore(Protocol):
-    """Records which handler has handled which alert. Thread-safe."""
+class HandledStore:
+    """Records in Cassandra which handler has handled which alert.
 
-    def has(self, alert_id: str, handler: str) -> bool: ...
-
-    def add(self, alert_id: str, handler: str) -> None: ...
-
-
-class CassandraHandledStore:
-    """Keeps the records in Cassandra: they survive restarts, and a consumer group shares them."""
+    The records survive restarts, and a consumer group shares them. Thread-safe.
+    """
 
     def __init__(self, session: Session, group_id: str, ttl_s: int = HANDLED_TTL_S):
         self._session, self._group_id, self._ttl_s = session, group_id, ttl_s
@@ -93,25 +87,6 @@ class CassandraHandledStore:
             ALERT_HANDLED.insert(self._ttl_s, time="", mark="%s"),
             (alert_id, self._group_id, handler, from_ms(now_ms())),
         )
-
-
-class MemoryHandledStore:
-    """Keeps the newest `capacity` records in memory, until a restart; for use without Cassandra."""
-
-    def __init__(self, capacity: int = 100_000):
-        self._capacity = capacity
-        self._handled: OrderedDict[tuple[str, str], None] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def has(self, alert_id: str, handler: str) -> bool:
-        with self._lock:
-            return (alert_id, handler) in self._handled
-
-    def add(self, alert_id: str, handler: str) -> None:
-        with self._lock:
-            self._handled[alert_id, handler] = None
-            if len(self._handled) > self._capacity:
-                self._handled.popitem(last=False)
 
 
 class DeliveryFailure(NamedTuple):

@@ -12,7 +12,7 @@ from typing import Protocol
 from cassandra.cluster import Session
 
 from liveprofile.alerts.cases import case_store
-from liveprofile.alerts.cases.flags import UnknownFlag
+from liveprofile.alerts.cases.flags import UnknownFlagError
 from liveprofile.alerts.consumer.alert import Alert
 from liveprofile.alerts.consumer.delivery import AlertRefused
 from liveprofile.errors import InputError
@@ -71,7 +71,7 @@ class RestrictAccount:
     The flag's time counts, not the wall clock: a duplicate asks for the same restriction, and a
     flag of last year restricts nobody.
 
-    find_flag: reads the flag with an id; raises UnknownFlag. actions: the rule actions that
+    find_flag: reads the flag with an id; raises UnknownFlagError. actions: the rule actions that
     restrict an account.
     """
 
@@ -92,7 +92,7 @@ class RestrictAccount:
         `restrict` raises."""
         try:
             flag = self._find_flag(alert.id)
-        except UnknownFlag:
+        except UnknownFlagError:
             raise AlertRefused("no flag is stored for this alert") from None
         until = from_ms(flag.window_end_ms) + self._duration
         if flag.action in self._actions and until > datetime.now(UTC):

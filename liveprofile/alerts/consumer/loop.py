@@ -2,7 +2,7 @@
 
 - The consumer commits a record's offset only after every handler has handled its alert or the
   alert is in the dead-letter topic. No alert is lost, and after a crash some alerts come again.
-- A handler's success is recorded after it returns (delivery.HandledStore), and an alert that comes
+- A handler's success is recorded after it returns (`HandledStore`), and an alert that comes
   again is skipped. Only a crash between the two makes a handler get the alert twice.
 - While handlers work on records, their partitions are paused and the consumer keeps polling: slow
   handlers hold back reading, but the consumer stays a member of its group.
@@ -20,20 +20,18 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 from cassandra.cluster import Session
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from liveprofile.alerts.consumer.alert import Alert, InvalidAlert, read_alert
 from liveprofile.alerts.consumer.delivery import (
-    CassandraHandledStore,
     ConsumerStopped,
     Delivery,
     DeliveryFailure,
     HandledStore,
     Handler,
-    MemoryHandledStore,
     RetryPolicy,
 )
 from liveprofile.errors import ServiceError
@@ -66,17 +64,9 @@ class AlertCounts:
     dead: int = 0  # dead letters
 
 
-class _PartitionWork(NamedTuple):
-    future: Future[None]
-    progress: _PartitionProgress
-
-
-class _PartitionProgress:
-    """The next offset to commit; written by the partition's thread, read when it is done."""
-
-    def __init__(self, topic: str, partition: int):
-        self.topic, self.partition = topic, partition
-        self.next_offset: int | None = None
+# Sends a record to the dead-letter topic. Returns once Kafka has acknowledged it; raises
+# ServiceError.
+SendDeadLetter = Callable[[Message, DeliveryFailure], None]
 
 
 class AlertConsumer:
@@ -107,7 +97,9 @@ class AlertConsumer:
         self._interrupt = threading.Event()  # work in progress must end
         self._delivery = Delivery(handlers, handled, retries or RetryPolicy(), self._interrupt)
         self._workers = workers
-        self._work: list[_PartitionWork] = []
+        self._work: list[Future[None]] = []
+        # By partition, the next offset to commit; each written by the thread of its partition.
+        self._next_offsets: dict[int, int] = {}
         # Records of partitions that a rebalance assigned while work was in progress.
         self._early_records: list[Message] = []
         self._lock = threading.Lock()
@@ -118,7 +110,7 @@ class AlertConsumer:
         cls,
         settings: Settings,
         handlers: Sequence[Handler],
-        session: Session | None = None,
+        session: Session,
         *,
         group_id: str = GROUP_ID,
         **options: Any,
@@ -126,8 +118,8 @@ class AlertConsumer:
         """Builds a consumer of settings.topics.alerts.
 
         It starts at the group's committed offsets, else at the oldest record. session: stores
-        which alerts were handled; None keeps that in memory until a restart. options: of the
-        constructor. Creates the dead-letter topic if it is missing.
+        which alerts were handled. options: of the constructor. Creates the dead-letter topic if it
+        is missing.
         Raises ServiceError if Kafka does not answer or lacks the alert topic.
         """
         topic = settings.topics.alerts
@@ -141,9 +133,7 @@ class AlertConsumer:
                 "auto.offset.reset": "earliest",
             }
         )
-        handled = (
-            MemoryHandledStore() if session is None else CassandraHandledStore(session, group_id)
-        )
+        handled = HandledStore(session, group_id)
         return cls(consumer, topic, handlers, handled, send_dead_letter, **options)
 
     def stop(self) -> None:
@@ -184,19 +174,16 @@ class AlertConsumer:
         by_partition: dict[int, list[Message]] = defaultdict(list)
         for record in records:
             by_partition[record.partition()].append(record)
-        for partition, partition_records in by_partition.items():
-            progress = _PartitionProgress(self._topic, partition)
-            future = pool.submit(self._handle_partition, partition_records, progress)
-            self._work.append(_PartitionWork(future, progress))
+        self._work = [pool.submit(self._handle_partition, part) for part in by_partition.values()]
         # Pauses every assigned partition, so that polling below only keeps the group membership.
         self._consumer.pause(self._consumer.assignment())
-        while self._work and not all(work.future.done() for work in self._work):
+        while self._work and not all(work.done() for work in self._work):
             # Returns records only of partitions that were assigned in the meantime.
             self._early_records += self._poll(1)
         self._finish()
         self._consumer.resume(self._consumer.assignment())
 
-    def _handle_partition(self, records: list[Message], progress: _PartitionProgress) -> None:
+    def _handle_partition(self, records: list[Message]) -> None:
         for record in records:
             if self._interrupt.is_set():
                 return
@@ -204,7 +191,7 @@ class AlertConsumer:
                 self._handle(record)
             except ConsumerStopped:
                 return
-            progress.next_offset = record.offset() + 1
+            self._next_offsets[record.partition()] = record.offset() + 1
 
     def _handle(self, record: Message) -> None:
         self._count(received=1)
@@ -254,16 +241,13 @@ class AlertConsumer:
     def _finish(self) -> None:
         """Waits for the work in progress and commits its progress. Raises what the work raised."""
         work, self._work = self._work, []
-        wait([each.future for each in work])
-        done = [
-            TopicPartition(each.progress.topic, each.progress.partition, each.progress.next_offset)
-            for each in work
-            if each.progress.next_offset is not None
-        ]
+        wait(work)
+        offsets, self._next_offsets = self._next_offsets, {}
+        done = [TopicPartition(self._topic, *each) for each in offsets.items()]
         if done and (error := commit_unless_reassigned(self._consumer, done)) is not None:
             log.warning("offsets not committed, partitions were reassigned: %s", error)
         for each in work:
-            each.future.result()
+            each.result()
 
     def _poll(self, count: int) -> list[Message]:
         messages = self._consumer.consume(count, timeout=POLL_S)
@@ -281,12 +265,8 @@ class AlertConsumer:
         log.info("%s", " ".join(f"{name}={value}" for name, value in asdict(self.counts).items()))
 
 
-class Stoppable(Protocol):
-    def stop(self) -> None: ...
-
-
 @contextmanager
-def stop_on_signals(consumer: Stoppable) -> Iterator[None]:
+def stop_on_signals(consumer: AlertConsumer) -> Iterator[None]:
     """Stops the consumer gracefully at SIGTERM and SIGINT (Ctrl-C). For the main thread."""
     signals = (signal.SIGTERM, signal.SIGINT)
     before = {each: signal.signal(each, lambda *_: consumer.stop()) for each in signals}
@@ -297,9 +277,6 @@ def stop_on_signals(consumer: Stoppable) -> Iterator[None]:
             signal.signal(each, handler)
 
 
-# Sends a record to the dead-letter topic. Returns once Kafka has acknowledged it; raises
-# ServiceError.
-SendDeadLetter = Callable[[Message, DeliveryFailure], None]
 # A request to Kafka holds at most a mebibyte. An alert of Liveprofile has a few kilobytes.
 MAX_VALUE_BYTES, MAX_KEY_BYTES, MAX_DETAIL_CHARS = 500_000, 1_024, 1_000
 

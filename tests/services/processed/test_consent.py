@@ -57,9 +57,9 @@ def test_changes_are_stored_sent_and_shown(job: JobUnderTest, tmp_path: Path) ->
     user, changes = read_record(newest.key, newest.value or b"")
     assert user == "asked" and len(changes) == 3
     assert ConsentChange(TIME_MS, "training", False, "consent") in changes
-    book = read_consents(job.settings)
-    assert not book.allowed("asked", "training", TIME_MS)
-    assert book.allowed("asked", "training", TIME_MS + 60_000)
+    table = read_consents(job.settings)
+    assert not table.allowed("asked", "training", TIME_MS)
+    assert table.allowed("asked", "training", TIME_MS + 60_000)
     out = tmp_path / "asked.json"
     assert job.run("privacy", "export", "asked", "--out", str(out))["stored"] == {"user_consent": 3}
 

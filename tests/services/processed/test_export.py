@@ -13,7 +13,7 @@ from cassandra.cluster import Session
 from liveprofile.alerts.cases.case_store import NewAlert, add_alert
 from liveprofile.alerts.cases.snooze import snooze
 from liveprofile.alerts.cases.states import AlertState, transition
-from liveprofile.alerts.consumer.delivery import CassandraHandledStore
+from liveprofile.alerts.consumer.delivery import HandledStore
 from liveprofile.privacy.places import TABLES
 from liveprofile.storage import queries
 from liveprofile.storage.connection import open_session
@@ -33,7 +33,7 @@ def worked_on(session: Session) -> Iterator[None]:
     add_alert(session, alert, ttl_s=600)
     snooze(session, REGULAR_USER, "some_rule", now_ms() + HOUR_MS, "analyst", "note")
     transition(session, flag, AlertState.ACKNOWLEDGED, "analyst", ttl_s=600)
-    CassandraHandledStore(session, "consumer", 600).add(flag.flag_id, "handler")
+    HandledStore(session, "consumer", 600).add(flag.flag_id, "handler")
     try:
         yield
     finally:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from liveprofile.feeds.users import read_erasures, read_merges
-from liveprofile.identity.book import END_OF_TIME_MS
+from liveprofile.identity.merges import END_OF_TIME_MS
 from liveprofile.settings import load
 from tests.support.job_under_test import JobUnderTest, run_cli
 

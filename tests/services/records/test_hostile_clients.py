@@ -24,7 +24,7 @@ from tests.support.streams.shop import START_MS
 pytestmark = pytest.mark.services
 
 MEGABYTE = 1 << 20
-CHARS = 65_536  # limits.payload_chars
+CHARS = 65_536  # limits.max_payload_chars
 SIZES_BYTES = (CHARS - 1, CHARS, CHARS + 1, *(MEGABYTE + n for n in (-1, 0, 1)), 5 * MEGABYTE)
 CODECS = ("gzip", "snappy", "lz4", "zstd")  # all that producers may compress with
 
@@ -162,6 +162,6 @@ def test_window_takes_a_limited_number_of_events_and_characters(job: JobUnderTes
     limits = job.settings.limits
     long_event_chars = max(len(value) for user, value in floods() if user == "long-bot")
     assert details == {
-        "events": FLOOD_EVENTS - limits.window_events,
-        "characters": FLOOD_LONG_EVENTS - limits.window_chars // long_event_chars,
+        "events": FLOOD_EVENTS - limits.max_window_events,
+        "characters": FLOOD_LONG_EVENTS - limits.max_window_chars // long_event_chars,
     }

@@ -11,12 +11,7 @@ from cassandra.cluster import Session
 from liveprofile.settings import CassandraSettings
 from liveprofile.units import DAY_MS, HOUR_MS
 from tests.support.memory.drift_store import MemoryDriftStore
-from udfs.scoring.drift_store import (
-    CassandraDriftStore,
-    DriftDecision,
-    DriftState,
-    HourCounts,
-)
+from udfs.scoring.drift_store import CassandraDriftStore, DriftDecision, DriftState
 
 pytestmark = pytest.mark.services
 
@@ -36,11 +31,11 @@ def store(
 
 def test_totals_add_up_over_workers_and_hours(store: CassandraDriftStore):
     counts_SW = np.arange(6).reshape(2, 3)
-    store.write([HourCounts("r-1", START_MS, "w1", counts_SW + 7)])
-    store.write([HourCounts("r-1", START_MS, "w1", counts_SW)])
-    store.write([HourCounts("r-1", START_MS, "w2", counts_SW)])
-    store.write([HourCounts("r-1", START_MS + 23 * HOUR_MS, "w1", counts_SW)])
-    store.write([HourCounts("r-2", START_MS, "w1", counts_SW)])
+    store.write("r-1", START_MS, "w1", counts_SW + 7)
+    store.write("r-1", START_MS, "w1", counts_SW)
+    store.write("r-1", START_MS, "w2", counts_SW)
+    store.write("r-1", START_MS + 23 * HOUR_MS, "w1", counts_SW)
+    store.write("r-2", START_MS, "w1", counts_SW)
     hour = store.totals("r-1", START_MS, START_MS + HOUR_MS)
     day = store.totals("r-1", START_MS, START_MS + DAY_MS)
     assert hour.tolist() == (2 * counts_SW).ravel().tolist()

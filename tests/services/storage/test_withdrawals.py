@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from cassandra.cluster import Session
 
-from liveprofile.consent.changes import PURPOSES, ConsentBook, ConsentChange
+from liveprofile.consent.changes import PURPOSES, ConsentChange, ConsentTable
 from liveprofile.privacy.erase import WINDOW_TABLES
 from liveprofile.privacy.withdrawals import delete_rows, find_rows, read_digests
 from liveprofile.settings import WindowSettings
@@ -19,7 +19,7 @@ FLAGS = {"risk_flag", "risk_flag_by_day"}  # of an event
 
 
 def find(session: Session, user: str, *changes: ConsentChange, since_ms: int = 0):
-    book = ConsentBook(dict.fromkeys(PURPOSES, True))
+    book = ConsentTable(dict.fromkeys(PURPOSES, True))
     book.put(user, changes)
     return find_rows(
         session,

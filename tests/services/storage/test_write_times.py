@@ -23,7 +23,7 @@ from tests.support.rows.profile_rows import DIM, profile_row
 from tests.support.rows.scored_events import scored_event
 from udfs.profile.row import ProfileRow
 from udfs.profile.sink import CassandraProfileSink
-from udfs.scoring.drift_store import CassandraDriftStore, DriftDecision, DriftState, HourCounts
+from udfs.scoring.drift_store import CassandraDriftStore, DriftDecision, DriftState
 from udfs.scoring.sink import CassandraScoringSink
 
 pytestmark = pytest.mark.services
@@ -283,7 +283,7 @@ def test_drift_tables_are_written_with_the_present_time(
     drift_store: CassandraDriftStore, session: Session, user_id: str
 ) -> None:
     scope, start_ms, before_us = user_id, profile_rows.START_MS, now_ms() * 1_000
-    drift_store.write([HourCounts(scope, start_ms, "w", np.zeros((1, 1), int))])
+    drift_store.write(scope, start_ms, "w", np.zeros((1, 1), int))
     state = DriftState(start_ms + 1, None, 0, "w", start_ms, "", sent=True)
     assert drift_store.decide(scope, DriftState(), state, DriftDecision(start_ms, 1, False, "{}"))
     for query in (

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from liveprofile.feeds.definitions import TopicDefinitions
-from liveprofile.kafka.records import Record, Send, WriterFenced
+from liveprofile.kafka.records import Record, Send, WriterFencedError
 
 
 class FakeDefinitionTopic:
@@ -39,7 +39,7 @@ class FakeDefinitionTopic:
 
         def send(records: Any) -> None:
             if own != self.writers:
-                raise WriterFenced("another writer was opened")
+                raise WriterFencedError("another writer was opened")
             self.records += [self._record(*record) for record in records]
 
         yield send

@@ -1,17 +1,17 @@
 """In-memory drift store, and an executor for its writes.
 
-Shapes: counts_SW has S series and W bins, as in udfs.scoring.drift_store.HourCounts.
+Shapes: counts_SW has S series and W bins, as in udfs.scoring.drift_store.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any
 
 import numpy as np
 
-from udfs.scoring.drift_store import DriftDecision, DriftState, HourCounts
+from udfs.scoring.drift_store import DriftDecision, DriftState
 
 
 class MemoryDriftStore:
@@ -23,9 +23,8 @@ class MemoryDriftStore:
         self._decisions: dict[str, list[DriftDecision]] = {}
         self._first_ms: int | None = None
 
-    def write(self, rows: Sequence[HourCounts]) -> None:
-        for row in rows:
-            self.counts[row.reference, row.hour_ms, row.worker] = row.counts_SW
+    def write(self, reference: str, hour_ms: int, worker: str, counts_SW: np.ndarray) -> None:
+        self.counts[reference, hour_ms, worker] = counts_SW
 
     def totals(self, reference: str, start_ms: int, end_ms: int) -> np.ndarray | None:
         matching = [

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from liveprofile.feeds.feed import Current
 from liveprofile.feeds.users import consents_spec, erasures_spec, follow, merges_spec
-from liveprofile.identity.book import IdentityBook
+from liveprofile.identity.merges import IdentityTable
 from liveprofile.kafka.records import Record
 from liveprofile.rules.rules import RuleSet
 from liveprofile.segments.definitions import SegmentSet
@@ -34,5 +34,5 @@ class RecordedMerges(NamedTuple):
 
     records: Sequence[Record]
 
-    def __call__(self, settings: Settings) -> Current[IdentityBook]:
+    def __call__(self, settings: Settings) -> Current[IdentityTable]:
         return follow(settings, merges_spec(settings), lambda: FakeTopic(*self.records))

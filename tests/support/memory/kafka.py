@@ -13,13 +13,13 @@ import pytest
 
 from liveprofile.feeds import definition_changes, definitions, feed
 from liveprofile.ingest import rejected
-from liveprofile.kafka import offsets, records, topics
-from liveprofile.kafka.records import Record, WriterFenced
+from liveprofile.kafka import offsets, records, tail, topics
+from liveprofile.kafka.records import Record, WriterFencedError
 from liveprofile.kafka.topics import PartitionRange
 from liveprofile.labels import feedback
 
 # Modules that import the replaced names when a test runs would keep those of the test.
-IMPORTED = (rejected, feedback, definitions, definition_changes)
+IMPORTED = (rejected, feedback, definitions, definition_changes, feed)
 FOLDERS = ("liveprofile", "services", "udfs")
 
 
@@ -49,7 +49,7 @@ class MemoryKafka:
             records.exclusive_writer: self.exclusive_writer,
             offsets.partition_ranges: self.partition_ranges,
             topics.create_topics: lambda settings: [],
-            feed.KafkaTopicSource: self.source,
+            tail.TopicTail: self.source,
         }
         replace_everywhere(monkeypatch, replaced)
 
@@ -78,7 +78,7 @@ class MemoryKafka:
 
         def send(sent: Any) -> None:
             if own != self._writers:
-                raise WriterFenced("another writer was opened")
+                raise WriterFencedError("another writer was opened")
             self.send_all(settings, topic, sent)
 
         yield send
@@ -88,7 +88,7 @@ class MemoryKafka:
 
 
 class Source:
-    """A TopicSource of the records that a topic has when it is opened."""
+    """A TopicTail of the records that a topic has when it is opened."""
 
     def __init__(self, present: list[Record]):
         self._present, self.caught_up = present, False
@@ -96,5 +96,8 @@ class Source:
     def poll(self, timeout_s: float) -> list[Record]:
         self.caught_up, found, self._present = True, self._present, []
         return found
+
+    def read_on(self) -> list[Record]:
+        return self.poll(0)
 
     def close(self) -> None: ...

@@ -6,13 +6,13 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 
-from liveprofile.consent.changes import ConsentBook, PersonConsentBook
-from liveprofile.identity.book import IdentityBook
+from liveprofile.consent.changes import ConsentTable, PersonConsentTable
 from liveprofile.identity.login_service import LoginMerger
-from liveprofile.identity.logins import Books, read_counts
+from liveprofile.identity.logins import Decisions, read_counts
+from liveprofile.identity.merges import IdentityTable
 from liveprofile.identity.records import read_record
 from liveprofile.kafka.records import OutputRecord, Progress, Record
-from liveprofile.privacy.erasures import ErasureBook
+from liveprofile.privacy.erasures import ErasureTable
 from liveprofile.settings import Settings
 
 
@@ -37,11 +37,11 @@ class MemoryKafka:
     def of_partition(self, number: int) -> list[Record]:
         return [each for each in self.records[: self.arrived] if each.partition == number]
 
-    def book(self) -> IdentityBook:
-        book = IdentityBook()
+    def table(self) -> IdentityTable:
+        table = IdentityTable()
         for key, value in self.merges:
-            book.put(*read_record(key, value or b""))
-        return book
+            table.put(*read_record(key, value or b""))
+        return table
 
 
 class MemoryEvents:
@@ -115,23 +115,23 @@ def opened(
     kafka: MemoryKafka,
     settings: Settings,
     now_ms: int,
-    consents: ConsentBook | None = None,
-    erasures: ErasureBook | None = None,
+    consents: ConsentTable | None = None,
+    erasures: ErasureTable | None = None,
     **options: int,
 ) -> LoginMerger:
     """A new process, where the last one was. options: of LoginMerger."""
     defaults = settings.consent.defaults
 
-    def read_books() -> Books:
-        book = kafka.book()
-        of_persons = PersonConsentBook(consents or ConsentBook(defaults), book, defaults)
-        return Books(book, of_persons, erasures or ErasureBook())
+    def read_decisions() -> Decisions:
+        table = kafka.table()
+        of_persons = PersonConsentTable(consents or ConsentTable(defaults), table, defaults)
+        return Decisions(table, of_persons, erasures or ErasureTable())
 
     return LoginMerger(
         settings,
         MemoryEvents(kafka),
         MemoryTransactions(kafka),
-        read_books,
+        read_decisions,
         read_counts(kafka.progress),
         clock_ms=lambda: now_ms,
         **options,

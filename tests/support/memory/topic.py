@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable
 
 from liveprofile.kafka.records import Record
 
 
 class FakeTopic:
-    """A TopicSource: `records` exist when it is opened, `put` adds more later."""
+    """A TopicTail: `records` exist when it is opened, `put` adds more later."""
 
     def __init__(self, *records: Record, pause_s: float = 0.0):
         self._queue: queue.Queue[Record | Exception] = queue.Queue()
@@ -38,10 +37,3 @@ class FakeTopic:
 
     def close(self) -> None:
         self.closed = True
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end_s = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < end_s
-        time.sleep(0.005)

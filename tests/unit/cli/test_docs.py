@@ -18,8 +18,8 @@ from tests.support.paths import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXT = {page.name: page.read_text("utf-8") for page in PAGES}
-# `liveprofile` in a code span or block, and the words after it.
-COMMAND = r"(?m)(?:`|^ {4}(?:.*[|*] +)?)liveprofile((?: [a-z][a-z-]+)+)"
+# `liveprofile` in a code span or block, and what is after it up to a comment.
+COMMAND = r"(?m)(?:`|^ {4}(?:.*[|*] +)?)liveprofile ([a-z][^`#\n]+)"
 LIVEPROFILE = get_command(app)
 NO_SETTINGS = {
     "metrics.md",
@@ -71,20 +71,27 @@ def test_generated_page_is_current(name: str) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_and_setting_of_a_page_exists(page: Path) -> None:
     text = TEXT[page.name]
-    wrong = [words for words in re.findall(COMMAND, text) if not is_command(words.split())]
+    joined = re.sub(r"\\\n +", "", text)
+    wrong = [words for words in re.findall(COMMAND, joined) if not is_command(words.split())]
     sections = "|".join({name.split(".")[0] for name in settings()})
     named = re.findall(rf"`((?:{sections})\.[a-z]\w+)(?:`| = )", text)
     assert (wrong, set(named) - settings() - NO_SETTINGS) == ([], set())
 
 
 def is_command(words: list[str]) -> bool:
+    """Whether the command exists, and all options that follow it."""
     command: Any = LIVEPROFILE
-    for word in words:
-        below = getattr(command, "commands", {})
-        if below and word not in below:
-            return command is not LIVEPROFILE and command.invoke_without_command
-        command = below.get(word, command)
-    return True
+    while words and (commands := getattr(command, "commands", {})):
+        # RECIPE stands for any of them.
+        name = next(iter(commands)) if words[0].isupper() else words[0]
+        if name not in commands:
+            if command is LIVEPROFILE or not command.invoke_without_command:
+                return False
+            break
+        command = commands[name]
+        words = words[1:]
+    names = {"--help"}.union(*((*each.opts, *each.secondary_opts) for each in command.params))
+    return {word for word in words if word.startswith("--")} <= names
 
 
 def test_every_page_that_code_names_exists() -> None:

@@ -199,10 +199,10 @@ def test_sentence_names_what_is_known() -> None:
         "activity_weekday": [0.0] * 6 + [1.0],
     }
     assert who(["loyal", "new"], FEATURES, profile) == (
-        "A loyal and new customer: 23 purchases for 1,037.5, usually 45.1 in a window with a"
-        " purchase; the last 3.2 days ago; mostly coffee (50 %), tea (25 %) and cups (< 1 %);"
+        "A loyal and new customer: 23 purchases for 1,037.50, usually 45.10 in a window with a"
+        " purchase; the last one 3.2 days ago; mostly coffee (50 %), tea (25 %) and cups (< 1 %);"
         " most active on Sundays and around 00:30 UTC; 23 % probability of no purchase within the"
-        " model's horizon, expected spend 60."
+        " model's horizon, expected spend 60.00."
     )
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from liveprofile.consent.changes import PURPOSES, ConsentBook, ConsentChange
-from liveprofile.privacy.erasures import ErasureBook
+from liveprofile.consent.changes import PURPOSES, ConsentChange, ConsentTable
+from liveprofile.privacy.erasures import ErasureTable
 from offline.backfill import (
     PROFILE_ROWS,
     SCORING_ROWS,
@@ -22,25 +22,25 @@ def rows(*pairs: tuple[str, int]) -> pa.RecordBatch:
     return pa.RecordBatch.from_pydict({"user_id": list(users), "window_end_ms": list(times)})
 
 
-def kept(book: ConsentBook | None, *pairs: tuple[str, int]) -> list[tuple[str, int]]:
-    batch = allowed_rows(rows(*pairs), "window_end_ms", book, NOW_MS)
+def kept(table: ConsentTable | None, *pairs: tuple[str, int]) -> list[tuple[str, int]]:
+    batch = allowed_rows(rows(*pairs), "window_end_ms", table, NOW_MS)
     return [(row["user_id"], row["window_end_ms"]) for row in batch.to_pylist()]
 
 
 def test_a_row_needs_consent_at_its_time_and_now() -> None:
-    book = ConsentBook(ALL)
-    book.put("withdrew", [ConsentChange(50, "training", False)])
-    book.put(
+    table = ConsentTable(ALL)
+    table.put("withdrew", [ConsentChange(50, "training", False)])
+    table.put(
         "returned", [ConsentChange(50, "training", False), ConsentChange(70, "training", True)]
     )
-    book.put("other", [ConsentChange(50, "marketing", False)])
-    book.put("later", [ConsentChange(NOW_MS + 1, "training", False)])
+    table.put("other", [ConsentChange(50, "marketing", False)])
+    table.put("later", [ConsentChange(NOW_MS + 1, "training", False)])
     pairs = [
         (user, at)
         for user in ("withdrew", "returned", "other", "later", "silent")
         for at in (40, 60, 80)
     ]
-    assert kept(book, *pairs) == [
+    assert kept(table, *pairs) == [
         pair for pair in pairs if pair[0] != "withdrew" and pair != ("returned", 60)
     ]
 
@@ -50,7 +50,7 @@ def test_without_consents_all_rows_are_kept() -> None:
 
 
 def test_no_row_is_left_if_training_is_not_allowed_by_default() -> None:
-    assert kept(ConsentBook(ALL | {"training": False}), ("a", 1), ("b", 2)) == []
+    assert kept(ConsentTable(ALL | {"training": False}), ("a", 1), ("b", 2)) == []
 
 
 def test_both_formats_have_their_time_column() -> None:
@@ -59,9 +59,9 @@ def test_both_formats_have_their_time_column() -> None:
 
 
 def test_users_who_were_erased_at_any_time_have_no_rows() -> None:
-    book = ErasureBook()
-    book.put("gone", 50)
-    found = without_users(rows(("gone", 40), ("kept", 40), ("gone", 60)), book)
+    table = ErasureTable()
+    table.put("gone", 50)
+    found = without_users(rows(("gone", 40), ("kept", 40), ("gone", 60)), table)
     assert found.to_pylist() == [{"user_id": "kept", "window_end_ms": 40}]
     batch = rows(("kept", 1))
-    assert without_users(batch, book) is batch
+    assert without_users(batch, table) is batch

@@ -31,7 +31,7 @@ REJECTED = ["400", "401", "403", "404", "405", "406", "409", "413", "415", "422"
 API = fill(MemoryApi())
 KEY = API.add_key(Role.ADMIN).text
 # A busy machine must not answer with 503, which is a fault here.
-SETTINGS = ServeSettings(requests_per_s=1e6, deadline_ms=30_000)
+SETTINGS = ServeSettings(max_requests_per_s=1e6, deadline_ms=30_000)
 APP = create_app(SETTINGS, API.store(), clock_ms=lambda: NOW_MS, explainer=MemoryExplainer())
 load_all_checks()
 # An arbitrary cursor is answered with 400, a status that nothing else has.

@@ -6,7 +6,7 @@ import json
 
 from cli.consent import rejections
 from liveprofile.audit.rows import parse_event
-from liveprofile.identity.book import IdentityBook, Merge
+from liveprofile.identity.merges import IdentityTable, Merge
 from liveprofile.ingest.rejected import parse_record
 from liveprofile.kafka.records import Record
 
@@ -27,7 +27,7 @@ def test_used_events_are_rejected_with_their_position() -> None:
     ]
     digests = {name: parse_event(record(0, "u", name).value)[2] for name in "abc"}
     used = {("u", digests["a"]), ("u", digests["c"]), ("v", digests["b"])}
-    sent = list(rejections(records, used, "events", IdentityBook()))
+    sent = list(rejections(records, used, "events", IdentityTable()))
     assert [(key, value, headers["offset"]) for key, value, headers in sent] == [
         (b"u", b"", "0"),
         (b"u", b"", "3"),
@@ -44,7 +44,7 @@ def test_used_events_are_rejected_with_their_position() -> None:
 
 
 def test_events_of_an_alias_are_those_of_the_person() -> None:
-    merges = IdentityBook()
+    merges = IdentityTable()
     merges.put("alias", [Merge("u", 0)])
     digest = parse_event(record(0, "u", "a").value)[2]
     records = [record(0, "alias", "a"), record(1, "other", "a")]

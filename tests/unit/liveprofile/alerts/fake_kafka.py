@@ -11,7 +11,6 @@ from confluent_kafka import KafkaException, TopicPartition
 
 from liveprofile.alerts.consumer import Alert, AlertConsumer, RetryPolicy
 from liveprofile.alerts.consumer.alert import read_alert
-from liveprofile.alerts.consumer.delivery import MemoryHandledStore
 from tests.support.paths import ROOT
 
 SCHEMA = ROOT / "schemas/risk-alert.schema.json"
@@ -97,6 +96,19 @@ class FakeKafka:
 
     def close(self) -> None:
         self.closed = True
+
+
+class MemoryHandledStore:
+    """A HandledStore."""
+
+    def __init__(self) -> None:
+        self.handled: set[tuple[str, str]] = set()
+
+    def has(self, alert_id: str, handler: str) -> bool:
+        return (alert_id, handler) in self.handled
+
+    def add(self, alert_id: str, handler: str) -> None:
+        self.handled.add((alert_id, handler))
 
 
 class Recorder:

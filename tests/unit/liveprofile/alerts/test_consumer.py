@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
-from liveprofile.alerts.cases.flags import UnknownFlag
+from liveprofile.alerts.cases.flags import UnknownFlagError
 from liveprofile.alerts.consumer import Alert, AlertRefused, RestrictAccount, RetryPolicy, Severity
 from liveprofile.alerts.consumer.alert import InvalidAlert, read_alert
-from liveprofile.alerts.consumer.delivery import DeliveryFailure, MemoryHandledStore
+from liveprofile.alerts.consumer.delivery import DeliveryFailure
 from liveprofile.alerts.consumer.handlers import load_accounts
 from liveprofile.errors import InputError, ServiceError
 from liveprofile.storage.cql import from_ms, now_ms
@@ -24,6 +24,7 @@ from tests.unit.liveprofile.alerts.fake_kafka import (
     FAST,
     TOPIC,
     FakeKafka,
+    MemoryHandledStore,
     Recorder,
     Run,
     an_alert,
@@ -53,13 +54,6 @@ def test_handled_alert_is_skipped_after_restart():
     for _ in range(2):
         Run(FakeKafka([payload(1)]), handler, handled=handled)()
     assert len(handler.seen) == 1
-
-
-def test_memory_store_evicts_oldest_record_beyond_capacity():
-    handled = MemoryHandledStore(capacity=1)
-    handled.add("a", "h")
-    handled.add("b", "h")
-    assert handled.has("b", "h") and not handled.has("a", "h") and not handled.has("b", "other")
 
 
 def test_transient_failure_is_retried():
@@ -201,13 +195,6 @@ def test_unknown_fields_of_an_alert_are_kept():
     assert sent == EXAMPLE | {"traceparent": "00-1"}
 
 
-def test_alert_of_an_earlier_version_is_parsed():
-    newer = ("event_id", "rule_version", "rule_state", "reasons")
-    data = {name: value for name, value in EXAMPLE["data"].items() if name not in newer}
-    alert = read_alert(json.dumps(EXAMPLE | {"data": data}).encode())
-    assert alert.data.event_id is None and alert.data.reasons == ()
-
-
 def test_error_names_the_invalid_field():
     with pytest.raises(InvalidAlert, match=r"data\.severity: "):
         an_alert(severity="fatal")
@@ -261,7 +248,7 @@ def test_old_flag_or_other_action_restricts_nobody():
 
 def test_alert_without_a_stored_flag_is_refused():
     def find_flag(flag_id: str) -> StoredFlag:
-        raise UnknownFlag(flag_id)
+        raise UnknownFlagError(flag_id)
 
     accounts = FakeAccounts()
     with pytest.raises(AlertRefused, match="no flag is stored"):

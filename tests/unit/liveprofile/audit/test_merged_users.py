@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from liveprofile.identity.book import IdentityBook, Merge
+from liveprofile.identity.merges import IdentityTable, Merge
 from liveprofile.settings import WindowSettings
 from liveprofile.units import MINUTE_MS
 from tests.unit.liveprofile.audit.written_topic import START_MS, Topic, reconciled, stored
@@ -10,10 +10,10 @@ from tests.unit.liveprofile.audit.written_topic import START_MS, Topic, reconcil
 MERGE_MS = START_MS + 2_000
 
 
-def merged() -> IdentityBook:
-    book = IdentityBook()
-    book.put("alias", [Merge("u", MERGE_MS)])
-    return book
+def merged() -> IdentityTable:
+    table = IdentityTable()
+    table.put("alias", [Merge("u", MERGE_MS)])
+    return table
 
 
 def topic_of_alias() -> Topic:
@@ -57,8 +57,8 @@ def test_a_lost_event_of_an_alias_is_found() -> None:
 
 def test_windows_are_those_of_the_person() -> None:
     window = WindowSettings(length_ms=60_000, out_of_orderness_ms=1_000, stagger_ms=1_000)
-    book = IdentityBook()
-    book.put("a", [Merge("b", START_MS)])
+    table = IdentityTable()
+    table.put("a", [Merge("b", START_MS)])
     ends: dict[str, int] = {}
     for user_id in ("a", "b"):
         topic = Topic()
@@ -66,14 +66,14 @@ def test_windows_are_those_of_the_person() -> None:
         closes = (
             at_ms
             for at_ms in range(5_000, 3 * MINUTE_MS, 1_000)
-            if not _is_open(topic, at_ms, window, book)
+            if not _is_open(topic, at_ms, window, table)
         )
         ends[user_id] = next(closes)
     assert ends["a"] == ends["b"]
 
 
-def _is_open(topic: Topic, closed_ms: int, window: WindowSettings, book: IdentityBook) -> bool:
+def _is_open(topic: Topic, closed_ms: int, window: WindowSettings, table: IdentityTable) -> bool:
     longer = Topic()
     longer.records = list(topic.records)
     longer.heartbeat(closed_ms + window.out_of_orderness_ms)
-    return bool(reconciled(longer, window=window, identities=book).open_windows)
+    return bool(reconciled(longer, window=window, identities=table).open_windows)

@@ -2,72 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 from typing import Any
 
-import jsonschema
-import orjson
 import pytest
 
 from liveprofile.consent.changes import (
-    MAX_CHANGES,
     PURPOSES,
-    ConsentBook,
     ConsentChange,
-    PersonConsentBook,
+    ConsentTable,
+    PersonConsentTable,
     in_order,
     newest,
 )
-from liveprofile.consent.records import ConsentError, read_change, read_record, to_record
+from liveprofile.consent.records import ConsentError, read_change, read_record
 from liveprofile.consent.store import MAX_ROUNDS, Record, send_users, ttl_s, write_time_us
-from liveprofile.identity.book import IdentityBook, Merge
+from liveprofile.identity.merges import IdentityTable, Merge
 from liveprofile.settings import MAX_TTL_S
-from tests.support.paths import ROOT
-
-SCHEMA = json.loads((ROOT / "schemas/user-consents.schema.json").read_text("utf-8"))
-CHANGES = [
-    ConsentChange(1_767_605_700_000, "marketing", False, "consent", "2026-01"),
-    ConsentChange(1_767_605_700_000, "profiling", True),
-    ConsentChange(1_767_605_600_123, "marketing", True, "consent", "2025-03"),
-]
-
-
-def test_a_record_fits_its_schema_and_reads_back() -> None:
-    value = to_record("ü42", CHANGES)
-    jsonschema.Draft202012Validator(SCHEMA).validate(orjson.loads(value))
-    assert read_record("ü42".encode(), value) == ("ü42", CHANGES)
-    assert to_record("ü42", list(reversed(CHANGES))) == value
-
-
-def test_examples_of_the_schema_are_read() -> None:
-    for example in SCHEMA["examples"]:
-        user, changes = read_record(example["subject"].encode(), orjson.dumps(example))
-        assert user == example["subject"] and len(changes) == len(example["data"]["changes"])
-
-
-def test_a_record_holds_the_newest_changes_only() -> None:
-    many = [ConsentChange(1_767_605_700_000 + n, "risk", True) for n in range(MAX_CHANGES + 50)]
-    _, kept = read_record(b"u", to_record("u", many))
-    assert kept == list(reversed(many))[:MAX_CHANGES]
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "message"),
-    [
-        (b"u", b"{", "no CloudEvent"),
-        (b"u", b"[]", "no CloudEvent"),
-        (b"u", b'{"data": {"user_id": "u"}}', "no CloudEvent"),
-        (b"u", b'{"data": {"user_id": "v", "changes": []}}', "not the record's key"),
-        (None, b'{"data": {"user_id": "v", "changes": []}}', "not the record's key"),
-        (b"u", b'{"data": {"user_id": "u", "changes": {}}}', "data.changes"),
-        (b"u", b'{"data": {"user_id": "u", "changes": [7]}}', "must be an object"),
-    ],
-)
-def test_an_invalid_record_is_refused(key: bytes | None, value: bytes, message: str) -> None:
-    with pytest.raises(ConsentError, match=message):
-        read_record(key, value)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +64,7 @@ def plainly(changes: list[ConsentChange], purpose: str, at_ms: int, default: boo
 def test_book_equals_the_rule(seed: int) -> None:
     rng = random.Random(seed)
     defaults = {purpose: rng.random() < 0.5 for purpose in PURPOSES}
-    book = ConsentBook(defaults)
+    book = ConsentTable(defaults)
     users: dict[str, list[ConsentChange]] = {}
     for _ in range(60):
         user = f"u{rng.randrange(8)}"
@@ -131,7 +83,7 @@ def test_book_equals_the_rule(seed: int) -> None:
 
 
 def test_book_keeps_only_users_who_differ_from_the_defaults() -> None:
-    book = ConsentBook(ALL)
+    book = ConsentTable(ALL)
     book.put("agrees", [ConsentChange(5, "marketing", True)])
     assert "agrees" not in book and book.allowed("agrees", "marketing", 9)
     book.put("refuses", [ConsentChange(5, "marketing", False)])
@@ -144,7 +96,7 @@ def test_book_keeps_only_users_who_differ_from_the_defaults() -> None:
 
 
 def test_times_of_today_fit_into_the_book() -> None:
-    book, last_ms = ConsentBook(ALL), 253_402_300_799_999
+    book, last_ms = ConsentTable(ALL), 253_402_300_799_999
     book.put("u", [ConsentChange(last_ms, "training", False)])
     assert book.allowed("u", "training", last_ms - 1)
     assert not book.allowed("u", "training", last_ms)
@@ -159,11 +111,11 @@ def test_order_is_newest_first_with_withdrawals_before_grants() -> None:
 ALLOWED = dict.fromkeys(("profiling", "recommendation", "marketing", "risk", "training"), True)
 
 
-def book(**changes: list[ConsentChange]) -> tuple[PersonConsentBook, IdentityBook]:
-    consents, identities = ConsentBook(ALLOWED), IdentityBook()
+def book(**changes: list[ConsentChange]) -> tuple[PersonConsentTable, IdentityTable]:
+    consents, identities = ConsentTable(ALLOWED), IdentityTable()
     for user_id, each in changes.items():
         consents.put(user_id, each)
-    return PersonConsentBook(consents, identities, ALLOWED), identities
+    return PersonConsentTable(consents, identities, ALLOWED), identities
 
 
 def withdrawn(at_ms: int, purpose: str = "profiling") -> ConsentChange:
@@ -208,7 +160,7 @@ def test_without_merges_it_is_the_book_of_the_users() -> None:
         for user in "abc"
     }
     persons, _ = book(**changes)
-    plain = ConsentBook(ALLOWED)
+    plain = ConsentTable(ALLOWED)
     for user, each in changes.items():
         plain.put(user, each)
     for user in "abcd":

@@ -255,7 +255,7 @@ def test_commit_after_a_reassignment_is_no_error() -> None:
 
 
 def test_rejected_payload_is_truncated_to_the_limit() -> None:
-    settings = SETTINGS.model_copy(update={"limits": LimitSettings(payload_chars=1_024)})
+    settings = SETTINGS.model_copy(update={"limits": LimitSettings(max_payload_chars=1_024)})
     value = framed(2, b"x" * 2_000)
     record = Record("encoded", 0, 7, TIME_MS, b"key", value, {})
     output = output_of(record, settings, Registry().reader)

@@ -240,16 +240,6 @@ def test_saved_reference_is_loaded_and_unknown_format_rejected(
         DriftReference.load(tmp_path)
 
 
-def test_reference_of_format_1_is_ignored_with_a_warning(
-    reference: DriftReference, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    reference.save(tmp_path)
-    text = (tmp_path / REFERENCE_FILE).read_text()
-    (tmp_path / REFERENCE_FILE).write_text(text.replace('"format": 2', '"format": 1'))
-    assert DriftReference.load(tmp_path) is None
-    assert "rebuild it (liveprofile risk drift reference)" in caplog.text
-
-
 def test_daily_reference_uses_the_spread_of_days() -> None:
     """Every other day all amounts are doubled: the hours of a day are alike, the days are not."""
     rng = np.random.default_rng(6)

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
 
-from liveprofile.feeds.feed import KafkaTopicSource
 from liveprofile.feeds.users import erasures_spec, follow
+from liveprofile.kafka.tail import TopicTail
 from liveprofile.kafka.topics import NoTopicError
 from liveprofile.privacy.erasures import to_record
 from liveprofile.settings import load
 from liveprofile.wire.user_records import key_of
-from tests.support.memory.topic import until
+from tests.support.waiting import until
 
 TIME_MS = 1_767_605_700_000
 TOPIC = "user-erasures"
@@ -89,11 +89,11 @@ def consumer() -> MemoryConsumer:
     return MemoryConsumer()
 
 
-def open_source(consumer: MemoryConsumer, check_s: float = 0.0) -> KafkaTopicSource:
-    return KafkaTopicSource(load(), TOPIC, "group", lambda config: consumer, check_s)
+def open_source(consumer: MemoryConsumer, check_s: float = 0.0) -> TopicTail:
+    return TopicTail(load(), TOPIC, "group", None, lambda config: consumer, check_s)
 
 
-def read(source: KafkaTopicSource) -> list[str]:
+def read(source: TopicTail) -> list[str]:
     found = []
     while not source.caught_up:
         found += [(record.key or b"").decode() for record in source.poll(0.0)]

@@ -22,14 +22,15 @@ from liveprofile.feeds.users import (
     merges_spec,
     read_merges,
 )
-from liveprofile.identity.book import IdentityBook, Merge
+from liveprofile.identity.merges import IdentityTable, Merge
 from liveprofile.identity.records import to_record as merge_record
 from liveprofile.kafka.records import Record
 from liveprofile.kafka.topics import NoTopicError
 from liveprofile.privacy.erasures import to_record as erasure_record
 from liveprofile.settings import Settings, load
 from liveprofile.wire.user_records import key_of
-from tests.support.memory.topic import FakeTopic, until
+from tests.support.memory.topic import FakeTopic
+from tests.support.waiting import until
 from udfs.person_id import PersonIdUdf
 
 TIME_MS = 1_767_605_700_000
@@ -186,7 +187,7 @@ def test_each_event_gets_the_person_of_its_time() -> None:
 
 
 def test_without_merges_the_ids_are_passed_on() -> None:
-    function = PersonIdUdf(load(), lambda settings: Fixed(IdentityBook()))
+    function = PersonIdUdf(load(), lambda settings: Fixed(IdentityTable()))
     function.open(None)
     users = pd.Series(["a"])
     assert function.eval(users, pd.Series([TIME_MS])) is users

@@ -16,15 +16,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from liveprofile.consent.changes import ConsentBook, ConsentChange, PersonConsentBook
+from liveprofile.consent.changes import ConsentChange, ConsentTable, PersonConsentTable
 from liveprofile.errors import ConfigError
 from liveprofile.identity import login_service
 from liveprofile.identity import logins as login_rules
-from liveprofile.identity.book import MAX_IDS, IdentityBook, Merge
-from liveprofile.identity.logins import Books, Login, LoginRules, Outcome, read_counts
+from liveprofile.identity.logins import Decisions, Login, LoginRules, Outcome, read_counts
+from liveprofile.identity.merges import MAX_IDS, IdentityTable, Merge
 from liveprofile.identity.records import read_record, to_record
 from liveprofile.kafka.records import Progress, Record
-from liveprofile.privacy.erasures import ErasureBook
+from liveprofile.privacy.erasures import ErasureTable
 from liveprofile.settings import Settings, load
 from liveprofile.wire.user_records import key_of
 from tests.reference import validation as reference
@@ -113,26 +113,26 @@ def test_logins_are_those_of_the_events_that_the_reference_accepts(records: list
             assert found[:2] == (expected.anonymous_id, expected.user_id)
 
 
-def books(
+def decisions(
     merges: dict[str, list[Merge]] | None = None,
     withdrawn: tuple[str, ...] = (),
     erased: tuple[str, ...] = (),
     granted: tuple[str, ...] = (),
     defaults: dict[str, bool] | None = None,
-) -> Books:
-    book, erasures = IdentityBook(), ErasureBook()
+) -> Decisions:
+    table, erasures = IdentityTable(), ErasureTable()
     defaults = defaults or Settings().consent.defaults
-    consents = ConsentBook(defaults)
+    consents = ConsentTable(defaults)
     for alias, each in (merges or {}).items():
-        book.put(alias, each)
+        table.put(alias, each)
     for user in (*withdrawn, *granted):
         consents.put(user, [ConsentChange(START_MS - 5, "profiling", user in granted)])
     for user in erased:
         erasures.put(user, START_MS - 5)
-    return Books(book, PersonConsentBook(consents, book, defaults), erasures)
+    return Decisions(table, PersonConsentTable(consents, table, defaults), erasures)
 
 
-def decide(given: Books, rules: LoginRules = RULES) -> Any:
+def decide(given: Decisions, rules: LoginRules = RULES) -> Any:
     login = Login(ID, "u1", RECORD_MS, 0, 0)
     return rules.decide(login, given, START_MS, SINCE_MS)
 
@@ -143,34 +143,34 @@ ENDED = [Merge("u1", 1, 5)]
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        (books(), (Merge("u1", SINCE_MS),)),
-        (books({OTHER_ID: [Merge("u1", 1)]}), (Merge("u1", SINCE_MS),)),
-        (books({ID: [Merge("u1", 1)]}), Outcome.REPEATED),
-        (books({ID: [Merge("u0", 1)], "u0": [Merge("u1", 2)]}), Outcome.REPEATED),
-        (books({ID: [Merge("u2", 1)]}), Outcome.CONFLICT),
-        (books({ID: [Merge("u2", 1)]}, erased=("u1",)), Outcome.CONFLICT),
-        (books({ID: ENDED}), Outcome.SPLIT),
-        (books({ID: [Merge("u2", 1, 5)]}), Outcome.SPLIT),
-        (books({"u1": [Merge(ID, 1)]}), Outcome.CIRCLE),
-        (books({"u1": [Merge("u2", 1)], "u2": [Merge(ID, 1)]}), Outcome.CIRCLE),
-        (books(erased=(ID,)), Outcome.ERASED),
-        (books(erased=("u1",)), Outcome.ERASED),
-        (books({OTHER_ID: [Merge("u1", 1)]}, erased=(OTHER_ID,)), Outcome.ERASED),
-        (books(withdrawn=(ID,)), Outcome.NO_CONSENT),
-        (books(withdrawn=("u1",)), Outcome.NO_CONSENT),
-        (books({OTHER_ID: [Merge("u1", 1)]}, withdrawn=(OTHER_ID,)), Outcome.NO_CONSENT),
-        (books(withdrawn=("u2",)), (Merge("u1", SINCE_MS),)),
+        (decisions(), (Merge("u1", SINCE_MS),)),
+        (decisions({OTHER_ID: [Merge("u1", 1)]}), (Merge("u1", SINCE_MS),)),
+        (decisions({ID: [Merge("u1", 1)]}), Outcome.REPEATED),
+        (decisions({ID: [Merge("u0", 1)], "u0": [Merge("u1", 2)]}), Outcome.REPEATED),
+        (decisions({ID: [Merge("u2", 1)]}), Outcome.CONFLICT),
+        (decisions({ID: [Merge("u2", 1)]}, erased=("u1",)), Outcome.CONFLICT),
+        (decisions({ID: ENDED}), Outcome.SPLIT),
+        (decisions({ID: [Merge("u2", 1, 5)]}), Outcome.SPLIT),
+        (decisions({"u1": [Merge(ID, 1)]}), Outcome.CIRCLE),
+        (decisions({"u1": [Merge("u2", 1)], "u2": [Merge(ID, 1)]}), Outcome.CIRCLE),
+        (decisions(erased=(ID,)), Outcome.ERASED),
+        (decisions(erased=("u1",)), Outcome.ERASED),
+        (decisions({OTHER_ID: [Merge("u1", 1)]}, erased=(OTHER_ID,)), Outcome.ERASED),
+        (decisions(withdrawn=(ID,)), Outcome.NO_CONSENT),
+        (decisions(withdrawn=("u1",)), Outcome.NO_CONSENT),
+        (decisions({OTHER_ID: [Merge("u1", 1)]}, withdrawn=(OTHER_ID,)), Outcome.NO_CONSENT),
+        (decisions(withdrawn=("u2",)), (Merge("u1", SINCE_MS),)),
     ],
 )
-def test_login_is_merged_or_has_a_reason(given: Books, expected: Any) -> None:
+def test_login_is_merged_or_has_a_reason(given: Decisions, expected: Any) -> None:
     assert decide(given) == expected
 
 
 def test_login_needs_consent_if_nothing_is_allowed_by_default() -> None:
     options = load(consent={"granted": ["risk"]})
     defaults = options.consent.defaults
-    assert decide(books(defaults=defaults), rules_of(options)) == Outcome.NO_CONSENT
-    both = books(defaults=defaults, granted=(ID, "u1"))
+    assert decide(decisions(defaults=defaults), rules_of(options)) == Outcome.NO_CONSENT
+    both = decisions(defaults=defaults, granted=(ID, "u1"))
     assert decide(both, rules_of(options)) == (Merge("u1", SINCE_MS),)
 
 
@@ -178,11 +178,11 @@ def test_limits_of_ids_and_merges_refuse_the_excess(monkeypatch: pytest.MonkeyPa
     rules = rules_of(load())
     monkeypatch.setattr(login_rules, "MAX_IDS_BY_LOGIN", 3)
     one, two = {"a": [Merge("u1", 1)]}, {each: [Merge("u1", 1)] for each in "ab"}
-    assert decide(books(one), rules) == (Merge("u1", SINCE_MS),)
-    assert decide(books(two), rules) == Outcome.TOO_MANY_IDS
+    assert decide(decisions(one), rules) == (Merge("u1", SINCE_MS),)
+    assert decide(decisions(two), rules) == Outcome.TOO_MANY_IDS
     monkeypatch.setattr(login_rules, "MAX_MERGES", 2)
-    assert decide(books(one), rules) == (Merge("u1", SINCE_MS),)
-    assert decide(books({each: [Merge("u9", 1)] for each in "ab"}), rules) == (
+    assert decide(decisions(one), rules) == (Merge("u1", SINCE_MS),)
+    assert decide(decisions({each: [Merge("u9", 1)] for each in "ab"}), rules) == (
         Outcome.TOO_MANY_MERGES
     )
 
@@ -299,10 +299,10 @@ def test_account_with_a_thousand_ids_gets_the_first_and_the_rest_is_counted() ->
     run_to_end(kafka, merger)
     ids = login_rules.MAX_IDS_BY_LOGIN
     assert merger.counts == {"merged": ids, "too_many_ids": 1_000 - ids + 1}
-    assert kafka.book().ids_of("user", SINCE_MS_LOGIN_SERVICE) == sorted(
+    assert kafka.table().ids_of("user", SINCE_MS_LOGIN_SERVICE) == sorted(
         ["user", *(f"anon-{number}" for number in range(ids - 1))]
     )
-    assert kafka.book().resolve("anon-of-other", SINCE_MS_LOGIN_SERVICE) == "other"
+    assert kafka.table().resolve("anon-of-other", SINCE_MS_LOGIN_SERVICE) == "other"
 
 
 def test_merge_of_an_operator_counts_from_the_next_login_on() -> None:

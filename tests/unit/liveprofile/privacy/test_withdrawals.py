@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from liveprofile.consent.changes import PURPOSES, ConsentBook, ConsentChange
+from liveprofile.consent.changes import PURPOSES, ConsentChange, ConsentTable
 from liveprofile.events.window_times import end_ms, stagger_offset_ms
 from liveprofile.privacy.erase import Cell
 from liveprofile.privacy.places import TABLES
@@ -23,7 +23,7 @@ def row(table: str, time_ms: int, is_event: bool = False) -> StoredRow:
 
 
 def allowed_by(*changes: ConsentChange):
-    book = ConsentBook(dict.fromkeys(PURPOSES, True))
+    book = ConsentTable(dict.fromkeys(PURPOSES, True))
     book.put("u", changes)
     return lambda purpose, start_ms, end_ms: book.allowed_during("u", purpose, start_ms, end_ms)
 
@@ -54,7 +54,7 @@ def test_flags_of_windows_need_risk_at_their_end_and_scores_at_their_time() -> N
 def test_allowed_during_equals_a_look_at_each_moment(seed: int) -> None:
     rng = random.Random(seed)
     defaults = {purpose: rng.random() < 0.5 for purpose in PURPOSES}
-    book = ConsentBook(defaults)
+    book = ConsentTable(defaults)
     for user in "abc":
         changes = [
             ConsentChange(rng.randrange(20), rng.choice(PURPOSES[:2]), rng.random() < 0.5)

@@ -25,7 +25,7 @@ from offline.explanation.records import (
     read_stages,
     record_test,
 )
-from offline.late_windows.late_events import LateBook, RecordSelection
+from offline.late_windows.late_events import LateTable, RecordSelection
 
 USER = "u-7"
 
@@ -145,8 +145,8 @@ def record(number: int, user_id: str, event_id: str, partition: int = 0) -> Reco
 
 
 def search(known: KnownEvents | None) -> EventSearch:
-    book = LateBook(used={USER: set()})
-    return EventSearch(USER, RecordSelection(book, WindowSettings(), LimitSettings()), known)
+    table = LateTable(used={USER: set()})
+    return EventSearch(USER, RecordSelection(table, WindowSettings(), LimitSettings()), known)
 
 
 def test_reading_ends_with_the_last_known_event() -> None:
@@ -182,10 +182,10 @@ def test_selection_is_that_of_all_records() -> None:
         record(number, rng.choice([USER, "u-71", "v"]), f"e{rng.randrange(300)}")
         for number in range(500)
     ]
-    book = LateBook(used={USER: set()}, left_out={USER: {(0, 17)}})
-    whole = RecordSelection(book, WindowSettings(), LimitSettings())
+    table = LateTable(used={USER: set()}, left_out={USER: {(0, 17)}})
+    whole = RecordSelection(table, WindowSettings(), LimitSettings())
     expected = [each.record_offset for each in whole.select(records)]
-    own = EventSearch(USER, RecordSelection(book, WindowSettings(), LimitSettings()), None)
+    own = EventSearch(USER, RecordSelection(table, WindowSettings(), LimitSettings()), None)
     selected = own.select([records[:200], records[200:]])
     assert [each.record_offset for each in selected] == expected
     assert not own.stopped

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from cli.explain import cause_tables
-from liveprofile.consent.changes import PURPOSES, ConsentBook, ConsentChange
+from liveprofile.consent.changes import PURPOSES, ConsentChange, ConsentTable
 from liveprofile.features import baselines
-from liveprofile.privacy.erasures import ErasureBook
+from liveprofile.privacy.erasures import ErasureTable
 from liveprofile.storage.queries import StoredDelta
 from liveprofile.wire.payload import digest
 from liveprofile.wire.window_events import WindowEvent, join
@@ -97,7 +97,7 @@ def test_other_events_than_the_stored_ones_are_refused(other: Any) -> None:
 
 
 def test_user_who_was_erased_or_withdrew_is_refused() -> None:
-    consents, erasures = ConsentBook(dict.fromkeys(PURPOSES, True)), ErasureBook()
+    consents, erasures = ConsentTable(dict.fromkeys(PURPOSES, True)), ErasureTable()
     check_permission(consents, erasures, delta(), END_MS)
     consents.put("u", [ConsentChange(END_MS + 5, "profiling", False)])
     check_permission(consents, erasures, delta(), END_MS)  # not yet

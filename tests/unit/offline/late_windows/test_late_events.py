@@ -7,16 +7,16 @@ from typing import Any
 import orjson
 import pytest
 
-from liveprofile.consent.changes import ConsentBook, ConsentChange
+from liveprofile.consent.changes import ConsentChange, ConsentTable
 from liveprofile.errors import InputError, ServiceError
-from liveprofile.identity.book import IdentityBook, Merge
+from liveprofile.identity.merges import IdentityTable, Merge
 from liveprofile.kafka.records import Record
 from liveprofile.settings import LimitSettings, Settings, WindowSettings
 from offline.late_windows.late_events import (
     ARCHIVE,
     END_OF_TIME_MS,
-    LateBook,
     LateEvent,
+    LateTable,
     RecordSelection,
     SpooledRecord,
     choose_late_events,
@@ -58,8 +58,8 @@ def late(user_id: str, offset: int, lateness_ms: int = 500) -> LateEvent:
     return LateEvent((0, offset), user_id, f"e{offset}", NOW_MS, lateness_ms)
 
 
-def consents(**defaults: bool) -> ConsentBook:
-    return ConsentBook(Settings().consent.defaults | defaults)
+def consents(**defaults: bool) -> ConsentTable:
+    return ConsentTable(Settings().consent.defaults | defaults)
 
 
 def test_late_events_have_their_place_in_the_input_topic():
@@ -78,48 +78,48 @@ def test_record_of_another_program_in_the_late_topic_is_an_error(headers: dict[s
 
 def test_event_that_is_too_late_and_those_of_erased_users_are_left_out():
     events = [late("u", 1), late("u", 1), late("u", 2, 1_001), late("gone", 3)]
-    book = choose_late_events(events, 1_000, consents(), {"gone"}, NOW_MS)
-    assert book.used == {"u": {(0, 1)}}
-    assert book.left_out == {"u": {(0, 2)}, "gone": {(0, 3)}}
-    assert (book.late, book.too_old, book.erased, book.no_consent) == (1, 1, 1, 0)
+    table = choose_late_events(events, 1_000, consents(), {"gone"}, NOW_MS)
+    assert table.used == {"u": {(0, 1)}}
+    assert table.left_out == {"u": {(0, 2)}, "gone": {(0, 3)}}
+    assert (table.late, table.too_old, table.erased, table.no_consent) == (1, 1, 1, 0)
 
 
 def test_users_who_do_not_allow_profiles_are_left_out():
-    book = choose_late_events([late("u", 1)], 1_000, consents(profiling=False), (), NOW_MS)
-    assert (book.used, book.no_consent) == ({}, 1)
+    table = choose_late_events([late("u", 1)], 1_000, consents(profiling=False), (), NOW_MS)
+    assert (table.used, table.no_consent) == ({}, 1)
 
 
-def selected(book: LateBook, *records: Record, **options: Any) -> list[tuple[int, int]]:
-    selection = RecordSelection(book, WINDOW, LIMITS, [0])
+def selected(table: LateTable, *records: Record, **options: Any) -> list[tuple[int, int]]:
+    selection = RecordSelection(table, WINDOW, LIMITS, [0])
     found = list(selection.select(records))
     assert [each.number for each in found] == list(range(1, len(found) + 1))
     return [(each.record_partition, each.record_offset) for each in found]
 
 
 def test_only_records_of_users_with_late_events_are_selected():
-    book = choose_late_events([late("u", 1)], 1_000, consents(), (), NOW_MS)
+    table = choose_late_events([late("u", 1)], 1_000, consents(), (), NOW_MS)
     others = [record("a", "other", 2), Record("events", 0, 3, NOW_MS, None, b"\xff", {})]
-    assert selected(book, record("x"), record("e1", offset=1), *others) == [(0, 0), (0, 1)]
+    assert selected(table, record("x"), record("e1", offset=1), *others) == [(0, 0), (0, 1)]
 
 
 def test_late_event_that_is_left_out_takes_its_copies_with_it():
     events = [late("u", 1), late("u", 2, 5_000)]
-    book = choose_late_events(events, 1_000, consents(), (), NOW_MS)
+    table = choose_late_events(events, 1_000, consents(), (), NOW_MS)
     records = [record(f"e{offset}", offset=offset) for offset in (1, 2)]
-    assert selected(book, *records, record("e2", offset=3)) == [(0, 1)]
+    assert selected(table, *records, record("e2", offset=3)) == [(0, 1)]
 
 
 def test_record_of_the_topic_counts_of_a_late_event_that_an_archive_has():
-    book = choose_late_events([late("u", 1)], 1_000, consents(), (), NOW_MS)
+    table = choose_late_events([late("u", 1)], 1_000, consents(), (), NOW_MS)
     archived = [
         record(event_id, partition=ARCHIVE, offset=offset, record_ms=END_OF_TIME_MS)
         for offset, event_id in enumerate(("a", "e1"))
     ]
-    assert selected(book, *archived, record("e1", offset=1)) == [(ARCHIVE, 0), (0, 1)]
+    assert selected(table, *archived, record("e1", offset=1)) == [(ARCHIVE, 0), (0, 1)]
 
 
 def test_watermark_is_that_of_the_slowest_partition():
-    selection = RecordSelection(LateBook(), WINDOW, LIMITS, [0, 1])
+    selection = RecordSelection(LateTable(), WINDOW, LIMITS, [0, 1])
     records = [
         record("a", time_ms=NOW_MS - 10),
         record("b", partition=1, time_ms=NOW_MS - 20_000),
@@ -135,52 +135,52 @@ def test_watermark_is_that_of_the_slowest_partition():
 MERGE_MS = NOW_MS - 1_000
 
 
-def merged(**more: list[Merge]) -> IdentityBook:
-    book = IdentityBook()
+def merged(**more: list[Merge]) -> IdentityTable:
+    table = IdentityTable()
     for alias_id, merges in ({"alias": [Merge("u", MERGE_MS)]} | more).items():
-        book.put(alias_id, merges)
-    return book
+        table.put(alias_id, merges)
+    return table
 
 
 def test_earlier_events_of_an_alias_move_to_the_person():
-    book = choose_late_events([], 1_000, consents(), (), NOW_MS, merged())
-    assert book.used == {"u": set()} and not book.late
+    table = choose_late_events([], 1_000, consents(), (), NOW_MS, merged())
+    assert table.used == {"u": set()} and not table.late
     records = [
         record("a", "alias", 0, time_ms=MERGE_MS - 1),
         record("b", "alias", 1, time_ms=MERGE_MS),
         record("c", "u", 2, time_ms=MERGE_MS - 1),
         record("d", "other", 3),
     ]
-    selection = RecordSelection(book, WINDOW, LIMITS, [0], merged(), consents())
+    selection = RecordSelection(table, WINDOW, LIMITS, [0], merged(), consents())
     found = list(selection.select(records))
     assert [each.record_offset for each in found] == [0, 1, 2]
     assert {json.loads(each.payload)["user_id"] for each in found} == {"u"}
     # The job has stored b in the profile of u itself.
-    assert book.used == {"u": {(0, 0)}} == {"u": book.moved["u"]["alias"].used}
+    assert table.used == {"u": {(0, 0)}} == {"u": table.moved["u"]["alias"].used}
     assert found[2].payload == (records[2].value or b"").decode()
 
 
 def test_a_late_event_of_an_alias_is_a_late_event_of_the_person():
     events = [late("alias", 1), late("alias", 2, 5_000)]
-    book = choose_late_events(events, 1_000, consents(), (), NOW_MS, merged())
-    assert book.used == {"u": {(0, 1)}} and book.left_out == {"u": {(0, 2)}}
-    selection = RecordSelection(book, WINDOW, LIMITS, [0], merged(), consents())
+    table = choose_late_events(events, 1_000, consents(), (), NOW_MS, merged())
+    assert table.used == {"u": {(0, 1)}} and table.left_out == {"u": {(0, 2)}}
+    selection = RecordSelection(table, WINDOW, LIMITS, [0], merged(), consents())
     records = [record(f"e{offset}", "alias", offset, time_ms=MERGE_MS - 1) for offset in (1, 2)]
     assert [each.record_offset for each in selection.select(records)] == [1]
-    assert book.moved == {"u": {"alias": (set(), [])}}
+    assert table.moved == {"u": {"alias": (set(), [])}}
 
 
 def test_events_that_the_alias_did_not_allow_do_not_move():
-    changes = ConsentBook(Settings().consent.defaults)
+    changes = ConsentTable(Settings().consent.defaults)
     changes.put("alias", [ConsentChange(MERGE_MS - 5, "profiling", False)])
-    book = choose_late_events([], 1_000, changes, (), NOW_MS, merged())
-    selection = RecordSelection(book, WINDOW, LIMITS, [0], merged(), changes)
+    table = choose_late_events([], 1_000, changes, (), NOW_MS, merged())
+    selection = RecordSelection(table, WINDOW, LIMITS, [0], merged(), changes)
     records = [
         record(f"e{offset}", "alias", offset, time_ms=MERGE_MS - 10 + 6 * offset)
         for offset in (0, 1)
     ]
     assert [each.record_offset for each in selection.select(records)] == [0]
-    moved = book.moved["u"]["alias"]
+    moved = table.moved["u"]["alias"]
     assert moved.used == {(0, 0)} and moved.not_allowed_ms == [MERGE_MS - 4]
     refused = choose_late_events([late("alias", 1)], 1_000, changes, (), NOW_MS, merged())
     assert refused.no_consent == 1 and refused.left_out == {"u": {(0, 1)}}
@@ -188,15 +188,15 @@ def test_events_that_the_alias_did_not_allow_do_not_move():
 
 def test_after_a_split_nothing_moves():
     split = merged(alias=[Merge("u", MERGE_MS - 10, MERGE_MS)])
-    book = choose_late_events([late("u", 9)], 1_000, consents(), (), NOW_MS, split)
-    selection = RecordSelection(book, WINDOW, LIMITS, [0], split, consents())
+    table = choose_late_events([late("u", 9)], 1_000, consents(), (), NOW_MS, split)
+    selection = RecordSelection(table, WINDOW, LIMITS, [0], split, consents())
     records = [
         record(f"e{offset}", "alias", offset, time_ms=MERGE_MS - 15 + 10 * offset)
         for offset in (0, 1, 2)
     ]
     # The event between merge and split is in the profile of u.
     assert [each.record_offset for each in selection.select(records)] == [1]
-    assert not book.moved
+    assert not table.moved
 
 
 def spooled(number: int) -> SpooledRecord:

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import orjson
 
-from liveprofile.consent.changes import ConsentBook, ConsentChange
+from liveprofile.consent.changes import ConsentChange, ConsentTable
 from liveprofile.features import baselines
-from liveprofile.privacy.erasures import HashedErasureBook
+from liveprofile.privacy.erasures import HashedErasureTable
 from liveprofile.rules.rules import RuleSet
 from liveprofile.settings import load
 from liveprofile.wire.tokens import FIELD, WINDOW
@@ -31,7 +31,7 @@ def test_windows_without_consent_reach_neither_model_nor_tables(model: Any):
             return super().score(history, window, *inputs)
 
     scored: list[int] = []
-    sink, consents = MemoryProfileSink(), ConsentBook(load().consent.defaults)
+    sink, consents = MemoryProfileSink(), ConsentTable(load().consent.defaults)
     consents.put("b", [ConsentChange(END_MS - 1, "profiling", False)])
     updater = ProfileUpdater(
         load(),
@@ -48,7 +48,7 @@ def test_windows_without_consent_reach_neither_model_nor_tables(model: Any):
 
 
 def test_windows_without_risk_or_recommendation_keep_neither(model: Any):
-    consents = ConsentBook(load().consent.defaults)
+    consents = ConsentTable(load().consent.defaults)
     for user, purpose in (("b", "risk"), ("c", "recommendation")):
         consents.put(user, [ConsentChange(END_MS, purpose, False)])
     sink = MemoryProfileSink()
@@ -67,7 +67,7 @@ def test_windows_without_risk_or_recommendation_keep_neither(model: Any):
 
 
 def test_windows_from_before_an_erasure_reach_neither_model_nor_tables(model: Any):
-    sink, erasures = MemoryProfileSink(), HashedErasureBook()
+    sink, erasures = MemoryProfileSink(), HashedErasureTable()
     updater = ProfileUpdater(load(), model, sink, feeds(erasures=erasures))
     start_ms = END_MS - 300_000
     erasures.put("b", start_ms + 1)

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from liveprofile.consent.changes import PURPOSES, ConsentBook, ConsentChange
+from liveprofile.consent.changes import PURPOSES, ConsentChange, ConsentTable
 from liveprofile.wire.tokens import EVENT, FIELD
 from udfs.privacy import allowed_windows
 
@@ -22,12 +22,12 @@ def events(*times_ms: int) -> str:
 
 def test_windows_of_users_without_changes_are_passed_on_as_they_are() -> None:
     text = events(1, 2)
-    allowed = allowed_windows(["a"], [text], ConsentBook(ALL))
+    allowed = allowed_windows(["a"], [text], ConsentTable(ALL))
     assert allowed == ([0], [text], [[]]) and allowed.events[0] is text
 
 
 def test_each_event_is_decided_by_its_own_time() -> None:
-    book = ConsentBook(ALL)
+    book = ConsentTable(ALL)
     changes = [ConsentChange(5, "profiling", False), ConsentChange(8, "profiling", True)]
     book.put("a", [*changes, ConsentChange(1, "marketing", False)])
     allowed = allowed_windows(["b", "a", "a"], [events(5), events(9, 4, 5, 7, 8), events(6)], book)
@@ -43,7 +43,7 @@ def test_each_event_is_decided_by_its_own_time() -> None:
 
 
 def test_without_consent_by_default_only_users_who_granted_are_allowed() -> None:
-    book = ConsentBook(ALL | {"profiling": False})
+    book = ConsentTable(ALL | {"profiling": False})
     book.put("a", [ConsentChange(5, "profiling", True)])
     allowed = allowed_windows(["a", "b"], [events(4, 5), events(5)], book)
     assert (allowed.rows, allowed.events) == ([0], [events(5)])
@@ -52,7 +52,7 @@ def test_without_consent_by_default_only_users_who_granted_are_allowed() -> None
 
 @pytest.mark.parametrize("seed", range(10))
 def test_no_event_is_lost_or_duplicated(seed: int) -> None:
-    rng, book = random.Random(seed), ConsentBook(ALL)
+    rng, book = random.Random(seed), ConsentTable(ALL)
     for user in "abc":
         book.put(
             user,

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from liveprofile.features.baselines import COLUMNS
-from liveprofile.privacy.erasures import ErasureBook
+from liveprofile.privacy.erasures import ErasureTable
 from liveprofile.segments.membership import Membership
-from liveprofile.wire.memories import memory_since
-from liveprofile.wire.token_columns import history_since, read_histories
-from liveprofile.wire.tokens import EVENT, FIELD, HEADER, WINDOW
+from liveprofile.wire.histories import history_since, purchases_since, read_histories
+from liveprofile.wire.tokens import EVENT, FIELD, WINDOW
 from udfs.privacy import (
     LaterMemberships,
     LaterWindows,
@@ -24,47 +23,42 @@ from udfs.privacy import (
 LENGTH_MS = 100
 
 
-def book(**before_ms: int) -> ErasureBook:
-    found = ErasureBook()
+def table(**before_ms: int) -> ErasureTable:
+    found = ErasureTable()
     for user_id, time_ms in before_ms.items():
         found.put(user_id, time_ms)
     return found
 
 
-def window(last_purchase_ms: int, *times_ms: int) -> str:
-    header = FIELD.join((str(last_purchase_ms), HEADER, "", "", "0"))
+def window(end_ms: int, *times_ms: int) -> str:
     tokens = (FIELD.join((str(time_ms), "d", "i", "c", "2.5")) for time_ms in times_ms)
-    return EVENT.join((header, *tokens))
-
-
-def memory(*ends_ms: int) -> str:
-    return EVENT.join(f"#{end_ms}{EVENT}d{FIELD}i{FIELD}c" for end_ms in ends_ms)
+    return EVENT.join((str(end_ms), *tokens))
 
 
 def test_windows_that_begin_before_the_erasure_are_refused_without_payloads() -> None:
     event = FIELD.join(("150", "3", "77", '{"secret": 1}'))
     found = refuse_erased(
-        ["a", "a", "b", "a"], [100, 200, 100, 201], [event] * 4, book(a=201, c=900)
+        ["a", "a", "b", "a"], [100, 200, 100, 201], [event] * 4, table(a=201, c=900)
     )
     assert found.rows == [2, 3]
     assert [len(row) for row in found.refused] == [1, 1, 0, 0]
     assert found.refused[0][0] == ("ERASED", "window", "3", "77", "")
 
 
-def test_history_keeps_later_windows_and_forgets_an_earlier_purchase() -> None:
-    text = WINDOW.join((window(120, 110, 120), window(120, 260), window(120, 320)))
-    assert history_since(text, 0) == text
-    assert history_since(text, 200) == WINDOW.join((window(0, 260), window(0, 320)))
-    assert history_since(text, 300) == window(0, 320)
-    bought = WINDOW.join((window(120, 120), window(260, 260), window(260, 320)))
-    assert history_since(bought, 200) == WINDOW.join((window(260, 260), window(260, 320)))
-    assert read_histories([history_since(text, 300)]).tokens.sizes.tolist() == [0]
-
-
-def test_memory_keeps_later_windows() -> None:
-    assert memory_since(memory(200, 300, 400), 100) == memory(200, 300, 400)
-    assert memory_since(memory(200, 300, 400), 200) == memory(300, 400)
-    assert memory_since(memory(400), 300) == memory(400)
+def test_history_keeps_later_windows_and_purchases() -> None:
+    text = WINDOW.join((window(200, 110, 120), window(300, 260), window(400, 320)))
+    assert history_since(text, 100) == text
+    assert history_since(text, 200) == WINDOW.join((window(300, 260), window(400, 320)))
+    assert history_since(text, 300) == window(400, 320)
+    assert purchases_since("120 260", 100) == "120 260"
+    assert purchases_since("120 260", 200) == "260" and purchases_since("120", 200) == ""
+    starts_ms = np.array([300, 300, 200])
+    found = read_histories(
+        [text, history_since(text, 300), text], ["120 320", "", "120"], starts_ms, 1
+    )
+    assert found.tokens.sizes.tolist() == [1, 0, 1]
+    assert found.last_purchase_ms.tolist() == [120, 0, 120]
+    assert found.last_purchase_ms_now.tolist() == [320, 0, 120]
 
 
 class Job:
@@ -90,19 +84,19 @@ class Job:
             for key in keys
         ]
 
-    def rows(self, starts_ms: list[int], erased: ErasureBook) -> list[float]:
+    def rows(self, starts_ms: list[int], erased: ErasureTable) -> list[float]:
         """Runs windows, each of which adds its start to every sum; returns a sum of each."""
         added = np.repeat(np.array(starts_ms, float)[:, None], len(COLUMNS), axis=1)
         sums = added + 1_000_000
         count = len(starts_ms)
-        history = [window(0, start_ms + 1) for start_ms in starts_ms]
+        history = [window(start_ms + LENGTH_MS, start_ms + 1) for start_ms in starts_ms]
         found = self.worker.without_past(
             ["a"] * count,
             starts_ms,
             history,
+            [""] * count,
             added,
             sums,
-            [memory(start_ms + LENGTH_MS) for start_ms in starts_ms],
             erased,
         )
         if found.users:
@@ -114,7 +108,7 @@ class Job:
 
 
 def test_sums_start_from_nothing_and_go_on_after_restarts_and_replays() -> None:
-    job, erased = Job(), book(a=450)
+    job, erased = Job(), table(a=450)
     assert job.rows([500, 600], erased) == [500, 1_100]
     assert job.rows([800], erased) == [1_900]
     assert job.restarts == ["a"] and job.reads == 1
@@ -127,18 +121,18 @@ def test_sums_start_from_nothing_and_go_on_after_restarts_and_replays() -> None:
 
 def test_a_second_erasure_starts_again() -> None:
     job = Job()
-    job.rows([500, 600], book(a=450))
-    assert job.rows([800], book(a=750)) == [800]
-    assert job.rows([900], book(a=750)) == [1_700]
+    job.rows([500, 600], table(a=450))
+    assert job.rows([800], table(a=750)) == [800]
+    assert job.rows([900], table(a=750)) == [1_700]
     assert job.restarts == ["a", "a"]
     job.start_worker()
     del job.stored[900], job.stored[1_000]
-    assert job.rows([1_000], book(a=750)) == [1_000]  # the rows before it are older
+    assert job.rows([1_000], table(a=750)) == [1_000]  # the rows before it are older
 
 
 def test_users_who_are_not_erased_cost_nothing() -> None:
     job = Job()
-    assert job.rows([500], book(b=900)) == [1_000_500]
+    assert job.rows([500], table(b=900)) == [1_000_500]
     assert not job.reads and not job.stored and not job.restarts
 
 
@@ -153,7 +147,7 @@ def test_memberships_of_erased_windows_do_not_count(before_ms: int, kept: bool) 
         def stored_changes(self, keys: Any) -> Any:
             return {}
 
-    store = LaterMemberships(Store(), LENGTH_MS, lambda: book(a=before_ms))
+    store = LaterMemberships(Store(), LENGTH_MS, lambda: table(a=before_ms))
     assert store.memberships(["a", "b"]) == {
         "a": {"loyal": row} if kept else {},
         "b": {"loyal": row},

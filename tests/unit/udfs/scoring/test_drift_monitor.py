@@ -193,11 +193,11 @@ class SlowStore(MemoryDriftStore):
         super().__init__()
         self.release, self.is_away = threading.Event(), False
 
-    def write(self, rows) -> None:
+    def write(self, *counts) -> None:
         assert self.release.wait(10)
         if self.is_away:
             raise ServiceError("no node answers")
-        super().write(rows)
+        super().write(*counts)
 
 
 def test_slow_store_does_not_delay_scoring_and_loses_no_counts(

@@ -12,8 +12,7 @@ import torch
 from liveprofile.features.baselines import SUMS
 from liveprofile.units import DAY_MS
 from liveprofile.value_curves import VALUES
-from liveprofile.wire import memories
-from liveprofile.wire.memories import MemoryToken
+from liveprofile.wire.histories import MemoryToken, of_windows
 from models.profile.data.examples import PURCHASE, Corpus, build_corpus
 from models.profile.data.moments import Moments, outcomes
 from models.profile.data.prepared import Split
@@ -143,7 +142,7 @@ def test_curve_reads_the_same_inputs_in_training_and_in_serving(
         )
     ends_ms = streams.end_ms_W[windows]
     features_NX = user_features_at(corpus, RECIPE, windows, ends_ms)
-    memory = MemoryReader(["i"], ["c"]).windows(memories.of_windows(rows))
+    memory = MemoryReader(["i"], ["c"]).windows(of_windows(rows))
     served = score_curves(
         model.value_curves, memory, (features_NX, features_NX), np.ones(len(windows))
     )
@@ -169,7 +168,7 @@ def test_values_before_a_window_do_not_depend_on_it_but_on_its_end() -> None:
 
     def before(last: list[MemoryToken], days: float) -> tuple[float, float]:
         row = [*history, (START_MS + 12 * DAY_MS, last)]
-        memory = reader.windows(memories.of_windows([row]))
+        memory = reader.windows(of_windows([row]))
         found = score_curves(head.eval(), memory, (features, features), np.array([days]))
         return found.churn_before[0], found.spend_before[0]
 

@@ -47,7 +47,7 @@ def check_merges(alias_id: str, merges: Sequence[Merge]) -> None:
         free_ms = merge.until_ms
 
 
-class IdentityBook:
+class IdentityTable:
     """The merges of all aliases. `put` may be called in another thread than the rest."""
 
     def __init__(self) -> None:
@@ -149,22 +149,22 @@ class IdentityBook:
         return None
 
 
-def merged(book: IdentityBook, alias_id: str, user_id: str, at_ms: int) -> tuple[Merge, ...]:
+def merged(table: IdentityTable, alias_id: str, user_id: str, at_ms: int) -> tuple[Merge, ...]:
     """The merges of an alias with a new one from `at_ms` on.
 
     Raises MergeError if the alias is merged already, if the user is an alias of it, directly or
     through others, and if the person would have too many ids.
     """
-    merges = book.merges(alias_id)
+    merges = table.merges(alias_id)
     if alias_id == user_id:
         raise MergeError(f"{alias_id!r} cannot be an alias of itself")
     if merges and merges[-1].until_ms is None:
         raise MergeError(
             f"{alias_id!r} is an alias of {merges[-1].user_id!r} already: split it first"
         )
-    if book.resolve(user_id, END_OF_TIME_MS) == alias_id:
+    if table.resolve(user_id, END_OF_TIME_MS) == alias_id:
         raise MergeError(f"{user_id!r} is an alias of {alias_id!r}: the merge would be a circle")
-    ids = len(book.ids_of(alias_id, END_OF_TIME_MS)) + len(book.ids_of(user_id, END_OF_TIME_MS))
+    ids = len(table.ids_of(alias_id, END_OF_TIME_MS)) + len(table.ids_of(user_id, END_OF_TIME_MS))
     if ids > MAX_IDS:
         raise MergeError(f"the person would have {ids} ids, at most {MAX_IDS}")
     if len(merges) >= MAX_MERGES:
@@ -174,13 +174,13 @@ def merged(book: IdentityBook, alias_id: str, user_id: str, at_ms: int) -> tuple
 
 
 def split(
-    book: IdentityBook, alias_id: str, at_ms: int, now_ms: int, limit_ms: int
+    table: IdentityTable, alias_id: str, at_ms: int, now_ms: int, limit_ms: int
 ) -> tuple[Merge, ...]:
     """The merges of an alias of which the last ends at `at_ms`.
 
     Raises MergeError if the alias is not merged, or was merged more than `limit_ms` before now.
     """
-    merges = book.merges(alias_id)
+    merges = table.merges(alias_id)
     if not merges or merges[-1].until_ms is not None:
         raise MergeError(f"{alias_id!r} is no alias: there is nothing to split")
     last = merges[-1]
@@ -190,23 +190,23 @@ def split(
     return (*merges[:-1], last._replace(until_ms=max(at_ms, last.since_ms)))
 
 
-def of_persons(book: IdentityBook, user_ids: Iterable[str]) -> list[str]:
+def of_persons(table: IdentityTable, user_ids: Iterable[str]) -> list[str]:
     """The ids, each followed by the other ids that are the same person now, without repetitions."""
     found: dict[str, None] = {}
     for user_id in user_ids:
         found[user_id] = None
-        found |= dict.fromkeys(book.ids_of(user_id, END_OF_TIME_MS))
+        found |= dict.fromkeys(table.ids_of(user_id, END_OF_TIME_MS))
     return list(found)
 
 
-def former_ids(book: IdentityBook, user_ids: Iterable[str]) -> list[str]:
+def former_ids(table: IdentityTable, user_ids: Iterable[str]) -> list[str]:
     """Ids that were merged with these and split: profiles of one may have events of the other."""
-    ids = set(of_persons(book, user_ids))
-    return sorted({other for each in ids for other in book.ever_merged(each)} - ids)
+    ids = set(of_persons(table, user_ids))
+    return sorted({other for each in ids for other in table.ever_merged(each)} - ids)
 
 
 def missing_erasures(
-    book: IdentityBook, erased: Mapping[str, int], users: Iterable[str]
+    table: IdentityTable, erased: Mapping[str, int], users: Iterable[str]
 ) -> dict[str, int]:
     """Erasures that are due because one id of a person is erased and another is not.
 
@@ -214,17 +214,17 @@ def missing_erasures(
     """
     due: dict[str, int] = {}
     for user_id in users:
-        for other in book.ids_of(user_id, END_OF_TIME_MS):
+        for other in table.ids_of(user_id, END_OF_TIME_MS):
             if max(erased.get(other, 0), due.get(other, 0)) < erased[user_id]:
                 due[other] = erased[user_id]
     return due
 
 
-def without_users(book: IdentityBook, erased: Container[str]) -> dict[str, tuple[Merge, ...]]:
+def without_users(table: IdentityTable, erased: Container[str]) -> dict[str, tuple[Merge, ...]]:
     """By alias, the merges that are left where one names an erased user; none: no record."""
     left: dict[str, tuple[Merge, ...]] = {}
-    for alias_id in book.aliases():
-        merges = book.merges(alias_id)
+    for alias_id in table.aliases():
+        merges = table.merges(alias_id)
         kept = tuple(each for each in merges if each.user_id not in erased)
         if alias_id in erased:
             left[alias_id] = ()
