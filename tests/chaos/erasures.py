@@ -52,7 +52,7 @@ from tests.chaos.markers import (
     rows_with,
 )
 from tests.support.compare import compare_with_reference
-from tests.support.job_under_test import CLI, JobUnderTest, job_on_own_stack, run_cli, sending
+from tests.support.job_under_test import CLI, JobUnderTest, job_on_own_stack, sending
 from tests.support.streams.seeded import Message
 from tests.support.streams.shop import START_MS, shop_events, to_message
 from tests.support.summary import say
@@ -155,10 +155,8 @@ def erase_with_kills(job: JobUnderTest, file: Path, killed: str, users: int) -> 
 def go_on_until_done(job: JobUnderTest, deadline_s: float) -> int:
     """Runs `erase --pending` until nothing is pending; returns how often."""
     for runs in itertools.count(1):
-        run_cli("privacy", "erase", "--pending", "--json", "--config", job.config_file, ok=False)
-        status = run_cli(
-            "privacy", "erase", "--status", "--json", "--config", job.config_file, ok=False
-        )
+        job.cli("privacy", "erase", "--pending", "--json", ok=False)
+        status = job.cli("privacy", "erase", "--status", "--json", ok=False)
         if status.returncode == 0:
             return runs
         assert time.monotonic() < deadline_s, "the erasures are not done in time"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from typing import Any, NamedTuple
 
 from cassandra.cluster import Session
@@ -17,7 +16,7 @@ from liveprofile.rules.flags import Flag
 from liveprofile.settings import Settings
 from liveprofile.storage.cql import from_ms
 from liveprofile.units import HOUR_MS
-from tests.support.job_under_test import JobUnderTest, run_cli
+from tests.support.job_under_test import JobUnderTest
 from tests.support.rows.profile_rows import START_MS, flag, profile_row
 from udfs.profile.sink import CassandraProfileSink
 
@@ -38,20 +37,7 @@ class Api(NamedTuple):
         return self.job.settings
 
     def key(self, name: str, role: str = "reader") -> dict[str, Any]:
-        done = run_cli(
-            *(
-                "serve",
-                "key",
-                "create",
-                name,
-                "--role",
-                role,
-                "--json",
-                "--config",
-                self.job.config_file,
-            )
-        )
-        return json.loads(done.stdout)
+        return self.job.run("serve", "key", "create", name, "--role", role)
 
     def client(self, name: str = "shop", role: str = "reader") -> Client:
         return Client(self.url, self.key(name, role)["key"], timeout_s=30)
