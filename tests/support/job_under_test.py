@@ -309,6 +309,11 @@ class JobUnderTest:
         """Runs a command of `liveprofile` with --json; returns its parsed output."""
         return json.loads(self.cli(*arguments, "--json", ok=ok).stdout)
 
+    def start(self, *arguments: str | Path) -> subprocess.Popen[str]:
+        """Starts a command of `liveprofile` in a process of its own, with the job's settings."""
+        command = [str(each) for each in (CLI, *arguments, "--config", self.config_file)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
     def audit(self, *arguments: str) -> dict[str, Any]:
         return self.run("events", "audit", *arguments, ok=False)
 

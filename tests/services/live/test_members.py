@@ -4,7 +4,6 @@ only after it can be read, users leave by the passage of time, and the audit sta
 from __future__ import annotations
 
 import json
-import subprocess
 import threading
 import time
 from collections import Counter
@@ -24,7 +23,7 @@ from liveprofile.segments.evaluation import evaluate
 from liveprofile.segments.members import members
 from liveprofile.segments.stored_profiles import scan_profiles
 from liveprofile.units import DAY_MS, HOUR_MS
-from tests.support.job_under_test import CLI, JobUnderTest
+from tests.support.job_under_test import JobUnderTest
 from tests.support.streams.seeded import Message
 from tests.support.waiting import until
 
@@ -245,13 +244,10 @@ def test_users_leave_by_time_and_enter_again_with_a_window(
 def test_killed_sweep_goes_on(job: JobUnderTest, session: Session, file: Path) -> None:
     """Kills the process of a sweep after its announcement, with its lease in force."""
     later_ms = START_MS + 70 * DAY_MS
-    command = [CLI, "segments", "sweep", "--at", str(later_ms), "--config", job.config_file]
-    process = subprocess.Popen([str(part) for part in command])
     select = "SELECT finished FROM segment_sweep WHERE name = 'last'"
-    while session.execute(select).one().finished:
-        time.sleep(0.05)
-    process.kill()
-    process.wait()
+    with job.start("segments", "sweep", "--at", str(later_ms)) as process:
+        until(lambda: not session.execute(select).one().finished)
+        process.kill()
     refused = job.cli("segments", "sweep", ok=False)
     assert refused.returncode == 3 and "another process sweeps" in refused.stderr
     session.execute("UPDATE segment_sweep SET lease_until = 0 WHERE name = 'last' IF EXISTS")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import signal
-import subprocess
 import time
 from collections import Counter
 
@@ -19,7 +17,7 @@ from liveprofile.units import DAY_MS, HOUR_MS
 from tests.reference.validation import ValidEvent
 from tests.reference.windows import Classification, Record, classify
 from tests.services.processed.conftest import stream_with_faults
-from tests.support.job_under_test import CLI, JobUnderTest
+from tests.support.job_under_test import JobUnderTest
 from tests.support.streams.seeded import Message
 from tests.support.streams.shop import START_MS
 
@@ -57,14 +55,9 @@ def test_killed_updates_count_every_event_once(job: JobUnderTest) -> None:
     job.wait_until_committed()
     rng, events = random.Random(5), counted(job)
     for _ in range(2):
-        process = subprocess.Popen(
-            [str(CLI), "shop", "trends", "update", "--config", str(job.config_file)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        time.sleep(rng.uniform(0.8, 2.0))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        with job.start("shop", "trends", "update") as process:
+            time.sleep(rng.uniform(0.8, 2.0))
+            process.kill()
     job.run("shop", "trends", "update")
     assert stored(job, "hour", Series(ALL, "", ALL)) == expected(events, HOUR_MS)
     assert stored(job, "day", Series(ALL, "", ALL)) == expected(events, DAY_MS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +27,7 @@ from liveprofile.rows.risk import score_hour_ms
 from liveprofile.settings import CassandraSettings, Settings
 from liveprofile.storage.cql import from_ms, now_ms
 from stack.local import to_toml
-from tests.support.job_under_test import CLI, JobUnderTest, run_cli
+from tests.support.job_under_test import JobUnderTest, run_cli
 from tests.support.rows.profile_rows import flag, profile_row, write_and_flush
 from tests.support.waiting import until
 from udfs.profile.sink import CassandraProfileSink
@@ -313,10 +312,7 @@ def test_consume_command_stops_on_sigterm_and_prints_counts(
     job: JobUnderTest, session: Session, open_flag: Any
 ):
     send_alerts(job.settings, FLAG_ID)
-    arguments = ("risk", "consume", "--open-case", "--json", "--config", str(job.config_file))
-    with subprocess.Popen(
-        [str(CLI), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    with job.start("risk", "consume", "--open-case", "--json") as process:
         until(lambda: case_store.read_cases(session, "42"))
         process.terminate()
         out, err = process.communicate(timeout=30)
