@@ -24,7 +24,7 @@ from stack.state import StackState
 from tests.faults.alerts import fires
 from tests.faults.loaded_job import RECOVERY_TIMEOUT_S, WINDOW, LoadedJob, open_loaded_job
 from tests.support.api_server import api_server
-from tests.support.job_under_test import JobUnderTest
+from tests.support.job_under_test import BUSY_JOB, JobUnderTest
 from tests.support.local_stack import LocalStack
 from tests.support.more_services import SecondTaskManager
 from tests.support.waiting import until
@@ -40,7 +40,7 @@ NO_FILE_BYTES = 0
 
 @pytest.fixture(scope="module")
 def loaded_job(new_job: Callable[..., JobUnderTest]) -> Iterator[LoadedJob]:
-    job = new_job("faults", window=WINDOW)
+    job = new_job("faults", job=BUSY_JOB, window=WINDOW)
     job.submit()
     with open_loaded_job(job) as loaded_job:
         yield loaded_job

@@ -27,7 +27,7 @@ from tests.faults.loaded_job import (
     open_loaded_job,
 )
 from tests.support.api_server import api_server
-from tests.support.job_under_test import JobUnderTest, run_cli
+from tests.support.job_under_test import BUSY_JOB, JobUnderTest, run_cli
 from tests.support.model_folders import SHIPPED, copy_model
 from tests.support.more_services import RingNode, cassandra_ring
 from tests.support.streams.shop import HOT_USER, REGULAR_USER, shop_events, to_message
@@ -57,7 +57,7 @@ def life(
             "replication": len(nodes),
             "consistency": "LOCAL_QUORUM",
         }
-        job = new_job("life", window=WINDOW, cassandra=replicated)
+        job = new_job("life", job=BUSY_JOB, window=WINDOW, cassandra=replicated)
         job.submit()
         with open_loaded_job(job) as loaded_job:
             yield Life(loaded_job, nodes)

@@ -18,7 +18,7 @@ from liveprofile.kafka.records import read_topic
 from liveprofile.pseudonym import user_pseudonym
 from liveprofile.storage.cql import from_ms
 from serve.security import KEY_CACHE_S
-from tests.services.serve.api import USERS, Api
+from tests.services.serve.conftest import USERS, Api
 from tests.support.api_server import api_server
 from tests.support.job_under_test import JobUnderTest, run_cli
 from tests.support.rows.profile_rows import START_MS, flag
