@@ -69,6 +69,7 @@ ROUTERS = (
     trends.router,
     router,
 )
+TITLE = "Liveprofile"
 DESCRIPTION = "Profiles, deltas, scores, flags and alerts of Liveprofile. Times are epoch ms (UTC)."
 
 
@@ -116,9 +117,6 @@ def create_app(settings: ServeSettings, store: Store, **parts: Any) -> FastAPI:
     app = new_app(
         settings,
         store,
-        title="Liveprofile",
-        version=__version__,
-        description=DESCRIPTION,
         openapi_url="/v1/openapi.json",
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
@@ -129,7 +127,7 @@ def create_app(settings: ServeSettings, store: Store, **parts: Any) -> FastAPI:
     app.router.routes.extend(_routes())
     app.add_middleware(DirectRoutes)  # inside the guard, which is added after it
     app.add_middleware(RequestGuard, settings=settings, metrics=metrics)
-    app.openapi = lambda: _document(app)
+    app.openapi = _document
     return app
 
 
@@ -142,21 +140,20 @@ def _routes() -> list[BaseRoute]:
     return every.routes
 
 
-def _document(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document; FastAPI's own form of validation errors is not used."""
-    if app.openapi_schema is None:
-        document = get_openapi(
-            title=app.title,
-            version=app.version,
-            openapi_version="3.1.0",
-            description=app.description,
-            routes=app.routes,
-        )
-        schemas = document["components"]["schemas"]
-        for name in ("HTTPValidationError", "ValidationError"):
-            schemas.pop(name, None)
-        problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
-        schemas |= problem.pop("$defs", {}) | {"Problem": problem}
-        document["components"]["schemas"] = dict(sorted(schemas.items()))
-        app.openapi_schema = document
-    return app.openapi_schema
+@cache
+def _document() -> dict[str, Any]:
+    """The OpenAPI document of every app; FastAPI's own form of validation errors is not used."""
+    document = get_openapi(
+        title=TITLE,
+        version=__version__,
+        openapi_version="3.1.0",
+        description=DESCRIPTION,
+        routes=_routes(),
+    )
+    schemas = document["components"]["schemas"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas |= problem.pop("$defs", {}) | {"Problem": problem}
+    document["components"]["schemas"] = dict(sorted(schemas.items()))
+    return document

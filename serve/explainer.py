@@ -15,31 +15,42 @@ from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from liveprofile.errors import LiveprofileError, ServiceError
+from liveprofile.errors import ServiceError
 from liveprofile.pseudonym import user_pseudonym
+from serve.problems import ApiError, UnavailableError
 
 log = logging.getLogger(__name__)
 
 EXPLANATION_S = 300.0  # that one explanation may take
+RETRY_AFTER_S = 30  # about the time that an explanation takes
 # After SIGTERM a child ends its own processes and removes its files.
 END_S = 5.0
 # The longest answer: 500 events.
 MAX_ANSWER_BYTES = 16 << 20
 
 
-class ExplanationRefused(LiveprofileError):
-    """The window cannot or may not be explained. `kind`: why, for programs."""
+class ExplanationRefusedError(ApiError):
+    """The window cannot or may not be explained. `reason`: why, for programs."""
 
-    def __init__(self, kind: str, detail: str):
-        super().__init__(detail)
-        self.kind, self.detail = kind, detail
+    def __init__(self, reason: str, detail: str):
+        self.reason = reason
+        match reason:
+            case "erased-user":
+                super().__init__(404, "unknown-user", "no profile of this user")
+            case "unknown-window":
+                super().__init__(404, "unknown-past", detail)
+            case _:
+                super().__init__(409, reason, detail)
 
 
-class ExplainerBusy(LiveprofileError):
+class ExplainerBusyError(UnavailableError):
     """As many explanations as the settings allow are under way."""
 
+    def __init__(self, detail: str):
+        super().__init__(detail, RETRY_AFTER_S)
 
-class ExplanationTimeout(LiveprofileError):
+
+class ExplanationTimeoutError(ExplainerBusyError):
     """The explanation took too long."""
 
 
@@ -66,11 +77,11 @@ class Explainer:
     async def explain(self, user_id: str, until_ms: int | None) -> dict[str, Any]:
         """The user's last window that ended by then as client.analysis_models.Explanation.
 
-        until_ms: None: the newest. Raises ExplanationRefused, ExplainerBusy, ExplanationTimeout,
-        ServiceError. If it is cancelled, so is the computation.
+        until_ms: None: the newest. Raises ExplanationRefusedError, ExplainerBusyError,
+        ExplanationTimeoutError, ServiceError. If it is cancelled, so is the computation.
         """
         if self._running >= self._at_once:
-            raise ExplainerBusy(
+            raise ExplainerBusyError(
                 f"{self._running} explanations are under way (serve.max_explanations)"
             )
         self._running += 1
@@ -86,7 +97,7 @@ class Explainer:
             case {"explanation": dict(explanation)}:
                 return explanation
             case {"refused": {"kind": kind, "detail": detail}}:
-                raise ExplanationRefused(kind, detail)
+                raise ExplanationRefusedError(kind, detail)
             case {"unavailable": detail}:
                 raise ServiceError(detail)
         raise RuntimeError(f"the explaining process answered with {list(answer)}")
@@ -101,7 +112,7 @@ class Explainer:
                 async with asyncio.timeout(self._timeout_s):
                     return await _exchange(child, {**self._request, **about})
             except TimeoutError:
-                raise ExplanationTimeout(f"not done within {self._timeout_s:g} s") from None
+                raise ExplanationTimeoutError(f"not done within {self._timeout_s:g} s") from None
             finally:
                 await asyncio.shield(_end(starting))
         finally:

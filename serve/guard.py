@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from liveprofile.pseudonym import user_pseudonym
 from liveprofile.settings import ServeSettings
-from serve.problems import ApiError, problem_response, unavailable
+from serve.problems import ApiError, UnavailableError, problem_response
 
 MAX_BODY_BYTES = 131_072
 CLIENT_TIMEOUT_S = 10.0  # within which a client must send the head, and the body, of a request
@@ -93,7 +93,7 @@ class RequestGuard:
         problem: ApiError | None = None
         try:
             if self._in_flight > self._settings.max_in_flight:
-                raise unavailable("too many requests at once: try again")
+                raise UnavailableError("too many requests at once: try again")
             replay = await self._read_body(receive)
             async with asyncio.timeout(self._settings.deadline_s) as deadline:
                 scope["state"]["deadline"] = deadline
@@ -101,7 +101,7 @@ class RequestGuard:
         except ApiError as error:
             problem = error
         except TimeoutError:
-            problem = unavailable("the request took too long: try again")
+            problem = UnavailableError("the request took too long: try again")
         except Exception:
             log.exception("request %s failed: report this with its id", answer.request_id)
             problem = ApiError(500, "internal", "the server failed: report the request id")

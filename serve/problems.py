@@ -19,14 +19,10 @@ from liveprofile.errors import InputError, LiveprofileError, ServiceError
 from liveprofile.feeds.definition_changes import DefinitionsChangedError
 from liveprofile.rules.definitions import DefinitionsError
 from liveprofile.rules.proposals import OwnProposalError, ProposalDecidedError, UnknownProposalError
-from serve.explainer import ExplainerBusy, ExplanationRefused, ExplanationTimeout
-from serve.store.scans import ScanBusy, ScanTooLarge
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:liveprofile:problem:"
 RETRY_AFTER_S = 1
-# About the time that an explanation takes.
-EXPLANATION_RETRY_AFTER_S = 30
 # A validation message may quote its input; this bounds the answer.
 MAX_MESSAGE_CHARS = 300
 MAX_ERRORS = 20
@@ -41,7 +37,6 @@ ANSWERS: Mapping[type[Exception], tuple[int, str]] = {
     UnknownProposalError: (404, "unknown-proposal"),
     OwnProposalError: (403, "forbidden"),
     ProposalDecidedError: (409, "conflict"),
-    ScanTooLarge: (422, "too-many-rows"),
     DefinitionsChangedError: (412, "changed"),
     InputError: (422, "invalid-request"),
 }
@@ -64,9 +59,12 @@ class ApiError(LiveprofileError):
         self.headers, self.errors = dict(headers or {}), list(errors)
 
 
-def unavailable(detail: str, retry_after_s: int = RETRY_AFTER_S) -> ApiError:
+class UnavailableError(ApiError):
     """503: the caller may repeat the request."""
-    return ApiError(503, "unavailable", detail, headers={"Retry-After": str(retry_after_s)})
+
+    def __init__(self, detail: str, retry_after_s: int = RETRY_AFTER_S):
+        headers = {"Retry-After": str(retry_after_s)}
+        super().__init__(503, "unavailable", detail, headers=headers)
 
 
 def unknown_user() -> ApiError:
@@ -95,31 +93,16 @@ def to_api_error(error: Exception) -> ApiError:
         case HTTPException():
             kind = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
             return ApiError(error.status_code, kind, str(error.detail), headers=error.headers)
-        case ExplanationRefused():
-            return _refused_explanation(error)
-        case ExplainerBusy() | ExplanationTimeout():
-            return unavailable(str(error), EXPLANATION_RETRY_AFTER_S)
         case DefinitionsError():
             return _invalid_definitions(error)
         case UnknownFlagError():
             return ApiError(404, "unknown-alert", "no alert has this id")
-        case ScanBusy():
-            return unavailable(str(error))
         case ServiceError():
-            return unavailable("a service that stores the data does not answer: try again")
+            return UnavailableError("a service that stores the data does not answer: try again")
     for kind, (status, name) in ANSWERS.items():
         if isinstance(error, kind):
             return ApiError(status, name, str(error))
     raise error
-
-
-def _refused_explanation(error: ExplanationRefused) -> ApiError:
-    match error.kind:
-        case "erased-user":
-            return unknown_user()
-        case "unknown-window":
-            return ApiError(404, "unknown-past", error.detail)
-    return ApiError(409, error.kind, error.detail)
 
 
 def _invalid(error: RequestValidationError) -> ApiError:

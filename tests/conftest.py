@@ -5,18 +5,22 @@ The stack starts when the first test needs it.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.main
 from hypothesis import settings as hypothesis_settings
 from xdist.scheduler import LoadScopeScheduling
 
+from liveprofile.flink.launcher import embedded_environment
 from liveprofile.settings import CassandraSettings, load
 from stack.local import Stack
 from tests.support import service_restarts, summary
@@ -27,10 +31,15 @@ from tests.support.local_stack import LocalStack
 hypothesis_settings.register_profile("liveprofile", deadline=None)
 hypothesis_settings.load_profile("liveprofile")
 
+# Typer would make all commands anew at each call.
+typer.main.get_command = functools.cache(typer.main.get_command)
+
 # For the stack and the embedded Flinks. The optimising compiler does not pay off in jobs of a
 # minute. Without it the code cache has a fifth of its size, which about ten jobs would fill. An
 # embedded Flink would take a quarter of the memory as its heap.
 os.environ["JAVA_TOOL_OPTIONS"] = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -Xmx2500m"
+_embedded_jars = tempfile.TemporaryDirectory(prefix="liveprofile-jars-")
+os.environ.update(embedded_environment(Path(_embedded_jars.name)))
 
 # Folder of tests/ -> the group of tests that one worker runs. Each worker with jobs has a stack of
 # its own. Two folders of services are with the faults, so that neither group takes much longer.

@@ -30,15 +30,15 @@ class ApiClientError(Exception):
     """Base class of everything that the client raises."""
 
 
-class NoAnswer(ApiClientError):
+class NoAnswerError(ApiClientError):
     """The server could not be reached, or did not answer in time."""
 
 
-class BadAnswer(ApiClientError):
+class BadAnswerError(ApiClientError):
     """The answer is not one of this API: is the address right?"""
 
 
-class Refused(ApiClientError):
+class RefusedError(ApiClientError):
     """The server answered with an error. `problem` says which."""
 
     def __init__(self, problem: Problem):
@@ -50,42 +50,42 @@ class Refused(ApiClientError):
         return self.problem.status
 
 
-class Unauthorized(Refused):
+class UnauthorizedError(RefusedError):
     """401 or 403: the key is missing, wrong, revoked, or has not the role."""
 
 
-class NotFound(Refused):
+class NotFoundError(RefusedError):
     """404: no such user or alert."""
 
 
-class Conflict(Refused):
+class ConflictError(RefusedError):
     """409 or 412: the state does not allow the change, or somebody else was faster."""
 
 
-class InvalidRequest(Refused):
+class InvalidRequestError(RefusedError):
     """400, 413 or 422: the arguments are wrong; `problem.errors` names them."""
 
 
-class TooManyRequests(Refused):
+class TooManyRequestsError(RefusedError):
     """429, after the retries."""
 
 
-class Unavailable(Refused):
+class UnavailableError(RefusedError):
     """503, after the retries: the server's database does not answer."""
 
 
-_BY_STATUS: dict[int, type[Refused]] = {
-    400: InvalidRequest,
-    401: Unauthorized,
-    403: Unauthorized,
-    404: NotFound,
-    409: Conflict,
-    412: Conflict,
-    413: InvalidRequest,
-    422: InvalidRequest,
-    428: InvalidRequest,
-    429: TooManyRequests,
-    503: Unavailable,
+_BY_STATUS: dict[int, type[RefusedError]] = {
+    400: InvalidRequestError,
+    401: UnauthorizedError,
+    403: UnauthorizedError,
+    404: NotFoundError,
+    409: ConflictError,
+    412: ConflictError,
+    413: InvalidRequestError,
+    422: InvalidRequestError,
+    428: InvalidRequestError,
+    429: TooManyRequestsError,
+    503: UnavailableError,
 }
 
 
@@ -122,27 +122,27 @@ class Attempts(Generic[Result]):
         return random.uniform(0, min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**self._number))
 
     def result(self) -> Result:
-        """The answer. Raises Refused for an error of the server, NoAnswer, or BadAnswer."""
+        """The answer. Raises RefusedError, NoAnswerError or BadAnswerError."""
         named = f"{self._call.method} {self._call.path}"
         if self.response is None:
-            raise NoAnswer(f"{named}: {self.failure!r}")
+            raise NoAnswerError(f"{named}: {self.failure!r}")
         if not self.response.is_success:
             raise _refusal(named, self.response)
         try:
             return self._call.parse(self.response.content)
         except ValidationError as error:
-            raise BadAnswer(f"{named}: {error}") from None
+            raise BadAnswerError(f"{named}: {error}") from None
 
 
 def _refusal(named: str, response: httpx2.Response) -> ApiClientError:
     try:
         problem = Problem.model_validate_json(response.content)
     except ValidationError:
-        return BadAnswer(
+        return BadAnswerError(
             f"{named}: status {response.status_code} without a problem: is this the address of the"
             " API?"
         )
-    return _BY_STATUS.get(problem.status, Refused)(problem)
+    return _BY_STATUS.get(problem.status, RefusedError)(problem)
 
 
 class _Connected:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, SecretStr, ValidationError
@@ -60,9 +60,8 @@ def nearest(name: str, known: Sequence[str]) -> str | None:
         return close[0]
     by_last_part = {re.split(r"\.|__", each)[-1]: each for each in reversed(known)}
     last_part = re.split(r"\.|__", name.lower())[-1]
-    if close := difflib.get_close_matches(last_part, by_last_part, 1, cutoff=0.8):
-        return by_last_part[close[0]]
-    return None
+    close = difflib.get_close_matches(last_part, by_last_part, 1, cutoff=0.8)
+    return by_last_part[close[0]] if close else None
 
 
 def unknown_variable(variable: str, names: Sequence[str], prefix: str) -> str:
@@ -92,32 +91,24 @@ def describe(
     for fault in error.errors():
         path = tuple(map(str, fault["loc"]))
         origin = " and ".join(origins(path[:2]))
-        lines += [
-            line + (f" (from {origin})" if origin else "") for line in _lines(path, fault, types)
-        ]
+        lines.append(_line(path, fault, types) + (f" (from {origin})" if origin else ""))
     return lines
 
 
-def _lines(path: Path, fault: Any, types: Mapping[Path, Any]) -> Iterator[str]:
-    key, value = ".".join(path), fault["input"]
+def _line(path: Path, fault: Any, types: Mapping[Path, Any]) -> str:
+    key, value, message = ".".join(path), fault["input"], fault["msg"]
+    message = message.removeprefix("Value error, ")
+    secret = is_secret(types.get(path[:2], types.get(path[:1])))
     if fault["type"] == "extra_forbidden":
-        yield _unknown(key, value, types)
-        return
-    annotation = types.get(path[:2], types.get(path[:1]))
-    message = fault["msg"].removeprefix("Value error, ")
-    if fault["type"] == "model_type":
+        meant = nearest(key, [".".join(path) for path in types])
+        secret = SECRET_WORDS.search(f"{key} {meant}")
+        message = f"not a setting{_suggestion(meant)}"
+    elif fault["type"] == "model_type":
         message = f"is a section: write its keys below [{key}]"
     # A fault of a whole section has the section as input, secrets included.
     whole = isinstance(value, (dict, BaseModel))
-    shown = "" if whole else f" = {MASK if is_secret(annotation) else repr(value)}"
-    yield f"setting {key}{shown}: {message}"
-
-
-def _unknown(key: str, value: Any, types: Mapping[Path, Any]) -> str:
-    meant = nearest(key, [".".join(path) for path in types])
-    secret = isinstance(value, dict) or SECRET_WORDS.search(f"{key} {meant}")
-    shown = "" if isinstance(value, dict) else f" = {MASK if secret else repr(value)}"
-    return f"setting {key}{shown}: not a setting{_suggestion(meant)}"
+    shown = "" if whole else f" = {MASK if secret else repr(value)}"
+    return f"setting {key}{shown}: {message}"
 
 
 def _suggestion(meant: str | None) -> str:

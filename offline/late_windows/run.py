@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -87,7 +88,10 @@ def run(
         if table.used:
             with work_folder(work) as folder:
                 on_step(f"reading events of {len(table.used):,} users")
-                closed_ms = _spool(settings, selection, ranges, files, mapping, folder, on_step)
+                archived = (each for file in files for each in archived_records(file, mapping))
+                records = read_topic(settings, settings.topics.events, ranges)
+                chosen = selection.select(itertools.chain(archived, records))
+                write_records(folder / "records.json", chosen)
                 arguments = ["--records", str((folder / "records.json").resolve())]
                 run_job(settings, arguments, folder, config, work is not None, on_step)
                 on_step("recomputing profiles")
@@ -95,7 +99,7 @@ def run(
                     settings, lambda user_id: user_id in erasures.current()
                 ) as corrector:
                     rows = read_rows(folder / "rows")
-                    counts = corrector.correct(rows, table, closed_ms)
+                    counts = corrector.correct(rows, table, selection.closed_ms)
     finally:
         erasures.close()
     left_out = {"too_old": table.too_old, "no_consent": table.no_consent, "erased": table.erased}
@@ -120,26 +124,6 @@ def work_folder(work: Path | None) -> Iterator[Path]:
     """A temporary folder for records and rows."""
     with tempfile.TemporaryDirectory(prefix=".correct-", dir=work) as name:
         yield Path(name)
-
-
-def _spool(
-    settings: Settings,
-    selection: RecordSelection,
-    ranges: dict[int, PartitionRange],
-    files: Sequence[Path],
-    mapping: Path | None,
-    folder: Path,
-    on_step: OnStep,
-) -> int:
-    """Writes the records of the users of a correction; returns the watermark after all records."""
-
-    def records() -> Iterator[Record]:
-        for file in files:
-            yield from archived_records(file, mapping)
-        yield from read_topic(settings, settings.topics.events, ranges)
-
-    write_records(folder / "records.json", selection.select(records()))
-    return selection.closed_ms
 
 
 def archived_records(file: Path, mapping: Path | None) -> Iterator[Record]:

@@ -10,20 +10,7 @@ from starlette.responses import Response
 from liveprofile.alerts.cases.flags import with_states
 from liveprofile.alerts.cases.snooze import read_snoozes
 from liveprofile.alerts.cases.states import AlertState
-from liveprofile.client.models import (
-    AlertDetails,
-    AlertStateName,
-    AuditRecord,
-    CustomerCase,
-    LabelRequest,
-    Page,
-    RiskAlert,
-    SnoozeList,
-    SnoozeRequest,
-    StateRequest,
-    StoredState,
-    UserSnooze,
-)
+from liveprofile.client import models
 from liveprofile.storage.queries import StoredFlag
 from liveprofile.units import SECOND_MS
 from serve import answers
@@ -56,13 +43,13 @@ MAX_CASE_NUMBER = 2**31 - 1
 router = APIRouter(prefix="/v1", tags=["alerts"], responses=problems())
 
 
-@router.get("/alerts", response_model=Page[RiskAlert])
+@router.get("/alerts", response_model=models.Page[models.RiskAlert])
 async def get_alerts(
     store: DataStore,
     paging: Paging,
     caller: Reader,
     user_id: UserFilter = None,
-    state: AlertStateName | None = None,
+    state: models.AlertStateName | None = None,
     since: Since = None,
 ) -> Response:
     """Flags with their states, newest first. A page examines at most 200 flags."""
@@ -82,15 +69,17 @@ async def get_alerts(
     return answers.page_response(map(answers.alert_answer, rows), flags, limit, _position)
 
 
-@router.get("/alerts/{flag_id}", response_model=AlertDetails, responses=problems(404))
+@router.get("/alerts/{flag_id}", response_model=models.AlertDetails, responses=problems(404))
 async def get_alert(flag_id: FlagId, store: DataStore, caller: Reader) -> Response:
     """An alert with its history, the user's snoozes of its rule, and its cases."""
     return answers.json_response(answers.details_answer(await store.run(alerts.flag_file, flag_id)))
 
 
-@router.put("/alerts/{flag_id}/state", response_model=StoredState, responses=problems(404, 409))
+@router.put(
+    "/alerts/{flag_id}/state", response_model=models.StoredState, responses=problems(404, 409)
+)
 async def put_state(
-    request: Request, flag_id: FlagId, body: StateRequest, store: DataStore, caller: Analyst
+    request: Request, flag_id: FlagId, body: models.StateRequest, store: DataStore, caller: Analyst
 ) -> Response:
     """Acknowledges or closes an alert. Repeating it changes nothing."""
     audit = audit_entry(request, caller, "alert.state", flag_id, body.model_dump())
@@ -99,9 +88,11 @@ async def put_state(
     return answers.json_response({"flag_id": flag_id, **stored._asdict(), "labels_sent": 0})
 
 
-@router.put("/alerts/{flag_id}/label", response_model=StoredState, responses=problems(404, 409))
+@router.put(
+    "/alerts/{flag_id}/label", response_model=models.StoredState, responses=problems(404, 409)
+)
 async def put_label(
-    request: Request, flag_id: FlagId, body: LabelRequest, store: DataStore, caller: Analyst
+    request: Request, flag_id: FlagId, body: models.LabelRequest, store: DataStore, caller: Analyst
 ) -> Response:
     """Labels the event of an alert; the scoring pipeline uses the label.
 
@@ -114,19 +105,19 @@ async def put_label(
     return answers.json_response({"flag_id": flag_id, **stored._asdict(), "labels_sent": sent})
 
 
-@router.get("/users/{user_id}/snoozes", response_model=SnoozeList)
+@router.get("/users/{user_id}/snoozes", response_model=models.SnoozeList)
 async def get_snoozes(user_id: UserId, store: DataStore, caller: Reader) -> Response:
     """The rules that send no alerts about this user for now."""
     snoozes = await store.read(read_snoozes, user_id)
     return answers.json_response({"items": snoozes})
 
 
-@router.put("/users/{user_id}/snoozes/{rule_id}", response_model=UserSnooze)
+@router.put("/users/{user_id}/snoozes/{rule_id}", response_model=models.UserSnooze)
 async def put_snooze(
     request: Request,
     user_id: UserId,
     rule_id: RuleId,
-    body: SnoozeRequest,
+    body: models.SnoozeRequest,
     store: DataStore,
     caller: Analyst,
 ) -> Response:
@@ -149,7 +140,7 @@ async def delete_snooze(
     return Response(status_code=204)
 
 
-@router.get("/cases", response_model=Page[CustomerCase])
+@router.get("/cases", response_model=models.Page[models.CustomerCase])
 async def get_cases(
     store: DataStore,
     paging: Paging,
@@ -170,7 +161,7 @@ async def get_cases(
     )
 
 
-@router.get("/audit", response_model=Page[AuditRecord])
+@router.get("/audit", response_model=models.Page[models.AuditRecord])
 async def get_audit(
     store: DataStore,
     caller: Admin,

@@ -9,15 +9,7 @@ from starlette.responses import Response
 
 from liveprofile.campaigns.report import report_as_json
 from liveprofile.campaigns.store import find_plan, plan_as_json, read_plans
-from liveprofile.client.analysis_models import (
-    CAMPAIGN_PATTERN,
-    CampaignAnswer,
-    CampaignList,
-    CampaignReport,
-    CampaignRequest,
-    CampaignTarget,
-    PlanSummary,
-)
+from liveprofile.client import analysis_models as analyses
 from liveprofile.client.models import Page
 from liveprofile.rows.users import SEGMENT_BUCKETS
 from liveprofile.units import DAY_MS
@@ -36,12 +28,14 @@ from services import campaigns
 
 MAX_DAYS = 366
 
-CampaignName = Annotated[str, Path(pattern=CAMPAIGN_PATTERN, description="Name of the campaign.")]
+CampaignName = Annotated[
+    str, Path(pattern=analyses.CAMPAIGN_PATTERN, description="Name of the campaign.")
+]
 
 router = APIRouter(prefix="/v1", tags=["campaigns"], responses=problems())
 
 
-@router.get("/campaigns", response_model=CampaignList)
+@router.get("/campaigns", response_model=analyses.CampaignList)
 async def get_campaigns(store: DataStore, caller: Reader) -> Response:
     """The planned campaigns, newest start first."""
     return answers.json_response(
@@ -49,17 +43,17 @@ async def get_campaigns(store: DataStore, caller: Reader) -> Response:
     )
 
 
-@router.get("/campaigns/{name}", response_model=CampaignAnswer, responses=problems(404))
+@router.get("/campaigns/{name}", response_model=analyses.CampaignAnswer, responses=problems(404))
 async def get_campaign(name: CampaignName, store: DataStore, caller: Reader) -> Response:
     """A campaign with the summary of its plan."""
     return answers.json_response(plan_as_json(await store.read(find_plan, name)))
 
 
-@router.put("/campaigns/{name}", response_model=PlanSummary, responses=problems(409))
+@router.put("/campaigns/{name}", response_model=analyses.PlanSummary, responses=problems(409))
 async def put_campaign(
     request: Request,
     name: CampaignName,
-    body: CampaignRequest,
+    body: analyses.CampaignRequest,
     store: DataStore,
     caller: ScanningAnalyst,
     dry_run: Annotated[bool, Query(description="Plan and store nothing.")] = False,
@@ -77,7 +71,9 @@ async def put_campaign(
 
 
 @router.get(
-    "/campaigns/{name}/targets", response_model=Page[CampaignTarget], responses=problems(404)
+    "/campaigns/{name}/targets",
+    response_model=Page[analyses.CampaignTarget],
+    responses=problems(404),
 )
 async def get_targets(
     name: CampaignName,
@@ -97,7 +93,9 @@ async def get_targets(
     return answers.json_response({"items": targets, "next_cursor": next_cursor})
 
 
-@router.get("/campaigns/{name}/report", response_model=CampaignReport, responses=problems(404))
+@router.get(
+    "/campaigns/{name}/report", response_model=analyses.CampaignReport, responses=problems(404)
+)
 async def get_report(
     request: Request,
     name: CampaignName,

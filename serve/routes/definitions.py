@@ -9,17 +9,7 @@ import orjson
 from fastapi import APIRouter, Depends, Header, Query, Request
 from starlette.responses import Response
 
-from liveprofile.client.analysis_models import (
-    AppliedChanges,
-    PreviewAnswer,
-    RuleList,
-    RulesRequest,
-    SegmentList,
-    SegmentMember,
-    SegmentsRequest,
-    SizeList,
-    UserSegmentList,
-)
+from liveprofile.client import analysis_models as analyses
 from liveprofile.client.models import Page
 from liveprofile.rows.users import SEGMENT_BUCKETS
 from liveprofile.segments.members import sizes
@@ -63,16 +53,16 @@ DryRun = Annotated[bool, Query(description="Answer with the changes and write no
 router = APIRouter(prefix="/v1", tags=["definitions"], responses=problems())
 
 
-@router.get("/rules", response_model=RuleList, responses=UNCHANGED)
+@router.get("/rules", response_model=analyses.RuleList, responses=UNCHANGED)
 async def get_rules(request: Request, store: DataStore, caller: DefinitionReader) -> Response:
     """The rules that jobs use. May take seconds."""
     return await _get(request, store, "rules")
 
 
-@router.put("/rules", response_model=AppliedChanges, responses=problems(412, 428))
+@router.put("/rules", response_model=analyses.AppliedChanges, responses=problems(412, 428))
 async def put_rules(
     request: Request,
-    body: RulesRequest,
+    body: analyses.RulesRequest,
     store: DataStore,
     caller: RuleEditor,
     if_match: IfMatch = None,
@@ -85,16 +75,16 @@ async def put_rules(
     return await _put(request, store, caller, "rules", body.rules, if_match, dry_run)
 
 
-@router.get("/segments", response_model=SegmentList, responses=UNCHANGED)
+@router.get("/segments", response_model=analyses.SegmentList, responses=UNCHANGED)
 async def get_segments(request: Request, store: DataStore, caller: DefinitionReader) -> Response:
     """The segment definitions that jobs use. May take seconds."""
     return await _get(request, store, "segments")
 
 
-@router.put("/segments", response_model=AppliedChanges, responses=problems(412, 428))
+@router.put("/segments", response_model=analyses.AppliedChanges, responses=problems(412, 428))
 async def put_segments(
     request: Request,
-    body: SegmentsRequest,
+    body: analyses.SegmentsRequest,
     store: DataStore,
     caller: SegmentEditor,
     if_match: IfMatch = None,
@@ -107,10 +97,10 @@ async def put_segments(
     return await _put(request, store, caller, "segments", body.segments, if_match, dry_run)
 
 
-@router.post("/segments:preview", response_model=PreviewAnswer)
+@router.post("/segments:preview", response_model=analyses.PreviewAnswer)
 async def preview_segments(
     request: Request,
-    body: SegmentsRequest,
+    body: analyses.SegmentsRequest,
     store: DataStore,
     caller: ScanningAnalyst,
     at: Annotated[Time | None, Query(description="Evaluate at this time; now. RFC 3339.")] = None,
@@ -126,9 +116,7 @@ async def preview_segments(
 segments = APIRouter(prefix="/v1", tags=["segments"], responses=problems())
 
 
-@segments.get(
-    "/segments/{segment}/members", response_model=Page[SegmentMember], responses=problems()
-)
+@segments.get("/segments/{segment}/members", response_model=Page[analyses.SegmentMember])
 async def get_members(
     segment: SegmentId, store: DataStore, paging: Paging, caller: Reader
 ) -> Response:
@@ -143,7 +131,7 @@ async def get_members(
     )
 
 
-@segments.get("/segments/{segment}/sizes", response_model=SizeList)
+@segments.get("/segments/{segment}/sizes", response_model=analyses.SizeList)
 async def get_sizes(
     segment: SegmentId,
     store: DataStore,
@@ -155,7 +143,7 @@ async def get_sizes(
     return answers.json_response({"items": found})
 
 
-@segments.get("/users/{user_id}/segments", response_model=UserSegmentList)
+@segments.get("/users/{user_id}/segments", response_model=analyses.UserSegmentList)
 async def get_user_segments(user_id: UserId, store: DataStore, caller: Reader) -> Response:
     """The segments that the user is or was in, since when and why."""
     rows = await store.user_segments(user_id)

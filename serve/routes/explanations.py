@@ -14,13 +14,13 @@ from serve import answers
 from serve.explainer import (
     EXPLANATION_S,
     Explainer,
-    ExplainerBusy,
-    ExplanationRefused,
-    ExplanationTimeout,
+    ExplainerBusyError,
+    ExplanationRefusedError,
+    ExplanationTimeoutError,
 )
 from serve.guard import extend_deadline
 from serve.keys import Role
-from serve.problems import ApiError, unavailable, unknown_user
+from serve.problems import ApiError, UnavailableError, unknown_user
 from serve.routes.common import UserId, audit_entry, problems
 from serve.security import Caller, Require
 from serve.store.statements import END_OF_TIME_MS, RawDelta
@@ -64,7 +64,7 @@ async def explain_window(
     """Explains the user's last window that ended by then, and records it in the audit trail.
 
     requested: for the audit trail. Ends the computation if the caller leaves. Raises ApiError 404,
-    501, 503, ExplanationRefused, ExplainerBusy, ExplanationTimeout, ServiceError.
+    501, 503, ExplanationRefusedError, ExplainerBusyError, ExplanationTimeoutError, ServiceError.
     """
     state = request.app.state
     explainer: Explainer | None = state.explainer
@@ -91,12 +91,12 @@ async def explain_window(
         found = await _while_connected(request, work)
         outcome = "done"
         return found
-    except (ExplanationRefused, ExplainerBusy) as error:
-        outcome = "refused"
-        after["reason"] = getattr(error, "kind", "busy")
-        raise
-    except ExplanationTimeout:
+    except ExplanationTimeoutError:
         after["reason"] = "timeout"
+        raise
+    except (ExplanationRefusedError, ExplainerBusyError) as error:
+        outcome = "refused"
+        after["reason"] = getattr(error, "reason", "busy")
         raise
     finally:
         completed = audit._replace(after=after or None, outcome=outcome)
@@ -118,7 +118,7 @@ async def _window(store: Store, user_id: str, until_ms: int | None) -> RawDelta:
 
 async def _require_consent(store: Store, user_id: str, now_ms: int) -> None:
     if not (await store.run(consents, user_id)).allows(PROFILING, now_ms):
-        raise ExplanationRefused("no-consent", "the user does not allow profiling")
+        raise ExplanationRefusedError("no-consent", "the user does not allow profiling")
 
 
 async def _while_connected(
@@ -130,7 +130,7 @@ async def _while_connected(
     try:
         await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            raise unavailable("the client has closed the connection")
+            raise UnavailableError("the client has closed the connection")
         return working.result()
     finally:
         working.cancel()

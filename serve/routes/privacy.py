@@ -7,12 +7,7 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from liveprofile.client.models import (
-    ConsentRequest,
-    ErasureRequest,
-    UserConsents,
-    UserErasure,
-)
+from liveprofile.client import models
 from liveprofile.consent.changes import PURPOSES, ConsentChange, newest
 from liveprofile.pseudonym import user_pseudonym
 from serve import answers
@@ -34,7 +29,7 @@ Purpose = Literal["profiling", "recommendation", "marketing", "risk", "training"
 router = APIRouter(prefix="/v1", tags=["privacy"], responses=problems())
 
 
-@router.get("/users/{user_id}/consents", response_model=UserConsents)
+@router.get("/users/{user_id}/consents", response_model=models.UserConsents)
 async def get_consents(
     request: Request, user_id: UserId, store: DataStore, caller: PrivacyOfficer
 ) -> Response:
@@ -44,13 +39,15 @@ async def get_consents(
 
 
 @router.put(
-    "/users/{user_id}/consents/{purpose}", response_model=UserConsents, responses=problems(409)
+    "/users/{user_id}/consents/{purpose}",
+    response_model=models.UserConsents,
+    responses=problems(409),
 )
 async def put_consent(
     request: Request,
     user_id: UserId,
     purpose: Purpose,
-    body: ConsentRequest,
+    body: models.ConsentRequest,
     store: DataStore,
     caller: PrivacyOfficer,
 ) -> Response:
@@ -66,7 +63,7 @@ async def put_consent(
     return _consents_answer(user_id, await store.run(privacy.consents, user_id), audit.at_ms)
 
 
-@router.get("/users/{user_id}/erasure", response_model=UserErasure, responses=problems(404))
+@router.get("/users/{user_id}/erasure", response_model=models.UserErasure, responses=problems(404))
 async def get_erasure(user_id: UserId, store: DataStore, caller: PrivacyOfficer) -> Response:
     """When each place is clear of an erased user."""
     found = await store.run(privacy.erasure, user_id)
@@ -75,11 +72,11 @@ async def get_erasure(user_id: UserId, store: DataStore, caller: PrivacyOfficer)
     return _erasure_answer(user_id, found)
 
 
-@router.put("/users/{user_id}/erasure", response_model=UserErasure, responses=problems(409))
+@router.put("/users/{user_id}/erasure", response_model=models.UserErasure, responses=problems(409))
 async def put_erasure(
     request: Request,
     user_id: UserId,
-    body: ErasureRequest,
+    body: models.ErasureRequest,
     store: DataStore,
     caller: PrivacyOfficer,
 ) -> Response:

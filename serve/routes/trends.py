@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
-from liveprofile.client.analysis_models import CohortList, FunnelAnswer, Trend, TrendForecast
+from liveprofile.client import analysis_models as analyses
 from liveprofile.trends.counts import ALL, CATEGORY, Series
 from liveprofile.trends.funnel import STEPS
 from liveprofile.trends.points import Metric
@@ -41,7 +41,7 @@ Forecaster = Annotated[Caller, Depends(Require(Role.READER, FORECAST_COST))]
 router = APIRouter(prefix="/v1", tags=["trends"], responses=problems())
 
 
-@router.get("/trends", response_model=Trend, responses=problems(404))
+@router.get("/trends", response_model=analyses.Trend, responses=problems(404))
 async def get_trend(
     store: DataStore,
     caller: Reader,
@@ -58,7 +58,7 @@ async def get_trend(
     return answers.json_response(trend)
 
 
-@router.get("/trends/forecast", response_model=TrendForecast, responses=problems(404))
+@router.get("/trends/forecast", response_model=analyses.TrendForecast, responses=problems(404))
 async def get_forecast(
     request: Request,
     store: DataStore,
@@ -78,7 +78,7 @@ async def get_forecast(
     return answers.json_response(about | found.forecast._asdict())
 
 
-@router.get("/funnel", response_model=FunnelAnswer)
+@router.get("/funnel", response_model=analyses.FunnelAnswer)
 async def get_funnel(
     request: Request,
     store: DataStore,
@@ -105,7 +105,7 @@ async def get_funnel(
     return answers.json_response(found._replace(groups=groups))
 
 
-@router.get("/retention", response_model=CohortList)
+@router.get("/retention", response_model=analyses.CohortList)
 async def get_retention(
     request: Request,
     store: DataStore,

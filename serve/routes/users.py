@@ -9,20 +9,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
 from liveprofile.attributes.resolution import resolve
-from liveprofile.client.models import (
-    AttributeList,
-    BatchRequest,
-    Delta,
-    Interests,
-    Lookalikes,
-    NextItems,
-    Page,
-    PastProfile,
-    Profile,
-    ProfileBatch,
-    RiskFlag,
-    Score,
-)
+from liveprofile.client import models
 from liveprofile.storage.queries import similar_users
 from serve import answers
 from serve.answers import Paging, cursor_of
@@ -39,10 +26,10 @@ MAX_SIMILAR = 100
 router = APIRouter(prefix="/v1", tags=["users"], responses=problems())
 
 
-@router.post("/users:batchGet", response_model=ProfileBatch)
+@router.post("/users:batchGet", response_model=models.ProfileBatch)
 async def get_profiles(
     request: Request,
-    body: BatchRequest,
+    body: models.BatchRequest,
     store: DataStore,
     caller: Annotated[Caller, Depends(Require(Role.READER, BATCH_COST))],
 ) -> Response:
@@ -50,7 +37,7 @@ async def get_profiles(
     return await batch_response(request, store, body)
 
 
-async def batch_response(request: Request, store: Store, body: BatchRequest) -> Response:
+async def batch_response(request: Request, store: Store, body: models.BatchRequest) -> Response:
     """The answer to an admitted request for several profiles; serve/direct.py calls it too."""
     ids = list(dict.fromkeys(body.user_ids))
     rows = {row.user_id: row for row in await store.profiles(ids, body.embedding)}
@@ -66,7 +53,7 @@ async def batch_response(request: Request, store: Store, body: BatchRequest) -> 
 
 @router.get(
     "/users/{user_id}",
-    response_model=Profile | PastProfile,
+    response_model=models.Profile | models.PastProfile,
     responses=UNCHANGED | problems(404),
 )
 async def get_profile(
@@ -104,7 +91,7 @@ async def profile_response(
     return answers.tagged_response(request, answer)
 
 
-@router.get("/users/{user_id}/deltas", response_model=Page[Delta])
+@router.get("/users/{user_id}/deltas", response_model=models.Page[models.Delta])
 async def get_deltas(user_id: UserId, store: DataStore, paging: Paging, caller: Reader) -> Response:
     """The changes of each window, newest first."""
     after = paging.position(int)
@@ -115,7 +102,7 @@ async def get_deltas(user_id: UserId, store: DataStore, paging: Paging, caller: 
     )
 
 
-@router.get("/users/{user_id}/scores", response_model=Page[Score])
+@router.get("/users/{user_id}/scores", response_model=models.Page[models.Score])
 async def get_scores(user_id: UserId, store: DataStore, paging: Paging, caller: Reader) -> Response:
     """The scores of single events, newest first."""
     page = await store.scores(user_id, paging.position(int, str), paging.limit)
@@ -123,7 +110,7 @@ async def get_scores(user_id: UserId, store: DataStore, paging: Paging, caller: 
     return answers.json_response({"items": page.rows, "next_cursor": cursor})
 
 
-@router.get("/users/{user_id}/flags", response_model=Page[RiskFlag])
+@router.get("/users/{user_id}/flags", response_model=models.Page[models.RiskFlag])
 async def get_flags(
     user_id: UserId, store: DataStore, paging: Paging, caller: Reader, since: Since = None
 ) -> Response:
@@ -139,7 +126,7 @@ async def get_flags(
     )
 
 
-@router.get("/users/{user_id}/next-items", response_model=NextItems, responses=problems(404))
+@router.get("/users/{user_id}/next-items", response_model=models.NextItems, responses=problems(404))
 async def get_next_items(
     user_id: UserId,
     store: DataStore,
@@ -152,7 +139,7 @@ async def get_next_items(
     return answers.json_response(_head(row) | {"next_items": items[:limit]})
 
 
-@router.get("/users/{user_id}/interests", response_model=Interests, responses=problems(404))
+@router.get("/users/{user_id}/interests", response_model=models.Interests, responses=problems(404))
 async def get_interests(user_id: UserId, store: DataStore, caller: Reader) -> Response:
     """The categories that the model expects next, and the long-term shares."""
     row = await _profile(store, user_id)
@@ -161,7 +148,7 @@ async def get_interests(user_id: UserId, store: DataStore, caller: Reader) -> Re
     return answers.json_response(_head(row) | {name: profile.get(name) or {} for name in names})
 
 
-@router.get("/users/{user_id}/similar", response_model=Lookalikes, responses=problems(404))
+@router.get("/users/{user_id}/similar", response_model=models.Lookalikes, responses=problems(404))
 async def get_similar(
     user_id: UserId,
     store: DataStore,
@@ -176,7 +163,7 @@ async def get_similar(
     return answers.json_response({"user_id": user_id, "similar": users})
 
 
-@router.get("/users/{user_id}/attributes", response_model=AttributeList)
+@router.get("/users/{user_id}/attributes", response_model=models.AttributeList)
 async def get_attributes(
     request: Request, user_id: UserId, store: DataStore, caller: Reader
 ) -> Response:

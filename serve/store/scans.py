@@ -15,8 +15,8 @@ from typing import TypeVar
 
 from cassandra.cluster import Session
 
-from liveprofile.errors import LiveprofileError
 from liveprofile.settings import CassandraSettings, Settings
+from serve.problems import ApiError, UnavailableError
 
 Row = TypeVar("Row")
 Result = TypeVar("Result")
@@ -25,12 +25,11 @@ SCAN_S = 30.0  # that one scan may take
 THREADS = 4
 
 
-class ScanBusy(LiveprofileError):
-    """Another scan runs in this process."""
+class ScanTooLargeError(ApiError):
+    """The scan has more rows, or takes longer, than the settings allow."""
 
-
-class ScanTooLarge(LiveprofileError):
-    """The scan has more rows, or takes longer, than is allowed."""
+    def __init__(self, detail: str):
+        super().__init__(422, "too-many-rows", f"{detail}: use the command of the shell")
 
 
 class ScanLimit:
@@ -44,20 +43,18 @@ class ScanLimit:
     def watch(
         self, rows: Iterable[Row], size: Callable[[Row], int] = lambda row: 1
     ) -> Iterator[Row]:
-        """Passes rows, or pages of `size` rows, on. Raises ScanTooLarge."""
+        """Passes rows, or pages of `size` rows, on. Raises ScanTooLargeError."""
         for row in rows:
             self.take(size(row))
             yield row
 
     def take(self, rows: int) -> None:
-        """Counts rows. Raises ScanTooLarge."""
+        """Counts rows. Raises ScanTooLargeError."""
         self._left -= rows
         if self._left < 0:
-            raise ScanTooLarge(
-                f"more than {self._rows} rows (serve.max_scan_rows): use the command of the shell"
-            )
+            raise ScanTooLargeError(f"more than {self._rows} rows (serve.max_scan_rows)")
         if self.stopped or self._clock_s() > self._end_s:
-            raise ScanTooLarge(f"not done within {self._seconds:g} s: use the command of the shell")
+            raise ScanTooLargeError(f"not done within {self._seconds:g} s")
 
 
 class Scans:
@@ -74,12 +71,15 @@ class Scans:
         self._limit: ScanLimit | None = None
 
     async def run(self, work: Callable[[Session, ScanLimit], Result]) -> Result:
-        """Runs work that blocks, on a connection of its own. Raises ScanBusy, ScanTooLarge."""
+        """Runs work that blocks, on a connection of its own.
+
+        Raises UnavailableError while another scan runs, ScanTooLargeError.
+        """
         serve = self._settings.serve
 
         def run() -> Result:
             if not self._lock.acquire(blocking=False):
-                raise ScanBusy("another analysis runs in this server: try again")
+                raise UnavailableError("another analysis runs in this server: try again")
             try:
                 self._limit = ScanLimit(serve.max_scan_rows, SCAN_S)
                 with self._connect(self._settings.cassandra) as session:

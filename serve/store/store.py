@@ -105,7 +105,7 @@ class Store:
     async def scan(self, act: Callable[..., Result], *args: Any, **options: Any) -> Result:
         """As `run` for a function that reads all users: one at a time, with a limit.
 
-        It has the argument `watch`. Raises ScanBusy, ScanTooLarge.
+        It has the argument `watch`. Raises UnavailableError, ScanTooLargeError.
         """
         return await self._scans.run(
             lambda session, limit: act(session, self.settings, *args, watch=limit.watch, **options)

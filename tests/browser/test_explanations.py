@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from console.app import create_console
 from liveprofile.settings import ServeSettings
-from serve.explainer import ExplanationRefused
+from serve.explainer import ExplanationRefusedError
 from serve.keys import Role
 from serve.server import listen, server_of, url_of
 from tests.browser.conftest import NARROW, USER, WIDE, Console, sign_in
@@ -112,7 +112,7 @@ def test_window_without_effects_and_refused_window(
     place = page.locator(".explanation").first
     expect(place).to_contain_text("No event of the window changes this value.")
     assert_accessible(page, width)
-    explaining.explainer.fail = ExplanationRefused("no-consent", "the user does not allow it")
+    explaining.explainer.fail = ExplanationRefusedError("no-consent", "the user does not allow it")
     page.get_by_role("button", name=NEWEST).click()
     expect(place.get_by_role("alert")).to_contain_text("The user does not allow it.")
     expect(page.locator("#explaining")).to_have_text("The window is not explained.")

@@ -15,10 +15,10 @@ import itertools
 import json
 import random
 import tempfile
-import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -90,15 +90,6 @@ def send_changes(job: JobUnderTest, changes: Iterable[tuple[str, Change]], folde
 def flat(changes: Changes, first_ms: int, end_ms: int) -> Iterator[tuple[str, Change]]:
     for user, of_user in changes.items():
         yield from ((user, each) for each in of_user if first_ms <= each.time_ms < end_ms)
-
-
-def send_slowly(job: JobUnderTest, events: list[dict[str, Any]]) -> None:
-    producer, started_s = job.producer(), time.monotonic()
-    for number, event in enumerate(events):
-        message = to_message(event)
-        producer.produce(job.settings.topics.events, message.value, message.key)
-        producer.poll(max(0.0, started_s + number / EVENTS_PER_S - time.monotonic()))
-    assert not producer.flush(TIMEOUT_S), "Kafka did not accept the last records"
 
 
 def model_calls(job: JobUnderTest) -> int:
@@ -298,26 +289,23 @@ def run(seed: int, scale: float) -> dict[str, Any]:
     end_ms, names = stream[-1]["event_time"] + 1, sorted({each["user_id"] for each in stream})
     on_time, late = random_changes(random.Random(seed), names, starts_ms, end_ms)
     knowledge, found = Knowledge(starts_ms, on_time, late), Findings()
-    sections = {
-        "window": WINDOW,
-        "scoring": {"replay": True},
-    }
+    sections = {"window": WINDOW, "scoring": {"replay": True}}
     with (
         tempfile.TemporaryDirectory() as name,
         job_on_own_stack("consents", sections) as job,
         open_session(job.settings.cassandra) as session,
         open_loaded_job(job) as loaded_job,
+        ThreadPoolExecutor(1) as thread,
     ):
         folder, unnoticed = Path(name), 0
         for part, (first, end) in enumerate(itertools.pairwise(bounds)):
             until_ms = (*starts_ms, end_ms)[part + 1]
             send_changes(job, flat(on_time, starts_ms[part], until_ms), folder)
-            sender = threading.Thread(target=send_slowly, args=(job, stream[first:end]))
-            sender.start()
+            sent = thread.submit(job.send, map(to_message, stream[first:end]), EVENTS_PER_S)
             if part < kills:
                 job.wait_for_checkpoint(TIMEOUT_S)
                 unnoticed += not loaded_job.kill_worker()
-            sender.join()
+            sent.result()
             if part == parts - 1:
                 job.send_heartbeats(closing_time_ms(end_ms, job.settings.window))
             job.wait_until_caught_up(TIMEOUT_S)

@@ -23,9 +23,8 @@ import os
 import random
 import subprocess
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -53,10 +52,11 @@ from tests.chaos.markers import (
     rows_with,
 )
 from tests.support.compare import compare_with_reference
-from tests.support.job_under_test import CLI, JobUnderTest, job_on_own_stack, run_cli
+from tests.support.job_under_test import CLI, JobUnderTest, job_on_own_stack, run_cli, sending
 from tests.support.streams.seeded import Message
 from tests.support.streams.shop import START_MS, shop_events, to_message
 from tests.support.summary import say
+from tests.support.waiting import until
 
 WINDOW = {"length_ms": 600_000, "out_of_orderness_ms": 10_000}
 STEP_MS = 40  # event time between two events
@@ -79,64 +79,34 @@ OPEN_WINDOWS_ONLY = {"text", "attribute", "place"}
 COUNTED_LONGER = {"user"}
 
 
-class Load:
-    """Sends events at a constant rate in a thread."""
+class Clock:
+    """The time of the last event that was taken to be sent."""
 
-    def __init__(self, job: JobUnderTest, stream: Iterator[tuple[int, Message]], per_s: float):
-        self._job, self._stream, self._per_s = job, stream, per_s
-        self._stop, self._errors = threading.Event(), []
-        self._thread = threading.Thread(target=self._send)
-        self.sent, self.clock_ms, self.started_s = 0, START_MS, time.monotonic()
+    ms = START_MS
 
-    def __enter__(self) -> Load:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        assert not self._errors, self._errors[0]
-
-    def _send(self) -> None:
-        producer, topic = self._job.producer(), self._job.settings.topics.events
-        started_s = time.monotonic()
-        for time_ms, message in self._stream:
-            self.clock_ms = time_ms
-            producer.produce(
-                topic,
-                message.value,
-                message.key,
-                on_delivery=lambda error, _: self._errors.append(error) if error else None,
-            )
-            self.sent += 1
-            if self._stop.is_set():
-                break
-            producer.poll(max(0.0, started_s + self.sent / self._per_s - time.monotonic()))
-        if producer.flush(TIMEOUT_S):
-            self._errors.append("Kafka did not accept the last records")
+    def messages(self, events: Iterable[dict[str, Any]]) -> Iterator[Message]:
+        for event in events:
+            self.ms = event["event_time"]
+            yield to_message(event)
 
 
-def messages(seed: int, users: int) -> Iterator[tuple[int, Message]]:
-    """The time and the message of each event, without end."""
+def marked_events(seed: int, users: int) -> Iterator[dict[str, Any]]:
+    """Without end; some are of the user with the marks."""
     for number, event in enumerate(shop_events(seed, users, STEP_MS)):
-        yield event["event_time"], to_message(event)
+        yield event
         if number % MARKED_EVERY == 0:
-            time_ms = event["event_time"]
-            yield time_ms, to_message(marked_event(seed, number, time_ms))
+            yield marked_event(seed, number, event["event_time"])
 
 
-def trickle(users: int, start_ms: int) -> Iterator[tuple[int, Message]]:
+def trickle(users: int, start_ms: int) -> Iterator[Message]:
     """A few events of other users, so that the job is not idle."""
     for event in shop_events(users, users, TRICKLE_STEP_MS, start_ms):
-        other = event | {"user_id": f"later-{event['user_id']}"}
-        yield event["event_time"], to_message(other)
+        yield to_message(event | {"user_id": f"later-{event['user_id']}"})
 
 
 def wait_for_profile(session: Session, user: str) -> None:
-    deadline_s = time.monotonic() + TIMEOUT_S
-    while not list(session.execute("SELECT user_id FROM user_profile WHERE user_id = %s", (user,))):
-        assert time.monotonic() < deadline_s, "no window was stored"
-        time.sleep(1.0)
+    select = "SELECT user_id FROM user_profile WHERE user_id = %s"
+    until(lambda: list(session.execute(select, (user,))), TIMEOUT_S, poll_s=1.0)
 
 
 def kill_after(
@@ -160,10 +130,7 @@ def kill_after(
 
 
 def wait_until_sent(job: JobUnderTest, users: int) -> None:
-    deadline_s = time.monotonic() + TIMEOUT_S
-    while len(read_erasures(job.settings)) < users:
-        assert time.monotonic() < deadline_s, "the erasures were not sent"
-        time.sleep(0.5)
+    until(lambda: len(read_erasures(job.settings)) >= users, TIMEOUT_S, poll_s=0.5)
 
 
 def erase_with_kills(job: JobUnderTest, file: Path, killed: str, users: int) -> int:
@@ -270,19 +237,20 @@ def run(seed: int, scale: float) -> dict[str, Any]:
     ):
         (file := Path(folder) / "users.txt").write_text("\n".join(gone))
         alter_all(session, "compression = {'enabled': false}")
-        with Load(job, messages(seed, users), per_s) as load:
+        load_s, clock = time.monotonic(), Clock()
+        with sending(job, clock.messages(marked_events(seed, users)), per_s) as sent:
             time.sleep(warm_up_s)
             wait_for_profile(session, marker(seed, "user"))
             tables_before = search_tables(job, jmx_port, seed)
             savepoint_before = search_savepoint(job, seed)
-            say(f"{load.sent} events are sent; tables have {tables_before}")
+            say(f"tables have {tables_before}")
             say(f"a savepoint has {savepoint_before}")
             started_s = time.monotonic()
             runs = erase_with_kills(job, file, killed, len(gone))
             seconds = time.monotonic() - started_s
             say(f"{len(gone)} users are erased in {seconds:.0f} s")
-        load_s = time.monotonic() - load.started_s
-        closed_ms = closing_time_ms(load.clock_ms, job.settings.window)
+        load_s = time.monotonic() - load_s
+        closed_ms = closing_time_ms(clock.ms, job.settings.window)
         job.send_heartbeats(closed_ms)
         job.wait_until_caught_up(TIMEOUT_S)
         last_s = time.monotonic()
@@ -305,7 +273,7 @@ def run(seed: int, scale: float) -> dict[str, Any]:
         limit_s = 1.5 * state_ttl_s + TIMERS_S + 2 * MERGED_AFTER_S
         wait_s = max(0.0, last_s + limit_s - time.monotonic())
         say(f"the state ends in {wait_s:.0f} s")
-        with Load(job, trickle(users, closed_ms + 1), TRICKLE_PER_S):
+        with sending(job, trickle(users, closed_ms + 1), TRICKLE_PER_S):
             time.sleep(wait_s)
             savepoint_ttl = search_savepoint(job, seed)
         state = job.state()
@@ -342,7 +310,7 @@ def run(seed: int, scale: float) -> dict[str, Any]:
         "checks": checks,
         "users": users,
         "erased": len(gone),
-        "events": load.sent,
+        "events": sent.result(),
         "events_per_s": per_s,
         "load_s": round(load_s, 1),
         "killed": killed,

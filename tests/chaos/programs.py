@@ -60,10 +60,7 @@ def kills(seed: int, scale: float) -> dict[str, Any]:
     """
     dropped = unnoticed = 0
     times = max(1, round(KILLS * scale))
-    with (
-        job_on_own_stack("kills", {"window": WINDOW}) as job,
-        open_loaded_job(job) as loaded_job,
-    ):
+    with job_on_own_stack("kills", {"window": WINDOW}) as job, open_loaded_job(job) as loaded_job:
         for number in range(times):
             loaded_job.load()
             with loaded_job.recovery(f"kill {number + 1} of {times}"):

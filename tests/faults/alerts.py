@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.support import summary
-from tests.support.prometheus import prometheus, until
+from tests.support.prometheus import prometheus
+from tests.support.waiting import until
 
 TIMEOUT_S = 180.0
 

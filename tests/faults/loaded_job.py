@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import itertools
 import re
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from cassandra.cluster import Session
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
@@ -20,7 +19,7 @@ from liveprofile.storage.connection import open_session
 from tests.support import service_restarts, summary
 from tests.support.compare import Scored, compare_with_reference
 from tests.support.compare_scoring import assert_scoring
-from tests.support.job_under_test import JobUnderTest
+from tests.support.job_under_test import JobUnderTest, sending
 from tests.support.streams.seeded import Message, with_faults
 from tests.support.streams.shop import HOT_USER, START_MS, shop_events, to_message
 
@@ -62,7 +61,7 @@ class LoadedJob:
         self.session = session
         self.clock_ms = START_MS
         self._seeds = itertools.count(1)
-        self._sender: threading.Thread | None = None
+        self._load: ExitStack | None = None
         self._scored = Scored(job.settings)
         self.copies: list[str] = []  # versions of models with the shipped weights
 
@@ -71,42 +70,26 @@ class LoadedJob:
 
         So the job restores state after a fault. Without a checkpoint it would start from nothing.
         """
-        if self._sender is None:
-            self._stop, self._errors = threading.Event(), []
-            self._sender = threading.Thread(target=self._send, args=(self._stop, self._errors))
-            self._sender.start()
+        if self._load is None:
+            self._load = ExitStack()
+            self._load.enter_context(sending(self.job, self._messages(), EVENTS_PER_SECOND))
         self.wait_for_newer_profile(since_ms=self.newest_window_end_ms())
         self.job.wait_for_checkpoint(RECOVERY_TIMEOUT_S)
 
     def stop_load(self) -> None:
         """Leaves windows open. Raises AssertionError if Kafka has not accepted a record."""
-        if self._sender is not None:
-            self._stop.set()
-            self._sender.join()
-            self._sender = None
-            assert not self._errors, self._errors[0]
+        if self._load is not None:
+            load, self._load = self._load, None
+            load.close()
 
-    def _send(self, stop: threading.Event, errors: list[object]) -> None:
-        """Sends events at a constant rate, with duplicates, late and broken events among them."""
-        producer = self.job.producer()
-        topic = self.job.settings.topics.events
+    def _messages(self) -> Iterator[Message]:
+        """Events without end, with duplicates, late and broken events among them."""
         stream = shop_events(next(self._seeds), USERS, STEP_MS, self.clock_ms)
-        started_s, count = time.monotonic(), 0
-        while not stop.is_set():
+        while True:
             chunk = list(itertools.islice(stream, CHUNK))
             self.clock_ms = chunk[-1]["event_time"]
-            messages = with_faults(chunk, next(self._seeds), late_by_ms=LATE_BY_MS).messages
-            for message in messages + self._card_test():
-                producer.produce(
-                    topic,
-                    message.value,
-                    message.key,
-                    on_delivery=lambda error, _: errors.append(error) if error else None,
-                )
-                count += 1
-                producer.poll(max(0.0, started_s + count / EVENTS_PER_SECOND - time.monotonic()))
-        if producer.flush(RECOVERY_TIMEOUT_S):
-            errors.append("Kafka did not accept the last records")
+            yield from with_faults(chunk, next(self._seeds), late_by_ms=LATE_BY_MS).messages
+            yield from self._card_test()
 
     def _card_test(self) -> list[Message]:
         user_id = f"{TESTER_PREFIX}{next(self._seeds)}"

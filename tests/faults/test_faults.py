@@ -27,13 +27,13 @@ from tests.support.api_server import api_server
 from tests.support.job_under_test import JobUnderTest, run_cli
 from tests.support.local_stack import LocalStack
 from tests.support.more_services import SecondTaskManager
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.faults
 
 PAUSE_S = 7.0  # longer than a request to Cassandra may take
 SLOW_S = 0.5  # paused and answering in turn
 BROKEN_S = 15.0  # about seven checkpoints
-POLL_S = 0.1
 # The parts that cannot be the size of a file: a disk without space refuses the rest of a file.
 NO_FILE_BYTES = 0
 
@@ -136,17 +136,19 @@ def expect_missing_checkpoints(job: JobUnderTest) -> None:
     assert status.returncode == 1 and "no checkpoint has completed" in status.stderr
 
 
-def failing(method: str) -> Callable[[Scene], None]:
-    """A Python worker raises an exception once, in a method that tests/faults/in_workers names."""
+def failing(*methods: str) -> Callable[[Scene], None]:
+    """A Python worker raises an exception once in each of the methods.
+
+    tests/faults/in_workers names them.
+    """
 
     def fault(scene: Scene) -> None:
-        restarts = scene.load.job.restarts()
-        file = scene.stack.worker_faults / method
-        file.touch()
-        while file.exists():
-            time.sleep(POLL_S)
-        scene.load.wait_for_restart(restarts)
-        assert f"injected: {method} fails" in scene.load.job.failure()
+        for method in methods:
+            restarts = scene.load.job.restarts()
+            (file := scene.stack.worker_faults / method).touch()
+            until(lambda: not file.exists(), RECOVERY_TIMEOUT_S)
+            wait_until_running_again(scene.load, restarts)
+            assert f"injected: {method} fails" in scene.load.job.failure()
 
     return fault
 
@@ -188,10 +190,7 @@ def killed_jobmanager(scene: Scene) -> None:
     service.kill()
     scene.wait_for_alert()
     service.start()
-    deadline_s = time.monotonic() + RECOVERY_TIMEOUT_S
-    while not restored_checkpoints(scene.load.job):
-        assert time.monotonic() < deadline_s, "the new JobManager did not restore the job"
-        time.sleep(POLL_S)
+    until(lambda: restored_checkpoints(scene.load.job), RECOVERY_TIMEOUT_S)
     rest.wait_until_running(scene.load.job.rest_url, str(scene.load.job.id), RECOVERY_TIMEOUT_S)
 
 
@@ -213,7 +212,8 @@ class Fault(NamedTuple):
     compares: bool = False  # all output with the reference, after this fault
 
 
-RESTARTED, FAILED = "LiveprofileJobRestarted", "LiveprofileCheckpointFailed"
+RESTARTED, AGAIN = "LiveprofileJobRestarted", "LiveprofileJobRestarts"
+FAILED = "LiveprofileCheckpointFailed"
 FAULTS = [
     Fault("broker paused", paused("kafka"), restarts=False),
     Fault("Cassandra paused", paused("cassandra"), restarts=False),
@@ -225,9 +225,7 @@ FAULTS = [
     Fault("disk full", full_disk, FAILED, restarts=False, compares=True),
     # It counts restored checkpoints, and restarts, since its start.
     Fault("JobManager killed", killed_jobmanager, "LiveprofileSourceDown", restarts=None),
-    Fault("model fails", failing("model"), RESTARTED),
-    Fault("write to Cassandra fails", failing("write"), RESTARTED),
-    Fault("scoring fails", failing("scoring"), RESTARTED),
+    Fault("one worker after the other fails", failing("model", "write", "scoring"), AGAIN),
     Fault("Python worker killed", killed_worker, RESTARTED, compares=True),
     Fault("broker down", down("kafka"), "LiveprofileSourceDown", restarts=None),
     Fault("Cassandra down", down("cassandra"), "LiveprofileSourceDown", None, compares=True),

@@ -30,8 +30,8 @@ from tests.support.api_server import api_server
 from tests.support.job_under_test import JobUnderTest, run_cli
 from tests.support.model_folders import SHIPPED, copy_model
 from tests.support.more_services import RingNode, cassandra_ring
-from tests.support.prometheus import until
 from tests.support.streams.shop import HOT_USER, REGULAR_USER, shop_events, to_message
+from tests.support.waiting import until
 from udfs.profile import deployment
 from udfs.profile.deployment import FIRST_REVISION, in_canary
 from udfs.profile.model_feed import read_user_models, write_user_models
@@ -234,11 +234,7 @@ def test_job_resumes_at_other_parallelisms_with_late_events_first(
 def check_refusals(job: JobUnderTest, savepoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The job does not start with settings that its savepoint does not fit."""
     for settings, parallelism, messages in (
-        (
-            {"SCORING__HISTORY": "64"},
-            "2",
-            ("setting scoring.history = 64", "Set it to 128"),
-        ),
+        ({"SCORING__HISTORY": "64"}, "2", ("setting scoring.history = 64", "Set it to 128")),
         (
             {"JOB__CHANGELOG": "true"},
             "3",

@@ -21,8 +21,9 @@ from liveprofile.storage.connection import open_session
 from stack.local import Stack
 from tests.support.api_server import api_server
 from tests.support.job_under_test import JobUnderTest
-from tests.support.prometheus import prometheus, until
+from tests.support.prometheus import prometheus
 from tests.support.summary import LINES
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.faults
 

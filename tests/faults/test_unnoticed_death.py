@@ -9,7 +9,8 @@ Recovery: automatic; the worker's guard suspends the TaskManager until the JobMa
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from liveprofile.flink import rest
 from stack.local import Stack
 from tests.support import summary
 from tests.support.job_under_test import task_restarts
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.faults
 
@@ -53,11 +55,7 @@ def large_results_job(stack: Stack, tmp_path: Path) -> Iterator[LargeResultsJob]
     rest.cancel(stack.rest_url, job.id)
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.05)
+wait_until = partial(until, timeout_s=TIMEOUT_S)
 
 
 def test_job_recovers_when_operator_does_not_notice_the_death_of_its_worker(

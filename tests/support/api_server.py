@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import httpx2
 
 from tests.support.paths import ROOT
+from tests.support.waiting import until
 
 STOP_S = 60
 READY_TIMEOUT_S = 180
@@ -42,11 +42,8 @@ def api_server(config: Path, subcommand: str = "api", *options: str) -> Iterator
 
 def wait_until_ready(url: str) -> None:
     """Waits until the server has connected to Cassandra, which it does after its start."""
-    deadline_s = time.monotonic() + READY_TIMEOUT_S
     with httpx2.Client(base_url=url, timeout=30) as client:
-        while not _is_ready(client):
-            assert time.monotonic() < deadline_s, f"{url} was not ready after {READY_TIMEOUT_S} s"
-            time.sleep(0.2)
+        until(lambda: _is_ready(client), READY_TIMEOUT_S, why=f"{url} is not ready")
 
 
 def _is_ready(client: httpx2.Client) -> bool:

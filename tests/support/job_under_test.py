@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import json
+import math
 import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+from unittest import mock
 
 from confluent_kafka import KafkaError, Producer
 
+import liveprofile_app
 from liveprofile.errors import ServiceError
 from liveprofile.flink import rest
 from liveprofile.flink.operator_metrics import operator_metrics, vertex_metrics
@@ -32,30 +39,38 @@ from tests.support.streams.seeded import Message
 from tests.support.summary import say
 
 CLI = Path(sys.executable).with_name("liveprofile")
-COMMAND_TIMEOUT_S = 900
 # While a test does something else, its job idles. With the defaults, two tasks of each step and a
 # checkpoint every second, that takes half a core; with these, a sixth.
 QUIET = {
     "job": {"parallelism": 1, "buffer_timeout_ms": 50, "checkpoint_interval_ms": 10_000},
     "scoring": {"fetch_wait_ms": 200},
 }
-# For tests of faults, and of what several tasks might do differently.
-BUSY_JOB = {"parallelism": 2, "checkpoint_interval_ms": 2_000}
+# For what several tasks might do differently, and for tests of faults.
+TWO_TASKS = {"parallelism": 2}
+BUSY_JOB = TWO_TASKS | {"checkpoint_interval_ms": 2_000}
 CHECKPOINT_AGAIN_S = 5.0  # after a trigger that a restart may have cancelled
 SOURCE_OFFSET = re.compile(r"KafkaSourceReader\.topic\.(.+)\.partition\.(\d+)\.currentOffset$")
 
 
 def run_cli(*arguments: str | Path, ok: bool = True) -> subprocess.CompletedProcess[str]:
-    """Runs the installed `liveprofile`. With `ok`, a non-zero exit code fails the test."""
-    done = subprocess.run(
-        [str(CLI), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=COMMAND_TIMEOUT_S,
-        check=False,
-    )
-    assert not ok or done.returncode == 0, f"liveprofile {arguments}: {done.stdout}{done.stderr}"
-    return done
+    """Runs `liveprofile` in this process: a process of its own would import everything again.
+
+    With `ok`, a non-zero exit code fails the test.
+    """
+    command, code = ["liveprofile", *map(str, arguments)], 0
+    streams = [io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2)]
+    with (
+        mock.patch.object(sys, "argv", command),
+        redirect_stdout(streams[0]),
+        redirect_stderr(streams[1]),
+    ):
+        try:
+            liveprofile_app.main()
+        except SystemExit as end:
+            code = end.code or 0
+    out, err = (stream.buffer.getvalue().decode() for stream in streams)
+    assert not ok or code == 0, f"{command}: {out}{err}"
+    return subprocess.CompletedProcess(command, code, out, err)
 
 
 def task_restarts(rest_url: str, job_id: str) -> int:
@@ -179,9 +194,10 @@ class JobUnderTest:
             }
         )
 
-    def send(self, messages: Iterable[Message]) -> int:
+    def send(self, messages: Iterable[Message], per_s: float = math.inf) -> int:
         """Sends messages in order and waits for the acknowledgements; returns their number."""
         producer, errors, count = self.producer(), [], 0
+        started_s = time.monotonic()
 
         def on_delivery(error: KafkaError | None, _message: Any) -> None:
             if error is not None:
@@ -192,6 +208,7 @@ class JobUnderTest:
                 self.settings.topics.events, message.value, message.key, on_delivery=on_delivery
             )
             count += 1
+            producer.poll(max(0.0, started_s + count / per_s - time.monotonic()))
             if count % 1_000 == 0:
                 producer.flush()
         producer.flush()
@@ -291,6 +308,23 @@ class JobUnderTest:
 
     def audit(self, *arguments: str) -> dict[str, Any]:
         return self.run("events", "audit", *arguments, ok=False)
+
+
+@contextmanager
+def sending(job: JobUnderTest, messages: Iterable[Message], per_s: float) -> Iterator[Future[int]]:
+    """Sends messages at a constant rate in a thread while the block runs.
+
+    Yields the number of those that are sent. Raises AssertionError if Kafka has not accepted one.
+    """
+    stop = threading.Event()
+    with ThreadPoolExecutor(1) as thread:
+        until_stop = itertools.takewhile(lambda _: not stop.is_set(), messages)
+        sent = thread.submit(job.send, until_stop, per_s)
+        try:
+            yield sent
+        finally:
+            stop.set()
+    sent.result()
 
 
 @contextmanager

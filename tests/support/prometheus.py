@@ -6,30 +6,19 @@ import json
 import subprocess
 import time
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlencode
 
 import yaml
 
 from stack.state import free_ports
 from tests.support.paths import PROMETHEUS, ROOT
+from tests.support.waiting import until
 
 ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yaml"
-TIMEOUT_S = 60.0
-
-Answer = TypeVar("Answer")
-
-
-def until(answer: Callable[[], Answer], timeout_s: float = TIMEOUT_S) -> Answer:
-    """The first answer that is not empty."""
-    deadline_s = time.monotonic() + timeout_s
-    while not (found := answer()):
-        assert time.monotonic() < deadline_s, answer
-        time.sleep(0.3)
-    return found
 
 
 class Prometheus:

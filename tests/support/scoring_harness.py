@@ -77,12 +77,7 @@ class ScoringHarness:
         if consents is not None:
             feeds = feeds._replace(consents=Fixed(consents))
         self._scorer = EventScorer(
-            SETTINGS,
-            model,
-            self.sink,
-            feeds,
-            self.timings.append,
-            now_ms=lambda: now_ms,
+            SETTINGS, model, self.sink, feeds, self.timings.append, now_ms=lambda: now_ms
         )
 
     def score(self, arrivals: list[Arrival], rows: Sequence[int]) -> list[list[dict[str, Any]]]:

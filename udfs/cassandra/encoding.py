@@ -119,7 +119,12 @@ def double(value: float) -> bytes:
 @lru_cache(maxsize=4_096)
 def text_set(names: tuple[str, ...]) -> bytes:
     """Encodes a set<text>. Cached, because few distinct sets occur."""
-    items = [name.encode() for name in sorted(set(names))]
+    return text_list(sorted(set(names)))
+
+
+def text_list(texts: Sequence[str]) -> bytes:
+    """Encodes a list<text>, such as the values of IN."""
+    items = [text.encode() for text in texts]
     return struct.pack(">i", len(items)) + b"".join(
         struct.pack(">i", len(item)) + item for item in items
     )

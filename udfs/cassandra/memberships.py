@@ -20,7 +20,14 @@ from liveprofile.segments.membership import Membership, Memberships, MembershipW
 from liveprofile.segments.policy import ChangeKey
 from liveprofile.settings import MAX_TTL_S, CassandraSettings
 from udfs.cassandra.batch_writer import Partition, Write, bound_statement
-from udfs.cassandra.encoding import Values, bigint, encode_row, mutation_bytes, partition_key
+from udfs.cassandra.encoding import (
+    Values,
+    bigint,
+    encode_row,
+    mutation_bytes,
+    partition_key,
+    text_list,
+)
 from udfs.cassandra.executor import StatementExecutor
 
 READ_USERS = 50  # in one SELECT
@@ -45,18 +52,10 @@ def rewrite_after_ms(settings: CassandraSettings) -> int:
     return settings.profile_ttl_s * 500
 
 
-def encode_text_list(texts: Sequence[str]) -> bytes:
-    """Encodes a list<text>, such as the values of IN."""
-    items = [text.encode() for text in texts]
-    return struct.pack(">i", len(items)) + b"".join(
-        struct.pack(">i", len(item)) + item for item in items
-    )
-
-
 def in_statements(select: PreparedStatement, user_ids: Sequence[str]) -> Iterator[BoundStatement]:
     """SELECTs ... WHERE user_id IN ?, each of up to READ_USERS users."""
     for start in range(0, len(user_ids), READ_USERS):
-        yield bound_statement(select, [encode_text_list(user_ids[start : start + READ_USERS])])
+        yield bound_statement(select, [text_list(user_ids[start : start + READ_USERS])])
 
 
 class MembershipTables:

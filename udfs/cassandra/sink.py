@@ -18,8 +18,7 @@ from liveprofile.settings import CassandraSettings
 from liveprofile.storage.connection import close, connect
 from liveprofile.storage.schema import check_table
 from udfs.cassandra import encoding
-from udfs.cassandra.batch_writer import BatchWriter, Partition, Write, bound_statement
-from udfs.cassandra.batches import BatchLimits
+from udfs.cassandra.batch_writer import BatchLimits, BatchWriter, Partition, Write, bound_statement
 from udfs.cassandra.executor import StatementExecutor, is_retryable
 from udfs.cassandra.flag_state_cache import CachedFlagState, FlagStateCache
 

@@ -26,6 +26,7 @@ from liveprofile.segments.stored_profiles import scan_profiles
 from liveprofile.units import DAY_MS, HOUR_MS
 from tests.support.job_under_test import CLI, JobUnderTest, run_cli
 from tests.support.streams.seeded import Message
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.services
 
@@ -262,10 +263,8 @@ def test_killed_sweep_goes_on(job: JobUnderTest, session: Session, file: Path) -
 
 def test_every_change_was_readable_when_it_arrived(job: JobUnderTest, listener: Listener) -> None:
     total = sum(len(of_user) for of_user in changes(job).values())
-    deadline_s = time.monotonic() + 60
-    while listener.seen < total and time.monotonic() < deadline_s:
-        time.sleep(0.1)
-    assert listener.seen >= total > 1_000
+    until(lambda: listener.seen >= total)
+    assert total > 1_000
     assert listener.unreadable == []
 
 

@@ -37,6 +37,7 @@ from tests.support.job_under_test import JobUnderTest, run_cli
 from tests.support.streams import simulated
 from tests.support.streams.seeded import Message
 from tests.support.streams.shop import to_message
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.services
 
@@ -228,10 +229,9 @@ def test_all_decisions_equal_reference_after_rules_and_label(
 
 def test_status_counts_every_scored_event(job: JobUnderTest, session: Session) -> None:
     scores = len(read_stored_scoring(job.settings, session).scores)
-    deadline_s = time.monotonic() + 60  # Flink refreshes its metrics every 10 s
-    while (scoring := job.run("job", "status", ok=False)["scoring"])["events"] < scores:
-        assert time.monotonic() < deadline_s, scoring
-        time.sleep(1)
+    # Flink refreshes its metrics every 10 s.
+    until(lambda: job.run("job", "status", ok=False)["scoring"]["events"] >= scores, poll_s=1)
+    scoring = job.run("job", "status", ok=False)["scoring"]
     assert (scoring["incomplete"], scoring["unscored"]) == (0, 0)
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from liveprofile.settings import Settings, TopicSettings
 from tests.support.job_under_test import CLI, JobUnderTest, run_cli
 from tests.support.memory.schema_registry import RegistryServer, registry_server
 from tests.support.streams.encoded import avro, framed
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.services
 
@@ -125,10 +125,7 @@ def outcome(topics: DecoderTopics) -> Outcome:
     registry.status = None
     with started(topics) as second:
         try:
-            deadline_s = time.monotonic() + TIMEOUT_S
-            while behind(topics):
-                assert time.monotonic() < deadline_s and second.poll() is None
-                time.sleep(0.2)
+            until(lambda: not behind(topics), TIMEOUT_S)
             second.terminate()
             printed, log = second.communicate(timeout=TIMEOUT_S)
             assert second.returncode == 0, log

@@ -34,7 +34,7 @@ from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS
 from tests.support.compare import compare_with_reference
 from tests.support.compare_profiles import scan
 from tests.support.compare_scoring import assert_scoring
-from tests.support.job_under_test import BUSY_JOB, JobUnderTest, run_cli
+from tests.support.job_under_test import TWO_TASKS, JobUnderTest, run_cli
 from tests.support.streams.seeded import Message, with_faults
 from tests.support.streams.shop import BURST_EVERY_HOURS, START_MS, shop_events, to_message
 
@@ -84,7 +84,7 @@ def jobs(new_job: Callable[..., JobUnderTest], tmp_path_factory) -> Iterator[Job
     for file, part in zip(files, (archived[:700], archived[700:]), strict=True):
         file.write_bytes(b"".join(message.value + b"\n" for message in part))
 
-    control, live = (new_job(name, job=BUSY_JOB, window=WINDOW) for name in ("control", "archive"))
+    control, live = (new_job(name, job=TWO_TASKS, window=WINDOW) for name in ("control", "archive"))
     try:
         control.submit()
         control.send(stream)
@@ -258,7 +258,7 @@ def green(new_job: Callable[..., JobUnderTest], jobs: Jobs) -> Iterator[JobUnder
         "topics": jobs.control.settings.topics.model_dump(mode="json"),
         "cassandra": {"keyspace": jobs.control.settings.cassandra.keyspace},
     }
-    green = new_job("green", job=BUSY_JOB, window=WINDOW, **shared)
+    green = new_job("green", job=TWO_TASKS, window=WINDOW, **shared)
     yield green
     green.cancel()
 

@@ -21,6 +21,7 @@ from liveprofile.kafka.records import Record, read_topic, send_all
 from liveprofile.settings import Settings
 from monitoring.kafka_source import read_kafka
 from tests.support.job_under_test import CLI, JobUnderTest
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.services
 
@@ -81,13 +82,6 @@ def logins(new_job: Callable[..., JobUnderTest]) -> Logins:
     return Logins(job.settings, job.config_file)
 
 
-def wait_until_read(logins: Logins, process: subprocess.Popen[str]) -> None:
-    deadline_s = time.monotonic() + TIMEOUT_S
-    while logins.behind():
-        assert time.monotonic() < deadline_s and process.poll() is None
-        time.sleep(0.1)
-
-
 def test_each_login_is_merged_once_despite_kills_a_replay_and_a_second_process(
     logins: Logins,
 ) -> None:
@@ -97,10 +91,7 @@ def test_each_login_is_merged_once_despite_kills_a_replay_and_a_second_process(
     logins.send(TAKEN, shift=1)
     for wait_s in (0.0, 0.3):  # killed at its first merges, then while it reads on
         with logins.started() as killed:
-            deadline_s = time.monotonic() + TIMEOUT_S
-            while not logins.merges():
-                assert time.monotonic() < deadline_s and killed.poll() is None
-                time.sleep(0.01)
+            until(logins.merges, TIMEOUT_S, poll_s=0.01)
             time.sleep(wait_s)
             killed.kill()
 
@@ -109,11 +100,13 @@ def test_each_login_is_merged_once_despite_kills_a_replay_and_a_second_process(
     first, second = logins.started(), logins.started()
     try:
         logins.send(range(half, 2 * half))
-        ended = _wait_for_the_fenced(first, second)
+        [ended] = until(
+            lambda: [each for each in (first, second) if each.poll() is not None], TIMEOUT_S
+        )
         survivor = second if ended is first else first
         assert ended.returncode == FENCED
         assert "another process has opened the transactional id" in ended.stderr.read()
-        wait_until_read(logins, survivor)
+        until(lambda: not logins.behind(), TIMEOUT_S)
         survivor.terminate()
         printed, log = survivor.communicate(timeout=TIMEOUT_S)
         assert survivor.returncode == 0, log
@@ -149,13 +142,3 @@ def test_each_login_is_merged_once_despite_kills_a_replay_and_a_second_process(
 def _progress(logins: Logins) -> Any:
     settings = logins.settings
     return committed_progress(settings, settings.topics.events, login_group(settings.kafka))
-
-
-def _wait_for_the_fenced(*processes: subprocess.Popen[str]) -> subprocess.Popen[str]:
-    deadline_s = time.monotonic() + TIMEOUT_S
-    while time.monotonic() < deadline_s:
-        for process in processes:
-            if process.poll() is not None:
-                return process
-        time.sleep(0.1)
-    raise AssertionError("both processes run")

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from liveprofile.units import HOUR_MS
-from tests.support.job_under_test import BUSY_JOB, JobUnderTest
+from tests.support.job_under_test import TWO_TASKS, JobUnderTest
 from tests.support.streams.seeded import Message, poison_messages, with_faults
 from tests.support.streams.shop import START_MS, shop_events, with_iso_times
 
@@ -68,7 +68,7 @@ def processed(
     new_job: Callable[..., JobUnderTest], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ProcessedStream]:
     window = {"length_ms": HOUR_MS, "out_of_orderness_ms": OUT_OF_ORDERNESS_MS}
-    job = new_job("processed", job=BUSY_JOB, window=window)
+    job = new_job("processed", job=TWO_TASKS, window=window)
     job.submit()
     count = job.send(stream_with_faults())
     count += job.send(poison_stream())

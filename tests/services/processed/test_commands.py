@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from liveprofile.client import Client, NotFound, calls
+from liveprofile.client import Client, NotFoundError, calls
 from tests.support.api_server import api_server, wait_until_ready
 from tests.support.compare_scoring import sent_events
 from tests.support.job_under_test import JobUnderTest, run_cli
@@ -88,7 +88,7 @@ def test_why_finds_the_events_of_a_stored_window(job: JobUnderTest) -> None:
         with Client(url, json.loads(key.stdout)["key"], timeout_s=30) as client:
             answer = client.send(calls.explanation(REGULAR_USER, at_ms=found["window_end_ms"]))
             assert rounded(json.loads(answer.model_dump_json())) == rounded(found)
-            with pytest.raises(NotFound, match="no window"):
+            with pytest.raises(NotFoundError, match="no window"):
                 client.send(calls.explanation("nobody"))
             [entry] = client.send(calls.audit(day=datetime.now(UTC))).items
     assert (entry.action, entry.outcome) == ("window.explain", "done")

@@ -77,9 +77,7 @@ def test_erasures_are_sent_carried_out_and_tracked(job: JobUnderTest, tmp_path: 
     }
 
 
-def test_an_erasure_of_another_writer_is_pending_until_it_is_carried_out(
-    job: JobUnderTest,
-) -> None:
+def test_an_erasure_of_another_writer_is_pending_until_it_is_carried_out(job: JobUnderTest) -> None:
     record = (key_of("erased-4"), to_record("erased-4", 1_767_605_700_000), CONTENT_TYPE)
     send_all(job.settings, job.settings.topics.erasures, [record])
     assert not job.run("privacy", "erase", "erased-4", "--status", ok=False)["done"]

@@ -16,7 +16,8 @@ from monitoring.topic_counts import TopicCounter, rejection_labels
 from tests.support.api_server import api_server
 from tests.support.job_under_test import JobUnderTest
 from tests.support.paths import PROMETHEUS
-from tests.support.prometheus import Prometheus, prometheus, until
+from tests.support.prometheus import Prometheus, prometheus
+from tests.support.waiting import until
 
 pytestmark = [
     pytest.mark.services,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 
 import pytest
 
@@ -13,6 +12,7 @@ from tests.support.compare import compare_with_reference
 from tests.support.job_under_test import JobUnderTest
 from tests.support.streams.seeded import Message
 from tests.support.streams.shop import START_MS
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.services
 
@@ -40,20 +40,13 @@ def events(first_minute: int) -> list[Message]:
     ]
 
 
-def wait_while(condition: Callable[[], bool], timeout_s: float) -> None:
-    deadline_s = time.monotonic() + timeout_s
-    while condition():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.1)
-
-
 def test_partition_waits_for_quiet_ones_until_their_heartbeat(job: JobUnderTest) -> None:
     job.send_heartbeats(BASE_MS)  # a partition that never had a record holds no other back
     job.send(events(0))
-    wait_while(lambda: bool(job.unread()), HEARTBEAT_TIMEOUT_S)  # read before the first check
+    until(lambda: not job.unread(), HEARTBEAT_TIMEOUT_S)  # read before the first check
     time.sleep(ALIGNED_S)
     job.send(events(120))
-    wait_while(lambda: job.unread() > EVENTS, HEARTBEAT_TIMEOUT_S)  # scoring reads all
+    until(lambda: job.unread() <= EVENTS, HEARTBEAT_TIMEOUT_S)  # scoring reads all
     time.sleep(ALIGNED_S)
     assert job.unread() == EVENTS  # the profile pipeline waits
     job.send_heartbeats(BASE_MS + DAY_MS)

@@ -12,9 +12,10 @@ from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import from_ms
 from liveprofile.units import MINUTE_MS
 from stack.local import Stack
-from tests.services.records.test_partitions import HEARTBEAT_TIMEOUT_S, wait_while
+from tests.services.records.test_partitions import HEARTBEAT_TIMEOUT_S
 from tests.services.records.test_ranges import BASE_MS, event
 from tests.support.job_under_test import JobUnderTest, run_cli
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.services
 
@@ -58,9 +59,9 @@ def test_heartbeat_of_the_stack_reaches_every_partition(stack: Stack, job: JobUn
     try:
         stack.heartbeat.start()
         assert stack.status()["services"]["heartbeat"]["pid"] == stack.heartbeat.pid
-        wait_while(
-            lambda: any(
-                span.end < before[number].end + 2
+        until(
+            lambda: all(
+                span.end >= before[number].end + 2
                 for number, span in partition_ranges(job.settings, topic).items()
             ),
             HEARTBEAT_TIMEOUT_S,

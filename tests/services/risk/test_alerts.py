@@ -6,7 +6,6 @@ import hashlib
 import json
 import subprocess
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,11 +21,7 @@ from liveprofile.alerts.cloud_events import cloud_event
 from liveprofile.alerts.consumer import AlertConsumer, AlertRefused, OpenCase, RetryPolicy
 from liveprofile.alerts.consumer.alert import Alert
 from liveprofile.alerts.consumer.delivery import HandledStore
-from liveprofile.alerts.consumer.loop import (
-    MAX_KEY_BYTES,
-    MAX_VALUE_BYTES,
-    dead_letter_topic,
-)
+from liveprofile.alerts.consumer.loop import MAX_KEY_BYTES, MAX_VALUE_BYTES, dead_letter_topic
 from liveprofile.kafka.records import read_topic, send_all
 from liveprofile.kafka.topics import create_topics
 from liveprofile.pseudonym import user_pseudonym
@@ -36,6 +31,7 @@ from liveprofile.storage.cql import from_ms, now_ms
 from stack.local import to_toml
 from tests.support.job_under_test import CLI, JobUnderTest, run_cli
 from tests.support.rows.profile_rows import flag, profile_row, write_and_flush
+from tests.support.waiting import until
 from udfs.profile.sink import CassandraProfileSink
 
 pytestmark = pytest.mark.services
@@ -215,10 +211,7 @@ def test_snooze_ends_at_its_time_or_when_ended(session: Session, open_flag: Any)
     expected = {"rule": until_ms, "*": until_ms + 60_000}
     assert {one.rule_id: one.until_ms for one in snooze.read_snoozes(session, "42")} == expected
     snooze.end_snooze(session, "42", snooze.ALL_RULES)
-    deadline_s = time.monotonic() + 60
-    while snooze.read_snoozes(session, "42"):
-        assert time.monotonic() < deadline_s
-        time.sleep(0.2)
+    until(lambda: not snooze.read_snoozes(session, "42"))
     assert now_ms() >= until_ms
 
 
@@ -254,11 +247,11 @@ def consume(
     )
     thread = threading.Thread(target=consumer.run)
     thread.start()
-    deadline_s = time.monotonic() + 60
-    while consumer.counts.received < records and time.monotonic() < deadline_s:
-        time.sleep(0.05)
-    consumer.stop()
-    thread.join(30)
+    try:
+        until(lambda: consumer.counts.received >= records)
+    finally:
+        consumer.stop()
+        thread.join(30)
     assert not thread.is_alive() and consumer.counts.received == records
     return consumer
 
@@ -331,10 +324,7 @@ def test_consume_command_stops_on_sigterm_and_prints_counts(
     with subprocess.Popen(
         [str(CLI), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        deadline_s = time.monotonic() + 60
-        while not case_store.read_cases(session, "42"):
-            assert time.monotonic() < deadline_s and process.poll() is None
-            time.sleep(0.1)
+        until(lambda: case_store.read_cases(session, "42"))
         process.terminate()
         out, err = process.communicate(timeout=30)
     assert process.returncode == 0

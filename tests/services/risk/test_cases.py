@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -13,6 +12,7 @@ from liveprofile.alerts.cases.case_store import AlertCase, NewAlert
 from liveprofile.alerts.cases.states import AlertState
 from liveprofile.storage import queries
 from tests.support.rows.profile_rows import flag, profile_row, write_and_flush
+from tests.support.waiting import until
 from udfs.profile.sink import CassandraProfileSink
 
 pytestmark = pytest.mark.services
@@ -42,13 +42,6 @@ def ttls_s(session: Session) -> set[int]:
     return set(row)
 
 
-def wait_for_expiry(session: Session) -> None:
-    deadline_s = time.monotonic() + 60
-    while session.execute("SELECT * FROM risk_case").all():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.2)
-
-
 def test_concurrent_alerts_open_one_case_which_closes_with_its_last_flag(
     sink: CassandraProfileSink, session: Session
 ):
@@ -75,4 +68,4 @@ def test_each_change_restarts_the_ttl_of_the_whole_case(session: Session):
     add_alert(session, 2, ttl_s=6_000)
     assert min(ttls_s(session)) > 5_900
     add_alert(session, 3, ttl_s=1)
-    wait_for_expiry(session)
+    until(lambda: not session.execute("SELECT * FROM risk_case").all())

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from liveprofile.kafka.records import Record, read_topic, send_all
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import RuleSet, read_rules
 from tests.support.job_under_test import JobUnderTest, run_cli
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.services
 
@@ -25,7 +26,7 @@ TAKES_EFFECT_TIMEOUT_S = 5.0
 @pytest.fixture(scope="module")
 def job(new_job: Callable[..., JobUnderTest]) -> JobUnderTest:
     """Has its topics only; it is not submitted."""
-    return new_job("rules")
+    return new_job("rules", tables=False)
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +42,7 @@ def feed(job: JobUnderTest, shipped: RuleSet) -> Iterator[DefinitionFeed]:
     feed.close()
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    end_s = time.monotonic() + TAKES_EFFECT_TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < end_s
-        time.sleep(0.05)
+wait_until = partial(until, timeout_s=TAKES_EFFECT_TIMEOUT_S)
 
 
 def apply(job: JobUnderTest, file: Path, *arguments: str) -> dict[str, list]:
@@ -121,7 +118,7 @@ def test_worker_with_signing_key_uses_signed_records_only(
     new_job: Callable[..., JobUnderTest], shipped: RuleSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LIVEPROFILE_RULES_SIGNING_KEY", "k" * 32)
-    job = new_job("signed_rules")
+    job = new_job("signed_rules", tables=False)
     topic, file = job.settings.topics.rules, product_path(job.settings.rules)
     feed = follow_definitions(job.settings, rules_spec(job.settings), shipped)
     rule = json.dumps(shipped.rules[0].model_dump(mode="json")).encode()

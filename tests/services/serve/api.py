@@ -72,11 +72,7 @@ def fill(settings: Settings, session: Session) -> None:
         for user, window in itertools.product(USERS, range(WINDOWS))
         for row in [
             profile_row(
-                user,
-                window,
-                write_lookalike=True,
-                flags=flags(user, window),
-                profile=PROFILE_JSON,
+                user, window, write_lookalike=True, flags=flags(user, window), profile=PROFILE_JSON
             )
         ]
     ]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from liveprofile.alerts.cases import case_store
-from liveprofile.client import NotFound, calls
+from liveprofile.client import NotFoundError, calls
 from liveprofile.segments.members import members
 from liveprofile.storage import queries
 from liveprofile.storage.cql import from_ms
@@ -39,7 +39,7 @@ def test_profiles_equal_the_stored_ones(api: Api) -> None:
         similar = client.send(calls.similar("u7", k=5))
         assert len(similar.similar) == 5
         assert client.send(calls.similar("u7", segment="loyal")).similar
-        with pytest.raises(NotFound):
+        with pytest.raises(NotFoundError):
             client.send(calls.profile("nobody"))
 
 
@@ -96,7 +96,7 @@ def test_pages_of_segment_members_are_complete(api: Api, limit: int) -> None:
 def test_trend_equals_the_counts(api: Api) -> None:
     topic = api.settings.topics.events
     with api.client() as client:
-        with pytest.raises(NotFound, match="trends update"):
+        with pytest.raises(NotFoundError, match="trends update"):
             client.send(calls.trend())
         end_ms = START_MS // HOUR_MS * HOUR_MS + 3 * HOUR_MS
         api.session.execute(

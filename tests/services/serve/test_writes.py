@@ -12,7 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from liveprofile.client import Client, Conflict, NotFound, Unauthorized, Unavailable, calls
+from liveprofile.client import (
+    Client,
+    ConflictError,
+    NotFoundError,
+    UnauthorizedError,
+    UnavailableError,
+    calls,
+)
 from liveprofile.feeds.users import read_consents, read_erasures
 from liveprofile.kafka.records import read_topic
 from liveprofile.pseudonym import user_pseudonym
@@ -30,7 +37,7 @@ def test_analyst_changes_alerts_and_each_write_is_audited(api: Api) -> None:
     flag_id = "u5-0-0"
     with api.client("otto", "analyst") as otto, api.client("anna", "analyst") as anna:
         assert otto.send(calls.set_state(flag_id, state="acknowledged")).by == "otto"
-        with pytest.raises(Conflict, match="acknowledged by otto"):
+        with pytest.raises(ConflictError, match="acknowledged by otto"):
             anna.send(calls.set_state(flag_id, state="acknowledged"))
         assert anna.send(calls.label(flag_id, label="fraud", note="chargeback")).labels_sent == 0
         anna.send(calls.snooze("u5", "rule0", for_s=3_600))
@@ -78,7 +85,7 @@ def test_consents_and_erasures_reach_the_topics_and_are_carried_out(api: Api) ->
             answer = client.send(calls.put_consent("asked", "marketing", **request))
         assert not answer.purposes["marketing"].allowed and len(answer.history) == 1
         assert not read_consents(api.settings).allowed("asked", "marketing", asked_ms)
-        with pytest.raises(NotFound, match="no erasure"):
+        with pytest.raises(NotFoundError, match="no erasure"):
             client.send(calls.erasure("asked"))
         first = client.send(calls.put_erasure("asked", before_ms=asked_ms))
         assert (
@@ -105,7 +112,7 @@ def test_of_two_editors_of_the_same_rules_one_wins(api: Api) -> None:
         def edit(count: int) -> list[str]:
             try:
                 admin.send(calls.put_rules(rules=rules.rules[:count], tag=rules.tag))
-            except Conflict:
+            except ConflictError:
                 return []
             return [rule["id"] for rule in rules.rules[:count]]
 
@@ -132,13 +139,13 @@ def test_campaign_is_planned_once_for_all_users_and_reported(api: Api) -> None:
         assert len(targets) == len({target.user_id for target in targets}) > 0
         groups = Counter(target.group for target in targets)
         assert groups == {"treatment": planned.treatment, "control": planned.control}
-        with pytest.raises(Conflict, match="planned already"):
+        with pytest.raises(ConflictError, match="planned already"):
             client.send(calls.plan_campaign("spring", **request))
         [listed] = client.send(calls.campaigns()).items
         assert (listed.planned_by, listed.summary) == ("mia", planned)
         report = client.send(calls.campaign_report("spring"))
         assert report.groups["all"].users == groups
-        with pytest.raises(NotFound):
+        with pytest.raises(NotFoundError):
             client.send(calls.campaign_report("summer"))
 
 
@@ -149,7 +156,7 @@ def test_revoked_key_ends_within_the_cache_time(api: Api) -> None:
         config = ("--config", api.job.config_file)
         run_cli("serve", "key", "revoke", key["key_id"], *config)
         time.sleep(KEY_CACHE_S + 0.1)
-        with pytest.raises(Unauthorized):
+        with pytest.raises(UnauthorizedError):
             client.send(calls.profile("u0"))
         listed = json.loads(run_cli("serve", "key", "list", "--json", *config).stdout)
     [state] = [each for each in listed if each["key_id"] == key["key_id"]]
@@ -166,11 +173,11 @@ def test_server_waits_for_the_tables(
     text = api.job.config_file.read_text("utf-8")
     config.write_text(text.replace(f'"{keyspace}"', f'"{keyspace}_later"'), encoding="utf-8")
     with api_server(config) as url, Client(url) as client:
-        with pytest.raises(Unavailable):
+        with pytest.raises(UnavailableError):
             client.send(calls.ready())
         # Creates the keyspace with the tables of the API, not those of the job.
         run_cli("serve", "key", "create", "early", "--config", config)
-        with pytest.raises(Unavailable):
+        with pytest.raises(UnavailableError):
             client.send(calls.ready())
     api.session.execute(f"DROP KEYSPACE {keyspace}_later", timeout=60)
 

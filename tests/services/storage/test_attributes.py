@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import orjson
 import pytest
@@ -26,14 +26,14 @@ from liveprofile.attributes.topic import (
 from liveprofile.kafka.offsets import commit_offsets, lag, partition_ranges
 from liveprofile.kafka.records import send_all
 from liveprofile.resources import product_path
-from liveprofile.storage.connection import open_session
+from liveprofile.settings import CassandraSettings
 from liveprofile.storage.cql import now_ms
 from liveprofile.storage.queries import TOKEN_MAX, TOKEN_MIN
 from liveprofile.units import DAY_MS
 from liveprofile.wire.user_records import CONTENT_TYPE
-from models.profile.model_card import ModelCard
 from tests.reference.attributes import attributes_at
 from tests.support.job_under_test import JobUnderTest, run_cli
+from tests.support.rows.profile_rows import DIM
 from udfs.profile.sink import CassandraProfileSink
 
 pytestmark = pytest.mark.services
@@ -44,15 +44,9 @@ Apply = Callable[[], tuple[Progress, list[RejectedRecord]]]
 
 
 @pytest.fixture(scope="module")
-def job(new_job: Callable[..., JobUnderTest]) -> JobUnderTest:
-    """Has its topics and tables only; it is not submitted."""
-    return new_job("attributes")
-
-
-@pytest.fixture(scope="module")
-def session(job: JobUnderTest) -> Iterator[Session]:
-    with open_session(job.settings.cassandra) as session:
-        yield session
+def job(new_job: Callable[..., JobUnderTest], settings: CassandraSettings) -> JobUnderTest:
+    """Has its topics only; it is not submitted."""
+    return new_job("attributes", tables=False, cassandra={"keyspace": settings.keyspace})
 
 
 @pytest.fixture(scope="module")
@@ -161,8 +155,7 @@ def test_job_reads_what_the_commands_store_show_and_withdraw(
     )
     send_statements(job.settings, [statement])
     apply()
-    dim = ModelCard.read(job.settings.model.checkpoint).shape["embedding"]
-    sink = CassandraProfileSink(job.settings.cassandra, dim, session)
+    sink = CassandraProfileSink(job.settings.cassandra, DIM, session)
     assert sink.statements(["shown", "stranger"]) == {"shown": [statement], "stranger": []}
     shown = run_cli("attributes", "show", "shown", "--json", "--config", job.config_file)
     found = json.loads(shown.stdout)["identity_verified"]

@@ -259,10 +259,7 @@ def rows_of(session: Session, user: str) -> list[tuple[str, dict[str, Any]]]:
 
 
 def test_run_after_a_kill_before_any_write_ends_with_the_same_tables(
-    tables: CassandraCorrectionTables,
-    settings: CassandraSettings,
-    session: Session,
-    user: str,
+    tables: CassandraCorrectionTables, settings: CassandraSettings, session: Session, user: str
 ):
     correct_the_rest(tables, store_windows(tables, user))
     expected = rows_of(session, user)

@@ -11,11 +11,7 @@ from cassandra.cluster import Session
 from liveprofile.settings import CassandraSettings
 from liveprofile.units import DAY_MS, HOUR_MS
 from tests.support.memory.drift_store import MemoryDriftStore
-from udfs.scoring.drift_store import (
-    CassandraDriftStore,
-    DriftDecision,
-    DriftState,
-)
+from udfs.scoring.drift_store import CassandraDriftStore, DriftDecision, DriftState
 
 pytestmark = pytest.mark.services
 

@@ -8,12 +8,7 @@ import pytest
 from cassandra.cluster import Session
 
 from liveprofile.privacy.erase import KEPT, Cut, Erasure, erase_users
-from liveprofile.privacy.erasure_log import (
-    Deletion,
-    read_deletions,
-    scan_deletions,
-    write_deletion,
-)
+from liveprofile.privacy.erasure_log import Deletion, read_deletions, scan_deletions, write_deletion
 from liveprofile.privacy.places import TABLES, read_user_keys
 from liveprofile.settings import WindowSettings
 from liveprofile.units import HOUR_MS, MINUTE_MS

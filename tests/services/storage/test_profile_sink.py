@@ -6,7 +6,6 @@ import json
 import random
 import re
 import socket
-import time
 
 import numpy as np
 import pytest
@@ -20,6 +19,7 @@ from liveprofile.units import DAY_MS, MINUTE_MS
 from tests.support.memory.sinks import MemoryProfileSink
 from tests.support.paths import ROOT
 from tests.support.rows.profile_rows import DIM, TABLES, flag, profile_row, write_and_flush
+from tests.support.waiting import until
 from udfs.privacy import StoredSums, SumsKey
 from udfs.profile.sink import CassandraProfileSink
 
@@ -148,10 +148,7 @@ def test_expired_rows_are_not_read(
     short = settings.model_copy(update={"profile_ttl_s": 1, "delta_ttl_s": 1})
     write_and_flush(CassandraProfileSink(short, DIM, session), profile_row())
 
-    deadline_s = time.monotonic() + 60
-    while queries.profile(session, "u") or queries.deltas(session, "u"):
-        assert time.monotonic() < deadline_s
-        time.sleep(0.2)
+    until(lambda: not (queries.profile(session, "u") or queries.deltas(session, "u")))
 
 
 @pytest.mark.parametrize("kind", ["cassandra", "memory"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -18,17 +17,12 @@ from liveprofile.storage.cql import from_ms, now_ms, to_ms
 from liveprofile.units import HOUR_MS, MINUTE_MS
 from tests.support.memory.sinks import MemoryScoringSink
 from tests.support.rows.scored_events import START_MS, flag, scored_event, write_and_flush
+from tests.support.waiting import until
 from udfs.scoring.sink import CassandraScoringSink, ScoringSink
 
 pytestmark = pytest.mark.services
 
-TABLES = (
-    "risk_score_by_hour",
-    "risk_score_hours",
-    "risk_flag",
-    "risk_flag_by_day",
-    "risk_snooze",
-)
+TABLES = ("risk_score_by_hour", "risk_score_hours", "risk_flag", "risk_flag_by_day", "risk_snooze")
 SCORE_TTL_S = 86_400
 
 
@@ -137,10 +131,7 @@ def test_hour_outlives_its_scores(settings: CassandraSettings, session: Session)
     def stored(table: str) -> bool:
         return any(row.user_id == "brief" for row in session.execute(f"SELECT * FROM {table}"))
 
-    deadline_s = time.monotonic() + 60
-    while stored("risk_score_by_hour"):
-        assert time.monotonic() < deadline_s
-        time.sleep(0.1)
+    until(lambda: not stored("risk_score_by_hour"))
     assert stored("risk_score_hours")
 
 

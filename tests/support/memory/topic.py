@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable
 
 from liveprofile.kafka.records import Record
 
@@ -38,10 +37,3 @@ class FakeTopic:
 
     def close(self) -> None:
         self.closed = True
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end_s = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < end_s
-        time.sleep(0.005)

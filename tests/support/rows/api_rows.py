@@ -53,16 +53,7 @@ def raw_delta(window: int, user_id: str = "42") -> RawDelta:
 
 def stored_score(number: int, time_ms: int = NOW_MS) -> StoredScore:
     return StoredScore(
-        "42",
-        time_ms,
-        f"e{number:03d}",
-        "purchase",
-        5.0,
-        0.5,
-        "m1",
-        "r1",
-        ["rule"],
-        *(None,) * 5,
+        "42", time_ms, f"e{number:03d}", "purchase", 5.0, 0.5, "m1", "r1", ["rule"], *(None,) * 5
     )
 
 

@@ -45,12 +45,7 @@ def place(category: int, random: np.random.Generator) -> dict[str, float]:
 
 
 def events(
-    users: int,
-    days: int,
-    modality: str,
-    seed: int = 5,
-    shuffled: bool = False,
-    common: float = 0.0,
+    users: int, days: int, modality: str, seed: int = 5, shuffled: bool = False, common: float = 0.0
 ) -> Iterator[dict[str, Any]]:
     """Yields purchases of `users` users, one a day.
 

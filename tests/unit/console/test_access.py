@@ -54,18 +54,6 @@ def test_wrong_key_is_told_on_the_form(browse: Browse, api: MemoryApi) -> None:
     assert not browser.cookies
 
 
-def test_many_wrong_keys_of_one_address_are_refused(browse: Browse, api: MemoryApi) -> None:
-    browser = browse(None)
-    key_id = api.add_key(Role.READER).stored.key_id
-    statuses = {
-        browser.post(
-            "/sign-in", data={"key": f"lp_{key_id}_{number:064x}"}, headers=SAME_ORIGIN
-        ).status_code
-        for number in range(25)
-    }
-    assert statuses == {401, 429} and "api_key" in api.session.reads  # it was asked
-
-
 def test_sign_out_ends_the_session_on_the_server(browse: Browse) -> None:
     browser = browse()
     cookies = dict(browser.cookies)

@@ -17,7 +17,8 @@ from monitoring.exporter import Exporter, Source
 from monitoring.server import MetricsApp, _Described
 from serve.server import listen, server_of, url_of
 from tests.support.paths import PROMETHEUS
-from tests.support.prometheus import firing, prometheus, until
+from tests.support.prometheus import firing, prometheus
+from tests.support.waiting import until
 
 pytestmark = [
     pytest.mark.slow,

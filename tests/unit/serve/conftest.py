@@ -69,3 +69,13 @@ def connect(
     yield make
     for client in clients:
         client.close()
+
+
+def every_item(client: TestClient, path: str, **params: Any) -> list[dict[str, Any]]:
+    items: list[dict[str, Any]] = []
+    while True:
+        page = client.get(path, params=params).raise_for_status().json()
+        items += page["items"]
+        if page["next_cursor"] is None:
+            return items
+        params["cursor"] = page["next_cursor"]

@@ -1,4 +1,4 @@
-"""Alerts, labels, snoozes and cases over HTTP, and the audit trail of writes."""
+"""Alerts, cases, campaigns, consents and erasures over HTTP."""
 
 from __future__ import annotations
 
@@ -8,23 +8,17 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from liveprofile.client.models import UserConsents, UserErasure
+from liveprofile.pseudonym import user_pseudonym
+from liveprofile.units import DAY_MS
 from serve.keys import Role
 from tests.support.memory.api import NOW_MS, MemoryApi
 from tests.support.rows.api_rows import USERS
+from tests.unit.serve.conftest import every_item
 
 Connect = Callable[..., TestClient]
 FLAG = f"{0:032x}"
 EVENT_FLAG = f"{4:032x}"
-
-
-def every_item(client: TestClient, path: str, **params: Any) -> list[dict[str, Any]]:
-    items: list[dict[str, Any]] = []
-    while True:
-        page = client.get(path, params=params).raise_for_status().json()
-        items += page["items"]
-        if page["next_cursor"] is None:
-            return items
-        params["cursor"] = page["next_cursor"]
 
 
 def test_alerts_of_all_users_and_of_one_come_page_by_page(connect: Connect) -> None:
@@ -147,3 +141,157 @@ def test_admin_reads_the_audit_trail(connect: Connect) -> None:
     client.put(f"/v1/alerts/{FLAG}/state", json={"state": "closed"}).raise_for_status()
     [entry] = client.get("/v1/audit", params={"day": "2017-11-26"}).json()["items"]
     assert (entry["action"], entry["outcome"], entry["at_ms"]) == ("alert.state", "done", NOW_MS)
+
+
+PATH = "/v1/campaigns/spring"
+SHARE = {"control_share": 0.6}
+BODY = SHARE | {"segments": ["loyal"], "when": "churn < 0.9", "cost": 0.5, "excluded": ["7", "8"]}
+
+
+def test_plan_is_stored_once_and_audited(connect: Connect, api: MemoryApi) -> None:
+    client = connect(Role.ANALYST)
+    planned = client.put(PATH, json=BODY).json()
+    assert (planned["treatment"], planned["control"], planned["cost"]) == (1, 1, 0.5)
+    assert (planned["start_ms"], planned["left_out"]) == (NOW_MS, {"open fraud case": 1})
+    again = client.put(PATH, json=BODY)
+    assert (again.status_code, again.json()["type"].rpartition(":")[2]) == (409, "conflict")
+    [listed] = client.get("/v1/campaigns").json()["items"]
+    assert listed == client.get(PATH).json()
+    assert (listed["planned_by"], listed["summary"]) == ("anna", planned)
+    # Who is excluded is no part of what is stored.
+    assert listed["requested"]["excluded"] == 2
+    assert [entry.outcome for entry in api.audit] == ["done", "refused"]
+
+
+def test_dry_run_stores_nothing(connect: Connect, api: MemoryApi) -> None:
+    client = connect(Role.ANALYST)
+    assert client.put(f"{PATH}?dry_run=true", json={}).json()["treatment"] == 2
+    assert (api.session.rows("campaign_plan"), api.audit) == ([], [])
+    assert client.get(PATH).json()["type"].endswith("unknown-campaign")
+
+
+def test_users_of_a_plan_come_page_by_page(connect: Connect) -> None:
+    client = connect(Role.ANALYST)
+    client.put(PATH, json=SHARE).raise_for_status()
+    targets = every_item(client, f"{PATH}/targets")
+    assert [(each["user_id"], each["group"]) for each in targets] == [
+        ("a b%2F?&", "treatment"),
+        ("Zoë/ü", "control"),
+    ]
+    for cursor in ("WzYzXQ", "Wy0yXQ"):  # [63], [-2]
+        answer = client.get(f"{PATH}/targets", params={"cursor": cursor})
+        assert answer.status_code == 400
+
+
+def test_report_compares_the_groups(connect: Connect) -> None:
+    client = connect(Role.ANALYST)
+    client.put(PATH, json=SHARE).raise_for_status()
+    report = client.get(f"{PATH}/report", params={"days": 14}).json()
+    assert (report["has_control"], report["end_ms"]) == (True, NOW_MS + 14 * DAY_MS)
+    assert set(report["groups"]) == {"all", "loyal", "new"}
+    low, high = (report["groups"]["all"]["rate_difference"][name] for name in ("low", "high"))
+    assert low < 0 < high
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"when": "chrn < 1"}, "when, character 1: unknown name chrn"),
+        ({"control_share": 1.0}, "control_share"),
+        ({"cap": {"contacts": 2}}, "days"),
+        ({"segment": "loyal"}, "segment"),
+    ],
+)
+def test_bad_request_is_a_422_problem(connect: Connect, body: dict, message: str) -> None:
+    answer = connect(Role.ANALYST).put(PATH, json=body)
+    assert answer.status_code == 422
+    assert message in answer.json()["detail"]
+
+
+def test_reader_may_not_plan(connect: Connect) -> None:
+    assert connect(Role.READER).put(PATH, json={}).status_code == 403
+
+
+LATER_MS = NOW_MS + 1_000
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", "/v1/users/42/consents", None),
+        ("PUT", "/v1/users/42/consents/risk", {"granted": True}),
+        ("GET", "/v1/users/42/erasure", None),
+        ("PUT", "/v1/users/42/erasure", {}),
+    ],
+)
+def test_only_keys_for_privacy_may_use_it(
+    connect: Connect, method: str, path: str, body: dict[str, Any] | None
+) -> None:
+    for role in Role:
+        status = connect(role).request(method, path, json=body).status_code
+        assert (status == 403) is (role not in (Role.PRIVACY, Role.ADMIN)), role
+    anonymous = connect(None, authentication="none").request(method, path, json=body)
+    assert anonymous.status_code == 403
+
+
+def test_the_role_reads_profiles_and_changes_no_alerts(connect: Connect) -> None:
+    client = connect(Role.PRIVACY)
+    assert client.get("/v1/users/42").status_code == 200
+    assert client.put("/v1/users/42/snoozes/*", json={"for_s": 60}).status_code == 403
+    assert client.get("/v1/audit?day=2017-11-26").status_code == 403
+
+
+def test_consents_are_changed_shown_and_audited(connect: Connect, api: MemoryApi) -> None:
+    client = connect(Role.PRIVACY, "otto")
+    body = {"granted": False, "time_ms": NOW_MS - 5, "basis": "consent", "text_version": "2"}
+    for _ in range(2):
+        client.put("/v1/users/a%2Fb/consents/marketing", json=body).raise_for_status()
+    found = UserConsents.model_validate(client.get("/v1/users/a%2Fb/consents").json())
+    assert not found.purposes["marketing"].allowed and found.purposes["profiling"].allowed
+    assert found.purposes["marketing"].since_ms == NOW_MS - 5
+    assert found.purposes["profiling"].since_ms is None
+    assert [(each.purpose, each.granted) for each in found.history] == [("marketing", False)]
+    entry = api.audit[0]
+    assert (entry.name, entry.action, entry.target) == ("otto", "consent.set", "a/b marketing")
+    assert entry.after is not None and entry.after["granted"] is False
+
+
+def test_a_consent_without_a_time_counts_from_now(connect: Connect) -> None:
+    client = connect(Role.PRIVACY)
+    answer = client.put("/v1/users/42/consents/risk", json={"granted": False})
+    assert answer.json()["purposes"]["risk"]["since_ms"] == NOW_MS
+
+
+def test_an_erasure_is_requested_once_and_tracked(connect: Connect, api: MemoryApi) -> None:
+    client = connect(Role.PRIVACY, "otto")
+    assert client.get("/v1/users/42/erasure").status_code == 404
+    for _ in range(2):
+        client.put("/v1/users/42/erasure", json={"before_ms": NOW_MS - 5}).raise_for_status()
+    client.put("/v1/users/42/erasure", json={"before_ms": NOW_MS - 9}).raise_for_status()
+    found = UserErasure.model_validate(client.get("/v1/users/42/erasure").json())
+    assert (found.before_ms, found.done) == (NOW_MS - 5, False)
+    places = {each.place: each for each in found.places}
+    assert not places["tables"].done and places["topic behavior-events"].clear_ms is not None
+    [entry] = api.audit
+    assert (entry.action, entry.target) == ("user.erase", user_pseudonym("42"))
+    assert client.put("/v1/users/42/erasure", json={}).json()["before_ms"] == NOW_MS
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("erasure", {"before_ms": LATER_MS}, 409),
+        ("erasure", {"before_ms": 5}, 422),
+        ("erasure", {"before": NOW_MS}, 422),
+        ("consents/risk", {"granted": True, "time_ms": LATER_MS}, 409),
+        ("consents/risk", {"granted": "yes"}, 422),
+        ("consents/risk", {"granted": True, "basis": "x" * 257}, 422),
+        ("consents/sales", {"granted": True}, 422),
+    ],
+)
+def test_wrong_requests_change_nothing(
+    connect: Connect, api: MemoryApi, path: str, body: dict[str, Any], status: int
+) -> None:
+    answer = connect(Role.PRIVACY).put(f"/v1/users/42/{path}", json=body)
+    assert answer.status_code == status, answer.text
+    assert not api.audit and not any(api.kafka.records.values())

@@ -1,25 +1,34 @@
-"""Explanations of windows over HTTP, with an explainer in memory."""
+"""Explanations of windows, over HTTP and in child processes, which are small scripts here."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Callable
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
 
 import httpx2
+import psutil
 import pytest
 from starlette.testclient import TestClient
 
-from liveprofile.client import Client, Conflict, calls
 from liveprofile.consent.changes import ConsentChange
 from liveprofile.errors import ServiceError
 from liveprofile.privacy.places import TABLES, UserKeys, is_theirs
-from liveprofile.pseudonym import user_pseudonym
 from liveprofile.settings import ServeSettings
 from serve.app import create_app
-from serve.explainer import ExplainerBusy, ExplanationRefused, ExplanationTimeout
+from serve.explainer import (
+    Explainer,
+    ExplainerBusyError,
+    ExplanationRefusedError,
+    ExplanationTimeoutError,
+)
 from serve.keys import Role
 from services.privacy import change_consents, request_erasure
+from tests.support.event_loop import on_loop
 from tests.support.memory.api import NOW_MS, MemoryApi
 from tests.support.memory.explainer import MemoryExplainer, explanation
 from tests.support.rows.api_rows import raw_delta
@@ -106,12 +115,12 @@ def test_user_who_does_not_allow_profiling_is_refused(
 @pytest.mark.parametrize(
     ("error", "status", "problem", "outcome"),
     [
-        (ExplanationRefused("other-model", "model m1"), 409, "other-model", "refused"),
-        (ExplanationRefused("other-events", "expired"), 409, "other-events", "refused"),
-        (ExplanationRefused("erased-user", "erased"), 404, "unknown-user", "refused"),
-        (ExplanationRefused("unknown-window", "none"), 404, "unknown-past", "refused"),
-        (ExplainerBusy("1 is under way"), 503, "unavailable", "refused"),
-        (ExplanationTimeout("not done"), 503, "unavailable", "failed"),
+        (ExplanationRefusedError("other-model", "model m1"), 409, "other-model", "refused"),
+        (ExplanationRefusedError("other-events", "expired"), 409, "other-events", "refused"),
+        (ExplanationRefusedError("erased-user", "erased"), 404, "unknown-user", "refused"),
+        (ExplanationRefusedError("unknown-window", "none"), 404, "unknown-past", "refused"),
+        (ExplainerBusyError("1 is under way"), 503, "unavailable", "refused"),
+        (ExplanationTimeoutError("not done"), 503, "unavailable", "failed"),
         (ServiceError("Kafka"), 503, "unavailable", "failed"),
         (RuntimeError("bug"), 500, "internal", "failed"),
     ],
@@ -150,67 +159,157 @@ def test_explanation_may_take_longer_than_other_requests(
     assert client.post(PATH).status_code == 200
 
 
-def test_client_that_leaves_ends_the_computation(
+@on_loop
+async def test_client_that_leaves_ends_the_computation(
     api: MemoryApi, explainer: MemoryExplainer
 ) -> None:
     explainer.delay_s = 600.0
     key = api.add_key(Role.ANALYST).text
     app = create_app(ServeSettings(), api.store(), clock_ms=lambda: NOW_MS, explainer=explainer)
     sent: list[dict] = []
+    left = asyncio.Event()
+    body = [{"type": "http.request", "body": b"", "more_body": False}]
 
-    async def run() -> None:
-        left = asyncio.Event()
-        body = [{"type": "http.request", "body": b"", "more_body": False}]
+    async def receive() -> dict:
+        if body:
+            return body.pop()
+        await left.wait()
+        return {"type": "http.disconnect"}
 
-        async def receive() -> dict:
-            if body:
-                return body.pop()
-            await left.wait()
-            return {"type": "http.disconnect"}
+    async def send(message: dict) -> None:
+        sent.append(message)
 
-        async def send(message: dict) -> None:
-            sent.append(message)
-
-        headers = [(b"authorization", f"Bearer {key}".encode()), (b"host", b"127.0.0.1")]
-        scope = {"type": "http", "method": "POST", "path": PATH, "raw_path": PATH.encode()}
-        scope |= {"query_string": b"", "headers": headers, "client": ("127.0.0.1", 1)}
-        scope |= {"server": ("127.0.0.1", 80), "scheme": "http", "http_version": "1.1"}
-        request = asyncio.create_task(app(scope, receive, send))
-        while not explainer.asked:
-            await asyncio.sleep(0.01)
-        left.set()
-        await asyncio.wait_for(request, 30)
-
-    asyncio.run(run())
+    headers = [(b"authorization", f"Bearer {key}".encode()), (b"host", b"127.0.0.1")]
+    scope = {"type": "http", "method": "POST", "path": PATH, "raw_path": PATH.encode()}
+    scope |= {"query_string": b"", "headers": headers, "client": ("127.0.0.1", 1)}
+    scope |= {"server": ("127.0.0.1", 80), "scheme": "http", "http_version": "1.1"}
+    request = asyncio.create_task(app(scope, receive, send))
+    while not explainer.asked:
+        await asyncio.sleep(0.01)
+    left.set()
+    await asyncio.wait_for(request, 30)
     assert explainer.cancelled == 1
     assert [entry.outcome for entry in api.audit] == ["failed"]
 
 
-def test_log_names_no_user(connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, logger="serve"):
-        connect(Role.ANALYST).post("/v1/users/secret-user/explanations")
-    [line] = [record.getMessage() for record in caplog.records if record.name == "serve.guard"]
-    assert "POST /v1/users/{user_id}/explanations 404" in line
-    assert user_pseudonym("secret-user") in line
-    assert not any("secret-user" in r.getMessage() for r in caplog.records if "httpx" not in r.name)
+# Starts a process of its own, as the job does, tells both ids, and waits.
+SLOW = """
+import os, pathlib, subprocess, sys, time
+own = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+pathlib.Path({ids!r}).write_text(f"{{os.getpid()}} {{own.pid}}")
+time.sleep(600)
+"""
+STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + SLOW
 
 
-def test_client_sends_the_call_once(connect: Connect, explainer: MemoryExplainer) -> None:
-    server = connect(Role.ANALYST)
+def explainer(script: str, at_once: int = 1, timeout_s: float = 60.0) -> Explainer:
+    command = [sys.executable, "-c", script]
+    return Explainer(command, dict(os.environ), {"config": "c.toml"}, at_once, timeout_s)
 
-    def handle(request: httpx2.Request) -> httpx2.Response:
-        path, body = request.url.raw_path.decode(), request.content
-        answer = server.post(path, content=body, headers={"content-type": "application/json"})
-        return httpx2.Response(answer.status_code, content=answer.content)
 
-    with Client("http://127.0.0.1", transport=httpx2.MockTransport(handle)) as client:
-        found = client.send(calls.explanation("42"))
-        assert found.effects[1].moved_interests == [("coffee", 0.2, 0.5)]
-        assert found.stored.churn == 0.23
-        explainer.fail = ExplanationRefused("other-values", "settings have changed")
-        with pytest.raises(Conflict, match="settings have changed"):
-            client.send(calls.explanation("42", at_ms=found.window_end_ms))
-        explainer.fail = ExplainerBusy("busy")
-        with pytest.raises(Exception, match="busy"):
-            client.send(calls.explanation("42"))
-    assert len(explainer.asked) == 3
+def explain(script: str, **options: Any) -> dict[str, Any]:
+    return asyncio.run(explainer(script, **options).explain("ü-42", 7))
+
+
+def is_running(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def all_end(processes: Iterable[int], seconds: float = 10.0) -> bool:
+    """Whether they end; a busy machine takes its time to end a process that was killed."""
+    left, end_s = list(processes), time.monotonic() + seconds
+    while left and time.monotonic() < end_s:
+        left = list(filter(is_running, left))
+        time.sleep(0.01)
+    return not left
+
+
+async def ids_of(file: Path) -> list[int]:
+    """The ids that SLOW has written."""
+    while not file.exists() or len(file.read_text().split()) < 2:
+        await asyncio.sleep(0.01)
+    return [int(each) for each in file.read_text().split()]
+
+
+def test_child_gets_the_request_and_its_answer_is_returned() -> None:
+    script = """
+import json, os, sys, tempfile
+request = json.loads(sys.stdin.readline())
+own = tempfile.gettempdir()
+print(json.dumps({"explanation": {"request": request, "folder": own, "group": os.getpgrp()}}))
+"""
+    found = explain(script)
+    assert found["request"] == {"config": "c.toml", "user_id": "ü-42", "until_ms": 7}
+    assert Path(found["folder"]).name.startswith("liveprofile-explain-")
+    assert not Path(found["folder"]).exists()
+    assert found["group"] != os.getpgrp()
+
+
+@pytest.mark.parametrize(
+    ("script", "error", "message"),
+    [
+        (
+            'print(\'{"refused": {"kind": "other-model", "detail": "m1"}}\')',
+            ExplanationRefusedError,
+            "m1",
+        ),
+        ('print(\'{"unavailable": "Kafka"}\')', ServiceError, "Kafka"),
+        ("print('{\"other\": 1}')", RuntimeError, "answered with"),
+        ("raise SystemExit(3)", RuntimeError, "code 3"),
+        ("pass", RuntimeError, "code 0"),
+        ("import os; os.abort()", RuntimeError, "code -6"),
+    ],
+)
+def test_other_answers_are_errors(script: str, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        explain(script)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", [SLOW, STUBBORN], ids=["slow", "stubborn"])
+def test_child_ends_with_its_processes_at_the_deadline(script: str, tmp_path: Path) -> None:
+    ids = tmp_path / "ids"
+    with pytest.raises(ExplanationTimeoutError, match="not done within 5 s"):
+        explain(script.format(ids=str(ids)), timeout_s=5.0)
+    assert ids.exists(), "the child needs longer to start"
+    assert all_end(map(int, ids.read_text().split()))
+
+
+@on_loop
+async def test_child_ends_if_the_caller_leaves_and_another_may_start(tmp_path: Path) -> None:
+    ids = tmp_path / "ids"
+    own = explainer(SLOW.format(ids=str(ids)))
+    first = asyncio.create_task(own.explain("u", None))
+    started = await ids_of(ids)
+    with pytest.raises(ExplainerBusyError, match="max_explanations"):
+        await own.explain("u", None)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    assert all_end(started)
+    ids.unlink()
+    second = asyncio.create_task(own.explain("u", None))
+    await ids_of(ids)
+    second.cancel()
+    await asyncio.gather(second, return_exceptions=True)
+
+
+@on_loop
+async def test_processes_end_if_the_caller_leaves_while_they_start(tmp_path: Path) -> None:
+    ids = tmp_path / "ids"
+    own = explainer(SLOW.format(ids=str(ids)))
+    others = set(psutil.Process().children())
+    task = asyncio.create_task(own.explain("u", None))
+    while others.issuperset(psutil.Process().children()):
+        await asyncio.sleep(0)  # a turn of the event loop
+    # The child is faster than the event loop, which has not yet connected its pipes.
+    while not ids.exists() or len(ids.read_text().split()) < 2:
+        time.sleep(0.01)
+    task.cancel()
+    done, _ = await asyncio.wait((task,), timeout=30)
+    assert done and task.cancelled()
+    assert all_end(await ids_of(ids))

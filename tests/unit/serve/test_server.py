@@ -20,6 +20,7 @@ from liveprofile.settings import ServeSettings
 from serve import guard, server
 from serve.app import create_app
 from serve.server import WholeWrites, listen, server_of, url_of
+from tests.support.event_loop import on_loop
 from tests.support.memory.api import MemoryApi
 from tests.support.rows.api_rows import fill
 from tests.support.security.certificates import CertificateAuthority
@@ -166,20 +167,18 @@ class Sent(asyncio.Transport):
         self.closed = True
 
 
-def test_head_and_body_are_sent_at_once() -> None:
-    async def run() -> None:
-        transport = Sent()
-        whole = WholeWrites(transport, asyncio.get_running_loop())
-        whole.write(b"head")
-        whole.write(b"body")
-        await asyncio.sleep(0)
-        whole.write(b"next")
-        assert transport.sent == [b"headbody"]
-        whole.close()
-        assert (transport.sent, transport.closed) == ([b"headbody", b"next"], True)
-        whole.write(b"late")
-        await asyncio.sleep(0)
-        assert transport.sent == [b"headbody", b"next"]
-        assert whole.get_extra_info("sockname") == ("127.0.0.1", 1)
-
-    asyncio.run(run())
+@on_loop
+async def test_head_and_body_are_sent_at_once() -> None:
+    transport = Sent()
+    whole = WholeWrites(transport, asyncio.get_running_loop())
+    whole.write(b"head")
+    whole.write(b"body")
+    await asyncio.sleep(0)
+    whole.write(b"next")
+    assert transport.sent == [b"headbody"]
+    whole.close()
+    assert (transport.sent, transport.closed) == ([b"headbody", b"next"], True)
+    whole.write(b"late")
+    await asyncio.sleep(0)
+    assert transport.sent == [b"headbody", b"next"]
+    assert whole.get_extra_info("sockname") == ("127.0.0.1", 1)

@@ -25,10 +25,11 @@ from liveprofile.kafka.records import Record
 from liveprofile.rules.definitions import RuleSigner
 from liveprofile.rules.rules import RuleSet
 from liveprofile.settings import load
-from tests.support.memory.topic import FakeTopic, until
+from tests.support.memory.topic import FakeTopic
 from tests.support.rows.rule_examples import SHIPPED_RULES, rule
 from tests.support.rows.rule_records import raw_rule_record, rule_record, signed
 from tests.support.rows.segment_examples import SHIPPED_SEGMENTS, segment, segment_record
+from tests.support.waiting import until
 
 SIGNER = RuleSigner("k" * 32, "risk-rules")
 

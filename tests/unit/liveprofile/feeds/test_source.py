@@ -14,7 +14,7 @@ from liveprofile.kafka.topics import NoTopicError
 from liveprofile.privacy.erasures import to_record
 from liveprofile.settings import load
 from liveprofile.wire.user_records import key_of
-from tests.support.memory.topic import until
+from tests.support.waiting import until
 
 TIME_MS = 1_767_605_700_000
 TOPIC = "user-erasures"

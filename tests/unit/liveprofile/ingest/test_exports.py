@@ -33,7 +33,7 @@ POLISH = """Nr zamówienia;Data;Klient;Produkt;Kategoria;Ilość;Cena;Wartość
 2;2026-05-02;K2;A2;Kuchnia;3;7,00 zł;21,00 zł
 """
 AMERICAN = """Order ID,Order Date,Customer ID,SKU,Category,Qty,Unit Price,Total
-1,5/1/2026 8:10 AM,K1,A1,Decisions,1,"$1,234.50","$1,234.50"
+1,5/1/2026 8:10 AM,K1,A1,Books,1,"$1,234.50","$1,234.50"
 2,5/2/2026 7:45 PM,K2,A2,Kitchen,3,$7.00,$21.00
 """
 SHOP_SYSTEM = """Name,Email,Financial Status,Created at,Lineitem quantity,Lineitem price,\

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import random
 
-import jsonschema
 import numpy as np
 import orjson
 import pytest
@@ -23,58 +21,18 @@ from liveprofile.privacy.erasure_log import (
     verify_line,
 )
 from liveprofile.privacy.erasures import (
-    ErasureError,
     ErasureTable,
     HashedErasureTable,
     first_window_ms,
     later_flags,
-    read_record,
-    to_record,
 )
 from liveprofile.privacy.places import TABLES, TOPICS
 from liveprofile.rules.flags import FlagHistory, RowPosition
 from liveprofile.settings import load
 from liveprofile.units import DAY_MS
 from liveprofile.wire.entity_lists import hash_code
-from liveprofile.wire.user_records import key_of
-from tests.support.paths import ROOT
 
-SCHEMA = json.loads((ROOT / "schemas/user-erasures.schema.json").read_text("utf-8"))
 TIME_MS = 1_767_605_700_123
-
-
-def test_a_record_fits_its_schema_and_reads_back() -> None:
-    value = to_record("ü42", TIME_MS)
-    jsonschema.Draft202012Validator(SCHEMA).validate(orjson.loads(value))
-    assert read_record("ü42".encode(), value) == ("ü42", TIME_MS)
-    assert key_of("ü42") == "ü42".encode()
-    assert to_record("ü42", TIME_MS) == value
-    assert orjson.loads(to_record("ü42", TIME_MS + 1))["id"] != orjson.loads(value)["id"]
-
-
-def test_examples_of_the_schema_are_read() -> None:
-    for example in SCHEMA["examples"]:
-        user, before_ms = read_record(example["subject"].encode(), orjson.dumps(example))
-        assert (user, before_ms) == (example["subject"], 1_767_605_700_000)
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "message"),
-    [
-        (b"u", b"{", "no CloudEvent"),
-        (b"u", b"[]", "no CloudEvent"),
-        (b"u", b'{"data": {"user_id": "u"}}', "no CloudEvent"),
-        (b"u", b'{"data": {"user_id": "v", "before": "2026-01-05"}}', "not the record's key"),
-        (None, b'{"data": {"user_id": "v", "before": "2026-01-05"}}', "not the record's key"),
-        (b"", b'{"data": {"user_id": "", "before": "2026-01-05"}}', "not the record's key"),
-        (b"u", b'{"data": {"user_id": "u", "before": "now"}}', "no ISO 8601 time"),
-        (b"u", b'{"data": {"user_id": "u", "before": 7}}', "no ISO 8601 time"),
-        (b"u", b'{"data": {"user_id": "u", "before": "1970-01-01"}}', "between 2000 and 9999"),
-    ],
-)
-def test_an_invalid_record_is_refused(key: bytes | None, value: bytes, message: str) -> None:
-    with pytest.raises(ErasureError, match=message):
-        read_record(key, value)
 
 
 def test_the_latest_erasure_of_a_user_counts() -> None:

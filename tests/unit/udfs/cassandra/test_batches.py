@@ -10,7 +10,7 @@ from cassandra.metadata import Murmur3Token
 from hypothesis import given
 from hypothesis import strategies as st
 
-from udfs.cassandra.batches import BatchLimits, ReplicaSets, pack, parse_size, server_limits
+from udfs.cassandra.batch_writer import BatchLimits, ReplicaSets, pack, parse_size, server_limits
 
 
 @given(st.lists(st.integers(1, 300)), st.integers(1, 400), st.integers(1, 9))

@@ -11,8 +11,9 @@ import torch
 
 from liveprofile.kafka.records import Record
 from liveprofile.settings import load
-from tests.support.memory.topic import FakeTopic, until
+from tests.support.memory.topic import FakeTopic
 from tests.support.model_folders import copy_model
+from tests.support.waiting import until
 from udfs.profile import deployment
 from udfs.profile.deployment import KEY
 from udfs.profile.model_feed import ModelFeed, models_spec

@@ -17,8 +17,9 @@ from liveprofile.kafka.records import Record
 from liveprofile.resources import sha256
 from liveprofile.settings import load
 from models.profile.model_card import CARD, WEIGHTS
-from tests.support.memory.topic import FakeTopic, until
+from tests.support.memory.topic import FakeTopic
 from tests.support.model_folders import SHIPPED, copy_model
+from tests.support.waiting import until
 from udfs.profile import deployment
 from udfs.profile.deployment import KEY, UserModels
 from udfs.profile.model_feed import ModelFeed, load_checkpoint, load_reference, models_spec
