@@ -17,7 +17,7 @@ from liveprofile.audit.rows import NO_TIME
 from liveprofile.kafka.topics import PartitionRange
 from liveprofile.units import MINUTE_MS
 from liveprofile.wire.payload import digest
-from tests.unit.liveprofile.audit.simulated_job import (
+from tests.unit.liveprofile.audit.topics import (
     PARTITIONS,
     SETTINGS,
     START_MS,
