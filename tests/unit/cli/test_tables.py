@@ -15,7 +15,7 @@ from liveprofile.alerts.cases.flags import FlagWithState
 from liveprofile.alerts.cases.states import AlertState, StoredAlertState
 from liveprofile.labels.rule_backtest import compare
 from liveprofile.privacy.trained_users import TrainedCheckpoint, TrainedUsers, user_key
-from liveprofile.rules.stored_rows import StoredEvent, event_blocks
+from liveprofile.rules.backtest import StoredEvent, event_blocks
 from liveprofile.storage.queries import StoredDelta
 from liveprofile.units import DAY_MS
 from tests.support.rows.rule_examples import rule
