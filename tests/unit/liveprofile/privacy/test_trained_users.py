@@ -187,7 +187,7 @@ PACKAGES = (
     "stack", "cli",
 )  # fmt: skip
 # Statements without a TTL, by a part of their text. Not about users; they never grow.
-WITHOUT_TTL = {"drift_state (scope, start) VALUES ('{_START}', ?)": "when drift was first watched"}
+WITHOUT_TTL = {"{self._table} (scope, start) VALUES (?, ?)": "when drift was first watched"}
 
 
 def kept(settings: Settings) -> dict[str, Kept]:
