@@ -95,11 +95,9 @@ class LoadedJob:
             chunk = list(itertools.islice(stream, CHUNK))
             self.clock_ms = chunk[-1]["event_time"]
             yield from with_faults(chunk, next(self._seeds), late_by_ms=LATE_BY_MS).messages
-            tester, start_ms = (
-                f"{TESTER_PREFIX}{next(self._seeds)}",
-                self.clock_ms - CARD_TEST_PURCHASES,
-            )
-            yield from map(to_message, card_test(tester, start_ms))
+            tester = f"{TESTER_PREFIX}{next(self._seeds)}"
+            purchases = card_test(tester, self.clock_ms - CARD_TEST_PURCHASES)
+            yield from map(to_message, purchases)
 
     @contextmanager
     def recovery(self, fault: str) -> Iterator[None]:
