@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from liveprofile.alerts.cloud_events import alert_records, origin_of
-from liveprofile.attributes.resolution import SEGMENT_PURPOSES
+from liveprofile.attributes.statements import SEGMENT_PURPOSES
 from liveprofile.errors import InputError
 from liveprofile.events.modalities import PLACE, TEXT, Modality, Vectors, add_text_vectors
 from liveprofile.events.window import parse_windows
