@@ -7,14 +7,12 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from liveprofile.alerts.cases.flags import with_states
 from liveprofile.alerts.cases.snooze import read_snoozes
 from liveprofile.alerts.cases.states import AlertState
 from liveprofile.client import models
-from liveprofile.storage.queries import StoredFlag
 from liveprofile.units import SECOND_MS
 from serve import answers
-from serve.answers import Paging, Position, invalid_cursor
+from serve.answers import Paging, invalid_cursor
 from serve.guard import extend_deadline
 from serve.routes.common import (
     SEND_DEADLINE_S,
@@ -56,17 +54,11 @@ async def get_alerts(
     limit = min(paging.limit, MAX_ALERTS)
     since_ms = 0 if since is None else to_ms(since)
     after = paging.position(int, str, str, str)
-    if user_id is None:
-        flags = await store.all_flags(since_ms, after, limit)
-    else:
-        own = None if after is None else (after[0], *after[2:])
-        flags = await store.flags(user_id, since_ms, own, limit)
-    rows = [
-        row
-        for row in await store.read(with_states, flags)
-        if state is None or row.state.state.value == state
-    ]
-    return answers.page_response(map(answers.alert_answer, rows), flags, limit, _position)
+    examined = await store.alerts(user_id, since_ms, after, limit)
+    shown = [row for row in examined if state in (None, row.state.state)]
+    return answers.page_response(
+        map(answers.alert_answer, shown), examined, limit, answers.alert_position
+    )
 
 
 @router.get("/alerts/{flag_id}", response_model=models.AlertDetails, responses=problems(404))
@@ -171,7 +163,3 @@ async def get_audit(
     """The writes through this API of a UTC day, newest first."""
     entries = await store.run(read_trail, to_ms(day), limit)
     return answers.json_response({"items": entries, "next_cursor": None})
-
-
-def _position(flag: StoredFlag) -> Position:
-    return (flag.window_end_ms, flag.user_id, flag.rule_id, flag.event_id)
