@@ -190,8 +190,10 @@ class Attribute(Answer):
     expires_ms: int
 
 
-class AttributeList(Answer):
-    items: list[Attribute]
+class Items(Answer, Generic[Item]):
+    """All that there are."""
+
+    items: list[Item]
 
 
 class Page(Answer, Generic[Item]):
@@ -199,10 +201,6 @@ class Page(Answer, Generic[Item]):
 
     items: list[Item]
     next_cursor: str | None
-
-
-class SnoozeList(Answer):
-    items: list[UserSnooze]
 
 
 class ConsentInForce(Answer):

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from liveprofile.alerts.cases.snooze import read_snoozes
 from liveprofile.alerts.cases.states import AlertState
 from liveprofile.client import models
+from liveprofile.client.models import Items, Page
 from liveprofile.units import SECOND_MS
 from serve import answers
 from serve.answers import Paging, invalid_cursor
@@ -41,7 +42,7 @@ MAX_CASE_NUMBER = 2**31 - 1
 router = APIRouter(prefix="/v1", tags=["alerts"], responses=problems())
 
 
-@router.get("/alerts", response_model=models.Page[models.RiskAlert])
+@router.get("/alerts", response_model=Page[models.RiskAlert])
 async def get_alerts(
     store: DataStore,
     paging: Paging,
@@ -97,7 +98,7 @@ async def put_label(
     return answers.json_response({"flag_id": flag_id, **stored._asdict(), "labels_sent": sent})
 
 
-@router.get("/users/{user_id}/snoozes", response_model=models.SnoozeList)
+@router.get("/users/{user_id}/snoozes", response_model=Items[models.UserSnooze])
 async def get_snoozes(user_id: UserId, store: DataStore, caller: Reader) -> Response:
     """The rules that send no alerts about this user for now."""
     snoozes = await store.read(read_snoozes, user_id)
@@ -132,7 +133,7 @@ async def delete_snooze(
     return Response(status_code=204)
 
 
-@router.get("/cases", response_model=models.Page[models.CustomerCase])
+@router.get("/cases", response_model=Page[models.CustomerCase])
 async def get_cases(
     store: DataStore,
     paging: Paging,
@@ -153,7 +154,7 @@ async def get_cases(
     )
 
 
-@router.get("/audit", response_model=models.Page[models.AuditRecord])
+@router.get("/audit", response_model=Page[models.AuditRecord])
 async def get_audit(
     store: DataStore,
     caller: Admin,
