@@ -20,11 +20,9 @@ help: ## print this list
 		printf '  make %-8s %s\n' "$$target" "$$text"; done
 	@echo "  ARGS='...' is passed to up, demo, check, test, chaos and bench; PYTHON=... selects another 3.11."
 
-# Both at once: pip and Maven wait for the network most of the time.
-venv: ## install what the demo and the local stack need in .venv/ and .stack/lib/
-	@$(MAKE) -j2 .venv/.ready .stack/lib/.complete
+venv: .stack/lib/.complete ## install what the demo and the local stack need in .venv/ and .stack/lib/
 
-jars: .stack/lib/.complete ## install only the jars of Kafka, Cassandra and Flink's connector
+jars: .stack/lib/.complete ## install the jars of Kafka, Cassandra, Flink's connector and our functions
 
 up: venv ## start Kafka, Cassandra, Flink and the read API on free loopback ports
 	@$(BIN)/python -m stack up $(ARGS)
@@ -118,6 +116,7 @@ clean: stop ## remove everything that make created
 		stack/install_packages.sh $(PYTHON) $(@D) requirements-docs.txt
 	@touch $@
 
-.stack/lib/.complete: liveprofile/flink/pom.xml | .stack/prerequisites
-	@stack/step.sh "java packages" .stack/lib $(SETUP_LOG).maven $(PYTHON) -m liveprofile.flink.jars
+# The functions are compiled against the jars of apache-flink.
+.stack/lib/.complete: liveprofile/flink/pom.xml $(wildcard jobs/java/*.java) .venv/.ready
+	@stack/step.sh "java packages" .stack/lib $(SETUP_LOG).maven $(BIN)/python -m liveprofile.flink.jars
 	@touch $@

@@ -156,7 +156,7 @@ class UpdateProfiles:
         if not rows:
             return []
         users, columns = zip(*rows, strict=True)
-        starts_ms, ends_ms, events, histories, added, sums, memories = zip(*columns, strict=True)
+        starts_ms, ends_ms, events, histories, purchases, added, sums = zip(*columns, strict=True)
         messages_by_row = self._updater.update(
             ProfileBatch(
                 list(users),
@@ -164,9 +164,9 @@ class UpdateProfiles:
                 np.array(ends_ms),
                 list(events),
                 list(histories),
+                list(purchases),
                 np.stack(added),
                 np.stack(sums),
-                list(memories),
             )
         )
         self._journal.write(len(rows), {})

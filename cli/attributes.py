@@ -26,8 +26,14 @@ from cli.definitions import check_file
 from cli.options import Commands
 from liveprofile.attributes.definitions import read_catalogue
 from liveprofile.attributes.files import FileDefaults, FileProblem, read_statements
-from liveprofile.attributes.resolution import Attribute, resolve
-from liveprofile.attributes.statements import KINDS, PURPOSES, SOURCE_PATTERN, Statement
+from liveprofile.attributes.statements import (
+    KINDS,
+    PURPOSES,
+    SOURCE_PATTERN,
+    Attribute,
+    Statement,
+    resolve,
+)
 from liveprofile.attributes.table import AttributeTable
 from liveprofile.attributes.topic import (
     Progress,

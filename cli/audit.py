@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import typer
@@ -31,22 +31,7 @@ from liveprofile.settings import Settings
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import now_ms
 
-COUNTS = (
-    "in_topic",
-    "heartbeats",
-    "used",
-    "duplicate",
-    "late",
-    "corrected",
-    "rejected",
-    "erased",
-    "unaccounted",
-    "open_windows",
-    "used_twice",
-    "unknown",
-    "late_and_used",
-    "expired",
-)
+COUNTS = [field.name for field in fields(Reconciliation) if field.type == "int"]
 
 
 def audit(
@@ -79,13 +64,7 @@ def audit(
     elif repair:
         _require_caught_up(settings)
     first_window_ms, behind = (None, 0) if plan is None else (plan.first_window_ms, plan.behind)
-    with Audit(
-        settings.window,
-        first_window_ms,
-        archive=bool(starts),
-        is_erased=erased_windows(settings),
-        identities=read_merges(settings),
-    ) as auditor:
+    with _auditor(settings, first_window_ms, starts) as auditor:
         if plan is None:
             read_whole_topic(settings, auditor, starts)
         else:
@@ -113,16 +92,21 @@ def audit(
 def run_audit(settings: Settings) -> Reconciliation:
     """Audits the whole topic, and stores the result. Raises ServiceError."""
     starts = archive_ends(settings)
-    with Audit(
-        settings.window,
-        archive=bool(starts),
-        is_erased=erased_windows(settings),
-        identities=read_merges(settings),
-    ) as auditor:
+    with _auditor(settings, None, starts) as auditor:
         read_whole_topic(settings, auditor, starts)
         counts = auditor.report().counts
     _store_result(settings, counts, counts.ok)
     return counts
+
+
+def _auditor(settings: Settings, first_window_ms: int | None, starts: dict[int, int]) -> Audit:
+    return Audit(
+        settings.window,
+        first_window_ms,
+        archive=bool(starts),
+        is_erased=erased_windows(settings),
+        identities=read_merges(settings),
+    )
 
 
 def _store_result(settings: Settings, counts: Reconciliation, ok: bool) -> None:
@@ -158,32 +142,27 @@ def _send_late(settings: Settings, lateness_ms: dict[tuple[int, int], int]) -> i
 
     lateness_ms: by partition and offset in the input topic.
     """
-    if not lateness_ms:
-        return 0
     ranges: dict[int, PartitionRange] = {}
     for partition, offset in lateness_ms:
         known = ranges.get(partition, PartitionRange(offset, offset + 1))
         ranges[partition] = PartitionRange(min(known.first, offset), max(known.end, offset + 1))
-    events = read_topic(settings, settings.topics.events, ranges)
-    return send_all(
-        settings,
-        settings.topics.late,
+    events = read_topic(settings, settings.topics.events, ranges) if ranges else ()
+    late = (
         (
-            (
-                record.key,
-                record.value,
-                {
-                    "lateness_ms": str(lateness_ms[source]),
-                    "topic": record.topic,
-                    "partition": str(record.partition),
-                    "offset": str(record.offset),
-                    "repaired": "true",
-                },
-            )
-            for record in events
-            if (source := (record.partition, record.offset)) in lateness_ms
-        ),
+            record.key,
+            record.value,
+            {
+                "lateness_ms": str(lateness_ms[source]),
+                "topic": record.topic,
+                "partition": str(record.partition),
+                "offset": str(record.offset),
+                "repaired": "true",
+            },
+        )
+        for record in events
+        if (source := (record.partition, record.offset)) in lateness_ms
     )
+    return send_all(settings, settings.topics.late, late) if ranges else 0
 
 
 def _encoded_line(encoded: EncodedCounts, settings: Settings) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -90,10 +90,7 @@ def read_whole_topic(settings: Settings, auditor: Audit, starts: Mapping[int, in
 def read_range(settings: Settings, auditor: Audit, plan: RangePlan) -> None:
     """Adds the records and deltas of a range. Raises ServiceError."""
     rejected, late = (
-        _ranges(
-            offsets.offsets_at(settings, topic, plan.outputs_since_ms),
-            _ends(offsets.partition_ranges(settings, topic)),
-        )
+        offsets.ranges_since(settings, topic, plan.outputs_since_ms)
         for topic in (settings.topics.rejected, settings.topics.late)
     )
     _add_rejected(settings, auditor, rejected)
@@ -141,10 +138,6 @@ def _ranges(starts: dict[int, int], ends: dict[int, int]) -> dict[int, Partition
     return {
         number: PartitionRange(start, max(start, ends[number])) for number, start in starts.items()
     }
-
-
-def _ends(ranges: dict[int, PartitionRange]) -> dict[int, int]:
-    return {number: span.end for number, span in ranges.items()}
 
 
 def _require_retained(
@@ -256,12 +249,16 @@ def audit_encoded(settings: Settings, since_ms: int | None) -> EncodedCounts | N
     audit.mark(
         ((r.partition, r.offset) for r in read_topic(settings, topics.encoded, audited)), PRESENT
     )
-    for topic, position, outcome in (
-        (topics.events, _decoded_position, DECODED),
-        (topics.rejected, _rejected_position, REJECTED),
+    for topic, names, outcome in (
+        (topics.events, ("encoded_topic", "encoded_partition", "encoded_offset"), DECODED),
+        (topics.rejected, ("topic", "partition", "offset"), REJECTED),
     ):
-        ranges = _from(outputs[topic], offsets.offsets_at(settings, topic, since_ms))
-        audit.mark(_positions(settings, topic, ranges, position), outcome)
+        starts = offsets.offsets_at(settings, topic, since_ms)
+        ranges = {
+            number: PartitionRange(min(max(span.first, starts[number]), span.end), span.end)
+            for number, span in outputs[topic].items()
+        }
+        audit.mark(_positions(settings, topic, ranges, names), outcome)
     behind = sum(span.end - audited[number].end for number, span in present.items())
     return audit.counts(behind)
 
@@ -280,33 +277,12 @@ def _oldest_ms(settings: Settings, topic: str, ranges: Mapping[int, PartitionRan
     return max((found.get(number, now_ms) for number in expired), default=0)
 
 
-def _from(
-    ranges: Mapping[int, PartitionRange], starts: Mapping[int, int]
-) -> dict[int, PartitionRange]:
-    return {
-        number: PartitionRange(min(max(span.first, starts[number]), span.end), span.end)
-        for number, span in ranges.items()
-    }
-
-
 def _positions(
-    settings: Settings,
-    topic: str,
-    ranges: dict[int, PartitionRange],
-    position: Callable[[Record], tuple[bytes, bytes, bytes]],
+    settings: Settings, topic: str, ranges: dict[int, PartitionRange], names: tuple[str, str, str]
 ) -> Iterator[Position]:
     """The positions of encoded records that records of an output topic name in their headers."""
     encoded = settings.topics.encoded.encode()
     for record in read_topic(settings, topic, ranges):
-        source, partition, offset = position(record)
+        source, partition, offset = (record.headers.get(name, b"") for name in names)
         if source == encoded and partition.isdigit() and offset.isdigit():
             yield int(partition), int(offset)
-
-
-def _decoded_position(record: Record) -> tuple[bytes, bytes, bytes]:
-    names = ("encoded_topic", "encoded_partition", "encoded_offset")
-    return tuple(record.headers.get(name, b"") for name in names)
-
-
-def _rejected_position(record: Record) -> tuple[bytes, bytes, bytes]:
-    return tuple(record.headers.get(name, b"") for name in ("topic", "partition", "offset"))

@@ -43,9 +43,9 @@ from liveprofile.privacy.erasure_log import (
 )
 from liveprofile.privacy.erasures import to_record
 from liveprofile.privacy.export import ExportFile, as_json, private_file, table_rows, user_records
-from liveprofile.privacy.places import TABLES, TOPICS, read_user_keys, retention, unlimited
+from liveprofile.privacy.places import TABLES, read_user_keys, retention, unlimited
 from liveprofile.privacy.trained_users import FALSE_POSITIVE_RATE, erase_rows, find_checkpoints
-from liveprofile.settings import Settings
+from liveprofile.settings import TOPICS, Settings
 from liveprofile.units import DAY_MS
 from liveprofile.wire.tokens import ID_CHARS
 from liveprofile.wire.user_records import CONTENT_TYPE, key_of
@@ -332,10 +332,13 @@ def export(
             limits = {"what": declared.holds, "limit": declared.limit}
             rows = (row for each in keys for row in table_rows(session, declared, each, now))
             result.add(name, limits, (row._asdict() for row in rows), "rows")
-        for setting, (what, limit) in TOPICS.items() if topics else ():
+        for setting, topic in TOPICS.items() if topics else ():
             name = getattr(settings.topics, setting)
+            if not topic.limit:
+                continue
             records = user_records(read_topic(settings, name), ids)
-            result.add(name, {"what": what, "limit": limit}, records, "records")
+            limits = {"what": topic.holds, "limit": f"topics.{topic.limit}"}
+            result.add(name, limits, records, "records")
         result.end()
         if not any(result.counts.values()):
             end_without_result(f"nothing is stored about user {user!r}")

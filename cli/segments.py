@@ -14,10 +14,10 @@ from cli.options import Commands
 from cli.progress import progress
 from liveprofile.attributes.table import AttributeTable
 from liveprofile.segments.definitions import SegmentSet, read_segments
+from liveprofile.segments.evaluation import preview as evaluate_both
 from liveprofile.segments.members import look_alikes
 from liveprofile.segments.members import members as stored_members
 from liveprofile.segments.members import sizes as stored_sizes
-from liveprofile.segments.preview import preview as evaluate_both
 from liveprofile.segments.stored_profiles import scan_profiles, with_attributes
 from liveprofile.settings import Settings
 from liveprofile.storage.cql import now_ms

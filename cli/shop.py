@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from cassandra.cluster import Session
@@ -47,17 +46,7 @@ trends = Commands(
 MAX_LISTED = 20
 
 
-class Span(StrEnum):
-    HOUR = "hour"
-    DAY = "day"
-
-
-class MetricName(StrEnum):
-    EVENTS = "events"
-    USERS = "users"
-    AMOUNT = "amount"
-
-
+Metric = Literal["events", "users", "amount"]
 TypeOption = Annotated[
     str | None,
     typer.Option(
@@ -80,7 +69,7 @@ CategoryOption = Annotated[
 ]
 
 
-MetricOption = Annotated[MetricName, typer.Option("--metric", help="What is counted.")]
+MetricOption = Annotated[Metric, typer.Option("--metric", help="What is counted.")]
 
 
 @trends.command()
@@ -113,8 +102,8 @@ def show(
     call: Call,
     category: CategoryOption = None,
     event_type: TypeOption = None,
-    metric: MetricOption = MetricName.EVENTS,
-    by: Span = Span.HOUR,
+    metric: MetricOption = "events",
+    by: Literal["hour", "day"] = "hour",
     last: str = "7d",
     categories: Annotated[int, typer.Option(min=0, max=1_000)] = 20,
 ) -> None:
@@ -135,7 +124,7 @@ def show(
         if until_ms is None:
             raise _not_counted(settings)
         since_ms = until_ms - last_ms
-        span = (by, metric.value, since_ms, until_ms)
+        span = (by, metric, since_ms, until_ms)
         shown = {series: service.points_between(session, settings, series, *span)}
         if category is None:
             for each in _largest(session, settings, event_type, since_ms, until_ms, categories):
@@ -167,7 +156,7 @@ def forecast(
     call: Call,
     category: CategoryOption = None,
     event_type: TypeOption = None,
-    metric: MetricOption = MetricName.EVENTS,
+    metric: MetricOption = "events",
 ) -> None:
     """Forecast the hours of the day after the last complete one, with an 80 % interval.
 
@@ -177,7 +166,7 @@ def forecast(
     """
     series = _series(category, event_type)
     with call.session() as session:
-        forecast_of = service.forecast(session, call.settings, series, metric.value)
+        forecast_of = service.forecast(session, call.settings, series, metric)
     if forecast_of is None:
         raise _not_counted(call.settings)
     day_ms, days, found = forecast_of
@@ -277,17 +266,12 @@ def _outside_table(outside: list[tuple[Series, Point]]) -> Table:
     return table(title, outside[:MAX_LISTED], columns)
 
 
-class GroupBy(StrEnum):
-    CATEGORY = "category"
-    SEGMENT = "segment"
-
-
 def funnel(
     call: Call,
     steps: str = "view,cart,purchase",
     within: str = "7d",
     last: str = "30d",
-    by: GroupBy = GroupBy.SEGMENT,
+    by: Literal["category", "segment"] = "segment",
     limit: Annotated[int, typer.Option(min=1, max=10_000)] = 20,
 ) -> None:
     """Count the users who go through the steps of a funnel, from the stored deltas.
@@ -309,7 +293,7 @@ def funnel(
     if within_ms >= last_ms:
         raise InputError(f"--within {within!r}: must be less than --last {last!r}")
     with call.session() as session:
-        found = stored_funnel(session, call.settings, names, within_ms, last_ms, by.value)
+        found = stored_funnel(session, call.settings, names, within_ms, last_ms, by)
     shown = dict(list(found.groups.items())[:limit])
 
     def taken(step: int) -> Callable[[tuple[str, list[FunnelStep]]], str]:

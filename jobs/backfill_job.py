@@ -16,30 +16,22 @@ from pathlib import Path
 import pyarrow as pa
 from pyflink.table import EnvironmentSettings, TableEnvironment
 
+from jobs.sql import event_views, profile_views, scoring_views, tables
 from jobs.sql import expressions as sql
-from jobs.sql import profile_views, scoring_views, tables
 from liveprofile.errors import LiveprofileError
 from liveprofile.settings import Settings, load
 from liveprofile.wire import training_rows
 from udfs.person_id import register_person_id
 
 
-def profile_rows() -> str:
-    return f"SELECT {_profile_columns(training_rows.PROFILE)} FROM model_input"
-
-
-def profile_inputs() -> str:
-    """With memories, and the windows of a user one after the other."""
-    columns = _profile_columns(training_rows.PROFILE_INPUT)
-    return f"SELECT {columns} FROM profile_input ORDER BY user_id, window_end"
-
-
-def _profile_columns(schema: pa.Schema) -> str:
+def profile_rows(schema: pa.Schema) -> str:
     columns = {
         "window_start_ms": f"{sql.epoch_ms('window_start')} AS window_start_ms",
         "window_end_ms": f"{sql.epoch_ms('window_end')} AS window_end_ms",
     }
-    return ", ".join(columns.get(name, name) for name in schema.names)
+    selected = ", ".join(columns.get(name, name) for name in schema.names)
+    order = " ORDER BY user_id, window_end" if schema == training_rows.PROFILE_INPUT else ""
+    return f"SELECT {selected} FROM profile_input{order}"
 
 
 def scoring_rows() -> str:
@@ -47,20 +39,24 @@ def scoring_rows() -> str:
 
 
 def run_profile_pipeline(
-    t_env: TableEnvironment, settings: Settings, *, source: str, rows: Path, memories: bool = False
+    t_env: TableEnvironment,
+    settings: Settings,
+    *,
+    source: str,
+    rows: Path,
+    schema: pa.Schema = training_rows.PROFILE,
 ) -> None:
     """Writes the rows of the profile pipeline and waits until all are written.
 
-    `source`: DDL of a bounded table named `source`. `memories`: write all that `update_profile`
-    receives, the windows of a user one after the other.
+    `source`: DDL of a bounded table named `source`. `schema`: of PROFILE_INPUT the windows of a
+    user are written one after the other.
     """
-    schema = training_rows.PROFILE_INPUT if memories else training_rows.PROFILE
     _configure(t_env, settings)
     register_person_id(t_env, settings)
     t_env.execute_sql(source)
-    profile_views.create(t_env, "source", settings, streaming=False, memories_in_batch=memories)
+    profile_views.create(t_env, "source", settings, streaming=False)
     t_env.execute_sql(tables.file_sink("sink", rows, training_rows.columns_sql(schema)))
-    t_env.execute_sql(f"INSERT INTO sink {profile_inputs() if memories else profile_rows()}").wait()
+    t_env.execute_sql(f"INSERT INTO sink {profile_rows(schema)}").wait()
 
 
 def run_scoring_pipeline(
@@ -87,6 +83,7 @@ def _configure(t_env: TableEnvironment, settings: Settings) -> None:
     config.set("pipeline.name", f"{settings.job.name}-backfill")
     config.set("parallelism.default", str(settings.job.parallelism))
     config.set("table.local-time-zone", "UTC")
+    event_views.register_functions(t_env)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -113,7 +110,13 @@ def main(arguments: list[str] | None = None) -> int:
             no_merges = settings.merges.model_copy(update={"enabled": False})
             settings = settings.model_copy(update={"merges": no_merges})
             source = tables.record_file("source", options.records, settings)
-            run_profile_pipeline(t_env, settings, source=source, rows=options.rows, memories=True)
+            run_profile_pipeline(
+                t_env,
+                settings,
+                source=source,
+                rows=options.rows,
+                schema=training_rows.PROFILE_INPUT,
+            )
         elif options.labels is None:
             source = (
                 tables.kafka_source("source", settings, bounded=True)

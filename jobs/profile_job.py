@@ -72,6 +72,7 @@ def configure(t_env: TableEnvironment, settings: Settings) -> None:
         config["execution.state-recovery.claim-mode"] = "LEGACY"
     for key, value in config.items():
         t_env.get_config().set(key, str(value))
+    event_views.register_functions(t_env)
 
 
 def utf8(expression: str) -> str:
@@ -127,7 +128,7 @@ def profiles() -> str:
     """
     return """
         SELECT update_profile(
-                user_id, window_start, window_end, events, history, added, sums, memory)
+                user_id, window_start, window_end, events, history, purchases, added, sums)
             AS messages
         FROM profile_input"""
 
@@ -206,6 +207,8 @@ def build(
         Override(
             _OVER, savepoint.WINDOW_COUNT, configuration=_state_ttl(settings.window.count_ttl_ms)
         ),
+        # All windows of a user close in one task.
+        Override(_OVER, savepoint.HISTORY, chained=True),
     ]
     if scoring_tables is not None:
         inserts += add_scoring_pipeline(t_env, settings, scoring_tables)

@@ -34,7 +34,7 @@ _SINK = "stream-exec-sink"
 # The planner names computed keys by their position, such as $10.
 PARTITION_CLOCK = "partitionBy=[$"
 WINDOW_COUNT = "partitionBy=[user_id, $"
-MEMORY = "select=[user_id, window_time, $2, LISTAGG($2"
+HISTORY = "LAST_JOINED("
 LAST_COUNT = "partitionBy=[user_id], orderBy=[arrival ASC], window=[ ROWS BETWEEN UNBOUNDED"
 
 NODE_IDS = (
@@ -44,11 +44,8 @@ NODE_IDS = (
     NodeId(4, _OVER, WINDOW_COUNT),
     NodeId(5, "stream-exec-local-window-aggregate"),
     NodeId(6, "stream-exec-global-window-aggregate"),
-    NodeId(7, _OVER, "MAX(last_purchase_ms)"),
-    NodeId(8, _OVER, "LAG(this_window"),
-    NodeId(9, _OVER, MEMORY),
-    NodeId(10, "stream-exec-window-join"),
-    NodeId(11, _SINK, "default_database.sink]"),
+    NodeId(7, _OVER, HISTORY),
+    NodeId(8, _SINK, "default_database.sink]"),
     NodeId(21, _SCAN, "default_database, label_source"),
     NodeId(22, _SCAN, "default_database, scoring_source"),
     NodeId(23, _OVER, "LISTAGG(user_token"),
@@ -70,7 +67,6 @@ _NODE_OF_UID = re.compile(r"(?:^|: )(\d+)_")
 STATE_SETTINGS = (
     "window.length_ms",
     "window.stagger_ms",
-    "window.history",
     "state.decay_days",
     "scoring.enabled",
     "scoring.history",

@@ -18,7 +18,7 @@ import pandas as pd
 import typer
 
 from benchmarks.support.environment import describe
-from cli.shop import MetricName
+from cli.shop import Metric
 from liveprofile.events.validation import AcceptedEvent, accept
 from liveprofile.ingest.replay import open_source
 from liveprofile.settings import Settings
@@ -84,12 +84,12 @@ def measure(values: np.ndarray, unit: float) -> dict[str, Any]:
 def main(
     file: Annotated[Path, typer.Argument(help="CSV, Parquet or JSON lines.")],
     mapping: Annotated[Path, typer.Argument(help="Mapping of the file (TOML).")],
-    metric: Annotated[MetricName, typer.Option("--metric")] = MetricName.EVENTS,
+    metric: Annotated[Metric, typer.Option("--metric")] = "events",
 ) -> None:
     """Backtest the forecast of the next day on the purchases of a file."""
     counts, latest_ms = count_file(file, mapping)
-    values, _ = hours_by_day(counts, metric.value, latest_ms)
-    result = {"metric": metric, **measure(values, unit_of(counts, metric.value))}
+    values, _ = hours_by_day(counts, metric, latest_ms)
+    result = {"metric": metric, **measure(values, unit_of(counts, metric))}
     print(json.dumps(result | describe()))
 
 

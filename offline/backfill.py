@@ -170,10 +170,11 @@ def _run_embedded(settings: Settings, arguments: list[str]) -> None:
     command = [sys.executable, "-m", "jobs.backfill_job", *arguments]
     environment = module_environment()
     with tempfile.TemporaryDirectory(prefix="liveprofile-jars-") as folder:
-        if TOPIC in arguments:  # the package apache-flink has no Kafka connector
-            jars.require()
-            launcher.link_jars(Path(folder))
-            environment |= {"FLINK_HOME": str(launcher.pyflink_home()), "FLINK_LIB_DIR": folder}
+        if "FLINK_HOME" not in environment:  # else that one has all jars, as in the image
+            if TOPIC in arguments:  # the package apache-flink has no Kafka connector
+                jars.require()
+            jars.build_functions()
+            environment |= launcher.embedded_environment(Path(folder))
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         reason = rest.failure_reason(done.stderr) or "no error message"

@@ -17,9 +17,8 @@ from liveprofile.events.window import parse_windows
 from liveprofile.features import baselines
 from liveprofile.features.affinity import divergence_parts
 from liveprofile.wire import window_events
-from liveprofile.wire.memories import MemoryToken, memory_without
+from liveprofile.wire.histories import MemoryToken, history_without, read_purchases
 from liveprofile.wire.payload import as_id, load
-from liveprofile.wire.token_columns import read_histories, with_last_purchase
 from liveprofile.wire.tokens import EVENT_TYPES, TYPE_INDEX, Token
 from liveprofile.wire.window_events import WindowEvent
 from udfs.profile import assemble
@@ -134,24 +133,25 @@ def without_each(
         end_ms,
         decay_days,
     )
-    last_before_ms = int(read_histories(row.history).last_purchase_ms[0])
-    texts, histories, memories = [], [], []
+    last_before_ms, _ = read_purchases(row.purchases[0], int(row.window_start_ms[0]))
+    texts, histories, purchases = [], [], []
     for each in missing:
         others = [other for other in used if other is not each]
         texts.append(window_events.join(other.event for other in others))
         purchases_ms = [other.token.time_ms for other in others if _is_purchase(other.token)]
-        histories.append(with_last_purchase(row.history[0], max([last_before_ms, *purchases_ms])))
+        last_ms = (last_before_ms, max(purchases_ms, default=0))
+        purchases.append(" ".join(str(time_ms) for time_ms in last_ms if time_ms))
         token = MemoryToken(each.token.type_index, each.token.item, each.token.category)
-        memories.append(memory_without(row.memory[0], token))
+        histories.append(history_without(row.history[0], token))
     return ProfileBatch(
         row.user_id * count,
         np.repeat(row.window_start_ms, count),
         np.repeat(row.window_end_ms, count),
         texts,
         histories,
+        purchases,
         added,
         row.sums - row.added + added,
-        memories,
     )
 
 
@@ -191,7 +191,7 @@ def _is_purchase(token: Token) -> bool:
 
 def _score(batch: ProfileBatch, model: ProfileModel, encode_texts: TextEncoder | None) -> Scores:
     inputs, kept, _ = read_batch(batch, model, encode_texts)
-    return score(inputs, [batch.memory[row] for row in kept], model, encode_texts)
+    return score(inputs, [batch.history[row] for row in kept], model, encode_texts)
 
 
 def _effect(used: _UsedEvent, served: ServedValues, without: ServedValues) -> EventEffect:

@@ -43,7 +43,7 @@ from liveprofile.segments.definitions import (
     segment_set,
     segments_of,
 )
-from liveprofile.segments.preview import SegmentPreview, preview
+from liveprofile.segments.evaluation import SegmentPreview, preview
 from liveprofile.segments.stored_profiles import scan_profiles
 from liveprofile.settings import Settings
 from liveprofile.storage.cql import now_ms

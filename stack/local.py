@@ -16,10 +16,9 @@ from liveprofile.errors import PortTakenError, ServiceError
 from liveprofile.flink import jars, submission
 from liveprofile.resources import ROOT
 from stack import DEFAULT_ROOT
-from stack.api import ConsoleServer, ReadApi
 from stack.cassandra import CassandraNode
 from stack.cluster import JobManager, TaskManager
-from stack.heartbeat import Heartbeat
+from stack.commands import ConsoleServer, Heartbeat, ReadApi
 from stack.kafka import KafkaBroker
 from stack.process import Service
 from stack.state import LOOPBACK, StackState

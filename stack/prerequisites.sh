@@ -12,7 +12,7 @@ missing() {
         2>/dev/null; then
         echo python3.11-venv
     # Python checks for Java, so this check waits for the next attempt if Python is missing.
-    elif ! "$python" -c 'from liveprofile.flink import java; java.home()' 2>/dev/null; then
+    elif ! "$python" -c 'from liveprofile.flink import java; java.home("javac")' 2>/dev/null; then
         echo openjdk-17-jdk-headless
     fi
     command -v mvn >/dev/null || echo maven

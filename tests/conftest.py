@@ -9,6 +9,7 @@ import functools
 import itertools
 import os
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ import typer.main
 from hypothesis import settings as hypothesis_settings
 from xdist.scheduler import LoadScopeScheduling
 
+from liveprofile.flink.launcher import embedded_environment
 from liveprofile.settings import CassandraSettings, load
 from stack.local import Stack
 from tests.support import service_restarts, summary
@@ -36,6 +38,8 @@ typer.main.get_command = functools.cache(typer.main.get_command)
 # minute. Without it the code cache has a fifth of its size, which about ten jobs would fill. An
 # embedded Flink would take a quarter of the memory as its heap.
 os.environ["JAVA_TOOL_OPTIONS"] = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -Xmx2500m"
+_embedded_jars = tempfile.TemporaryDirectory(prefix="liveprofile-jars-")
+os.environ.update(embedded_environment(Path(_embedded_jars.name)))
 
 # Folder of tests/ -> the group of tests that one worker runs. Each worker with jobs has a stack of
 # its own. Two folders of services are with the faults, so that neither group takes much longer.

@@ -9,8 +9,7 @@ from typing import Protocol
 import numpy as np
 from cassandra.query import PreparedStatement
 
-from liveprofile.attributes.resolution import RULE_PURPOSES, attribute_values
-from liveprofile.attributes.statements import Purpose, Statement
+from liveprofile.attributes.statements import RULE_PURPOSES, Purpose, Statement, attribute_values
 from liveprofile.attributes.table import by_user
 from liveprofile.rules.attribute_columns import ATTRIBUTE, AttributeValue, attribute_column
 from liveprofile.rules.conditions import TextCall

@@ -2,7 +2,7 @@
 
 Flink's SQL cannot delete one user's state, so the state still holds the past of an erased user when
 later events arrive. Here it ends: windows before the erasure are rejected, later windows get the
-history, the memory and the sums of a user without a past, and the lists of the scoring pipeline
+history and the sums of a user without a past, and the lists of the scoring pipeline
 lose the tokens from before it.
 
 The sums of the SQL have no limit in time. So the sums since the erasure are added up here, and
@@ -30,9 +30,8 @@ from liveprofile.rules.flags import FlagHistory, FlagQuery
 from liveprofile.segments.membership import Membership, Memberships
 from liveprofile.segments.policy import ChangeKey, MembershipReader
 from liveprofile.wire import window_events
-from liveprofile.wire.memories import memory_since
+from liveprofile.wire.histories import history_since, purchases_since
 from liveprofile.wire.output_records import Refused
-from liveprofile.wire.token_columns import history_since
 
 ERASED, NO_CONSENT = "ERASED", "NO_CONSENT"  # reasons to reject an event
 PURPOSE = "profiling"
@@ -137,8 +136,8 @@ class LaterRows(NamedTuple):
 
     users: frozenset[str]  # whose columns are changed
     history: list[str]
+    purchases: list[str]
     sums: np.ndarray
-    memory: list[str]
 
 
 class LaterWindows:
@@ -158,9 +157,9 @@ class LaterWindows:
         user_ids: Sequence[str],
         starts_ms: Sequence[int],
         history: list[str],
+        purchases: list[str],
         added: np.ndarray,
         sums: np.ndarray,
-        memory: list[str],
         table: ErasureTable,
     ) -> LaterRows:
         """Takes the past out of rows that `refuse_erased` has passed. Raises StoreError.
@@ -173,13 +172,13 @@ class LaterWindows:
             if (before_ms := table.before_ms(user_id)) is not None
         }
         if not firsts_ms:
-            return LaterRows(frozenset(), history, sums, memory)
-        history, sums, memory = list(history), sums.copy(), list(memory)
+            return LaterRows(frozenset(), history, purchases, sums)
+        history, purchases, sums = list(history), list(purchases), sums.copy()
         self._restart((user_ids[row], first_ms) for row, first_ms in firsts_ms.items())
         self._read_sums(user_ids, starts_ms, firsts_ms)
         for row, first_ms in firsts_ms.items():
             history[row] = history_since(history[row], first_ms)
-            memory[row] = memory_since(memory[row], first_ms)
+            purchases[row] = purchases_since(purchases[row], first_ms)
             user_id, total = user_ids[row], added[row]
             known = self._sums.get(user_id)
             if known is not None and known.window_end_ms > first_ms:
@@ -187,7 +186,7 @@ class LaterWindows:
             sums[row] = total
             end_ms = int(starts_ms[row]) + self._length_ms
             self._sums[user_id] = StoredSums(end_ms, tuple(total.tolist()))
-        return LaterRows(frozenset(user_ids[row] for row in firsts_ms), history, sums, memory)
+        return LaterRows(frozenset(user_ids[row] for row in firsts_ms), history, purchases, sums)
 
     def _restart(self, erasures: Iterable[tuple[str, int]]) -> None:
         for user_id, first_ms in erasures:

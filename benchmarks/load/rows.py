@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -25,19 +25,25 @@ from liveprofile.rules.rules import read_rules
 from liveprofile.segments.definitions import read_segments
 from liveprofile.settings import Settings, load
 from liveprofile.units import DAY_MS, HOUR_MS
-from liveprofile.wire import memories
-from liveprofile.wire.memories import MEMORY_WINDOWS, Memories, read_memories
-from liveprofile.wire.token_columns import TokenColumns, read_histories
+from liveprofile.wire import training_rows
+from liveprofile.wire.histories import (
+    MEMORY_WINDOWS,
+    PURCHASES,
+    Memories,
+    read_histories,
+    read_memories,
+)
+from liveprofile.wire.token_columns import TokenColumns
 from liveprofile.wire.tokens import (
     EVENT,
     FIELD,
-    HEADER,
     TOKEN_CHARS_PER_WINDOW,
-    TYPE_INDEX,
     TYPE_LETTERS,
     WINDOW,
+    token,
 )
 from models.profile.inference import ProfileModel
+from models.profile.recipes import Recipe
 from udfs.profile import assemble
 from udfs.profile.batch import ProfileBatch, ProfileBatchTiming, ProfileUpdater
 from udfs.profile.sink import ProfileSink
@@ -56,7 +62,7 @@ def batches(
         end_ms = start_ms + settings.window.length_ms
         rows = [(user, *states[user].add_window(events, end_ms)) for user, events in window.items()]
         for first in range(0, len(rows), batch_rows):
-            user_id, events, history, window_sums, sums, memory = zip(
+            user_id, events, history, purchases, window_sums, sums = zip(
                 *rows[first : first + batch_rows], strict=True
             )
             count = len(user_id)
@@ -66,9 +72,9 @@ def batches(
                 np.full(count, end_ms),
                 list(events),
                 list(history),
+                list(purchases),
                 np.array(window_sums),
                 np.array(sums),
-                list(memory),
             )
 
 
@@ -89,47 +95,47 @@ def _group_by_window(
         yield current_ms, window
 
 
+class UserHistory:
+    """The windows of a user that the job keeps, and the times of purchases."""
+
+    def __init__(self) -> None:
+        self._windows: deque[str] = deque(maxlen=MEMORY_WINDOWS)
+        self._purchases: deque[int] = deque(maxlen=PURCHASES)
+
+    def add_window(self, events: list[dict[str, Any]], end_ms: int) -> tuple[str, str]:
+        """Adds a window; returns the columns history and purchases of its row."""
+        purchases_ms = [
+            event["event_time"] for event in events if event["event_type"] == "purchase"
+        ]
+        if purchases_ms:
+            self._purchases.append(max(purchases_ms))
+        tokens = _last_tokens(EVENT.join(map(_token, events)))
+        self._windows.append(f"{end_ms}{EVENT}{tokens}")
+        return WINDOW.join(self._windows), " ".join(map(str, self._purchases))
+
+
 class UserState:
-    """The state that the job keeps of a user: windows, baseline sums and the last purchase."""
+    """The state that the job keeps of a user: history and baseline sums."""
 
     def __init__(self, settings: Settings):
-        self._history: deque[str] = deque(maxlen=settings.window.history + 1)
-        self._memory: deque[str] = deque(maxlen=MEMORY_WINDOWS)
+        self._history = UserHistory()
         self._sums = np.zeros(len(baselines.COLUMNS))
-        self._last_purchase_ms = 0
         self._tau_ms = settings.state.decay_days * DAY_MS
 
     def add_window(
         self, events: list[tuple[dict[str, Any], str]], end_ms: int
-    ) -> tuple[str, str, np.ndarray, np.ndarray, str]:
-        """Adds a window; returns the columns events, history, added, sums and memory of its row."""
-        purchases = [event for event, _ in events if event["event_type"] == "purchase"]
-        if purchases:
-            self._last_purchase_ms = purchases[-1]["event_time"]
-        header = FIELD.join((str(self._last_purchase_ms), HEADER, "", "", "0"))
-        tokens = _last_tokens(EVENT.join(_token(event) for event, _ in events))
-        self._history.append(header + EVENT + tokens)
-        self._memory.append(memory_window(end_ms, tokens))
+    ) -> tuple[str, str, str, np.ndarray, np.ndarray]:
+        """Adds a window; returns the columns events, history, purchases, added and sums."""
+        values = [event for event, _ in events]
+        purchases = [event for event in values if event["event_type"] == "purchase"]
         encoded = EVENT.join(
             FIELD.join((str(event["event_time"]), "0", "0", payload)) for event, payload in events
         )
         amount = sum(_amount(event) for event in purchases)
         weight = math.exp((end_ms - baselines.T0_MS) / self._tau_ms)
-        window_sums = _window_sums([event for event, _ in events], len(purchases), amount, weight)
+        window_sums = _window_sums(values, len(purchases), amount, weight)
         self._sums = self._sums + window_sums
-        history, memory = WINDOW.join(self._history), memory_of_windows(self._memory)
-        return encoded, history, window_sums, self._sums, memory
-
-
-def memory_window(end_ms: int, tokens: str) -> str:
-    """A window of a memory, from the window's tokens (liveprofile.wire.memories)."""
-    parts = (FIELD.join(token.split(FIELD)[1:4]) for token in tokens.split(EVENT))
-    return HEADER + memories.window_text(end_ms, parts)
-
-
-def memory_of_windows(windows: Iterable[str]) -> str:
-    """The memory of the last windows, without the first ones if they are too long."""
-    return memories.last_windows(EVENT.join(windows))
+        return encoded, *self._history.add_window(values, end_ms), window_sums, self._sums
 
 
 def _window_sums(
@@ -148,9 +154,8 @@ def _window_sums(
 
 
 def _token(event: dict[str, Any]) -> str:
-    letter = TYPE_LETTERS[TYPE_INDEX[event["event_type"]]]
-    item, category = event["item_id"], event["category_id"]
-    return FIELD.join((str(event["event_time"]), letter, item, category, str(_amount(event))))
+    time_ms, type_index, *others = token(event, event["event_time"])
+    return FIELD.join(map(str, (time_ms, TYPE_LETTERS[type_index], *others)))
 
 
 def _last_tokens(tokens: str) -> str:
@@ -189,9 +194,9 @@ def generated_rows(workload: Workload) -> ProfileBatch:
 
 
 def batch_of(columns: list[list[Any]]) -> ProfileBatch:
-    user_id, start_ms, end_ms, events, history, added, sums, memory = columns
+    user_id, start_ms, end_ms, events, history, purchases, added, sums = columns
     start_ms, end_ms, added, sums = map(np.array, (start_ms, end_ms, added, sums))
-    return ProfileBatch(user_id, start_ms, end_ms, events, history, added, sums, memory)
+    return ProfileBatch(user_id, start_ms, end_ms, events, history, purchases, added, sums)
 
 
 def model_inputs(batch: ProfileBatch, decay_days: float) -> ModelInputs:
@@ -201,13 +206,17 @@ def model_inputs(batch: ProfileBatch, decay_days: float) -> ModelInputs:
     baselines = assemble.read_baselines(
         batch.added[kept], batch.sums[kept], start_ms, end_ms, decay_days
     )
-    histories = read_histories([batch.history[row] for row in kept])
+    texts, purchases = (
+        [column[row] for row in kept] for column in (batch.history, batch.purchases)
+    )
+    histories = read_histories(texts, purchases, start_ms, Recipe.history_windows)
     users = [batch.user_id[row] for row in kept]
     rows = assemble.ProfileInputs(users, start_ms, end_ms, windows, histories, *baselines)
-    memories = read_memories([batch.memory[row] for row in kept])
-    return histories.tokens, windows.tokens, *assemble.numeric_inputs(rows), (), memories
+    numbers = assemble.numeric_inputs(rows)
+    return histories.tokens, windows.tokens, *numbers, (), read_memories(texts)
 
 
 def as_table(batch: ProfileBatch) -> pa.Table:
     """Training rows with the columns of a backfill."""
-    return pa.table({**batch._asdict(), "added": list(batch.added), "sums": list(batch.sums)})
+    columns = {**batch._asdict(), "added": list(batch.added), "sums": list(batch.sums)}
+    return pa.table({name: columns[name] for name in training_rows.PROFILE.names})

@@ -22,7 +22,7 @@ from liveprofile.trends.update import InputTopic, update
 from liveprofile.units import DAY_MS
 from serve.keys import Role, new_key, write_key
 from services import campaigns
-from stack.api import ConsoleServer
+from stack.commands import ConsoleServer
 
 KEY_NAME, KEY_TTL_S = "demo", 30 * 86_400
 CAMPAIGN, OUTCOME_DAYS, CONTROL_SHARE, CONTACT_COST = "example", 30, 0.3, 0.2

@@ -1,9 +1,8 @@
 """The SQL views of the profile pipeline, one function for each view, from top to bottom.
 
     behaviour_events (jobs/sql/event_views.py) -> deduplicated -> on_time -> counted -> encoded
-    -> user_windows -> window_contributions -> with_baselines -> model_input
+    -> user_windows -> window_contributions -> profile_input
     deduplicated -> late, counted -> too_many
-    user_windows -> memories, memories and model_input -> profile_input
 
 The stream (jobs/profile_job.py) and the backfill (jobs/backfill_job.py) use the same views. Only
 the clock of a partition and the split of late events need a stream: a batch has no watermark. Each
@@ -17,8 +16,7 @@ from jobs.sql import expressions as sql
 from jobs.sql.event_views import RECORD, create_view
 from liveprofile.features import baselines
 from liveprofile.settings import LimitSettings, Settings, WindowSettings
-from liveprofile.wire import memories as memory_format
-from liveprofile.wire import token_columns, window_events
+from liveprofile.wire import histories, token_columns, window_events
 from liveprofile.wire.tokens import token_sql, type_letter_sql
 
 
@@ -168,139 +166,65 @@ def _window_table(window: WindowSettings) -> str:
     return f"(SELECT * FROM {windows} WHERE window_end = user_window_end)"
 
 
-def window_contributions(settings: Settings) -> str:
-    """The window and what it adds to each baseline.
+def window_contributions(settings: Settings, closed_at: str) -> str:
+    """The window and what it adds to each baseline and to the history.
 
-    user_id, window_*, events, last_purchase_ms, tokens, c_<baseline> for each baseline
+    `closed_at`: the order of a user's windows. In a stream it is PROCTIME(), because windows close
+    in order of time: so no step after this one waits for a watermark.
+
+    user_id, window_start, window_end, events, closed_at, last_purchase_ms, this_window
+    (liveprofile.wire.histories), c_<baseline> for each baseline
     """
     adds = ", ".join(f"{add} AS c_{name}" for name, add in baselines.contributions_sql())
     weight = baselines.decay_weight_sql("window_end", settings.state.decay_days)
+    tokens = token_columns.last_tokens_sql("tokens")
     return f"""
-        SELECT user_id, window_start, window_end, window_time, events, last_purchase_ms,
-            {token_columns.last_tokens_sql("tokens")} AS tokens,
-            {adds}
+        SELECT user_id, window_start, window_end, events, {closed_at} AS closed_at,
+            last_purchase_ms, {histories.window_sql(sql.epoch_ms("window_end"), tokens)}
+            AS this_window, {adds}
         FROM (SELECT *, {weight} AS weight,
                 CASE WHEN n_purchases > 0 THEN 1.0E0 ELSE 0.0E0 END AS has_purchase
               FROM user_windows)"""
 
 
-def with_baselines() -> str:
-    """The window with the user's baselines up to and including it.
+def profile_input() -> str:
+    """The window with all that is known of its user up to it: the input of the model.
 
-    user_id, window_*, events, tokens, last_purchase_ms, added, sums (both ARRAY<DOUBLE> with the
-    layout of liveprofile.features.baselines.COLUMNS)
+    user_id STRING, window_start, window_end TIMESTAMP(3), events STRING
+    (liveprofile.wire.window_events), history, purchases STRING (liveprofile.wire.histories), added,
+    sums ARRAY<DOUBLE> with the layout of liveprofile.features.baselines.COLUMNS
     """
-    over = "OVER (PARTITION BY user_id ORDER BY window_time RANGE UNBOUNDED PRECEDING)"
+    over = "OVER (PARTITION BY user_id ORDER BY closed_at ROWS UNBOUNDED PRECEDING)"
+    history, purchases = histories.last_sql("this_window", "last_purchase_ms", over)
     sums = ", ".join(f"SUM(c_{name}) {over} AS s_{name}" for name in baselines.COLUMNS)
-    added = ", ".join(f"c_{name}" for name in baselines.COLUMNS)
-    totals = ", ".join(f"s_{name}" for name in baselines.COLUMNS)
+    added, totals = (
+        ", ".join(f"{prefix}_{name}" for name in baselines.COLUMNS) for prefix in ("c", "s")
+    )
     return f"""
-        SELECT user_id, window_start, window_end, window_time, events, tokens, last_purchase_ms,
-            ARRAY[{added}] AS added, ARRAY[{totals}] AS sums
-        FROM (SELECT user_id, window_start, window_end, window_time, events, tokens, {added},
-                MAX(last_purchase_ms) {over} AS last_purchase_ms, {sums}
+        SELECT user_id, window_start, window_end, events, history,
+            COALESCE(purchases, '') AS purchases, ARRAY[{added}] AS added, ARRAY[{totals}] AS sums
+        FROM (SELECT user_id, window_start, window_end, events, {added},
+                {history} AS history, {purchases} AS purchases, {sums}
               FROM window_contributions)"""
 
 
-def model_input(settings: Settings) -> str:
-    """The window with its user's baselines and last windows: a training row.
-
-    LAG, because an OVER window of K rows would keep those rows whole, payloads included.
-
-    user_id STRING, window_start, window_end TIMESTAMP(3), window_time (rowtime), events STRING
-    (liveprofile.wire.window_events), history STRING (liveprofile.wire.token_columns), added, sums
-    ARRAY<DOUBLE>
-    """
-    window = token_columns.window_sql("last_purchase_ms", "tokens")
-    over = "OVER (PARTITION BY user_id ORDER BY window_time)"
-    earlier = (f"LAG(this_window, {k}) {over}" for k in range(settings.window.history, 0, -1))
-    return f"""
-        SELECT user_id, window_start, window_end, window_time, events, added, sums,
-            {token_columns.history_sql(*earlier, "this_window")} AS history
-        FROM (SELECT *, {window} AS this_window FROM with_baselines)"""
-
-
-def memories() -> str:
-    """The user's memory up to and including a window.
-
-    A frame keeps its rows whole, so these hold the ids of the window's events and nothing else. A
-    training rebuilds memories from its windows (models/profile/data/ranking_examples.py).
-
-    user_id, memory_time (rowtime), memory STRING (liveprofile.wire.memories)
-    """
-    tokens = token_columns.last_tokens_sql("tokens")
-    window = memory_format.window_sql(sql.epoch_ms("window_end"), tokens)
-    over = (
-        "OVER (PARTITION BY user_id ORDER BY window_time"
-        f" ROWS BETWEEN {memory_format.MEMORY_WINDOWS - 1} PRECEDING AND CURRENT ROW)"
-    )
-    # Always true. Without it the planner would drop the columns that memories do not need, and so
-    # compute the windows twice.
-    reads_all_columns = (
-        "events <> '' AND activity <> '' AND n_events > 0 AND n_purchases >= 0 AND amount > -1E300"
-        " AND COALESCE(last_purchase_ms, 1) <> 0"
-    )
-    return f"""
-        SELECT user_id, window_time AS memory_time,
-            {memory_format.memory_sql("memory_window")} {over} AS memory
-        FROM (SELECT user_id, window_time, {window} AS memory_window
-              FROM user_windows WHERE {reads_all_columns})"""
-
-
-def model_windows() -> str:
-    """`model_input` with other names for its times: a window join has its own.
-
-    The columns of `model_input`, where closed_* are its window_*
-    """
-    times = ", ".join(f"window_{name} AS closed_{name}" for name in ("start", "end", "time"))
-    return f"SELECT user_id, {times}, events, added, sums, history FROM model_input"
-
-
-def profile_input(settings: Settings) -> str:
-    """The window with all that is known of its user: the input of the model.
-
-    A window join reads what it keeps of a user by key. An interval join of the same rows iterates
-    over it, past the deleted rows of all users, which takes several times as long.
-
-    The columns of `model_input` without window_time, and memory STRING
-    """
-    step = sql.interval(settings.window.stagger_ms or settings.window.length_ms)
-    windows, memories = (
-        f"(SELECT * FROM TABLE(TUMBLE(TABLE {view}, DESCRIPTOR({time}), {step})))"
-        for view, time in (("model_windows", "closed_time"), ("memories", "memory_time"))
-    )
-    return f"""
-        SELECT w.user_id, closed_start AS window_start, closed_end AS window_end,
-            events, history, added, sums, memory
-        FROM {windows} AS w JOIN {memories} AS m
-        ON w.window_start = m.window_start AND w.window_end = m.window_end
-            AND w.user_id = m.user_id"""
-
-
-def create(
-    t_env, source: str, settings: Settings, *, streaming: bool, memories_in_batch: bool = False
-) -> None:
-    """Registers the views over a source table (jobs/sql/tables.py), in the order of the path.
-
-    memories_in_batch: also of a batch, `profile_input`. Trainings rebuild memories themselves.
-    """
+def create(t_env, source: str, settings: Settings, *, streaming: bool) -> None:
+    """Registers the views over a source table (jobs/sql/tables.py), in the order of the path."""
     if streaming:
         views = {
             "timed": event_views.timed(source, settings),
             "clocked": event_views.clocked(),
-            "prefiltered": event_views.prefiltered(
-                "clocked", event_views.OPTIMIZER_FENCE, event_views.STREAM_COLUMNS
+            "parsed": event_views.parsed(
+                settings, "clocked", stream_columns=event_views.STREAM_COLUMNS
             ),
         }
     else:
-        views = {"prefiltered": event_views.prefiltered(source)}
+        views = {"parsed": event_views.parsed(settings, source)}
     views |= {
-        "parsed": event_views.parsed(),
-        "validated": event_views.validated(settings),
         "rejected": event_views.rejected(),
         **({"identified": event_views.identified()} if settings.merges.enabled else {}),
         "behaviour_events": event_views.behaviour_events(
-            settings, "identified" if settings.merges.enabled else "validated"
+            settings, "identified" if settings.merges.enabled else "parsed"
         ),
         "deduplicated": deduplicated(),
         "on_time": on_time(settings) if streaming else "SELECT * FROM deduplicated",
@@ -308,16 +232,11 @@ def create(
         "too_many": too_many(settings),
         "encoded": encoded(settings),
         "user_windows": user_windows(settings),
-        "window_contributions": window_contributions(settings),
-        "with_baselines": with_baselines(),
-        "model_input": model_input(settings),
+        "window_contributions": window_contributions(
+            settings, "PROCTIME()" if streaming else "window_time"
+        ),
+        "profile_input": profile_input(),
     }
-    if streaming or memories_in_batch:
-        views |= {
-            "memories": memories(),
-            "model_windows": model_windows(),
-            "profile_input": profile_input(settings),
-        }
     if streaming:
         views["late"] = late(settings)
     for name, query in views.items():

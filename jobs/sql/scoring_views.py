@@ -1,7 +1,7 @@
 """The SQL views of the scoring pipeline, one function for each view, from top to bottom.
 
-    prefiltered -> parsed -> validated -> scorable_events -> event_tokens --+-> with_user_history
-    parsed_labels -> label_tokens ------------------------------------------+
+    scoring_parsed -> scorable_events -> event_tokens --+-> with_user_history
+    parsed_labels -> label_tokens ----------------------+
     with_user_history -> entity_fanout -> event_parts -> rejoined -> scoring_input
 
 The pipeline validates by the same rules as the profile pipeline but shares no operator with it, so
@@ -29,37 +29,30 @@ from liveprofile.wire.entity_lists import (
 from liveprofile.wire.scored_events import CELLS_PER_DEGREE, ENTITIES
 from liveprofile.wire.tokens import ID_CHARS, join_sql, type_letter_sql
 
-# Fields that the profile pipeline does not parse: column -> JSON path.
-MORE_FIELDS = {
-    "device_id": "$.device_id",
-    "coupon_id": "$.coupon_id",
-    "shop_id": "$.attributes.shop_id",
-    "address_id": "$.attributes.address_id",
-}
-# Matches every payload with a scored type, and few others.
+_BACKSLASH = "\\"
+# Matches every payload with a scored type that has no escapes, and few others.
 _MAY_BE_SCORED = r'"event_type"\s*:\s*"(?:' + "|".join(SCORED_TYPES) + ')"'
 
 
-def prefiltered(source: str) -> str:
-    """As event_views.prefiltered, without most of the records that are not scored."""
-    condition = f"{sql.escaped()} OR REGEXP(payload, {sql.literal(_MAY_BE_SCORED)})"
-    return event_views.prefiltered(source, condition)
+def parsed(settings: Settings, source: str) -> str:
+    """As event_views.parsed, without most of the records that are not scored."""
+    is_escaped = f"SPLIT_INDEX(payload, {sql.literal(_BACKSLASH)}, 1) IS NOT NULL"
+    condition = f"{is_escaped} OR REGEXP(payload, {sql.literal(_MAY_BE_SCORED)})"
+    return event_views.parsed(settings, source, condition)
 
 
 def _cell(number: str) -> str:
-    return f"CAST(CAST(FLOOR({sql.as_double(number)} * {CELLS_PER_DEGREE}) AS INT) AS STRING)"
+    return f"CAST(CAST(FLOOR({number} * {CELLS_PER_DEGREE}) AS INT) AS STRING)"
 
 
-def scorable_events(settings: Settings, source: str = "scoring_validated") -> str:
+def scorable_events(settings: Settings, source: str = "scoring_parsed") -> str:
     """Valid events of a scored type, with typed columns.
 
     event_key (unique for each record), event_id, user_id, arrival, event_type, event_ms STRING,
     amount STRING, letter, item_id, category_id, device_id, place, shop_id, coupon_id, address_id
     ('' if missing), record_offset STRING, arrived_ms STRING (the record's timestamp)
     """
-    paths = {"item_id": "", "category_id": ""} | MORE_FIELDS
-    ids = ", ".join(f"{event_views.token_id(f, path)} AS {f}" for f, path in paths.items())
-    place = f"COALESCE({_cell('place.lat')} || ':' || {_cell('place.lon')}, '')"
+    place = f"COALESCE({_cell('lat')} || ':' || {_cell('lon')}, '')"
     types = ", ".join(f"'{name}'" for name in SCORED_TYPES)
     event_ms = sql.scoring_ms("event_clock", "record_time", settings.scoring)
     event_key = join_sql(
@@ -69,8 +62,9 @@ def scorable_events(settings: Settings, source: str = "scoring_validated") -> st
         SELECT {event_key} AS event_key,
             event_id, user_id, arrival, event_type,
             CAST({event_ms} AS STRING) AS event_ms,
-            CAST({event_views.amount()} AS STRING) AS amount, {type_letter_sql()} AS letter,
-            {ids}, {place} AS place, CAST(record_offset AS STRING) AS record_offset,
+            CAST(amount AS STRING) AS amount, {type_letter_sql()} AS letter, item_id, category_id,
+            device_id, coupon_id, shop_id, address_id, {place} AS place,
+            CAST(record_offset AS STRING) AS record_offset,
             CAST({sql.epoch_ms("record_time")} AS STRING) AS arrived_ms
         FROM {source} WHERE reason IS NULL AND event_type IN ({types})"""
 
@@ -95,7 +89,7 @@ def parsed_labels(source: str) -> str:
     ids = ", ".join(f"{sql.json_value(f'$.{f}')} AS {f}" for f in fields)
     return f"""
         SELECT payload, arrival, record_time, {event_views.RECORD}, {ids},
-            {sql.event_ms(sql.json_value("$.time"))} AS label_ms
+            {sql.label_ms()} AS label_ms
         FROM {source}"""
 
 
@@ -210,16 +204,14 @@ def scoring_input() -> str:
 def create(t_env, source: str, labels: str, settings: Settings) -> None:
     """Registers the views over two source tables (jobs/sql/tables.py), in the order of the path."""
     views = {
-        "scoring_prefiltered": prefiltered(source),
-        "scoring_parsed": event_views.parsed("scoring_prefiltered", MORE_FIELDS),
-        "scoring_validated": event_views.validated(settings, "scoring_parsed", MORE_FIELDS),
+        "scoring_parsed": parsed(settings, source),
         **(
-            {"scoring_identified": event_views.identified("scoring_validated", MORE_FIELDS)}
+            {"scoring_identified": event_views.identified("scoring_parsed")}
             if settings.merges.enabled
             else {}
         ),
         "scorable_events": scorable_events(
-            settings, "scoring_identified" if settings.merges.enabled else "scoring_validated"
+            settings, "scoring_identified" if settings.merges.enabled else "scoring_parsed"
         ),
         "event_tokens": event_tokens(),
         "parsed_labels": parsed_labels(labels),

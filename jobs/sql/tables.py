@@ -143,7 +143,7 @@ def kafka_source(
     `kafka.startup_mode`.
 
     `event_views.parsed` parses the fields. The STRING keeps the bytes of the payload, valid UTF-8
-    or not, until `event_views.validated`. The json format is no option: it calls the next
+    or not. The json format is no option: it calls the next
     operators inside the try block that ignores parse errors, so a row whose operator fails would
     be lost without an error.
     """
@@ -258,7 +258,7 @@ def numbered_file(name: str, path: Path | str, settings: Settings, *, labels: bo
     payload = f"SUBSTRING(line, {tab} + 1)"
     offset = f"CAST(LEFT(line, {tab} - 1) AS BIGINT)"
     clock = sql.event_clock(payload, _END_OF_TIME, settings.limits.max_clock_skew_ms)
-    at_ms = sql.event_ms(sql.json_value("$.time", payload)) if labels else sql.epoch_ms(clock)
+    at_ms = sql.label_ms(payload) if labels else sql.epoch_ms(clock)
     options = _options(connector="filesystem", path=_uri(path), format="raw")
     return f"""
         CREATE TEMPORARY TABLE {name} (

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
@@ -23,18 +23,12 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import torch
 
-from benchmarks.load.rows import (
-    MODEL_ROWS,
-    batch_of,
-    memory_of_windows,
-    memory_window,
-    model_inputs,
-)
+from benchmarks.load.rows import MODEL_ROWS, UserHistory, batch_of, model_inputs
 from benchmarks.support import runs
 from liveprofile.errors import InputError, ServiceError
 from liveprofile.wire import training_rows as schema
-from liveprofile.wire.memories import MEMORY_WINDOWS
-from liveprofile.wire.tokens import EVENT, WINDOW
+from liveprofile.wire.payload import load
+from liveprofile.wire.window_events import parse
 from udfs.profile.batch import ProfileBatch
 from udfs.worker import collect_rarely
 
@@ -197,7 +191,7 @@ def _serve_timings(
 def recorded_rows(rows_path: Path, after_ms: int, until_ms: int) -> ProfileBatch:
     """Draws MODEL_ROWS rows of a backfill with windows that end in (after_ms, until_ms], by time.
 
-    A backfill has no memories: they are made of the user's earlier rows. Raises InputError for
+    A backfill has no histories: they are made of the user's earlier rows. Raises InputError for
     files without the columns of a backfill.
     """
     end_ms = ds.field("window_end_ms")
@@ -208,23 +202,23 @@ def recorded_rows(rows_path: Path, after_ms: int, until_ms: int) -> ProfileBatch
         ordered = table.take(drawn).sort_by("window_end_ms")
         of_users = ds.field("user_id").isin(pc.unique(ordered["user_id"]))
         earlier = rows.to_table(
-            ["user_id", "window_end_ms", "history"], of_users & (end_ms <= until_ms)
+            ["user_id", "window_end_ms", "events"], of_users & (end_ms <= until_ms)
         )
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"rows {rows_path}: {str(error).splitlines()[0]}") from None
-    columns = [column.to_pylist() for column in ordered.columns]
-    ends = zip(columns[0], columns[2], strict=True)
-    memory = _memories(earlier.sort_by("window_end_ms"))
-    return batch_of([*columns, [memory[key] for key in ends]])
+    *columns, added, sums = (column.to_pylist() for column in ordered.columns)
+    made = _histories(earlier.sort_by("window_end_ms"))
+    of_rows = (made[key] for key in zip(columns[0], columns[2], strict=True))
+    return batch_of([*columns, *map(list, zip(*of_rows, strict=True)), added, sums])
 
 
-def _memories(rows: pa.Table) -> dict[tuple[str, int], str]:
-    """The memory after each window, by user and window end. `rows`: in order of time."""
-    windows: dict[str, deque[str]] = defaultdict(lambda: deque(maxlen=MEMORY_WINDOWS))
-    memory = {}
+def _histories(rows: pa.Table) -> dict[tuple[str, int], tuple[str, str]]:
+    """History and purchases after each window, by user and window end. `rows`: in order of time."""
+    users: dict[str, UserHistory] = defaultdict(UserHistory)
     columns = (rows[name].to_pylist() for name in rows.column_names)
-    for user_id, end_ms, history in zip(*columns, strict=True):
-        tokens = history.rpartition(WINDOW)[2].partition(EVENT)[2]
-        windows[user_id].append(memory_window(end_ms, tokens))
-        memory[user_id, end_ms] = memory_of_windows(windows[user_id])
-    return memory
+    return {
+        (user_id, end_ms): users[user_id].add_window(
+            [load(event.payload) | {"event_time": event.time_ms} for event in parse(events)], end_ms
+        )
+        for user_id, end_ms, events in zip(*columns, strict=True)
+    }

@@ -12,7 +12,7 @@ import numpy as np
 
 from liveprofile.features import baselines
 from liveprofile.units import DAY_MS
-from liveprofile.wire.memories import MEMORY_WINDOWS
+from liveprofile.wire.histories import MEMORY_WINDOWS
 from models.profile import user_features
 from models.profile.data.examples import PURCHASE
 from models.profile.data.moments import Moments

@@ -8,14 +8,13 @@ from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import NamedTuple
 
-import orjson
-
 from liveprofile.alerts.cases.snooze import is_snoozed
 from liveprofile.rules.flags import Flag, FlaggedRow
 from liveprofile.settings import JobSettings
 from liveprofile.units import SECOND_MS
 from liveprofile.wire import output_records
 from liveprofile.wire.tokens import FIELD
+from liveprofile.wire.user_records import RecordKind
 
 ALERT_TYPE = "liveprofile.risk.flag"
 ALERT_SCHEMA = "https://liveprofile.example/schemas/risk-alert.schema.json#/$defs/data"
@@ -80,38 +79,28 @@ def cloud_event(flag: Flag, row: FlaggedRow, origin: EventOrigin = DEFAULT_ORIGI
         if flag.event_id
         else window_cause(row.user_id, row.window_end_ms)
     )
-    return orjson.dumps(
-        {
-            "specversion": "1.0",
-            "id": flag.flag_id,
-            "source": origin.job,
-            "type": origin.type_of(ALERT_TYPE),
-            "subject": row.user_id,
-            "time": to_rfc3339(row.window_end_ms),
-            "datacontenttype": "application/json",
-            "dataschema": ALERT_SCHEMA,
-            "traceparent": traceparent(flag.flag_id, *cause),
-            "data": {
-                "user_id": row.user_id,
-                "rule_id": flag.rule_id,
-                "reason": flag.reason,
-                "severity": flag.severity,
-                "action": flag.action,
-                "value": flag.value,
-                "threshold": flag.threshold,
-                "message": flag.message,
-                "evidence": flag.evidence,
-                "window_start": to_rfc3339(row.window_start_ms),
-                "window_end": to_rfc3339(row.window_end_ms),
-                "model_version": row.model_version,
-                "rules_version": flag.rules_version,
-                "rule_version": flag.rule_version,
-                "rule_state": flag.rule_state,
-                "event_id": flag.event_id or None,
-                "reasons": list(flag.reasons),
-            },
-        }
-    )
+    kind = RecordKind(origin.job, origin.type_of(ALERT_TYPE), ALERT_SCHEMA)
+    data = {
+        "user_id": row.user_id,
+        "rule_id": flag.rule_id,
+        "reason": flag.reason,
+        "severity": flag.severity,
+        "action": flag.action,
+        "value": flag.value,
+        "threshold": flag.threshold,
+        "message": flag.message,
+        "evidence": flag.evidence,
+        "window_start": to_rfc3339(row.window_start_ms),
+        "window_end": to_rfc3339(row.window_end_ms),
+        "model_version": row.model_version,
+        "rules_version": flag.rules_version,
+        "rule_version": flag.rule_version,
+        "rule_state": flag.rule_state,
+        "event_id": flag.event_id or None,
+        "reasons": list(flag.reasons),
+    }
+    time, trace = to_rfc3339(row.window_end_ms), traceparent(flag.flag_id, *cause)
+    return kind.value(row.user_id, time, data, flag.flag_id, traceparent=trace)
 
 
 def alert_records(

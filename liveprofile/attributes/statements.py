@@ -2,16 +2,22 @@
 
 A statement is all that its source says of the user: it replaces the source's earlier one, and what
 it lacks is withdrawn. schemas/user-attributes.schema.json describes the event.
+
+Of one source, the statement with the newest time counts, also after it has expired: an older one
+does not come back. Among sources, the newest time wins for each attribute, then the kind (verified
+before declared before third-party), then the source's name. Two statements of one source and time
+contradict each other: the kind decides, then the content. So the result depends on the statements
+alone, not on the order of their arrival.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -19,11 +25,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from liveprofile.alerts.cloud_events import to_rfc3339
 from liveprofile.rules.attribute_columns import AttributeValue
 from liveprofile.units import DAY_MS
+from liveprofile.wire.user_records import RecordKind
 
 StatementKind = Literal["third_party", "declared", "verified"]
 KINDS: tuple[StatementKind, ...] = get_args(StatementKind)  # the later one wins a tie
 Purpose = Literal["any", "marketing", "risk"]
 PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
+# Which purposes allow which use.
+SEGMENT_PURPOSES: frozenset[Purpose] = frozenset({"any", "marketing"})
+RULE_PURPOSES: frozenset[Purpose] = frozenset({"any", "risk"})
 
 EVENT_TYPE = "liveprofile.user.attributes"
 SCHEMA = "https://liveprofile.example/schemas/user-attributes.schema.json#/$defs/data"
@@ -101,25 +111,15 @@ def new_statement(**fields: Any) -> Statement:
 
 def to_event(statement: Statement) -> bytes:
     """The statement as CloudEvents 1.0 structured JSON."""
-    return orjson.dumps(
-        {
-            "specversion": "1.0",
-            "id": statement.event_id,
-            "source": statement.source,
-            "type": EVENT_TYPE,
-            "subject": statement.user_id,
-            "time": to_rfc3339(statement.time_ms),
-            "datacontenttype": "application/json",
-            "dataschema": SCHEMA,
-            "data": {
-                "user_id": statement.user_id,
-                "kind": statement.kind,
-                "purpose": statement.purpose,
-                "expires": to_rfc3339(statement.expires_ms),
-                "attributes": dict(statement.values),
-            },
-        }
-    )
+    data = {
+        "user_id": statement.user_id,
+        "kind": statement.kind,
+        "purpose": statement.purpose,
+        "expires": to_rfc3339(statement.expires_ms),
+        "attributes": dict(statement.values),
+    }
+    kind, time = RecordKind(statement.source, EVENT_TYPE, SCHEMA), to_rfc3339(statement.time_ms)
+    return kind.value(statement.user_id, time, data, statement.event_id)
 
 
 def parse_event(value: bytes) -> Statement:
@@ -179,3 +179,56 @@ def _parse_time(name: str, text: Any) -> int:
         except (ValueError, OverflowError):
             pass
     raise StatementError(f"{name}: must be a time of RFC 3339, such as 2026-01-05T09:35:00Z")
+
+
+class Attribute(NamedTuple):
+    """The value of one attribute of a user, and who says so."""
+
+    value: AttributeValue
+    source: str
+    kind: StatementKind
+    purpose: Purpose
+    time_ms: int
+    expires_ms: int
+
+
+def latest_by_source(statements: Iterable[Statement]) -> list[Statement]:
+    """The statement of each source that counts, expired ones included. All are of one user."""
+    latest: dict[str, Statement] = {}
+    for statement in statements:
+        known = latest.get(statement.source)
+        if known is None or _age_order(statement) > _age_order(known):
+            latest[statement.source] = statement
+    return [latest[source] for source in sorted(latest)]
+
+
+def resolve(
+    statements: Iterable[Statement], at_ms: int, purposes: Collection[Purpose] = PURPOSES
+) -> dict[str, Attribute]:
+    """A user's attributes at a time, by name. statements: of one user; purposes: of the use."""
+    valid = [
+        statement
+        for statement in latest_by_source(statements)
+        if statement.expires_ms > at_ms and statement.purpose in purposes
+    ]
+    valid.sort(key=lambda one: (one.time_ms, KINDS.index(one.kind), one.source))
+    found: dict[str, Attribute] = {}
+    for one in valid:  # the last one wins
+        for name, value in one.values.items():
+            found[name] = Attribute(
+                value, one.source, one.kind, one.purpose, one.time_ms, one.expires_ms
+            )
+    return dict(sorted(found.items()))
+
+
+def attribute_values(
+    statements: Sequence[Statement], at_ms: int, purposes: Collection[Purpose]
+) -> dict[str, AttributeValue]:
+    """The values of `resolve`."""
+    if not statements:
+        return {}
+    return {name: one.value for name, one in resolve(statements, at_ms, purposes).items()}
+
+
+def _age_order(statement: Statement) -> tuple[int, int, bytes]:
+    return statement.time_ms, KINDS.index(statement.kind), statement.content

@@ -1,7 +1,7 @@
 """The table user_attribute: writes and reads of statements.
 
 A row is a statement, so two statements never mix, and the reader decides which counts
-(resolution.py). The writer only removes what cannot count any more. USING TIMESTAMP is the
+(statements.py). The writer only removes what cannot count any more. USING TIMESTAMP is the
 statement's time in microseconds, and each write also deletes the source's older statements, with a
 timestamp just below its own. So a late statement is hidden by what is newer, and a repeated or
 replayed one changes nothing, whatever the order of arrival.

@@ -16,6 +16,7 @@ import orjson
 from cassandra.cluster import Session
 from cassandra.query import BoundStatement, SimpleStatement
 
+from liveprofile.alerts.cloud_events import to_rfc3339
 from liveprofile.campaigns.plan import (
     TREATMENT,
     Campaign,
@@ -49,7 +50,7 @@ from liveprofile.storage.cql import (
     write_all,
 )
 from liveprofile.storage.queries import scan_profiles
-from liveprofile.wire.user_records import CONTENT_TYPE
+from liveprofile.wire.user_records import CONTENT_TYPE, RecordKind
 
 _COLUMNS = ", ".join(CAMPAIGN_PLAN.names())
 MESSAGE_TYPE = "liveprofile.campaign.target"
@@ -282,23 +283,16 @@ def messages(
 
     The value is a CloudEvent 1.0. Its id is the same each time the plan is sent.
     """
+    kind, time = RecordKind("liveprofile/campaign", MESSAGE_TYPE), to_rfc3339(campaign.start_ms)
     for target in targets:
-        event = {
-            "specversion": "1.0",
-            "id": f"{campaign.name}/{target.user_id}",
-            "source": "liveprofile/campaign",
-            "type": MESSAGE_TYPE,
-            "subject": target.user_id,
-            "time": from_ms(campaign.start_ms).isoformat(),
-            "datacontenttype": "application/json",
-            "data": {
-                "campaign": campaign.name,
-                "user_id": target.user_id,
-                "segments": target.segments,
-                "expected_gain": target.expected_gain,
-            },
+        data = {
+            "campaign": campaign.name,
+            "user_id": target.user_id,
+            "segments": target.segments,
+            "expected_gain": target.expected_gain,
         }
-        yield target.user_id.encode(), orjson.dumps(event), CONTENT_TYPE
+        event = kind.value(target.user_id, time, data, f"{campaign.name}/{target.user_id}")
+        yield target.user_id.encode(), event, CONTENT_TYPE
 
 
 def _rows_by_user(session: Session, query: str, users: Iterable[str]) -> Iterator[tuple[str, Any]]:

@@ -6,8 +6,6 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
-import orjson
-
 from liveprofile.alerts.cloud_events import (
     DEFAULT_ORIGIN,
     EventOrigin,
@@ -15,6 +13,7 @@ from liveprofile.alerts.cloud_events import (
     traceparent,
 )
 from liveprofile.wire.tokens import FIELD
+from liveprofile.wire.user_records import RecordKind
 
 DRIFT_ALERT_TYPE = "liveprofile.risk.drift"
 DRIFT_ALERT_SCHEMA = "https://liveprofile.example/schemas/drift-alert.schema.json#/$defs/data"
@@ -37,37 +36,28 @@ class DriftAlert(NamedTuple):
         identity = FIELD.join((self.reference, self.period, str(self.start_ms), self.state))
         event_id = hashlib.sha256(identity.encode()).hexdigest()[:32]
         started = self.state == "started"
-        return orjson.dumps(
-            {
-                "specversion": "1.0",
-                "id": event_id,
-                "source": self.origin.job,
-                "type": self.origin.type_of(DRIFT_ALERT_TYPE),
-                "subject": self.model_version,
-                "time": to_rfc3339(self.end_ms),
-                "datacontenttype": "application/json",
-                "dataschema": DRIFT_ALERT_SCHEMA,
-                # Its start and its end are one trace.
-                "traceparent": traceparent(
-                    event_id, "drift", self.reference, self.period, str(self.since_ms)
-                ),
-                "data": {
-                    "state": self.state,
-                    "period": self.period,
-                    "reason": "MODEL_DRIFT" if started else "MODEL_DRIFT_ENDED",
-                    "severity": "medium" if started else "low",
-                    "action": "review_model" if started else "none",
-                    "message": self.sentence(),
-                    "period_start": to_rfc3339(self.start_ms),
-                    "period_end": to_rfc3339(self.end_ms),
-                    "since": to_rfc3339(self.since_ms),
-                    "model_version": self.model_version,
-                    "reference": self.reference,
-                    "events": self.events,
-                    "reasons": list(self.reasons),
-                },
-            }
+        kind = RecordKind(
+            self.origin.job, self.origin.type_of(DRIFT_ALERT_TYPE), DRIFT_ALERT_SCHEMA
         )
+        data = {
+            "state": self.state,
+            "period": self.period,
+            "reason": "MODEL_DRIFT" if started else "MODEL_DRIFT_ENDED",
+            "severity": "medium" if started else "low",
+            "action": "review_model" if started else "none",
+            "message": self.sentence(),
+            "period_start": to_rfc3339(self.start_ms),
+            "period_end": to_rfc3339(self.end_ms),
+            "since": to_rfc3339(self.since_ms),
+            "model_version": self.model_version,
+            "reference": self.reference,
+            "events": self.events,
+            "reasons": list(self.reasons),
+        }
+        # Its start and its end are one trace.
+        cause = ("drift", self.reference, self.period, str(self.since_ms))
+        time, trace = to_rfc3339(self.end_ms), traceparent(event_id, *cause)
+        return kind.value(self.model_version, time, data, event_id, traceparent=trace)
 
     def sentence(self) -> str:
         if self.state == "ended":

@@ -1,72 +1,124 @@
-"""Downloads the jars of liveprofile/flink/pom.xml with Maven.
+"""Downloads the jars of liveprofile/flink/pom.xml with Maven, and builds that of jobs/java.
 
-Run as `python3.11 -m liveprofile.flink.jars`. Uses only the standard library, because it runs
-before the virtual environment exists.
+Run as `python -m liveprofile.flink.jars`, with the Python that has apache-flink.
 """
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import subprocess
 import sys
+import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 from liveprofile.errors import ServiceError
-from liveprofile.resources import STACK_FOLDER, sha256
+from liveprofile.flink import java
+from liveprofile.resources import ROOT, STACK_FOLDER, sha256
 
 JARS = STACK_FOLDER / "lib"
 POM = Path(__file__).with_name("pom.xml")
 PROFILES = ("kafka", "cassandra", "flink")
+SOURCES = ROOT / "jobs" / "java"
+FUNCTIONS = "liveprofile-functions.jar"  # the classes of SOURCES, in the folder `flink`
 
 
-def _fingerprint() -> str:
-    return sha256(POM)
+def pyflink_home() -> Path:
+    """The folder of the pip package with bin/, lib/, opt/ and plugins/. Raises ServiceError."""
+    spec = find_spec("pyflink")  # an import would take seconds
+    if spec is None or spec.origin is None:
+        raise ServiceError("apache-flink is not installed in this Python: run `make venv`")
+    return Path(spec.origin).parent
+
+
+def _is_current(marker: Path, fingerprint: str) -> bool:
+    return marker.is_file() and marker.read_text() == fingerprint
+
+
+def _sources() -> list[Path]:
+    return sorted(SOURCES.glob("*.java"))
+
+
+def _source_fingerprint() -> str:
+    return hashlib.sha256(b"".join(path.read_bytes() for path in _sources())).hexdigest()
 
 
 def present(folder: Path = JARS) -> bool:
-    """True if `folder` contains the jars of the present pom.xml."""
-    marker = folder / ".complete"
-    return marker.is_file() and marker.read_text() == _fingerprint()
+    """True if `folder` contains the jars of the present pom.xml and of the present SOURCES."""
+    return _is_current(folder / ".complete", sha256(POM)) and _is_current(
+        folder / ".functions", _source_fingerprint()
+    )
+
+
+def build(target: Path) -> None:
+    """Compiles SOURCES against the jars of apache-flink. Raises ServiceError with the errors."""
+    bin_folder = java.home("javac") / "bin"
+    class_path = ":".join(map(str, (pyflink_home() / "lib").glob("*.jar")))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".classes-") as folder:
+        classes, jar = Path(folder, "classes"), Path(folder, "functions.jar")
+        # Flink reads the names of parameters.
+        _run(
+            *(
+                bin_folder / "javac",
+                "-parameters",
+                "-Xlint:all,-serial,-path",
+                "-Werror",
+                "-proc:none",
+            ),
+            *("-d", classes, "-classpath", class_path, *_sources()),
+            error="javac failed",
+        )
+        _run(bin_folder / "jar", "--create", "--file", jar, "-C", classes, ".", error="jar failed")
+        jar.rename(target)
 
 
 def fetch(folder: Path = JARS) -> None:
-    """Downloads the jars into `folder`/kafka, /cassandra and /flink unless they are complete.
+    """Fills `folder`/kafka, /cassandra and /flink unless they are complete. Raises ServiceError."""
+    if not _is_current(folder / ".complete", sha256(POM)):
+        _download(folder)
+    build_functions(folder)
 
-    Raises ServiceError with Maven's output if the download fails.
-    """
-    if present(folder):
-        return
+
+def build_functions(folder: Path = JARS) -> None:
+    """Builds `folder`/flink/FUNCTIONS unless it is that of SOURCES. Raises ServiceError."""
+    fingerprint = _source_fingerprint()
+    if not _is_current(folder / ".functions", fingerprint):
+        build(folder / "flink" / FUNCTIONS)
+        (folder / ".functions").write_text(fingerprint)
+
+
+def _download(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     for profile in PROFILES:
-        command = [
-            "mvn",
-            "--quiet",
-            "--batch-mode",
-            "--file",
-            str(POM),
-            "--activate-profiles",
-            profile,
-            "dependency:copy-dependencies",
-            "-DincludeScope=runtime",
+        _run(
+            *("mvn", "--quiet", "--batch-mode", "--file", POM, "--activate-profiles", profile),
+            *("dependency:copy-dependencies", "-DincludeScope=runtime"),
             f"-DoutputDirectory={folder / profile}",
-        ]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-        except FileNotFoundError:
-            raise ServiceError(
-                "mvn is not on the PATH: install Maven, or run `make venv` as root on Debian"
-            ) from None
-        if done.returncode:
-            tail = "\n".join((done.stdout + done.stderr).strip().splitlines()[-10:])
-            raise ServiceError(f"Maven could not download the {profile} jars:\n{tail}")
-    (folder / ".complete").write_text(_fingerprint())
+            error=f"Maven could not download the {profile} jars",
+        )
+    (folder / ".complete").write_text(sha256(POM))
+
+
+def _run(*command: str | Path, error: str) -> None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise ServiceError(
+            f"{command[0]} is not on the PATH: install it, or run `make venv` as root on Debian"
+        ) from None
+    if done.returncode:
+        tail = "\n".join((done.stdout + done.stderr).strip().splitlines()[-10:])
+        raise ServiceError(f"{error}:\n{tail}")
 
 
 def require(folder: Path = JARS) -> None:
-    """Raises ServiceError if the jars are missing or belong to another version of pom.xml."""
+    """Raises ServiceError if the jars are missing or belong to another version of the code."""
     if not present(folder):
         raise ServiceError(
-            f"the jars of liveprofile/flink/pom.xml are not in {folder}: run `make jars`"
+            f"the jars of liveprofile/flink/pom.xml and jobs/java are not in {folder}: run"
+            " `make jars`"
         )
 
 

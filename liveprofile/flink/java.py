@@ -18,10 +18,11 @@ def _version(home: Path) -> int | None:
     return int(match.group(1)) if match else None
 
 
-def home() -> Path:
+def home(program: str = "java") -> Path:
     """The folder of a Java 17: JAVA_HOME, else the one on the PATH, else one in /usr/lib/jvm.
 
-    Raises ServiceError that lists the other versions found.
+    program: what it must have, such as "javac". Raises ServiceError that lists the other versions
+    found.
     """
     candidates = []
     if os.environ.get("JAVA_HOME"):
@@ -32,9 +33,10 @@ def home() -> Path:
     candidates += sorted(Path("/usr/lib/jvm").glob("*"))
     versions = {candidate: _version(candidate) for candidate in candidates}
     for candidate, version in versions.items():
-        if version == VERSION and (candidate / "bin" / "java").is_file():
+        if version == VERSION and (candidate / "bin" / program).is_file():
             return candidate
     others = ", ".join(f"{path} is {version}" for path, version in versions.items() if version)
     raise ServiceError(
-        f"no Java {VERSION} ({others or 'no Java at all'}): install it or set JAVA_HOME"
+        f"no Java {VERSION} with {program} ({others or 'no Java at all'}): install it or set"
+        " JAVA_HOME"
     )

@@ -7,15 +7,13 @@ package apache-flink and from the Kafka connector.
 from __future__ import annotations
 
 import shutil
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from liveprofile.errors import ServiceError
 from liveprofile.flink import java
-from liveprofile.flink.jars import JARS
+from liveprofile.flink.jars import JARS, pyflink_home
 from liveprofile.resources import ROOT
 
 SHORT_LIVED_JVM_OPTIONS = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
@@ -35,16 +33,8 @@ LOGGING = ROOT / "flink-conf" / "log4j-console.properties"
 CLIENT_LOGGING = ROOT / "flink-conf" / "log4j-cli.properties"
 
 
-def pyflink_home() -> Path:
-    """The folder of the pip package with bin/, lib/, opt/ and plugins/. Raises ServiceError."""
-    spec = find_spec("pyflink")  # an import would take seconds
-    if spec is None or spec.origin is None:
-        raise ServiceError("apache-flink is not installed in this Python: run `make venv`")
-    return Path(spec.origin).parent
-
-
 def link_jars(folder: Path) -> Path:
-    """Fills `folder` with links to Flink's jars, flink-python, the Kafka connector and its codec.
+    """Fills `folder` with links to Flink's jars, flink-python, the connector and our functions.
 
     All but the first belong into the cluster's lib. As jars of a job, their classes are loaded
     again at each submission and leak until the TaskManager's metaspace is full.
@@ -64,6 +54,11 @@ def link_jars(folder: Path) -> Path:
             link.unlink(missing_ok=True)
             link.symlink_to(jar)
     return folder
+
+
+def embedded_environment(folder: Path) -> dict[str, str]:
+    """Environment of a Flink inside a Python process. Links its jars into `folder`."""
+    return {"FLINK_HOME": str(pyflink_home()), "FLINK_LIB_DIR": str(link_jars(folder))}
 
 
 def flink_options(gpu: bool = False) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from liveprofile.errors import ServiceError
 from liveprofile.kafka.connection import client_config, error_text, service_error
 from liveprofile.retry import until_deadline
-from liveprofile.settings import KafkaSettings, Settings, TopicSettings
+from liveprofile.settings import TOPICS, KafkaSettings, Settings, TopicSettings
 
 # A topic that has just been created has no leaders for a moment.
 LEADER_ERRORS = (KafkaError.LEADER_NOT_AVAILABLE, KafkaError.NOT_LEADER_FOR_PARTITION)
@@ -43,21 +43,11 @@ def topic_configs(topics: TopicSettings) -> dict[str, dict[str, str]]:
     if topics.replication >= 3:
         common["min.insync.replicas"] = "2"
 
-    def config(policy: str, retention_ms: int | None = None) -> dict[str, str]:
-        kept = {} if retention_ms is None else {"retention.ms": str(retention_ms)}
-        return common | {"cleanup.policy": policy} | kept
-
-    events = ("events", "encoded", "rejected", "late", "alerts", "segment_changes")
-    decisions = ("consents", "erasures", "merges")
-    both, decided_ms = "compact,delete", topics.decisions_retention_ms
-    by_setting = {
-        **{name: config("delete", topics.retention_ms) for name in events},
-        **{name: config("compact") for name in ("rules", "models", "segments")},
-        "attributes": config(both, topics.labels_retention_ms),
-        "feedback": config("delete", topics.labels_retention_ms),
-        **{name: config(both, decided_ms) for name in decisions},
-    }
-    return {getattr(topics, name): each for name, each in by_setting.items()}
+    configs = {}
+    for field, topic in TOPICS.items():
+        kept = {"retention.ms": str(getattr(topics, topic.limit))} if topic.limit else {}
+        configs[getattr(topics, field)] = common | {"cleanup.policy": topic.policy()} | kept
+    return configs
 
 
 def partition_count(topics: TopicSettings, name: str) -> int:

@@ -12,9 +12,18 @@ from cassandra.query import SimpleStatement
 
 from liveprofile.kafka.records import read_topic
 from liveprofile.labels.feedback import LABEL_OF_STATE, Label, schema_error
-from liveprofile.rules.backtest import Labels, Outcome, RuleReplay, StoredRows, outcome
+from liveprofile.rules.backtest import (
+    Labels,
+    Outcome,
+    RuleReplay,
+    StoredRows,
+    event_blocks,
+    outcome,
+    scan_events,
+    scan_windows,
+    window_blocks,
+)
 from liveprofile.rules.rules import Rule
-from liveprofile.rules.stored_rows import event_blocks, scan_events, scan_windows, window_blocks
 from liveprofile.settings import Settings
 from liveprofile.storage import queries
 from liveprofile.storage.cql import read_pages, to_ms

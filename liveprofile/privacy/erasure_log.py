@@ -13,9 +13,9 @@ from cassandra.cluster import Session
 
 from liveprofile.errors import InputError
 from liveprofile.privacy.erase import KEPT, Erasure
-from liveprofile.privacy.places import TOPICS, limit_of
+from liveprofile.privacy.places import limit_of
 from liveprofile.rows.users import ERASURE
-from liveprofile.settings import Settings
+from liveprofile.settings import TOPICS, Settings
 from liveprofile.storage.cql import (
     execute_per_key,
     from_ms,
@@ -121,11 +121,13 @@ def place_statuses(
     yield until("state: open windows", open_ms, "if events arrive")
     ttl_ms = before_ms + 3 * state.user_ttl_ms // 2
     yield until("state: histories, memory, lists, sums", ttl_ms, "if no events of the user arrive")
-    for setting, (_, limit) in TOPICS.items():
+    for setting, topic in TOPICS.items():
+        if not topic.limit:
+            continue
         place = f"topic {getattr(settings.topics, setting)}"
         if setting in _KEPT_TOPICS:
             yield PlaceStatus(place, None, False, "kept as a proof")
-        elif (kept_ms := limit_of(settings, limit)) is None:
+        elif (kept_ms := limit_of(settings, f"topics.{topic.limit}")) is None:
             yield PlaceStatus(place, None, False, "unlimited by its setting")
         else:
             clear_ms = before_ms + kept_ms + SEGMENT_MS

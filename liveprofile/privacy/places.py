@@ -1,8 +1,7 @@
 """Where Liveprofile stores data about users, how a user's rows are found, and how long they stay.
 
-liveprofile.rows declares the tables. A new topic needs an entry here and in docs/privacy.md. The
-unit tests compare the places with the settings of topics and with the views of the job, so nothing
-that is kept is without an entry.
+liveprofile.rows declares the tables, liveprofile.settings the topics. A unit test compares STATES
+with the views of the job, so nothing that is kept is without an entry.
 """
 
 from __future__ import annotations
@@ -17,32 +16,12 @@ from liveprofile import rows
 from liveprofile.rows.risk import flag_bucket
 from liveprofile.rows.table import Table
 from liveprofile.rows.users import segment_bucket
-from liveprofile.settings import MAX_TTL_S, Settings
+from liveprofile.settings import MAX_TTL_S, TOPICS, Settings
 from liveprofile.storage.cql import prepare_once, read_pages
 from liveprofile.storage.migrator import RECORD_TTL_S
 from liveprofile.units import DAY_MS, HOUR_MS, SECOND_MS
 
 TABLES: dict[str, Table] = {name: each for name, each in rows.TABLES.items() if each.users}
-# Topics by the setting of their name: what they hold, and the setting that limits a record's age.
-TOPICS: dict[str, tuple[str, str]] = {
-    "events": ("events as they were sent", "topics.retention_ms"),
-    "encoded": ("events in other formats", "topics.retention_ms"),
-    "rejected": ("rejected events", "topics.retention_ms"),
-    "late": ("late events", "topics.retention_ms"),
-    "alerts": ("risk alerts", "topics.retention_ms"),
-    "segment_changes": ("changes of segments", "topics.retention_ms"),
-    "consents": ("consents by purpose", "topics.decisions_retention_ms"),
-    "erasures": ("since when users are erased", "topics.decisions_retention_ms"),
-    "merges": ("ids that are one person", "topics.decisions_retention_ms"),
-    "feedback": ("labels by analysts", "topics.labels_retention_ms"),
-    "attributes": ("what other systems state about the user", "topics.labels_retention_ms"),
-}
-# These are compacted.
-TOPICS_WITHOUT_USERS: dict[str, str] = {
-    "rules": "definitions of rules",
-    "models": "the model in force",
-    "segments": "definitions of segments",
-}
 
 
 class UserKeys(NamedTuple):
@@ -129,10 +108,7 @@ STATES: dict[str, tuple[str, float, int]] = {
     "deduplicated": ("state.dedup_ttl_ms", 1, 0),
     "counted": (_OPEN_WINDOW, 1, HOUR_MS),
     "user_windows": (_OPEN_WINDOW, 1, 0),
-    "with_baselines": ("state.user_ttl_ms", 1.5, 0),
-    "model_input": ("state.user_ttl_ms", 1.5, 0),
-    "memories": ("state.user_ttl_ms", 1.5, 0),
-    "profile_input": (_OPEN_WINDOW, 1, 0),
+    "profile_input": ("state.user_ttl_ms", 1, 0),
     "with_user_history": ("state.user_ttl_ms", 1.5, 0),
     "event_parts": ("state.user_ttl_ms", 1.5, 0),
     "rejoined": ("scoring.rejoin_ttl_ms", 1, 0),
@@ -158,12 +134,13 @@ def retention(settings: Settings) -> Iterator[Kept]:
         if limit_ms is not None:
             limit_ms = min(limit_ms * table.times + table.more_ms, MAX_TTL_S * SECOND_MS)
         yield Kept("table", name, table.holds, table.limit, limit_ms, table.users is not None)
-    for field, (what, setting) in TOPICS.items():
+    for field, topic in TOPICS.items():
         name = getattr(settings.topics, field)
-        yield Kept("topic", name, what, setting, limit_of(settings, setting), True)
-    for field, what in TOPICS_WITHOUT_USERS.items():
-        name = getattr(settings.topics, field)
-        yield Kept("topic", name, what, "replaced by a newer record", None, False)
+        if topic.limit:
+            setting = f"topics.{topic.limit}"
+            yield Kept("topic", name, topic.holds, setting, limit_of(settings, setting), True)
+        else:
+            yield Kept("topic", name, topic.holds, "replaced by a newer record", None, False)
     for view, (setting, times, more_ms) in STATES.items():
         parts = sum(limit_of(settings, each) or 0 for each in setting.split(" + "))
         limit_ms = round(parts * times) + more_ms

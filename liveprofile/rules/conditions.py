@@ -105,7 +105,10 @@ def parse_condition(
         raise ConditionError(MAX_CHARS, f"longer than {MAX_CHARS} characters")
     parser = _Parser(text, names, constants, functions)
     try:
-        kind, evaluate = parser.compile_condition(parser.parse())
+        node = parser.parse()
+        kind, evaluate = parser.compile(node)
+        if kind == "attribute":  # one that stands alone must be a condition
+            kind, evaluate = "condition", parser.compile_as("condition", node)
     except RecursionError:
         raise ConditionError(0, "nested too deeply") from None
     if kind != "condition":
@@ -148,21 +151,12 @@ class _Parser:
         try:
             return ast.parse(self._line, mode="eval").body
         except SyntaxError as error:
-            raise self._syntax_error(error) from None
+            if not error.offset:  # Python's parser expected more at the end
+                raise self._error(len(self._line), "ends too early") from None
+            position = min(error.offset - 1, len(self._line))
+            raise self._error(position, error.msg) from None
         except MemoryError:
             raise ConditionError(0, "nested too deeply") from None
-
-    def _syntax_error(self, error: SyntaxError) -> ConditionError:
-        if not error.offset:  # Python's parser expected more at the end
-            return self._error(len(self._line), "ends too early")
-        return self._error(min(error.offset - 1, len(self._line)), error.msg)
-
-    def compile_condition(self, node: ast.expr) -> _Expression:
-        """The whole text; an attribute that stands alone must be a condition."""
-        kind, evaluate = self.compile(node)
-        if kind == "attribute":
-            return _Expression("condition", self._compile_as("condition", node))
-        return _Expression(kind, evaluate)
 
     def compile(self, node: ast.expr, negated: bool = False) -> _Expression:
         """Compiles a part. negated: its opposite, if it is a condition.
@@ -178,18 +172,18 @@ class _Parser:
             case ast.Constant(value=str() as text):
                 return _Expression("text", lambda columns: text)
             case ast.Name(id=name):
-                return self._leaf(self._name(node, name), negated)
+                return _negated_if(negated, self._name(node, name))
             case ast.UnaryOp(op=ast.USub(), operand=operand):
-                value = self._compile_as("number", operand)
+                value = self.compile_as("number", operand)
                 return _Expression("number", lambda columns: np.negative(value(columns)))
             case ast.UnaryOp(op=ast.Not(), operand=operand):
-                return _Expression("condition", self._compile_as("condition", operand, not negated))
+                return _Expression("condition", self.compile_as("condition", operand, not negated))
             case ast.BoolOp(op=op, values=values):
-                parts = [self._compile_as("condition", value, negated) for value in values]
+                parts = [self.compile_as("condition", value, negated) for value in values]
                 is_and = isinstance(op, ast.And) is not negated
                 return _fold("condition", np.logical_and if is_and else np.logical_or, parts)
             case ast.BinOp(left=left, op=op, right=right) if type(op) in _ARITHMETIC:
-                parts = [self._compile_as("number", side) for side in (left, right)]
+                parts = [self.compile_as("number", side) for side in (left, right)]
                 return _fold("number", _ARITHMETIC[type(op)], parts)
             case ast.Compare(left=left, ops=ops, comparators=right):
                 pairs = zip([left, *right[:-1]], ops, right, strict=True)
@@ -200,16 +194,11 @@ class _Parser:
             case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if (
                 name in self._functions
             ):
-                return self._leaf(self._text_call(node, name, args), negated)
+                return _negated_if(negated, self._text_call(node, name, args))
             case ast.Call():
                 known = ", ".join([*_FUNCTIONS, *self._functions])
                 raise self._at(node, f"only {known} can be called")
         raise self._at(node, f"{_describe(node)} is not allowed in a condition")
-
-    def _leaf(self, value: _Expression, negated: bool) -> _Expression:
-        if not negated or value.kind != "condition":
-            return value
-        return _Expression("condition", lambda columns: np.logical_not(value.evaluate(columns)))
 
     def _number(self, node: ast.Constant) -> _Expression:
         try:
@@ -240,11 +229,11 @@ class _Parser:
             negated = negated is not isinstance(op, ast.NotIn)
         else:
             holds = self._comparison_of_two(left, op, right)
-        known = _all_known(self._read)
+        known = self._read
 
         def atom(columns: Columns) -> Any:
             true = np.logical_not(holds(columns)) if negated else holds(columns)
-            return true if known is None else np.logical_and(true, known(columns))
+            return reduce(np.logical_and, [each(columns) for each in known], true)
 
         return atom
 
@@ -253,7 +242,7 @@ class _Parser:
     ) -> Callable[[Columns], Any]:
         if type(op) in _ORDER:
             compare = _ORDER[type(op)]
-            first, second = (self._compile_as("number", side) for side in (left, right))
+            first, second = (self.compile_as("number", side) for side in (left, right))
         elif type(op) in _EQUALITY:
             compare = _EQUALITY[type(op)]
             kind = self.compile(left).kind
@@ -263,7 +252,7 @@ class _Parser:
                 raise self._at(left, "two attributes cannot be compared by ==; use <= and >=")
             if kind == "condition":
                 raise self._at(left, "a condition cannot be compared; use and, or, not")
-            first, second = (self._compile_as(kind, side) for side in (left, right))
+            first, second = (self.compile_as(kind, side) for side in (left, right))
         else:
             raise self._at(left, "`is` is not allowed in a condition; use ==")
         return lambda columns: compare(first(columns), second(columns))
@@ -277,8 +266,8 @@ class _Parser:
                 raise self._at(member, "a list may only have constants")
         if kind == "attribute":
             kind = self.compile(right.elts[0]).kind
-        value = self._compile_as(kind, left)
-        members = [self._compile_as(kind, member) for member in right.elts]
+        value = self.compile_as(kind, left)
+        members = [self.compile_as(kind, member) for member in right.elts]
 
         def is_member(columns: Columns) -> Any:
             values = value(columns)
@@ -291,7 +280,7 @@ class _Parser:
         if len(args) < min_args or (max_args is not None and len(args) > max_args):
             expected = "one number" if max_args == 1 else f"{min_args} numbers or more"
             raise self._at(node, f"{name} takes {expected}, not {len(args)}")
-        values = [self._compile_as("number", arg) for arg in args]
+        values = [self.compile_as("number", arg) for arg in args]
         if max_args == 1:
             return _Expression("number", lambda columns: function(values[0](columns)))
         return _fold("number", function, values)
@@ -304,7 +293,7 @@ class _Parser:
                 return _Expression(self._functions[name], lambda columns: columns[call])
         raise self._at(node, f'{name} takes one quoted text, such as {name}("X")')
 
-    def _compile_as(
+    def compile_as(
         self, expected: ValueKind, node: ast.expr, negated: bool = False
     ) -> Callable[[Columns], Any]:
         kind, evaluate = self.compile(node, negated)
@@ -348,17 +337,13 @@ def _fold(
     """Folds the parts from the left: f(f(a, b), c) ...; a single part stays as it is."""
     if len(parts) == 1:
         return _Expression(kind, parts[0])
-    if len(parts) == 2:
-        first, second = parts
-        return _Expression(kind, lambda columns: function(first(columns), second(columns)))
     return _Expression(kind, lambda columns: reduce(function, [part(columns) for part in parts]))
 
 
-def _all_known(known: list[Callable[[Columns], Any]]) -> Callable[[Columns], Any] | None:
-    """Where all of them are true; None if there are none."""
-    if not known:
-        return None
-    return lambda columns: reduce(np.logical_and, [each(columns) for each in known])
+def _negated_if(negated: bool, value: _Expression) -> _Expression:
+    if not negated or value.kind != "condition":
+        return value
+    return _Expression("condition", lambda columns: np.logical_not(value.evaluate(columns)))
 
 
 def _describe(node: ast.expr) -> str:

@@ -47,17 +47,10 @@ def evaluate_rules(
         value = columns[rule.value]
         true = rule.condition(columns, rows) & np.isfinite(value)
         if rule.types:
-            true &= _one_of(columns["event_type"], rule.types)
+            true &= np.isin(columns["event_type"], rule.types)
         for row in np.flatnonzero(true).tolist():
             matches[row].append(_rule_match(rule, columns, row))
     return matches
-
-
-def _one_of(event_type: np.ndarray, types: Sequence[str]) -> np.ndarray:
-    true = event_type == types[0]
-    for other in types[1:]:
-        true |= event_type == other
-    return true
 
 
 def _rule_match(rule: Rule, columns: Mapping[str, np.ndarray], row: int) -> RuleMatch:

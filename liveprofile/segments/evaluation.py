@@ -1,7 +1,8 @@
-"""Evaluates the segments of n users at once."""
+"""Evaluates the segments of n users at once, and what a change of definitions would do to them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import compress
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from liveprofile.rules.attribute_columns import ATTRIBUTE, AttributeValue, attri
 from liveprofile.rules.conditions import TextCall
 from liveprofile.segments.definitions import SegmentSet
 from liveprofile.segments.features import AFFINITY, INTEREST, SEGMENT, SegmentInputs
+from liveprofile.segments.stored_profiles import ProfilePage
 
 
 class Evaluation(NamedTuple):
@@ -87,3 +89,51 @@ def evaluate(segments: SegmentSet, inputs: SegmentInputs) -> Evaluation:
                 columns[call] = np.array(column)
         members[segment.id] = condition(columns, rows)
     return Evaluation(segments, members, columns)
+
+
+class SegmentPreview(NamedTuple):
+    """The users of one segment by the present and by the new definitions."""
+
+    segment_id: str
+    users_now: int
+    users_then: int
+    enter: int
+    leave: int
+    entering: list[str]  # a few of the users who enter
+    leaving: list[str]
+
+
+def preview(
+    pages: Iterable[ProfilePage],
+    now: SegmentSet,
+    then: SegmentSet,
+    time_ms: int,
+    decay_days: float,
+    examples: int = 5,
+) -> tuple[int, list[SegmentPreview]]:
+    """Evaluates two sets of definitions at `time_ms` for all users.
+
+    Returns the number of users and the segments that either set evaluates, by id.
+    """
+    names = sorted({segment.id for both in (now, then) for segment in both.evaluated})
+    found = {name: SegmentPreview(name, 0, 0, 0, 0, [], []) for name in names}
+    users = 0
+    for page in pages:
+        users += len(page.user_ids)
+        inputs = page.inputs_at(time_ms, decay_days)
+        before, after = (evaluate(segments, inputs).members for segments in (now, then))
+        nobody = page.used_coupon & False
+        for name in names:
+            old, new = before.get(name, nobody), after.get(name, nobody)
+            entering, leaving = (new & ~old).nonzero()[0], (old & ~new).nonzero()[0]
+            known = found[name]
+            found[name] = SegmentPreview(
+                name,
+                known.users_now + int(old.sum()),
+                known.users_then + int(new.sum()),
+                known.enter + len(entering),
+                known.leave + len(leaving),
+                (known.entering + [page.user_ids[i] for i in entering[:examples]])[:examples],
+                (known.leaving + [page.user_ids[i] for i in leaving[:examples]])[:examples],
+            )
+    return users, list(found.values())

@@ -22,6 +22,7 @@ from liveprofile.alerts.cloud_events import (
 )
 from liveprofile.segments.definitions import Segment
 from liveprofile.wire.tokens import FIELD
+from liveprofile.wire.user_records import RecordKind
 
 Cause = Literal["window", "time", "attribute", "definition", "expired", "removed"]
 
@@ -57,58 +58,46 @@ class MembershipWrite(NamedTuple):
         return "entered" if self.membership.member else "left"
 
 
-class Evaluated(NamedTuple):
-    """One evaluation of a user's profile."""
-
-    window_end_ms: int  # of the profile
-    time_ms: int  # of the evaluation: the window's end for the job
-    sweep: str  # "" for the job
-
-
 Values = Callable[[str], Mapping[str, Any]]  # what a segment's condition read
 
 
-def by_window(segment_id: str) -> Cause:
-    """The cause of the job's changes."""
-    return "window"
+class Evaluated(NamedTuple):
+    """One evaluation of a user's profile."""
+
+    user_id: str
+    window_end_ms: int  # of the profile
+    time_ms: int  # of the evaluation: the window's end for the job
+    write_time_us: int
+    sweep: str = ""  # "" for the job
+    # Whether the user allows events: without it every segment is as a SHADOW one, and what has
+    # changed meanwhile is sent once it is allowed.
+    may_announce: bool = True
 
 
 def next_membership(
-    user_id: str,
+    at: Evaluated,
     segment: Segment,
     known: Membership | None,
     holds: bool,
-    at: Evaluated,
-    write_time_us: int,
     values: Values,
     rewrite_after_ms: int,
-    may_announce: bool = True,
-    cause_of: Callable[[str], Cause] = by_window,
+    cause_of: Callable[[str], Cause] = lambda segment_id: "window",
 ) -> MembershipWrite | None:
     """Returns what to store after an evaluation, None if nothing changes.
 
     known: None if the segment was never true. A change of a SHADOW segment that has become ACTIVE
     is written again, with its event. A membership that was written `rewrite_after_ms` ago is
-    written again, so that it does not expire. may_announce: whether the user allows events: without
-    it every segment is as a SHADOW one, and what has changed meanwhile is sent once it is allowed.
-    cause_of: why a segment has changed whose definition has not.
+    written again, so that it does not expire. cause_of: why a segment has changed whose definition
+    has not.
     """
-    is_active = segment.state == "ACTIVE" and may_announce
+    is_active = segment.state == "ACTIVE" and at.may_announce
     if holds != (known is not None and known.member):
         is_redefined = known is not None and known.version != segment.version
         cause = "definition" if is_redefined else cause_of(segment.id)
         announced = holds if is_active else known is not None and known.announced
-        new = _changed(
-            known,
-            holds,
-            announced,
-            at,
-            segment.version,
-            cause,
-            values(segment.id),
-            write_time_us,
-        )
-        return MembershipWrite(user_id, segment.id, new, True, is_active)
+        reason = {"cause": cause, "values": values(segment.id)}
+        new = _changed(at, known, holds, announced, segment.version, reason)
+        return MembershipWrite(at.user_id, segment.id, new, True, is_active)
     if known is None:
         return None
     if is_active and known.announced != known.member:
@@ -117,8 +106,8 @@ def next_membership(
         new, is_change = known, False
     else:
         return None
-    new = new._replace(window_end_ms=at.window_end_ms, write_time_us=write_time_us)
-    return MembershipWrite(user_id, segment.id, new, is_change, is_change and is_active)
+    new = new._replace(window_end_ms=at.window_end_ms, write_time_us=at.write_time_us)
+    return MembershipWrite(at.user_id, segment.id, new, is_change, is_change and is_active)
 
 
 def stored_change(
@@ -130,13 +119,7 @@ def stored_change(
 
 
 def ended_membership(
-    user_id: str,
-    segment_id: str,
-    known: Membership,
-    cause: Cause,
-    at: Evaluated,
-    write_time_us: int,
-    may_announce: bool = True,
+    at: Evaluated, segment_id: str, known: Membership, cause: Cause
 ) -> MembershipWrite | None:
     """Ends a membership whose segment or profile no longer exists; None if there is none.
 
@@ -144,19 +127,18 @@ def ended_membership(
     """
     if not known.member:
         return None
-    new = _changed(known, False, False, at, known.version, cause, {}, write_time_us)
-    return MembershipWrite(user_id, segment_id, new, True, known.announced and may_announce)
+    new = _changed(at, known, False, False, known.version, {"cause": cause, "values": {}})
+    is_sent = known.announced and at.may_announce
+    return MembershipWrite(at.user_id, segment_id, new, True, is_sent)
 
 
 def _changed(
+    at: Evaluated,
     known: Membership | None,
     member: bool,
     announced: bool,
-    at: Evaluated,
     version: int,
-    cause: Cause,
-    values: Mapping[str, Any],
-    write_time_us: int,
+    reason: Mapping[str, Any],
 ) -> Membership:
     return Membership(
         member=member,
@@ -167,8 +149,8 @@ def _changed(
         window_end_ms=at.window_end_ms,
         version=version,
         sweep=at.sweep,
-        reason=orjson.dumps({"cause": cause, "values": values}).decode(),
-        write_time_us=write_time_us,
+        reason=orjson.dumps(reason).decode(),
+        write_time_us=at.write_time_us,
     )
 
 
@@ -192,26 +174,17 @@ def change_event(write: MembershipWrite, origin: EventOrigin = DEFAULT_ORIGIN) -
         if membership.sweep
         else window_cause(write.user_id, membership.window_end_ms)
     )
-    return orjson.dumps(
-        {
-            "specversion": "1.0",
-            "id": event_id,
-            "source": f"{origin.source}/segment-sweep" if membership.sweep else origin.job,
-            "type": origin.type_of(f"liveprofile.segment.{write.change}"),
-            "subject": write.user_id,
-            "time": to_rfc3339(membership.since_ms),
-            "datacontenttype": "application/json",
-            "dataschema": _SCHEMA,
-            "traceparent": traceparent(event_id, *cause),
-            "data": {
-                "user_id": write.user_id,
-                "segment_id": write.segment_id,
-                "segment_version": membership.version,
-                "change": write.change,
-                "number": membership.number,
-                "cause": reason["cause"],
-                "values": reason["values"],
-                "window_end": to_rfc3339(membership.window_end_ms),
-            },
-        }
-    )
+    source = f"{origin.source}/segment-sweep" if membership.sweep else origin.job
+    kind = RecordKind(source, origin.type_of(f"liveprofile.segment.{write.change}"), _SCHEMA)
+    data = {
+        "user_id": write.user_id,
+        "segment_id": write.segment_id,
+        "segment_version": membership.version,
+        "change": write.change,
+        "number": membership.number,
+        "cause": reason["cause"],
+        "values": reason["values"],
+        "window_end": to_rfc3339(membership.window_end_ms),
+    }
+    time, trace = to_rfc3339(membership.since_ms), traceparent(event_id, *cause)
+    return kind.value(write.user_id, time, data, event_id, traceparent=trace)

@@ -146,30 +146,20 @@ class MembershipPolicy:
     ) -> list[MembershipWrite]:
         """Returns what to store, and updates `known` to the state after the window."""
         writes: list[MembershipWrite] = []
-        at = Evaluated(window.window_end_ms, window.window_end_ms, sweep="")
+        user_id, end_ms, may_announce = window.user_id, window.window_end_ms, window.may_announce
+        at = Evaluated(user_id, end_ms, end_ms, window.write_time_us, may_announce=may_announce)
         for segment_id in sorted(window.names | known.keys()):
             old = known.get(segment_id)
-            if old is not None and old.window_end_ms >= window.window_end_ms:
-                key = ChangeKey(window.user_id, segment_id, window.window_end_ms)
-                stored = stored_changes.get(key)
+            if old is not None and old.window_end_ms >= end_ms:
+                stored = stored_changes.get(ChangeKey(user_id, segment_id, end_ms))
                 if stored is not None:
-                    writes.append(
-                        stored_change(window.user_id, segment_id, stored, window.may_announce)
-                    )
+                    writes.append(stored_change(user_id, segment_id, stored, may_announce))
                 continue
             if segment_id not in evaluated:
                 continue
-            write = next_membership(
-                window.user_id,
-                evaluated[segment_id],
-                old,
-                segment_id in window.names,
-                at,
-                window.write_time_us,
-                window.values,
-                self._rewrite_after_ms,
-                window.may_announce,
-            )
+            holds = segment_id in window.names
+            segment, rewrite_after_ms = evaluated[segment_id], self._rewrite_after_ms
+            write = next_membership(at, segment, old, holds, window.values, rewrite_after_ms)
             if write is not None:
                 known[segment_id] = write.membership
                 writes.append(write)

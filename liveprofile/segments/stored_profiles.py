@@ -9,8 +9,7 @@ import numpy as np
 import orjson
 from cassandra.cluster import Session
 
-from liveprofile.attributes.resolution import SEGMENT_PURPOSES, attribute_values
-from liveprofile.attributes.statements import Statement
+from liveprofile.attributes.statements import SEGMENT_PURPOSES, Statement, attribute_values
 from liveprofile.attributes.table import AttributeTable
 from liveprofile.segments.features import PROFILE_FEATURES, SegmentInputs, features_at
 from liveprofile.storage.cql import read, read_pages

@@ -25,11 +25,6 @@ from liveprofile.segments.membership import (
 from liveprofile.segments.stored_profiles import ProfilePage
 
 
-def every_user(user_id: str) -> bool:
-    """The changes of all users are sent."""
-    return True
-
-
 class SweepPlan(NamedTuple):
     """How a sweep evaluates."""
 
@@ -37,7 +32,7 @@ class SweepPlan(NamedTuple):
     time_ms: int
     decay_days: float
     rewrite_after_ms: int
-    may_announce: Callable[[str], bool] = every_user  # whether a user allows that changes are sent
+    may_announce: Callable[[str], bool] = lambda user_id: True  # a user allows events of changes
     known_definitions: bool = False  # an earlier sweep has evaluated all users with them
 
 
@@ -72,24 +67,15 @@ def page_changes(
         if any(old.window_end_ms > end_ms for old in known.values()):
             newer.append(user_id)
             continue
-        at = Evaluated(end_ms, plan.time_ms, plan.sweep)
         values = partial(evaluation.evidence, row=row)
         cause_of = partial(sweep_cause, evaluation, row, known, plan.known_definitions)
         for segment_id in sorted(names | known.keys()):
             old = known.get(segment_id)
             if segment_id in evaluated:
-                write = next_membership(
-                    user_id,
-                    evaluated[segment_id],
-                    old,
-                    segment_id in names,
-                    at,
-                    _write_time_us(old, page.write_time_us[row]),
-                    values,
-                    plan.rewrite_after_ms,
-                    plan.may_announce(user_id),
-                    cause_of,
-                )
+                at = _evaluated(user_id, end_ms, page.write_time_us[row], old, plan)
+                segment, holds = evaluated[segment_id], segment_id in names
+                rewrite_after_ms = plan.rewrite_after_ms
+                write = next_membership(at, segment, old, holds, values, rewrite_after_ms, cause_of)
             elif old is not None and segment_id not in segments.by_id:
                 write = leave(user_id, segment_id, old, "removed", plan)
             else:
@@ -103,17 +89,20 @@ def leave(
     user_id: str, segment_id: str, old: Membership, cause: Cause, plan: SweepPlan
 ) -> MembershipWrite | None:
     """Ends the membership of a segment or a user that no longer exists; None if there is none."""
-    at = Evaluated(old.window_end_ms, plan.time_ms, plan.sweep)
-    time_us, may_announce = _write_time_us(old, 0), plan.may_announce(user_id)
-    return ended_membership(user_id, segment_id, old, cause, at, time_us, may_announce)
+    at = _evaluated(user_id, old.window_end_ms, 0, old, plan)
+    return ended_membership(at, segment_id, old, cause)
 
 
-def _write_time_us(old: Membership | None, profile_us: int) -> int:
-    """A time after the writes of the profile and of the old row.
+def _evaluated(
+    user_id: str, window_end_ms: int, profile_us: int, old: Membership | None, plan: SweepPlan
+) -> Evaluated:
+    """Writes after the writes of the profile and of the old row.
 
     The user's next window ends at least a second later, and writes later than this.
     """
-    return max(profile_us, 0 if old is None else old.write_time_us) + 1
+    write_time_us = max(profile_us, 0 if old is None else old.write_time_us) + 1
+    may_announce = plan.may_announce(user_id)
+    return Evaluated(user_id, window_end_ms, plan.time_ms, write_time_us, plan.sweep, may_announce)
 
 
 class SegmentCounts:

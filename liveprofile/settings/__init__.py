@@ -37,6 +37,9 @@ from liveprofile.settings.services import (
     MAX_TTL_S as MAX_TTL_S,
 )
 from liveprofile.settings.services import (
+    TOPICS as TOPICS,
+)
+from liveprofile.settings.services import (
     CassandraSettings,
     DecoderSettings,
     FlinkSettings,

@@ -69,11 +69,6 @@ class WindowSettings(Section):
         0,
         365,
     )
-    # The state contains K (K + 3) / 2 windows of tokens for each user
-    # (jobs.sql.profile_views.model_input).
-    history: int = setting(
-        8, "earlier windows that the model reads; state per user grows with the square", 1, 32
-    )
 
     @model_validator(mode="after")
     def _whole_steps(self) -> WindowSettings:

@@ -53,12 +53,34 @@ class Certificate(Section):
         return self
 
 
-def _named(name: str, own_of_bootstrap: bool = False) -> Any:
-    def full_name(topics: TopicSettings) -> str:
-        end = "-bootstrap" if own_of_bootstrap and topics.bootstrap else ""
-        return f"{topics.prefix}{name}{end}"
+class Topic(property):
+    """A topic, as an attribute of TopicSettings: its name.
 
-    return property(full_name)
+    holds: what its records say. limit: the key of the settings that limits the age of a record; "":
+    none does, and it holds nothing about users. compacted: a newer record of a key replaces the
+    older ones. own_of_bootstrap: a job over an archive has one of its own.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        holds: str,
+        limit: str = "retention_ms",
+        compacted: bool = False,
+        own_of_bootstrap: bool = False,
+    ):
+        self.holds, self.limit, self.compacted = holds, limit, compacted
+
+        def full_name(topics: TopicSettings) -> str:
+            end = "-bootstrap" if own_of_bootstrap and topics.bootstrap else ""
+            return f"{topics.prefix}{name}{end}"
+
+        super().__init__(full_name)
+
+    def policy(self) -> str:
+        """Kafka's cleanup.policy."""
+        kinds = {"compact": self.compacted, "delete": bool(self.limit)}
+        return ",".join(kind for kind, holds in kinds.items() if holds)
 
 
 class TopicSettings(Section):
@@ -89,20 +111,25 @@ class TopicSettings(Section):
         " topics of their own",
     )
 
-    events = _named("behavior-events", own_of_bootstrap=True)
-    encoded = _named("behavior-events-encoded")
-    rejected = _named("behavior-events-rejected")
-    late = _named("behavior-events-late")
-    alerts = _named("risk-alerts", own_of_bootstrap=True)
-    rules = _named("risk-rules")
-    feedback = _named("risk-feedback")
-    models = _named("user-models")
-    segments = _named("segment-definitions")
-    segment_changes = _named("segment-changes", own_of_bootstrap=True)
-    attributes = _named("user-attributes")
-    consents = _named("user-consents")
-    erasures = _named("user-erasures")
-    merges = _named("user-merges")
+    events = Topic("behavior-events", "events as they were sent", own_of_bootstrap=True)
+    encoded = Topic("behavior-events-encoded", "events in other formats")
+    rejected = Topic("behavior-events-rejected", "rejected events")
+    late = Topic("behavior-events-late", "late events")
+    alerts = Topic("risk-alerts", "risk alerts", own_of_bootstrap=True)
+    segment_changes = Topic("segment-changes", "changes of segments", own_of_bootstrap=True)
+    consents = Topic("user-consents", "consents by purpose", "decisions_retention_ms", True)
+    erasures = Topic("user-erasures", "since when users are erased", "decisions_retention_ms", True)
+    merges = Topic("user-merges", "ids that are one person", "decisions_retention_ms", True)
+    feedback = Topic("risk-feedback", "labels by analysts", "labels_retention_ms")
+    attributes = Topic(
+        "user-attributes", "what other systems state about the user", "labels_retention_ms", True
+    )
+    rules = Topic("risk-rules", "definitions of rules", "", True)
+    models = Topic("user-models", "the model in force", "", True)
+    segments = Topic("segment-definitions", "definitions of segments", "", True)
+
+
+TOPICS = {name: each for name, each in vars(TopicSettings).items() if isinstance(each, Topic)}
 
 
 class KafkaSettings(Login, Certificate):

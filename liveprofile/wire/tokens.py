@@ -2,7 +2,7 @@
 
 A token is five fields: time in ms, a letter for the type, item, category, amount. The user model
 reads the tokens of the window and of the user's last windows. `token_sql` writes a token in Flink
-SQL; `liveprofile.wire.token_columns` parses many of them at once; `token` makes the same token
+SQL; `liveprofile.wire.histories` parses many of them at once; `token` makes the same token
 from a payload.
 """
 
@@ -19,7 +19,6 @@ EVENT_TYPES = (
 )  # fmt: skip
 TYPE_INDEX = {name: index for index, name in enumerate(EVENT_TYPES)}
 TYPE_LETTERS = "abcdefghijkl"
-HEADER = "#"  # in place of the letter: the header of a window, not an event
 
 # Control characters that JSON text cannot contain unescaped, so they need no escaping here.
 FIELD, EVENT, WINDOW = "\x1f", "\x1e", "\x1d"
@@ -50,20 +49,6 @@ def type_letter_sql(event_type: str = "event_type") -> str:
         for name, letter in zip(EVENT_TYPES, TYPE_LETTERS, strict=True)
     )
     return f"CASE {event_type} {cases} END"
-
-
-def id_sql(field: str, is_not_id: str, is_complex: str) -> str:
-    """SQL: an id as tokens contain it, at most ID_CHARS long and without separators.
-
-    `is_not_id`: a condition, TRUE for a JSON boolean or fraction. `is_complex`: a condition, TRUE
-    where the payload may contain an escape; only an escape can produce a separator.
-    """
-    without_separators = f"TRANSLATE({field}, '{FIELD}{EVENT}{WINDOW}', '___')"
-    return (
-        f"CASE WHEN {field} IS NULL OR {is_not_id} THEN ''"
-        f" ELSE LEFT(CASE WHEN {is_complex} THEN {without_separators} ELSE {field} END, {ID_CHARS})"
-        " END"
-    )
 
 
 def token_sql(time_ms: str, letter: str, item_id: str, category_id: str, amount: str) -> str:

@@ -15,13 +15,14 @@ PROFILE = pa.schema(
         ("window_start_ms", pa.int64()),
         ("window_end_ms", pa.int64()),
         ("events", pa.string()),
-        ("history", pa.string()),
         ("added", pa.list_(pa.float64())),
         ("sums", pa.list_(pa.float64())),
     ]
 )
 # What the model of the stream receives: corrections recompute profiles from it.
-PROFILE_INPUT = PROFILE.append(pa.field("memory", pa.string()))
+PROFILE_INPUT = PROFILE.append(pa.field("history", pa.string())).append(
+    pa.field("purchases", pa.string())
+)
 SCORING = pa.schema([("user_id", pa.string()), ("parts", pa.string())])
 SCORING_STORED = pa.schema(
     [

@@ -28,25 +28,34 @@ def user_of(key: bytes | None) -> str:
 
 
 class RecordKind(NamedTuple):
-    """What all records of a topic have in common: attributes of their CloudEvents."""
+    """What all records of a kind have in common: attributes of their CloudEvents."""
 
     source: str
     event_type: str
-    schema: str
+    schema: str = ""
 
     def value(
-        self, user_id: str, time: str, data: dict[str, Any], event_id: str | None = None
+        self,
+        subject: str,
+        time: str,
+        data: dict[str, Any],
+        event_id: str | None = None,
+        **extensions: str,
     ) -> bytes:
-        """The value of a user's record. time: RFC 3339. event_id: by default a hash of the data."""
+        """CloudEvents 1.0 structured JSON.
+
+        subject: mostly the user's id. time: RFC 3339. event_id: by default a hash of the data.
+        """
         event = {
             "specversion": "1.0",
             "id": event_id or hashlib.sha256(orjson.dumps(data)).hexdigest()[:32],
             "source": self.source,
             "type": self.event_type,
-            "subject": user_id,
+            "subject": subject,
             "time": time,
             "datacontenttype": "application/json",
-            "dataschema": self.schema,
+            **({"dataschema": self.schema} if self.schema else {}),
+            **extensions,
             "data": data,
         }
         return orjson.dumps(event)

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 
 from liveprofile.events.modalities import Vectors
-from liveprofile.wire import memories as memory_format
-from liveprofile.wire.memories import Memories, MemoryToken
+from liveprofile.wire import histories as history_format
+from liveprofile.wire.histories import Memories, MemoryToken
 from liveprofile.wire.token_columns import TokenColumns
 from liveprofile.wire.tokens import TYPE_INDEX, Token
 from models.profile import checkpoint
@@ -94,6 +94,7 @@ class ProfileModel:
         self.version: str = card["version"]
         self.revision: int = card["revision"]
         self.decay_days: float = card["decay_days"]
+        self._recipe: dict[str, Any] = card.get("recipe", {})
         self.max_len, self.dim = model.shape.max_len, model.shape.embedding
         self.modalities = frozenset(model.fusion.modalities)
         self._device = device
@@ -108,6 +109,11 @@ class ProfileModel:
             self.max_len,
             self.decay_days,
         )
+
+    @property
+    def history_windows(self) -> int:
+        """How many windows before the current one it reads event by event."""
+        return self._recipe["history_windows"]
 
     @property
     def items(self) -> list[str]:
@@ -180,7 +186,7 @@ class ProfileModel:
             user_features_BX,
             user_features_BX,
             (),
-            memory_format.of_windows([[(0, [MemoryToken(0, "", "")])]] * len(rows)),
+            history_format.of_windows([[(0, [MemoryToken(0, "", "")])]] * len(rows)),
         )
 
     def score(

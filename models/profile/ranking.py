@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from liveprofile.wire.memories import Memories
+from liveprofile.wire.histories import Memories
 from models.profile.device import passes, to_device
 from models.profile.network import BehaviourTransformer, top_k
 from models.profile.ranker.memory import MemoryReader, MemoryTokens, MemoryWindows

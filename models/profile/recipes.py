@@ -28,7 +28,7 @@ class Recipe:
     revision: int  # revision of the trained model, 0..999
     data_licence: str
     horizon_days: int = 30
-    history_windows: int = 8  # must equal window.history when serving
+    history_windows: int = 8  # before the current one
     decay_days: float = 30.0  # must equal state.decay_days when serving
     validation_from: str | None = None  # None: validation begins at the last 30 % of windows
     test_from: str | None = None  # None: test is the last 15 % of windows

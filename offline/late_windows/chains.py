@@ -18,13 +18,13 @@ from liveprofile.features import baselines
 from liveprofile.rules.flags import FlagHistory, FlagQuery, RowPosition
 from liveprofile.rules.rules import RuleSet
 from liveprofile.wire import window_events
-from liveprofile.wire.memories import last_windows
 from offline.late_windows.late_events import Position
 from udfs.attribute_reads import StatementReader
 from udfs.profile.batch import ProfileBatch
 from udfs.profile.row import ProfileRow
 from udfs.profile.sink import NullSink
 
+_TEXTS = ("events", "history", "purchases")
 _EVENTS = list(baselines.COLUMNS).index("events")
 
 
@@ -173,18 +173,16 @@ def to_batch(rows: Sequence[Mapping[str, Any]]) -> ProfileBatch:
     """Rows of liveprofile.wire.training_rows.PROFILE_INPUT as `update_profile` receives them."""
     columns = {
         name: [row[name] for row in rows]
-        for name in ("user_id", "window_start_ms", "window_end_ms", "events", "history", "memory")
+        for name in ("user_id", "window_start_ms", "window_end_ms", *_TEXTS)
     }
     added, sums = (np.array([row[name] for row in rows], np.float64) for name in ("added", "sums"))
     return ProfileBatch(
         columns["user_id"],
         np.array(columns["window_start_ms"], np.int64),
         np.array(columns["window_end_ms"], np.int64),
-        columns["events"],
-        columns["history"],
+        *(columns[name] for name in _TEXTS),
         added,
         sums,
-        list(map(last_windows, columns["memory"])),
     )
 
 

@@ -8,7 +8,7 @@ import orjson
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
-from liveprofile.attributes.resolution import resolve
+from liveprofile.attributes.statements import resolve
 from liveprofile.client import models
 from liveprofile.client.models import Items, Page
 from liveprofile.storage.queries import similar_users

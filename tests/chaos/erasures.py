@@ -35,8 +35,8 @@ from liveprofile.feeds.users import read_erasures
 from liveprofile.flink.rest import take_savepoint
 from liveprofile.ingest.replay import closing_time_ms
 from liveprofile.kafka.records import Record, read_topic
-from liveprofile.privacy.places import TOPICS
 from liveprofile.rows import TABLES
+from liveprofile.settings import TOPICS
 from liveprofile.storage.connection import open_session
 from liveprofile.units import SECOND_MS
 from liveprofile.wire.user_records import key_of

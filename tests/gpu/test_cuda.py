@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from liveprofile.wire.memories import MemoryToken
-from liveprofile.wire.memories import of_windows as memories_of
+from liveprofile.wire.histories import MemoryToken
+from liveprofile.wire.histories import of_windows as memories_of
 from liveprofile.wire.token_columns import TokenColumns
 from liveprofile.wire.tokens import EVENT_TYPES, Token
 from models.profile.inference import ProfileModel, Scores

@@ -209,7 +209,7 @@ def run_scoring_views(
     mode = EnvironmentSettings.in_batch_mode if batch else EnvironmentSettings.in_streaming_mode
     t_env = TableEnvironment.create(mode())
     profile_job.configure(t_env, settings)
-    label_time = f"TO_TIMESTAMP_LTZ({sql.event_ms(sql.json_value('$.time'))}, 3)"
+    label_time = f"TO_TIMESTAMP_LTZ({sql.label_ms()}, 3)"
     clocks = {"events": event_clock(settings), "labels": label_time}
     for name, file in ("scoring_source", "events"), ("label_source", "labels"):
         arrival = {"arrival": clocks[file]} if batch else {}

@@ -14,7 +14,6 @@ import pytest
 
 from liveprofile.settings import Settings, load
 from liveprofile.units import HOUR_MS
-from liveprofile.wire.token_columns import read_histories
 from liveprofile.wire.tokens import EVENT
 from models.profile.data import training_rows
 from offline.backfill import PROFILE_ROWS, BackfillResult, backfill_rows
@@ -117,7 +116,3 @@ def test_later_events_do_not_change_earlier_rows(
         assert sorted(events.split(EVENT)) == sorted(twin_events.split(EVENT))
         for name in ("added", "sums"):
             np.testing.assert_allclose(row[name], twin[name], rtol=1e-12)
-    own_rows, twin_rows = zip(*pairs, strict=True)
-    np.testing.assert_equal(
-        *(read_histories([row["history"] for row in side]) for side in (own_rows, twin_rows))
-    )

@@ -26,6 +26,7 @@ from liveprofile.rules.rules import read_rules
 from liveprofile.segments.definitions import read_segments
 from liveprofile.settings import Settings, load
 from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS
+from liveprofile.wire import training_rows
 from models.profile.inference import ProfileModel
 from offline.late_windows.chains import ADDED, WITHDRAWN
 from offline.late_windows.corrector import CorrectionCounts, Corrector
@@ -144,7 +145,7 @@ def late_stream(tmp_path_factory: pytest.TempPathFactory) -> LateStream:
         settings,
         source=tables.record_file("source", file, settings),
         rows=rows,
-        memories=True,
+        schema=training_rows.PROFILE_INPUT,
     )
     model = load_checkpoint(settings, product_path(settings.model.checkpoint))
     return LateStream(

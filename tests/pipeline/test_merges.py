@@ -29,6 +29,7 @@ from liveprofile.kafka import records as kafka
 from liveprofile.resources import product_path
 from liveprofile.settings import load
 from liveprofile.units import HOUR_MS
+from liveprofile.wire import training_rows
 from liveprofile.wire.user_records import key_of
 from models.fraud.model import FraudModel
 from offline.late_windows.chains import MERGED
@@ -228,7 +229,7 @@ def merged_stream_of(
         settings,
         source=tables.record_file("source", folder / "records.json", settings),
         rows=folder / "rows",
-        memories=True,
+        schema=training_rows.PROFILE_INPUT,
     )
     model = load_checkpoint(settings, product_path(settings.model.checkpoint))
     rows = list(read_rows(folder / "rows"))

@@ -10,7 +10,7 @@ from pyflink.table import EnvironmentSettings, StreamTableEnvironment, TableEnvi
 
 from jobs import profile_job
 from jobs.compiled_plan import FIRST_STATELESS_ID, CompiledPlan, Override
-from jobs.savepoint import NODE_IDS, PARTITION_CLOCK
+from jobs.savepoint import NODE_IDS
 from jobs.sql import tables
 from liveprofile.flink.jars import JARS
 from liveprofile.privacy.places import STATES
@@ -26,7 +26,7 @@ WITHOUT_STATE = {
     *("table-source-scan", "sink", "calc", "correlate", "exchange", "union", "python-calc"),
     *("watermark-assigner", "window-table-function"),
 }
-ENDED_BY_WATERMARK = {"local-window-aggregate", "global-window-aggregate", "window-join"}
+ENDED_BY_WATERMARK = {"local-window-aggregate", "global-window-aggregate"}
 
 
 def build(folder: Path, with_scoring: bool, parallelism: int = 2) -> CompiledPlan:
@@ -76,12 +76,12 @@ def test_views_shared_by_sinks_are_computed_once(profile_plan: CompiledPlan) -> 
         "table-source-scan",
         "deduplicate",
         "global-window-aggregate",
-        "window-join",
-        "correlate",
     ):
         assert count(profile_plan, kind) == 1, kind
-    # The clock of a partition, the count of a window, baselines, history, memory.
-    assert count(profile_plan, "over-aggregate") == 5
+    parsers = [node for node in profile_plan._plan["nodes"] if "PARSE_EVENT" in node["description"]]
+    assert len(parsers) == 1
+    # The clock of a partition, the count of a window, baselines and history.
+    assert count(profile_plan, "over-aggregate") == 3
 
 
 def test_scoring_pipeline_shares_no_operator(
@@ -96,7 +96,7 @@ def test_scoring_pipeline_shares_no_operator(
         "table-source-scan": 2,
         "deduplicate": 0,
         "over-aggregate": 4,
-        "correlate": 2,
+        "correlate": 3,
         "sink": 2,
     }
 
@@ -117,7 +117,7 @@ def test_all_state_about_users_expires(full_plan: CompiledPlan) -> None:
             of_node = node.get("configuration", {}).get("table.exec.state.ttl", of_all)
             ttls.setdefault(kind, []).extend(own or [of_node])
     assert ttls.keys() == {"over-aggregate", "deduplicate"}
-    keyed = (*ttls, "global-window-aggregate", "window-join")
+    keyed = (*ttls, "global-window-aggregate")
     assert sum(count(full_plan, kind) for kind in keyed) == len(STATES)
     assert all(int(ttl.split()[0]) > 0 for of_kind in ttls.values() for ttl in of_kind), ttls
 
@@ -146,36 +146,6 @@ def test_parallelism_1_needs_no_exchange_before_the_last_count(
     assert node_before_last_count(full_plan).startswith("Exchange(distribution=[hash[user_id]])")
     assert node_before_last_count(at_1).startswith("Calc(select=[user_id, arrival, part")
     assert count(full_plan, "exchange") - count(at_1, "exchange") == 1
-
-
-def test_simple_payloads_skip_the_checks_for_others(full_plan: CompiledPlan) -> None:
-    """The planner may reorder a condition, and a check that comes first runs for each record."""
-    checks = [
-        node["description"]
-        for node in full_plan._plan["nodes"]
-        if "ENCODE(payload" in node["description"]
-    ]
-    assert len(checks) == 2  # one in each pipeline
-    for check in checks:
-        for guarded in ("((ENCODE(payload", "(NOT(IS JSON ARRAY(", "REGEXP(event_id, '[\\x00"):
-            assert f"complex AND {guarded}" in check
-
-
-def test_payload_crosses_the_exchange_of_the_partition_clock_once(
-    profile_plan: CompiledPlan,
-) -> None:
-    """`head`, a piece of it, is computed afterwards."""
-    (clock,) = (
-        node["description"]
-        for node in profile_plan._plan["nodes"]
-        if f"OverAggregate({PARTITION_CLOCK}" in node["description"]
-    )
-    nodes = profile_plan._plan["nodes"]
-    place = [node["description"] for node in nodes].index(clock)
-    before, after = (
-        " ".join(node["description"] for node in part) for part in (nodes[:place], nodes[place:])
-    )
-    assert "'{', 1)" not in before and "'{', 1)" in after
 
 
 def test_override_without_match_is_an_error(profile_plan: CompiledPlan) -> None:
@@ -224,6 +194,6 @@ def test_job_that_follows_merges_restores_the_state_of_one_that_does_not() -> No
 def test_ids_of_nodes_with_state_do_not_depend_on_other_nodes() -> None:
     """Staggered windows have further steps, and the scoring pipeline numbers the nodes anew."""
     plan = kafka_plan(scoring={"enabled": False}, window={"stagger_ms": 60_000})
-    assert ids_with_state(plan) == set(range(1, 12))
+    assert ids_with_state(plan) == set(range(1, 9))
     with pytest.raises(ValueError, match="local-window-aggregate matches 0 known ids"):
         plan._renumber([node for node in NODE_IDS if "window" not in node.node_type])

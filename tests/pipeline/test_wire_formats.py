@@ -18,10 +18,11 @@ import pytest
 from pyflink.table import EnvironmentSettings, TableEnvironment
 
 from jobs.sql import tables
+from jobs.sql.event_views import register_functions
 from liveprofile.features.entity.lists import parse_lists
 from liveprofile.wire import (
     entity_lists,
-    memories,
+    histories,
     output_records,
     scored_events,
     token_columns,
@@ -43,6 +44,7 @@ def t_env() -> TableEnvironment:
     t_env = TableEnvironment.create(EnvironmentSettings.in_batch_mode())
     t_env.get_config().set("parallelism.default", "1")
     t_env.get_config().set("table.local-time-zone", "UTC")
+    register_functions(t_env)
     return t_env
 
 
@@ -107,80 +109,52 @@ def random_tokens(
     ]
 
 
-def test_history_written_by_sql_is_read_as_the_same_tokens(
-    t_env: TableEnvironment, rng: random.Random
-) -> None:
-    # The last of the windows is not part of the history.
-    tokens = random_tokens(rng, users=20, windows=4, count=ROWS)
-    last_ms = {(user, window): user * 10 + window for user in range(20) for window in range(4)}
-    last_ms |= dict.fromkeys([(user, 0) for user in range(5)], None)
-    register(t_env, "history_tokens", tokens, TOKEN_COLUMNS)
-    purchases = [(*key, ms) for key, ms in last_ms.items()]
-    register(t_env, "last_purchases", purchases, "u INT, w INT, p BIGINT")
-    windows = f"""
-        SELECT t.u, t.w, {token_columns.window_sql("p", "tokens")} AS this_window
-        FROM (SELECT u, w, {token_columns.tokens_sql("token")} AS tokens
-              FROM (SELECT *, {TOKEN} AS token FROM history_tokens) GROUP BY u, w) t
-        JOIN last_purchases l ON t.u = l.u AND t.w = l.w"""
-    t_env.create_temporary_view("history_windows", t_env.sql_query(windows))
-    joins = " ".join(
-        f"LEFT JOIN history_windows w{i} ON w{i}.u = w3.u AND w{i}.w = {i}" for i in range(3)
-    )
-    history = token_columns.history_sql(*(f"w{i}.this_window" for i in range(4)))
-    rows = list(
-        select(t_env, f"SELECT w3.u, {history} FROM history_windows w3 {joins} WHERE w3.w = 3")
-    )
-    assert len(rows) > 10
-    found = token_columns.read_histories([row[1] for row in rows])
-    for at, (user, _) in enumerate(rows):
-        part = slice(found.tokens.starts[at], found.tokens.starts[at + 1])
-        read = zip(*(column[part] for column in found.tokens[1:]), strict=True)
-        expected = sorted(
-            Token(ms, TYPE_INDEX[kind], item, category, amount)
-            for u, window, ms, kind, item, category, amount in tokens
-            if u == user and window < 3
-        )
-        assert sorted(Token(*map(_plain, one)) for one in read) == expected
-        assert found.last_purchase_ms_now[at] == last_ms[user, 3]
-
-
 @pytest.mark.parametrize("longest_id", [12, 250])
-def test_memories_written_by_sql_are_read_as_the_same_windows(
+def test_histories_written_by_sql_are_read_as_the_same_windows(
     t_env: TableEnvironment, rng: random.Random, longest_id: int
 ) -> None:
     tokens = random_tokens(rng, users=3, windows=45, count=2 * ROWS, longest_id=longest_id)
-    name = f"memory_tokens_{longest_id}"
+    name = f"history_tokens_{longest_id}"
     register(t_env, name, tokens, TOKEN_COLUMNS)
-    window = memories.window_sql("CAST(w AS BIGINT)", "tokens")
-    over = (
-        "OVER (PARTITION BY u ORDER BY w"
-        f" ROWS BETWEEN {memories.MEMORY_WINDOWS - 1} PRECEDING AND CURRENT ROW)"
-    )
+    over = "OVER (PARTITION BY u ORDER BY w ROWS UNBOUNDED PRECEDING)"
+    bought = "CASE WHEN MOD(w, 3) = 0 THEN CAST(w AS BIGINT) * 10 END"
+    window = histories.window_sql("CAST(w AS BIGINT) * 10", "tokens")
+    history, purchases = histories.last_sql("this_window", "bought", over)
     query = f"""
-        SELECT u, w, memory
-        FROM (SELECT u, w, {memories.memory_sql("memory_window")} {over} AS memory
-              FROM (SELECT u, w, {window} AS memory_window
+        SELECT u, w, history, COALESCE(purchases, '')
+        FROM (SELECT u, w, {history} AS history, {purchases} AS purchases
+              FROM (SELECT u, w, {window} AS this_window, {bought} AS bought
                     FROM (SELECT u, w, {token_columns.tokens_sql("token")} AS tokens
                           FROM (SELECT *, {TOKEN} AS token FROM {name}) GROUP BY u, w)))"""
     rows = list(select(t_env, query))
-    kept = [memories.last_windows(row[2]) for row in rows]
-    found = memories.read_memories(kept)
+    texts = [row[2] for row in rows]
+    memories = histories.read_memories(texts)
+    starts_ms = np.array([row[1] * 10 for row in rows])
+    read = histories.read_histories(texts, [row[3] for row in rows], starts_ms, windows=4)
     shortened, first = 0, 0
-    for (user, last, whole), part, size in zip(rows, kept, found.sizes.tolist(), strict=True):
-        read = dict(map(memories.read_window, found.windows[first : first + size]))
+    for at, ((user, last, *_), size) in enumerate(zip(rows, memories.sizes.tolist(), strict=True)):
+        part = memories.windows[first : first + size]
         first += size
         windows = sorted({row[1] for row in tokens if row[0] == user and row[1] <= last})
-        windows = windows[-memories.MEMORY_WINDOWS :]
-        assert list(read) == windows[len(windows) - len(read) :]
-        if len(read) < len(windows):
-            shortened += 1
-            assert len(part) < memories.MEMORY_CHARS < len(whole)
-        expected = Counter(
-            memories.MemoryToken(TYPE_INDEX[row[3]], row[4], row[5])
-            for row in tokens
-            if row[0] == user and row[1] in read
+        of_window = {w: [row for row in tokens if row[:2] == (user, w)] for w in windows}
+        kept = [histories.read_end_ms(one) // 10 for one in part]
+        assert kept == windows[-histories.MEMORY_WINDOWS :][-size:]
+        shortened += size < min(len(windows), histories.MEMORY_WINDOWS)
+        for one, text_of_window in zip(kept, part, strict=True):
+            assert Counter(histories.read_window(text_of_window)) == Counter(
+                histories.MemoryToken(TYPE_INDEX[row[3]], row[4], row[5]) for row in of_window[one]
+            )
+        span = slice(*read.tokens.starts[at : at + 2])
+        found = zip(*(column[span] for column in read.tokens[1:]), strict=True)
+        assert [Token(*map(_plain, one)) for one in found] == sorted(
+            Token(row[2], TYPE_INDEX[row[3]], *row[4:])
+            for one in windows[-5:-1]
+            for row in of_window[one]
         )
-        assert Counter(map(memories.read_token, chain(*read.values()))) == expected
+        bought_ms = [one * 10 for one in windows if one % 3 == 0]
+        before_ms = [time_ms for time_ms in bought_ms if time_ms < last * 10]
+        assert read.last_purchase_ms_now[at] == max(bought_ms, default=0)
+        assert read.last_purchase_ms[at] == max(before_ms, default=0)
     assert (shortened > 0) == (longest_id > 100)
 
 
@@ -353,7 +327,6 @@ def test_training_rows_written_by_flink_have_the_declared_columns(
             "window_start_ms": number,
             "window_end_ms": number + 1,
             "events": text(rng),
-            "history": text(rng),
             "added": [0.5, float(number)],
             "sums": [1e-9, 1e9],
         }

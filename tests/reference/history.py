@@ -12,6 +12,7 @@ from tests.reference.validation import TYPES, ValidEvent
 
 TOKEN_CHARS = 4_096
 VECTORS_PER_ENCODER = 3
+HISTORY_WINDOWS = 8
 MEMORY_WINDOWS, MEMORY_CHARS = 40, 32_768
 
 
@@ -65,20 +66,20 @@ def window_tokens(arrived: Sequence[ValidEvent]) -> list[Token]:
     return sorted(tokens)
 
 
-def memory_text(windows: Sequence[tuple[int, Sequence[Token]]]) -> str:
-    """The memory of a user: the ends and the kept tokens of the windows, this one last."""
-    texts = []
-    for end_ms, tokens in windows[-MEMORY_WINDOWS:]:
-        parts = [
-            "\x1f".join((chr(ord("a") + token.type_index), token.item, token.category))
-            for token in tokens
-        ]
-        texts.append("\x1e".join((f"#{end_ms}", *parts)))
+def long_history(
+    windows: Sequence[tuple[int, Sequence[Token]]],
+) -> Sequence[tuple[int, Sequence[Token]]]:
+    """The last windows of a user, this one last: those whose ids have room."""
+    kept = windows[-MEMORY_WINDOWS:]
+    sizes = []
+    for end_ms, tokens in kept:
+        ids = [1 + 1 + 1 + len(token.item) + 1 + len(token.category) for token in tokens]
+        sizes.append(1 + len(str(end_ms)) + sum(ids))
     # A kept window has a separator before it, so one that fills the room is dropped, too.
-    if sum(map(len, texts)) + len(texts) - 1 > MEMORY_CHARS:
-        while sum(map(len, texts)) + len(texts) > MEMORY_CHARS:
-            del texts[0]
-    return "\x1e".join(texts)
+    if sum(sizes) + len(sizes) - 1 > MEMORY_CHARS:
+        while sum(sizes) + len(sizes) > MEMORY_CHARS:
+            del sizes[0]
+    return kept[len(kept) - len(sizes) :]
 
 
 def modality_inputs(events: Sequence[ValidEvent]) -> dict[tuple[str, int], list[float]]:

@@ -15,7 +15,13 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from tests.reference.baselines import Baselines, affinity, largest
-from tests.reference.history import Token, memory_text, modality_inputs, window_tokens
+from tests.reference.history import (
+    HISTORY_WINDOWS,
+    Token,
+    long_history,
+    modality_inputs,
+    window_tokens,
+)
 from tests.reference.rules import Flag, flag_id, is_true
 from tests.reference.units import DAY_MS, HOUR_MS
 from tests.reference.validation import TYPES, ValidEvent
@@ -37,7 +43,7 @@ class ScoreWindow(Protocol):
     It returns churn_before, churn_after, expected_spend_before, expected_spend_after and surprise.
     `history` and `window` hold all tokens in order. The numbers before and after the window are
     those of Baselines.model_input. `vectors` are those of history.modality_inputs, `memory` is that
-    of history.memory_text. The last number is the window's length in days.
+    of history.long_history. The last number is the window's length in days.
     """
 
     def __call__(
@@ -47,7 +53,7 @@ class ScoreWindow(Protocol):
         numbers_before: Mapping[str, float],
         numbers_after: Mapping[str, float],
         vectors: Mapping[tuple[str, int], Sequence[float]],
-        memory: str,
+        memory: Sequence[tuple[int, Sequence[Token]]],
         window_days: float,
         /,
     ) -> Mapping[str, float]: ...
@@ -151,7 +157,7 @@ class _User:
             if rule["scope"] == "window" and rule.get("state", "ACTIVE") != "PAUSED"
         ]
         self.tau_ms = settings.state.decay_days * DAY_MS
-        self.history: list[list[Token]] = []  # tokens of the last K windows
+        self.history: list[list[Token]] = []  # tokens of the last windows
         self.memory: list[tuple[int, list[Token]]] = []  # all windows
         self.baselines = Baselines(self.tau_ms)
         self.previously_active: frozenset[str] = frozenset()
@@ -185,7 +191,7 @@ class _User:
                 numbers_before,
                 numbers_after,
                 vectors,
-                memory_text(self.memory),
+                long_history(self.memory),
                 (end_ms - start_ms) / DAY_MS,
             )
             surprise = scores["surprise"]
@@ -197,7 +203,7 @@ class _User:
         values, active = self._evaluate(before, len(purchases), amount, len(events), surprise)
         flags = self._raise_flags(end_ms, values, active)
         self.history.append(kept)
-        del self.history[: -self.settings.window.history]
+        del self.history[:-HISTORY_WINDOWS]
         return Profile(
             user_id=self.user_id,
             window_start_ms=start_ms,

@@ -164,8 +164,6 @@ def _parse(value: bytes | None, payload_chars: int) -> dict[str, Any]:
         text = value.decode("utf-8")
     except UnicodeDecodeError:
         raise _Invalid("BAD_ENCODING", "") from None
-    if _SEPARATORS.search(text):
-        raise _Invalid("NOT_JSON", "")
     if _has_lone_surrogate(text):
         raise _Invalid("BAD_ENCODING", "")
     try:

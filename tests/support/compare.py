@@ -20,7 +20,8 @@ from liveprofile.resources import product_path
 from liveprofile.settings import Settings
 from liveprofile.storage import queries
 from liveprofile.storage.connection import open_session
-from liveprofile.wire.memories import MEMORY_WINDOWS
+from liveprofile.wire.histories import MEMORY_WINDOWS
+from tests.reference.history import HISTORY_WINDOWS
 from tests.reference.profile import Result, run_reference
 from tests.reference.validation import REASONS_WITH_DETAIL, event_clock_ms
 from tests.reference.windows import Position, Record, window_end_ms
@@ -73,7 +74,7 @@ def compare_with_reference(
     _compare_late(comparison, late, expected, values, settings)
     closed = {
         key: window
-        for key, window in _closed_windows(expected, model, settings.window.history).items()
+        for key, window in _closed_windows(expected, model, HISTORY_WINDOWS).items()
         if key.user_id not in gone
     }
     with open_session(settings.cassandra) as session:

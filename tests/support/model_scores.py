@@ -13,7 +13,7 @@ from liveprofile.events.modalities import Modality
 from liveprofile.resources import product_path
 from liveprofile.settings import Settings
 from liveprofile.wire import tokens as events
-from liveprofile.wire.memories import read_memories
+from liveprofile.wire.histories import MemoryToken, of_windows
 from liveprofile.wire.token_columns import TokenColumns
 from models.profile.inference import ProfileModel, Scores
 from models.profile.user_features import FEATURE_NAMES
@@ -41,7 +41,7 @@ class ModelInputs(NamedTuple):
     numbers_before: Mapping[str, float]
     numbers_after: Mapping[str, float]
     vectors: Mapping[tuple[str, int], Sequence[float]]
-    memory: str
+    memory: Sequence[tuple[int, Sequence[Token]]]
     window_days: float
 
     def digest(self) -> bytes:
@@ -103,7 +103,7 @@ class Scored:
             _model_features([row.numbers_before for row in rows]),
             _model_features([row.numbers_after for row in rows]),
             vectors,
-            read_memories([row.memory for row in rows]),
+            of_windows([list(map(_memory_window, row.memory)) for row in rows]),
             np.array([row.window_days for row in rows]),
         )
 
@@ -175,6 +175,11 @@ def _model_features(rows: list[Mapping[str, float]]) -> np.ndarray:
 
 def _columns(rows: Iterable[Iterable[Token]]) -> TokenColumns:
     return TokenColumns.of([[events.Token(*token) for token in tokens] for tokens in rows])
+
+
+def _memory_window(window: tuple[int, Sequence[Token]]) -> tuple[int, list[MemoryToken]]:
+    end_ms, tokens = window
+    return end_ms, [MemoryToken(*token[1:4]) for token in tokens]
 
 
 def _row(scores: Scores, i: int) -> Scores:

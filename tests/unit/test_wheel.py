@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import venv
@@ -64,8 +65,14 @@ def _dependencies(folder: Path) -> Path:
 
 
 def run(program: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if "FLINK" not in name}
     return subprocess.run(
-        [str(program), *arguments], cwd=folder, capture_output=True, text=True, check=False
+        [str(program), *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
     )
 
 

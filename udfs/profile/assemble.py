@@ -25,7 +25,7 @@ from liveprofile.segments.evaluation import Evaluation, evaluate
 from liveprofile.segments.features import SegmentInputs, features_at
 from liveprofile.settings import Settings
 from liveprofile.units import DAY_MS
-from liveprofile.wire.token_columns import Histories
+from liveprofile.wire.histories import Histories
 from liveprofile.wire.tokens import EVENT_TYPES, TYPE_INDEX
 from models.profile import user_features
 from udfs.profile.row import ProfileRow
@@ -60,7 +60,7 @@ _JSON = orjson.OPT_SERIALIZE_NUMPY
 
 
 class ProfileInputs(NamedTuple):
-    """n parsed rows of `jobs.sql.profile_views.model_input`."""
+    """n parsed rows of `jobs.sql.profile_views.profile_input`."""
 
     user_id: list[str]
     window_start_ms: np.ndarray  # (n,) int64

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from liveprofile.alerts.cloud_events import alert_records, origin_of
-from liveprofile.attributes.resolution import SEGMENT_PURPOSES
+from liveprofile.attributes.statements import SEGMENT_PURPOSES
 from liveprofile.errors import InputError
 from liveprofile.events.modalities import PLACE, TEXT, Modality, Vectors, add_text_vectors
 from liveprofile.events.window import parse_windows
@@ -23,9 +23,8 @@ from liveprofile.segments.definitions import SegmentSet
 from liveprofile.settings import Settings
 from liveprofile.units import DAY_MS, SECOND_MS
 from liveprofile.wire import output_records, window_events
-from liveprofile.wire.memories import read_memories
+from liveprofile.wire.histories import read_histories, read_memories
 from liveprofile.wire.output_records import Refused
-from liveprofile.wire.token_columns import read_histories
 from liveprofile.wire.tokens import TYPE_INDEX
 from udfs.attribute_reads import CachedAttributes
 from udfs.privacy import (
@@ -54,10 +53,10 @@ class ProfileBatch(NamedTuple):
     window_start_ms: np.ndarray  # (n,) int64
     window_end_ms: np.ndarray  # (n,) int64
     events: list[str]  # the window's events: liveprofile.wire.window_events
-    history: list[str]  # the user's last windows: liveprofile.wire.token_columns
+    history: list[str]  # the user's last windows, this one last: liveprofile.wire.histories
+    purchases: list[str]  # and the times of purchases
     added: np.ndarray  # (n, len(baselines.COLUMNS)) float64, the window's part of `sums`
     sums: np.ndarray  # (n, len(baselines.COLUMNS)) float64, the user's sums with the window
-    memory: list[str]  # `last_windows` of the user's memory, this window included
 
     def row(self, index: int) -> ProfileBatch:
         """Returns a batch of one row."""
@@ -96,20 +95,21 @@ def read_batch(
     before, after = assemble.read_baselines(
         batch.added[kept], batch.sums[kept], *times_ms, model.decay_days
     )
-    users, histories = ([column[row] for row in kept] for column in (batch.user_id, batch.history))
-    inputs = assemble.ProfileInputs(
-        users, *times_ms, windows, read_histories(histories), before, after
+    users, histories, purchases = (
+        [column[row] for row in kept] for column in (batch.user_id, batch.history, batch.purchases)
     )
+    read = read_histories(histories, purchases, times_ms[0], model.history_windows)
+    inputs = assemble.ProfileInputs(users, *times_ms, windows, read, before, after)
     return ReadBatch(inputs, kept, refused)
 
 
 def score(
     inputs: assemble.ProfileInputs,
-    memory: list[str],
+    histories: list[str],
     model: ProfileModel,
     encode_texts: TextEncoder | None,
 ) -> Scores:
-    """Calls the model. memory: of each row of the inputs."""
+    """Calls the model. histories: of each row of the inputs."""
     vectors: Sequence[Vectors] = [window.modalities.vectors for window in inputs.windows.rows]
     if TEXT in _modalities(model, encode_texts):
         texts = [window.text for window in inputs.windows.rows]
@@ -119,7 +119,7 @@ def score(
         inputs.windows.tokens,
         *assemble.numeric_inputs(inputs),
         vectors,
-        read_memories(memory),
+        read_memories(histories),
         (inputs.window_end_ms - inputs.window_start_ms) / DAY_MS,
     )
 
@@ -217,13 +217,13 @@ class ProfileUpdater:
             batch.user_id,
             batch.window_start_ms.tolist(),
             batch.history,
+            batch.purchases,
             batch.added,
             batch.sums,
-            batch.memory,
             book,
         )
-        history, sums, memory = columns
-        batch = batch._replace(history=history, sums=sums, memory=memory)
+        history, purchases, sums = columns
+        batch = batch._replace(history=history, purchases=purchases, sums=sums)
         for model, rows in self._models.current().split(batch.user_id):
             updated = self._update_rows(batch.take(rows), model)
             for row, records in zip(rows, updated, strict=True):
@@ -251,8 +251,8 @@ class ProfileUpdater:
         clock.append(time.perf_counter())
         if not kept:
             return sent
-        memory = [batch.memory[row] for row in kept]
-        scores = score(inputs, memory, model, self._encode_texts)
+        histories = [batch.history[row] for row in kept]
+        scores = score(inputs, histories, model, self._encode_texts)
         clock.append(time.perf_counter())
         profiles = self._with_later_sums(self._assemble(inputs, scores, model), batch.sums[kept])
         clock.append(time.perf_counter())

@@ -18,7 +18,6 @@ from liveprofile.resources import product_path
 from liveprofile.rules.rules import read_rules
 from liveprofile.segments.definitions import read_segments
 from liveprofile.settings import Settings
-from liveprofile.wire.memories import last_windows
 from udfs.profile.batch import STAGES, ProfileBatch, ProfileBatchTiming, ProfileUpdater
 from udfs.profile.model_feed import load_checkpoint, open_model_feed, report_models
 from udfs.profile.sink import open_profile_sink
@@ -80,7 +79,7 @@ class ProfileUdf(ScalarFunction):
         self._opened.close()
 
     def eval(
-        self, user_id, window_start, window_end, events, history, added, sums, memory
+        self, user_id, window_start, window_end, events, history, purchases, added, sums
     ) -> pd.Series:
         """Returns a list of output records for each row."""
         batch = ProfileBatch(
@@ -89,9 +88,9 @@ class ProfileUdf(ScalarFunction):
             _epoch_ms(window_end),
             events.tolist(),
             history.tolist(),
+            purchases.tolist(),
             np.stack(added.to_numpy()).astype(np.float64),
             np.stack(sums.to_numpy()).astype(np.float64),
-            list(map(last_windows, memory)),
         )
         return pd.Series(self._updater.update(batch), dtype=object)
 

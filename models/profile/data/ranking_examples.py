@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from liveprofile.wire.memories import MEMORY_WINDOWS
+from liveprofile.wire.histories import MEMORY_WINDOWS
 from models.profile.data.training_rows import Streams
 from models.profile.encoding import concatenated_ranges
 from models.profile.ranker.memory import RETURN, MemoryTokens, memory_tokens

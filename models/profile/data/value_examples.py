@@ -10,7 +10,7 @@ import numpy as np
 from liveprofile.features import baselines
 from liveprofile.features.baselines import SUMS
 from liveprofile.units import DAY_MS
-from liveprofile.wire.memories import MEMORY_WINDOWS
+from liveprofile.wire.histories import MEMORY_WINDOWS
 from models.profile import user_features
 from models.profile.data.examples import PURCHASE, Corpus
 from models.profile.data.prepared import Split

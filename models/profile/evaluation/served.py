@@ -17,8 +17,7 @@ import numpy as np
 from liveprofile.progress import Progress
 from liveprofile.units import DAY_MS
 from liveprofile.value_curves import VALUES, ValueCurves
-from liveprofile.wire import memories
-from liveprofile.wire.memories import Memories, MemoryToken
+from liveprofile.wire.histories import MEMORY_WINDOWS, Memories, MemoryToken, window_text
 from liveprofile.wire.token_columns import TokenColumns
 from models.profile.data.moments import Moments
 from models.profile.data.training_rows import Streams
@@ -119,14 +118,14 @@ def served_values(
 
 def _memories(streams: Streams, windows: np.ndarray) -> Memories:
     """The memory after each of `windows`."""
-    first_W = _first_of_history(streams, windows, memories.MEMORY_WINDOWS - 1)
+    first_W = _first_of_history(streams, windows, MEMORY_WINDOWS - 1)
     window_V = concatenated_ranges(first_W, windows + 1)
     kept, index_V = np.unique(window_V, return_inverse=True)
     tokens = _tokens(streams, kept, kept + 1)
     columns = zip(tokens.type_index.tolist(), tokens.item, tokens.category, strict=True)
-    texts = [memories.token_text(MemoryToken(*token)) for token in columns]
+    known = [MemoryToken(*token) for token in columns]
     ends = zip(streams.end_ms_W[kept].tolist(), itertools.pairwise(tokens.starts), strict=True)
-    of_window = [memories.window_text(end_ms, texts[slice(*part)]) for end_ms, part in ends]
+    of_window = [window_text(end_ms, known[slice(*part)]) for end_ms, part in ends]
     return Memories(windows + 1 - first_W, [of_window[index] for index in index_V.tolist()])
 
 

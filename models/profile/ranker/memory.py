@@ -15,9 +15,9 @@ from typing import NamedTuple
 import numpy as np
 
 from liveprofile.units import DAY_MS
-from liveprofile.wire import memories
-from liveprofile.wire.memories import Memories
-from liveprofile.wire.tokens import TYPE_INDEX, TYPE_LETTERS
+from liveprofile.wire import histories
+from liveprofile.wire.histories import Memories
+from liveprofile.wire.tokens import TYPE_INDEX
 from models.profile.encoding import concatenated_ranges
 
 HALF_LIVES_DAYS = (7.0, 30.0, 90.0)
@@ -272,36 +272,24 @@ class _Windows(dict[str, int]):
     def __init__(self, items: _Codes, categories: _Codes):
         super().__init__()
         self._items, self._categories = items, categories
-        self._codes: dict[str, tuple[int, int]] = {}  # of the text of a token
         self.reset()
 
     def reset(self) -> None:
         self.clear()
-        self._codes.clear()
         self.end_ms, self.first_token, self.end_token, self.item, self.category = (
             _GrowingArray(np.int64) for _ in range(5)
         )
         self.purchases = _GrowingArray(np.int64)
 
     def __missing__(self, text: str) -> int:
-        end_ms, tokens = memories.read_window(text)
+        tokens = histories.read_window(text)
         self.first_token.append(len(self.item))
         for token in tokens:
-            codes = self._codes.get(token) or self._read(token)
-            self.item.append(codes[0])
-            self.category.append(codes[1])
+            returned = token.type_index == RETURN
+            self.item.append(self._items["" if returned else token.item])
+            self.category.append(self._categories["" if returned else token.category])
         self.end_token.append(len(self.item))
-        self.end_ms.append(end_ms)
-        self.purchases.append(sum(token[0] == TYPE_LETTERS[PURCHASE] for token in tokens))
+        self.end_ms.append(histories.read_end_ms(text))
+        self.purchases.append(sum(token.type_index == PURCHASE for token in tokens))
         self[text] = index = len(self.end_ms) - 1
         return index
-
-    def _read(self, text: str) -> tuple[int, int]:
-        token = memories.read_token(text)
-        returned = token.type_index == RETURN
-        codes = (
-            self._items["" if returned else token.item],
-            self._categories["" if returned else token.category],
-        )
-        self._codes[text] = codes
-        return codes

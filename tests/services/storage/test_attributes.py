@@ -12,8 +12,13 @@ from cassandra.cluster import Session
 
 from liveprofile.alerts.cloud_events import to_rfc3339
 from liveprofile.attributes.definitions import read_catalogue
-from liveprofile.attributes.resolution import SEGMENT_PURPOSES, resolve
-from liveprofile.attributes.statements import Statement, new_statement, to_event
+from liveprofile.attributes.statements import (
+    SEGMENT_PURPOSES,
+    Statement,
+    new_statement,
+    resolve,
+    to_event,
+)
 from liveprofile.attributes.table import AttributeTable
 from liveprofile.attributes.topic import (
     Progress,

@@ -19,7 +19,7 @@ from liveprofile.kafka.partitioner import partition_of
 from liveprofile.resources import ROOT
 from liveprofile.rules.rules import read_rules
 from liveprofile.settings import Settings
-from liveprofile.wire.token_columns import read_histories
+from liveprofile.wire.histories import MEMORY_WINDOWS, read_histories
 
 SMALL = Workload(4_000, 300, hours=1)
 SETTINGS = Settings()
@@ -67,8 +67,9 @@ def test_rows_are_parsed_by_operator_functions():
     # As many windows as the history can hold, this one included, or as the user has had.
     windows_seen = last.sums[:, baselines.COLUMNS.index("windows")].astype(int).tolist()
     windows_in_history = [history.count("\x1d") + 1 for history in last.history]
-    assert windows_in_history == [min(count, SETTINGS.window.history + 1) for count in windows_seen]
-    assert len(read_histories(last.history).tokens.starts) == len(last.user_id) + 1
+    assert windows_in_history == [min(count, MEMORY_WINDOWS) for count in windows_seen]
+    read = read_histories(last.history, last.purchases, last.window_start_ms, 8)
+    assert len(read.tokens.starts) == len(last.user_id) + 1
 
 
 def test_window_closes_when_slowest_partition_passes_its_end():

@@ -73,20 +73,6 @@ def test_invalid_setting_prints_one_line_and_exits_with_2(tmp_path, monkeypatch,
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("since", ["2", "2w", "yesterday", "-1h"])
-def test_audit_refuses_since_that_is_no_time(monkeypatch, capsys, since):
-    code, out, err = run(monkeypatch, capsys, "events", "audit", f"--since={since}")
-    assert (code, out) == (2, "")
-    assert err.startswith(f"liveprofile: --since {since!r}: neither a duration")
-
-
-def test_bootstrap_checks_all_files_before_it_connects(tmp_path, monkeypatch, capsys):
-    (tmp_path / "first.jsonl").write_text("{}\n")
-    files = [str(tmp_path / name) for name in ("first.jsonl", "second.jsonl")]
-    code, out, err = run(monkeypatch, capsys, "events", "bootstrap", *files)
-    assert (code, out, err) == (2, "", f"liveprofile: no file at {files[1]}\n")
-
-
 @pytest.mark.parametrize("file", sorted((ROOT / "cli").rglob("*.py")), ids=str)
 def test_imports_inside_functions_can_be_resolved(file: Path) -> None:
     for node in ast.walk(ast.parse(file.read_text("utf-8"))):
@@ -95,15 +81,6 @@ def test_imports_inside_functions_can_be_resolved(file: Path) -> None:
             below = {each.name for each in pkgutil.iter_modules(getattr(module, "__path__", []))}
             missing = {each.name for each in node.names} - set(dir(module)) - below
             assert not missing, f"{node.module} has no {missing}"
-
-
-def test_unreachable_service_prints_one_line_and_exits_with_3(tmp_path, monkeypatch, capsys):
-    config = tmp_path / "liveprofile.toml"
-    config.write_text('[flink]\nrest_url = "http://127.0.0.1:1"\n')
-    code, _, err = run(monkeypatch, capsys, "job", "status", "--config", str(config))
-    assert code == 3
-    assert "127.0.0.1:1" in err
-    assert err.count("\n") == 1
 
 
 def test_importing_cli_does_not_import_heavy_libraries():

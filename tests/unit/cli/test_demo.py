@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -88,11 +87,6 @@ AMOUNT = {"amount": 210.333, "mean": 22.1, "std": 18.2, "value": 9.0}
 COUNT = {"n": 31.0, "mean": 5.04, "std": 2.0, "value": 12.0}
 
 
-def account(**counts: int) -> Reconciliation:
-    names = (field.name for field in fields(Reconciliation) if field.default is MISSING)
-    return Reconciliation(**(dict.fromkeys(names, 0) | counts))
-
-
 def test_largest_changes_picks_one_user_per_kind():
     away = {"recency_days": 60.0, "churn": 0.6}
     found = [
@@ -129,7 +123,9 @@ def test_tour_fits_100_columns_and_shows_values_before_and_after():
     moved = [["A CATEGORY WITH A NAME THAT DOES NOT FIT ITS COLUMN", 0.001, 0.31]]
     found = profile_and_delta("77", {"churn": 0.384, "recency_days": None}, {"churn": 0.121}, moved)
     flags = [flag("77", "amount", "high", 9.0, AMOUNT), flag("8" * 9, "n", "medium", 9.0, COUNT)]
-    shown = rendered_text(view.tour(view.largest_changes([found]), flags, account(used=5), 30))
+    shown = rendered_text(
+        view.tour(view.largest_changes([found]), flags, Reconciliation(used=5), 30)
+    )
     assert all(len(line) <= view.WIDTH for line in shown.splitlines())
     assert re.search(r"won't buy in 30 days +38% +→ +12%", shown)
     assert re.search(r"days since last purchase +- +→ +0\.0", shown)
@@ -142,7 +138,7 @@ def test_tour_fits_100_columns_and_shows_values_before_and_after():
 
 
 def test_accounting_with_unaccounted_record_reports_failure():
-    shown = rendered_text(view.accounting(account(in_topic=3, used=2, unaccounted=1)))
+    shown = rendered_text(view.accounting(Reconciliation(in_topic=3, used=2, unaccounted=1)))
     assert "Not every record is accounted for" in shown
 
 

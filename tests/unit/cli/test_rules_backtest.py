@@ -7,7 +7,7 @@ import pytest
 from cli.common import Call
 from cli.risk import shown_backtest
 from liveprofile.labels.rule_backtest import compare
-from liveprofile.rules.stored_rows import StoredEvent, event_blocks
+from liveprofile.rules.backtest import StoredEvent, event_blocks
 from liveprofile.units import DAY_MS
 from tests.support.rows.rule_examples import rule
 

@@ -37,9 +37,3 @@ def test_since_is_a_time_in_utc_unless_it_has_a_zone(text: str, expected: int) -
 
 def test_since_may_be_a_duration_before_now() -> None:
     assert parse_since_ms("2h") == pytest.approx(time.time() * 1_000 - 2 * HOUR_MS, abs=5_000)
-
-
-@pytest.mark.parametrize("text", ["", "2", "2w", "-1h", "soon", "2026-02-30", "9" * 20])
-def test_since_that_is_neither_is_rejected(text: str) -> None:
-    with pytest.raises(InputError, match="neither a duration such as 30m"):
-        parse_since_ms(text)

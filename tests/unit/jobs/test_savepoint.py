@@ -24,7 +24,6 @@ SAVED = json.loads(operator_name(load()).removeprefix(NAME_PREFIX))
 CHANGED = {
     "window.length_ms": 60_000,
     "window.stagger_ms": 5_000,
-    "window.history": 4,
     "state.decay_days": 29.5,
     "scoring.enabled": False,
     "scoring.history": 64,

@@ -224,37 +224,20 @@ def test_security_settings_become_kafka_client_settings():
 
 def test_topics_use_arrival_time_and_their_retention():
     configs = topic_configs(load(topics={"retention_ms": 1_000}).topics)
-    assert set(configs) == {
-        "behavior-events",
-        "behavior-events-encoded",
-        "behavior-events-rejected",
-        "behavior-events-late",
-        "risk-alerts",
-        "risk-rules",
-        "risk-feedback",
-        "segment-definitions",
-        "segment-changes",
-        "user-attributes",
-        "user-models",
-        "user-consents",
-        "user-erasures",
-        "user-merges",
+    kept_days = {
+        **dict.fromkeys(("risk-rules", "user-models", "segment-definitions"), ("compact", None)),
+        "user-attributes": ("compact,delete", 400),
+        "risk-feedback": ("delete", 400),
+        **dict.fromkeys(
+            ("user-consents", "user-erasures", "user-merges"), ("compact,delete", 3_650)
+        ),
     }
-    for name in ("risk-rules", "user-models", "segment-definitions"):
-        compacted = configs.pop(name)
-        assert (compacted["cleanup.policy"], "retention.ms" in compacted) == ("compact", False)
-    statements = configs.pop("user-attributes")
-    assert statements["cleanup.policy"] == "compact,delete"
-    assert statements["retention.ms"] == str(400 * 86_400_000)
-    labels = configs.pop("risk-feedback")
-    assert labels["retention.ms"] == str(400 * 86_400_000)
-    for name in ("user-consents", "user-erasures", "user-merges"):
-        decisions = configs.pop(name)
-        assert decisions["cleanup.policy"] == "compact,delete"
-        assert decisions["retention.ms"] == str(3_650 * 86_400_000)
-    for config in configs.values():
+    assert len(configs) == 14 and kept_days.keys() < configs.keys()
+    for name, config in configs.items():
         assert config["message.timestamp.type"] == "LogAppendTime"
-        assert config["retention.ms"] == "1000"
+        policy, days = kept_days.get(name, ("delete", 0))
+        retention_ms = None if days is None else str(days * 86_400_000 or 1_000)
+        assert (config["cleanup.policy"], config.get("retention.ms")) == (policy, retention_ms)
 
 
 @pytest.mark.parametrize(("replication", "expected"), [(1, None), (2, None), (3, "2")])

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from liveprofile.attributes.resolution import SEGMENT_PURPOSES
-from liveprofile.attributes.statements import Statement
+from liveprofile.attributes.statements import SEGMENT_PURPOSES, Statement
 from liveprofile.rules.conditions import TextCall
 from liveprofile.units import DAY_MS
 from tests.support.rows.statements import stated

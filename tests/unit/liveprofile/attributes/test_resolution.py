@@ -12,8 +12,13 @@ from hypothesis import strategies as st
 
 from liveprofile.alerts.cloud_events import to_rfc3339
 from liveprofile.attributes.definitions import AttributeDefinition, Catalogue
-from liveprofile.attributes.resolution import SEGMENT_PURPOSES, resolve
-from liveprofile.attributes.statements import Statement, new_statement, to_event
+from liveprofile.attributes.statements import (
+    SEGMENT_PURPOSES,
+    Statement,
+    new_statement,
+    resolve,
+    to_event,
+)
 from liveprofile.attributes.table import Withdrawal
 from liveprofile.attributes.topic import parse_records
 from liveprofile.kafka.records import Record

@@ -24,7 +24,7 @@ from liveprofile.labels.rule_backtest import (
     compare,
     first_needed_ms,
 )
-from liveprofile.rules.stored_rows import StoredEvent, event_blocks
+from liveprofile.rules.backtest import StoredEvent, event_blocks
 from liveprofile.settings import Settings, load
 from liveprofile.units import DAY_MS, HOUR_MS
 from tests.support.rows.rule_examples import rule

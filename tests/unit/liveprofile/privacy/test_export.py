@@ -14,11 +14,9 @@ from cassandra.util import Date, SortedSet
 
 from liveprofile.errors import InputError
 from liveprofile.kafka.records import Record
-from liveprofile.kafka.topics import topic_configs
 from liveprofile.privacy.export import ExportFile, as_json, private_file, user_records
-from liveprofile.privacy.places import TABLES, TOPICS, TOPICS_WITHOUT_USERS
+from liveprofile.privacy.places import TABLES
 from liveprofile.rows import TABLES as ALL
-from liveprofile.settings import TopicSettings
 
 
 @pytest.mark.parametrize(
@@ -124,16 +122,3 @@ IDENTIFYING = {"user_id", "subject", "flag_id", "alert_id", "target", "flags", "
 def test_no_table_that_identifies_users_is_left_out() -> None:
     identifying = {name for name, each in ALL.items() if IDENTIFYING & set(each.columns)}
     assert identifying == TABLES.keys()
-
-
-def test_every_topic_has_an_entry_and_those_with_users_a_retention() -> None:
-    topics = TopicSettings()
-    names = {name for name, value in vars(TopicSettings).items() if isinstance(value, property)}
-    assert TOPICS.keys() | TOPICS_WITHOUT_USERS.keys() == names
-    configs = topic_configs(topics)
-    assert configs.keys() == {getattr(topics, name) for name in names}
-    for setting, (_, limit_setting) in TOPICS.items():
-        config = configs[getattr(topics, setting)]
-        assert "delete" in config["cleanup.policy"].split(",")
-        limit = getattr(topics, limit_setting.removeprefix("topics."))
-        assert config["retention.ms"] == str(limit) and limit > 0

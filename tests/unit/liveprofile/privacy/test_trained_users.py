@@ -187,7 +187,7 @@ PACKAGES = (
     "stack", "cli",
 )  # fmt: skip
 # Statements without a TTL, by a part of their text. Not about users; they never grow.
-WITHOUT_TTL = {"drift_state (scope, start) VALUES ('{_START}', ?)": "when drift was first watched"}
+WITHOUT_TTL = {"{self._table} (scope, start) VALUES (?, ?)": "when drift was first watched"}
 
 
 def kept(settings: Settings) -> dict[str, Kept]:
@@ -229,7 +229,8 @@ def test_limits_follow_the_settings() -> None:
         "user_attribute": 3_690 * DAY_MS,
         "risk_snooze": 365 * DAY_MS,
         "behavior-events": 5_000,
-        "memories": 3 * DAY_MS,
+        "with_user_history": 3 * DAY_MS,
+        "profile_input": 2 * DAY_MS,
         "counted": load().window.count_ttl_ms,
     }
     assert {place: found[place].limit_ms for place in expected} == expected

@@ -14,12 +14,15 @@ from liveprofile.rules.backtest import (
     STORED_FEATURES,
     RaisedFlag,
     RuleReplay,
+    StoredEvent,
     StoredRows,
+    StoredWindow,
+    event_blocks,
     not_evaluable,
     outcome,
+    window_blocks,
 )
 from liveprofile.rules.rules import Rule
-from liveprofile.rules.stored_rows import StoredEvent, StoredWindow, event_blocks, window_blocks
 from liveprofile.units import DAY_MS, HOUR_MS
 from tests.support.rows.rule_examples import SHIPPED_RULES, rule
 from udfs.profile.assemble import FEATURES

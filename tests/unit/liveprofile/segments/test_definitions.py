@@ -18,9 +18,8 @@ from liveprofile.segments.definitions import (
     read_segments,
     segment_set,
 )
-from liveprofile.segments.evaluation import evaluate
+from liveprofile.segments.evaluation import SegmentPreview, evaluate, preview
 from liveprofile.segments.features import PROFILE_FEATURES, features_at
-from liveprofile.segments.preview import SegmentPreview, preview
 from liveprofile.segments.stored_profiles import ProfilePage, profile_page
 from liveprofile.units import DAY_MS
 from liveprofile.value_curves import ValueCurves

@@ -23,11 +23,12 @@ SEGMENTS = segments(**dict.fromkeys(NAMES, "events > 1"))
 REWRITE_MS = 90 * DAY_MS
 
 
-def window(user_id: str, number: int, *names: str) -> EvaluatedWindow:
+def window(user_id: str, number: int, *names: str, allowed: bool = True) -> EvaluatedWindow:
     """The user's window with this number, in which these segments are true."""
     end_ms = number * WINDOW_MS
+    true = frozenset(names)
     return EvaluatedWindow(
-        user_id, end_ms, end_ms * 1_000 + 1, frozenset(names), lambda name: {"events": number}
+        user_id, end_ms, end_ms * 1_000 + 1, true, lambda name: {"events": number}, allowed
     )
 
 
@@ -58,16 +59,21 @@ def expected(windows: list[EvaluatedWindow]) -> list[Sent]:
     return found
 
 
-def random_windows(rng: random.Random, count: int) -> list[EvaluatedWindow]:
-    """Windows of 40 users in time order; each flips a segment now and then."""
+def random_windows(
+    rng: random.Random, count: int, users: int = 40, withdrawals: float = 0.0
+) -> list[EvaluatedWindow]:
+    """Windows in time order; each flips a segment now and then, or what the user allows."""
     state: dict[str, set[str]] = {}
+    allowed: dict[str, bool] = {}
     windows = []
     for number in range(count):
-        user_id = f"u{rng.randrange(40)}"
+        user_id = f"u{rng.randrange(users)}"
         names = state.setdefault(user_id, set())
         while rng.random() < 0.3:
             names ^= {rng.choice(NAMES)}
-        windows.append(window(user_id, number + 1, *names))
+        if rng.random() < withdrawals:
+            allowed[user_id] = not allowed.get(user_id, True)
+        windows.append(window(user_id, number + 1, *names, allowed=allowed.get(user_id, True)))
     return windows
 
 
@@ -269,40 +275,6 @@ def test_memberships_that_a_sweep_has_changed_are_read_again() -> None:
     assert [[one.change for one in writes] for writes in replayed] == [["entered"], []]
 
 
-NAMES_MARKETING_CONSENT = ("a", "b")
-SEGMENTS_MARKETING_CONSENT = segments(**dict.fromkeys(NAMES_MARKETING_CONSENT, "events > 1"))
-WINDOW_MS_MARKETING_CONSENT, REWRITE_MS_MARKETING_CONSENT = 300_000, 10**12
-
-
-def window_of_marketing_consent(
-    user_id: str, number: int, names: set[str], allowed: bool
-) -> EvaluatedWindow:
-    end_ms = number * WINDOW_MS_MARKETING_CONSENT
-    return EvaluatedWindow(
-        user_id, end_ms, end_ms * 1_000, frozenset(names), lambda name: {}, allowed
-    )
-
-
-def random_windows_of_marketing_consent(rng: random.Random, count: int) -> list[EvaluatedWindow]:
-    names: dict[str, set[str]] = {}
-    allowed: dict[str, bool] = {}
-    found = []
-    for number in range(1, count + 1):
-        user = f"u{rng.randrange(12)}"
-        if rng.random() < 0.3:
-            names.setdefault(user, set()).symmetric_difference_update(
-                {rng.choice(NAMES_MARKETING_CONSENT)}
-            )
-        if rng.random() < 0.2:
-            allowed[user] = not allowed.get(user, True)
-        found.append(
-            window_of_marketing_consent(
-                user, number, set(names.get(user, ())), allowed.get(user, True)
-            )
-        )
-    return found
-
-
 class Receiver:
     """A downstream system: who is in which segment, as far as it was told."""
 
@@ -319,22 +291,19 @@ class Receiver:
 @pytest.mark.parametrize("seed", range(4))
 def test_receiver_knows_a_user_after_each_window_that_is_allowed(seed: int) -> None:
     rng = random.Random(seed)
-    windows, store, receiver = (
-        random_windows_of_marketing_consent(rng, 3_000),
-        MemoryMemberships(),
-        Receiver(),
-    )
-    policy, position = MembershipPolicy(store, REWRITE_MS_MARKETING_CONSENT), 0
+    windows = random_windows(rng, 3_000, users=12, withdrawals=0.2)
+    store, receiver = MemoryMemberships(), Receiver()
+    policy, position = MembershipPolicy(store, REWRITE_MS), 0
     replays = 0
     while position < len(windows):
         batch = windows[position : position + rng.randint(1, 8)]
-        found = policy.changes(batch, SEGMENTS_MARKETING_CONSENT)
+        found = policy.changes(batch, SEGMENTS)
         for one, writes in zip(batch, found, strict=True):
             assert one.may_announce or not any(write.is_sent for write in writes)
             for write in writes:
                 store.write(write)
         if rng.random() < 0.1:  # killed after storing, before sending
-            policy, replays = MembershipPolicy(store, REWRITE_MS_MARKETING_CONSENT), replays + 1
+            policy, replays = MembershipPolicy(store, REWRITE_MS), replays + 1
             continue
         policy.stored()
         for one, writes in zip(batch, found, strict=True):
@@ -355,18 +324,10 @@ def test_receiver_knows_a_user_after_each_window_that_is_allowed(seed: int) -> N
 
 def test_a_sweep_stores_the_end_of_a_membership_and_does_not_send_it() -> None:
     store = MemoryMemberships()
-    [writes] = MembershipPolicy(store, REWRITE_MS_MARKETING_CONSENT).changes(
-        [window_of_marketing_consent("u", 1, {"a"}, True)], SEGMENTS_MARKETING_CONSENT
-    )
+    [writes] = MembershipPolicy(store, REWRITE_MS).changes([window("u", 1, "a")], SEGMENTS)
     [entered] = writes
     assert entered.is_sent
-    plan = SweepPlan(
-        "s",
-        10 * WINDOW_MS_MARKETING_CONSENT,
-        30.0,
-        REWRITE_MS_MARKETING_CONSENT,
-        lambda user_id: user_id != "u",
-    )
+    plan = SweepPlan("s", 10 * WINDOW_MS, 30.0, REWRITE_MS, lambda user_id: user_id != "u")
     left = leave("u", "a", entered.membership, "expired", plan)
     assert left is not None and left.change == "left" and not left.is_sent
     assert leave("v", "a", entered.membership, "expired", plan).is_sent

@@ -11,8 +11,7 @@ from benchmarks.load.rows import batches
 from benchmarks.load.workload import EventMessage
 from liveprofile.settings import load
 from liveprofile.units import DAY_MS
-from liveprofile.wire import memories
-from liveprofile.wire.memories import MemoryToken
+from liveprofile.wire.histories import MemoryToken, of_windows
 from liveprofile.wire.token_columns import TokenColumns
 from liveprofile.wire.tokens import EVENT, TYPE_INDEX, Token
 from models.profile import user_features
@@ -109,7 +108,7 @@ def memories_of(histories, windows):
     def window(tokens, end_ms):
         return end_ms, [MemoryToken(t.type_index, t.item, t.category) for t in tokens]
 
-    return memories.of_windows(
+    return of_windows(
         [
             [window(history, DAY_MS)] * bool(history) + [window(tokens, 3 * DAY_MS)]
             for history, tokens in zip(histories, windows, strict=True)

@@ -35,7 +35,7 @@ def row(number: int, offsets: Sequence[int], total: int) -> dict[str, object]:
         "history": f"history {number}",
         "added": [0.0] * len(sums),
         "sums": sums,
-        "memory": f"memory {number}",
+        "purchases": str(number),
     }
 
 
@@ -131,7 +131,7 @@ def test_batch_has_the_columns_of_the_windows():
     assert batch.user_id == ["u", "u"]
     assert batch.window_start_ms.tolist() == [100, 200]
     assert batch.window_end_ms.tolist() == [200, 300]
-    assert batch.memory == ["memory 2", "memory 3"]
+    assert batch.history == ["history 2", "history 3"] and batch.purchases == ["2", "3"]
     assert batch.sums[:, 1].tolist() == [3.0, 5.0]
     assert batch.added.shape == (2, len(baselines.COLUMNS))
 

@@ -13,7 +13,7 @@ from liveprofile.resources import product_path
 from liveprofile.rules.rules import RuleSet, read_rules
 from liveprofile.segments.definitions import SegmentSet
 from liveprofile.settings import load
-from liveprofile.wire.tokens import EVENT, FIELD, HEADER
+from liveprofile.wire.tokens import EVENT, FIELD
 from udfs.profile.batch import ProfileBatch
 from udfs.worker import Feeds, fixed_feeds
 
@@ -34,19 +34,19 @@ ANY_WINDOW = {
 
 def batch(*user_ids: str, fields: str = "") -> ProfileBatch:
     """One window with one view for each user; fields: more JSON fields of the event."""
-    events, histories, texts = [], [], []
+    events, histories = [], []
     for user_id in user_ids:
         payload = (
             f'{{"event_id":"e-{user_id}","user_id":"{user_id}","event_type":"view",'
             f'"event_time":{END_MS - 1}{fields}}}'
         )
         events.append(FIELD.join((str(END_MS - 1), "0", "7", payload)))
-        header = FIELD.join(("0", HEADER, "", "", "0"))
-        texts.append(f"#{END_MS}{EVENT}a{FIELD}{FIELD}")
-        histories.append(header + EVENT + FIELD.join((str(END_MS - 1), "A", "", "", "0.0")))
+        token = FIELD.join((str(END_MS - 1), "a", "", "", "0.0"))
+        histories.append(f"{END_MS}{EVENT}{token}")
     ends = np.full(len(user_ids), END_MS)
     sums = np.ones((len(user_ids), len(baselines.COLUMNS)))
-    return ProfileBatch(list(user_ids), ends - 300_000, ends, events, histories, sums, sums, texts)
+    texts = (events, histories, [""] * len(user_ids))
+    return ProfileBatch(list(user_ids), ends - 300_000, ends, *texts, sums, sums)
 
 
 class FailingModel:

@@ -10,9 +10,8 @@ import pytest
 from liveprofile.features.baselines import COLUMNS
 from liveprofile.privacy.erasures import ErasureTable
 from liveprofile.segments.membership import Membership
-from liveprofile.wire.memories import memory_since
-from liveprofile.wire.token_columns import history_since, read_histories
-from liveprofile.wire.tokens import EVENT, FIELD, HEADER, WINDOW
+from liveprofile.wire.histories import history_since, purchases_since, read_histories
+from liveprofile.wire.tokens import EVENT, FIELD, WINDOW
 from udfs.privacy import (
     LaterMemberships,
     LaterWindows,
@@ -31,14 +30,9 @@ def table(**before_ms: int) -> ErasureTable:
     return found
 
 
-def window(last_purchase_ms: int, *times_ms: int) -> str:
-    header = FIELD.join((str(last_purchase_ms), HEADER, "", "", "0"))
+def window(end_ms: int, *times_ms: int) -> str:
     tokens = (FIELD.join((str(time_ms), "d", "i", "c", "2.5")) for time_ms in times_ms)
-    return EVENT.join((header, *tokens))
-
-
-def memory(*ends_ms: int) -> str:
-    return EVENT.join(f"#{end_ms}{EVENT}d{FIELD}i{FIELD}c" for end_ms in ends_ms)
+    return EVENT.join((str(end_ms), *tokens))
 
 
 def test_windows_that_begin_before_the_erasure_are_refused_without_payloads() -> None:
@@ -51,20 +45,20 @@ def test_windows_that_begin_before_the_erasure_are_refused_without_payloads() ->
     assert found.refused[0][0] == ("ERASED", "window", "3", "77", "")
 
 
-def test_history_keeps_later_windows_and_forgets_an_earlier_purchase() -> None:
-    text = WINDOW.join((window(120, 110, 120), window(120, 260), window(120, 320)))
-    assert history_since(text, 0) == text
-    assert history_since(text, 200) == WINDOW.join((window(0, 260), window(0, 320)))
-    assert history_since(text, 300) == window(0, 320)
-    bought = WINDOW.join((window(120, 120), window(260, 260), window(260, 320)))
-    assert history_since(bought, 200) == WINDOW.join((window(260, 260), window(260, 320)))
-    assert read_histories([history_since(text, 300)]).tokens.sizes.tolist() == [0]
-
-
-def test_memory_keeps_later_windows() -> None:
-    assert memory_since(memory(200, 300, 400), 100) == memory(200, 300, 400)
-    assert memory_since(memory(200, 300, 400), 200) == memory(300, 400)
-    assert memory_since(memory(400), 300) == memory(400)
+def test_history_keeps_later_windows_and_purchases() -> None:
+    text = WINDOW.join((window(200, 110, 120), window(300, 260), window(400, 320)))
+    assert history_since(text, 100) == text
+    assert history_since(text, 200) == WINDOW.join((window(300, 260), window(400, 320)))
+    assert history_since(text, 300) == window(400, 320)
+    assert purchases_since("120 260", 100) == "120 260"
+    assert purchases_since("120 260", 200) == "260" and purchases_since("120", 200) == ""
+    starts_ms = np.array([300, 300, 200])
+    found = read_histories(
+        [text, history_since(text, 300), text], ["120 320", "", "120"], starts_ms, 1
+    )
+    assert found.tokens.sizes.tolist() == [1, 0, 1]
+    assert found.last_purchase_ms.tolist() == [120, 0, 120]
+    assert found.last_purchase_ms_now.tolist() == [320, 0, 120]
 
 
 class Job:
@@ -95,14 +89,14 @@ class Job:
         added = np.repeat(np.array(starts_ms, float)[:, None], len(COLUMNS), axis=1)
         sums = added + 1_000_000
         count = len(starts_ms)
-        history = [window(0, start_ms + 1) for start_ms in starts_ms]
+        history = [window(start_ms + LENGTH_MS, start_ms + 1) for start_ms in starts_ms]
         found = self.worker.without_past(
             ["a"] * count,
             starts_ms,
             history,
+            [""] * count,
             added,
             sums,
-            [memory(start_ms + LENGTH_MS) for start_ms in starts_ms],
             erased,
         )
         if found.users:

@@ -5,7 +5,8 @@ import pytest
 
 from liveprofile.events.window import parse_windows
 from liveprofile.privacy.trained_users import user_key
-from liveprofile.wire.token_columns import TokenColumns, read_histories
+from liveprofile.wire.histories import read_histories
+from liveprofile.wire.token_columns import TokenColumns
 from liveprofile.wire.tokens import Token
 from models.profile import checkpoint
 from models.profile.data import training_rows
@@ -68,7 +69,9 @@ def test_serving_computes_the_user_features_of_training(miniature_rows):
         baselines = assemble.read_baselines(
             batch.added, batch.sums, batch.window_start_ms, batch.window_end_ms, 30.0
         )
-        histories = read_histories(batch.history)
+        histories = read_histories(
+            batch.history, batch.purchases, batch.window_start_ms, MINIATURE.history_windows
+        )
         inputs = (batch.user_id, batch.window_start_ms, batch.window_end_ms, parsed, histories)
         served.append(assemble.numeric_inputs(assemble.ProfileInputs(*inputs, *baselines))[1])
     served = np.concatenate(served)

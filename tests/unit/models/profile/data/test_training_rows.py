@@ -19,8 +19,7 @@ from liveprofile.features.baselines import SUMS
 from liveprofile.privacy.trained_users import user_key
 from liveprofile.settings import load
 from liveprofile.units import DAY_MS
-from liveprofile.wire.token_columns import read_histories
-from liveprofile.wire.tokens import EVENT, FIELD
+from liveprofile.wire.tokens import EVENT, FIELD, TYPE_INDEX
 from models.profile.data import training_rows
 from models.profile.data.examples import build_corpus
 from models.profile.encoding import Vocabulary
@@ -82,11 +81,16 @@ def test_streams_equal_rows_sorted_in_memory(table, tmp_path, small_runs):
         assert column.tolist() == [row[name][: len(SUMS)] for row in expected]
 
 
-def test_last_purchase_equals_the_history_header(table, tmp_path, small_runs):
+def test_last_purchase_is_that_of_the_windows_so_far(table, tmp_path, small_runs):
     streams = training_rows.read(write_parquet(table, tmp_path / "rows.parquet"))
-    histories = read_histories([row["history"] for row in sorted_rows(table)])
-    assert 0 < np.count_nonzero(histories.last_purchase_ms_now) < len(table)
-    np.testing.assert_array_equal(streams.last_purchase_ms_W, histories.last_purchase_ms_now)
+    last_ms, expected = {}, []
+    for row in sorted_rows(table):
+        for token in parse_training_window(row["events"]).tokens:
+            if token.type_index == TYPE_INDEX["purchase"]:
+                last_ms[row["user_id"]] = token.time_ms
+        expected.append(last_ms.get(row["user_id"], 0))
+    assert 0 < np.count_nonzero(expected) < len(table)
+    assert streams.last_purchase_ms_W.tolist() == expected
 
 
 def test_other_files_with_the_same_rows_give_the_same_streams(

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from liveprofile.units import DAY_MS
-from liveprofile.wire import memories
-from liveprofile.wire.memories import MemoryToken
+from liveprofile.wire.histories import MemoryToken, of_windows
 from liveprofile.wire.tokens import TYPE_INDEX
 from models.profile.ranker import memory
 from models.profile.ranker.memory import PAIR_FEATURES, ROW_FEATURES, MemoryReader, pairs
@@ -24,7 +23,7 @@ def token(item: str, category: str = "c", kind: int = PURCHASE) -> MemoryToken:
 
 
 def read(rows: Rows) -> memory.MemoryTokens:
-    return MemoryReader(["a", "b"], ["c", "d"]).read(memories.of_windows(rows))
+    return MemoryReader(["a", "b"], ["c", "d"]).read(of_windows(rows))
 
 
 def features_of(rows: Rows, row: int, code: int) -> dict[str, float]:
@@ -85,7 +84,7 @@ def test_order_of_events_in_a_window_changes_nothing() -> None:
     shuffled = [[(end, rng.sample(tokens, len(tokens))) for end, tokens in row] for row in rows]
     # One reader, since the codes of further ids follow the order in which it meets them.
     reader = MemoryReader(["a", "b"], ["c", "d"])
-    first, second = (reader.read(memories.of_windows(each)) for each in (rows, shuffled))
+    first, second = (reader.read(of_windows(each)) for each in (rows, shuffled))
     for code in ("item_T", "category_T"):
         for one, other in zip(
             pairs(first, getattr(first, code)), pairs(second, getattr(second, code)), strict=True
@@ -101,7 +100,7 @@ def test_returns_and_missing_ids_count_as_no_id() -> None:
 
 def test_names_of_further_ids_follow_those_of_the_model() -> None:
     reader = MemoryReader(["a", "b"], ["c"])
-    tokens = reader.read(memories.of_windows([[(0, [token("new"), token("b", "other")])]]))
+    tokens = reader.read(of_windows([[(0, [token("new"), token("b", "other")])]]))
     assert [reader.items.names[code - 1] for code in tokens.item_T] == ["new", "b"]
     assert reader.categories.names == ["c", "other"]
 
@@ -110,7 +109,7 @@ def test_tie_breaks_depend_on_names_only() -> None:
     values = []
     for order in (["x", "y"], ["y", "x"]):
         reader = MemoryReader(["a"], [])
-        reader.read(memories.of_windows([[(0, [token(name, "") for name in order])]]))
+        reader.read(of_windows([[(0, [token(name, "") for name in order])]]))
         codes = np.array([reader.items[name] for name in ("a", "x", "y")])
         values.append(reader.item_tie_breaks(codes).tolist())
     assert values[0] == values[1]
@@ -119,8 +118,8 @@ def test_tie_breaks_depend_on_names_only() -> None:
 
 def test_reader_forgets_ids_beyond_its_limit() -> None:
     reader = MemoryReader(["a"], [], max_windows=9)
-    reader.read(memories.of_windows([[(n, [token(str(n), "")]) for n in range(10)]]))
+    reader.read(of_windows([[(n, [token(str(n), "")]) for n in range(10)]]))
     reader.make_room()
     assert reader.items.names == ["a"]
-    tokens = reader.read(memories.of_windows([[(0, [token("5", ""), token("a", "")])]]))
+    tokens = reader.read(of_windows([[(0, [token("5", ""), token("a", "")])]]))
     assert [reader.items.names[code - 1] for code in tokens.item_T] == ["5", "a"]

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from liveprofile.units import DAY_MS
-from liveprofile.wire import memories
-from liveprofile.wire.memories import MemoryToken
+from liveprofile.wire.histories import MemoryToken, of_windows
 from models.profile.ranker.memory import MemoryReader
 from models.profile.ranker.network import Ranker, item_candidates, memory_pairs
 
@@ -34,7 +33,7 @@ def ranker() -> Ranker:
 
 def read(rows: list) -> tuple:
     reader = MemoryReader([f"i{n}" for n in range(ITEMS)], [f"c{n}" for n in range(CATEGORIES)])
-    tokens = reader.read(memories.of_windows(rows))
+    tokens = reader.read(of_windows(rows))
     return tokens, *memory_pairs(tokens)
 
 

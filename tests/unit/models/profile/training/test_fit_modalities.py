@@ -17,8 +17,7 @@ from liveprofile.events.window import parse_training_window, parse_windows
 from liveprofile.privacy.trained_users import user_key
 from liveprofile.settings import load
 from liveprofile.units import DAY_MS
-from liveprofile.wire.memories import read_memories
-from liveprofile.wire.token_columns import read_histories
+from liveprofile.wire.histories import read_histories, read_memories
 from models.profile import checkpoint, text_encoder, vocabulary_expansion
 from models.profile.data import training_rows
 from models.profile.data.modality_vectors import VectorSpool
@@ -120,7 +119,7 @@ def test_kept_modality_improves_the_ranking_of_unseen_users(trained, kind):
             day.window_start_ms,
             day.window_end_ms,
             windows,
-            read_histories(day.history),
+            read_histories(day.history, day.purchases, day.window_start_ms, 8),
             *baselines,
         )
         next_categories = parse_windows(next_day.events)[0].tokens.category
@@ -132,7 +131,7 @@ def test_kept_modality_improves_the_ranking_of_unseen_users(trained, kind):
                 *tokens,
                 *assemble.numeric_inputs(inputs),
                 vectors if with_vectors else (),
-                read_memories(day.memory),
+                read_memories(day.history),
             )
             for user, ranked in zip(day.user_id, scores.interests_after, strict=True):
                 names = [model.categories[index] for index in ranked]

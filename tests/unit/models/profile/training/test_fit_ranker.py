@@ -13,8 +13,14 @@ import torch
 
 from liveprofile.errors import InputError
 from liveprofile.units import DAY_MS
-from liveprofile.wire import memories
-from liveprofile.wire.memories import MEMORY_WINDOWS, MemoryToken
+from liveprofile.wire.histories import (
+    MEMORY_WINDOWS,
+    MemoryToken,
+    of_windows,
+    read_end_ms,
+    read_window,
+    window_text,
+)
 from liveprofile.wire.tokens import TYPE_INDEX
 from models.profile import checkpoint, vocabulary_expansion
 from models.profile.data.examples import PURCHASE, build_corpus
@@ -153,8 +159,9 @@ def test_order_of_events_in_a_window_changes_no_ranking(
     texts = served._memories(shop.corpus.streams, shop.split.validation[:40])
     shuffled = []
     for text in texts.windows:
-        end_ms, tokens = memories.read_window(text)
-        shuffled.append(memories.window_text(end_ms, random.permutation(tokens).tolist()))
+        tokens = read_window(text)
+        order = random.permutation(len(tokens))
+        shuffled.append(window_text(read_end_ms(text), [tokens[index] for index in order]))
     other = texts._replace(windows=shuffled)
     assert other.windows != texts.windows
     h_BD = torch.zeros(40, 16)
@@ -220,9 +227,7 @@ def test_checkpoint_and_added_items_keep_the_ranking(
         checkpoint.load(tmp_path / "unknown")
     new = vocabulary_expansion.hash_bucket_rows(loaded, shop.items, ["90", "91"])
     grown = vocabulary_expansion.add_items(loaded, new)
-    texts = memories.of_windows(
-        [[(0, [MemoryToken(PURCHASE, "3", "1"), MemoryToken(PURCHASE, "90", "2")])]]
-    )
+    texts = of_windows([[(0, [MemoryToken(PURCHASE, "3", "1"), MemoryToken(PURCHASE, "90", "2")])]])
     more = shop._replace(items=[*shop.items, "90", "91"])
     models = [
         profile_model(model, data)

@@ -12,8 +12,7 @@ import torch
 from liveprofile.features.baselines import SUMS
 from liveprofile.units import DAY_MS
 from liveprofile.value_curves import VALUES
-from liveprofile.wire import memories
-from liveprofile.wire.memories import MemoryToken
+from liveprofile.wire.histories import MemoryToken, of_windows
 from models.profile import checkpoint, vocabulary_expansion
 from models.profile.data.examples import PURCHASE, Corpus, build_corpus
 from models.profile.data.moments import Moments, outcomes
@@ -144,7 +143,7 @@ def test_curve_reads_the_same_inputs_in_training_and_in_serving(
         )
     ends_ms = streams.end_ms_W[windows]
     features_NX = user_features_at(corpus, RECIPE, windows, ends_ms)
-    memory = MemoryReader(["i"], ["c"]).windows(memories.of_windows(rows))
+    memory = MemoryReader(["i"], ["c"]).windows(of_windows(rows))
     served = score_curves(
         model.value_curves, memory, (features_NX, features_NX), np.ones(len(windows))
     )
@@ -170,7 +169,7 @@ def test_values_before_a_window_do_not_depend_on_it_but_on_its_end() -> None:
 
     def before(last: list[MemoryToken], days: float) -> tuple[float, float]:
         row = [*history, (START_MS + 12 * DAY_MS, last)]
-        memory = reader.windows(memories.of_windows([row]))
+        memory = reader.windows(of_windows([row]))
         found = score_curves(head.eval(), memory, (features, features), np.array([days]))
         return found.churn_before[0], found.spend_before[0]
 
@@ -194,7 +193,7 @@ def test_row_has_the_same_curve_alone_and_in_a_batch(corpus: Corpus, fitted: Any
     features = np.random.default_rng(1).random((4, len(FEATURE_NAMES))).astype(np.float32)
 
     def churn(numbers: list[int]) -> np.ndarray:
-        memory = reader.windows(memories.of_windows([rows[n] for n in numbers]))
+        memory = reader.windows(of_windows([rows[n] for n in numbers]))
         both = (features[numbers], features[numbers])
         scores = score_curves(model.value_curves, memory, both, np.ones(len(numbers)))
         return np.stack([scores.churn_before, scores.churn_after])

@@ -1,0 +1,128 @@
+"""PARSE_EVENT and EVENT_TIME against tests/reference/validation.py, on any bytes."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+from pyflink.table import DataTypes, EnvironmentSettings, TableEnvironment
+
+from jobs.sql import expressions as sql
+from jobs.sql.event_views import parsed, register_functions
+from liveprofile.settings import load
+from tests.reference.validation import (
+    MIN_TIME_MS,
+    REASONS,
+    REASONS_WITH_DETAIL,
+    TYPES,
+    Rejected,
+    ValidEvent,
+    event_clock_ms,
+    validate,
+)
+from tests.support.streams import seeded
+from tests.support.streams.corruptions import CORRUPTIONS
+from tests.support.streams.shop import shop_events
+
+pytestmark = pytest.mark.pipeline
+
+RECORD_MS = 1_790_000_000_123
+FIELDS = (
+    *("event_id", "user_id", "event_type", "event_time", "item_id", "category_id", "price"),
+    *("quantity", "amount", "rating", "place", "attributes", "lat", "lon", "shop_id", "x"),
+    *("device_id", "place.lat", "attributes.shop_id", "event\\u005fid"),
+)
+VALUES = (
+    *("-0", "1e400", "1000000000", "1000000001", "0e0", "1.0", "true", "null", '""', "{}", "[1]"),
+    *('"007"', '"-5"', '"1e3"', '"1."', '" 1"', "01", "+1", "NaN", "90", "-90.01", "180.1"),
+    *('"\\ud800"', '"\\ud83d\\ude00"', '"\\\\ud800"', '"\\udc00"', '"\\u0000"', '"a\\u001db"'),
+    *("9" * 1_000, "9" * 1_001, "-" + "9" * 1_000, "0." + "1" * 998, "0." + "1" * 999),
+    *(f'"{"é" * 256}"', f'"{"😀" * 256}"', f'"{"😀" * 257}"', '"view"', '"heartbeat"', '"View"'),
+    *('"2024-02-30T00:00"', '"2024-02-29 23:59:59.9999Z"', '"2024-01-01T00:00+18:01"'),
+    *('"2024-01-01T00:00-0530"', '"2024-01-01T24:00"', '"1970-01-01T00:00Z"', "1700000000000"),
+    *("1790000600123", "1790000600124", "946684799999", "9999999999999999", "1700000000000.0"),
+)
+FIELDS_OF_EVENT = ("event_id", "user_id", "event_type", "item_id", "category_id", "amount")
+BYTES = (b"\xff", b"\xc0\x80", b"\xed\xa0\x80", b"\xef\xbf\xbd", b"\xf4\x90\x80\x80", b"\x1f")
+
+
+def odd_payloads(rng: random.Random, count: int) -> Iterator[bytes]:
+    """An event with some fields replaced, repeated, missing or nested, and some bytes changed."""
+    for _ in range(count):
+        fields = {"event_id": '"e"', "user_id": "7", "event_type": f'"{rng.choice(TYPES)}"'}
+        pairs = [*fields.items(), ("event_time", "1700000000000"), ("price", "5")]
+        for _ in range(rng.randint(0, 3)):
+            name, value = rng.choice(FIELDS), rng.choice(VALUES)
+            if name in ("place", "attributes") and rng.random() < 0.8:
+                value = f'{{"{rng.choice(FIELDS)}": {value}, "lat": {rng.choice(VALUES)}}}'
+            if rng.random() < 0.6:
+                pairs = [pair for pair in pairs if pair[0] != name]
+            pairs.insert(rng.randint(0, len(pairs)), (name, value))
+        text = "{" + ",".join(f'"{name}":{value}' for name, value in pairs) + "}"
+        payload = (text + rng.choice([""] * 30 + [" ", "x", "{}", ","])).encode()
+        at = rng.randrange(len(payload))
+        if rng.random() < 0.1:
+            payload = payload[:at] + rng.choice(BYTES) + payload[at:]
+        yield payload
+
+
+def extreme_payloads() -> Iterator[bytes]:
+    for depth in (997, 998, 999, 5_000):
+        yield b'{"event_type":"heartbeat","event_time":1700000000000,"x":%s%s}' % (
+            b"[" * depth,
+            b"]" * depth,
+        )
+    for size in (50_000, 50_001):
+        yield b'{"event_type":"heartbeat","event_time":1700000000000,"%s":1}' % (b"n" * size)
+    for size in (65_000, 65_536, 5_000_000):
+        yield b'{"event_type":"heartbeat","event_time":1700000000000,"x":"%s"}' % (b"x" * size)
+
+
+def test_payloads_are_parsed_and_rejected_as_the_contract_says() -> None:
+    settings, rng = load(), random.Random(4)
+    broken = [make for each in CORRUPTIONS.values() for _, make in each]
+    values = [message.value for message in seeded.poison_messages(500, 4)]
+    values += [message.value for message in seeded.payload_variants(1_000, 4)]
+    values += [make(event) for make, event in zip(broken, shop_events(4, 5, 1_000), strict=False)]
+    values += [*odd_payloads(rng, 6_000), *extreme_payloads()]
+    t_env = TableEnvironment.create(EnvironmentSettings.in_batch_mode())
+    t_env.get_config().set("parallelism.default", "1")
+    t_env.get_config().set("table.local-time-zone", "UTC")
+    register_functions(t_env)
+    columns = [DataTypes.FIELD("n", DataTypes.INT()), DataTypes.FIELD("raw", DataTypes.BYTES())]
+    rows = t_env.from_elements(list(enumerate(values)), DataTypes.ROW(columns))
+    t_env.create_temporary_view("raw_records", rows)
+    clock = sql.event_clock("payload", "record_time", settings.limits.max_clock_skew_ms)
+    t_env.create_temporary_view(
+        "records",
+        t_env.sql_query(
+            f"""SELECT *, {clock} AS event_clock, n AS arrival, '' AS record_topic,
+                0 AS record_partition, CAST(n AS BIGINT) AS record_offset
+            FROM (SELECT n, CAST(raw AS STRING) AS payload,
+                    TO_TIMESTAMP_LTZ({RECORD_MS}, 3) AS record_time FROM raw_records)"""
+        ),
+    )
+    t_env.create_temporary_view("parsed", t_env.sql_query(parsed(settings, "records")))
+    names = ("reason", "detail", *FIELDS_OF_EVENT, "lat", "lon")
+    query = f"SELECT record_offset, {sql.epoch_ms('event_clock')}, {', '.join(names)} FROM parsed"
+    seen: Counter[str] = Counter()
+    with t_env.execute_sql(query).collect() as found:
+        for number, found_ms, reason, detail, *event, lat, lon in found:
+            value = values[number]
+            clock_ms = event_clock_ms(value, RECORD_MS, settings.limits)
+            assert found_ms == clock_ms or (clock_ms is None and found_ms < MIN_TIME_MS), value
+            expected = validate(value, RECORD_MS, settings.limits)
+            seen[reason or type(expected).__name__] += 1
+            if isinstance(expected, Rejected):
+                assert reason == expected.reason, value
+                assert detail == expected.detail or reason not in REASONS_WITH_DETAIL, value
+                continue
+            assert reason is None, value
+            if isinstance(expected, ValidEvent):
+                names = (*FIELDS_OF_EVENT[:3], "item", "category", "amount")
+                assert event == [getattr(expected, name) for name in names], value
+                assert expected.place == (None if None in (lat, lon) else (lat, lon)), value
+    assert sum(seen.values()) == len(values)
+    assert {*REASONS, "ValidEvent", "Heartbeat"} <= seen.keys() and min(seen.values()) > 10, seen

@@ -1,0 +1,352 @@
+"""Conditions: what is rejected where, and random ones against plain Python.
+
+A missing attribute makes a comparison unknown, as in SQL.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from liveprofile.rules.conditions import MAX_CHARS, ConditionError, TextCall, parse_condition
+
+Truth = bool | None  # None: unknown
+Row = dict[str, Any]
+NAMES = {"a": "number", "b": "number", "kind": "text"}
+CONSTANTS = {"threshold": 4.0}
+FUNCTIONS = {"attribute": "attribute", "segment": "condition"}
+
+
+@pytest.mark.parametrize(
+    ("text", "position", "reason"),
+    [
+        ("", 0, "is empty"),
+        ("a >", 3, "ends too early"),
+        ("  a > 1 or", 10, "ends too early"),
+        ("a > 1 b > 2", 6, "invalid syntax"),
+        ("a = 1", 2, "invalid syntax"),
+        ("(a > 1", 0, "never closed"),
+        ("a > x", 4, "unknown name x"),
+        ("a > 1 and\n  treshold > b", 12, "unknown name treshold; threshold?"),
+        ('kind == "é" and x > 1', 16, "unknown name x"),
+        ('a > "s"', 4, "`'s'` is a text, expected a number"),
+        ("kind > 1", 0, "`kind` is a text, expected a number"),
+        ("kind == 1", 8, "`1` is a number, expected a text"),
+        ('a + kind > 1', 4, "`kind` is a text, expected a number"),
+        ("a > 1 and b", 10, "`b` is a number, expected a condition"),
+        ("not a", 4, "`a` is a number, expected a condition"),
+        ("a + b", 0, "is a number, not a condition"),
+        ("kind", 0, "is a text, not a condition"),
+        ("(a > 1) == (b > 1)", 1, "a condition cannot be compared"),
+        ("1 < (a > 1)", 5, "`a > 1` is a condition, expected a number"),
+        ("a is b", 0, "`is` is not allowed"),
+        ("a > True", 4, "True and False are not allowed"),
+        ("a > 1e999", 4, "the number is too large"),
+        ("a > 1j", 4, "`1j` is not allowed"),
+        ("a ** 2 > 1", 0, "`a ** 2` is not allowed"),
+        ("a > 1 # b > 1", 6, "'#' is not allowed"),
+        ("a.real > 1", 0, "`a.real` is not allowed"),
+        ("a if b > 1 else b", 0, "is not allowed"),
+        ("[a for a in b]", 0, "is not allowed"),
+        ("(lambda: 1)() > a", 0, "only abs, min, max can be called"),
+        ('__import__("os").system("x") == 0', 0, "only abs, min, max can be called"),
+        ("open(a) > 1", 0, "only abs, min, max can be called"),
+        ("abs(a, b) > 1", 0, "abs takes one number, not 2"),
+        ("max(a) > 1", 0, "max takes 2 numbers or more, not 1"),
+        ("max(a, *b) > 1", 7, "is not allowed"),
+        ("max(a, b, key=a) > 1", 0, "only abs, min, max can be called"),
+        ("a in b", 5, "after `in` must come a list"),
+        ("a in []", 5, "after `in` must come a list"),
+        ("a in [b]", 6, "a list may only have constants"),
+        ('a in ["x"]', 6, "is a text, expected a number"),
+        ("a > 1 and b\0", 11, "is not allowed"),
+        ("(" * 300 + "a", 200, "too many nested"),
+        ("-" * 900 + "a > 1", 0, "nested too deeply"),
+        ("a" * (MAX_CHARS + 1), MAX_CHARS, f"longer than {MAX_CHARS} characters"),
+    ],
+)  # fmt: skip
+def test_invalid_condition_is_rejected_with_its_position(
+    text: str, position: int, reason: str
+) -> None:
+    with pytest.raises(ConditionError) as error:
+        parse_condition(text, NAMES, CONSTANTS)
+    assert reason in error.value.reason
+    assert error.value.position == position
+
+
+def test_condition_lists_the_names_it_reads() -> None:
+    text = 'b > threshold and (a > b or kind in ["x", "y"])'
+    assert parse_condition(text, NAMES, CONSTANTS).names == ("b", "a", "kind")
+
+
+def test_condition_without_names_is_evaluated_for_every_row() -> None:
+    assert parse_condition("1 < threshold", NAMES, CONSTANTS)({}, 3).tolist() == [True] * 3
+
+
+def test_nan_compares_false() -> None:
+    columns = {"a": np.array([math.nan, 1.0]), "b": np.array([1.0, 1.0])}
+    for text, holds in (
+        ("a > 0", [False, True]),
+        ("a <= 0", [False, False]),
+        ("not a > 0", [True, False]),
+        ("max(a, b) > 0", [False, True]),
+        ("b / 0 > 5", [True, True]),
+        ("(b - 1) / 0 > 5", [False, False]),
+    ):
+        assert parse_condition(text, NAMES, {})(columns, 2).tolist() == holds, text
+
+
+def holds(text: str, **values: Any) -> bool:
+    """Of one user with these attributes; a and b are 1, kind is "x", the user is in segment s."""
+    condition = parse_condition(text, NAMES, {}, FUNCTIONS)
+    columns: dict[Any, np.ndarray] = {
+        "a": np.array([1.0]),
+        "b": np.array([1.0]),
+        "kind": np.array(["x"]),
+    }
+    for call in condition.calls:
+        if call.function == "segment":
+            columns[call] = np.array([True])
+        else:
+            columns[call] = np.array([values.get(call.argument)], object)
+    return bool(condition(columns, 1)[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "values", "expected"),
+    [
+        ('attribute("n") > 1', {"n": 2}, True),
+        ('attribute("n") > 1', {"n": 1}, False),
+        ('attribute("n") > 1', {}, False),
+        ('not attribute("n") > 1', {}, False),
+        ('not (attribute("n") > 1)', {"n": 1}, True),
+        ('attribute("n") != 1', {}, False),
+        ('not attribute("n") == 1', {}, False),
+        ('not 0 < attribute("n") < 3', {}, False),
+        ('not 0 < attribute("n") < 3', {"n": 5}, True),
+        ('attribute("n") > 1', {"n": "2"}, False),
+        ('not attribute("n") > 1', {"n": True}, False),
+        ('attribute("f")', {"f": True}, True),
+        ('attribute("f")', {"f": False}, False),
+        ('not attribute("f")', {"f": False}, True),
+        ('not attribute("f")', {}, False),
+        ('not not attribute("f")', {"f": True}, True),
+        ('not attribute("f")', {"f": 0}, False),
+        ('attribute("t") == "x"', {"t": "x"}, True),
+        ('attribute("t") == kind', {"t": "x"}, True),
+        ('"x" == attribute("t")', {"t": "x"}, True),
+        ('attribute("t") != "x"', {"t": "y"}, True),
+        ('attribute("t") != "x"', {}, False),
+        ('attribute("t") in ["x", "y"]', {"t": "y"}, True),
+        ('attribute("t") not in ["x", "y"]', {"t": "z"}, True),
+        ('attribute("t") not in ["x", "y"]', {}, False),
+        ('not attribute("t") in ["x"]', {}, False),
+        ('attribute("n") in [1, 2]', {"n": 2}, True),
+        ('attribute("n") > 1 or a > 0', {}, True),
+        ('not (attribute("n") > 1 and a > 5)', {}, True),
+        ('not (attribute("n") > 1 or a > 5)', {}, False),
+        ('attribute("n") - a > 0 and not segment("s")', {"n": 2}, False),
+        ('max(attribute("n"), 3) > 2', {}, False),
+        ('attribute("n") >= attribute("m")', {"n": 2, "m": 1}, True),
+        ('attribute("n") >= attribute("m")', {"n": 2}, False),
+    ],
+)
+def test_condition_on_attributes(text: str, values: Row, expected: bool) -> None:
+    assert holds(text, **values) is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "position", "reason"),
+    [
+        ('attribute("x") > 1 and attribute("x") == "y"', 23, 'attribute("x") is a text here'),
+        ('attribute("x") == attribute("y")', 0, "two attributes cannot be compared by =="),
+        ("attribute(a) > 1", 0, "takes one quoted text"),
+        ('(attribute("x") or a > 1) > 2', 1, "is a condition, expected a number"),
+        ('attribute("x") in ["a", 1]', 24, "is a number, expected a text"),
+    ],
+)
+def test_invalid_use_of_attributes_is_rejected_with_its_position(
+    text: str, position: int, reason: str
+) -> None:
+    with pytest.raises(ConditionError) as error:
+        parse_condition(text, NAMES, {}, FUNCTIONS)
+    assert reason in error.value.reason
+    assert error.value.position == position
+
+
+def test_condition_lists_the_attributes_with_the_kinds_that_it_needs() -> None:
+    text = 'attribute("n") > a and (attribute("f") or attribute("t") == "x")'
+    found = parse_condition(text, NAMES, {}, FUNCTIONS)
+    assert found.attributes == {"n": "number", "f": "condition", "t": "text"}
+    assert found.calls == tuple(TextCall("attribute", name) for name in "nft")
+
+
+def test_attributes_are_refused_where_they_are_not_allowed() -> None:
+    with pytest.raises(ConditionError, match="can be called"):
+        parse_condition('attribute("n") > 1', NAMES, {})
+
+
+# --- random conditions against plain Python ----------------------------------------------------
+
+Pair = tuple[str, Callable[[Row], Any]]  # the text, and a function that evaluates it for a row
+
+
+def _divided(x: float, y: float) -> float:
+    """Divides by IEEE 754 rules, where Python raises."""
+    if y != 0:
+        return x / y
+    return math.nan if x == 0 or math.isnan(x) else math.copysign(math.inf, x) * math.copysign(1, y)
+
+
+def _least(*numbers: float) -> float:
+    return math.nan if any(map(math.isnan, numbers)) else min(numbers)
+
+
+def _greatest(*numbers: float) -> float:
+    return math.nan if any(map(math.isnan, numbers)) else max(numbers)
+
+
+BINARY = {
+    "+": lambda x, y: x + y,
+    "-": lambda x, y: x - y,
+    "*": lambda x, y: x * y,
+    "/": _divided,
+}
+ORDER = {
+    "<": lambda x, y: x < y,
+    "<=": lambda x, y: x <= y,
+    ">": lambda x, y: x > y,
+    ">=": lambda x, y: x >= y,
+    "==": lambda x, y: x == y,
+    "!=": lambda x, y: x != y,
+}
+TEXTS = ("", "x", "é", "two words")
+
+
+def _both(op: str, function: Callable[..., Any], left: Pair, right: Pair) -> Pair:
+    return f"({left[0]} {op} {right[0]})", lambda row: function(left[1](row), right[1](row))
+
+
+def _call(name: str, function: Callable[..., Any], *args: Pair) -> Pair:
+    text = f"{name}({', '.join(arg[0] for arg in args)})"
+    return text, lambda row: function(*(arg[1](row) for arg in args))
+
+
+def _not(truth: Truth) -> Truth:
+    return None if truth is None else not truth
+
+
+def _and(first: Truth, second: Truth) -> Truth:
+    if first is False or second is False:
+        return False
+    return None if first is None or second is None else True
+
+
+def _or(first: Truth, second: Truth) -> Truth:
+    return _not(_and(_not(first), _not(second)))
+
+
+def _known(name: str, kind: type | tuple[type, ...], test: Callable[[Any], bool]) -> Any:
+    """The test of an attribute; unknown if it is missing or of another kind."""
+
+    def holds(row: Row) -> Truth:
+        value = row[name]
+        wrong = not isinstance(value, kind) or (kind is not bool and isinstance(value, bool))
+        return None if wrong else test(value)
+
+    return holds
+
+
+def _chain(first: Pair, op: str, second: Pair, other: str, third: Pair) -> Pair:
+    text = f"({first[0]} {op} {second[0]} {other} {third[0]})"
+
+    def holds(row: Row) -> bool:
+        x, y, z = (part[1](row) for part in (first, second, third))
+        return ORDER[op](x, y) and ORDER[other](y, z)
+
+    return text, holds
+
+
+def _among(texts: list[str], negated: bool) -> Pair:
+    listed = ", ".join(f'"{text}"' for text in texts)
+    word = "not in" if negated else "in"
+    return f"(kind {word} [{listed}])", lambda row: (row["kind"] in texts) != negated
+
+
+def _constant(number: float) -> Pair:
+    return repr(number), lambda row: number
+
+
+def _named(name: str) -> Pair:
+    return name, lambda row: row[name]
+
+
+operators = st.sampled_from([*BINARY])
+numbers = st.recursive(
+    st.sampled_from([_named("a"), _named("b"), ("threshold", lambda row: 4.0)])
+    | st.floats(0, 1e9).map(_constant),
+    lambda inner: st.one_of(
+        st.builds(lambda op, x, y: _both(op, BINARY[op], x, y), operators, inner, inner),
+        st.builds(lambda x: (f"-{x[0]}", lambda row: -x[1](row)), inner),
+        st.builds(lambda x: _call("abs", abs, x), inner),
+        st.builds(lambda x, y: _call("min", _least, x, y), inner, inner),
+        st.builds(lambda x, y, z: _call("max", _greatest, x, y, z), inner, inner, inner),
+    ),
+    max_leaves=6,
+)
+orders = st.sampled_from([*ORDER])
+comparisons = st.one_of(
+    st.builds(lambda op, x, y: _both(op, ORDER[op], x, y), orders, numbers, numbers),
+    st.builds(_chain, numbers, orders, numbers, orders, numbers),
+    st.builds(_among, st.lists(st.sampled_from(TEXTS), min_size=1), st.booleans()),
+    st.sampled_from(TEXTS).map(lambda x: (f'(kind == "{x}")', lambda row: row["kind"] == x)),
+    st.sampled_from(
+        [
+            ('attribute("n") > 1', _known("n", (int, float), lambda n: n > 1)),
+            ('attribute("n") != 1', _known("n", (int, float), lambda n: n != 1)),
+            ('attribute("t") == "x"', _known("t", str, lambda t: t == "x")),
+            ('attribute("t") not in ["x", "y"]', _known("t", str, lambda t: t not in "xy")),
+            ('attribute("f")', _known("f", bool, bool)),
+        ]
+    ),
+)
+conditions = st.recursive(
+    comparisons,
+    lambda inner: st.one_of(
+        st.builds(lambda x, y: _both("and", _and, x, y), inner, inner),
+        st.builds(lambda x, y: _both("or", _or, x, y), inner, inner),
+        st.builds(lambda x: (f"(not {x[0]})", lambda row: _not(x[1](row))), inner),
+    ),
+    max_leaves=5,
+)
+rows = st.fixed_dictionaries(
+    {
+        "a": st.floats(),
+        "b": st.sampled_from([0.0, 1.0, 4.0]),
+        "kind": st.sampled_from(TEXTS),
+        "n": st.sampled_from([None, 0, 1, 2.5, "1", True]),
+        "t": st.sampled_from([None, "x", "z", 1]),
+        "f": st.sampled_from([None, True, False, 1]),
+    }
+)
+
+
+@given(conditions.filter(lambda pair: len(pair[0]) <= MAX_CHARS), st.lists(rows, min_size=1))
+def test_condition_on_columns_matches_three_valued_logic_on_each_row(
+    pair: Pair, table: list[Row]
+) -> None:
+    text, holds = pair
+    columns: dict[Any, np.ndarray] = {
+        name: np.array([row[name] for row in table]) for name in NAMES
+    }
+    for name in "ntf":
+        column = columns[TextCall("attribute", name)] = np.empty(len(table), object)
+        column[:] = [row[name] for row in table]
+    found = parse_condition(text, NAMES, CONSTANTS, FUNCTIONS)(columns, len(table))
+    assert found.tolist() == [holds(row) is True for row in table]
