@@ -147,13 +147,18 @@ def test_plain_reads_are_answered_directly_and_others_by_fastapi(
     connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answered: list[str] = []
-    for name in ("profile_response", "batch_response"):
 
-        def record(*values: Any, name: str = name, own: Any = getattr(direct, name)) -> Any:
+    def recorded(name: str) -> Callable[..., Any]:
+        own = getattr(direct, name)
+
+        def answer(*values: Any) -> Any:
             answered.append(name)
             return own(*values)
 
-        monkeypatch.setattr(direct, name, record)
+        return answer
+
+    for name in ("profile_response", "batch_response"):
+        monkeypatch.setattr(direct, name, recorded(name))
     client = connect()
     client.get("/v1/users/42")
     client.post(BATCH, json={"user_ids": ["42"]})
