@@ -9,7 +9,6 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from liveprofile.consent.changes import ConsentChange
 from liveprofile.rows.profiles import StoredDelta, UserProfile
 from liveprofile.rows.risk import StoredFlag, StoredScore
 from liveprofile.rows.table import row_model
@@ -210,8 +209,12 @@ class ConsentInForce(Answer):
     text_version: str
 
 
-class ConsentChanged(row_model(ConsentChange, Answer)):
-    """A change of a consent."""
+class ConsentChanged(Answer):
+    time_ms: int
+    purpose: str
+    granted: bool
+    basis: str
+    text_version: str
 
 
 class UserConsents(Answer):
