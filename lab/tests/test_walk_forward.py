@@ -1,6 +1,5 @@
 """Walk-forward evaluation of continued training."""
 
-import dataclasses
 from datetime import datetime
 
 import pytest
@@ -8,22 +7,14 @@ import pytest
 from lab.user_model.walk_forward import walk_forward
 from liveprofile.errors import InputError
 from liveprofile.units import DAY_MS
-from models.profile.training.train import train
-from tests.unit.models.profile.miniature import FIRST_DAY_MS, MINIATURE, write_rows
+from tests.unit.models.profile.miniature import FIRST_DAY_MS, SHORT, write_trained_shop
 
 pytestmark = pytest.mark.slow
-
-SHORT = dataclasses.replace(MINIATURE, epochs=2, windows_per_epoch=200, continue_epochs=1)
 
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
-    """Rows of 80 days, and a model trained on the first 28."""
-    folder = tmp_path_factory.mktemp("walk")
-    write_rows(folder / "early")
-    write_rows(folder / "all", days=80)
-    train(SHORT, folder / "early", folder / "model")
-    return folder
+    return write_trained_shop(tmp_path_factory.mktemp("walk"))
 
 
 def test_walk_forward_reports_every_week(shop):

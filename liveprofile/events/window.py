@@ -90,19 +90,9 @@ def parse_training_window(text: str) -> TrainingWindow:
     """Parses one window, with the vectors of all encoders."""
     events, rejected = _parse_events(text)
     events = _by_content(events)
-    place = None
-    embeddings = []
-    for _, _, _, event in events:
-        if "place" in event:
-            place = event["place"] or place
-        if modalities.EMBEDDING_FIELD in event:
-            embeddings.append(event[modalities.EMBEDDING_FIELD])
-    return TrainingWindow(
-        tokens=[event.token for event in events],
-        rejected=len(rejected),
-        modalities=modalities.combine_modalities(embeddings, place, None),
-        text=modalities.newest_text([event.payload for event in events]),
-    )
+    window = _window(events, b"", None)
+    tokens = [event.token for event in events]
+    return TrainingWindow(tokens, len(rejected), window.modalities, window.text)
 
 
 def _parse_events(text: str) -> tuple[list[_ParsedEvent], list[Refused]]:
@@ -158,7 +148,10 @@ def _other_fields(event: dict[str, Any]) -> tuple[Any, ...]:
     )
 
 
-def _window(events: list[_ParsedEvent], digests: bytes, known: Container[Modality]) -> Window:
+def _window(
+    events: list[_ParsedEvent], digests: bytes, known: Container[Modality] | None
+) -> Window:
+    """known: the modalities to read; None: all."""
     # Most events lack most fields: looking for a key is cheaper than reading every field.
     items, categories, devices, sessions = set(), set(), set(), set()
     tags: dict[str, None] = {}
@@ -198,7 +191,7 @@ def _window(events: list[_ParsedEvent], digests: bytes, known: Container[Modalit
         used_coupon=used_coupon,
         modalities=modalities.combine_modalities(embeddings, place, known),
         text=modalities.newest_text([event.payload for event in events])
-        if modalities.TEXT in known
+        if known is None or modalities.TEXT in known
         else "",
     )
 

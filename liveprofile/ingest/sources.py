@@ -6,8 +6,8 @@ from 0.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from liveprofile.disk_tables import DiskTables
 from liveprofile.errors import InputError
-from liveprofile.ingest.mapping import FileMapping
+from liveprofile.ingest.mapping import FileMapping, check_columns
 
 ROW = "__row"
 LINE = "__line"
@@ -142,26 +142,20 @@ def _csv_options(
     return read, parse, convert
 
 
-class _file_errors:
-    """Context manager that turns Arrow and system errors into an InputError naming the file."""
-
-    def __init__(self, path: Path):
-        self._path = path
-
-    def __enter__(self) -> None:
-        if not self._path.is_file():
-            raise InputError(f"no file at {self._path}")
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, (pa.ArrowException, OSError)):
-            text = " ".join(str(error).split())[:300]
-            if "invalid UTF8" in text:
-                text += ': set encoding in the mapping, such as "cp1252"'
-            raise InputError(f"{self._path}: {text}") from None
-        if isinstance(error, UnicodeDecodeError):
-            raise InputError(
-                f"{self._path} is not in the encoding of the mapping: {error}"
-            ) from None
+@contextmanager
+def _file_errors(path: Path) -> Iterator[None]:
+    """Turns Arrow and system errors into an InputError naming the file."""
+    if not path.is_file():
+        raise InputError(f"no file at {path}")
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        text = " ".join(str(error).split())[:300]
+        if "invalid UTF8" in text:
+            text += ': set encoding in the mapping, such as "cp1252"'
+        raise InputError(f"{path}: {text}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not in the encoding of the mapping: {error}") from None
 
 
 def sort_by_time(
@@ -193,19 +187,11 @@ def lookup_table(path: Path, key: str, columns: tuple[str, ...], mapping: str) -
 
     Raises InputError if a column is missing.
     """
+    selected, is_parquet = [key, *columns], path.suffix == ".parquet"
     with _file_errors(path):
-        if path.suffix == ".parquet":
-            names = pq.read_schema(path).names
-        else:
-            names = csv.open_csv(path).schema.names
-        for column in itertools.chain([key], columns):
-            if column not in names:
-                raise InputError(
-                    f"mapping {mapping}: lookups: {path.name} has no column {column!r};"
-                    f" it has {', '.join(names)}"
-                )
-        selected = [key, *columns]
-        if path.suffix == ".parquet":
+        names = pq.read_schema(path).names if is_parquet else csv.open_csv(path).schema.names
+        check_columns(dict.fromkeys(selected, "lookups"), names, mapping, path)
+        if is_parquet:
             table = pq.read_table(path, columns=selected)
         else:
             convert = csv.ConvertOptions(

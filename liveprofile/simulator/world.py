@@ -17,34 +17,17 @@ from liveprofile.units import DAY_MS
 from liveprofile.wire.tokens import TYPE_INDEX
 
 START = date(2024, 1, 1)
-# Default number of planted cases per 10,000 users and day.
-CASES_PER_10_000_USER_DAYS = {
-    "takeovers": 2.0,
-    "card_tests": 0.5,
-    "rings": 0.2,
-    "honest_changes": 5.0,
-    "campaigns": 0.2,
+# Of each kind of planted case: the default number per 10,000 users and day, and how many users
+# there must be for each. A user takes part in at most one case.
+DEFAULT_CASES = {
+    "takeovers": (2.0, 20),
+    "card_tests": (0.5, 20),
+    "rings": (0.2, 150),
+    "honest_changes": (5.0, 8),
+    "campaigns": (0.2, 150),
 }
-# A user takes part in at most one case: the defaults plan at most one case per this many users.
-USERS_PER_CASE = {
-    "takeovers": 20,
-    "card_tests": 20,
-    "rings": 150,
-    "honest_changes": 8,
-    "campaigns": 150,
-}
-LOWEST = {
-    "users": 1,
-    "days": 1,
-    "seed": 0,
-    "takeovers": 0,
-    "card_tests": 0,
-    "rings": 0,
-    "honest_changes": 0,
-    "campaigns": 0,
-    "ring_users": 1,
-    "ring_devices": 1,
-}
+LOWEST = dict.fromkeys(("users", "days", "ring_users", "ring_devices"), 1)
+LOWEST |= dict.fromkeys(("seed", *DEFAULT_CASES), 0)
 
 
 @dataclass(frozen=True)
@@ -82,11 +65,11 @@ class ShopConfig:
                 f"ring_devices = {self.ring_devices}: must be at most ring_users"
                 f" = {self.ring_users}"
             )
-        for name, rate in CASES_PER_10_000_USER_DAYS.items():
+        for name, (rate, users_per_case) in DEFAULT_CASES.items():
             if getattr(self, name) is None:
                 count = max(1, round(rate * self.users * self.days / 10_000))
                 # The dataclass is frozen: plain assignment would raise.
-                object.__setattr__(self, name, min(count, self.users // USERS_PER_CASE[name]))
+                object.__setattr__(self, name, min(count, self.users // users_per_case))
 
     @property
     def start_ms(self) -> int:

@@ -14,7 +14,7 @@ from liveprofile.audit.state_file import AuditState, read_state, write_state
 from liveprofile.errors import InputError
 from liveprofile.kafka.topics import PartitionRange
 from liveprofile.settings import WindowSettings
-from tests.unit.liveprofile.audit.simulated_job import InputRecord
+from tests.unit.liveprofile.audit.topics import InputRecord
 
 RANGES = {0: PartitionRange(0, 4), 1: PartitionRange(10, 13)}
 

@@ -169,12 +169,6 @@ def test_empty_topic_keeps_the_file_rules_until_its_first_record() -> None:
         until(lambda: ids(feed.current()) == ["a"])
 
 
-def test_constructor_reads_the_topic_to_its_end() -> None:
-    topic = FakeTopic(rule_record("a"), rule_record("b"), raw_rule_record("a", None), pause_s=0.05)
-    with feed_of(topic) as feed:
-        assert ids(feed.current()) == ["b"]
-
-
 def test_new_records_change_the_rules_but_not_the_set_returned_before() -> None:
     topic = FakeTopic(rule_record("a"), rule_record("b"))
     with feed_of(topic) as feed:
@@ -189,15 +183,6 @@ def test_new_records_change_the_rules_but_not_the_set_returned_before() -> None:
 def test_topic_with_only_tombstones_puts_no_rules_in_force() -> None:
     with feed_of(FakeTopic(rule_record("a"), raw_rule_record("a", None))) as feed:
         assert ids(feed.current()) == []
-
-
-def test_invalid_record_is_counted_and_leaves_the_rules_in_force() -> None:
-    topic = FakeTopic(rule_record("a"))
-    with feed_of(topic) as feed:
-        before = feed.current()
-        topic.put(raw_rule_record("a", b"{"))
-        until(lambda: feed.invalid_records == 1)
-        assert feed.current() is before
 
 
 def test_failing_topic_is_reopened_and_each_failure_is_logged_once(

@@ -1,6 +1,7 @@
 """A miniature shop, recipe and model inputs for the tests of the user model."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import orjson
@@ -140,3 +141,16 @@ def assert_scores_equal(actual, expected, tolerance=1e-5):
     for name, value in actual.value_curves.values_BHK.items():
         other = expected.value_curves.values_BHK[name]
         np.testing.assert_allclose(value, other, atol=0.011 if tolerance else 0, err_msg=name)
+
+
+SHORT = dataclasses.replace(MINIATURE, epochs=2, windows_per_epoch=200, continue_epochs=1)
+
+
+def write_trained_shop(folder: Path) -> Path:
+    """Rows of 40 days ("early") and of 80 ("all"), and a model trained on the first 28 days."""
+    from models.profile.training.train import train
+
+    write_rows(folder / "early")
+    write_rows(folder / "all", days=80)
+    train(SHORT, folder / "early", folder / "model")
+    return folder

@@ -16,26 +16,19 @@ from models.profile.inference import ProfileModel
 from models.profile.training.train import train
 from tests.unit.models.profile.miniature import (
     FIRST_DAY_MS,
-    MINIATURE,
+    SHORT,
     assert_scores_equal,
     random_tokens,
     score,
-    write_rows,
+    write_trained_shop,
 )
 
 pytestmark = pytest.mark.slow
 
-SHORT = dataclasses.replace(MINIATURE, epochs=2, windows_per_epoch=200, continue_epochs=1)
-
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
-    """Rows of 40 days ("early") and of 80 ("all"), and a model trained on the first 28 days."""
-    folder = tmp_path_factory.mktemp("incremental")
-    write_rows(folder / "early")
-    write_rows(folder / "all", days=80)
-    train(SHORT, folder / "early", folder / "model")
-    return folder
+    return write_trained_shop(tmp_path_factory.mktemp("incremental"))
 
 
 def test_adding_items_does_not_change_other_scores(shop, tmp_path):
