@@ -21,12 +21,11 @@ from __future__ import annotations
 import itertools
 import os
 import random
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from cassandra.cluster import Session
 
@@ -52,7 +51,7 @@ from tests.chaos.markers import (
     rows_with,
 )
 from tests.support.compare import compare_with_reference
-from tests.support.job_under_test import CLI, JobUnderTest, job_on_own_stack, run_cli, sending
+from tests.support.job_under_test import JobUnderTest, job_on_own_stack, sending
 from tests.support.streams.seeded import Message
 from tests.support.streams.shop import START_MS, shop_events, to_message
 from tests.support.summary import say
@@ -110,20 +109,10 @@ def wait_for_profile(session: Session, user: str) -> None:
 
 
 def kill_after(
-    job: JobUnderTest, arguments: Sequence[str | Path], due: Callable[[IO[bytes]], Any]
+    job: JobUnderTest, arguments: Sequence[str | Path], due: Callable[[Iterable[str]], Any]
 ) -> Any:
     """Starts `erase`, kills it when `due` returns; returns what it returns."""
-    command = [
-        str(CLI),
-        "privacy",
-        "erase",
-        *map(str, arguments),
-        "--json",
-        "--config",
-        str(job.config_file),
-    ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-        assert process.stdout is not None
+    with job.start("privacy", "erase", *arguments, "--json") as process:
         result = due(process.stdout)
         process.kill()
     return result
@@ -155,10 +144,8 @@ def erase_with_kills(job: JobUnderTest, file: Path, killed: str, users: int) -> 
 def go_on_until_done(job: JobUnderTest, deadline_s: float) -> int:
     """Runs `erase --pending` until nothing is pending; returns how often."""
     for runs in itertools.count(1):
-        run_cli("privacy", "erase", "--pending", "--json", "--config", job.config_file, ok=False)
-        status = run_cli(
-            "privacy", "erase", "--status", "--json", "--config", job.config_file, ok=False
-        )
+        job.cli("privacy", "erase", "--pending", "--json", ok=False)
+        status = job.cli("privacy", "erase", "--status", "--json", ok=False)
         if status.returncode == 0:
             return runs
         assert time.monotonic() < deadline_s, "the erasures are not done in time"

@@ -24,7 +24,7 @@ from stack.state import StackState
 from tests.faults.alerts import fires
 from tests.faults.loaded_job import RECOVERY_TIMEOUT_S, WINDOW, LoadedJob, open_loaded_job
 from tests.support.api_server import api_server
-from tests.support.job_under_test import JobUnderTest, run_cli
+from tests.support.job_under_test import BUSY_JOB, JobUnderTest
 from tests.support.local_stack import LocalStack
 from tests.support.more_services import SecondTaskManager
 from tests.support.waiting import until
@@ -40,7 +40,7 @@ NO_FILE_BYTES = 0
 
 @pytest.fixture(scope="module")
 def loaded_job(new_job: Callable[..., JobUnderTest]) -> Iterator[LoadedJob]:
-    job = new_job("faults", window=WINDOW)
+    job = new_job("faults", job=BUSY_JOB, window=WINDOW)
     job.submit()
     with open_loaded_job(job) as loaded_job:
         yield loaded_job
@@ -132,7 +132,7 @@ def full_disk(scene: Scene) -> None:
 
 def expect_missing_checkpoints(job: JobUnderTest) -> None:
     time.sleep(BROKEN_S)
-    status = run_cli("job", "status", "--config", job.config_file, ok=False)
+    status = job.cli("job", "status", ok=False)
     assert status.returncode == 1 and "no checkpoint has completed" in status.stderr
 
 
@@ -250,4 +250,4 @@ def test_job_recovers(
     if fault.compares:
         loaded_job.check()
         job.wait_for_checkpoint(RECOVERY_TIMEOUT_S)
-        assert run_cli("job", "status", "--config", job.config_file).stderr == ""
+        assert job.cli("job", "status").stderr == ""

@@ -27,7 +27,7 @@ from tests.faults.loaded_job import (
     open_loaded_job,
 )
 from tests.support.api_server import api_server
-from tests.support.job_under_test import JobUnderTest, run_cli
+from tests.support.job_under_test import BUSY_JOB, JobUnderTest, run_cli
 from tests.support.model_folders import SHIPPED, copy_model
 from tests.support.more_services import RingNode, cassandra_ring
 from tests.support.streams.shop import HOT_USER, REGULAR_USER, shop_events, to_message
@@ -57,7 +57,7 @@ def life(
             "replication": len(nodes),
             "consistency": "LOCAL_QUORUM",
         }
-        job = new_job("life", window=WINDOW, cassandra=replicated)
+        job = new_job("life", job=BUSY_JOB, window=WINDOW, cassandra=replicated)
         job.submit()
         with open_loaded_job(job) as loaded_job:
             yield Life(loaded_job, nodes)
@@ -177,7 +177,7 @@ def test_failed_upgrade_falls_back_and_the_next_one_succeeds(life: Life) -> None
     """The settings in force afterwards keep state with a changelog."""
     loaded_job, _ = life
     job, first = loaded_job.job, loaded_job.job.id
-    assert str(first) in run_cli("job", "status", "--config", job.config_file, ok=False).stdout
+    assert str(first) in job.cli("job", "status", ok=False).stdout
     loaded_job.load()
     changelog = job.other_settings("changelog.toml", job={"changelog": True})
     # The savepoint does not fit these windows, so the job refuses to start.
@@ -215,7 +215,7 @@ def test_job_resumes_at_other_parallelisms_with_late_events_first(
     with loaded_job.recovery("stopped with a savepoint, resumed at parallelism 1"):
         stopped = job.run("job", "stop")
         assert stopped["job_id"] == job.id
-        again = run_cli("job", "stop", "--config", job.config_file, ok=False)
+        again = job.cli("job", "stop", ok=False)
         assert again.returncode == 1 and "no job named" in again.stderr
         check_refusals(job, stopped["savepoint"], monkeypatch)
         earlier_ms = loaded_job.clock_ms - LATE_BY_MS
@@ -245,7 +245,7 @@ def check_refusals(job: JobUnderTest, savepoint: str, monkeypatch: pytest.Monkey
             for name, value in settings.items():
                 changed.setenv(f"LIVEPROFILE_{name}", value)
             options = ("--savepoint", savepoint, "--parallelism", parallelism)
-            refused = run_cli("job", "submit", *options, "--config", job.config_file, ok=False)
+            refused = job.cli("job", "submit", *options, ok=False)
         assert refused.returncode != 0
         assert all(message in refused.stderr for message in messages), refused.stderr
 

@@ -301,10 +301,18 @@ class JobUnderTest:
 
     # --- results ------------------------------------------------------------------------------
 
-    def run(self, name: str, *arguments: str, ok: bool = True) -> Any:
-        """Runs a subcommand of `liveprofile` with --json; returns its parsed output."""
-        done = run_cli(name, *arguments, "--json", "--config", self.config_file, ok=ok)
-        return json.loads(done.stdout)
+    def cli(self, *arguments: str | Path, ok: bool = True) -> subprocess.CompletedProcess[str]:
+        """Runs a command of `liveprofile` with the settings of the job."""
+        return run_cli(*arguments, "--config", self.config_file, ok=ok)
+
+    def run(self, *arguments: str | Path, ok: bool = True) -> Any:
+        """Runs a command of `liveprofile` with --json; returns its parsed output."""
+        return json.loads(self.cli(*arguments, "--json", ok=ok).stdout)
+
+    def start(self, *arguments: str | Path) -> subprocess.Popen[str]:
+        """Starts a command of `liveprofile` in a process of its own, with the job's settings."""
+        command = [str(each) for each in (CLI, *arguments, "--config", self.config_file)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def audit(self, *arguments: str) -> dict[str, Any]:
         return self.run("events", "audit", *arguments, ok=False)

@@ -15,9 +15,8 @@ from tests.support.paths import ROOT
 
 SLOTS = 4
 CASSANDRA_HEAP_MB = 512
-# A dead TaskManager is noticed sooner than with flink-conf/; no test pauses one for longer. Faults
-# follow each other, so that the job would wait longer and longer before it restarts.
-SOONER = {"heartbeat.timeout": "20 s", "restart-strategy.exponential-delay.max-backoff": "2 s"}
+# A dead TaskManager is noticed sooner than with flink-conf/. No test pauses one for longer.
+HEARTBEATS = {"heartbeat.timeout": "20 s"}
 IN_WORKERS = ROOT / "tests" / "faults" / "in_workers"
 
 
@@ -27,7 +26,7 @@ class LocalStack(Stack):
     def __init__(self, root: Path, flink_options: Mapping[str, Any] = MappingProxyType({})):
         self.zookeeper = ZooKeeper(root, StackState(root))
         # Of the TaskManagers, and the other ones that a test starts.
-        self.flink_options = SOONER | self.zookeeper.flink_options() | dict(flink_options)
+        self.flink_options = HEARTBEATS | self.zookeeper.flink_options() | dict(flink_options)
         super().__init__(
             root, slots=SLOTS, cassandra_heap_mb=CASSANDRA_HEAP_MB, flink_options=self.flink_options
         )

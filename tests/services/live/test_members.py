@@ -4,7 +4,6 @@ only after it can be read, users leave by the passage of time, and the audit sta
 from __future__ import annotations
 
 import json
-import subprocess
 import threading
 import time
 from collections import Counter
@@ -24,7 +23,7 @@ from liveprofile.segments.evaluation import evaluate
 from liveprofile.segments.members import members
 from liveprofile.segments.stored_profiles import scan_profiles
 from liveprofile.units import DAY_MS, HOUR_MS
-from tests.support.job_under_test import CLI, JobUnderTest, run_cli
+from tests.support.job_under_test import JobUnderTest
 from tests.support.streams.seeded import Message
 from tests.support.waiting import until
 
@@ -245,14 +244,11 @@ def test_users_leave_by_time_and_enter_again_with_a_window(
 def test_killed_sweep_goes_on(job: JobUnderTest, session: Session, file: Path) -> None:
     """Kills the process of a sweep after its announcement, with its lease in force."""
     later_ms = START_MS + 70 * DAY_MS
-    command = [CLI, "segments", "sweep", "--at", str(later_ms), "--config", job.config_file]
-    process = subprocess.Popen([str(part) for part in command])
     select = "SELECT finished FROM segment_sweep WHERE name = 'last'"
-    while session.execute(select).one().finished:
-        time.sleep(0.05)
-    process.kill()
-    process.wait()
-    refused = run_cli("segments", "sweep", "--config", job.config_file, ok=False)
+    with job.start("segments", "sweep", "--at", str(later_ms)) as process:
+        until(lambda: not session.execute(select).one().finished)
+        process.kill()
+    refused = job.cli("segments", "sweep", ok=False)
     assert refused.returncode == 3 and "another process sweeps" in refused.stderr
     session.execute("UPDATE segment_sweep SET lease_until = 0 WHERE name = 'last' IF EXISTS")
     result = job.run("segments", "sweep")  # at the time of the killed one
@@ -275,6 +271,6 @@ def test_commands_show_members_sizes_and_look_alikes(job: JobUnderTest) -> None:
     similar = job.run("segments", "expand", "big_spender", "--count", "5")
     assert len(similar) == 5
     assert all(int(user["user_id"].split()[1]) % 6 != 3 for user in similar)
-    text = run_cli("segments", "sizes", "--config", job.config_file).stdout
+    text = job.cli("segments", "sizes").stdout
     assert "of users" in text
-    assert run_cli("segments", "members", "none", "--config", job.config_file, ok=False).returncode
+    assert job.cli("segments", "members", "none", ok=False).returncode

@@ -36,7 +36,7 @@ def test_export_becomes_profiles_without_an_edit_of_the_mapping(
     file, mapping = tmp_path / "shop.csv", tmp_path / "shop.toml"
     spent = export(file)
     run_cli("events", "mapping", "infer", file, "--out", mapping)
-    run_cli("events", "mapping", "check", file, mapping, "--config", job.config_file)
+    job.cli("events", "mapping", "check", file, mapping)
     replayed = job.run("events", "replay", str(file), "--mapping", str(mapping), "--close-windows")
     assert (replayed["sent"], replayed["closed"]) == (ROWS, True)
     job.wait_until_caught_up()

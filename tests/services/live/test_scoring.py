@@ -33,7 +33,7 @@ from tests.support.compare_scoring import (
     read_stored_scoring,
     sent_events,
 )
-from tests.support.job_under_test import JobUnderTest, run_cli
+from tests.support.job_under_test import JobUnderTest
 from tests.support.streams import simulated
 from tests.support.streams.seeded import Message
 from tests.support.streams.shop import to_message
@@ -141,7 +141,7 @@ def test_applied_rules_take_effect_within_seconds_without_losing_events(
     try:
         while len(sent_at) < EVENTS_PER_SECOND:
             time.sleep(0.05)
-        run_cli("risk", "rules", "apply", new_rules, "--config", job.config_file)
+        job.cli("risk", "rules", "apply", new_rules)
         applied_s = time.monotonic()
         time.sleep(IN_FORCE_WITHIN_S)
     finally:
@@ -176,7 +176,7 @@ def test_rules_file_with_error_changes_nothing(
     broken = tmp_path / "broken.toml"
     text = new_rules.read_text(encoding="utf-8")
     broken.write_text(text.replace("amount >= threshold and", "amuont >= threshold and"))
-    done = run_cli("risk", "rules", "apply", broken, "--config", job.config_file, ok=False)
+    done = job.cli("risk", "rules", "apply", broken, ok=False)
     assert done.returncode == 2
     assert "rule every_purchase: when, column 1: unknown name amuont; amount?" in done.stderr
     event = purchase("after-broken", "careful", last_event_ms(job, session) + 1_000, "d-careful")
@@ -237,7 +237,7 @@ def test_status_counts_every_scored_event(job: JobUnderTest, session: Session) -
 
 def test_audit_accounts_for_every_record(job: JobUnderTest) -> None:
     """The scoring pipeline does not affect the profile pipeline."""
-    run_cli("events", "heartbeat", "--count", str(HEARTBEATS), "--config", job.config_file)
+    job.cli("events", "heartbeat", "--count", str(HEARTBEATS))
     job.wait_until_caught_up()
     report = job.audit()
     assert report["ok"], report

@@ -5,10 +5,8 @@ nothing.
 from __future__ import annotations
 
 import json
-import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -18,7 +16,7 @@ from liveprofile.audit.encoded import EncodedCounts
 from liveprofile.kafka.offsets import decoder_group, lag
 from liveprofile.kafka.records import Record, read_topic, send_all
 from liveprofile.settings import Settings, TopicSettings
-from tests.support.job_under_test import CLI, JobUnderTest, run_cli
+from tests.support.job_under_test import JobUnderTest
 from tests.support.memory.schema_registry import RegistryServer, registry_server
 from tests.support.streams.encoded import avro, framed
 from tests.support.waiting import until
@@ -43,20 +41,19 @@ BROKEN = {
 }
 
 
-class DecoderTopics(NamedTuple):
-    settings: Settings
-    file: Path
-    registry: RegistryServer
-
-
 @pytest.fixture(scope="module")
-def topics(new_job: Callable[..., JobUnderTest]) -> Iterator[DecoderTopics]:
+def registry() -> Iterator[RegistryServer]:
     with registry_server() as registry:
         registry.register("avro", SCHEMA)
         registry.register("json", {"type": "object"}, "JSON")
-        decoder = {"registry_url": registry.url}
-        job = new_job("decode", tables=False, topics={"partitions": 2}, decoder=decoder)
-        yield DecoderTopics(job.settings, job.config_file, registry)
+        yield registry
+
+
+@pytest.fixture(scope="module")
+def job(new_job: Callable[..., JobUnderTest], registry: RegistryServer) -> JobUnderTest:
+    """Has its topics only; it is not submitted."""
+    decoder = {"registry_url": registry.url}
+    return new_job("decode", tables=False, topics={"partitions": 2}, decoder=decoder)
 
 
 def event(number: int) -> dict[str, str]:
@@ -86,18 +83,11 @@ def encoded(number: int) -> tuple[bytes, bytes, dict[str, str]]:
     return key, plain, {}
 
 
-def started(topics: DecoderTopics) -> subprocess.Popen[str]:
-    command = [str(CLI), "events", "decode", "--json", "--config", str(topics.file)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def behind(topics: DecoderTopics) -> int:
-    settings = topics.settings
+def behind(settings: Settings) -> int:
     return lag(settings, decoder_group(settings.kafka), settings.topics.encoded)
 
 
 class Outcome(NamedTuple):
-    topics: DecoderTopics
     counts: dict[str, int]  # printed by the decoder that ended on SIGTERM
     behind_after_kill: int
     audited_after_kill: EncodedCounts
@@ -107,25 +97,25 @@ class Outcome(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def outcome(topics: DecoderTopics) -> Outcome:
+def outcome(job: JobUnderTest, registry: RegistryServer) -> Outcome:
     """A decoder is killed while the registry does not answer; the next one decodes everything."""
-    settings, registry = topics.settings, topics.registry
+    settings = job.settings
     records = [encoded(number) for number in range(EVENTS)]
     records += [(b"broken", value, {}) for value in BROKEN.values()]
     send_all(settings, settings.topics.encoded, records)
 
     registry.status = 503
-    with started(topics) as first:
+    with job.start("events", "decode", "--json") as first:
         try:
             assert any("Waiting; no record is lost" in line for line in first.stderr)
         finally:
             first.kill()
-    after_kill = behind(topics), audit_encoded(settings, None)
+    after_kill = behind(settings), audit_encoded(settings, None)
 
     registry.status = None
-    with started(topics) as second:
+    with job.start("events", "decode", "--json") as second:
         try:
-            until(lambda: not behind(topics), TIMEOUT_S)
+            until(lambda: not behind(settings), TIMEOUT_S)
             second.terminate()
             printed, log = second.communicate(timeout=TIMEOUT_S)
             assert second.returncode == 0, log
@@ -136,7 +126,7 @@ def outcome(topics: DecoderTopics) -> Outcome:
         for topic in (settings.topics.events, settings.topics.rejected)
     )
     audited = audit_encoded(settings, None)
-    return Outcome(topics, json.loads(printed), *after_kill, audited, sent, rejected)
+    return Outcome(json.loads(printed), *after_kill, audited, sent, rejected)
 
 
 def test_outage_of_the_registry_and_a_kill_lose_no_record(outcome: Outcome) -> None:
@@ -168,18 +158,15 @@ def test_broken_records_are_rejected_with_their_reason(outcome: Outcome) -> None
         assert BROKEN[each.headers["reason"].decode()].startswith(each.value)
 
 
-def test_record_that_could_not_be_decoded_is_corrected_as_json(outcome: Outcome) -> None:
-    topics = outcome.topics
-    settings = topics.settings
-    listed = run_cli(
-        "events", "rejected", "list", "--json", "--reason", "BAD_MAGIC", "--config", topics.file
-    )
-    [record] = json.loads(listed.stdout)
+@pytest.mark.usefixtures("outcome")
+def test_record_that_could_not_be_decoded_is_corrected_as_json(job: JobUnderTest) -> None:
+    settings = job.settings
+    [record] = job.run("events", "rejected", "list", "--reason", "BAD_MAGIC")
     assert record["topic"] == settings.topics.encoded
     fields = event(0) | {"event_id": "corrected"}
-    corrections = topics.file.parent / "corrected.jsonl"
+    corrections = job.config_file.with_name("corrected.jsonl")
     corrections.write_text(json.dumps({"id": record["id"], "payload": fields}))
-    run_cli("events", "rejected", "resend", corrections, "--config", topics.file)
+    job.cli("events", "rejected", "resend", corrections)
     last = list(read_topic(settings, settings.topics.events))
     assert [each.headers for each in last if b"corrected" in each.value] == [
         {
@@ -191,8 +178,9 @@ def test_record_that_could_not_be_decoded_is_corrected_as_json(outcome: Outcome)
     ]
 
 
-def test_lost_outcome_is_unaccounted(outcome: Outcome, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("outcome")
+def test_lost_outcome_is_unaccounted(job: JobUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The audit itself finds a record whose outcome is missing."""
     monkeypatch.setattr(TopicSettings, "events", TopicSettings.late)
-    audited = audit_encoded(outcome.topics.settings, None)
+    audited = audit_encoded(job.settings, None)
     assert audited.unaccounted == EVENTS and not audited.ok

@@ -34,7 +34,7 @@ from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS
 from tests.support.compare import compare_with_reference
 from tests.support.compare_profiles import scan
 from tests.support.compare_scoring import assert_scoring
-from tests.support.job_under_test import TWO_TASKS, JobUnderTest, run_cli
+from tests.support.job_under_test import TWO_TASKS, JobUnderTest
 from tests.support.streams.seeded import Message, with_faults
 from tests.support.streams.shop import BURST_EVERY_HOURS, START_MS, shop_events, to_message
 
@@ -190,7 +190,7 @@ def test_temporary_topics_are_removed(jobs: Jobs) -> None:
 def test_bootstrap_is_refused_while_the_job_runs(jobs: Jobs, tmp_path: Path) -> None:
     file = tmp_path / "events.jsonl"
     file.write_text("{}\n", encoding="utf-8")
-    done = run_cli("events", "bootstrap", file, "--config", jobs.live.config_file, ok=False)
+    done = jobs.live.cli("events", "bootstrap", file, ok=False)
     assert done.returncode == 3 and "is running" in done.stderr
 
 

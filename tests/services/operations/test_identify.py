@@ -4,11 +4,9 @@ each merge once."""
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -20,7 +18,7 @@ from liveprofile.kafka.offsets import commit_offsets, committed_progress, lag, l
 from liveprofile.kafka.records import Record, read_topic, send_all
 from liveprofile.settings import Settings
 from monitoring.kafka_source import read_kafka
-from tests.support.job_under_test import CLI, JobUnderTest
+from tests.support.job_under_test import JobUnderTest
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.services
@@ -47,8 +45,11 @@ def account(number: int) -> str:
 
 
 class Logins(NamedTuple):
-    settings: Settings
-    file: Path
+    job: JobUnderTest
+
+    @property
+    def settings(self) -> Settings:
+        return self.job.settings
 
     def send(self, numbers: range, shift: int = 0) -> None:
         """A login of each anonymous id, among other events, to its account or the `shift`-th next.
@@ -70,34 +71,31 @@ class Logins(NamedTuple):
         group = login_group(self.settings.kafka)
         return lag(self.settings, group, self.settings.topics.events)
 
-    def started(self) -> subprocess.Popen[str]:
-        command = [str(CLI), "identity", "link-logins", "--json", "--config", str(self.file)]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
 
 @pytest.fixture(scope="module")
 def logins(new_job: Callable[..., JobUnderTest]) -> Logins:
     sections = {"topics": {"partitions": 3}, "merges": {"enabled": True}}
     job = new_job("identify", tables=False, **sections)
-    return Logins(job.settings, job.config_file)
+    return Logins(job)
 
 
 def test_each_login_is_merged_once_despite_kills_a_replay_and_a_second_process(
     logins: Logins,
 ) -> None:
     settings, group = logins.settings, login_group(logins.settings.kafka)
+    command = ("identity", "link-logins", "--json")
     half = ACCOUNTS * IDS_OF_ACCOUNT // 2
     logins.send(range(half))
     logins.send(TAKEN, shift=1)
     for wait_s in (0.0, 0.3):  # killed at its first merges, then while it reads on
-        with logins.started() as killed:
+        with logins.job.start(*command) as killed:
             until(logins.merges, TIMEOUT_S, poll_s=0.01)
             time.sleep(wait_s)
             killed.kill()
 
     # A replay: everything is read again.
     commit_offsets(settings, settings.topics.events, group, dict.fromkeys(range(3), 0))
-    first, second = logins.started(), logins.started()
+    first, second = logins.job.start(*command), logins.job.start(*command)
     try:
         logins.send(range(half, 2 * half))
         [ended] = until(

@@ -17,7 +17,7 @@ from liveprofile.storage import queries
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.queries import scan_profiles
 from liveprofile.units import DAY_MS
-from tests.support.job_under_test import JobUnderTest, run_cli
+from tests.support.job_under_test import JobUnderTest
 from tests.support.streams.shop import START_MS
 
 pytestmark = pytest.mark.services
@@ -110,18 +110,16 @@ def test_stored_plan_is_listed_sent_reported_and_counted(job: JobUnderTest) -> N
         assert job.run(*send, "autumn") == {"sent": 2, "no_consent": 0, "frequency_cap": 0}
     report = job.run("campaign", "report", "autumn")
     assert report["groups"]["all"]["users"] == {"treatment": 2, "control": 1}
-    done = run_cli("campaign", "report", "unknown", "--config", job.config_file, ok=False)
+    done = job.cli("campaign", "report", "unknown", ok=False)
     assert done.returncode == 1 and "no campaign 'unknown' is stored" in done.stderr
 
 
 def test_plan_without_control_group_says_so(job: JobUnderTest) -> None:
     assert plan(job, "all", "--control", "0")["control"] == 0
-    text = run_cli("campaign", "report", "all", "--config", job.config_file).stdout
+    text = job.cli("campaign", "report", "all").stdout
     assert "The plan has no control group" in text
 
 
 def test_unknown_topic_is_an_error_before_anything_is_sent(job: JobUnderTest) -> None:
-    done = run_cli(
-        "campaign", "send", "x", "--topic", "no-such-topic", "--config", job.config_file, ok=False
-    )
+    done = job.cli("campaign", "send", "x", "--topic", "no-such-topic", ok=False)
     assert done.returncode == 3 and "no-such-topic" in done.stderr

@@ -11,7 +11,7 @@ import pytest
 from liveprofile.client import Client, NotFoundError, calls
 from tests.support.api_server import api_server, wait_until_ready
 from tests.support.compare_scoring import sent_events
-from tests.support.job_under_test import JobUnderTest, run_cli
+from tests.support.job_under_test import JobUnderTest
 from tests.support.streams.shop import HOT_USER, REGULAR_USER
 
 pytestmark = pytest.mark.services
@@ -20,7 +20,7 @@ RECORD_CLASSES = ("heartbeats", "used", "duplicate", "late", "rejected")
 
 
 def json_lines(job: JobUnderTest, name: str, *arguments: str) -> list[dict[str, Any]]:
-    done = run_cli(name, *arguments, "--json", "--config", job.config_file)
+    done = job.cli(name, *arguments, "--json")
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
@@ -72,20 +72,8 @@ def test_why_finds_the_events_of_a_stored_window(job: JobUnderTest) -> None:
     # The API computes the same in a child process, and records it.
     with api_server(job.config_file) as url:
         wait_until_ready(url)
-        key = run_cli(
-            *(
-                "serve",
-                "key",
-                "create",
-                "mia",
-                "--role",
-                "admin",
-                "--json",
-                "--config",
-                job.config_file,
-            )
-        )
-        with Client(url, json.loads(key.stdout)["key"], timeout_s=30) as client:
+        key = job.run("serve", "key", "create", "mia", "--role", "admin")["key"]
+        with Client(url, key, timeout_s=30) as client:
             answer = client.send(calls.explanation(REGULAR_USER, at_ms=found["window_end_ms"]))
             assert rounded(json.loads(answer.model_dump_json())) == rounded(found)
             with pytest.raises(NotFoundError, match="no window"):
@@ -134,12 +122,12 @@ def test_output_without_json_option_is_plain_text(job: JobUnderTest) -> None:
         ("risk", "alerts"),
         ("job", "status"),
     ):
-        done = run_cli(*arguments, "--config", job.config_file)
+        done = job.cli(*arguments)
         assert done.stdout and "{" not in done.stdout and "\x1b" not in done.stdout
 
 
 def test_unknown_user_is_one_line_on_stderr(job: JobUnderTest) -> None:
     for name in "show", "deltas":
-        done = run_cli("profile", name, "nobody", "--config", job.config_file, ok=False)
+        done = job.cli("profile", name, "nobody", ok=False)
         assert done.returncode == 1 and not done.stdout
         assert done.stderr == "liveprofile: no profile of user 'nobody'\n"

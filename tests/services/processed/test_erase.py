@@ -15,7 +15,7 @@ from liveprofile.privacy import trained_users
 from liveprofile.privacy.erasures import read_record, to_record
 from liveprofile.privacy.trained_users import TrainedUsers, user_key
 from liveprofile.wire.user_records import CONTENT_TYPE, key_of
-from tests.support.job_under_test import JobUnderTest, run_cli
+from tests.support.job_under_test import JobUnderTest
 from tests.support.rows.stored_windows import store_windows
 
 pytestmark = pytest.mark.services
@@ -28,17 +28,7 @@ def test_erasures_are_sent_carried_out_and_tracked(job: JobUnderTest, tmp_path: 
     job.run("privacy", "consent", "set", "erased-1", "--grant", "risk")
     file = tmp_path / "users.txt"
     file.write_text("erased-2\nerased-3\nerased-2\n", "utf-8")
-    done = run_cli(
-        "privacy",
-        "erase",
-        "erased-1",
-        "--file",
-        file,
-        "--json",
-        "--config",
-        job.config_file,
-        ok=True,
-    )
+    done = job.cli("privacy", "erase", "erased-1", "--file", file, "--json")
     reports = [json.loads(line) for line in done.stdout.splitlines()]
     assert [report["user_id"] for report in reports] == ["erased-1", "erased-2", "erased-3"]
     assert not any(report["pending"] for report in reports)
@@ -62,11 +52,7 @@ def test_erasures_are_sent_carried_out_and_tracked(job: JobUnderTest, tmp_path: 
         (folder / "card.json").write_text(json.dumps({"version": "1"}))
         trained = TrainedUsers.of_training([user_key(user)], "rows")
         trained_users.write(folder, "weights", trained)
-    models = run_cli(
-        *("privacy", "erase", "--checkpoints", tmp_path / "models", "--json"),
-        *("--config", job.config_file),
-        ok=False,
-    )
+    models = job.cli("privacy", "erase", "--checkpoints", tmp_path / "models", "--json", ok=False)
     assert models.returncode == 1
     listed = [json.loads(line) for line in models.stdout.splitlines()]
     assert [each["erased_users"] for each in listed] == [["erased-3"], []]
@@ -83,5 +69,5 @@ def test_an_erasure_of_another_writer_is_pending_until_it_is_carried_out(job: Jo
     assert not job.run("privacy", "erase", "erased-4", "--status", ok=False)["done"]
     assert job.run("privacy", "erase", "--pending")["user_id"] == "erased-4"
     assert job.run("privacy", "erase", "erased-4", "--status")["done"]
-    never = run_cli("privacy", "erase", "nobody", "--status", "--config", job.config_file, ok=False)
+    never = job.cli("privacy", "erase", "nobody", "--status", ok=False)
     assert never.returncode == 2 and "was never erased" in never.stderr

@@ -19,7 +19,7 @@ from liveprofile.storage import queries
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import execute, now_ms, read
 from liveprofile.units import HOUR_MS
-from tests.support.job_under_test import JobUnderTest, run_cli
+from tests.support.job_under_test import JobUnderTest
 from tests.support.streams.shop import REGULAR_USER
 
 pytestmark = pytest.mark.services
@@ -78,16 +78,12 @@ def test_export_holds_all_rows_of_the_user_and_no_other(job: JobUnderTest, tmp_p
     assert sent and all(REGULAR_USER in json.dumps(record["value"]) for record in sent)
     assert stored[job.settings.topics.alerts]["records"]
 
-    again = run_cli(
-        "privacy", "export", REGULAR_USER, "--out", out, "--config", job.config_file, ok=False
-    )
+    again = job.cli("privacy", "export", REGULAR_USER, "--out", out, ok=False)
     assert again.returncode == 2 and "exists" in again.stderr
 
 
 def test_an_unknown_user_gives_no_file(job: JobUnderTest, tmp_path: Path) -> None:
     out = tmp_path / "nobody.json"
-    done = run_cli(
-        "privacy", "export", "nobody", "--out", out, "--config", job.config_file, ok=False
-    )
+    done = job.cli("privacy", "export", "nobody", "--out", out, ok=False)
     assert done.returncode == 1 and "nothing is stored" in done.stderr
     assert list(tmp_path.iterdir()) == []

@@ -88,9 +88,7 @@ def test_rejected_event_is_listed_corrected_and_sent_again(job: JobUnderTest) ->
 
     corrections = job.config_file.with_name("corrected.jsonl")
     corrections.write_text(json.dumps(shown))
-    unchanged = run_cli(
-        "events", "rejected", "resend", corrections, "--config", job.config_file, ok=False
-    )
+    unchanged = job.cli("events", "rejected", "resend", corrections, ok=False)
     assert unchanged.returncode == 2 and "unchanged" in unchanged.stderr
     corrections.write_text(json.dumps(shown | {"payload": event | {"price": 9.5}}))
     assert job.run("events", "rejected", "resend", str(corrections)) == {"records": 1, "sent": True}

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import signal
-import subprocess
 import time
 from collections import Counter
 
@@ -19,7 +17,7 @@ from liveprofile.units import DAY_MS, HOUR_MS
 from tests.reference.validation import ValidEvent
 from tests.reference.windows import Classification, Record, classify
 from tests.services.processed.conftest import stream_with_faults
-from tests.support.job_under_test import CLI, JobUnderTest, run_cli
+from tests.support.job_under_test import JobUnderTest
 from tests.support.streams.seeded import Message
 from tests.support.streams.shop import START_MS
 
@@ -57,14 +55,9 @@ def test_killed_updates_count_every_event_once(job: JobUnderTest) -> None:
     job.wait_until_committed()
     rng, events = random.Random(5), counted(job)
     for _ in range(2):
-        process = subprocess.Popen(
-            [str(CLI), "shop", "trends", "update", "--config", str(job.config_file)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        time.sleep(rng.uniform(0.8, 2.0))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        with job.start("shop", "trends", "update") as process:
+            time.sleep(rng.uniform(0.8, 2.0))
+            process.kill()
     job.run("shop", "trends", "update")
     assert stored(job, "hour", Series(ALL, "", ALL)) == expected(events, HOUR_MS)
     assert stored(job, "day", Series(ALL, "", ALL)) == expected(events, DAY_MS)
@@ -97,7 +90,7 @@ def test_show_prints_points_and_what_falls_outside(job: JobUnderTest) -> None:
         shown["points"] and shown["points"][-1]["start_ms"] + HOUR_MS <= shown["complete_until_ms"]
     )
     assert all(point["expected"] is None for point in shown["points"])  # too few weeks
-    text = run_cli("shop", "trends", "show", "--config", job.config_file).stdout
+    text = job.cli("shop", "trends", "show").stdout
     assert "all categories, all types: events by hour" in text
     assert "Nothing falls outside the expected range." in text
 
@@ -109,7 +102,7 @@ def test_funnel_and_retention_read_the_deltas(job: JobUnderTest) -> None:
     assert 0 < purchase["users"] <= cart["users"] <= view["users"] <= len(users)
     assert view["users"] >= 0.9 * len(users)
     options = ("--within", "1h", "--last", "400d")
-    assert "segment" in run_cli("shop", "funnel", *options, "--config", job.config_file).stdout
+    assert "segment" in job.cli("shop", "funnel", *options).stdout
     by_category = job.run("shop", "funnel", "--by", "category", *options)["groups"]
     assert any(name.startswith("category ") for name in by_category)
     # A week counts when it is complete.

@@ -14,7 +14,7 @@ from liveprofile.units import MINUTE_MS
 from stack.local import Stack
 from tests.services.records.test_partitions import HEARTBEAT_TIMEOUT_S
 from tests.services.records.test_ranges import BASE_MS, event
-from tests.support.job_under_test import JobUnderTest, run_cli
+from tests.support.job_under_test import JobUnderTest
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.services
@@ -39,7 +39,7 @@ def test_state_beyond_the_topic_is_refused(job: JobUnderTest, tmp_path: Path) ->
     file = tmp_path / "audit.json"
     topic = job.settings.topics.events
     file.write_text(json.dumps({"topic": topic, "offsets": {"0": 10**6}}))
-    done = run_cli("events", "audit", "--state", file, "--config", job.config_file, ok=False)
+    done = job.cli("events", "audit", "--state", file, ok=False)
     assert done.returncode == 3
     assert f"the audit stopped at offset 1000000 of {topic}/0" in done.stderr
 

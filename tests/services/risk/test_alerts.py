@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,7 +27,7 @@ from liveprofile.rows.risk import score_hour_ms
 from liveprofile.settings import CassandraSettings, Settings
 from liveprofile.storage.cql import from_ms, now_ms
 from stack.local import to_toml
-from tests.support.job_under_test import CLI, JobUnderTest, run_cli
+from tests.support.job_under_test import JobUnderTest, run_cli
 from tests.support.rows.profile_rows import flag, profile_row, write_and_flush
 from tests.support.waiting import until
 from udfs.profile.sink import CassandraProfileSink
@@ -40,12 +38,9 @@ FLAG_ID = "a" * 32
 
 
 @pytest.fixture(scope="module")
-def alert_config(
-    new_job: Callable[..., JobUnderTest], settings: CassandraSettings
-) -> SimpleNamespace:
-    """Settings with topics of their own, and the configuration file with these settings."""
-    job = new_job("alerts", tables=False, cassandra={"keyspace": settings.keyspace})
-    return SimpleNamespace(settings=job.settings, file=job.config_file)
+def job(new_job: Callable[..., JobUnderTest], settings: CassandraSettings) -> JobUnderTest:
+    """Has its topics only; it is not submitted."""
+    return new_job("alerts", tables=False, cassandra={"keyspace": settings.keyspace})
 
 
 @pytest.fixture
@@ -69,14 +64,14 @@ def change_state(
     return states.transition(session, stored_flag, to, by, "why", ttl_s=3_600)
 
 
-def alerts(alert_config: SimpleNamespace, *arguments: str, ok: bool = True) -> Any:
-    done = run_cli("risk", "alerts", *arguments, "--json", "--config", alert_config.file, ok=ok)
+def alerts(job: JobUnderTest, *arguments: str, ok: bool = True) -> Any:
+    done = job.cli("risk", "alerts", *arguments, "--json", ok=ok)
     return json.loads(done.stdout) if done.returncode == 0 else done
 
 
-def sent_labels(alert_config: SimpleNamespace) -> list[dict[str, Any]]:
+def sent_labels(job: JobUnderTest) -> list[dict[str, Any]]:
     """Returns the labels in sending order. Partitions are read in any order."""
-    records = read_topic(alert_config.settings, alert_config.settings.topics.feedback)
+    records = read_topic(job.settings, job.settings.topics.feedback)
     return [
         json.loads(record.value)
         for record in sorted(records, key=lambda record: record.timestamp_ms)
@@ -110,7 +105,7 @@ def test_only_one_of_concurrent_transitions_succeeds(session: Session, open_flag
 
 
 def test_label_command_sends_the_same_record_when_repeated(
-    alert_config: SimpleNamespace, session: Session, open_flag: Any
+    job: JobUnderTest, session: Session, open_flag: Any
 ):
     session.execute(
         "INSERT INTO risk_score_by_hour (user_id, hour, event_time, event_id, device_id, shop_id)"
@@ -124,11 +119,11 @@ def test_label_command_sends_the_same_record_when_repeated(
             "",
         ),
     )
-    before = sent_labels(alert_config)
+    before = sent_labels(job)
     for _ in range(2):
-        answer = alerts(alert_config, "label", FLAG_ID, "fraud", "--by", "anna")
+        answer = alerts(job, "label", FLAG_ID, "fraud", "--by", "anna")
         assert (answer["state"], answer["labels_sent"]) == ("confirmed", 1)
-    first, second = sent_labels(alert_config)[len(before) :]
+    first, second = sent_labels(job)[len(before) :]
     assert first == second
     assert first == {
         "flag_id": FLAG_ID,
@@ -140,14 +135,14 @@ def test_label_command_sends_the_same_record_when_repeated(
         "device_id": "d-1",
         "time": states.read_state(session, FLAG_ID).updated_at_ms,
     }
-    refused = alerts(alert_config, "label", FLAG_ID, "fraud", "--by", "ben", ok=False)
+    refused = alerts(job, "label", FLAG_ID, "fraud", "--by", "ben", ok=False)
     assert refused.returncode == 1 and "is confirmed by anna" in refused.stderr
 
 
 def test_label_command_without_kafka_names_the_command_to_repeat(
-    alert_config: SimpleNamespace, session: Session, open_flag: Any, tmp_path: Path
+    job: JobUnderTest, session: Session, open_flag: Any, tmp_path: Path
 ):
-    settings = alert_config.settings.model_dump(mode="json", include={"cassandra", "topics"})
+    settings = job.settings.model_dump(mode="json", include={"cassandra", "topics"})
     file = tmp_path / "unreachable.toml"
     settings["cassandra"].pop("password")
     unreachable = {"bootstrap_servers": "127.0.0.1:1", "request_timeout_ms": 1_000}
@@ -157,31 +152,29 @@ def test_label_command_without_kafka_names_the_command_to_repeat(
     assert done.returncode == 3
     assert f"repeat `liveprofile {' '.join(arguments)}`" in done.stderr
     assert states.read_state(session, FLAG_ID).state is AlertState.FALSE_POSITIVE
-    assert alerts(alert_config, *arguments[2:])["labels_sent"] == 1
+    assert alerts(job, *arguments[2:])["labels_sent"] == 1
 
 
 def test_commands_of_an_analyst_change_and_show_a_flag(
-    alert_config: SimpleNamespace, session: Session, open_flag: Any
+    job: JobUnderTest, session: Session, open_flag: Any
 ):
-    assert alerts(alert_config, "ack", FLAG_ID, "--by", "anna")["state"] == "acknowledged"
-    refused = alerts(alert_config, "ack", FLAG_ID, "--by", "ben", ok=False)
+    assert alerts(job, "ack", FLAG_ID, "--by", "anna")["state"] == "acknowledged"
+    refused = alerts(job, "ack", FLAG_ID, "--by", "ben", ok=False)
     assert refused.returncode == 1 and refused.stderr.count("\n") == 1
-    (listed,) = alerts(alert_config, "list", "--state", "acknowledged", "--rule", "rule")
+    (listed,) = alerts(job, "list", "--state", "acknowledged", "--rule", "rule")
     assert (listed["flag_id"], listed["by"]) == (FLAG_ID, "anna")
-    alerts(alert_config, "snooze", "42", "--rule", "rule", "--for", "1h", "--by", "anna")
-    shown = alerts(alert_config, "show", FLAG_ID)
+    alerts(job, "snooze", "42", "--rule", "rule", "--for", "1h", "--by", "anna")
+    shown = alerts(job, "show", FLAG_ID)
     assert shown["event_id"] == "e1" and shown["reasons"][0]["sentence"] == "unlike the user"
     assert shown["history"][0]["by"] == shown["snoozes"][0]["by"] == "anna"
-    assert alerts(alert_config, "close", FLAG_ID, "--by", "anna")["state"] == "closed"
-    text = run_cli("risk", "alerts", "show", FLAG_ID, "--config", alert_config.file).stdout
+    assert alerts(job, "close", FLAG_ID, "--by", "anna")["state"] == "closed"
+    text = job.cli("risk", "alerts", "show", FLAG_ID).stdout
     assert "acknowledged -> closed, by anna" in text and "value 13.5, usual unknown" in text
-    unknown = alerts(alert_config, "show", "c" * 32, ok=False)
+    unknown = alerts(job, "show", "c" * 32, ok=False)
     assert unknown.returncode == 1 and "no flag" in unknown.stderr
 
 
-def test_feedback_command_sends_valid_labels_of_a_file(
-    alert_config: SimpleNamespace, tmp_path: Path
-):
+def test_feedback_command_sends_valid_labels_of_a_file(job: JobUnderTest, tmp_path: Path):
     row = {
         "event_id": "e9",
         "user_id": "9",
@@ -191,13 +184,12 @@ def test_feedback_command_sends_valid_labels_of_a_file(
     }
     file = tmp_path / "labels.jsonl"
     file.write_text(json.dumps(row) + "\n" + json.dumps(row | {"label": "?"}) + "\n")
-    before = sent_labels(alert_config)
-    arguments = ("risk", "feedback", "send", file, "--by", "bank", "--config", alert_config.file)
-    done = run_cli(*arguments, ok=False)
+    before = sent_labels(job)
+    done = job.cli("risk", "feedback", "send", file, "--by", "bank", ok=False)
     answer = json.loads(done.stdout)
     assert done.returncode == 1 and (answer["sent"], answer["rejected"]) == (1, 1)
     assert f"{file} row 2: label: " in done.stderr
-    (sent,) = sent_labels(alert_config)[len(before) :]
+    (sent,) = sent_labels(job)[len(before) :]
     assert sent["analyst"] == "bank" and sent["time"] == row["known_at"]
 
 
@@ -257,9 +249,9 @@ def consume(
 
 
 def test_restarted_consumer_handles_no_alert_twice(
-    alert_config: SimpleNamespace, session: Session, open_flag: Any
+    job: JobUnderTest, session: Session, open_flag: Any
 ):
-    settings = with_alerts_topic(alert_config.settings, "restart")
+    settings = with_alerts_topic(job.settings, "restart")
     first, second, third = (f"{number:032x}" for number in range(3))
     send_alerts(settings, first, second, first)
     recorder = RecordingHandler()
@@ -278,9 +270,9 @@ def test_restarted_consumer_handles_no_alert_twice(
 
 
 def test_alerts_open_one_case_and_refused_alert_is_dead_lettered(
-    alert_config: SimpleNamespace, session: Session, open_flag: Any
+    job: JobUnderTest, session: Session, open_flag: Any
 ):
-    settings = with_alerts_topic(alert_config.settings, "case")
+    settings = with_alerts_topic(job.settings, "case")
     refused = "c" * 32
     send_alerts(settings, FLAG_ID, refused, "d" * 32)
     recorder = RecordingHandler()
@@ -297,9 +289,9 @@ def test_alerts_open_one_case_and_refused_alert_is_dead_lettered(
 
 
 def test_long_record_is_truncated_in_the_dead_letter_topic(
-    alert_config: SimpleNamespace, session: Session, open_flag: Any
+    job: JobUnderTest, session: Session, open_flag: Any
 ):
-    settings = with_alerts_topic(alert_config.settings, "long")
+    settings = with_alerts_topic(job.settings, "long")
     values = [b"x" * (MAX_VALUE_BYTES + more) for more in (-1, 0, 1, 450_000)]
     send_all(settings, settings.topics.alerts, [(b"k" * 2_000, value, {}) for value in values])
     assert consume(settings, session, "g", [RecordingHandler()], 4).counts.dead == 4
@@ -317,13 +309,10 @@ def test_long_record_is_truncated_in_the_dead_letter_topic(
 
 
 def test_consume_command_stops_on_sigterm_and_prints_counts(
-    alert_config: SimpleNamespace, session: Session, open_flag: Any
+    job: JobUnderTest, session: Session, open_flag: Any
 ):
-    send_alerts(alert_config.settings, FLAG_ID)
-    arguments = ("risk", "consume", "--open-case", "--json", "--config", str(alert_config.file))
-    with subprocess.Popen(
-        [str(CLI), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    send_alerts(job.settings, FLAG_ID)
+    with job.start("risk", "consume", "--open-case", "--json") as process:
         until(lambda: case_store.read_cases(session, "42"))
         process.terminate()
         out, err = process.communicate(timeout=30)

@@ -15,7 +15,7 @@ from liveprofile.kafka.connection import client_config
 from liveprofile.kafka.records import Record, read_topic, send_all
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import RuleSet, read_rules
-from tests.support.job_under_test import JobUnderTest, run_cli
+from tests.support.job_under_test import JobUnderTest
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.services
@@ -46,9 +46,7 @@ wait_until = partial(until, timeout_s=TAKES_EFFECT_TIMEOUT_S)
 
 
 def apply(job: JobUnderTest, file: Path, *arguments: str) -> dict[str, list]:
-    done = run_cli(
-        "risk", "rules", "apply", file, *arguments, "--json", "--config", job.config_file
-    )
+    done = job.cli("risk", "rules", "apply", file, *arguments, "--json")
     return {change["rule_id"]: change for change in json.loads(done.stdout)["changes"]}
 
 
@@ -91,9 +89,7 @@ def test_applied_rules_take_effect_in_running_worker(
     new_feed = follow_definitions(job.settings, rules_spec(job.settings), shipped)
     assert new_feed.current() == feed.current()
     new_feed.close()
-    listed = json.loads(
-        run_cli("risk", "rules", "list", "--json", "--config", job.config_file).stdout
-    )
+    listed = job.run("risk", "rules", "list")
     assert listed["version"] == feed.current().version
     assert listed["source"] == f"topic {job.settings.topics.rules}"
 
@@ -145,13 +141,9 @@ def test_worker_with_signing_key_uses_signed_records_only(
     wait_until(lambda: feed.invalid_records == refused + len(first) + 1)
     feed.close()
     assert feed.current() == in_force
-    listed = json.loads(
-        run_cli("risk", "rules", "list", "--json", "--config", job.config_file).stdout
-    )
+    listed = job.run("risk", "rules", "list")
     assert listed["version"] == in_force.version
 
     monkeypatch.setenv("LIVEPROFILE_RULES_SIGNING_KEY", "o" * 32)
-    listed = json.loads(
-        run_cli("risk", "rules", "list", "--json", "--config", job.config_file).stdout
-    )
+    listed = job.run("risk", "rules", "list")
     assert listed["source"] == f"file {file}"

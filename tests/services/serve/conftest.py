@@ -1,15 +1,111 @@
-"""The API on a keyspace and topics of its own, for all tests of the folder."""
+"""The API on a keyspace and topics of its own, with rows in every table that it reads."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
+from cassandra.cluster import Session
 
+from liveprofile.alerts.cases import case_store
+from liveprofile.alerts.cases.case_store import NewAlert
+from liveprofile.client import Client
+from liveprofile.rows.risk import score_hour_ms
+from liveprofile.rows.users import segment_bucket
+from liveprofile.rules.flags import Flag
+from liveprofile.settings import Settings
 from liveprofile.storage.connection import open_session
-from tests.services.serve.api import SERVE, Api, fill
+from liveprofile.storage.cql import from_ms
+from liveprofile.units import HOUR_MS
 from tests.support.api_server import api_server, wait_until_ready
 from tests.support.job_under_test import JobUnderTest
+from tests.support.rows.profile_rows import START_MS, flag, profile_row
+from udfs.profile.sink import CassandraProfileSink
+
+SERVE = {"authentication": "keys", "deadline_ms": 10_000}
+PROFILE_JSON = b'{"features":{},"interests":{"caf\xc3\xa9":0.5},"category_affinity":{}}'
+WINDOWS = 5
+USERS = [f"u{number}" for number in range(30)]
+SCORES = 40
+
+
+class Api(NamedTuple):
+    job: JobUnderTest
+    session: Session
+    url: str
+
+    @property
+    def settings(self) -> Settings:
+        return self.job.settings
+
+    def key(self, name: str, role: str = "reader") -> dict[str, Any]:
+        return self.job.run("serve", "key", "create", name, "--role", role)
+
+    def client(self, name: str = "shop", role: str = "reader") -> Client:
+        return Client(self.url, self.key(name, role)["key"], timeout_s=30)
+
+
+def fill(settings: Settings, session: Session) -> None:
+    dim = len(profile_row().embedding)
+    width = int(
+        session.cluster.metadata.keyspaces[settings.cassandra.keyspace]
+        .tables["user_profile"]
+        .columns["embedding"]
+        .cql_type.rpartition(",")[2]
+        .strip(" >")
+    )
+    sink = CassandraProfileSink(settings.cassandra, width, session)
+    rows = [
+        row._replace(embedding=padded(row.embedding, width, dim))
+        for user, window in itertools.product(USERS, range(WINDOWS))
+        for row in [
+            profile_row(
+                user, window, write_lookalike=True, flags=flags(user, window), profile=PROFILE_JSON
+            )
+        ]
+    ]
+    sink.write(rows)
+    sink.flush()
+    insert = session.prepare(
+        "INSERT INTO risk_score_by_hour (user_id, hour, event_time, event_id, event_type, amount,"
+        " score, model_version, rules_version, active_rules) VALUES ('u0', ?, ?, ?, 'purchase', 5,"
+        " 0.5, 'm', 'r', {'rule'}) USING TTL 3600"
+    )
+    hours = session.prepare(
+        "INSERT INTO risk_score_hours (user_id, hour) VALUES ('u0', ?) USING TTL 3600"
+    )
+    for number in range(SCORES):
+        # Four events at a time, five times an hour, every other hour.
+        time_ms = START_MS + (number // 20) * 2 * HOUR_MS + (number // 4 % 5) * 60_000
+        hour = from_ms(score_hour_ms(time_ms))
+        session.execute(insert, (hour, from_ms(time_ms), f"e{number:02d}"))
+        session.execute(hours, (hour,))
+    member = session.prepare(
+        "INSERT INTO segment_member (segment, bucket, user_id, since) VALUES ('loyal', ?, ?, 1)"
+        " USING TTL 3600"
+    )
+    state = session.prepare(
+        "INSERT INTO user_segment (user_id, segment, member, since, reason)"
+        " VALUES (?, 'loyal', true, 1, '{}') USING TTL 3600"
+    )
+    for user in USERS:
+        session.execute(member, (segment_bucket(user), user))
+        session.execute(state, (user,))
+    for number in range(12):
+        alert = NewAlert(f"{number:032x}", 1, f"u{number % 4}", f"r{number}", "high", "a", "m")
+        case_store.add_alert(session, alert, ttl_s=3_600)
+
+
+def padded(embedding: Any, width: int, dim: int) -> Any:
+    return np.pad(embedding, (0, width - dim))
+
+
+def flags(user: str, window: int) -> list[Flag]:
+    """All users have flags of the same windows: a page ends between rows of one time."""
+    return [flag(f"rule{n}", flag_id=f"{user}-{window}-{n}") for n in range(2)]
 
 
 @pytest.fixture(scope="package")

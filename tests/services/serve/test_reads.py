@@ -14,7 +14,7 @@ from liveprofile.segments.members import members
 from liveprofile.storage import queries
 from liveprofile.storage.cql import from_ms
 from liveprofile.units import HOUR_MS
-from tests.services.serve.api import SCORES, USERS, WINDOWS, Api
+from tests.services.serve.conftest import SCORES, USERS, WINDOWS, Api
 from tests.support.rows.profile_rows import START_MS, WINDOW_MS
 
 pytestmark = pytest.mark.services

@@ -25,7 +25,7 @@ from liveprofile.kafka.records import read_topic
 from liveprofile.pseudonym import user_pseudonym
 from liveprofile.storage.cql import from_ms
 from serve.security import KEY_CACHE_S
-from tests.services.serve.api import USERS, Api
+from tests.services.serve.conftest import USERS, Api
 from tests.support.api_server import api_server
 from tests.support.job_under_test import JobUnderTest, run_cli
 from tests.support.rows.profile_rows import START_MS, flag
@@ -92,8 +92,7 @@ def test_consents_and_erasures_reach_the_topics_and_are_carried_out(api: Api) ->
             client.send(calls.put_erasure("asked", before_ms=asked_ms)) == first and not first.done
         )
         assert read_erasures(api.settings).before_ms("asked") == asked_ms
-        config = ("--json", "--config", api.job.config_file)
-        report = json.loads(run_cli("privacy", "erase", "--pending", *config).stdout)
+        report = api.job.run("privacy", "erase", "--pending")
         assert (report["user_id"], report["pending"]) == ("asked", {})
         assert client.send(calls.erasure("asked")).done
     with api.client("root", "admin") as admin:
@@ -124,9 +123,7 @@ def test_of_two_editors_of_the_same_rules_one_wins(api: Api) -> None:
         trail = admin.send(calls.audit(day=datetime.now(UTC))).items
         outcomes = [entry.outcome for entry in trail if entry.action == "rules.put"]
         assert sorted(outcomes) == ["done", "refused"]
-    listed = json.loads(
-        run_cli("risk", "rules", "list", "--json", "--config", api.job.config_file).stdout
-    )
+    listed = api.job.run("risk", "rules", "list")
     assert listed["rules"] == now.rules
 
 
@@ -153,16 +150,15 @@ def test_revoked_key_ends_within_the_cache_time(api: Api) -> None:
     key = api.key("temporary")
     with Client(api.url, key["key"]) as client:
         client.send(calls.profile("u0"))
-        config = ("--config", api.job.config_file)
-        run_cli("serve", "key", "revoke", key["key_id"], *config)
+        api.job.cli("serve", "key", "revoke", key["key_id"])
         time.sleep(KEY_CACHE_S + 0.1)
         with pytest.raises(UnauthorizedError):
             client.send(calls.profile("u0"))
-        listed = json.loads(run_cli("serve", "key", "list", "--json", *config).stdout)
+        listed = api.job.run("serve", "key", "list")
     [state] = [each for each in listed if each["key_id"] == key["key_id"]]
     assert state["revoked_at_ms"]
     assert key["key"].rpartition("_")[2] not in json.dumps(listed)
-    assert run_cli("serve", "key", "revoke", "nothing", *config, ok=False).returncode == 1
+    assert api.job.cli("serve", "key", "revoke", "nothing", ok=False).returncode == 1
 
 
 def test_server_waits_for_the_tables(

@@ -37,7 +37,7 @@ from liveprofile.storage.queries import TOKEN_MAX, TOKEN_MIN
 from liveprofile.units import DAY_MS
 from liveprofile.wire.user_records import CONTENT_TYPE
 from tests.reference.attributes import attributes_at
-from tests.support.job_under_test import JobUnderTest, run_cli
+from tests.support.job_under_test import JobUnderTest
 from tests.support.rows.profile_rows import DIM
 from udfs.profile.sink import CassandraProfileSink
 
@@ -162,7 +162,7 @@ def test_job_reads_what_the_commands_store_show_and_withdraw(
     apply()
     sink = CassandraProfileSink(job.settings.cassandra, DIM, session)
     assert sink.statements(["shown", "stranger"]) == {"shown": [statement], "stranger": []}
-    shown = run_cli("attributes", "show", "shown", "--json", "--config", job.config_file)
+    shown = job.cli("attributes", "show", "shown", "--json")
     found = json.loads(shown.stdout)["identity_verified"]
     assert (found["value"], found["source"], found["kind"]) == (True, "idcheck", "verified")
     assert found["expires_ms"] == statement.expires_ms

@@ -1,4 +1,7 @@
-"""An erasure on a real node: all tables, no other user, and no return by a replay."""
+"""An erasure on a real node: all tables, no other user, and no return by a replay.
+
+And rows that a late withdrawal forbids: they are found and deleted, and no others.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,11 @@ from collections.abc import Callable
 import pytest
 from cassandra.cluster import Session
 
-from liveprofile.privacy.erase import KEPT, Cut, Erasure, erase_users
-from liveprofile.privacy.erasure_log import Deletion, read_deletions, scan_deletions, write_deletion
+from liveprofile.consent.changes import PURPOSES, ConsentChange, ConsentTable
+from liveprofile.privacy.erase import KEPT, WINDOW_TABLES, Cut, Erasure, erase_users
+from liveprofile.privacy.erasure_log import ErasureRun, read_runs, scan_runs, write_run
 from liveprofile.privacy.places import TABLES, read_user_keys
+from liveprofile.privacy.withdrawals import delete_rows, find_rows, read_digests
 from liveprofile.settings import WindowSettings
 from liveprofile.units import HOUR_MS, MINUTE_MS
 from tests.support.rows.user_rows import HOUR, TIME_US, user_row
@@ -93,8 +98,55 @@ def test_a_cut_deletes_older_rows_a_day_later_and_later_rows_stay(session: Sessi
 
 
 def test_deletions_are_noted_and_read(session: Session) -> None:
-    first, second = Deletion(7, 1_000, {"risk_score_hours": 1}), Deletion(9, 2_000, {})
-    write_deletion(session, "noted-user", second, 3_600)
-    write_deletion(session, "noted-user", first, 3_600)  # an older run does not replace it
-    assert read_deletions(session, ["noted-user", "nobody"]) == {"noted-user": second}
-    assert scan_deletions(session)["noted-user"] == second
+    first, second = ErasureRun(7, 1_000, {"risk_score_hours": 1}), ErasureRun(9, 2_000, {})
+    write_run(session, "noted-user", second, 3_600)
+    write_run(session, "noted-user", first, 3_600)  # an older run does not replace it
+    assert read_runs(session, ["noted-user", "nobody"]) == {"noted-user": second}
+    assert scan_runs(session)["noted-user"] == second
+
+
+# --- late withdrawals ---------------------------------------------------------------------------
+
+TIME_MS = TIME_US // 1_000
+FLAGS = {"risk_flag", "risk_flag_by_day"}  # of an event
+
+
+def find(session: Session, user: str, *changes: ConsentChange, since_ms: int = 0):
+    book = ConsentTable(dict.fromkeys(PURPOSES, True))
+    book.put(user, changes)
+    return find_rows(
+        session,
+        user,
+        lambda *span: book.allowed_during(user, *span),
+        WindowSettings(length_ms=WINDOW_MS),
+        since_ms,
+    )
+
+
+def test_rows_of_windows_and_of_events_follow_their_purposes(session: Session) -> None:
+    for user in ("late-user", "other-user"):
+        insert_all(session, user)
+    others, own = rows_of(session, "other-user"), rows_of(session, "late-user")
+    too_late = ConsentChange(TIME_MS - WINDOW_MS + 1, "profiling", False)
+    assert find(session, "late-user", too_late) == []  # the window has an allowed moment
+    withdrawal = ConsentChange(TIME_MS - WINDOW_MS, "profiling", False)
+    assert find(session, "late-user", withdrawal, since_ms=TIME_MS + 1) == []
+
+    rows = find(session, "late-user", withdrawal)
+    windows = WINDOW_TABLES - FLAGS - {"later_sums"}
+    assert {row.table for row in rows} == windows
+    assert read_digests(session, "late-user", [TIME_MS]) == {b"x"}
+    assert delete_rows(session, rows) == len(rows)
+    assert rows_of(session, "late-user").keys() == own.keys() - windows
+    assert find(session, "late-user", withdrawal) == []
+
+    rows = find(session, "late-user", ConsentChange(TIME_MS, "risk", False))
+    assert {row.table for row in rows} == FLAGS | {"risk_score_by_hour"}
+    delete_rows(session, rows)
+    assert rows_of(session, "late-user").keys() == (
+        own.keys() - windows - FLAGS - {"risk_score_by_hour"}
+    )
+    assert rows_of(session, "other-user") == others
+
+    insert_all(session, "late-user", TIME_US + 1)  # what is written later is not hidden
+    assert rows_of(session, "late-user") == own

@@ -87,18 +87,6 @@ def test_sums_since_an_erasure_are_those_of_the_window_before(sink: CassandraPro
     ]
 
 
-def test_profile_is_the_later_window_in_any_write_order(
-    sink: CassandraProfileSink, session: Session
-):
-    write_and_flush(sink, profile_row(window=5, churn=0.5, segments=["lapsing"], recency_days=3.0))
-    write_and_flush(sink, profile_row(window=2, churn=0.2))
-
-    profile = queries.profile(session, "u")
-    assert (profile.churn, profile.segments, profile.recency_days) == (0.5, ["lapsing"], 3.0)
-    windows = [delta.window_end_ms for delta in queries.deltas(session, "u")]
-    assert windows == [profile_row(window=5).window_end_ms, profile_row(window=2).window_end_ms]
-
-
 def test_profile_is_the_latest_window_of_one_write(sink: CassandraProfileSink, session: Session):
     windows = [profile_row(window=window, churn=window / 10) for window in (2, 5, 3)]
     write_and_flush(sink, *windows, profile_row("other", window=1, churn=0.1))
@@ -116,14 +104,6 @@ def test_writing_a_row_again_changes_nothing(sink: CassandraProfileSink, session
 
     assert [session.execute(f"SELECT * FROM {table}").all() for table in TABLES] == before
     assert all(len(found) == 1 for found in before)
-
-
-def test_profile_of_a_window_is_of_the_newer_model(sink: CassandraProfileSink, session: Session):
-    write_and_flush(sink, profile_row(revision=2, churn=0.75, recency_days=1.0))
-    write_and_flush(sink, profile_row(revision=1, churn=0.25))
-
-    assert queries.profile(session, "u").churn == 0.75
-    assert queries.profile(session, "u").recency_days == 1.0
 
 
 def test_ttl_starts_at_the_time_of_writing(

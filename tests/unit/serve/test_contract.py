@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
+from itertools import count
 
 import pytest
 import schemathesis
@@ -32,7 +34,11 @@ API = fill(MemoryApi())
 KEY = API.add_key(Role.ADMIN).text
 # A busy machine must not answer with 503, which is a fault here.
 SETTINGS = ServeSettings(max_requests_per_s=1e6, deadline_ms=30_000)
-APP = create_app(SETTINGS, API.store(), clock_ms=lambda: NOW_MS, explainer=MemoryExplainer())
+# Each request comes an hour later: otherwise 429 would answer many wrong keys.
+HOURS = partial(next, count(step=3_600.0))
+APP = create_app(
+    SETTINGS, API.store(), clock_ms=lambda: NOW_MS, clock_s=HOURS, explainer=MemoryExplainer()
+)
 load_all_checks()
 # An arbitrary cursor is answered with 400, a status that nothing else has.
 CONFIG = schemathesis.Config.from_dict(

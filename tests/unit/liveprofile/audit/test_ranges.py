@@ -94,7 +94,7 @@ def additive(report: Report) -> Counter[str]:
 
 @pytest.mark.slow
 @given(st.data())
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_audits_of_ranges_add_up_to_the_audit_of_the_topic(data):
     job = SimulatedJob()
     all_steps = data.draw(steps(losses=True))
@@ -116,7 +116,7 @@ def test_audits_of_ranges_add_up_to_the_audit_of_the_topic(data):
 
 @pytest.mark.slow
 @given(st.data(), st.booleans())
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_continued_audits_skip_no_record(data, losses):
     """The job runs while it is audited; each audit starts where the last clean one ended."""
     job, starts = SimulatedJob(), [0] * PARTITIONS
@@ -147,7 +147,7 @@ def test_continued_audits_skip_no_record(data, losses):
 
 @pytest.mark.slow
 @given(st.data())
-@settings(max_examples=25)
+@settings(max_examples=12)
 def test_many_parts_give_the_same_report_as_one(data):
     job = SimulatedJob()
     all_steps = data.draw(steps(losses=True))

@@ -113,7 +113,7 @@ def arrival_lists(draw: st.DrawFn) -> list[Arrival]:
 
 @pytest.mark.slow
 @given(arrival_lists(), st.sampled_from([1, 3, 128]), st.sampled_from([0, 1, 7]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=70, deadline=None)
 def test_features_match_the_reference(arrivals: list[Arrival], keep: int, delay_days: int) -> None:
     if scored(arrivals):
         assert_same(arrivals, keep, delay_days)
