@@ -24,7 +24,6 @@ HEAD_FIELDS = (
     "event_id", "event_type", "event_ms", "amount", "item_id", "category_id", *ENTITIES,
     "record_offset", "arrived_ms",
 )  # fmt: skip
-ADDED_FIELDS = 2  # the last ones, which a row in the state of an earlier version lacks
 
 
 class EventBatch(NamedTuple):
@@ -85,9 +84,7 @@ def read_rows(user_id: Sequence[str], parts: Sequence[str]) -> EventBatch:
     heads, lists = [], []
     for text in parts:
         part = {one[:1]: one[1:] for one in text.split(WINDOW)}
-        head = part[HEAD].split(FIELD)
-        missing = min(len(HEAD_FIELDS) - len(head), ADDED_FIELDS)
-        heads.append([*head, *("0",) * missing])
+        heads.append(part[HEAD].split(FIELD))
         lists.append([part[USER_LIST], *(part.get(letter, "") for letter in ENTITIES.values())])
     columns = dict(zip(HEAD_FIELDS, map(list, zip(*heads, strict=True)), strict=True))
     of_user, *of_entities = map(list, zip(*lists, strict=True))

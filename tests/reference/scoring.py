@@ -216,12 +216,15 @@ def alerting_flag_ids(expected: Mapping[Key, Decision], rules: Rules) -> list[st
 
 
 def event_parts(arrivals: list[Arrival], position: int, max_entries: int = 128) -> str:
-    """Encodes the event at `position` and its lists as the job's SQL does (column `parts`)."""
+    """Encodes the event at `position` and its lists as the job's SQL does (column `parts`).
+
+    The time of its arrival is unknown.
+    """
     event = arrivals[position]
     assert isinstance(event, Event)
     entities = [getattr(event, name) for name in ENTITIES]
     common = (event.id, event.type, str(event.time_ms), repr(event.amount), "", "")
-    head = (*common, *entities, str(position))
+    head = (*common, *entities, str(position), "0")
 
     def encode(letter: str, owner: str) -> str:
         return letter + list_text(entity_list(arrivals, position, owner, max_entries), owner)

@@ -28,21 +28,10 @@ def test_event_with_all_entities_is_parsed() -> None:
         assert getattr(batch, f"of_{name}")[0].count("\x1f") == 4
 
 
-def test_arrival_is_parsed_and_unknown_in_rows_of_earlier_versions() -> None:
-    now = event_parts([*EVENTS], 1)
-    lists = now.split("\x1d", 1)[1]
-    head = now.split("\x1d", 1)[0].split("\x1f")
-    assert head[-1] == "1"  # the reference writes the offset last, as the version before did
-    with_arrival = "\x1f".join([*head, "1700000001234"])
-    without_both = "\x1f".join(head[:-1])
-    for text, offset, arrived_ms in (
-        (with_arrival, 1, 1_700_000_001_234),
-        ("\x1f".join(head), 1, 0),
-        (without_both, 0, 0),
-    ):
-        batch = read_rows(["v"], [f"{text}\x1d{lists}"])
-        assert (batch.record_offset.tolist(), batch.arrived_ms.tolist()) == ([offset], [arrived_ms])
-        assert batch.address_id == ["a1"]
+def test_place_and_time_of_arrival_are_parsed() -> None:
+    head, lists = event_parts([*EVENTS], 1).split("\x1d", 1)
+    batch = read_rows(["v"], [f"{head.removesuffix('0')}1700000001234\x1d{lists}"])
+    assert (batch.record_offset.tolist(), batch.arrived_ms.tolist()) == ([1], [1_700_000_001_234])
 
 
 def test_missing_entities_are_empty() -> None:

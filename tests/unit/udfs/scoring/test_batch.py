@@ -72,7 +72,7 @@ def test_timing_counts_from_the_arrival_of_each_event(model: FraudModel) -> None
     scorer = ScoringHarness(model, {**ANY_PURCHASE, "threshold": 10.0}, now_ms=START_MS + 900)
     arrived_ms = [START_MS + 100, START_MS + 400, 0, START_MS + 800]
     texts = [
-        event_parts(arrivals, row).replace("\x1d", f"\x1f{arrived}\x1d", 1)
+        event_parts(arrivals, row).replace("\x1f0\x1d", f"\x1f{arrived}\x1d", 1)
         for row, arrived in enumerate(arrived_ms)
     ]
     scorer.score_texts(["u"] * 4, texts)
