@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import approx_fprime
 
-from lab.baselines import purchase_models
+from lab.baselines.values import purchase_models
 from lab.baselines.values.purchase_models import (
     BetaGeo,
     GammaGamma,
