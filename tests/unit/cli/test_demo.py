@@ -1,4 +1,4 @@
-"""Tests of the demo's output and settings, without a running stack."""
+"""The demo's output, settings and display, without a running stack."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console, RenderableType
 
-from cli.demo import scene, view
+from cli.demo import scene, view, watch
 from cli.demo.open_console import Opened, has_display, pages
 from cli.demo.run import Steps, one_line
 from cli.demo.watch import Snapshot
 from liveprofile.audit.reconciliation import Reconciliation
-from liveprofile.errors import ConfigError, ServiceError
+from liveprofile.errors import ConfigError, ServiceError, ServiceUnavailableError
 from liveprofile.settings import load
 from liveprofile.storage.queries import StoredDelta, StoredFlag, StoredProfile
 from liveprofile.units import DAY_MS
@@ -239,3 +239,42 @@ def test_browser_opens_only_with_a_display(
     environment: dict[str, str], platform: str, expected: bool
 ):
     assert has_display(environment, platform) is expected
+
+
+class Reads:
+    """Stands in for the reads of `JobWatcher`: raises `error` while it is set."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self.offsets = {0: 7}
+
+    def committed_offsets(self, *_: Any) -> dict[int, int]:
+        if self.error:
+            raise self.error
+        return self.offsets
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
+    reads = Reads()
+    monkeypatch.setattr(watch.offsets, "committed_offsets", reads.committed_offsets)
+    monkeypatch.setattr(watch.offsets, "partition_ranges", lambda *_: {})
+    monkeypatch.setattr(watch, "read_topic", lambda *_: [])
+    monkeypatch.setattr(watch, "execute", lambda *_: [])
+    return reads
+
+
+def test_look_without_an_answer_returns_the_last_state(reads: Reads) -> None:
+    watcher = watch.JobWatcher(None, load())
+    assert watcher.look().read == 7
+    reads.error = ServiceUnavailableError("OperationTimedOut")
+    assert watcher.look().read == 7
+    assert watcher.skipped == 1
+    reads.error, reads.offsets = None, {0: 9}
+    assert watcher.look().read == 9
+
+
+def test_look_that_is_refused_raises(reads: Reads) -> None:
+    reads.error = ServiceError("unauthorized")
+    with pytest.raises(ServiceError, match="unauthorized"):
+        watch.JobWatcher(None, load()).look()

@@ -119,11 +119,6 @@ def test_defect_of_a_source_ends_the_exporter() -> None:
         assert stopped.wait(10)
 
 
-def test_figure_that_the_catalogue_lacks_is_an_error() -> None:
-    with pytest.raises(KeyError, match="unknown"):
-        Readings().add("unknown", 1.0)
-
-
 def test_exported_names_are_those_of_a_scrape() -> None:
     class All:
         def collect(self):

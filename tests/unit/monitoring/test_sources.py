@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from cassandra.cluster import NoHostAvailable, Session
 
+from liveprofile.errors import ServiceError
 from liveprofile.flink.job_report import CheckpointReport, JobReport
 from liveprofile.flink.operator_metrics import BUCKETS_MS, OverSubtasks
 from liveprofile.ingest.rejected import CLAIMED_REASONS
 from liveprofile.kafka.records import Record
-from liveprofile.settings import load
-from monitoring.cassandra_source import add_cases, add_drift
+from liveprofile.settings import Settings, load
+from monitoring.cassandra_source import PROBE, CassandraSource, add_cases, add_drift
 from monitoring.catalogue import Readings
 from monitoring.flink_source import flink_readings, is_needed
 from monitoring.kafka_source import read_audit
@@ -186,7 +189,7 @@ def test_different_labels_are_bounded() -> None:
 
 def test_reasons_are_those_of_the_data_contract() -> None:
     contract = (ROOT / "docs" / "data-contract.md").read_text("utf-8")
-    assert set(REASONS) < set(REJECTION_REASONS)
+    assert {*REASONS, *CLAIMED_REASONS} < set(REJECTION_REASONS)
     assert all(f"- {reason}: " in contract for reason in REJECTION_REASONS)
 
 
@@ -216,5 +219,89 @@ def test_audit_that_has_never_been_clean_has_no_figure(tmp_path: Path) -> None:
     assert values(read_audit(SETTINGS, tmp_path / "audit.json")) == {}
 
 
-def test_every_reason_of_rejections_is_counted_from_the_start() -> None:
-    assert set(REJECTION_REASONS) >= {*REASONS, *CLAIMED_REASONS}
+SETTINGS = load()
+
+
+class Node:
+    """A session with three nodes."""
+
+    keyspace = "liveprofile"
+
+    def __init__(self) -> None:
+        self.hosts = [SimpleNamespace(is_up=True) for _ in range(3)]
+        self.error: Exception | None = None
+        self.is_closed = False
+        self.cluster = SimpleNamespace(
+            metadata=SimpleNamespace(all_hosts=lambda: self.hosts), shutdown=self._shutdown
+        )
+
+    def _shutdown(self) -> None:
+        self.is_closed = True
+
+    def execute(self, statement: str, values: Any) -> None:
+        assert (statement, values) == (PROBE, None)
+        if self.error is not None:
+            raise self.error
+
+
+class Cassandra:
+    def __init__(self) -> None:
+        self.sessions: list[Node] = []
+        self.scans = 0
+        self.now_s = 0.0
+        self.source = CassandraSource(
+            SETTINGS, connect=self._connect, scan=self._scan, clock_s=lambda: self.now_s
+        )
+
+    def _connect(self, settings: Any) -> Any:
+        assert settings == SETTINGS.cassandra
+        self.sessions.append(Node())
+        return self.sessions[-1]
+
+    def _scan(self, settings: Settings, session: Session) -> Readings:
+        self.scans += 1
+        readings = Readings()
+        readings.add("cases", self.scans, "open")
+        return readings
+
+    def read(self) -> dict[str, float]:
+        return {
+            f"{family.name.removeprefix('liveprofile_')}/{sample.labels['state']}": sample.value
+            for family in self.source.read().families()
+            for sample in family.samples
+        }
+
+
+@pytest.fixture
+def cassandra() -> Cassandra:
+    return Cassandra()
+
+
+def test_tables_are_scanned_at_their_interval_over_one_connection(cassandra: Cassandra) -> None:
+    expected = {"cassandra_nodes/up": 3, "cassandra_nodes/down": 0, "cases/open": 1}
+    assert cassandra.read() == cassandra.read() == expected
+    cassandra.now_s = 300.0
+    assert cassandra.read() == expected | {"cases/open": 2}
+    assert len(cassandra.sessions) == 1
+
+
+def test_node_that_is_down_is_counted_and_one_of_unknown_state_is_not(cassandra: Cassandra) -> None:
+    cassandra.read()
+    one, two, _ = cassandra.sessions[0].hosts
+    one.is_up, two.is_up = False, None
+    found = cassandra.read()
+    assert (found["cassandra_nodes/up"], found["cassandra_nodes/down"]) == (2, 1)
+
+
+def test_outage_between_two_scans_is_an_error_and_ends_with_a_new_connection(
+    cassandra: Cassandra,
+) -> None:
+    cassandra.read()
+    cassandra.sessions[0].error = NoHostAvailable("all are down", {})
+    with pytest.raises(ServiceError, match="keyspace liveprofile: no node answers"):
+        cassandra.read()
+    assert cassandra.sessions[0].is_closed
+    assert cassandra.read()["cases/open"] == 1
+    assert len(cassandra.sessions) == 2
+    cassandra.source.close()
+    assert cassandra.sessions[1].is_closed
