@@ -21,8 +21,8 @@ from console.charts import (
     radar,
 )
 from console.formats import listed, number, sentence, share, utc, words
-from console.views.explanation import SHOWN_EVENTS, Value, explained_values
-from console.views.user import (
+from console.routes.users import SHOWN_EVENTS, Value, explained_values
+from console.user_page import (
     KINDS,
     Group,
     activity,
