@@ -33,13 +33,13 @@ from liveprofile.kafka.offsets import partition_ranges
 from liveprofile.kafka.records import read_topic, send_all
 from liveprofile.privacy.erase import Cut, erase_users
 from liveprofile.privacy.erasure_log import (
-    Deletion,
+    ErasureRun,
     is_done,
     place_statuses,
     proof_line,
-    read_deletions,
-    scan_deletions,
-    write_deletion,
+    read_runs,
+    scan_runs,
+    write_run,
 )
 from liveprofile.privacy.erasures import to_record
 from liveprofile.privacy.export import ExportFile, as_json, private_file, table_rows, user_records
@@ -182,14 +182,14 @@ def _send(settings: Settings, ids: list[str]) -> dict[str, int]:
 
 def _pending(settings: Settings, session: Session) -> dict[str, int]:
     """The users whose rows are not deleted yet. Raises ServiceError."""
-    erased, deletions = read_erasures(settings).users(), scan_deletions(session)
+    erased, runs = read_erasures(settings).users(), scan_runs(session)
     book = read_merges(settings)
     erased |= erase_other_ids(settings, book, erased)
     forget_merges(settings, book, erased)
     todo = {
         user: before_ms
         for user, before_ms in erased.items()
-        if not is_done(deletions.get(user), before_ms)
+        if not is_done(runs.get(user), before_ms)
     }
     if todo and max(todo.values()) > (time.time() - SETTLE_S) * 1_000:
         time.sleep(SETTLE_S)
@@ -208,7 +208,7 @@ def _delete(
         while part := dict(itertools.islice(remaining, PART_USERS)):
             for user, done in erase_users(session, part):
                 now_ms, number = round(time.time() * 1_000), number + 1
-                write_deletion(session, user, Deletion(todo[user], now_ms, done.pending), keep_s)
+                write_run(session, user, ErasureRun(todo[user], now_ms, done.pending), keep_s)
                 if out is not None and secret is not None:
                     keyspace = settings.cassandra.keyspace
                     out.write(proof_line(secret.get_secret_value(), user, keyspace, now_ms, done))
@@ -238,9 +238,9 @@ def _show_status(call: Call, ids: list[str]) -> None:
     if missing := [user for user in ids if user not in erased]:
         raise InputError(f"user {missing[0]!r} was never erased")
     with call.session() as session:
-        deletions = read_deletions(session, ids) if ids else scan_deletions(session)
+        runs = read_runs(session, ids) if ids else scan_runs(session)
     shown = ids or sorted(erased, key=lambda user: (erased[user], user))
-    not_done = [user for user in shown if not is_done(deletions.get(user), erased[user])]
+    not_done = [user for user in shown if not is_done(runs.get(user), erased[user])]
     columns = {
         "place": "{.place}",
         "clear": lambda place: "yes" if place.done else "no",
@@ -248,7 +248,7 @@ def _show_status(call: Call, ids: list[str]) -> None:
         "": lambda place: place.note,
     }
     for user in shown if ids or call.json else ():
-        places = list(place_statuses(erased[user], deletions.get(user), call.settings, now_ms))
+        places = list(place_statuses(erased[user], runs.get(user), call.settings, now_ms))
         fields = {"user_id": user, "before_ms": erased[user], "done": user not in not_done}
         call.print(
             fields | {"places": [place._asdict() for place in places]},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, NamedTuple, TypeVar
 
@@ -77,8 +77,8 @@ class JobReader:
         read: Callable[[Settings], JobFacts] = read_facts,
         read_models: Callable[[Settings], UserModels | None] = read_user_models,
     ):
-        self._facts = _Shared(lambda: read(settings), clock_s)
-        self._models = _Shared(lambda: read_models(settings), clock_s)
+        self._facts = Shared(_in_thread(lambda: read(settings)), FRESH_S, clock_s)
+        self._models = Shared(_in_thread(lambda: read_models(settings)), FRESH_S, clock_s)
 
     async def facts(self) -> JobFacts:
         """Raises ServiceError if Flink or Kafka does not answer."""
@@ -89,21 +89,29 @@ class JobReader:
         return await self._models.get()
 
 
-class _Shared(Generic[Value]):
-    """A reading that all callers share while it is fresh, or not complete."""
+def _in_thread(read: Callable[[], Value]) -> Callable[[], Awaitable[Value]]:
+    thread = ThreadPoolExecutor(1, thread_name_prefix="job")
+    return lambda: asyncio.get_running_loop().run_in_executor(thread, read)
 
-    def __init__(self, read: Callable[[], Value], clock_s: Callable[[], float]):
-        self._read, self._clock_s = read, clock_s
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="job")
+
+class Shared(Generic[Value]):
+    """A reading that all callers share while it is fresh, or not complete. clock_s: monotonic."""
+
+    def __init__(
+        self,
+        read: Callable[[], Awaitable[Value]],
+        fresh_s: float,
+        clock_s: Callable[[], float],
+    ):
+        self._read, self._fresh_s, self._clock_s = read, fresh_s, clock_s
         self._read_at_s = float("-inf")
         self._reading: asyncio.Future[Value] | None = None
 
     async def get(self) -> Value:
         now_s = self._clock_s()
-        is_old = now_s - self._read_at_s > FRESH_S
+        is_old = now_s - self._read_at_s > self._fresh_s
         if self._reading is None or (self._reading.done() and is_old):
-            loop = asyncio.get_running_loop()
-            self._reading = loop.run_in_executor(self._thread, self._read)
+            self._reading = asyncio.ensure_future(self._read())
             # If every browser has gone before the answer, nobody else looks at its error.
             self._reading.add_done_callback(lambda done: done.cancelled() or done.exception())
             self._read_at_s = now_s

@@ -169,6 +169,11 @@ def delta_answer(row: RawDelta) -> dict[str, Any]:
     }
 
 
+def alert_position(row: FlagWithState) -> Position:
+    flag = row.flag
+    return (flag.window_end_ms, flag.user_id, flag.rule_id, flag.event_id)
+
+
 def alert_answer(row: FlagWithState) -> dict[str, Any]:
     return row.flag._asdict() | row.state._asdict()
 

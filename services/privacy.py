@@ -12,12 +12,12 @@ from liveprofile.consent.changes import ConsentChange, newest
 from liveprofile.identity.merges import IdentityTable, missing_erasures, without_users
 from liveprofile.privacy.erasure_log import (
     REQUESTED,
-    Deletion,
+    ErasureRun,
     PlaceStatus,
     is_done,
     place_statuses,
-    read_deletions,
-    write_deletion,
+    read_runs,
+    write_run,
 )
 from liveprofile.settings import Settings
 from liveprofile.storage.cql import now_ms
@@ -79,7 +79,7 @@ def change_consents(
 
 def erasure(session: Session, settings: Settings, user_id: str) -> ErasureState | None:
     """The newest erasure of a user; None: none was asked for here, and none is carried out."""
-    found = read_deletions(session, [user_id]).get(user_id)
+    found = read_runs(session, [user_id]).get(user_id)
     return None if found is None else _state(settings, found)
 
 
@@ -95,20 +95,20 @@ def request_erasure(
     from liveprofile.privacy.erasures import to_record
     from liveprofile.wire.user_records import CONTENT_TYPE, key_of
 
-    known = read_deletions(session, [user_id]).get(user_id)
+    known = read_runs(session, [user_id]).get(user_id)
     if known is not None and known.before_ms >= before_ms:
         return _state(settings, known)  # repeated, or covered by a later one
     record = (key_of(user_id), to_record(user_id, before_ms), CONTENT_TYPE)
     with audited(session, settings, audit) as entry:
         send_all(settings, settings.topics.erasures, [record])
-        requested = Deletion(before_ms, before_ms, REQUESTED)
+        requested = ErasureRun(before_ms, before_ms, REQUESTED)
         keep_s = consent_store.ttl_s(settings.topics.decisions_retention_ms)
-        write_deletion(session, user_id, requested, keep_s)
+        write_run(session, user_id, requested, keep_s)
         entry.after = {"before_ms": before_ms}
     return _state(settings, requested)
 
 
-def _state(settings: Settings, known: Deletion) -> ErasureState:
+def _state(settings: Settings, known: ErasureRun) -> ErasureState:
     places = place_statuses(known.before_ms, known, settings, now_ms())
     return ErasureState(known.before_ms, is_done(known, known.before_ms), list(places))
 

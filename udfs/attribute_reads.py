@@ -11,8 +11,7 @@ from cassandra.query import PreparedStatement
 
 from liveprofile.attributes.statements import RULE_PURPOSES, Purpose, Statement, attribute_values
 from liveprofile.attributes.table import by_user
-from liveprofile.rules.attribute_columns import ATTRIBUTE, AttributeValue, attribute_column
-from liveprofile.rules.conditions import TextCall
+from liveprofile.rules.conditions import ATTRIBUTE, AttributeValue, TextCall, attribute_column
 from udfs.cassandra.executor import StatementExecutor
 from udfs.cassandra.memberships import in_statements
 

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import RedirectResponse, Response
 
 from console.access import THROUGH, Analyst, Reader, form_of, is_fetch
 from console.formats import number, words, written
+from console.job import Shared
 from console.rendering import page
-from liveprofile.alerts.cases.flags import FlagWithState, with_states
+from liveprofile.alerts.cases.flags import FlagWithState
 from liveprofile.alerts.cases.snooze import ALL_RULES
 from liveprofile.alerts.cases.states import TRANSITIONS, AlertState
 from liveprofile.client.models import MAX_ID_CHARS, MAX_NOTE_CHARS
 from liveprofile.storage.queries import StoredFlag
 from liveprofile.units import HOUR_MS
-from serve.answers import PageQuery, cursor_of
+from serve.answers import PageQuery, alert_position, cursor_of
 from serve.guard import extend_deadline
 from serve.problems import ApiError
 from serve.routes.common import SEND_DEADLINE_S, DataStore, audit_entry
@@ -41,38 +42,22 @@ class AlertQueue:
 
     def __init__(self, store: Store, clock_s: Callable[[], float] = time.monotonic):
         self._store, self._clock_s = store, clock_s
-        self._pages: dict[
-            tuple[str, Position | None], tuple[float, asyncio.Task[list[FlagWithState]]]
-        ] = {}
+        self._pages: dict[tuple[str, Position | None], Shared[list[FlagWithState]]] = {}
 
     async def page(self, user_id: str, after: Position | None) -> list[FlagWithState]:
         """Up to PAGE_FLAGS flags of a user, or of all if it is "", newest first.
 
         Raises ServiceError. A write of this process is seen after `forget`.
         """
-        now_s = self._clock_s()
-        started_s, task = self._pages.get((user_id, after), (0.0, None))
-        if task is None or now_s - started_s > FRESH_S:
-            if len(self._pages) >= MAX_PAGES:
-                self.forget()
-            task = asyncio.create_task(self._read(user_id, after))
-            # If every browser has gone before the answer, nobody else looks at its error.
-            task.add_done_callback(lambda done: done.cancelled() or done.exception())
-            self._pages[user_id, after] = (now_s, task)
-        # Another browser may wait for the same answer.
-        return await asyncio.shield(task)
+        if len(self._pages) >= MAX_PAGES:
+            self.forget()
+        read = partial(self._store.alerts, user_id or None, 0, after, PAGE_FLAGS)
+        shared = Shared(read, FRESH_S, self._clock_s)
+        return await self._pages.setdefault((user_id, after), shared).get()
 
     def forget(self) -> None:
         """The next page is read again."""
         self._pages.clear()
-
-    async def _read(self, user_id: str, after: Position | None) -> list[FlagWithState]:
-        if user_id:
-            own = None if after is None else (after[0], *after[2:])
-            flags = await self._store.flags(user_id, 0, own, PAGE_FLAGS)
-        else:
-            flags = await self._store.all_flags(0, after, PAGE_FLAGS)
-        return await self._store.read(with_states, flags)
 
 
 MAX_SNOOZE_H = 24 * 365
@@ -91,35 +76,46 @@ StateFilter = Literal["open", "acknowledged", "confirmed", "false_positive", "cl
 IdQuery = Annotated[str, Query(max_length=MAX_ID_CHARS)]
 
 
-@router.get("")
-async def alerts(
+async def _queue(
     request: Request,
     caller: Reader,
     state: StateFilter = "open",
     user: IdQuery = "",
     cursor: str | None = None,
     selected: IdQuery = "",
-) -> Response:
+) -> dict[str, Any]:
+    """What a page with the queue shows."""
+    after = PageQuery(PAGE_FLAGS, cursor).position(int, str, str, str)
+    alert_queue: AlertQueue = request.app.state.queue
+    examined = await alert_queue.page(user, after)
+    is_cut = len(examined) == PAGE_FLAGS
+    return {
+        "rows": [each for each in examined if state in ("all", each.state.state)],
+        "states": [*AlertState, "all"],
+        "state": state,
+        "user": user,
+        "cursor": cursor,
+        "selected": selected,
+        "older": cursor_of(alert_position(examined[-1])) if is_cut else None,
+    }
+
+
+Queue = Annotated[dict[str, Any], Depends(_queue)]
+
+
+@router.get("")
+async def alerts(request: Request, values: Queue) -> Response:
     """The queue, and the selected alert, else the first."""
-    values = await _queue(request, state, user, cursor)
     rows = values["rows"]
-    chosen = selected or (rows[0].flag.flag_id if rows else "")
+    chosen = values["selected"] or (rows[0].flag.flag_id if rows else "")
     detail = await _detail(request, chosen) if chosen else {"file": None}
-    return page(request, "alerts.html", selected=chosen, **detail, **values)
+    return page(request, "alerts.html", **values | detail | {"selected": chosen})
 
 
 @router.get("/queue")
-async def queue(
-    request: Request,
-    caller: Reader,
-    state: StateFilter = "open",
-    user: IdQuery = "",
-    cursor: str | None = None,
-    selected: IdQuery = "",
-) -> Response:
+async def queue(request: Request, values: Queue) -> Response:
     """The rows of the queue alone, which console.js asks for again and again."""
-    values = await _queue(request, state, user, cursor)
-    return page(request, "parts/alert_rows.html", selected=selected, **values)
+    return page(request, "parts/alert_rows.html", **values)
 
 
 @router.get("/detail")
@@ -219,27 +215,6 @@ async def _act(
             )
             return f"This rule sends no alerts about this user for {hours} hours."
     raise ApiError(422, "invalid-request", f"action {action[:40]!r} is not known")
-
-
-async def _queue(
-    request: Request, state: StateFilter, user: str, cursor: str | None
-) -> dict[str, Any]:
-    after = PageQuery(PAGE_FLAGS, cursor).position(int, str, str, str)
-    alert_queue: AlertQueue = request.app.state.queue
-    examined = await alert_queue.page(user, after)
-    rows = [each for each in examined if state in ("all", each.state.state.value)]
-    older = None
-    if len(examined) == PAGE_FLAGS:
-        last = examined[-1].flag
-        older = cursor_of((last.window_end_ms, last.user_id, last.rule_id, last.event_id))
-    return {
-        "rows": rows,
-        "states": [*AlertState, "all"],
-        "state": state,
-        "user": user,
-        "cursor": cursor,
-        "older": older,
-    }
 
 
 def _hours(text: str) -> int:

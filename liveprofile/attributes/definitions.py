@@ -16,8 +16,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from liveprofile.resources import product_path
-from liveprofile.rules.attribute_columns import AttributeValue
-from liveprofile.rules.conditions import Condition, ValueKind
+from liveprofile.rules.conditions import AttributeValue, Condition, ValueKind
 from liveprofile.rules.definitions import (
     Definition,
     DefinitionKind,

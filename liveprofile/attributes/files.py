@@ -12,7 +12,6 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import orjson
 import pyarrow as pa
 import pyarrow.csv as csv
 import pyarrow.parquet as pq
@@ -22,6 +21,7 @@ from liveprofile.attributes.statements import (
     EVENT_TYPE,
     Statement,
     StatementError,
+    json_object,
     new_statement,
     parse_event,
 )
@@ -127,12 +127,7 @@ def _check_columns(
 
 
 def _of_line(line: bytes, catalogue: Catalogue, defaults: FileDefaults) -> Statement:
-    try:
-        row = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        raise StatementError(f"is no JSON: {error}") from None
-    if not isinstance(row, dict):
-        raise StatementError("is no JSON object")
+    row = json_object(line)
     if row.get("type") == EVENT_TYPE:
         return parse_event(line)
     return _of_row(row, catalogue, defaults, texts=False)

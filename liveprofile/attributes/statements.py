@@ -23,7 +23,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from liveprofile.alerts.cloud_events import to_rfc3339
-from liveprofile.rules.attribute_columns import AttributeValue
+from liveprofile.rules.conditions import AttributeValue
 from liveprofile.units import DAY_MS
 from liveprofile.wire.user_records import RecordKind
 
@@ -122,6 +122,17 @@ def to_event(statement: Statement) -> bytes:
     return kind.value(statement.user_id, time, data, statement.event_id)
 
 
+def json_object(value: bytes) -> dict[str, Any]:
+    """Raises StatementError."""
+    try:
+        found = orjson.loads(value)
+    except orjson.JSONDecodeError as error:
+        raise StatementError(f"is no JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise StatementError("is no JSON object")
+    return found
+
+
 def parse_event(value: bytes) -> Statement:
     """Reads an event. Raises StatementError.
 
@@ -129,12 +140,7 @@ def parse_event(value: bytes) -> Statement:
     """
     if len(value) > MAX_RECORD_BYTES:
         raise StatementError(f"has {len(value)} bytes, more than {MAX_RECORD_BYTES}")
-    try:
-        event = orjson.loads(value)
-    except orjson.JSONDecodeError as error:
-        raise StatementError(f"is no JSON: {error}") from None
-    if not isinstance(event, dict):
-        raise StatementError("is no JSON object")
+    event = json_object(value)
     for name, expected in (("specversion", "1.0"), ("type", EVENT_TYPE)):
         if event.get(name) != expected:
             raise StatementError(f"{name}: must be {expected}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Container, Iterable, Iterator
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
 from itertools import compress, islice
 from statistics import NormalDist
 from typing import Any, Literal, NamedTuple
@@ -149,17 +149,27 @@ def _column(batch: list[StoredProfile], name: str) -> np.ndarray:
     return np.array([np.nan if value is None else value for value in values], float)
 
 
-def choose(found: Iterable[Candidate], wish: Wish, excluded: Callable[[str], str | None]) -> Plan:
+def choose(
+    found: Iterable[Candidate],
+    wish: Wish,
+    excluded: Mapping[str, Container[str]] = {},
+    allows: Callable[[str], bool] = lambda user_id: True,
+) -> Plan:
     """Chooses users by expected gain until the budget is spent; most gain first.
 
     Users without a gain are left out. Control users cost nothing: they are the users whom the
-    campaign would have contacted. excluded: the reason to leave out a user, or None.
+    campaign would have contacted. excluded: users to leave out, by reason. allows: whether a user
+    allows marketing.
     """
+    excluded = {"excluded by file": wish.opted_out, **excluded}
     targets: list[Target] = []
     left_out: Counter[str] = Counter()
     spent, campaign = 0.0, wish.campaign
     for user in sorted(found, key=lambda each: (-each.expected_gain, each.user_id)):
-        if reason := excluded(user.user_id):
+        reasons = (name for name, users in excluded.items() if user.user_id in users)
+        if not allows(user.user_id):
+            left_out["no marketing consent"] += 1
+        elif reason := next(reasons, None):
             left_out[reason] += 1
         elif user.expected_gain <= 0:
             left_out["no expected gain"] += 1
@@ -171,29 +181,6 @@ def choose(found: Iterable[Candidate], wish: Wish, excluded: Callable[[str], str
             group = CONTROL if control else TREATMENT
             targets.append(Target(user.user_id, group, *user[1:]))
     return Plan(targets, dict(left_out))
-
-
-def exclusion(
-    opted_out: Container[str],
-    open_cases: Container[str],
-    at_cap: Container[str],
-    allows: Callable[[str], bool] = lambda user_id: True,
-) -> Callable[[str], str | None]:
-    """Returns the function that names why a user must not be contacted.
-
-    allows: whether a user allows marketing.
-    """
-
-    def reason(user_id: str) -> str | None:
-        if not allows(user_id):
-            return "no marketing consent"
-        if user_id in opted_out:
-            return "excluded by file"
-        if user_id in open_cases:
-            return "open fraud case"
-        return "frequency cap" if user_id in at_cap else None
-
-    return reason
 
 
 def summary_of(plan: Plan, wish: Wish) -> dict[str, Any]:

@@ -26,7 +26,6 @@ from liveprofile.campaigns.plan import (
     Wish,
     candidates,
     choose,
-    exclusion,
     is_at_cap,
 )
 from liveprofile.errors import InputError, LiveprofileError
@@ -95,7 +94,8 @@ def plan_campaign(
         for user, rows in _rows_by_user(session, query, users)
         if any(row.state == "open" for row in rows)
     }
-    return choose(found, wish, exclusion(wish.opted_out, open_cases, at_cap, allows))
+    excluded = {"open fraud case": open_cases, "frequency cap": at_cap}
+    return choose(found, wish, excluded, allows)
 
 
 def store_plan(

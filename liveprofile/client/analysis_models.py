@@ -75,10 +75,6 @@ class WeekCohort(Answer):
     active: list[int] = Field(description="active users of the week, the next one, and so on")
 
 
-class CohortList(Answer):
-    items: list[WeekCohort]
-
-
 class SegmentMember(Answer):
     user_id: str
     since_ms: int
@@ -93,10 +89,6 @@ class SizeOfSegment(Answer):
     overlaps: dict[str, int] = Field(description="members who are in another segment too")
 
 
-class SizeList(Answer):
-    items: list[SizeOfSegment]
-
-
 class UserSegment(Answer):
     """Whether a user is in a segment, and why since when."""
 
@@ -105,10 +97,6 @@ class UserSegment(Answer):
     since_ms: int
     version: int | None
     reason: dict[str, Any]
-
-
-class UserSegmentList(Answer):
-    items: list[UserSegment]
 
 
 class DefinitionsInForce(Answer):
@@ -186,10 +174,6 @@ class CampaignAnswer(Answer):
     planned_by: str
     requested: dict[str, Any]
     summary: PlanSummary
-
-
-class CampaignList(Answer):
-    items: list[CampaignAnswer]
 
 
 class CampaignTarget(Answer):

@@ -21,7 +21,7 @@ from pydantic_core import to_jsonable_python
 
 from liveprofile.client import analysis_models as analyses
 from liveprofile.client import models
-from liveprofile.client.models import Page
+from liveprofile.client.models import Items, Page
 
 Result = TypeVar("Result")
 
@@ -123,8 +123,8 @@ flags = Route("GET", f"{USER}/flags", Page[models.RiskFlag])
 next_items = Route("GET", f"{USER}/next-items", models.NextItems)
 interests = Route("GET", f"{USER}/interests", models.Interests)
 similar = Route("GET", f"{USER}/similar", models.Lookalikes)
-attributes = Route("GET", f"{USER}/attributes", models.AttributeList)
-user_segments = Route("GET", f"{USER}/segments", analyses.UserSegmentList)
+attributes = Route("GET", f"{USER}/attributes", Items[models.Attribute])
+user_segments = Route("GET", f"{USER}/segments", Items[analyses.UserSegment])
 # Each attempt costs a minute of a core: the caller decides.
 explanation = Route(
     "POST",
@@ -139,7 +139,7 @@ alerts = Route("GET", "/v1/alerts", Page[models.RiskAlert])
 alert = Route("GET", ALERT, models.AlertDetails)
 set_state = Route("PUT", f"{ALERT}/state", models.StoredState, models.StateRequest)
 label = Route("PUT", f"{ALERT}/label", models.StoredState, models.LabelRequest)
-snoozes = Route("GET", f"{USER}/snoozes", models.SnoozeList)
+snoozes = Route("GET", f"{USER}/snoozes", Items[models.UserSnooze])
 # Repeated, it would end later.
 snooze = Route(
     "PUT", f"{USER}/snoozes/{{}}", models.UserSnooze, models.SnoozeRequest, retried=False
@@ -149,7 +149,7 @@ cases = Route("GET", "/v1/cases", Page[models.CustomerCase])
 audit = Route("GET", "/v1/audit", Page[models.AuditRecord])
 
 segment_members = Route("GET", f"{SEGMENT}/members", Page[analyses.SegmentMember])
-segment_sizes = Route("GET", f"{SEGMENT}/sizes", analyses.SizeList)
+segment_sizes = Route("GET", f"{SEGMENT}/sizes", Items[analyses.SizeOfSegment])
 rules = Route("GET", "/v1/rules", analyses.RuleList, timeout_s=LONG_TIMEOUT_S)
 segments = Route("GET", "/v1/segments", analyses.SegmentList, timeout_s=LONG_TIMEOUT_S)
 put_rules = Route(
@@ -173,9 +173,9 @@ preview_segments = Route(
 trend = Route("GET", "/v1/trends", analyses.Trend)
 forecast = Route("GET", "/v1/trends/forecast", analyses.TrendForecast, timeout_s=LONG_TIMEOUT_S)
 funnel = Route("GET", "/v1/funnel", analyses.FunnelAnswer, timeout_s=SCAN_TIMEOUT_S)
-retention = Route("GET", "/v1/retention", analyses.CohortList, timeout_s=SCAN_TIMEOUT_S)
+retention = Route("GET", "/v1/retention", Items[analyses.WeekCohort], timeout_s=SCAN_TIMEOUT_S)
 
-campaigns = Route("GET", "/v1/campaigns", analyses.CampaignList)
+campaigns = Route("GET", "/v1/campaigns", Items[analyses.CampaignAnswer])
 campaign = Route("GET", CAMPAIGN, analyses.CampaignAnswer)
 # Repeated after a lost answer, it would be a conflict with itself.
 plan_campaign = Route(

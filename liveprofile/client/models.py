@@ -189,8 +189,10 @@ class Attribute(Answer):
     expires_ms: int
 
 
-class AttributeList(Answer):
-    items: list[Attribute]
+class Items(Answer, Generic[Item]):
+    """All that there are."""
+
+    items: list[Item]
 
 
 class Page(Answer, Generic[Item]):
@@ -198,10 +200,6 @@ class Page(Answer, Generic[Item]):
 
     items: list[Item]
     next_cursor: str | None
-
-
-class SnoozeList(Answer):
-    items: list[UserSnooze]
 
 
 class ConsentInForce(Answer):

@@ -174,7 +174,7 @@ class ExclusiveWriter:
                 f" took more than {EXCLUSIVE_TRANSACTION_MS / 1_000:.0f} s"
             )
         return ServiceError(
-            f"Kafka did not commit a transaction of {self._id}: {error_text(error)}"
+            f"Kafka did not accept a transaction of {self._id}: {error_text(error)}"
         )
 
 

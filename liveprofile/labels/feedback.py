@@ -22,7 +22,7 @@ from cassandra.cluster import Session
 
 from liveprofile.alerts.cases.states import AlertState, StoredAlertState
 from liveprofile.errors import InputError
-from liveprofile.ingest.sources import require_json_lines
+from liveprofile.ingest.sources import require_json_lines, rows_estimate
 from liveprofile.kafka import offsets
 from liveprofile.kafka.records import read_topic, send_all
 from liveprofile.resources import ROOT
@@ -147,14 +147,10 @@ def estimate_rows(file: Path) -> int:
 
     Raises InputError if there is no such file, or if it is neither Parquet nor JSON lines.
     """
-    if not file.is_file():
-        raise InputError(f"no file at {file}")
     if file.suffix == ".parquet":
-        with _arrow_errors(file):
-            return pq.read_metadata(file).num_rows
+        return rows_estimate(file, "parquet")
     require_json_lines(file, "labels are JSON lines, or Parquet (.parquet)")
-    with file.open("rb") as lines:
-        return sum(1 for _ in lines)
+    return rows_estimate(file, "jsonl")
 
 
 def keep_valid(

@@ -32,7 +32,7 @@ REQUESTED = {"all tables": 1}
 _COLUMNS = "before, deleted_at, remaining"
 
 
-class Deletion(NamedTuple):
+class ErasureRun(NamedTuple):
     """The last run over the tables of a user."""
 
     before_ms: int  # the erasure that was carried out
@@ -40,43 +40,43 @@ class Deletion(NamedTuple):
     remaining: dict[str, int]  # rows that could not be deleted yet, by table
 
 
-def is_done(deletion: Deletion | None, before_ms: int) -> bool:
+def is_done(run: ErasureRun | None, before_ms: int) -> bool:
     """Whether the tables are clear of what is older than the erasure."""
-    return deletion is not None and deletion.before_ms >= before_ms and not deletion.remaining
+    return run is not None and run.before_ms >= before_ms and not run.remaining
 
 
-def write_deletion(session: Session, user_id: str, deletion: Deletion, ttl_s: int) -> None:
+def write_run(session: Session, user_id: str, run: ErasureRun, ttl_s: int) -> None:
     """Raises ServiceError."""
     insert = prepare_once(session, ERASURE.insert(ttl_s))
     insert.is_idempotent = True
     values = (
         user_id,
-        from_ms(deletion.before_ms),
-        from_ms(deletion.deleted_ms),
-        orjson.dumps(deletion.remaining).decode(),
-        deletion.deleted_ms * 1_000,
+        from_ms(run.before_ms),
+        from_ms(run.deleted_ms),
+        orjson.dumps(run.remaining).decode(),
+        run.deleted_ms * 1_000,
     )
     write_all(session, [insert.bind(values)])
 
 
-def read_deletions(session: Session, user_ids: Iterable[str]) -> dict[str, Deletion]:
+def read_runs(session: Session, user_ids: Iterable[str]) -> dict[str, ErasureRun]:
     """The last run of each user who has one. Raises ServiceError."""
     select = f"SELECT {_COLUMNS} FROM erasure WHERE user_id = ?"
     return {
-        user_id: _deletion(row)
+        user_id: _run(row)
         for user_id, rows in execute_per_key(session, select, user_ids).items()
         for row in rows
     }
 
 
-def scan_deletions(session: Session) -> dict[str, Deletion]:
+def scan_runs(session: Session) -> dict[str, ErasureRun]:
     """The last run of all users. Raises ServiceError."""
     select = prepare(session, f"SELECT {_COLUMNS}, user_id FROM erasure")
-    return {row[3]: _deletion(row) for row in read_pages(session, select)}
+    return {row[3]: _run(row) for row in read_pages(session, select)}
 
 
-def _deletion(row: tuple) -> Deletion:
-    return Deletion(to_ms(row[0]), to_ms(row[1]), orjson.loads(row[2]))
+def _run(row: tuple) -> ErasureRun:
+    return ErasureRun(to_ms(row[0]), to_ms(row[1]), orjson.loads(row[2]))
 
 
 # Kafka removes whole segments, and closes one after this time: its default `segment.ms`.
@@ -101,14 +101,14 @@ class PlaceStatus(NamedTuple):
 
 
 def place_statuses(
-    before_ms: int, deletion: Deletion | None, settings: Settings, now_ms: int
+    before_ms: int, run: ErasureRun | None, settings: Settings, now_ms: int
 ) -> Iterator[PlaceStatus]:
     """Tables, then Flink's state, topics, and what is cleared by hand."""
     pending = "run `liveprofile privacy erase --pending`"
-    if deletion is not None and is_done(deletion, before_ms):
-        yield PlaceStatus("tables", deletion.deleted_ms, True, "rows are deleted")
-    elif deletion is not None and deletion.before_ms >= before_ms:
-        left = ", ".join(f"{name} {count}" for name, count in deletion.remaining.items())
+    if run is not None and is_done(run, before_ms):
+        yield PlaceStatus("tables", run.deleted_ms, True, "rows are deleted")
+    elif run is not None and run.before_ms >= before_ms:
+        left = ", ".join(f"{name} {count}" for name, count in run.remaining.items())
         yield PlaceStatus("tables", None, False, f"left: {left}: {pending}")
     else:
         yield PlaceStatus("tables", None, False, pending)

@@ -31,12 +31,13 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from liveprofile.rules.attribute_columns import ATTRIBUTE, MISSING, TYPED_COLUMNS
-
 ValueKind = Literal["number", "text", "condition"]
 FunctionKind = ValueKind | Literal["attribute"]  # attribute: of the kind that its place needs
 
 MAX_CHARS = 1_000
+AttributeValue = bool | int | float | str
+ATTRIBUTE = "attribute"  # the function that reads attributes
+_MISSING = np.array([None], object)  # the column of an attribute that nobody has
 
 _ARITHMETIC = {
     ast.Add: np.add,
@@ -311,16 +312,19 @@ class _Parser:
         other = self.attributes.setdefault(call.argument, kind)
         if other != kind:
             raise self._at(node, f"{call} is a {kind} here and a {other} before")
-        as_kind = TYPED_COLUMNS[kind]
+
+        def typed(columns: Columns) -> tuple[np.ndarray, np.ndarray]:
+            return _typed_column(columns.get(call, _MISSING), kind)
+
         if kind == "condition":
 
             def holds(columns: Columns) -> Any:
-                values, known = as_kind(columns.get(call, MISSING))
+                values, known = typed(columns)
                 return np.logical_and(np.logical_not(values) if negated else values, known)
 
             return holds
-        self._read.append(lambda columns: as_kind(columns.get(call, MISSING)).known)
-        return lambda columns: as_kind(columns.get(call, MISSING)).values
+        self._read.append(lambda columns: typed(columns)[1])
+        return lambda columns: typed(columns)[0]
 
     def _at(self, node: ast.expr, reason: str) -> ConditionError:
         # `col_offset` counts bytes of UTF-8.
@@ -348,3 +352,20 @@ def _negated_if(negated: bool, value: _Expression) -> _Expression:
 
 def _describe(node: ast.expr) -> str:
     return f"`{ast.unparse(node)}`" if len(ast.unparse(node)) <= 40 else type(node).__name__
+
+
+def attribute_column(name: str, users: Sequence[Mapping[str, AttributeValue]]) -> np.ndarray:
+    """(n,) objects: the attribute of each user, None if it is missing."""
+    column = np.empty(len(users), object)
+    column[:] = [values.get(name) for values in users]
+    return column
+
+
+def _typed_column(column: np.ndarray, kind: ValueKind) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) an attribute as one kind of value, and (n,) where it is present and of this kind."""
+    values = column.tolist()
+    if kind == "number":
+        numbers = [float(each) if type(each) in (int, float) else np.nan for each in values]
+        return np.array(numbers, np.float64), ~np.isnan(numbers)
+    known = np.array([type(each) is (str if kind == "text" else bool) for each in values], bool)
+    return column if kind == "text" else np.array([each is True for each in values], bool), known

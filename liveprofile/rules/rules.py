@@ -15,8 +15,13 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field
 
 from liveprofile.features import entity, window_features
-from liveprofile.rules.attribute_columns import ATTRIBUTE
-from liveprofile.rules.conditions import Condition, ConditionError, ValueKind, parse_condition
+from liveprofile.rules.conditions import (
+    ATTRIBUTE,
+    Condition,
+    ConditionError,
+    ValueKind,
+    parse_condition,
+)
 from liveprofile.rules.definitions import (
     Definition,
     DefinitionKind,

@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from liveprofile.rules.attribute_columns import ATTRIBUTE
 from liveprofile.rules.conditions import (
+    ATTRIBUTE,
     Condition,
     ConditionError,
     FunctionKind,

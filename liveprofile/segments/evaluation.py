@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from liveprofile.rules.attribute_columns import ATTRIBUTE, AttributeValue, attribute_column
-from liveprofile.rules.conditions import TextCall
+from liveprofile.rules.conditions import ATTRIBUTE, AttributeValue, TextCall, attribute_column
 from liveprofile.segments.definitions import SegmentSet
 from liveprofile.segments.features import AFFINITY, INTEREST, SEGMENT, SegmentInputs
 from liveprofile.segments.stored_profiles import ProfilePage

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from liveprofile.rules.attribute_columns import AttributeValue
+from liveprofile.rules.conditions import AttributeValue
 from liveprofile.units import DAY_MS
 from liveprofile.value_curves import STORED_COLUMNS, ValueCurves
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import orjson
 
-from liveprofile.rules.attribute_columns import ATTRIBUTE, attribute_column
+from liveprofile.rules.conditions import ATTRIBUTE, attribute_column
 from liveprofile.segments.definitions import SegmentSet
 from liveprofile.segments.evaluation import Evaluation, evaluate
 from liveprofile.segments.features import SEGMENT

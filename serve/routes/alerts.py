@@ -7,14 +7,13 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from liveprofile.alerts.cases.flags import with_states
 from liveprofile.alerts.cases.snooze import read_snoozes
 from liveprofile.alerts.cases.states import AlertState
 from liveprofile.client import models
-from liveprofile.storage.queries import StoredFlag
+from liveprofile.client.models import Items, Page
 from liveprofile.units import SECOND_MS
 from serve import answers
-from serve.answers import Paging, Position, invalid_cursor
+from serve.answers import Paging, invalid_cursor
 from serve.guard import extend_deadline
 from serve.routes.common import (
     SEND_DEADLINE_S,
@@ -43,7 +42,7 @@ MAX_CASE_NUMBER = 2**31 - 1
 router = APIRouter(prefix="/v1", tags=["alerts"], responses=problems())
 
 
-@router.get("/alerts", response_model=models.Page[models.RiskAlert])
+@router.get("/alerts", response_model=Page[models.RiskAlert])
 async def get_alerts(
     store: DataStore,
     paging: Paging,
@@ -56,17 +55,11 @@ async def get_alerts(
     limit = min(paging.limit, MAX_ALERTS)
     since_ms = 0 if since is None else to_ms(since)
     after = paging.position(int, str, str, str)
-    if user_id is None:
-        flags = await store.all_flags(since_ms, after, limit)
-    else:
-        own = None if after is None else (after[0], *after[2:])
-        flags = await store.flags(user_id, since_ms, own, limit)
-    rows = [
-        row
-        for row in await store.read(with_states, flags)
-        if state is None or row.state.state.value == state
-    ]
-    return answers.page_response(map(answers.alert_answer, rows), flags, limit, _position)
+    examined = await store.alerts(user_id, since_ms, after, limit)
+    shown = [row for row in examined if state in (None, row.state.state)]
+    return answers.page_response(
+        map(answers.alert_answer, shown), examined, limit, answers.alert_position
+    )
 
 
 @router.get("/alerts/{flag_id}", response_model=models.AlertDetails, responses=problems(404))
@@ -105,7 +98,7 @@ async def put_label(
     return answers.json_response({"flag_id": flag_id, **stored._asdict(), "labels_sent": sent})
 
 
-@router.get("/users/{user_id}/snoozes", response_model=models.SnoozeList)
+@router.get("/users/{user_id}/snoozes", response_model=Items[models.UserSnooze])
 async def get_snoozes(user_id: UserId, store: DataStore, caller: Reader) -> Response:
     """The rules that send no alerts about this user for now."""
     snoozes = await store.read(read_snoozes, user_id)
@@ -140,7 +133,7 @@ async def delete_snooze(
     return Response(status_code=204)
 
 
-@router.get("/cases", response_model=models.Page[models.CustomerCase])
+@router.get("/cases", response_model=Page[models.CustomerCase])
 async def get_cases(
     store: DataStore,
     paging: Paging,
@@ -161,7 +154,7 @@ async def get_cases(
     )
 
 
-@router.get("/audit", response_model=models.Page[models.AuditRecord])
+@router.get("/audit", response_model=Page[models.AuditRecord])
 async def get_audit(
     store: DataStore,
     caller: Admin,
@@ -171,7 +164,3 @@ async def get_audit(
     """The writes through this API of a UTC day, newest first."""
     entries = await store.run(read_trail, to_ms(day), limit)
     return answers.json_response({"items": entries, "next_cursor": None})
-
-
-def _position(flag: StoredFlag) -> Position:
-    return (flag.window_end_ms, flag.user_id, flag.rule_id, flag.event_id)

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from liveprofile.campaigns.report import report_as_json
 from liveprofile.campaigns.store import find_plan, plan_as_json, read_plans
 from liveprofile.client import analysis_models as analyses
-from liveprofile.client.models import Page
+from liveprofile.client.models import Items, Page
 from liveprofile.rows.users import SEGMENT_BUCKETS
 from liveprofile.units import DAY_MS
 from serve import answers
@@ -35,7 +35,7 @@ CampaignName = Annotated[
 router = APIRouter(prefix="/v1", tags=["campaigns"], responses=problems())
 
 
-@router.get("/campaigns", response_model=analyses.CampaignList)
+@router.get("/campaigns", response_model=Items[analyses.CampaignAnswer])
 async def get_campaigns(store: DataStore, caller: Reader) -> Response:
     """The planned campaigns, newest start first."""
     return answers.json_response(

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request
 from starlette.responses import Response
 
 from liveprofile.client import analysis_models as analyses
-from liveprofile.client.models import Page
+from liveprofile.client.models import Items, Page
 from liveprofile.rows.users import SEGMENT_BUCKETS
 from liveprofile.segments.members import sizes
 from serve import answers
@@ -131,7 +131,7 @@ async def get_members(
     )
 
 
-@segments.get("/segments/{segment}/sizes", response_model=analyses.SizeList)
+@segments.get("/segments/{segment}/sizes", response_model=Items[analyses.SizeOfSegment])
 async def get_sizes(
     segment: SegmentId,
     store: DataStore,
@@ -143,7 +143,7 @@ async def get_sizes(
     return answers.json_response({"items": found})
 
 
-@segments.get("/users/{user_id}/segments", response_model=analyses.UserSegmentList)
+@segments.get("/users/{user_id}/segments", response_model=Items[analyses.UserSegment])
 async def get_user_segments(user_id: UserId, store: DataStore, caller: Reader) -> Response:
     """The segments that the user is or was in, since when and why."""
     rows = await store.user_segments(user_id)

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
 from liveprofile.client import analysis_models as analyses
+from liveprofile.client.models import Items
 from liveprofile.trends.counts import ALL, CATEGORY, Series
 from liveprofile.trends.funnel import STEPS
 from liveprofile.trends.points import Metric
@@ -105,7 +106,7 @@ async def get_funnel(
     return answers.json_response(found._replace(groups=groups))
 
 
-@router.get("/retention", response_model=analyses.CohortList)
+@router.get("/retention", response_model=Items[analyses.WeekCohort])
 async def get_retention(
     request: Request,
     store: DataStore,

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from liveprofile.attributes.statements import resolve
 from liveprofile.client import models
+from liveprofile.client.models import Items, Page
 from liveprofile.storage.queries import similar_users
 from serve import answers
 from serve.answers import Paging, cursor_of
@@ -91,7 +92,7 @@ async def profile_response(
     return answers.tagged_response(request, answer)
 
 
-@router.get("/users/{user_id}/deltas", response_model=models.Page[models.Delta])
+@router.get("/users/{user_id}/deltas", response_model=Page[models.Delta])
 async def get_deltas(user_id: UserId, store: DataStore, paging: Paging, caller: Reader) -> Response:
     """The changes of each window, newest first."""
     after = paging.position(int)
@@ -102,7 +103,7 @@ async def get_deltas(user_id: UserId, store: DataStore, paging: Paging, caller: 
     )
 
 
-@router.get("/users/{user_id}/scores", response_model=models.Page[models.Score])
+@router.get("/users/{user_id}/scores", response_model=Page[models.Score])
 async def get_scores(user_id: UserId, store: DataStore, paging: Paging, caller: Reader) -> Response:
     """The scores of single events, newest first."""
     page = await store.scores(user_id, paging.position(int, str), paging.limit)
@@ -110,7 +111,7 @@ async def get_scores(user_id: UserId, store: DataStore, paging: Paging, caller: 
     return answers.json_response({"items": page.rows, "next_cursor": cursor})
 
 
-@router.get("/users/{user_id}/flags", response_model=models.Page[models.RiskFlag])
+@router.get("/users/{user_id}/flags", response_model=Page[models.RiskFlag])
 async def get_flags(
     user_id: UserId, store: DataStore, paging: Paging, caller: Reader, since: Since = None
 ) -> Response:
@@ -163,7 +164,7 @@ async def get_similar(
     return answers.json_response({"user_id": user_id, "similar": users})
 
 
-@router.get("/users/{user_id}/attributes", response_model=models.AttributeList)
+@router.get("/users/{user_id}/attributes", response_model=Items[models.Attribute])
 async def get_attributes(
     request: Request, user_id: UserId, store: DataStore, caller: Reader
 ) -> Response:

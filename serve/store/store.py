@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 from cassandra.cluster import Session
 
 from liveprofile.alerts.cases.case_store import AlertCase
+from liveprofile.alerts.cases.flags import FlagWithState, with_states
 from liveprofile.attributes.statements import Statement
 from liveprofile.attributes.table import by_user
 from liveprofile.rows.risk import FLAG_BUCKETS, score_hour_ms
@@ -188,6 +189,21 @@ class Store:
             rest = (user_id, until_ms, since_ms, limit - len(rows))
             rows += await self._link.rows("flags", rest)
         return [stored_flag(row) for row in rows]
+
+    async def alerts(
+        self,
+        user_id: str | None,
+        since_ms: int,
+        after: tuple[int, str, str, str] | None,
+        limit: int,
+    ) -> list[FlagWithState]:
+        """The flags of a user, or of all, with their states. after: as of `all_flags`."""
+        if user_id is None:
+            flags = await self.all_flags(since_ms, after, limit)
+        else:
+            own = None if after is None else (after[0], *after[2:])
+            flags = await self.flags(user_id, since_ms, own, limit)
+        return await self.read(with_states, flags)
 
     async def all_flags(
         self, since_ms: int, after: tuple[int, str, str, str] | None, limit: int

@@ -17,7 +17,7 @@ from liveprofile.events.modalities import PLACE
 from liveprofile.events.window import Window, WindowBatch
 from liveprofile.features import affinity, baselines
 from liveprofile.features.baselines import Baselines
-from liveprofile.rules.attribute_columns import AttributeValue
+from liveprofile.rules.conditions import AttributeValue
 from liveprofile.rules.flag_policy import RuleMatch
 from liveprofile.rules.flags import Flag
 from liveprofile.segments.definitions import SegmentSet

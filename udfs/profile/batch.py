@@ -18,7 +18,7 @@ from liveprofile.features import window_features
 from liveprofile.feeds.feed import Current, Fixed
 from liveprofile.privacy.erasures import ErasureTable
 from liveprofile.rules import flag_policy
-from liveprofile.rules.attribute_columns import AttributeValue
+from liveprofile.rules.conditions import AttributeValue
 from liveprofile.segments.definitions import SegmentSet
 from liveprofile.settings import Settings
 from liveprofile.units import DAY_MS, SECOND_MS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -97,15 +97,11 @@ class DeliveryFailure(NamedTuple):
     detail: str
 
 
-class DeliveryResult(NamedTuple):
-    handled: int  # handlers that handled the alert now
-    known: int  # handlers that had handled it before
-    retried: int  # attempts beyond the first
-    failures: list[DeliveryFailure]
-
-
 class Delivery:
-    """Passes alerts to handlers. Setting `stop` ends the waits between attempts."""
+    """Passes alerts to handlers. Setting `stop` ends the waits between attempts.
+
+    count: adds to the counts of the consumer: handled and known alerts, retried attempts.
+    """
 
     def __init__(
         self,
@@ -113,22 +109,22 @@ class Delivery:
         handled: HandledStore,
         retries: RetryPolicy,
         stop: threading.Event,
+        count: Callable[..., None],
     ):
-        self._handlers, self._handled = handlers, handled
+        self._handlers, self._handled, self._count = handlers, handled, count
         self._retries, self._stop = retries, stop
 
-    def deliver(self, alert: Alert) -> DeliveryResult:
-        """Passes the alert to each handler that has not handled it yet.
+    def deliver(self, alert: Alert) -> list[DeliveryFailure]:
+        """Passes the alert to each handler that has not handled it yet; returns the failures.
 
         A failed handler does not keep the others from their turn. Raises ConsumerStopped if the
         consumer stops first. Raises ServiceError if the project's own Kafka or Cassandra is down:
         the alert is not at fault, so it does not become a dead letter.
         """
-        handled = known = retried = 0
         failures = []
         for handler in self._handlers:
             if self._retry(self._handled.has, alert.id, handler.name)[1]:
-                known += 1
+                self._count(known=1)
                 continue
             started_s = time.monotonic()
             try:
@@ -138,12 +134,11 @@ class Delivery:
                 continue
             except RetryError as error:
                 cause = error.last_attempt.exception()
-                retried += error.last_attempt.attempt_number - 1
+                self._count(retried=error.last_attempt.attempt_number - 1)
                 failures.append(DeliveryFailure(handler.name, "HANDLER_FAILED", _one_line(cause)))
                 continue
             self._retry(self._handled.add, alert.id, handler.name)
-            handled += 1
-            retried += attempts - 1
+            self._count(handled=1, retried=attempts - 1)
             log.info(
                 "alert %s of %s: %s took %.0f ms, attempt %d",
                 alert.id,
@@ -152,7 +147,7 @@ class Delivery:
                 1_000 * (time.monotonic() - started_s),
                 attempts,
             )
-        return DeliveryResult(handled, known, retried, failures)
+        return failures
 
     def _retry(self, call, *arguments) -> tuple[int, object]:
         """Returns (number of the successful attempt, its result). Raises what is not retried."""

@@ -95,7 +95,9 @@ class AlertConsumer:
         self._send_dead_letter, self._min_rank = send_dead_letter, min_severity.rank
         self._stop = threading.Event()  # `run` must return
         self._interrupt = threading.Event()  # work in progress must end
-        self._delivery = Delivery(handlers, handled, retries or RetryPolicy(), self._interrupt)
+        self._delivery = Delivery(
+            handlers, handled, retries or RetryPolicy(), self._interrupt, self._count
+        )
         self._workers = workers
         self._work: list[Future[None]] = []
         # By partition, the next offset to commit; each written by the thread of its partition.
@@ -206,10 +208,8 @@ class AlertConsumer:
         if alert.data.severity.rank < self._min_rank:
             self._count(below=1)
             return
-        outcome = self._delivery.deliver(alert)
-        for failure in outcome.failures:
+        for failure in self._delivery.deliver(alert):
             self._reject(record, failure, alert)
-        self._count(handled=outcome.handled, known=outcome.known, retried=outcome.retried)
 
     def _reject(
         self, record: Message, failure: DeliveryFailure, alert: Alert | None = None

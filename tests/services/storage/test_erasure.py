@@ -12,7 +12,7 @@ from cassandra.cluster import Session
 
 from liveprofile.consent.changes import PURPOSES, ConsentChange, ConsentTable
 from liveprofile.privacy.erase import KEPT, WINDOW_TABLES, Cut, Erasure, erase_users
-from liveprofile.privacy.erasure_log import Deletion, read_deletions, scan_deletions, write_deletion
+from liveprofile.privacy.erasure_log import ErasureRun, read_runs, scan_runs, write_run
 from liveprofile.privacy.places import TABLES, read_user_keys
 from liveprofile.privacy.withdrawals import delete_rows, find_rows, read_digests
 from liveprofile.settings import WindowSettings
@@ -98,11 +98,11 @@ def test_a_cut_deletes_older_rows_a_day_later_and_later_rows_stay(session: Sessi
 
 
 def test_deletions_are_noted_and_read(session: Session) -> None:
-    first, second = Deletion(7, 1_000, {"risk_score_hours": 1}), Deletion(9, 2_000, {})
-    write_deletion(session, "noted-user", second, 3_600)
-    write_deletion(session, "noted-user", first, 3_600)  # an older run does not replace it
-    assert read_deletions(session, ["noted-user", "nobody"]) == {"noted-user": second}
-    assert scan_deletions(session)["noted-user"] == second
+    first, second = ErasureRun(7, 1_000, {"risk_score_hours": 1}), ErasureRun(9, 2_000, {})
+    write_run(session, "noted-user", second, 3_600)
+    write_run(session, "noted-user", first, 3_600)  # an older run does not replace it
+    assert read_runs(session, ["noted-user", "nobody"]) == {"noted-user": second}
+    assert scan_runs(session)["noted-user"] == second
 
 
 # --- late withdrawals ---------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from liveprofile.attributes.statements import Statement, new_statement
-from liveprofile.rules.attribute_columns import AttributeValue
+from liveprofile.rules.conditions import AttributeValue
 from liveprofile.units import DAY_MS
 
 

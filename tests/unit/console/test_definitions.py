@@ -9,7 +9,7 @@ from html import unescape
 import pytest
 from starlette.testclient import TestClient
 
-from console.views.definitions import check, diff, to_toml
+from console.routes.definitions import check, diff, to_toml
 from liveprofile.rules.proposals import ProposalState
 from liveprofile.rules.rules import read_rules
 from liveprofile.segments.definitions import read_segments

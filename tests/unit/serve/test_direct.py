@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
@@ -13,10 +12,8 @@ from pydantic import BaseModel
 from starlette.testclient import TestClient
 
 from liveprofile.client.models import Profile, ProfileBatch
-from liveprofile.settings import ServeSettings
 from liveprofile.units import HOUR_MS
-from serve.app import create_app
-from serve.direct import DirectRoutes
+from serve import direct
 from tests.support.memory.api import NOW_MS, MemoryApi
 from tests.support.rows.api_rows import USERS, raw_profile
 from tests.support.rows.value_curves import curve_document
@@ -146,42 +143,26 @@ def equals_model(content: bytes, model: type[BaseModel]) -> None:
     assert orjson.loads(content) == orjson.loads(parsed.model_dump_json(exclude_unset=True))
 
 
-def test_plain_reads_do_not_reach_fastapi(api: MemoryApi) -> None:
-    app = create_app(ServeSettings(authentication="none"), api.store(), clock_ms=lambda: NOW_MS)
-    passed_on: list[str] = []
+def test_plain_reads_are_answered_directly_and_others_by_fastapi(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered: list[str] = []
 
-    async def rest(scope: Any, _receive: Any, _send: Any) -> None:
-        passed_on.append(scope["path"])
+    def recorded(name: str) -> Callable[..., Any]:
+        own = getattr(direct, name)
 
-    async def read(method: str, path: str, body: bytes = b"") -> list[int]:
-        statuses: list[int] = []
+        def answer(*values: Any) -> Any:
+            answered.append(name)
+            return own(*values)
 
-        async def receive() -> dict[str, Any]:
-            return {"type": "http.request", "body": body, "more_body": False}
+        return answer
 
-        async def send(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                statuses.append(message["status"])
-
-        scope = {
-            "type": "http",
-            "method": method,
-            "path": path,
-            "query_string": b"",
-            "headers": [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")],
-            "state": {"request_id": "r"},
-            "app": app,
-        }
-        await DirectRoutes(rest)(scope, receive, send)
-        return statuses
-
-    async def reads() -> list[list[int]]:
-        return [
-            await read("GET", "/v1/users/42"),
-            await read("POST", BATCH, b'{"user_ids": ["42"]}'),
-            await read("POST", BATCH, b"{}"),
-            await read("GET", "/v1/users/42/deltas"),
-        ]
-
-    assert asyncio.run(reads()) == [[200], [200], [], []]
-    assert passed_on == [BATCH, "/v1/users/42/deltas"]
+    for name in ("profile_response", "batch_response"):
+        monkeypatch.setattr(direct, name, recorded(name))
+    client = connect()
+    client.get("/v1/users/42")
+    client.post(BATCH, json={"user_ids": ["42"]})
+    client.post(BATCH, json={})
+    client.get("/v1/users/42/deltas")
+    client.get("/v1/users/42", params=ROUTED_QUERY)
+    assert answered == ["profile_response", "batch_response"]

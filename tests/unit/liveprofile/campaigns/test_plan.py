@@ -23,7 +23,6 @@ from liveprofile.campaigns.plan import (
     choose,
     condition_of,
     detectable_effect,
-    exclusion,
     is_at_cap,
     is_control,
     users_needed,
@@ -104,7 +103,7 @@ def test_gain_is_margin_spend_and_response_less_the_cost() -> None:
 def test_budget_goes_to_the_largest_gains_and_control_costs_nothing() -> None:
     found = [candidate(f"u{n:04}", n + 1) for n in range(1_000)]
     campaign = SPRING.model_copy(update={"cost": 2.0, "control_share": 0.2})
-    plan = choose(found, Wish(campaign, budget=401.0), lambda user_id: None)
+    plan = choose(found, Wish(campaign, budget=401.0))
     treated = [target for target in plan.targets if target.group == TREATMENT]
     assert len(treated) == 200
     gains = [target.expected_gain for target in plan.targets]
@@ -117,7 +116,8 @@ def test_budget_goes_to_the_largest_gains_and_control_costs_nothing() -> None:
 
 def test_reasons_to_leave_out_a_user_are_counted() -> None:
     found = [candidate(user, gain) for user, gain in zip("abcde", (5, 4, 3, -1, 1), strict=True)]
-    plan = choose(found, FREE, exclusion({"a"}, {"b", "a"}, {"c"}))
+    excluded = {"open fraud case": {"b", "a"}, "frequency cap": {"c"}}
+    plan = choose(found, FREE._replace(opted_out={"a"}), excluded)
     assert [target.user_id for target in plan.targets] == ["e"]
     assert plan.left_out == {
         "excluded by file": 1,
@@ -129,8 +129,8 @@ def test_reasons_to_leave_out_a_user_are_counted() -> None:
 
 def test_users_without_marketing_consent_are_left_out() -> None:
     found = [Candidate(user, (), 0.1, 40.0, 5.0) for user in "abc"]
-    allows = exclusion({"a"}, set(), set(), lambda user: user == "c")
-    plan = choose(found, FREE, allows)
+    wish = FREE._replace(opted_out={"a"})
+    plan = choose(found, wish, allows=lambda user: user == "c")
     assert [target.user_id for target in plan.targets] == ["c"]
     assert plan.left_out == {"no marketing consent": 2}
 

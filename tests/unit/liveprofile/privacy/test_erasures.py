@@ -12,7 +12,7 @@ from liveprofile.errors import InputError
 from liveprofile.privacy.erase import KEPT, LISTS, OWN, WHOLE, Erasure
 from liveprofile.privacy.erasure_log import (
     BY_HAND,
-    Deletion,
+    ErasureRun,
     PlaceStatus,
     is_done,
     place_statuses,
@@ -128,7 +128,7 @@ BEFORE_MS = 1_767_605_700_000
 
 
 def statuses(
-    deletion: Deletion | None = None, after_days: float = 0, **topics: int
+    deletion: ErasureRun | None = None, after_days: float = 0, **topics: int
 ) -> dict[str, PlaceStatus]:
     settings = load(topics=topics)
     now_ms = BEFORE_MS + round(after_days * DAY_MS)
@@ -165,7 +165,7 @@ def test_state_is_clear_after_its_time_to_live() -> None:
 
 
 def test_tables_are_clear_when_the_rows_of_this_erasure_are_deleted() -> None:
-    deleted = Deletion(BEFORE_MS, BEFORE_MS + 5, {})
+    deleted = ErasureRun(BEFORE_MS, BEFORE_MS + 5, {})
     assert is_done(deleted, BEFORE_MS) and not is_done(deleted, BEFORE_MS + 1)
     assert not is_done(None, BEFORE_MS)
     left = deleted._replace(remaining={"risk_score_hours": 1})

@@ -19,9 +19,7 @@ from liveprofile.rules import flag_policy
 from liveprofile.rules.flag_policy import FlagPolicy, RuleEvaluation
 from liveprofile.rules.flags import Flag, FlagHistory, RowPosition
 from liveprofile.rules.rules import (
-    SCORING_ONLY_FEATURES,
     Rule,
-    feature_kinds,
 )
 from liveprofile.units import HOUR_MS, MINUTE_MS
 from tests.support.memory.sinks import MemoryProfileSink, MemoryScoringSink
@@ -198,11 +196,6 @@ def test_event_flag_has_id_evidence_and_state() -> None:
     }
     assert flag.message == flag.reasons[0]["sentence"] == "purchase of 5.25, 50%"
     assert (flag.event_id, flag.rule_version, flag.rule_state) == ("e1", 4, "SHADOW")
-
-
-def test_event_features_include_score_and_type() -> None:
-    assert {"score", "event_type", "amount", "hour"} <= feature_kinds("event").keys()
-    assert not SCORING_ONLY_FEATURES.keys() & window_features.WINDOW_FEATURES.keys()
 
 
 def evaluation(time_ms: int, *rules: Rule, user_id: str = "u") -> RuleEvaluation:

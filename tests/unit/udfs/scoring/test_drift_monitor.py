@@ -234,17 +234,6 @@ def test_slow_store_does_not_delay_scoring_and_loses_no_counts(
     assert totals.reshape(len(reference.series), -1)[-1].sum() == 1_500
 
 
-def test_of_two_concurrent_decisions_one_is_stored(reference: DriftReference) -> None:
-    store = MemoryDriftStore()
-    workers = Workers(reference)
-    workers.step(5.0)
-    (decision,) = workers.store.decisions(decision_scope(reference, "hour"), 5)
-    state = workers.state()
-    before = store.state("s")
-    assert store.decide("s", before, state, decision)
-    assert not store.decide("s", before, state, decision)
-
-
 class FakeMonitor:
     """Replaces the drift monitor and returns one alert per batch."""
 
