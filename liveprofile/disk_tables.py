@@ -37,6 +37,7 @@ class DiskTables:
             "preserve_insertion_order": False,
         }
         self._database = duckdb.connect(config=config)
+        self._database.execute("SET enable_progress_bar = false")
         self._names: set[str] = set()
 
     def __enter__(self) -> DiskTables:

@@ -62,10 +62,14 @@ def started_stack(root: Path, commit_log: str, parallelism: int = PARALLELISM) -
 
 
 @contextmanager
-def started_cassandra(root: Path) -> Iterator[Stack]:
-    """A stack of which only Cassandra runs, until the end of the block."""
+def started_cassandra(root: Path, jmx_port: int | None = None, **options: Any) -> Iterator[Stack]:
+    """A stack of which only Cassandra runs, until the end of the block.
+
+    jmx_port: for nodetool. options: of the stack.
+    """
     with temporary_folder(root):
-        stack = Stack(root)
+        stack = Stack(root, **options)
+        stack.cassandra.jmx_port = jmx_port
         stack.cassandra.start()
         try:
             yield stack

@@ -32,7 +32,7 @@ train = Commands(
     help="Train a model; each command is a recipe. Training on the CPU is deterministic: the same"
     " data, recipe, versions and processor give the same result.",
 )
-SHOP_METADATA = ("spans", "order", "setting", "thresholds", "validation", "test")
+SHOP_METADATA = ("order", "setting", "thresholds", "validation", "test")
 OWN_METADATA = (
     *("split", "labels", "train", "order", "setting", "thresholds", "validation", "test"),
     "baselines",

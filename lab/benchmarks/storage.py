@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,7 @@ from liveprofile.storage.connection import open_session
 from liveprofile.storage.schema import create_schema
 from liveprofile.wire.scored_events import ENTITIES
 from models.profile.inference import ProfileModel
-from stack.cassandra import CassandraNode, nodetool
-from stack.local import Stack
+from stack.cassandra import nodetool
 from stack.state import free_ports
 from udfs.profile.sink import CassandraProfileSink
 from udfs.scoring.sink import CassandraScoringSink, ScoredEvent
@@ -48,9 +47,13 @@ TABLES = {
 
 def bytes_per_window(root: Path, workload: Workload) -> dict[str, Any]:
     """Bytes by table, for each user, window or score."""
-    with _node(root) as (node, settings, port), open_session(settings.cassandra) as session:
-        counts = _store(settings, session, workload)
-        keyspace, folder = settings.cassandra.keyspace, node.folder / "data" / "data"
+    [port] = free_ports(1)
+    with runs.started_cassandra(root, jmx_port=port, commit_log="periodic") as stack:
+        settings = load(**stack.settings())
+        create_schema(settings.cassandra, ProfileModel.load(_checkpoint(settings)).dim)
+        with open_session(settings.cassandra) as session:
+            counts = _store(settings, session, workload)
+        keyspace, folder = settings.cassandra.keyspace, stack.cassandra.folder / "data" / "data"
         for command in ("flush", "compact"):
             nodetool(port, command, keyspace)
         return {
@@ -66,21 +69,6 @@ def files_bytes(keyspace_folder: Path, table: str) -> int:
     """The size of a table's SSTables, all their files; nothing of snapshots."""
     folders = keyspace_folder.glob(f"{table}-*")
     return sum(file.stat().st_size for folder in folders for file in folder.glob("*-*.*"))
-
-
-@contextmanager
-def _node(root: Path) -> Iterator[tuple[CassandraNode, Settings, int]]:
-    """Starts Cassandra without the other services, with tables."""
-    with runs.temporary_folder(root):
-        stack, [port] = Stack(root, commit_log="periodic"), free_ports(1)
-        stack.cassandra.jmx_port = port
-        stack.cassandra.start()
-        try:
-            settings = load(**stack.settings())
-            create_schema(settings.cassandra, ProfileModel.load(_checkpoint(settings)).dim)
-            yield stack.cassandra, settings, port
-        finally:
-            stack.cassandra.stop()
 
 
 def _checkpoint(settings: Settings) -> Path:

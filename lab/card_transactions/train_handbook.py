@@ -20,6 +20,7 @@ from lab.card_transactions.data import (
     ranking_metrics,
     train_test_rows,
 )
+from lab.card_transactions.span_sets import SPAN_SETS, choose_spans, with_order_columns
 from liveprofile.features.entity import EVENT_FEATURES, ORDER_FEATURES
 from liveprofile.features.entity.order import type_letter
 from liveprofile.progress import Progress
@@ -46,9 +47,7 @@ from models.fraud.training.order_choice import (
     choose_order,
     first_columns,
     tree_inputs,
-    with_order_columns,
 )
-from models.fraud.training.span_sets import SPAN_SETS, choose_spans
 
 # Transactions have no device, place, coupon or address, so features of these entities are left out.
 FEATURES = ["amount", "hour", "weekend", "night"]

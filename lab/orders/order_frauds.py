@@ -28,6 +28,7 @@ from sklearn.metrics import average_precision_score
 from benchmarks.support import environment
 from lab.card_transactions import train_handbook
 from lab.card_transactions.data import TrainTestPeriod, read_transactions, train_test_rows
+from lab.card_transactions.span_sets import SPAN_SETS, names_within
 from lab.orders.order_shops import OrderShop, OrderShopConfig, draw_shop
 from lab.orders.order_transformer import (
     LENGTH,
@@ -49,7 +50,6 @@ from models.fraud.model import trees_log_odds
 from models.fraud.training import train_simulated
 from models.fraud.training.fit import fit_trees
 from models.fraud.training.order_choice import choose_order
-from models.fraud.training.span_sets import SPAN_SETS, names_within
 from models.fraud.transitions import COLUMNS, TransitionModel, append_out_of_fold
 from models.profile.evaluation.intervals import UserBootstrap
 

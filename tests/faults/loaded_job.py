@@ -21,7 +21,15 @@ from tests.support.compare import Scored, compare_with_reference
 from tests.support.compare_scoring import assert_scoring
 from tests.support.job_under_test import JobUnderTest, sending
 from tests.support.streams.seeded import Message, with_faults
-from tests.support.streams.shop import HOT_USER, START_MS, shop_events, to_message
+from tests.support.streams.shop import (
+    CARD_TEST_PURCHASES,
+    CARD_TEST_RULE,
+    HOT_USER,
+    START_MS,
+    card_test,
+    shop_events,
+    to_message,
+)
 
 WINDOW = {"length_ms": 120_000, "out_of_orderness_ms": 10_000}
 EVENTS_PER_SECOND = 40
@@ -29,9 +37,7 @@ STEP_MS = 1_500  # event time between two events: a window closes every two seco
 USERS = 10
 CHUNK = 80  # events that faults are injected into at a time
 LATE_BY_MS = 3_600_000
-# Each chunk has one user who tests a stolen card: the last of the purchases makes the rule true.
-# These users and their devices have no other events, so a replay raises the same flags.
-TESTER_PREFIX, TESTER_PURCHASES, TESTER_RULE = "tester-", 5, "card_testing"
+TESTER_PREFIX = "tester-"  # each chunk has one user who tests a stolen card
 RECOVERY_TIMEOUT_S = 240.0
 NOTICE_TIMEOUT_S = 50.0  # before a worker's guard suspends the TaskManager, which answers nothing
 RESTART_TIMEOUT_S = 240.0
@@ -89,23 +95,9 @@ class LoadedJob:
             chunk = list(itertools.islice(stream, CHUNK))
             self.clock_ms = chunk[-1]["event_time"]
             yield from with_faults(chunk, next(self._seeds), late_by_ms=LATE_BY_MS).messages
-            yield from self._card_test()
-
-    def _card_test(self) -> list[Message]:
-        user_id = f"{TESTER_PREFIX}{next(self._seeds)}"
-        return [
-            to_message(
-                {
-                    "event_id": f"{user_id}-{number}",
-                    "user_id": user_id,
-                    "event_type": "purchase",
-                    "event_time": self.clock_ms - TESTER_PURCHASES + number,
-                    "amount": 1.0,
-                    "device_id": f"device-{user_id}",
-                }
-            )
-            for number in range(TESTER_PURCHASES)
-        ]
+            tester = f"{TESTER_PREFIX}{next(self._seeds)}"
+            purchases = card_test(tester, self.clock_ms - CARD_TEST_PURCHASES)
+            yield from map(to_message, purchases)
 
     @contextmanager
     def recovery(self, fault: str) -> Iterator[None]:
@@ -207,4 +199,4 @@ class LoadedJob:
         comparison = compare_with_reference(self.job.settings, self._scored, copies=self.copies)
         assert comparison.ok, comparison.as_json()
         assert comparison.job == comparison.reference
-        assert_scoring(self.job.settings, TESTER_PREFIX, TESTER_RULE)
+        assert_scoring(self.job.settings, TESTER_PREFIX, CARD_TEST_RULE)

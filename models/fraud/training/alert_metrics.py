@@ -7,7 +7,7 @@ Shape suffix: M events.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -17,21 +17,13 @@ from models.fraud.datasets.event_dataset import EventDataset
 NO_ALERT_SCORE = 1.0  # above every calibrated score
 
 
-class Threshold(NamedTuple):
-    score: float
-    alerts: int  # among the events it was chosen on
-    frauds_found: int  # frauds among the alerts
-    missed_amount: float  # money, of frauds that are no alerts
-    cost: float  # money
-
-
 def threshold_by_cost(
     score_N: np.ndarray,
     fraud_N: np.ndarray,
     amount_N: np.ndarray,
     false_alarm_cost: float,
     missed_share: float = 1.0,
-) -> Threshold:
+) -> float:
     """Returns the threshold of minimum cost; among equal costs, the one with fewest alerts.
 
     A false alarm costs `false_alarm_cost`, a missed fraud `missed_share` of its amount. Raises
@@ -40,20 +32,9 @@ def threshold_by_cost(
     if false_alarm_cost < 0 or missed_share < 0:
         raise InputError("false_alarm_cost and missed_share must not be negative")
     order, step_end = _ranked_steps(score_N)
-    frauds_found, alerts = _sums_at(fraud_N[order], step_end), np.append(0, step_end + 1)
-    missed_amount = np.sum(amount_N[fraud_N]) - _sums_at(
-        np.where(fraud_N, amount_N, 0.0)[order], step_end
-    )
-    cost = (alerts - frauds_found) * false_alarm_cost + missed_amount * missed_share
-    best_step = int(np.argmin(cost))
-    score = NO_ALERT_SCORE if best_step == 0 else float(score_N[order[step_end[best_step - 1]]])
-    return Threshold(
-        score,
-        int(alerts[best_step]),
-        int(frauds_found[best_step]),
-        float(missed_amount[best_step]),
-        float(cost[best_step]),
-    )
+    saved_N = np.where(fraud_N, amount_N * missed_share, -false_alarm_cost)[order]
+    best = int(np.argmax(np.append(0.0, np.cumsum(saved_N, dtype=np.float64)[step_end])))
+    return float(score_N[order[step_end[best - 1]]]) if best else NO_ALERT_SCORE
 
 
 def threshold_by_budget(
@@ -86,11 +67,6 @@ def _ranked_steps(score_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return order, np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1)
 
 
-def _sums_at(value_N: np.ndarray, step_end: np.ndarray) -> np.ndarray:
-    """Returns 0 and the sums up to each of these positions."""
-    return np.append(0.0, np.cumsum(value_N, dtype=np.float64)[step_end])
-
-
 def threshold_per_10000_users(dataset: EventDataset, score_M: np.ndarray, budget: float) -> float:
     """Returns the lowest score with at most `budget` alerts per 10,000 users and mean day."""
     # One period of all days: the budget holds for the mean day, not for each day.
@@ -105,7 +81,8 @@ def alert_metrics(dataset: EventDataset, alert_M: np.ndarray) -> dict[str, Any]:
     A case is alerted if one of its events is. `user_days_alerted` is the alerted share of the
     user-days of a kind: a ring has many users.
     """
-    user_day_M = _user_days(dataset)
+    pairs = np.column_stack([dataset.user_M, dataset.day_M])
+    user_day_M = np.unique(pairs, axis=0, return_inverse=True)[1].ravel()
 
     def user_days_per_10_000(selected_M: np.ndarray) -> float:
         return round(len(np.unique(user_day_M[selected_M])) / dataset.user_days * 10_000, 2)
@@ -124,12 +101,6 @@ def alert_metrics(dataset: EventDataset, alert_M: np.ndarray) -> dict[str, Any]:
         "frauds_per_10000": user_days_per_10_000(dataset.labelled.fraud_N),
         "kinds": kinds,
     }
-
-
-def _user_days(dataset: EventDataset) -> np.ndarray:
-    """Returns (M,) a number for each pair of user and day."""
-    pairs = np.column_stack([dataset.user_M, dataset.day_M])
-    return np.unique(pairs, axis=0, return_inverse=True)[1].ravel()
 
 
 def _share_alerted(key_M: np.ndarray, is_kind_M: np.ndarray, alert_M: np.ndarray) -> float:

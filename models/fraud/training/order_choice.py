@@ -145,12 +145,6 @@ def choose_order(
     return OrderChoice(candidates[chosen], report)
 
 
-def with_order_columns(chosen: LabelledFeatures, all_columns: LabelledFeatures) -> LabelledFeatures:
-    """Appends ORDER_FEATURES, the last columns of `all_columns`, to some chosen columns."""
-    order_NF = all_columns.x_NF[:, -len(ORDER_FEATURES) :]
-    return chosen._replace(x_NF=np.column_stack([chosen.x_NF, order_NF]))
-
-
 def first_columns(split: LabelledFeatures, columns: int) -> LabelledFeatures:
     """Returns a view of the first columns."""
     return split._replace(x_NF=split.x_NF[:, :columns])

@@ -21,7 +21,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from liveprofile.disk_tables import mapped_zeros
 from liveprofile.errors import InputError
@@ -38,7 +42,7 @@ from models.fraud.datasets.event_dataset import (
 )
 from models.fraud.datasets.labelled_rows import LabelledEvents
 from models.fraud.model import TREES_FILE, FraudModel
-from models.fraud.training import fit, logistic_baseline
+from models.fraud.training import fit
 from models.fraud.training.evaluate import detection_report, features_used_by, score_events
 from models.fraud.training.order_choice import fit_model
 from models.fraud.training.train_simulated import (
@@ -51,6 +55,8 @@ from models.fraud.training.train_simulated import (
 )
 
 NAME = "event-risk-own"
+INVERSE_PENALTIES = (0.01, 1.0)  # L2 regularization of logistic regression
+_CHUNK_ROWS = 10_000
 MIN_FRAUDS = 10  # in each split: with fewer, choices and metrics are meaningless
 
 
@@ -112,14 +118,14 @@ def train_on_labels(
     rules: RuleSet,
     out: Path | None = None,
     costs: AlertCosts = DEFAULT_COSTS,
-    settings: Sequence[dict] = tuple(fit.SETTINGS),
+    settings: Sequence[dict] | None = None,
     on_progress: Progress = lambda stage, done, total: None,
 ) -> FraudModel:
     """Trains the model and writes it to the folder `out`, if given.
 
-    The model's metadata has the splits, and test metrics of the model, of the rules and of logistic
-    regression. Raises InputError for a split with too few frauds, and for a test whose labels may
-    still arrive.
+    settings: of the trees, from which validation chooses; None: fit.SETTINGS. The model's metadata
+    has the splits, and test metrics of the model, of the rules and of logistic regression. Raises
+    InputError for a split with too few frauds, and for a test whose labels may still arrive.
     """
     split.check_labels_complete(int(max(events.time_ms_N[-1], events.labels.time_ms_L[-1])))
     split_rows = {part: _select_rows(events, split, part) for part in split.spans_ms}
@@ -131,7 +137,14 @@ def train_on_labels(
         for part, part_names in (("train", names), ("validation", names), ("test", test_names))
     )
     model = fit_model(
-        NAME, train, validation, FEATURES, split.delay_days, list(settings), {}, on_progress
+        NAME,
+        train,
+        validation,
+        FEATURES,
+        split.delay_days,
+        list(settings or fit.SETTINGS),
+        {},
+        on_progress,
     )
     train, validation, test = (
         _keep_first_columns(dataset, len(model.names))
@@ -245,8 +258,36 @@ def _evaluate_rules(
 def _evaluate_logistic(
     train: EventDataset, validation: EventDataset, test: EventDataset
 ) -> dict[str, Any]:
-    regression = logistic_baseline.tune_logistic(train.labelled, train.weight, validation.labelled)
-    return fit.score_metrics(regression.score(test.labelled.x_NF), test.labelled.fraud_N)
+    """Logistic regression on the same features, log-scaled and standardised.
+
+    Unknown values become the mean; validation chooses the penalty.
+    """
+    labelled = train.labelled
+    weight_M = np.where(labelled.fraud_N, 1.0, train.weight)
+
+    def scores(model: Pipeline, dataset: EventDataset) -> np.ndarray:
+        x_MF = dataset.labelled.x_NF
+        chunks = (x_MF[first : first + _CHUNK_ROWS] for first in range(0, len(x_MF), _CHUNK_ROWS))
+        return np.concatenate([model.predict_proba(chunk)[:, 1] for chunk in chunks])
+
+    with np.errstate(invalid="ignore"):  # of features that are unknown for all events
+        models = [
+            make_pipeline(
+                FunctionTransformer(lambda x_MF: np.sign(x_MF) * np.log1p(np.abs(x_MF))),
+                StandardScaler(),
+                SimpleImputer(strategy="constant", fill_value=0.0, keep_empty_features=True),
+                # Newton's method needs few steps, and fits well when rows far outnumber features.
+                LogisticRegression(C=inverse_penalty, solver="newton-cholesky", max_iter=200),
+            ).fit(labelled.x_NF, labelled.fraud_N, logisticregression__sample_weight=weight_M)
+            for inverse_penalty in INVERSE_PENALTIES
+        ]
+    best = max(
+        models,
+        key=lambda model: average_precision_score(
+            validation.labelled.fraud_N, scores(model, validation)
+        ),
+    )
+    return fit.score_metrics(scores(best, test), test.labelled.fraud_N)
 
 
 def _split_card(split: DateSplit) -> dict[str, Any]:

@@ -6,7 +6,7 @@ disjoint sets of seeds serve as splits:
   that has just started every device is new, which must not look like fraud. Every shop is in the
   training data twice, the second time with some entities missing (hide_entities), since a missing
   device must not look like fraud either.
-- validation: usual rates of fraud. Chooses spans, order, settings, calibration and thresholds.
+- validation: usual rates of fraud. Chooses order, settings, calibration and thresholds.
 - test: the result is measured once.
 """
 
@@ -32,8 +32,7 @@ from models.fraud.training.alert_metrics import (
     threshold_by_cost,
     threshold_per_10000_users,
 )
-from models.fraud.training.order_choice import first_columns, fit_model, with_order_columns
-from models.fraud.training.span_sets import SPAN_SETS, choose_spans
+from models.fraud.training.order_choice import first_columns, fit_model
 
 # These features show how long the job has run rather than anything about the event.
 FEATURES = [
@@ -41,6 +40,8 @@ FEATURES = [
     for name in EVENT_FEATURES
     if not name.endswith("_list_events") and "_settled_" not in name and name not in ORDER_FEATURES
 ]
+# A simulated shop is younger than the longest span.
+SIMULATED_FEATURES = [name for name in FEATURES if not name.endswith("_90d")]
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,6 @@ class FraudRecipe:
     false_alarm_cost: float = AlertCosts.false_alarm_cost
     missed_share: float = AlertCosts.missed_share
     settings: tuple[tuple[int, int, float], ...] = ((5, 200, 0.07), (3, 300, 0.07))
-    span_sets: tuple[str, ...] = tuple(SPAN_SETS)
 
     def __post_init__(self) -> None:
         if self.days <= self.warm_up_days:
@@ -163,33 +163,20 @@ def train_simulated(
         return concatenate(datasets)
 
     warm_up_days = recipe.warm_up_days
-    all_names = [*FEATURES, *ORDER_FEATURES]
+    all_names = [*SIMULATED_FEATURES, *ORDER_FEATURES]
     train = simulate(train_shops, all_names, 0, recipe.legitimate_rows, (False, True))
     validation = simulate(validation_shops, all_names, warm_up_days)
     settings = [
         dict(zip(("max_depth", "rounds", "eta"), values, strict=True)) for values in recipe.settings
     ]
-    spans = choose_spans(
-        first_columns(train.labelled, len(FEATURES)),
-        train.weight,
-        first_columns(validation.labelled, len(FEATURES)),
-        FEATURES,
-        settings[0],
-        recipe.span_sets,
-        on_progress,
-    )
-    train = train._replace(labelled=with_order_columns(spans.train, train.labelled))
-    validation = validation._replace(
-        labelled=with_order_columns(spans.validation, validation.labelled)
-    )
     model = fit_model(
         recipe.name,
         train,
         validation,
-        spans.names,
+        SIMULATED_FEATURES,
         recipe.delay_days,
         settings,
-        {"recipe": asdict(recipe), "spans": spans.report},
+        {"recipe": asdict(recipe)},
         on_progress,
     )
     validation = validation._replace(labelled=first_columns(validation.labelled, len(model.names)))
@@ -268,8 +255,8 @@ def choose_thresholds(
         dataset.amount_M,
         costs.false_alarm_cost,
         costs.missed_share,
-    ).score
-    return {name: round(score, 6) for name, score in thresholds.items()}
+    )
+    return thresholds
 
 
 def evaluate_dataset(

@@ -26,37 +26,27 @@ def logged(file: Path, recipe: str, measure: Callable[[], dict[str, Any]]) -> di
     unlogged.
     """
     try:
-        with file.open("ab"):
-            pass
-        report = measure()
-        _append(file, recipe, report)
+        with file.open("ab") as log:
+            report = measure()
+            look = {
+                "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+                "commit": _commit(),
+                "recipe": recipe,
+                "checkpoint": report["version"],
+                "rows": report["rows"],
+                "figures": {key: report[key] for key in report if key not in ("version", "rows")},
+            }
+            log.write(orjson.dumps(look) + b"\n")
     except OSError as error:
         raise InputError(f"test log {file}: {error.strerror}") from None
     return report
 
 
-def _append(file: Path, recipe: str, report: dict[str, Any]) -> None:
-    look = {
-        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "commit": _commit(),
-        "recipe": recipe,
-        "checkpoint": report["version"],
-        "rows": report["rows"],
-        "figures": {key: report[key] for key in report if key not in ("version", "rows")},
-    }
-    with file.open("ab") as log:
-        log.write(orjson.dumps(look) + b"\n")
-
-
 def _commit() -> str:
     """The commit of the code, with "+changes" if files differ from it; "" without a repository."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--dirty=+changes"]
     try:
-        done = subprocess.run(
-            ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--dirty=+changes"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:  # no git
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""

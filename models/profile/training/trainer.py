@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from models.profile.data.prepared import PreparedData
 
 METRICS = ("category_ndcg_at_10",)
+# The attributes of a Trainer that its saved state keeps.
+PROGRESS = ("step", "curves", "best_epoch", "best_weights", "windows", "totals", "epoch_s")
 
 
 class Trainer:
@@ -88,7 +90,7 @@ class Trainer:
         self.step, self.curves = 0, []
         self.best_epoch, self.best_weights = 0, {}
         # Of the current epoch: its windows, sums of the training values, and duration.
-        self.windows, self.totals, self.epoch_s = np.empty(0, int), {}, 0.0
+        self.windows, self.totals, self.epoch_s = torch.empty(0, dtype=torch.int64), {}, 0.0
         self.clock_s = self.saved_s = time.monotonic()
 
     def run(
@@ -134,7 +136,7 @@ class Trainer:
                     **validation_values,
                 }
             )
-            self.windows, self.totals, self.epoch_s = np.empty(0, int), {}, 0.0
+            self.windows, self.totals, self.epoch_s = self.windows[:0], {}, 0.0
             self._save(state)
         self.model.load_state_dict(self.best_weights)
         self.model.cpu().eval().requires_grad_(False)
@@ -148,8 +150,9 @@ class Trainer:
     def _train_epoch(self, state: training_state.StateFile | None, on_progress: Progress) -> None:
         """Trains a whole epoch, or the rest of it after a resume."""
         if not len(self.windows):
-            self.windows = self._sample(self.split.train, self.recipe.windows_per_epoch)
-        batches = np.array_split(self.windows, self.steps_per_epoch)
+            sample = self._sample(self.split.train, self.recipe.windows_per_epoch)
+            self.windows = torch.from_numpy(sample)
+        batches = np.array_split(self.windows.numpy(), self.steps_per_epoch)
         for windows in batches[self.step - len(self.curves) * self.steps_per_epoch :]:
             for name, value in self._step(windows).items():
                 self.totals[name] = self.totals.get(name, 0.0) + value / self.steps_per_epoch
@@ -168,19 +171,14 @@ class Trainer:
     def _save(self, state: training_state.StateFile | None) -> None:
         self.saved_s = time.monotonic()
         if state and self.processes.is_main:
+            self._elapsed_s()
             state.write(
                 {
                     "model": self.model.state_dict(),
                     "optimizer": self.optimizer.state_dict(),
                     "numpy_random": self.random.bit_generator.state,
                     "torch_random": torch.get_rng_state(),
-                    "step": self.step,
-                    "curves": self.curves,
-                    "best_epoch": self.best_epoch,
-                    "best_weights": self.best_weights,
-                    "windows": torch.from_numpy(self.windows),
-                    "totals": self.totals,
-                    "epoch_s": self._elapsed_s(),
+                    "progress": {name: getattr(self, name) for name in PROGRESS},
                 }
             )
 
@@ -192,11 +190,9 @@ class Trainer:
         self.optimizer.load_state_dict(saved["optimizer"])
         self.random.bit_generator.state = saved["numpy_random"]
         torch.set_rng_state(saved["torch_random"])
-        self.step, self.curves = saved["step"], saved["curves"]
-        self.best_epoch, self.best_weights = saved["best_epoch"], saved["best_weights"]
-        self.windows, self.epoch_s = saved["windows"].numpy(), saved["epoch_s"]
+        vars(self).update(saved["progress"])
         device = self.processes.device
-        self.totals = {name: total.to(device) for name, total in saved["totals"].items()}
+        self.totals = {name: total.to(device) for name, total in self.totals.items()}
         if self.processes.is_main:
             on_note(
                 f"resuming after step {self.step} of {self.steps_per_epoch * self.epochs}, epoch"

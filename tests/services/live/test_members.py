@@ -3,7 +3,6 @@ only after it can be read, users leave by the passage of time, and the audit sta
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections import Counter
@@ -25,6 +24,7 @@ from liveprofile.segments.stored_profiles import scan_profiles
 from liveprofile.units import DAY_MS, HOUR_MS
 from tests.support.job_under_test import JobUnderTest
 from tests.support.streams.seeded import Message
+from tests.support.streams.shop import event_of, to_message
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.services
@@ -47,17 +47,17 @@ def window_events(number: int) -> list[Message]:
     events = []
     for user in range(USERS):
         buys = user % 3 == 0
-        event = {
-            "event_id": f"e{number}-{user}",
-            "user_id": f"user {user}",
-            "event_type": "purchase" if buys else "view",
-            "event_time": time_ms + user,
-            "item_id": "i",
-            "category_id": "CHEESE" if user % 2 else "BREAD",
-        }
+        event = event_of(
+            f"user {user}",
+            time_ms + user,
+            f"e{number}-{user}",
+            "purchase" if buys else "view",
+            item_id="i",
+            category_id="CHEESE" if user % 2 else "BREAD",
+        )
         if buys:
             event |= {"price": 150 if user % 2 else 5, "quantity": 1}
-        events.append(Message(str(user).encode(), json.dumps(event).encode()))
+        events.append(to_message(event))
     return events
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +10,7 @@ from liveprofile.storage import queries
 from liveprofile.storage.connection import open_session
 from tests.services.live.conftest import WINDOW, LiveJob
 from tests.support.streams.seeded import Message
+from tests.support.streams.shop import event_of, to_message
 
 pytestmark = pytest.mark.services
 
@@ -21,15 +21,8 @@ EARLIER, LATER, STEP_MS = 40, 10, 500
 def messages(count: int, start_ms: int) -> Iterator[Message]:
     """Purchases of both ids in turn."""
     for number in range(count):
-        user_id = IDS[number % 2]
-        event = {
-            "event_id": f"{start_ms}-{number}",
-            "user_id": user_id,
-            "event_type": "purchase",
-            "event_time": start_ms + number * STEP_MS,
-            "amount": 5,
-        }
-        yield Message(user_id.encode(), json.dumps(event).encode())
+        user_id, time_ms = IDS[number % 2], start_ms + number * STEP_MS
+        yield to_message(event_of(user_id, time_ms, kind="purchase", amount=5))
 
 
 def test_profiles_of_two_ids_become_one(live_job: LiveJob) -> None:

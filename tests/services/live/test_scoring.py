@@ -36,7 +36,7 @@ from tests.support.compare_scoring import (
 from tests.support.job_under_test import JobUnderTest
 from tests.support.streams import simulated
 from tests.support.streams.seeded import Message
-from tests.support.streams.shop import to_message
+from tests.support.streams.shop import event_of, to_message
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.services
@@ -61,14 +61,7 @@ message = "{value:.2f} spent"
 
 
 def purchase(event_id: str, user_id: str, time_ms: int, device: str) -> dict[str, Any]:
-    return {
-        "event_id": event_id,
-        "user_id": user_id,
-        "event_type": "purchase",
-        "event_time": time_ms,
-        "amount": 20.0,
-        "device_id": device,
-    }
+    return event_of(user_id, time_ms, event_id, "purchase", amount=20.0, device_id=device)
 
 
 @pytest.fixture(scope="module")

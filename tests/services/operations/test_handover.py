@@ -36,7 +36,14 @@ from tests.support.compare_profiles import scan
 from tests.support.compare_scoring import assert_scoring
 from tests.support.job_under_test import TWO_TASKS, JobUnderTest
 from tests.support.streams.seeded import Message, with_faults
-from tests.support.streams.shop import BURST_EVERY_HOURS, START_MS, shop_events, to_message
+from tests.support.streams.shop import (
+    BURST_EVERY_HOURS,
+    CARD_TEST_RULE,
+    START_MS,
+    card_test,
+    shop_events,
+    to_message,
+)
 
 pytestmark = pytest.mark.services
 
@@ -201,22 +208,7 @@ PARTS_START_MS, STEP_MS, PART_USERS = START_MS + 90 * HOUR_MS, 5 * MINUTE_MS, 10
 PART_EVENTS = BURST_EVERY_HOURS * HOUR_MS // STEP_MS  # so that each part raises window flags
 PARTS = 4
 # Users who test a stolen card, two in a part, share nothing with other users.
-TESTER_PREFIX, TESTER_RULE, TESTER_PURCHASES = "tester-", "card_testing", 5
-
-
-def card_test(number: int, time_ms: int) -> list[dict[str, Any]]:
-    user_id = f"{TESTER_PREFIX}{number}"
-    return [
-        {
-            "event_id": f"{user_id}-{purchase}",
-            "user_id": user_id,
-            "event_type": "purchase",
-            "event_time": time_ms + purchase,
-            "amount": 1.0,
-            "device_id": f"device-{user_id}",
-        }
-        for purchase in range(TESTER_PURCHASES)
-    ]
+TESTER_PREFIX = "tester-"
 
 
 def parts() -> tuple[list[list[Message]], int]:
@@ -230,7 +222,8 @@ def parts() -> tuple[list[list[Message]], int]:
     parts, begun = [], list[dict[str, Any]]()
     for number in range(PARTS):
         part = events[number * PART_EVENTS : (number + 1) * PART_EVENTS]
-        whole, split = (card_test(2 * number + each, part[-1]["event_time"]) for each in (0, 1))
+        testers = (f"{TESTER_PREFIX}{2 * number + each}" for each in (0, 1))
+        whole, split = (card_test(tester, part[-1]["event_time"]) for tester in testers)
         faulty = with_faults([*begun, *part], number, broken=0.03, late_by_ms=10 * DAY_MS)
         # As they are: two copies of one purchase would be one more.
         tests = [to_message(event) for event in [*whole, *split[:3]]]
@@ -300,7 +293,7 @@ def test_new_job_takes_over_without_a_gap(jobs: Jobs, green: JobUnderTest) -> No
     comparison = compare_with_reference(green.settings)
     assert comparison.ok, comparison.as_json()
     assert comparison.job == comparison.reference
-    assert_scoring(green.settings, TESTER_PREFIX, TESTER_RULE)
+    assert_scoring(green.settings, TESTER_PREFIX, CARD_TEST_RULE)
 
     alerts, count = sent_once(read_topic(green.settings, green.settings.topics.alerts))
     with open_session(green.settings.cassandra) as session:

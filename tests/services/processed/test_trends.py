@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import time
 from collections import Counter
@@ -19,7 +18,7 @@ from tests.reference.windows import Classification, Record, classify
 from tests.services.processed.conftest import stream_with_faults
 from tests.support.job_under_test import JobUnderTest
 from tests.support.streams.seeded import Message
-from tests.support.streams.shop import START_MS
+from tests.support.streams.shop import START_MS, event_of, to_message
 
 pytestmark = pytest.mark.services
 
@@ -47,8 +46,7 @@ def expected(events: list[ValidEvent], span_ms: int) -> dict[int, tuple[int, int
 
 
 def event(user_id: str, time_ms: int) -> Message:
-    fields = {"event_id": user_id, "user_id": user_id, "event_type": "view", "event_time": time_ms}
-    return Message(user_id.encode(), json.dumps(fields).encode())
+    return to_message(event_of(user_id, time_ms, user_id))
 
 
 def test_killed_updates_count_every_event_once(job: JobUnderTest) -> None:

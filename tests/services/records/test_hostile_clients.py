@@ -19,7 +19,7 @@ from liveprofile.kafka.records import read_topic
 from liveprofile.units import HOUR_MS, MINUTE_MS
 from tests.support.compare import compare_with_reference
 from tests.support.job_under_test import JobUnderTest
-from tests.support.streams.shop import START_MS
+from tests.support.streams.shop import START_MS, event_of
 
 pytestmark = pytest.mark.services
 
@@ -40,14 +40,8 @@ def long_payloads() -> Iterator[bytes]:
     """Yields events, and texts that are none, with as many bytes as SIZES_BYTES has."""
     for size in SIZES_BYTES:
         for number, character in enumerate(("x", "ü", "\U0001f600")):
-            event = {
-                "event_id": f"long-{size}-{number}",
-                "user_id": "long",
-                "event_type": "purchase",
-                "event_time": START_MS,
-                "amount": 1,
-                "text": "",
-            }
+            event_id = f"long-{size}-{number}"
+            event = event_of("long", START_MS, event_id, "purchase", amount=1, text="")
             empty = json.dumps(event).encode()
             filler = character.encode() * ((size - len(empty)) // len(character.encode()))
             value = empty[:-2] + filler + b'"}'
@@ -72,13 +66,7 @@ def floods() -> Iterator[tuple[str, bytes]]:
     """Yields user and event of two windows: one with many events, one with long ones."""
     for user, count, chars in (("bot", FLOOD_EVENTS, 0), ("long-bot", FLOOD_LONG_EVENTS, 60_000)):
         for number in range(count):
-            event = {
-                "event_id": f"{user}-{number}",
-                "user_id": user,
-                "event_type": "search",
-                "event_time": START_MS + number,
-                "text": "x" * chars,
-            }
+            event = event_of(user, START_MS + number, kind="search", text="x" * chars)
             yield user, json.dumps(event).encode()
 
 
@@ -89,13 +77,13 @@ def stream(skew_minutes: int) -> Iterator[tuple[dict[str, object], int]]:
     for number in range(EVENTS):
         user, true_ms = rng.randrange(USERS), start_ms + number * STEP_MS
         is_fast = user < FAST_USERS
-        event = {
-            "event_id": f"{skew_minutes}-{number}",
-            "user_id": f"{FAST if is_fast else 'user-'}{user}",
+        event = event_of(
+            f"{FAST if is_fast else 'user-'}{user}",
+            true_ms + skew_minutes * MINUTE_MS * is_fast,
+            f"{skew_minutes}-{number}",
             # Heartbeats of a fast clock come from anyone.
-            "event_type": "heartbeat" if is_fast and number % 2 else "view",
-            "event_time": true_ms + skew_minutes * MINUTE_MS * is_fast,
-        }
+            "heartbeat" if is_fast and number % 2 else "view",
+        )
         yield event, true_ms + rng.randrange(DELAY_MS)
 
 

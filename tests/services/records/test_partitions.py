@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 
 import pytest
@@ -11,7 +10,7 @@ from liveprofile.units import DAY_MS, MINUTE_MS
 from tests.support.compare import compare_with_reference
 from tests.support.job_under_test import JobUnderTest
 from tests.support.streams.seeded import Message
-from tests.support.streams.shop import START_MS
+from tests.support.streams.shop import START_MS, event_of, to_message
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.services
@@ -24,20 +23,8 @@ HEARTBEAT_TIMEOUT_S = 120.0
 
 def events(first_minute: int) -> list[Message]:
     """Views of one user, so of one partition, within two hours."""
-    return [
-        Message(
-            b"ahead",
-            json.dumps(
-                {
-                    "event_id": f"ahead-{first_minute}-{number}",
-                    "user_id": "ahead",
-                    "event_type": "view",
-                    "event_time": BASE_MS + first_minute * MINUTE_MS + number * 36_000,
-                }
-            ).encode(),
-        )
-        for number in range(EVENTS)
-    ]
+    start_ms = BASE_MS + first_minute * MINUTE_MS
+    return [to_message(event_of("ahead", start_ms + number * 36_000)) for number in range(EVENTS)]
 
 
 def test_partition_waits_for_quiet_ones_until_their_heartbeat(job: JobUnderTest) -> None:

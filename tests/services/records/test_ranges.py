@@ -15,7 +15,7 @@ from liveprofile.units import DAY_MS, MINUTE_MS
 from tests.services.records.conftest import OUT_OF_ORDERNESS_MS
 from tests.support.job_under_test import JobUnderTest
 from tests.support.streams.seeded import Message
-from tests.support.streams.shop import START_MS
+from tests.support.streams.shop import START_MS, event_of, to_message
 
 pytestmark = pytest.mark.services
 
@@ -26,13 +26,8 @@ SLOW_USER = 1_000
 
 
 def event(user: int, at_ms: int, event_id: str = "") -> Message:
-    fields = {
-        "event_id": event_id or f"range-{user}-{at_ms}",
-        "user_id": f"user-{user}",
-        "event_type": "view",
-        "event_time": BASE_MS + at_ms,
-    }
-    return Message(fields["user_id"].encode(), json.dumps(fields).encode())
+    known_as = event_id or f"range-{user}-{at_ms}"
+    return to_message(event_of(f"user-{user}", BASE_MS + at_ms, known_as))
 
 
 @pytest.fixture(scope="module")

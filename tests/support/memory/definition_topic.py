@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from liveprofile.feeds.definitions import TopicDefinitions
-from liveprofile.kafka.records import Record, Send, WriterFencedError
+from tests.support.memory.kafka import MemoryKafka
 
 
 class FakeDefinitionTopic:
@@ -17,10 +16,9 @@ class FakeDefinitionTopic:
     """
 
     def __init__(self, name: str, new: Callable[[Any], TopicDefinitions]) -> None:
-        self._name, self._new = name, new
-        self.records: list[Record] = []
+        kafka, self._new = MemoryKafka(), new
+        self.records, self.exclusive_writer = kafka.records[name], kafka.exclusive_writer
         self.created = 0
-        self.writers = 0
         self.after_read: Callable[[], None] | None = None
 
     def read(self, settings: Any) -> TopicDefinitions:
@@ -31,23 +29,6 @@ class FakeDefinitionTopic:
             action()
         return found
 
-    @contextmanager
-    def exclusive_writer(self, settings: Any, topic: str) -> Iterator[Send]:
-        assert topic == self._name
-        self.writers += 1
-        own = self.writers
-
-        def send(records: Any) -> None:
-            if own != self.writers:
-                raise WriterFencedError("another writer was opened")
-            self.records += [self._record(*record) for record in records]
-
-        yield send
-
     def create_topics(self, settings: Any) -> list[str]:
         self.created += 1
         return []
-
-    def _record(self, key: bytes, value: bytes | None, headers: dict[str, str]) -> Record:
-        as_read = {name: text.encode() for name, text in headers.items()}
-        return Record(self._name, 0, len(self.records), 0, key, value, as_read)

@@ -80,6 +80,29 @@ def _random_event(rng: random.Random, event_id: str, users: int, time_ms: int) -
     return event
 
 
+def event_of(
+    user_id: str, time_ms: int, event_id: str = "", kind: str = "view", **fields: Any
+) -> dict[str, Any]:
+    """An event with the required fields, and others."""
+    required = {"event_id": event_id or f"{user_id}-{time_ms}", "user_id": user_id}
+    return required | {"event_type": kind, "event_time": time_ms} | fields
+
+
+CARD_TEST_PURCHASES, CARD_TEST_RULE = 5, "card_testing"
+
+
+def card_test(user_id: str, start_ms: int) -> list[dict[str, Any]]:
+    """Small purchases of a user who tests a stolen card: the last one makes the rule true.
+
+    The user and the device should have no other events: then a replay raises the same flags.
+    """
+    device = {"device_id": f"device-{user_id}", "amount": 1.0}
+    return [
+        event_of(user_id, start_ms + number, f"{user_id}-{number}", "purchase", **device)
+        for number in range(CARD_TEST_PURCHASES)
+    ]
+
+
 def to_message(event: dict[str, Any]) -> Message:
     return Message(event["user_id"].encode("utf-8"), json.dumps(event).encode("utf-8"))
 

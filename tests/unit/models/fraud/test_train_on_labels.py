@@ -27,6 +27,7 @@ from liveprofile.wire.scored_events import read_rows
 from models.fraud.datasets.labelled_rows import LabelledEvents, LabelLog, read_labelled_events
 from models.fraud.explain.reasons import explain
 from models.fraud.model import FraudModel
+from models.fraud.training import fit
 from models.fraud.training.train_on_labels import DateSplit, train_on_labels
 from offline.backfill import SCORING_ROWS
 from tests.reference.entity_features import Arrival, Event, Label
@@ -380,8 +381,9 @@ def labels_file(tmp_path: Path) -> Path:
 
 
 def test_train_command_writes_the_model_and_reports_rejected_labels(
-    folder: Path, labels_file: Path, tmp_path: Path
+    folder: Path, labels_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(fit, "SETTINGS", FAST_SETTINGS)
     out = tmp_path / "model"
     result = CliRunner().invoke(
         app,

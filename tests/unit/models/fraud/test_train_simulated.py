@@ -19,10 +19,10 @@ from models.fraud.training.train_simulated import FraudRecipe, train_simulated
 pytestmark = pytest.mark.slow
 
 SMALL = FraudRecipe(
-    users=300,
-    days=16,
-    warm_up_days=6,
-    young_days=6,
+    users=180,
+    days=13,
+    warm_up_days=5,
+    young_days=5,
     train_seeds=(1,),
     young_train_seeds=(2,),
     validation_seeds=(3,),
@@ -33,7 +33,7 @@ SMALL = FraudRecipe(
     rings=2,
     honest_changes=20,
     campaigns=1,
-    legitimate_rows=2_000,
+    legitimate_rows=1_000,
     budgets=(30.0,),
     settings=((3, 30, 0.3),),
 )

@@ -7,9 +7,12 @@ import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
+from typer.testing import CliRunner
 
 from benchmarks.load.rows import batches
 from benchmarks.load.workload import EventMessage
+from cli.learning import evaluate, train
+from cli.main import app
 from liveprofile.settings import load
 from liveprofile.units import DAY_MS
 from liveprofile.wire.histories import MemoryToken, of_windows
@@ -37,6 +40,15 @@ MINIATURE = dataclasses.replace(
     curve_moments=12,
     curve_epochs=2,
 )
+
+
+COMMANDS = evaluate.evaluate, train.train  # made before a test changes the recipes
+
+
+def run(command, *arguments, **paths):
+    """The result of a command line. paths: values of options, whose names lack the dashes."""
+    options = [text for name, value in paths.items() for text in (f"--{name}", str(value))]
+    return CliRunner().invoke(app, [*command.split(), *arguments, *options])
 
 
 def purchase_event(user, day, rank, has_category=True):

@@ -6,9 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from cli.main import app
 from liveprofile.units import DAY_MS
 from models.profile import checkpoint, recipes
 from models.profile.data import training_rows
@@ -22,7 +20,7 @@ from models.profile.evaluation.served import served_rankings
 from models.profile.inference import ProfileModel
 from models.profile.training.parts import fit_embedding
 from models.profile.training.train import train
-from tests.unit.models.profile.miniature import MINIATURE, write_rows
+from tests.unit.models.profile.miniature import MINIATURE, run, write_rows
 
 pytestmark = pytest.mark.slow
 
@@ -91,8 +89,8 @@ def test_rare_item_outside_the_history_is_not_a_candidate(shop, corpus):
 
 def evaluate_command(shop, monkeypatch, *arguments):
     monkeypatch.setitem(recipes.RECIPES, "general", MINIATURE)
-    command = ["model", "evaluate", "general", "--rows", str(shop / "rows")]
-    result = CliRunner().invoke(app, [*command, "--checkpoint", str(shop / "model"), *arguments])
+    paths = {"rows": shop / "rows", "checkpoint": shop / "model"}
+    result = run("model evaluate general", *arguments, **paths)
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout.splitlines()[-1])
 

@@ -18,7 +18,7 @@ from liveprofile.privacy.trained_users import user_key
 from liveprofile.settings import load
 from liveprofile.units import DAY_MS
 from liveprofile.wire.histories import read_histories, read_memories
-from models.profile import checkpoint, text_encoder, vocabulary_expansion
+from models.profile import checkpoint, text_encoder
 from models.profile.data import training_rows
 from models.profile.data.modality_vectors import VectorSpool
 from models.profile.data.prepared import prepare, prepare_refit
@@ -60,6 +60,14 @@ TINY = dataclasses.replace(
 def write_rows(file, messages):
     tables = map(as_table, batches(messages, SETTINGS, 1_000))
     pq.write_table(pa.concat_tables(tables), file)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_steps():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit_modalities, "MIN_STEPS", 250)
+        patch.setattr(fit_modalities, "LEARNING_RATE", 0.1)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -204,15 +212,6 @@ def test_more_than_64_encoder_names_are_rejected():
     with VectorSpool() as vectors, pytest.raises(InputError, match="more than 64 encoders"):
         for number in range(65):
             vectors.add({Modality(f"e-{number}", 1): np.ones(1, np.float32)})
-
-
-def test_adding_items_keeps_the_fusion_weights(trained):
-    model = checkpoint.load(trained("media"))[0]
-    expanded = vocabulary_expansion.add_items(
-        model, vocabulary_expansion.NewItems(torch.zeros(2, model.shape.dim), torch.zeros(2))
-    )
-    assert expanded.fusion.modalities == model.fusion.modalities
-    assert torch.equal(expanded.fusion.weights[0], model.fusion.weights[0])
 
 
 def test_refit_repeats_the_kept_modality_for_its_best_epochs(trained):

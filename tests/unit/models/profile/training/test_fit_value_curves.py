@@ -13,7 +13,6 @@ from liveprofile.features.baselines import SUMS
 from liveprofile.units import DAY_MS
 from liveprofile.value_curves import VALUES
 from liveprofile.wire.histories import MemoryToken, of_windows
-from models.profile import checkpoint, vocabulary_expansion
 from models.profile.data.examples import PURCHASE, Corpus, build_corpus
 from models.profile.data.moments import Moments, outcomes
 from models.profile.data.prepared import Split
@@ -178,56 +177,15 @@ def test_values_before_a_window_do_not_depend_on_it_but_on_its_end() -> None:
     assert before([MemoryToken(PURCHASE, "i", "c")] * 3, 2.0) != bought
 
 
-def test_row_has_the_same_curve_alone_and_in_a_batch(corpus: Corpus, fitted: Any) -> None:
-    model, _ = fitted
-    reader = MemoryReader(["i"], ["c"])
-    rows = [
-        [(START_MS + day * DAY_MS // 3, [MemoryToken(kind, "i", "c")]) for day in days]
-        for kind, days in (
-            (PURCHASE, (1, 5, 8)),
-            (0, (2, 3)),
-            (PURCHASE, (7,)),
-            (PURCHASE, range(2, 40)),
-        )
-    ]
-    features = np.random.default_rng(1).random((4, len(FEATURE_NAMES))).astype(np.float32)
-
-    def churn(numbers: list[int]) -> np.ndarray:
-        memory = reader.windows(of_windows([rows[n] for n in numbers]))
-        both = (features[numbers], features[numbers])
-        scores = score_curves(model.value_curves, memory, both, np.ones(len(numbers)))
-        return np.stack([scores.churn_before, scores.churn_after])
-
-    together = churn([0, 1, 2, 3])
-    alone = np.concatenate([churn([n]) for n in range(4)], 1)
-    np.testing.assert_allclose(together, alone, atol=1e-5)
-    assert np.isfinite(together).all()
-
-
-def test_checkpoint_keeps_the_curves_and_serving_stores_them(
-    corpus: Corpus, fitted: Any, tmp_path: Any
+def test_served_values_are_those_of_the_stored_curve_at_the_moment(
+    corpus: Corpus, fitted: Any
 ) -> None:
     model, _ = fitted
-    checkpoint.round_weights(model)
     streams = corpus.streams
-    checkpoint.save(
-        tmp_path,
-        model,
-        streams.items[1:],
-        streams.categories[1:],
-        name="curves",
-        version="curves-1",
-        revision=1,
-        horizon_days=7,
-        decay_days=RECIPE.decay_days,
-        ranked_items=4,
-        recipe={},
-        data={},
-        metrics={},
-        surprise_quantiles={},
-        libraries=checkpoint.library_versions(),
-    )
-    served = ProfileModel.load(tmp_path, device="cpu")
+    card = {"version": "x", "revision": 1, "decay_days": RECIPE.decay_days, "ranked_items": 4}
+    options: dict[str, Any] = {"device": torch.device("cpu"), "batch_rows": 50}
+    names = streams.items[1:], streams.categories[1:]
+    served = ProfileModel(model, *names, card, length_buckets=(8,), **options)
     moments = Moments.at(streams, START_MS + 120 * DAY_MS)
     moments = moments._replace(at_ms_M=moments.at_ms_M + DAY_MS)
     ends_ms = streams.end_ms_W[moments.window_M]
@@ -244,14 +202,6 @@ def test_checkpoint_keeps_the_curves_and_serving_stores_them(
     np.testing.assert_allclose(found.churn_W, expected_M3[:, 0], atol=1e-3)
     np.testing.assert_allclose(found.days_W, expected_M3[:, 2], atol=0.05)
     assert served_values(served, streams, moments, features_MX, 5).churn_W is None
-
-
-def test_model_with_more_items_keeps_the_curves(fitted: Any) -> None:
-    model, _ = fitted
-    new = vocabulary_expansion.hash_bucket_rows(model, ["1", "2", "3", "4"], ["5"])
-    grown = vocabulary_expansion.add_items(model, new)
-    for name, weight in model.value_curves.state_dict().items():
-        assert torch.equal(grown.value_curves.state_dict()[name], weight)
 
 
 def test_short_data_gives_the_curve_of_the_model_s_horizon_alone(corpus: Corpus) -> None:

@@ -5,9 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from cli.main import app
 from liveprofile.errors import InputError
 from liveprofile.units import DAY_MS
 from models.profile import checkpoint, recipes
@@ -18,18 +16,11 @@ from models.profile.inference import ProfileModel
 from models.profile.training import fit_value_curves, training_state
 from models.profile.training.parts import fit_parts
 from models.profile.training.train import fit, train
-from tests.unit.models.profile.miniature import MINIATURE, write_rows
+from tests.unit.models.profile.miniature import MINIATURE, run, write_rows
 
 pytestmark = pytest.mark.slow
 
-SHORT = dataclasses.replace(
-    MINIATURE,
-    epochs=4,
-    windows_per_epoch=128,
-    learning_rate=0.05,
-    curve_moments=12,
-    curve_epochs=1,
-)
+SHORT = dataclasses.replace(MINIATURE, epochs=4, windows_per_epoch=128, learning_rate=0.05)
 
 
 @pytest.fixture(scope="module")
@@ -169,15 +160,14 @@ def test_evaluate_refuses_the_part_that_a_checkpoint_was_trained_on(
     rows, refitted, on_all_rows, tmp_path, monkeypatch
 ):
     monkeypatch.setitem(recipes.RECIPES, "general-7-days", SHORT)
-    command = ["model", "evaluate", "general-7-days", "--rows", str(rows), "--checkpoint"]
-    result = CliRunner().invoke(app, [*command, str(refitted[0])])
+    command = f"model evaluate general-7-days --rows {rows} --checkpoint "
+    result = run(command + str(refitted[0]))
     assert isinstance(result.exception, InputError) and result.exception.exit_code == 2
     text = str(result.exception)
     assert "was trained on the validation part" in text and "\n" not in text
     assert "use --part test, or train it without --refit" in text
     looks = tmp_path / "looks.jsonl"
-    options = ["--part", "test", "--test-log", str(looks)]
-    result = CliRunner().invoke(app, [*command, str(on_all_rows[0]), *options])
+    result = run(f"{command}{on_all_rows[0]} --part test --test-log {looks}")
     assert "was trained on the test part" in str(result.exception)
     assert looks.read_text() == ""
 
@@ -195,15 +185,10 @@ def test_continued_training_is_refitted_on_all_new_windows(rows, plain, tmp_path
     later = write_rows(tmp_path / "all", days=80)
     with pytest.raises(InputError, match="continued training has no test part"):
         train(SHORT, later, tmp_path / "m", teacher_folder=plain[0], incremental=True, refit="test")
+    short = dataclasses.replace(SHORT, continue_epochs=1)
+    teacher = {"teacher_folder": plain[0], "incremental": True}
     cards = [
-        train(
-            dataclasses.replace(SHORT, continue_epochs=1),
-            later,
-            tmp_path / str(refit),
-            teacher_folder=plain[0],
-            incremental=True,
-            refit=refit,
-        )
+        train(short, later, tmp_path / str(refit), refit=refit, **teacher)
         for refit in (None, "validation")
     ]
     assert cards[1]["version"] == "miniature-2-refit"

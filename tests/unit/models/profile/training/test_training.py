@@ -1,18 +1,18 @@
-"""Training: weights, curves, the model card, the model checkpoint and the train command."""
+"""Training: weights, card, commands, distillation, continued training, no categories."""
 
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from liveprofile.errors import InputError
 from liveprofile.units import DAY_MS
-from models.profile import checkpoint
-from models.profile.data.prepared import split_by_time
+from models.profile import checkpoint, recipes, vocabulary_expansion
+from models.profile.data.prepared import split_by_time, split_new_windows
 from models.profile.device import ModelError
 from models.profile.inference import ProfileModel
 from models.profile.recipes import recipe
@@ -20,9 +20,13 @@ from models.profile.training.train import train
 from tests.unit.models.profile.miniature import (
     FIRST_DAY_MS,
     MINIATURE,
+    SHORT,
     assert_scores_equal,
     random_tokens,
+    run,
     score,
+    write_rows,
+    write_trained_shop,
 )
 
 pytestmark = pytest.mark.slow
@@ -104,23 +108,126 @@ def test_split_follows_the_days_of_the_recipe():
 
 
 def test_train_command_prints_its_metrics(miniature_rows, tmp_path, monkeypatch):
-    from cli.main import app
-    from models.profile import recipes
-
     monkeypatch.setitem(recipes.RECIPES, "general", MINIATURE)
-    arguments = [
-        "model",
-        "train",
-        "general",
-        "--rows",
-        str(miniature_rows),
-        "--out",
-        str(tmp_path / "m"),
-    ]
-    result = CliRunner().invoke(app, [*arguments, "--epochs", "1", "--json"])
+    paths = {"rows": miniature_rows, "out": tmp_path / "m"}
+    result = run("model train general --epochs 1 --json", **paths)
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout.splitlines()[-1])["epochs"] == 1
-    result = CliRunner().invoke(app, [*arguments, "--epochs", "1"])
+    result = run("model train general --epochs 1", **paths)
     assert "churn AUC" in result.stdout and "miniature-1" in result.stdout
-    result = CliRunner().invoke(app, ["model", "train", "none"])
+    result = run("model train none")
     assert result.exit_code == 2 and "none" in result.output
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    return write_trained_shop(tmp_path_factory.mktemp("incremental"))
+
+
+def test_adding_items_does_not_change_other_scores(shop, tmp_path):
+    network, items, categories, card = checkpoint.load(shop / "model")
+    new = ["i?-a", "i?-b"]
+    expanded = vocabulary_expansion.add_items(
+        network, vocabulary_expansion.hash_bucket_rows(network, items, new)
+    )
+    fields = card.model_dump(exclude={"format", "shape", "sha256"})
+    checkpoint.save(tmp_path, expanded, [*items, *new], categories, **fields)
+    histories, windows = (
+        [[t._replace(item="i?-a") if t.item == "i1-0" else t for t in row] for row in rows]
+        for rows in random_tokens()
+    )
+    models = (ProfileModel.load(folder, device="cpu") for folder in (shop / "model", tmp_path))
+    scores = [score(model, histories, windows) for model in models]
+    # The new names may become next items; nothing else may change.
+    before, after = (result._replace(next_items=result.next_items[:, :1] * 0) for result in scores)
+    assert_scores_equal(before, after)
+
+
+def test_small_student_uses_the_teachers_items_and_loss_terms(shop, tmp_path):
+    student = dataclasses.replace(SHORT, name="student", layers=1)
+    card = train(student, shop / "early", tmp_path / "student", teacher_folder=shop / "model")
+    _, teacher_items, _, teacher_card = checkpoint.load(shop / "model")
+    model, items, _, _ = checkpoint.load(tmp_path / "student")
+    assert items == teacher_items and len(model.blocks) == 1
+    assert card["data"]["teacher"] == teacher_card.sha256
+    header = (tmp_path / "student" / "curves.csv").read_text().splitlines()[0]
+    assert "taught_category" in header and "taught_item" in header
+
+
+def test_teacher_with_another_sequence_length_is_rejected(shop, tmp_path):
+    other = dataclasses.replace(SHORT, max_len=16)
+    with pytest.raises(InputError, match="max_len = 32, but recipe miniature has 16"):
+        train(other, shop / "early", tmp_path / "other", teacher_folder=shop / "model")
+
+
+def test_continued_training_makes_the_next_revision_until_rows_are_used_up(
+    shop, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(recipes.RECIPES, "general", SHORT)
+    paths = {"rows": shop / "all", "out": tmp_path / "next", "continue": shop / "model"}
+    result = run("model train general --json", **paths)
+    assert result.exit_code == 0, result.output
+    card = checkpoint.load(tmp_path / "next")[3]
+    assert (card.version, card.revision) == ("miniature-2", 2)
+    assert card.data["train_until"] > checkpoint.load(shop / "model")[3].data["train_until"]
+    assert card.recipe["learning_rate"] == SHORT.continue_learning_rate
+    metrics = json.loads(result.stdout.splitlines()[-1])
+    assert {"validation", "validation_before"} <= set(metrics)
+    with pytest.raises(InputError, match="no new training rows"):
+        teacher = {"teacher_folder": tmp_path / "next", "incremental": True}
+        train(SHORT, shop / "early", tmp_path / "b", **teacher)
+
+
+def test_new_windows_are_split_by_time_and_mixed_with_replayed_ones():
+    end_ms_W = FIRST_DAY_MS + DAY_MS * np.arange(1, 101)
+    since_ms = FIRST_DAY_MS + 60 * DAY_MS
+    split = split_new_windows(SHORT, end_ms_W, since_ms, np.random.default_rng(1))
+    new = split.train[end_ms_W[split.train] > since_ms]
+    assert len(new) == len(split.train) // 2 == 34
+    assert new.max() < split.validation.min() and len(split.validation) == 6
+    assert len(set(split.train)) == len(split.train) and not len(split.test)
+
+
+RECIPE = "general-7-days"
+SHORT_WITHOUT_CATEGORIES = dataclasses.asdict(
+    dataclasses.replace(MINIATURE, name=RECIPE, epochs=1, windows_per_epoch=64)
+)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> tuple[Path, dict]:
+    """The folder of a model that the train command made, and the metrics of its card."""
+    folder = tmp_path_factory.mktemp("without_categories")
+    rows = write_rows(folder / "rows", has_categories=False)
+    params = folder / "params.toml"
+    base = dataclasses.asdict(recipe(RECIPE))
+    changed = {
+        name: value for name, value in SHORT_WITHOUT_CATEGORIES.items() if value != base[name]
+    }
+    params.write_text("".join(f"{name} = {value}\n" for name, value in changed.items()))
+    result = run(f"model train {RECIPE}", rows=rows, out=folder / "model", params=params)
+    assert result.exit_code == 0, result.output
+    assert "next item, NDCG@10" in result.output and "next category" not in result.output
+    return folder / "model", json.loads((folder / "model/card.json").read_text())["metrics"]
+
+
+def test_items_are_learned_without_categories(trained: tuple[Path, dict]) -> None:
+    metrics = trained[1]["validation"]["next_event"]
+    assert "ndcg_at_10" not in metrics["category"]["model"]
+    item = metrics["item"]
+    assert item["model"]["ndcg_at_10"] > item["popularity"]["ndcg_at_10"]
+    assert trained[1]["ranker"]["windows"] > 0
+
+
+def test_model_without_categories_serves_items_and_no_interests(trained: tuple[Path, dict]) -> None:
+    model = ProfileModel.load(trained[0], device="cpu")
+    assert model.categories == []
+    histories, windows = (
+        [[token._replace(category="") for token in row] for row in rows]
+        for rows in random_tokens(6)
+    )
+    scores = score(model, histories, windows)
+    assert scores.interests_after.shape == (6, 0)
+    assert scores.next_items.shape == (6, 10)
+    for values in (scores.embedding_after, scores.surprise, scores.churn_after):
+        assert np.isfinite(values).all()

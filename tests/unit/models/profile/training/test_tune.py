@@ -4,14 +4,12 @@ import dataclasses
 import json
 
 import pytest
-from typer.testing import CliRunner
 
-from cli.main import app
 from liveprofile.errors import InputError
 from models.profile.evaluation import evaluate
 from models.profile.recipes import RECIPES, SEARCH_SPACE, SearchRange, override_from_toml, recipe
 from models.profile.training.tune import tune
-from tests.unit.models.profile.miniature import MINIATURE
+from tests.unit.models.profile.miniature import MINIATURE, run
 
 pytestmark = pytest.mark.slow
 
@@ -55,31 +53,15 @@ def test_killed_study_resumes_with_the_same_trials_and_never_reads_the_test_spli
 
 def test_train_accepts_the_parameters_that_tune_writes(miniature_rows, tmp_path, monkeypatch):
     monkeypatch.setitem(RECIPES, "general", TINY)
-    runner, study = CliRunner(), tmp_path / "study.db"
-    arguments = ["general", "--rows", str(miniature_rows)]
-    result = runner.invoke(
-        app,
-        [
-            "model",
-            "tune",
-            *arguments,
-            "--study",
-            str(study),
-            "--trials",
-            "1",
-            "--epochs",
-            "1",
-            "--json",
-        ],
-    )
+    paths = {"rows": miniature_rows, "study": tmp_path / "study.db"}
+    result = run("model tune general --trials 1 --epochs 1 --json", **paths)
     assert result.exit_code == 0, result.output
     best = json.loads(result.stdout.splitlines()[-1])
     assert best["params"] == {name: getattr(TINY, name) for name in SEARCH_SPACE}
     (tmp_path / "study.toml").write_text((tmp_path / "study.toml").read_text() + "epochs = 1\n")
     out = tmp_path / "out"
-    result = runner.invoke(
-        app, ["model", "train", *arguments, "--out", str(out), "--params", best["file"], "--json"]
-    )
+    paths = {"rows": miniature_rows, "out": out, "params": best["file"]}
+    result = run("model train general --json", **paths)
     assert result.exit_code == 0, result.output
     assert json.loads((out / "card.json").read_text())["recipe"] == {
         **dataclasses.asdict(TINY),

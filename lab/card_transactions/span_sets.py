@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
+from liveprofile.features.entity import ORDER_FEATURES
 from liveprofile.features.entity.past_events import SPANS_MS
 from liveprofile.progress import Progress
 from models.fraud.datasets.event_dataset import LabelledFeatures
@@ -79,3 +82,9 @@ def _take(split: LabelledFeatures, names: list[str], columns: list[str]) -> Labe
         return split
     index = {name: number for number, name in enumerate(names)}
     return LabelledFeatures(split.x_NF[:, [index[name] for name in columns]], split.fraud_N)
+
+
+def with_order_columns(chosen: LabelledFeatures, all_columns: LabelledFeatures) -> LabelledFeatures:
+    """Appends ORDER_FEATURES, the last columns of `all_columns`, to some chosen columns."""
+    order_NF = all_columns.x_NF[:, -len(ORDER_FEATURES) :]
+    return chosen._replace(x_NF=np.column_stack([chosen.x_NF, order_NF]))

@@ -1,0 +1,192 @@
+"""What the training of the fraud model chooses: order, the forest, thresholds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xgboost as xgb
+
+from liveprofile.errors import InputError
+from liveprofile.features.entity import EVENT_FEATURES, ORDER_FEATURES
+from models.fraud.datasets.event_dataset import LabelledFeatures
+from models.fraud.model import trees_log_odds
+from models.fraud.training.alert_metrics import (
+    NO_ALERT_SCORE,
+    threshold_by_budget,
+    threshold_by_cost,
+)
+from models.fraud.training.fit import FOREST_TREES, fit_trees
+from models.fraud.training.order_choice import OrderChoice, choose_order, tree_inputs
+from models.fraud.training.train_simulated import FEATURES
+from models.fraud.transitions import COLUMNS
+
+SETTING = {"max_depth": 2, "rounds": 20, "eta": 0.3}
+ORDER_NAMES = ["amount", "user_seconds_since_event"]
+COLUMN_NAMES = ["first", "second", "third"]
+BOOSTED = {"max_depth": 2, "rounds": 20, "eta": 0.1}
+FOREST = 6.0
+USERS = np.arange(1_500) % 300
+
+
+def order_split(decisive: str, seed: int) -> LabelledFeatures:
+    """Events whose label is the sign of one column. Types are 0 to 5, gaps above 0."""
+    columns, random = [*ORDER_NAMES, *ORDER_FEATURES], np.random.default_rng(seed)
+    x_NF = random.lognormal(3, 2, (len(USERS), len(columns))).astype(np.float32)
+    for column, name in enumerate(columns):
+        if name.startswith("user_type"):
+            x_NF[:, column] = random.integers(6, size=len(USERS))
+    decisive_N = x_NF[:, columns.index(decisive)]
+    return LabelledFeatures(x_NF, decisive_N > np.quantile(decisive_N, 0.8))
+
+
+def choose(decisive: str, users: np.ndarray = USERS) -> OrderChoice:
+    train, validation = order_split(decisive, 0), order_split(decisive, 1)
+    return choose_order(train, users, 1.0, validation, users, ORDER_NAMES, SETTING)
+
+
+def test_order_is_chosen_if_it_shows_the_frauds() -> None:
+    inputs, report = choose("user_gap_3_before")
+    assert inputs.names == [*ORDER_NAMES, *ORDER_FEATURES]
+    assert inputs.tree_names == [*inputs.names, *COLUMNS]
+    assert inputs.transitions is not None
+    assert inputs.train.x_NF.shape == (len(USERS), len(inputs.tree_names))
+    assert report["chosen"] is True
+    assert report["gain_95"][0] > 0.5
+
+
+def test_order_is_not_chosen_if_other_features_show_the_frauds() -> None:
+    inputs, report = choose("amount")
+    assert inputs.names == inputs.tree_names == ORDER_NAMES
+    assert inputs.transitions is None
+    assert report["chosen"] is False
+    assert set(report["average_precision"]) == {"without", "with"}
+
+
+def test_user_numbers_of_several_shops_are_grouped() -> None:
+    """Numbers of the second shop are above 2**32 (models.fraud.datasets.event_dataset)."""
+    users = np.where(np.arange(len(USERS)) < 700, USERS, USERS + (1 << 32))
+    assert choose("user_gap_3_before", users).report["chosen"] is True
+
+
+def test_inputs_of_unseen_events_are_those_of_the_transitions_of_all_training_events() -> None:
+    train, unseen = order_split("amount", 0), order_split("amount", 1)
+    inputs = tree_inputs(train, ORDER_NAMES, USERS, with_order=True)
+    found = inputs.of(unseen)
+    np.testing.assert_array_equal(found.x_NF, inputs.transitions.append(unseen.x_NF, inputs.names))
+    np.testing.assert_array_equal(found.fraud_N, unseen.fraud_N)
+    plain = tree_inputs(train, ORDER_NAMES, USERS, with_order=False).of(unseen)
+    np.testing.assert_array_equal(plain.x_NF, unseen.x_NF[:, : len(ORDER_NAMES)])
+
+
+def test_order_features_are_features_that_no_model_reads_unless_chosen() -> None:
+    assert set(ORDER_FEATURES) < set(EVENT_FEATURES)
+    assert not set(ORDER_FEATURES) & set(FEATURES)
+    older = ("user_seconds_since_event", "user_seconds_since_purchase", "user_seconds_since_login")
+    assert all(name in FEATURES for name in older)
+
+
+def events(noise: float = 0.0, count: int = 4_000) -> LabelledFeatures:
+    """Each column decides which events are frauds, up to noise; a twentieth is.
+
+    A node of the forest sees one of the three columns, drawn by chance.
+    """
+    random = np.random.default_rng(3)
+    first_N = random.standard_normal(count)
+    x_NF = np.column_stack([first_N, -first_N, np.exp(first_N)]).astype(np.float32)
+    suspicion_N = first_N + noise * random.standard_normal(count)
+    return LabelledFeatures(x_NF, suspicion_N > np.quantile(suspicion_N, 0.95))
+
+
+def forest_log_odds(
+    dataset: LabelledFeatures, legitimate_weight: float, boosted: dict
+) -> np.ndarray:
+    """(N,) what the forest adds."""
+    alone, both = (
+        fit_trees(dataset, legitimate_weight, COLUMN_NAMES, boosted | {"forest": forest})
+        for forest in (0.0, FOREST)
+    )
+    return trees_log_odds(both, dataset.x_NF) - trees_log_odds(alone, dataset.x_NF)
+
+
+@pytest.mark.parametrize("legitimate_weight", [1.0, 4.0])
+def test_forest_adds_its_log_odds_times_the_share_of_frauds_above_the_average(
+    legitimate_weight: float,
+) -> None:
+    dataset = events()
+    added_N = forest_log_odds(dataset, legitimate_weight, BOOSTED)
+    share = 0.05 / (0.05 + 0.95 * legitimate_weight)
+    # The leaves of these events are pure, apart from events at the border between both kinds.
+    assert np.median(added_N[dataset.fraud_N]) == pytest.approx(FOREST * (1 - share), rel=0.05)
+    assert np.median(added_N[~dataset.fraud_N]) == pytest.approx(-FOREST * share, rel=0.05)
+
+
+def test_forest_does_not_depend_on_the_boosted_trees() -> None:
+    dataset = events(noise=0.5)
+    added_N = forest_log_odds(dataset, 1.0, BOOSTED)
+    others_N = forest_log_odds(dataset, 1.0, {"max_depth": 5, "rounds": 20, "eta": 0.3})
+    np.testing.assert_allclose(added_N, others_N, atol=1e-4)
+
+
+def test_forest_follows_the_boosted_trees_in_one_logistic_booster() -> None:
+    dataset = events(noise=0.5)
+    alone, both = (
+        fit_trees(dataset, 1.0, COLUMN_NAMES, BOOSTED | {"forest": forest})
+        for forest in (0.0, FOREST)
+    )
+    rounds = BOOSTED["rounds"]
+    assert alone.num_boosted_rounds() == rounds
+    assert both.num_boosted_rounds() == rounds + FOREST_TREES
+    assert both.get_dump()[:rounds] == alone.get_dump()
+    loaded = xgb.Booster(model_file=both.save_raw("ubj"))
+    score_N = loaded.inplace_predict(dataset.x_NF)
+    np.testing.assert_allclose(
+        score_N, 1 / (1 + np.exp(-trees_log_odds(both, dataset.x_NF))), rtol=1e-4
+    )
+
+
+def test_threshold_by_cost_has_the_minimum_cost_of_all_thresholds() -> None:
+    random = np.random.default_rng(5)
+    for _ in range(20):
+        score = np.floor(random.random(60) * 10) / 10  # with ties
+        fraud, amount = random.random(60) < score / 2, random.lognormal(3, 1, 60)
+        false_alarm, share = float(random.choice([0, 5, 40])), float(random.choice([0.2, 1]))
+
+        def cost(threshold: float, score=score, fraud=fraud, amount=amount) -> float:
+            alert = score >= threshold
+            missed = amount[fraud & ~alert].sum() * share  # noqa: B023
+            return (alert & ~fraud).sum() * false_alarm + missed  # noqa: B023
+
+        threshold = threshold_by_cost(score, fraud, amount, false_alarm, share)
+        assert cost(threshold) == pytest.approx(min(map(cost, [*score, NO_ALERT_SCORE + 1])))
+
+
+def test_no_alerts_if_each_costs_more_than_it_saves() -> None:
+    score, fraud = np.array([0.9, 0.2]), np.array([True, False])
+    assert threshold_by_cost(score, fraud, np.array([1.0, 1.0]), 0.5) == 0.9
+    assert threshold_by_cost(score, ~fraud, np.array([1.0, 1.0]), 5.0) == NO_ALERT_SCORE
+
+
+def test_threshold_by_budget_is_the_lowest_that_keeps_the_budget() -> None:
+    random = np.random.default_rng(6)
+    score = np.floor(random.random(500) * 100) / 100
+    day, user = random.integers(0, 10, 500), random.integers(0, 40, 500)
+
+    def flagged(threshold: float) -> int:
+        alert = score >= threshold
+        return len({(d, u) for d, u in zip(day[alert], user[alert], strict=True)})
+
+    for budget in (0.1, 1, 4, 1_000):
+        threshold = threshold_by_budget(score, day, user, 10, budget)
+        assert flagged(threshold) <= 10 * budget
+        lower = score[score < threshold]
+        assert not len(lower) or flagged(lower.max()) > 10 * budget
+
+
+def test_no_scores_no_budget_or_negative_cost_is_rejected() -> None:
+    none = np.empty(0)
+    with pytest.raises(InputError, match="no scores"):
+        threshold_by_cost(none, none.astype(bool), none, 1)
+    with pytest.raises(InputError, match="must be above 0"):
+        threshold_by_budget(np.ones(1), np.ones(1), np.ones(1), 1, 0)
+    with pytest.raises(InputError, match="must not be negative"):
+        threshold_by_cost(np.ones(1), np.ones(1, bool), np.ones(1), -1)

@@ -1,0 +1,374 @@
+"""Measures of rankings and of values at any time, their intervals, and the log of looks."""
+
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from lab.baselines.values.data import Predictions
+from liveprofile.errors import InputError
+from liveprofile.features.baselines import SUMS
+from liveprofile.units import DAY_MS
+from models.profile.data.examples import PURCHASE, VIEW
+from models.profile.data.moments import Moments, Outcomes, month_ends, outcomes
+from models.profile.evaluation.any_time import HORIZONS_DAYS, compare_values, split_moments
+from models.profile.evaluation.intervals import UserBootstrap
+from models.profile.evaluation.look_log import logged
+from models.profile.evaluation.next_basket import (
+    NO_CODE,
+    RETURN,
+    basket_scores,
+    compare_rankings,
+    next_baskets,
+)
+from models.profile.evaluation.value_baselines import linear_baselines
+from tests.unit.models.profile.miniature import MINIATURE
+from tests.unit.models.profile.synthetic_streams import (
+    START_MS,
+    churning_customers,
+    corpus_and_split,
+    make_streams,
+)
+
+
+def streams_of(*events):
+    """Events as (user, day, item, type); item 0 has no name."""
+    user, day, item, kind = (np.array(column) for column in zip(*events, strict=True))
+    return make_streams(user, START_MS + day * DAY_MS, kind, np.ones(len(user)), item)
+
+
+SHOP = streams_of(
+    (0, 0, 3, PURCHASE),
+    (0, 0, 4, PURCHASE),
+    (0, 2, 4, PURCHASE),
+    (0, 2, 4, PURCHASE),
+    (0, 2, 5, VIEW),
+    (0, 2, 0, VIEW),
+    (0, 2, 3, RETURN),
+    (0, 5, 6, PURCHASE),
+    (1, 1, 6, PURCHASE),
+    (1, 3, 0, PURCHASE),
+)
+ALL = np.arange(5)
+
+
+def basket_of(baskets, row):
+    return baskets.code_M[baskets.row_M == row].tolist()
+
+
+def test_target_is_the_set_of_the_following_window_without_returns_and_unnamed_items():
+    baskets = next_baskets(SHOP, "item", ALL)
+    assert baskets.window_W.tolist() == [0, 1]
+    assert baskets.user_W.tolist() == [0, 0]
+    assert basket_of(baskets, 0) == [4, 5]
+    assert basket_of(baskets, 1) == [6]
+    assert baskets.had_before_M.tolist() == [True, False, False]
+
+
+def test_categories_are_compared_by_their_own_codes():
+    baskets = next_baskets(SHOP, "category", np.array([1]))
+    assert basket_of(baskets, 0) == [0, 4]  # item 5 has the category 0, as the unnamed item has
+
+
+def test_ndcg_recall_and_hit_of_a_known_ranking():
+    baskets = next_baskets(SHOP, "item", ALL)
+    scores = basket_scores(baskets, np.array([[3, 5, 1], [1, 2, 6]]))
+    ideal = 1 + 1 / math.log2(3)
+    np.testing.assert_allclose(scores.ndcg_at_10, [1 / math.log2(3) / ideal, 1 / math.log2(4)])
+    np.testing.assert_allclose(scores.recall_at_10, [0.5, 1])
+    np.testing.assert_allclose(scores.hit_rate, [1, 1])
+
+
+def test_repeat_and_explore_count_only_their_members_of_the_same_ranking():
+    baskets = next_baskets(SHOP, "item", ALL)
+    ranking = np.array([[5, 4], [5, 4]])
+    repeat, explore = (basket_scores(baskets, ranking, part) for part in ("repeat", "explore"))
+    np.testing.assert_allclose(repeat.ndcg_at_10, [1 / math.log2(3), np.nan])
+    np.testing.assert_allclose(explore.ndcg_at_10, [1, 0])
+    np.testing.assert_allclose(repeat.recall_at_10, [1, np.nan])
+    np.testing.assert_allclose(explore.hit_rate, [1, 0])
+
+
+def test_best_ranking_has_the_score_1_also_for_more_than_ten_members():
+    events = [(0, 0, 1, PURCHASE), *((0, 1, item, PURCHASE) for item in range(1, 15))]
+    baskets = next_baskets(streams_of(*events), "item", np.array([1]))
+    scores = basket_scores(baskets, np.arange(1, 11)[None])
+    np.testing.assert_allclose(scores.ndcg_at_10, [1])
+    np.testing.assert_allclose(scores.recall_at_10, [10 / 14])
+
+
+def test_empty_places_hit_nothing_and_places_after_the_tenth_do_not_count():
+    baskets = next_baskets(SHOP, "item", ALL)
+    empty = np.full((2, 12), NO_CODE)
+    empty[:, 10] = 6
+    assert basket_scores(baskets, empty).hit_rate.tolist() == [0, 0]
+
+
+def test_code_twice_in_a_ranking_is_an_error():
+    baskets = next_baskets(SHOP, "item", ALL)
+    with pytest.raises(ValueError, match="row 1 has a code twice"):
+        basket_scores(baskets, np.array([[3, 5, 4], [5, 2, 5]]))
+
+
+def random_shop(seed):
+    random = np.random.default_rng(seed)
+    events = 2_000
+    return make_streams(
+        random.integers(0, 30, events),
+        START_MS + random.integers(0, 40, events) * DAY_MS,
+        np.full(events, PURCHASE),
+        np.ones(events),
+        random.integers(1, 20, events),
+    )
+
+
+@pytest.mark.parametrize("kind", ["item", "category"])
+def test_permuting_the_events_of_a_window_changes_no_score(kind):
+    """The lines of a receipt have one time: a measure must not know their order."""
+    streams = random_shop(1)
+    random = np.random.default_rng(2)
+    order = np.concatenate(
+        [
+            random.permutation(np.arange(first, last))
+            for first, last in zip(streams.first_W, streams.last_W, strict=True)
+        ]
+    )
+    shuffled = streams._replace(item_N=streams.item_N[order], category_N=streams.category_N[order])
+    windows = np.arange(len(streams.user_W))
+    first, second = (next_baskets(each, kind, windows) for each in (streams, shuffled))
+    for actual, expected in zip(second[:5], first[:5], strict=True):
+        np.testing.assert_array_equal(actual, expected)
+
+
+def test_comparison_has_scores_differences_and_intervals_by_part():
+    streams = random_shop(3)
+    baskets = next_baskets(streams, "item", np.arange(len(streams.user_W)))
+    rows = len(baskets.window_W)
+    truth = np.full((rows, 10), NO_CODE)
+    place = np.arange(len(baskets.row_M)) - np.searchsorted(baskets.row_M, baskets.row_M)
+    truth[baskets.row_M, place] = baskets.code_M
+    report = compare_rankings(baskets, truth, {"none": np.full((rows, 10), NO_CODE)})
+    everything = report["all"]
+    assert everything["windows"] == rows
+    assert everything["users"] == 30
+    assert everything["scores"]["model"]["ndcg_at_10"] == [1, 1, 1]
+    assert everything["scores"]["none"]["hit_rate"] == [0, 0, 0]
+    assert everything["model_over"]["none"]["recall_at_10"] == [1, 1, 1]
+    assert report["repeat"]["windows"] < rows
+    value, low, high = report["repeat"]["scores"]["model"]["ndcg_at_10"]
+    assert low <= value <= high < 1  # new members take places of the ranking
+
+
+@pytest.fixture(scope="module")
+def truth():
+    random = np.random.default_rng(1)
+    churned = random.random(600) < 0.4
+    spend = np.where(churned, 0, random.lognormal(3, 1, 600))
+    return Outcomes(churned, spend, np.where(churned, 30, random.uniform(0, 30, 600)))
+
+
+USERS = np.repeat(np.arange(100), 6)
+
+
+def test_perfect_model_beats_a_constant_with_the_interval_beyond_0(truth):
+    perfect = Predictions(truth.churned_M.astype(float), truth.spend_M, truth.days_M)
+    noise = np.random.default_rng(2).random(600)
+    report = compare_values(USERS, truth, perfect, {"noise": Predictions(noise, noise, noise)})
+    assert (report["moments"], report["users"]) == (600, 100)
+    assert report["churn"]["model"] == {"auc": 1}
+    difference, low, high = report["churn"]["noise"]["model_over"]
+    assert 0 < low < difference < high
+    for target in ("spend", "days"):
+        assert report[target]["model"]["mae"] == 0
+        assert report[target]["noise"]["model_over"]["mae"][2] < 0
+
+
+def test_targets_that_a_model_lacks_are_left_out(truth):
+    days = Predictions(days_W=truth.days_M)
+    report = compare_values(USERS, truth, Predictions(), {"own_gap": days})
+    assert list(report["churn"]) == ["share"]
+    assert report["days"]["own_gap"]["mae"] == 0
+    assert "model_over" not in report["days"]["own_gap"]
+    assert "own_gap" not in report["spend"]
+
+
+def day(number):
+    return START_MS + round(number * DAY_MS)
+
+
+# User 0 buys on days 0 and 10, views on day 12. User 1 buys on day 20.
+STREAMS = make_streams(
+    np.array([0, 0, 0, 1]),
+    np.array([day(0), day(10.5), day(12), day(20)]),
+    np.array([PURCHASE, PURCHASE, VIEW, PURCHASE]),
+    np.array([3.0, 4.0, 0.0, 5.0]),
+    np.ones(4, int),
+)
+
+
+def test_moment_has_the_last_window_that_has_ended():
+    moments = Moments.at(STREAMS, day(12.5))
+    assert moments.window_M.tolist() == [1]  # the window of day 12 is open, user 1 not yet seen
+    assert Moments.at(STREAMS, day(21)).window_M.tolist() == [2, 3]
+
+
+def test_outcomes_are_purchases_in_the_horizon_after_the_moment():
+    moments = Moments(np.array([0, 0, 2]), np.array([day(1), day(5), day(15)]))
+    truth = outcomes(STREAMS, moments, 7)
+    assert truth.churned_M.tolist() == [True, False, True]
+    assert truth.spend_M.tolist() == [0, 4, 0]
+    assert truth.days_M.tolist() == [7, 5.5, 7]  # at most the horizon, and of the same user
+
+
+def test_month_ends_are_first_milliseconds_of_months():
+    ends = month_ends(day(0), day(59))
+    assert ends == [day(31), day(59)]
+    assert month_ends(day(31), day(58)) == []
+
+
+def test_moments_are_drawn_for_every_user_seen_also_long_after_the_last_window():
+    streams = churning_customers()
+    moments = Moments.draw(streams, day(100), day(130), 2, seed=1)
+    user = streams.user_W[moments.window_M]
+    seen = np.unique(streams.user_W[streams.end_ms_W <= day(130)])
+    assert (np.bincount(user)[seen] >= 2).all()
+    assert (moments.at_ms_M > day(100)).all() and (moments.at_ms_M <= day(130)).all()
+    assert (np.diff(moments.window_M) >= 0).all()
+    end_ms = streams.end_ms_W[moments.window_M]
+    assert (end_ms <= moments.at_ms_M).all()
+    assert (moments.at_ms_M - end_ms).max() > 60 * DAY_MS
+    following = np.minimum(moments.window_M + 1, len(streams.user_W) - 1)
+    same_user = streams.user_W[following] == user
+    later = streams.end_ms_W[following] > moments.at_ms_M
+    assert (later | ~same_user | (following == moments.window_M)).all()
+
+
+def test_horizons_end_in_the_split_of_their_moment():
+    corpus, split = corpus_and_split(churning_customers())
+    for days in HORIZONS_DAYS:
+        _, validation, test = split_moments(corpus.streams, split, days)
+        for moments, after_ms, until_ms in (
+            (validation, split.train_until_ms, split.validation_until_ms),
+            (test, split.validation_until_ms, split.test_until_ms),
+        ):
+            horizon_end = moments.at_ms_M + days * DAY_MS
+            assert (horizon_end > after_ms).all() and (horizon_end <= until_ms).all()
+
+
+def test_no_horizon_of_training_overlaps_one_of_validation_or_test():
+    corpus, split = corpus_and_split(churning_customers())
+    for days in (7, 30):
+        train, *later = split_moments(corpus.streams, split, days)
+        last_label_ms = train.at_ms_M.max() + days * DAY_MS
+        assert last_label_ms > split.train_until_ms - (days + 5) * DAY_MS
+        assert all(last_label_ms <= moments.at_ms_M.min() for moments in later)
+
+
+def with_sums(streams):
+    """What the SQL adds, all 0: the memory tells enough."""
+    zeros_WS = np.zeros((len(streams.user_W), len(SUMS)))
+    last_ms_W = np.zeros(len(streams.user_W), np.int64)
+    return streams._replace(added_WS=zeros_WS, sums_WS=zeros_WS, last_purchase_ms_W=last_ms_W)
+
+
+def fitted(streams):
+    corpus, split = corpus_and_split(with_sums(streams))
+    moments = split_moments(corpus.streams, split, 30)
+    return moments, corpus.streams, linear_baselines(corpus, MINIATURE, *moments, 30)
+
+
+def test_regressions_are_better_than_the_average_on_unseen_moments():
+    moments, streams, found = fitted(churning_customers())
+    truth = outcomes(streams, moments[2], 30)
+    churn_M = found["logistic_regression"].predictions.churn_W
+    assert churn_M[truth.churned_M].mean() > churn_M[~truth.churned_M].mean() + 0.3
+    linear = found["linear_regression"]
+    assert linear.predictions.churn_W is None and set(linear.settings) == {"spend", "days"}
+    known = outcomes(streams, moments[0], 30)
+    for target in ("spend", "days"):
+        predicted_M = getattr(linear.predictions, f"{target}_W")
+        true_M, average = getattr(truth, f"{target}_M"), getattr(known, f"{target}_M").mean()
+        assert np.abs(predicted_M - true_M).mean() < 0.8 * np.abs(average - true_M).mean()
+        assert predicted_M.min() >= 0
+    assert linear.predictions.days_W.max() <= 30
+
+
+def test_events_after_validation_change_no_choice():
+    _, _, expected = fitted(churning_customers())
+    streams = churning_customers()
+    split = corpus_and_split(streams)[1]
+    late_N = streams.time_ms_N >= split.validation_until_ms
+    _, _, found = fitted(streams._replace(amount_N=np.where(late_N, 1e6, streams.amount_N)))
+    assert {name: each.settings for name, each in found.items()} == {
+        name: each.settings for name, each in expected.items()
+    }
+
+
+def test_nothing_is_fitted_without_both_classes():
+    streams = churning_customers(users=8)
+    assert fitted(streams._replace(type_N=np.full_like(streams.type_N, VIEW)))[2] == {}
+
+
+@pytest.fixture(scope="module")
+def predictions():
+    """Scores of two models for 400 predictions of 30 users, with ties, the truth and the users."""
+    random = np.random.default_rng(6)
+    truth = random.lognormal(2, 1, 400)
+    first, second = (np.round(np.log(truth) + random.normal(0, s, 400), 1) for s in (0.5, 1.5))
+    return first, second, truth, random.integers(100, 130, 400)
+
+
+def test_intervals_equal_those_of_written_out_resamples(predictions):
+    first, second, truth, user = predictions
+    bootstrap = UserBootstrap(user, resamples=50)
+    rows = {code: np.flatnonzero(user == code) for code in np.unique(user)}
+    true = truth > 8
+    metrics = {
+        "mean": lambda score, index: score[index].mean(),
+        "mae": lambda score, index: np.abs(score[index] - truth[index]).mean(),
+        "auc": lambda score, index: roc_auc_score(true[index], score[index]),
+        "average_precision": lambda score, index: average_precision_score(
+            true[index], score[index]
+        ),
+        "spearman": lambda score, index: spearmanr(score[index], truth[index])[0],
+    }
+    truths = {
+        "mean": (),
+        "mae": (truth,),
+        "auc": (true,),
+        "average_precision": (true,),
+        "spearman": (truth,),
+    }
+    for name, metric in metrics.items():
+        differences = []
+        for counts in bootstrap._counts_RU:
+            index = np.concatenate([np.tile(rows[c], n) for c, n in zip(rows, counts, strict=True)])
+            differences.append(metric(first, index) - metric(second, index))
+        low, high = np.quantile(differences, [0.025, 0.975])
+        difference = metric(first, np.arange(400)) - metric(second, np.arange(400))
+        interval = getattr(bootstrap, name)(first, second, *truths[name])
+        assert interval == pytest.approx((difference, low, high), abs=1e-9), name
+
+
+def test_each_look_appends_a_line_with_date_commit_and_figures(tmp_path):
+    log = tmp_path / "looks.jsonl"
+    for value in (0.1, 0.2):
+        report = {"version": "shop-1", "rows": "abc", "ndcg": value}
+        assert logged(log, "general", lambda report=report: report) == report
+    first, second = map(json.loads, log.read_text().splitlines())
+    assert [first["figures"], second["figures"]] == [{"ndcg": 0.1}, {"ndcg": 0.2}]
+    assert (first["recipe"], first["checkpoint"], first["rows"]) == ("general", "shop-1", "abc")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", first["date"])
+    assert re.fullmatch(r"([0-9a-f]{40}(\+changes)?)?", first["commit"])
+
+
+def test_nothing_is_measured_if_the_log_cannot_be_written(tmp_path):
+    def measure():
+        raise AssertionError("looked at the test part")
+
+    with pytest.raises(InputError, match=r"test log .*missing.*No such file"):
+        logged(tmp_path / "missing" / "looks.jsonl", "general", measure)
