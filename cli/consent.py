@@ -26,7 +26,6 @@ from liveprofile.identity.merges import IdentityTable
 from liveprofile.kafka import offsets
 from liveprofile.kafka.offsets import partition_ranges
 from liveprofile.kafka.records import Record, read_topic, send_all
-from liveprofile.kafka.topics import PartitionRange
 from liveprofile.privacy.withdrawals import DELTAS, StoredRow, delete_rows, find_rows, read_digests
 from liveprofile.settings import Settings
 from liveprofile.storage.connection import open_session
@@ -125,12 +124,7 @@ def _reject(
     topic = settings.topics.events
     # A record arrives at most the allowed skew before its event's time.
     first_ms = min(starts_ms) - settings.limits.max_clock_skew_ms
-    starts = offsets.offsets_at(settings, topic, first_ms)
-    ranges = {
-        number: PartitionRange(max(span.first, starts[number]), span.end)
-        for number, span in offsets.partition_ranges(settings, topic).items()
-    }
-    records = read_topic(settings, topic, ranges)
+    records = read_topic(settings, topic, offsets.ranges_since(settings, topic, first_ms))
     send_all(settings, settings.topics.rejected, rejections(records, used, topic, merges))
 
 

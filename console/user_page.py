@@ -176,13 +176,6 @@ class InterestChart(NamedTuple):
     rows: list[tuple[str, list[float]]]  # category, shares in the order of names
 
 
-class Group(NamedTuple):
-    """Users to compare with. Their shares are the ten largest of each, so others count as 0."""
-
-    name: str
-    shares: Mapping[str, float]
-
-
 def mean_affinity(rows: Sequence[RawProfile]) -> dict[str, float]:
     """The mean long-term category shares of those users who have any."""
     stored = (orjson.loads(row.profile).get("category_affinity") for row in rows)
@@ -193,17 +186,21 @@ def mean_affinity(rows: Sequence[RawProfile]) -> dict[str, float]:
     return {name: value / len(known) for name, value in total.items()}
 
 
-def interests(own: Mapping[str, float], groups: Sequence[Group]) -> InterestChart:
-    """The user's largest categories, filled up with the largest of the groups."""
+def interests(own: Mapping[str, float], groups: Mapping[str, Mapping[str, float]]) -> InterestChart:
+    """The user's largest categories, filled up with the largest of the groups.
+
+    groups: by name, users to compare with. Their shares are the ten largest of each, so others
+    count as 0.
+    """
     names = [name for name, value in _largest(own) if value > 0][:MAX_AXES]
-    for group in groups:
-        for name, _ in _largest(group.shares):
+    for shares in groups.values():
+        for name, _ in _largest(shares):
             if len(names) >= MIN_AXES:
                 break
             if name not in names:
                 names.append(name)
     series = [("this user", "own", own)]
-    series += [(group.name, f"group{n}", group.shares) for n, group in enumerate(groups)]
+    series += [(name, f"group{n}", shares) for n, (name, shares) in enumerate(groups.items())]
     rows = [(name, [shares.get(name, 0.0) for _, _, shares in series]) for name in names]
     return InterestChart(radar(names, series), [name for name, _, _ in series], rows)
 

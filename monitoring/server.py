@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from liveprofile.errors import ConfigError
 from liveprofile.loopback import is_loopback
 from liveprofile.resources import product_path
-from liveprofile.rules.rules import RuleSet, read_rules
+from liveprofile.rules.rules import read_rules
 from liveprofile.settings import Settings
 from monitoring.cassandra_source import CassandraSource
 from monitoring.exporter import Exporter, Source
@@ -78,40 +78,12 @@ def read_token(file: str) -> str | None:
     return token
 
 
-def sources(
-    settings: Settings,
-    counters: list[TopicCounter],
-    cassandra: CassandraSource,
-    audit_state: Path | None,
-) -> list[Source]:
-    """The sources of figures. audit_state: the file of `liveprofile events audit --state`, if
-    any.
-    """
-    found = [
-        Source("flink", INTERVAL_S, partial(read_flink, settings)),
-        Source("kafka", INTERVAL_S, partial(read_kafka, settings, counters)),
-        Source("cassandra", INTERVAL_S, cassandra.read),
-    ]
-    if audit_state is not None:
-        found.append(Source("audit", INTERVAL_S, partial(read_audit, settings, audit_state)))
-    return found
-
-
-def topic_counters(settings: Settings, rules: RuleSet) -> list[TopicCounter]:
-    """Counters of rejected records and of alerts. rules: of the file, counted from 0 on."""
-    topics = settings.topics
-    known = [(rule.id, rule.severity) for rule in rules.rules]
-    reasons = [(reason,) for reason in REJECTION_REASONS]
-    return [
-        TopicCounter(settings, topics.rejected, "records_rejected", rejection_labels, reasons),
-        TopicCounter(settings, topics.alerts, "alerts", alert_labels, known),
-    ]
-
-
 def serve_metrics(
     settings: Settings, audit_state: Path | None, started: Callable[[str], None]
 ) -> None:
     """Serves until SIGTERM or Ctrl-C. `started` gets the URL when the server listens.
+
+    audit_state: the file of `liveprofile events audit --state`, if any.
 
     Raises ConfigError for a bad certificate or token, ServiceError if the address is taken.
     """
@@ -121,9 +93,23 @@ def serve_metrics(
         raise ConfigError(
             f"settings serve.host = {limits.host!r} is not loopback: it needs metrics.token_file"
         )
-    counters = topic_counters(settings, read_rules(product_path(settings.rules)))
+    topics, rules = settings.topics, read_rules(product_path(settings.rules)).rules
+    # Rules and reasons are counted from 0 on.
+    known = [(rule.id, rule.severity) for rule in rules]
+    reasons = [(reason,) for reason in REJECTION_REASONS]
+    counters = [
+        TopicCounter(settings, topics.rejected, "records_rejected", rejection_labels, reasons),
+        TopicCounter(settings, topics.alerts, "alerts", alert_labels, known),
+    ]
     cassandra = CassandraSource(settings)
-    exporter = Exporter(sources(settings, counters, cassandra, audit_state))
+    reads = {
+        "flink": partial(read_flink, settings),
+        "kafka": partial(read_kafka, settings, counters),
+        "cassandra": cassandra.read,
+    }
+    if audit_state is not None:
+        reads["audit"] = partial(read_audit, settings, audit_state)
+    exporter = Exporter([Source(name, INTERVAL_S, read) for name, read in reads.items()])
     registry = CollectorRegistry()
     registry.register(_Described(exporter))
     server = server_of(MetricsApp(make_asgi_app(registry), token), limits, "metrics")

@@ -106,7 +106,9 @@ def select_key_cql() -> str:
 def write_key(session: Session, key: StoredKey, now_ms: int) -> None:
     """Inserts or replaces the whole row, which expires when the key does. Raises ServiceError."""
     ttl_s = max(1, (key.expires_at_ms - now_ms) // SECOND_MS)
-    values = (*key[:4], from_ms(key.created_at_ms), key.created_by, from_ms(key.expires_at_ms))
+    # The driver would encode the role, an enum, as a list.
+    secret = (key.key_id, key.name, key.role.value, key.secret_hash)
+    values = (*secret, from_ms(key.created_at_ms), key.created_by, from_ms(key.expires_at_ms))
     revoked_at = None if key.revoked_at_ms is None else from_ms(key.revoked_at_ms)
     execute(session, API_KEY.insert(ttl_s, time="", mark="%s"), (*values, revoked_at))
 

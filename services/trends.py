@@ -14,7 +14,6 @@ from liveprofile.trends.counts import SPANS_MS, Series
 from liveprofile.trends.forecast import DayForecast, forecast_next_day
 from liveprofile.trends.funnel import Cohort, FunnelStep, funnel, retention, user_windows
 from liveprofile.trends.points import HISTORY_MS, Metric, Point, hours_by_day, points, unit_of
-from liveprofile.trends.update import complete_until_ms
 
 Row = TypeVar("Row")
 # Passes the rows of a scan on, and may end it with an exception.
@@ -42,7 +41,7 @@ class StoredForecast(NamedTuple):
 def counted_until_ms(session: Session, settings: Settings) -> int | None:
     """The event time before which everything is counted. None if nothing has been counted."""
     chunk = read_last_chunk(session, settings.topics.events)
-    return chunk and complete_until_ms(chunk, settings.window.out_of_orderness_ms)
+    return chunk and chunk.complete_until_ms(settings.window.out_of_orderness_ms)
 
 
 def trend(

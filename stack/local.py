@@ -169,13 +169,6 @@ class Stack:
     def status(self) -> dict[str, Any]:
         """{"root", "config", "services": {name: {"pid", "port"?, "memory_mb", "log"}}}."""
         ports = self._state.read()["ports"]
-        names = {
-            "kafka": "kafka",
-            "cassandra": "cassandra",
-            "jobmanager": "flink_rest",
-            "api": "api",
-            "console": "console",
-        }
         others = (self.api, self.console, self.heartbeat)
         shown = self.services | {service.name: service for service in others}
         return {
@@ -184,7 +177,7 @@ class Stack:
             "services": {
                 name: {
                     "pid": service.pid,
-                    "port": ports.get(names.get(name, "")),
+                    "port": ports.get("flink_rest" if name == "jobmanager" else name),
                     "memory_mb": round(service.memory_mb()),
                     "log": str(service.log),
                 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
@@ -34,9 +34,9 @@ from serve.security import Caller
 from serve.store.store import Store
 from services import operations as service
 from services import trends
-from services.operations import REJECTED_OFFSETS, DriftHistory
+from services.operations import REJECTED_OFFSETS
 from services.trends import TrendPoints
-from udfs.scoring.drift_store import Distance, DriftDecision, DriftState
+from udfs.scoring.drift_store import Distance, DriftDecision
 
 # Flink answers a dozen requests in turn, and a broker that is away takes seconds to tell.
 JOB_DEADLINE_S = 10.0
@@ -96,8 +96,8 @@ async def audit(request: Request, store: DataStore, caller: Reader) -> Response:
 @router.get("/drift")
 async def drift(request: Request, store: DataStore, caller: Reader) -> Response:
     found = await store.run(service.drift, PERIODS)
-    periods = None if found is None else drift_periods(found)
-    return _part(request, "drift", "Drift", periods=periods, distances=distances)
+    functions = {"chart_of": drift_chart, "distances": distances}
+    return _part(request, "drift", "Drift", drift=found, **functions)
 
 
 def _part(request: Request, name: str, heading: str, **values: Any) -> Response:
@@ -285,48 +285,24 @@ def _duration(ms: float) -> str:
 LARGEST = 3  # distances of a period
 
 
-class DriftPeriods(NamedTuple):
-    kind: str  # hour or day
-    verdict: str
-    is_drifting: bool
-    decisions: Sequence[DriftDecision]
-    chart: LineChart | None  # the largest distance of each period, in limits
-
-
-def drift_periods(history: DriftHistory) -> list[DriftPeriods]:
-    return [
-        DriftPeriods(
-            kind,
-            _verdict(state),
-            state.since_ms is not None,
-            decisions,
-            line_chart([_sample(each) for each in decisions]),
-        )
-        for kind, (state, decisions) in history.periods.items()
-    ]
+def drift_chart(decisions: Sequence[DriftDecision]) -> LineChart | None:
+    """The largest distance of each period, in limits."""
+    samples = []
+    for each in decisions:
+        [largest, *_] = each.relative or [Distance("", 0.0, None)]
+        title = f"{utc(each.start_ms)}: {number(largest.relative)} limits, {words(largest.name)}"
+        mark = title if each.drifting else ""
+        samples.append(Sample(each.start_ms, largest.relative, title, mark=mark))
+    return line_chart(samples)
 
 
 def distances(decision: DriftDecision) -> str:
     return "; ".join(map(_distance, decision.relative[:LARGEST]))
 
 
-def _verdict(state: DriftState) -> str:
-    if state.decided_until_ms is None:
-        return "No period is evaluated yet."
-    found = "No drift" if state.since_ms is None else f"Drifting since {utc(state.since_ms)}"
-    return f"{found}, evaluated until {utc(state.decided_until_ms)} UTC."
-
-
 def _distance(each: Distance) -> str:
     limit = "no limit" if each.limit is None else f"limit {number(each.limit)}"
     return f"{words(each.name)} {number(each.value)} ({limit})"
-
-
-def _sample(decision: DriftDecision) -> Sample:
-    [largest, *_] = decision.relative or [Distance("", 0.0, None)]
-    title = f"{utc(decision.start_ms)}: {number(largest.relative)} limits, {words(largest.name)}"
-    mark = title if decision.drifting else ""
-    return Sample(decision.start_ms, largest.relative, title, mark=mark)
 
 
 def text_of(record: RejectedRecord) -> str:

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from console.access import THROUGH, Reader, Visitor, form_of
 from console.formats import listed, number, share, utc, words
 from console.rendering import page, part_page
-from console.user_page import Group, interests, mean_affinity, user_page
+from console.user_page import interests, mean_affinity, user_page
 from liveprofile.client.analysis_models import ExplainedEvent, Explanation
 from liveprofile.client.models import MAX_ID_CHARS
 from liveprofile.errors import LiveprofileError
@@ -93,14 +93,14 @@ async def _until(
     return await store.deltas(user_id, until_ms, MAX_WINDOWS)
 
 
-async def _groups(store: Store, segment: str) -> list[Group]:
+async def _groups(store: Store, segment: str) -> dict[str, dict[str, float]]:
     """Everyone, and the segment if there is one: the means of up to GROUP_USERS users each."""
     everyone, members = await asyncio.gather(
         store.some_profiles(GROUP_USERS), _members(store, segment)
     )
-    groups = [Group(f"everyone ({len(everyone)} users)", mean_affinity(everyone))]
+    groups = {f"everyone ({len(everyone)} users)": mean_affinity(everyone)}
     if members:
-        groups.append(Group(f"segment {segment} ({len(members)} users)", mean_affinity(members)))
+        groups[f"segment {segment} ({len(members)} users)"] = mean_affinity(members)
     return groups
 
 

@@ -162,9 +162,8 @@ ERASURE = table(
 
 CAMPAIGN_CONTACT = table(
     "campaign_contact",
-    """Whom `liveprofile campaign send` has contacted, and treatment groups that were planned
-    through the API; frequency caps count the rows. USING TIMESTAMP is the campaign's start, so
-    sending a plan again changes nothing.""",
+    """The treatment groups of planned campaigns; frequency caps count the rows. USING TIMESTAMP is
+    the campaign's start, so writing a contact again changes nothing.""",
     """
     user_id text
     start timestamp
@@ -178,7 +177,7 @@ CAMPAIGN_CONTACT = table(
 
 CAMPAIGN_PLAN = table(
     "campaign_plan",
-    "Campaigns that were planned through the API. The name is taken by IF NOT EXISTS.",
+    "Planned campaigns. The name is taken by IF NOT EXISTS.",
     """
     campaign text
     plan_id uuid

@@ -369,3 +369,14 @@ def _typed_column(column: np.ndarray, kind: ValueKind) -> tuple[np.ndarray, np.n
         return np.array(numbers, np.float64), ~np.isnan(numbers)
     known = np.array([type(each) is (str if kind == "text" else bool) for each in values], bool)
     return column if kind == "text" else np.array([each is True for each in values], bool), known
+
+
+def plain_value(value: np.generic | AttributeValue) -> AttributeValue:
+    """Converts to a Python value; whole numbers become int, as messages show counts.
+
+    Beyond 2^53 not every integer is a float, and beyond 64 bits it is no JSON integer for orjson.
+    """
+    if isinstance(value, bool | str | np.bool_):
+        return str(value) if isinstance(value, str) else bool(value)
+    number = float(value)
+    return int(number) if number.is_integer() and abs(number) < 2**53 else number

@@ -13,13 +13,11 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from liveprofile.rules.conditions import TextCall
+from liveprofile.rules.conditions import TextCall, plain_value
 from liveprofile.rules.flags import Flag, FlagHistory, FlagQuery, RowPosition
 from liveprofile.rules.rules import Rule
 from liveprofile.units import HOUR_MS
 from liveprofile.wire.tokens import FIELD
-
-_LARGEST_INTEGER = 2**53
 
 Evidence = dict[str, float | int | str]
 
@@ -54,14 +52,14 @@ def evaluate_rules(
 
 
 def _rule_match(rule: Rule, columns: Mapping[str, np.ndarray], row: int) -> RuleMatch:
-    evidence: Evidence = {"value": _plain(columns[rule.value][row])}
+    evidence: Evidence = {"value": plain_value(columns[rule.value][row])}
     evidence |= {
-        name: _plain(columns[feature][row]) for name, feature in rule.message_features.items()
+        name: plain_value(columns[feature][row]) for name, feature in rule.message_features.items()
     }
     evidence["threshold"] = rule.threshold
     usual = None
     if rule.usual is not None:
-        evidence["usual"] = _plain(columns[rule.usual][row])
+        evidence["usual"] = plain_value(columns[rule.usual][row])
         usual = float(columns[rule.usual][row])
     return RuleMatch(
         rule,
@@ -69,17 +67,6 @@ def _rule_match(rule: Rule, columns: Mapping[str, np.ndarray], row: int) -> Rule
         usual if usual is not None and np.isfinite(usual) else None,
         evidence,
     )
-
-
-def _plain(value: np.generic) -> float | int | str:
-    """Converts to a Python value; whole numbers become int, as messages show counts.
-
-    Beyond 2^53 not every integer is a float, and beyond 64 bits it is no JSON integer for orjson.
-    """
-    if isinstance(value, np.str_):
-        return str(value)
-    number = float(value)
-    return int(number) if number.is_integer() and abs(number) < _LARGEST_INTEGER else number
 
 
 def flag_id(user_id: str, rule_id: str, subject: int | str) -> str:

@@ -8,7 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from liveprofile.rules.conditions import ATTRIBUTE, AttributeValue, TextCall, attribute_column
+from liveprofile.rules.conditions import (
+    ATTRIBUTE,
+    AttributeValue,
+    TextCall,
+    attribute_column,
+    plain_value,
+)
 from liveprofile.segments.definitions import SegmentSet
 from liveprofile.segments.features import AFFINITY, INTEREST, SEGMENT, SegmentInputs
 from liveprofile.segments.stored_profiles import ProfilePage
@@ -45,7 +51,7 @@ class Evaluation(NamedTuple):
         """What the segment's condition read of one user: {name: value}; unknown values are None."""
         condition = self.segments.by_id[segment_id].condition
         return {
-            str(name): _plain(self.columns[name][row])
+            str(name): _known(self.columns[name][row])
             for name in (*condition.names, *condition.calls)
         }
 
@@ -54,15 +60,9 @@ class Evaluation(NamedTuple):
         return len(next(iter(self.columns.values()), ()))
 
 
-def _plain(value: np.generic | AttributeValue | None) -> AttributeValue | None:
-    if value is None or isinstance(value, bool | str):
-        return value
-    if isinstance(value, np.bool_):
-        return bool(value)
-    number = float(value)
-    if np.isnan(number):
-        return None
-    return int(number) if number.is_integer() and abs(number) < 2**53 else number
+def _known(value: np.generic | AttributeValue | None) -> AttributeValue | None:
+    plain = None if value is None else plain_value(value)
+    return None if plain != plain else plain  # NaN is unknown
 
 
 def evaluate(segments: SegmentSet, inputs: SegmentInputs) -> Evaluation:

@@ -42,6 +42,15 @@ class Chunk(NamedTuple):
     # By partition, the largest of its records' times so far, at most their record timestamps.
     clocks_ms: dict[int, int] = {}  # noqa: RUF012
 
+    def complete_until_ms(self, out_of_orderness_ms: int) -> int | None:
+        """Until when the counts are complete, except for late events; None if it is not known.
+
+        The partition with the earliest clock decides, of those that the chunk has records of.
+        """
+        read = [number for number, end in self.end.items() if end > self.first[number]]
+        clocks = [self.clocks_ms[number] for number in read if number in self.clocks_ms]
+        return min(clocks) - out_of_orderness_ms if clocks else None
+
 
 class ChunkReport(NamedTuple):
     """What became of a chunk's records."""

@@ -133,16 +133,6 @@ def update(
     return UpdateReport(chunks, total, behind, skipped)
 
 
-def complete_until_ms(chunk: Chunk, out_of_orderness_ms: int) -> int | None:
-    """Until when the counts are complete, except for late events; None if it is not known.
-
-    The partition with the earliest clock decides, of those that the chunk has records of.
-    """
-    read = [number for number, end in chunk.end.items() if end > chunk.first[number]]
-    clocks = [chunk.clocks_ms[number] for number in read if number in chunk.clocks_ms]
-    return min(clocks) - out_of_orderness_ms if clocks else None
-
-
 def _starts(
     last: Chunk | None, present: Mapping[int, PartitionRange], skip_lost: bool
 ) -> tuple[dict[int, int], int]:

@@ -12,6 +12,7 @@ import threading
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from enum import Enum
 from itertools import count
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -154,6 +155,9 @@ class MemoryCassandra:
     def execute(self, query: Any, values: Any = None, **_: Any) -> Rows:
         if self.fail is not None:
             raise self.fail
+        # The driver would write a list of an unprepared statement's enum.
+        if isinstance(query, str) and any(isinstance(value, Enum) for value in values or ()):
+            raise TypeError(f"an enum in {values}")
         with self._lock:
             if isinstance(query, BatchStatement):
                 texts = [text for _, text, _ in query._statements_and_parameters]

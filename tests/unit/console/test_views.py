@@ -24,7 +24,6 @@ from console.formats import listed, number, sentence, share, utc, words
 from console.routes.users import SHOWN_EVENTS, Value, explained_values
 from console.user_page import (
     KINDS,
-    Group,
     activity,
     figures,
     interests,
@@ -240,15 +239,15 @@ def test_mean_of_shares_counts_users_with_any() -> None:
 
 
 def test_radar_has_the_users_categories_filled_up_with_those_of_everyone() -> None:
-    everyone = Group("everyone", {"a": 0.4, "b": 0.3, "c": 0.2, "d": 0.1})
-    chart = interests({"x": 0.8, "a": 0.2}, [everyone])
+    everyone = {"everyone": {"a": 0.4, "b": 0.3, "c": 0.2, "d": 0.1}}
+    chart = interests({"x": 0.8, "a": 0.2}, everyone)
     assert [category for category, _ in chart.rows] == ["x", "a", "b", "c", "d"]
     assert chart.rows[1] == ("a", [0.2, 0.4])
     own, others = chart.chart.series
     assert own[2].startswith("160.0,56.0 ")  # the largest share ends at the end of its axis
     assert others[2].startswith("160.0,160.0 ")
-    assert interests({}, [Group("everyone", {})]).chart is None
-    assert interests({"only": 1.0}, []).chart is None
+    assert interests({}, {"everyone": {}}).chart is None
+    assert interests({"only": 1.0}, {}).chart is None
 
 
 def test_activity_counts_events_of_short_windows_at_their_hour() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from liveprofile.errors import ServiceError
 from liveprofile.settings import Settings, load
 from liveprofile.trends.counts import ALL, CATEGORY, OTHER, Series, distinct_users
-from liveprofile.trends.update import complete_until_ms, update
+from liveprofile.trends.update import update
 from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS
 from tests.reference.validation import ValidEvent, validate
 from tests.support.streams.strategies import behaviour_stream
@@ -228,10 +228,10 @@ def test_slowest_partition_decides_until_when_counts_are_complete() -> None:
     topic.send(0, payload(0), START_MS + DAY_MS)
     topic.send(1, payload(90), START_MS + DAY_MS)
     update(topic, store, SETTINGS)
-    assert complete_until_ms(store.last_chunk(), 30_000) == START_MS - 30_000
+    assert store.last_chunk().complete_until_ms(30_000) == START_MS - 30_000
     # A client's fast clock counts as the time of arrival.
     topic.send(
         1, payload(0, event_id="fast", event_time=START_MS + DAY_MS + 60_000), START_MS + DAY_MS
     )
     update(topic, store, SETTINGS)
-    assert complete_until_ms(store.last_chunk(), 30_000) == START_MS + DAY_MS - 30_000
+    assert store.last_chunk().complete_until_ms(30_000) == START_MS + DAY_MS - 30_000
