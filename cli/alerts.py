@@ -114,10 +114,11 @@ def flag_fields(flag: StoredFlag, details: dict[str, Any]) -> dict[str, Any]:
             f" usual {_format_number(reason['usual'])})"
         )
     fields["state"] = f"{state['state']}, by {state['by']}" if state["by"] else state["state"]
-    for change in details["history"]:
+    for number, change in enumerate(details["history"], 1):
         note = f": {change['note']}" if change["note"] else ""
-        fields[f"  {format_utc(change['at_ms'])}"] = (
-            f"{change['from_state']} -> {change['to_state']}, by {change['by']}{note}"
+        fields[f"change {number}"] = (
+            f"{format_utc(change['at_ms'])}: {change['from_state']} -> {change['to_state']},"
+            f" by {change['by']}{note}"
         )
     for each in details["snoozes"]:
         fields[f"snoozed, rule {each['rule_id']}"] = (
