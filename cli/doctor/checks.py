@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from cli.doctor.collect import Facts, TopicFacts
+from liveprofile.flink.jars import FUNCTIONS
 from liveprofile.kafka.topics import partition_count, topic_configs
 from liveprofile.settings import Settings
 from liveprofile.units import DAY_MS
@@ -39,8 +40,8 @@ CHECKS = {
     " topic retention, topic partitions, topic replication, topic message size",
     "cassandra": "cassandra reachable, cassandra version, keyspace, tables, embedding size,"
     " cassandra permissions, batch thresholds, cassandra clock",
-    "flink": "flink reachable, flink version, slots, gpu slots, metaspace, flink options,"
-    " checkpoints, flink clock",
+    "flink": "flink reachable, flink version, flink jars, slots, gpu slots, metaspace,"
+    " flink options, checkpoints, flink clock",
     "local": "python version, java version, model, rules, temporary space, encryption",
 }
 NAMES = [name for names in CHECKS.values() for name in names.split(", ")]
@@ -310,6 +311,12 @@ def flink_problems(facts: Facts, settings: Settings) -> Problems:
             " Python worker has a CUDA context and a model of its own on the GPU",
             "set taskmanager.numberOfTaskSlots: 1, as flink-conf/config.gpu.yaml does, and"
             " job.parallelism to the number of GPUs",
+        )
+    if not flink.has_functions:
+        yield (
+            "flink jars",
+            f"{FUNCTIONS} is not in lib/ of the JobManager, so no job can start",
+            "copy it from .stack/lib/flink/ after `make jars`, and restart the cluster",
         )
     option = "taskmanager.memory.jvm-metaspace.size"
     limit = parse_bytes(config.get(option, "256m"))

@@ -23,6 +23,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
 from liveprofile.errors import LiveprofileError
 from liveprofile.flink import java
+from liveprofile.flink.jars import FUNCTIONS
 from liveprofile.flink.rest import TERMINAL_STATES, request
 from liveprofile.kafka.connection import client_config
 from liveprofile.kafka.topics import metadata, topic_configs
@@ -72,6 +73,7 @@ class FlinkFacts:
     slots_free: int = 0
     jobs: tuple[str, ...] = ()  # names of the running jobs
     config: dict[str, str] = field(default_factory=dict)  # of the JobManager
+    has_functions: bool = True  # the jar of jobs/java is in the JobManager's class path
     metaspace_share: float | None = None  # of the limit, in the fullest TaskManager
     clock_ahead_ms: int = 0  # of this machine's clock, at most by a heartbeat interval
 
@@ -245,6 +247,9 @@ def flink_facts(settings: Settings) -> FlinkFacts:
                 if job["state"] not in TERMINAL_STATES
             ),
             config={each["key"]: each["value"] for each in get("/jobmanager/config")},
+            has_functions=any(
+                path.endswith(FUNCTIONS) for path in get("/jobmanager/environment")["classpath"]
+            ),
             metaspace_share=_metaspace_share(get, [each["id"] for each in managers]),
             clock_ahead_ms=now_ms - max(beats_ms) if beats_ms else 0,
         )

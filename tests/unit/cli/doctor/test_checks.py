@@ -165,6 +165,7 @@ CASES = [
     ("slots", flink(slots_free=1), {}, "1 of 4 slots are free, job.parallelism is 2"),
     ("slots", flink(jobs=("liveprofile", "liveprofile")), {}, "2 jobs named liveprofile run"),
     ("gpu slots", flink(config=HEALTHY.flink.config | GPU), {}, "1 TaskManagers with a GPU have 4"),
+    ("flink jars", flink(has_functions=False), {}, "liveprofile-functions.jar is not in lib/"),
     ("metaspace", flink(metaspace_share=0.9), {}, "90% full"),
     (
         "metaspace",

@@ -26,6 +26,7 @@ def test_flink_facts_come_from_its_rest_interface() -> None:
             {"jobs": [{"name": "a", "state": "RUNNING"}, {"name": "b", "state": "FAILED"}]}
         ],
         "/jobmanager/config": [[{"key": "execution.checkpointing.dir", "value": "s3://x"}]],
+        "/jobmanager/environment": [{"classpath": ["/opt/flink/lib/flink-dist-2.2.1.jar"]}],
         "/taskmanagers/t1/metrics": [
             [{"id": f"{METASPACE}.Used", "value": "90"}, {"id": f"{METASPACE}.Max", "value": "120"}]
         ],
@@ -40,6 +41,7 @@ def test_flink_facts_come_from_its_rest_interface() -> None:
         slots_free=2,
         jobs=("a",),
         config={"execution.checkpointing.dir": "s3://x"},
+        has_functions=False,
         metaspace_share=0.75,
         clock_ahead_ms=facts.clock_ahead_ms,
     )
