@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -61,6 +62,7 @@ def run_cli(*arguments: str | Path, ok: bool = True) -> subprocess.CompletedProc
     streams = [io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2)]
     with (
         mock.patch.object(sys, "argv", command),
+        mock.patch.dict(os.environ),
         redirect_stdout(streams[0]),
         redirect_stderr(streams[1]),
     ):
