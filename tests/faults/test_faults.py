@@ -23,6 +23,7 @@ from stack.process import Service
 from stack.state import StackState
 from tests.faults.alerts import fires
 from tests.faults.loaded_job import RECOVERY_TIMEOUT_S, WINDOW, LoadedJob, open_loaded_job
+from tests.support import service_restarts
 from tests.support.api_server import api_server
 from tests.support.job_under_test import BUSY_JOB, JobUnderTest
 from tests.support.local_stack import LocalStack
@@ -147,10 +148,20 @@ def failing(*methods: str) -> Callable[[Scene], None]:
             restarts = scene.load.job.restarts()
             (file := scene.stack.worker_faults / method).touch()
             until(lambda: not file.exists(), RECOVERY_TIMEOUT_S)
-            wait_until_running_again(scene.load, restarts)
-            assert f"injected: {method} fails" in scene.load.job.failure()
+            scene.load.wait_for_restart(restarts)
+            until(lambda: runs_under_a_supervisor(scene), RECOVERY_TIMEOUT_S, 1.0)
+            failures = rest.request(scene.stack.rest_url, f"/jobs/{scene.load.job.id}/exceptions")
+            assert f"injected: {method} fails" in str(failures)
 
     return fault
+
+
+def runs_under_a_supervisor(scene: Scene) -> bool:
+    """Flink may stop a TaskManager in which a Python function fails."""
+    service_restarts.restart_stopped_services(scene.stack, "a recovery")
+    job = rest.request(scene.stack.rest_url, f"/jobs/{scene.load.job.id}")
+    running, tasks = rest.running_tasks(job)
+    return running == tasks > 0
 
 
 def killed_worker(scene: Scene) -> None:
