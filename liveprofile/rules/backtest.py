@@ -32,7 +32,6 @@ from liveprofile.rules.flag_policy import (
 )
 from liveprofile.rules.flags import Flag, RowPosition
 from liveprofile.rules.rules import SCORE_FEATURE, Rule, Scope
-from liveprofile.storage.cql import from_ms
 from liveprofile.storage.queries import columns, names_of, scan_ring
 from liveprofile.units import DAY_MS
 
@@ -215,8 +214,7 @@ def scan_windows(session: Session, since_ms: int, until_ms: int) -> Iterator[Sto
     rows = scan_ring(
         session,
         f"SELECT {columns(StoredWindow)} FROM profile_delta",
-        "AND window_end >= ? AND window_end <= ? ALLOW FILTERING",
-        (from_ms(since_ms), from_ms(until_ms)),
+        ("window_end", since_ms, until_ms),
     )
     return map(StoredWindow._make, rows)
 
@@ -226,8 +224,7 @@ def scan_events(session: Session, since_ms: int, until_ms: int) -> Iterator[Stor
     rows = scan_ring(
         session,
         f"SELECT {columns(StoredEvent)} FROM risk_score_by_hour",
-        "AND event_time >= ? AND event_time <= ? ALLOW FILTERING",
-        (from_ms(since_ms), from_ms(until_ms)),
+        ("event_time", since_ms, until_ms),
         key="user_id, hour",
     )
     return map(StoredEvent._make, rows)

@@ -203,12 +203,9 @@ def scan_digests(
     `window_ends_ms`: only of windows that end from the first to the second time. Cassandra reads
     all users for it, but skips the files of other days.
     """
-    condition, ends = "", ()
-    if window_ends_ms is not None:
-        condition = "AND window_end >= ? AND window_end <= ? ALLOW FILTERING"
-        ends = tuple(map(from_ms, window_ends_ms))
     select_all = f"SELECT {columns(WindowDigests)} FROM profile_delta"
-    return map(WindowDigests._make, scan_ring(session, select_all, condition, ends))
+    between = window_ends_ms and ("window_end", *window_ends_ms)
+    return map(WindowDigests._make, scan_ring(session, select_all, between))
 
 
 def scan_users(session: Session) -> Iterator[UserState]:
@@ -222,8 +219,7 @@ def scan_changes(session: Session, first_end_ms: int, last_end_ms: int) -> Itera
     rows = scan_ring(
         session,
         f"SELECT {columns(WindowChange)} FROM profile_delta",
-        "AND window_end >= ? AND window_end <= ? ALLOW FILTERING",
-        (from_ms(first_end_ms), from_ms(last_end_ms)),
+        ("window_end", first_end_ms, last_end_ms),
     )
     for row in rows:
         yield WindowChange(*row)._replace(delta=orjson.loads(row.delta))
@@ -241,18 +237,20 @@ def scan_profiles(session: Session) -> Iterator[StoredProfile]:
 def scan_ring(
     session: Session,
     statement: str,
-    condition: str = "",
-    values: Sequence[Any] = (),
+    between: tuple[str, int, int] | None = None,
     key: str = "user_id",
 ) -> Iterator[Any]:
     """Yields the rows of a SELECT without WHERE, by 64 token ranges and pages of 2,000 rows.
 
-    key: the columns of the partition key; its rows follow each other. condition: what follows the
-    condition on the token, such as "AND window_end >= ? ALLOW FILTERING", with `values` for its
-    marks. Raises ServiceError.
+    between: only rows with a time in this column from the first to the second epoch ms. key: the
+    columns of the partition key; its rows follow each other. Raises ServiceError.
     """
-    where = f"token({key}) > ? AND token({key}) <= ?"
-    query = prepare(session, f"{statement} WHERE {where} {condition}")
+    where, values = f"token({key}) > ? AND token({key}) <= ?", []
+    if between is not None:
+        column, *ends_ms = between
+        where += f" AND {column} >= ? AND {column} <= ? ALLOW FILTERING"
+        values = list(map(from_ms, ends_ms))
+    query = prepare(session, f"{statement} WHERE {where}")
     query.fetch_size = SCAN_PAGE_ROWS
     edges = [
         TOKEN_MIN + (TOKEN_MAX - TOKEN_MIN) * part // SCAN_RANGES for part in range(SCAN_RANGES + 1)

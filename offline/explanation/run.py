@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from liveprofile.consent.changes import ConsentTable
 from liveprofile.errors import InputError
@@ -46,9 +46,6 @@ from offline.late_windows.run import archived_records, work_folder
 from offline.occlusion import WindowEffects, occlusion_effects
 from udfs.profile.model_feed import load_checkpoint
 from udfs.profile.udf import open_text_encoder
-
-if TYPE_CHECKING:
-    from offline.occlusion import WindowEffects
 
 RefusalKind = Literal[
     "erased-user", "no-consent", "other-model", "other-events", "other-values", "unknown-window"
