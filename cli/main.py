@@ -155,10 +155,6 @@ def start(
     Options:
     version: Print the version.
     """
-    # Clients log a warning per failed connection attempt; the final error is printed once.
-    logging.basicConfig(level=logging.ERROR, format="%(name)s: %(message)s")
-    for client in ("cassandra", "liveprofile.kafka"):
-        logging.getLogger(client).setLevel(logging.CRITICAL)
 
 
 for command in (demo, doctor):
@@ -172,6 +168,10 @@ for group in GROUPS:
 
 def main() -> None:
     """Runs the command line. A LiveprofileError is printed as one line, without a traceback."""
+    # Clients log a warning per failed connection attempt; the final error is printed once.
+    logging.basicConfig(level=logging.ERROR, format="%(name)s: %(message)s")
+    for client in ("cassandra", "liveprofile.kafka"):
+        logging.getLogger(client).setLevel(logging.CRITICAL)
     try:
         app()
     except LiveprofileError as error:

@@ -24,18 +24,17 @@ from urllib.request import urlopen
 
 import pytest
 from rich.console import Console
-from typer.testing import CliRunner
 
 from cli.demo import open_console, scene
 from cli.demo import run as demo
 from cli.demo.watch import JobWatcher, Snapshot
-from cli.main import app
 from liveprofile.errors import ServiceError
 from liveprofile.flink import rest
 from liveprofile.settings import load
 from liveprofile.storage.connection import open_session
 from serve.keys import Role, read_keys
 from stack.local import Stack
+from tests.support.job_under_test import run_cli
 from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.faults
@@ -141,6 +140,6 @@ def test_every_command_of_the_tutorials_runs(
 
 
 def run(command: str, codes: tuple[int, ...] = (0,)) -> str:
-    result = CliRunner().invoke(app, shlex.split(command))
-    assert result.exit_code in codes, f"{command}: {result.output}{result.exception!r}"
-    return result.stdout
+    done = run_cli(*shlex.split(command), ok=False)
+    assert done.returncode in codes, f"{command}: {done.stdout}{done.stderr}"
+    return done.stdout
