@@ -20,10 +20,7 @@ from lab.baselines.values.data import (
     BaselineData,
     BaselinePredictions,
     Predict,
-    absolute_days_error,
-    absolute_error,
-    choose_settings,
-    ranking_loss,
+    choose_for_each,
 )
 from lab.baselines.values.purchase_models import (
     BetaGeo,
@@ -125,7 +122,6 @@ def predictions(
         for penalizer, amount_penalizer in product(purchase_models, amount_models)
     ]
     days_grid = [{"penalizer": penalizer} for penalizer in purchase_models]
-    fits = len(churn_grid) + len(spend_grid) + len(days_grid)
 
     def fit_churn(settings: dict[str, Any]) -> Predict:
         model, score = purchase_models[settings["penalizer"]], CHURN_SCORES[settings["score"]]
@@ -148,25 +144,14 @@ def predictions(
             model, PurchaseHistory.from_features(data.rfm, index_W), days
         )
 
-    churn_settings, churn = choose_settings(
-        data, churn_grid, fit_churn, ranking_loss, lambda done, _: on_fit(done, fits)
-    )
-    spend_settings, spend = choose_settings(
+    settings, models = choose_for_each(
         data,
-        spend_grid,
-        fit_spend,
-        absolute_error,
-        lambda done, _: on_fit(len(churn_grid) + done, fits),
+        on_fit,
+        churn=(churn_grid, fit_churn),
+        spend=(spend_grid, fit_spend),
+        days=(days_grid, fit_days),
     )
-    days_settings, time = choose_settings(
-        data,
-        days_grid,
-        fit_days,
-        absolute_days_error,
-        lambda done, _: on_fit(len(churn_grid) + len(spend_grid) + done, fits),
-    )
-    chosen_settings = {"churn": churn_settings, "spend": spend_settings, "days": days_settings}
-    return BaselinePredictions.from_models(data, chosen_settings, churn, spend, time)
+    return BaselinePredictions.from_models(data, settings, **models)
 
 
 def _fit_each_penalizer(fit: Callable[..., Any], *inputs: np.ndarray) -> dict[float, Any]:

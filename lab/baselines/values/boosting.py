@@ -20,10 +20,7 @@ from lab.baselines.values.data import (
     BaselineData,
     BaselinePredictions,
     Labelled,
-    absolute_days_error,
-    absolute_error,
-    choose_settings,
-    ranking_loss,
+    choose_for_each,
 )
 
 COMMON = {
@@ -74,7 +71,7 @@ class _NonNegativeModel(NamedTuple):
 
 def predictions(data: BaselineData, on_fit: Callable[[int, int], None]) -> BaselinePredictions:
     """Churn as a probability, spend and time of at least 0."""
-    x_WF, fits = data.rfm.values_WF, len(CHURN_GRID) + len(SPEND_GRID) + len(DAYS_GRID)
+    x_WF = data.rfm.values_WF
 
     def fit_churn(settings: dict[str, Any]) -> _ChurnModel:
         model = XGBClassifier(eval_metric="auc", **COMMON, **settings)
@@ -88,29 +85,16 @@ def predictions(data: BaselineData, on_fit: Callable[[int, int], None]) -> Basel
         model = XGBRegressor(objective="reg:absoluteerror", eval_metric="mae", **COMMON, **settings)
         return _NonNegativeModel(_fit(model, data, lambda labelled: labelled.days_W), x_WF)
 
-    churn_settings, churn = choose_settings(
-        data, CHURN_GRID, fit_churn, ranking_loss, lambda done, _: on_fit(done, fits)
-    )
-    spend_settings, spend = choose_settings(
+    settings, models = choose_for_each(
         data,
-        SPEND_GRID,
-        fit_spend,
-        absolute_error,
-        lambda done, _: on_fit(len(CHURN_GRID) + done, fits),
+        on_fit,
+        churn=(CHURN_GRID, fit_churn),
+        spend=(SPEND_GRID, fit_spend),
+        days=(DAYS_GRID, fit_days),
     )
-    days_settings, days = choose_settings(
-        data,
-        DAYS_GRID,
-        fit_days,
-        absolute_days_error,
-        lambda done, _: on_fit(len(CHURN_GRID) + len(SPEND_GRID) + done, fits),
-    )
-    chosen_settings = {
-        "churn": {**churn_settings, "rounds": churn.model.best_iteration + 1},
-        "spend": {**spend_settings, "rounds": spend.model.best_iteration + 1},
-        "days": {**days_settings, "rounds": days.model.best_iteration + 1},
-    }
-    return BaselinePredictions.from_models(data, chosen_settings, churn, spend, days)
+    rounds = {target: each.model.best_iteration + 1 for target, each in models.items()}
+    chosen = {target: each | {"rounds": rounds[target]} for target, each in settings.items()}
+    return BaselinePredictions.from_models(data, chosen, **models)
 
 
 def _fit(

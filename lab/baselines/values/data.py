@@ -137,3 +137,31 @@ def absolute_error(labelled: Labelled, spend_W: np.ndarray) -> float:
 def absolute_days_error(labelled: Labelled, days_W: np.ndarray) -> float:
     """Mean absolute error of the time to the next purchase, in days."""
     return float(np.abs(days_W - labelled.days_W).mean())
+
+
+LOSSES: dict[str, Loss] = {
+    "churn": ranking_loss,
+    "spend": absolute_error,
+    "days": absolute_days_error,
+}
+
+
+def choose_for_each(
+    data: BaselineData,
+    on_fit: Callable[[int, int], None],
+    **targets: tuple[list[dict[str, Any]], Callable[[dict[str, Any]], Predict]],
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """The settings and the model that `choose_settings` returns, for each of LOSSES.
+
+    targets: the grid and the fit of each. `on_fit` counts the fits of all.
+    """
+    total, before = sum(len(grid) for grid, _ in targets.values()), 0
+    settings, models = {}, {}
+    for target, (grid, fit) in targets.items():
+
+        def on_try(done: int, _: int, before: int = before) -> None:
+            on_fit(before + done, total)
+
+        settings[target], models[target] = choose_settings(data, grid, fit, LOSSES[target], on_try)
+        before += len(grid)
+    return settings, models
