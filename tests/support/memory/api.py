@@ -23,8 +23,9 @@ from serve.keys import NewKey, Role, new_key, write_key
 from serve.store.statements import RawDelta, RawProfile
 from serve.store.store import Store
 from services.audit import AuditEntry, _entry
-from tests.support.memory.cql import MemoryCassandra, Row
+from tests.support.memory.cassandra import MemoryCassandra
 from tests.support.memory.kafka import MemoryKafka, replace_everywhere
+from tests.support.memory.tables import Row
 
 NOW_MS = 1_511_658_300_000  # 2017-11-26 01:05:00 UTC
 MINUTE_MS = 60_000

@@ -1,32 +1,22 @@
-"""A Cassandra session in memory: the statements of the product run on rows of the real schema.
+"""Statements of the product, executed on MemoryTables.
 
-It executes SELECT, INSERT, UPDATE, DELETE and conditional batches as schemas/cassandra.cql declares
-the tables: keys, clustering order, static columns. Of two writes of a cell the one with the later
-time stays. Rows do not expire: `ttls` has the TTL of each write.
+SELECT, INSERT, UPDATE and DELETE, with their conditions, of the tables in schemas/cassandra.cql.
 """
 
 from __future__ import annotations
 
 import re
-import threading
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
-from enum import Enum
-from itertools import count
-from typing import Any, NamedTuple
+from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import numpy as np
-from cassandra import DriverException
-from cassandra.metadata import Murmur3Token
-from cassandra.query import BatchStatement
-from cassandra.util import Date
 
 from liveprofile.rows import TABLES
+from tests.support.memory.tables import Check, MemoryTables, Row, stored, token_of, type_of
 
-Row = dict[str, Any]
-Check = Callable[[Row], bool]
 _UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _TOKEN = re.compile(rf"'(?:[^']|'')*'|{_UUID}|%s|[A-Za-z_][\w.]*|-?\d+(?:\.\d+)?|<=|>=|\S")
 _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
@@ -38,11 +28,6 @@ _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "IN": lambda a, b: a in b,
     "CONTAINS": lambda a, b: a is not None and b in a,
 }
-
-
-class Cell(NamedTuple):
-    value: Any
-    time_us: int
 
 
 class Rows(list):
@@ -59,176 +44,11 @@ class Rows(list):
         return self[0] if self else None
 
 
-class Future:
-    """An answer as the driver's ResponseFuture; it is there at once, or after `delay_s`."""
-
-    has_more_pages, _col_names, _col_types, _paging_state = False, (), (), None
-
-    def __init__(self, answer: Callable[[], Rows], delay_s: float):
-        self._answer, self._delay_s = answer, delay_s
-
-    def add_callbacks(
-        self,
-        callback: Callable[..., Any],
-        errback: Callable[..., Any],
-        callback_args: Sequence[Any] = (),
-        errback_args: Sequence[Any] = (),
-    ) -> None:
-        def settle() -> None:
-            try:
-                rows = self._answer()
-            except DriverException as error:
-                errback(error, *errback_args)
-            else:
-                callback(rows, *callback_args)
-
-        if self._delay_s:
-            timer = threading.Timer(self._delay_s, settle)
-            timer.daemon = True
-            timer.start()
-        else:
-            settle()
-
-    def clear_callbacks(self) -> None: ...
-
-
-class Text(str):
-    """The text of a statement, which a batch keeps, with its values."""
-
-    values: Sequence[Any] = ()
-
-
-class Prepared:
-    custom_payload, keyspace, routing_key = None, None, None
-
-    def __init__(self, query: str):
-        self.query_string = Text(query)
-
-    def bind(self, values: Sequence[Any]) -> Prepared:
-        bound = Prepared(self.query_string)
-        bound.query_string.values = tuple(values)
-        return bound
-
-
-class MemoryCassandra:
-    """`fail`: raised by every statement if set. `delay_s`: of what is read on the event loop."""
-
-    keyspace = "liveprofile"
-
-    def __init__(self) -> None:
-        self.cells: dict[str, dict[tuple, dict[str, Cell]]] = {name: {} for name in TABLES}
-        self.statics: dict[str, dict[tuple, dict[str, Cell]]] = {name: {} for name in TABLES}
-        self.ttls: dict[str, int | None] = {}  # of the last write of each table
-        self.deletions: dict[str, list[tuple[Check, int]]] = {name: [] for name in TABLES}
-        self.reads: list[str] = []  # tables, one for each SELECT
-        self.prepared: list[str] = []
-        self.fail: Exception | None = None
-        self.delay_s = 0.0
-        self._clock_us = count(1)
-        self._lock = threading.RLock()
-
-    def stop_answering(self) -> None:
-        self.fail = DriverException("no node answers")
-
-    def put(self, table: str, *rows: Row, time_us: int = 0) -> None:
-        """Inserts rows with values as statements take them. Time 0: any write replaces them."""
-        with self._lock:
-            for row in rows:
-                stored = {name: _stored(_type(table, name), v) for name, v in row.items()}
-                self._write(table, stored, time_us)
-
-    def rows(self, table: str) -> list[Row]:
-        """Stored rows in the order of a SELECT: times are epoch milliseconds."""
-        with self._lock:
-            return list(self._ordered(table))
-
-    def prepare(self, query: str) -> Prepared:
-        self.prepared.append(query)
-        return Prepared(query)
-
-    def execution_profile_clone_update(self, *_: Any, **__: Any) -> str:
-        return "tuples"
-
-    def execute_async(self, query: Any, values: Any = None, **_: Any) -> Future:
-        return Future(lambda: self.execute(query, values), self.delay_s)
-
-    def execute(self, query: Any, values: Any = None, **_: Any) -> Rows:
-        if self.fail is not None:
-            raise self.fail
-        # The driver would write a list of an unprepared statement's enum.
-        if isinstance(query, str) and any(isinstance(value, Enum) for value in values or ()):
-            raise TypeError(f"an enum in {values}")
-        with self._lock:
-            if isinstance(query, BatchStatement):
-                texts = [text for _, text, _ in query._statements_and_parameters]
-            else:
-                texts = [query if isinstance(query, str) else query.query_string]
-            statements = [
-                _Statement(self, text, values or getattr(text, "values", ())) for text in texts
-            ]
-            if statements[0].words[0] == "SELECT":
-                return statements[0].select()
-            writes = [statement.write() for statement in statements]
-            applied = Rows()
-            applied.was_applied = all(holds for holds, _ in writes)
-            if applied.was_applied:
-                for _, write in writes:
-                    write()
-            return applied
-
-    def _now_us(self) -> int:
-        return next(self._clock_us)
-
-    def _key(self, table: str, row: Row) -> tuple[tuple, tuple]:
-        about = TABLES[table]
-        return (
-            tuple(row.get(name) for name in about.partition_key),
-            tuple(row.get(name) for name in about.clustering),
-        )
-
-    def _write(self, table: str, row: Row, time_us: int) -> None:
-        about, (partition, rest) = TABLES[table], self._key(table, row)
-        whole = dict.fromkeys(about.columns) | row
-        if any(
-            0 < time_us <= deleted_us and hides(whole)
-            for hides, deleted_us in self.deletions[table]
-        ):
-            return
-        for name, value in row.items():
-            is_static = about.columns[name].cql.endswith(" static")
-            place = self.statics[table].setdefault(partition, {}) if is_static else None
-            if place is None and None not in rest:
-                place = self.cells[table].setdefault((partition, rest), {})
-            if place is not None and (name not in place or place[name].time_us <= time_us):
-                place[name] = Cell(value, time_us)
-
-    def _ordered(self, table: str) -> Iterator[Row]:
-        about, keyed = TABLES[table], {}
-        for partition, static in self.statics[table].items():
-            keyed.setdefault(partition, {})
-            keyed[partition][None] = static
-        for (partition, rest), cells in self.cells[table].items():
-            keyed.setdefault(partition, {})[rest] = cells
-        for partition in sorted(keyed, key=_token):
-            static = keyed[partition].pop(None, {})
-            rests = list(keyed[partition])
-            for at, direction in reversed([*enumerate(about.clustering.values())]):
-                rests.sort(key=lambda rest: _comparable(rest[at]), reverse=direction == "DESC")
-            names = dict.fromkeys(about.columns)
-            for rest in rests:
-                cells = static | keyed[partition][rest]
-                yield names | {name: cell.value for name, cell in cells.items()} | {"": cells}
-            if static and not rests:
-                values = {name: cell.value for name, cell in static.items()}
-                keys = dict(zip(about.partition_key, partition, strict=True))
-                yield names | keys | values | {"": static}
-
-
-class _Statement:
+class Statement:
     """One statement, read from its text from left to right, as its values are."""
 
-    def __init__(self, session: MemoryCassandra, text: str, values: Iterable[Any]):
-        self._session, self.words = session, _TOKEN.findall(text)
+    def __init__(self, tables: MemoryTables, text: str, values: Iterable[Any]):
+        self._tables, self.words = tables, _TOKEN.findall(text)
         self._at, self._values = 0, iter(values)
 
     def select(self) -> Rows:
@@ -240,11 +60,11 @@ class _Statement:
         self._take("FROM")
         keyspace, _, table = self._name().rpartition(".")
         self._table = table
-        self._session.reads.append(table)
+        self._tables.reads.append(table)
         if keyspace.startswith("system"):
             return Rows([("local",)] if table == "local" else [])
         check, most = self._where(), None
-        rows = [row for row in self._session._ordered(table) if check(row)]
+        rows = [row for row in self._tables.ordered(table) if check(row)]
         if self._skip("ORDER"):
             self._take("BY")
             column = self._name()
@@ -277,16 +97,16 @@ class _Statement:
         self._take("VALUES", "(")
         row = {}
         for name in names:
-            row[name] = self._value(_type(table, name))
+            row[name] = self._value(type_of(table, name))
             self._skip(",")
         self._take(")")
         holds = True
         if self._skip("IF"):
             self._take("NOT", "EXISTS")
-            partition, rest = self._session._key(table, row)
-            holds = (partition, rest) not in self._session.cells[table]
+            partition, rest = self._tables.key_of(table, row)
+            holds = (partition, rest) not in self._tables.cells[table]
         time_us = self._using()
-        return holds, lambda: self._session._write(table, row, time_us)
+        return holds, lambda: self._tables.write(table, row, time_us)
 
     def _update(self) -> tuple[bool, Callable[[], None]]:
         table = self._table = self._name().rpartition(".")[2]
@@ -296,28 +116,28 @@ class _Statement:
         while not row or self._skip(","):
             name = self._name()
             self._take("=")
-            row[name] = self._value(_type(table, name))
+            row[name] = self._value(type_of(table, name))
         keys: Row = {}
         check = self._where(keys)
         holds = True
         if self._skip("IF"):
-            found = next(filter(check, self._session._ordered(table)), dict.fromkeys(row))
+            found = next(filter(check, self._tables.ordered(table)), dict.fromkeys(row))
             holds = self._conditions()(dict.fromkeys(TABLES[table].columns) | found)
-        return holds, lambda: self._session._write(table, row | keys, time_us)
+        return holds, lambda: self._tables.write(table, row | keys, time_us)
 
     def _delete(self) -> tuple[bool, Callable[[], None]]:
         self._take("FROM")
         table = self._table = self._name().rpartition(".")[2]
-        session, keys = self._session, {}
+        tables, keys = self._tables, {}
         time_us, check = self._using(), self._where(keys)
 
         def delete() -> None:
-            session.deletions[table].append((check, time_us))
-            for row in list(filter(check, session._ordered(table))):
-                partition, rest = session._key(table, row)
-                places = [(session.cells[table], (partition, rest))]
+            tables.deletions[table].append((check, time_us))
+            for row in list(filter(check, tables.ordered(table))):
+                partition, rest = tables.key_of(table, row)
+                places = [(tables.cells[table], (partition, rest))]
                 if keys.keys() <= set(TABLES[table].partition_key):
-                    places.append((session.statics[table], partition))
+                    places.append((tables.statics[table], partition))
                 for cells, key in places:
                     if all(cell.time_us <= time_us for cell in cells.get(key, {}).values()):
                         cells.pop(key, None)
@@ -340,14 +160,14 @@ class _Statement:
                 "similarity_cosine": lambda row: (1 + _cosine(row[column], near)) / 2,
                 "writetime": lambda row: None if row[column] is None else row[""][column].time_us,
                 "ttl": lambda row: None,
-                "token": lambda row: _token((row[column],)),
+                "token": lambda row: token_of((row[column],)),
             }
             read = reads[function]
         else:
             column = name
 
             def read(row: Row) -> Any:
-                return _read(_type(self._table, column), row[column])
+                return _read(type_of(self._table, column), row[column])
 
         return (self._name() if self._skip("AS") else name), read
 
@@ -368,17 +188,17 @@ class _Statement:
         if is_token:
             if self._skip("token"):
                 self._take("(")
-                limit = _token((self._value("text"),))
+                limit = token_of((self._value("text"),))
                 self._take(")")
             else:
                 limit = self._value("bigint")
             compare = _OPERATORS[operator]
-            return lambda row: compare(_token(tuple(row[name] for name in names)), limit)
-        kinds = [_type(self._table, name) for name in names]
+            return lambda row: compare(token_of(tuple(row[name] for name in names)), limit)
+        kinds = [type_of(self._table, name) for name in names]
         if operator == "CONTAINS":
             wanted = self._value("text")
         elif operator == "IN" and self.words[self._at] != "(":
-            wanted = [_stored(kinds[0], each) for each in next(self._marked())]
+            wanted = [stored(kinds[0], each) for each in next(self._marked())]
         elif len(names) > 1 or operator == "IN":
             self._take("(")
             wanted = []
@@ -395,12 +215,12 @@ class _Statement:
         )
 
     def _using(self) -> int:
-        time_us, self._session.ttls[self._table] = self._session._now_us(), None
+        time_us, self._tables.ttls[self._table] = self._tables.now_us(), None
         if self._skip("USING"):
             while True:
                 option, value = self._name(), self._value("bigint")
                 if option == "TTL":
-                    self._session.ttls[self._table] = value
+                    self._tables.ttls[self._table] = value
                 else:
                     time_us = value
                 if not self._skip("AND"):
@@ -416,7 +236,7 @@ class _Statement:
         return names
 
     def _value(self, kind: str) -> Any:
-        return _stored(kind, self._literal())
+        return stored(kind, self._literal())
 
     def _marked(self) -> Iterator[Any]:
         self._at += 1
@@ -457,28 +277,6 @@ class _Statement:
             assert self._skip(word), (word, self.words[self._at :], self.words)
 
 
-def _type(table: str, column: str) -> str:
-    return TABLES[table].columns[column].cql.removesuffix(" static")
-
-
-def _stored(kind: str, value: Any) -> Any:
-    """A value as rows hold it: times as epoch milliseconds."""
-    if value is None:
-        return None
-    if "map<" in kind:
-        of = kind.rpartition(", ")[2].rstrip(">")
-        return {key: _stored(of, each) for key, each in value.items()} or None
-    if "set<" in kind:
-        return frozenset(value) or None
-    if kind.startswith("vector"):
-        return list(value)
-    if kind == "timestamp" and isinstance(value, datetime):
-        return round(value.replace(tzinfo=value.tzinfo or UTC).timestamp() * 1_000)
-    if kind == "date":
-        return value if isinstance(value, Date) else Date(value)
-    return value
-
-
 def _read(kind: str, value: Any) -> Any:
     """A stored value as the driver returns it."""
     if value is None:
@@ -489,15 +287,6 @@ def _read(kind: str, value: Any) -> Any:
     if kind == "timestamp":
         return datetime(1970, 1, 1) + timedelta(milliseconds=value)
     return value
-
-
-def _token(partition: tuple) -> int:
-    text = "\0".join(map(str, partition))
-    return Murmur3Token.hash_fn(text.encode())
-
-
-def _comparable(value: Any) -> Any:
-    return value.time if isinstance(value, UUID) else value
 
 
 def _cosine(one: Sequence[float] | None, other: Sequence[float]) -> float:

@@ -22,7 +22,7 @@ from liveprofile.privacy.erase import (
 from liveprofile.privacy.places import TABLES
 from liveprofile.settings import WindowSettings
 from liveprofile.units import HOUR_MS, MINUTE_MS
-from tests.support.memory.cql import MemoryCassandra
+from tests.support.memory.cassandra import MemoryCassandra
 from tests.support.rows.user_rows import TIME_US, user_row
 
 ERASED_US = TIME_US + 24 * HOUR_MS * 1_000

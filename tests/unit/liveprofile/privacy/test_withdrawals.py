@@ -12,7 +12,7 @@ from liveprofile.privacy.erase import Cell
 from liveprofile.privacy.places import TABLES
 from liveprofile.privacy.withdrawals import StoredRow, find_rows, not_allowed
 from liveprofile.settings import WindowSettings
-from tests.support.memory.cql import MemoryCassandra
+from tests.support.memory.cassandra import MemoryCassandra
 from tests.support.rows.user_rows import user_row
 
 WINDOW_MS = 10
