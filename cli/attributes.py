@@ -99,7 +99,7 @@ def check(call: Call, file: Path, defaults: FileDefaults) -> None:
     --valid-days 365`
     """
     if file.suffix == ".toml":
-        check_file(call, file, "attribute", read_catalogue)
+        check_file(call, file, "attributes", read_catalogue)
         return
     checker = _FileChecker(call.settings, file, defaults)
     valid = sum(1 for _ in checker.statements())

@@ -4,25 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import typer
 
 from cli.common import Call, print_json
-from liveprofile.attributes.definitions import check_attributes
-from liveprofile.rules.definitions import Definition, DefinitionsError, file_source
-from liveprofile.rules.rules import RulesError
-from liveprofile.segments.definitions import SegmentsError
-from liveprofile.settings import Settings
-from services.definitions import apply
+from liveprofile.rules.definitions import Definition, DefinitionsError
+from services.definitions import DefinitionKind, apply
 
 
-def check_file(call: Call, file: Path, name: str, read: Callable[[Path], Any]) -> None:
+def check_file(call: Call, file: Path, kind: str, read: Callable[[Path], Any]) -> None:
     """Prints whether a definitions file is valid. Exits with 2 if it has errors.
 
-    name: such as "rule"; read: reads the file into a set with `version` and f"{name}s".
+    kind: such as "rules"; read: reads the file into a set with `version` and the attribute `kind`.
     """
-    plural = f"{name}s"
     try:
         found = read(file)
     except DefinitionsError as error:
@@ -33,10 +28,10 @@ def check_file(call: Call, file: Path, name: str, read: Callable[[Path], Any]) -
             for line in error.lines():
                 typer.echo(f"liveprofile: {line}", err=True)
         raise typer.Exit(error.exit_code) from None
-    count = len(getattr(found, plural))
+    count = len(getattr(found, kind))
     call.print(
-        {"ok": True, "version": found.version, plural: count},
-        f"{file}: version {found.version}, {count} {plural}, no errors",
+        {"ok": True, "version": found.version, kind: count},
+        f"{file}: version {found.version}, {count} {kind}, no errors",
     )
 
 
@@ -44,14 +39,14 @@ def print_in_force(
     call: Call,
     source: str,
     found: Any,
-    name: str,
+    kind: DefinitionKind,
     more: Callable[[Any], str] = lambda definition: "",
 ) -> None:
     """Prints the rules or segments that jobs use.
 
-    name: such as "rule". more: what a line has between version and state.
+    more: what a line has between version and state.
     """
-    definitions = getattr(found, f"{name}s")
+    definitions = getattr(found, kind)
     width = max((len(each.id) for each in definitions), default=0)
     lines = (
         f"{each.id:<{width}}  {each.version:>3}  {more(each)}{each.state:<6}  {each.when}"
@@ -59,34 +54,15 @@ def print_in_force(
     )
     listed = [each.model_dump(mode="json") for each in definitions]
     call.print(
-        {"source": source, "version": found.version, f"{name}s": listed},
+        {"source": source, "version": found.version, kind: listed},
         f"version {found.version}, from {source}",
         *lines,
     )
 
 
-def read_with_attributes(
-    read: Callable[[Path], Any], name: str, settings: Callable[[], Settings]
-) -> Callable[[Path], Any]:
-    """Reads a definitions file as `read` does, and checks the attributes that it reads.
-
-    name: such as "rule". The settings, which name the file of attributes, are read only if a
-    condition reads one.
-    """
-
-    def read_and_check(file: Path) -> Any:
-        found = read(file)
-        error = RulesError if name == "rule" else SegmentsError
-        source, definitions = file_source(file, error), getattr(found, f"{name}s")
-        check_attributes(source, error, definitions, lambda: settings().attributes)
-        return found
-
-    return read_and_check
-
-
 def apply_file(
     call: Call,
-    kind_name: Literal["rule", "segment"],
+    kind: DefinitionKind,
     definitions: Sequence[Definition],
     file: Path,
     dry_run: bool,
@@ -96,11 +72,11 @@ def apply_file(
 
     Raises ServiceError, DefinitionsChangedError if somebody else writes at the same time.
     """
-    applied = apply(None, call.settings, f"{kind_name}s", definitions, by, dry_run=dry_run)
+    applied = apply(None, call.settings, kind, definitions, by, dry_run=dry_run)
     lines = (
         f"{change.kind:<9}  {change.name}"
         + ("" if change.definition is None else f"  version {change.definition.version}")
         for change in applied.changes
     )
-    listed = [change.as_json(kind_name) for change in applied.changes]
+    listed = [change.as_json(kind.removesuffix("s")) for change in applied.changes]
     call.print({"file": str(file), "dry_run": dry_run, "changes": listed}, *lines)

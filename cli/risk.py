@@ -27,7 +27,7 @@ from cli.common import (
     refuse_empty,
     table,
 )
-from cli.definitions import apply_file, check_file, print_in_force, read_with_attributes
+from cli.definitions import apply_file, check_file, print_in_force
 from cli.options import Commands
 from cli.progress import count_bar, progress
 from liveprofile.alerts.cases.flags import find_flag
@@ -47,9 +47,8 @@ from liveprofile.labels import feedback as labels
 from liveprofile.labels.rule_backtest import Backtest, as_json
 from liveprofile.labels.rule_backtest import backtest as compare
 from liveprofile.resources import product_path
-from liveprofile.rules.rules import read_rules
 from liveprofile.storage.cql import now_ms
-from services.definitions import read_kind
+from services.definitions import read_definitions, read_kind
 
 if TYPE_CHECKING:
     from udfs.scoring.drift_store import DriftState
@@ -174,7 +173,8 @@ def check(call: Call, file: FileArgument) -> None:
 
     Example: `liveprofile risk rules check rules.toml`
     """
-    check_file(call, file, "rule", read_with_attributes(read_rules, "rule", lambda: call.settings))
+    read = partial(read_definitions, "rules", settings=lambda: call.settings)
+    check_file(call, file, "rules", read)
 
 
 @rules.command()
@@ -191,8 +191,8 @@ def apply(call: Call, file: FileArgument, dry_run: bool = False, by: ByOption = 
     Options:
     dry_run: Print the changes without applying them.
     """
-    rules = read_with_attributes(read_rules, "rule", lambda: call.settings)(file).rules
-    apply_file(call, "rule", rules, file, dry_run, by)
+    rules = read_definitions("rules", file, lambda: call.settings).rules
+    apply_file(call, "rules", rules, file, dry_run, by)
 
 
 @rules.command()
@@ -211,7 +211,7 @@ def backtest(
     days: The last days of stored events.
     """
     settings = call.settings
-    edited = read_with_attributes(read_rules, "rule", lambda: call.settings)(file)
+    edited = read_definitions("rules", file, lambda: call.settings)
     current = read_kind(settings, "rules").definitions
     with call.session() as session:
         found = compare(session, settings, current.rules, edited.rules, days, now_ms())
@@ -258,7 +258,7 @@ def list_rules(call: Call) -> None:
     Example: `liveprofile risk rules list --json`
     """
     source, rule_set, _ = read_kind(call.settings, "rules")
-    print_in_force(call, source, rule_set, "rule", lambda rule: f"{rule.scope:<6}  ")
+    print_in_force(call, source, rule_set, "rules", lambda rule: f"{rule.scope:<6}  ")
 
 
 drift = Commands(

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.common import AtOption, ByOption, Call, end_without_result, format_utc, table
-from cli.definitions import apply_file, check_file, print_in_force, read_with_attributes
+from cli.definitions import apply_file, check_file, print_in_force
 from cli.options import Commands
 from cli.progress import progress
 from liveprofile.attributes.table import AttributeTable
-from liveprofile.segments.definitions import SegmentSet, read_segments
+from liveprofile.segments.definitions import SegmentSet
 from liveprofile.segments.evaluation import preview as evaluate_both
 from liveprofile.segments.members import look_alikes
 from liveprofile.segments.members import members as stored_members
@@ -22,7 +22,7 @@ from liveprofile.segments.stored_profiles import scan_profiles, with_attributes
 from liveprofile.settings import Settings
 from liveprofile.storage.cql import now_ms
 from liveprofile.storage.queries import TOKEN_MAX, TOKEN_MIN
-from services.definitions import read_kind
+from services.definitions import read_definitions, read_kind
 
 if TYPE_CHECKING:
     from offline.sweep_store import SweepState
@@ -42,8 +42,12 @@ def check(call: Call, file: FileArgument) -> None:
 
     Example: `liveprofile segments check segments.toml`
     """
-    read = read_with_attributes(read_segments, "segment", lambda: call.settings)
-    check_file(call, file, "segment", read)
+    check_file(
+        call,
+        file,
+        "segments",
+        lambda path: read_definitions("segments", path, lambda: call.settings),
+    )
 
 
 @segments.command()
@@ -60,8 +64,8 @@ def apply(call: Call, file: FileArgument, dry_run: bool = False, by: ByOption = 
     Options:
     dry_run: Print the changes without applying them.
     """
-    found = read_with_attributes(read_segments, "segment", lambda: call.settings)(file)
-    apply_file(call, "segment", found.segments, file, dry_run, by)
+    found = read_definitions("segments", file, lambda: call.settings)
+    apply_file(call, "segments", found.segments, file, dry_run, by)
 
 
 @segments.command(name="list")
@@ -71,7 +75,7 @@ def list_segments(call: Call) -> None:
     Example: `liveprofile segments list --json`
     """
     source, found = current_segments(call.settings)
-    print_in_force(call, source, found, "segment")
+    print_in_force(call, source, found, "segments")
 
 
 @segments.command()
@@ -202,7 +206,7 @@ def preview(call: Call, file: FileArgument, at: AtOption = None) -> None:
         milliseconds, or 2h ago. For replayed events.
     """
     settings = call.settings
-    then = read_with_attributes(read_segments, "segment", lambda: call.settings)(file)
+    then = read_definitions("segments", file, lambda: call.settings)
     time_ms = now_ms() if at is None else at
     _, now = current_segments(settings)
     with call.session() as session:

@@ -7,16 +7,14 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from cli.definitions import read_with_attributes
 from liveprofile.flink import rest
 from liveprofile.flink.submission import flink_run
 from liveprofile.kafka.topics import create_topics
 from liveprofile.resources import ROOT, product_path
-from liveprofile.rules.rules import read_rules
-from liveprofile.segments.definitions import read_segments
 from liveprofile.settings import Settings
 from liveprofile.storage.schema import create_schema
 from models.profile.model_card import ModelCard
+from services.definitions import KINDS, read_definitions
 
 JOB = ROOT / "jobs" / "profile_job.py"
 
@@ -55,11 +53,8 @@ def submit_job(
 
 def check_submission(settings: Settings) -> ModelCard:
     """Raises LiveprofileError for files that the job would refuse, before anything is created."""
-    for read, name, path in (
-        (read_rules, "rule", settings.rules),
-        (read_segments, "segment", settings.segments),
-    ):
-        read_with_attributes(read, name, lambda: settings)(product_path(path))
+    for kind in KINDS:
+        read_definitions(kind, product_path(getattr(settings, kind)), lambda: settings)
     return read_model_card(settings)
 
 

@@ -25,7 +25,7 @@ from liveprofile.feeds.definition_changes import (
     read_in_force,
 )
 from liveprofile.labels.rule_backtest import Backtest, backtest
-from liveprofile.rules.definitions import Definition, DefinitionsError
+from liveprofile.rules.definitions import Definition, DefinitionsError, file_source
 from liveprofile.rules.proposals import (
     Proposal,
     ProposalState,
@@ -95,6 +95,19 @@ def parse(
         log.error("conditions cannot be checked: %s", error)
         raise ServiceError(str(error)) from None
     return definitions
+
+
+def read_definitions(kind: DefinitionKind, file: Path, settings: Callable[[], Settings]) -> Any:
+    """The rules or segments of a file, with the attributes that they read checked.
+
+    The settings, which name the file of attributes, are read only if a condition reads one. Raises
+    DefinitionsError with every fault.
+    """
+    of = KINDS[kind]
+    found = of.read_file(file)
+    source, definitions = file_source(file, of.error), getattr(found, kind)
+    check_attributes(source, of.error, definitions, lambda: settings().attributes)
+    return found
 
 
 def read_kind(settings: Settings, kind: DefinitionKind) -> InForce:
