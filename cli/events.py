@@ -147,11 +147,10 @@ def check(
     rows: Number of rows to check.
     shown: Number of events to print.
     """
-    batches, translator = open_source(file, map_file, rows)
     events, rejected, now_ms = [], [], time.time_ns() // 1_000_000
     count, reasons = 0, Counter[str]()
-    for batch in batches:
-        for payload in translator.translate(batch).values:
+    for batch in open_source(file, map_file, rows):
+        for payload in batch.values:
             count += 1
             try:
                 validate(payload, now_ms, call.settings.limits)
