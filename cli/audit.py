@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import typer
@@ -23,9 +23,6 @@ from liveprofile.audit.results import AuditResult, store_result
 from liveprofile.audit.state_file import AuditState, require_usable, write_state
 from liveprofile.errors import ServiceError
 from liveprofile.feeds.users import read_merges
-from liveprofile.kafka.offsets import lag
-from liveprofile.kafka.records import read_topic, send_all
-from liveprofile.kafka.topics import PartitionRange
 from liveprofile.settings import Settings
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import now_ms
@@ -33,9 +30,7 @@ from liveprofile.storage.cql import now_ms
 COUNTS = [field.name for field in fields(Reconciliation) if field.type == "int"]
 
 
-def audit(
-    call: Call, since: SinceOption = None, state: Path | None = None, repair: bool = False
-) -> None:
+def audit(call: Call, since: SinceOption = None, state: Path | None = None) -> None:
     """Account for every record of the input topic: used, duplicate, late, corrected, rejected,
     erased or heartbeat.
 
@@ -52,7 +47,6 @@ def audit(
     Options:
     state FILE: Audit only records after those that FILE names, and note in FILE where the next
         audit must start, unless there is an error.
-    repair: Send unaccounted records that were late by the lateness rules to the late topic.
     """
     settings = call.settings
     if state is not None:
@@ -60,8 +54,6 @@ def audit(
     plan, starts = None, archive_ends(settings)
     if since is not None or state is not None:
         plan = plan_range(settings, since, state, starts)
-    elif repair:
-        _require_caught_up(settings)
     first_window_ms, behind = (None, 0) if plan is None else (plan.first_window_ms, plan.behind)
     with _auditor(settings, first_window_ms, starts) as auditor:
         if plan is None:
@@ -69,20 +61,17 @@ def audit(
         else:
             read_range(settings, auditor, plan)
         report = auditor.report()
-        repaired = _repair(settings, auditor) if repair else 0
     encoded = audit_encoded(settings, None if plan is None else plan.outputs_since_ms)
-    without_repaired = replace(report.counts, unaccounted=report.counts.unaccounted - repaired)
-    ok = report.counts.ok or without_repaired.ok
-    ok = ok and (encoded is None or encoded.ok)
+    ok = report.counts.ok and (encoded is None or encoded.ok)
     _store_result(settings, report.counts, ok)
     if ok and state is not None:
         write_state(state, AuditState(topic=settings.topics.events, offsets=report.next_offsets))
     counts = {name: getattr(report.counts, name) for name in COUNTS}
-    counts |= {"behind": behind, "repaired": repaired}
+    counts["behind"] = behind
     if encoded is not None:
         counts["encoded"] = asdict(encoded)
     document = counts | {"ok": ok, "examples": report.examples, "encoded": encoded}
-    call.print(document, counts, *_advice(report.counts, repaired))
+    call.print(document, counts, *_advice(report.counts))
     if not ok:
         raise typer.Exit(1)
 
@@ -117,49 +106,7 @@ def _store_result(settings: Settings, counts: Reconciliation, ok: bool) -> None:
         typer.echo(f"the result is not stored for the console: {error}", err=True)
 
 
-def _require_caught_up(settings: Settings) -> None:
-    """The job would send a late record that it has not read yet to the late topic again."""
-    if records_behind := lag(settings):
-        raise ServiceError(
-            f"the job's last checkpoint is {records_behind} records behind the end of"
-            f" {settings.topics.events}: run --repair when the job has caught up"
-        )
-
-
-def _repair(settings: Settings, auditor: Audit) -> int:
-    """Sends lost late records to the late topic, with the header `repaired`; returns the count.
-
-    If the job ignores idle partitions, a window can drop a late event after a restore
-    (docs/operate.md, known limits).
-    """
-    return sum(
-        send_all(settings, settings.topics.late, _late(settings, lateness_ms))
-        for lateness_ms in auditor.lateness_ms()
-        if lateness_ms
-    )
-
-
-def _late(
-    settings: Settings, lateness_ms: dict[tuple[int, int], int]
-) -> Iterator[tuple[bytes | None, bytes | None, dict[str, str]]]:
-    """Records for the late topic. lateness_ms: by partition and offset in the input topic."""
-    offsets: dict[int, list[int]] = {}
-    for partition, offset in lateness_ms:
-        offsets.setdefault(partition, []).append(offset)
-    ranges = {number: PartitionRange(min(of), max(of) + 1) for number, of in offsets.items()}
-    for record in read_topic(settings, settings.topics.events, ranges):
-        if (source := (record.partition, record.offset)) in lateness_ms:
-            headers = {
-                "lateness_ms": str(lateness_ms[source]),
-                "topic": record.topic,
-                "partition": str(record.partition),
-                "offset": str(record.offset),
-                "repaired": "true",
-            }
-            yield record.key, record.value, headers
-
-
-def _advice(counts: Reconciliation, repaired: int) -> Iterator[str]:
+def _advice(counts: Reconciliation) -> Iterator[str]:
     if counts.ok:
         yield "Every record is accounted for."
     if counts.open_windows and counts.of_range:
@@ -171,7 +118,7 @@ def _advice(counts: Reconciliation, repaired: int) -> Iterator[str]:
         )
     if counts.expired:
         yield "Records have expired, so stored events without a record do not indicate an error."
-    if counts.unaccounted > repaired + counts.open_windows:
+    if counts.unaccounted > counts.open_windows:
         yield (
             "--json lists examples of unaccounted records. The job may still be catching up: see"
             " `liveprofile job status`."

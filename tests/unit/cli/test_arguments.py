@@ -164,7 +164,6 @@ def run(monkeypatch: pytest.MonkeyPatch, command: str) -> int:
         ("events rejected show 17", "'17' is no id of a rejected record"),
         ("events rejected resend nowhere.jsonl", "nowhere.jsonl: [Errno 2] No such file"),
         ("events rejected resend events.jsonl", "row 1: must be an object with id and payload"),
-        ("job migrations revert --to 0", "--to"),
         ("job setup --dry-run --config no_model.toml", "/nowhere"),
         ("job upgrade --savepoint savepoints", "must be an absolute path or a URI"),
         ("job upgrade --fallback nowhere.toml", "no configuration file at nowhere.toml"),
