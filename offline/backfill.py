@@ -82,7 +82,7 @@ def backfill_rows(
     out: an empty or missing folder.
     source: CSV, Parquet or JSON lines, as `liveprofile events replay` reads them; None: the current
     content of the input topic.
-    labels: of SCORING_ROWS: JSON lines or Parquet, as `liveprofile risk feedback send` reads them;
+    labels: of SCORING_ROWS: JSON lines or Parquet, as `liveprofile risk feedback` reads them;
     None: the current content of the topic risk-feedback.
     cluster: True runs on flink.rest_url, whose machines must see the folder `out`; False runs an
     embedded Flink.

@@ -220,9 +220,7 @@ def test_json_lines_and_parquet_replay_as_the_same_events(tmp_path):
 
     def replayed(path: Path, mapping: Path | None) -> list[dict]:
         batches = open_source(path, mapping)
-        return [
-            json.loads(value) for events in batches for value in events.values
-        ]
+        return [json.loads(value) for events in batches for value in events.values]
 
     mapped = replayed(tmp_path / "events.parquet", ROOT / "mappings/generated.toml")
     for event in mapped:
