@@ -50,11 +50,8 @@ class ProfileUdf(ScalarFunction):
         # Where CPU cores are scarce, the scoring pipeline gets them first: fraud scores are needed
         # while the customer waits, profiles are not.
         os.nice(WORKER_NICENESS)
-        settings, parts, metric_group = (
-            self._settings,
-            self._parts,
-            function_context.get_metric_group(),
-        )
+        settings, parts = self._settings, self._parts
+        metric_group = function_context.get_metric_group()
         with ExitStack() as opening:
             guard = open_worker_guard()
             opening.callback(guard.release)
@@ -114,40 +111,24 @@ def _epoch_ms(times: pd.Series) -> np.ndarray:
 
 
 class ProfileMetrics:
-    """Reports batch timings as Flink metrics `liveprofile.*`.
-
-    Distributions describe single batches, but only Flink shows them. Prometheus accepts plain
-    numbers only, so each stage also has a counter of microseconds.
-    """
+    """Reports batch timings as Flink counters `liveprofile.*`."""
 
     def __init__(self, group):
         group = group.add_group("liveprofile")
-        self._rows = group.counter("rows")
+        self._counts = {
+            name: group.counter(name) for name in ("rows", "media_used", "media_ignored")
+        }
         self._batches = group.counter("batches")
-        self._batch_rows = group.distribution("batch_rows")
-        self._stage_ms = {stage: group.distribution(f"{stage}_ms") for stage in STAGES}
         self._stage_us = {stage: group.counter(f"{stage}_us") for stage in STAGES}
-        self._media_used = group.counter("media_used")
-        self._media_ignored = group.counter("media_ignored")
         self._window_to_profile = LatencyCounters(group, WINDOW_TO_PROFILE)
-        self._pass_rows = group.distribution("model_pass_rows")
-        self._pass_us_per_row = group.distribution("model_pass_us_per_row")
 
     def __call__(self, timing: ProfileBatchTiming) -> None:
-        self._rows.inc(timing.rows)
         self._batches.inc()
-        self._batch_rows.update(timing.rows)
-        self._media_used.inc(timing.media_used)
-        self._media_ignored.inc(timing.media_ignored)
-        for stage in STAGES:
-            spent_ms = getattr(timing, f"{stage}_ms")
-            self._stage_ms[stage].update(round(spent_ms))
-            self._stage_us[stage].inc(round(spent_ms * 1000))
+        for name, counter in self._counts.items():
+            counter.inc(getattr(timing, name))
+        for stage, counter in self._stage_us.items():
+            counter.inc(round(getattr(timing, f"{stage}_ms") * 1000))
         self._window_to_profile.observe(timing.window_to_profile_ms)
-        for forward_pass in timing.passes:
-            rows = forward_pass.rows
-            self._pass_rows.update(rows)
-            self._pass_us_per_row.update(round(forward_pass.milliseconds * 1000 / max(rows, 1)))
 
 
 PARTS = WorkerParts(open_profile_sink, ProfileMetrics, open_models=open_model_feed)
