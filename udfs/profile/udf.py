@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from contextlib import ExitStack, closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -18,10 +18,10 @@ from liveprofile.resources import product_path
 from liveprofile.rules.rules import read_rules
 from liveprofile.segments.definitions import read_segments
 from liveprofile.settings import Settings
-from udfs.profile.batch import STAGES, ProfileBatch, ProfileBatchTiming, ProfileUpdater
+from udfs.profile.batch import STAGES, ProfileBatch, ProfileUpdater
 from udfs.profile.model_feed import load_checkpoint, open_model_feed, report_models
 from udfs.profile.sink import open_profile_sink
-from udfs.worker import LatencyCounters, WorkerParts, collect_rarely
+from udfs.worker import BatchMetrics, WorkerParts, collect_rarely
 from udfs.worker_guard import open_worker_guard
 
 if TYPE_CHECKING:  # only the workers need torch, not the client that submits the job
@@ -110,28 +110,13 @@ def _epoch_ms(times: pd.Series) -> np.ndarray:
     return times.to_numpy().astype("datetime64[ms]").astype(np.int64)
 
 
-class ProfileMetrics:
-    """Reports batch timings as Flink counters `liveprofile.*`."""
-
-    def __init__(self, group):
-        group = group.add_group("liveprofile")
-        self._counts = {
-            name: group.counter(name) for name in ("rows", "media_used", "media_ignored")
-        }
-        self._batches = group.counter("batches")
-        self._stage_us = {stage: group.counter(f"{stage}_us") for stage in STAGES}
-        self._window_to_profile = LatencyCounters(group, WINDOW_TO_PROFILE)
-
-    def __call__(self, timing: ProfileBatchTiming) -> None:
-        self._batches.inc()
-        for name, counter in self._counts.items():
-            counter.inc(getattr(timing, name))
-        for stage, counter in self._stage_us.items():
-            counter.inc(round(getattr(timing, f"{stage}_ms") * 1000))
-        self._window_to_profile.observe(timing.window_to_profile_ms)
+def open_metrics(group: Any) -> BatchMetrics:
+    """The counters `liveprofile.*`. group: Flink's."""
+    counts = ("rows", "media_used", "media_ignored")
+    return BatchMetrics(group.add_group("liveprofile"), counts, STAGES, (WINDOW_TO_PROFILE,))
 
 
-PARTS = WorkerParts(open_profile_sink, ProfileMetrics, open_models=open_model_feed)
+PARTS = WorkerParts(open_profile_sink, open_metrics, open_models=open_model_feed)
 
 
 def profile_udf(settings: Settings, parts: WorkerParts = PARTS):
