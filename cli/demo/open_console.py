@@ -19,7 +19,7 @@ from liveprofile.trends.update import InputTopic, update
 from liveprofile.units import DAY_MS
 from serve.keys import Role, new_key, write_key
 from services import campaigns
-from stack.commands import ConsoleServer
+from stack.local import HttpServer
 
 KEY_NAME, KEY_TTL_S = "demo", 30 * 86_400
 CAMPAIGN, OUTCOME_DAYS, CONTROL_SHARE, CONTACT_COST = "example", 30, 0.3, 0.2
@@ -35,7 +35,7 @@ class Opened(NamedTuple):
 
 
 def open_console(
-    server: ConsoleServer,
+    server: HttpServer,
     settings: Settings,
     closed_ms: int,
     user_id: str,
