@@ -140,11 +140,10 @@ def check(
     map_file MAP.toml: Mapping, as for `replay --mapping`.
     rows: Number of rows to check.
     """
-    batches, translator = open_source(file, map_file, rows)
     events, rejected, clock_ms = [], [], now_ms()
     count, reasons = 0, Counter[str]()
-    for batch in batches:
-        for payload in translator.translate(batch).values:
+    for batch in open_source(file, map_file, rows):
+        for payload in batch.values:
             count += 1
             try:
                 validate(payload, clock_ms, call.settings.limits)
