@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import compress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,9 +33,6 @@ from liveprofile.segments.policy import ChangeKey, MembershipReader
 from liveprofile.wire import window_events
 from liveprofile.wire.histories import history_since, purchases_since
 from liveprofile.wire.output_records import Refused
-
-if TYPE_CHECKING:
-    from udfs.profile.sink import ProfileSink
 
 ERASED, NO_CONSENT = "ERASED", "NO_CONSENT"  # reasons to reject an event
 PURPOSE = "profiling"
@@ -130,11 +127,12 @@ class LaterRows(NamedTuple):
 class LaterWindows:
     """The windows of users after their erasure, which start from nothing.
 
+    store: a sink of profiles, whose `later_sums` returns the StoredSums of each SumsKey, or None.
     on_restart: called with a user before the first window after an erasure, again after a restart
     of the worker.
     """
 
-    def __init__(self, store: ProfileSink, length_ms: int, on_restart: Callable[[str], None]):
+    def __init__(self, store: Any, length_ms: int, on_restart: Callable[[str], None]):
         self._store, self._length_ms, self._on_restart = store, length_ms, on_restart
         self._sums: dict[str, StoredSums] = {}
         self._restarted_ms: dict[str, int] = {}  # erasures that `on_restart` has been called for
