@@ -53,7 +53,7 @@ def configure(t_env: TableEnvironment, settings: Settings) -> None:
         "table.optimizer.reuse-optimize-block-with-digest-enabled": "true",
         # Safe for the planner's operators, which copy what they keep.
         "pipeline.object-reuse": "true",
-        # A window or an event passes four exchanges, and each may buffer it this long.
+        # An event may pass six exchanges, and each may buffer it this long.
         "execution.buffer-timeout.interval": f"{job.buffer_timeout_ms} ms",
         "execution.checkpointing.interval": f"{job.checkpoint_interval_ms} ms",
         "execution.checkpointing.tolerable-failed-checkpoints": MAX_FAILED_CHECKPOINTS,
@@ -204,7 +204,9 @@ def build(
             name=savepoint.operator_name(settings),
         ),
         Override(
-            _OVER, savepoint.WINDOW_COUNT, configuration=_state_ttl(settings.window.count_ttl_ms)
+            _OVER,
+            savepoint.WINDOW_COUNT,
+            configuration={"table.exec.state.ttl": f"{settings.window.count_ttl_ms} ms"},
         ),
         # All windows of a user close in one task.
         Override(_OVER, savepoint.HISTORY, chained=True),
@@ -230,21 +232,11 @@ def add_scoring_pipeline(
     ]
 
 
-def _state_ttl(ttl_ms: int) -> dict[str, str]:
-    return {"table.exec.state.ttl": f"{ttl_ms} ms"}
-
-
 def scoring_overrides(settings: Settings) -> list[Override]:
-    """Expires the parts of an event soon, since they are useless once the event is complete.
-
-    At parallelism 1 the last step, a count that collects a user's events in one task, needs no
-    exchange.
-    """
-    ttl = _state_ttl(settings.scoring.rejoin_ttl_ms)
-    overrides = [Override(_OVER, description="event_key]", configuration=ttl)]
-    if settings.job.parallelism == 1:
-        overrides.append(Override(_OVER, description=savepoint.LAST_COUNT, chained=True))
-    return overrides
+    """At parallelism 1, all steps of an event run in one task, which needs no exchanges."""
+    if settings.job.parallelism > 1:
+        return []
+    return [Override(_OVER, of_list, chained=True) for of_list in savepoint.LISTS]
 
 
 def kafka_scoring_tables(

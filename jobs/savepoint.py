@@ -9,8 +9,8 @@ continues from its savepoint restores all state but the offsets of the archive's
 of labels reads the same topic in both jobs and keeps its id.
 
 State means what the settings say that it was computed with. With other settings, Flink would
-restore windows of another length, or lists that are longer than the setting and then grow for ever.
-So the job writes these settings into the name of an operator, which every checkpoint contains.
+restore windows of another length. So the job writes these settings into the name of an operator,
+which every checkpoint contains.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from pyflink.java_gateway import get_gateway
 from pyflink.table import TableEnvironment
 
 from jobs.compiled_plan import FIRST_STATELESS_ID, NodeId
+from jobs.sql.scoring_views import ENTITY_ORDER
 from liveprofile.errors import ConfigError
-from liveprofile.flink.job_report import FIRST_PARTS, SCORING_INPUT
 from liveprofile.settings import Settings
 
 _OVER = "stream-exec-over-aggregate"
@@ -34,8 +34,8 @@ _SINK = "stream-exec-sink"
 # The planner names computed keys by their position, such as $10.
 PARTITION_CLOCK = "partitionBy=[$"
 WINDOW_COUNT = "partitionBy=[user_id, $"
-HISTORY = "LAST_JOINED("
-LAST_COUNT = "partitionBy=[user_id], orderBy=[arrival ASC], window=[ ROWS BETWEEN UNBOUNDED"
+HISTORY = "LAST_JOINED(this_window"
+LISTS = ("LAST_JOINED(user_token", *(f"LAST_JOINED({name}_token" for name in ENTITY_ORDER))
 
 NODE_IDS = (
     NodeId(1, _SCAN, "default_database, source"),
@@ -48,12 +48,8 @@ NODE_IDS = (
     NodeId(8, _SINK, "default_database.sink]"),
     NodeId(21, _SCAN, "default_database, label_source"),
     NodeId(22, _SCAN, "default_database, scoring_source"),
-    NodeId(23, _OVER, "LISTAGG(user_token"),
-    NodeId(FIRST_PARTS, "stream-exec-calc", "CONCAT('h', head"),
-    NodeId(25, _OVER, "LISTAGG(entity_token"),
-    NodeId(26, _OVER, "partitionBy=[event_key]"),
-    NodeId(SCORING_INPUT, _OVER, LAST_COUNT),
-    NodeId(28, _SINK, "default_database.scoring_sink]"),
+    NodeId(23, _SINK, "default_database.scoring_sink]"),
+    *(NodeId(number, _OVER, of_list) for number, of_list in enumerate(LISTS, 24)),
 )
 _ARCHIVE_SOURCES = {1: 41, 22: 42}
 ARCHIVE_SOURCE_IDS = frozenset(_ARCHIVE_SOURCES.values())
@@ -69,7 +65,6 @@ STATE_SETTINGS = (
     "window.stagger_ms",
     "state.decay_days",
     "scoring.enabled",
-    "scoring.history",
 )
 NAME_PREFIX = "Deduplicate "  # the settings follow as JSON
 

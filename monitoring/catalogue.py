@@ -47,10 +47,7 @@ FIGURES: dict[str, Figure] = {
     "checkpoints_failed": Figure("counter", "Failed checkpoints."),
     "windows_stored": Figure("counter", "Windows whose profile is stored."),
     "events_scored": Figure("counter", "Events that are scored and stored."),
-    "events_to_score": Figure("counter", "Valid events of a scored type."),
     "events_unscored": Figure("counter", "Events that could not be read or scored."),
-    "events_incomplete": Figure("gauge", "Events that lack a part: in flight or lost."),
-    "events_lost": Figure("gauge", "Incomplete events that are too many to be in flight."),
     "model_revision": Figure("gauge", "User model in force, over the workers.", ("of",)),
     "models_refused": Figure("gauge", "Deployments that the worker with most has refused."),
     "event_to_score_seconds": Figure(

@@ -89,10 +89,7 @@ def flink_readings(
         if match := ROWS.search(name):
             readings.add("events_scored" if match[1] else "windows_stored", value)
     if settings.scoring.enabled and (scoring := scoring_report(metrics)):
-        readings.add("events_to_score", scoring.events)
         readings.add("events_unscored", scoring.unscored)
-        readings.add("events_incomplete", scoring.incomplete)
-        readings.add("events_lost", scoring.lost)
     if models := model_report(metrics):
         readings.add("model_revision", models.lowest_revision, "lowest")
         readings.add("model_revision", models.highest_revision, "highest")

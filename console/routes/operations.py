@@ -210,7 +210,6 @@ def job_figures(facts: JobFacts) -> list[tuple[str, str]]:
     if scoring is not None:
         figures += [
             ("events to score since the start", number(scoring.events)),
-            ("of these incomplete", number(scoring.incomplete)),
             ("of these not scored", number(scoring.unscored)),
         ]
     if checkpoint is None:

@@ -1,14 +1,13 @@
 """The SQL views of the scoring pipeline, one function for each view, from top to bottom.
 
-    scoring_parsed -> scorable_events -> event_tokens --+-> with_user_history
-    parsed_labels -> label_tokens ----------------------+
-    with_user_history -> entity_fanout -> event_parts -> rejoined -> scoring_input
+    scoring_parsed -> scorable_events -> event_tokens --+-> all_tokens -> with_address_id -> ...
+    parsed_labels -> label_tokens ----------------------+   -> with_device_id -> scoring_input
 
 The pipeline validates by the same rules as the profile pipeline but shares no operator with it, so
-it never waits for windows. The history of a user or an entity is the list of its last K events in
-order of arrival: no watermark delays an event, and no event is dropped as late. The features
-select from the lists by event time (liveprofile/features/entity). Views that both pipelines have
-carry the prefix `scoring_` here.
+it never waits for windows. An event passes its entities, then its user, one after the other; each
+adds its list: its last K events in order of arrival. So no watermark delays an event, no event is
+dropped as late, and none can lose a list. The features select from the lists by event time
+(liveprofile/features/entity). Views that both pipelines have carry the prefix `scoring_` here.
 """
 
 from __future__ import annotations
@@ -27,11 +26,13 @@ from liveprofile.wire.entity_lists import (
     user_token_sql,
 )
 from liveprofile.wire.scored_events import CELLS_PER_DEGREE, ENTITIES
-from liveprofile.wire.tokens import ID_CHARS, join_sql, type_letter_sql
+from liveprofile.wire.tokens import FIELD, ID_CHARS, type_letter_sql
 
 _BACKSLASH = "\\"
 # Matches every payload with a scored type that has no escapes, and few others.
 _MAY_BE_SCORED = r'"event_type"\s*:\s*"(?:' + "|".join(SCORED_TYPES) + ')"'
+# In this order an event collects its lists: those of shops and places are the longest.
+ENTITY_ORDER = tuple(reversed(ENTITIES))
 
 
 def parsed(settings: Settings, source: str) -> str:
@@ -48,19 +49,15 @@ def _cell(number: str) -> str:
 def scorable_events(settings: Settings, source: str = "scoring_parsed") -> str:
     """Valid events of a scored type, with typed columns.
 
-    event_key (unique for each record), event_id, user_id, arrival, event_type, event_ms STRING,
+    event_id, user_id, arrival, event_type, event_ms STRING,
     amount STRING, letter, item_id, category_id, device_id, place, shop_id, coupon_id, address_id
     ('' if missing), record_offset STRING, arrived_ms STRING (the record's timestamp)
     """
     place = f"COALESCE({_cell('lat')} || ':' || {_cell('lon')}, '')"
     types = ", ".join(f"'{name}'" for name in SCORED_TYPES)
     event_ms = sql.scoring_ms("event_clock", "record_time", settings.scoring)
-    event_key = join_sql(
-        "CAST(record_partition AS STRING)", "CAST(record_offset AS STRING)", "event_id"
-    )
     return f"""
-        SELECT {event_key} AS event_key,
-            event_id, user_id, arrival, event_type,
+        SELECT event_id, user_id, arrival, event_type,
             CAST({event_ms} AS STRING) AS event_ms,
             CAST(amount AS STRING) AS amount, {type_letter_sql()} AS letter, item_id, category_id,
             device_id, coupon_id, shop_id, address_id, {place} AS place,
@@ -72,11 +69,11 @@ def scorable_events(settings: Settings, source: str = "scoring_parsed") -> str:
 def event_tokens() -> str:
     """The event as the lists contain it, and the fields that scoring needs of it.
 
-    user_id, arrival, event_key, head, user_token, entity_token, and the ids of ENTITIES
+    user_id, arrival, head, user_token, entity_token, and the ids of ENTITIES
     """
     common = ("letter", "event_ms", "event_id", "amount")
     return f"""
-        SELECT user_id, arrival, event_key, {scored_events.head_sql()} AS head,
+        SELECT user_id, arrival, {scored_events.head_sql()} AS head,
             {user_token_sql(*common, *map(hash_sql, ENTITIES))} AS user_token,
             {entity_token_sql(*common, "user_id")} AS entity_token,
             {", ".join(ENTITIES)}
@@ -96,13 +93,13 @@ def parsed_labels(source: str) -> str:
 def label_tokens() -> str:
     """The label of an event as the lists contain it.
 
-    The columns of `event_tokens`, with empty event_key and head.
+    The columns of `event_tokens`, with an empty head.
     """
     common = (label_letter_sql("label"), "CAST(label_ms AS STRING)", "event_id", "'0'")
     ids = ", ".join(f"COALESCE(LEFT({name}, {ID_CHARS}), '') AS {name}" for name in ENTITIES)
     no_entities = ("''" for _ in ENTITIES)
     return f"""
-        SELECT user_id, arrival, '' AS event_key, '' AS head,
+        SELECT user_id, arrival, '' AS head,
             {user_token_sql(*common, *no_entities)} AS user_token,
             {entity_token_sql(*common, "user_id")} AS entity_token, {ids}
         FROM parsed_labels WHERE {_is_valid_label()}"""
@@ -133,72 +130,30 @@ def _is_label_id(field: str) -> str:
     return f"COALESCE(CHAR_LENGTH({field}) BETWEEN 1 AND {ID_CHARS}, FALSE)"
 
 
-def with_user_history(settings: Settings) -> str:
-    """The rows of `event_tokens` and `label_tokens` with the user's last K tokens, own one last.
+def with_entity_list(source: str, name: str, settings: Settings) -> str:
+    """The rows of `source` with the last K tokens of the entity `name`, own one last.
 
-    user_id, arrival, event_key, head, entity_token, the ids of ENTITIES, user_list
+    An event without such an entity goes by its user and adds nothing.
+
+    The columns of `source`, of_<name>: NULL for no entity
     """
-    user_list = last_tokens_sql("user_token", "user_id", settings.scoring.history)
+    key, token = f"{name}_key", f"{name}_token"
     return f"""
-        SELECT user_id, arrival, event_key, head, entity_token, {", ".join(ENTITIES)},
-            {user_list} AS user_list
-        FROM (SELECT * FROM event_tokens UNION ALL SELECT * FROM label_tokens)"""
+        SELECT *, {last_tokens_sql(token, key, settings.scoring.history)} AS of_{name}
+        FROM (SELECT *, CASE WHEN {name} = '' THEN '{FIELD}' || user_id ELSE {name} END AS {key},
+                CASE WHEN {name} <> '' THEN entity_token END AS {token} FROM {source})"""
 
 
-def entity_fanout() -> str:
-    """One row for each entity of an event or label.
+def scoring_input(source: str, settings: Settings) -> str:
+    """The rows of `source` that are events, with the list of the user: the input of `score_event`,
+    and a training row.
 
-    arrival, user_id, event_key, part_count, entity, entity_token
+    user_id, parts (liveprofile.wire.scored_events)
     """
-    entities = ", ".join(map(scored_events.entity_key_sql, ENTITIES))
+    of_user = last_tokens_sql("user_token", "user_id", settings.scoring.history)
     return f"""
-        SELECT arrival, user_id, event_key, {scored_events.part_count_sql()} AS part_count, entity,
-            entity_token
-        FROM with_user_history CROSS JOIN UNNEST(ARRAY[{entities}]) AS e(entity)
-        WHERE entity <> ''"""
-
-
-def event_parts(settings: Settings) -> str:
-    """The parts of each event (liveprofile.wire.scored_events), each list from its own key.
-
-    arrival, user_id, event_key, part_count INT, part
-    """
-    entity_list = last_tokens_sql("entity_token", "entity", settings.scoring.history)
-    return f"""
-        SELECT arrival, user_id, event_key, {scored_events.part_count_sql()} AS part_count,
-            {scored_events.head_part_sql("head", "user_list")} AS part
-        FROM with_user_history WHERE event_key <> ''
-        UNION ALL
-        SELECT arrival, user_id, event_key, part_count,
-            {scored_events.entity_part_sql("entity", "entity_list")} AS part
-        FROM (SELECT *, {entity_list} AS entity_list FROM entity_fanout) WHERE event_key <> ''"""
-
-
-def rejoined() -> str:
-    """An event with all of its parts. Its last part to arrive completes it.
-
-    user_id, arrival, parts STRING
-    """
-    over = "OVER (PARTITION BY event_key ORDER BY arrival ROWS UNBOUNDED PRECEDING)"
-    return f"""
-        SELECT user_id, arrival, joined AS parts
-        FROM (SELECT user_id, arrival, part_count,
-                LISTAGG(part, '{scored_events.WINDOW}') {over} AS joined,
-                COUNT(*) {over} AS arrived FROM event_parts)
-        WHERE arrived = part_count"""
-
-
-def scoring_input() -> str:
-    """The input of `score_event`, and a training row.
-
-    The count collects a user's events in one task, in order; it has no other purpose.
-
-    user_id, parts
-    """
-    nth = "COUNT(*) OVER (PARTITION BY user_id ORDER BY arrival ROWS UNBOUNDED PRECEDING)"
-    return f"""
-        SELECT user_id, parts FROM (SELECT user_id, parts, {nth} AS nth FROM rejoined)
-        WHERE nth > 0"""
+        SELECT user_id, {scored_events.parts_sql()} AS parts
+        FROM (SELECT *, {of_user} AS of_user FROM {source}) WHERE head <> ''"""
 
 
 def create(t_env, source: str, labels: str, settings: Settings) -> None:
@@ -217,11 +172,12 @@ def create(t_env, source: str, labels: str, settings: Settings) -> None:
         "parsed_labels": parsed_labels(labels),
         "label_tokens": label_tokens(),
         "rejected_labels": rejected_labels(),
-        "with_user_history": with_user_history(settings),
-        "entity_fanout": entity_fanout(),
-        "event_parts": event_parts(settings),
-        "rejoined": rejoined(),
-        "scoring_input": scoring_input(),
+        "all_tokens": "SELECT * FROM event_tokens UNION ALL SELECT * FROM label_tokens",
     }
+    source = "all_tokens"
+    for name in ENTITY_ORDER:
+        views[f"with_{name}"] = with_entity_list(source, name, settings)
+        source = f"with_{name}"
+    views["scoring_input"] = scoring_input(source, settings)
     for name, query in views.items():
         create_view(t_env, name, query)

@@ -146,11 +146,6 @@ def job_warnings(
             " failed: after a failure the job reads this time again. Is the checkpoint folder full,"
             " or not writable?"
         )
-    if scoring and scoring.lost:
-        yield (
-            f"{scoring.lost} of {scoring.events} events lack a part and are not scored; after"
-            " scoring.rejoin_ttl_ms they are lost. Is one task much slower than the others?"
-        )
     if scoring and scoring.unscored:
         yield f"{scoring.unscored} events could not be scored: the TaskManagers' logs say why"
     if models and models.refused:
@@ -165,56 +160,27 @@ def job_warnings(
         )
 
 
-# Parts meet within milliseconds; a backlog in Flink's network buffers can take seconds.
-IN_FLIGHT_S = 10.0
-_RECORDS = re.compile(
-    r"(OverAggregate|Calc)\[(\d+)\]\.(numRecordsIn|numRecordsOut|numRecordsOutPerSecond)$"
-)
-_UNSCORED = ".liveprofile.events.unscored"
-# Ids of nodes of the plan (jobs/savepoint.py): the first part of each event, and its row after
-# `rejoined`.
-FIRST_PARTS, SCORING_INPUT = 24, 27
+_SCORING_COUNTER = re.compile(r"\.liveprofile\.events\.(rows|duplicates|unscored)$")
 
 
 class ScoringReport(NamedTuple):
     """Events since the last start or restart of the job."""
 
-    events: int  # valid ones of a scored type
-    events_per_second: float  # over the last minute
-    incomplete: int  # of `events`: lack a part, because they are in flight or lost
+    events: int  # that were to be scored, duplicates included
     unscored: int  # of `events`: could not be read or scored; the log has the reason
-
-    @property
-    def lost(self) -> int:
-        """The incomplete events, or 0 if all of them may be in flight."""
-        may_be_in_flight = self.incomplete <= IN_FLIGHT_S * self.events_per_second
-        return 0 if may_be_in_flight else self.incomplete
 
 
 def is_reported(name: str) -> bool:
     """Whether a report is made from this metric of an operator."""
-    return is_scoring_counter(name) or is_model_gauge(name) or is_latency(name)
-
-
-def is_scoring_counter(name: str) -> bool:
-    """Whether `scoring_report` needs this metric."""
-    return _RECORDS.match(name) is not None or name.endswith(_UNSCORED)
+    return bool(_SCORING_COUNTER.search(name)) or is_model_gauge(name) or is_latency(name)
 
 
 def scoring_report(metrics: Mapping[str, OverSubtasks]) -> ScoringReport | None:
-    """Makes the report from the metrics of all operators; None if operators are missing."""
-    records: dict[tuple[str, int], dict[str, float]] = {}
+    """Makes the report from the metrics of all operators; None if they have none yet."""
+    counts: dict[str, int] = {}
     for name, value in metrics.items():
-        if match := _RECORDS.match(name):
-            operator, node, metric = match.groups()
-            records.setdefault((operator, int(node)), {})[metric] = value.sum
-    entered = records.get(("Calc", FIRST_PARTS))
-    rejoined = records.get(("OverAggregate", SCORING_INPUT))
-    if entered is None or rejoined is None:
+        if match := _SCORING_COUNTER.search(name):
+            counts[match[1]] = counts.get(match[1], 0) + int(value.sum)
+    if "rows" not in counts:
         return None
-    return ScoringReport(
-        events=int(entered["numRecordsOut"]),
-        events_per_second=entered["numRecordsOutPerSecond"],
-        incomplete=max(0, int(entered["numRecordsOut"] - rejoined["numRecordsIn"])),
-        unscored=int(sum(each.sum for name, each in metrics.items() if name.endswith(_UNSCORED))),
-    )
+    return ScoringReport(counts["rows"] + counts.get("duplicates", 0), counts.get("unscored", 0))

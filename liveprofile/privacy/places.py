@@ -20,6 +20,7 @@ from liveprofile.settings import MAX_TTL_S, TOPICS, Settings
 from liveprofile.storage.cql import prepare_once, read_pages
 from liveprofile.storage.migrations import RECORD_TTL_S
 from liveprofile.units import DAY_MS, HOUR_MS, SECOND_MS
+from liveprofile.wire.scored_events import ENTITIES
 
 TABLES: dict[str, Table] = {name: each for name, each in rows.TABLES.items() if each.users}
 
@@ -109,9 +110,7 @@ STATES: dict[str, tuple[str, float, int]] = {
     "counted": (_OPEN_WINDOW, 1, HOUR_MS),
     "user_windows": (_OPEN_WINDOW, 1, 0),
     "profile_input": ("state.user_ttl_ms", 1, 0),
-    "with_user_history": ("state.user_ttl_ms", 1.5, 0),
-    "event_parts": ("state.user_ttl_ms", 1.5, 0),
-    "rejoined": ("scoring.rejoin_ttl_ms", 1, 0),
+    **{f"with_{name}": ("state.user_ttl_ms", 1, 0) for name in ENTITIES},
     "scoring_input": ("state.user_ttl_ms", 1, 0),
 }
 

@@ -183,11 +183,6 @@ class ScoringSettings(Section):
         1,
         10_000,
     )
-    rejoin_ttl_ms: int = setting(
-        2 * MINUTE_MS,
-        "an event whose parts do not all arrive within this time is not scored",
-        MINUTE_MS,
-    )
 
 
 class ConsentSettings(Section):

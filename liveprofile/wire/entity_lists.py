@@ -63,11 +63,10 @@ def label_letter_sql(label: str) -> str:
 
 
 def last_tokens_sql(token: str, key: str, count: int) -> str:
-    """SQL aggregate: the list of a key's last `count` tokens, in order of arrival."""
-    return (
-        f"LISTAGG({token}, '{EVENT}') OVER (PARTITION BY {key} ORDER BY arrival"
-        f" ROWS BETWEEN {count - 1} PRECEDING AND CURRENT ROW)"
-    )
+    """SQL: the list of a key's last `count` tokens, in order of arrival, by the Java aggregate
+    LAST_JOINED. NULL tokens do not count."""
+    over = f"OVER (PARTITION BY {key} ORDER BY arrival ROWS UNBOUNDED PRECEDING)"
+    return f"LAST_JOINED({token}, '{EVENT}', {count}) {over}"
 
 
 class InvalidLists(ValueError):

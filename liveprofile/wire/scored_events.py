@@ -1,9 +1,8 @@
 """A scored event with the history of its user and entities: what `score_event` receives.
 
-Flink SQL joins the parts of an event with WINDOW. Each part starts with a letter: HEAD for the
-fields of the event, USER_LIST for the user's last events, and the letter of ENTITIES for the last
-events of each entity. `head_part_sql` and `entity_part_sql` write the parts, `read_rows` parses
-them. The lists themselves are described in `liveprofile.wire.entity_lists`.
+Flink SQL joins the parts of an event with WINDOW: its fields, the list of its user, and the list of
+each of ENTITIES, empty if it has none (`parts_sql`; `read_rows` parses them). The lists themselves
+are described in `liveprofile.wire.entity_lists`.
 """
 
 from __future__ import annotations
@@ -15,11 +14,10 @@ import numpy as np
 
 from liveprofile.wire.tokens import FIELD, WINDOW, join_sql
 
-# What users share: the column of its id, and the letter of its list.
-ENTITIES = {"device_id": "d", "place": "p", "shop_id": "s", "coupon_id": "c", "address_id": "a"}
+# What users share: the columns of their ids.
+ENTITIES = ("device_id", "place", "shop_id", "coupon_id", "address_id")
 ENTITY_NAMES = tuple(name.removesuffix("_id") for name in ENTITIES)
 CELLS_PER_DEGREE = 100  # a place is a grid cell about a kilometre wide
-HEAD, USER_LIST = "h", "u"
 HEAD_FIELDS = (
     "event_id", "event_type", "event_ms", "amount", "item_id", "category_id", *ENTITIES,
     "record_offset", "arrived_ms",
@@ -56,38 +54,18 @@ def head_sql() -> str:
     return join_sql(*HEAD_FIELDS)
 
 
-def head_part_sql(head: str, user_list: str) -> str:
-    """SQL: the parts that every event has."""
-    return f"CONCAT('{HEAD}', {head}, '{WINDOW}', '{USER_LIST}', {user_list})"
-
-
-def entity_part_sql(entity: str, entity_list: str) -> str:
-    """SQL: the part of one entity. `entity`: a column of `entity_key_sql`."""
-    return f"CONCAT(LEFT({entity}, 1), {entity_list})"
-
-
-def entity_key_sql(name: str) -> str:
-    """SQL: the key of an entity across all kinds of entities; '' if the event has none."""
-    return f"CASE WHEN {name} = '' THEN '' ELSE '{ENTITIES[name]}' || {name} END"
-
-
-def part_count_sql() -> str:
-    """SQL: how many rows an event is split into: one for each entity, one for all else."""
-    return " + ".join(("1", *(f"CASE WHEN {name} = '' THEN 0 ELSE 1 END" for name in ENTITIES)))
+def parts_sql() -> str:
+    """SQL: the parts, from the columns head and of_user, and of_<name> for each of ENTITIES."""
+    lists = ", ".join(f"COALESCE(of_{name}, '')" for name in ENTITIES)
+    return f"CONCAT_WS('{WINDOW}', head, of_user, {lists})"
 
 
 def read_rows(user_id: Sequence[str], parts: Sequence[str]) -> EventBatch:
-    """Parses n rows of `scoring_input`. Raises ValueError or KeyError for a text in another format.
-
-    The order of the parts does not matter.
-    """
-    heads, lists = [], []
-    for text in parts:
-        part = {one[:1]: one[1:] for one in text.split(WINDOW)}
-        heads.append(part[HEAD].split(FIELD))
-        lists.append([part[USER_LIST], *(part.get(letter, "") for letter in ENTITIES.values())])
-    columns = dict(zip(HEAD_FIELDS, map(list, zip(*heads, strict=True)), strict=True))
-    of_user, *of_entities = map(list, zip(*lists, strict=True))
+    """Parses n rows of `scoring_input`. Raises ValueError for a text in another format."""
+    heads, *lists = zip(*(text.split(WINDOW) for text in parts), strict=True)
+    fields = zip(*(head.split(FIELD) for head in heads), strict=True)
+    columns = dict(zip(HEAD_FIELDS, map(list, fields), strict=True))
+    of_user, *of_entities = map(list, lists)
     return EventBatch(
         user_id=list(user_id),
         event_id=columns["event_id"],

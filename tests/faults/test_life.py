@@ -234,7 +234,7 @@ def test_job_resumes_at_other_parallelisms_with_late_events_first(
 def check_refusals(job: JobUnderTest, savepoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The job does not start with settings that its savepoint does not fit."""
     for settings, parallelism, messages in (
-        ({"SCORING__HISTORY": "64"}, "2", ("setting scoring.history = 64", "Set it to 128")),
+        ({"STATE__DECAY_DAYS": "29"}, "2", ("setting state.decay_days = 29", "Set it to 30")),
         (
             {"JOB__CHANGELOG": "true"},
             "3",

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pyflink.table import EnvironmentSettings, StreamTableEnvironment, TableEnvironment
 
-from jobs import profile_job
+from jobs import profile_job, savepoint
 from jobs.compiled_plan import FIRST_STATELESS_ID, CompiledPlan, Override
 from jobs.savepoint import NODE_IDS
 from jobs.sql import tables
@@ -33,7 +33,6 @@ def build(folder: Path, with_scoring: bool, parallelism: int = 2) -> CompiledPla
     settings = load(
         job={"parallelism": parallelism},
         state={"dedup_ttl_ms": 7_200_000, "user_ttl_ms": 86_400_000},
-        scoring={"rejoin_ttl_ms": 120_000},
     )
     events, labels, sent = (folder / name for name in ("events.json", "labels.json", "sent"))
     return profile_job.build(
@@ -91,12 +90,12 @@ def test_scoring_pipeline_shares_no_operator(
         kind: count(full_plan, kind) - count(profile_plan, kind)
         for kind in ("table-source-scan", "deduplicate", "over-aggregate", "correlate", "sink")
     }
-    # Sources: events and labels. OVER: user lists, entity lists, rejoin, count by user.
+    # Sources: events and labels. OVER: the lists of five kinds of entities and of the user.
     assert more == {
         "table-source-scan": 2,
         "deduplicate": 0,
-        "over-aggregate": 4,
-        "correlate": 3,
+        "over-aggregate": 6,
+        "correlate": 2,
         "sink": 2,
     }
 
@@ -122,30 +121,21 @@ def test_all_state_about_users_expires(full_plan: CompiledPlan) -> None:
     assert all(int(ttl.split()[0]) > 0 for of_kind in ttls.values() for ttl in of_kind), ttls
 
 
-def test_only_event_parts_and_window_counts_expire_early(full_plan: CompiledPlan) -> None:
+def test_only_window_counts_expire_early(full_plan: CompiledPlan) -> None:
     early = {
         node["description"]: node["configuration"]["table.exec.state.ttl"]
         for node in full_plan._plan["nodes"]
         if "table.exec.state.ttl" in node.get("configuration", {})
     }
-    assert list(early.values()) == ["3930000 ms", "120000 ms"]
-    count, parts = early
-    assert "partitionBy=[user_id, $" in count and "partitionBy=[event_key]" in parts
+    ((description, ttl),) = early.items()
+    assert "partitionBy=[user_id, $" in description and ttl == "3930000 ms"
 
 
-def test_parallelism_1_needs_no_exchange_before_the_last_count(
+def test_parallelism_1_needs_no_exchange_between_lists(
     full_plan: CompiledPlan, tmp_path: Path
 ) -> None:
-    def node_before_last_count(plan: CompiledPlan) -> str:
-        nodes = {node["id"]: node for node in plan._plan["nodes"]}
-        previous = {edge["target"]: nodes[edge["source"]] for edge in plan._plan["edges"]}
-        counts = [node for node in nodes.values() if "OverAggregate" in node["description"]]
-        return previous[counts[-1]["id"]]["description"]
-
     at_1 = build(tmp_path, with_scoring=True, parallelism=1)
-    assert node_before_last_count(full_plan).startswith("Exchange(distribution=[hash[user_id]])")
-    assert node_before_last_count(at_1).startswith("Calc(select=[user_id, arrival, part")
-    assert count(full_plan, "exchange") - count(at_1, "exchange") == 1
+    assert count(full_plan, "exchange") - count(at_1, "exchange") == len(savepoint.LISTS)
 
 
 def test_override_without_match_is_an_error(profile_plan: CompiledPlan) -> None:

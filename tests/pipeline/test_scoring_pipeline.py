@@ -169,20 +169,17 @@ def test_ring_is_flagged_and_controls_without_shared_entities_are_not(run: Scori
 
 
 def normalised(row: ScoringInput) -> tuple:
-    """Returns the row with sorted parts, amounts as numbers, and ids without a sign.
+    """Returns the row with amounts as numbers, and ids without a sign.
 
     Flink's HASH_CODE drops the sign.
     """
-    lists = {part[0]: part[1:] for part in row.parts.split("\x1d")}
-    head = lists.pop("h").split("\x1f")
+    text, *lists = row.parts.split("\x1d")
+    head = text.split("\x1f")
     head[3] = str(float(head[3]))
     # No feature uses item, category and arrival; the reference counts other offsets.
     head = [*head[:4], *head[6 : 6 + len(ENTITIES)]]
-    entries = {
-        letter: tuple(_normalised_entry(entry) for entry in text.split("\x1e"))
-        for letter, text in lists.items()
-    }
-    return row.user_id, tuple(head), tuple(sorted(entries.items()))
+    entries = (tuple(map(_normalised_entry, filter(None, one.split("\x1e")))) for one in lists)
+    return row.user_id, tuple(head), tuple(entries)
 
 
 def _normalised_entry(text: str) -> tuple:

@@ -7,7 +7,6 @@ import random
 import string
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,10 @@ import pyarrow.json as pj
 import pytest
 from pyflink.table import EnvironmentSettings, TableEnvironment
 
-from jobs.sql import tables
-from jobs.sql.event_views import register_functions
+from jobs.sql import scoring_views, tables
+from jobs.sql.event_views import create_view, register_functions
 from liveprofile.features.entity.lists import parse_lists
+from liveprofile.settings import load
 from liveprofile.wire import (
     entity_lists,
     histories,
@@ -222,51 +222,26 @@ def test_scored_event_written_by_sql_is_read_with_its_lists(
     )
     common = (type_letter_sql(), "event_ms", "event_id", "amount")
     user_token = entity_lists.user_token_sql(*common, *map(entity_lists.hash_sql, ENTITIES))
-    entity_token = entity_lists.entity_token_sql(*common, "user_id")
-    user_list = entity_lists.last_tokens_sql("user_token", "user_id", 4)
-    entity_list = entity_lists.last_tokens_sql("entity_token", "entity", 4)
-    # Flink's batch planner fails on OVER above a projection that drops columns: two steps.
-    user_rows = select(
-        t_env, f"SELECT arrival, user_id, {scored_events.head_sql()}, {user_token} FROM scored"
+    ids = ", ".join(ENTITIES)
+    tokens = f"""
+        SELECT arrival, user_id, {ids}, {scored_events.head_sql()} AS head,
+            {user_token} AS user_token,
+            {entity_lists.entity_token_sql(*common, "user_id")} AS entity_token FROM scored"""
+    create_view(t_env, "all_tokens", tokens)
+    source, settings = "all_tokens", load(scoring={"history": 4})
+    for name in scoring_views.ENTITY_ORDER:
+        query = scoring_views.with_entity_list(source, name, settings)
+        create_view(t_env, source := f"with_{name}", query)
+    rows = sorted(
+        (parts.split("\x1f", 1)[0], user_id, parts)
+        for user_id, parts in select(t_env, scoring_views.scoring_input(source, settings))
     )
-    register(
-        t_env,
-        "user_tokens",
-        list(map(tuple, user_rows)),
-        "arrival INT, user_id STRING, head STRING, user_token STRING",
-    )
-    keys = ", ".join(map(scored_events.entity_key_sql, ENTITIES))
-    entity_rows = select(
-        t_env,
-        f"""SELECT arrival, entity, {entity_token}
-            FROM scored CROSS JOIN UNNEST(ARRAY[{keys}]) AS e(entity) WHERE entity <> ''""",
-    )
-    register(
-        t_env,
-        "entity_tokens",
-        list(map(tuple, entity_rows)),
-        "arrival INT, entity STRING, entity_token STRING",
-    )
-    head_parts = f"""
-        SELECT arrival, {scored_events.head_part_sql("head", "user_list")}
-        FROM (SELECT *, {user_list} AS user_list FROM user_tokens)"""
-    entity_parts = f"""
-        SELECT arrival, {scored_events.entity_part_sql("entity", "entity_list")}
-        FROM (SELECT *, {entity_list} AS entity_list FROM entity_tokens)"""
-    joined: dict[int, list[str]] = {}
-    for arrival, part in chain(select(t_env, head_parts), select(t_env, entity_parts)):
-        joined.setdefault(arrival, []).append(part)
-    for one in joined.values():
-        rng.shuffle(one)
-    order = sorted(joined)
-    batch = read_rows(
-        [events[at][2] for at in order],
-        [scored_events.WINDOW.join(joined[at]) for at in order],
-    )
+    order = [int(event_id.removeprefix("event-")) for event_id, _, _ in rows]
+    batch = read_rows([row[1] for row in rows], [row[2] for row in rows])
     lists = parse_lists(batch)
     entity_columns = list(ENTITIES)
     for row, at in enumerate(order):
-        arrival, event_id, user_id, kind, *numbers, item, category = events[at][:8]
+        _arrival, event_id, user_id, kind, *numbers, item, category = events[at][:8]
         *ids, offset, arrived_ms = events[at][8:]
         assert (batch.event_id[row], batch.event_type[row]) == (event_id, kind)
         assert (batch.item_id[row], batch.category_id[row]) == (item, category)

@@ -226,8 +226,8 @@ def event_parts(arrivals: list[Arrival], position: int, max_entries: int = 128) 
     common = (event.id, event.type, str(event.time_ms), repr(event.amount), "", "")
     head = (*common, *entities, str(position), "0")
 
-    def encode(letter: str, owner: str) -> str:
-        return letter + list_text(entity_list(arrivals, position, owner, max_entries), owner)
+    def encode(owner: str) -> str:
+        return list_text(entity_list(arrivals, position, owner, max_entries), owner)
 
-    lists = [encode(name[0], name) for name in ENTITIES if getattr(event, name)]
-    return "\x1d".join(["h" + "\x1f".join(head), encode("u", "user"), *lists])
+    lists = [encode(name) if getattr(event, name) else "" for name in ENTITIES]
+    return "\x1d".join(["\x1f".join(head), encode("user"), *lists])

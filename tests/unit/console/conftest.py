@@ -41,7 +41,7 @@ FACTS = JobFacts(
     JobReport("j", "RUNNING", 7_200.0, 1, 12, 12, 321.5, CheckpointReport(3.0, 250, 5_000_000), 0),
     17,
     4,
-    ScoringReport(1_000, 20.0, 2, 0),
+    ScoringReport(1_000, 2),
     ModelReport(4, 4, 0),
     [],
     {EVENT_TO_ALERT: counts_of({100: 60, 200: 39, 60_000: 0}, beyond=1)},

@@ -26,7 +26,6 @@ CHANGED = {
     "window.stagger_ms": 5_000,
     "state.decay_days": 29.5,
     "scoring.enabled": False,
-    "scoring.history": 64,
 }
 
 

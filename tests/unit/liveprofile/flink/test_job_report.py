@@ -97,16 +97,12 @@ def warnings(
     ("facts", "expected"),
     [
         ({}, []),
-        ({"scoring": ScoringReport(100, 0.0, incomplete=0, unscored=0)}, []),
-        ({"scoring": ScoringReport(100, 2.0, 5, 0)}, []),  # in flight
+        ({"scoring": ScoringReport(100, unscored=0)}, []),
         ({"models": ModelReport(0, 0, 0)}, []),
         ({"models": ModelReport(1_003, 1_003, 0)}, []),
         (
-            {"scoring": ScoringReport(100, 0.1, incomplete=7, unscored=2)},
-            [
-                "7 of 100 events lack a part and are not scored",
-                "2 events could not be scored",
-            ],
+            {"scoring": ScoringReport(100, unscored=2)},
+            ["2 events could not be scored"],
         ),
         (
             {"models": ModelReport(1_002, 1_003, refused=1)},
@@ -132,44 +128,15 @@ def test_warnings_name_what_an_operator_should_look_at(
         assert warning.startswith(start)
 
 
-# Of both pipelines, as Flink's REST interface names them.
-METRICS = {
-    name: OverSubtasks(0.0, 0.0, total)
-    for name, total in (
-        ("OverAggregate[7].numRecordsIn", 900.0),
-        ("OverAggregate[8].numRecordsIn", 900.0),
-        ("OverAggregate[23].numRecordsIn", 110.0),  # 100 events and 10 labels
-        ("OverAggregate[23].numRecordsOut", 110.0),
-        ("Calc[24].numRecordsIn", 110.0),
-        ("Calc[24].numRecordsOut", 100.0),
-        ("Calc[24].numRecordsOutPerSecond", 0.5),
-        ("OverAggregate[25].numRecordsIn", 300.0),
-        ("OverAggregate[26].numRecordsIn", 400.0),
-        ("OverAggregate[27].numRecordsIn", 93.0),
-        ("OverAggregate[4].numRecordsIn", 900.0),
-        ("PythonCalc[52].liveprofile.events.unscored", 2.0),
-        ("PythonCalc[22].liveprofile.rows", 900.0),
-    )
-}
-
-
 def test_report_counts_the_events_of_the_scoring_pipeline() -> None:
-    assert scoring_report(METRICS) == ScoringReport(100, 0.5, incomplete=7, unscored=2)
-
-
-@pytest.mark.parametrize("missing", ["Calc[24]", "OverAggregate[27]"])
-def test_no_report_without_the_operators(missing: str) -> None:
-    assert scoring_report({k: v for k, v in METRICS.items() if not k.startswith(missing)}) is None
-
-
-@pytest.mark.parametrize(
-    ("incomplete", "events_per_second", "lost"),
-    [(0, 0.0, 0), (1, 0.0, 1), (7, 0.5, 7), (7, 1.0, 0), (5_001, 500.0, 5_001)],
-)
-def test_incomplete_events_are_lost_if_more_than_can_be_in_flight(
-    incomplete: int, events_per_second: float, lost: int
-) -> None:
-    assert ScoringReport(10_000, events_per_second, incomplete, 0).lost == lost
+    counts = {"events.rows": 90.0, "events.duplicates": 8.0, "events.unscored": 2.0, "rows": 900.0}
+    metrics = {
+        f"PythonCalc[52].liveprofile.{name}": OverSubtasks(0.0, 0.0, total)
+        for name, total in counts.items()
+    }
+    assert scoring_report(metrics) == ScoringReport(98, unscored=2)
+    del metrics["PythonCalc[52].liveprofile.events.rows"]
+    assert scoring_report(metrics) is None
 
 
 RUNNING = [

@@ -229,7 +229,7 @@ def test_limits_follow_the_settings() -> None:
         "user_attribute": 3_690 * DAY_MS,
         "risk_snooze": 365 * DAY_MS,
         "behavior-events": 5_000,
-        "with_user_history": 3 * DAY_MS,
+        "with_device_id": 2 * DAY_MS,
         "profile_input": 2 * DAY_MS,
         "counted": load().window.count_ttl_ms,
     }

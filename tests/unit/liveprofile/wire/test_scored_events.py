@@ -41,21 +41,13 @@ def test_missing_entities_are_empty() -> None:
     assert batch.of_user[0].count("\x1e") == 1
 
 
-def test_parts_may_be_in_any_order() -> None:
-    row = event_parts([*EVENTS], 1)
-    reversed_row = "\x1d".join(reversed(row.split("\x1d")))
-    assert str(read_rows(["v"], [reversed_row])) == str(read_rows(["v"], [row]))
-
-
 def test_rows_keep_their_order() -> None:
     batch = read_rows(["u", "v", "u"], [event_parts([*EVENTS], row) for row in range(3)])
     assert batch.event_id == ["e1", "e2", "e3"]
     assert batch.of_device[2] == ""
 
 
-@pytest.mark.parametrize(
-    "row", ["", "h", "hx", event_parts([*EVENTS], 0).replace("1700", "soon", 1)]
-)
+@pytest.mark.parametrize("row", ["", "x", event_parts([*EVENTS], 0).replace("1700", "soon", 1)])
 def test_malformed_row_raises(row: str) -> None:
-    with pytest.raises((ValueError, KeyError)):
+    with pytest.raises(ValueError):
         read_rows(["u"], [row])
