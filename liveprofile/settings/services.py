@@ -272,7 +272,7 @@ class ServeSettings(Certificate):
     max_in_flight: int = setting(512, "requests at once; more are answered with 503", 1)
     max_scan_rows: int = setting(
         500_000,
-        "rows that one funnel, retention, preview or campaign may read through the API",
+        "rows that one retention, preview or campaign may read through the API",
         1,
     )
     max_explanations: int = setting(
