@@ -50,13 +50,13 @@ def row(*event_ids: str, total: int = 7, end_ms: int = END_MS) -> dict[str, Any]
 
 
 def test_each_value_has_a_table_of_the_events_that_move_it_most() -> None:
-    churn, spend, interests = cause_tables(FOUND, "u", END_MS, 3)
-    assert str(churn.title).startswith("Churn of user u") and "30.0%" in str(churn.title)
-    assert cells(churn, "event") == ["e2", "e1"]
-    assert cells(churn, "because of it") == ["+5.0 points", "-2.0 points"]
-    assert cells(spend, "because of it") == ["+3.00"]  # the other event does not move it
-    assert cells(interests, "because of it")[0] == "tea 10.0% to 20.0%"
-    assert cells(next(iter(cause_tables(FOUND, "u", END_MS, 1))), "event") == ["e2"]
+    churn, spend, interests = cause_tables(FOUND, 3)
+    assert str(churn.title) == "Churn: 30.0%"
+    assert cells(churn, "event id") == ["e2", "e1"]
+    assert cells(churn, "churn") == ["0.05", "-0.02"]
+    assert cells(spend, "expected spend") == ["3.00"]  # the other event does not move it
+    assert cells(interests, "moved interests")[0] == "tea, 0.1, 0.2"
+    assert cells(next(iter(cause_tables(FOUND, 1))), "event id") == ["e2"]
 
 
 def cells(table: Any, header: str) -> list[str]:
@@ -72,7 +72,7 @@ def test_document_has_all_events_in_order_of_time() -> None:
 
 def test_user_without_consent_to_recommendations_has_no_interests() -> None:
     found = without_interests(FOUND)
-    assert len(list(cause_tables(found, "u", END_MS, 3))) == 2
+    assert len(list(cause_tables(found, 3))) == 2
     assert not found.served.interests and not any(each.interests for each in found.effects)
     assert [each.churn for each in found.effects] == [-0.02, 0.05]
 
