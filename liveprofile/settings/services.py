@@ -259,7 +259,7 @@ class ServeSettings(Certificate):
     max_in_flight: Annotated[int, within(1)] = 512
     """requests at once; more are answered with 503"""
     max_scan_rows: Annotated[int, within(1)] = 500_000
-    """rows that one funnel, retention, preview or campaign may read through the API"""
+    """rows that one retention, preview or campaign may read through the API"""
     max_explanations: Annotated[int, within(0, 64)] = 1
     """windows explained at a time, a process of 2 GB each; 0: none"""
     console_port: Annotated[int, within(0, 65_535)] = 8072
