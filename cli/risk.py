@@ -20,7 +20,6 @@ from cli.common import (
     ByOption,
     Call,
     ConfigCall,
-    JsonCall,
     RejectedLabelReporter,
     format_utc,
     print_json,
@@ -29,7 +28,7 @@ from cli.common import (
 )
 from cli.definitions import apply_file, check_file, print_in_force
 from cli.options import Commands
-from cli.progress import count_bar, progress
+from cli.progress import count_bar
 from liveprofile.alerts.cases.flags import find_flag
 from liveprofile.alerts.consumer import (
     AlertConsumer,
@@ -41,13 +40,12 @@ from liveprofile.alerts.consumer import (
     stop_on_signals,
 )
 from liveprofile.alerts.consumer.handlers import Accounts, load_accounts
-from liveprofile.drift.reference import DriftReference
 from liveprofile.errors import InputError
 from liveprofile.labels import feedback as labels
 from liveprofile.labels.rule_backtest import Backtest, as_json
 from liveprofile.labels.rule_backtest import backtest as compare
-from liveprofile.resources import product_path
 from liveprofile.storage.cql import now_ms
+from services import operations
 from services.definitions import read_definitions, read_kind
 
 if TYPE_CHECKING:
@@ -140,7 +138,7 @@ def send(call: ConfigCall, file: Path, by: AnalystOption) -> None:
     Example: `liveprofile risk feedback send chargebacks.jsonl --by payments`
 
     Options:
-    file FILE: Labels: JSON lines, or Parquet (.parquet).
+    file FILE: Labels: JSON lines.
     """
     rejected = RejectedLabelReporter(file)
     started_s = time.monotonic()
@@ -261,43 +259,22 @@ def list_rules(call: Call) -> None:
     print_in_force(call, source, rule_set, "rules", lambda rule: f"{rule.scope:<6}  ")
 
 
-drift = Commands(
-    name="drift",
-    invoke_without_command=True,
-    help="Show whether the fraud model's input has drifted from its training data (docs/drift.md)."
-    "\n\nExample: `liveprofile risk drift --periods 24`",
-)
+def drift(call: Call, periods: Annotated[int, typer.Option(min=1, max=1_000)] = 12) -> None:
+    """Show whether the fraud model's input has drifted from its training data (docs/drift.md).
 
-
-@drift.callback()
-def show(
-    call: Call, context: typer.Context, periods: Annotated[int, typer.Option(min=1, max=1_000)] = 12
-) -> None:
-    """Without a command: show the hourly and the daily drift state and the last periods.
+    Example: `liveprofile risk drift --periods 24`
 
     Options:
     periods N: Last N hours and N days.
     """
-    if context.invoked_subcommand is not None:
-        return
-    from udfs.scoring.drift_monitor import PERIOD_MS, decision_scope
-    from udfs.scoring.drift_store import CassandraDriftStore
-
-    settings = call.settings
-    folder = product_path(settings.scoring.checkpoint)
-    reference = DriftReference.load(folder)
-    if reference is None:
-        raise InputError(f"event model {folder} has no reference.json: its drift is not monitored")
     with call.session() as session:
-        store = CassandraDriftStore(session, settings.cassandra, settings.scoring.score_ttl_s)
-        by_period_kind = {
-            kind: (store.state(scope), store.decisions(scope, periods))
-            for kind in PERIOD_MS
-            for scope in [decision_scope(reference, kind)]
-        }
-    report: dict[str, Any] = {"reference": reference.version}
+        found = operations.drift(session, call.settings, periods)
+    if found is None:
+        folder = call.settings.scoring.checkpoint
+        raise InputError(f"event model {folder} has no reference.json: its drift is not monitored")
+    report: dict[str, Any] = {"reference": found.reference}
     shown: list[str | Table] = []
-    for kind, (state, decisions) in by_period_kind.items():
+    for kind, (state, decisions) in found.periods.items():
         report[kind] = {
             "state": {
                 "drifting": state.since_ms is not None,
@@ -312,27 +289,6 @@ def show(
         if decisions:
             shown.append(table(None, decisions, DECISION))
     call.print(report, *shown)
-
-
-@drift.command()
-def reference(call: JsonCall, folder: Path) -> None:
-    """Rebuild a model's reference.json from the simulated shops that its model card names.
-
-    The model itself does not change.
-
-    Example: `liveprofile risk drift reference models/checkpoints/event-risk`
-
-    Options:
-    folder FOLDER: Model checkpoint of an event-risk model.
-    """
-    from models.fraud.training.train_simulated import rebuild_reference
-
-    with progress() as on_progress:
-        rebuilt = rebuild_reference(folder, on_progress)
-    call.print(
-        {"reference": rebuilt.version, "events": rebuilt.events, "watched": rebuilt.features},
-        f"reference {rebuilt.version}: {rebuilt.events} events, {len(rebuilt.features)} features",
-    )
 
 
 def _describe_state(state: DriftState) -> str:

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import orjson
 from cassandra.cluster import Session
 
-from liveprofile.drift.reference import DriftReference
 from liveprofile.errors import ServiceError
-from liveprofile.resources import product_path
 from liveprofile.settings import CassandraSettings, Settings
 from liveprofile.storage import connection
 from liveprofile.storage.cql import execute
 from liveprofile.storage.queries import scan_ring
 from liveprofile.units import SECOND_MS
 from monitoring.catalogue import Readings
-from udfs.scoring.drift_monitor import PERIOD_MS, decision_scope
-from udfs.scoring.drift_store import CassandraDriftStore, DriftDecision, DriftState
+from services import operations
+from udfs.scoring.drift_store import DriftDecision, DriftState
 
 SCAN_INTERVAL_S = 300.0  # between two scans of drift and cases
 
@@ -82,17 +80,13 @@ def scan_tables(settings: Settings, session: Session) -> Readings:
 
 def _read_drift(readings: Readings, settings: Settings, session: Session) -> None:
     """Nothing if the fraud model has no reference, as `liveprofile risk drift` says."""
-    reference = DriftReference.load(product_path(settings.scoring.checkpoint))
-    if reference is None or not settings.scoring.enabled:
-        return
-    store = CassandraDriftStore(session, settings.cassandra, settings.scoring.score_ttl_s)
-    for kind in PERIOD_MS:
-        scope = decision_scope(reference, kind)
-        add_drift(readings, kind, store.state(scope), store.decisions(scope, 1))
+    found = operations.drift(session, settings, 1) if settings.scoring.enabled else None
+    for kind, (state, decisions) in found.periods.items() if found else ():
+        add_drift(readings, kind, state, decisions)
 
 
 def add_drift(
-    readings: Readings, kind: str, state: DriftState, decisions: list[DriftDecision]
+    readings: Readings, kind: str, state: DriftState, decisions: Sequence[DriftDecision]
 ) -> None:
     """kind: "hour" or "day". decisions: the newest first."""
     readings.add("drift", float(state.since_ms is not None), kind)
