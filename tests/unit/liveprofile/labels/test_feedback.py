@@ -103,7 +103,7 @@ def test_without_file_labels_are_read_from_the_topic(monkeypatch: pytest.MonkeyP
 
 
 def test_missing_file_or_other_format_is_rejected(tmp_path: Path):
-    with pytest.raises(InputError, match="no file|No such"):
+    with pytest.raises(InputError, match=r"no file|No such"):
         list(read_labels(tmp_path / "none.jsonl", "bank"))
     parquet = tmp_path / "labels.parquet"
     parquet.write_bytes(b"PAR1")
