@@ -138,7 +138,7 @@ def estimate_rows(file: Path) -> int:
     Raises InputError if there is no such file, or if it has another format than JSON lines.
     """
     require_json_lines(file, "labels are JSON lines")
-    return rows_estimate(file, "jsonl")
+    return rows_estimate(file, is_parquet=False)
 
 
 def keep_valid(
