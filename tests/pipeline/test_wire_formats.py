@@ -18,7 +18,7 @@ from pyflink.table import EnvironmentSettings, TableEnvironment
 
 from jobs.sql import scoring_views, tables
 from jobs.sql.event_views import create_view, register_functions
-from liveprofile.features.entity.lists import parse_lists
+from liveprofile.features.entity import parse_lists
 from liveprofile.settings import load
 from liveprofile.wire import (
     entity_lists,
