@@ -18,6 +18,7 @@ from cli.common import (
     UserOption,
     format_utc,
     name_with_rule_state,
+    option,
     parse_duration_ms,
     refuse_empty,
     table,
@@ -103,18 +104,16 @@ FlagArgument = Annotated[
 ]
 AnalystOption = Annotated[
     str,
-    typer.Option(
+    option(
         "--by",
-        metavar="NAME",
+        "NAME",
+        "Name of the analyst.",
         default_factory=getpass.getuser,
         show_default="the login name",
-        help="Name of the analyst.",
         callback=refuse_empty,
     ),
 ]
-NoteOption = Annotated[
-    str, typer.Option("--note", metavar="TEXT", help="Note stored in the flag's history.")
-]
+NoteOption = Annotated[str, option("--note", "TEXT", "Note stored in the flag's history.")]
 
 
 @alerts.callback()

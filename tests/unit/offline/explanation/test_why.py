@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cli.explain import cause_tables
+from cli.profile import cause_tables
 from liveprofile.consent.changes import PURPOSES, ConsentChange, ConsentTable
 from liveprofile.features import baselines
 from liveprofile.privacy.erasures import ErasureTable
