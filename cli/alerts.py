@@ -17,7 +17,6 @@ from cli.common import (
     UserArgument,
     UserOption,
     format_utc,
-    name_with_rule_state,
     option,
     parse_duration_ms,
     refuse_empty,
@@ -69,18 +68,6 @@ def alert_line(alert: dict[str, Any]) -> str:
         f"  {data.get('reason', '?')}: {data.get('message', '')}  -> {data.get('action', '?')}"
         + ("" if is_drift else f"  flag {alert['id']}")
     )
-
-
-FLAG = {
-    "flag": "flag.flag_id",
-    "time": "flag.window_end_ms",
-    "user": "flag.user_id",
-    "severity": "flag.severity",
-    "state": "state.state",
-    "by": "state.by",
-    "rule": lambda row: name_with_rule_state(row.flag.rule_id, row.flag),
-    "message": "flag.message",
-}
 
 
 def alert_time_ms(alert: dict[str, Any]) -> int:
@@ -177,11 +164,11 @@ def list_flags(
             rule_id=rule,
             limit=limit,
         )
-    if rows or call.json:
-        listed = [row.flag._asdict() | row.state._asdict() for row in rows]
-        call.print(listed, table(None, rows, FLAG))
-    else:
-        typer.echo("no flags", err=True)
+    listed = [row.flag._asdict() | row.state._asdict() for row in rows]
+    columns = (
+        "flag_id window_end_ms user_id severity state by rule_id rule_state correction message"
+    )
+    call.rows(listed, columns, empty="no flags")
 
 
 @alerts.command()

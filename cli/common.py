@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from cassandra.cluster import Session
     from rich.table import Table
 
-    from liveprofile.storage.queries import StoredFlag
-
 # `make up` writes this file, so that commands find the local stack without an option.
 LOCAL_STACK_CONFIG = Path(".stack/run/liveprofile.toml")
 
@@ -280,12 +278,6 @@ def print_table(made: Table) -> None:
     if not console.is_terminal:
         console.width = UNLIMITED_WIDTH
     console.print(made)
-
-
-def name_with_rule_state(name: str, flag: StoredFlag) -> str:
-    """Appends to `name` the rule's state unless it is ACTIVE, and what a correction has found."""
-    marks = [mark for mark in (flag.rule_state, flag.correction) if mark not in ("ACTIVE", None)]
-    return f"{name} ({', '.join(marks)})" if marks else name
 
 
 UNITS_MS = {"m": MINUTE_MS, "h": HOUR_MS, "d": DAY_MS}

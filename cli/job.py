@@ -45,9 +45,8 @@ from liveprofile.storage.schema import migration_steps
 def setup(call: Call, dry_run: bool = False) -> None:
     """Create missing topics, and apply pending migrations of the tables, without a job.
 
-    `submit` does the same. What exists stays as it is, and a job may be running. The account needs
-    the right to create topics, a keyspace and tables, so that the account of `submit` needs none.
-    `liveprofile job migrations` shows what has been applied.
+    `submit` does the same. What exists stays as it is, and a job may be running. After it the
+    account of `submit` needs no right to create topics, a keyspace or tables.
 
     Example: `liveprofile job setup --dry-run`
 
@@ -126,7 +125,6 @@ def submit(
     """Create missing topics and tables, then submit the profile job to Flink.
 
     Example: `liveprofile job submit --wait`
-    or `liveprofile job submit --savepoint file:///shared/savepoints/savepoint-1a2b --wait`
 
     Options:
     parallelism: Parallelism of the job. Default: job.parallelism.
@@ -189,7 +187,7 @@ def stop(call: Call, savepoint: SavepointFolderOption = None, job: JobOption = N
 
     Windows stay open and are completed by the next job. If the savepoint fails, the job goes on.
 
-    Example: `liveprofile job stop` or `liveprofile job stop --savepoint file:///shared/savepoints`
+    Example: `liveprofile job stop --savepoint file:///shared/savepoints`
     """
     rest_url, job_id = _running_job(call, job)
     location = rest.stop_with_savepoint(rest_url, job_id, savepoint)

@@ -9,8 +9,8 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from cli.demo.command import demo
-from cli.doctor.command import doctor
+from cli.demo import demo
+from cli.doctor import doctor
 from cli.options import Commands, lazily
 from liveprofile import __version__
 from liveprofile.errors import LiveprofileError

@@ -20,7 +20,6 @@ from cli.common import (
     end_without_result,
     fields_of,
     format_utc,
-    name_with_rule_state,
     table,
     time_option,
 )
@@ -89,7 +88,7 @@ def deltas(call: Call, user: UserArgument, limit: LimitOption = 10) -> None:
         found = queries.deltas(session, user, limit)
     rows = [fields_of(each) | {"sentence": change_sentence(each.delta)} for each in found]
     columns = "window_end_ms events amount embedding_distance surprise sentence active_rules"
-    _user_rows(call, rows, columns, f"no profile of user {user!r}")
+    call.rows(rows, columns, missing=f"no profile of user {user!r}")
 
 
 def scores(call: Call, user: UserArgument, limit: LimitOption = 20) -> None:
@@ -100,13 +99,7 @@ def scores(call: Call, user: UserArgument, limit: LimitOption = 20) -> None:
     with call.session() as session:
         rows = queries.scores(session, user, limit)
     columns = "event_time_ms event_id event_type amount score device_id active_rules"
-    _user_rows(call, rows, columns, f"no scored event of user {user!r}")
-
-
-def _user_rows(call: Call, rows: list[Any], columns: str, missing: str) -> None:
-    if not rows:
-        end_without_result(missing)
-    call.rows(rows, columns)
+    call.rows(rows, columns, missing=f"no scored event of user {user!r}")
 
 
 def flags(
@@ -116,25 +109,14 @@ def flags(
 
     --since is about the end of a flag's window, or the time of its event.
 
-    Example: `liveprofile profile flags --since 2h` or `liveprofile profile flags --user 42 --json`
+    Example: `liveprofile profile flags --since 2h`
     """
     with call.session() as session:
         rows = queries.flags(session, user, since, limit)
         if not rows and user is not None and queries.profile(session, user) is None:
             end_without_result(f"no profile of user {user!r}")
-    call.rows(rows, FLAG, empty="no risk flags")
-
-
-FLAG = {
-    "flag": "flag_id",
-    "time": "window_end_ms",
-    "user": "user_id",
-    "severity": "severity",
-    "reason": lambda flag: name_with_rule_state(flag.reason, flag),
-    "message": "message",
-    "action": "action",
-    "event": "event_id",
-}
+    columns = "flag_id window_end_ms user_id severity reason rule_state correction message action"
+    call.rows(rows, columns, empty="no risk flags")
 
 
 def profile_fields(profile: StoredProfile, time_ms: int) -> dict[str, Any]:
@@ -216,12 +198,11 @@ def explain(
 ) -> None:
     """Show which events of a window moved churn, expected spend and interests most.
 
-    Runs the job's views over the user's events and then the model, once for each event of the
-    window without that event: what is shown is how much the stored value differs from the one
-    without it. Takes about a minute. Exit code 1 if there is no such window.
+    Runs the job's views over the user's events and then the model, once without each event of the
+    window: shows by how much the stored value differs. Takes about a minute. Exit code 1 if there
+    is no such window.
 
-    Example: `liveprofile profile explain 42` or
-    `liveprofile profile explain 42 --at 2026-11-26 --json`
+    Example: `liveprofile profile explain 42 --at 2026-11-26 --json`
 
     Options:
     files [FILE]...: Archives of events from before the first record of the input topic, as for
