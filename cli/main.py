@@ -84,7 +84,7 @@ GROUPS = (
         "What is stored about a user.",
         {"profile": "show deltas scores flags explain"},
     ),
-    Group("shop", READ, "Counts of the whole shop.", {"shop": "trends funnel retention"}),
+    Group("shop", READ, "Counts of the whole shop.", {"shop": "trends retention"}),
     Group(
         "risk",
         FRAUD,
