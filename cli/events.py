@@ -287,7 +287,6 @@ def bootstrap(
         savepoint_dir,
         lambda settings, path, arguments: submit_job(settings, path, arguments=arguments)[0],
         print_line,
-        count_bar,
     )
     fields = result._asdict()
     call.print(fields, fields | {"to go on": f"{submit_command(call, result.savepoint)} --wait"})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,7 +12,6 @@ from cli.common import (
     AtOption,
     Call,
     LimitOption,
-    MappingOption,
     SinceOption,
     UserArgument,
     UserOption,
@@ -191,8 +189,6 @@ def _changes(delta: Mapping[str, Any]) -> Iterator[str]:
 def explain(
     call: Call,
     user: UserArgument,
-    files: Annotated[list[Path] | None, typer.Argument()] = None,
-    mapping: MappingOption = None,
     at: Annotated[int | None, time_option("--at")] = None,
     limit: Annotated[int, typer.Option(min=1, max=100)] = 3,
 ) -> None:
@@ -205,22 +201,18 @@ def explain(
     Example: `liveprofile profile explain 42 --at 2026-11-26 --json`
 
     Options:
-    files [FILE]...: Archives of events from before the first record of the input topic, as for
-        `recompute-late`. Default: the topic has all of the user's events.
     at TIME: The last window that ended by then: 7d ago, or a time such as 2026-11-26. Default: the
         newest.
     limit: Maximum number of events for each value.
     """
     from offline.explanation.run import as_document, explain, model_version, stored_delta
-    from offline.late_windows.run import check_arguments
 
-    check_arguments(files or [], mapping, None)
     settings = call.settings
     version = model_version(settings)
     delta = stored_delta(settings, user, at)
     if delta is None:
         end_without_result(f"no window of user {user!r}")
-    effects = explain(settings, call.file, version, delta, files or [], mapping, print_line)
+    effects = explain(settings, call.file, version, delta, print_line)
     window = {"user": user, "window_end_ms": delta.window_end_ms}
     call.print(as_document(effects, delta), window, *cause_tables(effects, limit))
 
