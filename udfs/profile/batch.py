@@ -41,7 +41,6 @@ from udfs.profile.sink import ProfileSink
 from udfs.worker import DATA_ERRORS, MAX_CONSECUTIVE_FAILED_ROWS, Feeds
 
 if TYPE_CHECKING:  # only the workers need torch, not the client that submits the job
-    from models.profile.device import BatchTime
     from models.profile.inference import ProfileModel, Scores
     from models.profile.text_encoder import TextEncoder
 
@@ -135,7 +134,6 @@ class ProfileBatchTiming(NamedTuple):
     model_ms: float
     assemble_ms: float
     store_ms: float
-    passes: list[BatchTime]
     media_used: int  # vectors that the model read, at most one per encoder and window
     media_ignored: int  # events with a vector that the model cannot read
     window_to_profile_ms: Sequence[float] = ()  # from each window's close until it was stored
@@ -277,7 +275,6 @@ class ProfileUpdater:
             ProfileBatchTiming(
                 len(kept),
                 *spent_ms.tolist(),
-                scores.batches,
                 media_used=sum(len(one.vectors.keys() - {PLACE}) for one in media if one.vectors),
                 media_ignored=sum(one.ignored for one in media),
                 window_to_profile_ms=waited_ms.tolist(),

@@ -130,8 +130,6 @@ class ProfileMetrics:
         self._media_used = group.counter("media_used")
         self._media_ignored = group.counter("media_ignored")
         self._window_to_profile = LatencyCounters(group, WINDOW_TO_PROFILE)
-        self._pass_rows = group.distribution("model_pass_rows")
-        self._pass_us_per_row = group.distribution("model_pass_us_per_row")
 
     def __call__(self, timing: ProfileBatchTiming) -> None:
         self._rows.inc(timing.rows)
@@ -144,10 +142,6 @@ class ProfileMetrics:
             self._stage_ms[stage].update(round(spent_ms))
             self._stage_us[stage].inc(round(spent_ms * 1000))
         self._window_to_profile.observe(timing.window_to_profile_ms)
-        for forward_pass in timing.passes:
-            rows = forward_pass.rows
-            self._pass_rows.update(rows)
-            self._pass_us_per_row.update(round(forward_pass.milliseconds * 1000 / max(rows, 1)))
 
 
 PARTS = WorkerParts(open_profile_sink, ProfileMetrics, open_models=open_model_feed)

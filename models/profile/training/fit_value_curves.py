@@ -29,14 +29,19 @@ from torch import Tensor
 from liveprofile.progress import Progress
 from liveprofile.units import DAY_MS
 from models.profile.data.examples import Corpus
-from models.profile.data.moments import HORIZONS_DAYS, Moments, moment_ranges_ms, outcomes
+from models.profile.data.moments import (
+    HORIZONS_DAYS,
+    Moments,
+    inputs_at,
+    moment_ranges_ms,
+    outcomes,
+)
 from models.profile.data.prepared import Split
 from models.profile.data.training_rows import Streams
-from models.profile.data.value_examples import inputs_at
 from models.profile.network import BehaviourTransformer
 from models.profile.recipes import Recipe
 from models.profile.training.losses import train_epochs
-from models.profile.values.head import SMALLEST, HorizonLinks, ValueCurveHead, knot_weights
+from models.profile.values import SMALLEST, HorizonLinks, ValueCurveHead, knot_weights
 
 MIN_SPEND = 1e-3  # currency; a smaller prediction says nothing about the ratio
 AFTER_DAYS = (0, 1, 3, 7, 14, 30, 60, 120)

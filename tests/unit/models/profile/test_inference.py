@@ -12,11 +12,9 @@ from liveprofile.wire.token_columns import TokenColumns
 from liveprofile.wire.tokens import Token
 from models.profile import user_features
 from models.profile.inference import ProfileModel
-from models.profile.modality_layers import CELL_ROWS, Fusion, grid_cells
-from models.profile.network import BehaviourTransformer, Shape
+from models.profile.network import CELL_ROWS, BehaviourTransformer, Fusion, Shape, grid_cells
 from models.profile.ranker.network import Ranker
-from models.profile.values.head import ValueCurveHead
-from models.profile.values.inputs import INPUTS
+from models.profile.values import INPUTS, ValueCurveHead
 from tests.reference.plain_model import PlainProfileModel
 from tests.unit.models.profile.miniature import assert_scores_equal, memories_of
 

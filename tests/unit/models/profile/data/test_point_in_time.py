@@ -24,8 +24,8 @@ from models.profile.data.examples import (
     build_corpus,
     slice_sequences,
 )
+from models.profile.data.moments import user_features_at
 from models.profile.data.prepared import prepare
-from models.profile.data.value_examples import user_features_at
 from models.profile.encoding import Layout, Vocabulary
 from models.profile.recipes import recipe
 

@@ -11,7 +11,7 @@ from liveprofile.wire.tokens import Token
 from models.profile import checkpoint
 from models.profile.data import training_rows
 from models.profile.data.examples import augment, build_batch, build_corpus, slice_sequences
-from models.profile.data.value_examples import user_features_at
+from models.profile.data.moments import user_features_at
 from models.profile.encoding import Vocabulary
 from tests.unit.models.profile.miniature import MINIATURE, job_batches
 from udfs.profile import assemble

@@ -11,8 +11,8 @@ from liveprofile.units import DAY_MS
 from models.profile import checkpoint, recipes
 from models.profile.data import training_rows
 from models.profile.data.examples import build_corpus
+from models.profile.data.moments import validation_windows
 from models.profile.data.prepared import split_by_time
-from models.profile.data.value_examples import validation_windows
 from models.profile.encoding import Vocabulary
 from models.profile.evaluation import evaluate
 from models.profile.evaluation.next_basket import basket_scores, next_baskets

@@ -15,9 +15,13 @@ from liveprofile.features.baselines import SUMS
 from liveprofile.units import DAY_MS
 from models.profile.data.examples import PURCHASE, VIEW
 from models.profile.data.moments import Moments, Outcomes, month_ends, outcomes
-from models.profile.evaluation.any_time import HORIZONS_DAYS, compare_values, split_moments
+from models.profile.evaluation.any_time import (
+    HORIZONS_DAYS,
+    compare_values,
+    linear_baselines,
+    split_moments,
+)
 from models.profile.evaluation.intervals import UserBootstrap
-from models.profile.evaluation.look_log import logged
 from models.profile.evaluation.next_basket import (
     NO_CODE,
     RETURN,
@@ -25,7 +29,7 @@ from models.profile.evaluation.next_basket import (
     compare_rankings,
     next_baskets,
 )
-from models.profile.evaluation.value_baselines import linear_baselines
+from models.profile.evaluation.served import logged
 from tests.unit.models.profile.miniature import MINIATURE
 from tests.unit.models.profile.synthetic_streams import (
     START_MS,

@@ -20,8 +20,8 @@ from liveprofile.units import DAY_MS
 from liveprofile.wire.histories import read_histories, read_memories
 from models.profile import checkpoint, text_encoder
 from models.profile.data import training_rows
-from models.profile.data.modality_vectors import VectorSpool
 from models.profile.data.prepared import prepare, prepare_refit
+from models.profile.data.training_rows import VectorSpool
 from models.profile.inference import ProfileModel
 from models.profile.model_card import WEIGHTS
 from models.profile.recipes import recipe

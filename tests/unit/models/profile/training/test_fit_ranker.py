@@ -22,18 +22,17 @@ from liveprofile.wire.histories import (
     window_text,
 )
 from liveprofile.wire.tokens import TYPE_INDEX
-from models.profile import checkpoint, vocabulary_expansion
+from models.profile import checkpoint
 from models.profile.data.examples import PURCHASE, build_corpus
 from models.profile.data.prepared import PreparedData, Split
-from models.profile.data.ranking_examples import RankingExamples
 from models.profile.encoding import Vocabulary
 from models.profile.evaluation import next_basket, served
 from models.profile.evaluation.next_basket_baselines import OwnCounts
 from models.profile.inference import ProfileModel
-from models.profile.network import BehaviourTransformer, Shape
+from models.profile.network import BehaviourTransformer, Shape, add_items, hash_bucket_rows
 from models.profile.training import fit_ranker
-from models.profile.values.head import ValueCurveHead
-from models.profile.values.inputs import INPUTS
+from models.profile.training.fit_ranker import RankingExamples
+from models.profile.values import INPUTS, ValueCurveHead
 from tests.unit.models.profile.miniature import MINIATURE
 from tests.unit.models.profile.synthetic_streams import START_MS, make_streams
 
@@ -225,8 +224,8 @@ def test_checkpoint_and_added_items_keep_the_ranking(
     checkpoint.save(tmp_path / "unknown", unknown, shop.items, shop.categories, **card)
     with pytest.raises(InputError, match=r"categories of items from \d to 5, but there are 4"):
         checkpoint.load(tmp_path / "unknown")
-    new = vocabulary_expansion.hash_bucket_rows(loaded, shop.items, ["90", "91"])
-    grown = vocabulary_expansion.add_items(loaded, new)
+    new = hash_bucket_rows(loaded, shop.items, ["90", "91"])
+    grown = add_items(loaded, new)
     texts = of_windows([[(0, [MemoryToken(PURCHASE, "3", "1"), MemoryToken(PURCHASE, "90", "2")])]])
     more = shop._replace(items=[*shop.items, "90", "91"])
     models = [

@@ -14,10 +14,9 @@ from liveprofile.units import DAY_MS
 from liveprofile.value_curves import VALUES
 from liveprofile.wire.histories import MemoryToken, of_windows
 from models.profile.data.examples import PURCHASE, Corpus, build_corpus
-from models.profile.data.moments import Moments, outcomes
+from models.profile.data.moments import Moments, inputs_at, outcomes, user_features_at
 from models.profile.data.prepared import Split
 from models.profile.data.training_rows import Streams
-from models.profile.data.value_examples import inputs_at, user_features_at
 from models.profile.encoding import Vocabulary
 from models.profile.evaluation.served import served_values
 from models.profile.inference import ProfileModel
@@ -26,9 +25,7 @@ from models.profile.ranker.memory import MemoryReader
 from models.profile.ranker.network import Ranker
 from models.profile.training import fit_value_curves
 from models.profile.user_features import FEATURE_NAMES
-from models.profile.values.head import ValueCurveHead, knot_weights
-from models.profile.values.inputs import INPUTS
-from models.profile.values.serving import score_curves
+from models.profile.values import INPUTS, ValueCurveHead, knot_weights, score_curves
 from tests.unit.models.profile.miniature import MINIATURE
 from tests.unit.models.profile.synthetic_streams import START_MS, make_streams
 

@@ -12,7 +12,7 @@ import torch
 
 from models.profile.evaluation.next_basket import NextBaskets, basket_scores
 from models.profile.training import curves
-from models.profile.training.ranking_losses import ndcg_at_10, ndcg_loss, set_loss
+from models.profile.training.fit_ranker import ndcg_at_10, ndcg_loss, set_loss
 
 
 def test_set_loss_is_the_cross_entropy_with_all_positives() -> None:

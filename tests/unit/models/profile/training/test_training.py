@@ -11,10 +11,11 @@ import torch
 
 from liveprofile.errors import InputError
 from liveprofile.units import DAY_MS
-from models.profile import checkpoint, recipes, vocabulary_expansion
+from models.profile import checkpoint, recipes
 from models.profile.data.prepared import split_by_time, split_new_windows
 from models.profile.device import ModelError
 from models.profile.inference import ProfileModel
+from models.profile.network import add_items, hash_bucket_rows
 from models.profile.recipes import recipe
 from models.profile.training.train import train
 from tests.unit.models.profile.miniature import (
@@ -127,9 +128,7 @@ def shop(tmp_path_factory):
 def test_adding_items_does_not_change_other_scores(shop, tmp_path):
     network, items, categories, card = checkpoint.load(shop / "model")
     new = ["i?-a", "i?-b"]
-    expanded = vocabulary_expansion.add_items(
-        network, vocabulary_expansion.hash_bucket_rows(network, items, new)
-    )
+    expanded = add_items(network, hash_bucket_rows(network, items, new))
     fields = card.model_dump(exclude={"format", "shape", "sha256"})
     checkpoint.save(tmp_path, expanded, [*items, *new], categories, **fields)
     histories, windows = (

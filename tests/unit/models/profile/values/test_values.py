@@ -12,8 +12,7 @@ from torch import Tensor
 from liveprofile.units import DAY_MS
 from models.profile.training.fit_value_curves import fit_link
 from models.profile.user_features import FEATURE_NAMES
-from models.profile.values.head import HorizonLinks
-from models.profile.values.inputs import PurchaseWindows, curve_inputs
+from models.profile.values import HorizonLinks, PurchaseWindows, curve_inputs
 
 HORIZON_DAYS = torch.tensor([30.0, 7.0, 90.0])
 
