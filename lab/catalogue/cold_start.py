@@ -1,7 +1,7 @@
 """Ranking quality of cold items: items without events in the training split.
 
 A cold item's embedding row comes from one of three methods: the items whose vectors are similar
-(models/profile/data/item_side_info.py), the mean of its category's rows, or its hash bucket, which
+(lab/catalogue/item_side_info.py), the mean of its category's rows, or its hash bucket, which
 is what the model uses anyway. Cold items are ranked where a user takes them for the first time,
 among all items and among the cold items alone. Ties count as if broken at random. The named items
 are ranked in the same windows, to measure what the additional rows cost them.

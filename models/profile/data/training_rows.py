@@ -299,8 +299,10 @@ def _sorted_streams(
     order_W = np.lexsort((windows["end_ms"], windows["user"]))
     place_W = np.empty_like(order_W)
     place_W[order_W] = np.arange(len(order_W))
-    user, end_ms_W = windows["user"][order_W], windows["end_ms"][order_W]
-    new_user_W = np.append(True, user[1:] != user[:-1])
+    source_end_W = np.cumsum(windows["count"])
+    user_W, user_key_U = _numbered(windows["user"][order_W])
+    new_user_W = np.diff(user_W, prepend=-1) > 0
+    end_ms_W, count_W = (_mapped(windows[name][order_W]) for name in ("end_ms", "count"))
     duplicates_ms = end_ms_W[~new_user_W & (np.diff(end_ms_W, prepend=0) == 0)]
     if len(duplicates_ms):
         raise InputError(
@@ -309,11 +311,9 @@ def _sorted_streams(
         )
     item_names, item_code = _sorted_codes(items)
     category_names, category_code = _sorted_codes(categories)
-    source_end_W = np.cumsum(windows["count"])
-    count_W = windows["count"][order_W]
-    last_W = np.cumsum(count_W)
+    last_W = _mapped(np.cumsum(count_W))
     streams = Streams(
-        users=int(new_user_W.sum()),
+        users=len(user_key_U),
         items=item_names,
         categories=category_names,
         item_N=mapped_zeros(len(tokens), np.int32),
@@ -321,16 +321,16 @@ def _sorted_streams(
         type_N=mapped_zeros(len(tokens), np.int32),
         amount_N=mapped_zeros(len(tokens), np.float64),
         time_ms_N=mapped_zeros(len(tokens), np.int64),
-        user_W=np.cumsum(new_user_W) - 1,
+        user_W=user_W,
         end_ms_W=end_ms_W,
-        first_W=last_W - count_W,
+        first_W=_mapped(last_W - count_W),
         last_W=last_W,
         added_WS=mapped_zeros((len(windows), len(SUMS)), np.float64),
         sums_WS=mapped_zeros((len(windows), len(SUMS)), np.float64),
-        last_purchase_ms_W=np.zeros(len(windows), np.int64),
+        last_purchase_ms_W=mapped_zeros(len(windows), np.int64),
         unusable_events=0,
         window_vectors={},
-        user_key_U=user[new_user_W],
+        user_key_U=user_key_U,
     )
     for part_W in passes(len(windows), PART_WINDOWS):
         first, last = streams.first_W[part_W], last_W[part_W]
@@ -348,6 +348,18 @@ def _sorted_streams(
         streams.last_purchase_ms_W[part_W] = newest_W
     _carry_over(streams.last_purchase_ms_W, new_user_W)
     return streams, place_W
+
+
+def _numbered(user_W: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The number of each window's user, and each user's key. `user_W` ascends."""
+    is_new_W = np.append(True, user_W[1:] != user_W[:-1])
+    return _mapped(np.cumsum(is_new_W) - 1), user_W[is_new_W]
+
+
+def _mapped(values: np.ndarray) -> np.ndarray:
+    mapped = mapped_zeros(values.shape, values.dtype)
+    mapped[:] = values
+    return mapped
 
 
 def _carry_over(newest_ms_W: np.ndarray, new_user_W: np.ndarray) -> None:

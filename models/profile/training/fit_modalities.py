@@ -1,4 +1,4 @@
-"""Fits the modality layers (models/profile/modality_layers.py) after the trunk, and keeps those
+"""Fits the modality layers (models/profile/network.py) after the trunk, and keeps those
 that help.
 
 A window's modality vectors are added to the state before the first event of the user's next window.
