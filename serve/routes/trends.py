@@ -1,34 +1,28 @@
-"""Counts by hour or day with their expected range, forecasts, funnels and retention."""
+"""Counts by hour or day with their expected range, forecasts and retention."""
 
 from __future__ import annotations
 
-import itertools
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Query
 from starlette.responses import Response
 
 from liveprofile.client import analysis_models as analyses
 from liveprofile.client.models import Items
 from liveprofile.trends.counts import ALL, CATEGORY, Series
-from liveprofile.trends.funnel import STEPS
 from liveprofile.trends.points import Metric
-from liveprofile.units import DAY_MS, HOUR_MS
 from liveprofile.wire.tokens import EVENT_TYPES
 from serve import answers
-from serve.guard import extend_deadline
 from serve.keys import Role
 from serve.problems import ApiError
-from serve.routes.common import DataStore, Reader, Scanner, extend_to_scan, problems
-from serve.security import Caller, Require
+from serve.routes.common import Reader, Scanner, problems
+from serve.security import Call, Require
 from services import trends
 
 MAX_POINTS = 24 * 92
 MAX_CATEGORY_CHARS = 256
 FORECAST_COST = 10.0
 FORECAST_DEADLINE_S = 10.0
-MAX_DAYS = 366
-MAX_STEPS = 8
 EventType = Literal[EVENT_TYPES]  # type: ignore[valid-type]
 
 Category = Annotated[
@@ -37,15 +31,14 @@ Category = Annotated[
 ]
 TypeOfTrend = Annotated[EventType | None, Query(description="All; with a category, purchase.")]
 
-Forecaster = Annotated[Caller, Depends(Require(Role.READER, FORECAST_COST))]
+Forecaster = Annotated[Call, Depends(Require(Role.READER, FORECAST_COST, FORECAST_DEADLINE_S))]
 
 router = APIRouter(prefix="/v1", tags=["trends"], responses=problems())
 
 
 @router.get("/trends", response_model=analyses.Trend, responses=problems(404))
 async def get_trend(
-    store: DataStore,
-    caller: Reader,
+    call: Reader,
     by: Literal["hour", "day"] = "hour",
     metric: Metric = "events",
     count: Annotated[int, Query(ge=1, le=MAX_POINTS, description="Hours or days.")] = 168,
@@ -53,7 +46,7 @@ async def get_trend(
     event_type: TypeOfTrend = None,
 ) -> Response:
     """The last complete hours or days of all events, of a type, or of a type in a category."""
-    trend = await store.run(trends.trend, series_of(category, event_type), by, metric, count)
+    trend = await call.run(trends.trend, series_of(category, event_type), by, metric, count)
     if trend is None:
         raise not_counted()
     return answers.json_response(trend)
@@ -61,16 +54,13 @@ async def get_trend(
 
 @router.get("/trends/forecast", response_model=analyses.TrendForecast, responses=problems(404))
 async def get_forecast(
-    request: Request,
-    store: DataStore,
-    caller: Forecaster,
+    call: Forecaster,
     metric: Metric = "events",
     category: Category = None,
     event_type: TypeOfTrend = None,
 ) -> Response:
     """The hours of the day after the last complete one, with an 80 % interval."""
-    extend_deadline(request, FORECAST_DEADLINE_S)
-    found = await store.run(trends.forecast, series_of(category, event_type), metric)
+    found = await call.run(trends.forecast, series_of(category, event_type), metric)
     if found is None:
         raise not_counted()
     if found.forecast is None:
@@ -79,45 +69,15 @@ async def get_forecast(
     return answers.json_response(about | found.forecast._asdict())
 
 
-@router.get("/funnel", response_model=analyses.FunnelAnswer)
-async def get_funnel(
-    request: Request,
-    store: DataStore,
-    caller: Scanner,
-    step: Annotated[
-        list[EventType] | None,
-        Query(min_length=2, max_length=MAX_STEPS, description="Event types in order."),
-    ] = None,
-    within_h: Annotated[
-        int, Query(ge=1, le=24 * MAX_DAYS, description="Hours from the first step to the last.")
-    ] = 168,
-    days: Annotated[
-        int, Query(ge=1, le=MAX_DAYS, description="Days of first steps, before these hours.")
-    ] = 23,
-    by: Literal["segment", "category"] = "segment",
-    limit: Annotated[int, Query(ge=1, le=10_000, description="Groups.")] = 20,
-) -> Response:
-    """How many users take the steps of a funnel, from the stored deltas. May take long."""
-    extend_to_scan(request)
-    within_ms = within_h * HOUR_MS
-    last_ms = within_ms + days * DAY_MS
-    found = await store.scan(trends.stored_funnel, step or STEPS, within_ms, last_ms, by)
-    groups = dict(itertools.islice(found.groups.items(), limit))
-    return answers.json_response(found._replace(groups=groups))
-
-
 @router.get("/retention", response_model=Items[analyses.WeekCohort])
 async def get_retention(
-    request: Request,
-    store: DataStore,
-    caller: Scanner,
+    call: Scanner,
     event_type: Annotated[
         EventType | None, Query(description="A user is active in a week with such an event; any.")
     ] = None,
 ) -> Response:
     """Which users of a first week come back in the weeks after it. May take long."""
-    extend_to_scan(request)
-    cohorts = await store.scan(trends.stored_retention, event_type)
+    cohorts = await call.scan(trends.stored_retention, event_type)
     return answers.json_response({"items": cohorts})
 
 

@@ -116,8 +116,7 @@ def test_stored_plan_is_listed_sent_reported_and_counted(job: JobUnderTest) -> N
 
 def test_plan_without_control_group_says_so(job: JobUnderTest) -> None:
     assert plan(job, "all", "--control", "0")["control"] == 0
-    text = job.cli("campaign", "report", "all").stdout
-    assert "The plan has no control group" in text
+    assert "The plan has no control group" in job.cli("campaign", "report", "all").stderr
 
 
 def test_unknown_topic_is_an_error_before_anything_is_sent(job: JobUnderTest) -> None:
