@@ -7,8 +7,9 @@ import random
 import pytest
 
 from liveprofile.consent.changes import PURPOSES, ConsentChange, ConsentTable
+from liveprofile.privacy.erasures import ErasureTable
 from liveprofile.wire.tokens import EVENT, FIELD
-from udfs.privacy import allowed_windows
+from udfs.privacy import UsableWindows, usable_windows
 
 ALL = dict.fromkeys(PURPOSES, True)
 
@@ -18,6 +19,10 @@ def events(*times_ms: int) -> str:
         FIELD.join((str(time_ms), "3", str(100 + time_ms), f'{{"odd":"{FIELD}"}}'))
         for time_ms in times_ms
     )
+
+
+def allowed_windows(users: list[str], texts: list[str], consents: ConsentTable) -> UsableWindows:
+    return usable_windows(users, [0] * len(users), texts, consents, ErasureTable())
 
 
 def test_windows_of_users_without_changes_are_passed_on_as_they_are() -> None:
