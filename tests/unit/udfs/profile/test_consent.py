@@ -47,14 +47,6 @@ def test_each_event_is_decided_by_its_own_time() -> None:
     assert one == ("NO_CONSENT", "profiling", "3", "106", "")
 
 
-def test_without_consent_by_default_only_users_who_granted_are_allowed() -> None:
-    book = ConsentTable(ALL | {"profiling": False})
-    book.put("a", [ConsentChange(5, "profiling", True)])
-    allowed = allowed_windows(["a", "b"], [events(4, 5), events(5)], book)
-    assert (allowed.rows, allowed.events) == ([0], [events(5)])
-    assert [len(row) for row in allowed.refused] == [1, 1]
-
-
 @pytest.mark.parametrize("seed", range(10))
 def test_no_event_is_lost_or_duplicated(seed: int) -> None:
     rng, book = random.Random(seed), ConsentTable(ALL)
