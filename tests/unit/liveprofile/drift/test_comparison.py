@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,10 +29,7 @@ from liveprofile.drift.reference import (
     Series,
 )
 from liveprofile.errors import InputError
-from liveprofile.resources import product_path
-from liveprofile.settings import load
 from liveprofile.units import HOUR_MS
-from models.fraud.model import FraudModel
 from models.fraud.training import drift_reference
 from tests.support.rows.drift_data import ALERT_SCORE, NAMES, START_MS, counts, events, series
 
@@ -240,10 +236,3 @@ def test_reference_counts_equal_the_job_histograms() -> None:
     assert made.events == 4 * 7 * MAX_EVENTS_PER_USER_HOUR
     for expected, counts_W in zip(made.series, found, strict=True):
         assert tuple(counts_W[: len(expected.counts)]) == expected.counts
-
-
-def test_reference_of_another_model_is_rejected(reference: DriftReference, tmp_path: Path) -> None:
-    model = FraudModel.load(product_path(load().scoring.checkpoint))
-    replace(model, reference=reference).save(tmp_path)
-    with pytest.raises(InputError, match="its drift reference has new_device"):
-        FraudModel.load(tmp_path)
