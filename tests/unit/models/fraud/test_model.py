@@ -12,8 +12,7 @@ from liveprofile.errors import InputError
 from liveprofile.features.entity import EVENT_FEATURES, EventLists
 from liveprofile.simulator import ShopConfig
 from models.fraud.datasets.entity_history import EntityHistory, EventColumns, LabelColumns
-from models.fraud.datasets.event_dataset import downsample_legitimate
-from models.fraud.datasets.simulated import simulate_shop
+from models.fraud.datasets.event_dataset import downsample_legitimate, simulate_shop
 from models.fraud.model import CARD_FILE, TREES_FILE, FraudModel, probability
 from models.fraud.reasons import EARLIER_EVENT, explain, feature_groups, shapley_values
 from models.fraud.training.fit import fit_calibration

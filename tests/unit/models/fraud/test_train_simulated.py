@@ -12,7 +12,7 @@ from liveprofile.simulator import Shop, ShopConfig
 from liveprofile.units import DAY_MS
 from liveprofile.wire.scored_events import ENTITY_NAMES
 from models.fraud.datasets.entity_history import EntityHistory
-from models.fraud.datasets.simulated import SimulatedShop, simulate_shop
+from models.fraud.datasets.event_dataset import SimulatedShop, simulate_shop
 from models.fraud.model import FraudModel, probability
 from models.fraud.training.evaluate import AlertCosts
 from models.fraud.training.train_simulated import FraudRecipe, train_simulated
