@@ -35,7 +35,7 @@ _SINK = "stream-exec-sink"
 PARTITION_CLOCK = "partitionBy=[$"
 WINDOW_COUNT = "partitionBy=[user_id, $"
 HISTORY = "LAST_JOINED(this_window"
-LISTS = ("LAST_JOINED(user_token", *(f"LAST_JOINED({name}_token" for name in ENTITY_ORDER))
+LISTS = ("LAST_JOINED(user_token", *(f"partitionBy=[{name}_key]" for name in ENTITY_ORDER))
 
 NODE_IDS = (
     NodeId(1, _SCAN, "default_database, source"),

@@ -69,14 +69,14 @@ def scorable_events(settings: Settings, source: str = "scoring_parsed") -> str:
 def event_tokens() -> str:
     """The event as the lists contain it, and the fields that scoring needs of it.
 
-    user_id, arrival, head, user_token, entity_token, and the ids of ENTITIES
+    user_id, arrival, head, user_token, entity_token, the ids of ENTITIES, and their `entity_keys`
     """
     common = ("letter", "event_ms", "event_id", "amount")
     return f"""
         SELECT user_id, arrival, {scored_events.head_sql()} AS head,
             {user_token_sql(*common, *map(hash_sql, ENTITIES))} AS user_token,
             {entity_token_sql(*common, "user_id")} AS entity_token,
-            {", ".join(ENTITIES)}
+            {", ".join(ENTITIES)}, {entity_keys()}
         FROM scorable_events"""
 
 
@@ -101,8 +101,10 @@ def label_tokens() -> str:
     return f"""
         SELECT user_id, arrival, '' AS head,
             {user_token_sql(*common, *no_entities)} AS user_token,
-            {entity_token_sql(*common, "user_id")} AS entity_token, {ids}
-        FROM parsed_labels WHERE {_is_valid_label()}"""
+            {entity_token_sql(*common, "user_id")} AS entity_token, {", ".join(ENTITIES)},
+            {entity_keys()}
+        FROM (SELECT user_id, arrival, event_id, label, label_ms, {ids}
+              FROM parsed_labels WHERE {_is_valid_label()})"""
 
 
 def rejected_labels() -> str:
@@ -130,18 +132,25 @@ def _is_label_id(field: str) -> str:
     return f"COALESCE(CHAR_LENGTH({field}) BETWEEN 1 AND {ID_CHARS}, FALSE)"
 
 
+def entity_keys() -> str:
+    """What each step groups by. An event without such an entity goes by its user, adding nothing.
+
+    On both sides of a UNION, a key keeps its name in the plan (jobs/savepoint.py).
+    """
+    return ", ".join(
+        f"CASE WHEN {name} = '' THEN '{FIELD}' || user_id ELSE {name} END AS {name}_key"
+        for name in ENTITIES
+    )
+
+
 def with_entity_list(source: str, name: str, settings: Settings) -> str:
     """The rows of `source` with the last K tokens of the entity `name`, own one last.
 
-    An event without such an entity goes by its user and adds nothing.
-
     The columns of `source`, of_<name>: NULL for no entity
     """
-    key, token = f"{name}_key", f"{name}_token"
-    return f"""
-        SELECT *, {last_tokens_sql(token, key, settings.scoring.history)} AS of_{name}
-        FROM (SELECT *, CASE WHEN {name} = '' THEN '{FIELD}' || user_id ELSE {name} END AS {key},
-                CASE WHEN {name} <> '' THEN entity_token END AS {token} FROM {source})"""
+    token = f"CASE WHEN {name} <> '' THEN entity_token END"
+    of_name = last_tokens_sql(token, f"{name}_key", settings.scoring.history)
+    return f"SELECT *, {of_name} AS of_{name} FROM {source}"
 
 
 def scoring_input(source: str, settings: Settings) -> str:
