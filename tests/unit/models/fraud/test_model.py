@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from liveprofile.errors import InputError
-from liveprofile.features.entity import EVENT_FEATURES, EventLists
+from liveprofile.features.entity import EVENT_FEATURES, SCORED_TYPES, EventLists
 from liveprofile.simulator import ShopConfig
 from models.fraud.datasets.entity_history import EntityHistory, EventColumns, LabelColumns
 from models.fraud.datasets.event_dataset import downsample_legitimate, simulate_shop
@@ -128,6 +128,17 @@ def test_first_reason_is_the_only_feature_that_the_model_uses(shop: ScoredShop) 
         values = shapley_values(model, x[row : row + 1])[0]
         assert np.flatnonzero(values).tolist() == [model.names.index("user_purchases_7d")]
         assert first.weight == pytest.approx(float(values.sum()))
+
+
+def test_reason_names_the_type_of_an_earlier_event(shop: ScoredShop) -> None:
+    model = one_feature_model("user_type_2_before", -1)  # types are numbers from 0
+    flagged = np.flatnonzero(~np.isnan(shop.columns["user_type_2_before"]))[:3]
+    for place, reasons in zip(
+        flagged, explain(model, shop.lists, model.matrix(shop.columns), flagged), strict=True
+    ):
+        name = SCORED_TYPES[int(shop.columns["user_type_2_before"][place])]
+        words = f"order of this user's last events: type of the event 2 before: {name}"
+        assert (reasons[0].code, reasons[0].sentence) == ("ORDER", words)
 
 
 def test_drop_of_an_earlier_event_equals_a_history_without_it(shop: ScoredShop) -> None:
