@@ -253,8 +253,7 @@ def test_profile_carries_the_curves_of_the_model() -> None:
 
     from models.profile import checkpoint
     from models.profile.inference import ProfileModel
-    from models.profile.values.head import ValueCurveHead
-    from models.profile.values.inputs import INPUTS
+    from models.profile.values import INPUTS, ValueCurveHead
 
     network, items, categories, card = checkpoint.load(product_path(load().model.checkpoint))
     head = network.value_curves = ValueCurveHead(len(INPUTS), 2, 2).eval()
