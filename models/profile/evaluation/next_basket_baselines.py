@@ -17,8 +17,9 @@ Shape suffixes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+import itertools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -44,8 +45,9 @@ from models.profile.evaluation.next_basket import (
 
 TUNING_ROWS = 2_000
 BLOCK_ROWS = 256
+HALF_LIVES = (14.0, 30.0, 60.0, 90.0, 180.0, np.inf)  # days
+WEIGHTS = (0.0, 3.0, 10.0, 30.0, 100.0)  # of popularity
 TIE_BREAK = 1e-9  # popularity of equal counts
-Settings = TypeVar("Settings", bound=Any)
 
 
 class BaselineRanking(NamedTuple):
@@ -91,13 +93,6 @@ class OwnCounts(NamedTuple):
         return np.concatenate(best)
 
 
-CHOICES = {
-    "half_life_days": (14.0, 30.0, 60.0, 90.0, 180.0, np.inf),
-    "per_event": (True,),
-    "popularity_weight": (0.0, 3.0, 10.0, 30.0, 100.0),
-}
-
-
 def most_popular(popularity_C: np.ndarray, rows: int) -> np.ndarray:
     """(R, K) the most popular codes."""
     best = np.argsort(-popularity_C, kind="stable")[:PLACES]
@@ -123,11 +118,9 @@ def rank_baselines(
     def quality(ranking_RK: np.ndarray) -> float:
         return float(basket_scores(tuning, ranking_RK).ndcg_at_10.mean())
 
-    counts = coordinate_search(
-        OwnCounts(),
-        CHOICES,
-        lambda each: quality(each.rank(baskets, tuning.window_W, train_popularity_C)),
-        lambda done, total: on_progress(f"own_counts, {kind}", done, total),
+    grid = [OwnCounts(*chosen, True) for chosen in itertools.product(HALF_LIVES, WEIGHTS)]
+    counts = max(
+        grid, key=lambda each: quality(each.rank(baskets, tuning.window_W, train_popularity_C))
     )
     lstm = fit_recurrent(
         nn.LSTM,
@@ -145,30 +138,6 @@ def rank_baselines(
         ),
         "lstm": BaselineRanking(lstm.rank(baskets, windows), {"epochs": lstm.epochs}),
     }
-
-
-def coordinate_search(
-    start: Settings,
-    choices: Mapping[str, Sequence[Any]],
-    quality: Callable[[Settings], float],
-    on_try: Callable[[int, int], None] = lambda done, total: None,
-) -> Settings:
-    """Improves one setting after the other, in the order of `choices`, from `start`.
-
-    Keeps the earlier of two equally good settings. `on_try` receives the settings tried and their
-    largest number.
-    """
-    best, best_quality = start, quality(start)
-    total, tried = 1 + sum(len(values) for values in choices.values()), 1
-    on_try(tried, total)
-    for name, values in choices.items():
-        for value in values:
-            candidate = best._replace(**{name: value})
-            tried += 1
-            if candidate != best and (its_quality := quality(candidate)) > best_quality:
-                best, best_quality = candidate, its_quality
-            on_try(tried, total)
-    return best
 
 
 WIDTH = 64
