@@ -175,10 +175,12 @@ def fit(
     )
     model = BehaviourTransformer(shape)
     _init_biases_from_frequencies(model, data.item_counts, data.category_counts)
-    teacher = data.teacher and data.teacher.model
-    if teacher:
-        _copy_matching_weights(model, teacher)
-    trainer = Trainer(recipe, model, data, processes, teacher)
+    if data.teacher:  # start with its weights of the same name and shape
+        own = model.state_dict()
+        for name, weight in data.teacher.model.state_dict().items():
+            if name in own and own[name].shape == weight.shape:
+                own[name].copy_(weight)
+    trainer = Trainer(recipe, model, data, processes)
     trainer.run(state, on_progress, on_note, on_epoch, epochs)
     return trainer
 
@@ -236,17 +238,6 @@ def _run_identity(recipe: Recipe, data: PreparedData) -> dict[str, Any]:
         "libraries": checkpoint.library_versions(),
         "liveprofile": __version__,
     }
-
-
-def _copy_matching_weights(model: BehaviourTransformer, source: BehaviourTransformer) -> None:
-    """Copies every weight whose name and shape are the same in both models."""
-    source_weights = source.state_dict()
-    matching = {
-        name: source_weights[name]
-        for name, weight in model.state_dict().items()
-        if name in source_weights and source_weights[name].shape == weight.shape
-    }
-    model.load_state_dict(matching, strict=False)
 
 
 def _init_biases_from_frequencies(
