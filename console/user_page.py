@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import orjson
@@ -22,11 +21,9 @@ from console.charts import (
 )
 from console.formats import listed, money, number, plural, share, utc, words
 from liveprofile.storage.queries import StoredFlag, names_of
-from liveprofile.units import HOUR_MS
 from liveprofile.value_curves import KEY, STORED_COLUMNS, values_at
 from serve.store.statements import RawDelta, RawProfile
 
-WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 NAMED_CATEGORIES = 3
 
 
@@ -35,60 +32,23 @@ def who(segments: Sequence[str], features: Mapping[str, Any], profile: Mapping[s
 
     features: as in a profile or in a delta. profile: the other values, {} for the past.
     """
+    purchases, days = features.get("purchases"), features.get("recency_days")
+    parts = []
+    if purchases:
+        parts.append(f"{number(purchases, 0)} purchases for {money(features.get('amount'))}")
+    elif features.get("events"):
+        parts.append(f"no purchase in {number(features['events'], 0)} events")
+    if days is not None:
+        parts.append(f"the last one {plural(days, 'day')} ago")
+    shares = _largest(profile.get("category_affinity") or {})[:NAMED_CATEGORIES]
+    if named := [f"{name} ({share(value)})" for name, value in shares if value > 0]:
+        parts.append(f"mostly {listed(named)}")
+    if features.get("churn") is not None:
+        horizon = "probability of no purchase within the model's horizon"
+        parts.append(f"{share(features['churn'])} {horizon}")
     kind = listed([words(name) for name in segments])
     subject = f"A {kind} customer" if kind else "A customer"
-    parts = [
-        *_purchases(features),
-        *_recency(features),
-        *_interests(profile.get("category_affinity") or {}),
-        *_times(profile),
-        *_outlook(features),
-    ]
     return f"{subject}: {'; '.join(parts)}." if parts else f"{subject}. Nothing else is known yet."
-
-
-def _purchases(features: Mapping[str, Any]) -> list[str]:
-    purchases, events = features.get("purchases"), features.get("events")
-    if not events:
-        return []
-    if not purchases:
-        return [f"no purchase in {number(events, 0)} events"]
-    mean = features.get("purchase_amount_mean")
-    usual = f", usually {money(mean)} in a window with a purchase" if mean else ""
-    return [f"{number(purchases, 0)} purchases for {money(features.get('amount'))}{usual}"]
-
-
-def _recency(features: Mapping[str, Any]) -> list[str]:
-    days = features.get("recency_days")
-    return [] if days is None else [f"the last one {plural(days, 'day')} ago"]
-
-
-def _interests(affinity: Mapping[str, float]) -> list[str]:
-    top = sorted(affinity.items(), key=lambda entry: -entry[1])[:NAMED_CATEGORIES]
-    named = [f"{name} ({share(value)})" for name, value in top if value > 0]
-    return [f"mostly {listed(named)}"] if named else []
-
-
-def _times(profile: Mapping[str, Any]) -> list[str]:
-    hours, days = profile.get("activity_hour") or [], profile.get("activity_weekday") or []
-    if len(hours) != 24 or not any(hours) or not any(days):
-        return []
-    day = WEEKDAYS[_peak(days)]
-    # Activity around midnight is one peak.
-    spans = [hours[hour - 1] + hours[hour] + hours[(hour + 1) % 24] for hour in range(24)]
-    return [f"most active on {day}s and around {_peak(spans):02d}:30 UTC"]
-
-
-def _peak(values: Sequence[float]) -> int:
-    return max(range(len(values)), key=values.__getitem__)
-
-
-def _outlook(features: Mapping[str, Any]) -> list[str]:
-    churn, spend = features.get("churn"), features.get("expected_spend")
-    if churn is None:
-        return []
-    expected = "" if spend is None else f", expected spend {money(spend)}"
-    return [f"{share(churn)} probability of no purchase within the model's horizon{expected}"]
 
 
 def _count(value: float | None) -> str:
@@ -171,30 +131,12 @@ def _largest(shares: Mapping[str, float]) -> list[tuple[str, float]]:
     return sorted(shares.items(), key=lambda entry: (-entry[1], entry[0]))
 
 
-def activity(deltas: Sequence[RawDelta], profile: Mapping[str, Any]) -> tuple[HeatMap | None, str]:
-    """A chart and what it is made of.
-
-    The windows if none is longer than an hour, else the profile's hours and weekdays.
-
-    profile: the values of a profile; {} for the past.
-    """
-    if deltas and all(each.window_end_ms - each.window_start_ms <= HOUR_MS for each in deltas):
-        return heat_map(_of_windows(deltas)), f"events of {len(deltas)} stored windows"
+def activity(profile: Mapping[str, Any]) -> HeatMap | None:
+    """A chart of the profile's hours and weekdays, as if they were independent."""
     hours, days = profile.get("activity_hour") or [], profile.get("activity_weekday") or []
-    if len(hours) == HOURS and len(days) == DAYS:
-        shares = [[day * hour for hour in hours] for day in days]
-        source = "the profile's hours and weekdays, assumed to be independent"
-        return heat_map(shares), source
-    return None, ""
-
-
-def _of_windows(deltas: Sequence[RawDelta]) -> list[list[float]]:
-    counts = [[0.0] * HOURS for _ in range(DAYS)]
-    for delta in deltas:
-        start = datetime.fromtimestamp(delta.window_start_ms / 1_000, UTC)
-        counts[start.weekday()][start.hour] += delta.events
-    total = sum(map(sum, counts)) or 1.0
-    return [[count / total for count in row] for row in counts]
+    if len(hours) != HOURS or len(days) != DAYS:
+        return None
+    return heat_map([[day * hour for hour in hours] for day in days])
 
 
 def user_page(
@@ -231,7 +173,7 @@ def user_page(
         "model_version": shown.model_version,
         "segments": segments,
         "figures": figures(features, before),
-        "activity": activity(deltas, known),
+        "activity": activity(known),
         "timeline": timeline(deltas, flags),
         "affinity": stored.get("category_affinity") or {},
         "next_items": list(stored.get("next_items") or []),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
@@ -11,7 +10,7 @@ from starlette.responses import Response
 
 from console.access import Reader, SlowReader
 from console.charts import LineChart, Sample, line_chart
-from console.formats import number, utc, words
+from console.formats import facts, number, utc
 from console.job import JobFacts, JobReader
 from console.rendering import page, part_page
 from liveprofile.ingest.rejected import RejectedRecord
@@ -22,10 +21,9 @@ from services import operations as service
 from services import trends
 from services.operations import REJECTED_OFFSETS
 from services.trends import TrendPoints
-from udfs.scoring.drift_store import Distance, DriftDecision
 
 POINTS = {"hour": 24 * 7, "day": 60}
-AUDITS, PERIODS = 10, 48
+AUDITS = 10
 
 router = APIRouter(prefix="/operations")
 
@@ -39,8 +37,8 @@ async def operations(
 
 @router.get("/job")
 async def job(call: SlowReader) -> Response:
-    facts = await _job(call).facts()
-    return _part(call, "job", "Job", figures=job_figures(facts), warnings=facts.warnings)
+    found = await _job(call).facts()
+    return _part(call, "job", "Job", figures=job_figures(found), warnings=found.warnings)
 
 
 @router.get("/trend")
@@ -55,12 +53,6 @@ async def trend(
 @router.get("/audit")
 async def audit(call: Reader) -> Response:
     return _part(call, "audit", "Last audit", audits=await call.run(service.audits, AUDITS))
-
-
-@router.get("/drift")
-async def drift(call: Reader) -> Response:
-    found = await call.run(service.drift, PERIODS)
-    return _part(call, "drift", "Drift", drift=found, chart_of=drift_chart, distances=distances)
 
 
 def _job(call: Call) -> JobReader:
@@ -99,36 +91,14 @@ async def _rejected(call: Call) -> tuple[list[RejectedRecord], list[tuple[str, i
     return found, Counter(record.reason for record in found).most_common()
 
 
-def job_figures(facts: JobFacts) -> list[tuple[str, str]]:
-    """The figures of `liveprofile job status`, with their names."""
-    job, checkpoint, scoring = facts.job, facts.job.checkpoint, facts.scoring
-    figures = [
-        ("state", f"{job.state.lower()} for {number(job.uptime_s / 3_600)} hours"),
-        ("tasks", f"{job.tasks_running} of {job.tasks} run"),
-        ("restarts", number(job.restarts)),
-        ("events per second", number(job.events_per_second, 1)),
-        ("profile pipeline, records behind", number(facts.lag_events)),
-    ]
-    if facts.lag_scoring is not None:
-        figures.append(("scoring pipeline, records behind", number(facts.lag_scoring)))
-    if scoring is not None:
-        figures += [
-            ("events to score since the start", number(scoring.events)),
-            ("of these incomplete", number(scoring.incomplete)),
-            ("of these not scored", number(scoring.unscored)),
-        ]
-    if checkpoint is None:
-        figures.append(("last checkpoint", "none yet"))
-    else:
-        figures += [
-            ("last checkpoint", f"{number(checkpoint.age_s, 0)} s ago"),
-            ("it took", f"{number(checkpoint.duration_ms)} ms"),
-            ("size of its state", f"{number(checkpoint.size_bytes / 1e6, 1)} MB"),
-        ]
-    figures.append(("failed checkpoints", number(job.checkpoints_failed)))
-    if facts.models and facts.models.highest_revision:
-        figures.append(("user model, revision", number(facts.models.highest_revision)))
-    return figures
+def job_figures(found: JobFacts) -> list[tuple[str, str]]:
+    """The values of `liveprofile job status --json`, with their names."""
+    parts = {"job": found.job, "scoring": found.scoring, "models": found.models}
+    about: dict[str, Any] = {name: part and part._asdict() for name, part in parts.items()}
+    checkpoint = found.job.checkpoint
+    about["job"]["checkpoint"] = checkpoint and checkpoint._asdict()
+    behind = {"profile pipeline": found.lag_events, "scoring pipeline": found.lag_scoring}
+    return list(facts(about.pop("job") | {"records behind": behind} | about))
 
 
 def trend_chart(trend: TrendPoints) -> LineChart | None:
@@ -145,29 +115,6 @@ def trend_chart(trend: TrendPoints) -> LineChart | None:
             for point in trend.points
         ]
     )
-
-
-LARGEST = 3  # distances of a period
-
-
-def drift_chart(decisions: Sequence[DriftDecision]) -> LineChart | None:
-    """The largest distance of each period, in limits."""
-    samples = []
-    for each in decisions:
-        [largest, *_] = each.relative or [Distance("", 0.0, None)]
-        title = f"{utc(each.start_ms)}: {number(largest.relative)} limits, {words(largest.name)}"
-        mark = title if each.drifting else ""
-        samples.append(Sample(each.start_ms, largest.relative, title, mark=mark))
-    return line_chart(samples)
-
-
-def distances(decision: DriftDecision) -> str:
-    return "; ".join(map(_distance, decision.relative[:LARGEST]))
-
-
-def _distance(each: Distance) -> str:
-    limit = "no limit" if each.limit is None else f"limit {number(each.limit)}"
-    return f"{words(each.name)} {number(each.value)} ({limit})"
 
 
 def text_of(record: RejectedRecord) -> str:

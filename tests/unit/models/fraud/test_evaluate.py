@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,6 @@ from liveprofile.resources import product_path
 from liveprofile.rules.rules import Rule, RuleSet, read_rules
 from models.fraud.model import FraudModel
 from models.fraud.training.evaluate import compare_rules_and_model
-from models.fraud.training.train_simulated import FraudRecipe
 
 SHIPPED = product_path(Path("models/checkpoints/event-risk"))
 RULES = read_rules(product_path(Path("rules.toml")))
@@ -63,20 +61,6 @@ def test_rules_model_and_both_find_frauds_within_the_budget(report: dict) -> Non
     assert report["score"]["average_precision"] > 0.9
 
 
-def test_only_active_rules_alert_with_their_current_thresholds(model: FraudModel) -> None:
-    def alerts(*rules: Rule) -> dict:
-        rule_set = RuleSet(version="t", rules=rules)
-        report = compare_rules_and_model(model, rule_set, (1,), **SHOP)["at"]["as_they_are"]
-        return {name: metrics["alerts_per_10000"] for name, metrics in report.items()}
-
-    score_rule = make_rule(id="score", when="score >= threshold", value="score", threshold=0.5)
-    active = alerts(make_rule(), score_rule)
-    assert active["rules"] > 2 * active["model"] > 0
-    assert active["both"] >= active["rules"]
-    assert alerts(make_rule(state="SHADOW"), score_rule)["rules"] == 0
-    assert alerts(make_rule(state="PAUSED"), score_rule)["both"] == active["model"]
-
-
 def test_severity_outranks_value(model: FraudModel) -> None:
     """With a small budget only the more severe rule's events are alerts, however small their
     values. A rule in SHADOW does not count."""
@@ -121,18 +105,3 @@ def test_evaluate_command_measures_the_shipped_model(model: FraudModel) -> None:
     assert (report["model"], report["rules"]) == (model.version, RULES.version)
     assert report["shops"] == {"seeds": [6], "users": 300, "days": 2}
     assert set(report["at"]) == {"budget_10", "budget_20", "as_they_are"}
-
-
-def test_train_command_trains_the_recipe_on_simulated_shops(
-    model: FraudModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    model = replace(model, metadata=model.metadata | {"order": {"chosen": False}})
-    calls = []
-    monkeypatch.setattr(
-        "models.fraud.training.train_simulated.train_simulated",
-        lambda recipe, out, on_progress: calls.append((recipe, out)) or model,
-    )
-    result = CliRunner().invoke(app, ["model", "train", "event-risk", "--out", str(tmp_path)])
-    report = json.loads(result.stdout.splitlines()[-1])
-    assert report["version"] == model.version and report["test"] == model.metadata["test"]
-    assert calls == [(FraudRecipe(), tmp_path)]

@@ -6,7 +6,10 @@ import json
 import logging
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from dataclasses import replace
+from typing import Any
 
 import jsonschema
 import numpy as np
@@ -20,17 +23,17 @@ from liveprofile.drift.reference import (
 )
 from liveprofile.errors import ServiceError
 from liveprofile.resources import product_path
-from liveprofile.settings import load
-from liveprofile.units import DAY_MS, HOUR_MS
+from liveprofile.settings import CassandraSettings, load
+from liveprofile.units import HOUR_MS
 from liveprofile.wire.tokens import FIELD, WINDOW
 from models.fraud.model import FraudModel
 from tests.reference.scoring import event_parts
-from tests.support.memory.drift_store import InlineExecutor, MemoryDriftStore
+from tests.support.memory.cassandra import MemoryCassandra
 from tests.support.paths import ROOT
 from tests.support.rows.drift_data import NAMES, START_MS, events, make_reference
 from tests.support.scoring_harness import ScoringHarness, purchases
 from udfs.scoring.drift_monitor import RESEND_AFTER_MS, DriftMonitor
-from udfs.scoring.drift_store import decision_scope
+from udfs.scoring.drift_store import CassandraDriftStore, decision_scope
 
 SCHEMA = json.loads((ROOT / "schemas/drift-alert.schema.json").read_text("utf-8"))
 
@@ -38,6 +41,19 @@ SCHEMA = json.loads((ROOT / "schemas/drift-alert.schema.json").read_text("utf-8"
 @pytest.fixture(scope="module")
 def reference() -> DriftReference:
     return make_reference()
+
+
+def memory_store() -> CassandraDriftStore:
+    return CassandraDriftStore(MemoryCassandra(), CassandraSettings(), 3_600)
+
+
+class InlineExecutor(Executor):
+    """Runs a task in `submit`, so that the caller knows when."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        done.set_result(fn(*args, **kwargs))
+        return done
 
 
 class Clock:
@@ -51,7 +67,7 @@ class Workers:
     """Workers that share a store. Each step adds an hour of events to each and checks all."""
 
     def __init__(self, reference: DriftReference, count: int = 2, after_days: float = 0.0):
-        self.reference, self.store, self.clock = reference, MemoryDriftStore(), Clock()
+        self.reference, self.store, self.clock = reference, memory_store(), Clock()
         self.after_days, self.hour = after_days, 0
         self.monitors = [self.monitor() for _ in range(count)]
         self._rng = np.random.default_rng(7)
@@ -86,18 +102,6 @@ class Workers:
 
     def state(self, kind: str = "hour"):
         return self.store.state(decision_scope(self.reference, kind))
-
-
-def test_week_without_shift_raises_no_alert(reference: DriftReference) -> None:
-    workers = Workers(reference)
-    assert [alert for _ in range(7 * 24) for alert in workers.step(count=45)] == []
-
-
-def test_doubled_amounts_in_an_hour_of_90_events_raise_an_alert(reference: DriftReference) -> None:
-    workers = Workers(reference)
-    (alert,) = workers.step(2.0, count=45)
-    assert alert["data"]["reasons"][0]["shift"] == pytest.approx(np.log(2), abs=0.3)
-    jsonschema.Draft202012Validator(SCHEMA).validate(alert)
 
 
 def test_drift_sends_one_alert_at_start_and_one_at_end(reference: DriftReference) -> None:
@@ -157,18 +161,6 @@ def test_moderate_shift_starts_drift_in_its_second_hour(
     assert hours[4][0]["since"] < hours[4][0]["period_start"]
 
 
-def test_restarted_worker_adds_to_its_earlier_counts(reference: DriftReference) -> None:
-    workers = Workers(reference, count=1)
-    rng, start_ms = np.random.default_rng(8), START_MS + DAY_MS
-    for _ in range(2):
-        x_NF, score_N = events(rng, 500)
-        workers.clock.now_s += 6
-        workers.monitors[0].observe(x_NF, score_N, np.full(500, start_ms), range(500), range(500))
-        workers.monitors = [workers.monitor()]
-    totals = workers.store.totals(reference.version, start_ms, start_ms + HOUR_MS)
-    assert totals.reshape(len(reference.series), -1)[-1].sum() == 1_000
-
-
 def test_unsent_alert_of_a_lost_worker_is_sent_by_another(reference: DriftReference) -> None:
     workers = Workers(reference)
     (alert,) = workers.step(5.0)
@@ -178,20 +170,14 @@ def test_unsent_alert_of_a_lost_worker_is_sent_by_another(reference: DriftRefere
     sent = [one for _ in range(4) for one in workers.step(5.0)]
     assert sent == [alert]
     assert workers.state().sent
+    assert [workers.step(5.0) for _ in range(10)] == [[]] * 10  # once sent, not again
 
 
-def test_sent_alert_is_not_sent_again(reference: DriftReference) -> None:
-    workers = Workers(reference)
-    assert workers.step(5.0)
-    assert [workers.step(5.0) for _ in range(10)] == [[]] * 10
-    assert workers.state().sent
-
-
-class SlowStore(MemoryDriftStore):
+class SlowStore(CassandraDriftStore):
     """Answers after `release`; fails while `is_away`."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(MemoryCassandra(), CassandraSettings(), 3_600)
         self.release, self.is_away = threading.Event(), False
 
     def write(self, *counts) -> None:
@@ -265,15 +251,3 @@ def test_model_without_reference_is_not_monitored(caplog: pytest.LogCaptureFixtu
         scorer = ScoringHarness(model)
     assert f"drift monitoring is off: model {model.version} has no reference.json" in caplog.text
     assert scorer.score(purchases(2), range(2)) is not None
-
-
-def test_schema_is_valid_and_distinguishes_started_from_ended() -> None:
-    jsonschema.Draft202012Validator.check_schema(SCHEMA)
-    (example,) = SCHEMA["examples"]
-    validator = jsonschema.Draft202012Validator(SCHEMA)
-    validator.validate(example)
-    nothing = example | {"data": example["data"] | {"reasons": []}}
-    assert not validator.is_valid(nothing)
-    ended = nothing["data"] | {"state": "ended", "reason": "MODEL_DRIFT_ENDED"}
-    assert validator.is_valid(nothing | {"data": ended})
-    assert not validator.is_valid(example | {"type": "liveprofile.risk.flag"})
