@@ -8,23 +8,20 @@ until it writes, or its write fails with `DefinitionsChangedError`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import orjson
 
 from liveprofile.errors import LiveprofileError
+from liveprofile.feeds import definitions as feeds
 from liveprofile.feeds.definitions import APPLIED_KEY, TopicDefinitions, signed_records
 from liveprofile.kafka import records as kafka_records
 from liveprofile.kafka import topics
 from liveprofile.resources import product_path
-from liveprofile.rules.definitions import Definition, DefinitionSet
+from liveprofile.rules.definitions import Definition, DefinitionKind
 from liveprofile.settings import Settings
-
-ReadTopic = Callable[[Settings], TopicDefinitions]
-ReadFile = Callable[[Path], DefinitionSet]
 
 
 class DefinitionsChangedError(LiveprofileError):
@@ -86,18 +83,17 @@ class InForce(NamedTuple):
     tag: str  # changes with every change of the definitions or of their source
 
 
-def read_in_force(
-    settings: Settings, topic_name: str, read_topic: ReadTopic, file: Path, read_file: ReadFile
-) -> InForce:
+def read_in_force(settings: Settings, kind: DefinitionKind) -> InForce:
     """Reads the definitions that jobs use: those of the topic, or of the file while it has none.
 
     Raises ServiceError, and DefinitionsError for the file.
     """
-    topic = read_topic(settings)
+    topic = feeds.read_definition_topic(settings, kind)
     if topic.has_records:
-        return InForce(f"topic {topic_name}", topic.value(), tag_of(topic))
-    path = product_path(file)
-    return InForce(f"file {path}", read_file(path), tag_of(topic))
+        name = getattr(settings.topics, kind.name)
+        return InForce(f"topic {name}", topic.value(), tag_of(topic))
+    path = product_path(getattr(settings, kind.name))
+    return InForce(f"file {path}", kind.read_file(path), tag_of(topic))
 
 
 def tag_of(topic: TopicDefinitions) -> str:
@@ -132,8 +128,7 @@ class Applied(NamedTuple):
 
 def apply_definitions(
     settings: Settings,
-    topic_name: str,
-    read_topic: ReadTopic,
+    kind: DefinitionKind,
     definitions: Sequence[Definition],
     *,
     by: str,
@@ -147,10 +142,11 @@ def apply_definitions(
     Raises ServiceError, DefinitionsChangedError if the tag is another one or if another writer was
     faster.
     """
+    topic_name = getattr(settings.topics, kind.name)
     changed = DefinitionsChangedError(
         f"the definitions of {topic_name} have changed since they were read: read them again"
     )
-    topic = read_topic(settings)
+    topic = feeds.read_definition_topic(settings, kind)
     changes, tag = plan_changes(topic, definitions), tag_of(topic)
     is_equal = (
         topic.has_records
@@ -161,7 +157,7 @@ def apply_definitions(
         topics.create_topics(settings)
         try:
             with kafka_records.exclusive_writer(settings, topic_name) as send:
-                topic = read_topic(settings)
+                topic = feeds.read_definition_topic(settings, kind)
                 if expected_tag not in (None, tag_of(topic)):
                     raise changed
                 changes = plan_changes(topic, definitions)

@@ -10,12 +10,10 @@ whoever can write to the topic can neither make a definition nor bring back an o
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
-from abc import abstractmethod
-from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, Generic, TypeVar
+from collections.abc import Iterable
+from typing import Any, Generic, TypeVar
 
 import orjson
 
@@ -25,25 +23,17 @@ from liveprofile.kafka import records as kafka_records
 from liveprofile.kafka.records import Record
 from liveprofile.rules.definitions import (
     Definition,
+    DefinitionKind,
     DefinitionProblem,
-    DefinitionsError,
     DefinitionSet,
     RuleSigner,
     SignatureError,
 )
-from liveprofile.rules.rules import Rule, RulesError, RuleSet, read_rule
-from liveprofile.segments.definitions import (
-    Segment,
-    SegmentsError,
-    SegmentSet,
-    read_segment,
-    segment_set,
-)
+from liveprofile.segments.definitions import SEGMENTS
 from liveprofile.settings import Settings
 
 log = logging.getLogger(__name__)
 
-Kind = TypeVar("Kind", bound=Definition)
 Set = TypeVar("Set", bound=DefinitionSet)
 
 GROUP = "liveprofile-rules"
@@ -53,58 +43,66 @@ APPLIED_KEY = b"*"
 # A record with this key is no definition: it tells workers that a sweep changes memberships beside
 # them (offline/sweep.py).
 SWEEP_KEY = b"*sweep"
-NO_SWEEP = {"sweep": "", "sweeping": False}
 
 
-class TopicDefinitions(TopicTable[Set], Generic[Kind, Set]):
-    """The definitions that result from the records of a topic.
+class TopicDefinitions(TopicTable[Set], Generic[Set]):
+    """The definitions that result from the records of a topic, and the sweep that it announces.
 
     signer: verifies the records; None accepts every record. The version before an invalid record
     stays.
     """
 
-    error: ClassVar[type[DefinitionsError]]
-    read: ClassVar[Callable[[bytes, str], Any]]  # the definition of a record; raises `error`
-
-    def __init__(self, signer: RuleSigner | None = None) -> None:
-        self._signer = signer
-        self._definitions: dict[str, Kind] = {}
+    def __init__(self, kind: DefinitionKind[Any, Set], signer: RuleSigner | None = None) -> None:
+        self._kind, self._signer = kind, signer
+        self._definitions: dict[str, Definition] = {}
+        # Fields of a set of segments.
+        self.sweep = {"sweep": "", "sweeping": False} if kind is SEGMENTS else {}
         self.invalid_ids: set[str] = set()  # keys whose newest record is invalid
         self.has_records = False  # refused records do not count
         self.invalid_records = 0
         self.signed_ms = 0  # the newest signing time
 
-    @abstractmethod
-    def value(self) -> Set:
-        """Returns the definitions in order of their ids. The version is a digest of them."""
-
-    def _is_control(self, record: Record, position: str) -> bool:
-        """Whether the record is no definition; the method keeps what it says. Raises `error`."""
-        return False
-
     @property
-    def definitions(self) -> list[Kind]:
+    def definitions(self) -> list[Definition]:
         """The definitions in order of their ids."""
         return [self._definitions[name] for name in sorted(self._definitions)]
+
+    def value(self) -> Set:
+        """Definitions that are not valid together, such as circles, are left out."""
+        found, faults = self._kind.valid_set(self.definitions)
+        for fault in faults:
+            name = f"{self._kind.error.kind} {fault.name}"
+            log.warning("%s: %s; it is not evaluated", name, fault.reason)
+        return found.model_copy(update=self.sweep)
 
     def put(self, record: Record) -> None:
         name, position = _name(record), f"{record.topic}/{record.partition} offset {record.offset}"
         if self._signer is not None:
             self._verify(record, name, position, self._signer)
-        if not self._is_control(record, position):
+        if record.key == SWEEP_KEY and self._kind is SEGMENTS:
+            self._put_sweep(record, position)
+        else:
             self.has_records = True
             if record.key != APPLIED_KEY:
                 self._put_definition(record, name, position)
         self.invalid_ids.discard(name)
 
+    def _put_sweep(self, record: Record, position: str) -> None:
+        try:
+            value = orjson.loads(record.value or b'{"sweep": "", "sweeping": false}')
+            self.sweep = {"sweep": str(value["sweep"]), "sweeping": bool(value["sweeping"])}
+        except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+            problem = DefinitionProblem(SWEEP_KEY.decode(), "JSON", str(error))
+            raise self._kind.error(position, [problem]) from None
+
     def _put_definition(self, record: Record, name: str, position: str) -> None:
         if record.value is None:
             self._definitions.pop(name, None)
             return
-        definition = type(self).read(record.value, position)
+        definition = self._kind.read_record(record.value, position)
         if definition.id != name:
             problem = DefinitionProblem(definition.id, "id", f"the record's key is {name!r}")
-            raise self.error(position, [problem])
+            raise self._kind.error(position, [problem])
         self._definitions[name] = definition
 
     def refuse(self, record: Record, error: InputError) -> None:
@@ -113,7 +111,7 @@ class TopicDefinitions(TopicTable[Set], Generic[Kind, Set]):
         log.warning("%s; the record is ignored", error)
 
     def _verify(self, record: Record, name: str, position: str, signer: RuleSigner) -> None:
-        """Raises `error`.
+        """Raises the kind's error.
 
         The signing time must not go back in the whole topic, not only for the definition:
         compaction drops the record that removed one, and with it the time of the removal.
@@ -124,55 +122,12 @@ class TopicDefinitions(TopicTable[Set], Generic[Kind, Set]):
                 raise SignatureError("it was signed before the records in force: an old copy?")
         except SignatureError as error:
             problem = DefinitionProblem(name, "signature", str(error))
-            raise self.error(position, [problem]) from None
+            raise self._kind.error(position, [problem]) from None
         self.signed_ms = signed_ms
 
 
 def _name(record: Record) -> str:
     return (record.key or b"").decode("utf-8", "replace")
-
-
-class TopicRules(TopicDefinitions[Rule, RuleSet]):
-    """The rules of the topic risk-rules."""
-
-    error, read = RulesError, read_rule
-
-    def value(self) -> RuleSet:
-        text = "\n".join(rule.model_dump_json() for rule in self.definitions)
-        version = hashlib.sha256(text.encode()).hexdigest()[:12]
-        return RuleSet(version=version, rules=tuple(self.definitions))
-
-
-class TopicSegments(TopicDefinitions[Segment, SegmentSet]):
-    """The definitions of the topic segment-definitions, and the sweep that it announces."""
-
-    error, read = SegmentsError, read_segment
-
-    def __init__(self, signer: RuleSigner | None = None) -> None:
-        super().__init__(signer)
-        self.sweep: dict[str, Any] = dict(NO_SWEEP)
-
-    def _is_control(self, record: Record, position: str) -> bool:
-        if record.key != SWEEP_KEY:
-            return False
-        if record.value is None:
-            self.sweep = dict(NO_SWEEP)
-            return True
-        try:
-            value = orjson.loads(record.value)
-            sweep, sweeping = value["sweep"], value["sweeping"]
-        except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-            problem = DefinitionProblem(SWEEP_KEY.decode(), "JSON", str(error))
-            raise SegmentsError(position, [problem]) from None
-        self.sweep = {"sweep": str(sweep), "sweeping": bool(sweeping)}
-        return True
-
-    def value(self) -> SegmentSet:
-        """Definitions that read unknown or paused segments, or themselves, are left out."""
-        found, faults = segment_set(self.definitions)
-        for fault in faults:
-            log.warning("segment %s: %s; it is not evaluated", fault.name, fault.reason)
-        return found.model_copy(update=self.sweep)
 
 
 def definition_signer(settings: Settings, topic: str) -> RuleSigner | None:
@@ -181,29 +136,21 @@ def definition_signer(settings: Settings, topic: str) -> RuleSigner | None:
     return None if key is None else RuleSigner(key.get_secret_value(), topic)
 
 
-def _spec(
-    noun: str, topic: str, table: type[TopicDefinitions[Kind, Set]], signer: RuleSigner | None
+def definitions_spec(
+    settings: Settings, kind: DefinitionKind[Any, Set], signer: RuleSigner | None = None
 ) -> TableSpec[Set]:
+    """signer: of the records; None: that of the settings."""
+    topic = getattr(settings.topics, kind.name)
+    signer = signer or definition_signer(settings, topic)
     return TableSpec(
-        noun,
+        kind.name,
         topic,
         GROUP,
-        lambda: table(signer),
-        lambda found: f"{noun} {found.version} stay",
+        lambda: TopicDefinitions(kind, signer),
+        lambda found: f"{kind.name} {found.version} stay",
         first_read_timeout_s=20.0,  # then a worker starts with the file
         required=False,
     )
-
-
-def rules_spec(settings: Settings, signer: RuleSigner | None = None) -> TableSpec[RuleSet]:
-    """signer: of the records; None: that of the settings."""
-    topic = settings.topics.rules
-    return _spec("rules", topic, TopicRules, signer or definition_signer(settings, topic))
-
-
-def segments_spec(settings: Settings) -> TableSpec[SegmentSet]:
-    topic = settings.topics.segments
-    return _spec("segments", topic, TopicSegments, definition_signer(settings, topic))
 
 
 class DefinitionFeed(Feed[Set]):
@@ -222,8 +169,7 @@ class DefinitionFeed(Feed[Set]):
             lacking = "the topic lacks the records that were signed last"
             return lacking if table.has_records else ""
         new = table.value() if table.has_records else self._current
-        if isinstance(table, TopicSegments):
-            new = new.model_copy(update=table.sweep)
+        new = new.model_copy(update=table.sweep)
         self._signed_ms = table.signed_ms
         if new != self._current:
             names = [definition.id for definition in table.definitions]
@@ -233,20 +179,18 @@ class DefinitionFeed(Feed[Set]):
 
 
 def follow_definitions(
-    settings: Settings, spec: TableSpec[Set], from_file: Set
+    settings: Settings, kind: DefinitionKind[Any, Set], from_file: Set
 ) -> DefinitionFeed[Set]:
     """The feed of a job: the definitions of the file, then those of the topic."""
+    spec = definitions_spec(settings, kind)
     return DefinitionFeed(spec, from_file, lambda: spec.open(settings))
 
 
-def read_topic_rules(settings: Settings) -> TopicRules:
+def read_definition_topic(
+    settings: Settings, kind: DefinitionKind[Any, Set]
+) -> TopicDefinitions[Set]:
     """Reads the topic once to its end. It is empty if it does not exist. Raises ServiceError."""
-    return rules_spec(settings).read(settings)
-
-
-def read_topic_segments(settings: Settings) -> TopicSegments:
-    """Reads the topic once to its end. It is empty if it does not exist. Raises ServiceError."""
-    return segments_spec(settings).read(settings)
+    return definitions_spec(settings, kind).read(settings)
 
 
 def signed_records(
@@ -272,5 +216,5 @@ def announce_sweep(settings: Settings, sweep: str, sweeping: bool) -> None:
     """Tells workers that a sweep begins or has ended. Raises ServiceError."""
     topic = settings.topics.segments
     record = SWEEP_KEY, orjson.dumps({"sweep": sweep, "sweeping": sweeping})
-    signed = signed_records(settings, topic, read_topic_segments(settings), [record])
+    signed = signed_records(settings, topic, read_definition_topic(settings, SEGMENTS), [record])
     kafka_records.send_all(settings, topic, signed)

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
-from liveprofile.feeds.definitions import DefinitionFeed, follow_definitions, rules_spec
+from liveprofile.feeds.definitions import DefinitionFeed, follow_definitions
 from liveprofile.kafka.connection import client_config
 from liveprofile.kafka.records import Record, read_topic, send_all
 from liveprofile.resources import product_path
-from liveprofile.rules.rules import RuleSet, read_rules
+from liveprofile.rules.rules import RULES, RuleSet, read_rules
 from tests.support.job_under_test import JobUnderTest
 from tests.support.waiting import until
 
@@ -37,7 +37,7 @@ def shipped(job: JobUnderTest) -> RuleSet:
 @pytest.fixture(scope="module")
 def feed(job: JobUnderTest, shipped: RuleSet) -> Iterator[DefinitionFeed]:
     """The rules feed of a worker, opened before the topic has a record."""
-    feed = follow_definitions(job.settings, rules_spec(job.settings), shipped)
+    feed = follow_definitions(job.settings, RULES, shipped)
     yield feed
     feed.close()
 
@@ -86,7 +86,7 @@ def test_applied_rules_take_effect_in_running_worker(
     assert feed.current().evaluated("event") == []
 
     # A worker that starts now has them at once.
-    new_feed = follow_definitions(job.settings, rules_spec(job.settings), shipped)
+    new_feed = follow_definitions(job.settings, RULES, shipped)
     assert new_feed.current() == feed.current()
     new_feed.close()
     listed = job.run("risk", "rules", "list")
@@ -116,7 +116,7 @@ def test_worker_with_signing_key_uses_signed_records_only(
     monkeypatch.setenv("LIVEPROFILE_RULES_SIGNING_KEY", "k" * 32)
     job = new_job("signed_rules", tables=False)
     topic, file = job.settings.topics.rules, product_path(job.settings.rules)
-    feed = follow_definitions(job.settings, rules_spec(job.settings), shipped)
+    feed = follow_definitions(job.settings, RULES, shipped)
     rule = json.dumps(shipped.rules[0].model_dump(mode="json")).encode()
     send_all(job.settings, topic, [(shipped.rules[0].id.encode(), rule, {})])
     wait_until(lambda: feed.invalid_records == 1)

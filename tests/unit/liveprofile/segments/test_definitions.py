@@ -12,11 +12,11 @@ import orjson
 import pytest
 
 from liveprofile.segments.definitions import (
+    SEGMENTS,
     SegmentsError,
     SegmentSet,
     read_segment,
     read_segments,
-    segment_set,
 )
 from liveprofile.segments.evaluation import SegmentPreview, evaluate, preview
 from liveprofile.segments.features import PROFILE_FEATURES, features_at
@@ -87,7 +87,7 @@ def test_evaluated_segments_come_after_those_they_read() -> None:
 
 
 def test_set_leaves_out_segments_with_invalid_references() -> None:
-    found, faults = segment_set(
+    found, faults = SEGMENTS.valid_set(
         [
             segment("good", "events > 1"),
             segment("paused", "events > 2", state="PAUSED"),
