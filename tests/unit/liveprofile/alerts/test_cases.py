@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections import namedtuple
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,7 +26,6 @@ from liveprofile.alerts.cloud_events import (
 )
 from liveprofile.errors import InputError
 from liveprofile.settings import JobSettings
-from liveprofile.storage import queries
 from liveprofile.storage.cql import from_ms
 from liveprofile.storage.queries import StoredFlag
 
@@ -70,12 +67,6 @@ class FakeSession:
             state=state.state.value, analyst=state.by, updated_at=from_ms(1), note=state.note
         )
         return SimpleNamespace(one=lambda: row)
-
-
-def test_every_state_has_transitions_and_none_leads_to_open():
-    assert set(TRANSITIONS) == set(AlertState)
-    for state, allowed in TRANSITIONS.items():
-        assert state not in allowed and AlertState.OPEN not in allowed and allowed
 
 
 @pytest.mark.parametrize("before", list(AlertState))
@@ -133,21 +124,6 @@ def test_snooze_silences_its_rule_or_all_rules_until_its_end(snoozed: dict[str, 
 def test_snooze_in_the_past_or_beyond_a_year_is_rejected(ahead_ms: int):
     with pytest.raises(InputError, match="must be in the future, at most 365 days"):
         snooze.snooze(None, "42", "*", snooze.now_ms() + ahead_ms, "anna")
-
-
-def stored(**columns: Any) -> StoredFlag:
-    """Returns a flag as `queries.flags` reads it; columns that are not given come from FLAG."""
-    columns = FLAG._asdict() | {"evidence": "{}"} | columns
-    row = namedtuple("Row", columns)(**columns)
-    (flag,) = queries.flags(SimpleNamespace(execute=lambda query, values: [row]), "42")
-    return flag
-
-
-def test_stored_event_flag_has_event_id_rule_and_reasons():
-    reason = {"code": "R", "value": 5.0, "usual": None, "sentence": "s"}
-    flag = stored(event_id="e1", rule_version=3, rule_state="SHADOW", reasons=json.dumps([reason]))
-    assert (flag.event_id, flag.rule_version, flag.rule_state) == ("e1", 3, "SHADOW")
-    assert flag.reasons == [reason]
 
 
 def test_prefix_is_a_reversed_dns_name() -> None:

@@ -109,11 +109,6 @@ def test_other_status_goes_to_dead_letters_without_retry(receiver: SimpleNamespa
     assert run.dead == [(0, DeliveryFailure("webhook", "REFUSED", f"AlertRefused: status {final}"))]
 
 
-def test_unreachable_receiver_raises_retryable_error():
-    with pytest.raises(WebhookFailed):
-        Webhook("http://127.0.0.1:1/", SECRET).handle(an_alert())
-
-
 @pytest.mark.parametrize(
     "url",
     [
@@ -134,22 +129,11 @@ def test_invalid_webhook_url_is_rejected(url: str):
         Webhook(url, SECRET)
 
 
-@pytest.mark.parametrize("url", ["https://shop.example/", "http://[::1]:80/", "http://localhost/"])
-def test_https_and_loopback_urls_are_accepted(url: str):
-    Webhook(url, SECRET)
-
-
 @pytest.mark.parametrize("secret", ["", "whsec_", "whsec_!!!", "whsec_c2hvcnQ=", "ü"])
 def test_invalid_secret_is_rejected_and_absent_from_the_error(secret: str):
     with pytest.raises(ConfigError) as refused:
         decode_secret(secret)
     assert not secret or secret not in str(refused.value)
-
-
-def test_missing_secret_variable_raises_config_error(monkeypatch):
-    monkeypatch.delenv("LIVEPROFILE_WEBHOOK_SECRET", raising=False)
-    with pytest.raises(ConfigError, match="LIVEPROFILE_WEBHOOK_SECRET is not set"):
-        Webhook.from_environment("https://shop.example/")
 
 
 SECRET_HOSTILE_RECEIVER = "whsec_" + "A" * 40

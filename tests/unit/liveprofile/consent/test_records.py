@@ -13,13 +13,11 @@ from liveprofile.consent.changes import (
     ConsentChange,
     ConsentTable,
     PersonConsentTable,
-    in_order,
     newest,
 )
 from liveprofile.consent.records import ConsentError, read_change, read_record
-from liveprofile.consent.store import MAX_ROUNDS, Record, send_users, ttl_s, write_time_us
+from liveprofile.consent.store import MAX_ROUNDS, Record, send_users, write_time_us
 from liveprofile.identity.merges import IdentityTable, Merge
-from liveprofile.settings import MAX_TTL_S
 
 
 @pytest.mark.parametrize(
@@ -95,19 +93,6 @@ def test_book_keeps_only_users_who_differ_from_the_defaults() -> None:
     assert book.allowed_rows(["refuses", "b"], "marketing", [9, 9]) == [True, True]
 
 
-def test_times_of_today_fit_into_the_book() -> None:
-    book, last_ms = ConsentTable(ALL), 253_402_300_799_999
-    book.put("u", [ConsentChange(last_ms, "training", False)])
-    assert book.allowed("u", "training", last_ms - 1)
-    assert not book.allowed("u", "training", last_ms)
-
-
-def test_order_is_newest_first_with_withdrawals_before_grants() -> None:
-    grant, withdrawal = (ConsentChange(5, "risk", yes) for yes in (True, False))
-    newer = ConsentChange(6, "risk", True)
-    assert in_order([grant, newer, withdrawal]) == [newer, withdrawal, grant]
-
-
 ALLOWED = dict.fromkeys(("profiling", "recommendation", "marketing", "risk", "training"), True)
 
 
@@ -148,28 +133,6 @@ def test_any_moment_of_a_time_counts() -> None:
     identities.put("a", [Merge("b", 10)])
     assert persons.allowed_during("b", "profiling", 12, 16)
     assert not persons.allowed_during("b", "profiling", 12, 15)
-
-
-def test_without_merges_it_is_the_book_of_the_users() -> None:
-    rng = random.Random(1)
-    changes = {
-        user: [
-            ConsentChange(rng.randrange(50), rng.choice(["risk", "profiling"]), rng.random() < 0.5)
-            for _ in range(4)
-        ]
-        for user in "abc"
-    }
-    persons, _ = book(**changes)
-    plain = ConsentTable(ALLOWED)
-    for user, each in changes.items():
-        plain.put(user, each)
-    for user in "abcd":
-        assert (user in persons) is (user in plain)
-        for at_ms in range(60):
-            assert persons.allowed(user, "risk", at_ms) is plain.allowed(user, "risk", at_ms)
-            assert persons.allowed_during(user, "risk", at_ms, 60) is plain.allowed_during(
-                user, "risk", at_ms, 60
-            )
 
 
 START_MS = 1_767_605_700_000
@@ -224,9 +187,3 @@ def test_a_user_who_never_stops_changing_does_not_block_the_command() -> None:
 def test_a_withdrawal_is_written_after_a_grant_of_the_same_time() -> None:
     grant, withdrawal = (ConsentChange(7, "risk", yes) for yes in (True, False))
     assert (write_time_us(grant), write_time_us(withdrawal)) == (7_000, 7_001)
-
-
-def test_changes_expire_with_the_topic() -> None:
-    assert ttl_s(86_400_000) == 86_400
-    assert ttl_s(-1) == ttl_s(10**15) == MAX_TTL_S
-    assert ttl_s(0) == 1

@@ -89,8 +89,3 @@ def test_apply_that_another_one_overtakes_after_its_last_read_is_refused(
     with pytest.raises(DefinitionsChangedError):
         apply(settings, topic, rule(id="a"), rule(id="b"))
     assert [each.id for each in topic.read(settings).definitions] == ["other"]
-
-
-def test_empty_set_replaces_the_file(settings: Settings, topic: FakeDefinitionTopic) -> None:
-    apply(settings, topic)
-    assert topic.read(settings).has_records and topic.read(settings).definitions == []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -78,15 +77,6 @@ def test_newest_record_of_a_rule_wins_and_tombstone_removes_the_rule() -> None:
     assert [(rule.id, rule.version) for rule in topic.value().rules] == [("a", 1), ("b", 2)]
 
 
-def test_rule_set_version_depends_only_on_its_rules() -> None:
-    one, other, changed = TopicDefinitions(RULES), TopicDefinitions(RULES), TopicDefinitions(RULES)
-    one.apply([rule_record("a"), rule_record("b")])
-    other.apply([rule_record("b", version=7), rule_record("a"), rule_record("b")])
-    changed.apply([rule_record("a"), rule_record("b", threshold=4)])
-    assert one.value() == other.value()
-    assert one.value().version != changed.value().version
-
-
 @pytest.mark.parametrize("value", [b"{", b"{}", rule(id="other").model_dump_json().encode()])
 def test_invalid_record_is_logged_counted_and_ignored(
     value: bytes, caplog: pytest.LogCaptureFixture
@@ -102,15 +92,6 @@ def test_invalid_record_is_logged_counted_and_ignored(
     assert line.startswith("risk-rules/0 offset 7: ")
     topic.apply([rule_record("a", version=4)])
     assert (topic.invalid_records, topic.invalid_ids) == (1, set())
-
-
-def test_author_and_time_of_a_record_do_not_change_the_rule() -> None:
-    applied = {"applied_by": "anna", "applied_at": "2026-01-05T09:30:00.000Z"}
-    value = orjson.dumps(rule(id="a").model_dump(mode="json") | applied)
-    with_author, without = TopicDefinitions(RULES), TopicDefinitions(RULES)
-    with_author.apply([raw_rule_record("a", value)])
-    without.apply([rule_record("a")])
-    assert with_author.value() == without.value()
 
 
 def test_signed_records_change_rules_and_remove_them() -> None:
@@ -173,11 +154,6 @@ def test_new_records_change_the_rules_but_not_the_set_returned_before() -> None:
     assert topic.closed
 
 
-def test_topic_with_only_tombstones_puts_no_rules_in_force() -> None:
-    with feed_of(FakeTopic(rule_record("a"), raw_rule_record("a", None))) as feed:
-        assert ids(feed.current()) == []
-
-
 def test_failing_topic_is_reopened_and_each_failure_is_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -191,13 +167,6 @@ def test_failing_topic_is_reopened_and_each_failure_is_logged_once(
     failures = [line.partition(";")[0] for line in caplog.messages]
     assert failures == ["the broker ended", "Kafka is down"]
     assert first.closed and second.closed
-
-
-def test_topic_that_cannot_be_opened_keeps_the_file_rules_without_waiting() -> None:
-    start_s = time.monotonic()
-    with feed_of(ServiceError("no topic risk-rules")) as feed:
-        assert feed.current() is SHIPPED_RULES
-        assert time.monotonic() - start_s < 2  # first_read_timeout_s is 5
 
 
 def test_topic_that_does_not_answer_is_awaited_for_the_timeout_only() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import random
-import threading
 import zlib
 from collections import Counter
 from collections.abc import Sequence
@@ -17,13 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from liveprofile.consent.changes import ConsentChange, ConsentTable, PersonConsentTable
-from liveprofile.errors import ConfigError
 from liveprofile.identity import login_service
 from liveprofile.identity import logins as login_rules
 from liveprofile.identity.logins import Decisions, Login, LoginRules, Outcome, read_counts
-from liveprofile.identity.merges import MAX_IDS, IdentityTable, Merge
+from liveprofile.identity.merges import IdentityTable, Merge
 from liveprofile.identity.records import read_record, to_record
-from liveprofile.kafka.records import Progress, Record
+from liveprofile.kafka.records import Record
 from liveprofile.privacy.erasures import ErasureTable
 from liveprofile.settings import Settings, load
 from liveprofile.wire.user_records import key_of
@@ -80,16 +78,6 @@ def read(value: bytes | None) -> Login | Outcome | None:
 )
 def test_event_is_a_login_or_has_a_reason(fields: dict[str, Any], expected: Any) -> None:
     assert read(json.dumps(EVENT | fields).encode()) == expected
-
-
-def test_name_with_an_escape_is_read() -> None:
-    value = json.dumps(EVENT | {"anonymous_id": ID}).replace("anonymous_id", "anonymous\\u005fid")
-    assert read(value.encode()) == Login(ID, "u1", RECORD_MS, 2, 7)
-
-
-@pytest.mark.parametrize("value", [None, b"", b'"anonymous_id"', b'{"anonymous_id": 1', b"\xff"])
-def test_record_without_an_event_is_no_login(value: bytes | None) -> None:
-    assert not isinstance(read(value), Login)
 
 
 @pytest.mark.slow
@@ -185,15 +173,6 @@ def test_limits_of_ids_and_merges_refuse_the_excess(monkeypatch: pytest.MonkeyPa
     assert decide(decisions({each: [Merge("u9", 1)] for each in "ab"}), rules) == (
         Outcome.TOO_MANY_MERGES
     )
-
-
-def test_logins_leave_room_for_merges_by_hand() -> None:
-    assert login_rules.MAX_IDS_BY_LOGIN < MAX_IDS
-
-
-def test_pattern_must_be_a_regular_expression() -> None:
-    with pytest.raises(ConfigError, match="is no regular expression"):
-        load(logins={"anonymous_id_pattern": "("})
 
 
 SETTINGS = load(merges={"enabled": True}, logins={"anonymous_id_pattern": "anon-.+"})
@@ -343,15 +322,6 @@ def test_refusals_are_logged_with_one_example_each_and_without_ids(
     assert "secret" not in caplog.text and "user-1" not in caplog.text
 
 
-def test_stop_commits_what_was_read_and_ends(caplog: pytest.LogCaptureFixture) -> None:
-    kafka = kafka_of(event("e1", "u"), login(1), event("e2", "u"))
-    merger = opened(kafka, SETTINGS, NOW_MS)
-    timer = threading.Timer(0.2, merger.stop)
-    timer.start()
-    assert merger.run() == {"merged": 1}
-    assert kafka.progress[0].offset == 3
-
-
 def test_counts_go_on_after_a_restart() -> None:
     kafka = kafka_of(login(1), login(1, "thief"), login(2))
     kafka.records, later = kafka.records[:2], kafka.records
@@ -361,8 +331,3 @@ def test_counts_go_on_after_a_restart() -> None:
     run_to_end(kafka, merger)
     assert merger.counts == {"merged": 1}
     assert read_counts(kafka.progress) == {0: {"merged": 2, "conflict": 1}}
-
-
-@pytest.mark.parametrize("note", ["", "reset", "[1]", '{"other": 1, "merged": "x"}'])
-def test_offsets_that_another_tool_has_committed_have_no_counts(note: str) -> None:
-    assert read_counts({0: Progress(1, note)}) == {0: Counter()}

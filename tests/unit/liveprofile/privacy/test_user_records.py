@@ -110,11 +110,3 @@ def test_record_without_its_user_is_refused(
 def test_record_with_wrong_content_is_refused(kind: Kind, content: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         kind.of.read_record(b"u", orjson.dumps({"data": {kind.user: "u", kind.content: content}}))
-
-
-@pytest.mark.parametrize("kind", [ERASURES, OF_MERGES], ids=lambda kind: kind.topic)
-def test_empty_id_is_refused(kind: Kind) -> None:
-    with pytest.raises(InputError, match="not the record's key"):
-        kind.of.read_record(
-            b"", orjson.dumps({"data": {kind.user: "", kind.content: "2026-01-05"}})
-        )

@@ -81,11 +81,6 @@ def test_segments_that_read_each_other_in_a_circle_are_rejected(tmp_path: Path) 
     assert [problem.line for problem in error.value.problems] == [5, 11]
 
 
-def test_evaluated_segments_come_after_those_they_read() -> None:
-    found = segments(a='segment("b") and segment("c")', b='segment("c")', c="events > 1")
-    assert [each.id for each in found.evaluated] == ["c", "b", "a"]
-
-
 def test_set_leaves_out_segments_with_invalid_references() -> None:
     found, faults = SEGMENTS.valid_set(
         [
@@ -98,12 +93,6 @@ def test_set_leaves_out_segments_with_invalid_references() -> None:
     assert [each.id for each in found.segments] == ["good", "paused"]
     assert [each.id for each in found.evaluated] == ["good"]
     assert [fault.name for fault in faults] == ["reads_paused", "reads_broken"]
-
-
-def test_version_of_a_set_is_a_digest_of_its_definitions() -> None:
-    one = segments(a="events > 1", b="events > 2")
-    assert one == segments(b="events > 2", a="events > 1")
-    assert one.version != segments(a="events > 1", b="events > 3").version
 
 
 def test_record_is_read_without_the_fields_of_its_application() -> None:
@@ -144,22 +133,6 @@ def test_preview_counts_who_enters_and_leaves() -> None:
         SegmentPreview("liked", 0, 4, 4, 0, ["a", "bb", "ccc"], []),
         SegmentPreview("recent", 1, 2, 1, 0, ["bb"], []),
     ]
-
-
-def test_preview_at_a_later_time_reads_the_curves() -> None:
-    found = segments(leaving="churn > 0.5 and churn < 0.9")
-    page = profile_page([stored("a", 1.0, **curve_document()), stored("bb", 20.0)])
-    _, [preview_] = preview([page], found, found, 8 * DAY_MS, 30.0)
-    assert preview_.users_then == 1
-
-
-def test_preview_at_a_later_time_counts_the_days_since_the_window() -> None:
-    found = segments(recent="recency_days <= 30")
-    users_at = [
-        preview(pages(), found, found, time_ms, 30.0)[1][0].users_then
-        for time_ms in (DAY_MS, 11 * DAY_MS, 12 * DAY_MS, 40 * DAY_MS)
-    ]
-    assert users_at == [2, 2, 1, 0]
 
 
 def shipped_by_hand(x: dict[str, float]) -> set[str]:
@@ -218,11 +191,6 @@ def test_segment_reads_other_segments_but_paused_ones_are_not_evaluated() -> Non
     evaluation = evaluate(found, segment_inputs(events=[6, 5]))
     assert evaluation.names() == [{"many", "dark"}, {"few", "dark"}]
     assert evaluation.names("ACTIVE") == [{"many"}, {"few"}]
-
-
-def test_evaluation_of_no_segments_finds_none() -> None:
-    empty = segments()
-    assert evaluate(empty, segment_inputs(events=[1, 2])).names() == [frozenset()] * 2
 
 
 def test_evidence_has_what_the_condition_read() -> None:
