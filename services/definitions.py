@@ -21,7 +21,7 @@ from liveprofile.feeds.definition_changes import (
     apply_definitions,
     read_in_force,
 )
-from liveprofile.labels.rule_backtest import Backtest, backtest
+from liveprofile.rules.backtest import Backtest, backtest
 from liveprofile.rules.definitions import Definition, DefinitionsError, file_source
 from liveprofile.rules.definitions import DefinitionKind as Kind
 from liveprofile.rules.proposals import (

@@ -19,8 +19,7 @@ from console.charts import BarChart, bar_chart
 from console.formats import number, share, utc
 from console.rendering import page, part_page
 from liveprofile.client.models import MAX_ID_CHARS, MAX_NOTE_CHARS
-from liveprofile.labels.rule_backtest import Backtest
-from liveprofile.rules.backtest import Outcome
+from liveprofile.rules.backtest import Backtest, Outcome
 from liveprofile.rules.definitions import Definition, DefinitionProblem, DefinitionsError
 from liveprofile.rules.proposals import Proposal, ProposalState, find_proposal, read_proposals
 from liveprofile.rules.rules import Rule

@@ -9,13 +9,15 @@ otherwise. Rows are taken in order of time; the job takes them in order of arriv
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from itertools import islice
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import orjson
 from cassandra.cluster import Session
+from cassandra.query import SimpleStatement
 
 from liveprofile.features.window_features import (
     BEFORE_WINDOW,
@@ -23,6 +25,8 @@ from liveprofile.features.window_features import (
     WINDOW_FEATURES,
     window_features,
 )
+from liveprofile.kafka.records import read_topic
+from liveprofile.labels.feedback import LABEL_OF_STATE, Label, schema_error
 from liveprofile.rules.flag_policy import (
     FlagPolicy,
     NoFlagHistory,
@@ -30,21 +34,22 @@ from liveprofile.rules.flag_policy import (
     RuleMatch,
     evaluate_rules,
 )
-from liveprofile.rules.flags import Flag, RowPosition
+from liveprofile.rules.flags import RowPosition
 from liveprofile.rules.rules import SCORE_FEATURE, Rule, Scope
+from liveprofile.settings import Settings
+from liveprofile.storage import queries
+from liveprofile.storage.cql import read_pages, to_ms
 from liveprofile.storage.queries import columns, names_of, scan_ring
-from liveprofile.units import DAY_MS
+from liveprofile.units import DAY_MS, HOUR_MS, SECOND_MS
 
 STORED_FEATURES: Mapping[Scope, frozenset[str]] = {
     "window": frozenset(WINDOW_FEATURES),
     "event": frozenset({SCORE_FEATURE, "amount", "event_type"}),
 }
-Label = Literal["fraud", "legitimate"]
 Labels = Mapping[tuple[str, int], Label]  # by user and time of the event, or end of the window
-
-
 BLOCK_ROWS = 5_000
 Row = TypeVar("Row")
+Watch = Callable[[Iterable[Any]], Iterable[Any]]
 
 
 class StoredRows(NamedTuple):
@@ -87,31 +92,27 @@ class Outcome(NamedTuple):
 
 def not_evaluable(rule: Rule, in_force: Iterable[Rule]) -> str | None:
     """Why a rule cannot be evaluated over stored rows; None if it can."""
-    missing = sorted(_features(rule) - STORED_FEATURES[rule.scope])
-    if rule.condition.attributes:
-        missing += [f'attribute("{name}")' for name in sorted(rule.condition.attributes)]
-    if not missing or _counterpart(rule, in_force) is not None:
+    missing = _missing(rule)
+    if not missing or _evaluated_by_the_job(rule, in_force):
         return None
     return f"reads {', '.join(missing)}, which is not stored with {rule.scope}s"
 
 
-def _features(rule: Rule) -> set[str]:
+def _missing(rule: Rule) -> list[str]:
+    """What the rule reads and stored rows lack."""
     names = {*rule.condition.names, rule.value, *rule.message_features.values()}
-    return (
-        names | ({rule.usual} if rule.usual else set()) | ({"event_type"} if rule.types else set())
+    names |= ({rule.usual} if rule.usual else set()) | ({"event_type"} if rule.types else set())
+    attributes = [f'attribute("{name}")' for name in sorted(rule.condition.attributes)]
+    return sorted(names - STORED_FEATURES[rule.scope]) + attributes
+
+
+def _evaluated_by_the_job(rule: Rule, in_force: Iterable[Rule]) -> bool:
+    """Whether a rule in force has the same condition."""
+    same = {"id", "scope", "types", "when", "threshold", "value"}
+    return any(
+        other.state != "PAUSED" and rule.model_dump(include=same) == other.model_dump(include=same)
+        for other in in_force
     )
-
-
-def _counterpart(rule: Rule, in_force: Iterable[Rule]) -> Rule | None:
-    """The rule in force with the same condition, which the job has evaluated."""
-    for other in in_force:
-        same = all(
-            getattr(rule, name) == getattr(other, name)
-            for name in ("id", "scope", "types", "when", "threshold", "value")
-        )
-        if same and other.state != "PAUSED":
-            return other
-    return None
 
 
 class RuleReplay:
@@ -121,24 +122,17 @@ class RuleReplay:
     """
 
     def __init__(self, rules: Iterable[Rule], in_force: Iterable[Rule]):
-        in_force = list(in_force)
-        self.skipped: dict[str, str] = {}  # rule id: why it was not evaluated
-        self._evaluated: dict[Scope, list[Rule]] = {"window": [], "event": []}
-        self._stored: dict[Scope, list[Rule]] = {"window": [], "event": []}
-        for rule in rules:
-            if rule.state == "PAUSED":
-                continue
-            if reason := not_evaluable(rule, in_force):
-                self.skipped[rule.id] = reason
-            elif rule.condition.attributes or _features(rule) - STORED_FEATURES[rule.scope]:
-                self._stored[rule.scope].append(rule)
-            else:
-                self._evaluated[rule.scope].append(rule)
+        rules, in_force = [each for each in rules if each.state != "PAUSED"], list(in_force)
+        reasons = {rule.id: not_evaluable(rule, in_force) for rule in rules}
+        self.skipped = {name: reason for name, reason in reasons.items() if reason}
+        self._rules = [rule for rule in rules if rule.id not in self.skipped]
         self._rows: dict[tuple[Scope, str], list[RuleEvaluation]] = defaultdict(list)
 
     def add(self, rows: StoredRows) -> None:
-        found = evaluate_rules(self._evaluated[rows.scope], rows.columns, len(rows.user_ids))
-        stored = self._stored[rows.scope]
+        of_scope = [rule for rule in self._rules if rule.scope == rows.scope]
+        stored = [rule for rule in of_scope if _missing(rule)]
+        evaluated = [rule for rule in of_scope if rule not in stored]
+        found = evaluate_rules(evaluated, rows.columns, len(rows.user_ids))
         for user_id, time_ms, event_id, matches, true in zip(
             rows.user_ids, rows.times_ms, rows.event_ids, found, rows.true_rules, strict=True
         ):
@@ -153,7 +147,9 @@ class RuleReplay:
             rows.sort(key=lambda row: RowPosition(row.time_ms, row.event_id))
             raised = FlagPolicy(NoFlagHistory()).raise_flags(rows, "")
             for row, flags in zip(rows, raised, strict=True):
-                yield from (_raised(row, flag) for flag in flags)
+                for flag in flags:
+                    is_alert = flag.rule_state == "ACTIVE"
+                    yield RaisedFlag(row.user_id, row.time_ms, flag.rule_id, is_alert)
 
 
 def _stored_match(rule: Rule) -> RuleMatch:
@@ -162,25 +158,15 @@ def _stored_match(rule: Rule) -> RuleMatch:
     return RuleMatch(rule, np.nan, None, dict.fromkeys(names, np.nan))
 
 
-def _raised(row: RuleEvaluation, flag: Flag) -> RaisedFlag:
-    return RaisedFlag(row.user_id, row.time_ms, flag.rule_id, flag.rule_state == "ACTIVE")
-
-
 def outcome(flags: Iterable[RaisedFlag], since_ms: int, labels: Labels) -> Outcome:
     """Of the flags from `since_ms` on; earlier ones only start cool-downs."""
-    alerts, shadow = [], 0
-    for flag in flags:
-        if flag.time_ms < since_ms:
-            continue
-        if flag.is_alert:
-            alerts.append(flag)
-        else:
-            shadow += 1
+    counted = [flag for flag in flags if flag.time_ms >= since_ms]
+    alerts = [flag for flag in counted if flag.is_alert]
     known = [labels[key] for flag in alerts if (key := (flag.user_id, flag.time_ms)) in labels]
     return Outcome(
         Counter(flag.time_ms // DAY_MS * DAY_MS for flag in alerts),
         Counter(flag.rule_id for flag in alerts),
-        shadow,
+        len(counted) - len(alerts),
         frozenset(flag.user_id for flag in alerts),
         known.count("fraud"),
         len(known),
@@ -278,3 +264,138 @@ def _blocks(rows: Iterable[Row]) -> Iterator[list[Row]]:
 
 def _floats(values: Iterable[float | None]) -> np.ndarray:
     return np.array([np.nan if value is None else value for value in values], np.float64)
+
+
+class Backtest(NamedTuple):
+    """gained, lost: users with an alert under the new rules only, under the rules in force only."""
+
+    since_ms: int
+    until_ms: int
+    windows: int
+    events: int
+    current: Outcome
+    edited: Outcome
+    skipped: Mapping[str, str]  # id of a rule: why it was not evaluated
+    gained: Sequence[str]
+    lost: Sequence[str]
+
+
+def compare(
+    current: Sequence[Rule],
+    edited: Sequence[Rule],
+    blocks: Iterable[StoredRows],
+    since_ms: int,
+    until_ms: int,
+    labels: Labels,
+) -> Backtest:
+    """blocks: rows from `first_needed_ms` on."""
+    replays = RuleReplay(current, current), RuleReplay(edited, current)
+    counts = {"window": 0, "event": 0}
+    for block in blocks:
+        counts[block.scope] += sum(time_ms >= since_ms for time_ms in block.times_ms)
+        for replay in replays:
+            replay.add(block)
+    now, then = (outcome(replay.flags(), since_ms, labels) for replay in replays)
+    return Backtest(
+        since_ms,
+        until_ms,
+        counts["window"],
+        counts["event"],
+        now,
+        then,
+        replays[0].skipped | replays[1].skipped,
+        sorted(then.users - now.users),
+        sorted(now.users - then.users),
+    )
+
+
+def first_needed_ms(rules: Iterable[Rule], since_ms: int) -> int:
+    """Flags before `since_ms` may start a cool-down that ends after it."""
+    longest_h = max((rule.cool_down_hours for rule in rules), default=0.0)
+    return since_ms - round(longest_h * HOUR_MS)
+
+
+def backtest(
+    session: Session,
+    settings: Settings,
+    current: Sequence[Rule],
+    edited: Sequence[Rule],
+    days: int,
+    now_ms: int,
+    watch: Watch = iter,
+) -> Backtest:
+    """Of the last days until now; of a history without recent flags, until its last flag.
+
+    watch: passes the rows on. Raises ServiceError.
+    """
+    until_ms = _end_ms(session, days, now_ms)
+    since_ms = until_ms - days * DAY_MS
+    first_ms = first_needed_ms([*current, *edited], since_ms)
+    labels = by_user_and_time(read_topic_labels(settings), read_flag_labels(session))
+
+    def blocks() -> Iterable[StoredRows]:
+        yield from window_blocks(watch(scan_windows(session, first_ms, until_ms)))
+        if any(rule.scope == "event" and rule.state != "PAUSED" for rule in (*current, *edited)):
+            yield from event_blocks(watch(scan_events(session, first_ms, until_ms)))
+
+    return compare(current, edited, blocks(), since_ms, until_ms, labels)
+
+
+def _end_ms(session: Session, days: int, now_ms: int) -> int:
+    latest = queries.flags(session, limit=1)
+    newest_ms = latest[0].window_end_ms if latest else now_ms
+    return now_ms if newest_ms > now_ms - days * DAY_MS else newest_ms
+
+
+def as_json(found: Backtest) -> dict[str, Any]:
+    return found._asdict() | {
+        name: _outcome_as_json(getattr(found, name)) for name in ("current", "edited")
+    }
+
+
+def _outcome_as_json(each: Outcome) -> dict[str, Any]:
+    return each._asdict() | {
+        "alerts": each.alerts,
+        "precision": each.precision,
+        "users": len(each.users),
+    }
+
+
+class KnownLabel(NamedTuple):
+    """time_ms: of the event, or the end of the window."""
+
+    user_id: str
+    time_ms: int
+    label: Label
+
+
+def read_flag_labels(session: Session) -> Iterable[KnownLabel]:
+    """The labels that analysts gave to flags. Raises ServiceError."""
+    query = SimpleStatement("SELECT DISTINCT flag_id, user_id, window_end, state FROM flag_state")
+    for row in read_pages(session, query):
+        if row.state in LABEL_OF_STATE:
+            yield KnownLabel(row.user_id, to_ms(row.window_end), LABEL_OF_STATE[row.state])
+
+
+def read_topic_labels(settings: Settings) -> Iterable[KnownLabel]:
+    """The valid labels of the topic, in its order. Raises ServiceError."""
+    for record in read_topic(settings, settings.topics.feedback):
+        try:
+            label = orjson.loads(record.value or b"")
+        except orjson.JSONDecodeError:
+            continue  # the job has rejected it
+        if schema_error(label) is None:
+            yield KnownLabel(label["user_id"], _ms(label["event_time"]), label["label"])
+
+
+def _ms(time: Any) -> int:
+    return (
+        time
+        if isinstance(time, int)
+        else round(datetime.fromisoformat(time).timestamp() * SECOND_MS)
+    )
+
+
+def by_user_and_time(*known: Iterable[KnownLabel]) -> dict[tuple[str, int], Label]:
+    """Of two labels the later in order counts."""
+    return {(each.user_id, each.time_ms): each.label for labels in known for each in labels}
