@@ -14,10 +14,10 @@ import pytest
 
 from liveprofile.alerts.cloud_events import EventOrigin
 from liveprofile.drift.alert import DRIFT_ALERT_TYPE
-from liveprofile.drift.histograms import (
+from liveprofile.drift.reference import (
     LATENESS_MS,
+    DriftReference,
 )
-from liveprofile.drift.reference import DriftReference
 from liveprofile.errors import ServiceError
 from liveprofile.resources import product_path
 from liveprofile.settings import load
@@ -29,7 +29,8 @@ from tests.support.memory.drift_store import InlineExecutor, MemoryDriftStore
 from tests.support.paths import ROOT
 from tests.support.rows.drift_data import NAMES, START_MS, events, make_reference
 from tests.support.scoring_harness import ScoringHarness, purchases
-from udfs.scoring.drift_monitor import RESEND_AFTER_MS, DriftMonitor, decision_scope
+from udfs.scoring.drift_monitor import RESEND_AFTER_MS, DriftMonitor
+from udfs.scoring.drift_store import decision_scope
 
 SCHEMA = json.loads((ROOT / "schemas/drift-alert.schema.json").read_text("utf-8"))
 
