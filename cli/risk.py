@@ -40,8 +40,8 @@ from liveprofile.alerts.consumer import (
 from liveprofile.alerts.consumer.handlers import load_accounts
 from liveprofile.errors import InputError
 from liveprofile.labels import feedback as labels
-from liveprofile.rules.backtest import Backtest, as_json
-from liveprofile.rules.backtest import backtest as compare
+from liveprofile.labels.rule_backtest import Backtest, as_json
+from liveprofile.labels.rule_backtest import backtest as compare
 from liveprofile.storage.cql import now_ms
 from services import operations
 from services.definitions import read_definitions, read_kind

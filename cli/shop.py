@@ -12,8 +12,14 @@ from cli.options import Commands
 from cli.progress import count_bar
 from liveprofile.errors import InputError, ServiceError
 from liveprofile.settings import Settings
-from liveprofile.trends.count_store import CountStore, read_counts, read_series
-from liveprofile.trends.counts import ALL, CATEGORY, Series
+from liveprofile.trends.count_store import (
+    ALL,
+    CATEGORY,
+    CountStore,
+    Series,
+    read_counts,
+    read_series,
+)
 from liveprofile.trends.points import FIRST_DAYS, SCORED_DAYS
 from liveprofile.trends.update import InputTopic
 from liveprofile.trends.update import update as count

@@ -14,14 +14,14 @@ from cassandra.cluster import Session
 
 from liveprofile.attributes.definitions import AttributesError, check_attributes
 from liveprofile.errors import ServiceError
-from liveprofile.feeds.definition_changes import (
+from liveprofile.feeds.definitions import (
     Applied,
     DefinitionsChangedError,
     InForce,
     apply_definitions,
     read_in_force,
 )
-from liveprofile.rules.backtest import Backtest, backtest
+from liveprofile.labels.rule_backtest import Backtest, backtest
 from liveprofile.rules.definitions import Definition, DefinitionsError, file_source
 from liveprofile.rules.definitions import DefinitionKind as Kind
 from liveprofile.rules.proposals import (

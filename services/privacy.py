@@ -136,7 +136,7 @@ def erase_other_ids(
 
 def forget_merges(settings: Settings, table: IdentityTable, erased: Container[str]) -> int:
     """Removes merges that name erased users; returns the number of records. Raises ServiceError."""
-    from liveprofile.identity.records import to_record
+    from liveprofile.identity.merges import to_record
     from liveprofile.kafka.records import send_all
     from liveprofile.wire.user_records import CONTENT_TYPE, key_of
 

@@ -28,7 +28,7 @@ from console.formats import number, share, utc
 from console.rendering import page, part_page
 from liveprofile.client.models import MAX_ID_CHARS, MAX_NOTE_CHARS
 from liveprofile.errors import LiveprofileError
-from liveprofile.rules.backtest import Backtest, Outcome
+from liveprofile.labels.rule_backtest import Backtest, Outcome
 from liveprofile.rules.definitions import Definition, DefinitionProblem, DefinitionsError
 from liveprofile.rules.proposals import Proposal, ProposalState, find_proposal, read_proposals
 from liveprofile.segments.members import SegmentSize, sizes

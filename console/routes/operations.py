@@ -23,7 +23,7 @@ from liveprofile.flink.operator_metrics import (
     LatencyCounts,
 )
 from liveprofile.ingest.rejected import RejectedRecord
-from liveprofile.trends.counts import ALL, Series
+from liveprofile.trends.count_store import ALL, Series
 from liveprofile.trends.points import Metric
 from serve.keys import Role
 from serve.problems import ApiError

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,6 @@ from liveprofile.attributes.statements import (
     new_statement,
 )
 from liveprofile.errors import InputError
-from liveprofile.ingest.translation import parse_time_ms
 from liveprofile.units import DAY_MS
 
 CSV, JSON_LINES = (".csv",), (".jsonl", ".ndjson")
@@ -119,8 +119,13 @@ def _statement(row: Mapping[str, Any], catalogue: Catalogue, defaults: FileDefau
 
 
 def _time_ms(name: str, value: Any) -> int:
-    if (time_ms := parse_time_ms(value)) is None:
+    """Epoch milliseconds, or ISO text; UTC if it has no zone."""
+    if type(value) is int:
+        return value
+    try:
+        moment = datetime.fromisoformat(value)
+        return round(moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() * 1_000)
+    except (TypeError, ValueError, OverflowError):
         raise StatementError(
             f"{name}: must be a time such as 2026-01-05T09:35 or epoch milliseconds"
-        )
-    return time_ms
+        ) from None

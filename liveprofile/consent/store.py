@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from cassandra.cluster import Session
 
-from liveprofile.consent.changes import MAX_CHANGES, ConsentChange
-from liveprofile.consent.records import to_record
+from liveprofile.consent.changes import MAX_CHANGES, ConsentChange, to_record
 from liveprofile.rows.users import USER_CONSENT
 from liveprofile.settings import MAX_TTL_S
 from liveprofile.storage.cql import execute_per_key, from_ms, prepare, to_ms, write_all

@@ -13,7 +13,7 @@ from cli.profile import FLAG, change_sentence, profile_fields
 from cli.risk import shown_backtest
 from liveprofile.alerts.cases.flags import FlagWithState
 from liveprofile.alerts.cases.states import AlertState, StoredAlertState
-from liveprofile.rules.backtest import StoredEvent, compare, event_blocks
+from liveprofile.labels.rule_backtest import StoredEvent, compare, event_blocks
 from liveprofile.units import DAY_MS
 from tests.support.rows.rule_examples import rule
 from tests.support.rows.stored_rows import stored_profile

@@ -22,7 +22,7 @@ from liveprofile.errors import ServiceUnavailableError
 from liveprofile.flink.operator_metrics import EVENT_TO_ALERT
 from liveprofile.ingest.rejected import RejectedRecord
 from liveprofile.settings import load
-from liveprofile.trends.counts import Series
+from liveprofile.trends.count_store import Series
 from liveprofile.units import HOUR_MS
 from serve.keys import Role
 from services.operations import drift

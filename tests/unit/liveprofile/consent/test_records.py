@@ -11,11 +11,13 @@ import pytest
 from liveprofile.consent.changes import (
     PURPOSES,
     ConsentChange,
+    ConsentError,
     ConsentTable,
     PersonConsentTable,
     newest,
+    read_change,
+    read_record,
 )
-from liveprofile.consent.records import ConsentError, read_change, read_record
 from liveprofile.consent.store import MAX_ROUNDS, Record, send_users, write_time_us
 from liveprofile.identity.merges import IdentityTable, Merge
 

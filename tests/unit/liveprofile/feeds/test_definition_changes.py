@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from liveprofile.feeds import definitions
-from liveprofile.feeds.definition_changes import (
+from liveprofile.feeds.definitions import (
     Applied,
     DefinitionsChangedError,
+    TopicDefinitions,
     apply_definitions,
     read_in_force,
     tag_of,
 )
-from liveprofile.feeds.definitions import TopicDefinitions
 from liveprofile.kafka import records, topics
 from liveprofile.rules.rules import RULES, Rule
 from liveprofile.settings import Settings, load

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from liveprofile.consent.changes import ConsentChange
-from liveprofile.consent.records import to_record as consent_record
+from liveprofile.consent.changes import to_record as consent_record
 from liveprofile.errors import ServiceError
 from liveprofile.feeds.feed import Feed, TableSpec
 from liveprofile.feeds.users import (
@@ -22,7 +22,7 @@ from liveprofile.feeds.users import (
     read_merges,
 )
 from liveprofile.identity.merges import Merge
-from liveprofile.identity.records import to_record as merge_record
+from liveprofile.identity.merges import to_record as merge_record
 from liveprofile.kafka.records import Record
 from liveprofile.kafka.topics import NoTopicError
 from liveprofile.privacy.erasures import to_record as erasure_record

@@ -16,11 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from liveprofile.consent.changes import ConsentChange, ConsentTable, PersonConsentTable
-from liveprofile.identity import login_service
 from liveprofile.identity import logins as login_rules
 from liveprofile.identity.logins import Decisions, Login, LoginRules, Outcome, read_counts
-from liveprofile.identity.merges import IdentityTable, Merge
-from liveprofile.identity.records import read_record, to_record
+from liveprofile.identity.merges import IdentityTable, Merge, read_record, to_record
 from liveprofile.kafka.records import Record
 from liveprofile.privacy.erasures import ErasureTable
 from liveprofile.settings import Settings, load
@@ -310,7 +308,7 @@ def test_refusals_are_logged_with_one_example_each_and_without_ids(
     kafka = kafka_of(*taken, *[event("e", "user", anonymous_id="secret")] * 20)
     merger = opened(kafka, SETTINGS, NOW_MS)
     run_to_end(kafka, merger)
-    with caplog.at_level(logging.INFO, login_service.__name__):
+    with caplog.at_level(logging.INFO, login_rules.__name__):
         merger.stop()
         merger.run()
     warnings = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]

@@ -14,7 +14,7 @@ from liveprofile.errors import InputError
 from liveprofile.kafka.records import Record
 from liveprofile.labels import feedback
 from liveprofile.labels.feedback import keep_valid, read_file_or_topic, read_labels, schema_error
-from liveprofile.rules.backtest import (
+from liveprofile.labels.rule_backtest import (
     KnownLabel,
     StoredEvent,
     as_json,

@@ -10,10 +10,10 @@ import jsonschema
 import orjson
 import pytest
 
-from liveprofile.consent import records as consents
+from liveprofile.consent import changes as consents
 from liveprofile.consent.changes import MAX_CHANGES, ConsentChange
 from liveprofile.errors import InputError
-from liveprofile.identity import records as merges
+from liveprofile.identity import merges
 from liveprofile.identity.merges import Merge
 from liveprofile.privacy import erasures
 from liveprofile.wire.user_records import key_of

@@ -10,8 +10,12 @@ import orjson
 import pytest
 
 from liveprofile.segments.definitions import SegmentSet
-from liveprofile.segments.membership import MembershipWrite, change_event
-from liveprofile.segments.policy import EvaluatedWindow, MembershipPolicy
+from liveprofile.segments.membership import (
+    EvaluatedWindow,
+    MembershipPolicy,
+    MembershipWrite,
+    change_event,
+)
 from liveprofile.units import DAY_MS, MINUTE_MS
 from tests.support.memory.memberships import MemoryMemberships
 from tests.support.rows.segment_examples import segment, segments

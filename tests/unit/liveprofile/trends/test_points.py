@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from liveprofile.proportions import wilson_interval
 from liveprofile.storage.queries import WindowChange
-from liveprofile.trends.counts import EXACT_USERS, distinct_users, smallest, user_hash
+from liveprofile.trends.count_store import EXACT_USERS, distinct_users, smallest, user_hash
 from liveprofile.trends.points import (
     FIRST_DAYS,
     MIN_WEEKS,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from liveprofile.errors import ServiceError
 from liveprofile.settings import Settings, load
-from liveprofile.trends.counts import ALL, CATEGORY, OTHER, Series, distinct_users
+from liveprofile.trends.count_store import ALL, CATEGORY, OTHER, Series, distinct_users
 from liveprofile.trends.update import update
 from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS
 from tests.reference.validation import ValidEvent, validate

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from liveprofile.features.window_features import WINDOW_FEATURES
-from liveprofile.rules.backtest import (
+from liveprofile.labels.rule_backtest import (
     STORED_FEATURES,
     RaisedFlag,
     RuleReplay,
