@@ -294,7 +294,6 @@ def bootstrap(
         savepoint_dir,
         lambda settings, path, arguments: submit_job(settings, path, arguments=arguments)[0],
         print_line,
-        count_bar,
     )
     fields = result._asdict()
     command = submit_command(call, result.savepoint)
