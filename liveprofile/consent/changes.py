@@ -13,15 +13,13 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from itertools import repeat
 from typing import Any, NamedTuple
 
 from liveprofile.alerts.cloud_events import to_rfc3339
 from liveprofile.errors import InputError
-from liveprofile.events.validation import EARLIEST_MS
 from liveprofile.identity.merges import IdentityTable
-from liveprofile.wire.user_records import LATEST_MS, RecordKind, read_fields
+from liveprofile.wire.user_records import EARLIEST_MS, RecordKind, read_fields, read_time_ms
 
 PURPOSES = ("profiling", "recommendation", "marketing", "risk", "training")
 # A record of the topic holds this many changes of a user, the newest.
@@ -222,27 +220,11 @@ def read_change(change: Any) -> ConsentChange:
             raise ConsentError(
                 f"{name} {text!r:.40}: must be a text of at most {MAX_TEXT} characters"
             )
-    return ConsentChange(parse_time_ms(change.get("time")), purpose, granted, *texts)
+    return ConsentChange(
+        read_time_ms("time", change.get("time"), ConsentError), purpose, granted, *texts
+    )
 
 
 def change_json(change: ConsentChange) -> dict[str, Any]:
     fields = change._asdict()
     return {"time": to_rfc3339(fields.pop("time_ms")), **fields}
-
-
-def parse_time_ms(value: Any) -> int:
-    """Epoch milliseconds, or ISO 8601 with a date and a time; no zone: UTC. Raises ConsentError."""
-    time_ms: int | None = None
-    if isinstance(value, int) and not isinstance(value, bool):
-        time_ms = value
-    elif isinstance(value, str):
-        try:
-            time = datetime.fromisoformat(value)
-            time_ms = round(time.replace(tzinfo=time.tzinfo or UTC).timestamp() * 1_000)
-        except (ValueError, OverflowError):
-            time_ms = None
-    if time_ms is None or not EARLIEST_MS <= time_ms <= LATEST_MS:
-        raise ConsentError(
-            f"time {value!r:.40}: neither epoch milliseconds nor ISO 8601 from 2000 on"
-        )
-    return time_ms

@@ -15,10 +15,8 @@ from typing import Any, NamedTuple
 
 from liveprofile.alerts.cloud_events import to_rfc3339
 from liveprofile.errors import InputError
-from liveprofile.events.validation import EARLIEST_MS
-from liveprofile.ingest.translation import parse_time_ms
 from liveprofile.wire.tokens import ID_CHARS
-from liveprofile.wire.user_records import LATEST_MS, RecordKind, read_fields
+from liveprofile.wire.user_records import RecordKind, read_fields, read_time_ms
 
 MAX_MERGES = 20  # of one alias, one after the other
 MAX_IDS = 100  # of one person
@@ -282,13 +280,6 @@ def _read_merge(value: Any) -> Merge:
     until = value.get("until")
     return Merge(
         user_id,
-        _time_ms("since", value.get("since")),
-        None if until is None else _time_ms("until", until),
+        read_time_ms("since", value.get("since"), MergeError),
+        None if until is None else read_time_ms("until", until, MergeError),
     )
-
-
-def _time_ms(name: str, text: Any) -> int:
-    time_ms = parse_time_ms(text) if isinstance(text, str) else None
-    if time_ms is None or not EARLIEST_MS <= time_ms <= LATEST_MS:
-        raise MergeError(f"{name} {text!r:.40} is no ISO 8601 time from 2000 on")
-    return time_ms
