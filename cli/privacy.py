@@ -291,7 +291,7 @@ def export(
 ) -> None:
     """Write all that is stored about a user to one JSON file, which only its owner can read.
 
-    Each row has its table, its write time and its expiry. The file is about all ids of the person
+    Each table has its limit in time. The file is about all ids of the person
     (`liveprofile identity merge`). Exit code 1, and no file, if nothing is stored.
 
     Example: `liveprofile privacy export 42 --out 42.json`
@@ -302,12 +302,11 @@ def export(
     """
     settings = call.settings
     ids = of_persons(read_merges(settings), [user])
-    now = datetime.now(UTC)
     with private_file(out) as file, call.session() as session:
         about = {
             "user_id": user,
             "ids": ids,
-            "exported_at": as_json(now),
+            "exported_at": as_json(datetime.now(UTC)),
             "keyspace": settings.cassandra.keyspace,
             "topics_included": topics,
         }
@@ -315,8 +314,8 @@ def export(
         keys = [read_user_keys(session, each) for each in ids]
         for name, declared in TABLES.items():
             limits = {"what": declared.holds, "limit": declared.limit}
-            rows = (row for each in keys for row in table_rows(session, declared, each, now))
-            result.add(name, limits, (row._asdict() for row in rows), "rows")
+            rows = (row for each in keys for row in table_rows(session, declared, each))
+            result.add(name, limits, rows, "rows")
         for setting, topic in TOPICS.items() if topics else ():
             name = getattr(settings.topics, setting)
             if not topic.limit:
