@@ -11,7 +11,7 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from liveprofile.alerts.cases.flags import UnknownFlagError
-from liveprofile.alerts.consumer import Alert, AlertRefused, RestrictAccount, RetryPolicy, Severity
+from liveprofile.alerts.consumer import Alert, AlertRefused, RestrictAccount, RetryPolicy
 from liveprofile.alerts.consumer.alert import read_alert
 from liveprofile.alerts.consumer.handlers import load_accounts
 from liveprofile.alerts.consumer.loop import DeliveryFailure
@@ -80,13 +80,6 @@ def test_invalid_alert_goes_to_dead_letters(value: bytes | None):
     assert len(handler.seen) == 1 and kafka.committed == {0: 2}
 
 
-def test_alerts_below_minimum_severity_are_skipped():
-    handler = Recorder()
-    values = [payload(n, severity=severity) for n, severity in enumerate(Severity)]
-    run = Run(FakeKafka(values), handler, min_severity=Severity.HIGH)()
-    assert len(handler.seen) == 2 and run.counts.below == 2
-
-
 def test_service_outage_ends_consumer_without_commit_or_dead_letter():
     handler = Recorder(*[ServiceError("Cassandra is away")] * FAST.attempts)
     kafka = FakeKafka([payload(1), payload(2)])
@@ -134,12 +127,6 @@ def test_user_ids_in_logs_are_hashed(caplog):
     Run(FakeKafka([payload(1), payload(2)]), Recorder(*errors))()
     assert "recorder took" in caplog.text and "REFUSED" in caplog.text
     assert "user:" in caplog.text and "u-4711" not in caplog.text
-
-
-def test_unknown_fields_of_an_alert_are_kept():
-    alert = read_alert(json.dumps(EXAMPLE | {"traceparent": "00-1"}).encode())
-    sent = json.loads(alert.to_json())
-    assert sent == EXAMPLE | {"traceparent": "00-1"}
 
 
 def test_type_of_a_deployment_with_a_prefix_is_an_alert():

@@ -210,16 +210,6 @@ def test_invalid_row_is_reported_with_its_number(tmp_path: Path, row: Any, reaso
 
 
 @pytest.mark.parametrize(
-    ("name", "missing"),
-    [("source", "--source"), ("kind", "--kind"), ("valid_days", "--valid-days")],
-)
-def test_missing_field_names_the_option(tmp_path: Path, name: str, missing: str) -> None:
-    file = written(tmp_path, "a.jsonl", '{"user_id": "1"}')
-    _, [problem] = read_of_files(file, DEFAULTS._replace(**{name: None}))
-    assert missing in problem.reason
-
-
-@pytest.mark.parametrize(
     ("name", "text", "reason"),
     [
         ("a.csv", "user_id,age_bnd\n1,2\n", "unknown attribute age_bnd; age_band?"),

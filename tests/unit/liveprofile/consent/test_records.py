@@ -82,19 +82,6 @@ def test_book_equals_the_rule(seed: int) -> None:
                 assert (defaults[purpose] if change is None else change.granted) is expected
 
 
-def test_book_keeps_only_users_who_differ_from_the_defaults() -> None:
-    book = ConsentTable(ALL)
-    book.put("agrees", [ConsentChange(5, "marketing", True)])
-    assert "agrees" not in book and book.allowed("agrees", "marketing", 9)
-    book.put("refuses", [ConsentChange(5, "marketing", False)])
-    assert "refuses" in book and len(book) == 1
-    assert book.allowed("refuses", "marketing", 4) and book.allowed("refuses", "training", 9)
-    assert not book.allowed("refuses", "marketing", 5)
-    book.put("refuses", [])  # a record without a value
-    assert len(book) == 0 and book.allowed("refuses", "marketing", 9)
-    assert book.allowed_rows(["refuses", "b"], "marketing", [9, 9]) == [True, True]
-
-
 ALLOWED = dict.fromkeys(("profiling", "recommendation", "marketing", "risk", "training"), True)
 
 

@@ -94,14 +94,6 @@ def test_invalid_record_is_logged_counted_and_ignored(
     assert (topic.invalid_records, topic.invalid_ids) == (1, set())
 
 
-def test_signed_records_change_rules_and_remove_them() -> None:
-    topic = TopicDefinitions(RULES, SIGNER)
-    topic.apply([signed(rule_record("a"), SIGNER, 5), signed(rule_record("b"), SIGNER, 5)])
-    topic.apply([signed(raw_rule_record("a", None), SIGNER, 6)])
-    assert (ids(topic.value()), topic.signed_ms) == (["b"], 6)
-    assert (topic.invalid_records, topic.invalid_ids) == (0, set())
-
-
 @pytest.mark.parametrize(
     ("record", "reason"),
     [

@@ -268,20 +268,6 @@ def login(number: int, user_id: str = "user") -> bytes:
     return event(f"e{number}", user_id, anonymous_id=f"anon-{number}")
 
 
-def test_account_with_a_thousand_ids_gets_the_first_and_the_rest_is_counted() -> None:
-    """The excess is decided in batches, so one account does not hold up the others."""
-    logins = [login(number) for number in range(1_000)]
-    kafka = kafka_of(*logins, event("e", "other", anonymous_id="anon-of-other"))
-    merger = opened(kafka, SETTINGS, NOW_MS)
-    run_to_end(kafka, merger)
-    ids = login_rules.MAX_IDS_BY_LOGIN
-    assert merger.counts == {"merged": ids, "too_many_ids": 1_000 - ids + 1}
-    assert kafka.table().ids_of("user", SINCE_MS_LOGIN_SERVICE) == sorted(
-        ["user", *(f"anon-{number}" for number in range(ids - 1))]
-    )
-    assert kafka.table().resolve("anon-of-other", SINCE_MS_LOGIN_SERVICE) == "other"
-
-
 def test_merge_of_an_operator_counts_from_the_next_login_on() -> None:
     kafka = kafka_of(login(1), login(2))
     kafka.merges.append((key_of("anon-1"), to_record("anon-1", [Merge("operator", NOW_MS - 5)])))
@@ -318,14 +304,3 @@ def test_refusals_are_logged_with_one_example_each_and_without_ids(
     ]
     assert "user:" in caplog.text and "offset 1" in caplog.text
     assert "secret" not in caplog.text and "user-1" not in caplog.text
-
-
-def test_counts_go_on_after_a_restart() -> None:
-    kafka = kafka_of(login(1), login(1, "thief"), login(2))
-    kafka.records, later = kafka.records[:2], kafka.records
-    run_to_end(kafka, opened(kafka, SETTINGS, NOW_MS))
-    kafka.records = later
-    merger = opened(kafka, SETTINGS, NOW_MS)
-    run_to_end(kafka, merger)
-    assert merger.counts == {"merged": 1}
-    assert read_counts(kafka.progress) == {0: {"merged": 2, "conflict": 1}}

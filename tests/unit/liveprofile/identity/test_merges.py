@@ -46,14 +46,6 @@ def test_two_commands_at_once_that_close_a_circle_give_one_person() -> None:
     assert table.ids_of("a", 5) == ["a", "b", "c"]
 
 
-def test_a_record_replaces_the_merges_of_its_alias() -> None:
-    table = book_of(a=[Merge("b", 0)], x=[Merge("b", 0)])
-    table.put("a", [Merge("c", 0)])
-    assert table.ids_of("b", 1) == ["b", "x"] and table.ids_of("c", 1) == ["a", "c"]
-    table.put("a", ())
-    assert "a" not in table and "c" not in table and table.aliases() == ["x"]
-
-
 @pytest.mark.parametrize(
     ("merges", "message"),
     [

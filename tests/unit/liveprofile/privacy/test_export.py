@@ -11,7 +11,6 @@ import orjson
 import pytest
 from cassandra.util import Date, SortedSet
 
-from liveprofile.errors import InputError
 from liveprofile.kafka.records import Record
 from liveprofile.privacy.export import ExportFile, as_json, private_file, user_records
 from liveprofile.privacy.places import TABLES
@@ -63,14 +62,6 @@ def test_a_failed_export_leaves_no_file(tmp_path: Path) -> None:
         file.write(b"half")
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
-
-
-def test_an_existing_file_is_not_replaced(tmp_path: Path) -> None:
-    path = tmp_path / "42.json"
-    path.write_text("kept", "utf-8")
-    with pytest.raises(InputError, match="exists"), private_file(path):
-        pass
-    assert path.read_text("utf-8") == "kept"
 
 
 def record(key: bytes | None, value: bytes | None) -> Record:

@@ -146,19 +146,6 @@ def test_a_killed_run_is_repeated(tmp_path: Path) -> None:
     assert [each.name for each in tmp_path.iterdir()] == ["a.parquet"]
 
 
-def test_other_folders_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no folder"):
-        list(erase_rows(tmp_path / "none", {"gone"}))
-    with pytest.raises(InputError, match="no Parquet files"):
-        list(erase_rows(tmp_path, {"gone"}))
-    (tmp_path / "a.parquet").write_bytes(b"odd")
-    with pytest.raises(InputError, match=r"a\.parquet"):
-        list(erase_rows(tmp_path, {"gone"}))
-    pq.write_table(pa.table({"item": ["x"]}), tmp_path / "a.parquet")
-    with pytest.raises(InputError, match="no column user_id"):
-        list(erase_rows(tmp_path, {"gone"}))
-
-
 def kept(settings: Settings) -> dict[str, Kept]:
     return {each.place: each for each in retention(settings)}
 

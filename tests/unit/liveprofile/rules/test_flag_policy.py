@@ -131,12 +131,6 @@ def test_shipped_event_rule_is_true_only_above_its_limits(
     assert not true(rule_id, **known | but)
 
 
-def test_rule_is_evaluated_only_for_its_event_types() -> None:
-    columns = event_columns(amount=[5.0] * 4, event_type=["login", "purchase", "coupon", "share"])
-    found = flag_policy.evaluate_rules([rule(types=["purchase", "share"])], columns, 4)
-    assert [len(matches) for matches in found] == [0, 1, 0, 1]
-
-
 def test_rule_with_unknown_value_is_false() -> None:
     columns = event_columns(amount=[5.0], score=[math.nan])
     assert flag_policy.evaluate_rules([rule(value="score")], columns, 1) == [[]]

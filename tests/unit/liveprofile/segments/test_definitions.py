@@ -15,7 +15,6 @@ from liveprofile.segments.definitions import (
     SEGMENTS,
     SegmentsError,
     SegmentSet,
-    read_segment,
     read_segments,
 )
 from liveprofile.segments.evaluation import SegmentPreview, evaluate, preview
@@ -69,18 +68,6 @@ def test_invalid_file_is_rejected_with_line_and_reason(
     assert str(error.value).startswith(where + reason)
 
 
-def test_segments_that_read_each_other_in_a_circle_are_rejected(tmp_path: Path) -> None:
-    file = tmp_path / "segments.toml"
-    one, other = SEGMENTS_TOML, SEGMENTS_TOML.partition("\n")[2].replace('"buyer"', '"other"')
-    file.write_text(
-        one.replace("purchases >= 3", "segment('other')")
-        + other.replace("purchases >= 3", "segment('buyer')")
-    )
-    with pytest.raises(SegmentsError, match="reads itself") as error:
-        read_segments(file)
-    assert [problem.line for problem in error.value.problems] == [5, 11]
-
-
 def test_set_leaves_out_segments_with_invalid_references() -> None:
     found, faults = SEGMENTS.valid_set(
         [
@@ -93,14 +80,6 @@ def test_set_leaves_out_segments_with_invalid_references() -> None:
     assert [each.id for each in found.segments] == ["good", "paused"]
     assert [each.id for each in found.evaluated] == ["good"]
     assert [fault.name for fault in faults] == ["reads_paused", "reads_broken"]
-
-
-def test_record_is_read_without_the_fields_of_its_application() -> None:
-    shipped = SHIPPED_SEGMENTS.segments[0]
-    value = shipped.model_dump_json().replace("{", '{"applied_by":"anna","applied_at":"now",', 1)
-    assert read_segment(value.encode(), "record") == shipped
-    with pytest.raises(SegmentsError, match=r"record: segment \?: id: Field required"):
-        read_segment(b"{}", "record")
 
 
 def stored(user_id: str, recency_days: float | None, **more: object) -> SimpleNamespace:
@@ -230,15 +209,3 @@ def test_values_of_the_model_follow_the_curves_of_the_users_who_have_one() -> No
     assert later["expected_spend"].tolist() == [25.0, 0.5]
     at_end = features_at(profile, coupons, ends_ms, DAY_MS, 30.0, curves)
     assert at_end["churn"].tolist() == [0.5, 0.5]
-
-
-def test_attributes_from_elsewhere_are_read_and_named_as_evidence() -> None:
-    found = segments(a='attribute("band") == "high" and not attribute("vip")')
-    inputs = segment_inputs(events=[6.0, 6.0, 6.0])._replace(
-        attributes=[{"band": "high", "vip": False}, {"band": "high"}, {}]
-    )
-    evaluation = evaluate(found, inputs)
-    assert evaluation.members["a"].tolist() == [True, False, False]
-    assert evaluation.evidence("a", 0) == {'attribute("band")': "high", 'attribute("vip")': False}
-    assert evaluation.evidence("a", 1)['attribute("vip")'] is None
-    assert evaluate(found, segment_inputs(events=[6.0])).members["a"].tolist() == [False]

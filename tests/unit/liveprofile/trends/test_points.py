@@ -99,17 +99,6 @@ def test_hour_without_events_is_a_point_and_incomplete_hours_are_not() -> None:
     assert found[5].excess > 1 > found[4].excess == 0
 
 
-def test_amount_has_the_range_of_its_events() -> None:
-    values = seasonal(20, 100)
-    since_ms, until_ms = START_MS + 19 * WEEK * HOUR_MS, START_MS + 20 * WEEK * HOUR_MS
-    events, amounts = (
-        points(stored(values), "hour", metric, since_ms, until_ms)
-        for metric in ("events", "amount")
-    )
-    for event, amount in zip(events, amounts, strict=True):
-        assert amount.high == pytest.approx(9.5 * event.high, rel=0.01)
-
-
 def seasonal_of_forecast(days: int, mean: float, seed: int = 0) -> np.ndarray:
     hour = np.arange(24)
     by_hour = np.where((hour >= 7) & (hour < 22), 1 + np.sin(np.pi * (hour - 7) / 15), 0)
