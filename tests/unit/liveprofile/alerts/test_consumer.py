@@ -11,7 +11,7 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from liveprofile.alerts.cases.flags import UnknownFlagError
-from liveprofile.alerts.consumer import Alert, AlertRefused, RestrictAccount, RetryPolicy
+from liveprofile.alerts.consumer import Alert, AlertRefused, RestrictAccount, RetryPolicy, Severity
 from liveprofile.alerts.consumer.alert import read_alert
 from liveprofile.alerts.consumer.handlers import load_accounts
 from liveprofile.alerts.consumer.loop import DeliveryFailure
@@ -78,6 +78,13 @@ def test_invalid_alert_goes_to_dead_letters(value: bytes | None):
     run = Run(kafka := FakeKafka([value, payload(1)]), handler)()
     assert [(offset, failure.reason) for offset, failure in run.dead] == [(0, "NOT_AN_ALERT")]
     assert len(handler.seen) == 1 and kafka.committed == {0: 2}
+
+
+def test_alerts_below_minimum_severity_are_skipped():
+    handler = Recorder()
+    values = [payload(n, severity=severity) for n, severity in enumerate(Severity)]
+    run = Run(FakeKafka(values), handler, min_severity=Severity.HIGH)()
+    assert len(handler.seen) == 2 and run.counts.below == 2
 
 
 def test_service_outage_ends_consumer_without_commit_or_dead_letter():

@@ -45,9 +45,6 @@ def test_an_invalid_change_is_refused(field: str, value: Any, message: str) -> N
         read_change(change | {field: value})
 
 
-ALL = dict.fromkeys(PURPOSES, True)
-
-
 def plainly(changes: list[ConsentChange], purpose: str, at_ms: int, default: bool) -> bool:
     state, since = default, -1
     for change in changes:
