@@ -11,7 +11,13 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from liveprofile.alerts.cases.flags import UnknownFlagError
-from liveprofile.alerts.consumer import Alert, AlertRefused, RestrictAccount, RetryPolicy, Severity
+from liveprofile.alerts.consumer import (
+    Alert,
+    AlertRefusedError,
+    RestrictAccount,
+    RetryPolicy,
+    Severity,
+)
 from liveprofile.alerts.consumer.alert import read_alert
 from liveprofile.alerts.consumer.handlers import load_accounts
 from liveprofile.alerts.consumer.loop import DeliveryFailure
@@ -66,10 +72,10 @@ def test_poison_alert_goes_to_dead_letters_and_blocks_nothing():
 
 
 def test_refused_alert_is_not_retried():
-    handler = Recorder(AlertRefused("gone"))
+    handler = Recorder(AlertRefusedError("gone"))
     run = Run(FakeKafka([payload(1)]), handler)()
     assert len(handler.seen) == 1
-    assert run.dead == [(0, DeliveryFailure("recorder", "REFUSED", "AlertRefused: gone"))]
+    assert run.dead == [(0, DeliveryFailure("recorder", "REFUSED", "AlertRefusedError: gone"))]
 
 
 @pytest.mark.parametrize("value", [None, b"x", b"{}", payload(severity="fatal")])
@@ -130,7 +136,7 @@ def test_other_commit_error_raises_service_error():
 
 def test_user_ids_in_logs_are_hashed(caplog):
     caplog.set_level("INFO")
-    errors = TimeoutError(), AlertRefused("u-4711 is gone")
+    errors = TimeoutError(), AlertRefusedError("u-4711 is gone")
     Run(FakeKafka([payload(1), payload(2)]), Recorder(*errors))()
     assert "recorder took" in caplog.text and "REFUSED" in caplog.text
     assert "user:" in caplog.text and "u-4711" not in caplog.text
@@ -183,7 +189,7 @@ def test_alert_without_a_stored_flag_is_refused():
         raise UnknownFlagError(flag_id)
 
     accounts = FakeAccounts()
-    with pytest.raises(AlertRefused, match="no flag is stored"):
+    with pytest.raises(AlertRefusedError, match="no flag is stored"):
         RestrictAccount(accounts, find_flag).handle(an_alert(action="limit_trading"))
     assert not accounts.calls
 

@@ -22,7 +22,7 @@ import pytest
 from liveprofile.alerts.consumer import Webhook
 from liveprofile.alerts.consumer.alert import read_alert
 from liveprofile.alerts.consumer.loop import DeliveryFailure
-from liveprofile.alerts.consumer.webhook import WebhookFailed, decode_secret, sign
+from liveprofile.alerts.consumer.webhook import WebhookFailedError, decode_secret, sign
 from liveprofile.errors import ConfigError
 from tests.support.security.certificates import CertificateAuthority
 from tests.unit.liveprofile.alerts.fake_kafka import EXAMPLE, FakeKafka, Run, an_alert, payload
@@ -106,7 +106,9 @@ def test_other_status_goes_to_dead_letters_without_retry(receiver: SimpleNamespa
     receiver.answers = [final]
     run = Run(FakeKafka([payload(1)]), Webhook(receiver.url, SECRET))()
     assert len(receiver.requests) == 1
-    assert run.dead == [(0, DeliveryFailure("webhook", "REFUSED", f"AlertRefused: status {final}"))]
+    assert run.dead == [
+        (0, DeliveryFailure("webhook", "REFUSED", f"AlertRefusedError: status {final}"))
+    ]
 
 
 @pytest.mark.parametrize(
@@ -196,7 +198,7 @@ def read_request(connection: socket.socket) -> None:
 def seconds_of_attempt(webhook: Webhook, *, fails: bool) -> float:
     started_s = time.monotonic()
     if fails:
-        with pytest.raises(WebhookFailed):
+        with pytest.raises(WebhookFailedError):
             webhook.handle(an_alert())
     else:
         webhook.handle(an_alert())
@@ -276,7 +278,7 @@ def test_body_is_not_awaited(header: bytes, pause_s: float):
 def test_only_trusted_certificates_are_accepted(authority: CertificateAuthority):
     with receiver_of_hostile_receiver(lambda: [OK + b"\r\n"], tls=server_context(authority)) as url:
         Webhook(url, SECRET_HOSTILE_RECEIVER, tls=client_context(authority)).handle(an_alert())
-        with pytest.raises(WebhookFailed, match="SSLCertVerificationError"):
+        with pytest.raises(WebhookFailedError, match="SSLCertVerificationError"):
             Webhook(url, SECRET_HOSTILE_RECEIVER).handle(an_alert())
 
 
