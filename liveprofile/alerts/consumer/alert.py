@@ -74,7 +74,7 @@ class InvalidAlertError(ValueError):
 
 
 def read_alert(value: bytes | None) -> Alert | None:
-    """Parses a record. Returns None for another event type, such as drift. Raises InvalidAlertError."""
+    """Parses a record; None for another event type, such as drift. Raises InvalidAlertError."""
     try:
         event_type = _CloudEventType.model_validate_json(value or b"").type
         return Alert.model_validate_json(value or b"") if is_type(event_type, ALERT_TYPE) else None

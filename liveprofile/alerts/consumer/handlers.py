@@ -59,7 +59,7 @@ class Accounts(Protocol):
         """Restricts an account by the rule's action, such as limit_trading.
 
         Must be idempotent: a second call with the same arguments changes nothing.
-        until: UTC. reason: a stable code and a sentence. Raises AlertRefusedError if the account cannot
+        until: UTC. reason: a code and a sentence. Raises AlertRefusedError if the account cannot
         be restricted, for example because it no longer exists; any other exception is retried.
         """
 
