@@ -8,11 +8,13 @@ from typing import Any
 from liveprofile.attributes.statements import Statement
 from liveprofile.rules.flags import Flag, FlagHistory, FlagQuery, RowPosition
 from liveprofile.segments.membership import ChangeKey, Membership, Memberships
-from tests.support.memory.drift_store import MemoryDriftStore
+from liveprofile.settings import CassandraSettings
+from tests.support.memory.cassandra import MemoryCassandra
 from tests.support.memory.memberships import MemoryMemberships
 from udfs.cassandra.encoding import write_time_us
 from udfs.privacy import StoredSums, SumsKey
 from udfs.profile.row import ProfileRow
+from udfs.scoring.drift_store import CassandraDriftStore
 from udfs.scoring.sink import ScoredEvent
 
 FlagKey = tuple[str, int, str, str]  # user, time in ms, rule, event ("" for a window)
@@ -121,7 +123,7 @@ class MemoryScoringSink:
         self.flags: dict[FlagKey, Flag] = {}
         self.snoozes: dict[str, dict[str, int]] = {}
         self.attributes: dict[str, list[Statement]] = {}
-        self.drift_store = MemoryDriftStore()
+        self.drift_store = CassandraDriftStore(MemoryCassandra(), CassandraSettings(), 3_600)
 
     def flag_history(self, queries: Sequence[FlagQuery]) -> list[FlagHistory]:
         return [self._flag_history(query) for query in queries]

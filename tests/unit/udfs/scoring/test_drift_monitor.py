@@ -6,7 +6,10 @@ import json
 import logging
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from dataclasses import replace
+from typing import Any
 
 import jsonschema
 import numpy as np
@@ -20,17 +23,17 @@ from liveprofile.drift.reference import (
 )
 from liveprofile.errors import ServiceError
 from liveprofile.resources import product_path
-from liveprofile.settings import load
+from liveprofile.settings import CassandraSettings, load
 from liveprofile.units import HOUR_MS
 from liveprofile.wire.tokens import FIELD, WINDOW
 from models.fraud.model import FraudModel
 from tests.reference.scoring import event_parts
-from tests.support.memory.drift_store import InlineExecutor, MemoryDriftStore
+from tests.support.memory.cassandra import MemoryCassandra
 from tests.support.paths import ROOT
 from tests.support.rows.drift_data import NAMES, START_MS, events, make_reference
 from tests.support.scoring_harness import ScoringHarness, purchases
 from udfs.scoring.drift_monitor import RESEND_AFTER_MS, DriftMonitor
-from udfs.scoring.drift_store import decision_scope
+from udfs.scoring.drift_store import CassandraDriftStore, decision_scope
 
 SCHEMA = json.loads((ROOT / "schemas/drift-alert.schema.json").read_text("utf-8"))
 
@@ -38,6 +41,19 @@ SCHEMA = json.loads((ROOT / "schemas/drift-alert.schema.json").read_text("utf-8"
 @pytest.fixture(scope="module")
 def reference() -> DriftReference:
     return make_reference()
+
+
+def memory_store() -> CassandraDriftStore:
+    return CassandraDriftStore(MemoryCassandra(), CassandraSettings(), 3_600)
+
+
+class InlineExecutor(Executor):
+    """Runs a task in `submit`, so that the caller knows when."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        done.set_result(fn(*args, **kwargs))
+        return done
 
 
 class Clock:
@@ -51,7 +67,7 @@ class Workers:
     """Workers that share a store. Each step adds an hour of events to each and checks all."""
 
     def __init__(self, reference: DriftReference, count: int = 2, after_days: float = 0.0):
-        self.reference, self.store, self.clock = reference, MemoryDriftStore(), Clock()
+        self.reference, self.store, self.clock = reference, memory_store(), Clock()
         self.after_days, self.hour = after_days, 0
         self.monitors = [self.monitor() for _ in range(count)]
         self._rng = np.random.default_rng(7)
@@ -157,11 +173,11 @@ def test_unsent_alert_of_a_lost_worker_is_sent_by_another(reference: DriftRefere
     assert [workers.step(5.0) for _ in range(10)] == [[]] * 10  # once sent, not again
 
 
-class SlowStore(MemoryDriftStore):
+class SlowStore(CassandraDriftStore):
     """Answers after `release`; fails while `is_away`."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(MemoryCassandra(), CassandraSettings(), 3_600)
         self.release, self.is_away = threading.Event(), False
 
     def write(self, *counts) -> None:
