@@ -25,6 +25,7 @@ from liveprofile.settings import Settings, load
 from liveprofile.wire.user_records import key_of
 from tests.reference import validation as reference
 from tests.support.memory.login_topics import (
+    MemoryEvents,
     MemoryKafka,
     ProcessKilledError,
     opened,
@@ -257,6 +258,27 @@ def kafka_of(*values: bytes, partitions: int = 1) -> MemoryKafka:
 
 def login(number: int, user_id: str = "user") -> bytes:
     return event(f"e{number}", user_id, anonymous_id=f"anon-{number}")
+
+
+def test_login_past_the_ends_waits_for_an_earlier_one_of_another_partition(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first, plain = record(0, 0, login(9)), record(1, 0, event("e", "u"))
+    early = record(1, 1, event("e1", "first", anonymous_id="anon-1"), NOW_MS + 1)
+    late = record(0, 1, event("e2", "second", anonymous_id="anon-1"), NOW_MS + 2)
+    kafka = MemoryKafka([first, plain, early, late], 2, random.Random(1))
+    polls = [[first], [late, plain], [early]]
+
+    def poll(events: MemoryEvents, timeout_s: float) -> list[Record]:
+        for each in polls[0]:
+            events.positions[each.partition] += 1
+        return polls.pop(0)
+
+    monkeypatch.setattr(MemoryEvents, "poll", poll)
+    merger = opened(kafka, SETTINGS, NOW_MS)
+    for kafka.arrived in (2, 4):
+        merger.step()
+    assert kafka.table().resolve("anon-1", SINCE_MS_LOGIN_SERVICE) == "first"
 
 
 def test_merge_of_an_operator_counts_from_the_next_login_on() -> None:
