@@ -29,8 +29,12 @@ from liveprofile.attributes.statements import (
     StatementKind,
     resolve,
 )
-from liveprofile.attributes.table import AttributeTable
-from liveprofile.attributes.topic import apply_records, send_statements, send_withdrawal
+from liveprofile.attributes.table import (
+    AttributeTable,
+    apply_records,
+    send_statements,
+    send_withdrawal,
+)
 from liveprofile.errors import InputError, ServiceUnavailableError
 from liveprofile.resources import product_path
 from liveprofile.storage.cql import now_ms

@@ -25,8 +25,8 @@ from liveprofile.consent.changes import (
     in_order,
     newest,
     read_change,
+    read_changes,
 )
-from liveprofile.consent.store import read_changes
 from liveprofile.errors import InputError
 from liveprofile.feeds.users import read_consents, read_merges
 from liveprofile.identity.merges import IdentityTable

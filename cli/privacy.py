@@ -24,7 +24,7 @@ from cli.common import (
     table,
 )
 from cli.progress import progress
-from liveprofile.consent.store import ttl_s
+from liveprofile.consent.changes import ttl_s
 from liveprofile.errors import InputError
 from liveprofile.feeds.users import read_erasures, read_merges
 from liveprofile.identity.merges import former_ids, of_persons

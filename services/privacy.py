@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from cassandra.cluster import Session
 
-from liveprofile.consent import store as consent_store
+from liveprofile.consent import changes as consent_store
 from liveprofile.consent.changes import ConsentChange, newest
 from liveprofile.identity.merges import IdentityTable, missing_erasures, without_users
 from liveprofile.privacy.erasure_log import (

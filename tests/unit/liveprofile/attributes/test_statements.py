@@ -19,8 +19,7 @@ from liveprofile.attributes.statements import (
     resolve,
     to_event,
 )
-from liveprofile.attributes.table import Withdrawal
-from liveprofile.attributes.topic import parse_records
+from liveprofile.attributes.table import Withdrawal, parse_records
 from liveprofile.kafka.records import Record
 from liveprofile.units import DAY_MS
 from tests.reference.attributes import RANK, attributes_at

@@ -9,16 +9,19 @@ from typing import Any
 import pytest
 
 from liveprofile.consent.changes import (
+    MAX_ROUNDS,
     PURPOSES,
     ConsentChange,
     ConsentError,
     ConsentTable,
     PersonConsentTable,
+    Record,
     newest,
     read_change,
     read_record,
+    send_users,
+    write_time_us,
 )
-from liveprofile.consent.store import MAX_ROUNDS, Record, send_users, write_time_us
 from liveprofile.identity.merges import IdentityTable, Merge
 
 
