@@ -6,6 +6,7 @@ liveprofile.features.entity, which it checks.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -63,6 +64,7 @@ class Label(NamedTuple):
 Arrival = Event | Label
 
 
+@functools.cache
 def java_hash(text: str) -> int:
     value = 0
     units = text.encode("utf-16-be")

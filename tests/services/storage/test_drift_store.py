@@ -1,4 +1,4 @@
-"""CassandraDriftStore and MemoryDriftStore behave the same."""
+"""CassandraDriftStore on a real node, and MemoryDriftStore, which must behave the same."""
 
 from __future__ import annotations
 
