@@ -8,14 +8,23 @@ import sys
 import tempfile
 import time
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from benchmarks import throughput
 from benchmarks.load.workload import Workload, send_hidden
 from benchmarks.support import runs
 from benchmarks.support.journal import JournalReader
+from benchmarks.support.report import (
+    EVENTS,
+    REPETITIONS,
+    USERS,
+    Events,
+    Repetitions,
+    Users,
+    report_on_stack,
+)
 from liveprofile.errors import ConfigError, ServiceError
 from liveprofile.resources import ROOT
 from stack.local import Stack
@@ -28,29 +37,25 @@ TIMEOUT_S = 600.0
 BYTEWAX, BYTEWAX_UNSAFE = "bytewax", "bytewax_unsafe"
 
 
-def require_bytewax() -> None:
-    """Raises ConfigError if Bytewax is not installed."""
+def bytewax(
+    events: Events = EVENTS, users: Users = USERS, repetitions: Repetitions = REPETITIONS
+) -> None:
+    """Compare the profile pipeline with the same work in Bytewax, which must be installed."""
     if find_spec("bytewax") is None:
         raise ConfigError(f"bytewax is not installed: pip install {PACKAGE}")
+    workload = Workload.of(events, users)
 
+    def measure(stack: Stack) -> dict[str, Any]:
+        variants = {"whole": throughput.measure_run, BYTEWAX: _run, BYTEWAX_UNSAFE: _run}
+        results = throughput.run_variants(stack, workload, repetitions, variants)
+        seconds = throughput.medians_of(results, "seconds")
+        return {
+            "bytewax_to_job": round(seconds[BYTEWAX] / seconds["whole"], 2),
+            "seconds": seconds,
+            "runs": list(chain.from_iterable(results.values())),
+        }
 
-def against_bytewax(stack: Stack, workload: Workload, repetitions: int) -> dict[str, Any]:
-    """Alternates the job, the dataflow, and the dataflow without validation and snapshots."""
-    results = throughput.run_variants(
-        stack,
-        workload,
-        repetitions,
-        {"whole": throughput.measure_run, BYTEWAX: _run, BYTEWAX_UNSAFE: _run},
-    )
-    seconds = {
-        variant: median(result["seconds"] for result in variant_results)
-        for variant, variant_results in results.items()
-    }
-    return {
-        "bytewax_to_job": round(seconds[BYTEWAX] / seconds["whole"], 2),
-        "seconds": seconds,
-        "runs": [result for variant_results in results.values() for result in variant_results],
-    }
+    report_on_stack("bytewax", workload, measure)
 
 
 def _run(stack: Stack, variant: str, name: str, workload: Workload) -> dict[str, Any]:
@@ -72,15 +77,7 @@ def _run(stack: Stack, variant: str, name: str, workload: Workload) -> dict[str,
             raise ServiceError(f"{name}: made {done} profiles, the workload has {profiles}")
         throughput.require_stored(settings, profiles)
     seconds = max(entry.at_s for entry in journal.entries) - start_s
-    runs.log_progress(f"{name}: {seconds:.1f} s, {workload.n / seconds:.0f} events/s")
-    return {
-        "variant": variant,
-        "events": workload.n,
-        "profiles": profiles,
-        "seconds": round(seconds, 2),
-        "events_per_s": round(workload.n / seconds),
-        "batches": len(journal.entries),
-    }
+    return throughput.run_result(variant, name, workload, profiles, seconds)
 
 
 def _start_processes(config: Path, folder: Path, unsafe: bool) -> list[subprocess.Popen[bytes]]:

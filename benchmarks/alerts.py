@@ -9,25 +9,31 @@ from __future__ import annotations
 import bisect
 import heapq
 import json
+import threading
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+import orjson
+import typer
+from confluent_kafka import Consumer
 
-from benchmarks.latency import quantiles, send_on_schedule
+from benchmarks.latency import send_on_schedule
 from benchmarks.load.workload import ITEMS, EventMessage, EventSender, Workload
 from benchmarks.support import runs
 from benchmarks.support.meter import Meter
-from benchmarks.support.topic_listener import TopicListener
+from benchmarks.support.report import USERS, quantiles, report_on_stack
 from liveprofile.errors import ServiceError
+from liveprofile.kafka.connection import client_config
 from liveprofile.resources import product_path
 from liveprofile.settings import Settings
+from liveprofile.storage import connection
 from stack.local import Stack
 
 LAST_ALERT_TIMEOUT_S = 30.0
 # Numbers of users, shops and places per scored event per second: they grow with the rate.
-USERS, SHOPS, PLACES = 50, 5, 2
+SCORED_USERS, SHOPS, PLACES = 50, 5, 2
 SHOPS_PER_USER = 3
 ALERTS_PER_S = 10
 FLAGGED_AMOUNT = 5_000.0
@@ -46,6 +52,34 @@ action = "notify_customer_service"
 cool_down_hours = 0
 message = "{{value:.2f}} spent"
 """
+
+
+def alerts(
+    rates: str = "100,1000",
+    background: float = 4_700.0,
+    warm_up: float = 180,
+    seconds: Annotated[float, typer.Option(min=10)] = 60,
+) -> None:
+    """Measure the time from an event until a consumer has its alert, whose flag is then stored.
+
+    Options:
+    rates: Scored events per second, separated by commas.
+    background: Events per second for the profile pipeline; half of the throughput on two cores.
+    warm_up: Unmeasured seconds per rate.
+    seconds: Measured seconds per rate.
+    """
+    workload = Workload.of(round(background * (warm_up + seconds)), USERS)
+
+    def measure(stack: Stack) -> dict[str, Any]:
+        scored_per_s = [float(rate) for rate in rates.split(",")]
+        return {
+            "runs": [
+                measure_alerts(stack, workload, background, rate, warm_up, seconds)
+                for rate in scored_per_s
+            ]
+        }
+
+    report_on_stack("alerts", workload, measure)
 
 
 class ScheduledEvent(NamedTuple):
@@ -80,7 +114,7 @@ def scored_events(
     """
     rng = np.random.default_rng(workload.seed)
     flag_every = max(1, round(events_per_s / ALERTS_PER_S))
-    users, shops, places = (max(1, int(n * events_per_s)) for n in (USERS, SHOPS, PLACES))
+    users, shops, places = (max(1, int(n * events_per_s)) for n in (SCORED_USERS, SHOPS, PLACES))
     for number in range(int(events_per_s * seconds)):
         at_s = number / events_per_s
         flagged = number % flag_every == 0
@@ -117,29 +151,43 @@ def purchase(
     return EventMessage(user.encode(), json.dumps(event).encode())
 
 
-class AlertListener(TopicListener):
-    """Reads the alerts and checks at once that Cassandra has the flag of each."""
+class AlertListener(threading.Thread):
+    """Reads the alerts and checks at once that Cassandra has the flag of each.
+
+    start_s: monotonic; set before start().
+    """
 
     def __init__(self, settings: Settings, planned: dict[str, float]):
-        super().__init__(settings, settings.topics.alerts)
-        self._planned = planned
-        self._select = self.session.prepare(
-            f"SELECT flag_id FROM {settings.cassandra.keyspace}.risk_flag WHERE user_id = ?"
+        super().__init__(daemon=True)
+        self._consumer = Consumer(
+            client_config(settings.kafka)
+            | {"group.id": "benchmark-alerts", "auto.offset.reset": "earliest"}
+            | {"enable.auto.commit": False, "fetch.wait.max.ms": 10, "fetch.min.bytes": 1}
         )
+        self._consumer.subscribe([settings.topics.alerts])
+        self._session = connection.connect(settings.cassandra)
+        self._select = self._session.prepare("SELECT flag_id FROM risk_flag WHERE user_id = ?")
+        self._planned, self.start_s = planned, 0.0
+        self._stopping = threading.Event()
         self.latency_ms: dict[str, float] = {}
         self.duplicates, self.flags_not_readable, self.other_alerts = 0, 0, 0
 
-    def handle(self, value: dict[str, Any], now_s: float) -> None:
+    def run(self) -> None:
+        while not self._stopping.is_set():
+            for record in self._consumer.consume(100, timeout=0.01):
+                if record.error() is None:
+                    self._handle(orjson.loads(record.value()), time.monotonic())
+
+    def _handle(self, value: dict[str, Any], now_s: float) -> None:
         event_id = value["data"].get("event_id")  # a drift alert has none
         if event_id not in self._planned or value["data"]["rule_id"] != RULE_ID:
             self.other_alerts += 1
-            return
-        if event_id in self.latency_ms:
+        elif event_id in self.latency_ms:
             self.duplicates += 1
-            return
-        self.latency_ms[event_id] = (now_s - self.start_s - self._planned[event_id]) * 1000
-        stored = self.session.execute(self._select, (value["subject"],))
-        self.flags_not_readable += value["id"] not in {row.flag_id for row in stored}
+        else:
+            self.latency_ms[event_id] = (now_s - self.start_s - self._planned[event_id]) * 1000
+            stored = self._session.execute(self._select, (value["subject"],))
+            self.flags_not_readable += value["id"] not in {row.flag_id for row in stored}
 
     def wait(self) -> None:
         """Waits until all planned alerts have come. Raises ServiceError after a timeout."""
@@ -150,15 +198,21 @@ class AlertListener(TopicListener):
                 raise ServiceError(f"{missing} of {len(self._planned)} alerts are missing")
             time.sleep(0.1)
 
+    def close(self) -> None:
+        self._stopping.set()
+        if self.is_alive():
+            self.join()
+        self._consumer.close()
+        connection.close(self._session)
 
-def alerts(
+
+def measure_alerts(
     stack: Stack,
     workload: Workload,
     background_per_s: float,
     scored_per_s: float,
     warm_up_s: float,
     seconds: float,
-    overrides: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Runs both pipelines with `background_per_s` background and `scored_per_s` scored events.
 
@@ -172,16 +226,15 @@ def alerts(
     rules.write_text(product_path(Settings().rules).read_text() + RULE)
     speed_up = workload.speed_up(background_per_s)
     planned: dict[str, float] = {}
-    plan = heapq.merge(
-        background_events(workload, background_per_s, warm_up_s + seconds),
-        scored_events(workload, scored_per_s, speed_up, warm_up_s + seconds, planned),
-        key=lambda event: event.at_s,
+    schedule = list(
+        heapq.merge(
+            background_events(workload, background_per_s, warm_up_s + seconds),
+            scored_events(workload, scored_per_s, speed_up, warm_up_s + seconds, planned),
+            key=lambda event: event.at_s,
+        )
     )
-    schedule = list(plan)
     name = f"alerts-{scored_per_s:.0f}"
-    with runs.running_job(
-        stack, "both-pipelines", name, workload, overrides, rules=str(rules)
-    ) as job:
+    with runs.running_job(stack, "both-pipelines", name, workload, rules=str(rules)) as job:
         listener = AlertListener(job.settings, planned)
         try:
             listener.start_s = start_s = time.monotonic()
@@ -216,17 +269,14 @@ def alerts(
     return {
         "scored_per_s": scored_per_s,
         "background_per_s": round(background_per_s),
-        "parallelism": job.settings.job.parallelism,
-        "changelog": job.settings.job.changelog,
-        "stagger_ms": job.settings.window.stagger_ms,
         "seconds": seconds,
         "warm_up_s": warm_up_s,
         "alerts": len(measured),
         "duplicates": listener.duplicates,
         "other_alerts": listener.other_alerts,  # from other rules, warm-up included
         "flags_not_readable": listener.flags_not_readable,
-        "latency_ms": quantiles([measured]),
-        "sent_late_ms": quantiles([sent_late_ms]),
+        "latency_ms": quantiles(measured),
+        "sent_late_ms": quantiles(sent_late_ms),
         "checkpoints_ms": checkpoints_ms,
         **meter.report(),
     }

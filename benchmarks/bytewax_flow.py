@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import bytewax.operators as op
-import numpy as np
 import orjson
 from bytewax._bytewax import cluster_main
 from bytewax.connectors.kafka import KafkaSource, KafkaSourceMessage
@@ -36,13 +35,12 @@ from bytewax.outputs import DynamicSink, StatelessSinkPartition
 from bytewax.recovery import RecoveryConfig
 
 from benchmarks.against_bytewax import PROCESSES, RECOVERY
-from benchmarks.load.rows import UserState, profile_updater
+from benchmarks.load.rows import UserState, batch_of, profile_updater
 from benchmarks.support.journal import Journal
 from liveprofile.events.validation import accept
 from liveprofile.resources import product_path
 from liveprofile.settings import Settings, load
 from models.profile.inference import ProfileModel
-from udfs.profile.batch import ProfileBatch
 from udfs.profile.sink import open_profile_sink
 from udfs.worker import collect_rarely
 
@@ -155,20 +153,8 @@ class UpdateProfiles:
     def __call__(self, rows: list[tuple[str, tuple[Any, ...]]]) -> list[str]:
         if not rows:
             return []
-        users, columns = zip(*rows, strict=True)
-        starts_ms, ends_ms, events, histories, purchases, added, sums = zip(*columns, strict=True)
-        messages_by_row = self._updater.update(
-            ProfileBatch(
-                list(users),
-                np.array(starts_ms),
-                np.array(ends_ms),
-                list(events),
-                list(histories),
-                list(purchases),
-                np.stack(added),
-                np.stack(sums),
-            )
-        )
+        batch = batch_of([(user, *columns) for user, columns in rows])
+        messages_by_row = self._updater.update(batch)
         self._journal.write(len(rows), {})
         return [message for messages in messages_by_row for message in messages]
 

@@ -6,13 +6,14 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import typer
 
-from benchmarks.load.rows import ModelInputs, generated_rows, model_inputs
+from benchmarks.load.rows import generated_rows, model_inputs
 from benchmarks.load.workload import Workload
-from benchmarks.support import runs
+from benchmarks.support.report import Events, Users, report
 from models.profile.inference import ProfileModel
 from udfs.profile.batch import ProfileBatch
 
@@ -21,10 +22,25 @@ BATCH_ROWS = (1, 64, 512)
 BATCHES = 20  # scored per measurement
 
 
+def gpu(
+    checkpoint: Path = Path("models/checkpoints/default"),
+    events: Events = 50_000,
+    users: Users = 5_000,
+    repeats: Annotated[int, typer.Option(min=1)] = 5,
+) -> None:
+    """Measure the user model on a GPU: ms per batch.
+
+    Options:
+    checkpoint: Model checkpoint folder.
+    repeats: Rounds of timing.
+    """
+    workload = Workload.of(events, users)
+    report("gpu", workload, lambda: measure_gpu(checkpoint, workload, repeats))
+
+
 def measure_gpu(checkpoint: Path, workload: Workload, repeats: int) -> dict[str, Any]:
     """Milliseconds per batch: see `time_batches`. Without a GPU: that nothing was measured."""
     if not torch.cuda.is_available():
-        runs.log_progress(NOT_MEASURED)
         return {"result": NOT_MEASURED}
     model = ProfileModel.load(checkpoint, device="cuda")
     model.warm_up()
@@ -42,7 +58,9 @@ def time_batches(
     """Medians over the repeats, by rows of a batch. Sizes without a batch are left out."""
     times_ms: dict[int, list[float]] = {}
     for size in BATCH_ROWS:
-        batches = _batches(rows, size, model.decay_days)
+        firsts = range(0, min(BATCHES, len(rows.user_id) // size) * size, size)
+        parts = (rows.take(range(first, first + size)) for first in firsts)
+        batches = [model_inputs(part, model.decay_days) for part in parts]
         for _ in range(repeats if batches else 0):
             synchronize()
             started_s = time.perf_counter()
@@ -52,9 +70,3 @@ def time_batches(
             spent_ms = 1000 * (time.perf_counter() - started_s)
             times_ms.setdefault(size, []).append(spent_ms / len(batches))
     return {size: round(statistics.median(each), 3) for size, each in times_ms.items()}
-
-
-def _batches(rows: ProfileBatch, size: int, decay_days: float) -> list[ModelInputs]:
-    count = min(BATCHES, len(rows.user_id) // size)
-    parts = (rows.take(range(first, first + size)) for first in range(0, count * size, size))
-    return [model_inputs(part, decay_days) for part in parts]

@@ -1,5 +1,4 @@
-"""Profile latency benchmark: from a window's closing event until its profiles can be read, and
-until a consumer has its segment changes.
+"""Profile latency benchmark: from a window's closing event until its profiles can be read.
 
 It is open-loop: send times are planned in advance and latency counts from the planned time, so an
 event that the benchmark sends late increases the latency.
@@ -9,14 +8,16 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+import typer
 
-from benchmarks.load.workload import EventMessage, EventSender, Workload
+from benchmarks.load.workload import EventMessage, EventSender, Workload, user_id_of
 from benchmarks.support import runs
 from benchmarks.support.meter import Meter
-from benchmarks.support.topic_listener import SegmentChangeListener
+from benchmarks.support.report import EVENTS, USERS, Events, Users, quantiles, report_on_stack
+from benchmarks.throughput import measure_run
 from liveprofile.errors import ConfigError, ServiceError
 from liveprofile.kafka.partitioner import partition_of
 from liveprofile.settings import Settings, load
@@ -28,6 +29,31 @@ POLL_S = 0.025
 # Unmeasured at first: under a paced load the JVMs compile other code than in a bulk warm-up.
 PACED_WARM_UP_S = 30.0
 LAST_SAMPLE_TIMEOUT_S = 60.0
+LOAD_SHARE = 0.7  # of the throughput
+
+
+def latency(
+    events: Events = EVENTS,
+    users: Users = USERS,
+    rate: float | None = None,
+    samples: Annotated[int, typer.Option(min=10)] = 1_000,
+) -> None:
+    """Measure the time from the event that closes a window until its profiles can be read.
+
+    Options:
+    rate: Events per second. Default: 70 % of the throughput of a run before.
+    samples: Number of profiles to measure latency on.
+    """
+    workload = Workload.of(events, users)
+
+    def measure(stack: Stack) -> dict[str, Any]:
+        if rate is not None:
+            return measure_latency(stack, workload, rate, samples)
+        fastest_per_s = measure_run(stack, "whole", "fastest", workload)["events_per_s"]
+        result = measure_latency(stack, workload, LOAD_SHARE * fastest_per_s, samples)
+        return {"share": LOAD_SHARE, "fastest_events_per_s": fastest_per_s, **result}
+
+    report_on_stack("latency", workload, measure)
 
 
 class Schedule(NamedTuple):
@@ -76,7 +102,7 @@ def sample_profiles(
     drawn = np.random.default_rng(workload.seed).permutation(pairs_2P.shape[1])[:count]
     users_by_window: dict[int, list[str]] = {}
     for end_ms, user_number in pairs_2P[:, drawn].T.tolist():
-        users_by_window.setdefault(end_ms, []).append(f"u{user_number:07d}")
+        users_by_window.setdefault(end_ms, []).append(user_id_of(user_number))
     return users_by_window
 
 
@@ -95,8 +121,7 @@ class ProfilePoller(threading.Thread):
         )
         self._plan = send_plan
         self._missing = {end_ms: list(users) for end_ms, users in sorted(sampled.items())}
-        self.latency_ms: dict[int, list[float]] = {end_ms: [] for end_ms in sampled}
-        self.queries = 0
+        self.latency_ms: list[float] = []
         self.start_s = 0.0  # monotonic; set before start()
         self._stopping = threading.Event()
 
@@ -105,25 +130,16 @@ class ProfilePoller(threading.Thread):
         return sum(map(len, self._missing.values()))
 
     def run(self) -> None:
-        while self._missing and not self._stopping.is_set():
-            poll_start_s = time.monotonic()
-            end_ms = next(iter(self._missing))
+        while self._missing and not self._stopping.wait(POLL_S):
+            end_ms, waiting = next(iter(self._missing.items()))
             closed_s = self.start_s + self._plan.closes_s[end_ms]
-            if closed_s <= poll_start_s:
-                self._poll_window(end_ms, closed_s)
-            time.sleep(max(0.0, POLL_S - (time.monotonic() - poll_start_s)))
-
-    def _poll_window(self, end_ms: int, closed_s: float) -> None:
-        waiting = self._missing[end_ms]
-        while waiting and self._is_stored(waiting[-1], end_ms):
-            self.latency_ms[end_ms].append((time.monotonic() - closed_s) * 1000)
-            waiting.pop()
-        if not waiting:
-            del self._missing[end_ms]
-
-    def _is_stored(self, user_id: str, end_ms: int) -> bool:
-        self.queries += 1
-        return self._session.execute(self._select, (user_id, end_ms)).one() is not None
+            if closed_s > time.monotonic():
+                continue
+            while waiting and self._session.execute(self._select, (waiting[-1], end_ms)).one():
+                self.latency_ms.append((time.monotonic() - closed_s) * 1000)
+                waiting.pop()
+            if not waiting:
+                del self._missing[end_ms]
 
     def close(self) -> None:
         self._stopping.set()
@@ -131,31 +147,31 @@ class ProfilePoller(threading.Thread):
         connection.close(self._session)
 
 
-def latency(stack: Stack, workload: Workload, events_per_s: float, samples: int) -> dict[str, Any]:
+def measure_latency(
+    stack: Stack, workload: Workload, events_per_s: float, samples: int
+) -> dict[str, Any]:
     """Runs the variant `whole` at `events_per_s` and measures the latency of `samples` profiles.
 
     They are of windows that close after the warm-up. Raises ConfigError if there are none.
     """
     runs.log_progress(f"latency: preparing {events_per_s:.0f} events/s")
     # The stack's settings have the job's windows and partitions; only topic names differ.
-    window, speed_up = load(**stack.settings()).window, workload.speed_up(events_per_s)
-    plan = schedule(workload, load(**stack.settings()), events_per_s)
+    settings = load(**stack.settings())
+    plan = schedule(workload, settings, events_per_s)
     ends_ms = [end for end, due_s in plan.closes_s.items() if due_s > PACED_WARM_UP_S]
     if not ends_ms:
         raise ConfigError(
             f"{workload.n} events at {events_per_s:.0f} per second end before the warm-up of"
             f" {PACED_WARM_UP_S:.0f} s: give more --events"
         )
-    sampled = sample_profiles(workload, window.length_ms, ends_ms, samples)
+    sampled = sample_profiles(workload, settings.window.length_ms, ends_ms, samples)
     with runs.running_job(stack, "whole", "latency", workload) as job:
         measured_from_s = time.time()
-        changes = SegmentChangeListener(job.settings, {end: plan.closes_s[end] for end in sampled})
         poller = ProfilePoller(job.settings, plan, sampled)
         try:
             with Meter(stack) as meter:
-                poller.start_s = changes.start_s = start_s = time.monotonic()
+                poller.start_s = start_s = time.monotonic()
                 poller.start()
-                changes.start()
                 senders = [EventSender(job.settings)] * len(plan.messages)
                 sent_late_ms = send_on_schedule(senders, plan.messages, plan.due_s, start_s)
                 poller.join(LAST_SAMPLE_TIMEOUT_S)
@@ -165,45 +181,26 @@ def latency(stack: Stack, workload: Workload, events_per_s: float, samples: int)
                         f"{poller.missing} sampled profiles are not in Cassandra"
                         f" {LAST_SAMPLE_TIMEOUT_S:.0f} s after the last event"
                     )
-            changes.wait_until_quiet()
         finally:
             poller.close()
-            changes.close()
         checkpoints_ms = runs.checkpoint_durations_ms(job, measured_from_s)
         job.journal.update()
         batches = [entry.stage_ms for entry in job.journal.entries if entry.at_s > measured_from_s]
-    by_window = [values for _, values in sorted(poller.latency_ms.items())]
-    half = len(by_window) // 2
-    result = {
+    latency_ms = quantiles(poller.latency_ms)
+    runs.log_progress(f"latency: {latency_ms} of {len(poller.latency_ms)} profiles")
+    return {
         "events_per_s": round(events_per_s),
-        "speed_up": round(speed_up, 1),
-        "window_ms": window.length_ms,
-        "window_wall_ms": round(window.length_ms / speed_up),
-        "out_of_orderness_ms": window.out_of_orderness_ms,
-        "max_bundle_rows": job.settings.job.max_bundle_rows,
-        "poll_ms": POLL_S * 1000,
-        "paced_warm_up_s": PACED_WARM_UP_S,
-        "samples": sum(map(len, by_window)),
-        "windows": len(by_window),
-        "queries": poller.queries,
-        "latency_ms": quantiles(by_window),
-        "latency_ms_first_half": quantiles(by_window[:half]),
-        "latency_ms_second_half": quantiles(by_window[half:]),
-        "segment_changes": {
-            "changes": len(changes.latency_ms),
-            "latency_ms": quantiles([changes.latency_ms]) if changes.latency_ms else None,
-            "read": changes.read,
-            "not_readable": changes.not_readable,
-        },
-        "sent_late_ms": quantiles([sent_late_ms]),
+        "speed_up": round(workload.speed_up(events_per_s), 1),
+        "samples": len(poller.latency_ms),
+        "windows": len(sampled),
+        "latency_ms": latency_ms,
+        "sent_late_ms": quantiles(sent_late_ms),
         "checkpoints_ms": checkpoints_ms,
         "batch_stage_ms": {
-            stage: quantiles([[batch[stage] for batch in batches]]) for stage in STAGES
+            stage: quantiles([batch[stage] for batch in batches]) for stage in STAGES
         },
         **meter.report(),
     }
-    runs.log_progress(f"latency: {result['latency_ms']} of {result['samples']} profiles")
-    return result
 
 
 def send_on_schedule(
@@ -233,10 +230,3 @@ def send_on_schedule(
     for sender in distinct_senders:
         sender.flush()
     return delays_ms
-
-
-def quantiles(groups: list[list[float]]) -> dict[str, float]:
-    """p50, p99 and maximum of the values of all groups."""
-    values = np.concatenate([np.array(group) for group in groups])
-    p50, p99 = np.quantile(values, [0.5, 0.99]).tolist()
-    return {"p50": round(p50, 1), "p99": round(p99, 1), "max": round(float(values.max()), 1)}

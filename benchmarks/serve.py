@@ -25,11 +25,11 @@ import psutil
 import typer
 import uvloop
 
-from benchmarks.latency import quantiles, send_on_schedule
+from benchmarks.latency import send_on_schedule
 from benchmarks.load.workload import EventSender, Workload
 from benchmarks.support import runs
-from benchmarks.support.command_line import BENCH_ROOT, USERS, Root, report_on_stack
 from benchmarks.support.meter import Meter
+from benchmarks.support.report import USERS, quantiles, report_on_stack
 from liveprofile.errors import ServiceError
 from liveprofile.resources import ROOT
 from stack.local import Stack
@@ -183,7 +183,6 @@ def _wait_until_ready(url: str) -> None:
 
 
 def serve(
-    root: Root = BENCH_ROOT,
     single: Annotated[float, typer.Option(min=0)] = 300,
     batches: Annotated[float, typer.Option(min=0)] = 5,
     background: Annotated[float, typer.Option(min=0)] = 1000,
@@ -205,17 +204,13 @@ def serve(
     workload = Workload.of(max(1_000, round(background * (2 * (warm_up + seconds) + 120))), USERS)
 
     def measure_loads(stack: Stack) -> dict[str, Any]:
-        _set_niceness(stack.taskmanager.pid, job_nice)
+        # Of all threads of the process: new threads and child processes inherit it.
+        for thread in psutil.Process(stack.taskmanager.pid).threads():
+            os.setpriority(os.PRIO_PROCESS, thread.id, job_nice)
         loads = serve_loads(stack, workload, background, single, batches, warm_up, seconds)
         return {"job_nice": job_nice, "runs": loads}
 
-    report_on_stack("serve", measure_loads, workload, root=root)
-
-
-def _set_niceness(pid: int, niceness: int) -> None:
-    """Sets it for all threads of a process: new threads and child processes inherit it."""
-    for thread in psutil.Process(pid).threads():
-        os.setpriority(os.PRIO_PROCESS, thread.id, niceness)
+    report_on_stack("serve", workload, measure_loads)
 
 
 def serve_loads(
@@ -242,22 +237,19 @@ def serve_loads(
                 run_load(url, plan_requests(users, *rates, warm_up_s, seed=2))
                 with Meter(stack, {"api": pid}) as meter:
                     found = run_load(url, plan_requests(users, *rates, seconds))
-                results.append(_result(rates, found, meter))
+                latency_ms = {kind: quantiles(ms) for kind, ms in found.latency_ms.items() if ms}
+                results.append(
+                    {
+                        "single_per_s": rates[0],
+                        "batches_per_s": rates[1],
+                        "latency_ms": latency_ms,
+                        "sent_late_ms": quantiles(found.sent_late_ms),
+                        "statuses": found.statuses,
+                        **meter.report(),
+                    }
+                )
         job.check()
     return results
-
-
-def _result(rates: tuple[float, float], found: Measured, meter: Meter) -> dict[str, Any]:
-    return {
-        "single_per_s": rates[0],
-        "batches_per_s": rates[1],
-        "latency_ms": {
-            kind: quantiles([values]) for kind, values in found.latency_ms.items() if values
-        },
-        "sent_late_ms": quantiles([found.sent_late_ms]),
-        "statuses": found.statuses,
-        **meter.report(),
-    }
 
 
 @contextmanager
@@ -266,9 +258,8 @@ def _background(settings: Any, workload: Workload, events_per_s: float) -> Itera
     if not events_per_s:
         yield
         return
-    messages = list(workload.messages())
-    sender, stop = EventSender(settings), threading.Event()
-    part = max(1, round(events_per_s))
+    messages, stop = list(workload.messages()), threading.Event()
+    sender, part = EventSender(settings), max(1, round(events_per_s))
 
     def send() -> None:
         start_s = time.monotonic()

@@ -5,14 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from statistics import median
-from types import MappingProxyType
 from typing import Any
 
 from benchmarks.load.workload import Workload, send_hidden
 from benchmarks.support import runs
 from benchmarks.support.job import VARIANTS
 from benchmarks.support.journal import BatchEntry
-from benchmarks.support.meter import Meter, Usage
+from benchmarks.support.meter import Meter
+from benchmarks.support.report import (
+    EVENTS,
+    REPETITIONS,
+    USERS,
+    Events,
+    Repetitions,
+    Users,
+    report_on_stack,
+)
 from liveprofile.errors import ServiceError
 from liveprofile.settings import Settings
 from liveprofile.storage import connection, queries
@@ -26,22 +34,26 @@ RUN_TIMEOUT_S = 600.0
 REHEARSALS = 2
 
 
-def throughput(stack: Stack, workload: Workload, repetitions: int) -> dict[str, Any]:
-    """Measures each variant `repetitions` times, alternating; returns medians and all runs."""
-    results = run_variants(stack, workload, repetitions, dict.fromkeys(VARIANTS, measure_run))
-    medians = {
-        figure: {
-            variant: median(result[figure] for result in results[variant]) for variant in VARIANTS
+def throughput(
+    events: Events = EVENTS, users: Users = USERS, repetitions: Repetitions = REPETITIONS
+) -> None:
+    """Measure events per second of the job's variants (benchmarks/support/job.py)."""
+    workload = Workload.of(events, users)
+
+    def measure(stack: Stack) -> dict[str, Any]:
+        results = run_variants(stack, workload, repetitions, dict.fromkeys(VARIANTS, measure_run))
+        figures = ("seconds", "events_per_s", "profiles_per_s", "cpu_us_per_event")
+        medians = {figure: medians_of(results, figure) for figure in figures}
+        return medians | {
+            "runs": [run for variant_runs in results.values() for run in variant_runs]
         }
-        for figure in ("seconds", "events_per_s", "profiles_per_s", "cpu_us_per_event")
-    }
-    seconds, cpu = medians["seconds"], medians["cpu_us_per_event"]
-    return {
-        "whole_to_bare": round(seconds["whole"] / seconds["bare"], 2),
-        "whole_to_bare_by_cpu": round(cpu["whole"] / cpu["bare"], 2),
-        **medians,
-        "runs": [result for variant in VARIANTS for result in results[variant]],
-    }
+
+    report_on_stack("throughput", workload, measure)
+
+
+def medians_of(results: Mapping[str, list[dict[str, Any]]], figure: str) -> dict[str, float]:
+    """The median of a figure over the runs of each variant."""
+    return {variant: median(run[figure] for run in each) for variant, each in results.items()}
 
 
 def run_variants(
@@ -58,20 +70,14 @@ def run_variants(
     return results
 
 
-def measure_run(
-    stack: Stack,
-    variant: str,
-    name: str,
-    workload: Workload,
-    overrides: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
-) -> dict[str, Any]:
-    """Measures one run of a warm job; overrides: settings by section.
+def measure_run(stack: Stack, variant: str, name: str, workload: Workload) -> dict[str, Any]:
+    """Measures one run of a warm job.
 
     The clock starts when the events become visible to the job, all at once. It stops when the
     operator has processed the last profile; with `whole`, Cassandra has then stored it.
     """
     runs.log_progress(f"{name}: preparing")
-    with runs.running_job(stack, variant, name, workload, overrides) as job:
+    with runs.running_job(stack, variant, name, workload) as job:
         make_visible = send_hidden(job.settings, workload)
         time.sleep(runs.SETTLE_S)
         profiles = workload.profiles(job.settings.window)
@@ -86,36 +92,27 @@ def measure_run(
         checkpoints = runs.checkpoint_durations_ms(job, start_s)
         if variant == "whole":
             require_stored(job.settings, earlier + profiles)
-    result = {
+    # Unlike rates, CPU time hardly depends on other load of the machine.
+    cpu_s = sum(used.cpu_s for process, used in meter.usage.items() if process != "benchmark")
+    return run_result(variant, name, workload, profiles, seconds) | {
+        "stage_us_per_profile": _stages(measured),
+        "cpu_us_per_event": round(cpu_s / workload.n * 1e6, 1),
+        **meter.report(),
+        "checkpoints_ms": checkpoints,
+    }
+
+
+def run_result(
+    variant: str, name: str, workload: Workload, profiles: int, seconds: float
+) -> dict[str, Any]:
+    runs.log_progress(f"{name}: {seconds:.1f} s, {workload.n / seconds:.0f} events/s")
+    return {
         "variant": variant,
-        "events": workload.n,
-        "users": workload.users,
         "profiles": profiles,
         "seconds": round(seconds, 2),
         "events_per_s": round(workload.n / seconds),
         "profiles_per_s": round(profiles / seconds),
-        "us_per_event": round(seconds / workload.n * 1e6, 1),
-        "batches": len(measured),
-        "stage_us_per_profile": _stages(measured),
-        "cpu_us_per_event": _cpu_us_per_event(meter.usage, workload.n),
-        **meter.report(),
-        "checkpoints_ms": checkpoints,
     }
-    runs.log_progress(
-        f"{name}: {seconds:.1f} s, {result['events_per_s']} events/s,"
-        f" {result['profiles_per_s']} profiles/s; CPU s {result['cpu_s']},"
-        f" others {meter.others_cpu_s}; us a profile {result['stage_us_per_profile']}"
-    )
-    return result
-
-
-def _cpu_us_per_event(usage: dict[str, Usage], events: int) -> float:
-    """CPU time of the stack per event, without the benchmark's own process.
-
-    Unlike rates it hardly depends on other load of the machine.
-    """
-    cpu_s = sum(used.cpu_s for process, used in usage.items() if process != "benchmark")
-    return round(cpu_s / events * 1e6, 1)
 
 
 def _stages(entries: list[BatchEntry]) -> dict[str, float]:

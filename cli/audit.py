@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 
 import typer
@@ -24,9 +24,6 @@ from liveprofile.audit.results import AuditResult, store_result
 from liveprofile.audit.state_file import AuditState, require_usable, write_state
 from liveprofile.errors import ServiceError
 from liveprofile.feeds.users import read_merges
-from liveprofile.kafka.offsets import lag
-from liveprofile.kafka.records import read_topic, send_all
-from liveprofile.kafka.topics import PartitionRange
 from liveprofile.settings import Settings
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import now_ms
@@ -34,9 +31,7 @@ from liveprofile.storage.cql import now_ms
 COUNTS = [field.name for field in fields(Reconciliation) if field.type == "int"]
 
 
-def audit(
-    call: Call, since: SinceOption = None, state: Path | None = None, repair: bool = False
-) -> None:
+def audit(call: Call, since: SinceOption = None, state: Path | None = None) -> None:
     """Account for every record of the input topic: used, duplicate, late, corrected, rejected,
     erased or heartbeat.
 
@@ -53,7 +48,6 @@ def audit(
     Options:
     state FILE: Audit only records after those that FILE names, and note in FILE where the next
         audit must start, unless there is an error.
-    repair: Send unaccounted records that were late by the lateness rules to the late topic.
     """
     settings = call.settings
     if state is not None:
@@ -61,8 +55,6 @@ def audit(
     plan, starts = None, archive_ends(settings)
     if since is not None or state is not None:
         plan = plan_range(settings, since, state, starts)
-    elif repair:
-        _require_caught_up(settings)
     first_window_ms, behind = (None, 0) if plan is None else (plan.first_window_ms, plan.behind)
     with _auditor(settings, first_window_ms, starts) as auditor:
         if plan is None:
@@ -70,19 +62,17 @@ def audit(
         else:
             read_range(settings, auditor, plan)
         report = auditor.report()
-        repaired = _repair(settings, auditor) if repair else 0
     encoded = audit_encoded(settings, None if plan is None else plan.outputs_since_ms)
-    ok = report.counts.ok or (repaired > 0 and _ok_after_repair(report.counts, repaired))
-    ok = ok and (encoded is None or encoded.ok)
+    ok = report.counts.ok and (encoded is None or encoded.ok)
     _store_result(settings, report.counts, ok)
     if ok and state is not None:
         write_state(state, AuditState(topic=settings.topics.events, offsets=report.next_offsets))
     counts = {name: getattr(report.counts, name) for name in COUNTS}
-    outcome = {"behind": behind, "repaired": repaired, "ok": ok, "examples": report.examples}
+    outcome = {"behind": behind, "ok": ok, "examples": report.examples}
     call.print(
         counts | outcome | {"encoded": encoded},
         counts,
-        *_summary_lines(report.counts, repaired, behind, settings),
+        *_summary_lines(report.counts, behind, settings),
         *([] if encoded is None else [_encoded_line(encoded, settings)]),
     )
     if not ok:
@@ -119,52 +109,6 @@ def _store_result(settings: Settings, counts: Reconciliation, ok: bool) -> None:
         typer.echo(f"the result is not stored for the console: {error}", err=True)
 
 
-def _require_caught_up(settings: Settings) -> None:
-    """The job would send a late record that it has not read yet to the late topic again."""
-    if records_behind := lag(settings):
-        raise ServiceError(
-            f"the job's last checkpoint is {records_behind} records behind the end of"
-            f" {settings.topics.events}: run --repair when the job has caught up"
-        )
-
-
-def _repair(settings: Settings, auditor: Audit) -> int:
-    """Sends lost late records to the late topic, with the header `repaired`; returns the count.
-
-    If the job ignores idle partitions, a window can drop a late event after a restore
-    (docs/operate.md, known limits).
-    """
-    return sum(_send_late(settings, lateness_ms) for lateness_ms in auditor.lateness_ms())
-
-
-def _send_late(settings: Settings, lateness_ms: dict[tuple[int, int], int]) -> int:
-    """Sends input records to the late topic; returns the count.
-
-    lateness_ms: by partition and offset in the input topic.
-    """
-    ranges: dict[int, PartitionRange] = {}
-    for partition, offset in lateness_ms:
-        known = ranges.get(partition, PartitionRange(offset, offset + 1))
-        ranges[partition] = PartitionRange(min(known.first, offset), max(known.end, offset + 1))
-    events = read_topic(settings, settings.topics.events, ranges) if ranges else ()
-    late = (
-        (
-            record.key,
-            record.value,
-            {
-                "lateness_ms": str(lateness_ms[source]),
-                "topic": record.topic,
-                "partition": str(record.partition),
-                "offset": str(record.offset),
-                "repaired": "true",
-            },
-        )
-        for record in events
-        if (source := (record.partition, record.offset)) in lateness_ms
-    )
-    return send_all(settings, settings.topics.late, late) if ranges else 0
-
-
 def _encoded_line(encoded: EncodedCounts, settings: Settings) -> str:
     return (
         f"{settings.topics.encoded}: {encoded.in_topic} records, {encoded.decoded} decoded,"
@@ -173,13 +117,7 @@ def _encoded_line(encoded: EncodedCounts, settings: Settings) -> str:
     )
 
 
-def _ok_after_repair(counts: Reconciliation, repaired: int) -> bool:
-    return replace(counts, unaccounted=counts.unaccounted - repaired).ok
-
-
-def _summary_lines(
-    counts: Reconciliation, repaired: int, behind: int, settings: Settings
-) -> Iterator[str]:
+def _summary_lines(counts: Reconciliation, behind: int, settings: Settings) -> Iterator[str]:
     if counts.ok:
         yield "Every record is accounted for."
     if counts.open_windows:
@@ -197,9 +135,7 @@ def _summary_lines(
             f"{counts.expired} records have expired from {settings.topics.events}, so stored"
             " events without a record do not indicate an error."
         )
-    if repaired:
-        yield f"{repaired} late records sent to {settings.topics.late}."
-    if counts.unaccounted > repaired + counts.open_windows:
+    if counts.unaccounted > counts.open_windows:
         catching_up = "The job may still be catching up: see `liveprofile job status`. "
         yield (
             f"{'' if counts.of_range else catching_up}--json lists examples of unaccounted records."

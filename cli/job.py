@@ -12,7 +12,6 @@ import orjson
 import typer
 
 from cli.common import Call, format_utc, table
-from cli.options import Commands
 from cli.submission import create_tables, read_model_card, submit_job
 from liveprofile.flink import rest
 from liveprofile.flink.job_report import (
@@ -31,22 +30,20 @@ from liveprofile.resources import product_path
 from liveprofile.settings import Settings
 from liveprofile.storage.cql import to_ms
 from liveprofile.storage.migrations import to_apply
-from liveprofile.storage.schema import migration_steps, revert_migrations
+from liveprofile.storage.schema import migration_steps
 
 
-def setup(call: Call, dry_run: bool = False, contract: bool = False) -> None:
+def setup(call: Call, dry_run: bool = False) -> None:
     """Create missing topics, and apply pending migrations of the tables, without a job.
 
     `submit` does the same. What exists stays as it is, and a job may be running. The account needs
     the right to create topics, a keyspace and tables, so that the account of `submit` needs none.
-    `liveprofile job migrations list` shows what has been applied.
+    `liveprofile job migrations` shows what has been applied.
 
     Example: `liveprofile job setup --dry-run`
 
     Options:
     dry_run: Only list what is missing and pending; change nothing.
-    contract: Also drop the tables that only earlier releases use, if they are empty. No job of an
-        earlier release may run.
     """
     settings = call.settings
     card = read_model_card(settings)
@@ -55,20 +52,15 @@ def setup(call: Call, dry_run: bool = False, contract: bool = False) -> None:
     if dry_run:
         topics = missing_topics(settings)
         steps = migration_steps(settings.cassandra) if stored else []
-        pending = [migration.title for migration in to_apply(steps, contract)]
-        waits = [each.migration.title for each in steps if each.state == "waiting" and not contract]
+        pending = [migration.title for migration in to_apply(steps)]
         call.print(
-            {"topics_missing": topics, "migrations_pending": pending, "migrations_waiting": waits},
+            {"topics_missing": topics, "migrations_pending": pending},
             f"topics to create: {', '.join(topics) or 'none, all exist'}",
             f"migrations to apply: {', '.join(pending) or 'none, all are'}",
-            *(
-                [f"waiting for `liveprofile job setup --contract`: {', '.join(waits)}"]
-                * bool(waits)
-            ),
         )
         return
     topics = create_topics(settings)
-    applied = create_tables(settings, card, contract)
+    applied = create_tables(settings, card)
     call.print(
         {"topics_created": topics, "keyspace": keyspace, "migrations_applied": applied},
         f"topics created: {', '.join(topics) or 'none, all exist'}",
@@ -78,22 +70,13 @@ def setup(call: Call, dry_run: bool = False, contract: bool = False) -> None:
     )
 
 
-migrations = Commands(
-    name="migrations",
-    help="List and revert the migrations of Cassandra's tables, which `setup` applies."
-    " docs/deploy.md describes upgrades and rollbacks.",
-)
-
-
-@migrations.command(name="list")
-def list_(call: Call) -> None:
+def migrations(call: Call) -> None:
     """List the migrations of this version and of the keyspace.
 
-    States: applied; pending; incomplete (a table or column is missing: `setup` adds it); waiting
-    (drops what earlier releases use: `setup --contract` applies it); unknown (a newer version has
-    applied it).
+    States: applied; pending; incomplete (a table or column is missing: `setup` adds it); unknown
+    (a newer version has applied it).
 
-    Example: `liveprofile job migrations list`
+    Example: `liveprofile job migrations`
     """
     steps = migration_steps(call.settings.cassandra)
     call.print(
@@ -119,35 +102,6 @@ MIGRATION = {
     "time": lambda step: format_utc(to_ms(step.applied.applied_at)) if step.applied else "-",
     "version": lambda step: step.applied.version if step.applied else "-",
 }
-
-
-@migrations.command()
-def revert(
-    call: Call, to: Annotated[int | None, typer.Option(min=1)] = None, yes: bool = False
-) -> None:
-    """Undo migrations, the last first: drop their tables and columns with what these contain.
-
-    First stop the jobs and commands that use them. Jobs of the earlier release may run.
-
-    Example: `liveprofile job migrations revert --to 11 --yes`
-
-    Options:
-    to N: Keep the migrations up to this number. Default: revert the last one.
-    yes: Revert. Without it, only print what would be dropped.
-    """
-    found = revert_migrations(call.settings.cassandra, to, dry_run=not yes)
-    shown = []
-    for migration in found:
-        shown.append(f"{'reverted' if yes else 'would revert'} {migration.title}")
-        for statement in migration.down if not yes else ():
-            line = " ".join(statement.partition("(\n")[0].split()).replace("{keyspace}.", "")
-            shown.append(f"    {line}")
-    if not found:
-        shown.append("no migration to revert")
-    elif not yes:
-        shown.append("nothing is changed: repeat the command with --yes")
-    titles = [migration.title for migration in found]
-    call.print({"reverted": yes, "migrations": titles}, *shown)
 
 
 def refuse_relative(folder: str | None) -> str | None:

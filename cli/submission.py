@@ -63,11 +63,11 @@ def read_model_card(settings: Settings) -> ModelCard:
     return ModelCard.read(product_path(settings.model.checkpoint))
 
 
-def create_tables(settings: Settings, card: ModelCard, contract: bool = False) -> list[str]:
+def create_tables(settings: Settings, card: ModelCard) -> list[str]:
     """Applies pending migrations of the tables, if the job stores anything; returns their titles.
 
-    contract: as in `create_schema`. Raises LiveprofileError.
+    Raises LiveprofileError.
     """
     if settings.job.store != "cassandra":
         return []
-    return create_schema(settings.cassandra, card.shape["embedding"], contract)
+    return create_schema(settings.cassandra, card.shape["embedding"])

@@ -49,7 +49,6 @@ def configure(t_env: TableEnvironment, settings: Settings) -> None:
         "parallelism.default": job.parallelism,
         "table.local-time-zone": "UTC",
         "table.exec.state.ttl": f"{settings.state.user_ttl_ms} ms",
-        "table.exec.source.idle-timeout": f"{settings.window.idle_timeout_ms} ms",
         # Several sinks share the views: each view is computed once, not once for each sink.
         "table.optimizer.reuse-optimize-block-with-digest-enabled": "true",
         # Safe for the planner's operators, which copy what they keep.

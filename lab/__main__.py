@@ -18,14 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.load.workload import Workload
-from benchmarks.support.command_line import (
-    BENCH_ROOT,
-    USERS,
-    CommitLog,
-    Root,
-    report,
-    report_on_stack,
-)
+from benchmarks.support.report import USERS, report, report_on_stack
 from cli.common import print_json, read_user_ids
 from cli.learning.options import (
     CheckpointOption,
@@ -370,12 +363,10 @@ def train_cards(
 @cards.command()
 def replay(
     file: TransactionsArgument,
-    root: Root = BENCH_ROOT,
     first: Annotated[
         datetime,
         typer.Option(formats=["%Y-%m-%d"], help="First day of the training and of the replay."),
     ] = datetime(2018, 6, 20),
-    commit_log: CommitLog = "periodic",
 ) -> None:
     """Compare the job's stored scores for the Handbook's test week with the offline scores."""
     from lab.card_transactions.data import TrainTestPeriod
@@ -385,10 +376,7 @@ def replay(
         date(2018, 7, 25), date(2018, 7, 31), 7, date(2018, 8, 8), date(2018, 8, 14)
     )
     report_on_stack(
-        "card-frauds",
-        lambda stack: card_frauds(stack, file, first.date(), period),
-        root=root,
-        commit_log=commit_log,
+        "card-frauds", None, lambda stack: card_frauds(stack, file, first.date(), period)
     )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import typer
 
-from benchmarks.support.environment import describe
+from benchmarks.support.report import describe
 from cli.shop import Metric
 from liveprofile.events.validation import AcceptedEvent, accept
 from liveprofile.ingest.replay import open_source

@@ -10,7 +10,7 @@ import json
 import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -58,41 +58,19 @@ def batches(
     A batch has rows of one window and at most `batch_rows` of them.
     """
     states: dict[str, UserState] = defaultdict(lambda: UserState(settings))
-    for start_ms, window in _group_by_window(messages, settings.window.length_ms):
-        end_ms = start_ms + settings.window.length_ms
-        rows = [(user, *states[user].add_window(events, end_ms)) for user, events in window.items()]
+    length_ms = settings.window.length_ms
+    events = ((json.loads(message.value), message.value.decode()) for message in messages)
+    for number, group in groupby(events, lambda each: each[0]["event_time"] // length_ms):
+        start_ms, end_ms = number * length_ms, (number + 1) * length_ms
+        window = defaultdict(list)
+        for event, payload in group:
+            window[event["user_id"]].append((event, payload))
+        rows = [
+            (user, start_ms, end_ms, *states[user].add_window(of_user, end_ms))
+            for user, of_user in window.items()
+        ]
         for first in range(0, len(rows), batch_rows):
-            user_id, events, history, purchases, window_sums, sums = zip(
-                *rows[first : first + batch_rows], strict=True
-            )
-            count = len(user_id)
-            yield ProfileBatch(
-                list(user_id),
-                np.full(count, start_ms),
-                np.full(count, end_ms),
-                list(events),
-                list(history),
-                list(purchases),
-                np.array(window_sums),
-                np.array(sums),
-            )
-
-
-def _group_by_window(
-    messages: Iterator[EventMessage], length_ms: int
-) -> Iterator[tuple[int, dict[str, list[tuple[dict[str, Any], str]]]]]:
-    """Yields, per window, its start and user -> [(event, payload), ...] in order of time."""
-    current_ms, window = 0, defaultdict(list)
-    for message in messages:
-        event = json.loads(message.value)
-        start_ms = event["event_time"] // length_ms * length_ms
-        if start_ms != current_ms and window:
-            yield current_ms, window
-            window = defaultdict(list)
-        current_ms = start_ms
-        window[event["user_id"]].append((event, message.value.decode()))
-    if window:
-        yield current_ms, window
+            yield batch_of(rows[first : first + batch_rows])
 
 
 class UserHistory:
@@ -189,14 +167,27 @@ ModelInputs = tuple[TokenColumns, TokenColumns, np.ndarray, np.ndarray, Sequence
 
 def generated_rows(workload: Workload) -> ProfileBatch:
     """The last MODEL_ROWS rows of a workload."""
-    batch_columns = zip(*batches(workload.messages(), load(), MODEL_ROWS), strict=True)
-    return batch_of([list(chain.from_iterable(column))[-MODEL_ROWS:] for column in batch_columns])
+    rows = [
+        row
+        for batch in batches(workload.messages(), load(), MODEL_ROWS)
+        for row in zip(*batch, strict=True)
+    ]
+    return batch_of(rows[-MODEL_ROWS:])
 
 
-def batch_of(columns: list[list[Any]]) -> ProfileBatch:
-    user_id, start_ms, end_ms, events, history, purchases, added, sums = columns
-    start_ms, end_ms, added, sums = map(np.array, (start_ms, end_ms, added, sums))
-    return ProfileBatch(user_id, start_ms, end_ms, events, history, purchases, added, sums)
+def batch_of(rows: Sequence[tuple[Any, ...]]) -> ProfileBatch:
+    """rows: a tuple of the fields of a batch each."""
+    user_id, start_ms, end_ms, events, history, purchases, added, sums = zip(*rows, strict=True)
+    return ProfileBatch(
+        list(user_id),
+        np.array(start_ms),
+        np.array(end_ms),
+        list(events),
+        list(history),
+        list(purchases),
+        np.array(added),
+        np.array(sums),
+    )
 
 
 def model_inputs(batch: ProfileBatch, decay_days: float) -> ModelInputs:

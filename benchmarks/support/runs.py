@@ -19,13 +19,14 @@ from benchmarks.support.journal import JournalReader
 from liveprofile.errors import ServiceError
 from liveprofile.flink import rest, submission
 from liveprofile.kafka.topics import create_topics
-from liveprofile.resources import ROOT
+from liveprofile.resources import ROOT, STACK_FOLDER
 from liveprofile.settings import Settings, load
 from liveprofile.storage import connection
 from liveprofile.storage.schema import create_schema
 from models.profile.model_card import ModelCard
 from stack.local import Stack, to_toml
 
+BENCH_ROOT = STACK_FOLDER / "bench"
 JOB = Path(__file__).with_name("job.py")
 WARM_UP_TIMEOUT_S = 600.0
 SETTLE_S = 3.0
@@ -48,33 +49,17 @@ def temporary_folder(root: Path) -> Iterator[None]:
 
 
 @contextmanager
-def started_stack(root: Path, commit_log: str, parallelism: int = PARALLELISM) -> Iterator[Stack]:
-    """Starts a stack in the folder `root`; stops it and removes the folder at the end."""
-    with temporary_folder(root):
+def started_stack() -> Iterator[Stack]:
+    """Starts a stack in BENCH_ROOT; stops it and removes the folder at the end."""
+    with temporary_folder(BENCH_ROOT):
         # RocksDB reserves memory per slot: an unused slot would take memory from the job.
-        stack = Stack(root, slots=parallelism, parallelism=parallelism, commit_log=commit_log)
-        log_progress(f"starting Kafka, Cassandra and Flink in {root}")
+        stack = Stack(BENCH_ROOT, slots=PARALLELISM, parallelism=PARALLELISM, commit_log="periodic")
+        log_progress(f"starting Kafka, Cassandra and Flink in {BENCH_ROOT}")
         try:
             stack.start()
             yield stack
         finally:
             stack.stop()
-
-
-@contextmanager
-def started_cassandra(root: Path, jmx_port: int | None = None, **options: Any) -> Iterator[Stack]:
-    """A stack of which only Cassandra runs, until the end of the block.
-
-    jmx_port: for nodetool. options: of the stack.
-    """
-    with temporary_folder(root):
-        stack = Stack(root, **options)
-        stack.cassandra.jmx_port = jmx_port
-        stack.cassandra.start()
-        try:
-            yield stack
-        finally:
-            stack.cassandra.stop()
 
 
 def configuration(stack: Stack) -> dict[str, Any]:
@@ -171,26 +156,6 @@ def own_topics_and_keyspace(
 
     overrides, top_level: as in `running_job`.
     """
-    settings = _settings(stack, variant, name, overrides, top_level)
-    create_topics(settings)
-    if settings.job.store == "cassandra":
-        dim = ModelCard.read(settings.model.checkpoint).shape["embedding"]
-        create_schema(settings.cassandra, dim)
-    yield settings
-    delete_topics(settings)
-    if settings.job.store == "cassandra":
-        with connection.open_session(settings.cassandra) as session:
-            session.execute(f"DROP KEYSPACE {settings.cassandra.keyspace}", timeout=60)
-
-
-def _settings(
-    stack: Stack,
-    variant: str,
-    name: str,
-    overrides: Mapping[str, Mapping[str, Any]],
-    top_level: Mapping[str, Any],
-) -> Settings:
-    sections = stack.settings()
     changes = {
         "topics": {"prefix": f"{name}-"},
         "cassandra": {"keyspace": f"bench_{name.replace('-', '_')}"},
@@ -200,13 +165,22 @@ def _settings(
             "store": "cassandra" if variant in STORING_VARIANTS else "none",
         },
     }
+    sections = stack.settings()
     for update in (changes, overrides):
         for section, values in update.items():
             sections[section] = {**sections.get(section, {}), **values}
-    sections |= dict(top_level)
     file = config_file(stack, name)
-    file.write_text(to_toml(sections))
-    return load(file)
+    file.write_text(to_toml(sections | top_level))
+    settings = load(file)
+    create_topics(settings)
+    if settings.job.store == "cassandra":
+        dim = ModelCard.read(settings.model.checkpoint).shape["embedding"]
+        create_schema(settings.cassandra, dim)
+    yield settings
+    delete_topics(settings)
+    if settings.job.store == "cassandra":
+        with connection.open_session(settings.cassandra) as session:
+            session.execute(f"DROP KEYSPACE {settings.cassandra.keyspace}", timeout=60)
 
 
 def config_file(stack: Stack, name: str) -> Path:

@@ -6,17 +6,9 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.__main__ import run
 from benchmarks.load.workload import Workload
-from benchmarks.support.command_line import (
-    BENCH_ROOT,
-    USERS,
-    Events,
-    Root,
-    Users,
-    report,
-    report_on_stack,
-)
+from benchmarks.support.report import USERS, Events, Users, report, report_on_stack, run
+from benchmarks.support.runs import BENCH_ROOT
 from cli.options import Commands
 
 app = Commands(add_completion=False, pretty_exceptions_enable=False)
@@ -24,7 +16,6 @@ app = Commands(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def restarts(
-    root: Root = BENCH_ROOT,
     count: Annotated[int, typer.Option(min=1)] = 100,
     resubmit_every: Annotated[int, typer.Option(min=0)] = 5,
 ) -> None:
@@ -38,29 +29,29 @@ def restarts(
 
     window = Workload(n=200, users=100, hours=1 / 12)
     report_on_stack(
-        "restarts", lambda stack: restarts(stack, window, count, resubmit_every), window, root=root
+        "restarts", window, lambda stack: restarts(stack, window, count, resubmit_every)
     )
 
 
 @app.command()
-def segments(root: Root = BENCH_ROOT, users: Users = 50_000) -> None:
+def segments(users: Users = 50_000) -> None:
     """Measure how fast a sweep applies segments to all users while the job runs."""
     from lab.benchmarks.segments import segments
 
-    report_on_stack("segments", lambda stack: segments(stack, users), root=root)
+    report_on_stack("segments", None, lambda stack: segments(stack, users))
 
 
 @app.command()
-def storage(root: Root = BENCH_ROOT, events: Events = 100_000, users: Users = USERS) -> None:
+def storage(events: Events = 100_000, users: Users = USERS) -> None:
     """Measure the bytes on Cassandra's disk for each window and score, by table."""
     from lab.benchmarks.storage import bytes_per_window
 
     workload = Workload.of(events, users)
-    report("storage", workload, lambda: bytes_per_window(root, workload))
+    report("storage", workload, lambda: bytes_per_window(workload))
 
 
 @app.command("training-rows")
-def training_rows(root: Root = BENCH_ROOT, windows: str = "20000,200000") -> None:
+def training_rows(windows: str = "20000,200000") -> None:
     """Measure whether the memory of a training grows with the number of its rows.
 
     Options:
@@ -70,7 +61,7 @@ def training_rows(root: Root = BENCH_ROOT, windows: str = "20000,200000") -> Non
 
     sizes = [int(size) for size in windows.split(",")]
     workload = workload_of_windows(sizes[0])
-    report("training-rows", workload, lambda: {"sizes": training_rows(root, sizes)})
+    report("training-rows", workload, lambda: {"sizes": training_rows(BENCH_ROOT, sizes)})
 
 
 @app.command()

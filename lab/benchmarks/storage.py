@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from liveprofile.storage.schema import create_schema
 from liveprofile.wire.scored_events import ENTITIES
 from models.profile.inference import ProfileModel
 from stack.cassandra import nodetool
+from stack.local import Stack
 from stack.state import free_ports
 from udfs.profile.sink import CassandraProfileSink
 from udfs.scoring.sink import CassandraScoringSink, ScoredEvent
@@ -45,10 +46,22 @@ TABLES = {
 }
 
 
-def bytes_per_window(root: Path, workload: Workload) -> dict[str, Any]:
+@contextmanager
+def _started_cassandra(jmx_port: int) -> Iterator[Stack]:
+    with runs.temporary_folder(runs.BENCH_ROOT):
+        stack = Stack(runs.BENCH_ROOT, commit_log="periodic")
+        stack.cassandra.jmx_port = jmx_port
+        stack.cassandra.start()
+        try:
+            yield stack
+        finally:
+            stack.cassandra.stop()
+
+
+def bytes_per_window(workload: Workload) -> dict[str, Any]:
     """Bytes by table, for each user, window or score."""
     [port] = free_ports(1)
-    with runs.started_cassandra(root, jmx_port=port, commit_log="periodic") as stack:
+    with _started_cassandra(port) as stack:
         settings = load(**stack.settings())
         create_schema(settings.cassandra, ProfileModel.load(_checkpoint(settings)).dim)
         with open_session(settings.cassandra) as session:

@@ -20,7 +20,8 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from benchmarks.support import environment, runs
+from benchmarks.support import runs
+from benchmarks.support.report import describe
 from lab.card_transactions.baselines import BASELINES, choose_settings, make_split
 from lab.card_transactions.data import (
     TrainTestPeriod,
@@ -149,7 +150,7 @@ def main(
     data = read_transactions(file)
     periods = test_periods(data)
     report = walk_forward(data, periods[-weeks:] if weeks else periods)
-    typer.echo(json.dumps({"benchmark": "card-walk-forward", **environment.describe(), **report}))
+    typer.echo(json.dumps({"benchmark": "card-walk-forward", **describe(), **report}))
 
 
 if __name__ == "__main__":

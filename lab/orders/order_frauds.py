@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from sklearn.metrics import average_precision_score
 
-from benchmarks.support import environment
+from benchmarks.support.report import describe
 from lab.card_transactions import train_handbook
 from lab.card_transactions.data import TrainTestPeriod, read_transactions, train_test_rows
 from lab.card_transactions.span_sets import SPAN_SETS, names_within
@@ -236,13 +236,13 @@ def main() -> None:
     if arguments.command == "shops":
         for extra_events in arguments.extra_events:
             report = measure_shops(arguments.seeds, extra_events)
-            print(json.dumps({**environment.describe(), **report}), flush=True)
+            print(json.dumps({**describe(), **report}), flush=True)
         return
     if arguments.command == "simulated":
         report = measure_simulated()
     else:
         report = measure_handbook(arguments.file)
-    print(json.dumps({**environment.describe(), **report}))
+    print(json.dumps({**describe(), **report}))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 
-from benchmarks.support.environment import describe
+from benchmarks.support.report import describe
 from cli.progress import progress
 from lab.public_data import baskets, next_basket, pipeline, rel_hm
 from lab.public_data import rosbank as bank

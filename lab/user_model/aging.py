@@ -32,7 +32,7 @@ import numpy as np
 import torch
 import typer
 
-from benchmarks.support import environment
+from benchmarks.support.report import describe
 from lab.baselines.next_basket import MODELS
 from lab.baselines.tuning import rank_as_of
 from liveprofile.errors import InputError, LiveprofileError
@@ -327,7 +327,7 @@ def main(
     report = aging(streams, settings, kind, split, chosen)
     line = {
         "benchmark": "aging",
-        **environment.describe(),
+        **describe(),
         "recipe": settings.name,
         "rows": streams.fingerprint(),
         "kind": kind,

@@ -209,7 +209,8 @@ def recorded_rows(rows_path: Path, after_ms: int, until_ms: int) -> ProfileBatch
     *columns, added, sums = (column.to_pylist() for column in ordered.columns)
     made = _histories(earlier.sort_by("window_end_ms"))
     of_rows = (made[key] for key in zip(columns[0], columns[2], strict=True))
-    return batch_of([*columns, *map(list, zip(*of_rows, strict=True)), added, sums])
+    made_columns = zip(*of_rows, strict=True)
+    return batch_of(list(zip(*columns, *made_columns, added, sums, strict=True)))
 
 
 def _histories(rows: pa.Table) -> dict[tuple[str, int], tuple[str, str]]:

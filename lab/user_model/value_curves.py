@@ -27,7 +27,7 @@ import typer
 from torch import Tensor, nn
 from xgboost import XGBClassifier, XGBRegressor
 
-from benchmarks.support import environment
+from benchmarks.support.report import describe
 from lab.baselines.values import fit_all
 from lab.baselines.values.data import BaselineData, Predictions
 from lab.user_model.value_inputs import value_inputs
@@ -244,7 +244,7 @@ def main(
         fitted = fit_all(data)
         baselines = {name: each.validation for name, each in fitted.items()}
         report = compare(streams, split, settings, horizon, baselines)
-        line = {"benchmark": "value-curves", "days": horizon, **environment.describe(), **report}
+        line = {"benchmark": "value-curves", "days": horizon, **describe(), **report}
         typer.echo(json.dumps(line))
 
 

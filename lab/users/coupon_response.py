@@ -31,7 +31,7 @@ import pandas as pd
 from sklearn.metrics import roc_auc_score
 from xgboost import XGBClassifier
 
-from benchmarks.support.environment import describe
+from benchmarks.support.report import describe
 from models.profile.evaluation.intervals import UserBootstrap
 
 TRAIN_UNTIL, VALIDATION_UNTIL = pd.Timestamp("2017-08-01"), pd.Timestamp("2017-10-15")

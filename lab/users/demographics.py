@@ -26,7 +26,7 @@ import pandas as pd
 from sklearn.metrics import roc_auc_score
 from xgboost import XGBClassifier, XGBRegressor
 
-from benchmarks.support.environment import describe
+from benchmarks.support.report import describe
 from lab.users import coupon_response
 from models.profile.evaluation.intervals import UserBootstrap
 

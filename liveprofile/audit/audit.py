@@ -43,14 +43,11 @@ from liveprofile.storage.queries import WindowDigests
 MAX_EXAMPLES = 10
 # A part takes about 100 MB while it is classified.
 PART_ROWS = 1 << 19
-LATE_ROWS = 100_000  # lost records whose lateness is computed at once
 KEY_BITS = 64
 END_OF_TIME = 2**63 - 1
 # SQL: the time up to which an input row may advance the watermark, or NO_TIME.
 CLOCK = f"CASE WHEN rejected THEN {NO_TIME} ELSE least(time_ms, timestamp_ms) END"
 OUTCOME = pa.schema({"position": pa.int64(), "outcome": pa.string()})
-# SQL: a number that orders rows by timestamp, then by position.
-ARRIVAL = "timestamp_ms::HUGEINT * 9223372036854775808 + position"
 
 
 @dataclass(frozen=True)
@@ -151,10 +148,8 @@ class Audit:
         found = self._tables.query(
             f"SELECT position >> {OFFSET_BITS}, max({CLOCK}) FROM ({TRACED}) GROUP BY 1"
         )
-        clocks_ms = [*(dict.fromkeys(self._offsets, NO_TIME) | dict(found)).values()]
-        if self._window.idle_timeout_ms:
-            clocks_ms = [clock_ms for clock_ms in clocks_ms if clock_ms != NO_TIME]
-        slowest_ms = min(clocks_ms, default=NO_TIME)
+        clocks_ms = dict.fromkeys(self._offsets, NO_TIME) | dict(found)
+        slowest_ms = min(clocks_ms.values(), default=NO_TIME)
         return slowest_ms - self._window.out_of_orderness_ms * (slowest_ms != NO_TIME)
 
     def window_span(self) -> tuple[int, int] | None:
@@ -204,50 +199,6 @@ class Audit:
             of_range=self._of_range,
         )
         return Report(reconciliation, [_example(*example) for example in examples], next_offsets)
-
-    def lateness_ms(self) -> Iterator[dict[tuple[int, int], int]]:
-        """Yields the lateness of lost records whose window had closed when they arrived, in parts.
-
-        By partition and offset. Call it after `report`. The records' Kafka timestamps align the
-        partitions. The watermark is the minimum over the partitions that hold records, so no record
-        is late before each of them has a record.
-        """
-        for first in range(0, self._tables.count("lost"), LATE_ROWS):
-            self._tables.query(
-                f"""
-                CREATE OR REPLACE TEMP TABLE asked AS
-                SELECT *, {ARRIVAL} AS arrival,
-                    row_number() OVER (ORDER BY timestamp_ms, position) - 1 AS number
-                FROM (FROM lost ORDER BY timestamp_ms, position LIMIT {LATE_ROWS} OFFSET {first})"""
-            )
-            rows = self._tables.query("SELECT position, time_ms, end_ms FROM asked ORDER BY number")
-            yield dict(self._late_among(np.array(rows, np.int64)))
-
-    def _late_among(self, lost: np.ndarray) -> Iterator[tuple[tuple[int, int], int]]:
-        """lost: (L, 3) positions, times and window ends, in order of arrival."""
-        # Per partition: the largest clock of its records between one lost record and the next.
-        steps: dict[int, np.ndarray] = {}
-        for first_key, last_key in self._parts():
-            found = self._tables.query(
-                f"""
-                SELECT position >> {OFFSET_BITS}, number, max(clock_ms)
-                FROM (SELECT position, {CLOCK} AS clock_ms, {ARRIVAL} AS arrival FROM ({TRACED})
-                    WHERE key BETWEEN {first_key} AND {last_key}) came
-                ASOF LEFT JOIN (SELECT arrival, number FROM asked) asked
-                    ON came.arrival <= asked.arrival
-                GROUP BY ALL"""
-            )
-            for partition, number, clock_ms in found:
-                step = steps.setdefault(partition, np.full(len(lost), NO_TIME))
-                if number is not None:
-                    step[number] = max(step[number], clock_ms)
-        clocks_ms = np.min([np.maximum.accumulate(step) for step in steps.values()], axis=0)
-        for (place, time_ms, end_ms), clock_ms in zip(
-            lost.tolist(), clocks_ms.tolist(), strict=True
-        ):
-            watermark_ms = clock_ms - self._window.out_of_orderness_ms
-            if NO_TIME not in (clock_ms, time_ms) and end_ms - 1 <= watermark_ms:
-                yield split_position(place), watermark_ms - time_ms
 
     def _parts(self) -> Iterator[tuple[int, int]]:
         """Yields the first and last key of each part."""

@@ -18,7 +18,7 @@ from liveprofile.rows.table import Table
 from liveprofile.rows.users import segment_bucket
 from liveprofile.settings import MAX_TTL_S, TOPICS, Settings
 from liveprofile.storage.cql import prepare_once, read_pages
-from liveprofile.storage.migrator import RECORD_TTL_S
+from liveprofile.storage.migrations import RECORD_TTL_S
 from liveprofile.units import DAY_MS, HOUR_MS, SECOND_MS
 
 TABLES: dict[str, Table] = {name: each for name, each in rows.TABLES.items() if each.users}

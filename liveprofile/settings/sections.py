@@ -47,9 +47,6 @@ class WindowSettings(Section):
     out_of_orderness_ms: int = setting(
         30_000, "the watermark trails the largest event_time by this", 1, 99 * DAY_MS
     )
-    idle_timeout_ms: int = setting(
-        0, "the watermark ignores partitions without records for this long; 0: never", 0
-    )
     max_partition_drift_ms: int = setting(
         0,
         "the profile pipeline pauses partitions whose clock is this far ahead of the slowest; 0:"

@@ -1,41 +1,52 @@
-"""Numbered changes of the keyspace, and what a keyspace has of them. Pure but for reading files.
+"""Numbered changes of the keyspace, one for each file of schemas/migrations.
 
-schemas/migrations has one file each, with statements up and down.
-
-A file has the marks `-- migrate:up` and `-- migrate:down`, as those of dbmate do. Every statement
-may be repeated. A migration without statements down cannot be reverted. `-- contract: TABLE` before
-the marks says that the migration drops what only earlier releases use (expand and contract, also
-called parallel change): it waits until it is asked for, and until the table is empty.
+Each statement may be repeated, so a run that failed is resumed by the next one. One process at a
+time applies them, under a lock in the table schema_migration.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from datetime import datetime
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from liveprofile.errors import ConfigError, InputError
+from cassandra import ConsistencyLevel
+from cassandra.cluster import ResultSet, Session
+from cassandra.query import SimpleStatement
+
+from liveprofile import __version__
+from liveprofile.errors import ConfigError, ServiceError, ServiceUnavailableError
 from liveprofile.resources import ROOT
+from liveprofile.retry import until_deadline
+from liveprofile.rows import TABLES
+from liveprofile.rows.operations import SCHEMA_MIGRATION
+from liveprofile.storage.cql import execute, now_ms, read
 
 FOLDER = ROOT / "schemas" / "migrations"
+STATEMENT_TIMEOUT_S = 60
+TABLE = SCHEMA_MIGRATION.name
+SCOPE = "tables"
+# After it, `setup` repeats the statements, which change nothing, and writes the record again.
+RECORD_TTL_S = 5 * 365 * 86_400
+LOCK_TTL_S = 180  # it is renewed before each statement
+_POLL_S = 0.5
 _FILE = re.compile(r"(\d{4})_(\w+)\.cql")
-_UP, _DOWN = "-- migrate:up", "-- migrate:down"
 
 
 class Migration(NamedTuple):
-    """A migration. Statements have the places {keyspace}, {dim} and {drop_us}.
-
-    {drop_us} is for USING TIMESTAMP of a column that is dropped (DROP_MARGIN_US in migrator.py).
-    """
+    """A migration. Statements have the places {keyspace} and {dim}."""
 
     number: int
     name: str
-    up: tuple[str, ...]
-    down: tuple[str, ...]
-    contract: str | None = None  # the table that it drops
+    statements: tuple[str, ...]
 
     @property
     def title(self) -> str:
@@ -44,54 +55,9 @@ class Migration(NamedTuple):
 
     @property
     def checksum(self) -> str:
-        """SHA-256 of the statements up, without comments; white space does not count."""
-        text = ";".join(" ".join(statement.split()) for statement in self.up)
+        """SHA-256 of the statements without comments; white space does not count."""
+        text = ";".join(" ".join(statement.split()) for statement in self.statements)
         return hashlib.sha256(text.encode()).hexdigest()
-
-
-def read_migrations(folder: Path = FOLDER) -> list[Migration]:
-    """The migrations of the folder in their order.
-
-    Raises ValueError for a file that is no migration, and if a number is missing or occurs twice:
-    the folder is part of the program.
-    """
-    found = [_parse(file) for file in sorted(folder.glob("*.cql"))]
-    numbers = [migration.number for migration in found]
-    if numbers != list(range(1, len(found) + 1)):
-        raise ValueError(f"{folder}: the numbers of migrations are {numbers}")
-    return found
-
-
-def split_statements(text: str) -> tuple[str, ...]:
-    """The statements of a CQL text without comments, each as it is written."""
-    code = "\n".join(line.split("--")[0] for line in text.splitlines())
-    return tuple(statement.strip() for statement in code.split(";") if statement.strip())
-
-
-def filled(statement: str, values: Mapping[str, str]) -> str:
-    """A statement with values for its places, such as {keyspace}."""
-    for name, value in values.items():
-        statement = statement.replace("{" + name + "}", value)
-    return statement
-
-
-def _parse(file: Path) -> Migration:
-    named = _FILE.fullmatch(file.name)
-    head, up, rest = file.read_text(encoding="utf-8").partition(_UP)
-    if named is None or not up:
-        raise ValueError(f"{file}: not NNNN_name.cql with a line `{_UP}`")
-    forwards, _, backwards = rest.partition(_DOWN)
-    contract = re.search(r"^-- contract: (\w+)$", head, re.MULTILINE)
-    return Migration(
-        int(named[1]),
-        named[2],
-        split_statements(forwards),
-        split_statements(backwards),
-        contract and contract[1],
-    )
-
-
-State = Literal["applied", "pending", "incomplete", "waiting", "unknown"]
 
 
 class Applied(NamedTuple):
@@ -107,104 +73,202 @@ class Applied(NamedTuple):
 class Step(NamedTuple):
     """A migration and what the keyspace knows of it.
 
-    State: pending has no record; incomplete has one, but a table or a column is missing; waiting
-    drops a table that earlier releases use; unknown has a record only, of a newer
-    version.
+    State: pending has no record; incomplete has one, but the keyspace lacks a table or a column;
+    unknown has a record only, of a newer version.
     """
 
     number: int
     name: str
-    state: State
+    state: Literal["applied", "pending", "incomplete", "unknown"]
     migration: Migration | None
     applied: Applied | None
 
 
-def compare(
-    migrations: Sequence[Migration],
-    applied: Iterable[Applied],
-    columns: Mapping[str, Collection[str]],
-    declared: Mapping[str, Iterable[str]],
-) -> list[Step]:
-    """The steps of a keyspace, by number.
+def read_migrations(folder: Path = FOLDER) -> list[Migration]:
+    """The migrations of the folder in their order.
 
-    columns: of each table that the keyspace has; declared: of those that it should have. Raises
-    ConfigError if a migration has changed since it was applied.
+    Raises ValueError for a file that is no migration, and if a number is missing or occurs twice:
+    the folder is part of the program.
     """
-    missing = {
-        table: lost
-        for table, names in declared.items()
-        if (lost := set(names).difference(columns.get(table, ())))
-    }
-    records = {record.number: record for record in applied}
-    steps = []
-    for migration in migrations:
-        record = records.pop(migration.number, None)
-        if record is not None:
-            _check(migration, record)
-        state = _state(migration, record, migration.contract in columns, missing)
-        steps.append(Step(migration.number, migration.name, state, migration, record))
-    newer = [Step(each.number, each.name, "unknown", None, each) for each in records.values()]
-    return steps + sorted(newer, key=lambda step: step.number)
-
-
-def to_apply(steps: Iterable[Step], contract: bool = False) -> list[Migration]:
-    """The migrations to apply. contract: also those that wait."""
-    states = {"pending", "incomplete"} | ({"waiting"} if contract else set())
-    return [step.migration for step in steps if step.migration and step.state in states]
-
-
-def to_revert(steps: Sequence[Step], to: int | None) -> list[Migration]:
-    """The migrations to undo, the last first: those after the number `to`, by default the last one.
-
-    Raises InputError if there is none, or one of them cannot be undone.
-    """
-    recorded = [step for step in steps if step.applied is not None]
-    if to is None:
-        undone = recorded[-1:]
-    elif to in {step.number for step in recorded}:
-        undone = [step for step in recorded if step.number > to]
-    else:
-        numbers = ", ".join(str(step.number) for step in recorded)
-        raise InputError(f"--to {to}: not an applied migration ({numbers or 'there is none'})")
     found = []
-    for step in reversed(undone):
-        if step.migration is None:
-            raise InputError(
-                f"migration {step.number:04}_{step.name} was applied by Liveprofile"
-                f" {step.applied.version}, and this version does not know it: revert it with that"
-                " version"
-            )
-        if not step.migration.down:
-            raise InputError(
-                f"migration {step.migration.title} cannot be reverted: it creates the tables of the"
-                " first release. `DROP KEYSPACE` removes them"
-            )
-        found.append(step.migration)
+    for number, file in enumerate(sorted(folder.glob("*.cql")), 1):
+        named = _FILE.fullmatch(file.name)
+        if named is None or int(named[1]) != number:
+            raise ValueError(f"{file}: not {number:04}_name.cql")
+        code = "\n".join(line.split("--")[0] for line in file.read_text("utf-8").splitlines())
+        statements = (statement.strip() for statement in code.split(";"))
+        found.append(Migration(number, named[2], tuple(filter(None, statements))))
     return found
 
 
-def _check(migration: Migration, record: Applied) -> None:
-    if record.checksum != migration.checksum:
-        raise ConfigError(
-            f"migration {migration.title} is not the one that Liveprofile {record.version} applied"
-            f" at {record.applied_at:%Y-%m-%d %H:%M:%S} UTC: its statements were edited (checksum"
-            f" {migration.checksum[:12]}, applied: {record.checksum[:12]}). Restore the file, and"
-            " write a change as a new migration"
+def filled(statement: str, values: Mapping[str, str]) -> str:
+    """A statement with values for its places, such as {keyspace}."""
+    for name, value in values.items():
+        statement = statement.replace("{" + name + "}", value)
+    return statement
+
+
+def to_apply(steps: Iterable[Step]) -> list[Migration]:
+    return [step.migration for step in steps if step.state in ("pending", "incomplete")]
+
+
+class Migrator:
+    """The migrations of one keyspace.
+
+    values: for the places of statements, among them `keyspace`. declared: the columns that each
+    table should have at the end. Raises ServiceError for everything that Cassandra refuses.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        values: Mapping[str, str],
+        migrations: Sequence[Migration] | None = None,
+        declared: Mapping[str, Iterable[str]] | None = None,
+        clock_s: Callable[[], float] = time.monotonic,
+    ):
+        self._session, self._values, self._clock_s = session, values, clock_s
+        self._keyspace = values["keyspace"]
+        self._table = f"{self._keyspace}.{TABLE}"
+        self._migrations = read_migrations() if migrations is None else migrations
+        all_columns = {each.name: each.columns for each in TABLES.values()}
+        self._declared = all_columns if declared is None else declared
+        self._owner = f"{socket.gethostname()}, process {os.getpid()}, {uuid.uuid4().hex[:8]}"
+
+    def steps(self) -> list[Step]:
+        """What the keyspace has of the migrations, by number.
+
+        Raises ConfigError if a migration has changed since it was applied.
+        """
+        rows = read(
+            self._session,
+            "SELECT table_name, column_name FROM system_schema.columns WHERE keyspace_name = %s",
+            (self._keyspace,),
         )
+        columns = {(row.table_name, row.column_name) for row in rows}
+        records = self._read_records() if (TABLE, "number") in columns else {}
+        lost = any(
+            (table, name) not in columns
+            for table, names in self._declared.items()
+            for name in names
+        )
+        steps = []
+        for migration in self._migrations:
+            record = records.pop(migration.number, None)
+            if record is not None and record.checksum != migration.checksum:
+                raise ConfigError(
+                    f"migration {migration.title} is not the one that Liveprofile {record.version}"
+                    f" applied at {record.applied_at:%Y-%m-%d %H:%M:%S} UTC: its statements were"
+                    " edited. Restore the file, and write a change as a new migration"
+                )
+            # Every statement may be repeated, so all are, whichever table is missing.
+            state = "pending" if record is None else "incomplete" if lost else "applied"
+            steps.append(Step(migration.number, migration.name, state, migration, record))
+        if any(step.state == "pending" for step in steps):  # they may add what is missing
+            steps = [
+                step._replace(state="applied") if step.state == "incomplete" else step
+                for step in steps
+            ]
+        return steps + [
+            Step(number, record.name, "unknown", None, record)
+            for number, record in sorted(records.items())
+        ]
 
+    def apply(self) -> list[str]:
+        """Applies what is pending or incomplete, and returns the titles."""
+        if not to_apply(self.steps()):
+            return []
+        titles = []
+        self._execute(SCHEMA_MIGRATION.create()[0])
+        with self._locked():
+            for _ in range(2):  # after what is pending, what is incomplete
+                for migration in to_apply(self.steps()):
+                    self._run(migration)
+                    titles.append(migration.title)
+        return titles
 
-def _state(
-    migration: Migration, record: Applied | None, in_use: bool, missing: Mapping[str, set[str]]
-) -> State:
-    if migration.contract and in_use:  # an earlier release may have created the table again
-        return "waiting"
-    if record is None:
-        return "pending"
-    texts = [(statement, set(re.findall(r"\w+", statement))) for statement in migration.up]
-    lost = any(
-        f"}}.{table} (" in text or f"}}.{table} ADD" in text
-        for table, names in missing.items()
-        for text, words in texts
-        if not names.isdisjoint(words)
-    )
-    return "incomplete" if lost else "applied"
+    def _run(self, migration: Migration) -> None:
+        for number, statement in enumerate(migration.statements, 1):
+            self._renew()
+            try:
+                self._execute(statement)
+            except ServiceError as error:
+                raise ServiceError(
+                    f"migration {migration.title}, statement {number} of"
+                    f" {len(migration.statements)} (`{' '.join(statement.split())[:100]}`):"
+                    f" {error}. Remove the cause and run `liveprofile job setup` again"
+                ) from None
+        self._renew()
+        insert = SCHEMA_MIGRATION.insert(
+            RECORD_TTL_S, self._keyspace, time="", without=("lock_owner",), mark="%s"
+        )
+        at = datetime.fromtimestamp(now_ms() / 1_000, UTC)
+        key = (SCOPE, migration.number, migration.name, migration.checksum, at, __version__)
+        until_deadline(lambda: execute(self._session, insert, key))
+
+    def _execute(self, statement: str) -> None:
+        execute(self._session, filled(statement, self._values), timeout=STATEMENT_TIMEOUT_S)
+
+    def _read_records(self) -> dict[int, Applied]:
+        fields = ", ".join(Applied._fields)
+        query = f"SELECT {fields} FROM {self._table} WHERE scope = %s"
+        rows = until_deadline(
+            lambda: execute(self._session, query, (SCOPE,)),
+            # For an instant system_schema has a new table that the node does not know yet.
+            is_retryable=lambda error: (
+                isinstance(error, ServiceUnavailableError)
+                or f"table {TABLE} does not exist" in str(error)
+            ),
+        )
+        # Without records, the row of a lock has no number.
+        return {
+            row.number: Applied(*row)._replace(applied_at=row.applied_at.replace(tzinfo=UTC))
+            for row in rows
+            if row.number is not None
+        }
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Holds the lock: a lightweight transaction, so that two processes never do at once.
+
+        A process that dies loses it after LOCK_TTL_S. Raises ServiceError if another one holds it
+        for longer than that, twice.
+        """
+        deadline_s = self._clock_s() + 2 * LOCK_TTL_S
+        while (holder := self._take(None)) != self._owner:
+            if self._clock_s() > deadline_s:
+                raise ServiceError(
+                    f"{self._table} is locked by another `liveprofile job setup` ({holder}). If"
+                    f" that process is dead, the lock ends {LOCK_TTL_S} s after its last statement"
+                )
+            time.sleep(_POLL_S)
+        try:
+            yield
+        finally:
+            with suppress(ServiceError):  # the lock ends by itself
+                self._conditional(
+                    f"DELETE lock_owner FROM {self._table} WHERE scope = %s IF lock_owner = %s",
+                    (SCOPE, self._owner),
+                )
+
+    def _renew(self) -> None:
+        """Holds the lock for long enough to execute a statement."""
+        if self._take(self._owner) != self._owner:
+            raise ServiceError(
+                f"another process has taken the lock of {self._table}, because this one was stopped"
+                f" for more than {LOCK_TTL_S} s: run the command again"
+            )
+
+    def _take(self, holder: str | None) -> str | None:
+        """Takes the lock from this holder, and returns who has it now."""
+        result = self._conditional(
+            f"UPDATE {self._table} USING TTL {LOCK_TTL_S} SET lock_owner = %s"
+            " WHERE scope = %s IF lock_owner = %s",
+            (self._owner, SCOPE, holder),
+        )
+        return self._owner if result.was_applied else result.one().lock_owner
+
+    def _conditional(self, statement: str, values: Sequence[str | None]) -> ResultSet:
+        # SERIAL, not LOCAL_SERIAL: tables are changed in all data centres.
+        query = SimpleStatement(statement, serial_consistency_level=ConsistencyLevel.SERIAL)
+        return until_deadline(lambda: execute(self._session, query, values))

@@ -5,6 +5,9 @@ The migrations of schemas/migrations add up to liveprofile.rows, which the unit 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from cassandra import DriverException
 from cassandra.cluster import NoHostAvailable, Session
 from cassandra.protocol import ErrorMessage
@@ -12,47 +15,27 @@ from cassandra.protocol import ErrorMessage
 from liveprofile.errors import ConfigError, ServiceError
 from liveprofile.rows import TABLES
 from liveprofile.settings import CassandraSettings
-from liveprofile.storage.connection import (
-    address,
-    close,
-    connect,
-    describe_error,
-    open_session,
-)
-from liveprofile.storage.migrations import Migration, Step, filled
-from liveprofile.storage.migrator import Migrator
+from liveprofile.storage.connection import address, close, connect, describe_error
+from liveprofile.storage.migrations import Migrator, Step, filled
 
 CREATE_KEYSPACE = "CREATE KEYSPACE IF NOT EXISTS {keyspace} WITH replication = {replication}"
 API_TABLES = ("api_key", "api_audit")
 
 
-def create_schema(
-    settings: CassandraSettings, embedding_dim: int, contract: bool = False
-) -> list[str]:
+def create_schema(settings: CassandraSettings, embedding_dim: int) -> list[str]:
     """Creates the keyspace if it is missing, and applies the migrations that are pending.
 
-    contract: also those that drop what only earlier releases use. Returns the titles of the
-    migrations. Needs no permission to create or alter if nothing is pending.
-    Raises ServiceError if Cassandra refuses a statement, ConfigError if existing tables have
-    embeddings of another dimension or an applied migration was edited, InputError if a table to be
-    dropped has rows.
+    Returns the titles of the migrations. Needs no permission to create or alter if nothing is
+    pending. Raises ServiceError if Cassandra refuses a statement, ConfigError if existing tables
+    have embeddings of another dimension or an applied migration was edited.
     """
-    session = connect(settings, use_keyspace=False)
-    statements = schema_statements(settings, embedding_dim)
-    try:
+    with _without_keyspace(settings) as session:
         if settings.keyspace not in session.cluster.metadata.keyspaces:
-            _execute_all(session, statements[:1])
+            _execute_all(session, schema_statements(settings, embedding_dim)[:1])
         session.set_keyspace(settings.keyspace)
-        titles = Migrator(session, _values(settings, embedding_dim)).apply(contract)
+        titles = Migrator(session, _values(settings, embedding_dim)).apply()
         check_embedding_dim(session, settings.keyspace, embedding_dim)
-    except (NoHostAvailable, DriverException, ErrorMessage) as error:
-        raise ServiceError(
-            f"Cassandra at {address(settings)}: keyspace {settings.keyspace} cannot be created:"
-            f" {describe_error(error)}"
-        ) from None
-    finally:
-        close(session)
-    return titles
+        return titles
 
 
 def migration_steps(settings: CassandraSettings) -> list[Step]:
@@ -61,23 +44,8 @@ def migration_steps(settings: CassandraSettings) -> list[Step]:
     Of a keyspace that does not exist, all are pending. Raises ServiceError, and ConfigError if an
     applied migration was edited.
     """
-    session = connect(settings, use_keyspace=False)
-    try:
+    with _without_keyspace(settings) as session:
         return Migrator(session, _values(settings, embedding_dim=1)).steps()
-    finally:
-        close(session)
-
-
-def revert_migrations(
-    settings: CassandraSettings, to: int | None, dry_run: bool = False
-) -> list[Migration]:
-    """Undoes the migrations after the number `to`, or the last one. Returns them.
-
-    dry_run: changes nothing. Raises ServiceError, InputError if one of them cannot be undone,
-    ConfigError if one was edited.
-    """
-    with open_session(settings) as session:
-        return Migrator(session, _values(settings, embedding_dim=1)).revert(to, dry_run)
 
 
 def create_api_tables(settings: CassandraSettings) -> None:
@@ -86,8 +54,7 @@ def create_api_tables(settings: CassandraSettings) -> None:
     Keys can thus be created before the first `liveprofile job submit`.
     Raises ServiceError if Cassandra refuses a statement.
     """
-    session = connect(settings, use_keyspace=False)
-    try:
+    with _without_keyspace(settings) as session:
         found = session.cluster.metadata.keyspaces.get(settings.keyspace)
         missing = [name for name in API_TABLES if found is None or name not in found.tables]
         wanted = [f"CREATE TABLE IF NOT EXISTS {settings.keyspace}.{name} " for name in missing]
@@ -95,10 +62,18 @@ def create_api_tables(settings: CassandraSettings) -> None:
             wanted.append("CREATE KEYSPACE ")
         statements = schema_statements(settings, embedding_dim=1)
         _execute_all(session, [each for each in statements if each.startswith(tuple(wanted))])
+
+
+@contextmanager
+def _without_keyspace(settings: CassandraSettings) -> Iterator[Session]:
+    """A session of a keyspace that may not exist yet; turns errors into ServiceError."""
+    session = connect(settings, use_keyspace=False)
+    try:
+        yield session
     except (NoHostAvailable, DriverException, ErrorMessage) as error:
         raise ServiceError(
-            f"Cassandra at {address(settings)}: the tables {', '.join(API_TABLES)} cannot be"
-            f" created: {describe_error(error)}"
+            f"Cassandra at {address(settings)}: keyspace {settings.keyspace}:"
+            f" {describe_error(error)}"
         ) from None
     finally:
         close(session)

@@ -20,7 +20,7 @@ ABOUT = """\
 -- revision of the model or its deployment, or the event's time). A replay writes the same cells
 -- again, and the last window wins, not the last arrival.
 """
-FIRST = "-- All tables, which schemas/cassandra.cql describes.\n\n-- migrate:up\n\n"
+FIRST = "-- All tables, which schemas/cassandra.cql describes.\n\n"
 
 
 def texts() -> dict[Path, str]:

@@ -227,10 +227,7 @@ class RecordSelection:
     @property
     def closed_ms(self) -> int:
         """The watermark after the records: windows that end by it plus 1 ms are closed."""
-        clocks = list(self._clocks_ms.values())
-        if self._window.idle_timeout_ms:
-            clocks = [clock_ms for clock_ms in clocks if clock_ms != NO_TIME]
-        slowest_ms = min(clocks, default=NO_TIME)
+        slowest_ms = min(self._clocks_ms.values(), default=NO_TIME)
         return (
             slowest_ms if slowest_ms == NO_TIME else slowest_ms - self._window.out_of_orderness_ms
         )

@@ -6,10 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from confluent_kafka import TopicPartition
-from confluent_kafka.admin import AdminClient
 
-from liveprofile.kafka.connection import client_config
 from liveprofile.kafka.offsets import partition_ranges
 from liveprofile.units import DAY_MS, MINUTE_MS
 from tests.services.records.conftest import OUT_OF_ORDERNESS_MS
@@ -80,21 +77,6 @@ def test_next_audit_classifies_by_records_before_its_range(
     assert report["open_windows"] == report["unaccounted"] == 0
     assert offsets_in(state_file) == ends(job, job.settings.topics.events)
     assert job.audit("--state", str(state_file))["in_topic"] == 0
-
-
-def test_repair_sends_a_lost_late_record_of_the_range(job: JobUnderTest) -> None:
-    topic = job.settings.topics.late
-    admin = AdminClient(client_config(job.settings.kafka))
-    sent = [TopicPartition(topic, *end) for end in ends(job, topic).items()]
-    for future in admin.delete_records(sent).values():
-        future.result()
-    report = job.audit("--since", "1h")
-    assert (report["ok"], report["unaccounted"], report["open_windows"]) == (False, 1, 0)
-    repaired = job.audit("--since", "1h", "--repair")
-    assert (repaired["ok"], repaired["repaired"]) == (True, 1)
-    report = job.audit("--since", "1h")
-    assert report["ok"], report
-    assert report["late"] == 1 and report["in_topic"] < job.audit()["in_topic"]
 
 
 def test_corrected_event_is_neither_late_nor_unaccounted(job: JobUnderTest) -> None:

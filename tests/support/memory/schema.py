@@ -47,14 +47,12 @@ class MemorySchema:
 
     keyspace = "shop"
 
-    def __init__(self, statements: tuple[str, ...] = ()):
-        self.statements = list(statements)
+    def __init__(self) -> None:
+        self.statements: list[str] = []
         self.ddl: list[tuple[str, str | None]] = []
         self.records: dict[int, Any] = {}
-        self.rows: dict[str, list[Any]] = {}
         self.unknown_reads = 0  # reads of the records that fail, as of a table that is just created
         self.owner: str | None = None
-        self.renewals = 0  # of the lock, without those by a record
         self.before: Callable[[str], None] = lambda statement: None
         self._turn = threading.Lock()
 
@@ -80,9 +78,10 @@ class MemorySchema:
                 raise InvalidRequest("table schema_migration does not exist")
             if text.startswith("SELECT number"):
                 return [self.records[number] for number in sorted(self.records)]
-            if rows := re.fullmatch(r"SELECT \* FROM shop\.(\w+) LIMIT 1", text):
-                found = self.rows.get(rows[1], [])
-                return SimpleNamespace(one=lambda: found[0] if found else None)
+            if text.startswith("INSERT"):
+                _, number, *rest = values
+                self.records[number] = Record(number, *rest)
+                return None
             return self._transaction(text, values or ())
 
     def _change(self, text: str) -> None:
@@ -95,26 +94,11 @@ class MemorySchema:
         self.ddl.append((text, self.owner))
 
     def _transaction(self, text: str, values: Values) -> Any:
-        *_, expected = values if "IF lock_owner = %s" in text else (None,)
-        if text.startswith("BEGIN BATCH"):
-            expected = values[2]
-        elif text.startswith("UPDATE") and expected is not None:
-            self.renewals += 1
-        applied = self.owner == expected
-        if applied and text.startswith("BEGIN BATCH"):
-            self._write_record(text, values[3:])
-        elif applied:
+        applied = self.owner == values[-1]
+        if applied:
             self.owner = None if text.startswith("DELETE lock_owner") else values[0]
         holder = SimpleNamespace(lock_owner=self.owner)
         return SimpleNamespace(was_applied=applied, one=lambda: holder)
-
-    def _write_record(self, text: str, values: Values) -> None:
-        _, number, *rest = values
-        if "DELETE" in text:
-            del self.records[number]
-            return
-        name, checksum, applied_at, version = rest
-        self.records[number] = Record(number, name, checksum, applied_at, version)
 
 
 class Record(tuple):

@@ -187,8 +187,6 @@ def run(monkeypatch: pytest.MonkeyPatch, command: str) -> int:
         ("events rejected resend nowhere.jsonl", "nowhere.jsonl: [Errno 2] No such file"),
         ("events rejected resend events.jsonl", "row 1: must be an object with id and payload"),
         ("job stop --savepoint savepoints", "must be an absolute path or a URI"),
-        ("job migrations revert --to 0", "--to"),
-        ("job migrations revert --to first", "--to"),
         ("job setup --dry-run --config no_model.toml", "/nowhere"),
         ("job savepoint --savepoint savepoints", "must be an absolute path or a URI"),
         ("job upgrade --savepoint savepoints", "must be an absolute path or a URI"),

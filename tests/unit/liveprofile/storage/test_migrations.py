@@ -1,37 +1,55 @@
-"""The files of migrations, and what they add up to."""
+"""Migrations: their files, and that they are applied once, in order, under a lock."""
 
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from cassandra import Unauthorized
 
+from liveprofile import __version__
+from liveprofile.errors import ConfigError, ServiceError
 from liveprofile.rows import TABLES
-from liveprofile.storage.migrations import read_migrations
+from liveprofile.storage import migrations
+from liveprofile.storage.migrations import Migration, Migrator, filled, read_migrations
 from liveprofile.storage.schema_files import texts
-from tests.support.memory.schema import columns_after
+from tests.support.memory.schema import MemorySchema, columns_after
 
-MIGRATIONS = read_migrations()
-UP = [statement for migration in MIGRATIONS for statement in migration.up]
-SCORES = """
--- Scores by hour.
--- contract: old_score
--- migrate:up
-CREATE TABLE IF NOT EXISTS {keyspace}.score (
-    user_id text PRIMARY KEY,
-    hour timestamp
-);
-DROP TABLE IF EXISTS {keyspace}.old_score;
--- migrate:down
-DROP TABLE IF EXISTS {keyspace}.score;
-"""
+SHIPPED = read_migrations()
+VALUES = {"keyspace": "shop", "dim": "4"}
+FIRST = Migration(
+    1, "first", ("CREATE TABLE IF NOT EXISTS {keyspace}.user (user_id text PRIMARY KEY)",)
+)
+SECOND = Migration(
+    2,
+    "second",
+    (
+        "ALTER TABLE {keyspace}.user ADD IF NOT EXISTS (age int)",
+        "CREATE TABLE IF NOT EXISTS {keyspace}.score (user_id text PRIMARY KEY, score double)",
+    ),
+)
+BOTH = (FIRST, SECOND)
+DECLARED = {"user": ["user_id", "age"], "score": ["user_id", "score"]}
 
 
-def test_migrations_add_up_to_the_tables() -> None:
+def migrator(session: MemorySchema, found: tuple[Migration, ...] = BOTH) -> Migrator:
+    return Migrator(session, VALUES, found, DECLARED)
+
+
+def states(session: MemorySchema, found: tuple[Migration, ...] = BOTH) -> list[str]:
+    return [step.state for step in migrator(session, found).steps()]
+
+
+def test_files_add_up_to_the_tables_and_only_add() -> None:
+    """So a job of an earlier release runs on after a migration."""
+    statements = [statement for migration in SHIPPED for statement in migration.statements]
     declared = {table.name: set(table.columns) for table in TABLES.values()}
     del declared["schema_migration"]  # exists before the first migration
-    assert columns_after(UP) == declared
+    assert columns_after(statements) == declared
+    adds = r"CREATE (TABLE|INDEX) IF NOT EXISTS |ALTER TABLE \S+ (ADD IF NOT EXISTS \(|WITH )"
+    assert all(re.match(adds, " ".join(statement.split())) for statement in statements)
 
 
 @pytest.mark.parametrize("file", texts(), ids=lambda file: file.name)
@@ -40,58 +58,95 @@ def test_files_say_what_the_tables_are(file: Path) -> None:
     assert file.read_text("utf-8") == texts()[file]
 
 
-@pytest.mark.parametrize("migration", MIGRATIONS, ids=lambda migration: migration.title)
-def test_job_of_an_earlier_release_runs_on_after_a_migration(migration) -> None:
-    """What is not a contract only adds, so old and new jobs write at the same time."""
-    adds = re.compile(
-        r"CREATE (TABLE|INDEX) IF NOT EXISTS |ALTER TABLE \S+ (ADD IF NOT EXISTS \(|WITH )"
-    )
-    for statement in migration.up:
-        if migration.contract:
-            assert statement == f"DROP TABLE IF EXISTS {{keyspace}}.{migration.contract}"
-        else:
-            assert adds.match(" ".join(statement.split())), statement
-
-
-def test_statements_can_be_repeated_in_both_directions() -> None:
-    before: list[str] = []
-    for up, down in ((migration.up, migration.down) for migration in MIGRATIONS):
-        after = [*before, *up]
-        for half in range(len(up) + 1):
-            assert columns_after([*before, *up[:half], *up]) == columns_after(after)
-        for half in range(len(down) + 1):
-            assert columns_after([*after, *down[:half], *down]) == columns_after([*after, *down])
-        for text in (" ".join(statement.split()) for statement in (*up, *down)):
-            if text.startswith("ALTER TABLE") and " DROP " in text:  # after the cells' write times
-                assert text.endswith(" USING TIMESTAMP {drop_us}")
-        before = after
-
-
-def test_file_has_statements_up_and_down_and_the_table_that_it_drops(tmp_path: Path) -> None:
-    (tmp_path / "0001_scores.cql").write_text(SCORES)
-    [migration] = read_migrations(tmp_path)
-    assert (migration.title, migration.contract) == ("0001_scores", "old_score")
-    assert [statement[:10] for statement in migration.up] == ["CREATE TAB", "DROP TABLE"]
-    assert migration.down == ("DROP TABLE IF EXISTS {keyspace}.score",)
-
-
 def test_checksum_counts_statements_and_not_comments(tmp_path: Path) -> None:
-    checksums = []
-    for changed in (
-        SCORES,
-        "-- Another comment.\n" + SCORES.replace("    hour timestamp", "  hour  timestamp -- UTC"),
-        SCORES.replace("hour timestamp", "hour date"),
-    ):
+    text = "-- Scores.\nCREATE TABLE t (a int);\nDROP TABLE s; -- old\n"
+    found = []
+    for changed in (text, text.replace("a int", "a  int").replace("old", "new"), text[:-20]):
         (tmp_path / "0001_scores.cql").write_text(changed)
-        [migration] = read_migrations(tmp_path)
-        checksums.append(migration.checksum)
-    assert checksums[0] == checksums[1] != checksums[2]
+        found += read_migrations(tmp_path)
+    assert found[0].statements == ("CREATE TABLE t (a int)", "DROP TABLE s")
+    assert found[0].checksum == found[1].checksum != found[2].checksum
+    (tmp_path / "0003_late.cql").write_text(text)
+    with pytest.raises(ValueError, match=r"0003_late.cql: not 0002_name.cql"):
+        read_migrations(tmp_path)
 
 
-def test_files_that_are_no_migrations_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "0002_late.cql").write_text("-- migrate:up\n")
-    with pytest.raises(ValueError, match=r"the numbers of migrations are \[2\]"):
-        read_migrations(tmp_path)
-    (tmp_path / "0001_empty.cql").write_text("DROP TABLE k.t;")
-    with pytest.raises(ValueError, match="migrate:up"):
-        read_migrations(tmp_path)
+def test_fresh_keyspace_gets_all_and_a_second_run_nothing() -> None:
+    session = MemorySchema()
+    assert states(session) == ["pending"] * 2
+    assert migrator(session).apply() == ["0001_first", "0002_second"]
+    assert all(owner for text, owner in session.ddl if "schema_migration" not in text)
+    assert session.owner is None
+    done = len(session.ddl)
+    session.unknown_reads = 2  # as of a table of records that is just created
+    assert migrator(session).apply() == [] and len(session.ddl) == done
+    first, second = migrator(session).steps()
+    assert first.state == second.state == "applied"
+    assert (first.applied.checksum, first.applied.version) == (FIRST.checksum, __version__)
+    # A newer version has applied the second one: this one leaves it alone.
+    assert states(session, (FIRST,)) == ["applied", "unknown"]
+    assert migrator(session, (FIRST,)).apply() == []
+
+
+def test_failed_step_says_what_to_do_and_is_resumed() -> None:
+    session = MemorySchema()
+
+    def refuse(statement: str) -> None:
+        if statement == filled(SECOND.statements[1], VALUES):
+            raise Unauthorized("no permission")
+
+    session.before = refuse
+    with pytest.raises(ServiceError, match=r"0002_second, statement 2 of 2 .*no permission"):
+        migrator(session).apply()
+    assert session.owner is None and list(session.records) == [1]
+    session.before = lambda statement: None
+    assert migrator(session).apply() == ["0002_second"]
+    assert states(session) == ["applied"] * 2
+
+
+def test_missing_column_of_an_applied_migration_is_added_again() -> None:
+    session = MemorySchema()
+    migrator(session).apply()
+    session.execute("ALTER TABLE shop.user DROP IF EXISTS (age)")
+    assert states(session) == ["incomplete"] * 2
+    migrator(session).apply()
+    assert states(session) == ["applied"] * 2 and "age" in session.columns()["user"]
+
+
+def test_edited_migration_is_an_error() -> None:
+    session = MemorySchema()
+    migrator(session).apply()
+    edited = SECOND._replace(statements=SECOND.statements[:1])
+    with pytest.raises(ConfigError, match="0002_second is not the one that Liveprofile"):
+        migrator(session, (FIRST, edited)).apply()
+
+
+def test_concurrent_setups_apply_each_migration_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migrations, "_POLL_S", 0.001)
+    session = MemorySchema()
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: migrator(session).apply(), range(4)))
+    assert sorted(found, key=len) == [[], [], [], ["0001_first", "0002_second"]]
+    owners = {owner for text, owner in session.ddl if "schema_migration" not in text}
+    assert len(owners) == 1 and None not in owners
+
+
+def test_process_that_has_lost_the_lock_stops() -> None:
+    session = MemorySchema()
+
+    def take(statement: str) -> None:
+        if statement == filled(SECOND.statements[0], VALUES):
+            session.owner = "another"
+
+    session.before = take
+    with pytest.raises(ServiceError, match="another process has taken the lock"):
+        migrator(session).apply()
+    assert session.owner == "another" and list(session.records) == [1]
+
+
+def test_lock_that_is_never_released_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migrations, "_POLL_S", 0)
+    session, times_s = MemorySchema(), iter(range(0, 10_000, 100))
+    session.owner = "host a, process 1"
+    with pytest.raises(ServiceError, match=r"host a, process 1.*the lock ends 180 s after"):
+        Migrator(session, VALUES, BOTH, DECLARED, lambda: next(times_s)).apply()
