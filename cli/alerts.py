@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import getpass
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import orjson
 import typer
-from rich.table import Table
 
 from cli.common import (
     Call,
+    LimitOption,
     SinceOption,
     UserArgument,
     UserOption,
@@ -24,7 +24,6 @@ from cli.common import (
 )
 from cli.options import Commands
 from liveprofile.alerts.cases import flags
-from liveprofile.alerts.cases.flags import FlagWithState
 from liveprofile.alerts.cases.snooze import check_end
 from liveprofile.alerts.cases.states import AlertState
 from liveprofile.alerts.cloud_events import is_type
@@ -33,7 +32,6 @@ from liveprofile.kafka.offsets import ranges_since
 from liveprofile.kafka.records import Record, read_topic
 from liveprofile.kafka.tail import TopicTail
 from liveprofile.storage.cql import now_ms
-from liveprofile.storage.queries import StoredFlag
 from services import alerts as service
 from services.alerts import flag_file
 
@@ -72,66 +70,16 @@ def alert_line(alert: dict[str, Any]) -> str:
     )
 
 
-def flag_table(rows: Sequence[FlagWithState]) -> Table:
-    columns = {
-        "flag": "{.flag.flag_id}",
-        "time": lambda row: format_utc(row.flag.window_end_ms),
-        "user": "{.flag.user_id}",
-        "severity": "{.flag.severity}",
-        "state": "{.state.state}",
-        "by": "{.state.by}",
-        "rule": lambda row: name_with_rule_state(row.flag.rule_id, row.flag),
-        "message": "{.flag.message}",
-    }
-    return table(None, rows, columns)
-
-
-def flag_fields(flag: StoredFlag, details: dict[str, Any]) -> dict[str, Any]:
-    """Returns the lines of `alerts show`: name -> text.
-
-    details: the state, history, snoozes and cases of the flag.
-    """
-    state = details["state"]
-    time = (
-        {"event": f"{flag.event_id}, {format_utc(flag.window_end_ms)}"}
-        if flag.event_id
-        else {"window": f"{format_utc(flag.window_start_ms)} to {format_utc(flag.window_end_ms)}"}
-    )
-    fields: dict[str, Any] = {
-        "flag": flag.flag_id,
-        "user": flag.user_id,
-        **time,
-        "rule": f"{flag.rule_id}, version {flag.rule_version or '?'}, {flag.rule_state}",
-        "severity": flag.severity,
-        "action": flag.action,
-        "message": flag.message,
-        "value": f"{flag.value:g}, flagged from {flag.threshold:g}",
-        "model": flag.model_version,
-    }
-    for number, reason in enumerate(flag.reasons, 1):
-        fields[f"reason {number}"] = (
-            f"{reason['code']}: {reason['sentence']} (value {_format_number(reason['value'])},"
-            f" usual {_format_number(reason['usual'])})"
-        )
-    fields["state"] = f"{state['state']}, by {state['by']}" if state["by"] else state["state"]
-    for number, change in enumerate(details["history"], 1):
-        note = f": {change['note']}" if change["note"] else ""
-        fields[f"change {number}"] = (
-            f"{format_utc(change['at_ms'])}: {change['from_state']} -> {change['to_state']},"
-            f" by {change['by']}{note}"
-        )
-    for each in details["snoozes"]:
-        fields[f"snoozed, rule {each['rule_id']}"] = (
-            f"until {format_utc(each['until_ms'])}, by {each['by']}"
-        )
-    for case in details["cases"]:
-        status = "open" if case["is_open"] else "closed"
-        fields[f"case {case['number']}"] = f"{status}, {len(case['alerts'])} alerts"
-    return fields
-
-
-def _format_number(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:g}"
+FLAG = {
+    "flag": "flag.flag_id",
+    "time": "flag.window_end_ms",
+    "user": "flag.user_id",
+    "severity": "flag.severity",
+    "state": "state.state",
+    "by": "state.by",
+    "rule": lambda row: name_with_rule_state(row.flag.rule_id, row.flag),
+    "message": "flag.message",
+}
 
 
 def alert_time_ms(alert: dict[str, Any]) -> int:
@@ -153,8 +101,6 @@ FlagArgument = Annotated[
         metavar="FLAG", help="Flag id; the alert's id is the same.", callback=refuse_empty
     ),
 ]
-
-
 AnalystOption = Annotated[
     str,
     typer.Option(
@@ -166,8 +112,6 @@ AnalystOption = Annotated[
         callback=refuse_empty,
     ),
 ]
-
-
 NoteOption = Annotated[
     str, typer.Option("--note", metavar="TEXT", help="Note stored in the flag's history.")
 ]
@@ -215,7 +159,7 @@ def list_flags(
     state: Literal["open", "acknowledged", "confirmed", "false_positive", "closed"] | None = None,
     since: SinceOption = None,
     rule: str | None = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 20,
+    limit: LimitOption = 20,
 ) -> None:
     """List stored flags with their states, newest first.
 
@@ -224,7 +168,6 @@ def list_flags(
     Options:
     state: Only flags in this state.
     rule RULE: Only flags of this rule.
-    limit: Maximum number of flags.
     """
     with call.session() as session:
         rows = flags.list_flags(
@@ -236,7 +179,8 @@ def list_flags(
             limit=limit,
         )
     if rows or call.json:
-        call.print([row.flag._asdict() | row.state._asdict() for row in rows], flag_table(rows))
+        listed = [row.flag._asdict() | row.state._asdict() for row in rows]
+        call.print(listed, table(None, rows, FLAG))
     else:
         typer.echo("no flags", err=True)
 
@@ -249,11 +193,31 @@ def show(call: Call, flag: FlagArgument) -> None:
     """
     with call.session() as session:
         stored, state, *lists = flag_file(session, call.settings, flag)
-    details = {"state": state._asdict()} | {
-        name: [each._asdict() for each in listed]
-        for name, listed in zip(("history", "snoozes", "cases"), lists, strict=True)
+    details = {
+        name: [each._asdict() for each in listed] for name, listed in zip(WORK, lists, strict=True)
     }
-    call.print(stored._asdict() | details, flag_fields(stored, details))
+    fields = stored._asdict()
+    shown = {name: value for name, value in fields.items() if name != "reasons"}
+    call.print(
+        fields | {"state": state._asdict()} | details,
+        shown | state._asdict(),
+        *(
+            table(name, listed, columns)
+            for name, listed, columns in (
+                ("reasons", stored.reasons, "code sentence value usual"),
+                *((name, details[name], columns) for name, columns in WORK.items()),
+            )
+            if listed
+        ),
+    )
+
+
+# Of a flag: what each table shows.
+WORK = {
+    "history": "at_ms from_state to_state by note",
+    "snoozes": "rule_id until_ms by",
+    "cases": "number is_open alerts",
+}
 
 
 @alerts.command()
@@ -321,11 +285,7 @@ def snooze(
         else:
             service.snooze(session, call.settings, user, rule, until_ms, by, note)
     until = None if end else until_ms
-    state = f"snoozed until {format_utc(until)}" if until else "snooze ended"
-    call.print(
-        {"user_id": user, "rule_id": rule, "until_ms": until, "by": by},
-        f"user {user}, rule {rule}: {state}",
-    )
+    call.print({"user_id": user, "rule_id": rule, "until_ms": until, "by": by})
 
 
 def _act(call: Call, flag_id: str, act: str, by: str, note: str) -> None:
@@ -336,9 +296,6 @@ def _act(call: Call, flag_id: str, act: str, by: str, note: str) -> None:
             state, sent = service.label(session, call.settings, flag_id, act, by, note)
         else:
             state = service.set_state(session, call.settings, flag_id, AlertState(act), by, note)
-    call.print(
-        {"flag_id": flag_id, **state._asdict(), "labels_sent": sent},
-        f"flag {flag_id} is {state.state}, by {state.by} at {format_utc(state.updated_at_ms)}",
-    )
+    call.print({"flag_id": flag_id, **state._asdict(), "labels_sent": sent})
     if is_label and not sent and not call.json:
         typer.echo("no label sent: the flag is of a window, not of an event", err=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import typer
@@ -18,7 +18,6 @@ from cli.audit_input import (
 )
 from cli.common import Call, SinceOption
 from liveprofile.audit.audit import Audit
-from liveprofile.audit.encoded import EncodedCounts
 from liveprofile.audit.reconciliation import Reconciliation
 from liveprofile.audit.results import AuditResult, store_result
 from liveprofile.audit.state_file import AuditState, require_usable, write_state
@@ -68,13 +67,11 @@ def audit(call: Call, since: SinceOption = None, state: Path | None = None) -> N
     if ok and state is not None:
         write_state(state, AuditState(topic=settings.topics.events, offsets=report.next_offsets))
     counts = {name: getattr(report.counts, name) for name in COUNTS}
-    outcome = {"behind": behind, "ok": ok, "examples": report.examples}
-    call.print(
-        counts | outcome | {"encoded": encoded},
-        counts,
-        *_summary_lines(report.counts, behind, settings),
-        *([] if encoded is None else [_encoded_line(encoded, settings)]),
-    )
+    counts["behind"] = behind
+    if encoded is not None:
+        counts["encoded"] = asdict(encoded)
+    document = counts | {"ok": ok, "examples": report.examples, "encoded": encoded}
+    call.print(document, counts, *_advice(report.counts))
     if not ok:
         raise typer.Exit(1)
 
@@ -109,34 +106,20 @@ def _store_result(settings: Settings, counts: Reconciliation, ok: bool) -> None:
         typer.echo(f"the result is not stored for the console: {error}", err=True)
 
 
-def _encoded_line(encoded: EncodedCounts, settings: Settings) -> str:
-    return (
-        f"{settings.topics.encoded}: {encoded.in_topic} records, {encoded.decoded} decoded,"
-        f" {encoded.rejected} rejected, {encoded.unaccounted} unaccounted, {encoded.behind} not"
-        " read yet"
-    )
-
-
-def _summary_lines(counts: Reconciliation, behind: int, settings: Settings) -> Iterator[str]:
+def _advice(counts: Reconciliation) -> Iterator[str]:
     if counts.ok:
         yield "Every record is accounted for."
-    if counts.open_windows:
-        remedy = (
-            "the next audit with --state begins with them."
-            if counts.of_range
-            else "`liveprofile events heartbeat`, or for past events"
-            " `liveprofile events replay FILE --close-windows`, advances time and closes them."
+    if counts.open_windows and counts.of_range:
+        yield "Windows are open: the next audit with --state begins with their records."
+    elif counts.open_windows:
+        yield (
+            "Windows are open: `liveprofile events heartbeat`, or for past events `liveprofile"
+            " events replay FILE --close-windows`, advances time and closes them."
         )
-        yield f"{counts.open_windows} records are in windows that are still open; {remedy}"
-    if behind:
-        yield f"{behind} records after the job's last checkpoint were not audited."
     if counts.expired:
-        yield (
-            f"{counts.expired} records have expired from {settings.topics.events}, so stored"
-            " events without a record do not indicate an error."
-        )
+        yield "Records have expired, so stored events without a record do not indicate an error."
     if counts.unaccounted > counts.open_windows:
-        catching_up = "The job may still be catching up: see `liveprofile job status`. "
         yield (
-            f"{'' if counts.of_range else catching_up}--json lists examples of unaccounted records."
+            "--json lists examples of unaccounted records. The job may still be catching up: see"
+            " `liveprofile job status`."
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -31,18 +30,18 @@ from liveprofile.kafka.records import Record, read_topic
 from liveprofile.kafka.topics import NoTopicError, PartitionRange
 from liveprofile.settings import Settings
 from liveprofile.storage.connection import open_session
+from liveprofile.storage.cql import now_ms
 from liveprofile.storage.queries import scan_digests
 
 # Records of each partition whose timestamps tell when a range begins. More than one, because
 # offsets of transaction markers hold no record.
 TIME_SAMPLE_RECORDS = 100
-
-
 BATCH_RECORDS = 10_000
-
-
 # Events with these reasons had claimed their event_id (docs/data-contract.md, section 2).
 CLAIMED = frozenset(reason.encode() for reason in CLAIMED_REASONS)
+SOURCE_HEADERS = ("topic", "partition", "offset")
+
+Ranges = Mapping[int, PartitionRange]
 
 
 class RangePlan(NamedTuple):
@@ -78,8 +77,7 @@ def read_whole_topic(settings: Settings, auditor: Audit, starts: Mapping[int, in
     # The input topic is read last, so it contains the record of every output read before.
     with open_session(settings.cassandra) as session:
         auditor.add_deltas(scan_digests(session))
-    _add_rejected(settings, auditor, None)
-    auditor.add_late(_sources(settings, settings.topics.late, None))
+    _add_outcomes(settings, auditor, None, None)
     ranges = {
         number: PartitionRange(max(span.first, starts.get(number, 0)), span.end)
         for number, span in offsets.partition_ranges(settings, settings.topics.events).items()
@@ -93,8 +91,7 @@ def read_range(settings: Settings, auditor: Audit, plan: RangePlan) -> None:
         offsets.ranges_since(settings, topic, plan.outputs_since_ms)
         for topic in (settings.topics.rejected, settings.topics.late)
     )
-    _add_rejected(settings, auditor, rejected)
-    auditor.add_late(_sources(settings, settings.topics.late, late))
+    _add_outcomes(settings, auditor, rejected, late)
     auditor.add_records(_records(settings, plan.read), plan.audited)
     # Read last: it contains every event that the job has used by its checkpoint.
     if span := auditor.window_span():
@@ -161,50 +158,44 @@ def _begin_ms(settings: Settings, ranges: dict[int, PartitionRange]) -> int:
         for number, span in ranges.items()
     }
     records = read_topic(settings, settings.topics.events, samples)
-    return min((record.timestamp_ms for record in records), default=round(time.time() * 1_000))
+    return min((record.timestamp_ms for record in records), default=now_ms())
 
 
-def _add_rejected(
-    settings: Settings, auditor: Audit, ranges: dict[int, PartitionRange] | None
+def _add_outcomes(
+    settings: Settings, auditor: Audit, rejected: Ranges | None, late: Ranges | None
 ) -> None:
-    sources = _source_records(settings, settings.topics.rejected, ranges)
+    """None: the whole topic."""
+    topics = settings.topics
+    sources = _sources(settings, topics.rejected, rejected)
     while batch := list(itertools.islice(sources, BATCH_RECORDS)):
         for claimed in (False, True):
-            auditor.add_rejected(
-                [
-                    source
-                    for source, record in batch
-                    if (record.headers.get("reason", b"") in CLAIMED) is claimed
-                ],
-                claimed=claimed,
+            of_kind = (
+                source
+                for source, record in batch
+                if (record.headers.get("reason", b"") in CLAIMED) is claimed
             )
+            auditor.add_rejected(of_kind, claimed=claimed)
+    auditor.add_late(source for source, _ in _sources(settings, topics.late, late))
 
 
 def _sources(
-    settings: Settings, topic: str, ranges: dict[int, PartitionRange] | None
-) -> Iterator[tuple[int, int]]:
-    return (source for source, _ in _source_records(settings, topic, ranges))
-
-
-def _source_records(
-    settings: Settings, topic: str, ranges: dict[int, PartitionRange] | None
-) -> Iterator[tuple[tuple[int, int], Record]]:
+    settings: Settings, topic: str, ranges: Ranges | None
+) -> Iterator[tuple[Position, Record]]:
     """Records of the rejected or late topic, each with its partition and offset in the input."""
+    events = settings.topics.events.encode()
     for record in read_topic(settings, topic, ranges):
-        try:
-            source_topic = record.headers["topic"].decode()
-            partition, offset = int(record.headers["partition"]), int(record.headers["offset"])
-        except (KeyError, ValueError):
+        source, partition, offset = (record.headers.get(name, b"") for name in SOURCE_HEADERS)
+        if not (source and partition.isdigit() and offset.isdigit()):
             raise ServiceError(
                 f"{topic}/{record.partition} offset {record.offset} has no valid source headers"
                 f" (topic, partition, offset), only {sorted(record.headers)}: did another program"
                 " write it?"
-            ) from None
-        if source_topic == settings.topics.events:
-            yield (partition, offset), record
+            )
+        if source == events:
+            yield (int(partition), int(offset)), record
 
 
-def _records(settings: Settings, ranges: dict[int, PartitionRange]) -> Iterable[Record]:
+def _records(settings: Settings, ranges: Ranges) -> Iterable[Record]:
     """The records of the input topic, with a progress bar on a terminal."""
     console = Console(stderr=True)
     return track(
@@ -240,48 +231,50 @@ def audit_encoded(settings: Settings, since_ms: int | None) -> EncodedCounts | N
         for topic in (topics.events, topics.rejected)
     }
     since_ms = max(since_ms or 0, *(_oldest_ms(settings, *each) for each in outputs.items()))
-    starts = offsets.offsets_at(settings, topics.encoded, since_ms)
-    audited = {}
-    for number, span in present.items():
-        end = max(span.first, committed.get(number, 0))
-        audited[number] = PartitionRange(min(max(span.first, starts[number]), end), end)
+    committed_ends = {
+        number: PartitionRange(span.first, max(span.first, committed.get(number, 0)))
+        for number, span in present.items()
+    }
+    audited = _since(settings, topics.encoded, committed_ends, since_ms)
     audit = EncodedAudit(audited)
     audit.mark(
         ((r.partition, r.offset) for r in read_topic(settings, topics.encoded, audited)), PRESENT
     )
-    for topic, names, outcome in (
-        (topics.events, ("encoded_topic", "encoded_partition", "encoded_offset"), DECODED),
-        (topics.rejected, ("topic", "partition", "offset"), REJECTED),
+    for topic, prefix, outcome in (
+        (topics.events, "encoded_", DECODED),
+        (topics.rejected, "", REJECTED),
     ):
-        starts = offsets.offsets_at(settings, topic, since_ms)
-        ranges = {
-            number: PartitionRange(min(max(span.first, starts[number]), span.end), span.end)
-            for number, span in outputs[topic].items()
-        }
-        audit.mark(_positions(settings, topic, ranges, names), outcome)
-    behind = sum(span.end - audited[number].end for number, span in present.items())
-    return audit.counts(behind)
+        ranges = _since(settings, topic, outputs[topic], since_ms)
+        audit.mark(_encoded_positions(settings, topic, ranges, prefix), outcome)
+    return audit.counts(sum(span.end - audited[number].end for number, span in present.items()))
 
 
-def _oldest_ms(settings: Settings, topic: str, ranges: Mapping[int, PartitionRange]) -> int:
+def _since(settings: Settings, topic: str, ranges: Ranges, since_ms: int) -> Ranges:
+    starts = offsets.offsets_at(settings, topic, since_ms)
+    return {
+        number: PartitionRange(min(max(span.first, starts[number]), span.end), span.end)
+        for number, span in ranges.items()
+    }
+
+
+def _oldest_ms(settings: Settings, topic: str, ranges: Ranges) -> int:
     """From which record timestamp on no record has expired from the topic; 0: none has at all."""
-    expired = {number: span for number, span in ranges.items() if span.first > 0}
     firsts = {
         number: PartitionRange(span.first, min(span.end, span.first + 1))
-        for number, span in expired.items()
+        for number, span in ranges.items()
+        if span.first > 0
     }
     found = {
         record.partition: record.timestamp_ms for record in read_topic(settings, topic, firsts)
     }
-    now_ms = round(time.time() * 1_000)
-    return max((found.get(number, now_ms) for number in expired), default=0)
+    return max((found.get(number, now_ms()) for number in firsts), default=0)
 
 
-def _positions(
-    settings: Settings, topic: str, ranges: dict[int, PartitionRange], names: tuple[str, str, str]
+def _encoded_positions(
+    settings: Settings, topic: str, ranges: Ranges, prefix: str
 ) -> Iterator[Position]:
     """The positions of encoded records that records of an output topic name in their headers."""
-    encoded = settings.topics.encoded.encode()
+    encoded, names = settings.topics.encoded.encode(), [prefix + name for name in SOURCE_HEADERS]
     for record in read_topic(settings, topic, ranges):
         source, partition, offset = (record.headers.get(name, b"") for name in names)
         if source == encoded and partition.isdigit() and offset.isdigit():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cli.common import Call, MappingOption, RejectedLabelReporter
+from cli.common import Call, FaultReporter, MappingOption
 from cli.progress import print_line
 from liveprofile.errors import InputError, ServiceError
 
@@ -40,7 +40,7 @@ def backfill(
     file: Events: CSV, Parquet or JSON lines. Default: the current content of the input topic.
     pipeline: profile: one row per user and window, for `train RECIPE`. scoring: one row per scored
         event, for `train event-risk`.
-    labels FILE: With --pipeline scoring: file of labels, as for `feedback send`. Default: the
+    labels FILE: With --pipeline scoring: file of labels, as for `risk feedback`. Default: the
         current content of the topic risk-feedback.
     embedded: Run in an embedded Flink instead of the cluster at flink.rest_url.
     consents: Leave out users who do not allow training (topic user-consents) or were erased
@@ -65,7 +65,7 @@ def backfill(
         labels=labels,
         cluster=not embedded,
         on_step=print_line,
-        on_rejected=RejectedLabelReporter(labels or settings.topics.feedback),
+        on_rejected=FaultReporter(labels or settings.topics.feedback),
         **decisions,
     )
     call.print(result._asdict(), f"{result.rows:,} rows in {result.folder}")

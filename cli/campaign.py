@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import getpass
 import re
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
 
-from cli.common import Call, format_utc, parse_since_ms, refuse_empty, table
+from cli.common import Call, cell, read_user_ids, refuse_empty, table, time_option
 from cli.options import Commands
+from cli.progress import print_line
 from liveprofile.campaigns.report import Difference, report_as_json
 from liveprofile.campaigns.store import find_plan, plan_as_json, read_plans, read_targets, write_csv
 from liveprofile.client.analysis_models import CampaignRequest
 from liveprofile.errors import InputError
 from liveprofile.kafka.offsets import partition_ranges
+from liveprofile.storage.cql import now_ms
 from liveprofile.units import DAY_MS
 from services import campaigns
 
@@ -42,7 +43,7 @@ def plan(
     response: Annotated[float | None, typer.Option(min=0, max=1)] = None,
     cap: str | None = None,
     exclude: Path | None = None,
-    start: str | None = None,
+    start: Annotated[int | None, time_option("--start")] = None,
     dry_run: bool = False,
 ) -> None:
     """Choose the users with the most expected gain, and a control group that is not contacted.
@@ -81,22 +82,20 @@ def plan(
     except ValidationError as error:
         fault = error.errors()[0]
         raise InputError(f"--{'.'.join(map(str, fault['loc']))}: {fault['msg']}") from None
-    start_ms = round(time.time() * 1_000) if start is None else parse_since_ms(start, "--start")
-    wish = campaigns.wish_of(name, asked, start_ms, "--when")._replace(opted_out=_user_ids(exclude))
+    start_ms = now_ms() if start is None else start
+    opted_out = read_user_ids(exclude, "--exclude") if exclude else []
+    wish = campaigns.wish_of(name, asked, start_ms, "--when")._replace(
+        opted_out=frozenset(opted_out)
+    )
     requested = campaigns.requested_of(asked) | {"excluded": len(wish.opted_out)}
     with call.session() as session:
         by = getpass.getuser()
         summary = campaigns.plan(session, call.settings, wish, by, requested, dry_run=dry_run)
         if csv is not None and not dry_run:
             write_csv(csv, wish.campaign, read_targets(session, find_plan(session, name)))
-    reasons = {f"left out: {reason}": n for reason, n in summary["left_out"].items()}
-    shown = {name: n for name, n in summary.items() if name != "left_out"} | reasons
-    warning = "There is no control group: a report cannot tell what the campaign changes."
-    call.print(
-        summary | {"name": name, "start_ms": start_ms},
-        shown,
-        *([] if summary["control"] else [warning]),
-    )
+    call.print(summary | {"name": name, "start_ms": start_ms})
+    if not summary["control"] and not call.json:
+        print_line(NO_CONTROL)
 
 
 @campaign.command()
@@ -115,12 +114,7 @@ def send(call: Call, name: NameArgument, topic: Annotated[str, typer.Option()]) 
     partition_ranges(call.settings, topic)  # an unknown topic is an error before the plan is read
     with call.session() as session:
         sent, left_out = campaigns.send(session, call.settings, name, topic)
-    withdrawn, at_cap = left_out["no_consent"], left_out["frequency_cap"]
-    call.print(
-        {"sent": sent} | left_out,
-        f"{sent} users sent to {topic}, {withdrawn} have withdrawn their consent,"
-        f" {at_cap} are at the frequency cap",
-    )
+    call.print({"sent": sent} | left_out)
 
 
 @campaign.command()
@@ -139,17 +133,16 @@ def report(
     with call.session() as session:
         found, results = campaigns.report(session, call.settings, name, days * DAY_MS)
     about = found.campaign
-    end_ms = about.start_ms + days * DAY_MS
-    shown = ["the plan has no users"]
-    if results:
-        title = f"Campaign {about.name}, {days} days: treatment / control"
-        shown = [table(title, results.items(), REPORT)]
+    document = report_as_json(about, about.start_ms + days * DAY_MS, results)
+    title = f"Campaign {about.name}, {days} days: treatment, control; change (low to high)"
+    call.print(document, table(title, results.items(), REPORT))
+    if not call.json and results:
         if results["all"].rate_difference is None:
-            shown += ["The plan has no control group: nothing tells what the campaign changed."]
+            print_line(NO_CONTROL)
         elif len(results) > 2:
-            segments = len(results) - 1
-            shown += [f"{segments} segments are compared: of 20 intervals, one misses the truth."]
-    call.print(report_as_json(about, end_ms, results), *shown)
+            print_line(
+                f"{len(results) - 1} segments are compared: of 20 intervals, one misses the truth."
+            )
 
 
 @campaign.command(name="list")
@@ -160,15 +153,10 @@ def list_campaigns(call: Call) -> None:
     """
     with call.session() as session:
         plans = read_plans(session)
-    columns = {
-        "campaign": "{.campaign.name}",
-        "start": lambda plan: format_utc(plan.campaign.start_ms),
-        "by": "{.planned_by}",
-        ">treatment": "{.summary[treatment]:,d}",
-        ">control": "{.summary[control]:,d}",
-        ">expected gain": "{.summary[expected_gain]:,.2f}",
-    }
-    call.print([plan_as_json(each) for each in plans], table("Campaigns", plans, columns))
+    columns = "name start_ms planned_by treatment control expected_gain"
+    listed = [plan_as_json(each) for each in plans]
+    shown = [each | each["summary"] for each in listed]
+    call.print(listed, table("Campaigns", shown, columns))
 
 
 def _cap(text: str) -> dict[str, int]:
@@ -179,34 +167,24 @@ def _cap(text: str) -> dict[str, int]:
     return {"contacts": int(found[1]), "days": int(found[2])}
 
 
-def _user_ids(file: Path | None) -> frozenset[str]:
-    """The lines of a file. Raises InputError."""
-    if file is None:
-        return frozenset()
-    try:
-        lines = file.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--exclude {file}: {getattr(error, 'strerror', error)}") from None
-    return frozenset(line.strip() for line in lines if line.strip())
+def _values(values: dict[str, Any]) -> str:
+    return " / ".join(cell(name, each) for name, each in values.items())
 
 
-def _pair(values: dict[str, Any], form: str) -> str:
-    return " / ".join("-" if each is None else format(each, form) for each in values.values())
-
-
-def _change(difference: Difference | None, form: str) -> str:
+def _change(difference: Difference | None) -> str | None:
     if difference is None:
-        return "-"
-    value, low, high = (format(each, form) for each in difference)
+        return None
+    value, low, high = (f"{each:+.4g}" for each in difference)
     return f"{value} ({low} to {high})"
 
 
 # Of a group and its Uplift.
 REPORT = {
-    "group": "{[0]}",
-    ">users": lambda row: _pair(row[1].users, ",d"),
-    ">bought": lambda row: _pair(row[1].purchase_rate, ".2%"),
-    ">spend": lambda row: _pair(row[1].spend_per_user, ",.2f"),
-    ">change of rate": lambda row: _change(row[1].rate_difference, "+.2%"),
-    ">change of spend": lambda row: _change(row[1].spend_difference, "+,.2f"),
+    "group": lambda row: row[0],
+    "users": lambda row: _values(row[1].users),
+    "bought": lambda row: _values(row[1].purchase_rate),
+    "spend": lambda row: _values(row[1].spend_per_user),
+    "change of rate": lambda row: _change(row[1].rate_difference),
+    "change of spend": lambda row: _change(row[1].spend_difference),
 }
+NO_CONTROL = "The plan has no control group: nothing tells what the campaign changes."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from cassandra.cluster import Session
     from rich.table import Table
 
-    from liveprofile.labels.feedback import RejectedLabel
     from liveprofile.storage.queries import StoredFlag
 
 # `make up` writes this file, so that commands find the local stack without an option.
@@ -53,25 +52,17 @@ def refuse_empty(value: str | None) -> str | None:
 UserArgument = Annotated[
     str, typer.Argument(metavar="USER", help="User id.", callback=refuse_empty)
 ]
-
-
 UserOption = Annotated[
     str | None,
     typer.Option("--user", metavar="USER", help="Only of this user.", callback=refuse_empty),
 ]
-
-
 ByOption = Annotated[
     str,
     typer.Option(
         "--by", metavar="NAME", envvar="USER", help="Name that is stored with the change."
     ),
 ]
-
-
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-
-
 MappingOption = Annotated[
     Path | None,
     typer.Option(
@@ -80,6 +71,11 @@ MappingOption = Annotated[
         show_default=False,
         help="Mapping of the files' columns to event fields (TOML), as for replay.",
     ),
+]
+
+
+LimitOption = Annotated[
+    int, typer.Option("--limit", min=1, max=10_000, help="Maximum number of rows.")
 ]
 
 
@@ -151,7 +147,27 @@ class Call:
             elif isinstance(each, Mapping):
                 print_fields(each)
             else:
-                print_tables(each)
+                print_table(each)
+
+    def rows(
+        self,
+        rows: Sequence[Any],
+        columns: Columns,
+        title: str | None = None,
+        *,
+        empty: str = "",
+        missing: str = "",
+    ) -> None:
+        """Prints rows as a list with --json, else as a table.
+
+        empty: says on stderr that there are no rows. missing: the same, with exit code 1.
+        """
+        if rows or self.json:
+            self.print([fields_of(row) for row in rows], table(title, rows, columns))
+        if not rows and missing:
+            end_without_result(missing)
+        if not rows and not self.json:
+            typer.echo(empty, err=True)
 
 
 # Of a command that has one of the two options only.
@@ -165,15 +181,8 @@ def end_without_result(problem: str) -> NoReturn:
     raise typer.Exit(1)
 
 
-def print_fields(fields: Mapping[str, Any]) -> None:
-    """Prints a line per field: the name, aligned, and the value. None prints as a dash."""
-    width = max(map(len, fields), default=0)
-    for name, value in fields.items():
-        typer.echo(f"{name:<{width}}  {'-' if value is None else value}")
-
-
-class RejectedLabelReporter:
-    """Callback for invalid labels: counts all and prints the first ten on stderr."""
+class FaultReporter:
+    """Counts faults, such as invalid labels of a file, and prints the first ten on stderr."""
 
     MAX_PRINTED = 10
 
@@ -181,10 +190,14 @@ class RejectedLabelReporter:
         self._source = source
         self.count = 0
 
-    def __call__(self, rejected: RejectedLabel) -> None:
+    def __call__(self, fault: Any) -> None:
+        """fault: has `row` and `reason`."""
+        self.add(f"{self._source} row {fault.row}", fault.reason)
+
+    def add(self, place: str, reason: str) -> None:
         self.count += 1
         if self.count <= self.MAX_PRINTED:
-            typer.echo(f"{self._source} row {rejected.row}: {rejected.reason}", err=True)
+            typer.echo(f"{place}: {reason}", err=True)
 
 
 def format_utc(time_ms: int) -> str:
@@ -192,62 +205,102 @@ def format_utc(time_ms: int) -> str:
     return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def name_with_rule_state(name: str, flag: StoredFlag) -> str:
-    """Appends the rule's state to `name` unless it is ACTIVE: other states send no alert.
-
-    And what a correction has found of the flag.
-    """
-    marks = [mark for mark in (flag.rule_state, flag.correction) if mark not in ("ACTIVE", None)]
-    return f"{name} ({', '.join(marks)})" if marks else name
+FIRST_TIME_MS = 10**11  # smaller values of a name with _ms are durations
 
 
-# Wider than any row: a table is as wide as its content.
-UNLIMITED_WIDTH = 1_000_000
+def cell(name: str, value: Any) -> str:
+    """The text of a value: a time if its name ends with _ms, without braces and brackets."""
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if name.endswith("_ms") and isinstance(value, int) and value > FIRST_TIME_MS:
+        return format_utc(value)
+    if isinstance(value, float):
+        return f"{value:,.2f}" if abs(value) >= 1 else f"{value:.3g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {cell(str(key), each)}" for key, each in value.items()) or "-"
+    if isinstance(value, list | tuple):
+        return ", ".join(cell(name, each) for each in value) or "-"
+    return str(value)
 
 
-UNWRAPPED = {"id", "flag", "time", "severity", "window end", "as of", "start", "churn"}
+def label(name: str) -> str:
+    """A name of a field for people: `window_end_ms` is `window end`."""
+    return name.removesuffix("_ms").replace("_", " ")
 
 
-def table(
-    title: str | None, rows: Iterable[Any], columns: Mapping[str, str | Callable[[Any], Any]]
-) -> Table:
-    """A table with a line for each row; `>` before a column's name right-aligns it.
+def fields_of(row: Any) -> Any:
+    """The fields of a named tuple for JSON, bytes as hexadecimal digits; other rows unchanged."""
+    if not hasattr(row, "_asdict"):
+        return row
+    fields = row._asdict()
+    return {name: each.hex() if isinstance(each, bytes) else each for name, each in fields.items()}
 
-    columns: the name, and what a cell shows: a function of the row, or a format such as
-    `{.amount:.2f}`. None shows nothing. On a terminal long texts fold; ids, numbers and times do
-    not.
+
+def print_fields(fields: Mapping[str, Any]) -> None:
+    """Prints a line per field: the name, aligned, and the value."""
+    width = max(map(len, fields), default=0)
+    for name, value in fields.items():
+        typer.echo(f"{label(name):<{width}}  {cell(name, value)}")
+
+
+# What a table shows: names of fields, separated by spaces, such as `time_ms flag.rule_id`; or by
+# the header such a name, or a function of the row.
+Columns = str | Mapping[str, str | Callable[[Any], Any]]
+UNLIMITED_WIDTH = 1_000_000  # wider than any row: a table is as wide as its content
+
+
+def table(title: str | None, rows: Iterable[Any], columns: Columns) -> Table:
+    """A table with a line for each row. Numbers are on the right.
+
+    On a terminal long texts fold; the first column, numbers and times do not.
     """
     from rich import box
     from rich.table import Table
 
+    if isinstance(columns, str):
+        columns = {label(name.rpartition(".")[2]): name for name in columns.split()}
+    listed = list(rows)
     made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in columns:
-        right = name.startswith(">")
-        plain = name.lstrip(">").rstrip()
+    cells = []
+    for number, (header, source) in enumerate(columns.items()):
+        name = source if isinstance(source, str) else header
+        values = [_value(row, source) if isinstance(source, str) else source(row) for row in listed]
+        right = any(isinstance(each, int | float) for each in values) and not name.endswith("_ms")
         made.add_column(
-            plain,
+            header,
             justify="right" if right else "left",
             overflow="fold",
-            no_wrap=right or plain in UNWRAPPED,
+            no_wrap=right or number == 0 or name.endswith("_ms"),
         )
-    for row in rows:
-        cells = (
-            show.format(row) if isinstance(show, str) else show(row) for show in columns.values()
-        )
-        made.add_row(*("" if cell is None else str(cell) for cell in cells))
+        cells.append([cell(name, each) for each in values])
+    for row in zip(*cells, strict=True):
+        made.add_row(*row)
     return made
 
 
-def print_tables(*tables: Table) -> None:
-    """Prints tables on stdout. Without a terminal each row is one line, however long it is."""
+def _value(row: Any, path: str) -> Any:
+    for name in path.split("."):
+        row = row[name] if isinstance(row, Mapping) else getattr(row, name)
+    return row
+
+
+def print_table(made: Table) -> None:
+    """Prints a table on stdout. Without a terminal each row is one line, however long it is."""
     from rich.console import Console
 
     # Ids and messages are data: Rich must not interpret mark-up or emoji codes in them.
     console = Console(markup=False, emoji=False, highlight=False)
     if not console.is_terminal:
         console.width = UNLIMITED_WIDTH
-    for table in tables:
-        console.print(table)
+    console.print(made)
+
+
+def name_with_rule_state(name: str, flag: StoredFlag) -> str:
+    """Appends to `name` the rule's state unless it is ACTIVE, and what a correction has found."""
+    marks = [mark for mark in (flag.rule_state, flag.correction) if mark not in ("ACTIVE", None)]
+    return f"{name} ({', '.join(marks)})" if marks else name
 
 
 UNITS_MS = {"m": MINUTE_MS, "h": HOUR_MS, "d": DAY_MS}
@@ -280,26 +333,29 @@ def parse_since_ms(text: str, option: str = "--since") -> int:
         ) from None
 
 
+def time_option(name: str, help_text: str = "") -> Any:
+    """An option with a time, as `parse_since_ms` reads it."""
+    return typer.Option(
+        name,
+        metavar="TIME",
+        help=help_text,
+        parser=lambda text: parse_since_ms(text, name),
+        show_default=False,
+    )
+
+
 AtOption = Annotated[
     int | None,
-    typer.Option(
+    time_option(
         "--at",
-        metavar="TIME",
-        help="Churn and spend at this time instead of now: 7d ago, or a time such as 2026-11-26.",
-        parser=lambda text: parse_since_ms(text, "--at"),
-        show_default=False,
+        "Churn and spend at this time instead of now: 7d ago, or a time such as 2026-11-26.",
     ),
 ]
-
-
 SinceOption = Annotated[
     int | None,
-    typer.Option(
+    time_option(
         "--since",
-        metavar="TIME",
-        help="Only since then: 30m, 2h or 7d ago, or a time (UTC) such as 2026-11-26,"
+        "Only since then: 30m, 2h or 7d ago, or a time (UTC) such as 2026-11-26,"
         " 2026-11-26T01:00 or epoch milliseconds.",
-        parser=parse_since_ms,
-        show_default=False,
     ),
 ]

@@ -6,13 +6,14 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import orjson
 import typer
 
-from cli.common import Call, UserArgument, end_without_result, parse_since_ms, print_json, table
+from cli.common import Call, UserArgument, table, time_option
 from cli.options import Commands
 from cli.progress import progress
 from liveprofile.alerts.cloud_events import to_rfc3339
@@ -28,19 +29,14 @@ from liveprofile.kafka.offsets import partition_ranges
 from liveprofile.kafka.records import Record, read_topic, send_all
 from liveprofile.privacy.withdrawals import DELTAS, StoredRow, delete_rows, find_rows, read_digests
 from liveprofile.settings import Settings
-from liveprofile.storage.connection import open_session
+from liveprofile.storage.cql import now_ms
 from liveprofile.units import DAY_MS
 from services.privacy import change_consents
 
 SETTLE_S = 2.0  # until the workers know of a change
-
-
 USERS_AT_ONCE = 8
 
-
 Used = tuple[str, bytes]  # a user and the digest of an event
-
-
 Outgoing = tuple[bytes | None, bytes | None, dict[str, str]]  # key, value and headers
 
 
@@ -68,7 +64,7 @@ def backwards(
     settings = call.settings
     book = read_consents(settings)
     ids = list(dict.fromkeys(users)) if users else sorted(book.users())
-    since_ms = round(time.time() * 1_000) - days * DAY_MS
+    since_ms = now_ms() - days * DAY_MS
     found: dict[str, list[StoredRow]] = {}
     used: set[Used] = set()
     starts_ms: list[int] = []
@@ -76,39 +72,30 @@ def backwards(
         time.sleep(SETTLE_S)
     with call.session() as session, progress() as show:
 
-        def find(user: str) -> tuple[list[StoredRow], list[int], set[bytes]]:
-            """The rows that are not allowed, the ends of their windows and what these used."""
-
-            def allowed(purpose: str, start_ms: int, end_ms: int) -> bool:
-                return book.allowed_during(user, purpose, start_ms, end_ms)
-
-            rows = find_rows(session, user, allowed, settings.window, since_ms)
-            ends_ms = [row.time_ms for row in rows if row.table == DELTAS]
-            return rows, ends_ms, read_digests(session, user, ends_ms) if ends_ms else set()
+        def find(user: str) -> list[StoredRow]:
+            allowed = partial(book.allowed_during, user)
+            return find_rows(session, user, allowed, settings.window, since_ms)
 
         pool = ThreadPoolExecutor(USERS_AT_ONCE)
         try:
-            results = zip(ids, pool.map(find, ids), strict=True)
-            for number, (user, (rows, ends_ms, digests)) in enumerate(results, 1):
+            for number, (user, rows) in enumerate(zip(ids, pool.map(find, ids), strict=True), 1):
                 show("users", number, len(ids))
                 if rows:
                     found[user] = rows
-                starts_ms += [end_ms - settings.window.length_ms for end_ms in ends_ms]
-                used |= {(user, digest) for digest in digests}
         finally:
             pool.shutdown(cancel_futures=True)
-        if delete and found:
+        for user, rows in found.items() if delete else ():
+            if ends_ms := [row.time_ms for row in rows if row.table == DELTAS]:
+                starts_ms += [end_ms - settings.window.length_ms for end_ms in ends_ms]
+                used |= {(user, digest) for digest in read_digests(session, user, ends_ms)}
+        if delete:
             # Rejected first: after a kill in between, the rows still tell which events they used.
             _reject(settings, used, starts_ms, read_merges(settings))
             for rows in found.values():
                 delete_rows(session, rows)
     for user, rows in found.items():
         counts = dict(Counter(row.table for row in rows))
-        if call.json:
-            print_json({"user_id": user, "rows": counts, "deleted": delete})
-        else:
-            verb = "deleted" if delete else "not allowed"
-            typer.echo(f"{user}: {len(rows)} rows of {len(counts)} tables {verb}")
+        call.print({"user_id": user, "rows": counts, "deleted": delete})
     if not found and not call.json:
         typer.echo(f"consents forbid no row of {len(ids)} users")
     if found and not delete:
@@ -164,7 +151,7 @@ def set_consent(
     withdraw: Annotated[list[str] | None, _purposes("--withdraw", "No longer allow")] = None,
     basis: str = "",
     text_version: str = "",
-    at: Annotated[str | None, typer.Option("--time")] = None,
+    at: Annotated[int | None, time_option("--time")] = None,
     file: Path | None = None,
 ) -> None:
     """Grant or withdraw purposes: profiling, recommendation, marketing, risk, training.
@@ -190,7 +177,17 @@ def set_consent(
         raise InputError("--file holds all values: give no other option with it")
     settings = call.settings
     if file is None:
-        changes = _changes(settings, user or "", grant, withdraw, at, basis, text_version)
+        granted = dict.fromkeys(grant or (), True) | dict.fromkeys(withdraw or (), False)
+        if not granted:
+            raise InputError("give --grant or --withdraw")
+        if both := set(grant or ()) & set(withdraw or ()):
+            raise InputError(f"{min(both)}: --grant or --withdraw, not both")
+        fields = {"time": now_ms() if at is None else at, "basis": basis}
+        fields |= {"text_version": text_version}
+        changes = [
+            _checked(settings, user or "", read_change(fields | {"purpose": name, "granted": yes}))
+            for name, yes in granted.items()
+        ]
     else:
         changes = list(_changes_of_file(settings, file))
 
@@ -198,7 +195,7 @@ def set_consent(
     with call.session() as session:
         count = change_consents(session, settings, changes)
     users = len({user_id for user_id, _ in changes})
-    call.print({"changes": count, "users": users}, f"{count} changes of {users} users")
+    call.print({"changes": count, "users": users})
 
 
 @consent.command()
@@ -207,28 +204,19 @@ def show(call: Call, user: UserArgument) -> None:
 
     Example: `liveprofile privacy consent show 42`
     """
-    changes, now_ms = _stored(call.settings, user), round(time.time() * 1_000)
+    changes, moment_ms = _stored(call, user), now_ms()
     rows: dict[str, dict[str, Any]] = {}
     for purpose in PURPOSES:
-        change = newest(changes, purpose, now_ms)
-        if change is None:
-            allowed = call.settings.consent.defaults[purpose]
-            rows[purpose] = {"allowed": allowed, "since": None, "basis": "", "text_version": ""}
-        else:
-            rows[purpose] = {
-                "allowed": change.granted,
-                "since": to_rfc3339(change.time_ms),
-                "basis": change.basis,
-                "text_version": change.text_version,
-            }
-    columns = {
-        "purpose": "{[0]}",
-        "allowed": lambda row: "yes" if row[1]["allowed"] else "no",
-        "since": lambda row: row[1]["since"] or "default",
-        "basis": "{[1][basis]}",
-        "text version": "{[1][text_version]}",
-    }
-    call.print(rows, table(f"Consents of user {user}", rows.items(), columns))
+        change = newest(changes, purpose, moment_ms)
+        rows[purpose] = {
+            "allowed": change.granted if change else call.settings.consent.defaults[purpose],
+            "since": to_rfc3339(change.time_ms) if change else None,
+            "basis": change.basis if change else "",
+            "text_version": change.text_version if change else "",
+        }
+    shown = [{"purpose": purpose} | row for purpose, row in rows.items()]
+    columns = "purpose allowed since basis text_version"
+    call.print(rows, table(f"Consents of user {user}", shown, columns))
 
 
 @consent.command()
@@ -237,48 +225,12 @@ def history(call: Call, user: UserArgument) -> None:
 
     Example: `liveprofile privacy consent history 42 --json`
     """
-    changes = [change_json(each) for each in _stored(call.settings, user)]
-    columns = {
-        "time": "{[time]}",
-        "purpose": "{[purpose]}",
-        "change": lambda each: "granted" if each["granted"] else "withdrawn",
-        "basis": "{[basis]}",
-        "text version": "{[text_version]}",
-    }
-    if changes or call.json:
-        call.print(changes, table(f"Changes of consents of user {user}", changes, columns))
-    if not changes:
-        end_without_result(f"user {user!r} has changed no consent")
+    changes = [change_json(each) for each in _stored(call, user)]
+    columns = "time purpose granted basis text_version"
+    call.rows(changes, columns, missing=f"user {user!r} has changed no consent")
 
 
 consent.command()(backwards)
-
-
-def _changes(
-    settings: Settings,
-    user: str,
-    grant: list[str] | None,
-    withdraw: list[str] | None,
-    at: str | None,
-    basis: str,
-    text_version: str,
-) -> list[tuple[str, ConsentChange]]:
-    """Raises InputError."""
-    granted = dict.fromkeys(grant or (), True) | dict.fromkeys(withdraw or (), False)
-    if not granted:
-        raise InputError("give --grant or --withdraw")
-    if both := set(grant or ()) & set(withdraw or ()):
-        raise InputError(f"{min(both)}: --grant or --withdraw, not both")
-    time_ms = round(time.time() * 1_000) if at is None else parse_since_ms(at, "--time")
-    texts = {"basis": basis, "text_version": text_version}
-    return [
-        _checked(
-            settings,
-            user,
-            read_change({"time": time_ms, "purpose": purpose, "granted": yes} | texts),
-        )
-        for purpose, yes in granted.items()
-    ]
 
 
 def _changes_of_file(settings: Settings, file: Path) -> Iterator[tuple[str, ConsentChange]]:
@@ -304,12 +256,12 @@ def _checked(settings: Settings, user: str, change: ConsentChange) -> tuple[str,
     """Raises InputError."""
     if not user.strip() or len(user) > 256:
         raise InputError(f"user id {user!r:.40}: must have 1 to 256 characters")
-    latest_ms = round(time.time() * 1_000) + settings.limits.max_clock_skew_ms
+    latest_ms = now_ms() + settings.limits.max_clock_skew_ms
     if change.time_ms > latest_ms:
         raise InputError(f"time {to_rfc3339(change.time_ms)} is in the future")
     return user, change
 
 
-def _stored(settings: Settings, user: str) -> list[ConsentChange]:
-    with open_session(settings.cassandra) as session:
+def _stored(call: Call, user: str) -> list[ConsentChange]:
+    with call.session() as session:
         return in_order(read_changes(session, [user])[user])

@@ -1,16 +1,82 @@
-"""What `liveprofile risk rules` and `liveprofile segments` share: check, apply and list."""
+"""The commands that `liveprofile risk rules` and `liveprofile segments` share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
-from cli.common import Call, print_json
-from liveprofile.rules.definitions import Definition, DefinitionsError
-from services.definitions import DefinitionKind, apply
+from cli.common import ByOption, Call, print_json, table
+from cli.options import Commands
+from liveprofile.rules.definitions import DefinitionsError
+from services import definitions as service
+from services.definitions import DefinitionKind, read_definitions, read_kind
+
+FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="Definitions (TOML).")]
+
+CHECK = """Check a {kind} file without connecting to Kafka. Exit code 2 if it has errors.
+
+Each error is one line. With --json an error has file, line, id, key, column (in a condition) and
+reason.
+
+Example: `liveprofile {group} check {kind}.toml`
+"""
+APPLY = """Apply a {kind} file: running jobs use it within seconds.
+
+What has changed is written to the topic of the {kind} with the next version; what the file lacks
+is removed from it. If the file has an error, nothing is written. From then on jobs use the topic
+instead of the file in their settings. The records are signed if the setting rules_signing_key is
+set.
+
+Example: `liveprofile {group} apply {kind}.toml --dry-run`
+
+Options:
+dry_run: Print the changes without applying them.
+"""
+LIST = """List the current {kind}: those of the topic, or of the file while the topic has none.
+
+Example: `liveprofile {group} list --json`
+"""
+
+
+def add_commands(commands: Commands, kind: DefinitionKind, group: str, columns: str) -> None:
+    """Adds check, apply and list. group: as it is typed; columns: of the list."""
+
+    def read(call: Call, file: Path) -> Any:
+        return read_definitions(kind, file, lambda: call.settings)
+
+    def check(call: Call, file: FileArgument) -> None:
+        check_file(call, file, kind, lambda path: read(call, path))
+
+    def apply(
+        call: Call, file: FileArgument, dry_run: bool = False, by: ByOption = "unknown"
+    ) -> None:
+        found = getattr(read(call, file), kind)
+        applied = service.apply(None, call.settings, kind, found, by, dry_run=dry_run)
+        changes = [each.as_json(kind.removesuffix("s")) for each in applied.changes]
+        call.print(
+            {"file": str(file), "dry_run": dry_run, "changes": changes},
+            table(None, changes, f"what {kind.removesuffix('s')}_id version"),
+        )
+
+    def list_(call: Call) -> None:
+        source, found, _ = read_kind(call.settings, kind)
+        listed = [each.model_dump(mode="json") for each in getattr(found, kind)]
+        call.print(
+            {"source": source, "version": found.version, kind: listed},
+            f"version {found.version}, from {source}",
+            table(None, listed, columns),
+        )
+
+    for name, function, text in (
+        ("check", check, CHECK),
+        ("apply", apply, APPLY),
+        ("list", list_, LIST),
+    ):
+        function.__doc__ = text.format(kind=kind, group=group)
+        commands.command(name)(function)
 
 
 def check_file(call: Call, file: Path, kind: str, read: Callable[[Path], Any]) -> None:
@@ -33,50 +99,3 @@ def check_file(call: Call, file: Path, kind: str, read: Callable[[Path], Any]) -
         {"ok": True, "version": found.version, kind: count},
         f"{file}: version {found.version}, {count} {kind}, no errors",
     )
-
-
-def print_in_force(
-    call: Call,
-    source: str,
-    found: Any,
-    kind: DefinitionKind,
-    more: Callable[[Any], str] = lambda definition: "",
-) -> None:
-    """Prints the rules or segments that jobs use.
-
-    more: what a line has between version and state.
-    """
-    definitions = getattr(found, kind)
-    width = max((len(each.id) for each in definitions), default=0)
-    lines = (
-        f"{each.id:<{width}}  {each.version:>3}  {more(each)}{each.state:<6}  {each.when}"
-        for each in definitions
-    )
-    listed = [each.model_dump(mode="json") for each in definitions]
-    call.print(
-        {"source": source, "version": found.version, kind: listed},
-        f"version {found.version}, from {source}",
-        *lines,
-    )
-
-
-def apply_file(
-    call: Call,
-    kind: DefinitionKind,
-    definitions: Sequence[Definition],
-    file: Path,
-    dry_run: bool,
-    by: str,
-) -> None:
-    """Makes the topic equal to the definitions of the file, and prints the changes.
-
-    Raises ServiceError, DefinitionsChangedError if somebody else writes at the same time.
-    """
-    applied = apply(None, call.settings, kind, definitions, by, dry_run=dry_run)
-    lines = (
-        f"{change.kind:<9}  {change.name}"
-        + ("" if change.definition is None else f"  version {change.definition.version}")
-        for change in applied.changes
-    )
-    listed = [change.as_json(kind.removesuffix("s")) for change in applied.changes]
-    call.print({"file": str(file), "dry_run": dry_run, "changes": listed}, *lines)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
-import time
 from collections import Counter
 from contextlib import closing
 from datetime import datetime
@@ -32,6 +30,7 @@ from liveprofile.settings import Settings
 from liveprofile.simulator import Shop, ShopConfig
 from liveprofile.simulator.output import STDOUT
 from liveprofile.simulator.shop import write_shop
+from liveprofile.storage.cql import now_ms
 
 
 def _count_option(kind: str, per_10_000: str) -> typer.models.OptionInfo:
@@ -53,8 +52,6 @@ def generate(
     rings: Annotated[int | None, _count_option("fraud rings", "0.2")] = None,
     honest_changes: Annotated[int | None, _count_option("legitimate changes of habit", "5")] = None,
     campaigns: Annotated[int | None, _count_option("sales campaigns", "0.2")] = None,
-    ring_users: Annotated[int, typer.Option(min=1)] = 50,
-    ring_devices: Annotated[int, typer.Option(min=1)] = 3,
 ) -> None:
     """Simulate a shop with known frauds and write its events and labels to files.
 
@@ -72,8 +69,6 @@ def generate(
     start: First day (UTC).
     seed: Random seed; the same seed gives the same bytes.
     events_per_user_day: Mean number of events per active user and day.
-    ring_users: Users per fraud ring.
-    ring_devices: Devices per fraud ring.
     """
     shop = Shop(
         ShopConfig(
@@ -87,8 +82,6 @@ def generate(
             rings=rings,
             honest_changes=honest_changes,
             campaigns=campaigns,
-            ring_users=ring_users,
-            ring_devices=ring_devices,
         )
     )
     with count_bar("generating", days, "days") as advance:
@@ -102,6 +95,7 @@ mapping = Commands(
 
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="CSV or Parquet.")]
+SHOWN = 3  # events that a check prints
 
 
 @mapping.command()
@@ -117,15 +111,15 @@ def infer(call: JsonCall, file: FileArgument, out: Path | None = None) -> None:
     """
     draft = inference.infer(file)
     text = draft.to_toml(file.name)
-    if out is not None:
-        try:
-            with out.open("x", encoding="utf-8") as written:
-                written.write(text)
-        except OSError as error:
-            raise InputError(f"{out}: {error.strerror}") from None
-        call.print(draft._asdict(), f"{out} written, {len(draft.unsure)} lines to look at")
-    else:
+    if out is None:
         call.print(draft._asdict(), text.removesuffix("\n"))
+        return
+    try:
+        with out.open("x", encoding="utf-8") as written:
+            written.write(text)
+    except OSError as error:
+        raise InputError(f"{out}: {error.strerror}") from None
+    call.print(draft._asdict(), f"{out} written, {len(draft.unsure)} lines to look at")
 
 
 @mapping.command()
@@ -134,46 +128,39 @@ def check(
     file: FileArgument,
     map_file: Path,
     rows: Annotated[int, typer.Option(min=1, max=1_000_000)] = 1_000,
-    shown: Annotated[int, typer.Option("--show", min=0, max=1_000)] = 3,
 ) -> None:
-    """Show the first rows of a file as events, and which the job would reject and why.
+    """Check the first rows of a file as events: which would the job reject, and why.
 
-    Connects to nothing. Exit code 1 if an event would be rejected.
+    Prints the counts and the first events and rejected ones. Connects to nothing. Exit code 1 if an
+    event would be rejected.
 
     Example: `liveprofile events mapping check shop.csv shop.toml`
 
     Options:
     map_file MAP.toml: Mapping, as for `replay --mapping`.
     rows: Number of rows to check.
-    shown: Number of events to print.
     """
-    batches, translator = open_source(file, map_file, rows)
-    events, rejected, now_ms = [], [], time.time_ns() // 1_000_000
+    events, rejected, clock_ms = [], [], now_ms()
     count, reasons = 0, Counter[str]()
-    for batch in batches:
-        for payload in translator.translate(batch).values:
+    for batch in open_source(file, map_file, rows):
+        for payload in batch.values:
             count += 1
             try:
-                validate(payload, now_ms, call.settings.limits)
+                validate(payload, clock_ms, call.settings.limits)
             except RejectedError as error:
                 reason = " ".join(error.args).strip()
-            else:
-                events += [payload.decode()] * (len(events) < shown)
-                continue
-            reasons[reason] += 1
-            if len(rejected) < shown:
+                reasons[reason] += 1
                 rejected.append({"number": count, "reason": reason, "event": payload.decode()})
-    valid = count - reasons.total()
+            else:
+                events.append(payload.decode())
+            del events[SHOWN:], rejected[SHOWN:]
+    counts = {"rows": count, "valid": count - reasons.total(), "reasons": dict(reasons)}
     call.print(
-        {"rows": count, "valid": valid, "reasons": dict(reasons)}
-        | {"events": events, "rejected": rejected},
+        counts | {"events": events, "rejected": rejected},
         *events,
         *(f"event {e['number']} is rejected, {e['reason']}: {e['event']}" for e in rejected),
+        counts,
     )
-    if not call.json:
-        print_line(f"{valid} of {count} rows are valid events")
-        for reason, number in reasons.most_common():
-            print_line(f"{number} rows: {reason}")
     if reasons:
         raise typer.Exit(1)
 
@@ -182,7 +169,6 @@ def replay(
     call: Call,
     file: Path,
     mapping: Path | None = None,
-    topic: Annotated[str | None, typer.Option(callback=require_topic_name)] = None,
     rate: float | None = None,
     speed: float | None = None,
     limit: Annotated[int | None, typer.Option(min=1)] = None,
@@ -196,7 +182,6 @@ def replay(
     file: CSV, Parquet or JSON lines.
     mapping FILE: Mapping of the file's columns to event fields (TOML, see mappings/). Default: FILE
         holds events as JSON lines.
-    topic: Topic. Default: topics.events.
     rate: Events per second. Default: as fast as Kafka accepts.
     speed: Speed relative to the event times; 1 is real time.
     limit: Maximum number of events.
@@ -209,7 +194,6 @@ def replay(
             file,
             mapping,
             call.settings,
-            topic=topic,
             rate=rate,
             speed=speed,
             limit=limit,
@@ -226,18 +210,7 @@ def replay(
             "these events are history: a job without scoring.replay = true scores them as if they"
             " happened now"
         )
-    events_per_s = result.sent / result.seconds if result.seconds else 0
-    call.print(
-        result._asdict(),
-        f"{result.sent} events sent in {result.seconds:.1f} s ({events_per_s:,.0f}/s)",
-    )
-
-
-def require_topic_name(name: str | None) -> str | None:
-    """Callback of an option with a topic: Kafka would answer for a wrong name only in the end."""
-    if name is not None and not re.fullmatch(r"[A-Za-z0-9._-]{1,249}", name):
-        raise typer.BadParameter(f"{name!r}: a topic has letters, digits and the characters . _ -")
-    return name
+    call.print(result._asdict())
 
 
 def _is_history(settings: Settings, last_event_time_ms: int | None) -> bool:
@@ -245,7 +218,7 @@ def _is_history(settings: Settings, last_event_time_ms: int | None) -> bool:
     scoring = settings.scoring
     if last_event_time_ms is None or scoring.replay or not scoring.enabled:
         return False
-    return last_event_time_ms < time.time() * 1_000 - scoring.max_delay_ms
+    return last_event_time_ms < now_ms() - scoring.max_delay_ms
 
 
 def decode(call: Call) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,20 +13,15 @@ from cli.common import (
     MappingOption,
     UserArgument,
     end_without_result,
-    format_utc,
-    parse_since_ms,
     table,
+    time_option,
 )
 from cli.progress import print_line
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from offline.occlusion import EventEffect, WindowEffects
-
-CauseOption = Annotated[
-    int, typer.Option("--limit", min=1, max=100, help="Maximum number of events for each value.")
-]
+    from offline.occlusion import WindowEffects
 
 
 def explain(
@@ -34,10 +29,8 @@ def explain(
     user: UserArgument,
     files: Annotated[list[Path] | None, typer.Argument()] = None,
     mapping: MappingOption = None,
-    at: Annotated[
-        int | None, typer.Option(parser=lambda text: parse_since_ms(text, "--at"))
-    ] = None,
-    limit: CauseOption = 3,
+    at: Annotated[int | None, time_option("--at")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100)] = 3,
 ) -> None:
     """Show which events of a window moved churn, expected spend and interests most.
 
@@ -53,6 +46,7 @@ def explain(
         `recompute-late`. Default: the topic has all of the user's events.
     at TIME: The last window that ended by then: 7d ago, or a time such as 2026-11-26. Default: the
         newest.
+    limit: Maximum number of events for each value.
     """
     from offline.explanation.run import as_document, explain, model_version, stored_delta
     from offline.late_windows.run import check_arguments
@@ -64,43 +58,22 @@ def explain(
     if delta is None:
         end_without_result(f"no window of user {user!r}")
     effects = explain(settings, call.file, version, delta, files or [], mapping, print_line)
-    call.print(
-        as_document(effects, delta), *cause_tables(effects, user, delta.window_end_ms, limit)
-    )
+    window = {"user": user, "window_end_ms": delta.window_end_ms}
+    call.print(as_document(effects, delta), window, *cause_tables(effects, limit))
 
 
-def cause_tables(
-    effects: WindowEffects, user: str, window_end_ms: int, limit: int
-) -> Iterable[Table]:
-    """A table for each value: the events that move it most."""
-    end, served = format_utc(window_end_ms), effects.served
-    values: dict[str, tuple[str, str | Callable[[EventEffect], str]]] = {
-        "churn": (
-            f"Churn of user {user} after the window to {end}: {served.churn:.1%}",
-            lambda effect: f"{100 * effect.churn:+.1f} points",
-        ),
-        "expected_spend": (
-            f"Expected spend: {served.expected_spend:.2f}",
-            "{.expected_spend:+.2f}",
-        ),
+def cause_tables(effects: WindowEffects, limit: int) -> Iterable[Table]:
+    """A table for each value: the events that move it most, and by how much."""
+    served = effects.served
+    titles = {
+        "churn": f"Churn: {served.churn:.1%}",
+        "expected_spend": f"Expected spend: {served.expected_spend:.2f}",
+        "interests": "Interests: without and with it",
     }
-    if served.interests:
-        values["interests"] = "Interests", _moved
-    for name, (title, moved) in values.items():
-        columns = {
-            "time": lambda effect: format_utc(effect.time_ms),
-            "event": "{.event_id}",
-            "type": "{.event_type}",
-            "item": "{.item}",
-            "category": "{.category}",
-            ">amount": "{.amount:.2f}",
-            "because of it": moved,
-        }
-        yield table(title, effects.strongest(name, limit), columns)
+    for name, title in titles.items():
+        if name != "interests" or served.interests:
+            moved = "moved_interests" if name == "interests" else name
+            yield table(title, effects.strongest(name, limit), f"{EVENT} {moved}")
 
 
-def _moved(effect: EventEffect) -> str:
-    return ", ".join(
-        f"{category} {without:.1%} to {stored:.1%}"
-        for category, without, stored in effect.moved_interests
-    )
+EVENT = "time_ms event_id event_type item category amount"

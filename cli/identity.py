@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import time
+from collections.abc import Iterable
 from contextlib import closing
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
-from cli.common import Call, end_without_result, format_utc, table
+from cli.common import Call, end_without_result, table
 from liveprofile.alerts.consumer.loop import stop_on_signals
 from liveprofile.consent.changes import PersonConsentTable
 from liveprofile.errors import InputError
@@ -37,6 +36,7 @@ from liveprofile.identity.records import merge_json, to_record
 from liveprofile.kafka.offsets import partition_ranges
 from liveprofile.kafka.records import send_all
 from liveprofile.settings import Settings
+from liveprofile.storage.cql import now_ms
 from liveprofile.units import DAY_MS
 from liveprofile.wire.tokens import ID_CHARS
 from liveprofile.wire.user_records import CONTENT_TYPE, key_of
@@ -78,17 +78,28 @@ def merge(
         if name is not None and (not name.strip() or len(name) > ID_CHARS):
             raise InputError(f"id {name!r:.40}: must have 1 to {ID_CHARS} characters")
     settings = _settings(call)
+    partition_ranges(settings, settings.topics.merges)  # a missing topic is an error
+    book, clock_ms = read_merges(settings), now_ms()
+    since_ms = clock_ms + settings.merges.delay_ms
     if all_merges:
-        rows = _rows(_book(settings), None)
-        call.print(rows, _table(rows))
+        call.rows(_rows(book, book.aliases()), COLUMNS, empty="no merges")
     elif show is not None:
-        _show(call, _book(settings), show)
+        ids, rows = book.ids_of(show, END_OF_TIME_MS), _rows(book, book.ever_merged(show))
+        person = {"user_id": show, "person": book.resolve(show, END_OF_TIME_MS), "ids": ids}
+        call.print(person | {"merges": rows}, person, table(None, rows, COLUMNS))
+        if len(ids) == 1:
+            end_without_result(f"{show!r} has no other id")
     elif split is not None:
-        now_ms, limit_ms = _now_ms(), round(SPLIT_DAYS * DAY_MS)
-        since_ms = now_ms + settings.merges.delay_ms
-        _send(call, split, split_merge(_book(settings), split, since_ms, now_ms, limit_ms))
+        limit_ms = round(SPLIT_DAYS * DAY_MS)
+        _send(call, split, split_merge(book, split, since_ms, clock_ms, limit_ms))
     else:
-        _merge(call, alias or "", user or "")
+        merges, erased = merged(book, alias or "", user or "", since_ms), read_erasures(settings)
+        if gone := [each for each in of_persons(book, [alias or "", user or ""]) if each in erased]:
+            raise MergeError(f"user {gone[0]!r} was erased: an erased user cannot be merged")
+        _send(call, alias or "", merges)
+
+
+COLUMNS = "alias_id user_id since until"
 
 
 def _settings(call: Call) -> Settings:
@@ -101,54 +112,13 @@ def _settings(call: Call) -> Settings:
     return call.settings
 
 
-def _book(settings: Settings) -> IdentityTable:
-    partition_ranges(settings, settings.topics.merges)  # a missing topic is an error
-    return read_merges(settings)
-
-
-def _now_ms() -> int:
-    return round(time.time() * 1_000)
-
-
-def _merge(call: Call, alias: str, user: str) -> None:
-    book, erased = _book(call.settings), read_erasures(call.settings)
-    merges = merged(book, alias, user, _now_ms() + call.settings.merges.delay_ms)
-    if gone := [each for each in of_persons(book, [alias, user]) if each in erased]:
-        raise MergeError(f"user {gone[0]!r} was erased: an erased user cannot be merged")
-    _send(call, alias, merges)
-
-
 def _send(call: Call, alias: str, merges: tuple[Merge, ...]) -> None:
     record = (key_of(alias), to_record(alias, merges), CONTENT_TYPE)
     send_all(call.settings, call.settings.topics.merges, [record])
-    last = merges[-1]
-    is_merge = last.until_ms is None
-    time_ms = last.since_ms if is_merge else last.until_ms
-    other = last.user_id if is_merge else "an id of its own again"
-    text = f"{alias} is {other}, for events from {format_utc(time_ms)} on"
-    call.print({"alias_id": alias} | _fields(last), text)
+    call.print({"alias_id": alias} | _fields(merges[-1]))
 
 
-def _show(call: Call, book: IdentityTable, user: str) -> None:
-    ids, rows = book.ids_of(user, END_OF_TIME_MS), _rows(book, user)
-    person = book.resolve(user, END_OF_TIME_MS)
-    call.print(
-        {"user_id": user, "person": person, "ids": ids, "merges": rows},
-        f"{user} is {person}, with the ids {', '.join(ids)}",
-        _table(rows),
-    )
-    if len(ids) == 1:
-        end_without_result(f"{user!r} has no other id")
-
-
-def _table(rows: list[dict[str, Any]]) -> Table:
-    columns = {"alias": "{[alias_id]}", "user": "{[user_id]}", "since": "{[since]}"}
-    return table("Merges", rows, columns | {"until": lambda row: row["until"]})
-
-
-def _rows(book: IdentityTable, user: str | None) -> list[dict[str, Any]]:
-    """All merges, or those of all ids that were ever merged with the user."""
-    ids = book.aliases() if user is None else book.ever_merged(user)
+def _rows(book: IdentityTable, ids: Iterable[str]) -> list[dict[str, Any]]:
     return [
         {"alias_id": alias_id} | _fields(each) for alias_id in ids for each in book.merges(alias_id)
     ]

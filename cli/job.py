@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import orjson
 import typer
 
-from cli.common import Call, format_utc, table
+from cli.common import Call
 from cli.submission import create_tables, read_model_card, submit_job
 from liveprofile.flink import rest
 from liveprofile.flink.job_report import (
@@ -53,21 +53,11 @@ def setup(call: Call, dry_run: bool = False) -> None:
         topics = missing_topics(settings)
         steps = migration_steps(settings.cassandra) if stored else []
         pending = [migration.title for migration in to_apply(steps)]
-        call.print(
-            {"topics_missing": topics, "migrations_pending": pending},
-            f"topics to create: {', '.join(topics) or 'none, all exist'}",
-            f"migrations to apply: {', '.join(pending) or 'none, all are'}",
-        )
+        call.print({"topics_missing": topics, "migrations_pending": pending})
         return
     topics = create_topics(settings)
     applied = create_tables(settings, card)
-    call.print(
-        {"topics_created": topics, "keyspace": keyspace, "migrations_applied": applied},
-        f"topics created: {', '.join(topics) or 'none, all exist'}",
-        f"migrations applied to keyspace {keyspace}: {', '.join(applied) or 'none, all are'}"
-        if stored
-        else "no tables: job.store = none",
-    )
+    call.print({"topics_created": topics, "keyspace": keyspace, "migrations_applied": applied})
 
 
 def migrations(call: Call) -> None:
@@ -78,30 +68,18 @@ def migrations(call: Call) -> None:
 
     Example: `liveprofile job migrations`
     """
-    steps = migration_steps(call.settings.cassandra)
-    call.print(
-        [
-            {
-                "number": step.number,
-                "name": step.name,
-                "state": step.state,
-                "applied_at_ms": step.applied and to_ms(step.applied.applied_at),
-                "version": step.applied and step.applied.version,
-                "checksum": step.applied and step.applied.checksum,
-            }
-            for step in steps
-        ],
-        table(None, steps, MIGRATION),
-    )
-
-
-MIGRATION = {
-    ">number": "{.number:04}",
-    "name": "{.name}",
-    "state": "{.state}",
-    "time": lambda step: format_utc(to_ms(step.applied.applied_at)) if step.applied else "-",
-    "version": lambda step: step.applied.version if step.applied else "-",
-}
+    rows = [
+        {
+            "number": step.number,
+            "name": step.name,
+            "state": step.state,
+            "applied_at_ms": step.applied and to_ms(step.applied.applied_at),
+            "version": step.applied and step.applied.version,
+            "checksum": step.applied and step.applied.checksum,
+        }
+        for step in migration_steps(call.settings.cassandra)
+    ]
+    call.rows(rows, "number name state applied_at_ms version")
 
 
 def refuse_relative(folder: str | None) -> str | None:
@@ -123,11 +101,7 @@ SavepointOption = Annotated[
         callback=refuse_relative,
     ),
 ]
-
-
 PARALLELISM_VARIABLE = "LIVEPROFILE_JOB__PARALLELISM"
-
-
 WAIT_TIMEOUT_S = 180.0
 
 
@@ -153,8 +127,7 @@ def submit(
     job_id, created = submit_job(settings, file, savepoint)
     if wait:
         wait_until_running(settings.flink.rest_url, job_id, WAIT_TIMEOUT_S)
-    result = {"job_id": job_id, "name": settings.job.name, "topics_created": created}
-    call.print(result, result | {"topics_created": ", ".join(created)})
+    call.print({"job_id": job_id, "name": settings.job.name, "topics_created": created})
 
 
 def status(call: Call) -> None:
@@ -166,36 +139,11 @@ def status(call: Call) -> None:
     Example: `liveprofile job status --json`
     """
     result = _collect_status(call.settings)
-    call.print(result, _status_fields(call.settings, result))
+    call.print(result)
     for warning in result["warnings"] if not call.json else ():
         typer.echo(f"warning: {warning}", err=True)
     if result["warnings"]:
         raise typer.Exit(1)
-
-
-def _status_fields(settings: Settings, result: dict[str, Any]) -> dict[str, Any]:
-    checkpoint, lag_scoring, scoring = (
-        result[name] for name in ("checkpoint", "lag_scoring", "scoring")
-    )
-    return {
-        "job": f"{settings.job.name} {result['job_id']}",
-        "state": f"{result['state']} for {result['uptime_s']:.0f} s,"
-        f" {result['tasks_running']} of {result['tasks']} tasks running",
-        "restarts": result["restarts"],
-        "profile pipeline": f"{result['events_per_second']:.0f} events per second,"
-        f" {result['lag_events']} records behind at the last checkpoint",
-        "scoring pipeline": None
-        if lag_scoring is None
-        else f"{lag_scoring} records behind at the last checkpoint",
-        "events to score": scoring
-        and f"{scoring['events']} since the last start, {scoring['incomplete']} incomplete,"
-        f" {scoring['unscored']} unscored",
-        "last checkpoint": checkpoint
-        and f"{checkpoint['age_s']:.0f} s ago, took {checkpoint['duration_ms']} ms,"
-        f" {checkpoint['size_bytes'] / 1e6:.1f} MB of state",
-        "failed checkpoints": result["checkpoints_failed"],
-        "model": _describe_model(result),
-    }
 
 
 def _collect_status(settings: Settings) -> dict[str, Any]:
@@ -218,13 +166,6 @@ def _collect_status(settings: Settings) -> dict[str, Any]:
     return result
 
 
-def _describe_model(result: dict[str, Any]) -> str | None:
-    models = result["models"]
-    if not models or not models["highest_revision"]:
-        return result["model_version"]
-    return f"revision {models['highest_revision']} of `liveprofile model list`"
-
-
 def _model_version(checkpoint: Path) -> str | None:
     """Version of the configured model; None if its model card is not on this machine."""
     card = checkpoint / "card.json"
@@ -240,8 +181,6 @@ JobOption = Annotated[
         help="Id of the job. Default: the job that runs with the name job.name.",
     ),
 ]
-
-
 SavepointFolderOption = Annotated[
     str | None,
     typer.Option(
@@ -264,11 +203,8 @@ def stop(call: Call, savepoint: SavepointFolderOption = None, job: JobOption = N
     """
     rest_url, job_id = _running_job(call, job)
     location = rest.stop_with_savepoint(rest_url, job_id, savepoint)
-    call.print(
-        {"job_id": job_id, "savepoint": location},
-        f"job {job_id} is stopped, savepoint {location}",
-        f"To go on: {submit_command(call, location)} --wait",
-    )
+    found = {"job_id": job_id, "savepoint": location}
+    call.print(found, found | {"to go on": f"{submit_command(call, location)} --wait"})
 
 
 def submit_command(call: Call, savepoint: str) -> str:
@@ -285,10 +221,7 @@ def savepoint(call: Call, folder: SavepointFolderOption = None, job: JobOption =
     """
     rest_url, job_id = _running_job(call, job)
     location = rest.take_savepoint(rest_url, job_id, folder)
-    call.print(
-        {"job_id": job_id, "savepoint": location},
-        f"savepoint {location} of job {job_id}, which goes on",
-    )
+    call.print({"job_id": job_id, "savepoint": location})
 
 
 def cancel(call: Call, job: JobOption = None) -> None:
@@ -301,11 +234,7 @@ def cancel(call: Call, job: JobOption = None) -> None:
     """
     rest_url, job_id = _running_job(call, job)
     rest.cancel(rest_url, job_id)
-    checkpoint = last_checkpoint_path(rest_url, job_id)
-    call.print(
-        {"job_id": job_id, "checkpoint": checkpoint},
-        f"job {job_id} is cancelled, last checkpoint {checkpoint or 'none'}",
-    )
+    call.print({"job_id": job_id, "checkpoint": last_checkpoint_path(rest_url, job_id)})
 
 
 def _running_job(call: Call, job: str | None) -> tuple[str, str]:

@@ -18,9 +18,8 @@ from cli.common import (
     Call,
     UserArgument,
     end_without_result,
-    format_utc,
     print_json,
-    print_tables,
+    print_table,
     read_user_ids,
     table,
 )
@@ -46,49 +45,13 @@ from liveprofile.privacy.export import ExportFile, as_json, private_file, table_
 from liveprofile.privacy.places import TABLES, read_user_keys, retention, unlimited
 from liveprofile.privacy.trained_users import FALSE_POSITIVE_RATE, erase_rows, find_checkpoints
 from liveprofile.settings import TOPICS, Settings
+from liveprofile.storage.cql import now_ms
 from liveprofile.units import DAY_MS
 from liveprofile.wire.tokens import ID_CHARS
 from liveprofile.wire.user_records import CONTENT_TYPE, key_of
 from services.privacy import erase_other_ids, forget_merges
 
-
-def list_checkpoints(call: Call, folder: Path) -> None:
-    """Prints the model checkpoints of a folder; exits with 1 unless all are clean."""
-    if not folder.is_dir():
-        raise InputError(f"--checkpoints {folder}: no folder")
-    erased = read_erasures(call.settings).users()
-    found = list(find_checkpoints(folder, sorted(erased)))
-    for each in found if call.json else ():
-        filters = each.trained.filters if each.trained else ()
-        print_json(
-            {
-                "checkpoint": str(each.folder),
-                "version": each.version,
-                "trained_users": each.trained and each.trained.users,
-                "erased_users": None if each.trained is None else each.erased,
-                "expected_false": len(erased) * len(filters) * FALSE_POSITIVE_RATE,
-            }
-        )
-    if not call.json:
-        print_tables(table(f"{len(erased)} erased users", found, CHECKPOINT))
-    if not all(each.is_clean for each in found):
-        raise typer.Exit(1)
-
-
-CHECKPOINT = {
-    "checkpoint": "{.folder}",
-    "version": "{.version}",
-    "users": lambda each: each.trained.users if each.trained else "unknown",
-    "erased": lambda each: len(each.erased) if each.trained else "unknown",
-    "": lambda each: (
-        "" if each.is_clean else "train it again: liveprofile model train --without-erased"
-    ),
-}
-
-
 PART_USERS = 500  # tables without a key of the user are read once or twice for so many
-
-
 SETTLE_S = 2.0  # until the workers know of an erasure
 
 
@@ -127,44 +90,52 @@ def erase(
     proof FILE: New file: a signed line for each user.
     """
     ids = _user_ids(users or [], file)
-    if pending and (ids or status):
-        raise InputError("--pending is about all erasures: give no user and no --status with it")
-    if status and proof is not None:
-        raise InputError("--status erases nothing: give no --proof with it")
-    if rows is not None and (ids or pending or status or proof):
-        raise InputError("--rows is about all erasures: give nothing else with it")
-    if checkpoints is not None and (ids or pending or status or rows or proof):
-        raise InputError("--checkpoints is about all erasures: give nothing else with it")
-    if not (ids or pending or status or rows or checkpoints):
-        raise InputError("give USER, --file, --pending, --status, --rows or --checkpoints")
     settings = call.settings
+    others = {
+        "--pending": pending,
+        "--status": status,
+        "--rows": rows is not None,
+        "--checkpoints": checkpoints is not None,
+    }
+    named = [name for name, given in others.items() if given]
+    if not ids and not named:
+        raise InputError("give USER, --file, --pending, --status, --rows or --checkpoints")
+    if len(named) > 1 or (ids and named not in ([], ["--status"])):
+        raise InputError(f"{named[0]} is about all erasures: give nothing else with it")
+    if proof is not None and named not in ([], ["--pending"]):
+        raise InputError(f"{named[0]} deletes no rows of tables: give no --proof with it")
     if proof is not None and settings.rules_signing_key is None:
         raise InputError("--proof needs the setting rules_signing_key, which signs it")
     if status:
         _show_status(call, ids)
-        return
-    if rows is not None:
+    elif rows is not None:
         _erase_rows(call, rows)
-        return
-    if checkpoints is not None:
-        list_checkpoints(call, checkpoints)
-        return
+    elif checkpoints is not None:
+        _list_checkpoints(call, checkpoints)
+    else:
+        _carry_out(call, ids, proof)
+
+
+def _carry_out(call: Call, ids: list[str], proof: Path | None) -> None:
+    """Erases users, or without ids goes on with all pending erasures."""
+    settings = call.settings
     with _new_file(proof) as out, call.session() as session:
-        todo = _pending(settings, session) if pending else _send(settings, ids)
+        todo = _send(settings, ids) if ids else _pending(settings, session)
         rows_left = False
         for report in _delete(settings, session, todo, out):
-            call.print(report, _line(report))
+            call.print(report)
             rows_left |= bool(report["pending"])
     if not todo and not call.json:
         typer.echo("no erasure is pending")
     if rows_left:
+        typer.echo("run `liveprofile privacy erase --pending` when the hour is over", err=True)
         raise typer.Exit(1)
 
 
 def _send(settings: Settings, ids: list[str]) -> dict[str, int]:
     """Tells the workers; returns the time of each user's erasure. Raises ServiceError."""
     partition_ranges(settings, settings.topics.erasures)  # a missing topic erases nothing
-    before_ms, book = round(time.time() * 1_000), read_merges(settings)
+    before_ms, book = now_ms(), read_merges(settings)
     ids = of_persons(book, ids)
     for other in former_ids(book, ids):
         typer.echo(
@@ -207,11 +178,11 @@ def _delete(
     with progress() as show:
         while part := dict(itertools.islice(remaining, PART_USERS)):
             for user, done in erase_users(session, part):
-                now_ms, number = round(time.time() * 1_000), number + 1
-                write_run(session, user, ErasureRun(todo[user], now_ms, done.pending), keep_s)
+                done_ms, number = now_ms(), number + 1
+                write_run(session, user, ErasureRun(todo[user], done_ms, done.pending), keep_s)
                 if out is not None and secret is not None:
                     keyspace = settings.cassandra.keyspace
-                    out.write(proof_line(secret.get_secret_value(), user, keyspace, now_ms, done))
+                    out.write(proof_line(secret.get_secret_value(), user, keyspace, done_ms, done))
                     out.flush()  # what is done is proven, also if the next user fails
                 if len(todo) > 1:
                     show("erasing", number, len(todo))
@@ -223,36 +194,59 @@ def _erase_rows(call: Call, folder: Path) -> None:
     if not folder.is_dir():
         raise InputError(f"{folder}: no folder")
     found = list(erase_rows(folder, read_erasures(call.settings).users()))
-    counts = {
-        "files": len(found),
-        "rewritten": sum(each.erased > 0 for each in found),
-        "rows": sum(each.kept for each in found),
-        "erased": sum(each.erased for each in found),
-    }
-    call.print(counts)
+    call.print(
+        {
+            "files": len(found),
+            "rewritten": sum(each.erased > 0 for each in found),
+            "rows": sum(each.kept for each in found),
+            "erased": sum(each.erased for each in found),
+        }
+    )
+
+
+def _list_checkpoints(call: Call, folder: Path) -> None:
+    """Prints the model checkpoints of a folder; exits with 1 unless all are clean."""
+    if not folder.is_dir():
+        raise InputError(f"--checkpoints {folder}: no folder")
+    erased = read_erasures(call.settings).users()
+    found = list(find_checkpoints(folder, sorted(erased)))
+    listed = [
+        {
+            "checkpoint": str(each.folder),
+            "version": each.version,
+            "trained_users": each.trained and each.trained.users,
+            "erased_users": None if each.trained is None else each.erased,
+            "expected_false": len(erased)
+            * FALSE_POSITIVE_RATE
+            * len(each.trained.filters if each.trained else ()),
+        }
+        for each in found
+    ]
+    for each in listed if call.json else ():
+        print_json(each)
+    if not call.json:
+        print_table(table(f"{len(erased)} erased users", listed, " ".join(listed[0])))
+    if not all(each.is_clean for each in found):
+        typer.echo("train these again: liveprofile model train --without-erased", err=True)
+        raise typer.Exit(1)
 
 
 def _show_status(call: Call, ids: list[str]) -> None:
     """Prints when each place is clear; without ids, whether the tables are, of every erasure."""
-    erased, now_ms = read_erasures(call.settings).users(), round(time.time() * 1_000)
+    erased = read_erasures(call.settings).users()
     if missing := [user for user in ids if user not in erased]:
         raise InputError(f"user {missing[0]!r} was never erased")
     with call.session() as session:
         runs = read_runs(session, ids) if ids else scan_runs(session)
     shown = ids or sorted(erased, key=lambda user: (erased[user], user))
     not_done = [user for user in shown if not is_done(runs.get(user), erased[user])]
-    columns = {
-        "place": "{.place}",
-        "clear": lambda place: "yes" if place.done else "no",
-        "by": lambda place: None if place.clear_ms is None else format_utc(place.clear_ms),
-        "": lambda place: place.note,
-    }
     for user in shown if ids or call.json else ():
-        places = list(place_statuses(erased[user], runs.get(user), call.settings, now_ms))
+        places = list(place_statuses(erased[user], runs.get(user), call.settings, now_ms()))
         fields = {"user_id": user, "before_ms": erased[user], "done": user not in not_done}
         call.print(
             fields | {"places": [place._asdict() for place in places]},
-            table(f"{user}: everything before {format_utc(erased[user])}", places, columns),
+            fields,
+            table(None, places, "place done clear_ms note"),
         )
     if not ids and not call.json:
         typer.echo(f"{len(shown)} users are erased; of {len(not_done)} rows are left")
@@ -279,15 +273,6 @@ def _new_file(path: Path | None) -> Iterator[IO[bytes] | None]:
     finally:
         if not path.stat().st_size:
             path.unlink()
-
-
-def _line(report: dict[str, Any]) -> str:
-    rows, pending = report["rows"], report["pending"]
-    text = f"{sum(rows.values())} rows of {len(rows)} tables deleted"
-    if pending:
-        left = ", ".join(f"{name} {count}" for name, count in pending.items())
-        text += f"; left: {left}: run `liveprofile privacy erase --pending` when the hour is over"
-    return f"{report['user_id']}: {text}"
 
 
 def _user_ids(users: list[str], file: Path | None) -> list[str]:
@@ -343,9 +328,7 @@ def export(
         if not any(result.counts.values()):
             end_without_result(f"nothing is stored about user {user!r}")
     counts = {name: count for name, count in result.counts.items() if count}
-    call.print(
-        {"file": str(out), "bytes": out.stat().st_size, "stored": counts}, counts | {"file": out}
-    )
+    call.print({"file": str(out), "bytes": out.stat().st_size, "stored": counts})
 
 
 def data_inventory(call: Call) -> None:
@@ -358,21 +341,14 @@ def data_inventory(call: Call) -> None:
 
     Example: `liveprofile privacy data-inventory` or `liveprofile privacy data-inventory --json`
     """
-    kept = list(retention(call.settings))
-    columns = {
-        "kind": "{.kind}",
-        "place": "{.place}",
-        "what": "{.what}",
-        "users": lambda each: "yes" if each.has_users else "no",
-        "days": lambda each: (
-            "no limit" if each.limit_ms is None else f"{each.limit_ms / DAY_MS:,.4g}"
-        ),
-        "by": "{.setting}",
-    }
+    kept = [
+        each._asdict() | {"days": each.limit_ms and each.limit_ms / DAY_MS}
+        for each in retention(call.settings)
+    ]
     for each in kept if call.json else ():
-        print_json(each._asdict())
+        print_json(each)
     if not call.json:
-        print_tables(table("What is kept, and how long", kept, columns))
+        print_table(table(None, kept, "place kind what has_users days setting"))
     if found := unlimited(call.settings):
         names = ", ".join(f"{each.place} ({each.setting})" for each in found)
         typer.echo(f"no limit: {names}", err=True)

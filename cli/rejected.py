@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cli.common import Call, SinceOption, format_utc, table
+from cli.common import Call, SinceOption, table
 from cli.options import Commands
 from liveprofile.errors import InputError
 from liveprofile.ingest.rejected import (
@@ -55,17 +55,13 @@ def list_records(
         lambda fault: typer.echo(fault, err=True),
     )
 
-    def payload(record: RejectedRecord) -> str:
-        text = record.as_dict()["payload"] or ""
-        return text if len(text) <= PAYLOAD_CHARS else f"{text[:PAYLOAD_CHARS]}…"
-
     columns = {
-        "id": "{.id}",
-        "time": lambda record: format_utc(record.rejected_at_ms),
-        "reason": "{.reason}",
-        "detail": "{.detail}",
+        "id": "id",
+        "time": "rejected_at_ms",
+        "reason": "reason",
+        "detail": "detail",
         "original": _position,
-        "payload": payload,
+        "payload": lambda record: (record.as_dict()["payload"] or "")[:PAYLOAD_CHARS],
     }
     if latest or call.json:
         call.print([record.as_dict() for record in latest], table(None, latest, columns))
@@ -84,17 +80,7 @@ def show(call: Call, record_id: str) -> None:
     """
     parse_id(record_id)
     (record,) = find_records(call.settings, [record_id])
-    fields = {
-        "id": record.id,
-        "rejected at": format_utc(record.rejected_at_ms),
-        "reason": f"{record.reason} {record.detail}".strip(),
-        "original": _position(record),
-        "event_id": "taken: a corrected event needs another" if record.claimed else "free",
-        "payload": record.as_dict()["payload"],
-    }
-    call.print(record.as_dict(), fields)
-    if record.truncated and not call.json:
-        typer.echo("the payload is truncated; the original record has all of it", err=True)
+    call.print(record.as_dict())
 
 
 @rejected.command()
@@ -114,10 +100,7 @@ def resend(call: Call, file: Path, dry_run: bool = False) -> None:
     """
     corrections = read_corrections(_read_text(file), str(file))
     records = operations.resend(None, call.settings, corrections, dry_run=dry_run)
-    call.print(
-        {"records": len(records), "sent": not dry_run},
-        f"{len(records)} records {'are valid' if dry_run else 'sent'}",
-    )
+    call.print({"records": len(records), "sent": not dry_run})
 
 
 def _read_text(file: Path) -> str:

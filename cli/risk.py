@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -12,24 +12,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import orjson
 import typer
-from cassandra.cluster import Session
-from rich.table import Table
 
 from cli.alerts import AnalystOption
 from cli.common import (
-    ByOption,
     Call,
     ConfigCall,
-    JsonCall,
-    RejectedLabelReporter,
+    FaultReporter,
+    cell,
     format_utc,
     print_json,
     refuse_empty,
     table,
 )
-from cli.definitions import apply_file, check_file, print_in_force
+from cli.definitions import FileArgument, add_commands
 from cli.options import Commands
-from cli.progress import count_bar, progress
+from cli.progress import count_bar
 from liveprofile.alerts.cases.flags import find_flag
 from liveprofile.alerts.consumer import (
     AlertConsumer,
@@ -40,7 +37,7 @@ from liveprofile.alerts.consumer import (
     Webhook,
     stop_on_signals,
 )
-from liveprofile.alerts.consumer.handlers import Accounts, load_accounts
+from liveprofile.alerts.consumer.handlers import load_accounts
 from liveprofile.drift.reference import DriftReference
 from liveprofile.errors import InputError
 from liveprofile.labels import feedback as labels
@@ -51,7 +48,7 @@ from liveprofile.storage.cql import now_ms
 from services.definitions import read_definitions, read_kind
 
 if TYPE_CHECKING:
-    from udfs.scoring.drift_store import DriftState
+    from rich.table import Table
 
 
 def consume(
@@ -87,9 +84,16 @@ def consume(
     # The consumer logs the outcome of each alert; user ids in these lines are hashed.
     logging.getLogger("liveprofile.alerts.consumer").setLevel(logging.INFO)
     with call.session() as session:
+        handlers: list[Handler] = []
+        if open_case:
+            handlers.append(OpenCase(session, call.settings.cassandra.case_ttl_s))
+        if post is not None:
+            handlers.append(post)
+        if accounts is not None:
+            handlers.append(RestrictAccount(accounts, partial(find_flag, session)))
         consumer = AlertConsumer.connect(
             call.settings,
-            create_handlers(session, call.settings.cassandra.case_ttl_s, open_case, post, accounts),
+            handlers,
             session,
             group_id=group,
             min_severity=Severity(min_severity),
@@ -100,36 +104,7 @@ def consume(
     call.print(counts)
 
 
-def create_handlers(
-    session: Session,
-    case_ttl_s: int,
-    open_case: bool,
-    webhook: Webhook | None,
-    accounts: Accounts | None,
-) -> list[Handler]:
-    """Creates the handlers that the options request."""
-    handlers: list[Handler] = []
-    if open_case:
-        handlers.append(OpenCase(session, case_ttl_s))
-    if webhook is not None:
-        handlers.append(webhook)
-    if accounts is not None:
-        handlers.append(RestrictAccount(accounts, partial(find_flag, session)))
-    return handlers
-
-
-feedback = Commands(
-    name="feedback", help="Send labels (fraud or legitimate) of events to the scoring pipeline."
-)
-
-
-@feedback.callback()
-def group() -> None:
-    """Makes `send` a subcommand: without a callback typer merges a single command."""
-
-
-@feedback.command()
-def send(call: ConfigCall, file: Path, by: AnalystOption) -> None:
+def feedback(call: ConfigCall, file: Path, by: AnalystOption) -> None:
     """Send the labels of a file to the topic risk-feedback; sending a label twice has no effect.
 
     Required columns: event_id, user_id, label (fraud or legitimate), event_time, and time or
@@ -137,12 +112,12 @@ def send(call: ConfigCall, file: Path, by: AnalystOption) -> None:
     address_id. The last line is JSON: sent, rejected, seconds. Exit code 1 if a row was rejected;
     the other rows are sent.
 
-    Example: `liveprofile risk feedback send chargebacks.jsonl --by payments`
+    Example: `liveprofile risk feedback chargebacks.jsonl --by payments`
 
     Options:
     file FILE: Labels: JSON lines, or Parquet (.parquet).
     """
-    rejected = RejectedLabelReporter(file)
+    rejected = FaultReporter(file)
     started_s = time.monotonic()
     with count_bar(f"sending {file.name}", labels.estimate_rows(file)) as advance:
         rows = labels.read_labels(file, by)
@@ -159,40 +134,7 @@ rules = Commands(
     help="Check risk rules, try them on the past, apply them to running jobs, list them."
     " docs/data-contract.md, section 6, describes the format.",
 )
-
-
-FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="Rules file (TOML).")]
-
-
-@rules.command()
-def check(call: Call, file: FileArgument) -> None:
-    """Check a rules file without connecting to Kafka. Exit code 2 if it has errors.
-
-    Each error is one line. With --json an error has file, line, rule, key, column (in a
-    condition) and reason.
-
-    Example: `liveprofile risk rules check rules.toml`
-    """
-    read = partial(read_definitions, "rules", settings=lambda: call.settings)
-    check_file(call, file, "rules", read)
-
-
-@rules.command()
-def apply(call: Call, file: FileArgument, dry_run: bool = False, by: ByOption = "unknown") -> None:
-    """Apply a rules file: running jobs use it within seconds.
-
-    A changed rule is written to the topic risk-rules with the next version; a rule that the file
-    lacks is removed from the topic. If the file has an error, nothing is written. From then on
-    jobs use the rules of the topic instead of the file in their settings. The records are signed
-    if the setting rules_signing_key is set.
-
-    Example: `liveprofile risk rules apply rules.toml --dry-run`
-
-    Options:
-    dry_run: Print the changes without applying them.
-    """
-    rules = read_definitions("rules", file, lambda: call.settings).rules
-    apply_file(call, "rules", rules, file, dry_run, by)
+add_commands(rules, "rules", "risk rules", "id version scope state when")
 
 
 @rules.command()
@@ -224,62 +166,37 @@ def shown_backtest(found: Backtest) -> Iterator[dict[str, Any] | Table]:
     """Figures of both sides, then tables by day and by rule."""
     sides = (found.current, found.edited)
     yield {
-        "windows, events": f"{found.windows}, {found.events} from {format_utc(found.since_ms)}"
-        f" to {format_utc(found.until_ms)}",
-        "alerts, in force and edited": _pair(side.alerts for side in sides),
-        "users with an alert": _pair(len(side.users) for side in sides),
-        "frauds of labelled alerts": _pair(f"{each.frauds}/{each.labelled}" for each in sides),
-        "flags of rules in SHADOW": _pair(side.shadow_flags for side in sides),
+        "from": format_utc(found.since_ms),
+        "until_ms": found.until_ms,
+        "windows": found.windows,
+        "events": found.events,
+        "alerts, in force and edited": [side.alerts for side in sides],
+        "users with an alert": [len(side.users) for side in sides],
+        "frauds of labelled alerts": [f"{each.frauds}/{each.labelled}" for each in sides],
+        "flags of rules in SHADOW": [side.shadow_flags for side in sides],
         "users who gain alerts": len(found.gained),
         "users who lose alerts": len(found.lost),
     }
-    for title, name in (("day", "alerts_by_day"), ("rule", "alerts_by_rule")):
+    for title, name in (("day_ms", "alerts_by_day"), ("rule", "alerts_by_rule")):
         current, edited = (getattr(side, name) for side in sides)
         rows = [
-            (
-                format_utc(key)[:10] if title == "day" else key,
-                current.get(key, 0),
-                edited.get(key, 0),
-            )
+            {title: cell(title, key), "in_force": current.get(key, 0), "edited": edited.get(key, 0)}
             for key in sorted(current.keys() | edited.keys())
         ]
         if rows:
-            yield table(None, rows, {title: "{[0]}", "in force": "{[1]}", "edited": "{[2]}"})
+            yield table(None, rows, f"{title} in_force edited")
 
 
-def _pair(values: Iterable[object]) -> str:
-    return ", ".join(map(str, values))
+def drift(call: Call, periods: Annotated[int, typer.Option(min=1, max=1_000)] = 12) -> None:
+    """Show whether the fraud model's input has drifted from its training data (docs/drift.md).
 
+    The hourly and the daily state, and the last periods.
 
-@rules.command(name="list")
-def list_rules(call: Call) -> None:
-    """List the current rules: those of the topic, or of the file while the topic has none.
-
-    Example: `liveprofile risk rules list --json`
-    """
-    source, rule_set, _ = read_kind(call.settings, "rules")
-    print_in_force(call, source, rule_set, "rules", lambda rule: f"{rule.scope:<6}  ")
-
-
-drift = Commands(
-    name="drift",
-    invoke_without_command=True,
-    help="Show whether the fraud model's input has drifted from its training data (docs/drift.md)."
-    "\n\nExample: `liveprofile risk drift --periods 24`",
-)
-
-
-@drift.callback()
-def show(
-    call: Call, context: typer.Context, periods: Annotated[int, typer.Option(min=1, max=1_000)] = 12
-) -> None:
-    """Without a command: show the hourly and the daily drift state and the last periods.
+    Example: `liveprofile risk drift --periods 24`
 
     Options:
     periods N: Last N hours and N days.
     """
-    if context.invoked_subcommand is not None:
-        return
     from udfs.scoring.drift_monitor import PERIOD_MS, decision_scope
     from udfs.scoring.drift_store import CassandraDriftStore
 
@@ -288,67 +205,31 @@ def show(
     reference = DriftReference.load(folder)
     if reference is None:
         raise InputError(f"event model {folder} has no reference.json: its drift is not monitored")
+    report: dict[str, Any] = {"reference": reference.version}
+    shown: list[dict[str, Any] | Table] = []
     with call.session() as session:
         store = CassandraDriftStore(session, settings.cassandra, settings.scoring.score_ttl_s)
-        by_period_kind = {
-            kind: (store.state(scope), store.decisions(scope, periods))
-            for kind in PERIOD_MS
-            for scope in [decision_scope(reference, kind)]
-        }
-    report: dict[str, Any] = {"reference": reference.version}
-    shown: list[str | Table] = []
-    for kind, (state, decisions) in by_period_kind.items():
-        report[kind] = {
-            "state": {
-                "drifting": state.since_ms is not None,
-                "since_ms": state.since_ms,
-                "decided_until_ms": state.decided_until_ms,
-            },
-            "periods": [
+        for kind in PERIOD_MS:
+            scope = decision_scope(reference, kind)
+            decisions = store.decisions(scope, periods)
+            found = store.state(scope)
+            state = {
+                "drifting": found.since_ms is not None,
+                "since_ms": found.since_ms,
+                "decided_until_ms": found.decided_until_ms,
+            }
+            listed = [
                 each._asdict() | {"distances": orjson.loads(each.distances)} for each in decisions
-            ],
-        }
-        shown.append(f"by {kind}: {_describe_state(state)}")
-        if decisions:
-            shown.append(table(None, decisions, DECISION))
+            ]
+            report[kind] = {"state": state, "periods": listed}
+            shown += [{"period": kind} | state, table(None, decisions, DECISION)]
     call.print(report, *shown)
 
 
-@drift.command()
-def reference(call: JsonCall, folder: Path) -> None:
-    """Rebuild a model's reference.json from the simulated shops that its model card names.
-
-    The model itself does not change.
-
-    Example: `liveprofile risk drift reference models/checkpoints/event-risk`
-
-    Options:
-    folder FOLDER: Model checkpoint of an event-risk model.
-    """
-    from models.fraud.training.train_simulated import rebuild_reference
-
-    with progress() as on_progress:
-        rebuilt = rebuild_reference(folder, on_progress)
-    call.print(
-        {"reference": rebuilt.version, "events": rebuilt.events, "watched": rebuilt.features},
-        f"reference {rebuilt.version}: {rebuilt.events} events, {len(rebuilt.features)} features",
-    )
-
-
-def _describe_state(state: DriftState) -> str:
-    if state.decided_until_ms is None:
-        return "no period is evaluated yet"
-    if state.since_ms is None:
-        verdict = "no drift"
-    else:
-        verdict = f"drifting since {format_utc(state.since_ms)}"
-    return f"{verdict}, evaluated until {format_utc(state.decided_until_ms)}"
-
-
 DECISION = {
-    "start": lambda decision: format_utc(decision.start_ms),
-    "events": "{.events}",
-    "drift": lambda decision: "yes" if decision.drifting else "no",
+    "start": "start_ms",
+    "events": "events",
+    "drift": "drifting",
     "largest distances (distance, limit)": lambda decision: ", ".join(
         f"{each.name} {each.value:.2f} ({'none' if each.limit is None else f'{each.limit:.2f}'})"
         for each in decision.relative[:3]

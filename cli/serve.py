@@ -28,12 +28,16 @@ if TYPE_CHECKING:
     from serve.explainer import Explainer
 
 
-def api(
-    call: Call,
-    host: str | None = None,
-    port: Annotated[int | None, typer.Option(min=0, max=65535)] = None,
-    quiet: bool = False,
-) -> None:
+HostOption = Annotated[
+    str | None, typer.Option("--host", metavar="ADDRESS", help="Setting serve.host.")
+]
+PortOption = Annotated[
+    int | None,
+    typer.Option("--port", min=0, max=65535, help="Default: of the settings. 0: any free port."),
+]
+
+
+def api(call: Call, host: HostOption = None, port: PortOption = None, quiet: bool = False) -> None:
     """Serve profiles and alerts over HTTP until Ctrl-C (docs/api.md).
 
     Starts without Cassandra and answers 503 until it is there. With --json, the first line is
@@ -42,8 +46,6 @@ def api(
     Example: `liveprofile serve api --port 8070`
 
     Options:
-    host ADDRESS: Setting serve.host.
-    port: Setting serve.port; 0: any free port.
     quiet: Log warnings only.
     """
     from serve.server import serve as run
@@ -53,21 +55,13 @@ def api(
     run(settings, _started(call), open_explainer(settings, call.file))
 
 
-def console(
-    call: Call,
-    host: str | None = None,
-    port: Annotated[int | None, typer.Option(min=0, max=65535)] = None,
-) -> None:
+def console(call: Call, host: HostOption = None, port: PortOption = None) -> None:
     """Serve the console for analysts until Ctrl-C (docs/console.md).
 
     Keys, roles, TLS and limits are those of `liveprofile serve api`. Starts without Cassandra. With
     --json, the first line is {"url": ...}.
 
     Example: `liveprofile serve console --port 8072`
-
-    Options:
-    host ADDRESS: Setting serve.host.
-    port: Setting serve.console_port; 0: any free port.
     """
     from console.app import run_console
 
@@ -77,8 +71,8 @@ def console(
 
 def metrics(
     call: Call,
-    host: str | None = None,
-    port: Annotated[int | None, typer.Option(min=0, max=65535)] = None,
+    host: HostOption = None,
+    port: PortOption = None,
     audit_state: Path | None = None,
 ) -> None:
     """Serve the figures of `liveprofile job status` and more as Prometheus metrics until Ctrl-C.
@@ -89,8 +83,6 @@ def metrics(
     Example: `liveprofile serve metrics --port 8071`
 
     Options:
-    host ADDRESS: Setting serve.host.
-    port: Setting metrics.port; 0: any free port.
     audit_state FILE: The file of `liveprofile events audit --state`: adds how far the audit has
         come.
     """
@@ -157,19 +149,8 @@ def list_keys(call: Call) -> None:
     """
     with _session(call.settings) as session:
         keys = read_keys(session)
-    if keys or call.json:
-        call.print([_public(each) for each in keys], *map(_line, keys))
-    else:
-        typer.echo("no keys", err=True)
-
-
-def _line(key: StoredKey) -> str:
-    state = (
-        f"until {format_utc(key.expires_at_ms)}"
-        if key.revoked_at_ms is None
-        else f"revoked {format_utc(key.revoked_at_ms)}"
-    )
-    return f"{key.key_id}  {key.role:<7}  {key.name}  {state}"
+    columns = "key_id role name expires_at_ms revoked_at_ms"
+    call.rows([_public(each) for each in keys], columns, empty="no keys")
 
 
 @key.command()
@@ -183,7 +164,7 @@ def revoke(call: Call, key_id: str) -> None:
     """
     with _session(call.settings) as session:
         revoked = revoke_key(session, key_id, now_ms())
-    call.print(_public(revoked), f"key {key_id} of {revoked.name} is revoked")
+    call.print(_public(revoked))
 
 
 @contextmanager

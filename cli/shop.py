@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, Literal
 
 import typer
 from cassandra.cluster import Session
-from rich.table import Table
 
 from cli.common import Call, end_without_result, format_utc, parse_duration_ms, table
 from cli.options import Commands
@@ -17,8 +15,6 @@ from liveprofile.settings import Settings
 from liveprofile.trends.count_store import CountStore, read_counts, read_series
 from liveprofile.trends.counts import ALL, CATEGORY, Series
 from liveprofile.trends.forecast import FIRST_DAYS, SCORED_DAYS
-from liveprofile.trends.funnel import Cohort, FunnelStep
-from liveprofile.trends.points import Point
 from liveprofile.trends.update import InputTopic
 from liveprofile.trends.update import update as count
 from liveprofile.units import DAY_MS
@@ -43,9 +39,7 @@ trends = Commands(
 )
 
 
-MAX_LISTED = 20
-
-
+LARGEST = 20  # categories whose counts are checked
 Metric = Literal["events", "users", "amount"]
 TypeOption = Annotated[
     str | None,
@@ -56,8 +50,6 @@ TypeOption = Annotated[
         help="Event type, such as view or purchase. Default: all types; of a category: purchase.",
     ),
 ]
-
-
 CategoryOption = Annotated[
     str | None,
     typer.Option(
@@ -67,8 +59,6 @@ CategoryOption = Annotated[
         help="Only this category; empty text is the unknown one. Default: all together.",
     ),
 ]
-
-
 MetricOption = Annotated[Metric, typer.Option("--metric", help="What is counted.")]
 
 
@@ -93,8 +83,8 @@ def update(call: Call, skip_lost: bool = False) -> None:
             skip_lost=skip_lost,
             progress=bar,
         )
-    fields = report.counts._asdict() | {"behind": report.behind, "skipped": report.skipped}
-    call.print(fields | {"chunks": report.chunks}, fields)
+    fields = {"behind": report.behind, "skipped": report.skipped, "chunks": report.chunks}
+    call.print(report.counts._asdict() | fields)
 
 
 @trends.command()
@@ -105,16 +95,16 @@ def show(
     metric: MetricOption = "events",
     by: Literal["hour", "day"] = "hour",
     last: str = "7d",
-    categories: Annotated[int, typer.Option(min=0, max=1_000)] = 20,
 ) -> None:
     """Show counts with the range that the weeks before let expect, and what falls outside.
+
+    Without --category also what falls outside of the counts of the 20 largest categories.
 
     Example: liveprofile shop trends show --metric amount --type purchase --last 48h
 
     Options:
     by: Hours or days.
     last SPAN: How far back: 48h or 14d before the last.
-    categories N: Check the N largest categories.
     """
     last_ms = parse_duration_ms(last, "--last")
     series = _series(category, event_type)
@@ -124,30 +114,37 @@ def show(
         if until_ms is None:
             raise _not_counted(settings)
         since_ms = until_ms - last_ms
-        span = (by, metric, since_ms, until_ms)
-        shown = {series: service.points_between(session, settings, series, *span)}
+        checked = [series]
         if category is None:
-            for each in _largest(session, settings, event_type, since_ms, until_ms, categories):
-                shown[each] = service.points_between(session, settings, each, *span)
+            checked += _largest(session, settings, event_type, since_ms, until_ms)
+        found = [
+            each._asdict() | point._asdict() | {"series": _name(each), "excess": point.excess}
+            for each in checked
+            for point in service.points_between(
+                session, settings, each, by, metric, since_ms, until_ms
+            )
+        ]
+    points = [point for point in found if point["series"] == _name(series)]
     outside = sorted(
-        ((each, point) for each, points in shown.items() for point in points if point.outside),
-        key=lambda pair: -pair[1].excess,
+        (point for point in found if point["outside"]), key=lambda point: -point["excess"]
     )
     report = {
         "by": by,
         "metric": metric,
         "complete_until_ms": until_ms,
-        "series": series._asdict(),
-        "points": [point._asdict() for point in shown[series]],
-        "outside": [each._asdict() | point._asdict() for each, point in outside],
+        "points": points,
+        "outside": outside,
     }
-    if not shown[series]:
+    if not points:
         call.print(report, "no counts in this time")
         return
+    columns = "start_ms value expected low high"
     call.print(
         report,
-        table(f"{_name(series)}: {metric} by {by}", shown[series], POINT),
-        _outside_table(outside) if outside else "Nothing falls outside the expected range.",
+        table(f"{_name(series)}: {metric} by {by}", points, f"{columns} outside"),
+        table("Outside the expected range", outside, f"series {columns}")
+        if outside
+        else "Nothing falls outside the expected range.",
     )
 
 
@@ -175,16 +172,18 @@ def forecast(
             f"{_name(series)} has {days} complete days: a forecast needs {FIRST_DAYS + SCORED_DAYS}"
         )
     hours = zip(found.hours, found.low, found.high, strict=True)
-    rows = [(f"{hour:02d}:00", *values) for hour, values in enumerate(hours)]
-    rows.append(("day", found.total, found.total_low, found.total_high))
-    columns = {
-        "hour": "{[0]}",
-        ">forecast": "{[1]:,.1f}",
-        ">80 %": lambda row: f"{row[2]:,.1f} to {row[3]:,.1f}",
-    }
+    rows = [
+        {"hour": f"{hour:02d}:00", "forecast": v[0], "low": v[1], "high": v[2]}
+        for hour, v in enumerate(hours)
+    ]
+    day = {"hour": "day", "forecast": found.total, "low": found.total_low, "high": found.total_high}
     call.print(
         {"day_ms": day_ms, "metric": metric, "series": series._asdict()} | found._asdict(),
-        table(f"{_name(series)}: {metric} on {format_utc(day_ms)[:10]}", rows, columns),
+        table(
+            f"{_name(series)}: {metric} on {format_utc(day_ms)[:10]}, low to high: 80 %",
+            [*rows, day],
+            "hour forecast low high",
+        ),
         f"by {found.method}; mean absolute error by hour in the last {SCORED_DAYS} days"
         f" {found.mae:,.2f}, seasonal naive {found.naive_mae:,.2f}",
     )
@@ -211,7 +210,6 @@ def _largest(
     event_type: str | None,
     since_ms: int,
     until_ms: int,
-    count: int,
 ) -> list[Series]:
     """The category series with the most events in this time."""
     topic = settings.topics.events
@@ -227,43 +225,13 @@ def _largest(
         )
         for series in of_type
     }
-    return sorted(of_type, key=lambda series: (-sizes[series], series))[:count]
+    return sorted(of_type, key=lambda series: (-sizes[series], series))[:LARGEST]
 
 
 def _name(series: Series) -> str:
     names = {ALL: "all categories", CATEGORY: series.category or "unknown category"}
     event_type = "all types" if series.event_type == ALL else series.event_type
     return f"{names.get(series.scope, 'other categories')}, {event_type}"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.0f}"
-
-
-POINT: dict[str, Callable[[Point], str]] = {
-    "start": lambda point: format_utc(point.start_ms)[:16],
-    ">value": lambda point: _number(point.value),
-    ">expected": lambda point: _number(point.expected),
-    ">range": lambda point: (
-        "-" if point.low is None else f"{_number(point.low)} to {_number(point.high)}"
-    ),
-    "": lambda point: "outside" if point.outside else "",
-}
-
-
-def _outside_table(outside: list[tuple[Series, Point]]) -> Table:
-    def of_point(name: str) -> Callable[[tuple[Series, Point]], str]:
-        return lambda pair: POINT[name](pair[1])
-
-    columns = {
-        "start": of_point("start"),
-        "series": lambda pair: _name(pair[0]),
-        **{name: of_point(name) for name in (">value", ">expected", ">range")},
-    }
-    title = f"Outside the expected range: {len(outside)}"
-    if len(outside) > MAX_LISTED:
-        title += f", the {MAX_LISTED} furthest"
-    return table(title, outside[:MAX_LISTED], columns)
 
 
 def funnel(
@@ -294,23 +262,19 @@ def funnel(
         raise InputError(f"--within {within!r}: must be less than --last {last!r}")
     with call.session() as session:
         found = stored_funnel(session, call.settings, names, within_ms, last_ms, by)
-    shown = dict(list(found.groups.items())[:limit])
-
-    def taken(step: int) -> Callable[[tuple[str, list[FunnelStep]]], str]:
-        return lambda group: f"{group[1][step].users:,} ({group[1][step].share or 0:.1%})"
-
-    columns = {"group": "{[0]}"} | {f">{name}": taken(step) for step, name in enumerate(names)}
-    columns[">95 %"] = lambda group: (
-        f"{group[1][-1].share_low or 0:.1%} to {group[1][-1].share_high or 0:.1%}"
-    )
+    groups = {
+        name: [step._asdict() for step in of_group]
+        for name, of_group in list(found.groups.items())[:limit]
+    }
+    rows = [{"group": name} | step for name, of_group in groups.items() for step in of_group]
     span = f"{format_utc(found.since_ms)[:16]} to {format_utc(found.until_ms)[:16]}"
-    title = f"Users with a first step from {span} UTC, within {within}"
-    groups = {name: [step._asdict() for step in of_group] for name, of_group in shown.items()}
     call.print(
         found._asdict() | {"groups": groups},
-        table(title, shown.items(), columns)
-        if shown
-        else "no user has taken the first step in this time",
+        table(
+            f"Users with a first step from {span} UTC, within {within}",
+            rows,
+            "group event_type users share share_low share_high",
+        ),
     )
 
 
@@ -328,23 +292,13 @@ def retention(call: Call, event_type: Annotated[str | None, typer.Option("--type
         event_types("--type", event_type)
     with call.session() as session:
         cohorts = stored_retention(session, call.settings, event_type)
-    title = f"Active users of each week's new users ({event_type or 'any event'})"
-    call.print(
-        [cohort._asdict() for cohort in cohorts],
-        table(title, cohorts, _cohort_columns(max(len(each.active) for each in cohorts)))
-        if cohorts
-        else "no complete week with new users",
-    )
-
-
-def _cohort_columns(weeks: int) -> dict[str, str | Callable[[Cohort], str]]:
-    def share(week: int) -> Callable[[Cohort], str]:
-        return lambda cohort: (
-            f"{cohort.active[week] / cohort.users:.0%}" if week < len(cohort.active) else ""
-        )
-
-    return {
-        "first week": lambda cohort: format_utc(cohort.week_ms)[:10],
-        ">users": "{.users:,}",
-        **{f">week {week}": share(week) for week in range(weeks)},
+    columns = {
+        "first week": "week_ms",
+        "users": "users",
+        "active after weeks": lambda cohort: [
+            f"{active / cohort.users:.0%}" for active in cohort.active
+        ],
     }
+    title = f"Active users of each week's new users ({event_type or 'any event'})"
+    empty = "no complete week with new users"
+    call.rows(cohorts, columns, title, empty=empty)

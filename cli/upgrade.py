@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shlex
-import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +14,7 @@ from cli.common import Call
 from cli.job import JobOption, SavepointFolderOption
 from cli.progress import print_line
 from cli.submission import check_submission, submit_job
-from liveprofile.errors import InputError, LiveprofileError, ServiceError
+from liveprofile.errors import LiveprofileError, ServiceError
 from liveprofile.flink import rest
 from liveprofile.flink.job_report import require_running_job
 from liveprofile.settings import Settings, load
@@ -38,7 +36,6 @@ class UpgradeResult(NamedTuple):
 def upgrade(
     call: Call,
     fallback: Path | None = None,
-    fallback_command: Path | None = None,
     savepoint: SavepointFolderOption = None,
     job: JobOption = None,
 ) -> None:
@@ -53,15 +50,9 @@ def upgrade(
     Options:
     fallback FILE: Settings file of the running job. If the new job does not run, a job with these
         settings goes on from the savepoint.
-    fallback_command PATH: The `liveprofile` command of the running job's version, for --fallback.
-        Default: this version.
     """
     settings, file = call.settings, call.file
     old_settings = None if fallback is None else load(fallback)
-    if fallback_command is not None and not os.access(fallback_command, os.X_OK):
-        raise InputError(f"--fallback-command {fallback_command}: no such command")
-    if fallback_command is not None and fallback is None:
-        raise InputError("--fallback-command needs --fallback: the settings of the running job")
     check_submission(settings)
     job_id = require_running_job(settings.flink.rest_url, settings.job.name, job)
 
@@ -70,15 +61,10 @@ def upgrade(
         print_line(f"job {job_id} is stopped, savepoint {location}")
         return location
 
-    def start_old(location: str) -> str:
-        if fallback_command is not None:
-            return start_with_command(fallback_command, fallback, location)
-        return start(old_settings, fallback, location)
-
     result = replace_job(
         stop,
-        lambda location: start(settings, file, location),
-        start_old if fallback else None,
+        partial(start, settings, file),
+        old_settings and partial(start, old_settings, fallback),
         print_line,
     )
     call.print(result._asdict())
@@ -135,13 +121,3 @@ def start(settings: Settings, file: Path | None, savepoint: str) -> str:
             rest.cancel(rest_url, job_id)
         raise
     return job_id
-
-
-def start_with_command(command: Path, file: Path | None, savepoint: str) -> str:
-    """Starts a job with another installed version. Raises ServiceError with its error message."""
-    arguments = ["job", "submit", "--savepoint", savepoint, "--wait", "--json"]
-    arguments += ["--config", str(file)]
-    done = subprocess.run([str(command), *arguments], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ServiceError(f"{command} submit: {done.stderr.strip() or done.stdout.strip()}")
-    return json.loads(done.stdout)["job_id"]

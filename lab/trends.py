@@ -37,9 +37,9 @@ def count_file(file: Path, mapping: Path | None) -> tuple[list[StoredCount], int
     """
     limits, now_ms, latest_ms = Settings().limits, round(time.time() * 1e3), 0
     events: list[CountedEvent] = []
-    batches, translator = open_source(file, mapping)
+    batches = open_source(file, mapping)
     for batch in batches:
-        for value in translator.translate(batch).values:
+        for value in batch.values:
             event = accept(value, now_ms, limits)
             if isinstance(event, AcceptedEvent):
                 about = (event.category, event.event_type, event.time_ms, event.amount)

@@ -91,8 +91,10 @@ FIGURES: dict[str, Figure] = {
 class Readings:
     """Values of figures. Adding one that the catalogue lacks raises KeyError."""
 
-    def __init__(self) -> None:
+    def __init__(self, **values: float) -> None:
         self._families: dict[str, Metric] = {}
+        for name, value in values.items():
+            self.add(name, value)
 
     def add(self, name: str, value: float, *labels: str) -> None:
         """A value of a gauge or counter; labels: in the order of the catalogue."""

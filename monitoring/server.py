@@ -1,31 +1,135 @@
-"""`/metrics` over HTTP."""
+"""`/metrics` over HTTP, from the last readings of sources that threads of their own read.
+
+A scrape never waits for a service. Figures of a source that has not answered for a while are left
+out: an old lag that looks new is worse than none.
+"""
 
 from __future__ import annotations
 
 import hmac
+import logging
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import closing
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, make_asgi_app
+from prometheus_client.core import Metric
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from liveprofile.errors import ConfigError
+from liveprofile.errors import ConfigError, LiveprofileError
 from liveprofile.loopback import is_loopback
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import read_rules
 from liveprofile.settings import Settings
-from monitoring.cassandra_source import CassandraSource
-from monitoring.exporter import Exporter, Source
-from monitoring.flink_source import read_flink
-from monitoring.kafka_source import read_audit, read_kafka
+from monitoring.catalogue import Readings
+from monitoring.sources import CassandraSource, read_audit, read_flink, read_kafka
 from monitoring.topic_counts import REJECTION_REASONS, TopicCounter, alert_labels, rejection_labels
 from serve.server import listen, server_of, url_of
+
+log = logging.getLogger(__name__)
+
+STALE_INTERVALS = 3
+
+
+class Source(NamedTuple):
+    name: str
+    interval_s: float
+    read: Callable[[], Readings]  # may raise LiveprofileError
+
+
+class _LastReading(NamedTuple):
+    readings: Readings
+    at_s: float
+    took_s: float
+
+
+class Exporter:
+    """A collector of prometheus_client. `clock_s`: monotonic."""
+
+    def __init__(self, sources: Sequence[Source], clock_s: Callable[[], float] = time.monotonic):
+        self._sources, self._clock_s = sources, clock_s
+        self._last: dict[str, _LastReading] = {}
+        self._failing: set[str] = set()
+
+    def collect(self) -> Iterator[Metric]:
+        """The families of all sources that are up to date, and whether each source is."""
+        own = Readings()
+        for source in self._sources:
+            last = self._last.get(source.name)
+            fresh = last is not None and self._is_fresh(source, last)
+            own.add("source_up", float(fresh), source.name)
+            if last is not None and fresh:
+                own.add("source_read_seconds", last.took_s, source.name)
+                yield from last.readings.families()
+        yield from own.families()
+
+    def describe(self) -> list[Metric]:
+        """Nothing: else the registry would scrape when the exporter is registered."""
+        return []
+
+    def _is_fresh(self, source: Source, last: _LastReading) -> bool:
+        return self._clock_s() - last.at_s <= STALE_INTERVALS * source.interval_s
+
+    def read(self, source: Source) -> None:
+        """Reads a source once. A service that does not answer leaves the last readings as they are.
+
+        Logs the first failure in a row only.
+        """
+        started_s = self._clock_s()
+        try:
+            readings = source.read()
+        except LiveprofileError as error:
+            if source.name not in self._failing:
+                log.warning("source %s: %s", source.name, error)
+            self._failing.add(source.name)
+            return
+        if source.name in self._failing:
+            log.warning("source %s answers again", source.name)
+            self._failing.discard(source.name)
+        now_s = self._clock_s()
+        self._last[source.name] = _LastReading(readings, now_s, now_s - started_s)
+
+    def follow(self, source: Source, stopping: threading.Event) -> None:
+        """Reads a source at its interval until `stopping` is set."""
+        while not stopping.is_set():
+            self.read(source)
+            stopping.wait(source.interval_s)
+
+    @contextmanager
+    def running(
+        self, *more: Callable[[threading.Event], None], on_defect: Callable[[], None]
+    ) -> Iterator[None]:
+        """Follows all sources, and runs `more`, while the block runs.
+
+        Calls `on_defect` if one of them raises, which is a defect of the code. The end of the
+        block raises it.
+        """
+        stopping = threading.Event()
+
+        def ended(task: Future[None]) -> None:
+            if task.exception() is not None:
+                on_defect()
+
+        with ThreadPoolExecutor(max_workers=len(self._sources) + len(more)) as pool:
+            tasks = [pool.submit(self.follow, source, stopping) for source in self._sources]
+            tasks += [pool.submit(task, stopping) for task in more]
+            for task in tasks:
+                task.add_done_callback(ended)
+            try:
+                yield
+            finally:
+                stopping.set()
+        for task in tasks:
+            task.result()
+
 
 INTERVAL_S = 5.0  # between two readings of a service
 
@@ -111,7 +215,7 @@ def serve_metrics(
         reads["audit"] = partial(read_audit, settings, audit_state)
     exporter = Exporter([Source(name, INTERVAL_S, read) for name, read in reads.items()])
     registry = CollectorRegistry()
-    registry.register(_Described(exporter))
+    registry.register(exporter)
     server = server_of(MetricsApp(make_asgi_app(registry), token), limits, "metrics")
 
     def stop() -> None:
@@ -122,13 +226,3 @@ def serve_metrics(
         started(url_of(limits, listening) + PATH)
         with exporter.running(*(counter.follow for counter in counters), on_defect=stop):
             server.run(sockets=[listening])
-
-
-class _Described:
-    """The exporter without a scrape when it is registered."""
-
-    def __init__(self, exporter: Exporter):
-        self.collect = exporter.collect
-
-    def describe(self) -> list[Any]:
-        return []

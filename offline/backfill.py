@@ -20,7 +20,7 @@ from liveprofile.consent.changes import ConsentTable
 from liveprofile.errors import InputError, ServiceError
 from liveprofile.features.entity import parse_lists
 from liveprofile.flink import jars, launcher, rest, submission
-from liveprofile.ingest.replay import open_source, require_readable
+from liveprofile.ingest.replay import open_source
 from liveprofile.labels.feedback import (
     RejectedLabel,
     estimate_rows,
@@ -82,7 +82,7 @@ def backfill_rows(
     out: an empty or missing folder.
     source: CSV, Parquet or JSON lines, as `liveprofile events replay` reads them; None: the current
     content of the input topic.
-    labels: of SCORING_ROWS: JSON lines or Parquet, as `liveprofile risk feedback send` reads them;
+    labels: of SCORING_ROWS: JSON lines or Parquet, as `liveprofile risk feedback` reads them;
     None: the current content of the topic risk-feedback.
     cluster: True runs on flink.rest_url, whose machines must see the folder `out`; False runs an
     embedded Flink.
@@ -107,8 +107,8 @@ def backfill_rows(
             arguments.append(TOPIC)
         else:
             on_step("reading events")
-            batches, translator = open_source(source, mapping)
-            values = (value for batch in batches for value in translator.translate(batch).values)
+            batches = open_source(source, mapping)
+            values = (value for events in batches for value in events.values)
             file = work / "events.txt"
             events = _write_lines(file, values, numbered=rows.has_labels)
             arguments += ["--events", str(file.resolve())]
@@ -125,7 +125,7 @@ def check_files(
     if out.exists() and any(out.iterdir()):
         raise InputError(f"{out} is not empty: choose another folder for the rows")
     if source is not None:
-        require_readable(source, mapping)
+        open_source(source, mapping)
     elif mapping is not None:
         raise InputError(f"--mapping {mapping} needs FILE: the topic holds events")
     if labels is not None:

@@ -19,7 +19,7 @@ from liveprofile.errors import InputError, ServiceError
 from liveprofile.flink import rest
 from liveprofile.flink.job_report import running_jobs
 from liveprofile.ingest.mapping import ROW_NUMBER, read_mapping, template_columns
-from liveprofile.ingest.replay import replay, require_readable, rows_estimate
+from liveprofile.ingest.replay import open_source, replay, rows_estimate
 from liveprofile.kafka import offsets, topics
 from liveprofile.kafka.records import read_topic
 from liveprofile.settings import ENV_PREFIX, Settings
@@ -106,7 +106,7 @@ def check_files(files: Sequence[Path], mapping: Path | None) -> None:
     if mapping is not None and len(files) > 1:
         _require_unique_ids(mapping)
     for file in files:
-        require_readable(file, mapping)
+        open_source(file, mapping)
 
 
 def _require_unique_ids(mapping: Path) -> None:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
-import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 import yaml
 from rich.console import Console
-from rich.table import Table
 
 from liveprofile.errors import LiveprofileError
 from liveprofile.flink.launcher import flink_options
@@ -20,7 +17,6 @@ from stack.local import Stack
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
 Root = Annotated[Path, typer.Option(help="Folder of the stack with data, logs and ports.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Slots = Annotated[
     int | None,
     typer.Option(
@@ -29,31 +25,13 @@ Slots = Annotated[
 ]
 
 
-def _report(stack: Stack, as_json: bool, seconds: float | None = None) -> None:
-    status = stack.status() | ({} if seconds is None else {"seconds": round(seconds, 1)})
-    if as_json:
-        print(json.dumps(status))
-        return
-    table = Table("service", "pid", "port", "memory", "log", box=None)
+def _report(stack: Stack) -> None:
+    status = stack.status()
     for name, each in status["services"].items():
-        up = each["pid"] is not None
-        table.add_row(
-            name,
-            str(each["pid"]) if up else "down",
-            str(each["port"] or ""),
-            f"{each['memory_mb']} MB" if up else "",
-            each["log"],
-        )
-    console = Console()
-    console.print(table)
-    if status["services"]["jobmanager"]["pid"]:
-        console.print(f"Flink: {stack.rest_url}  settings: {stack.config_file}", soft_wrap=True)
-    if status["services"]["api"]["pid"]:
-        console.print(f"read API: {stack.api.url}", soft_wrap=True)
-    if status["services"]["console"]["pid"]:
-        console.print(f"console: {stack.console.url}", soft_wrap=True)
-    if seconds is not None:
-        console.print(f"in {seconds:.1f} s")
+        state = f"pid {each['pid']}, {each['memory_mb']} MB" if each["pid"] else "down"
+        url = each["url"] if each["pid"] else ""
+        print(f"{name:<12} {state:<22} {url:<24} {each['log']}")
+    print(f"settings: {status['config']}")
 
 
 @app.command()
@@ -68,37 +46,34 @@ def up(
             " of a replayed file late.",
         ),
     ] = False,
-    json_: Json = False,
 ) -> None:
     """Start the services that do not run, and wait until they answer.
 
     Example: `python -m stack up --heartbeat`
     """
     stack = Stack(root, slots=slots)
-    started_s = time.monotonic()
     with Console(stderr=True).status("starting Kafka, Cassandra, Flink and the read API"):
         stack.start()
         stack.api.start()
         if heartbeat:
             stack.heartbeat.start()
-    _report(stack, json_, time.monotonic() - started_s)
+    _report(stack)
 
 
 @app.command()
-def stop(root: Root = DEFAULT_ROOT, json_: Json = False) -> None:
+def stop(root: Root = DEFAULT_ROOT) -> None:
     """Stop all services and keep the data."""
     stack = Stack(root)
-    started_s = time.monotonic()
     with Console(stderr=True).status("stopping"):
         stack.stop()
-    _report(stack, json_, time.monotonic() - started_s)
+    _report(stack)
 
 
 @app.command()
-def status(root: Root = DEFAULT_ROOT, json_: Json = False) -> None:
-    """Show pids, ports and memory. Exit code 3 unless Kafka, Cassandra and Flink run."""
+def status(root: Root = DEFAULT_ROOT) -> None:
+    """Show pids, addresses and memory. Exit code 3 unless Kafka, Cassandra and Flink run."""
     stack = Stack(root)
-    _report(stack, json_)
+    _report(stack)
     if not all(service.alive() for service in stack.services.values()):
         raise typer.Exit(3)
 
@@ -108,15 +83,13 @@ def restart(
     service: Annotated[str, typer.Argument(help="kafka, cassandra, jobmanager or taskmanager")],
     root: Root = DEFAULT_ROOT,
     slots: Slots = None,
-    json_: Json = False,
 ) -> None:
     """Stop and start one service. It keeps its port and data."""
     stack = Stack(root, slots=slots)
     restarted = stack.service(service)
-    started_s = time.monotonic()
     restarted.stop()
     restarted.start()
-    _report(stack, json_, time.monotonic() - started_s)
+    _report(stack)
 
 
 @app.command()

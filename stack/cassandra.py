@@ -41,8 +41,6 @@ class CassandraNode(Service):
     ):
         super().__init__(root, state)
         self._heap_mb, self._commit_log = heap_mb, commit_log
-        # Where `nodetool` connects, on loopback, if it is set before the start.
-        self.jmx_port: int | None = None
 
     @property
     def port(self) -> int:
@@ -74,8 +72,6 @@ class CassandraNode(Service):
             "cassandra.ring_delay_ms": RING_DELAY_MS if self.ring else 0,
             "java.awt.headless": "true",
         }
-        if self.jmx_port is not None:
-            properties["cassandra.jmx.local.port"] = self.jmx_port
         command = [
             str(java.home() / "bin" / "java"),
             f"@{CONF / 'cassandra-jvm17.options'}",

@@ -13,20 +13,17 @@ from liveprofile.errors import ServiceError
 from liveprofile.flink import java
 from liveprofile.flink.jars import JARS
 from stack.process import Service, is_listening
-from stack.state import LOOPBACK, StackState
+from stack.state import LOOPBACK
 
 CONF = Path(__file__).with_name("conf")
+HEAP = ("-Xms512m", "-Xmx512m")
 CLUSTER_ID = "bGl2ZXByb2ZpbGUtbG9jYQ"  # any 22 characters of URL-safe base64
 
 
 class KafkaBroker(Service):
-    """A single Kafka node on loopback. `heap_mb`: JVM heap."""
+    """A single Kafka node on loopback."""
 
     name = "kafka"
-
-    def __init__(self, root: Path, state: StackState, heap_mb: int = 512):
-        super().__init__(root, state)
-        self._heap_mb = heap_mb
 
     @property
     def port(self) -> int:
@@ -57,8 +54,7 @@ class KafkaBroker(Service):
         ]
         if not (self.folder / "data" / "meta.properties").is_file():
             self._format(base, properties)
-        heap = [f"-Xms{self._heap_mb}m", f"-Xmx{self._heap_mb}m"]
-        return [base[0], *heap, *base[1:], "kafka.Kafka", str(properties)], {}
+        return [base[0], *HEAP, *base[1:], "kafka.Kafka", str(properties)], {}
 
     def _format(self, base: list[str], properties: Path) -> None:
         tool = ["kafka.tools.StorageTool", "format", "--standalone", "-t", CLUSTER_ID, "-c"]

@@ -6,6 +6,9 @@ Example: `with Stack(folder) as stack: stack.submit(job, "--config", str(stack.c
 from __future__ import annotations
 
 import json
+import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,16 +17,75 @@ from typing import Any
 
 from liveprofile.errors import PortTakenError, ServiceError
 from liveprofile.flink import jars, submission
+from liveprofile.kafka.topics import create_topics
 from liveprofile.resources import ROOT
+from liveprofile.settings import load
 from stack import DEFAULT_ROOT
 from stack.cassandra import CassandraNode
 from stack.cluster import JobManager, TaskManager
-from stack.commands import ConsoleServer, Heartbeat, ReadApi
 from stack.kafka import KafkaBroker
 from stack.process import Service
 from stack.state import LOOPBACK, StackState
 
 START_ATTEMPTS = 3
+
+
+CONFIG = "liveprofile.toml"
+
+
+class Command(Service):
+    """A command of `liveprofile` with the settings of the stack."""
+
+    words: tuple[str, ...]
+
+    def __init__(self, name: str, root: Path, state: StackState):
+        self.name = name
+        super().__init__(root, state)
+        self._config_file = root / CONFIG
+
+    def prepare(self) -> tuple[list[str], dict[str, str]]:
+        program = Path(sys.executable).with_name("liveprofile")
+        return [str(program), *self.words, "--config", str(self._config_file)], {}
+
+    def ready(self) -> bool:
+        return self.alive()
+
+
+class HttpServer(Command):
+    """The read API or the console. It connects to Cassandra once the tables exist."""
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        return ("serve", self.name)
+
+    @property
+    def port(self) -> int:
+        return self.state.ports(self.name)[self.name]
+
+    @property
+    def url(self) -> str:
+        return f"http://{LOOPBACK}:{self.port}"
+
+    def ready(self) -> bool:
+        return self.answers("/health/live")
+
+    def answers(self, path: str) -> bool:
+        """Whether it answers this path with success."""
+        try:
+            with urllib.request.urlopen(f"{self.url}{path}", timeout=2):
+                return True
+        except (urllib.error.URLError, TimeoutError, ConnectionError):
+            return False
+
+
+class Heartbeat(Command):
+    """Sends the present time to every partition of the input topic, which it creates if missing."""
+
+    words = ("events", "heartbeat")
+
+    def prepare(self) -> tuple[list[str], dict[str, str]]:
+        create_topics(load(self._config_file))
+        return super().prepare()
 
 
 class Stack:
@@ -53,10 +115,10 @@ class Stack:
         self.jobmanager = JobManager(self.root, state, slots, flink_options)
         self.taskmanager = TaskManager(self.root, state, slots, flink_options)
         # Not of the services: the job does not need them.
-        self.api = ReadApi(self.root, state, self.config_file)
-        self.console = ConsoleServer(self.root, state, self.config_file)
+        self.api = HttpServer("api", self.root, state)
+        self.console = HttpServer("console", self.root, state)
         # Not one of the services: it would close all windows of past events.
-        self.heartbeat = Heartbeat(self.root, state, self.config_file)
+        self.heartbeat = Heartbeat("heartbeat", self.root, state)
         self._state = state
 
     @property
@@ -67,7 +129,7 @@ class Stack:
     @property
     def config_file(self) -> Path:
         """The liveprofile.toml of this stack, for `liveprofile.settings.load`."""
-        return self.root / "liveprofile.toml"
+        return self.root / CONFIG
 
     @property
     def rest_url(self) -> str:
@@ -167,23 +229,19 @@ class Stack:
         return self.services[name]
 
     def status(self) -> dict[str, Any]:
-        """{"root", "config", "services": {name: {"pid", "port"?, "memory_mb", "log"}}}."""
+        """{"root", "config", "services": {name: {"pid", "url", "memory_mb", "log"}}}."""
         ports = self._state.read()["ports"]
         others = (self.api, self.console, self.heartbeat)
-        shown = self.services | {service.name: service for service in others}
-        return {
-            "root": str(self.root),
-            "config": str(self.config_file),
-            "services": {
-                name: {
-                    "pid": service.pid,
-                    "port": ports.get("flink_rest" if name == "jobmanager" else name),
-                    "memory_mb": round(service.memory_mb()),
-                    "log": str(service.log),
-                }
-                for name, service in shown.items()
-            },
-        }
+        services = {}
+        for name, service in (self.services | {each.name: each for each in others}).items():
+            port = ports.get("flink_rest" if name == "jobmanager" else name, "")
+            services[name] = {
+                "pid": service.pid,
+                "url": port and f"http://{LOOPBACK}:{port}",
+                "memory_mb": round(service.memory_mb()),
+                "log": str(service.log),
+            }
+        return {"root": str(self.root), "config": str(self.config_file), "services": services}
 
 
 def to_toml(settings: Mapping[str, Any]) -> str:

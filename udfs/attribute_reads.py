@@ -3,47 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import numpy as np
-from cassandra.query import PreparedStatement
 
 from liveprofile.attributes.statements import RULE_PURPOSES, Purpose, Statement, attribute_values
-from liveprofile.attributes.table import by_user
 from liveprofile.rules.conditions import ATTRIBUTE, AttributeValue, TextCall, attribute_column
-from udfs.cassandra.executor import StatementExecutor
-from udfs.cassandra.memberships import in_statements
 
 MAX_USERS = 100_000  # about a kilobyte each if they have attributes
 MAX_AGE_S = 30.0  # so long a worker may use attributes that have changed
 
 
-class StatementReader(Protocol):
-    """The sinks of both pipelines."""
-
-    def statements(self, user_ids: Iterable[str]) -> dict[str, list[Statement]]:
-        """What is stored about each of these users. Raises StoreError."""
-
-
-def read_statements(
-    select: PreparedStatement, reads: StatementExecutor, user_ids: Iterable[str]
-) -> dict[str, list[Statement]]:
-    """What is stored about each of these users. select: of table.select_users_cql."""
-    users = list(user_ids)
-    found: dict[str, list[Statement]] = {user_id: [] for user_id in users}
-    for statement in in_statements(select, users):
-        reads.submit(statement, lambda rows: found.update(by_user(rows)))
-    reads.drain()
-    return found
-
-
 class CachedAttributes:
-    """The attributes of users, read again after `max_age_s`. A full cache is cleared."""
+    """The attributes of users, read again after `max_age_s`. A full cache is cleared.
+
+    reader: a sink of either pipeline, of which `statements` is used.
+    """
 
     def __init__(
         self,
-        reader: StatementReader,
+        reader: Any,
         *,
         max_users: int = MAX_USERS,
         max_age_s: float = MAX_AGE_S,

@@ -12,7 +12,8 @@ stored with each window of such a user: a worker that restarts goes on from them
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, Protocol
+from itertools import compress
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -56,31 +57,21 @@ def allowed_windows(
     user_ids, events: of each row of the batch.
     """
     result = AllowedWindows([], [], [[] for _ in user_ids])
-    for row, (user_id, text) in enumerate(zip(user_ids, events, strict=True)):
-        kept = text
-        if user_id in consents:
-            kept = _keep(user_id, text, consents, result.refused[row])
-        elif not consents.allowed(user_id, PURPOSE, 0):  # the default, at any time
-            kept = ""
-            result.refused[row].extend(map(_refuse, window_events.parse(text)))
+    for row, (user_id, kept) in enumerate(zip(user_ids, events, strict=True)):
+        # At time 0 a user without changes has the default, which holds at any time.
+        if user_id in consents or not consents.allowed(user_id, PURPOSE, 0):
+            found = list(window_events.parse(kept))
+            allowed = [consents.allowed(user_id, PURPOSE, event.time_ms) for event in found]
+            kept = window_events.join(compress(found, allowed))
+            result.refused[row].extend(
+                Refused(NO_CONSENT, PURPOSE, event.partition, event.offset, "")
+                for event, is_allowed in zip(found, allowed, strict=True)
+                if not is_allowed
+            )
         if kept:
             result.rows.append(row)
             result.events.append(kept)
     return result
-
-
-def _keep(user_id: str, text: str, consents: ConsentTable, refused: list[Refused]) -> str:
-    kept = []
-    for event in window_events.parse(text):
-        if consents.allowed(user_id, PURPOSE, event.time_ms):
-            kept.append(event)
-        else:
-            refused.append(_refuse(event))
-    return window_events.join(kept)
-
-
-def _refuse(event: window_events.WindowEvent) -> Refused:
-    return Refused(NO_CONSENT, PURPOSE, event.partition, event.offset, "")
 
 
 class SumsKey(NamedTuple):
@@ -93,13 +84,6 @@ class SumsKey(NamedTuple):
 class StoredSums(NamedTuple):
     window_end_ms: int
     sums: Sums  # in the order of liveprofile.features.baselines.COLUMNS
-
-
-class SumsReader(Protocol):
-    """The sinks of the profile pipeline."""
-
-    def later_sums(self, keys: Sequence[SumsKey]) -> list[StoredSums | None]:
-        """The stored sums of users who were erased. Raises StoreError."""
 
 
 class ErasedRows(NamedTuple):
@@ -143,11 +127,12 @@ class LaterRows(NamedTuple):
 class LaterWindows:
     """The windows of users after their erasure, which start from nothing.
 
+    store: a sink of profiles, whose `later_sums` returns the StoredSums of each SumsKey, or None.
     on_restart: called with a user before the first window after an erasure, again after a restart
     of the worker.
     """
 
-    def __init__(self, store: SumsReader, length_ms: int, on_restart: Callable[[str], None]):
+    def __init__(self, store: Any, length_ms: int, on_restart: Callable[[str], None]):
         self._store, self._length_ms, self._on_restart = store, length_ms, on_restart
         self._sums: dict[str, StoredSums] = {}
         self._restarted_ms: dict[str, int] = {}  # erasures that `on_restart` has been called for

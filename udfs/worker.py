@@ -117,6 +117,31 @@ class LatencyCounters:
         self._sum.inc(round(float(ascending.sum())))
 
 
+class BatchMetrics:
+    """Reports the timings of batches as Flink counters.
+
+    group: of the operator's pipeline. The others name fields of a timing: numbers; stages, each a
+    field `<stage>_ms` and a counter `<stage>_us`; lists of latencies.
+    """
+
+    def __init__(
+        self, group: Any, counts: Sequence[str], stages: Sequence[str], latencies: Sequence[str]
+    ):
+        self._batches = group.counter("batches")
+        self._counts = {name: group.counter(name) for name in counts}
+        self._stages = {f"{stage}_ms": group.counter(f"{stage}_us") for stage in stages}
+        self._latencies = {name: LatencyCounters(group, name) for name in latencies}
+
+    def __call__(self, timing: Any) -> None:
+        self._batches.inc()
+        for name, counter in self._counts.items():
+            counter.inc(getattr(timing, name))
+        for name, counter in self._stages.items():
+            counter.inc(round(getattr(timing, name) * 1000))
+        for name, counters in self._latencies.items():
+            counters.observe(getattr(timing, name))
+
+
 def collect_rarely() -> None:
     """Call it when everything is loaded: what exists now is never scanned again.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -69,10 +70,11 @@ def quantiles(values: Sequence[float]) -> dict[str, float]:
 
 
 def describe() -> dict[str, Any]:
-    """Describes the environment of a measurement: hardware, versions, date and commit."""
+    """The environment of a measurement: hardware, versions, date, commit and the job's code."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
+        "code": job_code(),
         "hardware": {
             "cpu": _cpu_model(),
             "cores": os.cpu_count(),
@@ -108,6 +110,15 @@ def _commit() -> str:
         return head + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def job_code() -> str:
+    """A hash of the code that the job runs, which published figures name; "unknown" without git."""
+    try:
+        files = _git("ls-files", "--stage", "jobs", "udfs", "flink-conf")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return hashlib.sha256(files.encode()).hexdigest()[:10]
 
 
 def _git(*arguments: str) -> str:

@@ -6,11 +6,8 @@ import os
 import sys
 import time
 import webbrowser
-from collections.abc import Callable, Mapping
 from typing import NamedTuple
 from urllib.parse import quote
-
-from cassandra.cluster import Session
 
 from liveprofile.client.analysis_models import CampaignRequest
 from liveprofile.errors import ServiceError
@@ -22,7 +19,7 @@ from liveprofile.trends.update import InputTopic, update
 from liveprofile.units import DAY_MS
 from serve.keys import Role, new_key, write_key
 from services import campaigns
-from stack.commands import ConsoleServer
+from stack.local import HttpServer
 
 KEY_NAME, KEY_TTL_S = "demo", 30 * 86_400
 CAMPAIGN, OUTCOME_DAYS, CONTROL_SHARE, CONTACT_COST = "example", 30, 0.3, 0.2
@@ -38,11 +35,10 @@ class Opened(NamedTuple):
 
 
 def open_console(
-    server: ConsoleServer,
+    server: HttpServer,
     settings: Settings,
     closed_ms: int,
     user_id: str,
-    open_url: Callable[[str], bool] = webbrowser.open,
 ) -> Opened:
     """Starts the console, and opens it if this is a terminal with a display.
 
@@ -50,23 +46,24 @@ def open_console(
     """
     with open_session(settings.cassandra) as session:
         update(InputTopic(settings), CountStore(session, settings), settings)
-        _plan_example(session, settings, closed_ms - OUTCOME_DAYS * DAY_MS)
+        # Its outcomes are past, and nobody was contacted: its groups should not differ.
+        start_ms = closed_ms - OUTCOME_DAYS * DAY_MS
+        asked = CampaignRequest(control_share=CONTROL_SHARE, cost=CONTACT_COST, start_ms=start_ms)
+        wish = campaigns.wish_of(CAMPAIGN, asked, start_ms)
+        campaigns.plan(session, settings, wish, KEY_NAME, campaigns.requested_of(asked))
         made = new_key(KEY_NAME, Role.ADMIN, "make demo", now_ms(), KEY_TTL_S)
         write_key(session, made.stored, now_ms())
     server.stop()  # the one of an earlier demo has its settings
     server.start()
-    _wait_until_ready(server)
-    can_open = sys.stdout.isatty() and has_display(os.environ, sys.platform)
-    return Opened(server.url, made.text, can_open and open_url(server.url), pages(user_id))
-
-
-def _wait_until_ready(server: ConsoleServer) -> None:
-    """It connects to Cassandra after it has started. Raises ServiceError."""
     deadline_s = time.monotonic() + server.start_timeout_s
-    while not server.answers("/health/ready"):
+    while not server.answers("/health/ready"):  # it connects to Cassandra after it has started
         if time.monotonic() > deadline_s:
             raise ServiceError(f"the console does not reach Cassandra; log: {server.log}")
         time.sleep(0.2)
+    has_display = bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+    can_open = sys.stdout.isatty() and (has_display or sys.platform in ("darwin", "win32"))
+    in_browser = can_open and webbrowser.open(server.url)
+    return Opened(server.url, made.text, in_browser, pages(user_id))
 
 
 def pages(user_id: str) -> list[tuple[str, str]]:
@@ -76,17 +73,3 @@ def pages(user_id: str) -> list[tuple[str, str]]:
         (f"/campaigns/{CAMPAIGN}", "a campaign with its users and its report"),
         ("/operations?by=day", "job, latencies, audit, drift, rejected records, trends"),
     ]
-
-
-def has_display(environment: Mapping[str, str], platform: str) -> bool:
-    """Whether a browser with a window can open here."""
-    if platform in ("darwin", "win32"):
-        return True
-    return bool(environment.get("DISPLAY") or environment.get("WAYLAND_DISPLAY"))
-
-
-def _plan_example(session: Session, settings: Settings, start_ms: int) -> None:
-    """A campaign with past outcomes. Nobody is contacted, so its groups should not differ."""
-    asked = CampaignRequest(control_share=CONTROL_SHARE, cost=CONTACT_COST, start_ms=start_ms)
-    wish = campaigns.wish_of(CAMPAIGN, asked, start_ms)
-    campaigns.plan(session, settings, wish, KEY_NAME, campaigns.requested_of(asked))

@@ -52,11 +52,10 @@ def send_ring(settings: Settings, last_ms: int) -> RingResult:
         for record in consumer.consume(100, timeout=SEND_INTERVAL_S):
             if record.error() is not None:
                 continue
-            now_s, alert = time.monotonic(), orjson.loads(record.value())
-            event_id = alert["data"].get("event_id")
-            if event_id in sent_s and alert["id"] not in alerts:
-                alerts[alert["id"]] = alert, len(sent_s), (now_s - sent_s[event_id]) * 1000
-            last_alert_s = now_s
+            last_alert_s, alert = time.monotonic(), orjson.loads(record.value())
+            if (event_id := alert["data"].get("event_id")) in sent_s and alert["id"] not in alerts:
+                latency_ms = (last_alert_s - sent_s[event_id]) * 1000
+                alerts[alert["id"]] = alert, len(sent_s), latency_ms
 
     producer = Producer(client_config(settings.kafka) | {"linger.ms": 0})
     with closing(_alert_consumer(settings)) as consumer:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
+from concurrent.futures import wait
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,19 +56,14 @@ def settings_of(stack: Stack) -> dict[str, dict[str, Any] | Any]:
         "job": {"name": NAME, "checkpoint_interval_ms": 5_000},
         "serve": {"deadline_ms": 15_000},  # the job and two servers share the cores
     }
-    base = stack.settings()
-    base["rules"] = str(_rules(stack))
-    return base | {name: base.get(name, {}) | section for name, section in demo.items()}
-
-
-def _rules(stack: Stack) -> Path:
-    """The shipped rules without those for payments: here each product of a basket is an event."""
+    # The shipped rules without those for payments: here each product of a basket is an event.
     text = (ROOT / "rules.toml").read_text(encoding="utf-8")
     for rule in PAYMENT_RULES:
         text = text.replace(f'id = "{rule}"\n', f'id = "{rule}"\nstate = "PAUSED"\n')
-    file = stack.root / "demo-rules.toml"
-    file.write_text(text, encoding="utf-8")
-    return file
+    rules = stack.root / "demo-rules.toml"
+    rules.write_text(text, encoding="utf-8")
+    base = stack.settings() | {"rules": str(rules)}
+    return base | {name: base.get(name, {}) | section for name, section in demo.items()}
 
 
 def write_settings(stack: Stack) -> tuple[Path, Settings]:
@@ -110,30 +105,6 @@ def clear(settings: Settings) -> None:
         if job["name"] == NAME and job["state"] not in rest.TERMINAL_STATES:
             rest.cancel(rest_url, job["jid"])
     _drop_topics(settings)
-    _drop_keyspace(settings)
-
-
-def _drop_topics(settings: Settings) -> None:
-    admin = AdminClient(client_config(settings.kafka))
-    names = topic_configs(settings.topics).keys()
-    timeout_s = settings.kafka.request_timeout_s
-    deadline_s = time.monotonic() + RELEASE_TIMEOUT_S
-    try:
-        if present := sorted(names & admin.list_topics(timeout=timeout_s).topics.keys()):
-            deleting = admin.delete_topics(present, operation_timeout=RELEASE_TIMEOUT_S)
-            for deleted in deleting.values():
-                deleted.result()
-        while names & admin.list_topics(timeout=timeout_s).topics.keys():
-            if time.monotonic() > deadline_s:
-                raise ServiceError(f"Kafka still lists {', '.join(present)} after deleting them")
-            time.sleep(0.2)
-    except KafkaException as error:
-        raise ServiceError(
-            f"Kafka did not delete the demo's topics: {error.args[0].str()}"
-        ) from None
-
-
-def _drop_keyspace(settings: Settings) -> None:
     keyspace = settings.cassandra.keyspace
     session = connection.connect(settings.cassandra, use_keyspace=False)
     try:
@@ -146,56 +117,48 @@ def _drop_keyspace(settings: Settings) -> None:
         connection.close(session)
 
 
+def _drop_topics(settings: Settings) -> None:
+    admin = AdminClient(client_config(settings.kafka))
+    names = topic_configs(settings.topics).keys()
+    deadline_s = time.monotonic() + RELEASE_TIMEOUT_S
+    try:
+        while present := names & admin.list_topics(timeout=RELEASE_TIMEOUT_S).topics.keys():
+            if time.monotonic() > deadline_s:
+                raise ServiceError(f"Kafka still lists {', '.join(present)} after deleting them")
+            deleting = admin.delete_topics(list(present), operation_timeout=RELEASE_TIMEOUT_S)
+            wait(deleting.values())
+            time.sleep(0.2)
+    except KafkaException as error:
+        raise ServiceError(
+            f"Kafka did not delete the demo's topics: {error.args[0].str()}"
+        ) from None
+
+
 def submit(file: Path, settings: Settings, timeout_s: float) -> str:
     """Creates topics and tables, submits the job, waits for all its tasks; returns the job's id.
 
     Raises ServiceError.
     """
-    _require_slots(settings)
     job_id, _ = submit_job(settings, file)
     rest.wait_until_running(settings.flink.rest_url, job_id, timeout_s)
     return job_id
 
 
-def remember_job(stack: Stack, job_id: str) -> None:
-    """Notes a job whose replay has started, so that an interrupted demo can resume."""
-    _job_file(stack).write_text(job_id, encoding="utf-8")
-
-
-def forget_job(stack: Stack) -> None:
-    _job_file(stack).unlink(missing_ok=True)
+def job_file(stack: Stack) -> Path:
+    """Holds the id of a job whose replay has started, so that an interrupted demo can resume."""
+    return stack.root / "demo" / "job"
 
 
 def interrupted_job(stack: Stack, settings: Settings) -> str | None:
     """The id of the job that an interrupted demo left running; None if there is none."""
-    file = _job_file(stack)
-    if not file.is_file():
+    if not (file := job_file(stack)).is_file():
         return None
     job_id = file.read_text(encoding="utf-8")
     jobs = rest.request(settings.flink.rest_url, "/jobs/overview")["jobs"]
     return job_id if (job_id, "RUNNING") in {(job["jid"], job["state"]) for job in jobs} else None
 
 
-def _job_file(stack: Stack) -> Path:
-    return stack.root / "demo" / "job"
-
-
 def sent_payloads(settings: Settings) -> set[bytes]:
     """The payloads of all purchases in the demo's topic. Raises ServiceError."""
     records = read_topic(settings, settings.topics.events)
     return {record.value for record in records if record.value and record.key is not None}
-
-
-def _require_slots(settings: Settings) -> None:
-    """Raises ServiceError without free slots: a job that waits for slots looks as if it hangs."""
-    needed, deadline_s = settings.job.parallelism, time.monotonic() + RELEASE_TIMEOUT_S
-    while True:
-        slots: Mapping[str, int] = rest.overview(settings.flink.rest_url)
-        if slots["slots-available"] >= needed:
-            return
-        if time.monotonic() > deadline_s:  # slots of a cancelled job become free within seconds
-            raise ServiceError(
-                f"{slots['slots-available']} of {slots['slots-total']} task slots are free and the"
-                f" demo needs {needed}: cancel a job at {settings.flink.rest_url}, or `make stop`"
-            )
-        time.sleep(0.5)

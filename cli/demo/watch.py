@@ -1,32 +1,29 @@
-"""Observes the progress of the demo's job in Cassandra and in the alert topic.
-
-The reads only feed the display. A service that does not answer in time is skipped until the next
-look.
-"""
+"""Sends the demo's purchases, and watches meanwhile how the job processes them."""
 
 from __future__ import annotations
 
 import time
-from typing import Any, NamedTuple
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import NamedTuple
 
 import orjson
 from cassandra.cluster import Session
+from rich.console import Console
 
-from cli.alerts import deduplicate
-from liveprofile.alerts.cloud_events import ALERT_TYPE, is_type
-from liveprofile.errors import ServiceUnavailableError
+from cli.demo.scene import MAPPING, Purchases
+from liveprofile.errors import ServiceError, ServiceUnavailableError
+from liveprofile.flink import rest
+from liveprofile.ingest.replay import replay
 from liveprofile.kafka import offsets
-from liveprofile.kafka.records import read_topic
-from liveprofile.kafka.topics import PartitionRange
 from liveprofile.settings import Settings
-from liveprofile.storage import queries
 from liveprofile.storage.cql import execute
-from liveprofile.storage.queries import StoredDelta
 
-SHOWN = 5
+STALL_S = 240.0  # the demo fails if no event is read or stored for so long; busy machines are slow
+LOOK_EVERY_S = 0.7
+PRINT_EVERY_S = 5.0
 QUERY = (
-    "SELECT user_id, to_unix_timestamp(window_end) AS window_end_ms, events_total, profile"
-    " FROM user_profile"
+    "SELECT to_unix_timestamp(window_end) AS window_end_ms, events_total, profile FROM user_profile"
 )
 
 
@@ -34,11 +31,8 @@ class Snapshot(NamedTuple):
     read: int  # records covered by the job's last checkpoint, heartbeats included
     used: int  # events in stored profiles
     profiles: int  # stored, one for each user and window
-    profiles_per_s: float  # since the first look
     closed_ms: int | None  # the latest window end with a stored profile
-    latest: list[StoredDelta]  # newest first
-    flags: int
-    latest_flags: list[dict[str, Any]]  # alerts, newest first
+    alerts: int
 
 
 class JobWatcher:
@@ -47,12 +41,7 @@ class JobWatcher:
     def __init__(self, session: Session, settings: Settings):
         self._session, self._settings = session, settings
         self.skipped = 0  # looks during which a service did not answer
-        self._snapshot = Snapshot(0, 0, 0, 0.0, None, [], 0, [])
-        self._ends_ms: dict[str, int] = {}  # of each user's last window
-        self._places: dict[int, int] = {}
-        self._seen: set[str] = set()
-        self._alerts: list[dict[str, Any]] = []
-        self._first: tuple[float, int] | None = None  # time and profiles of the first look
+        self._snapshot = Snapshot(0, 0, 0, None, 0)
 
     def look(self) -> Snapshot:
         """The present state; the last one if a service does not answer. Raises ServiceError."""
@@ -64,39 +53,86 @@ class JobWatcher:
 
     def _read_snapshot(self) -> Snapshot:
         # Offsets first: what a checkpoint covers is stored and sent, so the later reads see it.
-        topic = self._settings.topics.events
-        read = sum(offsets.committed_offsets(self._settings, topic).values())
+        topics = self._settings.topics
+        read = sum(offsets.committed_offsets(self._settings, topics.events).values())
         rows = list(execute(self._session, QUERY))
-        self._read_alerts()
-        ends_ms = {row.user_id: row.window_end_ms for row in rows}
-        changed = [user for user, end_ms in ends_ms.items() if end_ms != self._ends_ms.get(user)]
-        newest = sorted(changed, key=lambda user: -ends_ms[user])[:SHOWN]
-        found = [delta for user in newest for delta in queries.deltas(self._session, user, 1)]
-        kept = [delta for delta in self._snapshot.latest if delta.user_id not in newest]
-        self._ends_ms = ends_ms
-        profiles = sum(int(orjson.loads(row.profile)["features"]["windows"]) for row in rows)
-        now_s = time.monotonic()
-        self._first = self._first or (now_s, profiles)
-        seconds = max(now_s - self._first[0], 1e-9)
+        alerts = offsets.partition_ranges(self._settings, topics.alerts).values()
         return Snapshot(
             read=read,
             used=sum(row.events_total for row in rows),
-            profiles=profiles,
-            profiles_per_s=(profiles - self._first[1]) / seconds,
-            closed_ms=max(ends_ms.values(), default=None),
-            latest=[*found, *kept][:SHOWN],
-            flags=len(self._alerts),
-            latest_flags=self._alerts[: -SHOWN - 1 : -1],
+            profiles=sum(int(orjson.loads(row.profile)["features"]["windows"]) for row in rows),
+            closed_ms=max((row.window_end_ms for row in rows), default=None),
+            alerts=sum(span.end - span.first for span in alerts),
         )
 
-    def _read_alerts(self) -> None:
-        topic = self._settings.topics.alerts
-        spans = {
-            partition: PartitionRange(self._places.get(partition, held.first), held.end)
-            for partition, held in offsets.partition_ranges(self._settings, topic).items()
-        }
-        new = deduplicate(read_topic(self._settings, topic, spans), self._seen)
-        # A drift alert has no user.
-        flags = (alert for alert in new if is_type(alert["type"], ALERT_TYPE))
-        self._alerts += sorted(flags, key=lambda alert: alert["time"])
-        self._places = {partition: span.end for partition, span in spans.items()}
+
+def send_and_watch(
+    console: Console,
+    session: Session,
+    settings: Settings,
+    purchases: Purchases,
+    job_id: str,
+    skip: set[bytes],
+) -> Snapshot:
+    """Returns when every sent event is in a stored profile. skip: payloads that were sent before.
+
+    Raises ServiceError.
+    """
+    watcher, sent = JobWatcher(session, settings), len(skip)
+
+    def count(events: int) -> None:
+        nonlocal sent
+        sent += events
+
+    started_s = moved_s = time.monotonic()
+    printed_s, before = 0.0, (0, 0)
+    with ThreadPoolExecutor(1) as pool, console.status("replaying") as status:
+        sending = pool.submit(
+            replay, purchases.file, MAPPING, settings, close_windows=True, skip=skip, progress=count
+        )
+        while True:
+            snapshot, now_s = watcher.look(), time.monotonic()
+            is_done = False
+            if sending.done():
+                everything = sent + sending.result().heartbeats
+                is_done = snapshot.used >= sent and snapshot.read >= everything
+            line = progress_line(snapshot, sent, now_s - started_s)
+            status.update(line)  # seen on a terminal only
+            if is_done or (not console.is_terminal and now_s - printed_s >= PRINT_EVERY_S):
+                console.print(line, soft_wrap=True)
+                printed_s = now_s
+            if is_done:
+                return snapshot
+            if (snapshot.read, snapshot.used) != before:
+                moved_s, before = now_s, (snapshot.read, snapshot.used)
+            _check_job(settings, job_id, now_s - moved_s, sent - snapshot.used)
+            time.sleep(LOOK_EVERY_S)
+
+
+def _check_job(settings: Settings, job_id: str, still_s: float, missing: int) -> None:
+    rest_url = settings.flink.rest_url
+    try:
+        state = rest.job_state(rest_url, job_id)
+    except ServiceUnavailableError:
+        if still_s > STALL_S:
+            raise
+        return
+    if state in rest.TERMINAL_STATES or still_s > STALL_S:
+        why = (rest.root_exception(rest_url, job_id).splitlines() or ["no failure is reported"])[0]
+        raise ServiceError(
+            f"{missing} purchases are in no profile, nothing moved for {still_s:.0f} s, and the job"
+            f" is {state}: {why}"
+        )
+
+
+def progress_line(snapshot: Snapshot, sent: int, seconds: float) -> str:
+    closed = f", days closed up to {last_day(snapshot.closed_ms)}" if snapshot.closed_ms else ""
+    return (
+        f"  {seconds:4.0f} s  {sent:,} sent, {min(snapshot.read, sent):,} read,"
+        f" {snapshot.used:,} in {snapshot.profiles:,} profiles, {snapshot.alerts} alerts{closed}"
+    )
+
+
+def last_day(window_end_ms: int) -> str:
+    """The day (UTC) of a window that ends at midnight, such as 2017-11-26."""
+    return datetime.fromtimestamp((window_end_ms - 1) / 1_000, UTC).strftime("%Y-%m-%d")

@@ -11,7 +11,9 @@ import sys
 import tempfile
 import time
 import urllib.parse
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -114,59 +116,41 @@ def kafka_facts(settings: Settings) -> KafkaFacts:
     except LiveprofileError as error:
         return KafkaFacts(error=str(error))
     names = [name for name in topic_configs(settings.topics) if name in cluster.topics]
-    configs, operations = (
-        _topic_configs(admin, settings, names),
-        _operations(admin, settings, names),
-    )
-    topics = {}
+    configs: dict[str, Any] = {}
+    allowed: dict[str, Any] = {}
+    timeout_s = settings.kafka.request_timeout_s
+    if names:
+        resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
+        described = admin.describe_configs(resources, request_timeout=timeout_s)
+        configs = _answers({each.name: future for each, future in described.items()})
+        topics = TopicCollection(names)
+        allowed = _answers(
+            admin.describe_topics(
+                topics, include_authorized_operations=True, request_timeout=timeout_s
+            )
+        )
+    facts = {}
     for name in names:
         partitions = cluster.topics[name].partitions.values()
-        topics[name] = TopicFacts(
+        config = configs.get(name)
+        operations = getattr(allowed.get(name), "authorized_operations", None)
+        facts[name] = TopicFacts(
             partitions=len(partitions),
             replicas=min((len(each.replicas) for each in partitions), default=0),
-            config=configs.get(name),
-            operations=operations.get(name),
+            config=config and {key: str(entry.value) for key, entry in config.items()},
+            operations=None
+            if operations is None
+            else frozenset(operation.name for operation in operations),
         )
-    return KafkaFacts(brokers=len(cluster.brokers), topics=topics)
+    return KafkaFacts(brokers=len(cluster.brokers), topics=facts)
 
 
-def _topic_configs(
-    admin: AdminClient, settings: Settings, names: list[str]
-) -> dict[str, dict[str, str]]:
-    """The configuration of the topics that the account may read it of."""
-    if not names:
-        return {}
-    resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
-    found = {}
-    timeout_s = settings.kafka.request_timeout_s
-    for resource, future in admin.describe_configs(resources, request_timeout=timeout_s).items():
-        try:
-            entries = future.result()
-        except KafkaException:
-            continue
-        found[resource.name] = {name: str(entry.value) for name, entry in entries.items()}
-    return found
-
-
-def _operations(
-    admin: AdminClient, settings: Settings, names: list[str]
-) -> dict[str, frozenset[str]]:
-    """What the account may do with the topics, of those whose broker tells it."""
-    if not names:
-        return {}
-    futures = admin.describe_topics(
-        TopicCollection(names),
-        include_authorized_operations=True,
-        request_timeout=settings.kafka.request_timeout_s,
-    )
+def _answers(futures: Mapping[str, Future[Any]]) -> dict[str, Any]:
+    """The results by topic, without those that the account may not have."""
     found = {}
     for name, future in futures.items():
-        try:
-            allowed = future.result().authorized_operations
-        except KafkaException:
-            continue
-        if allowed is not None:
-            found[name] = frozenset(operation.name for operation in allowed)
+        with suppress(KafkaException):
+            found[name] = future.result()
     return found
 
 
@@ -184,44 +168,39 @@ def cassandra_facts(settings: Settings) -> CassandraFacts:
 
 
 def _cassandra_facts(session: Session, keyspace: str) -> CassandraFacts:
-    local = session.execute(
+    def rows(query: str) -> list[Any]:
+        return list(session.execute(query, (keyspace,)))
+
+    [local] = session.execute(
         "SELECT release_version, toUnixTimestamp(now()) AS now FROM system.local"
-    ).one()
+    )
     now_ms = time.time_ns() // 1_000_000
     hosts = session.cluster.metadata.all_hosts()
-    stored = session.execute(
-        "SELECT replication FROM system_schema.keyspaces WHERE keyspace_name = %s", (keyspace,)
-    ).one()
+    stored = rows("SELECT replication FROM system_schema.keyspaces WHERE keyspace_name = %s")
     columns: dict[str, dict[str, str]] = {}
-    for row in session.execute(
-        "SELECT table_name, column_name, type FROM system_schema.columns WHERE keyspace_name = %s",
-        (keyspace,),
+    for row in rows(
+        "SELECT table_name, column_name, type FROM system_schema.columns WHERE keyspace_name = %s"
     ):
         columns.setdefault(row.table_name, {})[row.column_name] = row.type
-    unreadable = []
+    settings, unreadable = None, []
     for table in columns:
         try:
             session.execute(f"SELECT * FROM {keyspace}.{table} LIMIT 1")
         except Unauthorized:
             unreadable.append(table)
+    with suppress(Unauthorized):
+        found = session.execute("SELECT name, value FROM system_views.settings")
+        settings = {row.name: row.value for row in found if row.value is not None}
     return CassandraFacts(
         version=local.release_version,
         nodes=len(hosts),
         nodes_down=sum(host.is_up is False for host in hosts),
         clock_ahead_ms=now_ms - local.now,
-        settings=_server_settings(session),
-        replication=None if stored is None else dict(stored.replication),
+        settings=settings,
+        replication=dict(stored[0].replication) if stored else None,
         columns=columns,
         unreadable=tuple(unreadable),
     )
-
-
-def _server_settings(session: Session) -> dict[str, str] | None:
-    try:
-        rows = session.execute("SELECT name, value FROM system_views.settings")
-        return {row.name: row.value for row in rows if row.value is not None}
-    except Unauthorized:
-        return None
 
 
 def flink_facts(settings: Settings) -> FlinkFacts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from cli.common import Call
+from cli.common import Call, table
 
 
 def doctor(call: Call) -> None:
@@ -19,12 +19,16 @@ def doctor(call: Call) -> None:
     from cli.doctor.collect import collect
 
     findings, skipped = examine(collect(call.settings), call.settings)
-    shown = []
-    for name in NAMES:
-        own = [finding for finding in findings if finding.check == name]
-        shown.append(f"{'skipped' if name in skipped else 'wrong' if own else 'ok':<8} {name}")
-        for finding in own:
-            shown.append(f"         {finding.problem}\n         -> {finding.way_out}")
+    rows = [
+        {
+            "check": name,
+            "state": "skipped" if name in skipped else "wrong" if own else "ok",
+            "problem": "; ".join(finding.problem for finding in own),
+            "way_out": own[0].way_out if own else "",
+        }
+        for name in NAMES
+        for own in [[finding for finding in findings if finding.check == name]]
+    ]
     call.print(
         {
             "ok": not findings,
@@ -32,10 +36,7 @@ def doctor(call: Call) -> None:
             "skipped": skipped,
             "checks": NAMES,
         },
-        *shown,
+        table(None, rows, "check state problem way_out"),
     )
-    if not call.json:
-        count = f"{len(findings)} findings" if len(findings) != 1 else "1 finding"
-        typer.echo(f"{len(NAMES)} checks, {count}, {len(skipped)} skipped", err=True)
     if findings:
         raise typer.Exit(1)

@@ -40,16 +40,14 @@ def apply(
     Example: `liveprofile model apply /shared/models/shop-2 --canary 20`
 
     Options:
-    folder FOLDER: Model checkpoint: a folder, or a file:// URI, that every worker can read under
-        this name.
+    folder FOLDER: Model checkpoint: a folder that every worker can read under this name.
     canary PERCENT: Share of users that get it; the others keep the present model. Default: all.
     """
     from udfs.profile import deployment
     from udfs.profile.model_feed import read_user_models
 
     settings = call.settings
-    place = folder if "://" in folder else str(Path(folder).absolute())
-    reference = deployment.reference_to(place)
+    reference = deployment.reference_to(str(Path(folder).absolute()))
     _check(settings, reference.path)
     _write(call, deployment.apply(read_user_models(settings), reference, canary, by))
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from cli.common import Call, ConfigCall, RejectedLabelReporter, print_json, read_user_ids
+from cli.common import Call, ConfigCall, FaultReporter, print_json, read_user_ids
 from cli.learning.options import (
     DayOption,
     DeviceOption,
@@ -258,7 +258,7 @@ def _train_on_own_events(
         if day is None:
             raise InputError(f"--rows needs {option} too")
     split = train_on_labels.DateSplit(*(day.date() for day in days.values() if day), delay_days)
-    rejected = RejectedLabelReporter(labels or call.settings.topics.feedback)
+    rejected = FaultReporter(labels or call.settings.topics.feedback)
     label_log = LabelLog.from_records(
         keep_valid(read_file_or_topic(call.settings, labels, UNKNOWN_ANALYST), rejected)
     )

@@ -7,6 +7,7 @@ random scores. Then the tables are flushed and compacted, and their files are co
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -50,7 +51,7 @@ TABLES = {
 def _started_cassandra(jmx_port: int) -> Iterator[Stack]:
     with runs.temporary_folder(runs.BENCH_ROOT):
         stack = Stack(runs.BENCH_ROOT, commit_log="periodic")
-        stack.cassandra.jmx_port = jmx_port
+        os.environ["JAVA_TOOL_OPTIONS"] = f"-Dcassandra.jmx.local.port={jmx_port}"
         stack.cassandra.start()
         try:
             yield stack

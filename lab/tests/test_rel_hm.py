@@ -46,10 +46,8 @@ def test_transactions_become_purchases_of_an_article_and_its_type(tmp_path: Path
     pd.DataFrame(transactions).to_parquet(tmp_path / "transactions.parquet")
     pd.DataFrame(articles).to_parquet(tmp_path / "article.parquet")
     source = tmp_path / "transactions.parquet"
-    batches, translator = open_source(source, ROOT / "mappings" / "rel_hm.toml")
-    events = [
-        json.loads(value) for batch in batches for value in translator.translate(batch).values
-    ]
+    batches = open_source(source, ROOT / "mappings" / "rel_hm.toml")
+    events = [json.loads(value) for events in batches for value in events.values]
     assert events[0] == {
         "event_id": "7-1-0",
         "user_id": "7",

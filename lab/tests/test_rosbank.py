@@ -36,10 +36,8 @@ def train_csv(tmp_path: Path) -> Path:
 
 
 def test_transactions_become_purchases_without_the_label(train_csv: Path) -> None:
-    batches, translator = open_source(train_csv, ROOT / "mappings" / "rosbank.toml")
-    events = [
-        json.loads(value) for batch in batches for value in translator.translate(batch).values
-    ]
+    batches = open_source(train_csv, ROOT / "mappings" / "rosbank.toml")
+    events = [json.loads(value) for events in batches for value in events.values]
     time = datetime(2017, 10, 12, 12, 24, 7, tzinfo=UTC)
     assert events[1] == {
         "event_id": "0-1",

@@ -27,16 +27,10 @@ class UnusableSchema(ValueError):
     """A schema that is no Avro schema of an event."""
 
 
-def avro_reader(schema: str, references: list[str]) -> BodyReader:
-    """A function that turns a body into the JSON of an event.
-
-    schema, references: JSON texts of Avro schemas; a reference comes before what refers to it.
-    Raises UnusableSchema.
-    """
+def avro_reader(schema: str) -> BodyReader:
+    """A function that turns a body into the JSON of an event. Raises UnusableSchema."""
     named: Named = {}
     try:
-        for text in references:
-            fastavro.parse_schema(orjson.loads(text), named)
         parsed = fastavro.parse_schema(orjson.loads(schema), named)
     except (SchemaParseException, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UnusableSchema(f"no Avro schema: {error!r}") from None

@@ -6,8 +6,6 @@ with ce_ headers (Kafka binding 1.0.2).
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, NoReturn
@@ -69,21 +67,31 @@ def decode(record: Record, reader_of: ReaderOf, max_chars: int) -> DecodedEvent:
 
 def _event(value: bytes, headers: Mapping[str, bytes], reader_of: ReaderOf) -> bytes:
     content_type = headers.get("content-type", b"").decode("latin-1").lower()
-    if is_binary(headers):
-        return _from_binary(value, headers, reader_of)
+    if f"{PREFIX}specversion" in headers:  # a CloudEvent in binary mode
+        body = _from_confluent(value, reader_of) if value[:1] == b"\0" else value
+        attributes = {
+            name.removeprefix(PREFIX): text.decode("utf-8", "replace")
+            for name, text in headers.items()
+            if name.startswith(PREFIX)
+        }
+        return _completed(_json(body), attributes)
     if content_type.startswith(STRUCTURED):
-        return _from_structured(value, content_type)
+        kind = content_type.partition(";")[0].strip()
+        if kind not in (f"{STRUCTURED}+json", STRUCTURED):
+            raise Undecodable("BAD_CLOUDEVENT", f"content-type {kind} is not {STRUCTURED}+json")
+        return _from_structured(_json(value))
     if value[:1] == b"\0":
         return _from_confluent(value, reader_of)
     if value and value[0] < 0x20 and value[0] not in _WHITE_SPACE:
         raise Undecodable("BAD_MAGIC", f"the first byte is {value[0]}, neither JSON nor {MAGIC}")
     if b'"specversion"' in value:
         try:
-            parsed = read_json(value)
-        except (ValueError, RecursionError):
+            parsed = _json(value)
+        except Undecodable:
             return value  # the job says why
-        if is_structured(parsed):
-            return write_json(completed(structured_data(parsed), parsed))
+        # These attributes has every CloudEvent, and no event.
+        if isinstance(parsed, dict) and all(isinstance(parsed.get(n), str) for n in REQUIRED):
+            return _from_structured(parsed)
     return value
 
 
@@ -94,27 +102,55 @@ def _from_confluent(value: bytes, reader_of: ReaderOf) -> bytes:
     return reader_of(schema_id)(value[PREFIX_BYTES:])
 
 
-def _from_structured(value: bytes, content_type: str) -> bytes:
-    kind = content_type.partition(";")[0].strip()
-    if kind not in (f"{STRUCTURED}+json", STRUCTURED):
-        raise Undecodable("BAD_CLOUDEVENT", f"content-type {kind} is not {STRUCTURED}+json")
-    envelope = _json_object(value, "the value")
-    return write_json(completed(structured_data(envelope), envelope))
+def _from_structured(envelope: Any) -> bytes:
+    return _completed(_object(envelope).get("data"), envelope)
 
 
-def _from_binary(value: bytes, headers: Mapping[str, bytes], reader_of: ReaderOf) -> bytes:
-    body = _from_confluent(value, reader_of) if value[:1] == b"\0" else value
-    return write_json(completed(_json_object(body, "data"), header_attributes(headers)))
+def _completed(data: Any, attributes: Mapping[str, Any]) -> bytes:
+    """The event, with what it lacks from the attributes of its CloudEvent. Raises Undecodable.
 
-
-def _json_object(text: bytes, what: str) -> dict[str, Any]:
+    event_id is source and id, which together are unique; user_id is subject, event_time is time,
+    event_type is the last part of type.
+    """
+    event = _object(data)
+    for name in REQUIRED:
+        if not isinstance(attributes.get(name), str) or not attributes[name]:
+            raise Undecodable("BAD_CLOUDEVENT", f"attribute {name} is missing")
+    if attributes["specversion"] != SPEC_VERSION:
+        raise Undecodable("BAD_CLOUDEVENT", f"specversion {attributes['specversion']} is not 1.0")
+    time = attributes.get("time")
+    kind = attributes["type"].rpartition(".")[2]
+    fields = {
+        "event_id": f"{attributes['source']} {attributes['id']}",
+        "user_id": attributes.get("subject"),
+        "event_type": kind if kind in EVENT_TYPES else attributes["type"],
+        # RFC 3339 allows small letters, ISO 8601 does not.
+        "event_time": time.upper() if isinstance(time, str) else time,
+    }
+    fields |= {name: value for name, value in event.items() if value is not None}
+    given = {name: value for name, value in fields.items() if value is not None}
     try:
-        parsed = read_json(text)
+        return json.dumps(given, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError:  # a lone surrogate, which stays an escape
+        return json.dumps(given, separators=(",", ":")).encode()
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise Undecodable("BAD_CLOUDEVENT", "the event or its data is no JSON object")
+    return value
+
+
+def _json(text: bytes) -> Any:
+    """Parses JSON strictly. Raises Undecodable."""
+
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(f"{constant} is not JSON")
+
+    try:
+        return json.loads(text, parse_constant=refuse)
     except (ValueError, RecursionError) as error:
-        raise Undecodable("BAD_CLOUDEVENT", f"{what} is not JSON: {error}") from None
-    if not isinstance(parsed, dict):
-        raise Undecodable("BAD_CLOUDEVENT", f"{what} is no JSON object")
-    return parsed
+        raise Undecodable("BAD_CLOUDEVENT", f"not JSON: {error}") from None
 
 
 def _user_key(event: bytes) -> bytes | None:
@@ -134,74 +170,3 @@ def _short(key: bytes | None) -> bytes | None:
 
 def _too_large(max_chars: int) -> Undecodable:
     return Undecodable("TOO_LARGE", f"more than {max_chars} characters (limits.max_payload_chars)")
-
-
-def read_json(text: bytes) -> Any:
-    """Parses JSON strictly. Raises ValueError, RecursionError."""
-
-    def refuse(constant: str) -> NoReturn:
-        raise ValueError(f"{constant} is not JSON")
-
-    return json.loads(text, parse_constant=refuse)
-
-
-def write_json(value: Any) -> bytes:
-    try:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-    except UnicodeEncodeError:  # a lone surrogate, which stays an escape
-        return json.dumps(value, separators=(",", ":")).encode()
-
-
-def is_structured(parsed: Any) -> bool:
-    """Whether a JSON value has the attributes that every CloudEvent has, and no event has."""
-    return isinstance(parsed, dict) and all(isinstance(parsed.get(n), str) for n in REQUIRED)
-
-
-def is_binary(headers: Mapping[str, bytes]) -> bool:
-    return f"{PREFIX}specversion" in headers
-
-
-def header_attributes(headers: Mapping[str, bytes]) -> dict[str, str]:
-    """The attributes of a CloudEvent in binary mode."""
-    return {
-        name.removeprefix(PREFIX): value.decode("utf-8", "replace")
-        for name, value in headers.items()
-        if name.startswith(PREFIX)
-    }
-
-
-def structured_data(envelope: dict[str, Any]) -> dict[str, Any]:
-    """The data of a CloudEvent in structured mode. Raises Undecodable."""
-    data = envelope.get("data")
-    if data is None and isinstance(envelope.get("data_base64"), str):
-        try:
-            data = read_json(base64.b64decode(envelope["data_base64"], validate=True))
-        except (binascii.Error, ValueError, RecursionError) as error:
-            raise Undecodable("BAD_CLOUDEVENT", f"data_base64: {error}") from None
-    if not isinstance(data, dict):
-        raise Undecodable("BAD_CLOUDEVENT", "data is no JSON object")
-    return data
-
-
-def completed(event: dict[str, Any], attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """The event, with what it lacks from the attributes of its CloudEvent. Raises Undecodable.
-
-    event_id is source and id, which together are unique; user_id is subject, event_time is time,
-    event_type is the last part of type.
-    """
-    for name in REQUIRED:
-        if not isinstance(attributes.get(name), str) or not attributes[name]:
-            raise Undecodable("BAD_CLOUDEVENT", f"attribute {name} is missing")
-    if attributes["specversion"] != SPEC_VERSION:
-        raise Undecodable("BAD_CLOUDEVENT", f"specversion {attributes['specversion']} is not 1.0")
-    time = attributes.get("time")
-    kind = attributes["type"].rpartition(".")[2]
-    fields = {
-        "event_id": f"{attributes['source']} {attributes['id']}",
-        "user_id": attributes.get("subject"),
-        "event_type": kind if kind in EVENT_TYPES else attributes["type"],
-        # RFC 3339 allows small letters, ISO 8601 does not.
-        "event_time": time.upper() if isinstance(time, str) else time,
-    }
-    given = {name: value for name, value in event.items() if value is not None}
-    return {name: value for name, value in fields.items() if value is not None} | given

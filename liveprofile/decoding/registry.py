@@ -6,7 +6,6 @@ import ssl
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
-from urllib.parse import quote
 
 import httpx2
 
@@ -22,7 +21,6 @@ MAX_SCHEMAS = 1_000
 # How long an unknown id stays unknown. A producer registers a schema before it uses it, so that a
 # flood of records with an unknown id costs one request in this time.
 UNKNOWN_S = 30.0
-MAX_REFERENCES = 100
 TIMEOUT_S = 5.0  # of one request
 
 
@@ -89,30 +87,11 @@ class SchemaRegistry:
                 return bytes  # the body is the event
             if kind != "AVRO":
                 raise UnusableSchema(f"{kind} is neither AVRO nor JSON")
-            return avro_reader(answer["schema"], self._references(answer))
+            if answer.get("references"):
+                raise UnusableSchema("references to other schemas are not supported")
+            return avro_reader(answer["schema"])
         except (UnusableSchema, KeyError) as error:
             return _Unknown(str(error), until_s)
-
-    def _references(self, answer: dict[str, Any]) -> list[str]:
-        """The schemas that a schema refers to, each after those that it refers to itself."""
-        found: dict[tuple[str, int], str] = {}
-
-        def add(referring: dict[str, Any]) -> None:
-            for reference in referring.get("references") or ():
-                name = (reference["subject"], reference["version"])
-                if name in found:
-                    continue
-                if len(found) >= MAX_REFERENCES:
-                    raise UnusableSchema(f"more than {MAX_REFERENCES} references")
-                found[name] = ""  # the schemas of a registry do not refer in circles
-                answer = self._get(f"/subjects/{quote(name[0], safe='')}/versions/{name[1]}")
-                if answer is None:
-                    raise UnusableSchema(f"the registry does not have {name[0]} version {name[1]}")
-                add(answer)
-                found[name] = found.pop(name) or answer["schema"]
-
-        add(answer)
-        return list(found.values())
 
     def _get(self, path: str) -> dict[str, Any] | None:
         """The JSON object at `path`, None if the registry does not have it."""

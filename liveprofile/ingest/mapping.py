@@ -25,7 +25,7 @@ from pydantic import (
 )
 
 from liveprofile.errors import InputError
-from liveprofile.ingest.times import check_format
+from liveprofile.ingest.values import check_format
 from liveprofile.wire.tokens import TYPE_INDEX
 
 # Event fields by the conversion of their column's values (docs/data-contract.md).
@@ -71,10 +71,6 @@ class TimeMapping(MappingSection):
             raise ValueError(f"unit = {self.unit!r} has no clock: remove unit")
         return self
 
-    def columns(self) -> dict[str, str]:
-        """The columns of the time, each with its key."""
-        return {self.column: "time.column"} | ({self.clock: "time.clock"} if self.clock else {})
-
     @field_validator("zone")
     @classmethod
     def _check_zone(cls, value: str) -> str:
@@ -100,7 +96,7 @@ class Lookup(MappingSection):
 
 
 class FileMapping(MappingSection):
-    format: Literal["csv", "parquet", "jsonl"]
+    format: Literal["csv", "parquet"]
     columns: tuple[str, ...] = Field((), description="names for a CSV without a header line")
     delimiter: str = Field(",", min_length=1, max_length=1)
     decimal: Literal[".", ","] = Field(
@@ -151,43 +147,31 @@ class FileMapping(MappingSection):
         for name in REQUIRED_FIELDS:
             if name not in self.fields and name not in self.fixed:
                 raise ValueError(f"{name} is in neither fields nor fixed")
-        for file_type, event_type in self.types.items():
-            self._check_type(f"types.{file_type}", event_type)
-        if self.negative:
-            self._check_type("negative", self.negative)
-        if "event_type" in self.fixed:
-            self._check_type("fixed.event_type", self.fixed["event_type"])
-        if self.columns and self.format != "csv":
-            raise ValueError("columns is only for a CSV without a header line")
-        if self.encoding != "utf-8" and self.format != "csv":
-            raise ValueError("encoding is only for a CSV")
+        types = {f"types.{name}": value for name, value in self.types.items()}
+        types |= {"negative": self.negative} if self.negative else {}
+        types |= {f"fixed.{k}": v for k, v in self.fixed.items() if k == "event_type"}
+        for key, value in types.items():
+            if value not in TYPE_INDEX:
+                raise ValueError(
+                    f"{key} = {value!r} is not an event type: use one of {', '.join(TYPE_INDEX)}"
+                )
         for name, source in self.fields.items():
             if "{" in source:
                 template_columns(source, f"fields.{name}")
         return self
 
-    @staticmethod
-    def _check_type(key: str, value: object) -> None:
-        if value not in TYPE_INDEX:
-            raise ValueError(
-                f"{key} = {value!r} is not an event type: use one of {', '.join(TYPE_INDEX)}"
-            )
-
-    def needed_columns(self) -> dict[str, str]:
-        """Columns that the file or a lookup must have, each with the key that needs it."""
-        needed = self.time.columns()
+    def file_columns(self) -> dict[str, str]:
+        """Columns that the file must have, each with the key that needs it."""
+        needed = {self.time.column: "time.column"}
+        needed |= {self.time.clock: "time.clock"} if self.time.clock else {}
         for name, source in self.fields.items():
             for column in template_columns(source) if "{" in source else (source,):
                 if column != ROW_NUMBER or "{" not in source:
                     needed.setdefault(column, f"fields.{name}")
         for lookup in self.lookups:
             needed.setdefault(lookup.source_key, f"lookups.key of {lookup.file}")
-        return needed
-
-    def file_columns(self) -> dict[str, str]:
-        """The needed columns that no lookup supplies."""
         looked_up = {column for lookup in self.lookups for column in lookup.columns}
-        return {name: key for name, key in self.needed_columns().items() if name not in looked_up}
+        return {name: key for name, key in needed.items() if name not in looked_up}
 
 
 def template_columns(template: str, key: str = "") -> tuple[str, ...]:
@@ -231,16 +215,5 @@ def read_mapping(path: Path | str) -> FileMapping:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        if first["type"] == "extra_forbidden":
-            keys = ", ".join(_allowed_keys(first))
-            raise InputError(f"mapping {path}: unknown key {key}: use one of {keys}") from None
         message = first["msg"].removeprefix("Value error, ")
         raise InputError(f"mapping {path}: {key + ': ' if key else ''}{message}") from None
-
-
-def _allowed_keys(error: Any) -> list[str]:
-    """The keys of the section with the unknown key."""
-    sections: dict[str, type[MappingSection]] = {"time": TimeMapping, "lookups": Lookup}
-    nested = len(error["loc"]) > 1
-    section = sections.get(str(error["loc"][0]), FileMapping) if nested else FileMapping
-    return list(section.model_fields)

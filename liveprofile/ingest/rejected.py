@@ -92,13 +92,11 @@ def parse_record(record: Record) -> RejectedRecord:
 def read_corrections(text: str, name: str) -> dict[str, bytes]:
     """The corrected payloads by id.
 
-    text: JSON lines or an array; each object has the id and the payload (an object or its text), as
-    `rejected list --json` and `rejected show --json` print them. Other keys are ignored.
-    Raises InputError.
+    text: JSON lines, each an object with the id and the payload (an object or its text), as
+    `rejected show --json` prints it. Other keys are ignored. Raises InputError.
     """
     try:
-        rows = orjson.loads(text) if text.lstrip().startswith("[") else text.splitlines()
-        rows = [orjson.loads(row) if isinstance(row, str) else row for row in rows if row]
+        rows = [orjson.loads(row) for row in text.splitlines() if row]
     except orjson.JSONDecodeError as error:
         raise InputError(f"{name}: not JSON: {error}") from None
     corrections: dict[str, bytes] = {}

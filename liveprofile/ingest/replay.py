@@ -10,19 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
-import pyarrow as pa
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from liveprofile.errors import InputError, ServiceError
 from liveprofile.events.window_times import end_ms
 from liveprofile.ingest import sources
-from liveprofile.ingest.mapping import FileMapping, check_columns, read_mapping
-from liveprofile.ingest.translation import (
-    EventRecords,
-    MappingTranslator,
-    PassthroughTranslator,
-    Translator,
-)
+from liveprofile.ingest.mapping import check_columns, read_mapping
+from liveprofile.ingest.translation import EventRecords, Translator, events_of_lines
 from liveprofile.kafka.connection import client_config
 from liveprofile.kafka.topics import partitions
 from liveprofile.settings import Settings, WindowSettings
@@ -72,13 +66,12 @@ def replay(
         if value is not None and not value > 0:
             raise InputError(f"{name} = {value}: must be above 0")
     topic = topic or settings.topics.events
-    batches, translator = open_source(Path(source), mapping, limit)
+    batches = open_source(Path(source), mapping, limit)
     producer = ReplayProducer(settings, topic, progress)
     pace = Pace(rate, speed)
     last_ms: int | None = None
     started = time.monotonic()
-    for batch in batches:
-        events = translator.translate(batch)
+    for events in batches:
         unsent = events.without(skip) if skip else events
         if unsent.values:
             producer.send(unsent, pace.due_s(unsent))
@@ -101,46 +94,33 @@ def replay(
 
 def open_source(
     source: Path, mapping: Path | str | None, limit: int | None = None
-) -> tuple[Iterator[pa.RecordBatch], Translator]:
-    """The rows in sending order, and the translator that converts them into events.
+) -> Iterator[EventRecords]:
+    """The file's rows as events, in sending order.
 
-    Raises InputError for a mapping that does not fit the file, or a file that needs a mapping.
+    Raises InputError for a mapping that does not fit the file, or a file that needs a mapping; for
+    a bad row when it is read.
     """
-    translator: Translator
     if mapping is None:
         sources.require_json_lines(
             source,
             "give a mapping of its columns (--mapping); `liveprofile events mapping infer` drafts"
             " one",
         )
-        batches, translator = sources.read_lines(source), PassthroughTranslator()
-    else:
-        file_mapping = read_mapping(mapping)
-        translator = MappingTranslator(file_mapping, str(mapping), source)
-        batches = _read_rows(source, file_mapping, str(mapping))
-        if file_mapping.sort_by_time:
-            batches = sources.sort_by_time(batches, translator.times_ms)
-    return (batches if limit is None else sources.limit_rows(batches, limit)), translator
-
-
-def require_readable(source: Path, mapping: Path | str | None) -> None:
-    """Raises InputError if the file is missing, needs a mapping, or lacks a column of it."""
-    rows_estimate(source, mapping)
-    open_source(source, mapping)
+        return events_of_lines(sources.read_lines(source, limit))
+    file_mapping = read_mapping(mapping)
+    translator = Translator(file_mapping, str(mapping), source)
+    needed = file_mapping.file_columns()
+    check_columns(needed, sources.column_names(source, file_mapping), str(mapping), source)
+    batches = sources.read_table(source, file_mapping, list(needed))
+    if file_mapping.sort_by_time:
+        batches = sources.sort_by_time((batch, translator.times_ms(batch)) for batch in batches)
+    return map(translator.translate, sources.limit_rows(batches, limit))
 
 
 def rows_estimate(source: Path, mapping: Path | str | None) -> int:
     """Approximate number of rows, for a progress bar. Raises InputError."""
-    return sources.rows_estimate(source, read_mapping(mapping).format if mapping else "jsonl")
-
-
-def _read_rows(source: Path, mapping: FileMapping, name: str) -> Iterator[pa.RecordBatch]:
-    names = sources.column_names(source, mapping)
-    if names is None:
-        return sources.read_lines(source)
-    needed = mapping.file_columns()
-    check_columns(needed, names, name, source)
-    return sources.read_table(source, mapping, list(needed))
+    is_parquet = mapping is not None and read_mapping(mapping).format == "parquet"
+    return sources.rows_estimate(source, is_parquet)
 
 
 def _last_close_ms(last_event_ms: int, window: WindowSettings) -> int:

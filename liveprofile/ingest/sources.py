@@ -6,7 +6,8 @@ from 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,48 +22,34 @@ from liveprofile.errors import InputError
 from liveprofile.ingest.mapping import FileMapping, check_columns
 
 ROW = "__row"
-LINE = "__line"
 _TIME = "__time"
 
 BATCH_ROWS = 20_000
 BLOCK_BYTES = 2 << 20
 
-# Formats that are not JSON lines, by suffix and by the first bytes of a file.
-OTHER_SUFFIXES = {
-    ".csv": "CSV", ".tsv": "tab-separated", ".parquet": "Parquet", ".pq": "Parquet",
-    ".avro": "Avro", ".orc": "ORC", ".xls": "Excel", ".xlsx": "Excel",
-    ".gz": "compressed", ".zip": "compressed", ".bz2": "compressed", ".xz": "compressed",
-    ".zst": "compressed",
+# Formats that are not JSON lines, by suffix, and what to do with a file that no mapping can read.
+FORMATS = {
+    **{".csv": "CSV", ".tsv": "CSV", ".txt": "CSV", ".parquet": "Parquet", ".pq": "Parquet"},
+    **dict.fromkeys((".xls", ".xlsx"), "Excel"), ".avro": "Avro", ".orc": "ORC",
+    **dict.fromkeys((".gz", ".zip", ".bz2", ".xz", ".zst"), "compressed"),
 }  # fmt: skip
-OTHER_FIRST_BYTES = {
-    b"PAR1": "Parquet", b"Obj\x01": "Avro", b"ORC": "ORC", b"\x1f\x8b": "compressed",
-    b"PK\x03\x04": "compressed", b"BZh": "compressed", b"\xfd7zXZ": "compressed",
-    b"\x28\xb5\x2f\xfd": "compressed",
-}  # fmt: skip
-
-# What to do with a file that no mapping can read either.
 REMEDIES = {
     "compressed": "unpack it first",
     **dict.fromkeys(("Excel", "Avro", "ORC"), "save it as CSV or Parquet first"),
 }
 
-TimesOfBatch = Callable[[pa.RecordBatch], pa.Int64Array]
 
-
-def column_names(path: Path, mapping: FileMapping) -> list[str] | None:
-    """The file's columns; None for JSON lines, whose lines may have different fields."""
+def column_names(path: Path, mapping: FileMapping) -> list[str]:
     with _file_errors(path):
         if mapping.format == "parquet":
             return pq.read_schema(path).names
-        if mapping.format == "csv":
-            return list(mapping.columns) or csv.open_csv(path, *_csv_options(mapping)).schema.names
-    return None
+        return list(mapping.columns) or csv.open_csv(path, *_csv_options(mapping)).schema.names
 
 
-def rows_estimate(path: Path, format: str) -> int:
+def rows_estimate(path: Path, is_parquet: bool) -> int:
     """Number of rows: exact for Parquet, else extrapolated from the beginning of the file."""
     with _file_errors(path):
-        if format == "parquet":
+        if is_parquet:
             return pq.read_metadata(path).num_rows
         with path.open("rb") as file:
             head = file.read(BLOCK_BYTES)
@@ -71,38 +58,24 @@ def rows_estimate(path: Path, format: str) -> int:
 
 
 def require_json_lines(path: Path, remedy: str) -> None:
-    """Raises InputError if the file's suffix or its first bytes are those of another format.
-
-    remedy: what to do with a CSV or Parquet file.
-    """
+    """Raises InputError if the file has another format. remedy: for a CSV or Parquet file."""
     if found := format_of(path):
         raise InputError(f"{path} is {found}, not JSON lines: {REMEDIES.get(found, remedy)}")
 
 
 def format_of(path: Path) -> str | None:
-    """The format that a file's first bytes or its suffix tell; None if neither does."""
+    """The format that a file's suffix or its first bytes tell; None if neither does."""
     with _file_errors(path), path.open("rb") as file:
-        head = file.read(8)
-    by_suffix = OTHER_SUFFIXES.get(path.suffix.lower())
-    if by_suffix == "Excel":  # its bytes are those of a compressed file
-        return by_suffix
-    by_bytes = (name for first, name in OTHER_FIRST_BYTES.items() if head.startswith(first))
-    return next(by_bytes, None) or by_suffix
+        head = file.read(4)
+    return "Parquet" if head == b"PAR1" else FORMATS.get(path.suffix.lower())
 
 
-def read_lines(path: Path) -> Iterator[pa.RecordBatch]:
-    """Unparsed JSON lines in the column LINE, without empty lines. Raises InputError."""
-    row = 0
+def read_lines(path: Path, limit: int | None = None) -> Iterator[list[bytes]]:
+    """Unparsed JSON lines in blocks, without empty lines. Raises InputError."""
     with _file_errors(path), path.open("rb") as file:
-        while block := file.readlines(BLOCK_BYTES):
-            lines = [line.strip() for line in block]
-            numbered = [(row + index, line) for index, line in enumerate(lines) if line]
-            row += len(lines)
-            if numbered:
-                rows, texts = zip(*numbered, strict=True)
-                yield pa.record_batch(
-                    {LINE: pa.array(texts, pa.binary()), ROW: pa.array(rows, pa.int64())}
-                )
+        lines = itertools.islice(filter(None, map(bytes.strip, file)), limit)
+        while block := list(itertools.islice(lines, BATCH_ROWS)):
+            yield block
 
 
 def read_table(path: Path, mapping: FileMapping, columns: list[str]) -> Iterator[pa.RecordBatch]:
@@ -159,27 +132,29 @@ def _file_errors(path: Path) -> Iterator[None]:
 
 
 def sort_by_time(
-    batches: Iterable[pa.RecordBatch], times: TimesOfBatch
+    batches: Iterable[tuple[pa.RecordBatch, list[int | None]]],
 ) -> Iterator[pa.RecordBatch]:
-    """The same rows sorted by time, then by row number; rows without a time come first.
+    """The rows of batches with their times, by time, then by row; those without a time come first.
 
     Memory does not grow with the file.
     """
     with DiskTables() as tables:
-        for batch in batches:
-            tables.add("rows", batch.append_column(_TIME, times(batch)))
-        order = f"ORDER BY {_TIME} NULLS FIRST, {ROW}"
-        for batch in tables.read("rows", order):
+        for batch, times_ms in batches:
+            tables.add("rows", batch.append_column(_TIME, pa.array(times_ms, pa.int64())))
+        for batch in tables.read("rows", f"ORDER BY {_TIME} NULLS FIRST, {ROW}"):
             yield batch.drop_columns([_TIME])
 
 
-def limit_rows(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
-    """The first `rows` rows."""
+def limit_rows(batches: Iterable[pa.RecordBatch], rows: int | None) -> Iterator[pa.RecordBatch]:
+    """The first `rows` rows; None: all."""
     for batch in batches:
-        if rows <= 0:
+        if rows is None:
+            yield batch
+        elif rows > 0:
+            yield batch.slice(0, rows)
+            rows -= batch.num_rows
+        else:
             return
-        yield batch.slice(0, rows)
-        rows -= batch.num_rows
 
 
 def lookup_table(path: Path, key: str, columns: tuple[str, ...], mapping: str) -> pa.Table:
@@ -187,18 +162,13 @@ def lookup_table(path: Path, key: str, columns: tuple[str, ...], mapping: str) -
 
     Raises InputError if a column is missing.
     """
-    selected, is_parquet = [key, *columns], path.suffix == ".parquet"
     with _file_errors(path):
-        names = pq.read_schema(path).names if is_parquet else csv.open_csv(path).schema.names
-        check_columns(dict.fromkeys(selected, "lookups"), names, mapping, path)
-        if is_parquet:
-            table = pq.read_table(path, columns=selected)
+        if path.suffix == ".parquet":
+            table = pq.read_table(path)
         else:
-            convert = csv.ConvertOptions(
-                include_columns=selected,
-                column_types={name: pa.string() for name in selected},
-                strings_can_be_null=True,
-            )
-            table = csv.read_csv(path, convert_options=convert)
-    key_text = pc.cast(table[key], pa.string())
-    return table.set_column(table.column_names.index(key), key, key_text).combine_chunks()
+            texts = dict.fromkeys((key, *columns), pa.string())
+            options = csv.ConvertOptions(column_types=texts, strings_can_be_null=True)
+            table = csv.read_csv(path, convert_options=options)
+    check_columns(dict.fromkeys((key, *columns), "lookups"), table.column_names, mapping, path)
+    table = table.select([key, *columns])
+    return table.set_column(0, key, pc.cast(table[key], pa.string())).combine_chunks()

@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
-from datetime import UTC, datetime
+from collections.abc import Container, Iterable, Iterator
+from datetime import UTC
+from itertools import repeat
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
-import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from liveprofile.errors import InputError
-from liveprofile.ingest import times
 from liveprofile.ingest.mapping import (
     NUMBER_FIELDS,
     ROW_NUMBER,
     SIGNED_FIELDS,
     TEXT_FIELDS,
     FileMapping,
-    Lookup,
     template_columns,
 )
-from liveprofile.ingest.numbers import finite, number_of
-from liveprofile.ingest.sources import LINE, ROW, lookup_table
-from liveprofile.ingest.times import DAY, parse_time
-
-_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+from liveprofile.ingest.sources import ROW, lookup_table
+from liveprofile.ingest.values import DAY, epoch_ms, iso, number_of, time_ms
 
 
 class EventRecords(NamedTuple):
@@ -46,33 +41,15 @@ class EventRecords(NamedTuple):
         )
 
 
-class Translator(Protocol):
-    def times_ms(self, batch: pa.RecordBatch) -> pa.Int64Array:
-        """(N,) event times in epoch milliseconds, null if a row has no readable time."""
-
-    def translate(self, batch: pa.RecordBatch) -> EventRecords:
-        """The batch's rows as events. Raises InputError."""
-
-
-class PassthroughTranslator:
-    """Sends JSON lines that contain events of the data contract, byte for byte."""
-
-    def times_ms(self, batch: pa.RecordBatch) -> pa.Int64Array:
-        return pa.array(self.translate(batch).times_ms, pa.int64())
-
-    def translate(self, batch: pa.RecordBatch) -> EventRecords:
-        lines = batch[LINE].to_pylist()
-        parsed = [_json_object(line) for line in lines]
-        keys = [
-            None if (user := event.get("user_id")) is None else str(user).encode()
-            for event in parsed
-        ]
-        return EventRecords(
-            keys, lines, [parse_time_ms(event.get("event_time")) for event in parsed]
-        )
+def events_of_lines(batches: Iterable[list[bytes]]) -> Iterator[EventRecords]:
+    """Lines with events of the data contract, byte for byte."""
+    for lines in batches:
+        events = list(map(_json_object, lines))
+        times_ms = [parse_time_ms(event.get("event_time")) for event in events]
+        yield EventRecords([_key(event.get("user_id")) for event in events], lines, times_ms)
 
 
-class MappingTranslator:
+class Translator:
     """Translates rows by a mapping.
 
     A value that cannot be converted is sent unchanged, so that the job rejects the event with a
@@ -89,68 +66,73 @@ class MappingTranslator:
         ]
         self._fixed = {k: v for k, v in mapping.fixed.items() if v is not None}
 
-    def times_ms(self, batch: pa.RecordBatch) -> pa.Int64Array:
-        return self._time_column_ms(self._columns(batch, list(self._mapping.time.columns())))
-
-    def _time_column_ms(self, columns: dict[str, pa.Array]) -> pa.Int64Array:
+    def times_ms(self, batch: pa.RecordBatch) -> list[int | None]:
+        """(N,) event times in epoch milliseconds, None if a row has no readable time."""
         time = self._mapping.time
-        array = columns[time.column]
-        try:
-            if time.clock:
-                array = _with_clock(array, columns[time.clock])
-            return epoch_ms(array, time.unit, self._zone, time.format)
-        except InputError as error:
-            raise InputError(f"mapping {self._name}: time.column {error}") from None
+        array, kind = batch[time.column], batch[time.column].type
+        time_format = time.format or (DAY if time.unit == "day" else "")
+        is_time = pa.types.is_temporal(kind)
+        fits = is_time or _is_text(kind) or not (time_format or time.unit == "iso")
+        if not fits or (time.clock and not (_is_text(kind) and _is_text(batch[time.clock].type))):
+            raise InputError(
+                f"mapping {self._name}: time.column is {kind}, which does not fit: a count needs"
+                " time.unit s, ms, us or ns, and a clock texts"
+            )
+        if time.clock:
+            array = pc.binary_join_element_wise(array, batch[time.clock], " ")
+        if pa.types.is_timestamp(kind):  # Python has no nanoseconds
+            array = array.cast(pa.timestamp("us", kind.tz), safe=False)
+        return [time_ms(value, time.unit, time_format, self._zone) for value in array.to_pylist()]
 
     def translate(self, batch: pa.RecordBatch) -> EventRecords:
-        columns = self._columns(batch, list(self._mapping.file_columns()))
+        """The batch's rows as events. Raises InputError."""
+        mapping = self._mapping
+        columns = {name: batch[name] for name in mapping.file_columns()}
         # A column of the file named like the placeholder {row} takes precedence.
         columns[ROW_NUMBER if ROW_NUMBER not in columns else ROW] = batch[ROW]
         for lookup, table in self._lookups:
-            _join(columns, lookup, table)
-        times_ms = self._time_column_ms(columns).to_pylist()
-        fields: dict[str, list[Any]] = {
+            index = pc.index_in(
+                pc.cast(columns[lookup.source_key], pa.string()), value_set=table[lookup.key]
+            )
+            columns |= {name: table[name].take(index).combine_chunks() for name in lookup.columns}
+        times_ms = self.times_ms(batch)
+        fields = {
             name: self._field(name, source, columns, batch[ROW])
-            for name, source in self._mapping.fields.items()
+            for name, source in mapping.fields.items()
         }
-        fixed = self._fixed
-        if self._mapping.negative:
-            fixed = {name: value for name, value in fixed.items() if name != "event_type"}
-            fields.setdefault("event_type", [self._fixed.get("event_type")] * batch.num_rows)
-            _turn_negative(fields, self._mapping.negative)
-        fields["event_time"] = times_ms
-        if None in times_ms:
-            raw = columns[self._mapping.time.column].to_pylist()
-            fields["event_time"] = [
-                time_ms if time_ms is not None else _json_value(value)
-                for time_ms, value in zip(times_ms, raw, strict=True)
-            ]
-        users = fields.get("user_id") or [self._fixed.get("user_id")] * len(times_ms)
-        keys = [None if user is None else str(user).encode() for user in users]
-        return EventRecords(keys, _dump(fields, fixed), times_ms)
+        fields |= {name: [value] * batch.num_rows for name, value in self._fixed.items()}
+        if mapping.negative:
+            _turn_negative(fields, mapping.negative)
+        fields["event_time"] = [
+            time if time is not None else _json_value(value)
+            for time, value in zip(times_ms, columns[mapping.time.column].to_pylist(), strict=True)
+        ]
+        keys = [*map(_key, fields.get("user_id") or [None] * batch.num_rows)]
+        rows = zip(*(zip(repeat(name), values) for name, values in fields.items()), strict=True)
+        return EventRecords(keys, list(map(_dump, rows)), times_ms)
 
     def _field(
         self, name: str, source: str, columns: dict[str, pa.Array], rows: pa.Array
     ) -> list[Any]:
+        mapping = self._mapping
         if "{" in source:
             names = template_columns(source)
             parts = [_texts(columns[column]) for column in names]
-            filled = source
             # Positional placeholders, because str.format reads `{a.b}` as an attribute.
             for column in names:
-                filled = filled.replace("{" + column + "}", "{}", 1)
+                source = source.replace("{" + column + "}", "{}", 1)
             return [
-                None if None in part else filled.format(*part) for part in zip(*parts, strict=True)
+                None if None in part else source.format(*part) for part in zip(*parts, strict=True)
             ]
         if name in NUMBER_FIELDS:
-            return _numbers(columns[source], self._mapping.decimal, self._mapping.currency)
+            return [
+                _number(value, mapping.decimal, mapping.currency)
+                for value in columns[source].to_pylist()
+            ]
         if name not in TEXT_FIELDS:
             return columns[source].to_pylist()
         texts = _texts(columns[source])
-        return self._map_event_types(texts, source, rows) if name == "event_type" else texts
-
-    def _map_event_types(self, texts: list[Any], source: str, rows: pa.Array) -> list[Any]:
-        if not (types := self._mapping.types):
+        if name != "event_type" or not (types := mapping.types):
             return texts
         try:
             return [None if text is None else types[text] for text in texts]
@@ -162,66 +144,6 @@ class MappingTranslator:
                 " have the job reject the event)"
             ) from None
 
-    def _columns(self, batch: pa.RecordBatch, names: list[str]) -> dict[str, pa.Array]:
-        if self._mapping.format != "jsonl":
-            return {name: batch[name] for name in names}
-        parsed = [_json_object(line) for line in batch[LINE].to_pylist()]
-        return {name: _array([row.get(name) for row in parsed]) for name in names}
-
-
-def epoch_ms(array: pa.Array, unit: str, zone: ZoneInfo, time_format: str = "") -> pa.Int64Array:
-    """(N,) times in epoch milliseconds, rounded down; null for a value that is not a time.
-
-    `zone` applies to times without a time zone, time_format to texts. Raises InputError for a
-    column type that does not fit the unit.
-    """
-    kind = array.type
-    if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
-        array = array.cast(pa.timestamp("us", getattr(kind, "tz", None)), safe=False)
-        if array.type.tz is None and zone.key != "UTC":
-            array = pc.assume_timezone(
-                array, zone.key, ambiguous="earliest", nonexistent="earliest"
-            )
-        return _floor_div(array.cast(pa.int64()), 1_000)
-    time_format = time_format or (DAY if unit == "day" else "")
-    if time_format:
-        if not _is_text(kind):
-            raise InputError(f"is {kind}, not text: remove time.format and time.unit")
-        moments = (parse_time(text, time_format) for text in array.to_pylist())
-        return pa.array([moment and _zoned_ms(moment, zone) for moment in moments], pa.int64())
-    if unit == "iso":
-        if not _is_text(kind):
-            raise InputError(f"is {kind}, not ISO 8601 text: set time.unit to s, ms, us or ns")
-        return pa.array([_iso_ms(text, zone) for text in array.to_pylist()], pa.int64())
-    per_second = _PER_SECOND[unit]
-    if _is_text(kind):
-        try:
-            array = array.cast(pa.int64())
-        except pa.ArrowInvalid:
-            array = pa.array([finite(text) for text in array.to_pylist()], pa.float64())
-    if pa.types.is_integer(array.type):
-        array = array.cast(pa.int64())
-        if per_second > 1_000:
-            return _floor_div(array, per_second // 1_000)
-        return pc.multiply(array, 1_000 // per_second)
-    if pa.types.is_floating(array.type):
-        scaled = pc.floor(pc.multiply(array.cast(pa.float64()), 1_000 / per_second))
-        inside = pc.less(pc.abs(scaled), 1e15)  # infinities and NaN become null
-        return pc.if_else(inside, scaled, None).cast(pa.int64())
-    raise InputError(f"is {kind}, not a time")
-
-
-def _with_clock(days: pa.Array, clocks: pa.Array) -> pa.Array:
-    """Day and time of day as one text; null if either is missing. Raises InputError."""
-    if not (_is_text(days.type) and _is_text(clocks.type)):
-        raise InputError(f"is {days.type}, and clock {clocks.type}: both must be texts")
-    return pc.binary_join_element_wise(days, clocks, " ")
-
-
-def _floor_div(array: pa.Int64Array, divisor: int) -> pa.Int64Array:
-    values = np.floor_divide(array.fill_null(0).to_numpy(zero_copy_only=False), divisor)
-    return pa.array(values, pa.int64(), mask=array.is_null().to_numpy(zero_copy_only=False))
-
 
 def parse_time_ms(value: Any) -> int | None:
     """An event_time of the data contract in epoch milliseconds; None if it is invalid."""
@@ -231,29 +153,8 @@ def parse_time_ms(value: Any) -> int | None:
         return None
     if value.isascii() and value.isdigit():
         return int(value) if len(value) <= 15 else None
-    return _iso_ms(value, UTC)
-
-
-def _iso_ms(text: str | None, zone: Any) -> int | None:
-    if text is None or len(text) < len("2017-01-01T00:00"):
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return _zoned_ms(moment, zone)
-
-
-def _zoned_ms(moment: datetime, zone: Any) -> int:
-    return times.epoch_ms(moment if moment.tzinfo else moment.replace(tzinfo=zone))
-
-
-def _join(columns: dict[str, pa.Array], lookup: Lookup, table: pa.Table) -> None:
-    keys = pc.cast(columns[lookup.source_key], pa.string())
-    index = pc.index_in(keys, value_set=table[lookup.key])
-    for column in lookup.columns:
-        taken = table[column].take(index)
-        columns[column] = taken.combine_chunks() if isinstance(taken, pa.ChunkedArray) else taken
+    moment = iso(value)
+    return moment and epoch_ms(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
 
 
 def _texts(array: pa.Array) -> list[str | None]:
@@ -263,28 +164,17 @@ def _texts(array: pa.Array) -> list[str | None]:
         whole = pc.equal(array, pc.floor(array))
         if pc.all(whole, skip_nulls=True).as_py() is not False:
             array = array.cast(pa.int64(), safe=False)
-    if not _is_text(kind):
-        try:
-            array = pc.cast(array, pa.string())
-        except pa.ArrowNotImplementedError:
-            return [None if value is None else str(value) for value in array.to_pylist()]
-    return array.to_numpy(zero_copy_only=False).tolist()
+    return [value if value is None else str(value) for value in array.to_pylist()]
 
 
-def _numbers(array: pa.Array, decimal: str, currency: str) -> list[Any]:
-    if _is_text(array.type):
-        return [
-            text
-            if text is None or (number := number_of(text, decimal, currency)) is None
-            else number
-            for text in array.to_pylist()
-        ]
-    if pa.types.is_decimal(array.type):
-        array = array.cast(pa.float64())
-    values = array.to_pylist()
-    if pa.types.is_floating(array.type):
-        return [None if value is None or value != value else value for value in values]
-    return values
+def _number(value: Any, decimal: str, currency: str) -> Any:
+    if isinstance(value, str):
+        number = number_of(value, decimal, currency)
+        return value if number is None else number
+    if value is None or isinstance(value, int):
+        return value
+    number = float(value)  # of a decimal, too
+    return None if number != number else number
 
 
 def _turn_negative(fields: dict[str, list[Any]], event_type: str) -> None:
@@ -298,32 +188,17 @@ def _turn_negative(fields: dict[str, list[Any]], event_type: str) -> None:
                     column[row] = abs(column[row])
 
 
-def _dump(fields: dict[str, list[Any]], fixed: dict[str, Any]) -> list[bytes]:
-    names = tuple(fields)
-    rows = zip(*fields.values(), strict=True)
-    events: list[dict[str, Any]]
-    if any(None in column for column in fields.values()):
-        events = [
-            {name: value for name, value in zip(names, row, strict=True) if value is not None}
-            for row in rows
-        ]
-    else:
-        events = [dict(zip(names, row, strict=True)) for row in rows]
-    for event in events if fixed else ():
-        event.update(fixed)
-    for event in events if "place.lat" in fields or "place.lon" in fields else ():
-        place = {k: event.pop(f"place.{k}") for k in ("lat", "lon") if f"place.{k}" in event}
-        if place:
-            event["place"] = place
-    return [orjson.dumps(event) for event in events]
+def _dump(row: Iterable[tuple[str, Any]]) -> bytes:
+    event: dict[str, Any] = {}
+    for name, value in row:
+        if value is not None:
+            inner = event.setdefault("place", {}) if name.startswith("place.") else event
+            inner[name.removeprefix("place.")] = value
+    return orjson.dumps(event)
 
 
-def _array(values: list[Any]) -> pa.Array:
-    """The JSON values of one field; values of mixed types become text."""
-    try:
-        return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-        return pa.array([None if value is None else str(value) for value in values])
+def _key(user_id: Any) -> bytes | None:
+    return None if user_id is None else str(user_id).encode()
 
 
 def _json_object(line: bytes) -> dict[str, Any]:

@@ -148,9 +148,9 @@ def estimate_rows(file: Path) -> int:
     Raises InputError if there is no such file, or if it is neither Parquet nor JSON lines.
     """
     if file.suffix == ".parquet":
-        return rows_estimate(file, "parquet")
+        return rows_estimate(file, is_parquet=True)
     require_json_lines(file, "labels are JSON lines, or Parquet (.parquet)")
-    return rows_estimate(file, "jsonl")
+    return rows_estimate(file, is_parquet=False)
 
 
 def keep_valid(

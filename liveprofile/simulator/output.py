@@ -78,7 +78,7 @@ class ShopDay(NamedTuple):
         return json_lines(self.records())
 
     def label_lines(self) -> bytes:
-        """Labels as JSON lines for `liveprofile risk feedback send`, without missing fields."""
+        """Labels as JSON lines for `liveprofile risk feedback`, without missing fields."""
         return json_lines(_present_fields(self.labels))
 
 

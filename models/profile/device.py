@@ -1,10 +1,9 @@
-"""Selects the device of a model, a GPU if there is one, copies to it, and times passes on it."""
+"""Selects the device of a model, a GPU if there is one, and copies to it."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
@@ -38,36 +37,3 @@ def to_device(array: np.ndarray, device: torch.device) -> Tensor:
     if device.type == "cpu":
         return tensor
     return tensor.pin_memory().to(device, non_blocking=True)
-
-
-class BatchTime(NamedTuple):
-    """Duration of one forward pass, for metrics. `length`: of its longest padded sequence."""
-
-    rows: int
-    length: int
-    milliseconds: float
-
-
-class BatchTimer:
-    """Times one forward pass. On a GPU it records CUDA events, which do not block the stream."""
-
-    def __init__(self, device: torch.device, rows: int, length: int):
-        self._rows, self._length = rows, length
-        self._events = None
-        if device.type == "cuda":
-            self._events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
-            self._events[0].record()
-        self._started_s = time.perf_counter()
-        self._milliseconds = 0.0
-
-    def stop(self) -> None:
-        if self._events:
-            self._events[1].record()
-        else:
-            self._milliseconds = 1000 * (time.perf_counter() - self._started_s)
-
-    def read(self) -> BatchTime:
-        if self._events:
-            self._events[1].synchronize()
-            self._milliseconds = self._events[0].elapsed_time(self._events[1])
-        return BatchTime(self._rows, self._length, self._milliseconds)

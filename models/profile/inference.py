@@ -26,8 +26,6 @@ from liveprofile.wire.token_columns import TokenColumns
 from liveprofile.wire.tokens import TYPE_INDEX, Token
 from models.profile import checkpoint
 from models.profile.device import (
-    BatchTime,
-    BatchTimer,
     Device,
     passes,
     select_device,
@@ -69,7 +67,6 @@ class Scores(NamedTuple):
     spend_before: np.ndarray  # (B,) expected, in currency, >= 0
     spend_after: np.ndarray
     surprise: np.ndarray  # (B,) mean negative log-likelihood in nats per event; 0 if no events
-    batches: list[BatchTime]
     value_curves: CurvesAfter  # after the windows
 
 
@@ -211,19 +208,14 @@ class ProfileModel:
         rows = len(order_B)
         if not rows:
             none = np.empty((0, 0), np.float32)
-            return Scores(*[none] * 10, [], CurvesAfter([], [], {}))
+            return Scores(*[none] * 10, CurvesAfter([], [], {}))
         tokens = self._encoder.index_tokens(histories, windows)
 
-        def run_pass(part: slice) -> tuple[PassResult, BatchTimer]:
-            part_B = order_B[part]
-            timer = BatchTimer(self._device, len(part_B), int(length_B[part_B[-1]]))
-            result = self._forward(self._encoder.encode(tokens, part_B, self._lengths))
-            timer.stop()
-            return result, timer
-
         with torch.inference_mode():
-            done = [run_pass(part) for part in passes(rows, self._batch_rows)]
-            results = [result for result, _ in done]
+            results = [
+                self._forward(self._encoder.encode(tokens, order_B[part], self._lengths))
+                for part in passes(rows, self._batch_rows)
+            ]
             embedding_2BE = np.empty((2, rows, self.dim), np.float32)
             surprise_B = np.zeros(rows, np.float32)
             first = 0
@@ -251,7 +243,6 @@ class ProfileModel:
             **ranked._asdict(),
             **curves._asdict(),
             surprise=surprise_B,
-            batches=[timer.read() for _, timer in done],
         )
 
     def _forward(self, batch: EncodedBatch) -> PassResult:

@@ -1,1 +1,1 @@
-"""Which events of a window moved a profile: their records, the effects, a process for servers."""
+"""Which events of a window moved a profile: the effects, and a process for servers."""

@@ -1,42 +1,44 @@
-"""Computes which events of a window moved a user's profile."""
+"""Computes which events of a window moved a user's profile.
+
+A record of an event is not older than the event by more than limits.max_clock_skew_ms, or the event
+was rejected. There is no such bound at the other end: replayed events have records of today. So the
+user's partition is read up to the close of the window, and all records only if it does not have the
+events that the job has used. The job's views then prove that they are the right ones.
+"""
 
 from __future__ import annotations
 
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from liveprofile.consent.changes import ConsentTable
 from liveprofile.errors import InputError
 from liveprofile.events.window import parse_windows
 from liveprofile.feeds.users import read_consents, read_erasures
 from liveprofile.kafka import offsets
+from liveprofile.kafka.partitioner import partition_of
 from liveprofile.kafka.records import Record, read_topic
+from liveprofile.kafka.topics import PartitionRange
 from liveprofile.privacy.erasures import ErasureTable
 from liveprofile.resources import product_path
 from liveprofile.settings import Settings
 from liveprofile.storage import queries
 from liveprofile.storage.connection import open_session
-from liveprofile.storage.queries import StoredDelta
+from liveprofile.storage.queries import StoredDelta, WindowDigests
 from liveprofile.units import DAY_MS
-from liveprofile.wire.payload import split_digests
+from liveprofile.wire.payload import as_id, digest, load, split_digests
 from models.profile.model_card import ModelCard
 from offline.backfill import run_job
-from offline.explanation.records import (
-    EventSearch,
-    KnownEvents,
-    known_events,
-    read_stages,
-    record_test,
-)
 from offline.late_windows.chains import events_total, to_batch
 from offline.late_windows.late_events import (
     LateTable,
     RecordSelection,
+    SpooledRecord,
     choose_late_events,
     read_late_events,
     read_rows,
@@ -119,23 +121,24 @@ def explain(
         )
     consents = read_consents(settings)
     check_permission(consents, read_erasures(settings), delta, round(time.time() * 1_000))
-    table = _late_book(settings, consents, delta)
+    table, known = _late_book(settings, consents, delta), _known_events(settings, delta)
     with work_folder(None) as folder:
-        known: KnownEvents | None = _known_events(settings, delta)
-        while True:
+        for ranges in _searches(settings, table, delta, known):
             on_step(f"reading events of the user from {settings.topics.events}")
+            records = chain(
+                chain.from_iterable(archived_records(file, mapping) for file in files),
+                read_topic(settings, settings.topics.events, ranges),
+            )
             selection = RecordSelection(table, settings.window, settings.limits)
-            search = EventSearch(delta.user_id, selection, known)
-            stages = _stages(settings, table, delta, known, files, mapping)
-            write_records(folder / "records.json", search.select(stages))
-            if known is not None and not known.are_in(search.found):
-                raise other_events(delta)
-            earlier, row = _last_rows(settings, config, folder, delta, on_step)
-            if has_stored_events(row, delta):
-                break
-            if not search.stopped:
-                raise other_events(delta)
-            known = None  # a rejected record has the id of a used one: read to the end
+            found: set[bytes] = set()
+            chosen = selection.select(filter(may_be_of_user(delta.user_id), records))
+            write_records(folder / "records.json", _noting_ids(chosen, found))
+            if known.are_in(found):
+                earlier, row = _last_rows(settings, config, folder, delta, on_step)
+                if has_stored_events(row, delta):
+                    break
+        else:
+            raise other_events(delta)
         on_step("scoring the window without each of its events")
         model = load_checkpoint(settings, product_path(settings.model.checkpoint))
         effects = occlusion_effects(
@@ -159,6 +162,26 @@ def check_permission(
         raise ExplanationRefused("no-consent", "the user does not allow profiling")
 
 
+class KnownEvents(NamedTuple):
+    """What is stored of a user's events up to a window."""
+
+    digests: frozenset[bytes]  # of the windows that have not expired
+    events: int  # of all windows
+    first_ms: int | None  # start of the first window; None: a window has expired
+
+    def are_in(self, found: Collection[bytes]) -> bool:
+        """Whether these digests may be all events: of others there are too few."""
+        return len(found) >= self.events and self.digests.issubset(found)
+
+
+def known_events(stored: Sequence[WindowDigests], windows: int, events: int) -> KnownEvents:
+    """stored: the windows up to one, newest first. windows, events: numbers of all of them."""
+    digests = frozenset[bytes]().union(*(split_digests(each.digests) for each in stored))
+    is_whole = len(stored) == windows and sum(each.events for each in stored) == events
+    first_ms = min(each.window_start_ms for each in stored) if stored and is_whole else None
+    return KnownEvents(digests, events, first_ms)
+
+
 def _known_events(settings: Settings, delta: StoredDelta) -> KnownEvents:
     after = delta.delta["after"]
     with open_session(settings.cassandra) as session:
@@ -166,27 +189,40 @@ def _known_events(settings: Settings, delta: StoredDelta) -> KnownEvents:
     return known_events(stored, round(after["windows"]), round(after["events"]))
 
 
-def _stages(
-    settings: Settings,
-    table: LateTable,
-    delta: StoredDelta,
-    known: KnownEvents | None,
-    files: Sequence[Path],
-    mapping: Path | None,
-) -> Iterator[Iterator[Record]]:
-    """The records of the files, then those of the topic, the likeliest first."""
-    for file in files:
-        yield archived_records(file, mapping)
+def may_be_of_user(user_id: str) -> Callable[[Record], bool]:
+    """Whether a record can be an event of the user, without parsing it.
+
+    A JSON text has an id as it is, or with escapes. No record of this user fails.
+    """
+    plain = user_id.encode("utf-8", "surrogatepass")
+    return lambda record: (
+        record.value is not None and (plain in record.value or b"\\" in record.value)
+    )
+
+
+def _noting_ids(records: Iterable[SpooledRecord], found: set[bytes]) -> Iterator[SpooledRecord]:
+    for record in records:
+        found.add(digest(as_id(load(record.payload).get("event_id"))))
+        yield record
+
+
+def _searches(
+    settings: Settings, table: LateTable, delta: StoredDelta, known: KnownEvents
+) -> Iterator[dict[int, PartitionRange]]:
+    """The records to read, the likeliest first: those near the windows, then all."""
     topic, skew_ms = settings.topics.events, settings.limits.max_clock_skew_ms
     ranges = offsets.partition_ranges(settings, topic)
-    starts: dict[int, int] = {}
-    if known is not None and known.first_ms is not None:
+    own = partition_of(delta.user_id.encode("utf-8", "surrogatepass"), len(ranges))
+    first = ranges[own].first
+    if known.first_ms is not None:
         starts = offsets.offsets_at(settings, topic, max(0, known.first_ms - skew_ms))
+        # Late events that are left out are read too: later copies of them are not used.
+        late = (at for number, at in table.left_out.get(delta.user_id, ()) if number == own)
+        first = max(first, min([starts.get(own, first), *late]))
     closed_ms = delta.window_end_ms + settings.window.out_of_orderness_ms + skew_ms
-    ends = offsets.offsets_at(settings, topic, closed_ms)
-    left_out = table.left_out.get(delta.user_id, ())
-    for stage in read_stages(ranges, starts, ends, delta.user_id, left_out):
-        yield read_topic(settings, topic, stage)
+    end = offsets.offsets_at(settings, topic, closed_ms).get(own, ranges[own].end)
+    yield {own: PartitionRange(first, max(first, min(end, ranges[own].end)))}
+    yield ranges
 
 
 def _last_rows(
@@ -210,12 +246,7 @@ def _last_rows(
 def _late_book(settings: Settings, consents: ConsentTable, delta: StoredDelta) -> LateTable:
     """The user's late events: those of a corrected delta are used, others are left out."""
     user_id = delta.user_id
-    may_be_of_user = record_test(user_id)
-    records = (
-        record
-        for record in read_topic(settings, settings.topics.late)
-        if may_be_of_user(record.value)
-    )
+    records = filter(may_be_of_user(user_id), read_topic(settings, settings.topics.late))
     late = [
         event
         for event in read_late_events(records, settings.topics.events)

@@ -19,10 +19,9 @@ from liveprofile.rules.flags import FlagHistory, FlagQuery, RowPosition
 from liveprofile.rules.rules import RuleSet
 from liveprofile.wire import window_events
 from offline.late_windows.late_events import Position
-from udfs.attribute_reads import StatementReader
 from udfs.profile.batch import ProfileBatch
 from udfs.profile.row import ProfileRow
-from udfs.profile.sink import NullSink
+from udfs.profile.sink import CassandraProfileSink, NullSink
 
 _TEXTS = ("events", "history", "purchases")
 _EVENTS = list(baselines.COLUMNS).index("events")
@@ -214,7 +213,7 @@ class RecomputedRows(NullSink):
     recomputed ones. So a flag that was raised for a window is decided anew.
     """
 
-    def __init__(self, statements: StatementReader):
+    def __init__(self, statements: CassandraProfileSink):
         self.rows: list[ProfileRow] = []
         self._statements = statements
         self._users: Mapping[str, tuple[StoredUser, Plan]] = {}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from liveprofile.errors import InputError
 from liveprofile.feeds.users import erasures_spec, follow, read_consents, read_merges
-from liveprofile.ingest.replay import open_source, require_readable
+from liveprofile.ingest.replay import open_source
 from liveprofile.kafka import offsets
 from liveprofile.kafka.records import Record, read_topic
 from liveprofile.kafka.topics import PartitionRange
@@ -42,7 +42,7 @@ def check_arguments(files: Sequence[Path], mapping: Path | None, work: Path | No
     if mapping is not None and not files:
         raise InputError(f"--mapping {mapping} needs FILE: the topic holds events")
     for file in files:
-        require_readable(file, mapping)
+        open_source(file, mapping)
     if work is not None and not work.is_dir():
         raise InputError(f"--work {work}: no such folder")
 
@@ -128,7 +128,7 @@ def work_folder(work: Path | None) -> Iterator[Path]:
 
 def archived_records(file: Path, mapping: Path | None) -> Iterator[Record]:
     """The events of a file as records of the partition ARCHIVE. Raises InputError."""
-    batches, translator = open_source(file, mapping)
-    values = (value for batch in batches for value in translator.translate(batch).values)
+    batches = open_source(file, mapping)
+    values = (value for events in batches for value in events.values)
     for number, value in enumerate(values):
         yield Record(file.name, ARCHIVE, number, END_OF_TIME_MS, None, value, {})

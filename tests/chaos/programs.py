@@ -209,10 +209,8 @@ def purchases(seed: int, scale: float) -> dict[str, Any]:
     """Real purchases, those of the demo, with 1 % each of duplicates, late and broken events."""
     with tempfile.TemporaryDirectory() as folder:
         file = scene.purchases(Path(folder), every=1).file
-        batches, translator = open_source(file, scene.MAPPING, round(PURCHASES * scale))
-        events = [
-            orjson.loads(value) for batch in batches for value in translator.translate(batch).values
-        ]
+        batches = open_source(file, scene.MAPPING, round(PURCHASES * scale))
+        events = [orjson.loads(value) for events in batches for value in events.values]
     stream = with_faults(events, seed)
     with job_on_own_stack("purchases", {"window": {"length_ms": 300_000}}) as job:
         say(f"sending {len(stream.messages)} records, {stream.injected} of them injected")

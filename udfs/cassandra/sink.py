@@ -9,6 +9,8 @@ from typing import Any, Generic, TypeVar
 from cassandra.cluster import Session
 from cassandra.query import BoundStatement, PreparedStatement
 
+from liveprofile.attributes.statements import Statement
+from liveprofile.attributes.table import by_user, select_users_cql
 from liveprofile.retry import until_deadline
 from liveprofile.rows.profiles import MARKS
 from liveprofile.rows.risk import RISK_FLAG, RISK_FLAG_BY_DAY
@@ -18,9 +20,10 @@ from liveprofile.settings import CassandraSettings
 from liveprofile.storage.connection import close, connect
 from liveprofile.storage.schema import check_table
 from udfs.cassandra import encoding
-from udfs.cassandra.batch_writer import BatchLimits, BatchWriter, Partition, Write, bound_statement
+from udfs.cassandra.batch_writer import BatchWriter, Partition, Write, bound_statement
 from udfs.cassandra.executor import StatementExecutor, is_retryable
 from udfs.cassandra.flag_state_cache import CachedFlagState, FlagStateCache
+from udfs.cassandra.memberships import in_statements
 
 Row = TypeVar("Row", bound=FlaggedRow)
 _UserRow = tuple[str, RowPosition]  # user id, window or event
@@ -102,11 +105,6 @@ class CassandraSink(ABC, Generic[Row]):
     def _partitions(self, rows: Sequence[Row]) -> list[Partition]:
         """Returns the rows' writes, without those to risk_flag_by_day."""
 
-    @property
-    def limits(self) -> BatchLimits:
-        """The limits of a batch: the settings' or the server's warning thresholds."""
-        return self._writer.limits
-
     def flag_history(self, queries: Sequence[FlagQuery]) -> list[FlagHistory]:
         """Returns the history of each query, from the cache or from Cassandra."""
         rows = sorted({(query.user_id, query.position) for query in queries}, reverse=True)
@@ -173,6 +171,15 @@ class CassandraSink(ABC, Generic[Row]):
         self._reads.drain()
         return snoozes_of
 
+    def statements(self, user_ids: Iterable[str]) -> dict[str, list[Statement]]:
+        """What other systems state about each of these users. Raises StoreError."""
+        users = list(user_ids)
+        found: dict[str, list[Statement]] = {user_id: [] for user_id in users}
+        for statement in in_statements(self._select_statements, users):
+            self._reads.submit(statement, lambda rows: found.update(by_user(rows)))
+        self._reads.drain()
+        return found
+
     def close(self) -> None:
         if self._owns_session:
             close(self._session)
@@ -192,6 +199,7 @@ class CassandraSink(ABC, Generic[Row]):
             "SELECT rule_id, to_unix_timestamp(until)"
             f" FROM {settings.keyspace}.risk_snooze WHERE user_id = ?"
         )
+        self._select_statements = self._session.prepare(select_users_cql(settings.keyspace))
 
     def _prepare_insert(
         self,

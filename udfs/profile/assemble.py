@@ -22,7 +22,7 @@ from liveprofile.rules.flag_policy import RuleMatch
 from liveprofile.rules.flags import Flag
 from liveprofile.segments.definitions import SegmentSet
 from liveprofile.segments.evaluation import Evaluation, evaluate
-from liveprofile.segments.features import SegmentInputs, features_at
+from liveprofile.segments.features import PROFILE_FEATURES, SegmentInputs, features_at
 from liveprofile.settings import Settings
 from liveprofile.units import DAY_MS
 from liveprofile.wire.histories import Histories
@@ -37,26 +37,11 @@ if TYPE_CHECKING:  # only the workers need torch, not the client that submits th
     from models.profile.inference import ProfileModel, Scores
 
 FEATURE_VERSION = 1
-FEATURES = (
-    "windows",
-    "events",
-    "purchases",
-    "amount",
-    "purchase_windows",
-    "recency_days",
-    "purchases_decayed",
-    "amount_decayed",
-    "purchase_count_mean",
-    "purchase_count_std",
-    "purchase_amount_mean",
-    "purchase_amount_std",
-    "churn",
-    "expected_spend",
-)
-_BASELINE_FEATURES = [name for name in FEATURES if name in Baselines.__dataclass_fields__]
+FEATURES = tuple(PROFILE_FEATURES)
 NEW_USER_WINDOWS = 3
 _DECIMALS = 6
 _JSON = orjson.OPT_SERIALIZE_NUMPY
+Columns = dict[str, np.ndarray]  # (n,) float64 for each of FEATURES, NaN where it is undefined
 
 
 class ProfileInputs(NamedTuple):
@@ -71,14 +56,13 @@ class ProfileInputs(NamedTuple):
     after: Baselines  # with the window, at the window's end
 
 
-class FeatureColumns(NamedTuple):
-    """The features before or after the window."""
-
-    values: np.ndarray  # (n, len(FEATURES)) float64, NaN where a feature is undefined
-
-    def column(self, name: str) -> np.ndarray:
-        """Returns one feature, (n,) float64."""
-        return self.values[:, FEATURES.index(name)]
+def _recency(inputs: ProfileInputs) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) days since the last purchase before the window, and with it."""
+    histories = inputs.histories
+    return (
+        user_features.recency_days(inputs.window_start_ms, histories.last_purchase_ms),
+        user_features.recency_days(inputs.window_end_ms, histories.last_purchase_ms_now),
+    )
 
 
 def numeric_inputs(inputs: ProfileInputs) -> tuple[np.ndarray, np.ndarray]:
@@ -86,60 +70,32 @@ def numeric_inputs(inputs: ProfileInputs) -> tuple[np.ndarray, np.ndarray]:
     history = user_features.summarize_activity(inputs.histories.tokens, inputs.window_start_ms)
     window = user_features.summarize_activity(inputs.windows.tokens, inputs.window_end_ms)
     days = (inputs.window_end_ms - inputs.window_start_ms) / DAY_MS
+    recency_before, recency_after = _recency(inputs)
     return (
-        user_features.feature_matrix(inputs.before, _recency_before(inputs), history),
+        user_features.feature_matrix(inputs.before, recency_before, history),
         user_features.feature_matrix(
-            inputs.after, _recency_after(inputs), user_features.add_window(history, window, days)
+            inputs.after, recency_after, user_features.add_window(history, window, days)
         ),
     )
 
 
-def _recency_before(inputs: ProfileInputs) -> np.ndarray:
-    return user_features.recency_days(inputs.window_start_ms, inputs.histories.last_purchase_ms)
-
-
-def _recency_after(inputs: ProfileInputs) -> np.ndarray:
-    return user_features.recency_days(inputs.window_end_ms, inputs.histories.last_purchase_ms_now)
-
-
-def _feature_columns(
-    base: Baselines, recency: np.ndarray, churn: np.ndarray, spend: np.ndarray
-) -> FeatureColumns:
-    columns: dict[str, Any] = {name: getattr(base, name) for name in _BASELINE_FEATURES}
-    columns |= {"recency_days": recency, "churn": churn, "expected_spend": spend}
-    stacked = np.column_stack([columns[name] for name in FEATURES]).astype(np.float64)
-    return FeatureColumns(np.round(stacked, _DECIMALS))
-
-
-def features_before_and_after(
-    inputs: ProfileInputs, scores: Scores
-) -> tuple[FeatureColumns, FeatureColumns]:
+def features_before_and_after(inputs: ProfileInputs, scores: Scores) -> tuple[Columns, Columns]:
     """Returns the features before and after the window."""
-    before = _feature_columns(
-        inputs.before, _recency_before(inputs), scores.churn_before, scores.spend_before
+    before, after = _recency(inputs)
+    return (
+        _features(inputs.before, before, scores.churn_before, scores.spend_before),
+        _features(inputs.after, after, scores.churn_after, scores.spend_after),
     )
-    after = _feature_columns(
-        inputs.after, _recency_after(inputs), scores.churn_after, scores.spend_after
-    )
-    return before, after
 
 
-def segment_inputs(
-    features: FeatureColumns,
-    used_coupon: np.ndarray,
-    window_end_ms: np.ndarray,
-    interests: list[dict[str, float]],
-    category_affinity: list[dict[str, float]],
-    attributes: Sequence[Mapping[str, AttributeValue]] = (),
-) -> SegmentInputs:
-    """Returns what segments read of n rows at the windows' ends. used_coupon: (n,) bool."""
-    profile = {name: features.column(name) for name in FEATURES}
-    return SegmentInputs(
-        features_at(profile, used_coupon, window_end_ms, window_end_ms, decay_days=1.0),
-        interests,
-        category_affinity,
-        attributes,
-    )
+def _features(
+    base: Baselines, recency: np.ndarray, churn: np.ndarray, spend: np.ndarray
+) -> Columns:
+    known = {"recency_days": recency, "churn": churn, "expected_spend": spend}
+    columns = {name: known[name] if name in known else getattr(base, name) for name in FEATURES}
+    return {
+        name: np.round(column.astype(np.float64), _DECIMALS) for name, column in columns.items()
+    }
 
 
 def _coupon_users(inputs: ProfileInputs) -> np.ndarray:
@@ -159,43 +115,12 @@ def probabilities_by_name(
     ]
 
 
-class _RowValues(NamedTuple):
-    """One row of the columns that `assemble` computes."""
-
-    user_id: str
-    start_ms: int
-    end_ms: int
-    window: Window
-    counts: list[int]
-    events: int
-    amount: float
-    return_amount: float
-    before: list[float]
-    after: list[float]
-    segments: frozenset[str]
-    used_coupon: bool
-    interests: dict[str, float]
-    next_items: list[int]
-    surprise: float
-    distance: float
-    write_lookalike: bool
-    hours: np.ndarray
-    weekdays: np.ndarray
-    category_affinity: dict[str, float]
-    moved_categories: list[tuple[str, float, float]]
-    category_divergence: float | None
-    embedding: np.ndarray
-    value_curves: dict[str, Any]
-    matches: list[RuleMatch]
-    flags: list[Flag]
-
-
 def assemble(
     inputs: ProfileInputs,
     scores: Scores,
     model: ProfileModel,
-    before: FeatureColumns,
-    after: FeatureColumns,
+    before: Columns,
+    after: Columns,
     matches: list[list[RuleMatch]],
     flags: list[list[Flag]],
     segments: SegmentSet,
@@ -211,162 +136,125 @@ def assemble(
     """
     cosine = np.einsum("nd,nd->n", scores.embedding_before, scores.embedding_after)
     distance = np.round(np.clip(1.0 - cosine, 0.0, 2.0).astype(np.float64), _DECIMALS)
-    category_affinity = affinity.category_affinity(
+    affinities = affinity.category_affinity(
         inputs.histories.tokens,
         inputs.windows.tokens,
         inputs.window_start_ms,
         inputs.window_end_ms,
         settings.state.decay_days,
     )
-    interests = [
-        row if recommended else {}
-        for row, recommended in zip(
-            probabilities_by_name(
-                model.categories, scores.interests_after, scores.interests_after_p
-            ),
-            recommends,
-            strict=True,
-        )
-    ]
-    next_items = scores.next_items.tolist()
-    used_coupon = _coupon_users(inputs)
-    # Coupons, interests and affinity before the window are not computed: those after it count.
-    evaluation_before, evaluation = (
-        evaluate(
-            segments,
-            segment_inputs(
-                features,
-                used_coupon,
-                inputs.window_end_ms,
-                interests,
-                category_affinity.shares,
-                attributes,
-            ),
-        )
-        for features in (before, after)
+    served = probabilities_by_name(
+        model.categories, scores.interests_after, scores.interests_after_p
     )
-    segments_before, segments_after = (
-        each.names("ACTIVE") for each in (evaluation_before, evaluation)
+    interests = [row if yes else {} for row, yes in zip(served, recommends, strict=True)]
+    used_coupon, end_ms = _coupon_users(inputs), inputs.window_end_ms
+    evaluation = evaluate(
+        segments,
+        SegmentInputs(
+            features_at(after, used_coupon, end_ms, end_ms, decay_days=1.0),
+            interests,
+            affinities.shares,
+            attributes,
+        ),
     )
-    windows_seen = after.column("windows")
+    names = evaluation.names("ACTIVE")
     # A row of user_lookalike (indexed by vector and by segment) costs ten times a row of the other
-    # tables. It is written if the segments change, if the embedding moves far, and every
-    # LOOKALIKE_REFRESH_WINDOWS windows for small changes that add up. A user who is still new has
-    # no row; leaving the segment "new" writes the first one.
-    write_lookalike = (windows_seen > NEW_USER_WINDOWS) & (
-        np.array(
-            [old != new for old, new in zip(segments_before, segments_after, strict=True)], bool
+    # tables. It is written if segments change (udfs.profile.row.with_memberships), if the embedding
+    # moves far, and every LOOKALIKE_REFRESH_WINDOWS windows for small changes that add up.
+    write_lookalike = (after["windows"] > NEW_USER_WINDOWS) & (
+        (distance >= LOOKALIKE_DISTANCE) | (after["windows"] % LOOKALIKE_REFRESH_WINDOWS == 0)
+    )
+    hours = np.round(inputs.after.activity_hour, 4)
+    weekdays = np.round(inputs.after.activity_weekday, 4)
+    next_items, curves = scores.next_items.tolist(), _value_curves(scores)
+    features = [
+        [
+            dict(zip(FEATURES, row, strict=True))
+            for row in np.column_stack([*columns.values()]).tolist()
+        ]
+        for columns in (before, after)
+    ]
+    rows = []
+    for n, (window, earlier, current) in enumerate(
+        zip(inputs.windows.rows, *features, strict=True)
+    ):
+        profile = {
+            "features": current,
+            "used_coupon": bool(used_coupon[n]),
+            "activity_hour": hours[n],
+            "activity_weekday": weekdays[n],
+            "category_affinity": affinities.shares[n],
+            "interests": interests[n],
+            "next_items": [model.items[item] for item in next_items[n]] if recommends[n] else [],
+            value_curves.KEY: curves[n],
+            "last": {
+                "device": window.last_device,
+                "channel": window.last_channel,
+                "place": window.last_place,
+                "tags": window.tags,
+            },
+        }
+        counts = inputs.windows.counts[n].tolist()
+        events, amount = int(inputs.windows.tokens.sizes[n]), float(inputs.windows.amount[n])
+        delta = {
+            "before": earlier,
+            "after": current,
+            "moved_categories": affinities.shifts[n],
+            "category_divergence": affinities.divergence[n],
+            "window": {
+                "events": events,
+                "counts": {
+                    name: count for name, count in zip(EVENT_TYPES, counts, strict=True) if count
+                },
+                "amount": amount,
+                "return_amount": float(inputs.windows.return_amount[n]),
+                "items": window.items,
+                "categories": window.categories,
+                "devices": window.devices,
+                "sessions": window.sessions,
+                **_media(window),
+            },
+        }
+        recency = current["recency_days"]
+        rows.append(
+            ProfileRow(
+                user_id=inputs.user_id[n],
+                window_start_ms=int(inputs.window_start_ms[n]),
+                window_end_ms=int(end_ms[n]),
+                model_version=model.version,
+                feature_version=FEATURE_VERSION,
+                revision=model.revision,
+                churn=current["churn"],
+                expected_spend=current["expected_spend"],
+                surprise=float(scores.surprise[n]),
+                recency_days=None if np.isnan(recency) else recency,
+                purchases_decayed=current["purchases_decayed"],
+                amount_decayed=current["amount_decayed"],
+                segments=sorted(names[n]),
+                profile=orjson.dumps(profile, option=_JSON),
+                embedding=scores.embedding_after[n],
+                events=events,
+                amount=amount,
+                embedding_distance=float(distance[n]),
+                active_rules=sorted(match.rule.id for match in matches[n]),
+                delta=orjson.dumps(delta, option=_JSON),
+                digests=window.digests,
+                events_total=int(current["events"]),
+                write_lookalike=bool(write_lookalike[n]),
+                flags=flags[n],
+            )
         )
-        | (distance >= LOOKALIKE_DISTANCE)
-        | (windows_seen % LOOKALIKE_REFRESH_WINDOWS == 0)
-    )
-    columns = _RowValues(
-        user_id=inputs.user_id,
-        start_ms=inputs.window_start_ms.tolist(),
-        end_ms=inputs.window_end_ms.tolist(),
-        window=inputs.windows.rows,
-        counts=inputs.windows.counts.tolist(),
-        events=inputs.windows.tokens.sizes.tolist(),
-        amount=inputs.windows.amount.tolist(),
-        return_amount=inputs.windows.return_amount.tolist(),
-        before=before.values.tolist(),
-        after=after.values.tolist(),
-        segments=segments_after,
-        used_coupon=used_coupon.tolist(),
-        interests=interests,
-        next_items=[
-            row if recommended else []
-            for row, recommended in zip(next_items, recommends, strict=True)
-        ],
-        surprise=scores.surprise.tolist(),
-        distance=distance.tolist(),
-        write_lookalike=write_lookalike.tolist(),
-        hours=np.round(inputs.after.activity_hour, 4),
-        weekdays=np.round(inputs.after.activity_weekday, 4),
-        category_affinity=category_affinity.shares,
-        moved_categories=category_affinity.shifts,
-        category_divergence=category_affinity.divergence,
-        embedding=scores.embedding_after,
-        value_curves=_value_curves(scores),
-        matches=matches,
-        flags=flags,
-    )
-    rows = [_profile_row(_RowValues(*row), model) for row in zip(*columns, strict=True)]
     return rows, evaluation
-
-
-def _profile_row(row: _RowValues, model: ProfileModel) -> ProfileRow:
-    window = row.window
-    current = dict(zip(FEATURES, row.after, strict=True))
-    profile = {
-        "features": current,
-        "used_coupon": row.used_coupon,
-        "activity_hour": row.hours,
-        "activity_weekday": row.weekdays,
-        "category_affinity": row.category_affinity,
-        "interests": row.interests,
-        "next_items": [model.items[item] for item in row.next_items],
-        **row.value_curves,
-        "last": {
-            "device": window.last_device,
-            "channel": window.last_channel,
-            "place": window.last_place,
-            "tags": window.tags,
-        },
-    }
-    delta = {
-        "before": dict(zip(FEATURES, row.before, strict=True)),
-        "after": current,
-        "moved_categories": row.moved_categories,
-        "category_divergence": row.category_divergence,
-        "window": {
-            "events": row.events,
-            "counts": {name: n for name, n in zip(EVENT_TYPES, row.counts, strict=True) if n},
-            "amount": row.amount,
-            "return_amount": row.return_amount,
-            "items": window.items,
-            "categories": window.categories,
-            "devices": window.devices,
-            "sessions": window.sessions,
-            **_media(window),
-        },
-    }
-    recency = current["recency_days"]
-    return ProfileRow(
-        user_id=row.user_id,
-        window_start_ms=row.start_ms,
-        window_end_ms=row.end_ms,
-        model_version=model.version,
-        feature_version=FEATURE_VERSION,
-        revision=model.revision,
-        churn=current["churn"],
-        expected_spend=current["expected_spend"],
-        surprise=row.surprise,
-        recency_days=None if np.isnan(recency) else recency,
-        purchases_decayed=current["purchases_decayed"],
-        amount_decayed=current["amount_decayed"],
-        segments=sorted(row.segments),
-        profile=orjson.dumps(profile, option=_JSON),
-        embedding=row.embedding,
-        events=row.events,
-        amount=row.amount,
-        embedding_distance=row.distance,
-        active_rules=sorted(match.rule.id for match in row.matches),
-        delta=orjson.dumps(delta, option=_JSON),
-        digests=window.digests,
-        events_total=int(current["events"]),
-        write_lookalike=row.write_lookalike,
-        flags=row.flags,
-    )
 
 
 def _value_curves(scores: Scores) -> list[dict[str, Any]]:
     """Returns what each profile stores under `value_curves.KEY`."""
     curves = scores.value_curves
     fixed = {"after_days": curves.after_days, "horizon_days": curves.horizon_days}
+    columns = (curves.values_BHK[name] for name in value_curves.VALUES)
     return [
-        {value_curves.KEY: fixed | dict(zip(value_curves.VALUES, row, strict=True))}
-        for row in zip(*(curves.values_BHK[name] for name in value_curves.VALUES), strict=True)
+        fixed | dict(zip(value_curves.VALUES, row, strict=True))
+        for row in zip(*columns, strict=True)
     ]
 
 

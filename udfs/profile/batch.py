@@ -19,7 +19,7 @@ from liveprofile.feeds.feed import Current, Fixed
 from liveprofile.privacy.erasures import ErasureTable
 from liveprofile.rules import flag_policy
 from liveprofile.rules.conditions import AttributeValue
-from liveprofile.segments.definitions import SegmentSet
+from liveprofile.segments.policy import MembershipPolicy
 from liveprofile.settings import Settings
 from liveprofile.units import DAY_MS, SECOND_MS
 from liveprofile.wire import output_records, window_events
@@ -27,6 +27,7 @@ from liveprofile.wire.histories import read_histories, read_memories
 from liveprofile.wire.output_records import Refused
 from liveprofile.wire.tokens import TYPE_INDEX
 from udfs.attribute_reads import CachedAttributes
+from udfs.cassandra.memberships import rewrite_after_ms
 from udfs.privacy import (
     LaterFlags,
     LaterMemberships,
@@ -36,12 +37,11 @@ from udfs.privacy import (
 )
 from udfs.profile import assemble
 from udfs.profile.model_feed import ActiveModels
-from udfs.profile.row import ProfileRow, change_records, open_membership_policy, with_memberships
+from udfs.profile.row import ProfileRow, change_records, with_memberships
 from udfs.profile.sink import ProfileSink
 from udfs.worker import DATA_ERRORS, MAX_CONSECUTIVE_FAILED_ROWS, Feeds
 
 if TYPE_CHECKING:  # only the workers need torch, not the client that submits the job
-    from models.profile.device import BatchTime
     from models.profile.inference import ProfileModel, Scores
     from models.profile.text_encoder import TextEncoder
 
@@ -135,7 +135,6 @@ class ProfileBatchTiming(NamedTuple):
     model_ms: float
     assemble_ms: float
     store_ms: float
-    passes: list[BatchTime]
     media_used: int  # vectors that the model read, at most one per encoder and window
     media_ignored: int  # events with a vector that the model cannot read
     window_to_profile_ms: Sequence[float] = ()  # from each window's close until it was stored
@@ -171,8 +170,8 @@ class ProfileUpdater:
         self._feeds, self._models = feeds, models or Fixed(ActiveModels(model))
         length_ms, erased = settings.window.length_ms, feeds.erasures.current
         self._flag_policy = flag_policy.FlagPolicy(LaterFlags(sink, length_ms, erased))
-        self._memberships = open_membership_policy(
-            settings, LaterMemberships(sink, length_ms, erased)
+        self._memberships = MembershipPolicy(
+            LaterMemberships(sink, length_ms, erased), rewrite_after_ms(settings.cassandra)
         )
         self._later = LaterWindows(sink, length_ms, self._memberships.forget)
         self._later_users: frozenset[str] = frozenset()  # of the batch in work
@@ -277,7 +276,6 @@ class ProfileUpdater:
             ProfileBatchTiming(
                 len(kept),
                 *spent_ms.tolist(),
-                scores.batches,
                 media_used=sum(len(one.vectors.keys() - {PLACE}) for one in media if one.vectors),
                 media_ignored=sum(one.ignored for one in media),
                 window_to_profile_ms=waited_ms.tolist(),
@@ -301,7 +299,7 @@ class ProfileUpdater:
         before, after = assemble.features_before_and_after(inputs, scores)
         rules = self._feeds.rules.current()
         columns = window_features.window_features(
-            {name: before.column(name) for name in assemble.FEATURES},
+            before,
             {
                 "events": inputs.windows.tokens.sizes,
                 "purchases": inputs.windows.counts[:, TYPE_INDEX["purchase"]],
@@ -325,6 +323,9 @@ class ProfileUpdater:
         evaluations = map(flag_policy.RuleEvaluation, inputs.user_id, ends_ms, findings)
         flags = self._flag_policy.raise_flags(list(evaluations), rules.version)
         segments = self._feeds.segments.current()
+        attributes: list[dict[str, AttributeValue]] = []
+        if segments.reads_attributes:
+            attributes = self._attributes.values(inputs.user_id, ends_ms, SEGMENT_PURPOSES)
         rows, evaluation = assemble.assemble(
             inputs,
             scores,
@@ -334,19 +335,12 @@ class ProfileUpdater:
             findings,
             flags,
             segments,
-            self._segment_attributes(segments, inputs.user_id, ends_ms),
+            attributes,
             consents.allowed_rows(inputs.user_id, "recommendation", ends_ms),
             self._settings,
         )
-        return with_memberships(rows, evaluation, self._memberships, consents)
-
-    def _segment_attributes(
-        self, segments: SegmentSet, user_ids: list[str], ends_ms: list[int]
-    ) -> list[dict[str, AttributeValue]]:
-        """What others state about the user of each row; empty if no segment reads it."""
-        if not segments.reads_attributes:
-            return []
-        return self._attributes.values(user_ids, ends_ms, SEGMENT_PURPOSES)
+        knows_user = after["windows"] > assemble.NEW_USER_WINDOWS
+        return with_memberships(rows, evaluation, self._memberships, consents, knows_user)
 
     def _rejected(self, user_id: str, event: Refused) -> str:
         topics = self._settings.topics

@@ -17,7 +17,6 @@ from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import Path
 from typing import Self
-from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -41,7 +40,7 @@ class ModelReference(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     version: str = Field(min_length=1, max_length=100)
-    folder: str = Field(description="an absolute path, or file:// and an absolute path")
+    folder: str = Field(description="an absolute path")
     sha256: dict[str, str] = Field(description="digest of each of the checkpoint's files")
 
     @field_validator("folder")
@@ -142,17 +141,12 @@ class UserModels(BaseModel):
 
 
 def local_path(folder: str) -> Path:
-    """The path of a folder or a file:// URI. Raises ValueError if it is neither, or relative."""
-    parts = urlsplit(folder)
-    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
-        path = Path(unquote(parts.path))
-    elif not parts.scheme:
-        path = Path(folder)
-    else:
+    """Raises ValueError for a relative path or a URI."""
+    if "://" in folder:
         raise ValueError(f"{folder} is no local folder: copy it to the workers, or mount it")
-    if not path.is_absolute():
+    if not Path(folder).is_absolute():
         raise ValueError(f"{folder} is a relative path: workers run in folders of their own")
-    return path
+    return Path(folder)
 
 
 def reference_to(folder: str) -> ModelReference:

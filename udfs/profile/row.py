@@ -21,11 +21,9 @@ from liveprofile.rows.profiles import (
 from liveprofile.rows.table import Column, Table
 from liveprofile.segments.evaluation import Evaluation
 from liveprofile.segments.membership import MembershipWrite, change_event
-from liveprofile.segments.policy import EvaluatedWindow, MembershipPolicy, MembershipReader
-from liveprofile.settings import Settings
+from liveprofile.segments.policy import EvaluatedWindow, MembershipPolicy
 from liveprofile.wire import output_records
 from udfs.cassandra.encoding import Values, encode_column, encode_numbers, encode_row, write_time_us
-from udfs.cassandra.memberships import rewrite_after_ms
 
 # What is written of a window: the job leaves a delta's marks to corrections.
 WRITTEN = {
@@ -108,20 +106,18 @@ def decode_sums(data: bytes) -> tuple[float, ...]:
     return tuple(np.frombuffer(data, ">f8").tolist())
 
 
-def open_membership_policy(settings: Settings, store: MembershipReader) -> MembershipPolicy:
-    """Returns the policy of a worker, which knows no user yet."""
-    return MembershipPolicy(store, rewrite_after_ms(settings.cassandra))
-
-
 def with_memberships(
     rows: Sequence[ProfileRow],
     evaluation: Evaluation,
     policy: MembershipPolicy,
     consents: ConsentTable,
+    knows_user: Sequence[bool],
 ) -> list[ProfileRow]:
     """Returns the rows with the memberships that change. Raises StoreError.
 
-    rows: those of a user in time order; evaluation: of the same rows.
+    rows: those of a user in time order; evaluation: of the same rows. A change writes the row of
+    user_lookalike, but not of a user who is still new (`knows_user`): leaving the segment "new"
+    writes the first one.
     """
     windows = [
         EvaluatedWindow(
@@ -136,8 +132,14 @@ def with_memberships(
     ]
     found = policy.changes(windows, evaluation.segments)
     return [
-        row._replace(memberships=writes) if writes else row
-        for row, writes in zip(rows, found, strict=True)
+        row._replace(
+            memberships=writes,
+            write_lookalike=row.write_lookalike
+            or (known and any(write.is_change for write in writes)),
+        )
+        if writes
+        else row
+        for row, writes, known in zip(rows, found, knows_user, strict=True)
     ]
 
 

@@ -22,7 +22,6 @@ from typing import Any
 from cassandra.cluster import Session
 
 from liveprofile.attributes.statements import Statement
-from liveprofile.attributes.table import select_users_cql
 from liveprofile.rows.profiles import (
     LATER_SUMS,
     PROFILE_DELTA,
@@ -35,7 +34,6 @@ from liveprofile.segments.membership import Membership, Memberships, MembershipW
 from liveprofile.segments.policy import ChangeKey
 from liveprofile.settings import CassandraSettings, Settings
 from liveprofile.storage.schema import check_embedding_dim
-from udfs.attribute_reads import read_statements
 from udfs.cassandra import encoding
 from udfs.cassandra.batch_writer import Partition
 from udfs.cassandra.flag_state_cache import FlagStateCache
@@ -119,10 +117,6 @@ class CassandraProfileSink(CassandraSink[ProfileRow]):
         )
 
         self._membership_tables = MembershipTables(self._session, settings)
-        self._select_statements = self._session.prepare(select_users_cql(settings.keyspace))
-
-    def statements(self, user_ids: Iterable[str]) -> dict[str, list[Statement]]:
-        return read_statements(self._select_statements, self._reads, user_ids)
 
     def memberships(self, user_ids: Iterable[str]) -> dict[str, Memberships]:
         return read_memberships(self._membership_tables, self._reads, user_ids)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from contextlib import ExitStack, closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -18,10 +18,10 @@ from liveprofile.resources import product_path
 from liveprofile.rules.rules import read_rules
 from liveprofile.segments.definitions import read_segments
 from liveprofile.settings import Settings
-from udfs.profile.batch import STAGES, ProfileBatch, ProfileBatchTiming, ProfileUpdater
+from udfs.profile.batch import STAGES, ProfileBatch, ProfileUpdater
 from udfs.profile.model_feed import load_checkpoint, open_model_feed, report_models
 from udfs.profile.sink import open_profile_sink
-from udfs.worker import LatencyCounters, WorkerParts, collect_rarely
+from udfs.worker import BatchMetrics, WorkerParts, collect_rarely
 from udfs.worker_guard import open_worker_guard
 
 if TYPE_CHECKING:  # only the workers need torch, not the client that submits the job
@@ -50,11 +50,8 @@ class ProfileUdf(ScalarFunction):
         # Where CPU cores are scarce, the scoring pipeline gets them first: fraud scores are needed
         # while the customer waits, profiles are not.
         os.nice(WORKER_NICENESS)
-        settings, parts, metric_group = (
-            self._settings,
-            self._parts,
-            function_context.get_metric_group(),
-        )
+        settings, parts = self._settings, self._parts
+        metric_group = function_context.get_metric_group()
         with ExitStack() as opening:
             guard = open_worker_guard()
             opening.callback(guard.release)
@@ -113,44 +110,13 @@ def _epoch_ms(times: pd.Series) -> np.ndarray:
     return times.to_numpy().astype("datetime64[ms]").astype(np.int64)
 
 
-class ProfileMetrics:
-    """Reports batch timings as Flink metrics `liveprofile.*`.
-
-    Distributions describe single batches, but only Flink shows them. Prometheus accepts plain
-    numbers only, so each stage also has a counter of microseconds.
-    """
-
-    def __init__(self, group):
-        group = group.add_group("liveprofile")
-        self._rows = group.counter("rows")
-        self._batches = group.counter("batches")
-        self._batch_rows = group.distribution("batch_rows")
-        self._stage_ms = {stage: group.distribution(f"{stage}_ms") for stage in STAGES}
-        self._stage_us = {stage: group.counter(f"{stage}_us") for stage in STAGES}
-        self._media_used = group.counter("media_used")
-        self._media_ignored = group.counter("media_ignored")
-        self._window_to_profile = LatencyCounters(group, WINDOW_TO_PROFILE)
-        self._pass_rows = group.distribution("model_pass_rows")
-        self._pass_us_per_row = group.distribution("model_pass_us_per_row")
-
-    def __call__(self, timing: ProfileBatchTiming) -> None:
-        self._rows.inc(timing.rows)
-        self._batches.inc()
-        self._batch_rows.update(timing.rows)
-        self._media_used.inc(timing.media_used)
-        self._media_ignored.inc(timing.media_ignored)
-        for stage in STAGES:
-            spent_ms = getattr(timing, f"{stage}_ms")
-            self._stage_ms[stage].update(round(spent_ms))
-            self._stage_us[stage].inc(round(spent_ms * 1000))
-        self._window_to_profile.observe(timing.window_to_profile_ms)
-        for forward_pass in timing.passes:
-            rows = forward_pass.rows
-            self._pass_rows.update(rows)
-            self._pass_us_per_row.update(round(forward_pass.milliseconds * 1000 / max(rows, 1)))
+def open_metrics(group: Any) -> BatchMetrics:
+    """The counters `liveprofile.*`. group: Flink's."""
+    counts = ("rows", "media_used", "media_ignored")
+    return BatchMetrics(group.add_group("liveprofile"), counts, STAGES, (WINDOW_TO_PROFILE,))
 
 
-PARTS = WorkerParts(open_profile_sink, ProfileMetrics, open_models=open_model_feed)
+PARTS = WorkerParts(open_profile_sink, open_metrics, open_models=open_model_feed)
 
 
 def profile_udf(settings: Settings, parts: WorkerParts = PARTS):

@@ -9,14 +9,11 @@ from typing import NamedTuple
 from cassandra.cluster import Session
 from cassandra.query import UNSET_VALUE
 
-from liveprofile.attributes.statements import Statement
-from liveprofile.attributes.table import select_users_cql
 from liveprofile.rows.risk import RISK_SCORE_BY_HOUR, RISK_SCORE_HOURS, score_hour_ms
 from liveprofile.rules.flags import Flag, FlaggedRow, RowPosition
 from liveprofile.settings import MAX_TTL_S, CassandraSettings, Settings
 from liveprofile.units import HOUR_MS
 from liveprofile.wire.scored_events import ENTITIES
-from udfs.attribute_reads import read_statements
 from udfs.cassandra import encoding
 from udfs.cassandra.batch_writer import Partition
 from udfs.cassandra.encoding import Values
@@ -140,14 +137,10 @@ class CassandraScoringSink(CassandraSink[ScoredEvent]):
             f"SELECT to_unix_timestamp(hour) FROM {keyspace}.risk_score_hours"
             " WHERE user_id = ? AND hour < ? LIMIT 1"
         )
-        self._select_statements = self._session.prepare(select_users_cql(keyspace))
         self._insert_score = self._prepare_insert(settings, RISK_SCORE_BY_HOUR, self._score_ttl_s)
         hours_ttl_s = min(self._score_ttl_s + HOUR_REFRESH_S, MAX_TTL_S)
         self._insert_hour = self._prepare_insert(settings, RISK_SCORE_HOURS, hours_ttl_s)
         self.drift_store = CassandraDriftStore(self._session, settings, self._score_ttl_s)
-
-    def statements(self, user_ids: Iterable[str]) -> dict[str, list[Statement]]:
-        return read_statements(self._select_statements, self._reads, user_ids)
 
     def _partitions(self, rows: Sequence[ScoredEvent]) -> list[Partition]:
         partitions = []

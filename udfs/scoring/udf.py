@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import ExitStack, closing
-from typing import TYPE_CHECKING
+from typing import Any
 
 import pandas as pd
 from pyflink.table import DataTypes
@@ -15,11 +15,8 @@ from liveprofile.resources import product_path
 from liveprofile.rules.rules import read_rules
 from liveprofile.settings import Settings
 from udfs.scoring.sink import open_scoring_sink
-from udfs.worker import LatencyCounters, WorkerParts, collect_rarely
+from udfs.worker import BatchMetrics, WorkerParts, collect_rarely
 from udfs.worker_guard import open_worker_guard
-
-if TYPE_CHECKING:  # only the workers need the model's libraries, not the client
-    from udfs.scoring.batch import ScoringBatchTiming
 
 log = logging.getLogger(__name__)
 
@@ -64,33 +61,16 @@ class ScoringUdf(ScalarFunction):
         return pd.Series(self._scorer.score(user_id.tolist(), parts.tolist()), dtype=object)
 
 
-class ScoringMetrics:
-    """Reports batch timings as Flink counters `liveprofile.events.*`."""
+def open_metrics(group: Any) -> BatchMetrics:
+    """The counters `liveprofile.events.*`. group: Flink's."""
+    from udfs.scoring.batch import STAGES
 
-    def __init__(self, group):
-        from udfs.scoring.batch import STAGES
-
-        group = group.add_group("liveprofile").add_group("events")
-        self._rows = group.counter("rows")
-        self._batches = group.counter("batches")
-        self._duplicates = group.counter("duplicates")
-        self._unscored = group.counter("unscored")
-        self._stage_us = {stage: group.counter(f"{stage}_us") for stage in STAGES}
-        self._event_to_score = LatencyCounters(group, EVENT_TO_SCORE)
-        self._event_to_alert = LatencyCounters(group, EVENT_TO_ALERT)
-
-    def __call__(self, timing: ScoringBatchTiming) -> None:
-        self._rows.inc(timing.rows)
-        self._batches.inc()
-        self._duplicates.inc(timing.duplicates)
-        self._unscored.inc(timing.unscored)
-        self._event_to_score.observe(timing.event_to_score_ms)
-        self._event_to_alert.observe(timing.event_to_alert_ms)
-        for stage, counter in self._stage_us.items():
-            counter.inc(round(getattr(timing, f"{stage}_ms") * 1000))
+    group = group.add_group("liveprofile").add_group("events")
+    counts = ("rows", "duplicates", "unscored")
+    return BatchMetrics(group, counts, STAGES, (EVENT_TO_SCORE, EVENT_TO_ALERT))
 
 
-PARTS = WorkerParts(open_scoring_sink, ScoringMetrics)
+PARTS = WorkerParts(open_scoring_sink, open_metrics)
 
 
 def scoring_udf(settings: Settings, parts: WorkerParts = PARTS):

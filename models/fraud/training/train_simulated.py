@@ -18,7 +18,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from liveprofile.drift.reference import DriftReference
 from liveprofile.errors import InputError
 from liveprofile.features.entity import EVENT_FEATURES, ORDER_FEATURES
 from liveprofile.progress import Progress
@@ -194,39 +193,6 @@ def train_simulated(
     ):
         model.metadata[name] = evaluate_dataset(model, dataset, thresholds)
     return with_reference(model, validation, out)
-
-
-def rebuild_reference(
-    folder: Path, on_progress: Progress = lambda stage, done, total: None
-) -> DriftReference:
-    """Recomputes and saves the drift reference of a saved model. Changes nothing else of it.
-
-    Raises InputError as FraudModel.load does, and for a model that has no recipe.
-    """
-    model = FraudModel.load(folder)
-    if "recipe" not in model.metadata:
-        raise InputError(
-            f"fraud model {folder}: it was not trained on simulated shops; train it again to get a"
-            " drift reference"
-        )
-    recipe = FraudRecipe(**model.metadata["recipe"])
-    datasets = []
-    for done, seed in enumerate(recipe.validation_seeds, 1):
-        datasets.append(
-            simulate_dataset(
-                recipe.config(seed),
-                model.names,
-                model.delay_days,
-                recipe.warm_up_days,
-                None,
-            )
-        )
-        on_progress("shops", done, len(recipe.validation_seeds))
-    reference = drift_reference.drift_reference_of_dataset(
-        model, concatenate(datasets), model.metadata["thresholds"]["cost"]
-    )
-    reference.save(folder)
-    return reference
 
 
 def with_reference(model: FraudModel, validation: EventDataset, out: Path | None) -> FraudModel:

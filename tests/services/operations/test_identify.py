@@ -17,7 +17,7 @@ from liveprofile.identity.records import read_record
 from liveprofile.kafka.offsets import commit_offsets, committed_progress, lag, login_group
 from liveprofile.kafka.records import Record, read_topic, send_all
 from liveprofile.settings import Settings
-from monitoring.kafka_source import read_kafka
+from monitoring.sources import read_kafka
 from tests.support.job_under_test import JobUnderTest
 from tests.support.waiting import until
 

@@ -116,6 +116,6 @@ def test_stored_plan_is_listed_sent_reported_and_counted(job: JobUnderTest) -> N
 
 def test_plan_without_control_group_says_so(job: JobUnderTest) -> None:
     assert plan(job, "all", "--control", "0")["control"] == 0
-    assert "The plan has no control group" in job.cli("campaign", "report", "all").stdout
+    assert "The plan has no control group" in job.cli("campaign", "report", "all").stderr
     done = job.cli("campaign", "send", "all", "--topic", "no-such-topic", ok=False)
     assert done.returncode == 3 and "no-such-topic" in done.stderr

@@ -49,9 +49,7 @@ def test_doctor_names_what_is_broken(job: JobUnderTest, tmp_path: Path) -> None:
     assert done.returncode == 1
     assert {finding["check"] for finding in report["findings"]} == {
         "topics exist",
-        "topic timestamps",
-        "topic cleanup",
-        "topic retention",
+        "topic settings",
         "topic partitions",
         "keyspace",
         "flink reachable",

@@ -25,9 +25,7 @@ class RegistryServer:
         self.status: int | None = None
         self.url = ""
 
-    def register(
-        self, subject: str, schema: Any, kind: str = "AVRO", references: list[dict] | None = None
-    ) -> int:
+    def register(self, subject: str, schema: Any, kind: str = "AVRO") -> int:
         """Returns the id."""
         number = len(self.schemas) + 1
         answer: dict[str, Any] = {
@@ -35,8 +33,6 @@ class RegistryServer:
         }
         if kind != "AVRO":  # the API leaves it out for Avro
             answer["schemaType"] = kind
-        if references:
-            answer["references"] = references
         self.schemas[number] = answer
         version = 1 + sum(name == subject for name, _ in self.subjects)
         self.subjects[subject, version] = number

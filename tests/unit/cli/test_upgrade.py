@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-from cli.upgrade import UpgradeResult, replace_job, start_with_command
+from cli.upgrade import UpgradeResult, replace_job
 from liveprofile.errors import ConfigError, ServiceError
 
 SAVEPOINT = "file:/savepoints/savepoint-1"
@@ -55,15 +54,3 @@ def test_nothing_starts_if_the_savepoint_fails() -> None:
 
     with pytest.raises(ServiceError, match=r"^no savepoint$"):
         replace_job(stop, fails("must not start"), fails("must not start"))
-
-
-def test_other_version_gets_the_savepoint_and_its_settings(tmp_path: Path) -> None:
-    command = tmp_path / "liveprofile"
-    command.write_text('#!/bin/sh\necho "{\\"job_id\\": \\"$*\\"}"\n')
-    command.chmod(0o700)
-    assert start_with_command(command, Path("old.toml"), SAVEPOINT) == (
-        f"job submit --savepoint {SAVEPOINT} --wait --json --config old.toml"
-    )
-    command.write_text("#!/bin/sh\necho no slots >&2; exit 3\n")
-    with pytest.raises(ServiceError, match="submit: no slots"):
-        start_with_command(command, Path("old.toml"), SAVEPOINT)

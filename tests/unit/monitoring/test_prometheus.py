@@ -13,8 +13,7 @@ from prometheus_client import CollectorRegistry, make_asgi_app
 
 from liveprofile.settings import ServeSettings
 from monitoring.catalogue import FIGURES, Readings
-from monitoring.exporter import Exporter, Source
-from monitoring.server import MetricsApp, _Described
+from monitoring.server import Exporter, MetricsApp, Source
 from serve.server import listen, server_of, url_of
 from tests.support.paths import PROMETHEUS
 from tests.support.prometheus import firing, prometheus
@@ -50,7 +49,7 @@ def serving() -> Iterator[str]:
     exporter = Exporter([source])
     exporter.read(source)
     registry = CollectorRegistry()
-    registry.register(_Described(exporter))
+    registry.register(exporter)
     limits = ServeSettings(port=0)
     server = server_of(MetricsApp(make_asgi_app(registry), TOKEN), limits)
     with listen(limits) as listening:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,10 +16,15 @@ from liveprofile.flink.operator_metrics import BUCKETS_MS, OverSubtasks
 from liveprofile.ingest.rejected import CLAIMED_REASONS
 from liveprofile.kafka.records import Record
 from liveprofile.settings import Settings, load
-from monitoring.cassandra_source import PROBE, CassandraSource, add_cases, add_drift
 from monitoring.catalogue import Readings
-from monitoring.flink_source import flink_readings, is_needed
-from monitoring.kafka_source import read_audit
+from monitoring.sources import (
+    PROBE,
+    CassandraSource,
+    add_drift,
+    flink_readings,
+    is_needed,
+    read_audit,
+)
 from monitoring.topic_counts import (
     MAX_SERIES,
     OTHER,
@@ -103,7 +107,7 @@ METRICS = {
 
 
 def test_operators_of_both_pipelines() -> None:
-    assert all(map(is_needed, METRICS))
+    assert all(map(is_needed, METRICS)) and not is_needed("Calc[24].numBytesOut")
     found = values(flink_readings(SETTINGS, JOB, METRICS))
     expected = {
         "events_to_score_total": 100,
@@ -130,11 +134,6 @@ def test_latency_is_a_histogram_in_seconds() -> None:
     assert found["window_to_profile_seconds_bucket/+Inf"] == 4
     assert found["window_to_profile_seconds_count"] == 4
     assert found["window_to_profile_seconds_sum"] == 91.5
-
-
-def test_other_metrics_of_flink_are_not_read() -> None:
-    assert not is_needed("Calc[24].numBytesOut")
-    assert not is_needed("PythonCalc[22].liveprofile.batch_rows")
 
 
 def record(value: bytes | None = None, offset: int = 0, **headers: bytes) -> Record:
@@ -207,12 +206,6 @@ def test_drift_of_the_newest_decision() -> None:
         "drift_distance_ratio/hour/score": pytest.approx(1.5),
         "drift_distance_ratio/hour/amount": pytest.approx(0.25),
     }
-
-
-def test_cases_by_state_are_zero_without_any() -> None:
-    readings = Readings()
-    add_cases(readings, Counter({"open": 3}))
-    assert values(readings) == {"cases/open": 3, "cases/closed": 0}
 
 
 def test_audit_that_has_never_been_clean_has_no_figure(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ import pytest
 from cassandra.query import BatchStatement
 from pydantic import ValidationError
 
-from cli.profile import flag_table
 from liveprofile.alerts.cases import snooze, states
 from liveprofile.alerts.cases.states import (
     TRANSITIONS,
@@ -149,17 +148,6 @@ def test_stored_event_flag_has_event_id_rule_and_reasons():
     flag = stored(event_id="e1", rule_version=3, rule_state="SHADOW", reasons=json.dumps([reason]))
     assert (flag.event_id, flag.rule_version, flag.rule_state) == ("e1", 3, "SHADOW")
     assert flag.reasons == [reason]
-
-
-def test_flag_table_marks_what_a_correction_has_found():
-    marked = [
-        FLAG._replace(correction="WITHDRAWN"),
-        FLAG._replace(correction="ADDED", rule_state="SHADOW"),
-        FLAG._replace(correction="KEPT", event_id="e1"),
-    ]
-    columns = {column.header: list(column.cells) for column in flag_table(marked).columns}
-    assert columns["reason"] == ["R (WITHDRAWN)", "R (SHADOW, ADDED)", "R (KEPT)"]
-    assert columns["event"] == ["", "", "e1"]
 
 
 def test_prefix_is_a_reversed_dns_name() -> None:

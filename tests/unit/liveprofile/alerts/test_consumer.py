@@ -180,15 +180,6 @@ def test_user_ids_in_logs_are_hashed(caplog):
     assert "user:" in caplog.text and "u-4711" not in caplog.text
 
 
-def test_consume_command_without_handlers_is_rejected():
-    from typer.testing import CliRunner
-
-    from cli.main import app
-
-    result = CliRunner().invoke(app, ["risk", "consume"])
-    assert isinstance(result.exception, InputError) and result.exception.exit_code == 2
-
-
 def test_unknown_fields_of_an_alert_are_kept():
     alert = read_alert(json.dumps(EXAMPLE | {"traceparent": "00-1"}).encode())
     sent = json.loads(alert.to_json())

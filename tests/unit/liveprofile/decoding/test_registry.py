@@ -8,10 +8,8 @@ import pytest
 
 from liveprofile.decoding.decode import Undecodable
 from liveprofile.decoding.registry import UNKNOWN_S, RegistryUnavailable, SchemaRegistry
-from liveprofile.errors import ConfigError
 from liveprofile.settings import DecoderSettings
 from tests.support.memory.schema_registry import PASSWORD, USER, RegistryServer
-from tests.support.streams.encoded import AVRO_EVENT, avro
 
 ID = {"type": "record", "name": "Id", "fields": [{"name": "id", "type": "string"}]}
 
@@ -62,18 +60,13 @@ def test_refusal_is_an_outage_and_not_a_verdict_on_the_schema(
     assert registry.reader(number)(b"\x02c") == b'{"id":"c"}'
 
 
-def test_404_without_a_code_of_the_registry_is_an_outage(server: RegistryServer) -> None:
+@pytest.mark.parametrize(
+    ("url", "why"), [("{}/proxy", "status 404"), ("http://127.0.0.1:1", "ConnectError")]
+)
+def test_another_server_or_none_is_an_outage(server: RegistryServer, url: str, why: str) -> None:
     with (
-        closing(SchemaRegistry(DecoderSettings(registry_url=f"{server.url}/proxy"))) as registry,
-        pytest.raises(RegistryUnavailable, match="status 404"),
-    ):
-        registry.reader(1)
-
-
-def test_unreachable_registry_is_an_outage() -> None:
-    with (
-        closing(SchemaRegistry(DecoderSettings(registry_url="http://127.0.0.1:1"))) as registry,
-        pytest.raises(RegistryUnavailable, match="ConnectError"),
+        closing(SchemaRegistry(DecoderSettings(registry_url=url.format(server.url)))) as registry,
+        pytest.raises(RegistryUnavailable, match=why),
     ):
         registry.reader(1)
 
@@ -88,56 +81,6 @@ def test_credentials_are_sent(server: RegistryServer) -> None:
                     registry.reader(number)
             else:
                 assert registry.reader(number)(b"\x02c") == expected
-
-
-def test_certificates_that_cannot_be_read_are_a_wrong_setting() -> None:
-    with pytest.raises(ConfigError, match=r"decoder\.ca_file /no/such: "):
-        SchemaRegistry(DecoderSettings(ca_file="/no/such"))
-
-
-def test_references_are_resolved_in_order(server: RegistryServer, registry: SchemaRegistry) -> None:
-    place = {**AVRO_EVENT["fields"][6]["type"][1], "namespace": "com.shop"}
-    shop = {
-        "type": "record",
-        "name": "com.shop.Shop",
-        "fields": [{"name": "place", "type": "com.shop.Place"}, {"name": "name", "type": "string"}],
-    }
-    event = {
-        "type": "record",
-        "name": "com.shop.Visit",
-        "fields": [
-            {"name": "shop", "type": "com.shop.Shop"},
-            {"name": "at", "type": "com.shop.Place"},
-        ],
-    }
-    server.register("common/place", place)
-    to_place = {"name": "com.shop.Place", "subject": "common/place", "version": 1}
-    server.register("shop", shop, references=[to_place])
-    to_shop = {"name": "com.shop.Shop", "subject": "shop", "version": 1}
-    number = server.register("visit", event, references=[to_shop, to_place])
-    here = {"lat": 1.5, "lon": 2.0}
-    flat = {
-        **event,
-        "fields": [
-            {
-                "name": "shop",
-                "type": {
-                    **shop,
-                    "fields": [
-                        {"name": "place", "type": place},
-                        {"name": "name", "type": "string"},
-                    ],
-                },
-            },
-            event["fields"][1],
-        ],
-    }
-    body = avro(flat, {"shop": {"place": here, "name": "x"}, "at": here})
-    assert registry.reader(number)(body) == (
-        b'{"shop":{"place":{"lat":1.5,"lon":2.0},"name":"x"},"at":{"lat":1.5,"lon":2.0}}'
-    )
-    lost = server.register("lost", event, references=[{**to_shop, "version": 7}])
-    assert "does not have shop version 7" in unknown(registry, lost)
 
 
 @pytest.mark.parametrize(

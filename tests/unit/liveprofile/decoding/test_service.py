@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -64,7 +63,6 @@ class EncodedTopic:
         self.committed: dict[int, int] = {}
         self.paused = self.closed = False
         self.while_paused: Callable[[], None] = lambda: None
-        self.messages_while_paused: list[EncodedMessage] = []
         self.on_empty: Callable[[], None] = lambda: None
         self.commit_error: KafkaException | None = None
         self.on_revoke: Any = None
@@ -76,7 +74,7 @@ class EncodedTopic:
     def consume(self, count: int, timeout: float) -> list[EncodedMessage]:
         if self.paused:
             self.while_paused()
-            return self.messages_while_paused
+            return []
         taken, self.messages = self.messages[:count], self.messages[count:]
         if not taken and timeout:
             self.on_empty()
@@ -205,17 +203,6 @@ def test_stop_ends_the_wait_for_the_registry() -> None:
     assert (sent.records, topic.committed) == ([], {})
 
 
-def test_error_of_the_topic_ends_the_wait_for_the_registry() -> None:
-    decoder, topic, sent, registry = prepared([framed(1, b"a")])
-    registry.down = True
-    error = KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED)
-    topic.messages_while_paused = [EncodedMessage((0, 1), None, error)]
-    topic.while_paused = decoder.stop
-    with pytest.raises(ServiceError, match="reading topic behavior-events-encoded: "):
-        decoder.run()
-    assert (sent.records, topic.committed, topic.closed) == ([], {}, True)
-
-
 def test_nothing_is_committed_until_kafka_has_acknowledged() -> None:
     decoder, topic, sent, _ = prepared([b"{}"])
     sent.silent, sent.while_silent = True, decoder.stop
@@ -262,10 +249,3 @@ def test_rejected_payload_is_truncated_to_the_limit() -> None:
     assert output.value == value[:1_024]
     assert output.headers["truncated"] == "true" and output.headers["payload_bytes"] == "2005"
     assert output.headers["payload_sha256"] == hashlib.sha256(value).hexdigest()
-
-
-def test_stop_from_another_thread_ends_an_idle_decoder() -> None:
-    decoder, topic, _, _ = prepared([])
-    topic.on_empty = lambda: None
-    threading.Timer(0.05, decoder.stop).start()
-    assert decoder.run() == {}

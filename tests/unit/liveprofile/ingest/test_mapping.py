@@ -18,7 +18,8 @@ from liveprofile.errors import InputError
 from liveprofile.ingest.mapping import read_mapping
 from liveprofile.ingest.replay import open_source
 from liveprofile.ingest.sources import sort_by_time
-from liveprofile.ingest.translation import epoch_ms, parse_time_ms
+from liveprofile.ingest.translation import parse_time_ms
+from liveprofile.ingest.values import time_ms
 from tests.support.paths import ROOT, SHARED_DATA
 
 MAPPINGS = ROOT / "mappings"
@@ -42,8 +43,8 @@ price = "price"
 def replayed_events(
     source: Path, mapping: Path | None, limit: int | None = None
 ) -> list[dict[str, Any]]:
-    batches, translator = open_source(source, mapping, limit)
-    return [json.loads(value) for batch in batches for value in translator.translate(batch).values]
+    batches = open_source(source, mapping, limit)
+    return [json.loads(value) for events in batches for value in events.values]
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def written(tmp_path):
 
 @pytest.mark.parametrize("path", sorted(MAPPINGS.glob("*.toml")), ids=lambda path: path.stem)
 def test_shipped_mappings_are_valid(path):
-    assert read_mapping(path).needed_columns()
+    assert read_mapping(path).file_columns()
 
 
 def test_user_behaviour_csv_is_sorted_and_translated(written):
@@ -87,10 +88,8 @@ def test_user_behaviour_csv_is_sorted_and_translated(written):
 def test_whole_taobao_slice_is_translated():
     if not TAOBAO.is_file():
         pytest.skip("the Taobao slice is not available")
-    batches, translator = open_source(TAOBAO, MAPPINGS / "user_behavior.toml")
     ids, last_ms = set(), 0
-    for batch in batches:
-        events = translator.translate(batch)
+    for events in open_source(TAOBAO, MAPPINGS / "user_behavior.toml"):
         assert events.times_ms == sorted(events.times_ms)
         assert last_ms <= events.times_ms[0]
         last_ms = events.times_ms[-1]
@@ -190,34 +189,31 @@ def test_value_that_cannot_be_converted_is_sent_unchanged(written):
 
 def test_record_key_is_the_user_id(written):
     source = written("a.csv", "id,who,what,when,price,lat,lon\ne1,ü1,view,,,,\ne2,,view,,,,\n")
-    batches, translator = open_source(source, written("m.toml", CSV))
-    assert translator.translate(next(batches)).keys == ["ü1".encode(), None]
+    [events] = open_source(source, written("m.toml", CSV))
+    assert events.keys == ["ü1".encode(), None]
 
 
-def test_json_lines_with_a_mapping_are_translated(written):
-    mapping = 'format = "jsonl"\n' + CSV.split("\n", 2)[2].replace('"id"', '"{id}:{row}"')
-    mapping = mapping.replace('column = "when"', 'column = "when"\nunit = "s"')
-    source = written(
-        "a.jsonl",
-        '{"id": 1, "who": 5, "what": "view", "when": 1500000000, "price": 2}\n\n'
-        '{"id": "x", "who": "u", "what": "cart", "when": 1500000000.25, "more": [1]}\n',
-    )
-    assert replayed_events(source, written("m.toml", mapping)) == [
-        {
-            "event_id": "1:0",
-            "user_id": "5",
-            "event_type": "view",
-            "price": 2,
-            "event_time": 1500000000000,
-        },
-        {"event_id": "x:2", "user_id": "u", "event_type": "cart", "event_time": 1500000000250},
-    ]
+LADEN = """Zeitpunkt;Kundennr;Aktion;Artikel;Warengruppe;Betrag
+26.11.2026 13:05:07;K1;Ansicht;A1;;
+26.11.2026 13:06:00;K2;Kauf;A2;;1.234,50
+31.10.2026 13:07:00;K1;Kauf;A1;;12.5
+kaputt;K1;Kauf;A1;;5
+"""
+
+
+def test_local_times_and_decimal_commas_are_converted(written):
+    source = written("laden.csv", LADEN)
+    [events] = open_source(source, MAPPINGS / "german_shop.toml")
+    noon_ms = 1_795_694_707_000  # 2026-11-26 12:05:07 UTC
+    assert events.times_ms[0] == noon_ms and events.times_ms[3] is None
+    # What cannot be converted is sent unchanged: the job rejects it with a reason.
+    assert json.loads(events.values[3])["event_time"] == "kaputt"
+    assert [json.loads(value)["amount"] for value in events.values[1:3]] == [1234.5, "12.5"]
 
 
 def test_json_lines_without_a_mapping_are_sent_byte_for_byte(written):
     lines = ['{"user_id":"u", "event_time": "2017-01-01T00:00:00Z"}', "broken", '{"user_id":7}']
-    batches, translator = open_source(written("a.jsonl", "\n".join(lines)), None)
-    events = translator.translate(next(batches))
+    [events] = open_source(written("a.jsonl", "\n".join(lines)), None)
     assert events.values == [line.encode() for line in lines]
     assert events.keys == [b"u", None, b"7"]
     assert events.times_ms == [1483228800000, None, None]
@@ -229,20 +225,26 @@ def test_limit_keeps_the_first_rows(written):
 
 
 @pytest.mark.parametrize(
-    ("array", "unit", "zone", "expected"),
+    ("value", "unit", "zone", "expected"),
     [
-        (pa.array([1, None]), "s", "UTC", [1_000, None]),
-        (pa.array([1_999_999, -1]), "us", "UTC", [1_999, -1]),
-        (pa.array(["1500000000123456789"]), "ns", "UTC", [1_500_000_000_123]),
-        (pa.array(["1.5", "x", None]), "s", "UTC", [1_500, None, None]),
-        (pa.array([float("nan"), float("inf"), 2.5]), "ms", "UTC", [None, None, 2]),
-        (pa.array(["2017-07-01 12:00:00"]), "iso", "Europe/Berlin", [1_498_903_200_000]),
-        (pa.array([datetime(2017, 7, 1, 12)]), "iso", "Europe/Berlin", [1_498_903_200_000]),
-        (pa.array([datetime(2017, 7, 1).date()]), "iso", "UTC", [1_498_867_200_000]),
+        (1, "s", "UTC", 1_000),
+        (None, "s", "UTC", None),
+        (1_999_999, "us", "UTC", 1_999),
+        ("1500000000123456789", "ns", "UTC", 1_500_000_000_123),
+        ("1.5", "s", "UTC", 1_500),
+        ("x", "s", "UTC", None),
+        (float("nan"), "ms", "UTC", None),
+        (float("inf"), "ms", "UTC", None),
+        (2.5, "ms", "UTC", 2),
+        ("2017-07-01 12:00:00", "iso", "Europe/Berlin", 1_498_903_200_000),
+        ("2017-07-01 12:00:00 UTC", "iso", "Europe/Berlin", 1_498_910_400_000),
+        (datetime(2017, 7, 1, 12), "iso", "Europe/Berlin", 1_498_903_200_000),
+        (datetime(2017, 7, 1).date(), "iso", "UTC", 1_498_867_200_000),
+        (1_498_867_200, "iso", "UTC", None),
     ],
 )
-def test_epoch_ms_converts_each_unit_and_type(array, unit, zone, expected):
-    assert epoch_ms(array, unit, ZoneInfo(zone)).to_pylist() == expected
+def test_each_unit_and_type_of_time_is_converted(value, unit, zone, expected):
+    assert time_ms(value, unit, "", ZoneInfo(zone)) == expected
 
 
 @given(st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)))
@@ -255,35 +257,24 @@ def test_time_as_text_equals_the_same_time_as_a_number(moment):
 
 
 @pytest.mark.slow
-@given(
-    st.lists(st.one_of(st.none(), st.integers(-5, 60)), max_size=60),
-    st.integers(1, 9),
-)
+@given(st.lists(st.one_of(st.none(), st.integers(-5, 60)), max_size=60), st.integers(1, 9))
 def test_sort_on_disk_orders_rows_by_time_without_losing_rows(times, batch_rows):
+    rows, starts = list(range(len(times))), range(0, len(times), batch_rows)
     batches = [
-        pa.record_batch(
-            {
-                "t": pa.array(times[start : start + batch_rows], pa.int64()),
-                "__row": pa.array(range(len(times))[start : start + batch_rows], pa.int64()),
-            }
+        (
+            pa.record_batch({"__row": pa.array(rows[at : at + batch_rows], pa.int64())}),
+            times[at : at + batch_rows],
         )
-        for start in range(0, len(times), batch_rows)
+        for at in starts
     ]
-    merged = sort_by_time(batches, lambda batch: batch["t"])
-    rows = [row for batch in merged for row in batch["__row"].to_pylist()]
-    keys = [(times[row] is not None, times[row]) for row in rows]
-    assert sorted(rows) == list(range(len(times)))
-    assert keys == sorted(keys, key=lambda pair: (pair[0], pair[1] or 0))
+    merged = [row for batch in sort_by_time(batches) for row in batch["__row"].to_pylist()]
+    assert merged == sorted(rows, key=lambda row: (times[row] is not None, times[row] or 0, row))
 
 
 INVALID_MAPPINGS = {
     "no TOML": ("format = ", "is not TOML"),
-    "unknown key": (CSV + "[colour]\n", r"unknown key colour: use one of format, columns,"),
-    "unknown key of time": (
-        CSV.replace('"when"', '"when"\ntimezone = "UTC"'),
-        r"unknown key time\.timezone: use one of column, unit, format, zone",
-    ),
-    "unknown format": (CSV.replace('"csv"', '"xml"'), r"format: .*'csv', 'parquet' or 'jsonl'"),
+    "unknown key": (CSV + "[colour]\n", r"colour: Extra inputs are not permitted"),
+    "unknown format": (CSV.replace('"csv"', '"xml"'), r"format: .*'csv' or 'parquet'"),
     "unknown field": (
         CSV.replace("price =", "prize ="),
         r"fields\.prize is not an event field: use",
@@ -300,6 +291,22 @@ INVALID_MAPPINGS = {
         r"time\.zone: must be a time zone",
     ),
     "bad template": (CSV.replace('"id"', '"{id"'), r"fields\.event_id = '\{id'"),
+    "bad encoding": ('encoding = "latin-42"' + CSV, "must be an encoding such as utf-8"),
+    "bad negative type": ('negative = "sale"' + CSV, "negative = 'sale' is not an event type"),
+    "wrong format": (
+        CSV.replace('"when"', '"when"\nformat = "%d.%m.%Y"'),
+        r"does not tell day and time \(unit = \"day\" for days only\)",
+    ),
+    "no format": (CSV.replace('"when"', '"when"\nformat = "%Q"'), "no format such as"),
+    "wrong format of a day": (
+        CSV.replace('"when"', '"when"\nunit = "day"\nformat = "%d.%m"'),
+        "does not tell just the day",
+    ),
+    "format of a count": (
+        CSV.replace('"when"', '"when"\nunit = "ms"\nformat = "%d.%m.%Y %H:%M"'),
+        "has no format",
+    ),
+    "clock of a day": (CSV.replace('"when"', '"when"\nunit = "day"\nclock = "id"'), "has no clock"),
     "template with a format": (CSV.replace('"id"', '"{id:>3}"'), r"a placeholder is \{column\}"),
     "unknown column": (
         CSV.replace('"who"', '"whom"'),
@@ -319,7 +326,7 @@ INVALID_MAPPINGS = {
     ),
     "count without a unit": (
         CSV.replace('"csv"', '"parquet"'),
-        r"time\.column is int64.* set time\.unit to s, ms",
+        r"time\.column is int64.*time\.unit s, ms",
     ),
 }
 

@@ -62,7 +62,5 @@ def test_all_passes_start_before_the_first_result_is_read(
     events: list[str] = []
     model = profile_model(shipped, RecordsPasses(shipped[0], events), batch_rows=32)
     with RecordsWaits(events):
-        passes = len(model.score(*shipped_inputs).batches)
-    assert passes > 4
-    assert events[:passes] == ["pass"] * passes
-    assert "wait" in events
+        model.score(*shipped_inputs)
+    assert events.index("wait") == events.count("pass") > 4

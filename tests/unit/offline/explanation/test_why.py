@@ -1,18 +1,24 @@
-"""`liveprofile profile explain`: the checks of what was recomputed, and its output."""
+"""`liveprofile profile explain`: which records it reads, its checks, and its output."""
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cli.explain import cause_tables
 from liveprofile.consent.changes import PURPOSES, ConsentChange, ConsentTable
 from liveprofile.features import baselines
+from liveprofile.kafka.partitioner import partition_of
+from liveprofile.kafka.records import Record
 from liveprofile.privacy.erasures import ErasureTable
-from liveprofile.storage.queries import StoredDelta
-from liveprofile.wire.payload import digest
+from liveprofile.storage.queries import StoredDelta, WindowDigests
+from liveprofile.wire.payload import BadEvent, as_id, digest, load
 from liveprofile.wire.window_events import WindowEvent, join
 from offline.explanation.run import (
     ExplanationRefused,
@@ -20,6 +26,8 @@ from offline.explanation.run import (
     check_permission,
     check_values,
     has_stored_events,
+    known_events,
+    may_be_of_user,
     other_events,
     without_interests,
 )
@@ -50,13 +58,13 @@ def row(*event_ids: str, total: int = 7, end_ms: int = END_MS) -> dict[str, Any]
 
 
 def test_each_value_has_a_table_of_the_events_that_move_it_most() -> None:
-    churn, spend, interests = cause_tables(FOUND, "u", END_MS, 3)
-    assert str(churn.title).startswith("Churn of user u") and "30.0%" in str(churn.title)
-    assert cells(churn, "event") == ["e2", "e1"]
-    assert cells(churn, "because of it") == ["+5.0 points", "-2.0 points"]
-    assert cells(spend, "because of it") == ["+3.00"]  # the other event does not move it
-    assert cells(interests, "because of it")[0] == "tea 10.0% to 20.0%"
-    assert cells(next(iter(cause_tables(FOUND, "u", END_MS, 1))), "event") == ["e2"]
+    churn, spend, interests = cause_tables(FOUND, 3)
+    assert str(churn.title) == "Churn: 30.0%"
+    assert cells(churn, "event id") == ["e2", "e1"]
+    assert cells(churn, "churn") == ["0.05", "-0.02"]
+    assert cells(spend, "expected spend") == ["3.00"]  # the other event does not move it
+    assert cells(interests, "moved interests")[0] == "tea, 0.1, 0.2"
+    assert cells(next(iter(cause_tables(FOUND, 1))), "event id") == ["e2"]
 
 
 def cells(table: Any, header: str) -> list[str]:
@@ -72,7 +80,7 @@ def test_document_has_all_events_in_order_of_time() -> None:
 
 def test_user_without_consent_to_recommendations_has_no_interests() -> None:
     found = without_interests(FOUND)
-    assert len(list(cause_tables(found, "u", END_MS, 3))) == 2
+    assert len(list(cause_tables(found, 3))) == 2
     assert not found.served.interests and not any(each.interests for each in found.effects)
     assert [each.churn for each in found.effects] == [-0.02, 0.05]
 
@@ -116,3 +124,54 @@ def test_values_that_are_not_the_stored_ones_are_refused() -> None:
         check_values(FOUND, delta(churn=0.31))
     with pytest.raises(ExplanationRefused, match="expected_spend is 42"):
         check_values(FOUND, delta(spend=42.0))
+
+
+def passes(user_id: str, value: bytes | None) -> bool:
+    return may_be_of_user(user_id)(Record("t", 0, 0, 0, None, value, {}))
+
+
+@pytest.mark.parametrize(
+    ("user_id", "value"),
+    [
+        ("42", b'{"user_id": "42"}'),
+        ("42", b'{"user_id":42}'),
+        ("0", b'{"user_id":-0}'),
+        ("42", rb'{"user_id":"\u0034\u0032"}'),
+        ("a/b", rb'{"user_id":"a\/b"}'),
+        ("\ud800", rb'{"user_id":"\ud800"}'),
+    ],
+)
+def test_every_way_to_write_an_id_passes(user_id: str, value: bytes) -> None:
+    assert as_id(load(value)["user_id"]) == user_id
+    assert passes(user_id, value)
+    assert not passes("another", b'{"user_id":"b"}') and not passes("another", None)
+
+
+@given(st.text('a"4\\ü/-', min_size=1, max_size=3), st.booleans())
+def test_no_record_of_the_user_fails(user_id: str, ascii_: bool) -> None:
+    value = json.dumps({"user_id": user_id}, ensure_ascii=ascii_).encode()
+    with suppress(BadEvent):
+        assert passes(user_id, value) or as_id(load(value)["user_id"]) != user_id
+
+
+# As in Kafka's own test of its partitioner (UtilsTest.testMurmur2).
+@pytest.mark.parametrize(
+    ("key", "hashed"),
+    [(b"21", -973932308), (b"foobar", -790332482), (b"a-little-bit-long-string", -985981536)],
+)
+def test_partition_is_that_of_java_clients(key: bytes, hashed: int) -> None:
+    for partitions in (1, 3, 16):
+        assert partition_of(key, partitions) == (hashed & 0x7FFFFFFF) % partitions
+
+
+def test_first_window_is_known_only_if_all_windows_are_stored() -> None:
+    rows = [
+        WindowDigests("u", 60, 120, 2, digest("b") + digest("c")),
+        WindowDigests("u", 0, 60, 1, digest("a")),
+    ]
+    known = known_events(rows, 2, 3)
+    assert known == (frozenset(map(digest, "abc")), 3, 0)
+    assert known.are_in(set(map(digest, "abcd"))) and not known.are_in(set(map(digest, "abd")))
+    assert known_events(rows, 3, 3).first_ms is None
+    assert known_events(rows, 2, 4).first_ms is None
+    assert known_events([], 0, 0).first_ms is None

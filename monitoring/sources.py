@@ -1,0 +1,231 @@
+"""What Flink, Kafka, Cassandra and the file of the audits know, as readings of figures."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import orjson
+from cassandra.cluster import Session
+
+from liveprofile.audit.state_file import read_state
+from liveprofile.drift.reference import DriftReference
+from liveprofile.errors import ServiceError
+from liveprofile.flink.job_report import (
+    JobReport,
+    is_reported,
+    report,
+    running_jobs,
+    scoring_report,
+)
+from liveprofile.flink.operator_metrics import (
+    NO_BOUND,
+    OverSubtasks,
+    count_latencies,
+    model_report,
+    operator_metrics,
+)
+from liveprofile.identity.logins import Outcome, read_counts
+from liveprofile.kafka.offsets import (
+    committed_progress,
+    decoder_group,
+    lag,
+    login_group,
+    partition_ranges,
+    scoring_group,
+)
+from liveprofile.kafka.topics import NoTopicError
+from liveprofile.resources import product_path
+from liveprofile.settings import CassandraSettings, Settings
+from liveprofile.storage import connection
+from liveprofile.storage.cql import execute
+from liveprofile.storage.queries import scan_ring
+from liveprofile.units import SECOND_MS
+from monitoring.catalogue import Readings
+from monitoring.topic_counts import TopicCounter
+from udfs.scoring.drift_monitor import PERIOD_MS, decision_scope
+from udfs.scoring.drift_store import CassandraDriftStore, DriftDecision, DriftState
+
+ROWS = re.compile(r"\.liveprofile\.(events\.)?rows$")
+
+
+def read_flink(settings: Settings) -> Readings:
+    """Readings of the job of the settings. Raises ServiceError if Flink does not answer."""
+    rest_url, name = settings.flink.rest_url, settings.job.name
+    if not running_jobs(rest_url, name):
+        return Readings(job_running=0.0)
+    job = report(rest_url, name)
+    return flink_readings(settings, job, operator_metrics(rest_url, job.job_id, is_needed))
+
+
+def is_needed(name: str) -> bool:
+    """Whether `flink_readings` uses a metric of an operator."""
+    return is_reported(name) or ROWS.search(name) is not None
+
+
+def flink_readings(
+    settings: Settings, job: JobReport, metrics: Mapping[str, OverSubtasks]
+) -> Readings:
+    """metrics: of all operators that `is_needed` selects."""
+    readings = Readings(
+        job_running=float(job.state == "RUNNING" and job.tasks_running == job.tasks > 0),
+        job_uptime_seconds=job.uptime_s,
+        job_restarts=job.restarts,
+        job_tasks_running=job.tasks_running,
+        job_tasks=job.tasks,
+        job_events_per_second=job.events_per_second,
+        checkpoint_interval_seconds=settings.job.checkpoint_interval_ms / SECOND_MS,
+        checkpoints_failed=job.checkpoints_failed,
+        checkpoint_age_seconds=job.checkpoint.age_s if job.checkpoint else job.uptime_s,
+    )
+    if job.checkpoint:
+        readings.add("checkpoint_duration_seconds", job.checkpoint.duration_ms / SECOND_MS)
+        readings.add("checkpoint_size_bytes", job.checkpoint.size_bytes)
+    sums = {name: value.sum for name, value in metrics.items()}
+    for name, value in sums.items():
+        if match := ROWS.search(name):
+            readings.add("events_scored" if match[1] else "windows_stored", value)
+    if settings.scoring.enabled and (scoring := scoring_report(metrics)):
+        readings.add("events_to_score", scoring.events)
+        readings.add("events_unscored", scoring.unscored)
+        readings.add("events_incomplete", scoring.incomplete)
+        readings.add("events_lost", scoring.lost)
+    if models := model_report(metrics):
+        readings.add("model_revision", models.lowest_revision, "lowest")
+        readings.add("model_revision", models.highest_revision, "highest")
+        readings.add("models_refused", models.refused)
+    for name, latency in count_latencies(sums).items():
+        in_seconds = {
+            bound if bound == NO_BOUND else str(int(bound) / SECOND_MS): count
+            for bound, count in latency.buckets.items()
+        }
+        figure = name.removesuffix("_ms") + "_seconds"
+        readings.add_histogram(figure, in_seconds, latency.sum_ms / SECOND_MS)
+    return readings
+
+
+def read_kafka(settings: Settings, counters: list[TopicCounter]) -> Readings:
+    """Lag, late records, logins, and what the counters have counted. Raises ServiceError."""
+    topics, kafka, readings = settings.topics, settings.kafka, Readings()
+    readings.add("lag_records", lag(settings), "profile")
+    if settings.scoring.enabled:
+        readings.add("lag_records", lag(settings, scoring_group(kafka)), "scoring")
+    if has_records(settings, topics.encoded):  # else `events decode` is not used
+        behind = lag(settings, decoder_group(kafka), topics.encoded)
+        readings.add("lag_records", behind, "decoder")
+    group = login_group(kafka)
+    if progress := committed_progress(settings, topics.events, group):  # else it has never run
+        readings.add("lag_records", lag(settings, group, topics.events), "logins")
+        counts = sum(read_counts(progress).values(), Counter())
+        for outcome in Outcome:
+            readings.add("logins", counts[outcome.value], outcome.value)
+    late = partition_ranges(settings, topics.late)
+    readings.add("records_late", sum(span.end for span in late.values()))
+    for counter in counters:
+        counter.add_to(readings)
+    return readings
+
+
+def has_records(settings: Settings, topic: str) -> bool:
+    """Whether anything has ever been sent to a topic, which need not exist."""
+    try:
+        return any(span.end for span in partition_ranges(settings, topic).values())
+    except NoTopicError:
+        return False
+
+
+def read_audit(settings: Settings, state_file: Path) -> Readings:
+    """How far the audits with `--state` have come. Without a clean one yet, there is no figure.
+
+    Raises InputError if the file is of another topic, ServiceError if Kafka does not answer.
+    """
+    topic = settings.topics.events
+    if (state := read_state(state_file, topic)) is None:
+        return Readings()
+    ranges = partition_ranges(settings, topic)
+    pending = sum(span.end - state.offsets.get(number, 0) for number, span in ranges.items())
+    return Readings(
+        audit_clean_timestamp_seconds=state_file.stat().st_mtime, audit_pending_records=pending
+    )
+
+
+SCAN_INTERVAL_S = 300.0  # between two scans of drift and cases
+CASE_STATES = ("open", "closed")
+PROBE = "SELECT key FROM system.local"
+
+
+class CassandraSource:
+    """Keeps a connection, so that an outage or a lost node is seen between two scans.
+
+    clock_s: monotonic.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        connect: Callable[[CassandraSettings], Session] = connection.connect,
+        scan: Callable[[Settings, Session], Readings] | None = None,
+        clock_s: Callable[[], float] = time.monotonic,
+    ):
+        self._settings, self._connect, self._clock_s = settings, connect, clock_s
+        self._scan = scan or scan_tables
+        self._session: Session | None = None
+        self._scanned, self._scan_due_s = Readings(), clock_s()
+
+    def read(self) -> Readings:
+        """The nodes, with the tables as of the last scan. Raises ServiceError."""
+        if self._session is None:
+            self._session = self._connect(self._settings.cassandra)
+        try:
+            execute(self._session, PROBE)
+            if self._clock_s() >= self._scan_due_s:
+                self._scanned = self._scan(self._settings, self._session)
+                self._scan_due_s = self._clock_s() + SCAN_INTERVAL_S
+        except ServiceError:
+            self.close()
+            raise
+        readings = Readings()
+        hosts = self._session.cluster.metadata.all_hosts()
+        down = sum(host.is_up is False for host in hosts)  # None: not known
+        readings.add("cassandra_nodes", len(hosts) - down, "up")
+        readings.add("cassandra_nodes", down, "down")
+        return readings.with_those_of(self._scanned)
+
+    def close(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            connection.close(session)
+
+
+def scan_tables(settings: Settings, session: Session) -> Readings:
+    """Drift and cases. Raises ServiceError."""
+    readings = Readings()
+    reference = DriftReference.load(product_path(settings.scoring.checkpoint))
+    if reference is not None and settings.scoring.enabled:
+        store = CassandraDriftStore(session, settings.cassandra, settings.scoring.score_ttl_s)
+        for kind in PERIOD_MS:
+            scope = decision_scope(reference, kind)
+            add_drift(readings, kind, store.state(scope), store.decisions(scope, 1))
+    rows = scan_ring(session, "SELECT state FROM risk_case")
+    counts = Counter(row.state for row in rows)
+    for state in CASE_STATES:
+        readings.add("cases", counts[state], state)
+    return readings
+
+
+def add_drift(
+    readings: Readings, kind: str, state: DriftState, decisions: list[DriftDecision]
+) -> None:
+    """kind: "hour" or "day". decisions: the newest first."""
+    readings.add("drift", float(state.since_ms is not None), kind)
+    if state.decided_until_ms is not None:
+        until_s = state.decided_until_ms / SECOND_MS
+        readings.add("drift_evaluated_timestamp_seconds", until_s, kind)
+    if decisions:
+        for series, (distance, limit) in orjson.loads(decisions[0].distances).items():
+            if limit:
+                readings.add("drift_distance_ratio", distance / limit, kind, series)
