@@ -1,8 +1,6 @@
-"""CassandraDriftStore on a real node, and MemoryDriftStore, which must behave the same."""
+"""CassandraDriftStore on a real node."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -10,7 +8,6 @@ from cassandra.cluster import Session
 
 from liveprofile.settings import CassandraSettings
 from liveprofile.units import DAY_MS, HOUR_MS
-from tests.support.memory.drift_store import MemoryDriftStore
 from udfs.scoring.drift_store import CassandraDriftStore, DriftDecision, DriftState
 
 pytestmark = pytest.mark.services
@@ -19,14 +16,9 @@ START_MS = 19_700 * DAY_MS
 DECISION = DriftDecision(START_MS, 900, True, '{"amount":[0.5,0.25],"alert_rate":[1.2,null]}')
 
 
-@pytest.fixture(params=["memory", "cassandra"])
-def store(
-    request: pytest.FixtureRequest, settings: CassandraSettings, session: Session
-) -> Iterator[CassandraDriftStore]:
-    if request.param == "memory":
-        yield MemoryDriftStore()
-    else:
-        yield CassandraDriftStore(session, settings, histogram_ttl_s=3_600)
+@pytest.fixture
+def store(settings: CassandraSettings, session: Session) -> CassandraDriftStore:
+    return CassandraDriftStore(session, settings, histogram_ttl_s=3_600)
 
 
 def test_totals_add_up_over_workers_and_hours(store: CassandraDriftStore):

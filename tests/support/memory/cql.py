@@ -63,8 +63,11 @@ class Statement:
         self._tables.reads.append(table)
         if keyspace.startswith("system"):
             return Rows([("local",)] if table == "local" else [])
-        check, most = self._where(), None
-        rows = [row for row in self._tables.ordered(table) if check(row)]
+        keys: Row = {}
+        check, most = self._where(keys), None
+        of_partition = TABLES[table].partition_key
+        only = tuple(map(keys.get, of_partition)) if keys.keys() >= set(of_partition) else None
+        rows = [row for row in self._tables.ordered(table, only) if check(row)]
         if self._skip("ORDER"):
             self._take("BY")
             column = self._name()

@@ -9,11 +9,13 @@ from liveprofile.attributes.statements import Statement
 from liveprofile.rules.flags import Flag, FlagHistory, FlagQuery, RowPosition
 from liveprofile.segments.membership import Membership, Memberships
 from liveprofile.segments.policy import ChangeKey
-from tests.support.memory.drift_store import MemoryDriftStore
+from liveprofile.settings import load
+from tests.support.memory.cassandra import MemoryCassandra
 from tests.support.memory.memberships import MemoryMemberships
 from udfs.cassandra.encoding import write_time_us
 from udfs.privacy import StoredSums, SumsKey
 from udfs.profile.row import ProfileRow
+from udfs.scoring.drift_store import CassandraDriftStore
 from udfs.scoring.sink import ScoredEvent
 
 FlagKey = tuple[str, int, str, str]  # user, time in ms, rule, event ("" for a window)
@@ -114,6 +116,10 @@ class MemoryProfileSink:
         self.closed = True
 
 
+def memory_drift_store() -> CassandraDriftStore:
+    return CassandraDriftStore(MemoryCassandra(), load().cassandra, 3_600)
+
+
 class MemoryScoringSink:
     """A ScoringSink whose tables are dicts by primary key."""
 
@@ -122,7 +128,7 @@ class MemoryScoringSink:
         self.flags: dict[FlagKey, Flag] = {}
         self.snoozes: dict[str, dict[str, int]] = {}
         self.attributes: dict[str, list[Statement]] = {}
-        self.drift_store = MemoryDriftStore()
+        self.drift_store = memory_drift_store()
 
     def flag_history(self, queries: Sequence[FlagQuery]) -> list[FlagHistory]:
         return [self._flag_history(query) for query in queries]

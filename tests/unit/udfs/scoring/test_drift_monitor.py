@@ -6,7 +6,10 @@ import json
 import logging
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from dataclasses import replace
+from typing import Any
 
 import jsonschema
 import numpy as np
@@ -14,9 +17,7 @@ import pytest
 
 from liveprofile.alerts.cloud_events import EventOrigin
 from liveprofile.drift.alert import DRIFT_ALERT_TYPE
-from liveprofile.drift.histograms import (
-    LATENESS_MS,
-)
+from liveprofile.drift.histograms import LATENESS_MS
 from liveprofile.drift.reference import DriftReference
 from liveprofile.errors import ServiceError
 from liveprofile.resources import product_path
@@ -25,11 +26,13 @@ from liveprofile.units import DAY_MS, HOUR_MS
 from liveprofile.wire.tokens import FIELD, WINDOW
 from models.fraud.model import FraudModel
 from tests.reference.scoring import event_parts
-from tests.support.memory.drift_store import InlineExecutor, MemoryDriftStore
+from tests.support.memory.cassandra import MemoryCassandra
+from tests.support.memory.sinks import memory_drift_store
 from tests.support.paths import ROOT
 from tests.support.rows.drift_data import NAMES, START_MS, events, make_reference
 from tests.support.scoring_harness import ScoringHarness, purchases
 from udfs.scoring.drift_monitor import RESEND_AFTER_MS, DriftMonitor, decision_scope
+from udfs.scoring.drift_store import CassandraDriftStore
 
 SCHEMA = json.loads((ROOT / "schemas/drift-alert.schema.json").read_text("utf-8"))
 
@@ -46,11 +49,20 @@ class Clock:
         return self.now_s
 
 
+class InlineExecutor(Executor):
+    """Runs a task in `submit`, so that the caller knows when."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        done.set_result(fn(*args, **kwargs))
+        return done
+
+
 class Workers:
     """Workers that share a store. Each step adds an hour of events to each and checks all."""
 
     def __init__(self, reference: DriftReference, count: int = 2, after_days: float = 0.0):
-        self.reference, self.store, self.clock = reference, MemoryDriftStore(), Clock()
+        self.reference, self.store, self.clock = reference, memory_drift_store(), Clock()
         self.after_days, self.hour = after_days, 0
         self.monitors = [self.monitor() for _ in range(count)]
         self._rng = np.random.default_rng(7)
@@ -186,11 +198,11 @@ def test_sent_alert_is_not_sent_again(reference: DriftReference) -> None:
     assert workers.state().sent
 
 
-class SlowStore(MemoryDriftStore):
+class SlowStore(CassandraDriftStore):
     """Answers after `release`; fails while `is_away`."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(MemoryCassandra(), load().cassandra, 3_600)
         self.release, self.is_away = threading.Event(), False
 
     def write(self, *counts) -> None:
