@@ -73,7 +73,7 @@ GROUPS = (
         "What is stored about a user.",
         {"cli.profile": "show deltas scores flags", "cli.explain": "explain"},
     ),
-    Group("shop", READ, "Counts of the whole shop.", {"cli.shop": "trends funnel retention"}),
+    Group("shop", READ, "Counts of the whole shop.", {"cli.shop": "trends retention"}),
     Group(
         "risk",
         FRAUD,

@@ -58,7 +58,6 @@ def consume(
     restrict: str | None = None,
     min_severity: Literal["low", "medium", "high", "critical"] = "low",
     group: Annotated[str, typer.Option(callback=refuse_empty)] = "liveprofile-alerts",
-    workers: Annotated[int, typer.Option(min=1, max=64)] = 4,
 ) -> None:
     """Handle risk alerts until Ctrl-C or SIGTERM, each alert at least once.
 
@@ -74,7 +73,6 @@ def consume(
         restrict(user_id, action, until, reason).
     min_severity: Ignore alerts below this severity.
     group NAME: Kafka consumer group; the consumers of a group share the alerts.
-    workers: Number of threads.
     """
     # Created before anything connects, because they check the options.
     post = Webhook.from_environment(webhook) if webhook else None
@@ -97,7 +95,6 @@ def consume(
             session,
             group_id=group,
             min_severity=Severity(min_severity),
-            workers=workers,
         )
         with stop_on_signals(consumer):
             counts = asdict(consumer.run())

@@ -1,4 +1,4 @@
-"""`liveprofile shop`: trends, funnels and retention of the whole shop."""
+"""`liveprofile shop`: trends and retention of the whole shop."""
 
 from __future__ import annotations
 
@@ -14,24 +14,20 @@ from liveprofile.errors import InputError, ServiceError
 from liveprofile.settings import Settings
 from liveprofile.trends.count_store import CountStore, read_counts, read_series
 from liveprofile.trends.counts import ALL, CATEGORY, Series
-from liveprofile.trends.forecast import FIRST_DAYS, SCORED_DAYS
+from liveprofile.trends.points import FIRST_DAYS, SCORED_DAYS
 from liveprofile.trends.update import InputTopic
 from liveprofile.trends.update import update as count
 from liveprofile.units import DAY_MS
 from liveprofile.wire.tokens import EVENT_TYPES
 from services import trends as service
-from services.trends import stored_funnel, stored_retention
+from services.trends import stored_retention
 
 
-def event_types(option: str, text: str, at_least: int = 1) -> list[str]:
-    """Event types separated by commas. Raises InputError."""
-    names = text.split(",")
-    for name in names:
-        if name not in EVENT_TYPES:
-            raise InputError(f"{option} {name!r}: not one of {', '.join(EVENT_TYPES)}")
-    if len(names) < at_least:
-        raise InputError(f"{option} {text!r}: give {at_least} or more, separated by commas")
-    return names
+def _event_type(name: str) -> str:
+    """Raises InputError for another name than an event type's."""
+    if name not in EVENT_TYPES:
+        raise InputError(f"--type {name!r}: not one of {', '.join(EVENT_TYPES)}")
+    return name
 
 
 trends = Commands(
@@ -157,7 +153,7 @@ def forecast(
 ) -> None:
     """Forecast the hours of the day after the last complete one, with an 80 % interval.
 
-    Exit code 1 if the series has less than 84 days.
+    Exit code 1 if the series has less than 28 days.
 
     Example: liveprofile shop trends forecast --category beauty --type purchase
     """
@@ -169,7 +165,7 @@ def forecast(
     day_ms, days, found = forecast_of
     if found is None:
         end_without_result(
-            f"{_name(series)} has {days} complete days: a forecast needs {FIRST_DAYS + SCORED_DAYS}"
+            f"{_name(series)} has {days} complete days: a forecast needs {FIRST_DAYS}"
         )
     hours = zip(found.hours, found.low, found.high, strict=True)
     rows = [
@@ -184,7 +180,7 @@ def forecast(
             [*rows, day],
             "hour forecast low high",
         ),
-        f"by {found.method}; mean absolute error by hour in the last {SCORED_DAYS} days"
+        f"Mean absolute error by hour in the last {SCORED_DAYS} days"
         f" {found.mae:,.2f}, seasonal naive {found.naive_mae:,.2f}",
     )
 
@@ -192,7 +188,7 @@ def forecast(
 def _series(category: str | None, event_type: str | None) -> Series:
     """Raises InputError."""
     if event_type is not None:
-        event_types("--type", event_type)
+        _event_type(event_type)
     if category is None:
         return Series(ALL, "", event_type or ALL)
     return Series(CATEGORY, category, event_type or "purchase")
@@ -234,50 +230,6 @@ def _name(series: Series) -> str:
     return f"{names.get(series.scope, 'other categories')}, {event_type}"
 
 
-def funnel(
-    call: Call,
-    steps: str = "view,cart,purchase",
-    within: str = "7d",
-    last: str = "30d",
-    by: Literal["category", "segment"] = "segment",
-    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 20,
-) -> None:
-    """Count the users who go through the steps of a funnel, from the stored deltas.
-
-    Only first steps that are at least --within old count: later ones have had less time. A
-    segment's users are those who are in it now. docs/trends.md has the definitions.
-
-    Example: `liveprofile shop funnel --steps view,cart,purchase --within 1d --by category`
-
-    Options:
-    steps TYPES: Event types in order.
-    within SPAN: Time from the first step to the last.
-    last SPAN: How far back from the newest window.
-    by: Groups of users.
-    limit: Maximum number of groups.
-    """
-    names = event_types("--steps", steps, at_least=2)
-    within_ms, last_ms = parse_duration_ms(within, "--within"), parse_duration_ms(last, "--last")
-    if within_ms >= last_ms:
-        raise InputError(f"--within {within!r}: must be less than --last {last!r}")
-    with call.session() as session:
-        found = stored_funnel(session, call.settings, names, within_ms, last_ms, by)
-    groups = {
-        name: [step._asdict() for step in of_group]
-        for name, of_group in list(found.groups.items())[:limit]
-    }
-    rows = [{"group": name} | step for name, of_group in groups.items() for step in of_group]
-    span = f"{format_utc(found.since_ms)[:16]} to {format_utc(found.until_ms)[:16]}"
-    call.print(
-        found._asdict() | {"groups": groups},
-        table(
-            f"Users with a first step from {span} UTC, within {within}",
-            rows,
-            "group event_type users share share_low share_high",
-        ),
-    )
-
-
 def retention(call: Call, event_type: Annotated[str | None, typer.Option("--type")] = None) -> None:
     """Show the share of each week's new users that are active in the weeks after, from the deltas.
 
@@ -289,7 +241,7 @@ def retention(call: Call, event_type: Annotated[str | None, typer.Option("--type
     event_type TYPE: A user is active in a week with such an event. Default: any event.
     """
     if event_type is not None:
-        event_types("--type", event_type)
+        _event_type(event_type)
     with call.session() as session:
         cohorts = stored_retention(session, call.settings, event_type)
     columns = {

@@ -1,9 +1,9 @@
-"""Counts of the input topic with expected ranges, forecasts, funnels and retention."""
+"""Counts of the input topic with expected ranges, forecasts and retention."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Literal, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, TypeVar
 
 from cassandra.cluster import Session
 
@@ -11,20 +11,21 @@ from liveprofile.settings import Settings
 from liveprofile.storage.queries import scan_changes, scan_users
 from liveprofile.trends.count_store import read_counts, read_last_chunk
 from liveprofile.trends.counts import SPANS_MS, Series
-from liveprofile.trends.forecast import DayForecast, forecast_next_day
-from liveprofile.trends.funnel import Cohort, FunnelStep, funnel, retention, user_windows
-from liveprofile.trends.points import HISTORY_MS, Metric, Point, hours_by_day, points, unit_of
+from liveprofile.trends.points import (
+    HISTORY_MS,
+    DayForecast,
+    Metric,
+    Point,
+    forecast_next_day,
+    hours_by_day,
+    points,
+    unit_of,
+)
+from liveprofile.trends.retention import Cohort, retention, user_windows
 
 Row = TypeVar("Row")
 # Passes the rows of a scan on, and may end it with an exception.
 Watch = Callable[[Iterable[Row]], Iterable[Row]]
-
-
-class StoredFunnel(NamedTuple):
-    since_ms: int  # of first steps
-    until_ms: int
-    within_ms: int
-    groups: dict[str, list[FunnelStep]]
 
 
 class TrendPoints(NamedTuple):
@@ -81,40 +82,6 @@ def forecast(
     counts = read_counts(session, settings.topics.events, "hour", series, 0, until_ms)
     values, day_ms = hours_by_day(counts, metric, until_ms)
     return StoredForecast(day_ms, len(values), forecast_next_day(values, unit_of(counts, metric)))
-
-
-def stored_funnel(
-    session: Session,
-    settings: Settings,
-    steps: Sequence[str],
-    within_ms: int,
-    last_ms: int,
-    by: Literal["segment", "category"],
-    *,
-    watch: Watch = iter,
-) -> StoredFunnel:
-    """The funnel of the deltas of the last `last_ms` before the newest window of all users.
-
-    First steps count that are at least `within_ms` older than that. A segment's users are those who
-    are in it now.
-    """
-    users = {user.user_id: user for user in watch(scan_users(session))}
-    until_ms = max((user.window_end_ms for user in users.values()), default=0)
-    since_ms = until_ms - last_ms
-
-    def segments(user_id: str) -> list[str]:
-        known = users.get(user_id)
-        return [f"segment {name}" for name in known.segments] if known else []
-
-    groups = funnel(
-        user_windows(watch(scan_changes(session, since_ms, until_ms))),
-        steps,
-        within_ms,
-        since_ms,
-        until_ms - within_ms,
-        segments if by == "segment" else None,
-    )
-    return StoredFunnel(since_ms, until_ms - within_ms, within_ms, groups)
 
 
 def stored_retention(

@@ -39,7 +39,6 @@ class TrendForecast(Answer):
 
     day_ms: int
     metric: Literal["events", "users", "amount"]
-    method: str
     hours: list[float]
     low: list[float]
     high: list[float]
@@ -48,23 +47,6 @@ class TrendForecast(Answer):
     total_high: float
     mae: float = Field(description="mean absolute error by hour in the last 56 days")
     naive_mae: float = Field(description="the same of seasonal naive")
-
-
-class StepOfFunnel(Answer):
-    """Shares are of the users of the first step, with a 95 % interval; null without users."""
-
-    event_type: str
-    users: int
-    share: float | None
-    share_low: float | None
-    share_high: float | None
-
-
-class FunnelAnswer(Answer):
-    since_ms: int = Field(description="first steps from here on")
-    until_ms: int = Field(description="first steps before this")
-    within_ms: int
-    groups: dict[str, list[StepOfFunnel]] = Field(description="all, and the largest groups")
 
 
 class WeekCohort(Answer):

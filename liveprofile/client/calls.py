@@ -172,7 +172,6 @@ preview_segments = Route(
 
 trend = Route("GET", "/v1/trends", analyses.Trend)
 forecast = Route("GET", "/v1/trends/forecast", analyses.TrendForecast, timeout_s=LONG_TIMEOUT_S)
-funnel = Route("GET", "/v1/funnel", analyses.FunnelAnswer, timeout_s=SCAN_TIMEOUT_S)
 retention = Route("GET", "/v1/retention", Items[analyses.WeekCohort], timeout_s=SCAN_TIMEOUT_S)
 
 campaigns = Route("GET", "/v1/campaigns", Items[analyses.CampaignAnswer])

@@ -3,6 +3,11 @@
 Exactly once: the merges of a batch and the offsets of their events are committed in one exclusive
 Kafka transaction. A process that is killed leaves nothing half done, and a second process fences
 the first. The second reads the merges after that, so no two decide about one id.
+
+Two logins of an anonymous id may be in different partitions, and how fast partitions are read
+changes with each run. So all partitions are read up to an end that was asked for after a login was
+read: no earlier one can come then. Timestamps of a partition's records must not fall, as those that
+brokers set on arrival do not.
 """
 
 from __future__ import annotations
@@ -12,14 +17,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 from liveprofile.identity.logins import (
     USUAL,
     Counts,
     Decisions,
     Login,
-    LoginOrder,
     LoginRules,
     Outcome,
     outcome_of_merges,
@@ -28,7 +31,7 @@ from liveprofile.identity.logins import (
 )
 from liveprofile.identity.records import to_record
 from liveprofile.kafka.offsets import committed_progress, login_group, partition_ranges
-from liveprofile.kafka.records import ExclusiveWriter, OutputRecord, Progress, Record
+from liveprofile.kafka.records import ExclusiveWriter, OutputRecord, Progress
 from liveprofile.kafka.tail import TopicTail
 from liveprofile.pseudonym import user_pseudonym
 from liveprofile.settings import Settings
@@ -38,19 +41,10 @@ log = logging.getLogger(__name__)
 
 POLL_S = 0.5
 COMMIT_INTERVAL_S = 5.0  # of offsets without a merge
-LOG_INTERVAL_S = 60.0
-PARTITIONS_INTERVAL_S = 60.0
+LOG_INTERVAL_S = PARTITIONS_CHECK_S = 60.0
 TRANSACTION_LOGINS = 5_000
-HELD_LOGINS = 50_000  # then partitions that are ahead wait; 20 MB
 
 ReadDecisions = Callable[[], Decisions]
-
-
-class Refusals(NamedTuple):
-    """Since the last line of the log."""
-
-    counts: Counter[str]
-    examples: dict[str, str]
 
 
 class LoginMerger:
@@ -69,18 +63,18 @@ class LoginMerger:
         counts: Counts,
         *,
         clock_ms: Callable[[], int] = lambda: round(time.time() * 1_000),
-        held_logins: int = HELD_LOGINS,
     ):
         self._settings, self._events, self._transactions = settings, events, transactions
         self._read_decisions, self._clock_ms = read_decisions, clock_ms
-        self._held_logins = held_logins
         self._rules = LoginRules(settings.logins, settings.limits)
         self._decisions = read_decisions()
-        self._order = LoginOrder()
-        self._stop, self._is_pausing = threading.Event(), False
+        # The first login of each pair of ids in a partition that is not decided yet.
+        self._held: dict[tuple[str, str, int], Login] = {}
+        self._stop = threading.Event()
         self._all_counts = counts
         self._committed = dict(events.positions)
-        self._refusals = Refusals(Counter(), {})
+        # Since the last line of the log: how many of each outcome, and the first.
+        self._refused: dict[str, tuple[int, str]] = {}
         self.counts: Counter[str] = Counter()  # since the start
 
     @classmethod
@@ -95,7 +89,7 @@ class LoginMerger:
         progress = committed_progress(settings, topic, group)
         _warn_of_expired(settings, progress)
         starts = {number: each.offset for number, each in progress.items()}
-        events = TopicTail(settings, topic, group, starts)
+        events = TopicTail(settings, topic, group, starts, partitions_check_s=PARTITIONS_CHECK_S)
         return cls(settings, events, transactions, read_decisions, read_counts(progress))
 
     def stop(self) -> None:
@@ -108,7 +102,7 @@ class LoginMerger:
         Raises ServiceError, WriterFencedError if another process has taken over. A new process goes
         on after the last committed event.
         """
-        committed_s = logged_s = found_s = time.monotonic()
+        committed_s = logged_s = time.monotonic()
         try:
             while not self._stop.is_set():
                 self.step()
@@ -119,9 +113,6 @@ class LoginMerger:
                 if now_s - logged_s >= LOG_INTERVAL_S:
                     logged_s = now_s
                     self._log()
-                if now_s - found_s >= PARTITIONS_INTERVAL_S:
-                    found_s = now_s
-                    self._events.find_partitions()
             self.commit_progress()
         finally:
             self._events.close()
@@ -129,27 +120,45 @@ class LoginMerger:
         return dict(self.counts)
 
     def step(self) -> None:
-        """Reads what has arrived, and decides about logins to which no earlier one can come."""
-        for record in self._events.poll(POLL_S):
-            self._order.has_read(record.partition, record.timestamp_ms)
-            self._take(record)
-        if self._order.needs_ends:
-            self._order.ask(self._events.ends())
-        while logins := self._order.release(self._events.positions, TRANSACTION_LOGINS):
-            self._decide(logins)
-        self._pause_partitions()
+        """Reads what has arrived, and decides about the logins to which no earlier one can come.
+
+        A pair of ids that is read costs 400 bytes until then.
+        """
+        self._read()
+        if not self._held:
+            return
+        ends = self._events.ends()
+        while not self._events.has_read(ends):
+            if self._stop.is_set():
+                return
+            self._read()
+        ready = [each for each in self._held.values() if each.offset < ends[each.partition]]
+        ready.sort(key=lambda login: login.order)
+        for start in range(0, len(ready), TRANSACTION_LOGINS):
+            self._decide(ready[start : start + TRANSACTION_LOGINS])
 
     def commit_progress(self) -> None:
         """Commits the offsets of events without a login."""
-        if self._order.done(self._events.positions) != self._committed:
+        if self._done() != self._committed:
             self._commit([])
 
-    def _take(self, record: Record) -> None:
-        found = self._rules.read(record)
-        if isinstance(found, Outcome):
-            self._count(record.partition, found, f"of {_place(record)}")
-        elif found is not None and (self._is_merged(found) or not self._order.hold(found)):
-            self._count(record.partition, Outcome.REPEATED)
+    def _read(self) -> None:
+        for record in self._events.poll(POLL_S):
+            found = self._rules.read(record)
+            if isinstance(found, Outcome):
+                place = f"of {record.topic}/{record.partition} offset {record.offset}"
+                self._count(record.partition, found, place)
+            elif found is not None:
+                key = (found.anonymous_id, found.user_id, found.partition)
+                if self._is_merged(found) or self._held.setdefault(key, found) is not found:
+                    self._count(record.partition, Outcome.REPEATED)
+
+    def _done(self) -> dict[int, int]:
+        """By partition, the offset before which no login is held."""
+        done = dict(self._events.positions)
+        for each in self._held.values():
+            done[each.partition] = min(done[each.partition], each.offset)
+        return done
 
     def _is_merged(self, login: Login) -> bool:
         return outcome_of_merges(self._decisions.merges, login) is Outcome.REPEATED
@@ -170,12 +179,15 @@ class LoginMerger:
                 found = Outcome.MERGED
             decided.append((login, found))
         for login, outcome in decided:
-            self._count(login.partition, outcome, _described(login))
+            del self._held[login.anonymous_id, login.user_id, login.partition]
+            alias, user = user_pseudonym(login.anonymous_id), user_pseudonym(login.user_id)
+            place = f"partition {login.partition} offset {login.offset}"
+            self._count(login.partition, outcome, f"{alias} into {user}, {place}")
         if records:
             self._commit(records)
 
     def _commit(self, records: list[OutputRecord]) -> None:
-        done, topics = self._order.done(self._events.positions), self._settings.topics
+        done, topics = self._done(), self._settings.topics
         progress = {
             number: Progress(offset, write_note(self._all_counts.get(number, Counter())))
             for number, offset in done.items()
@@ -189,32 +201,15 @@ class LoginMerger:
         self.counts[outcome.value] += 1
         self._all_counts.setdefault(partition, Counter())[outcome.value] += 1
         if outcome not in USUAL:
-            self._refusals.counts[outcome.value] += 1
-            self._refusals.examples.setdefault(outcome.value, example)
+            count, first = self._refused.get(outcome.value, (0, example))
+            self._refused[outcome.value] = count + 1, first
 
     def _log(self) -> None:
         """One line for each reason, however many logins are refused."""
         log.info("%s", dict(self.counts))
-        for outcome, count in self._refusals.counts.items():
-            example = self._refusals.examples[outcome]
-            log.warning("%d logins not merged: %s, the first %s", count, outcome, example)
-        self._refusals = Refusals(Counter(), {})
-
-    def _pause_partitions(self) -> None:
-        """With too many logins in memory, partitions that are ahead wait for the others."""
-        if (full := len(self._order) > self._held_logins) or self._is_pausing:
-            positions = self._events.positions
-            self._events.pause_all_but(self._order.slowest(positions) if full else positions)
-            self._is_pausing = full
-
-
-def _place(record: Record) -> str:
-    return f"{record.topic}/{record.partition} offset {record.offset}"
-
-
-def _described(login: Login) -> str:
-    alias, user = user_pseudonym(login.anonymous_id), user_pseudonym(login.user_id)
-    return f"{alias} into {user}, partition {login.partition} offset {login.offset}"
+        for outcome, (count, first) in self._refused.items():
+            log.warning("%d logins not merged: %s, the first %s", count, outcome, first)
+        self._refused = {}
 
 
 def _warn_of_expired(settings: Settings, progress: Mapping[int, Progress]) -> None:

@@ -4,16 +4,14 @@ An event that an account sends names the anonymous id that its device used befor
 of an anonymous id merges it into the account. A later one changes nothing: who has got hold of an
 anonymous id cannot take it away from the account that has it.
 
-Which login is first is decided by their arrival at the broker. Two may be in different partitions,
-and how fast partitions are read changes with each run. So a login is held until no earlier one can
-come from any partition.
+Which login is first is decided by their arrival at the broker (login_service.py).
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Mapping
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
@@ -149,82 +147,6 @@ def outcome_of_merges(table: IdentityTable, login: Login) -> Outcome | None:
         return Outcome.SPLIT
     persons = {table.resolve(each, END_OF_TIME_MS) for each in (merges[-1].user_id, login.user_id)}
     return Outcome.REPEATED if len(persons) == 1 else Outcome.CONFLICT
-
-
-NO_ORDER = (-1, -1, -1)
-
-
-class LoginOrder:
-    """Holds the first login of each pair of ids in a partition, until no earlier one can come.
-
-    Timestamps of a partition's records must not fall, as those that brokers set on arrival do not.
-    """
-
-    def __init__(self) -> None:
-        self._held: dict[tuple[str, str, int], Login] = {}
-        self._clock_ms: dict[int, int] = {}  # timestamp of the last record, by partition
-        self._asked: tuple[dict[int, int], tuple[int, int, int]] | None = None
-        self._settled = NO_ORDER  # no earlier login than this one can come
-
-    def __len__(self) -> int:
-        """The number of logins that are held."""
-        return len(self._held)
-
-    def hold(self, login: Login) -> bool:
-        """False: the same login is held already."""
-        key = (login.anonymous_id, login.user_id, login.partition)
-        return self._held.setdefault(key, login) is login
-
-    def has_read(self, partition: int, record_ms: int) -> None:
-        """Each record of the topic, with a login or without."""
-        self._clock_ms[partition] = record_ms
-
-    @property
-    def needs_ends(self) -> bool:
-        """Whether logins are held that only the topic's present ends can settle."""
-        return bool(self._held) and self._asked is None
-
-    def ask(self, ends: Mapping[int, int]) -> None:
-        """The ends of all partitions, queried just now: what arrived before a login that is held
-        now is before them."""
-        last = max((each.order for each in self._held.values()), default=NO_ORDER)
-        self._asked = (dict(ends), last)
-
-    def release(self, positions: Mapping[int, int], at_most: int) -> list[Login]:
-        """Takes out logins to which no earlier one can come, in order.
-
-        positions: by partition, the offset up to which it was read.
-        """
-        if self._asked is not None:
-            _, last = self._asked
-            if not self._behind(positions):
-                self._settled, self._asked = max(self._settled, last), None
-        horizon_ms = min((self._clock_ms.get(number, -1) for number in positions), default=-1)
-        settled = max(self._settled, (horizon_ms, NO_ORDER[1], NO_ORDER[2]))
-        ready = sorted(
-            (each for each in self._held.values() if each.order <= settled),
-            key=lambda each: each.order,
-        )[:at_most]
-        for each in ready:
-            del self._held[each.anonymous_id, each.user_id, each.partition]
-        return ready
-
-    def slowest(self, positions: Mapping[int, int]) -> list[int]:
-        """The partitions for which the others wait."""
-        behind = self._behind(positions) or list(positions)
-        earliest_ms = min(self._clock_ms.get(number, -1) for number in behind)
-        return [number for number in behind if self._clock_ms.get(number, -1) <= earliest_ms]
-
-    def done(self, positions: Mapping[int, int]) -> dict[int, int]:
-        """By partition, the offset before which no login is held."""
-        done = dict(positions)
-        for each in self._held.values():
-            done[each.partition] = min(done[each.partition], each.offset)
-        return done
-
-    def _behind(self, positions: Mapping[int, int]) -> Iterable[int]:
-        ends = self._asked[0] if self._asked else {}
-        return [number for number, end in ends.items() if positions[number] < end]
 
 
 # How many events had which outcome, as notes beside the offsets that are committed: they are part

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
 
 from liveprofile.errors import ServiceError
-from liveprofile.kafka.connection import client_config, service_error
+from liveprofile.kafka.connection import client_config
 from liveprofile.kafka.records import READ_TIMEOUT_S, Record, to_record
 from liveprofile.kafka.topics import partitions, query_ranges
 from liveprofile.settings import Settings
@@ -129,16 +129,6 @@ class TopicTail:
                     f"reading topic {self._topic}: Kafka did not send it in {READ_TIMEOUT_S:.0f} s"
                 )
         return records
-
-    def pause_all_but(self, readable: Iterable[int]) -> None:
-        """Reads on in these partitions only. Raises ServiceError."""
-        readable = set(readable)
-        places = {number: TopicPartition(self._topic, number) for number in self.positions}
-        try:
-            self._consumer.resume([places[number] for number in places if number in readable])
-            self._consumer.pause([places[number] for number in places if number not in readable])
-        except KafkaException as error:
-            raise service_error(f"reading topic {self._topic}: {error}", error) from None
 
     def group_metadata(self) -> Any:
         """What a transaction needs to commit offsets of the group."""

@@ -85,19 +85,10 @@ class SegmentSet(DefinitionSet):
         found = (self.by_id[name] for name in order.static_order())
         return [segment for segment in found if segment.state != "PAUSED"]
 
-    @cached_property
-    def read_attributes(self) -> frozenset[str]:
-        """The evaluated segments that read attributes from elsewhere, perhaps in other segments."""
-        found: set[str] = set()
-        for segment in self.evaluated:
-            if segment.condition.attributes or not found.isdisjoint(segment.references):
-                found.add(segment.id)
-        return frozenset(found)
-
     @property
     def reads_attributes(self) -> bool:
         """Whether a segment that is evaluated reads attributes from elsewhere."""
-        return bool(self.read_attributes)
+        return any(segment.condition.attributes for segment in self.evaluated)
 
 
 class SegmentsError(DefinitionsError):

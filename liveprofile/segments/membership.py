@@ -24,7 +24,8 @@ from liveprofile.segments.definitions import Segment
 from liveprofile.wire.tokens import FIELD
 from liveprofile.wire.user_records import RecordKind
 
-Cause = Literal["window", "time", "attribute", "definition", "expired", "removed"]
+# time: something else than a window, such as an attribute that has expired
+Cause = Literal["window", "time", "definition", "expired", "removed"]
 
 
 class Membership(NamedTuple):
@@ -81,21 +82,20 @@ def next_membership(
     holds: bool,
     values: Values,
     rewrite_after_ms: int,
-    cause_of: Callable[[str], Cause] = lambda segment_id: "window",
+    cause: Cause = "window",
 ) -> MembershipWrite | None:
     """Returns what to store after an evaluation, None if nothing changes.
 
     known: None if the segment was never true. A change of a SHADOW segment that has become ACTIVE
     is written again, with its event. A membership that was written `rewrite_after_ms` ago is
-    written again, so that it does not expire. cause_of: why a segment has changed whose definition
-    has not.
+    written again, so that it does not expire. cause: why a segment has changed whose definition has
+    not.
     """
     is_active = segment.state == "ACTIVE" and at.may_announce
     if holds != (known is not None and known.member):
         is_redefined = known is not None and known.version != segment.version
-        cause = "definition" if is_redefined else cause_of(segment.id)
         announced = holds if is_active else known is not None and known.announced
-        reason = {"cause": cause, "values": values(segment.id)}
+        reason = {"cause": "definition" if is_redefined else cause, "values": values(segment.id)}
         new = _changed(at, known, holds, announced, segment.version, reason)
         return MembershipWrite(at.user_id, segment.id, new, True, is_active)
     if known is None:

@@ -7,12 +7,9 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-import orjson
 
-from liveprofile.rules.conditions import ATTRIBUTE, attribute_column
 from liveprofile.segments.definitions import SegmentSet
 from liveprofile.segments.evaluation import Evaluation, evaluate
-from liveprofile.segments.features import SEGMENT
 from liveprofile.segments.membership import (
     Cause,
     Evaluated,
@@ -68,14 +65,22 @@ def page_changes(
             newer.append(user_id)
             continue
         values = partial(evaluation.evidence, row=row)
-        cause_of = partial(sweep_cause, evaluation, row, known, plan.known_definitions)
         for segment_id in sorted(names | known.keys()):
             old = known.get(segment_id)
             if segment_id in evaluated:
                 at = _evaluated(user_id, end_ms, page.write_time_us[row], old, plan)
-                segment, holds = evaluated[segment_id], segment_id in names
-                rewrite_after_ms = plan.rewrite_after_ms
-                write = next_membership(at, segment, old, holds, values, rewrite_after_ms, cause_of)
+                # A user who was never in the segment has changed since the last sweep, if that one
+                # had these definitions.
+                is_new = old is None and not plan.known_definitions
+                write = next_membership(
+                    at,
+                    evaluated[segment_id],
+                    old,
+                    segment_id in names,
+                    values,
+                    plan.rewrite_after_ms,
+                    "definition" if is_new else "time",
+                )
             elif old is not None and segment_id not in segments.by_id:
                 write = leave(user_id, segment_id, old, "removed", plan)
             else:
@@ -131,47 +136,3 @@ class SegmentCounts:
 
     def members(self, segment_id: str) -> int:
         return self.overlaps.get(segment_id, {}).get(segment_id, 0)
-
-
-def sweep_cause(
-    evaluation: Evaluation,
-    row: int,
-    known: Memberships,
-    known_definitions: bool,
-    segment_id: str,
-) -> Cause:
-    """The cause of a change whose definition is that of the stored membership, if there is one.
-
-    known: the user's stored memberships. known_definitions: an earlier sweep has evaluated all
-    users with these definitions, so that a user who was never in the segment has changed since.
-    """
-    if segment_id not in known and not known_definitions:
-        return "definition"
-    if segment_id not in evaluation.segments.read_attributes:
-        return "time"
-    was_member = segment_id in known and known[segment_id].member
-    held = _held_with_earlier_attributes(evaluation, row, known, segment_id)
-    return "attribute" if held == was_member else "time"
-
-
-def _held_with_earlier_attributes(
-    evaluation: Evaluation, row: int, known: Memberships, segment_id: str
-) -> bool:
-    """Whether the segment would hold now with the attributes as of the last change.
-
-    Somebody who was never in the segment had none of its attributes.
-    """
-    stored = known.get(segment_id)
-    earlier = {} if stored is None else orjson.loads(stored.reason)["values"]
-    condition = evaluation.segments.by_id[segment_id].condition
-    columns = {name: evaluation.columns[name][row : row + 1] for name in condition.names}
-    for call in condition.calls:
-        if call.function == ATTRIBUTE:
-            values = {call.argument: earlier.get(str(call))}
-            columns[call] = attribute_column(call.argument, [values])
-        elif call.function == SEGMENT:
-            held = _held_with_earlier_attributes(evaluation, row, known, call.argument)
-            columns[call] = np.array([held])
-        else:
-            columns[call] = evaluation.columns[call][row : row + 1]
-    return bool(condition(columns, 1)[0])

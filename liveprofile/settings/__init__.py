@@ -12,13 +12,11 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, get_args, get_origin
 
-from pydantic import SecretStr, ValidationError
+from pydantic import BaseModel, Field, SecretStr, ValidationError
 
 from liveprofile.errors import ConfigError
-from liveprofile.settings import errors as setting_errors
-from liveprofile.settings.errors import as_section, json_form, setting_types
 from liveprofile.settings.sections import (
     PURPOSES as PURPOSES,
 )
@@ -48,8 +46,9 @@ from liveprofile.settings.services import (
     Section,
     ServeSettings,
     TopicSettings,
-    setting,
 )
+
+Keys = tuple[str, ...]
 
 CONFIG_VARIABLE = "LIVEPROFILE_CONFIG"
 ENV_PREFIX = "LIVEPROFILE_"
@@ -82,26 +81,15 @@ class Settings(Section):
     consent: ConsentSettings = ConsentSettings()
     merges: MergeSettings = MergeSettings()
     logins: LoginSettings = LoginSettings()
-    rules: Path = setting(Path("rules.toml"), "file of the risk rules (docs/risk.md)")
-    segments: Path = setting(Path("segments.toml"), "file of the segments (docs/segments.md)")
-    attributes: Path = setting(
-        Path("attributes.toml"),
-        "file of the attributes that other systems may state (docs/data-contract.md#9-attributes)",
-    )
+    rules: Path = Path("rules.toml")
+    """file of the risk rules (docs/risk.md)"""
+    segments: Path = Path("segments.toml")
+    """file of the segments (docs/segments.md)"""
+    attributes: Path = Path("attributes.toml")
+    """file of the attributes that other systems may state (docs/data-contract.md#9-attributes)"""
     # Set to an empty text, it is an error: a missing secret must not turn verification off.
-    rules_signing_key: SecretStr | None = setting(
-        None,
-        "signs and verifies records of rules and segments (docs/deploy.md#signed-rules)",
-        min_length=32,
-    )
-
-
-class VariableSettings(NamedTuple):
-    """What the environment says: settings, the variable of each, and lines about wrong ones."""
-
-    values: dict[str, Any]
-    names: dict[tuple[str, ...], str]
-    problems: list[str]
+    rules_signing_key: Annotated[SecretStr | None, Field(min_length=32)] = None
+    """signs and verifies records of rules and segments (docs/deploy.md#signed-rules)"""
 
 
 def load(file: Path | str | None = None, **overrides: Any) -> Settings:
@@ -114,23 +102,38 @@ def load(file: Path | str | None = None, **overrides: Any) -> Settings:
     """
     file = file or os.environ.get(CONFIG_VARIABLE) or None
     in_file = _read_file(Path(file)) if file else {}
-    variables = _read_variables(os.environ)
-
-    def origins(path: tuple[str, ...]) -> list[str]:
-        below = (name for key, name in variables.names.items() if key[: len(path)] == path)
-        named = [f"variable {name}" for name in dict.fromkeys(below)]
-        if named and path in variables.names:
-            return named
-        return [*named, str(file)] if _has(in_file, path) else named
-
-    problems = list(variables.problems)
+    names, values, problems = _read_variables()
     try:
-        settings = Settings(**_merged(_merged(in_file, variables.values), overrides))
+        settings = Settings(**_merged(_merged(in_file, values), overrides))
     except ValidationError as error:
-        problems += setting_errors.describe(error, Settings, origins)
+        for fault in error.errors():
+            path = tuple(map(str, fault["loc"]))[:2]
+            origins = [
+                f"variable {name}" for key, name in names.items() if key[: len(path)] == path
+            ]
+            if path not in names and _has(in_file, path):
+                origins.append(str(file))
+            problems.append(_line(fault) + f" (from {' and '.join(origins)})" * bool(origins))
+    if len(problems) > 1:
+        problems = [f"{len(problems)} settings are wrong:", *problems]
     if problems:
-        raise ConfigError(setting_errors.as_text(problems))
+        raise ConfigError("\n  ".join(problems))
     return settings
+
+
+def setting_types(model: type[BaseModel] = Settings, path: Keys = ()) -> dict[Keys, Any]:
+    """The type of each setting of a settings class by path."""
+    types: dict[Keys, Any] = {}
+    for name, field in model.model_fields.items():
+        if is_section(field.annotation):
+            types |= setting_types(field.annotation, (*path, name))
+        else:
+            types[*path, name] = field.annotation
+    return types
+
+
+def is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def _read_file(file: Path) -> dict[str, Any]:
@@ -142,42 +145,34 @@ def _read_file(file: Path) -> dict[str, Any]:
         raise ConfigError(f"configuration file {file}: {error}") from None
 
 
-def _read_variables(environment: Mapping[str, str]) -> VariableSettings:
-    """The settings in variables; upper and lower case are the same."""
-    types = setting_types(Settings)
-    by_name = {"__".join(path): path for path in types}
-    result = VariableSettings({}, {}, [])
-    # A variable of a whole section comes before those of its keys, which win.
-    for variable, text in sorted(environment.items(), key=lambda each: len(each[0])):
+def _read_variables() -> tuple[dict[Keys, str], dict[str, Any], list[str]]:
+    """The variable of each setting, the settings, and lines about wrong variables.
+
+    Upper and lower case are the same. Lists are JSON.
+    """
+    types = setting_types()
+    by_name = {(ENV_PREFIX + "__".join(path)).upper(): path for path in types}
+    names: dict[Keys, str] = {}
+    values: dict[str, Any] = {}
+    problems = []
+    for variable, text in os.environ.items():
         if not variable.upper().startswith(ENV_PREFIX) or _is_other(variable, text):
             continue
-        path = by_name.get(variable[len(ENV_PREFIX) :].lower())
-        if path is None:
-            result.problems.append(
-                setting_errors.unknown_variable(variable, list(by_name), ENV_PREFIX)
-            )
+        if (path := by_name.get(variable.upper())) is None:
+            problems.append(f"variable {variable} names no setting; docs/settings.md lists all")
             continue
-        try:
-            value = _parse(text, types[path])
-        except ValueError:
-            result.problems.append(setting_errors.not_json(variable, text, types[path]))
-            continue
-        keys = value if as_section(types[path]) else ()
-        result.names.update(dict.fromkeys([(*path, key) for key in keys] or [path], variable))
+        names[path] = variable
+        value: Any = text
+        if get_origin(types[path]) is tuple:
+            try:
+                value = json.loads(text)
+            except ValueError:
+                problems.append(f'variable {variable} = {text!r}: must be JSON, such as ["a", "b"]')
+                continue
         for key in reversed(path):
             value = {key: value}
-        result.values.update(_merged(result.values, value))
-    return result
-
-
-def _parse(text: str, annotation: Any) -> Any:
-    """A variable's value; lists and whole sections are JSON. Raises ValueError."""
-    if json_form(annotation) is None:
-        return text
-    value = json.loads(text)
-    if as_section(annotation) and not isinstance(value, dict):
-        raise ValueError
-    return value
+        values = _merged(values, value)
+    return names, values, problems
 
 
 def _is_other(variable: str, value: str) -> bool:
@@ -186,6 +181,19 @@ def _is_other(variable: str, value: str) -> bool:
     if not KUBERNETES_VARIABLE.fullmatch(variable):
         return False
     return not variable.endswith("_PORT") or bool(KUBERNETES_PORT.match(value))
+
+
+def _line(fault: Any) -> str:
+    """A wrong setting, with its value unless that may be a secret."""
+    path, value = tuple(map(str, fault["loc"])), fault["input"]
+    if fault["type"] == "extra_forbidden":
+        return f"setting {'.'.join(path)}: not a setting; docs/settings.md lists all"
+    kinds = [kind for key, kind in setting_types().items() if key[: len(path[:2])] == path[:2]]
+    is_secret = any(SecretStr in (kind, *get_args(kind)) for kind in kinds)
+    # A fault of a whole section has the section as input, secrets included.
+    is_whole = isinstance(value, (dict, BaseModel))
+    shown = "" if is_whole else f" = {'********' if is_secret else repr(value)}"
+    return f"setting {'.'.join(path)}{shown}: {fault['msg'].removeprefix('Value error, ')}"
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

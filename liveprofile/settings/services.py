@@ -19,30 +19,34 @@ Port = Annotated[int, Field(ge=1, le=65_535)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
-def setting(
-    default: Any, about: str, low: float | None = None, high: float | None = None, **options: Any
-) -> Any:
-    """A setting from `low` to `high`. options: of pydantic.Field."""
-    return Field(default, description=about, ge=low, le=high, **options)
+def within(low: float, high: float | None = None, **options: Any) -> Any:
+    """The bounds of a setting. options: of pydantic.Field."""
+    return Field(ge=low, le=high, **options)
 
 
 class Login(Section):
     """How a client proves who it is with a password, and whom it trusts."""
 
-    username: str = setting("", "no authentication with a password without one")
-    password: SecretStr = setting(SecretStr(""), "of the user")
-    ca_file: str = setting("", "PEM file of trusted certificates; empty: the system's")
+    username: str = ""
+    """no authentication with a password without one"""
+    password: SecretStr = SecretStr("")
+    """of the user"""
+    ca_file: str = ""
+    """PEM file of trusted certificates; empty: the system's"""
 
 
 class Certificate(Section):
     """How a client or a server proves who it is with TLS."""
 
-    certificate_file: str = setting("", "PEM file with the certificate chain")
-    key_file: str = setting("", "PEM file with the private key")
-    key_password: SecretStr = setting(SecretStr(""), "of an encrypted `key_file`")
+    certificate_file: str = ""
+    """PEM file with the certificate chain"""
+    key_file: str = ""
+    """PEM file with the private key"""
+    key_password: SecretStr = SecretStr("")
+    """of an encrypted `key_file`"""
 
     @model_validator(mode="after")
     def _complete_certificate(self) -> Certificate:
@@ -86,30 +90,22 @@ class Topic(property):
 class TopicSettings(Section):
     """Names of topics, and how `liveprofile job setup` creates them."""
 
-    prefix: str = setting(
-        "",
-        "before the name of every topic, so that several jobs can share a cluster",
-        pattern=r"^[\w.-]{0,100}$",
-    )
-    partitions: int = setting(4, "of created topics; definitions and models have one", 1, 1000)
-    replication: int = setting(
-        1, "of created topics; 3 in production (docs/deploy.md#requirements)", 1, 10
-    )
-    retention_ms: int = setting(
-        7 * DAY_MS, "of created topics, except those below and compacted ones; -1: unlimited", -1
-    )
-    labels_retention_ms: int = setting(400 * DAY_MS, "of labels and attributes", -1)
-    decisions_retention_ms: int = setting(
-        3_650 * DAY_MS,
-        "of consents, erasures and merges: how long a withdrawal counts, a replay does not bring"
-        " erased users back, and an id stays an alias; -1: unlimited",
-        -1,
-    )
-    bootstrap: bool = setting(
-        False,
-        "set by `liveprofile events bootstrap`: events, alerts and segment changes of the past have"
-        " topics of their own",
-    )
+    prefix: Annotated[str, Field(pattern=r"^[\w.-]{0,100}$")] = ""
+    """before the name of every topic, so that several jobs can share a cluster"""
+    partitions: Annotated[int, within(1, 1000)] = 4
+    """of created topics; definitions and models have one"""
+    replication: Annotated[int, within(1, 10)] = 1
+    """of created topics; 3 in production (docs/deploy.md#requirements)"""
+    retention_ms: Annotated[int, within(-1)] = 7 * DAY_MS
+    """of created topics, except those below and compacted ones; -1: unlimited"""
+    labels_retention_ms: Annotated[int, within(-1)] = 400 * DAY_MS
+    """of labels and attributes"""
+    decisions_retention_ms: Annotated[int, within(-1)] = 3_650 * DAY_MS
+    """of consents, erasures and merges: how long a withdrawal counts, a replay does not bring
+    erased users back, and an id stays an alias; -1: unlimited"""
+    bootstrap: bool = False
+    """set by `liveprofile events bootstrap`: events, alerts and segment changes of the past have
+    topics of their own"""
 
     events = Topic("behavior-events", "events as they were sent", own_of_bootstrap=True)
     encoded = Topic("behavior-events-encoded", "events in other formats")
@@ -133,31 +129,29 @@ TOPICS = {name: each for name, each in vars(TopicSettings).items() if isinstance
 
 
 class KafkaSettings(Login, Certificate):
-    bootstrap_servers: str = setting("localhost:9092", "brokers, separated by commas")
-    group_id: str = setting(
-        "liveprofile",
-        "consumer group of the job, whose offsets each checkpoint commits; scoring uses"
-        " `<group_id>-events`. Two jobs need two groups",
+    bootstrap_servers: str = "localhost:9092"
+    """brokers, separated by commas"""
+    group_id: str = "liveprofile"
+    """consumer group of the job, whose offsets each checkpoint commits; scoring uses
+    `<group_id>-events`. Two jobs need two groups"""
+    startup_mode: Literal["earliest", "latest", "group"] = "earliest"
+    """where a job without a savepoint starts reading; group: at committed offsets"""
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    """with SSL: TLS"""
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = (
+        "SCRAM-SHA-512"
     )
-    startup_mode: Literal["earliest", "latest", "group"] = setting(
-        "earliest",
-        "where a job without a savepoint starts reading; group: at committed offsets",
-    )
-    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = setting(
-        "PLAINTEXT", "with SSL: TLS"
-    )
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = setting(
-        "SCRAM-SHA-512", "with SASL; OAUTHBEARER takes no username and password"
-    )
-    oauth_token_url: str = setting(
-        "",
-        "token endpoint of OAUTHBEARER (OIDC client credentials)",
-        pattern="^(https?://.+)?$",
-    )
-    oauth_client_id: str = setting("", "for the token endpoint")
-    oauth_client_secret: SecretStr = setting(SecretStr(""), "for the token endpoint")
-    oauth_scope: str = setting("", "scope of the token")
-    request_timeout_ms: int = setting(15_000, "of requests that commands send to brokers", 100)
+    """with SASL; OAUTHBEARER takes no username and password"""
+    oauth_token_url: Annotated[str, Field(pattern="^(https?://.+)?$")] = ""
+    """token endpoint of OAUTHBEARER (OIDC client credentials)"""
+    oauth_client_id: str = ""
+    """for the token endpoint"""
+    oauth_client_secret: SecretStr = SecretStr("")
+    """for the token endpoint"""
+    oauth_scope: str = ""
+    """scope of the token"""
+    request_timeout_ms: Annotated[int, within(100)] = 15_000
+    """of requests that commands send to brokers"""
 
     @model_validator(mode="after")
     def _complete_credentials(self) -> KafkaSettings:
@@ -190,33 +184,34 @@ class KafkaSettings(Login, Certificate):
 
 
 class CassandraSettings(Login, Certificate):
-    contact_points: tuple[str, ...] = setting(("127.0.0.1",), "addresses of some nodes, a list")
-    port: Port = setting(9042, "of the nodes")
-    local_dc: str = setting("datacenter1", "data centre to read from and write to")
-    keyspace: str = setting("liveprofile", "of all tables", pattern=r"^[a-z][a-z0-9_]{0,47}$")
-    replication: int = setting(
-        1,
-        "of a keyspace that the job creates; 3 in production (docs/deploy.md#requirements)",
-        1,
-        10,
-    )
-    ca_file: str = setting("", "PEM file of trusted certificates; empty: no TLS")
-    consistency: Literal["ONE", "LOCAL_ONE", "LOCAL_QUORUM", "QUORUM", "ALL"] = setting(
-        "LOCAL_QUORUM", "of reads and writes"
-    )
-    request_timeout_ms: int = setting(5_000, "of one request", 100)
-    retry_timeout_ms: int = setting(
-        60_000, "retry a failing write for this long, then fail the task", 0
-    )
-    profile_ttl_s: Ttl = setting(180 * DAY_S, "of profiles, look-alikes and segment changes")
-    delta_ttl_s: Ttl = setting(30 * DAY_S, "of `profile_delta`")
-    flag_ttl_s: Ttl = setting(
-        365 * DAY_S, "of flags and their states, `drift_state`, and sizes of segments"
-    )
-    case_ttl_s: Ttl = setting(730 * DAY_S, "of a case after its last change")
-    history_ttl_s: Ttl = setting(
-        400 * DAY_S, "of trends, contacts and plans of campaigns, and the audit trail"
-    )
+    contact_points: tuple[str, ...] = ("127.0.0.1",)
+    """addresses of some nodes, a list"""
+    port: Port = 9042
+    """of the nodes"""
+    local_dc: str = "datacenter1"
+    """data centre to read from and write to"""
+    keyspace: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,47}$")] = "liveprofile"
+    """of all tables"""
+    replication: Annotated[int, within(1, 10)] = 1
+    """of a keyspace that the job creates; 3 in production (docs/deploy.md#requirements)"""
+    ca_file: str = ""
+    """PEM file of trusted certificates; empty: no TLS"""
+    consistency: Literal["ONE", "LOCAL_ONE", "LOCAL_QUORUM", "QUORUM", "ALL"] = "LOCAL_QUORUM"
+    """of reads and writes"""
+    request_timeout_ms: Annotated[int, within(100)] = 5_000
+    """of one request"""
+    retry_timeout_ms: Annotated[int, within(0)] = 60_000
+    """retry a failing write for this long, then fail the task"""
+    profile_ttl_s: Ttl = 180 * DAY_S
+    """of profiles, look-alikes and segment changes"""
+    delta_ttl_s: Ttl = 30 * DAY_S
+    """of `profile_delta`"""
+    flag_ttl_s: Ttl = 365 * DAY_S
+    """of flags and their states, `drift_state`, and sizes of segments"""
+    case_ttl_s: Ttl = 730 * DAY_S
+    """of a case after its last change"""
+    history_ttl_s: Ttl = 400 * DAY_S
+    """of trends, contacts and plans of campaigns, and the audit trail"""
 
     @model_validator(mode="after")
     def _certificate_with_tls(self) -> CassandraSettings:
@@ -230,12 +225,9 @@ class DecoderSettings(Login):
     name.
     """
 
-    registry_url: str = setting(
-        "",
-        "schema registry of `liveprofile events decode` (docs/data-contract.md#other-formats);"
-        " empty: none",
-        pattern="^(https?://.+)?$",
-    )
+    registry_url: Annotated[str, Field(pattern="^(https?://.+)?$")] = ""
+    """schema registry of `liveprofile events decode` (docs/data-contract.md#other-formats); empty:
+    none"""
 
     @model_validator(mode="after")
     def _complete_credentials(self) -> DecoderSettings:
@@ -245,51 +237,38 @@ class DecoderSettings(Login):
 
 
 class FlinkSettings(Section):
-    rest_url: str = setting("http://localhost:8081", "REST API of Flink's JobManager")
+    rest_url: str = "http://localhost:8081"
+    """REST API of Flink's JobManager"""
 
 
 class ServeSettings(Certificate):
     """The read API and the console. Anything but this machine needs TLS and keys."""
 
-    host: str = setting(
-        "127.0.0.1",
-        "address that servers listen on; any other than loopback needs keys and TLS",
-        min_length=1,
-    )
-    allow_plaintext: bool = setting(
-        False, "listen beyond this machine without TLS, which a proxy must add"
-    )
-    port: int = setting(8070, "of the read API (docs/api.md); 0: any free port", 0, 65_535)
-    authentication: Literal["keys", "none"] = setting(
-        "keys", "none: everybody on this machine may read, nobody may write"
-    )
-    deadline_ms: int = setting(
-        1_200, "a request that takes longer is answered with 503", 100, 60_000
-    )
-    max_requests_per_s: float = setting(
-        500.0, "of one key, in the long run; twice as many at once", gt=0
-    )
-    max_in_flight: int = setting(512, "requests at once; more are answered with 503", 1)
-    max_scan_rows: int = setting(
-        500_000,
-        "rows that one funnel, retention, preview or campaign may read through the API",
-        1,
-    )
-    max_explanations: int = setting(
-        1, "windows explained at a time, a process of 2 GB each; 0: none", 0, 64
-    )
-    console_port: int = setting(
-        8072, "of the console (docs/console.md); 0: any free port", 0, 65_535
-    )
-    second_approver: bool = setting(
-        True,
-        "rules edited in the console need the approval of another person. The local stack turns it"
-        " off",
-    )
-    api_key_ttl_s: Ttl = setting(
-        365 * DAY_S,
-        "a key expires after this, unless `serve key create --days` says otherwise",
-    )
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    """address that servers listen on; any other than loopback needs keys and TLS"""
+    allow_plaintext: bool = False
+    """listen beyond this machine without TLS, which a proxy must add"""
+    port: Annotated[int, within(0, 65_535)] = 8070
+    """of the read API (docs/api.md); 0: any free port"""
+    authentication: Literal["keys", "none"] = "keys"
+    """none: everybody on this machine may read, nobody may write"""
+    deadline_ms: Annotated[int, within(100, 60_000)] = 1_200
+    """a request that takes longer is answered with 503"""
+    max_requests_per_s: Annotated[float, Field(gt=0)] = 500.0
+    """of one key, in the long run; twice as many at once"""
+    max_in_flight: Annotated[int, within(1)] = 512
+    """requests at once; more are answered with 503"""
+    max_scan_rows: Annotated[int, within(1)] = 500_000
+    """rows that one retention, preview or campaign may read through the API"""
+    max_explanations: Annotated[int, within(0, 64)] = 1
+    """windows explained at a time, a process of 2 GB each; 0: none"""
+    console_port: Annotated[int, within(0, 65_535)] = 8072
+    """of the console (docs/console.md); 0: any free port"""
+    second_approver: bool = True
+    """rules edited in the console need the approval of another person. The local stack turns it off
+    """
+    api_key_ttl_s: Ttl = 365 * DAY_S
+    """a key expires after this, unless `serve key create --days` says otherwise"""
 
     @model_validator(mode="after")
     def _encrypted(self) -> Self:
@@ -316,15 +295,9 @@ class ServeSettings(Certificate):
 class MetricsSettings(Section):
     """The exporter of metrics; it listens with address and certificate of `serve`."""
 
-    port: int = setting(
-        8071,
-        "of the exporter, which listens with the address and certificate of `serve`"
-        " (docs/operate.md#monitor); 0: any free port",
-        0,
-        65_535,
-    )
-    token_file: str = setting(
-        "",
-        "file with the token that Prometheus sends, 16 characters or more; empty: none, on loopback"
-        " only",
-    )
+    port: Annotated[int, within(0, 65_535)] = 8071
+    """of the exporter, which listens with the address and certificate of `serve`
+    (docs/operate.md#monitor); 0: any free port"""
+    token_file: str = ""
+    """file with the token that Prometheus sends, 16 characters or more; empty: none, on loopback
+    only"""

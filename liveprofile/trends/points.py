@@ -1,4 +1,4 @@
-"""The counts of a series as points in time, with the expected range of each.
+"""The counts of a series as points in time, with the expected range of each, and the next day.
 
 The range of an hour or day comes from the same hours of earlier weeks, by the modified z-score of
 Iglewicz and Hoaglin (How to Detect and Handle Outliers, 1993), applied to seasonal residuals as in
@@ -11,6 +11,8 @@ Seasonal Hybrid ESD (Hochenbaum and others 2017):
 
 Where most hours have no events, the MAD is near 0. So the spread is at least the 95 % quantile of
 the absolute residuals / 1.96, which is the same for a normal distribution.
+
+The forecast of the next day is what is expected of it, with a narrower range.
 
 Shapes: N consecutive hours or days.
 """
@@ -28,6 +30,9 @@ from liveprofile.units import DAY_MS
 WEEKS = 8
 MIN_WEEKS = 3
 LIMIT = 3.5
+FORECAST_LIMIT = 1.5  # holds 80 % of busy hours, where others are quiet and narrow the spread
+FIRST_DAYS = 28  # a forecast needs so many
+SCORED_DAYS = 56  # at most
 _MAD_TO_SIGMA = 1.4826  # for a normal distribution
 _QUANTILE, _QUANTILE_SIGMAS = 0.95, 1.96  # of absolute values of a normal distribution
 Metric = Literal["events", "users", "amount"]
@@ -113,9 +118,10 @@ def points(
     values = series_values(counts, span, metric, first_ms, end_ms)
     if not len(values):
         return []
-    found = expected_range(values, 7 * DAY_MS // span_ms, unit_of(counts, metric))
-    outside = found.is_outside(values)
     begin = max(0, -(-(since_ms - first_ms) // span_ms))
+    period, unit = 7 * DAY_MS // span_ms, unit_of(counts, metric)
+    found = expected_range(values, period, unit, first=begin)
+    outside = found.is_outside(values)
     return [
         Point(
             first_ms + place * span_ms,
@@ -140,14 +146,16 @@ class ExpectedRange(NamedTuple):
 
 
 def expected_range(
-    values: np.ndarray, period: int, unit: float = 1.0, weeks: int = WEEKS
+    values: np.ndarray, period: int, unit: float = 1.0, limit: float = LIMIT, first: int = 0
 ) -> ExpectedRange:
     """values: (N,) without gaps. period: steps of a week, 168 or 7.
 
-    unit: what one event adds. The spread is at least that of independent events, whose variance is
+    unit: what one event adds. limit: spreads from what is expected to the ends of the range.
+    first: earlier places have no range, only what is expected of them. The
+    spread is at least that of independent events, whose variance is
     unit x expected (a Poisson distribution for counts).
     """
-    count = len(values)
+    count, weeks = len(values), WEEKS
     lagged = np.full((weeks, count), np.nan)
     for week in range(1, weeks + 1):
         lag = week * period
@@ -158,14 +166,55 @@ def expected_range(
     expected[known] = np.nanmedian(lagged[:, known], axis=0)
     root = np.sqrt(np.maximum(np.abs(expected), unit))
     residuals = (values - expected) / root
-    spread = np.full(count, np.sqrt(unit))
-    for place in np.flatnonzero(known):
+    spread = np.full(count, np.nan)
+    spread[first:] = np.sqrt(unit)
+    for place in np.flatnonzero(known[first:]) + first:
         before = residuals[max(0, place - weeks * period) : place]
         before = before[np.isfinite(before)]
         if len(before) >= period:
             mad = np.median(np.abs(before - np.median(before)))
             tail = np.quantile(np.abs(before), _QUANTILE) / _QUANTILE_SIGMAS
             spread[place] = max(spread[place], _MAD_TO_SIGMA * mad, tail)
-    margin = LIMIT * spread * root
+    margin = limit * spread * root
     lowest = 0.0 if values.min(initial=0.0) >= 0 else -np.inf
     return ExpectedRange(expected, np.maximum(expected - margin, lowest), expected + margin)
+
+
+class DayForecast(NamedTuple):
+    """The forecast of one day, by hour and as a whole, each with an 80 % interval."""
+
+    hours: list[float]  # 24
+    low: list[float]
+    high: list[float]
+    total: float
+    total_low: float
+    total_high: float
+    # Mean absolute errors by hour, in the last SCORED_DAYS days with a forecast: of what would have
+    # been forecast, and of seasonal naive (the same hour a week ago).
+    mae: float
+    naive_mae: float
+
+
+def forecast_next_day(values: np.ndarray, unit: float = 1.0) -> DayForecast | None:
+    """Forecasts the day after the last; None with fewer than FIRST_DAYS days.
+
+    values: (D, 24) from midnight on; days follow each other. unit: what one event adds.
+    """
+    if len(values) < FIRST_DAYS:
+        return None
+    values = values[-HISTORY_MS // DAY_MS - SCORED_DAYS :]
+    hours, days = (
+        # The value of the day to forecast is not known, and changes nothing.
+        expected_range(
+            np.append(known, np.zeros(more)), period, unit, FORECAST_LIMIT, first=len(known)
+        )
+        for known, more, period in ((values.ravel(), 24, 7 * 24), (values.sum(axis=1), 1, 7))
+    )
+    forecast = hours.expected[:-24].reshape(-1, 24)
+    scored = max(MIN_WEEKS * 7, len(values) - SCORED_DAYS)
+    naive = values[scored - 7 : -7]
+    return DayForecast(
+        *(each[-24:].tolist() for each in hours),
+        *(float(each[-1]) for each in days),
+        *(float(np.abs(each - values[scored:]).mean()) for each in (forecast[scored:], naive)),
+    )

@@ -1,8 +1,7 @@
-"""Counts by hour or day with their expected range, forecasts, funnels and retention."""
+"""Counts by hour or day with their expected range, forecasts and retention."""
 
 from __future__ import annotations
 
-import itertools
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -11,9 +10,7 @@ from starlette.responses import Response
 from liveprofile.client import analysis_models as analyses
 from liveprofile.client.models import Items
 from liveprofile.trends.counts import ALL, CATEGORY, Series
-from liveprofile.trends.funnel import STEPS
 from liveprofile.trends.points import Metric
-from liveprofile.units import DAY_MS, HOUR_MS
 from liveprofile.wire.tokens import EVENT_TYPES
 from serve import answers
 from serve.guard import extend_deadline
@@ -27,8 +24,6 @@ MAX_POINTS = 24 * 92
 MAX_CATEGORY_CHARS = 256
 FORECAST_COST = 10.0
 FORECAST_DEADLINE_S = 10.0
-MAX_DAYS = 366
-MAX_STEPS = 8
 EventType = Literal[EVENT_TYPES]  # type: ignore[valid-type]
 
 Category = Annotated[
@@ -77,33 +72,6 @@ async def get_forecast(
         raise ApiError(404, "too-short", f"the series has {found.days} complete days: too few")
     about = {"day_ms": found.day_ms, "metric": metric}
     return answers.json_response(about | found.forecast._asdict())
-
-
-@router.get("/funnel", response_model=analyses.FunnelAnswer)
-async def get_funnel(
-    request: Request,
-    store: DataStore,
-    caller: Scanner,
-    step: Annotated[
-        list[EventType] | None,
-        Query(min_length=2, max_length=MAX_STEPS, description="Event types in order."),
-    ] = None,
-    within_h: Annotated[
-        int, Query(ge=1, le=24 * MAX_DAYS, description="Hours from the first step to the last.")
-    ] = 168,
-    days: Annotated[
-        int, Query(ge=1, le=MAX_DAYS, description="Days of first steps, before these hours.")
-    ] = 23,
-    by: Literal["segment", "category"] = "segment",
-    limit: Annotated[int, Query(ge=1, le=10_000, description="Groups.")] = 20,
-) -> Response:
-    """How many users take the steps of a funnel, from the stored deltas. May take long."""
-    extend_to_scan(request)
-    within_ms = within_h * HOUR_MS
-    last_ms = within_ms + days * DAY_MS
-    found = await store.scan(trends.stored_funnel, step or STEPS, within_ms, last_ms, by)
-    groups = dict(itertools.islice(found.groups.items(), limit))
-    return answers.json_response(found._replace(groups=groups))
 
 
 @router.get("/retention", response_model=Items[analyses.WeekCohort])

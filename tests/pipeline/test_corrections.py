@@ -221,15 +221,6 @@ def test_corrected_tables_equal_those_of_the_stream_in_order(late_stream: LateSt
     )
 
 
-def test_second_run_changes_nothing(late_stream: LateStream) -> None:
-    tables = late_stream.tables()
-    late_stream.correct(tables)
-    stored = deepcopy((tables.sink.deltas, tables.replaced, tables.marks))
-    counts = late_stream.correct(tables)
-    assert (counts.users, counts.windows) == (0, 0)
-    assert str(stored) == str((tables.sink.deltas, tables.replaced, tables.marks))
-
-
 def test_run_after_kills_ends_with_the_same_tables(late_stream: LateStream) -> None:
     tables = late_stream.tables()
     for writes in (1, 30, 3, 100):

@@ -32,7 +32,6 @@ from liveprofile.units import HOUR_MS
 from liveprofile.wire import training_rows
 from liveprofile.wire.user_records import key_of
 from models.fraud.model import FraudModel
-from offline.late_windows.chains import MERGED
 from offline.late_windows.late_events import (
     RecordSelection,
     choose_late_events,
@@ -265,22 +264,6 @@ def test_corrected_tables_equal_those_of_one_id(merged_stream: MergedStream) -> 
     counts = late.correct(stored)
     assert (counts.windows, counts.merged) == (0, 0)
     assert str(again) == str((stored.sink.deltas, stored.marks))
-
-
-def test_corrections_name_the_merge(merged_stream: MergedStream) -> None:
-    reasons: dict[str, set[str]] = {}
-    stored = merged_stream.late.tables()
-    correct = stored.correct
-
-    def noting(corrections: Any) -> None:
-        for each in corrections:
-            reasons.setdefault(each.row.user_id, set()).add(each.reason)
-        correct(corrections)
-
-    stored.correct = noting  # type: ignore[method-assign]
-    merged_stream.late.correct(stored)
-    assert {user for user, found in reasons.items() if found == {MERGED}} == IDS.keys()
-    assert any(found == {"LATE_EVENTS"} for found in reasons.values())
 
 
 def test_run_after_kills_ends_with_the_same_tables(merged_stream: MergedStream) -> None:

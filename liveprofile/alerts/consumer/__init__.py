@@ -5,10 +5,15 @@ with stop_on_signals(consumer):
     consumer.run()
 """
 
-from liveprofile.alerts.consumer.alert import Alert, AlertData
-from liveprofile.alerts.consumer.delivery import AlertRefused, Handler, RetryPolicy
+from liveprofile.alerts.consumer.alert import Alert
 from liveprofile.alerts.consumer.handlers import Accounts, OpenCase, RestrictAccount
-from liveprofile.alerts.consumer.loop import AlertConsumer, AlertCounts, stop_on_signals
+from liveprofile.alerts.consumer.loop import (
+    AlertConsumer,
+    AlertRefused,
+    Handler,
+    RetryPolicy,
+    stop_on_signals,
+)
 from liveprofile.alerts.consumer.webhook import Webhook
 from liveprofile.rules.flags import Severity
 
@@ -16,8 +21,6 @@ __all__ = [
     "Accounts",
     "Alert",
     "AlertConsumer",
-    "AlertCounts",
-    "AlertData",
     "AlertRefused",
     "Handler",
     "OpenCase",

@@ -14,7 +14,7 @@ from cassandra.cluster import Session
 from liveprofile.alerts.cases import case_store
 from liveprofile.alerts.cases.flags import UnknownFlagError
 from liveprofile.alerts.consumer.alert import Alert
-from liveprofile.alerts.consumer.delivery import AlertRefused
+from liveprofile.alerts.consumer.loop import AlertRefused
 from liveprofile.errors import InputError
 from liveprofile.storage.cql import from_ms, to_ms
 from liveprofile.storage.queries import StoredFlag

@@ -1,11 +1,9 @@
 """The consumer of the topic risk-alerts: at-least-once delivery, in order for each user.
 
-- The consumer commits a record's offset only after every handler has handled its alert or the
-  alert is in the dead-letter topic. No alert is lost, and after a crash some alerts come again.
-- A handler's success is recorded after it returns (`HandledStore`), and an alert that comes
-  again is skipped. Only a crash between the two makes a handler get the alert twice.
-- While handlers work on records, their partitions are paused and the consumer keeps polling: slow
-  handlers hold back reading, but the consumer stays a member of its group.
+It handles one alert at a time and commits its offset when every handler has handled it or it is in
+the dead-letter topic. So no alert is lost, and after a crash the last one comes again. A handler's
+success is recorded after it returns (`HandledStore`), and an alert that comes again is skipped.
+Several consumers of one group share the partitions.
 """
 
 from __future__ import annotations
@@ -15,45 +13,105 @@ import logging
 import signal
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 from cassandra.cluster import Session
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_not_exception_type,
+    stop_after_attempt,
+    wait_exponential_jitter,
+)
 
 from liveprofile.alerts.consumer.alert import Alert, InvalidAlert, read_alert
-from liveprofile.alerts.consumer.delivery import (
-    ConsumerStopped,
-    Delivery,
-    DeliveryFailure,
-    HandledStore,
-    Handler,
-    RetryPolicy,
-)
 from liveprofile.errors import ServiceError
 from liveprofile.kafka import offsets
 from liveprofile.kafka.connection import client_config
 from liveprofile.kafka.records import commit_unless_reassigned, send_all
 from liveprofile.kafka.topics import create_topics, topic_configs
 from liveprofile.pseudonym import user_pseudonym
+from liveprofile.rows.risk import ALERT_HANDLED
 from liveprofile.rules.flags import Severity
 from liveprofile.settings import Settings
+from liveprofile.storage.cql import execute, from_ms, now_ms
 
 log = logging.getLogger(__name__)
 
 GROUP_ID = "liveprofile-alerts"
-BATCH_RECORDS = 100
 POLL_S = 0.1
-LOG_INTERVAL_S = 60.0
+# For one alert, with all attempts of all handlers. Then the group gives the partition to another.
+MAX_HANDLING_MS = 900_000
+# Duplicates of an alert arrive after a restart of the job, which replays its last minutes. A month
+# also covers a topic that is read again from its beginning (topics.retention_ms is a week).
+HANDLED_TTL_S = 30 * 86_400
+
+
+class AlertRefused(Exception):
+    """Raised by a handler that will never accept this alert. It goes to the dead-letter topic."""
+
+
+class ConsumerStopped(Exception):
+    """The consumer stops while an alert waits for a retry. Its offset stays uncommitted."""
+
+
+class Handler(Protocol):
+    """Acts on alerts.
+
+    `name` identifies the handler within a consumer and must stay the same over restarts. `handle`
+    returns when the alert is handled. It raises AlertRefused if a retry cannot help; any other
+    exception is retried. It must be idempotent by `alert.id`: after a crash between its success
+    and the record of that success it gets the same alert again.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    def handle(self, alert: Alert) -> None: ...
+
+
+class RetryPolicy(NamedTuple):
+    """Exponential back-off with jitter: initial_wait_s, doubled each time up to max_wait_s."""
+
+    attempts: int = 8
+    initial_wait_s: float = 0.5
+    max_wait_s: float = 30.0
+
+
+class HandledStore:
+    """Records in Cassandra which handler has handled which alert; a consumer group shares it."""
+
+    def __init__(self, session: Session, group_id: str):
+        self._session, self._group_id = session, group_id
+
+    def has(self, alert_id: str, handler: str) -> bool:
+        query = (
+            "SELECT handled_at FROM alert_handled"
+            " WHERE alert_id = %s AND consumer = %s AND handler = %s"
+        )
+        return execute(self._session, query, (alert_id, self._group_id, handler)).one() is not None
+
+    def add(self, alert_id: str, handler: str) -> None:
+        insert = ALERT_HANDLED.insert(HANDLED_TTL_S, time="", mark="%s")
+        values = (alert_id, self._group_id, handler, from_ms(now_ms()))
+        execute(self._session, insert, values)
+
+
+class DeliveryFailure(NamedTuple):
+    """Why a record goes to the dead-letter topic."""
+
+    handler: str
+    reason: str  # NOT_AN_ALERT, REFUSED or HANDLER_FAILED
+    detail: str
 
 
 @dataclass
 class AlertCounts:
-    """Counts since the start, over all threads."""
+    """Counts since the start."""
 
     received: int = 0  # records
     handled: int = 0  # pairs of alert and handler
@@ -73,7 +131,6 @@ class AlertConsumer:
     """Reads alerts and passes them to handlers. `connect` builds one for the configured Kafka.
 
     consumer: `run` subscribes it and closes it at the end; auto-commit must be off.
-    workers: threads; each partition's records are handled one after the other.
     """
 
     def __init__(
@@ -85,26 +142,15 @@ class AlertConsumer:
         send_dead_letter: SendDeadLetter,
         *,
         min_severity: Severity = Severity.LOW,
-        retries: RetryPolicy | None = None,
-        workers: int = 4,
+        retries: RetryPolicy = RetryPolicy(),  # noqa: B008
     ):
         names = [handler.name for handler in handlers]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"handlers {names}: needs at least one, each with a unique name")
         self._consumer, self._topic = consumer, topic
+        self._handlers, self._handled, self._retries = handlers, handled, retries
         self._send_dead_letter, self._min_rank = send_dead_letter, min_severity.rank
-        self._stop = threading.Event()  # `run` must return
-        self._interrupt = threading.Event()  # work in progress must end
-        self._delivery = Delivery(
-            handlers, handled, retries or RetryPolicy(), self._interrupt, self._count
-        )
-        self._workers = workers
-        self._work: list[Future[None]] = []
-        # By partition, the next offset to commit; each written by the thread of its partition.
-        self._next_offsets: dict[int, int] = {}
-        # Records of partitions that a rebalance assigned while work was in progress.
-        self._early_records: list[Message] = []
-        self._lock = threading.Lock()
+        self._stop = threading.Event()
         self.counts = AlertCounts()
 
     @classmethod
@@ -133,15 +179,15 @@ class AlertConsumer:
                 "group.id": group_id,
                 "enable.auto.commit": False,
                 "auto.offset.reset": "earliest",
+                "max.poll.interval.ms": MAX_HANDLING_MS,
             }
         )
         handled = HandledStore(session, group_id)
         return cls(consumer, topic, handlers, handled, send_dead_letter, **options)
 
     def stop(self) -> None:
-        """Makes `run` return after the handlers' current attempts. Any thread may call it."""
+        """Makes `run` return after the handler's current attempt. Any thread may call it."""
         self._stop.set()
-        self._interrupt.set()
 
     def run(self) -> AlertCounts:
         """Consumes until `stop`. Waits through outages of Kafka.
@@ -149,125 +195,108 @@ class AlertConsumer:
         Raises ServiceError if Kafka rejects a request or Cassandra stays unreachable. A restarted
         consumer continues with the uncommitted records.
         """
-        pool = ThreadPoolExecutor(self._workers, thread_name_prefix="alerts")
-        self._consumer.subscribe(
-            [self._topic], on_revoke=self._on_revoked, on_lost=self._on_revoked
-        )
-        logged_s = time.monotonic()
+        self._consumer.subscribe([self._topic])
         try:
             while not self._stop.is_set():
-                records, self._early_records = self._early_records, []
-                if records := records or self._poll(BATCH_RECORDS):
-                    self._handle_batch(records, pool)
-                if time.monotonic() - logged_s >= LOG_INTERVAL_S:
-                    logged_s = time.monotonic()
-                    self._log_counts()
+                if (record := self._consumer.poll(POLL_S)) is not None:
+                    self._handle(record)
+        except ConsumerStopped:
+            pass
         except KafkaException as error:
             raise ServiceError(f"reading topic {self._topic}: {error.args[0].str()}") from None
         finally:
-            self._interrupt.set()
-            pool.shutdown()
             self._consumer.close()
-            self._log_counts()
+            log.info("%s", " ".join(f"{name}={n}" for name, n in asdict(self.counts).items()))
         return self.counts
 
-    def _handle_batch(self, records: list[Message], pool: ThreadPoolExecutor) -> None:
-        """Returns when all records are handled and committed, or the work was interrupted."""
-        by_partition: dict[int, list[Message]] = defaultdict(list)
-        for record in records:
-            by_partition[record.partition()].append(record)
-        self._work = [pool.submit(self._handle_partition, part) for part in by_partition.values()]
-        # Pauses every assigned partition, so that polling below only keeps the group membership.
-        self._consumer.pause(self._consumer.assignment())
-        while self._work and not all(work.done() for work in self._work):
-            # Returns records only of partitions that were assigned in the meantime.
-            self._early_records += self._poll(1)
-        self._finish()
-        self._consumer.resume(self._consumer.assignment())
-
-    def _handle_partition(self, records: list[Message]) -> None:
-        for record in records:
-            if self._interrupt.is_set():
-                return
-            try:
-                self._handle(record)
-            except ConsumerStopped:
-                return
-            self._next_offsets[record.partition()] = record.offset() + 1
-
     def _handle(self, record: Message) -> None:
-        self._count(received=1)
+        """Handles a record and commits its offset."""
+        if record.error() is not None:
+            raise ServiceError(f"reading topic {self._topic}: {record.error().str()}")
+        self.counts.received += 1
         try:
             alert = read_alert(record.value())
         except InvalidAlert as error:
-            self._reject(record, DeliveryFailure("", "NOT_AN_ALERT", str(error)[:300]))
-            return
-        if alert is None:
-            self._count(other=1)
-            return
-        if alert.data.severity.rank < self._min_rank:
-            self._count(below=1)
-            return
-        for failure in self._delivery.deliver(alert):
-            self._reject(record, failure, alert)
+            self._reject(record, DeliveryFailure("", "NOT_AN_ALERT", str(error)[:300]), "no alert")
+        else:
+            if alert is None:
+                self.counts.other += 1
+            elif alert.data.severity.rank < self._min_rank:
+                self.counts.below += 1
+            else:
+                self._deliver(record, alert)
+        done = TopicPartition(self._topic, record.partition(), record.offset() + 1)
+        if (lost := commit_unless_reassigned(self._consumer, [done])) is not None:
+            log.warning("offset not committed, the partition was reassigned: %s", lost)
 
-    def _reject(
-        self, record: Message, failure: DeliveryFailure, alert: Alert | None = None
-    ) -> None:
+    def _deliver(self, record: Message, alert: Alert) -> None:
+        """Passes the alert to each handler that has not handled it yet.
+
+        A failed handler does not keep the others from their turn. Raises ServiceError if the
+        project's own Kafka or Cassandra is down: the alert is not at fault, so it does not become
+        a dead letter.
+        """
+        name = f"alert {alert.id} of {user_pseudonym(alert.user_id)}"
+        for handler in self._handlers:
+            if self._retry(self._handled.has, alert.id, handler.name):
+                self.counts.known += 1
+                continue
+            started_s = time.monotonic()
+            try:
+                self._retry(handler.handle, alert)
+            except (ServiceError, ConsumerStopped):
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever a shop's handler raises
+                reason = "REFUSED" if isinstance(error, AlertRefused) else "HANDLER_FAILED"
+                detail = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+                self._reject(record, DeliveryFailure(handler.name, reason, detail), name)
+                continue
+            self._retry(self._handled.add, alert.id, handler.name)
+            self.counts.handled += 1
+            took_ms = 1_000 * (time.monotonic() - started_s)
+            log.info("%s: %s took %.0f ms", name, handler.name, took_ms)
+
+    def _retry(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        """Raises the last attempt's error, or what is not retried."""
+        attempts, initial_s, max_s = self._retries
+        retrying = Retrying(
+            retry=retry_if_not_exception_type((AlertRefused, ConsumerStopped)),
+            stop=stop_after_attempt(attempts),
+            wait=wait_exponential_jitter(multiplier=initial_s, max=max_s, jitter=initial_s),
+            sleep=self._sleep,
+            before_sleep=self._count_retry,
+            reraise=True,
+        )
+        return retrying(call, *arguments)
+
+    def _sleep(self, seconds: float) -> None:
+        if self._stop.wait(seconds):
+            raise ConsumerStopped
+
+    def _count_retry(self, state: RetryCallState) -> None:
+        self.counts.retried += 1
+        # Logs only the exception's class: the text of a shop's own error may contain the user id.
+        error = type(state.outcome.exception()).__name__
+        number, wait_s = state.attempt_number, state.next_action.sleep
+        log.warning("attempt %d failed (%s), next attempt in %.1f s", number, error, wait_s)
+
+    def _reject(self, record: Message, failure: DeliveryFailure, name: str) -> None:
         self._send_dead_letter(record, failure)
-        self._count(dead=1)
+        self.counts.dead += 1
         log.error(
             "%s/%d offset %d, %s: to the dead-letter topic: %s %s",
             self._topic,
             record.partition(),
             record.offset(),
-            f"alert {alert.id} of {user_pseudonym(alert.user_id)}" if alert else "no alert",
+            name,
             failure.reason,
             failure.handler,
         )
 
-    def _on_revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        """The consumer calls this while it polls, when partitions go to another group member.
-
-        All work ends first: handlers finish their attempt, and handled records are committed.
-        """
-        self._early_records.clear()
-        if self._work:
-            self._interrupt.set()
-            self._finish()
-            if not self._stop.is_set():
-                self._interrupt.clear()
-
-    def _finish(self) -> None:
-        """Waits for the work in progress and commits its progress. Raises what the work raised."""
-        work, self._work = self._work, []
-        wait(work)
-        offsets, self._next_offsets = self._next_offsets, {}
-        done = [TopicPartition(self._topic, *each) for each in offsets.items()]
-        if done and (error := commit_unless_reassigned(self._consumer, done)) is not None:
-            log.warning("offsets not committed, partitions were reassigned: %s", error)
-        for each in work:
-            each.result()
-
-    def _poll(self, count: int) -> list[Message]:
-        messages = self._consumer.consume(count, timeout=POLL_S)
-        for message in messages:
-            if message.error() is not None:
-                raise ServiceError(f"reading topic {self._topic}: {message.error().str()}")
-        return messages
-
-    def _count(self, **increments: int) -> None:
-        with self._lock:
-            for name, count in increments.items():
-                setattr(self.counts, name, getattr(self.counts, name) + count)
-
-    def _log_counts(self) -> None:
-        log.info("%s", " ".join(f"{name}={value}" for name, value in asdict(self.counts).items()))
-
 
 @contextmanager
-def stop_on_signals(consumer: AlertConsumer) -> Iterator[None]:
-    """Stops the consumer gracefully at SIGTERM and SIGINT (Ctrl-C). For the main thread."""
+def stop_on_signals(consumer: Any) -> Iterator[None]:
+    """Calls `consumer.stop` at SIGTERM and SIGINT (Ctrl-C). For the main thread."""
     signals = (signal.SIGTERM, signal.SIGINT)
     before = {each: signal.signal(each, lambda *_: consumer.stop()) for each in signals}
     try:

@@ -17,7 +17,7 @@ import time
 from urllib.parse import urlsplit
 
 from liveprofile.alerts.consumer.alert import Alert
-from liveprofile.alerts.consumer.delivery import AlertRefused
+from liveprofile.alerts.consumer.loop import AlertRefused
 from liveprofile.errors import ConfigError
 from liveprofile.loopback import is_loopback
 

@@ -13,7 +13,7 @@ from cassandra.cluster import Session
 from liveprofile.alerts.cases.case_store import NewAlert, add_alert
 from liveprofile.alerts.cases.snooze import snooze
 from liveprofile.alerts.cases.states import AlertState, transition
-from liveprofile.alerts.consumer.delivery import HandledStore
+from liveprofile.alerts.consumer.loop import HandledStore
 from liveprofile.privacy.places import TABLES
 from liveprofile.storage import queries
 from liveprofile.storage.connection import open_session

@@ -18,8 +18,12 @@ from liveprofile.alerts.cases.states import AlertState, TransitionError
 from liveprofile.alerts.cloud_events import cloud_event
 from liveprofile.alerts.consumer import AlertConsumer, AlertRefused, OpenCase, RetryPolicy
 from liveprofile.alerts.consumer.alert import Alert
-from liveprofile.alerts.consumer.delivery import HandledStore
-from liveprofile.alerts.consumer.loop import MAX_KEY_BYTES, MAX_VALUE_BYTES, dead_letter_topic
+from liveprofile.alerts.consumer.loop import (
+    MAX_KEY_BYTES,
+    MAX_VALUE_BYTES,
+    HandledStore,
+    dead_letter_topic,
+)
 from liveprofile.kafka.records import read_topic, send_all
 from liveprofile.kafka.topics import create_topics
 from liveprofile.pseudonym import user_pseudonym

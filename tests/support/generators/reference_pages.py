@@ -19,8 +19,7 @@ from typer.main import get_command
 
 from cli.main import app
 from liveprofile.privacy.places import retention
-from liveprofile.settings import Settings
-from liveprofile.settings.errors import as_section
+from liveprofile.settings import Settings, is_section
 from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS
 from models.profile.recipes import RECIPES
 from monitoring.catalogue import FIGURES
@@ -89,8 +88,7 @@ def settings() -> Iterator[str]:
 
 def section(field: FieldInfo) -> dict[str, FieldInfo] | None:
     """The settings of a section; None for a single setting."""
-    model = as_section(field.annotation)
-    return model.model_fields if model else None
+    return field.annotation.model_fields if is_section(field.annotation) else None
 
 
 def setting(name: str, field: FieldInfo) -> str:
@@ -104,7 +102,9 @@ def setting(name: str, field: FieldInfo) -> str:
     if get_origin(field.annotation) is Literal:
         others = [str(each) for each in get_args(field.annotation) if each != field.default]
         shown += f" (or {', '.join(others)})"
-    text = re.sub(r"docs/([\w-]+\.md)(#[\w-]+)?", r"[\1](\1\2)", field.description)
+    text = re.sub(
+        r"docs/([\w-]+\.md)(#[\w-]+)?", r"[\1](\1\2)", " ".join(field.description.split())
+    )
     return f"- {shown}: {text}"
 
 

@@ -29,7 +29,6 @@ class MemoryKafka:
         self.merges: list[tuple[bytes | None, bytes | None]] = []
         self.progress: dict[int, Progress] = {}
         self.commits_left: int | None = None  # then the process is killed
-        self.paused: list[set[int]] = []  # those that were read on, after each change
 
     def arrive(self) -> None:
         self.arrived = min(len(self.records), self.arrived + self.rng.randint(0, 5))
@@ -53,13 +52,12 @@ class MemoryEvents:
             number: kafka.progress.get(number, Progress(0)).offset
             for number in range(kafka.partitions)
         }
-        self.readable = set(self.positions)
         self.closed = False
 
     def poll(self, timeout_s: float) -> list[Record]:
         self._kafka.arrive()
         found: list[Record] = []
-        for number in self.readable:
+        for number in self.positions:
             if self._kafka.rng.random() < 0.6:
                 position = self.positions[number]
                 count = self._kafka.rng.randint(0, 6)
@@ -71,12 +69,8 @@ class MemoryEvents:
     def ends(self) -> dict[int, int]:
         return {each: len(self._kafka.of_partition(each)) for each in self.positions}
 
-    def find_partitions(self) -> None:
-        """All are known."""
-
-    def pause_all_but(self, readable: Iterable[int]) -> None:
-        self.readable = set(readable)
-        self._kafka.paused.append(self.readable)
+    def has_read(self, ends: dict[int, int]) -> bool:
+        return all(self.positions[number] >= end for number, end in ends.items())
 
     def group_metadata(self) -> str:
         return "group"
@@ -117,9 +111,8 @@ def opened(
     now_ms: int,
     consents: ConsentTable | None = None,
     erasures: ErasureTable | None = None,
-    **options: int,
 ) -> LoginMerger:
-    """A new process, where the last one was. options: of LoginMerger."""
+    """A new process, where the last one was."""
     defaults = settings.consent.defaults
 
     def read_decisions() -> Decisions:
@@ -134,7 +127,6 @@ def opened(
         read_decisions,
         read_counts(kafka.progress),
         clock_ms=lambda: now_ms,
-        **options,
     )
 
 

@@ -28,11 +28,6 @@ def test_offsets_after_an_archive_override_the_setting(mode: str) -> None:
         )
 
 
-def test_source_starts_by_the_setting_without_offsets() -> None:
-    for ddl in source_options("latest"):
-        assert "'scan.startup.mode' = 'latest-offset'" in ddl and "specific" not in ddl
-
-
 def test_partitions_are_aligned_by_the_setting_in_a_stream_only() -> None:
     aligned = load(window={"max_partition_drift_ms": 60_000})
     assert "'scan.watermark.alignment.max-drift' = '60000 ms'" in tables.kafka_source("s", aligned)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 
 import pytest
-from pydantic import ValidationError
 
 from liveprofile.errors import ConfigError
 from liveprofile.kafka.connection import client_config
 from liveprofile.kafka.topics import topic_configs
-from liveprofile.settings import CONFIG_VARIABLE, ENV_PREFIX, OTHER_VARIABLES, Settings, load
-from liveprofile.settings.errors import setting_types
+from liveprofile.settings import (
+    CONFIG_VARIABLE,
+    ENV_PREFIX,
+    OTHER_VARIABLES,
+    load,
+    setting_types,
+)
 from tests.support.paths import ROOT
 
 
@@ -45,11 +49,8 @@ def test_overrides_take_precedence_over_variables_and_variables_over_the_file(wr
     monkeypatch.setenv("LIVEPROFILE_KAFKA__GROUP_ID", "variable")
     monkeypatch.setenv("LIVEPROFILE_KAFKA__USERNAME", "variable")
     kafka = load(file, kafka={"username": "override"}).kafka
-    assert (kafka.bootstrap_servers, kafka.group_id, kafka.username) == (
-        "file:1",
-        "variable",
-        "override",
-    )
+    found = kafka.bootstrap_servers, kafka.group_id, kafka.username
+    assert found == ("file:1", "variable", "override")
 
 
 def test_file_is_read_from_the_path_in_the_variable(written, monkeypatch):
@@ -57,20 +58,14 @@ def test_file_is_read_from_the_path_in_the_variable(written, monkeypatch):
     assert load().window.length_ms == 60_000
 
 
-def test_loading_a_file_does_not_change_the_environment(written):
-    load(written("[window]\nlength_ms = 60000\n"))
-    assert load().window.length_ms == 300_000
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("[window]\nlength_ms = 5\n", r"setting window\.length_ms = 5: .*1000"),
-        ("[window]\nlength = 5\n", r"setting window\.length = 5: .* mean window\.length_ms\?"),
-        ("[windows]\nlength_ms = 5\n", r"setting windows: not a setting; did you mean window\?"),
-        ("length_ms = 5\n", r"setting length_ms = 5: .* mean window\.length_ms\?"),
-        ("colour = 5\n", r"setting colour = 5: .*settings\.md lists all"),
-        ("window = 5\n", r"setting window = 5: is a section: write its keys below \[window\]"),
+        ("[window]\nlength = 5\n", r"setting window\.length: not a setting; docs/settings\.md"),
+        ("colour = 5\n", r"setting colour: not a setting; docs/settings\.md lists all"),
+        ("window = 5\n", r"setting window = 5: Input should be a valid dictionary"),
+        ('cassandra = "hunter2"\n', r"setting cassandra = \*{8}: Input should be a valid dict"),
         ('[kafka]\nstartup_mode = "soon"\n', r"setting kafka\.startup_mode = 'soon': .*earliest"),
         ('[cassandra]\nkeyspace = "Live"\n', r"setting cassandra\.keyspace = 'Live'"),
     ],
@@ -93,7 +88,7 @@ def test_all_wrong_settings_are_reported_each_with_its_origin(written, monkeypat
     for start, end in (
         ("window.length_ms = 5: Input should be greater than or equal to 1000", file),
         ("kafka.startup_mode = 'soon': Input should be 'earliest', 'latest' or 'group'", file),
-        ("kafka.pasword = ********: not a setting; did you mean kafka.password?", file),
+        ("kafka.pasword: not a setting; docs/settings.md lists all", file),
         ("job.parallelism = 'two': Input should be a valid integer", "variable LIVEPROFILE_JOB__"),
         ("rules_signing_key = ********: Value should have", "variable LIVEPROFILE_RULES_SIGNING"),
     ):
@@ -105,23 +100,10 @@ def test_all_wrong_settings_are_reported_each_with_its_origin(written, monkeypat
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [
-        ("KAFAK__GROUP_ID", "x", r"names no setting; did you mean LIVEPROFILE_KAFKA__GROUP_ID\?"),
-        ("KAFKA_GROUP_ID", "x", r"names no setting; did you mean LIVEPROFILE_KAFKA__GROUP_ID\?"),
-        ("LENGTH_MS", "1000", r"names no setting; did you mean LIVEPROFILE_WINDOW__LENGTH_MS\?"),
-        ("COLOUR", "hunter2", r"names no setting; docs/settings\.md lists all$"),
-        (
-            "CASSANDRA",
-            "hunter2",
-            r"= \*{8}: must be a JSON object .*LIVEPROFILE_CASSANDRA__<KEY>$",
-        ),
-        ("JOB", "[1]", r"= '\[1\]': must be a JSON object"),
-        (
-            "CASSANDRA__CONTACT_POINTS",
-            "db",
-            r"= 'db': must be JSON, such as \W+first\W+second",
-        ),
-        ("CONSENT__GRANTED", "risk", r"= 'risk': must be JSON, such as \W+first\W+second"),
-        ("CASSANDRA_PORT", "9042", r"names no setting; did you mean LIVEPROFILE_CASSANDRA__PORT\?"),
+        ("KAFAK__GROUP_ID", "hunter2", r"names no setting; docs/settings\.md lists all$"),
+        ("CASSANDRA", "hunter2", r"names no setting"),
+        ("CASSANDRA__CONTACT_POINTS", "db", r"= 'db': must be JSON, such as"),
+        ("CONSENT__GRANTED", "risk", r"= 'risk': must be JSON, such as"),
     ],
 )
 def test_wrong_variable_is_rejected_in_one_line(monkeypatch, variable, value, message):
@@ -131,15 +113,13 @@ def test_wrong_variable_is_rejected_in_one_line(monkeypatch, variable, value, me
     assert "\n" not in str(raised.value) and "hunter2" not in str(raised.value)
 
 
-def test_variables_may_be_lists_whole_sections_and_lower_case(monkeypatch):
+def test_variables_may_be_lists_and_lower_case(monkeypatch):
     monkeypatch.setenv("LIVEPROFILE_CASSANDRA__CONTACT_POINTS", '["a", "b"]')
     monkeypatch.setenv("LIVEPROFILE_CASSANDRA__PORT", "9043")
-    monkeypatch.setenv("LIVEPROFILE_CASSANDRA", '{"port": 1, "keyspace": "shop"}')
     monkeypatch.setenv("liveprofile_job__parallelism", "3")
     settings = load()
-    cassandra = settings.cassandra
-    assert (cassandra.contact_points, cassandra.port) == (("a", "b"), 9043)
-    assert (cassandra.keyspace, settings.job.parallelism) == ("shop", 3)
+    assert settings.cassandra.contact_points == ("a", "b")
+    assert (settings.cassandra.port, settings.job.parallelism) == (9043, 3)
 
 
 def test_variables_of_kubernetes_services_are_no_settings(monkeypatch):
@@ -156,20 +136,11 @@ def test_variables_of_kubernetes_services_are_no_settings(monkeypatch):
 def test_every_variable_that_the_code_reads_is_known():
     code = "\n".join(
         file.read_text("utf-8")
-        for package in (
-            "liveprofile",
-            "models",
-            "udfs",
-            "jobs",
-            "offline",
-            "stack",
-            "cli",
-            "benchmarks",
-        )
+        for package in ("liveprofile", "models", "udfs", "jobs", "offline", "stack", "cli")
         for file in (ROOT / package).rglob("*.py")
     )
     named = set(re.findall(r"\"(LIVEPROFILE_[A-Z_]*[A-Z])\"", code))
-    settings = {"__".join((ENV_PREFIX[:-1], *path)) for path in setting_types(Settings)}
+    settings = {"__".join((ENV_PREFIX[:-1], *path)) for path in setting_types()}
     settings = {name.replace("__", "_", 1).upper() for name in settings}
     assert named - settings == OTHER_VARIABLES
 
@@ -179,9 +150,6 @@ def test_file_that_is_not_toml_is_rejected_in_one_line(written):
     with pytest.raises(ConfigError, match=f"configuration file {file}") as raised:
         load(file)
     assert "\n" not in str(raised.value)
-
-
-def test_missing_file_is_rejected_by_name():
     with pytest.raises(ConfigError, match=r"no configuration file at /nowhere\.toml"):
         load("/nowhere.toml")
 
@@ -195,11 +163,6 @@ def test_password_does_not_appear_in_errors_or_repr(written):
         load(kafka={"password": ["hunter2"]})
     assert "hunter2" not in str(raised.value)
     assert "hunter2" not in repr(load(kafka={"password": "hunter2"}))
-
-
-def test_settings_are_immutable():
-    with pytest.raises(ValidationError, match="frozen"):
-        load().window.length_ms = 1
 
 
 def test_security_settings_become_kafka_client_settings():

@@ -7,8 +7,6 @@ import pyarrow as pa
 from liveprofile.consent.changes import PURPOSES, ConsentChange, ConsentTable
 from liveprofile.privacy.erasures import ErasureTable
 from offline.backfill import (
-    PROFILE_ROWS,
-    SCORING_ROWS,
     allowed_rows,
     without_users,
 )
@@ -51,11 +49,6 @@ def test_without_consents_all_rows_are_kept() -> None:
 
 def test_no_row_is_left_if_training_is_not_allowed_by_default() -> None:
     assert kept(ConsentTable(ALL | {"training": False}), ("a", 1), ("b", 2)) == []
-
-
-def test_both_formats_have_their_time_column() -> None:
-    for row_format in PROFILE_ROWS, SCORING_ROWS:
-        assert row_format.parquet_schema.field(row_format.time_column).type == pa.int64()
 
 
 def test_users_who_were_erased_at_any_time_have_no_rows() -> None:

@@ -92,21 +92,6 @@ def test_new_taste_moves_interests_most(model: Any) -> None:
     assert first.interests > 3 * max(others)
 
 
-def test_large_purchase_moves_expected_spend_most(model: Any) -> None:
-    planted = event(2 * DAYS, 9, "purchase", model.items[0], model.categories[0], price=400.0)
-    found = effects(model, [*usual_window(model), planted])
-    [first] = found.strongest("expected_spend", 1)
-    assert first.event_id == planted["event_id"] and first.amount == 400.0
-    assert first.expected_spend > 0
-
-
-def test_only_purchase_of_the_window_moves_churn_most(model: Any) -> None:
-    planted = event(2 * DAYS, 9, "purchase", model.items[0], model.categories[0])
-    found = effects(model, [*usual_window(model, "view"), planted])
-    [first] = found.strongest("churn", 1)
-    assert first.event_id == planted["event_id"] and first.churn < 0
-
-
 def random_window(model: Any, random: np.random.Generator) -> list[Event]:
     return [
         event(

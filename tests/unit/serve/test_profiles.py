@@ -236,7 +236,7 @@ def test_forecast_has_the_hours_of_the_next_day(connect: Connect, api: MemoryApi
     assert forecast["day_ms"] == NOW_MS // DAY_MS * DAY_MS
     assert len(forecast["hours"]) == len(forecast["low"]) == 24
     assert all(low <= value for low, value in zip(forecast["low"], forecast["hours"], strict=True))
-    assert forecast["total"] == pytest.approx(sum(forecast["hours"]))
+    assert forecast["total_low"] < forecast["total"] < forecast["total_high"]
     few = client.get("/v1/trends/forecast", params={"event_type": "login"})
     assert (few.status_code, kind_of(few)) == (404, "too-short")
 
@@ -268,19 +268,8 @@ def test_category_counts_purchases_unless_a_type_is_given(connect: Connect, api:
     assert client.get("/v1/trends", params={"event_type": "x"}).status_code == 422
 
 
-def test_funnel_and_retention_of_stored_windows(connect: Connect, api: MemoryApi) -> None:
-    counts = [{"view": 2}, {"view": 1, "cart": 1, "purchase": 1}]
-    for user, of_user in zip(USERS[:2], counts, strict=True):
-        row = raw_delta(20, user)
-        api.put(row._replace(delta=orjson.dumps({"window": {"counts": of_user}}).decode()))
+def test_retention_of_stored_windows(connect: Connect, api: MemoryApi) -> None:
     client = connect()
-    params = {"step": ["view", "purchase"], "within_h": 1, "days": 2, "by": "segment", "limit": 1}
-    funnel = client.get("/v1/funnel", params=params).json()
-    assert list(funnel["groups"]) == ["all"]
-    steps = [(step["event_type"], step["users"]) for step in funnel["groups"]["all"]]
-    assert steps == [("view", 2), ("purchase", 1)]
-    assert funnel["since_ms"] == NOW_MS - 2 * DAY_MS - HOUR_MS
-    assert client.get("/v1/funnel", params={"step": ["view"]}).status_code == 422
     assert client.get("/v1/retention").json() == {"items": []}  # no complete week
     monday_ms = NOW_MS // DAY_MS * DAY_MS - 20 * DAY_MS
     first = raw_delta(0)._replace(window_start_ms=monday_ms, window_end_ms=monday_ms + HOUR_MS)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from liveprofile.flink.operator_metrics import (
     BUCKETS_MS,
     EVENT_TO_ALERT,
@@ -70,16 +68,3 @@ def test_counters_of_two_operators_are_added() -> None:
 def test_negative_latency_counts_as_zero() -> None:
     found = count_latencies(counted([-40.0, 3.0]))[EVENT_TO_SCORE]
     assert (found.buckets["25"], found.sum_ms) == (2, 3)
-
-
-def test_incomplete_counters_are_no_latency() -> None:
-    values = counted([1.0])
-    values.pop(next(name for name in values if ".le.100." in name))
-    assert count_latencies(values) == {}
-
-
-@pytest.mark.parametrize(
-    "name", ["PythonCalc[52].liveprofile.events.rows", "x.event_to_score_ms.le.bucket"]
-)
-def test_other_metric_is_no_latency(name: str) -> None:
-    assert not is_latency(name)

@@ -142,12 +142,6 @@ def test_nothing_is_suspended_if_operator_notices(processes: Callable[[str], Pro
     assert each.end() == ""
 
 
-def test_nothing_is_suspended_while_worker_runs(processes: Callable[[str], Processes]) -> None:
-    each = processes("SIGCONT")
-    time.sleep(worker_guard.POLL_S + NOTICE_S + 0.5)
-    assert each.guard.is_running() and not each.is_suspended()
-
-
 def test_worker_that_outlives_its_taskmanager_is_killed(
     processes: Callable[[str], Processes],
 ) -> None:
@@ -199,22 +193,6 @@ def test_taskmanager_is_found_as_parent_of_the_shell(main_class: str, found: boo
     assert watched.strip() == str(expected)
 
 
-def test_process_of_the_first_process_gets_no_guard() -> None:
-    assert worker_guard.find_watched(1, 'url: "localhost:1"') is None
-
-
 def test_process_without_control_endpoint_gets_no_guard() -> None:
     assert worker_guard.find_watched(os.getpid(), "") is None
     worker_guard.open_worker_guard().release()
-
-
-def test_listening_sockets_are_found_by_port_until_they_close() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        inode = worker_guard.listening_inode(port)
-        assert inode == os.fstat(server.fileno()).st_ino
-    assert worker_guard.listening_inode(port) is None
-
-
-def test_parent_is_found_of_a_process_with_any_name() -> None:
-    assert worker_guard.parent_pid(os.getpid()) == os.getppid()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -59,34 +58,19 @@ class FakeKafka:
             for number, values in enumerate(partitions)
             for offset, value in enumerate(values)
         ]
-        self.places = [TopicPartition(TOPIC, number) for number in range(len(partitions))]
         self.committed: dict[int, int] = {}
-        self.paused = self.closed = False
-        self.while_paused: Callable[[], None] = lambda: None
+        self.closed = False
         self.on_empty: Callable[[], None] = lambda: None
         self.commit_error: KafkaException | None = None
 
-    def subscribe(self, topics: list[str], on_revoke: Any, on_lost: Any) -> None:
-        self.on_revoke = on_revoke
+    def subscribe(self, topics: list[str]) -> None:
+        assert topics == [TOPIC]
 
-    def consume(self, count: int, timeout: float) -> list[Message]:
-        if self.paused:
-            self.while_paused()
-            time.sleep(0.001)
-            return []
-        taken, self.messages = self.messages[:count], self.messages[count:]
-        if not taken:
-            self.on_empty()
-        return taken
-
-    def assignment(self) -> list[TopicPartition]:
-        return self.places
-
-    def pause(self, places: list[TopicPartition]) -> None:
-        self.paused = True
-
-    def resume(self, places: list[TopicPartition]) -> None:
-        self.paused = False
+    def poll(self, timeout: float) -> Message | None:
+        if self.messages:
+            return self.messages.pop(0)
+        self.on_empty()
+        return None
 
     def commit(self, offsets: list[TopicPartition], asynchronous: bool) -> None:
         assert not asynchronous
@@ -135,7 +119,7 @@ class Run:
             handlers,
             handled or MemoryHandledStore(),
             lambda record, failure: self.dead.append((record.offset(), failure)),
-            **{"retries": FAST, "workers": 2, **options},
+            **{"retries": FAST, **options},
         )
         kafka.on_empty = self.consumer.stop
 

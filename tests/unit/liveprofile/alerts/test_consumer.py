@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from datetime import timedelta
 from typing import Any
@@ -14,8 +13,8 @@ from confluent_kafka import KafkaError, KafkaException
 from liveprofile.alerts.cases.flags import UnknownFlagError
 from liveprofile.alerts.consumer import Alert, AlertRefused, RestrictAccount, RetryPolicy, Severity
 from liveprofile.alerts.consumer.alert import InvalidAlert, read_alert
-from liveprofile.alerts.consumer.delivery import DeliveryFailure
 from liveprofile.alerts.consumer.handlers import load_accounts
+from liveprofile.alerts.consumer.loop import DeliveryFailure
 from liveprofile.errors import InputError, ServiceError
 from liveprofile.storage.cql import from_ms, now_ms
 from liveprofile.storage.queries import StoredFlag
@@ -108,9 +107,7 @@ def test_service_outage_ends_consumer_without_commit_or_dead_letter():
 def test_stop_interrupts_retry_wait_and_commits_handled_records():
     handler = Recorder()
     kafka = FakeKafka([payload(1), payload(2), payload(3)])
-    run = Run(
-        kafka, handler, retries=RetryPolicy(3, initial_wait_s=60.0, max_wait_s=60.0), workers=1
-    )
+    run = Run(kafka, handler, retries=RetryPolicy(3, initial_wait_s=60.0, max_wait_s=60.0))
     handle = handler.handle
 
     def fail_on_second(alert: Alert) -> None:
@@ -124,31 +121,6 @@ def test_stop_interrupts_retry_wait_and_commits_handled_records():
     run()
     assert time.monotonic() - started_s < 5
     assert handler.seen == [f"{1:032x}"] and kafka.committed == {0: 1} and not run.dead
-
-
-def test_revoked_partitions_are_committed_first():
-    release = threading.Event()
-    handler = Recorder()
-    handle = handler.handle
-
-    def slow(alert: Alert) -> None:
-        release.wait(5)
-        handle(alert)
-
-    handler.handle = slow
-    kafka = FakeKafka([payload(1), payload(2)])
-    run = Run(kafka, handler, workers=1)
-
-    def rebalance() -> None:
-        kafka.while_paused = lambda: None
-        threading.Timer(0.05, release.set).start()
-        kafka.on_revoke(kafka, kafka.places)
-        kafka.committed_at_revoke = dict(kafka.committed)
-
-    kafka.while_paused = rebalance
-    run()
-    assert kafka.committed_at_revoke == {0: 1}  # the record in progress, not the next one
-    assert handler.seen == [f"{1:032x}"]
 
 
 def test_commit_after_lost_partition_is_ignored():
@@ -172,10 +144,8 @@ def test_missing_or_duplicate_handler_names_are_rejected():
 
 def test_user_ids_in_logs_are_hashed(caplog):
     caplog.set_level("INFO")
-    Run(
-        FakeKafka([payload(1), payload(2)]),
-        Recorder(TimeoutError(), AlertRefused("u-4711 is gone")),
-    )()
+    errors = TimeoutError(), AlertRefused("u-4711 is gone")
+    Run(FakeKafka([payload(1), payload(2)]), Recorder(*errors))()
     assert "recorder took" in caplog.text and "REFUSED" in caplog.text
     assert "user:" in caplog.text and "u-4711" not in caplog.text
 

@@ -21,7 +21,7 @@ import pytest
 
 from liveprofile.alerts.consumer import Webhook
 from liveprofile.alerts.consumer.alert import read_alert
-from liveprofile.alerts.consumer.delivery import DeliveryFailure
+from liveprofile.alerts.consumer.loop import DeliveryFailure
 from liveprofile.alerts.consumer.webhook import WebhookFailed, decode_secret, sign
 from liveprofile.errors import ConfigError
 from tests.support.security.certificates import CertificateAuthority

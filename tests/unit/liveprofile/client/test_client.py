@@ -82,7 +82,6 @@ def test_each_read_returns_its_type(api: MemoryApi) -> None:
         {NOW_MS // HOUR_MS * HOUR_MS - n * HOUR_MS: (5, 1.0) for n in range(1, 9)},
     )
     assert len(run(api, calls.trend(count=2)).points) == 2
-    assert list(run(api, calls.funnel(by="category")).groups) == []
     assert run(api, calls.retention()).items == []
 
 

@@ -64,14 +64,6 @@ def assert_same(found: Any, expected: dict[Any, Any]) -> None:
         np.testing.assert_allclose(vector, expected[name], 1e-6, 1e-7)
 
 
-def test_newest_three_vectors_of_a_modality_are_scaled_to_length_1_and_averaged() -> None:
-    given = [[9, 9], [1, 0], [0, 5], [0, 0.001], [2, 2, 1]]
-    some = events([{"encoder": "clip", "vector": vector} for vector in given])
-    found, ignored = read(some, CLIP2, CLIP3)
-    assert_same(found, {CLIP2: [1 / 3, 2 / 3], CLIP3: [2 / 3, 2 / 3, 1 / 3]})
-    assert ignored == 0
-
-
 @pytest.mark.parametrize(
     "broken",
     [

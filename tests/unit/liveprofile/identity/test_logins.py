@@ -324,17 +324,6 @@ def test_event_that_is_sent_again_and_again_is_counted_as_repeated() -> None:
     assert merger.counts == {"merged": 1, "repeated": 499, "before_login": 100}
 
 
-def test_partitions_wait_for_the_slowest_while_many_logins_are_held() -> None:
-    """Logins of partition 1 are held until the old records of partition 0 are read."""
-    old = [record(0, offset, event("e", "u"), NOW_MS - 9_000) for offset in range(60)]
-    new = [record(1, offset, login(offset), NOW_MS + offset) for offset in range(40)]
-    kafka = MemoryKafka([*old, *new], 2, random.Random(2))
-    kafka.arrived = len(kafka.records)
-    run_to_end(kafka, opened(kafka, SETTINGS, NOW_MS, held_logins=3))
-    assert {0} in kafka.paused and kafka.paused[-1] == {0, 1}
-    assert len(kafka.merges) == 40
-
-
 def test_refusals_are_logged_with_one_example_each_and_without_ids(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

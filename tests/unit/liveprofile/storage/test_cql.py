@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -13,7 +12,7 @@ from cassandra import InvalidRequest, OperationTimedOut
 
 from liveprofile.errors import ServiceError, ServiceUnavailableError
 from liveprofile.retry import default_deadline
-from liveprofile.storage.cql import execute_per_key, prepare, prepare_once, read_pages, write_all
+from liveprofile.storage.cql import execute_per_key, prepare, read_pages, write_all
 
 QUERY = "SELECT time FROM user_consent WHERE user_id = ?"
 
@@ -79,29 +78,9 @@ def times_out_once(what: Any, count: int) -> Exception | None:
     return OperationTimedOut("the node is busy") if count == 1 else None
 
 
-def test_a_statement_is_prepared_again_after_a_time_out() -> None:
+def test_a_statement_and_each_page_are_sent_again_after_a_time_out() -> None:
     session = FlakySession(times_out_once)
-    assert prepare(session, QUERY).query == QUERY and session.sent[QUERY] == 2
-
-
-def test_a_statement_is_prepared_once_for_each_session() -> None:
-    first, second = FlakySession(times_out_once), FlakySession(times_out_once)
-    for _ in range(3):
-        assert prepare_once(first, QUERY) is prepare_once(first, QUERY)
-    assert prepare_once(second, QUERY) is not prepare_once(first, QUERY)
-    assert first.sent[QUERY] == second.sent[QUERY] == 2
-    assert prepare_once(first, "other").query == "other"
-    threads = [threading.Thread(target=prepare_once, args=(first, "third")) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert prepare_once(first, "third").query == "third"
-
-
-def test_each_page_is_read_again_after_a_time_out() -> None:
-    session = FlakySession(times_out_once)
-    assert list(read_pages(session, SimpleNamespace())) == [0, 1, 2]
+    assert list(read_pages(session, prepare(session, QUERY))) == [0, 1, 2]
     assert set(session.sent.values()) == {2}
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,25 +11,22 @@ from hypothesis import strategies as st
 from liveprofile.proportions import wilson_interval
 from liveprofile.storage.queries import WindowChange
 from liveprofile.trends.counts import EXACT_USERS, Count, distinct_users, smallest, user_hash
-from liveprofile.trends.forecast import (
+from liveprofile.trends.points import (
     FIRST_DAYS,
-    METHODS,
-    NAIVE,
-    SCORED_DAYS,
-    backtest,
+    MIN_WEEKS,
+    StoredCount,
+    expected_range,
     forecast_next_day,
+    hours_by_day,
+    points,
 )
-from liveprofile.trends.funnel import (
-    STEPS,
+from liveprofile.trends.retention import (
     WEEK_MS,
     UserWindow,
-    funnel,
     retention,
-    steps_reached,
     user_windows,
     week_start_ms,
 )
-from liveprofile.trends.points import MIN_WEEKS, StoredCount, expected_range, hours_by_day, points
 from liveprofile.trends.update import RecentEvents
 from liveprofile.units import DAY_MS, HOUR_MS
 
@@ -137,10 +131,6 @@ def test_series_without_counts_has_no_points() -> None:
     assert points([], "hour", "events", 0, START_MS) == []
 
 
-START_MS_FORECAST = 1_699_833_600_000  # midnight
-FIRST = FIRST_DAYS + SCORED_DAYS
-
-
 def seasonal_of_forecast(days: int, mean: float, seed: int = 0) -> np.ndarray:
     hour = np.arange(24)
     by_hour = np.where((hour >= 7) & (hour < 22), 1 + np.sin(np.pi * (hour - 7) / 15), 0)
@@ -149,71 +139,39 @@ def seasonal_of_forecast(days: int, mean: float, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).poisson(level).astype(float)
 
 
-def test_forecast_of_a_day_does_not_read_it_or_later_ones() -> None:
-    values = seasonal_of_forecast(120, 20)
-    changed = values.copy()
-    changed[100:] = 1_000
-    before, after = backtest(values), backtest(changed)
-    for one, other in zip(before, after, strict=True):
-        assert np.array_equal(one[:101], other[:101], equal_nan=True)
-
-
 @pytest.mark.parametrize("mean", [5, 200])
-def test_smoothing_beats_naive_on_seasonal_counts_and_covers_80_percent(mean: float) -> None:
-    values = seasonal_of_forecast(400, mean)
-    result = backtest(values)
-    forecast, actual = result.forecast[FIRST:], values[FIRST:]
-    naive = np.abs(values[FIRST - 7 : -7] - actual).mean()
-    assert np.abs(forecast - actual).mean() < 0.85 * naive
+def test_forecast_beats_naive_on_seasonal_counts_and_covers_80_percent(mean: float) -> None:
+    values = seasonal_of_forecast(200, mean)
+    found = [(forecast_next_day(values[:day]), values[day]) for day in range(80, 200)]
+    errors = np.array([(each.mae, each.naive_mae) for each, _ in found])
+    assert (errors[:, 0] < 0.85 * errors[:, 1]).all()
+    hours = np.array([(each.hours, each.low, each.high, day) for each, day in found])
+    forecast, low, high, actual = hours.transpose(1, 0, 2)
+    assert abs(np.abs(forecast - actual).mean() / errors[:, 0].mean() - 1) < 0.1
     busy = forecast > 0.5
-    inside = (actual >= result.low[FIRST:]) & (actual <= result.high[FIRST:])
-    assert 0.76 < inside[busy].mean() < 0.9  # whole numbers cover more
-    total = actual.sum(axis=1)
-    assert (
-        0.74
-        < np.mean((total >= result.total_low[FIRST:]) & (total <= result.total_high[FIRST:]))
-        < 0.88
-    )
+    assert 0.76 < ((actual >= low) & (actual <= high))[busy].mean() < 0.9
+    totals = [each.total_low <= day.sum() <= each.total_high for each, day in found]
+    assert 0.7 < np.mean(totals) < 0.95
 
 
-def test_naive_is_used_where_it_is_better() -> None:
-    # Each week the shop sells at other hours, but what it sold a week ago it sells again.
-    values = np.zeros((140, 24))
-    for week in range(20):
-        values[7 * week : 7 * week + 7] = 50 * (np.arange(24) // 2 == week // 2 % 12)
-    assert (backtest(values).method[FIRST:] == NAIVE).all()
-    found = forecast_next_day(values)
-    assert found.method == METHODS[NAIVE] == "seasonal naive"
-    assert found.mae == found.naive_mae
-
-
-def test_next_day_continues_the_backtest() -> None:
+def test_forecast_is_what_is_expected_of_the_next_day() -> None:
     values = seasonal_of_forecast(121, 20)
-    result, found = backtest(values), forecast_next_day(values[:120])
-    assert np.array_equal(found.hours, result.forecast[120])
-    assert np.array_equal(found.high, result.high[120])
-    assert (found.low <= found.hours).all() and (found.hours <= found.high).all()
+    found = forecast_next_day(values[:120])
+    assert found.hours == expected_range(values.ravel(), WEEK).expected[-24:].tolist()
     assert found.total_low < found.total < found.total_high
-    assert found.mae < found.naive_mae
 
 
-def test_too_few_days_give_no_forecast() -> None:
-    assert forecast_next_day(seasonal_of_forecast(FIRST - 1, 20)) is None
+def test_forecast_needs_28_days_and_of_a_shop_without_events_is_zero() -> None:
+    assert forecast_next_day(seasonal_of_forecast(FIRST_DAYS - 1, 20)) is None
     assert forecast_next_day(np.zeros((0, 24))) is None
-    assert forecast_next_day(seasonal_of_forecast(FIRST, 20)) is not None
-
-
-def test_shop_without_events_is_forecast_as_nothing() -> None:
-    found = forecast_next_day(np.zeros((100, 24)))
-    assert found.total == found.total_high == 0
+    found = forecast_next_day(np.zeros((FIRST_DAYS, 24)))
+    assert found.total == found.mae == 0
 
 
 def test_hours_begin_on_the_first_whole_day_and_end_with_the_last_complete_one() -> None:
-    counts = [
-        StoredCount(START_MS_FORECAST + hour * HOUR_MS, hour, 0, 0) for hour in (5, 24, 26, 48, 75)
-    ]
-    values, next_ms = hours_by_day(counts, "events", START_MS_FORECAST + 3 * DAY_MS + 5 * HOUR_MS)
-    assert next_ms == START_MS_FORECAST + 3 * DAY_MS
+    counts = [StoredCount(START_MS + hour * HOUR_MS, hour, 0, 0) for hour in (5, 24, 26, 48, 75)]
+    values, next_ms = hours_by_day(counts, "events", START_MS + 3 * DAY_MS + 5 * HOUR_MS)
+    assert next_ms == START_MS + 3 * DAY_MS
     assert values.shape == (2, 24)
     assert (values[0, 0], values[0, 2], values[1, 0], values.sum()) == (24, 26, 48, 98)
 
@@ -272,80 +230,8 @@ def test_event_is_first_unless_seen_within_the_time(steps, ttl_ms: int, batch: i
 MONDAY_MS = 1_699_833_600_000  # 2023-11-13
 
 
-def window(
-    hour: int, *types: str, categories: tuple[str, ...] = (), first: bool = False
-) -> UserWindow:
-    return UserWindow(MONDAY_MS + hour * HOUR_MS, dict.fromkeys(types, 1), categories, first)
-
-
-def reached(*windows: UserWindow, within_ms: int = DAY_MS) -> int:
-    return steps_reached(windows, STEPS, within_ms, MONDAY_MS, MONDAY_MS + 10 * DAY_MS)
-
-
-@pytest.mark.parametrize(
-    ("windows", "count"),
-    [
-        ([], 0),
-        ([window(0, "cart", "purchase")], 0),
-        ([window(0, "view")], 1),
-        ([window(0, "view"), window(1, "cart")], 2),
-        ([window(0, "view"), window(1, "purchase")], 1),
-        ([window(0, "view", "cart", "purchase")], 3),
-        ([window(0, "cart"), window(1, "view"), window(2, "purchase")], 1),
-        ([window(0, "view"), window(1, "cart"), window(24, "purchase")], 3),
-        ([window(0, "view"), window(1, "cart"), window(25, "purchase")], 2),
-        ([window(0, "view"), window(20, "view", "cart"), window(40, "purchase")], 3),
-        ([window(-1, "view"), window(1, "cart")], 0),
-        ([window(240, "view")], 0),
-    ],
-)
-def test_steps_count_in_order_and_within_the_time(windows: list[UserWindow], count: int) -> None:
-    assert reached(*windows) == count
-
-
-@given(
-    st.lists(st.tuples(st.integers(0, 60), st.sets(st.sampled_from(STEPS), min_size=1)), max_size=9)
-)
-def test_steps_reached_equals_trying_all_sequences(steps) -> None:
-    windows = [window(hour, *types) for hour, types in sorted(steps, key=lambda step: step[0])]
-
-    def tries(count: int) -> bool:
-        for chosen in itertools.product(windows, repeat=count):
-            times = [each.start_ms for each in chosen]
-            ordered = times == sorted(times) and times[-1] - times[0] <= DAY_MS
-            if ordered and all(each.counts.get(s) for each, s in zip(chosen, STEPS, strict=False)):
-                return True
-        return False
-
-    assert reached(*windows) == max((n for n in (1, 2, 3) if tries(n)), default=0)
-
-
-def of(groups: dict, name: str) -> list[int]:
-    return [step.users for step in groups[name]]
-
-
-USERS: Sequence[tuple[str, list[UserWindow]]] = [
-    ("a", [window(0, "view", categories=("books",)), window(1, "cart", categories=("toys",)),
-           window(2, "purchase", categories=("books", "toys"))]),
-    ("b", [window(0, "view", categories=("books",)), window(3, "cart", categories=("books",))]),
-    ("c", [window(5, "cart", categories=("toys",))]),
-]  # fmt: skip
-
-
-def test_funnel_by_segment_counts_a_user_in_each_segment() -> None:
-    segments = {"a": ["segment loyal", "segment new"], "b": ["segment new"], "c": ["segment new"]}
-    until_ms = MONDAY_MS + DAY_MS
-    groups = funnel(USERS, STEPS, DAY_MS, MONDAY_MS, until_ms, segments.__getitem__)
-    assert of(groups, "all") == of(groups, "segment new") == [2, 2, 1]
-    assert of(groups, "segment loyal") == [1, 1, 1]
-    assert list(groups) == ["all", "segment new", "segment loyal"]
-    assert groups["all"][2].share == 0.5
-
-
-def test_funnel_by_category_needs_all_steps_in_the_category() -> None:
-    groups = funnel(USERS, STEPS, DAY_MS, MONDAY_MS, MONDAY_MS + DAY_MS)
-    assert of(groups, "category books") == [2, 1, 0]
-    assert "category toys" not in groups  # nobody viewed it
+def window(hour: int, *types: str, first: bool = False) -> UserWindow:
+    return UserWindow(MONDAY_MS + hour * HOUR_MS, dict.fromkeys(types, 1), first)
 
 
 def test_interval_of_a_share_is_wilsons() -> None:
@@ -376,12 +262,8 @@ def test_weeks_begin_on_monday() -> None:
     assert week_start_ms(MONDAY_MS - 1) == MONDAY_MS - WEEK_MS
 
 
-def test_windows_of_a_user_are_read_oldest_first_with_their_categories() -> None:
-    delta = {
-        "before": {"windows": 0.0},
-        "moved_categories": [["books", 0.2, 0.5], ["toys", 0.8, 0.5], ["food", 1.0, 1.0]],
-        "window": {"counts": {"view": 2}},
-    }
+def test_windows_of_a_user_are_read_oldest_first() -> None:
+    delta = {"before": {"windows": 0.0}, "window": {"counts": {"view": 2}}}
     changes = [
         WindowChange("a", 20, 30, 0.0, {"before": {"windows": 3.0}}),
         WindowChange("a", 10, 20, 0.0, delta),
@@ -389,7 +271,7 @@ def test_windows_of_a_user_are_read_oldest_first_with_their_categories() -> None
     ]
     users = dict(user_windows(changes))
     assert users["a"] == [
-        UserWindow(10, {"view": 2}, ("books", "food"), True),
-        UserWindow(20, {}, (), False),
+        UserWindow(10, {"view": 2}, True),
+        UserWindow(20, {}, False),
     ]
     assert len(users["b"]) == 1

@@ -7,7 +7,6 @@ import pytest
 from liveprofile.features import baselines
 from liveprofile.wire.window_events import WindowEvent, join
 from offline.late_windows.chains import (
-    ChainWindow,
     StoredUser,
     StoredWindow,
     is_complete,
@@ -15,7 +14,6 @@ from offline.late_windows.chains import (
     plan,
     read_chain,
     reopened_ms,
-    to_batch,
 )
 
 LATE = {(0, 3), (0, 9)}
@@ -123,17 +121,6 @@ def test_history_with_all_events_is_complete(user: StoredUser):
 )
 def test_history_that_differs_from_what_the_job_has_seen_is_incomplete(user: StoredUser):
     assert not is_complete(CHAIN, user, CLOSED_MS)
-
-
-def test_batch_has_the_columns_of_the_windows():
-    windows: list[ChainWindow] = CHAIN[1:3]
-    batch = to_batch([window.row for window in windows])
-    assert batch.user_id == ["u", "u"]
-    assert batch.window_start_ms.tolist() == [100, 200]
-    assert batch.window_end_ms.tolist() == [200, 300]
-    assert batch.history == ["history 2", "history 3"] and batch.purchases == ["2", "3"]
-    assert batch.sums[:, 1].tolist() == [3.0, 5.0]
-    assert batch.added.shape == (2, len(baselines.COLUMNS))
 
 
 @pytest.mark.parametrize(

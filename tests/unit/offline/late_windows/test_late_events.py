@@ -96,12 +96,6 @@ def selected(table: LateTable, *records: Record, **options: Any) -> list[tuple[i
     return [(each.record_partition, each.record_offset) for each in found]
 
 
-def test_only_records_of_users_with_late_events_are_selected():
-    table = choose_late_events([late("u", 1)], 1_000, consents(), (), NOW_MS)
-    others = [record("a", "other", 2), Record("events", 0, 3, NOW_MS, None, b"\xff", {})]
-    assert selected(table, record("x"), record("e1", offset=1), *others) == [(0, 0), (0, 1)]
-
-
 def test_late_event_that_is_left_out_takes_its_copies_with_it():
     events = [late("u", 1), late("u", 2, 5_000)]
     table = choose_late_events(events, 1_000, consents(), (), NOW_MS)
@@ -201,13 +195,6 @@ def test_after_a_split_nothing_moves():
 
 def spooled(number: int) -> SpooledRecord:
     return SpooledRecord('{"a":"\\n ü"}\n', "events", 1, number, 5, number)
-
-
-def test_each_record_is_a_line(tmp_path: Path):
-    file = tmp_path / "records.json"
-    write_records(file, map(spooled, range(3)))
-    lines = file.read_bytes().splitlines()
-    assert [SpooledRecord(**orjson.loads(line)) for line in lines] == [spooled(n) for n in range(3)]
 
 
 def test_full_disk_is_an_error_that_names_the_file():

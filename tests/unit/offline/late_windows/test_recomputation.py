@@ -71,10 +71,6 @@ def test_flag_that_is_raised_again_is_kept():
     assert marks(stored(flag_of(SECOND, WITHDRAWN)), raised=True) == ({RULE.id: KEPT}, [])
 
 
-def test_new_flag_is_stored():
-    assert marks(stored(flag_of(FIRST)), raised=True) == ({}, [RULE.id])
-
-
 def test_correction_is_written_after_the_job_and_before_the_next_window():
     [found] = corrections_of([profile_row(window=1)], stored(), PLAN, RULES, NOW_MS)
     assert (found.revision, found.replaced_revision, found.corrected_at_ms) == (1, 0, NOW_MS)
@@ -111,7 +107,3 @@ def test_flags_of_changed_windows_are_decided_anew():
     assert history(user, THIRD, again) == FlagHistory(RowPosition(SECOND), True, SECOND)
     others = profile_row("other", window=1, active_rules=[RULE.id])
     assert history(user, THIRD, others) == FlagHistory(RowPosition(FIRST), False, None)
-
-
-def test_user_without_earlier_windows_has_no_history():
-    assert history(StoredUser({}, [], None), SECOND) == FlagHistory()

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
-
 from liveprofile.rules.flags import RowPosition
 from tests.support.rows.profile_rows import flag, profile_row
-from udfs.cassandra import flag_state_cache
 from udfs.cassandra.flag_state_cache import CachedFlagState, FlagStateCache
 from udfs.profile.row import ProfileRow
 
@@ -44,10 +41,3 @@ def test_out_of_order_row_evicts_its_user():
     cache = FlagStateCache()
     cache.update([row("u", 900_000), FLAGGED])
     assert cache.get("u", 1_200_000) is None
-
-
-def test_full_cache_is_cleared(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(flag_state_cache, "MAX_USERS", 2)
-    cache = FlagStateCache()
-    cache.update([row(user, 600_000) for user in "abc"])
-    assert [cache.get(user, 900_000) is None for user in "abc"] == [True, True, False]

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from liveprofile.errors import ServiceError
@@ -23,6 +24,7 @@ from tests.support.waiting import until
 from udfs.profile import deployment
 from udfs.profile.deployment import KEY, UserModels
 from udfs.profile.model_feed import ModelFeed, load_checkpoint, load_reference, models_spec
+from udfs.worker import DATA_ERRORS
 
 SETTINGS = load(model={"device": "cpu"})
 USERS = [f"user-{number}" for number in range(200)]
@@ -129,27 +131,6 @@ def test_canary_then_all_then_rollback(
     assert configured.revision < deployment.FIRST_REVISION
 
 
-def test_rows_of_a_user_keep_their_order_and_their_model(
-    feed_of: Callable[..., ModelFeed], models: Models
-) -> None:
-    feed = feed_of(FakeTopic(models.apply("b", canary=50)))
-    rows = [*USERS, *USERS]
-    parts = feed.current().split(rows)
-    assert sorted(row for _, part in parts for row in part) == list(range(len(rows)))
-    for _, part in parts:
-        assert list(part) == sorted(part)
-        assert {row % len(USERS) for row in part} == {r for r in part if r < len(USERS)}
-
-
-def test_restart_goes_on_with_the_deployment_of_the_topic(
-    feed_of: Callable[..., ModelFeed], models: Models
-) -> None:
-    models.apply("b")
-    record = models.apply("c", canary=30)
-    feed = feed_of(FakeTopic(record))
-    assert set(versions(feed)) == {"b", "c"}
-
-
 def _damage_weights(folder: Path) -> None:
     file = folder / WEIGHTS
     file.write_bytes(file.read_bytes()[:-100] + b"x" * 100)
@@ -247,6 +228,23 @@ def test_model_whose_outputs_are_no_numbers_is_refused(
         feed = feed_of(FakeTopic(models.apply("b")))
     assert feed.current().model is configured
     assert "no finite numbers" in caplog.text
+
+
+@pytest.mark.parametrize("canary", [None, 20])
+def test_model_without_room_beside_the_old_one_is_refused(
+    canary: int | None, configured: Any, models: Models, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_room(_reference: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    topic = FakeTopic(models.apply("b", canary=canary))
+    timing = {"poll_timeout_s": 0.01, "retry_s": 0.01}
+    with caplog.at_level(logging.WARNING):
+        feed = ModelFeed(models_spec(SETTINGS), configured, no_room, lambda: topic, **timing)
+    feed.close()
+    assert feed.refused == 1 and "CUDA out of memory" in caplog.text
+    assert feed.current().model is configured and feed.current().canary is None
+    assert not issubclass(torch.OutOfMemoryError, DATA_ERRORS)  # it rejects no row
 
 
 @pytest.mark.parametrize("value", [None, b"{", b"{}"])

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from liveprofile.rows.profiles import PROFILE_DELTA, USER_LOOKALIKE, USER_PROFILE
 from liveprofile.rows.table import Table
 from tests.support.rows.profile_rows import DIM, profile_row
-from udfs.cassandra import encoding
 from udfs.profile.row import WRITTEN, encode_rows
 
 TYPES = {
@@ -92,8 +91,3 @@ def test_driver_decodes_the_encoded_rows(cases):
 def test_embedding_of_another_size_is_rejected():
     with pytest.raises(ValueError, match=rf"shape \({DIM},\): the tables need \(32,\)"):
         encode_rows([profile_row()], 32)
-
-
-def test_write_time_orders_the_revisions_of_a_window():
-    row = profile_row(revision=3)
-    assert encoding.write_time_us(row) == row.window_end_ms * 1_000 + 3

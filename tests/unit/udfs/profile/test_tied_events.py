@@ -6,18 +6,12 @@ from typing import Any
 
 import numpy as np
 import orjson
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from liveprofile.events.modalities import EMBEDDING_FIELD
 from liveprofile.events.window import parse_training_window, parse_windows
-from liveprofile.resources import product_path
-from liveprofile.settings import load
 from liveprofile.wire.tokens import EVENT, FIELD
-from tests.support.memory.sinks import MemoryProfileSink
-from tests.unit.udfs.profile.test_batch import batch, feeds
-from udfs.profile.batch import ProfileUpdater
 
 TIME_MS = 1_700_000_000_000
 
@@ -94,36 +88,3 @@ class AnyModality:
 def test_parsed_window_is_the_same_for_any_order_of_arrival_and_ids(texts: tuple[str, str]):
     first, second = texts
     assert comparable(first) == comparable(second)
-
-
-@pytest.fixture(scope="module")
-def model() -> Any:
-    from models.profile.inference import ProfileModel
-
-    return ProfileModel.load(product_path(load().model.checkpoint), device="cpu")
-
-
-def test_stored_profile_is_the_same_for_any_order_of_arrival_and_ids(model: Any):
-    random = np.random.default_rng(5)
-    contents = [
-        {
-            "event_type": "purchase",
-            "item_id": name,
-            "category_id": str(random.integers(3)),
-            "amount": round(random.random(), 2),
-        }
-        for name in random.choice(model.items, 40, replace=False).tolist()
-    ]
-    profiles = []
-    for _ in range(3):
-        ids, arrival = random.permutation(40).tolist(), random.permutation(40).tolist()
-        rows = batch("u")._replace(events=[window_text(contents, ids, arrival)])
-        sink = MemoryProfileSink()
-        ProfileUpdater(load(), model, sink, feeds()).update(rows)
-        profiles.append(sink.profiles["u"])
-    first, *others = (profile._asdict() for profile in profiles)
-    assert first["events"] == 40
-    for other in others:
-        for name, value in first.items():
-            if name != "digests":
-                np.testing.assert_equal(other[name], value, err_msg=name)

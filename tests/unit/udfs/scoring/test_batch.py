@@ -15,9 +15,7 @@ from tests.reference.entity_features import Arrival, Event
 from tests.reference.scoring import (
     alerting_flag_ids,
     decide,
-    event_key,
     event_parts,
-    first_occurrences,
 )
 from tests.reference.units import DAY_MS
 from tests.support.rows.statements import stated
@@ -90,13 +88,6 @@ def test_rules_see_events_of_a_batch_in_order_of_offset(model: FraudModel) -> No
     assert event_ids == [[], ["u0"], []]
 
 
-def test_event_before_a_flagged_one_raises_no_flag_in_the_cool_down(model: FraudModel) -> None:
-    second, first = purchases(2)
-    scorer = ScoringHarness(model, {**ANY_PURCHASE, "cool_down_hours": 24})
-    sent = scorer.score([first, second], [0, 1])
-    assert [len(alerts) for alerts in sent] == [1, 0]
-
-
 def test_out_of_order_events_match_the_reference_in_batches_of_any_size(model: FraudModel) -> None:
     rng = random.Random(9)
     rules = [{**ANY_PURCHASE, "threshold": 20.0}, {**LIKELY, "cool_down_hours": 24}]
@@ -117,15 +108,6 @@ def test_out_of_order_events_match_the_reference_in_batches_of_any_size(model: F
             start = end
         assert_matches_reference(scorer.sink, expected)
         assert {flag.flag_id for flag in scorer.sink.flags.values()} == flags
-
-
-def test_replay_returns_and_stores_the_same(model: FraudModel) -> None:
-    arrivals, scorer = random_arrivals(5), ScoringHarness(model)
-    rows = first_occurrences(arrivals)
-    first = scorer.score(arrivals, rows)
-    stored = str(scorer.sink.scores)  # compared as text because NaN != NaN
-    assert scorer.score(arrivals, rows) == first
-    assert str(scorer.sink.scores) == stored
 
 
 @pytest.mark.parametrize("bad", ["", "h", "nonsense", "token", "type"])
@@ -156,14 +138,6 @@ def test_too_many_consecutive_malformed_rows_fail_the_task(model: FraudModel) ->
             scorer.score_texts(["u"], ["nonsense"])
 
 
-def test_scored_row_resets_the_count_of_malformed_rows(model: FraudModel) -> None:
-    scorer = ScoringHarness(model)
-    for _ in range(MAX_CONSECUTIVE_FAILED_ROWS):
-        scorer.score_texts(["u"], ["nonsense"])
-    scorer.score(purchases(1), [0])
-    scorer.score_texts(["u"], ["nonsense"])
-
-
 def test_shadow_rule_stores_its_flag_and_sends_no_alert(model: FraudModel) -> None:
     scorer = ScoringHarness(model, {**ANY_PURCHASE, "state": "SHADOW"})
     assert scorer.score(purchases(1), [0]) == [[]]
@@ -181,12 +155,6 @@ def test_snoozed_rule_stores_its_flag_and_sends_no_alert(model: FraudModel, rule
     snoozed, not_snoozed = scorer.score(arrivals, [0, 1])
     assert (snoozed, [alert["subject"] for alert in not_snoozed]) == ([], ["v"])
     assert {user_id for user_id, *_ in scorer.sink.flags} == {"u", "v"}
-
-
-def test_expired_snooze_sends_an_alert(model: FraudModel) -> None:
-    scorer = ScoringHarness(model, ANY_PURCHASE)
-    scorer.sink.snoozes["u"] = {"any_purchase": 1}
-    assert len(scorer.score(purchases(1), [0])[0]) == 1
 
 
 def test_flag_of_a_score_rule_has_the_models_reasons(model: FraudModel) -> None:
@@ -208,17 +176,6 @@ def test_flag_of_a_score_rule_has_the_models_reasons(model: FraudModel) -> None:
     assert [reason["code"] for reason in by_rule.reasons] == ["ANY_PURCHASE"]
     sent = {alert["data"]["rule_id"]: alert["data"]["reasons"] for alert in alerts}
     assert sent == {rule_id: list(flag.reasons) for rule_id, flag in flags.items()}
-
-
-def test_stored_event_has_its_type_amount_entities_and_versions(model: FraudModel) -> None:
-    event = Event("e", "u", "purchase", START_MS, 12.5, "d", "1:2", "", "c", "")
-    scorer = ScoringHarness(model, ANY_PURCHASE)
-    scorer.score([event], [0])
-    row = scorer.sink.scores[event_key(event)]
-    assert (row.event_type, row.amount) == ("purchase", 12.5)
-    assert row.entities == ("d", "1:2", "", "c", "")
-    assert (row.model_version, row.rules_version) == (model.version, "test")
-    assert row.window_start_ms == row.window_end_ms == START_MS
 
 
 def test_failing_flush_returns_no_records(model: FraudModel) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from cassandra.query import SimpleStatement
 
-from liveprofile.rows.risk import score_hour_ms
 from liveprofile.rules.flags import FlagHistory, FlagQuery
 from liveprofile.units import HOUR_MS
 from tests.support.rows.scored_events import START_MS, flag, scored_event
 from udfs.cassandra.encoding import bigint, partition_key
 from udfs.profile.sink import NullSink
-from udfs.scoring.sink import HOUR_REFRESH_S, MAX_HOURS, WrittenHours
+from udfs.scoring.sink import HOUR_REFRESH_S, WrittenHours
 
 
 def test_hour_is_written_once_until_it_must_be_refreshed() -> None:
@@ -24,19 +23,6 @@ def test_hour_is_written_once_until_it_must_be_refreshed() -> None:
     now_s[0] += 1
     assert hours.add("u", 0)
     assert not hours.add("u", 0)
-
-
-def test_full_cache_is_cleared() -> None:
-    hours = WrittenHours(lambda: 0.0)
-    assert all(hours.add(f"u{number}", 0) for number in range(MAX_HOURS))
-    assert hours.add("another", 0)
-    assert hours.add("u0", 0)
-
-
-def test_hour_begins_at_the_full_hour() -> None:
-    hour_ms = score_hour_ms(START_MS)
-    assert hour_ms % HOUR_MS == 0 and hour_ms <= START_MS < hour_ms + HOUR_MS
-    assert score_hour_ms(hour_ms) == hour_ms == score_hour_ms(hour_ms + HOUR_MS - 1)
 
 
 def test_partition_key_is_that_of_the_driver() -> None:
