@@ -191,4 +191,4 @@ def _row(scores: Scores, i: int) -> Scores:
     curves = scores.value_curves
     values_BHK = {name: value[i : i + 1] for name, value in curves.values_BHK.items()}
     curves = curves._replace(values_BHK=values_BHK)
-    return scores._replace(**arrays, batches=[], value_curves=curves)
+    return scores._replace(**arrays, value_curves=curves)

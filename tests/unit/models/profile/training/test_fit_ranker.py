@@ -109,6 +109,7 @@ def test_stored_items_are_better_than_counts_where_gaps_tell_more(
     assert ndcg(shop, ranking.item, baskets) > 0.85 > 0.6 > counts
 
 
+@pytest.mark.slow
 def test_one_window_of_each_user_in_validation_is_enough(shop: PreparedData) -> None:
     """As in data where each user's last baskets are held out."""
     streams, split = shop.corpus.streams, shop.split
