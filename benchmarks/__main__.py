@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from benchmarks.against_bytewax import bytewax
 from benchmarks.alerts import alerts
 from benchmarks.gpu import gpu
 from benchmarks.latency import latency
@@ -12,7 +11,7 @@ from benchmarks.throughput import throughput
 from cli.options import Commands
 
 app = Commands(add_completion=False, pretty_exceptions_enable=False)
-for command in (throughput, latency, alerts, serve, bytewax, gpu):
+for command in (throughput, latency, alerts, serve, gpu):
     app.command()(command)
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -36,9 +35,6 @@ from liveprofile.storage.queries import scan_digests
 # Records of each partition whose timestamps tell when a range begins. More than one, because
 # offsets of transaction markers hold no record.
 TIME_SAMPLE_RECORDS = 100
-BATCH_RECORDS = 10_000
-# Events with these reasons had claimed their event_id (docs/data-contract.md, section 2).
-CLAIMED = frozenset(reason.encode() for reason in CLAIMED_REASONS)
 SOURCE_HEADERS = ("topic", "partition", "offset")
 
 Ranges = Mapping[int, PartitionRange]
@@ -77,7 +73,7 @@ def read_whole_topic(settings: Settings, auditor: Audit, starts: Mapping[int, in
     # The input topic is read last, so it contains the record of every output read before.
     with open_session(settings.cassandra) as session:
         auditor.add_deltas(scan_digests(session))
-    _add_outcomes(settings, auditor, None, None)
+    auditor.add_outcomes(_outcomes(settings, None, None))
     ranges = {
         number: PartitionRange(max(span.first, starts.get(number, 0)), span.end)
         for number, span in offsets.partition_ranges(settings, settings.topics.events).items()
@@ -91,7 +87,7 @@ def read_range(settings: Settings, auditor: Audit, plan: RangePlan) -> None:
         offsets.ranges_since(settings, topic, plan.outputs_since_ms)
         for topic in (settings.topics.rejected, settings.topics.late)
     )
-    _add_outcomes(settings, auditor, rejected, late)
+    auditor.add_outcomes(_outcomes(settings, rejected, late))
     auditor.add_records(_records(settings, plan.read), plan.audited)
     # Read last: it contains every event that the job has used by its checkpoint.
     if span := auditor.window_span():
@@ -161,38 +157,24 @@ def _begin_ms(settings: Settings, ranges: dict[int, PartitionRange]) -> int:
     return min((record.timestamp_ms for record in records), default=now_ms())
 
 
-def _add_outcomes(
-    settings: Settings, auditor: Audit, rejected: Ranges | None, late: Ranges | None
-) -> None:
-    """None: the whole topic."""
+def _outcomes(
+    settings: Settings, rejected: Ranges | None, late: Ranges | None
+) -> Iterator[tuple[int, int, str]]:
+    """As of `Audit.add_outcomes`. None: the whole topic."""
     topics = settings.topics
-    sources = _sources(settings, topics.rejected, rejected)
-    while batch := list(itertools.islice(sources, BATCH_RECORDS)):
-        for claimed in (False, True):
-            of_kind = (
-                source
-                for source, record in batch
-                if (record.headers.get("reason", b"") in CLAIMED) is claimed
-            )
-            auditor.add_rejected(of_kind, claimed=claimed)
-    auditor.add_late(source for source, _ in _sources(settings, topics.late, late))
-
-
-def _sources(
-    settings: Settings, topic: str, ranges: Ranges | None
-) -> Iterator[tuple[Position, Record]]:
-    """Records of the rejected or late topic, each with its partition and offset in the input."""
-    events = settings.topics.events.encode()
-    for record in read_topic(settings, topic, ranges):
-        source, partition, offset = (record.headers.get(name, b"") for name in SOURCE_HEADERS)
-        if not (source and partition.isdigit() and offset.isdigit()):
-            raise ServiceError(
-                f"{topic}/{record.partition} offset {record.offset} has no valid source headers"
-                f" (topic, partition, offset), only {sorted(record.headers)}: did another program"
-                " write it?"
-            )
-        if source == events:
-            yield (int(partition), int(offset)), record
+    for topic, ranges in ((topics.rejected, rejected), (topics.late, late)):
+        for record in read_topic(settings, topic, ranges):
+            source, partition, offset = (record.headers.get(name, b"") for name in SOURCE_HEADERS)
+            if not (source and partition.isdigit() and offset.isdigit()):
+                raise ServiceError(
+                    f"{topic}/{record.partition} offset {record.offset} has no valid source headers"
+                    f" (topic, partition, offset), only {sorted(record.headers)}: did another"
+                    " program write it?"
+                )
+            if source == topics.events.encode():
+                claimed = record.headers.get("reason", b"").decode() in CLAIMED_REASONS
+                outcome = "late" if topic == topics.late else "claimed" if claimed else "rejected"
+                yield int(partition), int(offset), outcome
 
 
 def _records(settings: Settings, ranges: Ranges) -> Iterable[Record]:

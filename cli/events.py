@@ -6,7 +6,6 @@ import logging
 import os
 from collections import Counter
 from contextlib import closing
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -28,7 +27,6 @@ from liveprofile.ingest.replay import ReplayProducer, open_source, rows_estimate
 from liveprofile.ingest.replay import replay as send
 from liveprofile.settings import Settings
 from liveprofile.simulator import Shop, ShopConfig
-from liveprofile.simulator.output import STDOUT
 from liveprofile.simulator.shop import write_shop
 from liveprofile.storage.cql import now_ms
 
@@ -44,29 +42,26 @@ def generate(
     labels: Path | None = None,
     users: Annotated[int, typer.Option(min=1)] = 1_000,
     days: Annotated[int, typer.Option(min=1)] = 30,
-    start: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"])] = datetime(2024, 1, 1),
     seed: Annotated[int, typer.Option(min=0)] = 0,
     events_per_user_day: float = 5.0,
     takeovers: Annotated[int | None, _count_option("account takeovers", "2")] = None,
     card_tests: Annotated[int | None, _count_option("card-testing attacks", "0.5")] = None,
     rings: Annotated[int | None, _count_option("fraud rings", "0.2")] = None,
-    honest_changes: Annotated[int | None, _count_option("legitimate changes of habit", "5")] = None,
     campaigns: Annotated[int | None, _count_option("sales campaigns", "0.2")] = None,
 ) -> None:
     """Simulate a shop with known frauds and write its events and labels to files.
 
-    The last line is JSON with the counts of what was written; it goes to stderr if the events go
-    to stdout. docs/simulator.md describes the simulation.
+    The last line is JSON with the counts of what was written. docs/simulator.md describes the
+    simulation.
 
     Example:
     `liveprofile events generate --out shop.jsonl --labels labels.jsonl --users 500 --days 10`
 
     Options:
-    out FILE: Events file: .jsonl, .parquet, or - for JSON lines on stdout.
-    labels FILE: Labels file: .jsonl or .parquet. Default: no labels are written.
+    out FILE: Events file (.jsonl).
+    labels FILE: Labels file (.jsonl). Default: no labels are written.
     users: Number of legitimate users.
     days: Number of days.
-    start: First day (UTC).
     seed: Random seed; the same seed gives the same bytes.
     events_per_user_day: Mean number of events per active user and day.
     """
@@ -74,19 +69,17 @@ def generate(
         ShopConfig(
             users=users,
             days=days,
-            start=start.date(),
             seed=seed,
             events_per_user_day=events_per_user_day,
             takeovers=takeovers,
             card_tests=card_tests,
             rings=rings,
-            honest_changes=honest_changes,
             campaigns=campaigns,
         )
     )
     with count_bar("generating", days, "days") as advance:
-        written = write_shop(shop, out, labels, lambda _: advance(1))
-    typer.echo(orjson.dumps(written._asdict()), err=out == STDOUT)
+        written = write_shop(shop, out, labels, lambda: advance(1))
+    typer.echo(orjson.dumps(written))
 
 
 mapping = Commands(
@@ -301,7 +294,6 @@ def bootstrap(
         savepoint_dir,
         lambda settings, path, arguments: submit_job(settings, path, arguments=arguments)[0],
         print_line,
-        count_bar,
     )
     fields = result._asdict()
     command = submit_command(call, result.savepoint)

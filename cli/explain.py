@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli.common import (
     Call,
-    MappingOption,
     UserArgument,
     end_without_result,
     table,
@@ -27,8 +25,6 @@ if TYPE_CHECKING:
 def explain(
     call: Call,
     user: UserArgument,
-    files: Annotated[list[Path] | None, typer.Argument()] = None,
-    mapping: MappingOption = None,
     at: Annotated[int | None, time_option("--at")] = None,
     limit: Annotated[int, typer.Option(min=1, max=100)] = 3,
 ) -> None:
@@ -42,22 +38,18 @@ def explain(
     `liveprofile profile explain 42 --at 2026-11-26 --json`
 
     Options:
-    files [FILE]...: Archives of events from before the first record of the input topic, as for
-        `recompute-late`. Default: the topic has all of the user's events.
     at TIME: The last window that ended by then: 7d ago, or a time such as 2026-11-26. Default: the
         newest.
     limit: Maximum number of events for each value.
     """
     from offline.explanation.run import as_document, explain, model_version, stored_delta
-    from offline.late_windows.run import check_arguments
 
-    check_arguments(files or [], mapping, None)
     settings = call.settings
     version = model_version(settings)
     delta = stored_delta(settings, user, at)
     if delta is None:
         end_without_result(f"no window of user {user!r}")
-    effects = explain(settings, call.file, version, delta, files or [], mapping, print_line)
+    effects = explain(settings, call.file, version, delta, print_line)
     window = {"user": user, "window_end_ms": delta.window_end_ms}
     call.print(as_document(effects, delta), window, *cause_tables(effects, limit))
 

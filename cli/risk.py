@@ -38,13 +38,12 @@ from liveprofile.alerts.consumer import (
     stop_on_signals,
 )
 from liveprofile.alerts.consumer.handlers import load_accounts
-from liveprofile.drift.reference import DriftReference
 from liveprofile.errors import InputError
 from liveprofile.labels import feedback as labels
 from liveprofile.labels.rule_backtest import Backtest, as_json
 from liveprofile.labels.rule_backtest import backtest as compare
-from liveprofile.resources import product_path
 from liveprofile.storage.cql import now_ms
+from services import operations
 from services.definitions import read_definitions, read_kind
 
 if TYPE_CHECKING:
@@ -112,7 +111,7 @@ def feedback(call: ConfigCall, file: Path, by: AnalystOption) -> None:
     Example: `liveprofile risk feedback chargebacks.jsonl --by payments`
 
     Options:
-    file FILE: Labels: JSON lines, or Parquet (.parquet).
+    file FILE: Labels: JSON lines.
     """
     rejected = FaultReporter(file)
     started_s = time.monotonic()
@@ -194,32 +193,24 @@ def drift(call: Call, periods: Annotated[int, typer.Option(min=1, max=1_000)] = 
     Options:
     periods N: Last N hours and N days.
     """
-    from udfs.scoring.drift_monitor import PERIOD_MS, decision_scope
-    from udfs.scoring.drift_store import CassandraDriftStore
-
-    settings = call.settings
-    folder = product_path(settings.scoring.checkpoint)
-    reference = DriftReference.load(folder)
-    if reference is None:
-        raise InputError(f"event model {folder} has no reference.json: its drift is not monitored")
-    report: dict[str, Any] = {"reference": reference.version}
-    shown: list[dict[str, Any] | Table] = []
     with call.session() as session:
-        store = CassandraDriftStore(session, settings.cassandra, settings.scoring.score_ttl_s)
-        for kind in PERIOD_MS:
-            scope = decision_scope(reference, kind)
-            decisions = store.decisions(scope, periods)
-            found = store.state(scope)
-            state = {
-                "drifting": found.since_ms is not None,
-                "since_ms": found.since_ms,
-                "decided_until_ms": found.decided_until_ms,
-            }
-            listed = [
-                each._asdict() | {"distances": orjson.loads(each.distances)} for each in decisions
-            ]
-            report[kind] = {"state": state, "periods": listed}
-            shown += [{"period": kind} | state, table(None, decisions, DECISION)]
+        history = operations.drift(session, call.settings, periods)
+    if history is None:
+        folder = call.settings.scoring.checkpoint
+        raise InputError(f"event model {folder} has no reference.json: its drift is not monitored")
+    report: dict[str, Any] = {"reference": history.reference}
+    shown: list[dict[str, Any] | Table] = []
+    for kind, (found, decisions) in history.periods.items():
+        state = {
+            "drifting": found.since_ms is not None,
+            "since_ms": found.since_ms,
+            "decided_until_ms": found.decided_until_ms,
+        }
+        listed = [
+            each._asdict() | {"distances": orjson.loads(each.distances)} for each in decisions
+        ]
+        report[kind] = {"state": state, "periods": listed}
+        shown += [{"period": kind} | state, table(None, decisions, DECISION)]
     call.print(report, *shown)
 
 

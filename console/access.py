@@ -18,7 +18,8 @@ from fastapi.security import HTTPAuthorizationCredentials
 
 from serve.keys import Role
 from serve.problems import ApiError
-from serve.security import Caller, admit
+from serve.routes.common import KAFKA_DEADLINE_S, SCAN_COST, SCAN_DEADLINE_S, SEND_DEADLINE_S
+from serve.security import Call, Require
 
 MAX_SESSIONS = 10_000
 SESSION_S = 12 * 3_600
@@ -62,24 +63,19 @@ def _digest(token: str) -> bytes:
 
 COOKIE = "liveprofile_session"
 HOME = "/alerts"
-# What the audit trail says of writes, beside what was requested.
-THROUGH = {"through": "console"}
 # Set by console.js: the answer is a part of a page.
 FETCH_HEADER = "x-console"
 
 
-class Visitor:
-    """A dependency of a page: the browser's key must have this role. `cost`: in requests."""
+class Visitor(Require):
+    """A dependency of a page: the browser's key must have this role."""
 
-    def __init__(self, role: Role, cost: float = 1.0):
-        self._role, self._cost = role, cost
-
-    async def __call__(self, request: Request) -> Caller:
+    async def __call__(self, request: Request) -> Call:
         if request.method == "POST":
             require_same_origin(request)
-        caller = await admit(request, credentials_of(request), self._role, self._cost)
-        request.state.caller = caller
-        return caller
+        call = await self.admit(request, credentials_of(request))
+        request.state.caller = call.caller
+        return call
 
 
 def credentials_of(request: Request) -> HTTPAuthorizationCredentials | None:
@@ -114,10 +110,15 @@ def is_fetch(request: Request) -> bool:
     return FETCH_HEADER in request.headers
 
 
-Reader = Annotated[Caller, Depends(Visitor(Role.READER))]
-Analyst = Annotated[Caller, Depends(Visitor(Role.ANALYST))]
-Admin = Annotated[Caller, Depends(Visitor(Role.ADMIN))]
-
+Reader = Annotated[Call, Depends(Visitor(Role.READER))]
+Analyst = Annotated[Call, Depends(Visitor(Role.ANALYST))]
+Labeller = Annotated[Call, Depends(Visitor(Role.ANALYST, deadline_s=SEND_DEADLINE_S))]
+Planner = Annotated[Call, Depends(Visitor(Role.ANALYST, SCAN_COST, SCAN_DEADLINE_S))]
+Scanner = Annotated[Call, Depends(Visitor(Role.READER, SCAN_COST, SCAN_DEADLINE_S))]
+# Of pages that ask Flink or Kafka, or read many rows.
+SlowReader = Annotated[Call, Depends(Visitor(Role.READER, deadline_s=KAFKA_DEADLINE_S))]
+SlowAnalyst = Annotated[Call, Depends(Visitor(Role.ANALYST, deadline_s=KAFKA_DEADLINE_S))]
+SlowAdmin = Annotated[Call, Depends(Visitor(Role.ADMIN, deadline_s=KAFKA_DEADLINE_S))]
 
 MAX_FIELDS = 50
 

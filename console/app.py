@@ -47,7 +47,7 @@ def create_console(
 
     models: name of each served model to its checkpoint, which may be on another machine.
     """
-    app = new_app(settings, store, openapi_url=None, **parts)
+    app = new_app(settings, store, openapi_url=None, through={"through": "console"}, **parts)
     clock_s = parts.get("clock_s", time.monotonic)
     app.state.job = job
     app.state.models = models
@@ -58,6 +58,7 @@ def create_console(
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     for kind in (LiveprofileError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _answer)
+    app.add_exception_handler(definitions.FaultyTextError, definitions.faults)
     app.add_middleware(RequestGuard, settings=settings, metrics=ApiMetrics(), render=error_page)
     return app
 

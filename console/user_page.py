@@ -95,74 +95,36 @@ def _count(value: float | None) -> str:
     return number(value, 0)
 
 
-# Of each feature: label, format, explanation.
-KINDS: Mapping[str, tuple[str, Callable[[float | None], str], str]] = {
-    "churn": (
-        "probability of no purchase",
-        share,
-        "The model's probability of no purchase within its horizon, which its card names.",
-    ),
-    "expected_spend": (
-        "expected spend",
-        number,
-        "The model's median of the spend within the same horizon.",
-    ),
-    "recency_days": (
-        "days since the last purchase",
-        number,
-        "From the last purchase to the end of the last window. Unknown without a purchase.",
-    ),
-    "purchases": ("purchases", _count, "All purchases, without decay."),
-    "amount": ("spend", number, "Total amount of all purchases, without decay."),
-    "purchase_windows": (
-        "windows with a purchase",
-        _count,
-        "Windows in which the user bought something.",
-    ),
-    "purchases_decayed": (
-        "recent purchases",
-        number,
-        "Purchases with decay: one from 30 days ago counts 0.37 (state.decay_days).",
-    ),
-    "amount_decayed": ("recent spend", number, "Spend with the same decay."),
-    "purchase_count_mean": (
-        "usual number of purchases",
-        number,
-        "Mean over windows with a purchase; recent windows weigh more.",
-    ),
-    "purchase_count_std": (
-        "standard deviation of the number",
-        number,
-        "Standard deviation of the purchases of such a window. Rules use it.",
-    ),
-    "purchase_amount_mean": (
-        "usual spend",
-        number,
-        "Mean spend of a window with a purchase; recent windows weigh more.",
-    ),
-    "purchase_amount_std": (
-        "standard deviation of the spend",
-        number,
-        "Standard deviation of that spend. Rules use it.",
-    ),
-    "windows": ("windows", _count, "Windows with at least one event."),
-    "events": ("events", _count, "Events of all types in these windows."),
+# Of each feature: label and format. docs/data-contract.md defines them.
+FIGURES: Mapping[str, tuple[str, Callable[[float | None], str]]] = {
+    "churn": ("probability of no purchase within the model's horizon", share),
+    "expected_spend": ("expected spend within the same horizon (median)", number),
+    "recency_days": ("days since the last purchase", number),
+    "purchases": ("purchases", _count),
+    "amount": ("spend", number),
+    "purchase_windows": ("windows with a purchase", _count),
+    "purchases_decayed": ("recent purchases (older ones weigh less)", number),
+    "amount_decayed": ("recent spend (with the same decay)", number),
+    "purchase_count_mean": ("purchases in a window with a purchase, mean", number),
+    "purchase_count_std": ("the same, standard deviation", number),
+    "purchase_amount_mean": ("spend of a window with a purchase, mean", number),
+    "purchase_amount_std": ("the same, standard deviation", number),
+    "windows": ("windows with an event", _count),
+    "events": ("events", _count),
 }
 
 
-def figures(
-    features: Mapping[str, Any], before: Mapping[str, Any]
-) -> list[tuple[str, str, str, str]]:
-    """Label, value, value before the last window ("" if the same), explanation.
+def figures(features: Mapping[str, Any], before: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Label, value, value before the last window ("" if the same).
 
     before: the features before the last window, or {}.
     """
     found = []
-    for name, (label, written, explanation) in KINDS.items():
+    for name, (label, written) in FIGURES.items():
         if name in features:
             value = written(features[name])
             earlier = written(before[name]) if name in before else value
-            found.append((label, value, "" if earlier == value else earlier, explanation))
+            found.append((label, value, "" if earlier == value else earlier))
     return found
 
 

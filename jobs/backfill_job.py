@@ -91,15 +91,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, help="TOML file; default: LIVEPROFILE_CONFIG")
     parser.add_argument("--rows", type=Path, required=True, help="folder for the rows (JSON lines)")
     origin = parser.add_mutually_exclusive_group(required=True)
-    origin.add_argument("--events", help="file or folder of JSON lines, one event a line")
+    origin.add_argument("--events", help="file of events, each line a number, a tab and a payload")
     origin.add_argument(
         "--records", help="file of records: write what the profile pipeline's model receives"
     )
     origin.add_argument("--topic", action="store_true", help="the present content of the topic")
     parser.add_argument(
-        "--labels",
-        help="file of labels: write rows of the scoring pipeline. Each line of it and of --events"
-        " is a number, a tab and a payload",
+        "--labels", help="file of labels, as of events: write rows of the scoring pipeline"
     )
     options = parser.parse_args(arguments)
     try:
@@ -121,7 +119,7 @@ def main(arguments: list[str] | None = None) -> int:
             source = (
                 tables.kafka_source("source", settings, bounded=True)
                 if options.topic
-                else tables.file_source("source", options.events, settings)
+                else tables.numbered_file("source", options.events, settings)
             )
             run_profile_pipeline(t_env, settings, source=source, rows=options.rows)
         else:

@@ -54,7 +54,8 @@ class CompiledPlan:
     node_ids: the ids of all nodes with state, so that a savepoint fits a plan with other
     steps. Without them, ids are those of the planner.
 
-    Raises ValueError if an override matches no node, or if a node with state has no id.
+    plan: as Flink compiles it. Raises ValueError if an override matches no node, or if a node with
+    state has no id.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class CompiledPlan:
             t_env.execute_sql(
                 f"COMPILE PLAN '{path.as_uri()}' FOR STATEMENT SET BEGIN {statements} END"
             )
-            self._plan = json.loads(path.read_text(encoding="utf-8"))
+            self.plan = json.loads(path.read_text(encoding="utf-8"))
         if node_ids:
             self._renumber(node_ids)
         for override in overrides:
@@ -80,7 +81,7 @@ class CompiledPlan:
 
     def _renumber(self, node_ids: Sequence[NodeId]) -> None:
         new: dict[int, int] = {}
-        for node in self._plan["nodes"]:
+        for node in self.plan["nodes"]:
             matching = [
                 known.id for known in node_ids if _matches(node, known.node_type, known.description)
             ]
@@ -91,15 +92,15 @@ class CompiledPlan:
             new[node["id"]] = matching[0] if matching else FIRST_STATELESS_ID + len(new)
         if len(set(new.values())) != len(new):
             raise ValueError(f"two nodes have the same id: {sorted(new.values())}")
-        for node in self._plan["nodes"]:
+        for node in self.plan["nodes"]:
             node["id"] = new[node["id"]]
-        for edge in self._plan["edges"]:
+        for edge in self.plan["edges"]:
             edge["source"], edge["target"] = new[edge["source"]], new[edge["target"]]
 
     def _apply(self, override: Override) -> None:
         matching = [
             node
-            for node in self._plan["nodes"]
+            for node in self.plan["nodes"]
             if _matches(node, override.node_type, override.description)
         ]
         if not matching:
@@ -118,7 +119,7 @@ class CompiledPlan:
                 self._remove_exchange_before(node["id"])
 
     def _remove_exchange_before(self, node: int) -> None:
-        nodes, edges = self._plan["nodes"], self._plan["edges"]
+        nodes, edges = self.plan["nodes"], self.plan["edges"]
         (after_exchange,) = (edge for edge in edges if edge["target"] == node)
         (exchange,) = (one for one in nodes if one["id"] == after_exchange["source"])
         if _type(exchange) != "stream-exec-exchange":
@@ -128,22 +129,10 @@ class CompiledPlan:
         edges.remove(before_exchange)
         nodes.remove(exchange)
 
-    def node_types(self) -> list[str]:
-        """The type of each node, such as "stream-exec-python-calc", in the order of the path."""
-        return list(map(_type, self._plan["nodes"]))
-
-    def state_ttl(self) -> dict[str, str]:
-        """Node type -> state TTL, for nodes that have a TTL of their own."""
-        return {
-            _type(node): state["ttl"]
-            for node in self._plan["nodes"]
-            for state in node.get("state") or ()
-        }
-
     def execute(self) -> TableResult:
         with tempfile.TemporaryDirectory(prefix="liveprofile-plan-") as folder:
             path = Path(folder) / "plan.json"
-            path.write_text(json.dumps(self._plan), encoding="utf-8")
+            path.write_text(json.dumps(self.plan), encoding="utf-8")
             return self._t_env.execute_sql(f"EXECUTE PLAN '{path.as_uri()}'")
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import orjson
 from cassandra.cluster import Session
 
 from liveprofile.audit.state_file import read_state
-from liveprofile.drift.reference import DriftReference
 from liveprofile.errors import ServiceError
 from liveprofile.flink.job_report import (
     JobReport,
@@ -38,7 +37,6 @@ from liveprofile.kafka.offsets import (
     scoring_group,
 )
 from liveprofile.kafka.topics import NoTopicError
-from liveprofile.resources import product_path
 from liveprofile.settings import CassandraSettings, Settings
 from liveprofile.storage import connection
 from liveprofile.storage.cql import execute
@@ -46,8 +44,8 @@ from liveprofile.storage.queries import scan_ring
 from liveprofile.units import SECOND_MS
 from monitoring.catalogue import Readings
 from monitoring.topic_counts import TopicCounter
-from udfs.scoring.drift_monitor import PERIOD_MS, decision_scope
-from udfs.scoring.drift_store import CassandraDriftStore, DriftDecision, DriftState
+from services import operations
+from udfs.scoring.drift_store import DriftDecision, DriftState
 
 ROWS = re.compile(r"\.liveprofile\.(events\.)?rows$")
 
@@ -204,12 +202,9 @@ class CassandraSource:
 def scan_tables(settings: Settings, session: Session) -> Readings:
     """Drift and cases. Raises ServiceError."""
     readings = Readings()
-    reference = DriftReference.load(product_path(settings.scoring.checkpoint))
-    if reference is not None and settings.scoring.enabled:
-        store = CassandraDriftStore(session, settings.cassandra, settings.scoring.score_ttl_s)
-        for kind in PERIOD_MS:
-            scope = decision_scope(reference, kind)
-            add_drift(readings, kind, store.state(scope), store.decisions(scope, 1))
+    history = operations.drift(session, settings, 1) if settings.scoring.enabled else None
+    for kind, (state, decisions) in history.periods.items() if history else ():
+        add_drift(readings, kind, state, decisions)
     rows = scan_ring(session, "SELECT state FROM risk_case")
     counts = Counter(row.state for row in rows)
     for state in CASE_STATES:
@@ -218,7 +213,7 @@ def scan_tables(settings: Settings, session: Session) -> Readings:
 
 
 def add_drift(
-    readings: Readings, kind: str, state: DriftState, decisions: list[DriftDecision]
+    readings: Readings, kind: str, state: DriftState, decisions: Sequence[DriftDecision]
 ) -> None:
     """kind: "hour" or "day". decisions: the newest first."""
     readings.add("drift", float(state.since_ms is not None), kind)

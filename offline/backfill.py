@@ -101,7 +101,7 @@ def backfill_rows(
             on_step("reading labels")
             found = keep_valid(read_file_or_topic(settings, labels, UNKNOWN_ANALYST), on_rejected)
             file = work / "labels.txt"
-            count = _write_lines(file, map(orjson.dumps, found), numbered=True)
+            count = _write_lines(file, map(orjson.dumps, found))
             arguments = ["--labels", str(file.resolve())]
         if source is None:
             arguments.append(TOPIC)
@@ -110,7 +110,7 @@ def backfill_rows(
             batches = open_source(source, mapping)
             values = (value for events in batches for value in events.values)
             file = work / "events.txt"
-            events = _write_lines(file, values, numbered=rows.has_labels)
+            events = _write_lines(file, values)
             arguments += ["--events", str(file.resolve())]
         run_job(settings, arguments, work, config, cluster, on_step)
         on_step("writing Parquet")
@@ -132,12 +132,12 @@ def check_files(
         estimate_rows(labels)
 
 
-def _write_lines(file: Path, values: Iterable[bytes], *, numbered: bool) -> int:
-    """Writes a line per value; numbered: in the format of jobs.sql.tables.numbered_file."""
+def _write_lines(file: Path, values: Iterable[bytes]) -> int:
+    """Writes a file for jobs.sql.tables.numbered_file."""
     count = 0
     with file.open("wb") as lines:
         for count, value in enumerate(values, 1):
-            lines.write(b"%d\t%s\n" % (count, value) if numbered else value + b"\n")
+            lines.write(b"%d\t%s\n" % (count, value))
     return count
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from liveprofile.errors import InputError, ServiceError
 from liveprofile.flink import rest
 from liveprofile.flink.job_report import running_jobs
 from liveprofile.ingest.mapping import ROW_NUMBER, read_mapping, template_columns
-from liveprofile.ingest.replay import open_source, replay, rows_estimate
+from liveprofile.ingest.replay import open_source, replay
 from liveprofile.kafka import offsets, topics
 from liveprofile.kafka.records import read_topic
 from liveprofile.settings import ENV_PREFIX, Settings
@@ -28,9 +28,6 @@ START_TIMEOUT_S = 180.0
 POLL_INTERVAL_S = 1.0
 
 OnStep = Callable[[str], None]
-OnCount = Callable[[int], object]
-# Shows a count: from a description, the total and a unit to what takes the counts.
-CountBar = Callable[[str, int, str], AbstractContextManager[OnCount]]
 
 
 class BootstrapResult(NamedTuple):
@@ -67,7 +64,6 @@ def run(
     savepoint_dir: str | None,
     submit: Callable[[Settings, Path | None, Sequence[str]], str],
     on_step: OnStep,
-    count_bar: CountBar,
 ) -> BootstrapResult:
     """Runs the job over the files, and commits for `live` where the input topic goes on.
 
@@ -85,13 +81,13 @@ def run(
         partitions = offsets.partition_ranges(live, live.topics.events)
         topics.create_unlimited_topic(archive, archive.topics.events, len(partitions))
         _reset_offsets(archive)
-        events = sum(_send(file, mapping, archive, count_bar) for file in files)
+        events = sum(replay(file, mapping, archive).sent for file in files)
         on_step(f"{events} events sent to {archive.topics.events}")
         starts, no_overlap = _find_starts(live, archive, on_step)
         job_id = submit(archive, settings_file, ["--bootstrap"])
         on_step(f"job {job_id} reads them")
         rest.wait_until_running(archive.flink.rest_url, job_id, START_TIMEOUT_S)
-        _wait_until_read(archive, job_id, count_bar)
+        _wait_until_read(archive, job_id)
         on_step("stopping the job with a savepoint")
         savepoint = rest.stop_with_savepoint(archive.flink.rest_url, job_id, savepoint_dir)
         offsets.commit_offsets(live, live.topics.events, archive.kafka.group_id, starts)
@@ -162,11 +158,6 @@ def _reset_offsets(archive: Settings) -> None:
         offsets.commit_offsets(archive, topic, group, dict.fromkeys(numbers, 0))
 
 
-def _send(file: Path, mapping: Path | None, archive: Settings, count_bar: CountBar) -> int:
-    with count_bar(f"sending {file.name}", rows_estimate(file, mapping), "events") as advance:
-        return replay(file, mapping, archive, progress=advance).sent
-
-
 def _find_starts(
     live: Settings, archive: Settings, on_step: OnStep
 ) -> tuple[dict[int, int], list[int]]:
@@ -192,18 +183,14 @@ def _utc(time_ms: int) -> str:
     return f"{datetime.fromtimestamp(time_ms / 1000, UTC):%Y-%m-%d %H:%M:%S}"
 
 
-def _wait_until_read(archive: Settings, job_id: str, count_bar: CountBar) -> None:
+def _wait_until_read(archive: Settings, job_id: str) -> None:
     """Returns when a checkpoint covers all events of the archive and all labels."""
-    total = _behind(archive)
-    with count_bar("reading", total, "records") as advance:
-        while left := _behind(archive):
-            advance(total - left)
-            total = left
-            state = rest.job_state(archive.flink.rest_url, job_id)
-            if state in rest.TERMINAL_STATES:
-                exception = rest.root_exception(archive.flink.rest_url, job_id)
-                raise ServiceError(f"job {job_id} is {state}: {rest.failure_reason(exception)}")
-            time.sleep(POLL_INTERVAL_S)
+    while _behind(archive):
+        state = rest.job_state(archive.flink.rest_url, job_id)
+        if state in rest.TERMINAL_STATES:
+            exception = rest.root_exception(archive.flink.rest_url, job_id)
+            raise ServiceError(f"job {job_id} is {state}: {rest.failure_reason(exception)}")
+        time.sleep(POLL_INTERVAL_S)
 
 
 def _behind(archive: Settings) -> int:

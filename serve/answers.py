@@ -72,11 +72,13 @@ def invalid_cursor() -> ApiError:
     )
 
 
+Cursor = Annotated[
+    str | None, Query(max_length=MAX_CURSOR_CHARS, description="next_cursor of the page before")
+]
+
+
 async def page_query(
-    limit: Annotated[int, Query(ge=1, le=MAX_PAGE_ROWS)] = DEFAULT_ROWS,
-    cursor: Annotated[
-        str | None, Query(max_length=MAX_CURSOR_CHARS, description="next_cursor of the page before")
-    ] = None,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE_ROWS)] = DEFAULT_ROWS, cursor: Cursor = None
 ) -> PageQuery:
     return PageQuery(limit, cursor)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import cache
 from typing import Any
@@ -19,12 +19,11 @@ from liveprofile.client.models import Health, Problem
 from liveprofile.settings import ServeSettings
 from liveprofile.storage.cql import now_ms
 from serve import answers
-from serve.direct import DirectRoutes
 from serve.explainer import Explainer
 from serve.guard import ApiMetrics, RequestGuard
 from serve.problems import install
 from serve.routes import alerts, campaigns, definitions, explanations, privacy, trends, users
-from serve.routes.common import DataStore, Reader, known_parameters, problems
+from serve.routes.common import Reader, known_parameters, problems
 from serve.security import Gatekeeper, ReadKey
 from serve.store.store import Store
 
@@ -38,9 +37,9 @@ async def live() -> Response:
 
 
 @router.get("/health/ready", response_model=Health, responses=problems())
-async def ready(store: DataStore) -> Response:
+async def ready(request: Request) -> Response:
     """Cassandra answers too; else 503."""
-    await store.check()
+    await request.app.state.store.check()
     return answers.json_response({"status": "ok"})
 
 
@@ -52,9 +51,9 @@ async def ready(store: DataStore) -> Response:
         **problems(),
     },
 )
-async def metrics(request: Request, caller: Reader) -> Response:
+async def metrics(call: Reader) -> Response:
     """Prometheus metrics of this process."""
-    registry = request.app.state.metrics.registry
+    registry = call.request.app.state.metrics.registry
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
 
@@ -82,13 +81,14 @@ def new_app(
     clock_s: Callable[[], float] = time.monotonic,
     running: Callable[[], AbstractAsyncContextManager[Any]] = nullcontext,
     explainer: Explainer | None = None,
+    through: Mapping[str, str] = {},
     **options: Any,
 ) -> FastAPI:
     """An application with what the routes of API and console need in its state.
 
     keys: reads a key by its id, by default from the store. clock_ms: the wall clock. clock_s:
     monotonic. running: opened for as long as the server runs. explainer: None: this server explains
-    no windows. options: of FastAPI.
+    no windows. through: what the audit trail says of each write. options: of FastAPI.
     """
 
     @asynccontextmanager
@@ -107,7 +107,7 @@ def new_app(
     app.state.settings = settings
     app.state.store = store
     app.state.clock_ms = clock_ms
-    app.state.explainer = explainer
+    app.state.explainer, app.state.through = explainer, through
     app.state.gatekeeper = Gatekeeper(settings, keys or store.key, clock_ms, clock_s)
     return app
 
@@ -125,7 +125,6 @@ def create_app(settings: ServeSettings, store: Store, **parts: Any) -> FastAPI:
     app.state.metrics = metrics = ApiMetrics()
     install(app)
     app.router.routes.extend(_routes())
-    app.add_middleware(DirectRoutes)  # inside the guard, which is added after it
     app.add_middleware(RequestGuard, settings=settings, metrics=metrics)
     app.openapi = _document
     return app
@@ -137,7 +136,7 @@ def _routes() -> list[BaseRoute]:
     every = APIRouter(generate_unique_id_function=lambda route: route.name)
     for each in ROUTERS:
         every.include_router(each, dependencies=[Depends(known_parameters)])
-    return every.routes
+    return [users.PlainProfile(), *every.routes]
 
 
 @cache

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
@@ -14,8 +14,11 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from liveprofile.loopback import is_loopback
 from liveprofile.settings import ServeSettings
+from serve.guard import extend_deadline
 from serve.keys import Role, StoredKey, parse_key
 from serve.problems import ApiError
+from serve.store.store import Store
+from services.audit import AuditEntry
 
 CACHED_KEYS = 10_000
 KEY_CACHE_S = 5.0
@@ -23,8 +26,8 @@ KEY_CACHE_S = 5.0
 WRONG_KEYS_PER_S, WRONG_KEYS_AT_ONCE = 5.0, 20.0
 
 ReadKey = Callable[[str], Awaitable[StoredKey | None]]
-_bearer = HTTPBearer(auto_error=False, scheme_name="key", description="An API key: lp_...")
-Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+bearer = HTTPBearer(auto_error=False, scheme_name="key", description="An API key: lp_...")
+Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
 
 
 class Caller(NamedTuple):
@@ -133,32 +136,58 @@ class Gatekeeper:
         return key
 
 
+class Call:
+    """A request whose caller may make it, with what its route reads and does."""
+
+    def __init__(self, request: Request, caller: Caller):
+        self.request, self.caller, self.by = request, caller, caller.name
+        self._state = request.app.state
+        self.store: Store = self._state.store
+        self.read, self.run, self.scan = self.store.read, self.store.run, self.store.scan
+
+    @property
+    def now_ms(self) -> int:
+        return self._state.clock_ms()
+
+    def audit(self, action: str, target: str, requested: Mapping[str, Any]) -> AuditEntry:
+        """The entry of the audit trail for a write of this request."""
+        return AuditEntry(
+            key_id=self.caller.key_id,
+            name=self.by,
+            action=action,
+            target=target,
+            request_id=self.request.state.request_id,
+            requested={**requested, **self._state.through},
+            at_ms=self.now_ms,
+        )
+
+
 class Require:
-    """A dependency of a route: the caller must have this role. `cost`: in requests."""
+    """A dependency of a route: the caller must have this role.
 
-    def __init__(self, role: Role, cost: float = 1.0):
-        self._role, self._cost = role, cost
+    cost: in requests. deadline_s: from now on, None: that of the settings.
+    """
 
-    async def __call__(self, request: Request, credentials: Credentials) -> Caller:
-        return await admit(request, credentials, self._role, self._cost)
+    def __init__(self, role: Role, cost: float = 1.0, deadline_s: float | None = None):
+        self._role, self._cost, self._deadline_s = role, cost, deadline_s
 
+    async def __call__(self, request: Request, credentials: Credentials) -> Call:
+        return await self.admit(request, credentials)
 
-async def admit_bearer(request: Request, role: Role, cost: float = 1.0) -> Caller:
-    """`admit` for a request whose Authorization header nobody has read. Raises what it raises."""
-    return await admit(request, await _bearer(request), role, cost)
-
-
-async def admit(
-    request: Request, credentials: Credentials, role: Role, cost: float = 1.0
-) -> Caller:
-    """Returns who calls, charged with the cost. Raises ApiError 401, 403 or 429."""
-    gatekeeper: Gatekeeper = request.app.state.gatekeeper
-    caller = await gatekeeper.identify(request, credentials)
-    request.state.key_name = caller.name
-    gatekeeper.charge(caller, cost)
-    if not caller.role.includes(role):
-        raise ApiError(403, "forbidden", f"this needs the role {role}, the key has {caller.role}")
-    return caller
+    async def admit(
+        self, request: Request, credentials: HTTPAuthorizationCredentials | None
+    ) -> Call:
+        """Returns the call, charged to its caller. Raises ApiError 401, 403 or 429."""
+        gatekeeper: Gatekeeper = request.app.state.gatekeeper
+        caller = await gatekeeper.identify(request, credentials)
+        request.state.key_name = caller.name
+        gatekeeper.charge(caller, self._cost)
+        if not caller.role.includes(self._role):
+            detail = f"this needs the role {self._role}, the key has {caller.role}"
+            raise ApiError(403, "forbidden", detail)
+        if self._deadline_s is not None:
+            extend_deadline(request, self._deadline_s)
+        return Call(request, caller)
 
 
 def _refuse_if(wait_s: float, detail: str) -> None:

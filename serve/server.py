@@ -26,42 +26,12 @@ MAX_HEADER_BYTES = 16_384
 
 KEEP_ALIVE_S = 30
 STOP_S = 5
-# With TLS, and for writes, answers wait for threads, which get the interpreter only at a switch
-# (default 5 ms).
+# Answers wait for threads of the driver, which get the interpreter only at a switch (default 5 ms).
 SWITCH_INTERVAL_S = 0.0005
 TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
     b"Content-Length: 0\r\nConnection: close\r\n\r\n"
 )
-
-
-class WholeWrites:
-    """A transport that sends at once what is written in one step of the event loop.
-
-    uvicorn writes head and body of an answer apart. Each would be a packet that wakes the client.
-    """
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop):
-        self._transport, self._loop = transport, loop
-        self._written: list[bytes] = []
-
-    def write(self, data: bytes) -> None:
-        if not self._written:
-            self._loop.call_soon(self._send)
-        self._written.append(data)
-
-    def close(self) -> None:
-        self._send()
-        self._transport.close()
-
-    def _send(self) -> None:
-        data = b"".join(self._written)
-        self._written.clear()
-        if data and not self._transport.is_closing():
-            self._transport.write(data)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
 
 
 class LimitedHttp(HttpToolsProtocol):
@@ -75,7 +45,7 @@ class LimitedHttp(HttpToolsProtocol):
         self._in_head = True
 
     def connection_made(self, transport: asyncio.Transport) -> None:
-        super().connection_made(WholeWrites(transport, self.loop))  # type: ignore[arg-type]
+        super().connection_made(transport)  # type: ignore[arg-type]
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:

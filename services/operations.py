@@ -22,8 +22,13 @@ from liveprofile.ingest.rejected import (
 from liveprofile.resources import product_path
 from liveprofile.settings import Settings
 from services.audit import AuditEntry, audited
-from udfs.scoring.drift_monitor import PERIOD_MS, decision_scope
-from udfs.scoring.drift_store import CassandraDriftStore, DriftDecision, DriftState
+from udfs.scoring.drift_store import (
+    PERIOD_MS,
+    CassandraDriftStore,
+    DriftDecision,
+    DriftState,
+    decision_scope,
+)
 
 log = logging.getLogger(__name__)
 

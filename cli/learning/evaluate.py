@@ -69,7 +69,6 @@ def event_risk(
     seed: Annotated[list[int] | None, typer.Option(min=0)] = None,
     users: ShopUsersOption = 2_500,
     days: ShopDaysOption = 45,
-    warm_up_days: Annotated[int, typer.Option(min=0)] = 14,
 ) -> None:
     """Compare the rules, the fraud model and both together on simulated shops.
 
@@ -81,7 +80,6 @@ def event_risk(
     Options:
     rules FILE: Rules file to compare with (TOML).
     seed: Seed of a simulated shop that the model has not seen; repeatable.
-    warm_up_days: First days of a shop, which only fill the entity lists.
     """
     from liveprofile.rules.rules import read_rules
     from models.fraud.model import FraudModel
@@ -90,6 +88,6 @@ def event_risk(
     model, rule_set = FraudModel.load(product_path(folder)), read_rules(product_path(rules))
     with progress() as on_progress:
         report = compare_rules_and_model(
-            model, rule_set, seed or SEEDS, users, days, warm_up_days, on_progress=on_progress
+            model, rule_set, seed or SEEDS, users, days, on_progress=on_progress
         )
     print_json({"recipe": "event-risk", **report})

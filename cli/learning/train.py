@@ -17,8 +17,6 @@ from cli.learning.options import (
     OutFolderOption,
     ParamsOption,
     RowsOption,
-    ShopDaysOption,
-    ShopUsersOption,
 )
 from cli.options import Commands
 from cli.progress import print_line, progress
@@ -146,18 +144,10 @@ def _summary(metrics: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-SeedsOption = Annotated[list[int] | None, typer.Option(min=0)]
-
-
 @train.command("event-risk")
 def event_risk(
     call: ConfigCall,
     out: OutFolderOption,
-    users: ShopUsersOption = 2_500,
-    days: ShopDaysOption = 45,
-    train_seed: SeedsOption = None,
-    validation_seed: SeedsOption = None,
-    test_seed: SeedsOption = None,
     rows: Path | None = None,
     labels: Path | None = None,
     train_start: DayOption = None,
@@ -170,17 +160,11 @@ def event_risk(
 ) -> None:
     """Train the fraud model on simulated shops with known frauds, or on own events with --rows.
 
-    Without seeds it uses the shops of the shipped model
-    (models/fraud/training/train_simulated.py). The setting scoring.checkpoint names the folder to
-    serve. The last line is JSON.
+    The setting scoring.checkpoint names the folder to serve. The last line is JSON.
 
     Example: `liveprofile model train event-risk --out models/risk-1`
 
     Options:
-    train_seed: Seed of a simulated shop for training; repeatable.
-    validation_seed: Seed of a simulated shop for validation (hyperparameters, calibration);
-        repeatable.
-    test_seed: Seed of a simulated shop for the test; repeatable.
     rows PATH: Train on own events: folder that `backfill --pipeline scoring` wrote. Needs the four
         days below.
     labels FILE: With --rows: file of labels, as for `feedback send`. Default: the current content
@@ -215,17 +199,8 @@ def event_risk(
                 call, rows, labels, split, delay_days, false_alarm_cost, out, on_progress, left_out
             )
     else:
-        seeds = {
-            "train_seeds": train_seed,
-            "validation_seeds": validation_seed,
-            "test_seeds": test_seed,
-        }
-        chosen = dataclasses.replace(
-            FraudRecipe().sized(users, days),
-            **{name: tuple(values) for name, values in seeds.items() if values},
-        )
         with progress() as on_progress:
-            model = train_simulated(chosen, out, on_progress)
+            model = train_simulated(FraudRecipe(), out, on_progress)
         report = {"version": model.version, "folder": str(out)}
         report |= {name: model.metadata[name] for name in SHOP_METADATA}
     print_json({"recipe": "event-risk", **report})
@@ -251,7 +226,7 @@ def _train_on_own_events(
     from liveprofile.rules.rules import read_rules
     from models.fraud.datasets.labelled_rows import LabelLog, read_labelled_events
     from models.fraud.training import train_on_labels
-    from models.fraud.training.train_simulated import AlertCosts
+    from models.fraud.training.evaluate import AlertCosts
     from offline.backfill import UNKNOWN_ANALYST
 
     for option, day in days.items():

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi import APIRouter, Path, Query
 from pydantic import ValidationError
 from starlette.responses import RedirectResponse, Response
 
-from console.access import THROUGH, Reader, Visitor, form_of
+from console.access import Planner, Reader, Scanner, SlowReader, form_of
 from console.formats import number, points, share, utc, words, written
 from console.rendering import page
 from liveprofile.campaigns.plan import Target
@@ -21,81 +21,55 @@ from liveprofile.client.analysis_models import CAMPAIGN_PATTERN, CampaignRequest
 from liveprofile.errors import InputError
 from liveprofile.rows.users import SEGMENT_BUCKETS
 from liveprofile.units import DAY_MS
-from serve.keys import Role
 from serve.routes.campaigns import MAX_DAYS
-from serve.routes.common import SCAN_COST, DataStore, audit_entry, extend_to_scan, to_ms
-from serve.security import Caller
-from serve.store.store import Store
+from serve.routes.common import to_ms
+from serve.security import Call
 from services import campaigns as service
 
 # Targets are stored in buckets: a page has as many buckets as make up so many users.
 PAGE_TARGETS = 100
 BUCKETS_AT_ONCE = 8
-FIELDS = {
-    "name": "",
-    "segments": "",
-    "when": "",
-    "control_share": "0.1",
-    "cost": "0",
-    "margin": "1",
-    "response": "",
-    "budget": "",
-    "contacts": "",
-    "days": "30",
-    "start": "",
-    "excluded": "",
-}
 _NUMBERS = ("control_share", "cost", "margin", "response", "budget")
+FIELDS = dict.fromkeys(("name", "segments", "when", *_NUMBERS, "contacts", "start", "excluded"), "")
+FIELDS |= {"control_share": "0.1", "cost": "0", "margin": "1", "days": "30"}
 
 router = APIRouter(prefix="/campaigns")
 
-Planner = Annotated[Caller, Depends(Visitor(Role.ANALYST, SCAN_COST))]
-Reporter = Annotated[Caller, Depends(Visitor(Role.READER, SCAN_COST))]
 Name = Annotated[str, Path(pattern=CAMPAIGN_PATTERN)]
 
 
 @router.get("")
-async def campaigns(request: Request, caller: Reader) -> Response:
-    return await _list(request, FIELDS)
+async def campaigns(call: Reader) -> Response:
+    return await _list(call, FIELDS)
 
 
 @router.post("")
-async def plan(request: Request, caller: Planner) -> Response:
+async def plan(call: Planner) -> Response:
     """Previews (action preview) or stores a plan. May take long: it reads all profiles."""
-    fields = FIELDS | await form_of(request)
-    body, problems = parse_plan(fields)
-    if body is None:
-        return await _list(request, fields, 422, problems=problems)
-    name = fields["name"].strip()
-    extend_to_scan(request)
-    is_dry, requested = fields.get("action") != "plan", service.requested_of(body)
-    audit = audit_entry(request, caller, "campaign.plan", name, requested | THROUGH)
+    fields = FIELDS | await form_of(call.request)
+    name, is_dry = fields["name"].strip(), fields.get("action") != "plan"
     try:
+        body = parse_plan(fields)
+        requested = service.requested_of(body)
+        audit = call.audit("campaign.plan", name, requested)
         wish = service.wish_of(name, body, audit.at_ms)
-        summary = await request.app.state.store.scan(
-            service.plan, wish, caller.name, requested | THROUGH, audit, dry_run=is_dry
-        )
+        summary = await call.scan(service.plan, wish, call.by, requested, audit, dry_run=is_dry)
     except (InputError, CampaignExistsError) as error:
-        return await _list(request, fields, 422, problems=[str(error)])
+        return await _list(call, fields, 422, problems=str(error).splitlines())
     if not is_dry:
         return RedirectResponse(f"/campaigns/{name}", 303)
-    return await _list(request, fields, preview=summary_facts(summary))
+    return await _list(call, fields, preview=summary_facts(summary))
 
 
 @router.get("/{name}")
 async def campaign(
-    request: Request,
-    name: Name,
-    store: DataStore,
-    caller: Reader,
-    bucket: Annotated[int, Query(ge=0, lt=SEGMENT_BUCKETS)] = 0,
+    name: Name, call: SlowReader, bucket: Annotated[int, Query(ge=0, lt=SEGMENT_BUCKETS)] = 0
 ) -> Response:
     """A plan and a page of its users."""
-    extend_to_scan(request)
-    found = await store.read(find_plan, name)
-    targets, next_bucket = await _targets(store, name, bucket)
+    found = await call.read(find_plan, name)
+    targets, next_bucket = await _targets(call, name, bucket)
     return page(
-        request,
+        call.request,
         "campaigns/plan.html",
         name=name,
         requested=requested_facts(found),
@@ -109,90 +83,59 @@ async def campaign(
 
 @router.get("/{name}/report")
 async def report(
-    request: Request,
-    name: Name,
-    caller: Reporter,
-    days: Annotated[int, Query(ge=1, le=MAX_DAYS)] = 30,
+    name: Name, call: Scanner, days: Annotated[int, Query(ge=1, le=MAX_DAYS)] = 30
 ) -> Response:
     """Treatment against control. May take long: it reads the windows of all users."""
-    extend_to_scan(request)
-    _, results = await request.app.state.store.scan(service.report, name, days * DAY_MS)
+    _, results = await call.scan(service.report, name, days * DAY_MS)
     values = {"name": name, "days": days, "results": results, "verdict": verdict(results)}
-    return page(request, "campaigns/report.html", **values)
+    return page(call.request, "campaigns/report.html", **values)
 
 
-async def _targets(store: Store, name: str, bucket: int) -> tuple[list[Target], int | None]:
+async def _targets(call: Call, name: str, bucket: int) -> tuple[list[Target], int | None]:
     """The users of some buckets from this one on, and the bucket after them."""
     found: list[Target] = []
     while bucket < SEGMENT_BUCKETS and len(found) < PAGE_TARGETS:
         several = range(bucket, min(bucket + BUCKETS_AT_ONCE, SEGMENT_BUCKETS))
-        reads = (store.run(service.targets, name, each) for each in several)
-        for part in await asyncio.gather(*reads):
+        for part in await asyncio.gather(
+            *(call.run(service.targets, name, each) for each in several)
+        ):
             found += part
         bucket = several.stop
     return found, bucket if bucket < SEGMENT_BUCKETS else None
 
 
 async def _list(
-    request: Request,
-    fields: dict[str, str],
+    call: Call,
+    fields: Mapping[str, str],
     status: int = 200,
-    problems: list[str] | None = None,
+    problems: Iterable[str] = (),
     preview: list[tuple[str, str]] | None = None,
 ) -> Response:
-    return page(
-        request,
-        "campaigns/list.html",
-        status,
-        plans=await request.app.state.store.read(read_plans),
-        fields=fields,
-        problems=problems or [],
-        preview=preview,
-    )
+    values = {"fields": fields, "problems": problems, "preview": preview}
+    plans = await call.read(read_plans)
+    return page(call.request, "campaigns/list.html", status, plans=plans, **values)
 
 
-def parse_plan(fields: Mapping[str, str]) -> tuple[CampaignRequest | None, list[str]]:
-    """A form as the request of the read API, None if a field has a fault, and the faults.
-
-    Empty fields are as if they were not there.
-    """
-    problems: list[str] = []
-    values: dict[str, Any] = {}
-    for name in _NUMBERS:
-        if text := fields.get(name, "").strip():
-            try:
-                values[name] = float(text)
-            except ValueError:
-                problems.append(f"{words(name)}: {text[:40]!r} is not a number")
-    if when := fields.get("when", "").strip():
-        values["when"] = when
-    values["segments"] = _parts(fields.get("segments", "").split(","))
-    values["excluded"] = _parts(fields.get("excluded", "").splitlines())
-    if contacts := fields.get("contacts", "").strip():
-        cap = {"contacts": contacts, "days": fields.get("days", "").strip()}
-        if all(text.isascii() and text.isdigit() and len(text) < 6 for text in cap.values()):
-            values["cap"] = {name: int(text) for name, text in cap.items()}
-        else:
-            problems.append("frequency cap: two whole numbers")
-    if start := fields.get("start", "").strip():
+def parse_plan(fields: Mapping[str, str]) -> CampaignRequest:
+    """The request of a form. Raises InputError with a line for each fault."""
+    given = {name: text.strip() for name, text in fields.items() if text.strip()}
+    values: dict[str, Any] = {name: given[name] for name in (*_NUMBERS, "when") if name in given}
+    lists = {"segments": given.get("segments", "").split(",")}
+    lists["excluded"] = given.get("excluded", "").splitlines()
+    for name, texts in lists.items():
+        values[name] = [text.strip() for text in texts if text.strip()]
+    if "contacts" in given:
+        values["cap"] = {name: given.get(name, "") for name in ("contacts", "days")}
+    if start := given.get("start"):
         try:
             values["start_ms"] = to_ms(datetime.fromisoformat(start))
         except ValueError:
-            problems.append(f"start: {start[:40]!r} is not a time")
-    if problems:
-        return None, problems
+            raise InputError(f"start: {start[:40]!r} is not a time") from None
     try:
-        return CampaignRequest.model_validate(values), []
+        return CampaignRequest.model_validate(values, strict=False)
     except ValidationError as error:
-        return None, [_described(each) for each in error.errors()]
-
-
-def _parts(texts: Iterable[str]) -> list[str]:
-    return [text.strip() for text in texts if text.strip()]
-
-
-def _described(error: Any) -> str:
-    return f"{words('.'.join(map(str, error['loc'])))}: {error['msg']}"
+        faults = [(".".join(map(str, each["loc"])), each["msg"]) for each in error.errors()]
+        raise InputError("\n".join(f"{words(name)}: {told}" for name, told in faults)) from None
 
 
 def summary_facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -6,71 +6,67 @@ import asyncio
 import difflib
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import orjson
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Query, Request
 from fastapi import Path as PathParameter
 from starlette.responses import RedirectResponse, Response
 
-from console.access import THROUGH, Analyst, Reader, Visitor, form_of
-from console.charts import BarChart, bar_chart
+from console.access import (
+    Analyst,
+    Reader,
+    Scanner,
+    SlowAnalyst,
+    SlowReader,
+    Visitor,
+    form_of,
+)
 from console.formats import number, share, utc
 from console.rendering import page, part_page
 from liveprofile.client.models import MAX_ID_CHARS, MAX_NOTE_CHARS
+from liveprofile.errors import LiveprofileError
 from liveprofile.labels.rule_backtest import Backtest
 from liveprofile.rules.backtest import Outcome
 from liveprofile.rules.definitions import Definition, DefinitionProblem, DefinitionsError
 from liveprofile.rules.proposals import Proposal, ProposalState, find_proposal, read_proposals
-from liveprofile.rules.rules import Rule
 from liveprofile.segments.members import SegmentSize, sizes
 from liveprofile.units import DAY_MS
-from serve.guard import extend_deadline
 from serve.keys import Role
 from serve.problems import ApiError
-from serve.routes.common import KAFKA_DEADLINE_S, SCAN_COST, DataStore, audit_entry, extend_to_scan
-from serve.security import Caller
-from serve.store.store import Store
+from serve.routes.common import KAFKA_DEADLINE_S
+from serve.security import Call
 from services import definitions as service
 from services.definitions import ATTRIBUTES_FILE, DefinitionKind, parse
 
 # As in the read API.
 EDITORS: dict[DefinitionKind, Role] = {"rules": Role.ADMIN, "segments": Role.ANALYST}
+EDITING = {kind: Visitor(role, deadline_s=KAFKA_DEADLINE_S) for kind, role in EDITORS.items()}
 MAX_MEMBERS = 200
 DAYS = ("7", "14", "30")
+SHOWN = 20
 
-Tester = Annotated[Caller, Depends(Visitor(Role.READER, SCAN_COST))]
+ProposalId = Annotated[str, PathParameter(max_length=36)]
 
 router = APIRouter(prefix="/definitions")
 
 
 @router.get("/segments/members")
-async def members(
-    request: Request,
-    store: DataStore,
-    caller: Reader,
-    segment: str = Query(max_length=MAX_ID_CHARS),
-) -> Response:
-    found = await store.segment_members(segment, None, MAX_MEMBERS)
-    return page(
-        request,
-        "members.html",
-        segment=segment,
-        members=found,
-        is_cut=len(found) == MAX_MEMBERS,
-    )
+async def members(call: Reader, segment: str = Query(max_length=MAX_ID_CHARS)) -> Response:
+    found = await call.store.segment_members(segment, None, MAX_MEMBERS)
+    values = {"segment": segment, "members": found, "is_cut": len(found) == MAX_MEMBERS}
+    return page(call.request, "members.html", **values)
 
 
 @router.get("/{kind}")
-async def definitions(request: Request, kind: DefinitionKind, caller: Reader) -> Response:
+async def definitions(kind: DefinitionKind, call: SlowReader) -> Response:
     """Those in force, as a table and as a text to edit. May take seconds: it reads Kafka."""
-    extend_deadline(request, KAFKA_DEADLINE_S)
-    store: Store = request.app.state.store
-    found = await store.run(service.in_force, kind)
+    found = await call.run(service.in_force, kind)
     listed = list(getattr(found.definitions, kind))
     return page(
-        request,
+        call.request,
         "definitions.html",
         kind=kind,
         source=found.source,
@@ -78,57 +74,44 @@ async def definitions(request: Request, kind: DefinitionKind, caller: Reader) ->
         definitions=listed,
         details=details,
         text=to_toml(kind, listed),
-        sizes=await _sizes(store, [each.id for each in listed]) if kind == "segments" else {},
-        may_edit=caller.role.includes(EDITORS[kind]),
+        sizes=await _sizes(call, [each.id for each in listed]) if kind == "segments" else {},
+        may_edit=call.caller.role.includes(EDITORS[kind]),
         editor=EDITORS[kind],
         days=DAYS,
-        needs_approval=_needs_approval(request, kind),
+        needs_approval=_needs_approval(call.request, kind),
     )
 
 
 @router.post("/{kind}/check")
-async def checked(request: Request, kind: DefinitionKind, caller: Reader) -> Response:
+async def checked(kind: DefinitionKind, call: Reader) -> Response:
     """The faults of a text: field text. Fast enough for every pause in typing."""
-    fields = await form_of(request)
-    found, problems = await _checked(request, kind, fields)
-    values = {"kind": kind, "problems": problems, "count": found and len(found)}
-    return page(request, "parts/definitions_checked.html", **values)
-
-
-async def _checked(
-    request: Request, kind: DefinitionKind, fields: dict[str, str]
-) -> tuple[list[Definition] | None, list[str]]:
-    """The definitions of the field text, or None; its faults."""
-    attributes = request.app.state.store.settings.attributes
-    return await asyncio.to_thread(check, kind, fields.get("text", ""), attributes)
+    try:
+        found, _ = await _edited(call, kind)
+    except FaultyTextError as error:
+        return await faults(call.request, error, status=200)
+    return page(call.request, CHECKED, kind=kind, problems=[], count=len(found))
 
 
 @router.post("/{kind}/compare")
-async def compare(request: Request, kind: DefinitionKind, caller: Reader) -> Response:
+async def compare(kind: DefinitionKind, call: SlowReader) -> Response:
     """What a text would change. Writes nothing."""
-    return await _put(request, kind, caller, dry_run=True)
+    return await _put(call, kind, dry_run=True)
 
 
 @router.post("/rules/backtest")
-async def backtest(request: Request, caller: Tester) -> Response:
+async def backtest(call: Scanner) -> Response:
     """What the rules of a text would have done in the last days. May take long."""
-    fields = await form_of(request)
+    rules, fields = await _edited(call, "rules")
     days = fields.get("days", "14")
     if days not in DAYS:
         raise ApiError(422, "invalid-request", f"days: one of {', '.join(DAYS)}")
-    rules, problems = await _checked(request, "rules", fields)
-    if rules is None:
-        return _faults(request, "rules", problems)
-    extend_to_scan(request)
-    store: Store = request.app.state.store
-    in_force = (await store.run(service.in_force, "rules")).definitions.rules
-    tested = await store.scan(service.backtest_rules, rules, int(days))
+    in_force = (await call.run(service.in_force, "rules")).definitions.rules
+    tested = await call.scan(service.backtest_rules, rules, int(days))
     return part_page(
-        request,
+        call.request,
         "parts/rules_backtest.html",
         "Backtest",
         backtest=tested,
-        chart=backtest_chart(tested),
         figures=backtest_figures(tested),
         diff=diff(to_toml("rules", in_force), to_toml("rules", rules)),
     )
@@ -137,157 +120,153 @@ async def backtest(request: Request, caller: Tester) -> Response:
 @router.post("/{kind}/apply")
 async def apply(request: Request, kind: DefinitionKind) -> Response:
     """Makes a text the definitions in force, if nobody has changed them since they were read."""
-    caller = await Visitor(EDITORS[kind])(request)
+    call = await EDITING[kind](request)
     if _needs_approval(request, kind):
         raise ApiError(403, "forbidden", "a change of rules must be proposed to a second person")
-    return await _put(request, kind, caller, dry_run=False)
+    return await _put(call, kind, dry_run=False)
 
 
-async def _put(request: Request, kind: DefinitionKind, caller: Caller, dry_run: bool) -> Response:
-    fields = await form_of(request)
-    edited, problems = await _checked(request, kind, fields)
-    if edited is None:
-        return _faults(request, kind, problems)
-    tag = fields.get("tag", "")
-    if not tag:
-        raise ApiError(422, "invalid-request", "tag: of the definitions that the text is based on")
-    extend_deadline(request, KAFKA_DEADLINE_S)
+async def _put(call: Call, kind: DefinitionKind, dry_run: bool) -> Response:
+    edited, fields = await _edited(call, kind)
+    tag = _tag(fields)
     requested = {"if_match": tag, "ids": [each.id for each in edited]}
-    audit = audit_entry(request, caller, f"{kind}.put", kind, requested | THROUGH)
-    store: Store = request.app.state.store
-    applied = await store.run(service.apply, kind, edited, caller.name, tag, audit, dry_run=dry_run)
+    audit = call.audit(f"{kind}.put", kind, requested)
+    applied = await call.run(service.apply, kind, edited, call.by, tag, audit, dry_run=dry_run)
     if not dry_run:
         return RedirectResponse(f"/definitions/{kind}", 303)
     changes = [each for each in applied.changes if each.kind != "unchanged"]
-    return page(request, "parts/definitions_changes.html", kind=kind, changes=changes)
+    return page(call.request, "parts/definitions_changes.html", kind=kind, changes=changes)
+
+
+def _tag(fields: Mapping[str, str]) -> str:
+    if tag := fields.get("tag"):
+        return tag
+    raise ApiError(422, "invalid-request", "tag: of the definitions that the text is based on")
+
+
+async def _edited(call: Call, kind: DefinitionKind) -> tuple[list[Definition], dict[str, str]]:
+    """The definitions of the field text, and all fields. Raises FaultyTextError."""
+    fields = await form_of(call.request)
+    attributes = call.store.settings.attributes
+    return await asyncio.to_thread(check, kind, fields.get("text", ""), attributes), fields
 
 
 def _needs_approval(request: Request, kind: DefinitionKind) -> bool:
     return kind == "rules" and request.app.state.settings.second_approver
 
 
-def _faults(request: Request, kind: DefinitionKind, problems: list[str]) -> Response:
-    template = "parts/definitions_checked.html"
-    return page(request, template, 422, kind=kind, problems=problems, count=None)
+async def faults(request: Request, error: FaultyTextError, status: int = 422) -> Response:
+    return page(request, CHECKED, status, problems=error.problems)
 
 
-async def _sizes(store: Store, segments: list[str]) -> dict[str, SegmentSize]:
+async def _sizes(call: Call, segments: list[str]) -> dict[str, SegmentSize]:
     """The latest size of each segment that has been swept."""
-    latest = await asyncio.gather(*(store.read(sizes, each, 1) for each in segments))
+    latest = await asyncio.gather(*(call.read(sizes, each, 1) for each in segments))
     return {name: found[0] for name, found in zip(segments, latest, strict=True) if found}
 
 
-SHOWN = 20
-
-ProposalId = Annotated[str, PathParameter(max_length=36)]
-
-
 @router.get("/rules/proposals")
-async def proposals(request: Request, store: DataStore, caller: Reader) -> Response:
-    found = await store.read(read_proposals, SHOWN)
-    return part_page(request, "parts/rule_proposals.html", "Proposed rules", proposals=found)
+async def proposals(call: Reader) -> Response:
+    found = await call.read(read_proposals, SHOWN)
+    return part_page(call.request, "parts/rule_proposals.html", "Proposed rules", proposals=found)
 
 
 @router.post("/rules/propose")
-async def propose(request: Request, caller: Analyst) -> Response:
+async def propose(call: Analyst) -> Response:
     """Stores the rules of a text for another person to approve: fields text, tag, note."""
-    fields = await form_of(request)
-    rules, problems = await _checked(request, "rules", fields)
-    if rules is None:
-        return _faults(request, "rules", problems)
-    tag, note = fields.get("tag", ""), fields.get("note", "").strip()
-    if not tag or len(note) > MAX_NOTE_CHARS:
-        detail = f"tag of the rules in force, and a note of at most {MAX_NOTE_CHARS} characters"
-        raise ApiError(422, "invalid-request", detail)
-    requested = {"if_match": tag, "ids": [rule.id for rule in rules], "note": note} | THROUGH
-    audit = audit_entry(request, caller, "rules.propose", "rules", requested)
-    store: Store = request.app.state.store
-    made = await store.run(service.propose_rules, rules, tag, note, audit)
+    rules, fields = await _edited(call, "rules")
+    tag, note = _tag(fields), fields.get("note", "").strip()
+    if len(note) > MAX_NOTE_CHARS:
+        raise ApiError(422, "invalid-request", f"a note has at most {MAX_NOTE_CHARS} characters")
+    requested = {"if_match": tag, "ids": [rule.id for rule in rules], "note": note}
+    audit = call.audit("rules.propose", "rules", requested)
+    made = await call.run(service.propose_rules, rules, tag, note, audit)
     return RedirectResponse(f"/definitions/rules/proposals/{made.proposal_id}", 303)
 
 
 @router.get("/rules/proposals/{proposal_id}")
-async def proposal(request: Request, proposal_id: ProposalId, caller: Reader) -> Response:
+async def proposal(proposal_id: ProposalId, call: SlowReader) -> Response:
     """A proposal beside the rules in force. May take seconds: it reads Kafka."""
-    extend_deadline(request, KAFKA_DEADLINE_S)
-    store: Store = request.app.state.store
     found, in_force = await asyncio.gather(
-        store.read(find_proposal, proposal_id), store.run(service.in_force, "rules")
+        call.read(find_proposal, proposal_id), call.run(service.in_force, "rules")
     )
-    text = to_toml("rules", await _parsed(request, found))
+    attributes = call.store.settings.attributes
+    rules = await asyncio.to_thread(parse, "rules", found.rules, attributes)
+    text = to_toml("rules", rules)
     return page(
-        request,
+        call.request,
         "rule_proposal.html",
         proposal=found,
         text=text,
         diff=diff(to_toml("rules", in_force.definitions.rules), text),
         is_outdated=found.base_tag != in_force.tag and found.state is ProposalState.OPEN,
-        may_approve=_is_approver(caller) and found.may_be_approved_by(caller.name),
-        may_refuse=_may_refuse(caller, found),
+        may_approve=_is_approver(call) and found.may_be_approved_by(call.by),
+        may_refuse=_may_refuse(call, found),
         approver=EDITORS["rules"],
         days=DAYS,
     )
 
 
 @router.post("/rules/proposals/{proposal_id}")
-async def decide(request: Request, proposal_id: ProposalId, caller: Analyst) -> Response:
+async def decide(proposal_id: ProposalId, call: SlowAnalyst) -> Response:
     """Approves or refuses: field action. Who has proposed may refuse, which withdraws it."""
-    fields = await form_of(request)
-    action = fields.get("action")
-    extend_deadline(request, KAFKA_DEADLINE_S)
-    store: Store = request.app.state.store
-    audit = audit_entry(request, caller, f"rules.{action}", proposal_id, dict(THROUGH))
+    action = (await form_of(call.request)).get("action")
+    audit = call.audit(f"rules.{action}", proposal_id, {})
     match action:
         case "approve":
-            if not _is_approver(caller):
+            if not _is_approver(call):
                 raise ApiError(403, "forbidden", f"this needs the role {EDITORS['rules']}")
-            await store.run(service.approve_rules, proposal_id, audit)
+            await call.run(service.approve_rules, proposal_id, audit)
         case "refuse":
-            if not _may_refuse(caller, await store.read(find_proposal, proposal_id)):
+            if not _may_refuse(call, await call.read(find_proposal, proposal_id)):
                 raise ApiError(403, "forbidden", "only an admin, and who has proposed, may refuse")
-            await store.run(service.refuse_rules, proposal_id, audit)
+            await call.run(service.refuse_rules, proposal_id, audit)
         case _:
             raise ApiError(422, "invalid-request", "action: approve or refuse")
     return RedirectResponse(f"/definitions/rules/proposals/{proposal_id}", 303)
 
 
-async def _parsed(request: Request, found: Proposal) -> list[Rule]:
-    attributes = request.app.state.store.settings.attributes
-    return await asyncio.to_thread(parse, "rules", found.rules, attributes)
+def _is_approver(call: Call) -> bool:
+    return call.caller.role.includes(EDITORS["rules"])
 
 
-def _is_approver(caller: Caller) -> bool:
-    return caller.role.includes(EDITORS["rules"])
-
-
-def _may_refuse(caller: Caller, found: Proposal) -> bool:
+def _may_refuse(call: Call, found: Proposal) -> bool:
     is_open = found.state is ProposalState.OPEN
-    return is_open and (_is_approver(caller) or caller.name == found.proposed_by)
+    return is_open and (_is_approver(call) or call.by == found.proposed_by)
+
+
+CHECKED = "parts/definitions_checked.html"
+
+
+class FaultyTextError(LiveprofileError):
+    """A text of definitions has faults."""
+
+    def __init__(self, problems: list[str]):
+        super().__init__("; ".join(problems))
+        self.problems = problems
 
 
 _COLUMNS = ("id", "version", "state", "when")
 
 
-def check(
-    kind: DefinitionKind, text: str, attributes: Path = ATTRIBUTES_FILE
-) -> tuple[list[Definition] | None, list[str]]:
-    """The definitions of a TOML text with tables [[rules]] or [[segments]], or None; its faults.
+def check(kind: DefinitionKind, text: str, attributes: Path = ATTRIBUTES_FILE) -> list[Definition]:
+    """The definitions of a TOML text with tables [[rules]] or [[segments]].
 
-    attributes: the file with the attributes that conditions may read. Raises ServiceError if that
-    file is invalid.
+    attributes: the file with the attributes that conditions may read. Raises FaultyTextError, and
+    ServiceError if that file is invalid.
     """
     try:
         tables = tomllib.loads(text).get(kind, [])
     except tomllib.TOMLDecodeError as error:
-        return None, [f"TOML: {error}"]
+        raise FaultyTextError([f"TOML: {error}"]) from None
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        return None, [f"{kind}: must be tables [[{kind}]]"]
+        raise FaultyTextError([f"{kind}: must be tables [[{kind}]]"])
     if not tables:
-        return None, [f"the text has no table [[{kind}]]"]
+        raise FaultyTextError([f"the text has no table [[{kind}]]"])
     try:
-        return parse(kind, tables, attributes), []
+        return parse(kind, tables, attributes)
     except DefinitionsError as error:
-        return None, [_described(problem) for problem in error.problems]
+        raise FaultyTextError(list(map(_described, error.problems))) from None
 
 
 def _described(problem: DefinitionProblem) -> str:
@@ -335,32 +314,26 @@ def details(definition: Definition) -> list[tuple[str, str]]:
     ]
 
 
-MONTH_AND_DAY = slice(5, 10)  # of a formatted time
-CONTEXT_LINES = 2
-
-
-def backtest_chart(found: Backtest) -> BarChart:
-    """Alerts by day, in force and edited."""
-    days = range(found.since_ms // DAY_MS, found.until_ms // DAY_MS + 1)
-    series = [
-        (name, [float(side.alerts_by_day.get(day * DAY_MS, 0)) for day in days])
-        for name, side in (("in force", found.current), ("edited", found.edited))
-    ]
-    return bar_chart([utc(day * DAY_MS)[MONTH_AND_DAY] for day in days], series)
-
-
 def backtest_figures(found: Backtest) -> list[tuple[str, str, str]]:
-    """Name, in force, edited."""
-    days = found.until_ms // DAY_MS - found.since_ms // DAY_MS + 1
-    sides = found.current, found.edited
-    figures: list[tuple[str, Callable[[Outcome], str]]] = [
-        ("alerts", lambda side: number(side.alerts)),
-        ("alerts per day", lambda side: number(side.alerts / days, 1)),
-        ("users with an alert", lambda side: number(len(side.users))),
-        ("precision against labels", _precision),
-        ("flags of rules in shadow", lambda side: number(side.shadow_flags)),
-    ]
-    return [(name, *map(figure, sides)) for name, figure in figures]
+    """Name, in force, edited; alerts by day last."""
+    days = range(found.since_ms // DAY_MS, found.until_ms // DAY_MS + 1)
+    figures: dict[str, Callable[[Outcome], str]] = {
+        "alerts": lambda side: number(side.alerts),
+        "alerts per day": lambda side: number(side.alerts / len(days), 1),
+        "users with an alert": lambda side: number(len(side.users)),
+        "precision against labels": _precision,
+        "flags of rules in shadow": lambda side: number(side.shadow_flags),
+    }
+    for start_ms in (day * DAY_MS for day in days):
+        figures[f"alerts on {utc(start_ms).partition(' ')[0]}"] = partial(_alerts, start_ms)
+    return [(name, write(found.current), write(found.edited)) for name, write in figures.items()]
+
+
+def _alerts(day_ms: int, side: Outcome) -> str:
+    return number(side.alerts_by_day.get(day_ms, 0))
+
+
+CONTEXT_LINES = 2
 
 
 def diff(before: str, after: str) -> list[tuple[str, str]]:

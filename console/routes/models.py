@@ -9,73 +9,46 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
-from fastapi import APIRouter, HTTPException, Request
+from fastapi import APIRouter
 from starlette.responses import Response
 
-from console.access import Reader
+from console.access import Reader, SlowReader
 from console.charts import LineChart, Sample, line_chart
 from console.formats import EMPTY, number, words
 from console.job import JobReader
 from console.rendering import page, part_page
-from serve.guard import extend_deadline
-from udfs.profile.deployment import KEPT_DEPLOYMENTS, Deployment, UserModels
-
-# A broker that is away takes seconds to tell.
-TOPIC_DEADLINE_S = 10.0
+from udfs.profile.deployment import KEPT_DEPLOYMENTS, Deployment
 
 router = APIRouter(prefix="/models")
 
 
 @router.get("")
-async def models(request: Request, caller: Reader) -> Response:
-    return await _cards(request, "Models", request.app.state.models)
+async def models(call: Reader) -> Response:
+    """The cards of the models of the settings."""
+    folders = call.request.app.state.models.items()
+    found = await asyncio.gather(*(asyncio.to_thread(read_model, *each) for each in folders))
+    return page(call.request, "models/page.html", models=found)
 
 
 @router.get("/versions")
-async def versions(request: Request, caller: Reader) -> Response:
-    return page(request, "models/versions.html")
+async def versions(call: Reader) -> Response:
+    return page(call.request, "models/versions.html")
 
 
 @router.get("/versions/list")
-async def version_list(request: Request, caller: Reader) -> Response:
-    extend_deadline(request, TOPIC_DEADLINE_S)
-    reader: JobReader = request.app.state.job
-    version = (await asyncio.to_thread(read_model, *_user_model(request))).version
+async def version_list(call: SlowReader) -> Response:
+    reader: JobReader = call.request.app.state.job
     models = await reader.user_models()
     return part_page(
-        request,
+        call.request,
         "models/version_list.html",
         "Versions of the user model",
         back="/models",
         deployments=models.deployments if models else (),
-        configured=f"{version} ({CONFIGURED})" if version else CONFIGURED,
+        configured=CONFIGURED,
         restores=restores,
         kept=KEPT_DEPLOYMENTS,
     )
-
-
-@router.get("/versions/card")
-async def version_card(
-    request: Request, caller: Reader, revision: int | None = None, canary: bool = False
-) -> Response:
-    """The card of a deployment's model, without a revision that of the settings."""
-    extend_deadline(request, TOPIC_DEADLINE_S)
-    reader: JobReader = request.app.state.job
-    name, configured = _user_model(request)
-    folder = folder_of(await reader.user_models(), revision, canary, configured)
-    if folder is None:
-        raise HTTPException(404, f"the topic has no model of revision {revision}")
-    return await _cards(request, "Model card", {name: folder})
-
-
-def _user_model(request: Request) -> tuple[str, Path]:
-    """Name and checkpoint of the user model of the settings, which comes first."""
-    return next(iter(request.app.state.models.items()))
-
-
-async def _cards(request: Request, title: str, folders: dict[str, Path]) -> Response:
-    reads = (asyncio.to_thread(read_model, name, folder) for name, folder in folders.items())
-    return page(request, "models/page.html", title=title, models=await asyncio.gather(*reads))
 
 
 MAX_LIST_ITEMS = 8
@@ -160,16 +133,3 @@ def restores(deployment: Deployment) -> str:
         return EMPTY
     before = deployment.rolls_back_to
     return CONFIGURED if before is None else f"revision {before}"
-
-
-def folder_of(
-    models: UserModels | None, revision: int | None, canary: bool, configured: Path
-) -> Path | None:
-    """The checkpoint that a link to a card names; None if there is no such deployment."""
-    if revision is None:
-        return configured
-    deployment = models.find(revision) if models else None
-    if deployment is None:
-        return None
-    reference = deployment.canary if canary else deployment.model
-    return reference.path if reference else None

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from console.access import THROUGH, Admin, Reader, form_of
-from console.charts import BarChart, LineChart, Sample, bar_chart, line_chart
+from console.access import Reader, SlowAdmin, SlowReader, form_of
+from console.charts import LineChart, Sample, line_chart
 from console.formats import number, utc, words
 from console.job import JobFacts, JobReader
 from console.rendering import page, part_page
@@ -26,20 +25,15 @@ from liveprofile.flink.operator_metrics import (
 from liveprofile.ingest.rejected import RejectedRecord
 from liveprofile.trends.counts import ALL, Series
 from liveprofile.trends.points import Metric
-from serve.guard import extend_deadline
 from serve.keys import Role
 from serve.problems import ApiError
-from serve.routes.common import KAFKA_DEADLINE_S, DataStore, audit_entry
-from serve.security import Caller
-from serve.store.store import Store
+from serve.security import Call
 from services import operations as service
 from services import trends
 from services.operations import REJECTED_OFFSETS
 from services.trends import TrendPoints
 from udfs.scoring.drift_store import Distance, DriftDecision
 
-# Flink answers a dozen requests in turn, and a broker that is away takes seconds to tell.
-JOB_DEADLINE_S = 10.0
 POINTS = {"hour": 24 * 7, "day": 60}
 AUDITS, PERIODS = 10, 48
 
@@ -48,60 +42,49 @@ router = APIRouter(prefix="/operations")
 
 @router.get("")
 async def operations(
-    request: Request,
-    caller: Reader,
-    by: Literal["hour", "day"] = "hour",
-    metric: Metric = "events",
+    call: Reader, by: Literal["hour", "day"] = "hour", metric: Metric = "events"
 ) -> Response:
-    return page(request, "operations/page.html", by=by, metric=metric)
+    return page(call.request, "operations/page.html", by=by, metric=metric)
 
 
 @router.get("/job")
-async def job(request: Request, caller: Reader) -> Response:
-    facts = await _facts(request)
-    return _part(request, "job", "Job", figures=job_figures(facts), warnings=facts.warnings)
-
-
-async def _facts(request: Request) -> JobFacts:
-    extend_deadline(request, JOB_DEADLINE_S)
-    reader: JobReader = request.app.state.job
-    return await reader.facts()
+async def job(call: SlowReader) -> Response:
+    facts = await _job(call).facts()
+    return _part(call, "job", "Job", figures=job_figures(facts), warnings=facts.warnings)
 
 
 @router.get("/trend")
 async def trend(
-    request: Request,
-    store: DataStore,
-    caller: Reader,
-    by: Literal["hour", "day"] = "hour",
-    metric: Metric = "events",
+    call: Reader, by: Literal["hour", "day"] = "hour", metric: Metric = "events"
 ) -> Response:
-    found = await store.run(trends.trend, Series(ALL, "", ALL), by, metric, POINTS[by])
+    found = await call.run(trends.trend, Series(ALL, "", ALL), by, metric, POINTS[by])
     chart = None if found is None else trend_chart(found)
-    return _part(request, "trend", "Trend", trend=found, chart=chart, by=by, metric=metric)
+    return _part(call, "trend", "Trend", trend=found, chart=chart, by=by, metric=metric)
 
 
 @router.get("/latencies")
-async def latencies(request: Request, caller: Reader) -> Response:
-    facts = await _facts(request)
-    return _part(request, "latencies", "Latencies", latencies=latency_rows(facts.latencies))
+async def latencies(call: SlowReader) -> Response:
+    found = latency_rows((await _job(call).facts()).latencies)
+    return _part(call, "latencies", "Latencies", latencies=found)
 
 
 @router.get("/audit")
-async def audit(request: Request, store: DataStore, caller: Reader) -> Response:
-    audits = await store.run(service.audits, AUDITS)
-    return _part(request, "audit", "Last audit", audits=audits)
+async def audit(call: Reader) -> Response:
+    return _part(call, "audit", "Last audit", audits=await call.run(service.audits, AUDITS))
 
 
 @router.get("/drift")
-async def drift(request: Request, store: DataStore, caller: Reader) -> Response:
-    found = await store.run(service.drift, PERIODS)
-    functions = {"chart_of": drift_chart, "distances": distances}
-    return _part(request, "drift", "Drift", drift=found, **functions)
+async def drift(call: Reader) -> Response:
+    found = await call.run(service.drift, PERIODS)
+    return _part(call, "drift", "Drift", drift=found, chart_of=drift_chart, distances=distances)
 
 
-def _part(request: Request, name: str, heading: str, **values: Any) -> Response:
-    return part_page(request, f"parts/operations_{name}.html", heading, **values)
+def _job(call: Call) -> JobReader:
+    return call.request.app.state.job
+
+
+def _part(call: Call, name: str, heading: str, **values: Any) -> Response:
+    return part_page(call.request, f"parts/operations_{name}.html", heading, **values)
 
 
 SHOWN = 100
@@ -112,61 +95,55 @@ RecordId = Annotated[str, Query(max_length=32)]
 
 
 @router.get("/rejected")
-async def rejected(request: Request, caller: Reader, reason: Reason = "") -> Response:
+async def rejected(call: SlowReader, reason: Reason = "") -> Response:
     """The latest records. It reads Kafka, which may take seconds."""
-    found, reasons = await _rejected(request)
+    found, reasons = await _rejected(call)
     shown = [record for record in found if reason in ("", record.reason)][:SHOWN]
     values = {"reasons": reasons, "reason": reason, "of_each": REJECTED_OFFSETS}
-    return page(request, "operations/rejected.html", records=shown, text_of=text_of, **values)
+    return page(call.request, "operations/rejected.html", records=shown, text_of=text_of, **values)
 
 
 @router.get("/rejected/summary")
-async def summary(request: Request, caller: Reader) -> Response:
+async def summary(call: SlowReader) -> Response:
     """How many of the latest records have each reason, as a part of the operations page."""
-    _, reasons = await _rejected(request)
-    values = {"reasons": reasons, "of_each": REJECTED_OFFSETS}
-    return _part(request, "rejected", "Rejected records", **values)
+    _, reasons = await _rejected(call)
+    return _part(call, "rejected", "Rejected records", reasons=reasons, of_each=REJECTED_OFFSETS)
 
 
-async def _rejected(request: Request) -> tuple[list[RejectedRecord], list[tuple[str, int]]]:
+async def _rejected(call: Call) -> tuple[list[RejectedRecord], list[tuple[str, int]]]:
     """The latest records, and how many of them have each reason, most frequent first."""
-    extend_deadline(request, KAFKA_DEADLINE_S)
-    store: Store = request.app.state.store
-    found = await store.run(service.rejected_records, None, SUMMARISED)
+    found = await call.run(service.rejected_records, None, SUMMARISED)
     return found, Counter(record.reason for record in found).most_common()
 
 
 @router.get("/rejected/record")
-async def record(request: Request, caller: Reader, id: RecordId) -> Response:
-    found = await _record(request, id)
-    return _show(request, caller, found, text_of(found))
+async def record(call: SlowReader, id: RecordId) -> Response:
+    found = await _record(call, id)
+    return _show(call, found, text_of(found))
 
 
 @router.post("/rejected/resend")
-async def resend(request: Request, caller: Admin) -> Response:
+async def resend(call: SlowAdmin) -> Response:
     """Checks (action check) or sends a corrected payload: fields id, payload, action."""
-    fields = await form_of(request)
+    fields = await form_of(call.request)
     record_id, action = fields.get("id", ""), fields.get("action", "")
     if action not in ("check", "send"):
         raise ApiError(422, "invalid-request", "action: check or send")
-    found = await _record(request, record_id)
+    found = await _record(call, record_id)
     text = fields.get("payload", "")
-    requested = {"reason": found.reason} | THROUGH
-    audit = audit_entry(request, caller, "rejected.resend", record_id, requested)
+    audit = call.audit("rejected.resend", record_id, {"reason": found.reason})
     corrections, is_dry = {record_id: sent_payload(found, text)}, action == "check"
     try:
-        await request.app.state.store.run(service.resend, corrections, audit, dry_run=is_dry)
+        await call.run(service.resend, corrections, audit, dry_run=is_dry)
     except InputError as error:
-        return _show(request, caller, found, text, 422, problem=str(error))
+        return _show(call, found, text, 422, problem=str(error))
     done = "The record is valid." if is_dry else "The record was sent to the job."
-    return _show(request, caller, found, text, said=done)
+    return _show(call, found, text, said=done)
 
 
-async def _record(request: Request, record_id: str) -> RejectedRecord:
-    extend_deadline(request, KAFKA_DEADLINE_S)
-    store: Store = request.app.state.store
+async def _record(call: Call, record_id: str) -> RejectedRecord:
     try:
-        found = await store.run(service.rejected_record, record_id)
+        found = await call.run(service.rejected_record, record_id)
     except InputError as error:
         raise ApiError(404, "unknown-record", str(error)) from None
     if found is None:
@@ -174,25 +151,12 @@ async def _record(request: Request, record_id: str) -> RejectedRecord:
     return found
 
 
-def _show(
-    request: Request,
-    caller: Caller,
-    found: RejectedRecord,
-    text: str,
-    status: int = 200,
-    said: str = "",
-    problem: str = "",
-) -> Response:
-    return page(
-        request,
-        "operations/rejected_record.html",
-        status,
-        record=found,
-        text=text,
-        said=said,
-        problem=problem,
-        may_send=caller.role.includes(Role.ADMIN),
-    )
+def _show(call: Call, found: RejectedRecord, text: str, status: int = 200, **told: str) -> Response:
+    """told: `said` or `problem`."""
+    values = {"said": "", "problem": ""} | told | {"record": found, "text": text}
+    may_send = call.caller.role.includes(Role.ADMIN)
+    template = "operations/rejected_record.html"
+    return page(call.request, template, status, may_send=may_send, **values)
 
 
 def job_figures(facts: JobFacts) -> list[tuple[str, str]]:
@@ -250,26 +214,20 @@ NAMES = {
 }
 
 
-def latency_rows(latencies: Mapping[str, LatencyCounts]) -> list[tuple[str, list[str], BarChart]]:
-    """Of those that have been measured: name; how many, mean, half and 99 % within; distribution.
-
-    A bar of the chart is the share between its bound and the one before.
-    """
+def latency_rows(latencies: Mapping[str, LatencyCounts]) -> list[tuple[str, list[str]]]:
+    """Of those that have been measured: name; how many, mean, half and 99 % within."""
     found = []
     for key, name in NAMES.items():
         counts = latencies.get(key)
         if counts is None or not counts.count:
             continue
-        reached = [0, *counts.buckets.values()]
-        shares = [(high - low) / counts.count for low, high in pairwise(reached)]
         figures = [
             number(counts.count),
             _duration(counts.sum_ms / counts.count),
             _within(counts, 0.5),
             _within(counts, 0.99),
         ]
-        chart = bar_chart([*map(_duration, BUCKETS_MS), "more"], [("share", shares)])
-        found.append((name, figures, chart))
+        found.append((name, figures))
     return found
 
 

@@ -226,33 +226,11 @@ def bounded_scoring_source(name: str, settings: Settings) -> str:
         ) WITH ({options})"""
 
 
-def file_source(name: str, path: Path | str, settings: Settings, *, stream: bool = False) -> str:
-    """Files of JSON lines; each line is a payload.
-
-    A line has no record time, so no event is in the future. It has no offset, so the copy of an
-    event with the earlier event_time is the first one. `stream`: with a watermark, for tests.
-    """
-    clock = sql.event_clock("payload", _END_OF_TIME, settings.limits.max_clock_skew_ms)
-    watermark = f", WATERMARK FOR event_clock AS {sql.watermark(settings.window)}" if stream else ""
-    options = _options(connector="filesystem", path=_uri(path), format="raw")
-    return f"""
-        CREATE TEMPORARY TABLE {name} (
-            payload STRING,
-            record_topic STRING METADATA FROM 'file.path' VIRTUAL,
-            record_partition AS 0,
-            record_offset AS CAST(0 AS BIGINT),
-            record_time AS {_END_OF_TIME},
-            event_clock AS {clock},
-            arrival AS {"PROCTIME()" if stream else clock}
-            {watermark}
-        ) WITH ({options})"""
-
-
 def numbered_file(name: str, path: Path | str, settings: Settings, *, labels: bool = False) -> str:
-    """A file of lines with a number, a tab and a payload, for the backfill of scoring rows.
+    """A file of lines with a number, a tab and a payload, for the backfill.
 
-    The columns are those of `file_source`; the number is the offset. Events arrive at their
-    event_time, labels at their `time`, and in the order of the file if times are equal.
+    The number is the offset. Events arrive at their event_time, labels at their `time`, and in the
+    order of the file if times are equal. A line has no record time, so no event is in the future.
     """
     tab = "LOCATE('\t', line)"
     payload = f"SUBSTRING(line, {tab} + 1)"

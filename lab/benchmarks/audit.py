@@ -54,8 +54,8 @@ def measure(records: int) -> dict[str, Any]:
         for number in range(PARTITIONS)
     }
     with Audit(Settings().window) as audited:
-        audited.add_rejected(_sources(records, REJECTED))
-        audited.add_late(_sources(records, LATE))
+        audited.add_outcomes(_outcomes(records, REJECTED, "rejected"))
+        audited.add_outcomes(_outcomes(records, LATE, "late"))
         for numbers in _batches(records):
             audited.add_stored_rows(_stored_rows(numbers))
         audited.add_rows(map(_input_rows, _batches(records)), ranges)
@@ -71,8 +71,8 @@ def measure(records: int) -> dict[str, Any]:
     }
 
 
-def _sources(records: int, number: int) -> Iterator[tuple[int, int]]:
-    return ((one % PARTITIONS, one // PARTITIONS) for one in range(number, records, 100))
+def _outcomes(records: int, number: int, outcome: str) -> Iterator[tuple[int, int, str]]:
+    return ((one % PARTITIONS, one // PARTITIONS, outcome) for one in range(number, records, 100))
 
 
 def _batches(records: int) -> Iterator[np.ndarray]:

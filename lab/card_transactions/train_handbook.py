@@ -21,8 +21,7 @@ from lab.card_transactions.data import (
     train_test_rows,
 )
 from lab.card_transactions.span_sets import SPAN_SETS, choose_spans, with_order_columns
-from liveprofile.features.entity import EVENT_FEATURES, ORDER_FEATURES
-from liveprofile.features.entity.order import type_letter
+from liveprofile.features.entity import EVENT_FEATURES, ORDER_FEATURES, type_letter
 from liveprofile.progress import Progress
 from liveprofile.units import DAY_MS
 from models.fraud.datasets.entity_history import (
@@ -31,22 +30,21 @@ from models.fraud.datasets.entity_history import (
     EventColumns,
     LabelColumns,
 )
-from models.fraud.datasets.event_dataset import LabelledFeatures, downsample_legitimate
-from models.fraud.model import probability
+from models.fraud.datasets.event_dataset import (
+    LabelledFeatures,
+    downsample_legitimate,
+    first_columns,
+)
 from models.fraud.training.fit import (
     SETTINGS,
+    TreeInputs,
     TunedTrees,
     build_model,
+    choose_order,
     fit_calibration,
     fit_trees,
-    reliability,
-    tune_trees,
-)
-from models.fraud.training.order_choice import (
-    TreeInputs,
-    choose_order,
-    first_columns,
     tree_inputs,
+    tune_trees,
 )
 
 # Transactions have no device, place, coupon or address, so features of these entities are left out.
@@ -193,7 +191,6 @@ def train_handbook(
     )
     log_odds_N = model.log_odds(test.x_NF)
     report["test"] = ranking_metrics(data, test_rows, log_odds_N)._asdict()
-    report["reliability"] = reliability(probability(log_odds_N), test.fraud_N)
     model.metadata.update(report)
     if out is not None:
         model.save(out)

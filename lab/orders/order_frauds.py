@@ -48,8 +48,7 @@ from models.fraud.datasets.event_dataset import (
 from models.fraud.datasets.simulated import simulate_dataset
 from models.fraud.model import trees_log_odds
 from models.fraud.training import train_simulated
-from models.fraud.training.fit import fit_trees
-from models.fraud.training.order_choice import choose_order
+from models.fraud.training.fit import choose_order, fit_trees
 from models.fraud.transitions import COLUMNS, TransitionModel, append_out_of_fold
 from models.profile.evaluation.intervals import UserBootstrap
 

@@ -1,7 +1,7 @@
 """Measures whether the reasons of flagged events are those of the model, and the right ones.
 
 Three rankings of the feature groups are compared: `reasons`, which are sums of exact Shapley values
-(models.fraud.explain.reasons), `occlusion`, the drop of the log-odds if a group alone takes its
+(models.fraud.reasons), `occlusion`, the drop of the log-odds if a group alone takes its
 usual values (Zeiler and Fergus 2013, arXiv:1311.2901), and `random`.
 
 - Deletion and insertion (Petsiuk and others 2018, arXiv:1806.07421): groups take their usual values
@@ -26,9 +26,8 @@ import numpy as np
 from liveprofile.features.entity import EVENT_FEATURES
 from liveprofile.wire.tokens import EVENT_TYPES
 from models.fraud.datasets.event_dataset import EventDataset
-from models.fraud.explain.reason_groups import feature_groups
-from models.fraud.explain.reasons import group_weights, shapley_values
 from models.fraud.model import FraudModel, probability
+from models.fraud.reasons import feature_groups, group_weights, shapley_values
 
 STEPS = 10
 FAITHFULNESS_EVENTS = 100

@@ -14,8 +14,8 @@ from liveprofile.simulator import ShopConfig
 from liveprofile.wire.tokens import EVENT_TYPES
 from models.fraud.datasets.event_dataset import EventDataset
 from models.fraud.datasets.simulated import simulate_dataset
-from models.fraud.explain.reason_groups import feature_groups
 from models.fraud.model import FraudModel, probability
+from models.fraud.reasons import feature_groups
 from models.profile.evaluation.intervals import UserBootstrap
 from tests.support.one_feature_model import one_feature_model
 

@@ -20,7 +20,6 @@ from liveprofile.audit.rows import (
     BATCH_ROWS,
     EVENT,
     INPUT_ROW,
-    LOST_ROW,
     NO_TIME,
     OFFSET_BITS,
     STORED_ROW,
@@ -94,9 +93,10 @@ class Audit:
         self._first_end_ms = self._first_window_ms + window.length_ms
         self._offsets: Mapping[int, PartitionRange] = {}
         self._tables = DiskTables()
-        for name, row in (("input", INPUT_ROW), ("stored", STORED_ROW), ("lost", LOST_ROW)):
-            self._tables.add(name, np.empty(0, row))
+        self._tables.add("input", np.empty(0, INPUT_ROW))
+        self._tables.add("stored", np.empty(0, STORED_ROW))
         self._tables.add("outcomes", pa.RecordBatch.from_pylist([], OUTCOME))
+        self._tables.query("CREATE TABLE lost (position BIGINT, time_ms BIGINT, is_open BOOLEAN)")
 
     def __enter__(self) -> Audit:
         return self
@@ -104,23 +104,17 @@ class Audit:
     def __exit__(self, *_: object) -> None:
         self._tables.close()
 
-    def add_rejected(self, sources: Iterable[tuple[int, int]], *, claimed: bool = False) -> None:
-        """Adds partition and offset of input records that the rejected topic has.
+    def add_outcomes(self, outcomes: Iterable[tuple[int, int, str]]) -> None:
+        """Adds partition and offset of input records in the rejected and the late topic.
 
-        claimed: they were rejected after they had claimed their event_id, so their copies are
-        duplicates. A replay after a failure may have used such an event after all.
+        With `late`, `rejected`, or `claimed`: rejected after the event had claimed its event_id, so
+        its copies are duplicates. A replay after a failure may have used such an event after all.
         """
-        self._add_outcomes(sources, "claimed" if claimed else "rejected")
-
-    def add_late(self, sources: Iterable[tuple[int, int]]) -> None:
-        """Adds partition and offset of input records that the late topic has."""
-        self._add_outcomes(sources, "late")
-
-    def _add_outcomes(self, sources: Iterable[tuple[int, int]], outcome: str) -> None:
-        sources = iter(sources)
-        while batch := [position(*pair) for pair in itertools.islice(sources, BATCH_ROWS)]:
-            rows = {"position": pa.array(batch, pa.int64()), "outcome": [outcome] * len(batch)}
-            self._tables.add("outcomes", pa.record_batch(rows))
+        outcomes = iter(outcomes)
+        while batch := list(itertools.islice(outcomes, BATCH_ROWS)):
+            positions = [position(partition, offset) for partition, offset, _ in batch]
+            columns = [pa.array(positions), pa.array([outcome for _, _, outcome in batch])]
+            self._tables.add("outcomes", pa.record_batch(columns, OUTCOME))
 
     def add_records(self, records: Iterable[Record], offsets: Mapping[int, PartitionRange]) -> None:
         """Adds the records of the input topic, in any order.

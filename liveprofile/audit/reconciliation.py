@@ -110,7 +110,7 @@ _CLASSIFIED = f"""
             max(position) FILTER (is_kept) OVER of_event AS last_kept
         FROM used WINDOW of_event AS (PARTITION BY key)
     )
-    SELECT key, pair, position, timestamp_ms, time_ms, end_ms, in_range,
+    SELECT key, pair, position, time_ms, end_ms, in_range,
         is_event AND is_late AS is_late_event, CASE
             WHEN is_used THEN 'used'
             WHEN rejected THEN 'rejected'
@@ -127,7 +127,7 @@ _CLASSIFIED = f"""
 # The fate of a lost copy with another time is that of the first.
 _LOST = f"""
     INSERT INTO lost
-    SELECT position, timestamp_ms, time_ms, end_ms,
+    SELECT position, time_ms,
         is_open OR {_has_earlier("first_open", "last_open")} AS is_open
     FROM (SELECT *, end_ms > {{watermark_ms}} + 1 AS is_open,
             min(position) FILTER (is_open) OVER of_event AS first_open,

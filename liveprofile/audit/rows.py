@@ -53,16 +53,6 @@ STORED_ROW = np.dtype(
     ],
     align=True,
 )
-LOST_ROW = np.dtype(
-    [
-        ("position", np.int64),
-        ("timestamp_ms", np.int64),
-        ("time_ms", np.int64),
-        ("end_ms", np.int64),
-        ("is_open", np.bool_),  # its window is still open
-    ],
-    align=True,
-)
 
 
 def position(partition: int, offset: int) -> int:

@@ -143,7 +143,7 @@ def shift_bound(series: Series, values: int, chance: float) -> float:
 def assess_drift(reference: DriftReference, counts_SW: np.ndarray) -> DriftVerdict | None:
     """Compares a period with the reference. Returns None for fewer than MIN_EVENTS events.
 
-    counts_SW: events by series and bin (liveprofile.drift.histograms).
+    counts_SW: events by series and bin (liveprofile.drift.reference).
     """
     events = int(counts_SW[-1].sum())
     if events < MIN_EVENTS:

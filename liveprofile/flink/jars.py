@@ -36,19 +36,9 @@ def _is_current(marker: Path, fingerprint: str) -> bool:
     return marker.is_file() and marker.read_text() == fingerprint
 
 
-def _sources() -> list[Path]:
-    return sorted(SOURCES.glob("*.java"))
-
-
 def _source_fingerprint() -> str:
-    return hashlib.sha256(b"".join(path.read_bytes() for path in _sources())).hexdigest()
-
-
-def present(folder: Path = JARS) -> bool:
-    """True if `folder` contains the jars of the present pom.xml and of the present SOURCES."""
-    return _is_current(folder / ".complete", sha256(POM)) and _is_current(
-        folder / ".functions", _source_fingerprint()
-    )
+    sources = sorted(SOURCES.glob("*.java"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 
 def build(target: Path) -> None:
@@ -60,14 +50,8 @@ def build(target: Path) -> None:
         classes, jar = Path(folder, "classes"), Path(folder, "functions.jar")
         # Flink reads the names of parameters.
         _run(
-            *(
-                bin_folder / "javac",
-                "-parameters",
-                "-Xlint:all,-serial,-path",
-                "-Werror",
-                "-proc:none",
-            ),
-            *("-d", classes, "-classpath", class_path, *_sources()),
+            *(bin_folder / "javac", "-parameters", "-Xlint:all,-serial,-path", "-Werror"),
+            *("-proc:none", "-d", classes, "-classpath", class_path, *SOURCES.glob("*.java")),
             error="javac failed",
         )
         _run(bin_folder / "jar", "--create", "--file", jar, "-C", classes, ".", error="jar failed")
@@ -115,7 +99,9 @@ def _run(*command: str | Path, error: str) -> None:
 
 def require(folder: Path = JARS) -> None:
     """Raises ServiceError if the jars are missing or belong to another version of the code."""
-    if not present(folder):
+    if not _is_current(folder / ".complete", sha256(POM)) or not _is_current(
+        folder / ".functions", _source_fingerprint()
+    ):
         raise ServiceError(
             f"the jars of liveprofile/flink/pom.xml and jobs/java are not in {folder}: run"
             " `make jars`"

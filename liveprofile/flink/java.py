@@ -9,13 +9,7 @@ from pathlib import Path
 
 from liveprofile.errors import ServiceError
 
-VERSION = 17  # Cassandra 5.0 runs on 11 and 17, Flink 2.2 on 17 and 21
-
-
-def _version(home: Path) -> int | None:
-    release = home / "release"
-    match = release.is_file() and re.search(r'JAVA_VERSION="(\d+)', release.read_text())
-    return int(match.group(1)) if match else None
+VERSION = "17"  # Cassandra 5.0 runs on 11 and 17, Flink 2.2 on 17 and 21
 
 
 def home(program: str = "java") -> Path:
@@ -24,19 +18,17 @@ def home(program: str = "java") -> Path:
     program: what it must have, such as "javac". Raises ServiceError that lists the other versions
     found.
     """
-    candidates = []
-    if os.environ.get("JAVA_HOME"):
-        candidates.append(Path(os.environ["JAVA_HOME"]))
     on_path = shutil.which("java")
-    if on_path:
-        candidates.append(Path(on_path).resolve().parents[1])
-    candidates += sorted(Path("/usr/lib/jvm").glob("*"))
-    versions = {candidate: _version(candidate) for candidate in candidates}
-    for candidate, version in versions.items():
-        if version == VERSION and (candidate / "bin" / program).is_file():
-            return candidate
-    others = ", ".join(f"{path} is {version}" for path, version in versions.items() if version)
+    named = [os.environ.get("JAVA_HOME"), on_path and Path(on_path).resolve().parents[1]]
+    others = []
+    for folder in [*map(Path, filter(None, named)), *sorted(Path("/usr/lib/jvm").glob("*"))]:
+        release = folder / "release"
+        text = release.read_text() if release.is_file() else ""
+        version = re.search(r'JAVA_VERSION="(\d+)', text)
+        if version and version[1] == VERSION and (folder / "bin" / program).is_file():
+            return folder
+        others += [f"{folder} is {version[1]}"] * bool(version)
     raise ServiceError(
-        f"no Java {VERSION} with {program} ({others or 'no Java at all'}): install it or set"
-        " JAVA_HOME"
+        f"no Java {VERSION} with {program} ({', '.join(others) or 'no Java at all'}): install it or"
+        " set JAVA_HOME"
     )

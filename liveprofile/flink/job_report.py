@@ -57,12 +57,15 @@ def find_job(rest_url: str, name: str) -> dict[str, Any]:
     return max(named, key=lambda job: (job["state"] not in TERMINAL_STATES, job["start-time"]))
 
 
+def _running(rest_url: str) -> dict[str, str]:
+    """The names of the jobs that have not ended by id."""
+    jobs = request(rest_url, "/jobs/overview")["jobs"]
+    return {job["jid"]: job["name"] for job in jobs if job["state"] not in TERMINAL_STATES}
+
+
 def running_jobs(rest_url: str, name: str) -> list[str]:
     """The ids of the jobs with this name that have not ended. Raises ServiceError."""
-    jobs = request(rest_url, "/jobs/overview")["jobs"]
-    return [
-        job["jid"] for job in jobs if job["name"] == name and job["state"] not in TERMINAL_STATES
-    ]
+    return [job_id for job_id, its_name in _running(rest_url).items() if its_name == name]
 
 
 def require_running_job(rest_url: str, name: str, job_id: str | None = None) -> str:
@@ -71,20 +74,20 @@ def require_running_job(rest_url: str, name: str, job_id: str | None = None) -> 
     Raises LiveprofileError if it does not run, InputError if several have the name, ServiceError if
     Flink does not answer.
     """
-    jobs = request(rest_url, "/jobs/overview")["jobs"]
-    running = {job["jid"]: job["name"] for job in jobs if job["state"] not in TERMINAL_STATES}
-    named = [each for each, its_name in running.items() if its_name == name]
-    if job_id is None and len(named) > 1:
+    running = _running(rest_url)
+    found = [
+        each for each in running if (running[each] == name if job_id is None else each == job_id)
+    ]
+    if len(found) > 1:
         raise InputError(
-            f"{len(named)} jobs named {name} run at {rest_url}: choose one with --job:"
-            f" {', '.join(named)}"
+            f"{len(found)} jobs named {name} run at {rest_url}: choose one with --job:"
+            f" {', '.join(found)}"
         )
-    for found in named if job_id is None else [job_id]:
-        if found in running:
-            return found
-    others = ", ".join(f"{its_name} {each}" for each, its_name in running.items()) or "nothing"
-    wanted = f"job named {name}" if job_id is None else f"job {job_id}"
-    raise LiveprofileError(f"no {wanted} runs at {rest_url}, which runs {others}")
+    if not found:
+        others = ", ".join(f"{its_name} {each}" for each, its_name in running.items()) or "nothing"
+        wanted = f"job named {name}" if job_id is None else f"job {job_id}"
+        raise LiveprofileError(f"no {wanted} runs at {rest_url}, which runs {others}")
+    return found[0]
 
 
 def last_checkpoint_path(rest_url: str, job_id: str) -> str | None:
@@ -99,36 +102,29 @@ def report(rest_url: str, name: str) -> JobReport:
     job = request(rest_url, f"/jobs/{job_id}")
     checkpoints = request(rest_url, f"/jobs/{job_id}/checkpoints")
     running, tasks = running_tasks(job)
+    restarts = request(rest_url, f"/jobs/{job_id}/metrics?get=numRestarts")
+    checkpoint = None
+    if completed := checkpoints.get("latest", {}).get("completed"):
+        checkpoint = CheckpointReport(
+            age_s=max(0.0, time.time() - completed["latest_ack_timestamp"] / 1_000),
+            duration_ms=completed["end_to_end_duration"],
+            size_bytes=completed["state_size"],
+        )
     return JobReport(
         job_id=job_id,
         state=job["state"],
         uptime_s=job["duration"] / 1_000,
-        restarts=int(_job_metric(rest_url, job_id, "numRestarts")),
+        # Shortly after the start there are no metrics.
+        restarts=int(float(restarts[0]["value"])) if restarts else 0,
         tasks_running=running,
         tasks=tasks,
         events_per_second=sum(
             each.sum
             for each in operator_metrics(rest_url, job_id, EVENT_SOURCE_RATE.match).values()
         ),
-        checkpoint=_checkpoint(checkpoints.get("latest", {}).get("completed")),
+        checkpoint=checkpoint,
         checkpoints_failed=checkpoints.get("counts", {}).get("failed", 0),
     )
-
-
-def _checkpoint(completed: dict[str, Any] | None) -> CheckpointReport | None:
-    if not completed:
-        return None
-    return CheckpointReport(
-        age_s=max(0.0, time.time() - completed["latest_ack_timestamp"] / 1_000),
-        duration_ms=completed["end_to_end_duration"],
-        size_bytes=completed["state_size"],
-    )
-
-
-def _job_metric(rest_url: str, job_id: str, name: str) -> float:
-    metrics = request(rest_url, f"/jobs/{job_id}/metrics?get={name}")
-    # Shortly after the start there are no metrics.
-    return float(metrics[0]["value"]) if metrics else 0.0
 
 
 OVERDUE_INTERVALS = 3
@@ -193,12 +189,8 @@ class ScoringReport(NamedTuple):
 
 def is_reported(name: str) -> bool:
     """Whether a report is made from this metric of an operator."""
-    return is_scoring_counter(name) or is_model_gauge(name) or is_latency(name)
-
-
-def is_scoring_counter(name: str) -> bool:
-    """Whether `scoring_report` needs this metric."""
-    return _RECORDS.match(name) is not None or name.endswith(_UNSCORED)
+    is_scoring = _RECORDS.match(name) is not None or name.endswith(_UNSCORED)
+    return is_scoring or is_model_gauge(name) or is_latency(name)
 
 
 def scoring_report(metrics: Mapping[str, OverSubtasks]) -> ScoringReport | None:

@@ -53,13 +53,18 @@ def _request(rest_url: str, path: str, method: str, body: Any) -> dict[str, Any]
 def _first_error(body: bytes) -> str:
     """The innermost cause in Flink's error answer, else its exception, else its first line."""
     try:
-        errors = json.loads(body).get("errors", [])
+        text = "\n".join(json.loads(body).get("errors", []))
     except ValueError:
         return body[:200].decode(errors="replace")
-    lines = [line.strip() for error in errors for line in error.splitlines() if line.strip()]
-    causes = [line.removeprefix("Caused by: ") for line in lines if line.startswith("Caused by: ")]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     exceptions = [line for line in lines if re.match(r"[\w.]+Exception: ", line)]
-    return (causes[-1:] or exceptions[:1] or lines[:1] or ["no reason given"])[0]
+    return (_causes(lines)[-1:] or exceptions[:1] or lines[:1] or ["no reason given"])[0]
+
+
+def _causes(lines: list[str]) -> list[str]:
+    """The causes in the lines of a Java stack trace, the innermost last."""
+    start = "Caused by: "
+    return [line.removeprefix(start) for line in lines if line.startswith(start)]
 
 
 def overview(rest_url: str) -> dict[str, Any]:
@@ -83,11 +88,7 @@ def root_exception(rest_url: str, job_id: str) -> str:
 
 
 def _wait(
-    rest_url: str,
-    job_id: str,
-    timeout_s: float,
-    look: Callable[[], tuple[bool, str, str]],
-    cause: Callable[[], str] = str,
+    rest_url: str, job_id: str, timeout_s: float, look: Callable[[], tuple[bool, str, str]]
 ) -> str:
     """Returns the state when `look` says that it is the one that is waited for.
 
@@ -100,7 +101,8 @@ def _wait(
         if is_there:
             return state
         if state in TERMINAL_STATES or time.monotonic() > deadline_s:
-            reason = cause() or _last_failure(rest_url, job_id)
+            reason = failure_reason(root_exception(rest_url, job_id))
+            reason = reason or f"no failure yet; are there free slots at {rest_url}?"
             raise ServiceError(f"job {job_id} is {state} {missing}: {reason}")
         time.sleep(0.2)
 
@@ -115,10 +117,7 @@ def wait_for_state(rest_url: str, job_id: str, states: set[str], timeout_s: floa
         state = job_state(rest_url, job_id)
         return state in states, state, f"and not {'/'.join(sorted(states))}"
 
-    def cause() -> str:
-        return failure_reason(root_exception(rest_url, job_id)) or f"after {timeout_s:.0f} s"
-
-    return _wait(rest_url, job_id, timeout_s, look, cause)
+    return _wait(rest_url, job_id, timeout_s, look)
 
 
 def wait_until_running(rest_url: str, job_id: str, timeout_s: float) -> None:
@@ -153,12 +152,6 @@ def running_tasks(job: dict[str, Any]) -> tuple[int, int]:
     """Running tasks and all tasks of a job, from the answer of /jobs/<id>."""
     running = sum(vertex["tasks"].get("RUNNING", 0) for vertex in job["vertices"])
     return running, sum(vertex["parallelism"] for vertex in job["vertices"])
-
-
-def _last_failure(rest_url: str, job_id: str) -> str:
-    lines = [line.strip() for line in root_exception(rest_url, job_id).splitlines()]
-    causes = [line for line in lines if line.startswith("Caused by: ")] or lines[:1]
-    return causes[-1] if causes else f"no failure yet; are there free slots at {rest_url}?"
 
 
 def cancel(rest_url: str, job_id: str, timeout_s: float = 60) -> None:
@@ -220,13 +213,10 @@ def failure_reason(output: str) -> str:
     messages = [line for line in lines if re.match(r"\w+_job: ", line)]
     if messages:
         return messages[-1].partition(": ")[2]
-    causes = [line for line in lines if line.startswith("Caused by: ")]
-    causes = [line for line in causes if "Python process exits with code" not in line]
+    causes = [line for line in _causes(lines) if "Python process exits with code" not in line]
     if "Traceback (most recent call last):" in output:
         raised = [line for line in lines if re.match(r"[A-Za-z_][\w.]*(Error|Exception): ", line)]
         python = [line for line in raised if not line.startswith(("org.apache.", "java.", "py4j."))]
         if python:
             return python[-1]
-    if causes:
-        return causes[-1].removeprefix("Caused by: ")
-    return "\n".join(lines[-10:])
+    return causes[-1] if causes else "\n".join(lines[-10:])

@@ -30,17 +30,13 @@ def code_archive(target: Path) -> Path:
     """
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for package in PACKAGES:
-            folder = _package_folder(package)
+            spec = find_spec(package)
+            if spec is None or not spec.submodule_search_locations:
+                raise ServiceError(f"the package {package} is not installed with this Python")
+            folder = Path(spec.submodule_search_locations[0])
             for source in sorted(folder.rglob("*.py")):
                 archive.write(source, Path(package) / source.relative_to(folder))
     return target
-
-
-def _package_folder(package: str) -> Path:
-    spec = find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise ServiceError(f"the package {package} is not installed with this Python")
-    return Path(spec.submodule_search_locations[0])
 
 
 def flink_run(

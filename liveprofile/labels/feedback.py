@@ -8,34 +8,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jsonschema
 import orjson
-import pyarrow as pa
-import pyarrow.parquet as pq
 from cassandra.cluster import Session
 
 from liveprofile.alerts.cases.states import AlertState, StoredAlertState
-from liveprofile.errors import InputError
 from liveprofile.ingest.sources import require_json_lines, rows_estimate
 from liveprofile.kafka import offsets
 from liveprofile.kafka.records import read_topic, send_all
 from liveprofile.resources import ROOT
 from liveprofile.settings import Settings
 from liveprofile.storage import queries
-from liveprofile.storage.cql import to_ms
 from liveprofile.storage.queries import StoredFlag
 from liveprofile.wire.scored_events import ENTITIES
 
 SCHEMA_FILE = ROOT / "schemas" / "risk-feedback.schema.json"
 ID_FIELDS = ("flag_id", "event_id", "user_id", "analyst", *ENTITIES)
 FIELDS = (*ID_FIELDS, "event_type", "event_time", "label", "time")
-BATCH_ROWS = 10_000
 
 Label = Literal["fraud", "legitimate"]
 STATE_OF_LABEL: dict[Label, AlertState] = {
@@ -104,18 +97,15 @@ def send_labels(settings: Settings, records: Iterable[LabelRecord]) -> int:
 
 
 def read_labels(file: Path, analyst: str) -> Iterator[LabelRecord | RejectedLabel]:
-    """Reads labels from a file: valid records and rejected rows, in the order of the file.
+    """Reads labels from JSON lines: valid records and rejected rows, in the order of the file.
 
-    file: JSON lines, or Parquet (.parquet). A row has event_id, user_id, label, event_time, and
-    the time when the label became known as `time` or `known_at`. It may have analyst, event_type
-    and entities; other columns are ignored. analyst: the default for rows without one.
-    Raises InputError if the file cannot be read.
+    A row has event_id, user_id, label, event_time, and the time when the label became known as
+    `time` or `known_at`. It may have analyst, event_type and entities; other columns are ignored.
+    analyst: the default for rows without one. Raises InputError if the file cannot be read.
     """
-    if not file.is_file():
-        raise InputError(f"no file at {file}")
-    yield from _validated(
-        _parquet_rows(file) if file.suffix == ".parquet" else _json_lines(file), analyst
-    )
+    estimate_rows(file)
+    with file.open("rb") as lines:
+        yield from _validated(map(_parse_json, lines), analyst)
 
 
 def read_file_or_topic(
@@ -145,11 +135,9 @@ def _validated(rows: Iterable[Any], analyst: str) -> Iterator[LabelRecord | Reje
 def estimate_rows(file: Path) -> int:
     """Returns the number of rows for a progress bar.
 
-    Raises InputError if there is no such file, or if it is neither Parquet nor JSON lines.
+    Raises InputError if there is no such file, or if it has another format than JSON lines.
     """
-    if file.suffix == ".parquet":
-        return rows_estimate(file, is_parquet=True)
-    require_json_lines(file, "labels are JSON lines, or Parquet (.parquet)")
+    require_json_lines(file, "labels are JSON lines")
     return rows_estimate(file, is_parquet=False)
 
 
@@ -173,7 +161,7 @@ def _validator() -> jsonschema.Draft202012Validator:
 
 
 def _normalise(row: LabelRecord, analyst: str) -> LabelRecord:
-    """Keeps the known fields; converts integer ids to text and Parquet times to milliseconds."""
+    """Keeps the known fields; converts integer ids to text."""
     row = dict(row)
     if row.get("time") is None:
         row["time"] = row.get("known_at")
@@ -184,15 +172,7 @@ def _normalise(row: LabelRecord, analyst: str) -> LabelRecord:
         value = record.get(name)
         if isinstance(value, int) and not isinstance(value, bool):
             record[name] = str(value)
-    for name in "event_time", "time":
-        if isinstance(record.get(name), datetime):
-            record[name] = to_ms(record[name])
     return record
-
-
-def _json_lines(file: Path) -> Iterator[Any]:
-    with file.open("rb") as lines:
-        yield from map(_parse_json, lines)
 
 
 def _parse_json(text: bytes) -> Any:
@@ -201,20 +181,3 @@ def _parse_json(text: bytes) -> Any:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
         return None
-
-
-def _parquet_rows(file: Path) -> Iterator[LabelRecord]:
-    with _arrow_errors(file), pq.ParquetFile(file) as source:
-        columns = [name for name in source.schema_arrow.names if name in (*FIELDS, "known_at")]
-        for batch in source.iter_batches(BATCH_ROWS, columns=columns):
-            yield from batch.to_pylist()
-
-
-@contextmanager
-def _arrow_errors(file: Path) -> Iterator[None]:
-    """Turns Arrow's errors into an InputError: one line that names the file."""
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        text = " ".join(str(error).split())[:300]
-        raise InputError(f"{file}: {text}") from None

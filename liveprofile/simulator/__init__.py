@@ -7,8 +7,7 @@ The same configuration and seed give the same bytes. docs/simulator.md lists the
 and the reasons for them.
 """
 
-from liveprofile.simulator.output import ShopDay
-from liveprofile.simulator.shop import Shop, shared_device_ring
+from liveprofile.simulator.shop import Shop, ShopDay, shared_device_ring
 from liveprofile.simulator.world import ShopConfig
 
 __all__ = ["Shop", "ShopConfig", "ShopDay", "shared_device_ring"]

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from liveprofile.simulator.people import HOME_SPREAD, People
 from liveprofile.simulator.plan import CARD_TEST_MINUTES, TAKEOVER_HOURS, PlantedCase
 from liveprofile.simulator.world import (
     APP,
+    HOME_SPREAD,
     NEW_CUSTOMER_DISCOUNT,
     WEB,
+    People,
     ShopConfig,
     World,
     blank_rows,

@@ -11,9 +11,10 @@ from typing import NamedTuple
 import numpy as np
 
 from liveprofile.errors import InputError
-from liveprofile.simulator.people import HOME_SPREAD, People
 from liveprofile.simulator.world import (
+    HOME_SPREAD,
     PUBLIC_COUPONS_PER_WEEK,
+    People,
     RandomStream,
     ShopConfig,
     World,

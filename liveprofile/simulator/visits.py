@@ -9,14 +9,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from liveprofile.simulator.people import DEVICES_PER_USER, People
 from liveprofile.simulator.plan import CaseKind, HabitChanges
 from liveprofile.simulator.world import (
     APP,
+    DEVICES_PER_USER,
     KIOSK,
     PUBLIC_COUPONS_PER_WEEK,
     PUBLIC_DISCOUNT,
     WEB,
+    People,
     RandomStream,
     ShopConfig,
     World,

@@ -23,7 +23,6 @@ from cassandra.cluster import (
     NoHostAvailable,
     Session,
 )
-from cassandra.connection import Connection
 from cassandra.policies import (
     ConstantReconnectionPolicy,
     DCAwareRoundRobinPolicy,
@@ -48,15 +47,8 @@ CONNECT_TIMEOUT_S = 5.0
 HEARTBEAT_S = 10.0
 
 
-def connect(
-    settings: CassandraSettings,
-    *,
-    use_keyspace: bool = True,
-    connection_class: type[Connection] = Cluster.connection_class,
-) -> Session:
+def connect(settings: CassandraSettings, *, use_keyspace: bool = True) -> Session:
     """A session of a new cluster object that uses the keyspace; `close` ends both.
-
-    connection_class: by default the driver's, which reads in a thread of its own.
 
     Statements run with the consistency and the request timeout of the settings.
     A node that does not answer in time is asked again until the deadline of liveprofile.retry; one
@@ -64,12 +56,10 @@ def connect(
     Raises ServiceError if no node answers or the keyspace is missing, ConfigError for a bad CA
     file, certificate or key.
     """
-    return until_deadline(lambda: _connect(settings, use_keyspace, connection_class))
+    return until_deadline(lambda: _connect(settings, use_keyspace))
 
 
-def _connect(
-    settings: CassandraSettings, use_keyspace: bool, connection_class: type[Connection]
-) -> Session:
+def _connect(settings: CassandraSettings, use_keyspace: bool) -> Session:
     profile = ExecutionProfile(
         load_balancing_policy=TokenAwarePolicy(DCAwareRoundRobinPolicy(settings.local_dc)),
         consistency_level=ConsistencyLevel.name_to_value[settings.consistency],
@@ -80,7 +70,6 @@ def _connect(
     cluster = Cluster(
         list(settings.contact_points),
         port=settings.port,
-        connection_class=connection_class,
         # Vectors need Cassandra 5, which supports version 5, so the driver need not negotiate.
         protocol_version=ProtocolVersion.V5,
         execution_profiles={EXEC_PROFILE_DEFAULT: profile},

@@ -15,8 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from liveprofile.features.entity import SCORED_TYPES
-from liveprofile.features.entity.order import ORDER_DEPTH
+from liveprofile.features.entity import ORDER_DEPTH, SCORED_TYPES
 
 TRANSITIONS = ORDER_DEPTH - 1  # the gap before the oldest event of the features is not known
 COLUMNS = (

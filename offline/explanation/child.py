@@ -60,7 +60,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         if delta is None:
             raise ExplanationRefused("unknown-window", "no window of this user before this time")
         version = model_version(settings)
-        effects = explain(settings, config, version, delta, [], None, lambda step: None)
+        effects = explain(settings, config, version, delta, lambda step: None)
     except ExplanationRefused as refused:
         return {"refused": {"kind": refused.kind, "detail": refused.detail}}
     except ServiceError as error:

@@ -44,7 +44,7 @@ from offline.late_windows.late_events import (
     read_rows,
     write_records,
 )
-from offline.late_windows.run import archived_records, work_folder
+from offline.late_windows.run import work_folder
 from offline.occlusion import WindowEffects, occlusion_effects
 from udfs.profile.model_feed import load_checkpoint
 from udfs.profile.udf import open_text_encoder
@@ -103,15 +103,13 @@ def explain(
     config: Path | None,
     version: str,
     delta: StoredDelta,
-    files: Sequence[Path],
-    mapping: Path | None,
     on_step: Callable[[str], None],
 ) -> WindowEffects:
     """The effects of the events of a stored window.
 
-    config: the settings' file. version: of its model. files, mapping: of earlier events. Raises
-    ExplanationRefused if the user does not allow profiles or was erased, or if the events or the
-    model of the window are not there any more, and ServiceError.
+    config: the settings' file. version: of its model. Raises ExplanationRefused if the user does
+    not allow profiles or was erased, or if the events or the model of the window are not there any
+    more, and ServiceError.
     """
     if version != delta.model_version:
         raise ExplanationRefused(
@@ -125,10 +123,7 @@ def explain(
     with work_folder(None) as folder:
         for ranges in _searches(settings, table, delta, known):
             on_step(f"reading events of the user from {settings.topics.events}")
-            records = chain(
-                chain.from_iterable(archived_records(file, mapping) for file in files),
-                read_topic(settings, settings.topics.events, ranges),
-            )
+            records = read_topic(settings, settings.topics.events, ranges)
             selection = RecordSelection(table, settings.window, settings.limits)
             found: set[bytes] = set()
             chosen = selection.select(filter(may_be_of_user(delta.user_id), records))
@@ -274,7 +269,7 @@ def other_events(delta: StoredDelta) -> ExplanationRefused:
     return ExplanationRefused(
         "other-events",
         f"the user's events until the window's end are not the {_events(delta)} that the job has"
-        " used: earlier ones have expired from the input topic (pass archives of them), or the user"
+        " used: earlier ones have expired from the input topic, or the user"
         " was erased or has several ids, or consents have changed",
     )
 

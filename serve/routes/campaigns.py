@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Path, Query
 from starlette.responses import Response
 
 from liveprofile.campaigns.report import report_as_json
@@ -14,16 +14,8 @@ from liveprofile.client.models import Items, Page
 from liveprofile.rows.users import SEGMENT_BUCKETS
 from liveprofile.units import DAY_MS
 from serve import answers
-from serve.answers import MAX_CURSOR_CHARS, PageQuery, cursor_of, invalid_cursor
-from serve.routes.common import (
-    DataStore,
-    Reader,
-    Scanner,
-    ScanningAnalyst,
-    audit_entry,
-    extend_to_scan,
-    problems,
-)
+from serve.answers import Cursor, PageQuery, cursor_of, invalid_cursor
+from serve.routes.common import Reader, Scanner, ScanningAnalyst, problems
 from services import campaigns
 
 MAX_DAYS = 366
@@ -36,37 +28,32 @@ router = APIRouter(prefix="/v1", tags=["campaigns"], responses=problems())
 
 
 @router.get("/campaigns", response_model=Items[analyses.CampaignAnswer])
-async def get_campaigns(store: DataStore, caller: Reader) -> Response:
+async def get_campaigns(call: Reader) -> Response:
     """The planned campaigns, newest start first."""
-    return answers.json_response(
-        {"items": [plan_as_json(plan) for plan in await store.read(read_plans)]}
-    )
+    return answers.json_response({"items": [*map(plan_as_json, await call.read(read_plans))]})
 
 
 @router.get("/campaigns/{name}", response_model=analyses.CampaignAnswer, responses=problems(404))
-async def get_campaign(name: CampaignName, store: DataStore, caller: Reader) -> Response:
+async def get_campaign(name: CampaignName, call: Reader) -> Response:
     """A campaign with the summary of its plan."""
-    return answers.json_response(plan_as_json(await store.read(find_plan, name)))
+    return answers.json_response(plan_as_json(await call.read(find_plan, name)))
 
 
 @router.put("/campaigns/{name}", response_model=analyses.PlanSummary, responses=problems(409))
 async def put_campaign(
-    request: Request,
     name: CampaignName,
     body: analyses.CampaignRequest,
-    store: DataStore,
-    caller: ScanningAnalyst,
+    call: ScanningAnalyst,
     dry_run: Annotated[bool, Query(description="Plan and store nothing.")] = False,
 ) -> Response:
     """Chooses the users with the most expected gain and a control group. May take long.
 
     409 if the campaign is planned already: a plan does not change.
     """
-    wish = campaigns.wish_of(name, body, request.app.state.clock_ms())
-    extend_to_scan(request)
     requested = campaigns.requested_of(body)
-    audit = audit_entry(request, caller, "campaign.plan", name, requested)
-    summary = await store.scan(campaigns.plan, wish, caller.name, requested, audit, dry_run=dry_run)
+    audit = call.audit("campaign.plan", name, requested)
+    wish = campaigns.wish_of(name, body, audit.at_ms)
+    summary = await call.scan(campaigns.plan, wish, call.by, requested, audit, dry_run=dry_run)
     return answers.json_response({"name": name, "start_ms": wish.campaign.start_ms} | summary)
 
 
@@ -75,20 +62,13 @@ async def put_campaign(
     response_model=Page[analyses.CampaignTarget],
     responses=problems(404),
 )
-async def get_targets(
-    name: CampaignName,
-    store: DataStore,
-    caller: Reader,
-    cursor: Annotated[
-        str | None, Query(max_length=MAX_CURSOR_CHARS, description="next_cursor of the page before")
-    ] = None,
-) -> Response:
+async def get_targets(name: CampaignName, call: Reader, cursor: Cursor = None) -> Response:
     """The users of a plan in 64 pages, in no particular order."""
     after = PageQuery(1, cursor).position(int)
     bucket = 0 if after is None else int(after[0]) + 1
     if not 0 <= bucket < SEGMENT_BUCKETS:
         raise invalid_cursor()
-    targets = await store.run(campaigns.targets, name, bucket)
+    targets = await call.run(campaigns.targets, name, bucket)
     next_cursor = cursor_of((bucket,)) if bucket + 1 < SEGMENT_BUCKETS else None
     return answers.json_response({"items": targets, "next_cursor": next_cursor})
 
@@ -97,14 +77,11 @@ async def get_targets(
     "/campaigns/{name}/report", response_model=analyses.CampaignReport, responses=problems(404)
 )
 async def get_report(
-    request: Request,
     name: CampaignName,
-    store: DataStore,
-    caller: Scanner,
+    call: Scanner,
     days: Annotated[int, Query(ge=1, le=MAX_DAYS, description="Of outcomes.")] = 30,
 ) -> Response:
     """Purchases and spend of treatment and control, with 95 % intervals. May take long."""
-    extend_to_scan(request)
-    plan, results = await store.scan(campaigns.report, name, days * DAY_MS)
+    plan, results = await call.scan(campaigns.report, name, days * DAY_MS)
     about = plan.campaign
     return answers.json_response(report_as_json(about, about.start_ms + days * DAY_MS, results))

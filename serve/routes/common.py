@@ -7,21 +7,15 @@ from typing import Annotated, Any
 from urllib.parse import unquote
 
 from fastapi import Depends, Path, Query, Request
-from pydantic import BeforeValidator
+from pydantic import AfterValidator, BeforeValidator
 
-from liveprofile.client.models import (
-    ID_PATTERN,
-    MAX_ID_CHARS,
-)
+from liveprofile.client.models import ID_PATTERN, MAX_ID_CHARS
 from liveprofile.units import SECOND_MS
-from serve.guard import extend_deadline
 from serve.keys import Role
 from serve.problems import MEDIA_TYPE, ApiError
-from serve.security import Caller, Require
+from serve.security import Call, Require
 from serve.store.scans import SCAN_S
 from serve.store.statements import END_OF_TIME_MS, START_OF_TIME_MS
-from serve.store.store import Store
-from services.audit import AuditEntry
 
 # In requests of a key: what makes its own connections to Kafka, and what reads the rows of all
 # users.
@@ -62,10 +56,6 @@ async def known_parameters(request: Request) -> None:
             f"query.{unknown[0]}: {message}",
             errors=[{"field": f"query.{name}", "message": message} for name in unknown],
         )
-
-
-async def store_of(request: Request) -> Store:
-    return request.app.state.store
 
 
 def decoded_id(name: str, text: str) -> str:
@@ -111,26 +101,6 @@ async def segment_of(segment: Annotated[str, _id_path("Segment id.")]) -> str:
     return decoded_id("segment", segment)
 
 
-def extend_to_scan(request: Request) -> None:
-    """Gives a request the time of a scan."""
-    extend_deadline(request, SCAN_DEADLINE_S)
-
-
-def audit_entry(
-    request: Request, caller: Caller, action: str, target: str, requested: dict[str, Any]
-) -> AuditEntry:
-    """The entry of the audit trail for a write of this request."""
-    return AuditEntry(
-        key_id=caller.key_id,
-        name=caller.name,
-        action=action,
-        target=target,
-        request_id=request.state.request_id,
-        requested=requested,
-        at_ms=request.app.state.clock_ms(),
-    )
-
-
 def _parse_time(text: Any) -> Any:
     # Pydantic would also take numbers, as seconds or milliseconds depending on their size.
     try:
@@ -145,23 +115,25 @@ def to_ms(time: datetime) -> int:
     return min(max(time_ms, START_OF_TIME_MS), END_OF_TIME_MS)
 
 
-DataStore = Annotated[Store, Depends(store_of)]
 UserId = Annotated[str, Depends(user_id_of)]
 FlagId = Annotated[str, Depends(flag_id_of)]
 SegmentId = Annotated[str, Depends(segment_of)]
 RuleId = Annotated[str, Depends(rule_id_of)]
-Reader = Annotated[Caller, Depends(Require(Role.READER))]
-Analyst = Annotated[Caller, Depends(Require(Role.ANALYST))]
-PrivacyOfficer = Annotated[Caller, Depends(Require(Role.PRIVACY))]
-Admin = Annotated[Caller, Depends(Require(Role.ADMIN))]
-Scanner = Annotated[Caller, Depends(Require(Role.READER, SCAN_COST))]
-ScanningAnalyst = Annotated[Caller, Depends(Require(Role.ANALYST, SCAN_COST))]
-Time = Annotated[datetime, BeforeValidator(_parse_time)]
+Reader = Annotated[Call, Depends(Require(Role.READER))]
+Analyst = Annotated[Call, Depends(Require(Role.ANALYST))]
+Admin = Annotated[Call, Depends(Require(Role.ADMIN))]
+PrivacyOfficer = Annotated[Call, Depends(Require(Role.PRIVACY))]
+Labeller = Annotated[Call, Depends(Require(Role.ANALYST, deadline_s=SEND_DEADLINE_S))]
+PrivacySender = Annotated[Call, Depends(Require(Role.PRIVACY, deadline_s=SEND_DEADLINE_S))]
+Scanner = Annotated[Call, Depends(Require(Role.READER, SCAN_COST, SCAN_DEADLINE_S))]
+ScanningAnalyst = Annotated[Call, Depends(Require(Role.ANALYST, SCAN_COST, SCAN_DEADLINE_S))]
+# A time in ms. Those outside of what is stored become the nearest one.
+TimeMs = Annotated[datetime, BeforeValidator(_parse_time), AfterValidator(to_ms)]
 Since = Annotated[
-    Time | None,
+    TimeMs | None,
     Query(description="Only of this time or later: RFC 3339, UTC if it has no zone."),
 ]
-Day = Annotated[Time, Query(description="A time of the UTC day: RFC 3339 or a date.")]
+Day = Annotated[TimeMs, Query(description="A time of the UTC day: RFC 3339 or a date.")]
 UserFilter = Annotated[
     str | None,
     Query(min_length=1, max_length=MAX_ID_CHARS, pattern=ID_PATTERN, description="Of this user."),

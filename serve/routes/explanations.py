@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -18,13 +18,11 @@ from serve.explainer import (
     ExplanationRefusedError,
     ExplanationTimeoutError,
 )
-from serve.guard import extend_deadline
 from serve.keys import Role
 from serve.problems import ApiError, UnavailableError, unknown_user
-from serve.routes.common import UserId, audit_entry, problems
-from serve.security import Caller, Require
+from serve.routes.common import UserId, problems
+from serve.security import Call, Require
 from serve.store.statements import END_OF_TIME_MS, RawDelta
-from serve.store.store import Store
 from services.audit import start_entry, write_entry
 from services.privacy import consents, erasure
 
@@ -32,7 +30,8 @@ from services.privacy import consents, erasure
 COST = 50.0
 # An explanation that ends at its own limit says so before the deadline of its request.
 DEADLINE_S = EXPLANATION_S + 10.0
-PROFILING = "profiling"
+
+Explaining = Annotated[Call, Depends(Require(Role.ANALYST, COST, DEADLINE_S))]
 
 router = APIRouter(prefix="/v1", tags=["users"], responses=problems())
 
@@ -43,10 +42,7 @@ router = APIRouter(prefix="/v1", tags=["users"], responses=problems())
     responses=problems(404, 409, 501),
 )
 async def post_explanation(
-    request: Request,
-    user_id: UserId,
-    caller: Annotated[Caller, Depends(Require(Role.ANALYST, COST))],
-    body: ExplanationRequest | None = None,
+    user_id: UserId, call: Explaining, body: ExplanationRequest | None = None
 ) -> Response:
     """Explains a window: what each of its events changed in churn, spend and interests.
 
@@ -54,20 +50,19 @@ async def post_explanation(
     answered with 503. Closing the connection ends the computation.
     """
     body = body or ExplanationRequest()
-    found = await explain_window(request, caller, user_id, body.at_ms, body.model_dump())
+    found = await explain_window(call, user_id, body.at_ms, body.model_dump())
     return answers.json_response(found)
 
 
 async def explain_window(
-    request: Request, caller: Caller, user_id: str, until_ms: int | None, requested: dict[str, Any]
+    call: Call, user_id: str, until_ms: int | None, requested: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Explains the user's last window that ended by then, and records it in the audit trail.
 
     requested: for the audit trail. Ends the computation if the caller leaves. Raises ApiError 404,
     501, 503, ExplanationRefusedError, ExplainerBusyError, ExplanationTimeoutError, ServiceError.
     """
-    state = request.app.state
-    explainer: Explainer | None = state.explainer
+    explainer: Explainer | None = call.request.app.state.explainer
     if explainer is None:
         raise ApiError(
             501,
@@ -76,19 +71,18 @@ async def explain_window(
             " packages are not installed (`liveprofile[demo]` has them). `liveprofile profile"
             " explain` does",
         )
-    extend_deadline(request, DEADLINE_S)
-    store: Store = state.store
-    delta = await _window(store, user_id, until_ms)
+    delta = await _window(call, user_id, until_ms)
     # By such targets an erasure finds the entries of a user (liveprofile/privacy/places.py).
     target = f"{user_id} {delta.window_end_ms}"
-    audit = audit_entry(request, caller, "window.explain", target, requested)
-    entry_id = await store.run(start_entry, audit)
+    audit = call.audit("window.explain", target, requested)
+    entry_id = await call.run(start_entry, audit)
     after: dict[str, Any] = {}
     outcome = "failed"
     try:
-        await _require_consent(store, user_id, state.clock_ms())
+        if not (await call.run(consents, user_id)).allows("profiling", call.now_ms):
+            raise ExplanationRefusedError("no-consent", "the user does not allow profiling")
         work = explainer.explain(user_id, delta.window_end_ms)
-        found = await _while_connected(request, work)
+        found = await _while_connected(call.request, work)
         outcome = "done"
         return found
     except ExplanationTimeoutError:
@@ -100,25 +94,20 @@ async def explain_window(
         raise
     finally:
         completed = audit._replace(after=after or None, outcome=outcome)
-        await asyncio.shield(store.run(write_entry, entry_id, completed))
+        await asyncio.shield(call.run(write_entry, entry_id, completed))
 
 
-async def _window(store: Store, user_id: str, until_ms: int | None) -> RawDelta:
+async def _window(call: Call, user_id: str, until_ms: int | None) -> RawDelta:
     """The window to explain. Raises ApiError 404, also for one of an erased user."""
     last_ms = END_OF_TIME_MS if until_ms is None else until_ms
     deltas, erased = await asyncio.gather(
-        store.deltas(user_id, last_ms, 1), store.run(erasure, user_id)
+        call.store.deltas(user_id, last_ms, 1), call.run(erasure, user_id)
     )
     if not deltas:
         raise ApiError(404, "unknown-past", "no window of this user before this time: they expire")
     if erased is not None and deltas[0].window_start_ms < erased.before_ms:
         raise unknown_user()
     return deltas[0]
-
-
-async def _require_consent(store: Store, user_id: str, now_ms: int) -> None:
-    if not (await store.run(consents, user_id)).allows(PROFILING, now_ms):
-        raise ExplanationRefusedError("no-consent", "the user does not allow profiling")
 
 
 async def _while_connected(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Query
 from starlette.responses import Response
 
 from liveprofile.client import analysis_models as analyses
@@ -13,11 +13,10 @@ from liveprofile.trends.counts import ALL, CATEGORY, Series
 from liveprofile.trends.points import Metric
 from liveprofile.wire.tokens import EVENT_TYPES
 from serve import answers
-from serve.guard import extend_deadline
 from serve.keys import Role
 from serve.problems import ApiError
-from serve.routes.common import DataStore, Reader, Scanner, extend_to_scan, problems
-from serve.security import Caller, Require
+from serve.routes.common import Reader, Scanner, problems
+from serve.security import Call, Require
 from services import trends
 
 MAX_POINTS = 24 * 92
@@ -32,15 +31,14 @@ Category = Annotated[
 ]
 TypeOfTrend = Annotated[EventType | None, Query(description="All; with a category, purchase.")]
 
-Forecaster = Annotated[Caller, Depends(Require(Role.READER, FORECAST_COST))]
+Forecaster = Annotated[Call, Depends(Require(Role.READER, FORECAST_COST, FORECAST_DEADLINE_S))]
 
 router = APIRouter(prefix="/v1", tags=["trends"], responses=problems())
 
 
 @router.get("/trends", response_model=analyses.Trend, responses=problems(404))
 async def get_trend(
-    store: DataStore,
-    caller: Reader,
+    call: Reader,
     by: Literal["hour", "day"] = "hour",
     metric: Metric = "events",
     count: Annotated[int, Query(ge=1, le=MAX_POINTS, description="Hours or days.")] = 168,
@@ -48,7 +46,7 @@ async def get_trend(
     event_type: TypeOfTrend = None,
 ) -> Response:
     """The last complete hours or days of all events, of a type, or of a type in a category."""
-    trend = await store.run(trends.trend, series_of(category, event_type), by, metric, count)
+    trend = await call.run(trends.trend, series_of(category, event_type), by, metric, count)
     if trend is None:
         raise not_counted()
     return answers.json_response(trend)
@@ -56,16 +54,13 @@ async def get_trend(
 
 @router.get("/trends/forecast", response_model=analyses.TrendForecast, responses=problems(404))
 async def get_forecast(
-    request: Request,
-    store: DataStore,
-    caller: Forecaster,
+    call: Forecaster,
     metric: Metric = "events",
     category: Category = None,
     event_type: TypeOfTrend = None,
 ) -> Response:
     """The hours of the day after the last complete one, with an 80 % interval."""
-    extend_deadline(request, FORECAST_DEADLINE_S)
-    found = await store.run(trends.forecast, series_of(category, event_type), metric)
+    found = await call.run(trends.forecast, series_of(category, event_type), metric)
     if found is None:
         raise not_counted()
     if found.forecast is None:
@@ -76,16 +71,13 @@ async def get_forecast(
 
 @router.get("/retention", response_model=Items[analyses.WeekCohort])
 async def get_retention(
-    request: Request,
-    store: DataStore,
-    caller: Scanner,
+    call: Scanner,
     event_type: Annotated[
         EventType | None, Query(description="A user is active in a week with such an event; any.")
     ] = None,
 ) -> Response:
     """Which users of a first week come back in the weeks after it. May take long."""
-    extend_to_scan(request)
-    cohorts = await store.scan(trends.stored_retention, event_type)
+    cohorts = await call.scan(trends.stored_retention, event_type)
     return answers.json_response({"items": cohorts})
 
 

@@ -8,18 +8,15 @@ import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from threading import get_ident
 from typing import Any, NamedTuple, TypeVar
 
 from cassandra import DriverException
 from cassandra.cluster import (
     EXEC_PROFILE_DEFAULT,
-    Cluster,
     ExecutionProfile,
     NoHostAvailable,
     Session,
 )
-from cassandra.connection import Connection
 from cassandra.protocol import ErrorMessage
 from cassandra.query import BoundStatement, PreparedStatement, tuple_factory
 
@@ -28,7 +25,6 @@ from liveprofile.errors import LiveprofileError, ServiceUnavailableError
 from liveprofile.settings import CassandraSettings
 from liveprofile.storage import connection
 from liveprofile.storage.cql import service_error
-from serve.store.loop_connection import connection_on_this_loop
 from serve.store.statements import CQL
 
 log = logging.getLogger(__name__)
@@ -99,12 +95,10 @@ class Link:
         return self._connected
 
     async def _connect_until_done(self) -> None:
-        # The loop cannot read a TLS socket of the driver, so with TLS the driver's thread does.
-        kind = Cluster.connection_class if self._settings.ca_file else connection_on_this_loop()
         reported, pause_s = "", FIRST_PAUSE_S
         while self._connected is None:
             try:
-                self._connected = await asyncio.to_thread(self._connect, kind)
+                self._connected = await asyncio.to_thread(self._connect)
                 log.info("connected to Cassandra at %s", connection.address(self._settings))
             except LiveprofileError as error:
                 if str(error) != reported:
@@ -113,9 +107,9 @@ class Link:
                 await asyncio.sleep(pause_s)
                 pause_s = min(1.5 * pause_s, LONGEST_PAUSE_S)
 
-    def _connect(self, kind: type[Connection]) -> _Connected:
+    def _connect(self) -> _Connected:
         with retry.default_deadline(0):
-            session = connection.connect(self._settings, connection_class=kind)
+            session = connection.connect(self._settings)
         try:
             return _connected(session)
         except (NoHostAvailable, DriverException, ErrorMessage) as error:
@@ -137,28 +131,21 @@ async def fetch(
 ) -> Sequence[Any]:
     """The rows of a statement, at most one page. Raises ServiceError.
 
-    The event loop only sends the request. If the caller is cancelled, the answer is dropped.
+    A thread of the driver reads the answer. If the caller is cancelled, it is dropped.
     """
-    loop, loop_thread = asyncio.get_running_loop(), get_ident()
+    loop = asyncio.get_running_loop()
     answer: asyncio.Future[Sequence[Any]] = loop.create_future()
 
-    def settle(rows: Sequence[Any] | None, error: BaseException | None) -> None:
-        if answer.done():
-            return
-        if error is None:
-            answer.set_result(rows or ())
-        else:
-            answer.set_exception(error)
-
-    def wake(rows: Sequence[Any] | None, error: BaseException | None) -> None:
-        if get_ident() == loop_thread:
-            settle(rows, error)
-        elif not loop.is_closed():
-            loop.call_soon_threadsafe(settle, rows, error)
+    def wake(settle: Callable[[Any], None], value: Any) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(lambda: answer.done() or settle(value))
 
     try:
         request = session.execute_async(statement, execution_profile=profile)
-        request.add_callbacks(lambda rows: wake(rows, None), lambda error: wake(None, error))
+        request.add_callbacks(
+            lambda rows: wake(answer.set_result, rows or ()),
+            lambda error: wake(answer.set_exception, error),
+        )
         return await answer
     except (NoHostAvailable, DriverException, ErrorMessage) as error:
         raise service_error(session, error) from None

@@ -9,110 +9,81 @@ and others, "Implementation techniques for main memory database systems", SIGMOD
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
+from itertools import islice
+from typing import Any, Generic, TypeVar
 
 from liveprofile.errors import ServiceError
 
-# An error that comes later is a timeout: a second statement would come too late.
-EARLY_ERROR_S = 0.1
-
 Row = TypeVar("Row")
-Read = Callable[[Sequence[str]], Awaitable[Mapping[str, Row]]]
 
 
 class MergedReads(Generic[Row]):
     """Reads rows by key with `read`, which returns those that exist.
 
     at_once: statements under way before keys wait. most: keys of a statement. longest_wait_s: a
-    key waits no longer, so that statements that hang hold up no others. early_error_s: the keys of
-    a statement that fails within it are read alone.
+    key waits no longer, so that statements that hang hold up no others.
     """
 
     def __init__(
         self,
-        read: Read[Row],
+        read: Callable[[Sequence[str]], Awaitable[Mapping[str, Row]]],
         at_once: int,
         most: int,
         longest_wait_s: float,
-        early_error_s: float = EARLY_ERROR_S,
     ):
-        self._read, self._at_once, self._most = read, at_once, most
-        self._early_error_s = early_error_s
-        self._longest_wait_s = longest_wait_s
-        self._under_way = 0
+        self._read, self._most, self._longest_wait_s = read, most, longest_wait_s
+        self._free = asyncio.Semaphore(at_once)
         self._waiting: dict[str, asyncio.Future[Row | None]] = {}
-        self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def row(self, key: str) -> Row | None:
         """The row, read after this call; None if there is none. Raises what `read` raises."""
-        if self._under_way < self._at_once and not self._waiting:
-            return await self._row_alone(key)
-        loop = asyncio.get_running_loop()
         if key not in self._waiting:
-            self._waiting[key] = loop.create_future()
-        if self._timer is None:
-            self._timer = loop.call_later(self._longest_wait_s, self._start)
+            self._waiting[key] = asyncio.get_running_loop().create_future()
+            if len(self._waiting) == 1:
+                self._start(self._read_group())
         # A caller that leaves must not end the wait of another one for the same key.
         return await asyncio.shield(self._waiting[key])
 
-    async def _row_alone(self, key: str) -> Row | None:
-        self._under_way += 1
-        try:
-            return (await self._read([key])).get(key)
-        finally:
-            self._ended()
-
-    def _ended(self) -> None:
-        self._under_way -= 1
-        if self._waiting and self._under_way < self._at_once:
-            self._start()
-
-    def _start(self) -> None:
-        """Reads the keys that wait, the oldest first."""
-        keys = list(self._waiting)[: self._most]
-        waiting = {key: self._waiting.pop(key) for key in keys}
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._waiting:
-            self._timer = asyncio.get_running_loop().call_later(self._longest_wait_s, self._start)
-        self._under_way += 1
-        task = asyncio.create_task(self._answer(waiting))
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _answer(self, waiting: dict[str, asyncio.Future[Row | None]]) -> None:
-        loop = asyncio.get_running_loop()
-        started_s = loop.time()
+    async def _read_group(self) -> None:
+        """Waits for its turn, then reads the keys that wait, the oldest first."""
+        has_turn = False
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._longest_wait_s):
+                has_turn = await self._free.acquire()
+        keys = list(islice(self._waiting, self._most))
+        group = {key: self._waiting.pop(key) for key in keys}
+        if self._waiting:
+            self._start(self._read_group())
         try:
-            rows = await self._read(list(waiting))
+            await self._answer(group)
+        finally:
+            if has_turn:
+                self._free.release()
+
+    async def _answer(self, group: Mapping[str, asyncio.Future[Row | None]]) -> None:
+        try:
+            rows = await self._read(list(group))
         except ServiceError as error:
-            if len(waiting) == 1 or loop.time() - started_s > self._early_error_s:
-                _fail(waiting, error)
-            else:
-                # The replicas of one key may be down: the others have their rows.
-                await asyncio.gather(*(self._answer_alone(*each) for each in waiting.items()))
+            if len(group) == 1:
+                _fail(group, error)
+            else:  # the replicas of one key may be down: the others have their rows
+                await asyncio.gather(*(self._answer({key: group[key]}) for key in group))
         except BaseException as error:
-            _fail(waiting, error)
+            _fail(group, error)
             raise
         else:
-            for key, answer in waiting.items():
+            for key, answer in group.items():
                 answer.done() or answer.set_result(rows.get(key))
-        finally:
-            self._ended()
-
-    async def _answer_alone(self, key: str, answer: asyncio.Future[Row | None]) -> None:
-        try:
-            rows = await self._read([key])
-        except ServiceError as error:
-            _fail({key: answer}, error)
-        else:
-            answer.done() or answer.set_result(rows.get(key))
 
 
-def _fail(waiting: Mapping[str, asyncio.Future[Row | None]], error: BaseException) -> None:
-    for answer in waiting.values():
-        if not answer.done():
-            answer.set_exception(error)
+def _fail(group: Mapping[str, asyncio.Future[Any]], error: BaseException) -> None:
+    for answer in group.values():
+        answer.done() or answer.set_exception(error)

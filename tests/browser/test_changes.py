@@ -27,7 +27,7 @@ def test_two_people_change_the_rules(console: Console) -> None:
     text.fill(text.input_value().replace(*STRICTER))
     expect(page.locator("#checked")).to_contain_text("no errors")
     page.get_by_role("button", name="Backtest").click()
-    expect(page.get_by_role("img", name="Alerts by day")).to_be_visible()
+    expect(page.get_by_role("row", name="alerts per day")).to_be_visible()
     expect(page.locator(".diff .added")).to_contain_text(STRICTER[1])
     console.picture(page, "backtest")
     page.get_by_label("Why").fill("too many alerts")

@@ -19,7 +19,7 @@ from pyflink.table import EnvironmentSettings, TableEnvironment
 
 from jobs.sql import tables
 from jobs.sql.event_views import register_functions
-from liveprofile.features.entity.lists import parse_lists
+from liveprofile.features.entity import parse_lists
 from liveprofile.wire import (
     entity_lists,
     histories,

@@ -23,8 +23,8 @@ from liveprofile.settings import Settings
 from liveprofile.units import SECOND_MS
 from liveprofile.wire import output_records
 from liveprofile.wire.scored_events import ENTITIES, read_rows
-from models.fraud.explain.reasons import explain
 from models.fraud.model import FraudModel, probability
+from models.fraud.reasons import explain
 from udfs.attribute_reads import CachedAttributes
 from udfs.privacy import LaterFlags, later_lists
 from udfs.scoring.drift_monitor import DriftMonitor

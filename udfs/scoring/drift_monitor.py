@@ -21,11 +21,16 @@ import orjson
 from liveprofile.alerts.cloud_events import DEFAULT_ORIGIN, EventOrigin
 from liveprofile.drift.alert import DriftAlert
 from liveprofile.drift.comparison import DriftVerdict, assess_drift
-from liveprofile.drift.histograms import LATENESS_MS, HourlyHistograms
-from liveprofile.drift.reference import DriftReference
+from liveprofile.drift.reference import LATENESS_MS, DriftReference, HourlyHistograms
 from liveprofile.errors import ServiceError
 from liveprofile.units import DAY_MS, HOUR_MS
-from udfs.scoring.drift_store import CassandraDriftStore, DriftDecision, DriftState
+from udfs.scoring.drift_store import (
+    PERIOD_MS,
+    CassandraDriftStore,
+    DriftDecision,
+    DriftState,
+    decision_scope,
+)
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +40,6 @@ WRITE_EVERY_S, CHECK_EVERY_S = 5.0, 60.0
 RESEND_AFTER_MS = 180_000
 # Periods that wait for a decision. A job that catches up decides on the latest ones only.
 MAX_PENDING_PERIODS = 48
-PERIOD_MS = {"hour": HOUR_MS, "day": DAY_MS}
 # Drift starts if a distance exceeds its limit by this factor, or if the same distance exceeds its
 # limit in two consecutive periods: of some 700 hours a month and 33 distributions, one exceeds its
 # limit now and then by chance.
@@ -55,11 +59,6 @@ class DriftPeriod(NamedTuple):
     @property
     def end_ms(self) -> int:
         return self.start_ms + PERIOD_MS[self.kind]
-
-
-def decision_scope(reference: DriftReference, kind: str) -> str:
-    """Returns the key of a sequence of decisions: one per reference and kind of period."""
-    return f"{reference.version}/{kind}"
 
 
 class DriftMonitor:

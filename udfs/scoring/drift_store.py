@@ -18,11 +18,19 @@ import orjson
 from cassandra.cluster import ResultSet, Session
 from cassandra.query import BatchStatement, BoundStatement
 
+from liveprofile.drift.reference import DriftReference
 from liveprofile.rows.risk import RISK_HISTOGRAM
 from liveprofile.settings import CassandraSettings
 from liveprofile.storage.cql import execute, from_ms, prepare_once, to_ms
+from liveprofile.units import DAY_MS, HOUR_MS
 
+PERIOD_MS = {"hour": HOUR_MS, "day": DAY_MS}
 _START = "start"  # a scope of drift_state with one entry: the first hour ever counted
+
+
+def decision_scope(reference: DriftReference, kind: str) -> str:
+    """Returns the key of a sequence of decisions: one per reference and kind of period."""
+    return f"{reference.version}/{kind}"
 
 
 class DriftState(NamedTuple):
@@ -85,7 +93,7 @@ class CassandraDriftStore:
         """Stores one worker's totals of an hour.
 
         reference: version of the drift reference. counts_SW: (S, W) events by series and bin
-        (liveprofile.drift.histograms).
+        (liveprofile.drift.reference).
         """
         hour, counts = from_ms(hour_ms), counts_SW.astype(">u4").tobytes()
         insert = RISK_HISTOGRAM.insert(self._histogram_ttl_s, self._keyspace, time="")

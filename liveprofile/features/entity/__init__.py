@@ -13,15 +13,20 @@ from __future__ import annotations
 import numpy as np
 
 from liveprofile.features.entity.catalogue import EVENT_FEATURES, ORDER_FEATURES, Feature
-from liveprofile.features.entity.columns import entity_columns, user_columns
-from liveprofile.features.entity.lists import EventLists, parse_lists
-from liveprofile.features.entity.order import SCORED_TYPES, type_letter
+from liveprofile.features.entity.columns import (
+    ORDER_DEPTH,
+    SCORED_TYPES,
+    entity_columns,
+    user_columns,
+)
+from liveprofile.features.entity.past_events import EventLists, parse_lists, type_letter
 from liveprofile.units import DAY_MS, HOUR_MS
 from liveprofile.wire.entity_lists import InvalidLists, TokenLists
 from liveprofile.wire.scored_events import ENTITY_NAMES, EventBatch
 
 __all__ = [
     "EVENT_FEATURES",
+    "ORDER_DEPTH",
     "ORDER_FEATURES",
     "SCORED_TYPES",
     "EventBatch",
@@ -32,6 +37,7 @@ __all__ = [
     "compute_features",
     "features_from_lists",
     "parse_lists",
+    "type_letter",
 ]
 
 LABEL_DELAY_DAYS = 7.0  # most labels are known after this time

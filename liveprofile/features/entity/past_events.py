@@ -1,19 +1,23 @@
-"""The past events of S lists, each as of its own time, with sums and counts over time spans.
+"""The event lists of users and of shared entities, and the past events of each as of its own time.
 
-Every sum covers one list alone, in the list's order, so a row's features do not depend on its
-batch.
+liveprofile.wire.entity_lists describes and parses the lists. Every sum covers one list alone, in
+the list's order, so a row's features do not depend on its batch.
 
-Array suffixes: S lists, T events of all lists, B bounds, C summed columns, W = B - 1 spans.
+Array suffixes: n events, P selected rows, S lists, T events of all lists, B bounds, C summed
+columns, W = B - 1 spans.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS
-from liveprofile.wire.entity_lists import MISSING, TokenLists, is_event
+from liveprofile.wire.entity_lists import MISSING, TokenLists, is_event, parse_token_lists
+from liveprofile.wire.scored_events import ENTITY_NAMES, EventBatch
+from liveprofile.wire.tokens import TYPE_INDEX, TYPE_LETTERS
 
 # The ladder of spans: every feature takes its spans from it.
 SPANS_MS = {
@@ -33,6 +37,54 @@ _INDEX_BITS = 31
 # Amounts are summed as integers of 1 / _PARTS_PER_UNIT of the currency. Integer sums have no
 # rounding, so one running sum over all lists serves every list.
 _PARTS_PER_UNIT = 10_000
+
+
+def type_letter(event_type: str) -> int:
+    return ord(TYPE_LETTERS[TYPE_INDEX[event_type]])
+
+
+class EventLists(NamedTuple):
+    """n events with the lists that their features are computed from."""
+
+    event_ms: np.ndarray  # (n,) int64
+    amount: np.ndarray  # (n,) float64
+    letter: np.ndarray  # (n,) uint8
+    user_lists: TokenLists  # n lists
+    entity_lists: TokenLists  # 5n lists in the order of ENTITY_NAMES: all devices, all places, ...
+
+    def without_event(self, row_P: np.ndarray, event_P: np.ndarray) -> EventLists:
+        """Copies the rows row_P, each as if the event event_P[p] had not happened."""
+        entity_rows = np.arange(len(ENTITY_NAMES))[:, None] * len(self.event_ms) + row_P
+        return EventLists(
+            self.event_ms[row_P],
+            self.amount[row_P],
+            self.letter[row_P],
+            self.user_lists.without_event(row_P, event_P),
+            self.entity_lists.without_event(
+                entity_rows.ravel(), np.tile(event_P, len(ENTITY_NAMES))
+            ),
+        )
+
+    def duplicates(self) -> np.ndarray:
+        """(n,) bool: an earlier token of the user's list is the same event."""
+        lists = self.user_lists
+        list_T = np.repeat(np.arange(len(self.event_ms)), np.diff(lists.starts))
+        own_n = np.maximum(lists.starts[1:] - 1, 0)  # unused for empty lists
+        same_T = is_event(lists.letter) & (lists.time_ms == lists.time_ms[own_n[list_T]])
+        same_T &= lists.event == lists.event[own_n[list_T]]
+        return np.bincount(list_T[same_T], minlength=len(self.event_ms)) > 1
+
+
+def parse_lists(batch: EventBatch) -> EventLists:
+    """Parses the lists of a batch. Raises InvalidLists for the whole batch if one is invalid."""
+    entity_texts = [text for entity in ENTITY_NAMES for text in getattr(batch, f"of_{entity}")]
+    return EventLists(
+        batch.event_ms,
+        batch.amount,
+        np.array([type_letter(name) for name in batch.event_type], np.uint8),
+        parse_token_lists(batch.of_user, ENTITY_NAMES),
+        parse_token_lists(entity_texts, ("user",)),
+    )
 
 
 class PastEvents:

@@ -24,6 +24,11 @@ class LabelledFeatures(NamedTuple):
     fraud_N: np.ndarray  # bool
 
 
+def first_columns(split: LabelledFeatures, columns: int) -> LabelledFeatures:
+    """Returns a view of the first columns."""
+    return split._replace(x_NF=split.x_NF[:, :columns])
+
+
 def downsample_legitimate(
     fraud_N: np.ndarray, legitimate: int = LEGITIMATE_ROWS
 ) -> tuple[np.ndarray, float]:

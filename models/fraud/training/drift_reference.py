@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 import xgboost as xgb
@@ -25,8 +24,7 @@ from liveprofile.drift.comparison import (
     psi_bound,
     shift_bound,
 )
-from liveprofile.drift.histograms import UserHourCap
-from liveprofile.drift.reference import ALERT_RATE, SCORE, DriftReference, Series
+from liveprofile.drift.reference import ALERT_RATE, SCORE, DriftReference, Series, UserHourCap
 from liveprofile.units import HOUR_MS
 from models.fraud.datasets.event_dataset import SHOP_BITS, EventDataset
 from models.fraud.model import FraudModel, probability
@@ -47,6 +45,9 @@ _ALWAYS_MONITORED = (
     "user_new_shop",
     "user_new_address",
 )
+
+
+_PeriodRows = tuple[list[np.ndarray], ...]
 
 
 def monitored_features(
@@ -95,11 +96,13 @@ def build_drift_reference(
     shops are shifted by whole days, so that no hour has events of two shops. user_N: user numbers;
     the events of a user are in order of time. alert_score: lowest score of an alert.
     """
-    counted_N = _capped_per_user(hour_N, user_N)
+    counted_N = np.zeros(len(hour_N), bool)
+    for rows in _rows_by_period(hour_N):
+        counted_N[rows] = UserHourCap().admit(user_N[rows])
     x_NF, hour_N, scores_N = x_NF[counted_N], hour_N[counted_N], score_N[counted_N]
     scores_N = scores_N.astype(np.float32)
     alert_N = scores_N >= np.float32(alert_score)
-    quiet_periods, all_periods = _PeriodRows.group(hour_N[~alert_N]), _PeriodRows.group(hour_N)
+    quiet_periods = _rows_of_hours_and_days(hour_N[~alert_N])
     series = [
         _series(name, values_N, _bin_edges(values_N), quiet_periods)
         for name, values_N in zip(names, x_NF[~alert_N].T, strict=True)
@@ -108,16 +111,8 @@ def build_drift_reference(
     series.append(_series(SCORE, quiet_N, _bin_edges(quiet_N), quiet_periods))
     # A bin excludes its lower edge, so the edge is just below the lowest score of an alert.
     below = float(np.nextafter(np.float32(alert_score), np.float32(-np.inf)))
-    series.append(_series(ALERT_RATE, scores_N, [below], all_periods))
+    series.append(_series(ALERT_RATE, scores_N, [below], _rows_of_hours_and_days(hour_N)))
     return DriftReference(len(scores_N), alert_score, tuple(series))
-
-
-def _capped_per_user(hour_N: np.ndarray, user_N: np.ndarray) -> np.ndarray:
-    """Returns (N,) bool: the events that count. As in the job, a user has a cap per hour."""
-    counted_N = np.zeros(len(hour_N), bool)
-    for rows in _rows_by_period(hour_N):
-        counted_N[rows] = UserHourCap().admit(user_N[rows])
-    return counted_N
 
 
 def _bin_edges(values_N: np.ndarray) -> list[float]:
@@ -212,20 +207,12 @@ def _rate_spread(series: Series, bin_N: np.ndarray, groups: list[np.ndarray]) ->
     return float(np.mean(errors)) if errors else 1.0
 
 
-class _PeriodRows(NamedTuple):
-    """The rows of each hour and of each day with at least MIN_EVENTS events."""
-
-    hours: list[np.ndarray]
-    days: list[np.ndarray]
-
-    @classmethod
-    def group(cls, hour_N: np.ndarray) -> _PeriodRows:
-        return cls(
-            *(
-                [rows for rows in _rows_by_period(period_N) if len(rows) >= MIN_EVENTS]
-                for period_N in (hour_N, hour_N // 24)
-            )
-        )
+def _rows_of_hours_and_days(hour_N: np.ndarray) -> _PeriodRows:
+    """Returns the rows of each hour, and of each day, with at least MIN_EVENTS events."""
+    return tuple(
+        [rows for rows in _rows_by_period(period_N) if len(rows) >= MIN_EVENTS]
+        for period_N in (hour_N, hour_N // 24)
+    )
 
 
 def _rows_by_period(period_N: np.ndarray) -> list[np.ndarray]:

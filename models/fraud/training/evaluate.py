@@ -1,21 +1,20 @@
-"""Compares rules, model and both on simulated shops that are new to the model.
+"""Alert thresholds, what alerts find, and rules compared with the model.
 
-One alert is a user on a day, whatever the number of that user's flagged events. The comparison
-answers two questions: what a fixed number of alerts per day finds, most suspicious first, and what
-the rules find with their current thresholds.
-
-Events are ranked by suspicion, 0 to 1:
+One alert is a user on a day, whatever the number of that user's flagged events. Events are ranked
+by suspicion, 0 to 1:
 - rules: the severity of the most severe matching rule, then the ratio of its value to its
   threshold. Rules on the model's score and rules that send no alerts are ignored.
 - model: the score.
 - both: the mean of both.
 
-Shape suffixes: M events, R rules.
+Shape suffixes: N scores, M events, R rules.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,14 +32,143 @@ from liveprofile.rules.flags import Severity
 from liveprofile.rules.rules import SCORE_FEATURE, SCORING_ONLY_FEATURES, Rule, RuleSet
 from liveprofile.simulator import ShopConfig
 from liveprofile.wire.tokens import EVENT_TYPES
-from models.fraud.datasets.event_dataset import EventDataset, concatenate
+from models.fraud.datasets.event_dataset import EventDataset, concatenate, first_columns
 from models.fraud.datasets.simulated import simulate_dataset
-from models.fraud.model import FraudModel
-from models.fraud.training.alert_metrics import alert_metrics, threshold_per_10000_users
+from models.fraud.model import FraudModel, probability
+from models.fraud.training.drift_reference import drift_reference_of_dataset
 from models.fraud.training.fit import score_metrics
 
+NO_ALERT_SCORE = 1.0  # above every calibrated score
 BUDGETS = (10.0, 20.0)  # alerts per 10,000 users and day
 SEEDS = (401, 402, 403, 404)  # no recipe uses these
+
+
+class AlertCosts(NamedTuple):
+    """Alert budgets and costs of errors, which decide the thresholds."""
+
+    budgets: tuple[float, ...] = (10.0, 20.0, 30.0)  # alerts per 10,000 users and day
+    false_alarm_cost: float = 5.0  # in the currency of the amounts; a missed fraud costs its amount
+
+
+DEFAULT_COSTS = AlertCosts()
+
+
+def complete(
+    model: FraudModel,
+    validation: EventDataset,
+    tests: dict[str, EventDataset],
+    costs: AlertCosts,
+    out: Path | None,
+) -> FraudModel:
+    """Chooses thresholds and the drift reference on validation, and measures all datasets.
+
+    Returns the model, written to the folder `out`, if given. The first columns of the datasets are
+    the model's.
+    """
+    datasets = {
+        name: each._replace(labelled=first_columns(each.labelled, len(model.names)))
+        for name, each in {"validation": validation, **tests}.items()
+    }
+    validation = datasets["validation"]
+    score_M = probability(model.log_odds(validation.labelled.x_NF))
+    thresholds = {
+        f"budget_{budget:g}": threshold_per_10000_users(validation, score_M, budget)
+        for budget in costs.budgets
+    }
+    thresholds["cost"] = threshold_by_cost(
+        score_M, validation.labelled.fraud_N, validation.amount_M, costs.false_alarm_cost
+    )
+    model.metadata["thresholds"] = thresholds
+    for name, dataset in datasets.items():
+        score_M = probability(model.log_odds(dataset.labelled.x_NF))
+        model.metadata[name] = score_metrics(score_M, dataset.labelled.fraud_N) | {
+            "at": {at: alert_metrics(dataset, score_M >= score) for at, score in thresholds.items()}
+        }
+    reference = drift_reference_of_dataset(model, validation, thresholds["cost"])
+    model = replace(model, reference=reference)
+    if out is not None:
+        model.save(out)
+    return model
+
+
+def threshold_by_cost(
+    score_N: np.ndarray, fraud_N: np.ndarray, amount_N: np.ndarray, false_alarm_cost: float
+) -> float:
+    """Returns the threshold of minimum cost; among equal costs, the one with fewest alerts.
+
+    A false alarm costs `false_alarm_cost`, a missed fraud its amount. Raises InputError for no
+    events.
+    """
+    order, step_end = _ranked_steps(score_N)
+    saved_N = np.where(fraud_N, amount_N, -false_alarm_cost)[order]
+    best = int(np.argmax(np.append(0.0, np.cumsum(saved_N, dtype=np.float64)[step_end])))
+    return float(score_N[order[step_end[best - 1]]]) if best else NO_ALERT_SCORE
+
+
+def threshold_by_budget(
+    score_N: np.ndarray, day_N: np.ndarray, user_N: np.ndarray, alerts: float
+) -> float:
+    """Returns the lowest threshold with at most so many pairs of user and day.
+
+    Raises InputError without events.
+    """
+    order, _ = _ranked_steps(score_N)
+    _, first = np.unique(np.column_stack([day_N, user_N])[order], axis=0, return_index=True)
+    highest = -np.sort(-score_N[order[first]])  # score of each pair of user and day
+    budget = int(alerts)
+    if budget >= len(highest):
+        return 0.0
+    # highest[budget] is the first score over budget, and so are all equal scores.
+    allowed = highest[highest > highest[budget]]
+    return float(allowed[-1]) if len(allowed) else NO_ALERT_SCORE
+
+
+def threshold_per_10000_users(dataset: EventDataset, score_M: np.ndarray, budget: float) -> float:
+    """Returns the lowest score with at most `budget` alerts per 10,000 users and mean day."""
+    alerts = budget * dataset.user_days / 10_000
+    return threshold_by_budget(score_M, dataset.day_M, dataset.user_M, alerts)
+
+
+def _ranked_steps(score_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns indices by descending score, and the last position of each distinct score."""
+    if not len(score_N):
+        raise InputError("no scores to choose a threshold on")
+    order = np.argsort(-score_N, kind="stable")
+    ranked = score_N[order]
+    return order, np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1)
+
+
+def alert_metrics(dataset: EventDataset, alert_M: np.ndarray) -> dict[str, Any]:
+    """Returns alert and fraud rates per 10,000 user-days, and recall by kind of case.
+
+    A case is alerted if one of its events is. `user_days_alerted` is the alerted share of the
+    user-days of a kind: a ring has many users.
+    """
+    pairs = np.column_stack([dataset.user_M, dataset.day_M])
+    user_day_M = np.unique(pairs, axis=0, return_inverse=True)[1].ravel()
+
+    def user_days_per_10_000(selected_M: np.ndarray) -> float:
+        return round(len(np.unique(user_day_M[selected_M])) / dataset.user_days * 10_000, 2)
+
+    def share_alerted(key_M: np.ndarray, is_kind_M: np.ndarray) -> float:
+        """The share of the kind's keys that have an alert."""
+        alerted = np.unique(key_M[is_kind_M & alert_M])
+        return round(len(alerted) / len(np.unique(key_M[is_kind_M])), 4)
+
+    kinds = {}
+    for kind in sorted(set(dataset.case_kind_M) - {""}):
+        is_kind_M = dataset.case_kind_M == kind
+        kinds[kind] = {
+            "cases": len(np.unique(dataset.case_M[is_kind_M])),
+            "alerted": share_alerted(dataset.case_M, is_kind_M),
+            "user_days_alerted": share_alerted(user_day_M, is_kind_M),
+        }
+    return {
+        "alerts_per_10000": user_days_per_10_000(alert_M),
+        "frauds_alerted_per_10000": user_days_per_10_000(alert_M & dataset.labelled.fraud_N),
+        "frauds_per_10000": user_days_per_10_000(dataset.labelled.fraud_N),
+        "kinds": kinds,
+    }
 
 
 class EventScores(NamedTuple):
@@ -66,10 +194,10 @@ def compare_rules_and_model(
     The first `warm_up_days` of a shop fill the lists, and their events do not count. Raises
     InputError for a seed of the model's recipe, and if `days` does not exceed `warm_up_days`.
     """
-    used_seeds = _recipe_seeds(model)
-    for seed in seeds:
-        if seed in used_seeds:
-            raise InputError(f"seed {seed}: the model's training used it, choose another seed")
+    recipe = model.metadata.get("recipe", {})
+    used = {seed for name, each in recipe.items() if name.endswith("_seeds") for seed in each}
+    for seed in used.intersection(seeds):
+        raise InputError(f"seed {seed}: the model's training used it, choose another seed")
     if days <= warm_up_days:
         raise InputError(f"days = {days}: must be more than the {warm_up_days} that fill the lists")
     event_rules = rules.evaluated("event")
@@ -100,27 +228,38 @@ def detection_report(
     """Returns what the model and the rules find.
 
     - `score`: metrics of the model's score.
-    - `at`: alert metrics of `rules`, `model` and `both`, for each budget (`budget_N`) and with the
-      current thresholds (`as_they_are`).
+    - `at`: alert metrics of `rules`, `model` and `both`, for each budget (`budget_N`, most
+      suspicious first) and with the current thresholds (`as_they_are`).
     - `of_rules`: alert metrics of each rule with its current threshold.
     """
+    rankings = {
+        "rules": scores.suspicion_M,
+        "model": scores.score_M,
+        "both": (scores.score_M + scores.suspicion_M) / 2,
+    }
+    at: dict[str, dict[str, Any]] = {}
+    for budget in budgets:
+        at[f"budget_{budget:g}"] = {
+            name: alert_metrics(
+                dataset,
+                (each_M >= threshold_per_10000_users(dataset, each_M, budget)) & (each_M > 0),
+            )
+            for name, each_M in rankings.items()
+        }
+    uses_score_R = np.array([_uses_score(rule) for rule in event_rules])
+    parts = {"rules": ~uses_score_R, "model": uses_score_R, "both": uses_score_R | True}
+    at["as_they_are"] = {
+        name: alert_metrics(dataset, scores.alert_MR[:, part_R].any(axis=1))
+        for name, part_R in parts.items()
+    }
     return {
         "score": score_metrics(scores.score_M, dataset.labelled.fraud_N),
-        "at": {
-            **_metrics_at_budgets(dataset, scores, budgets),
-            "as_they_are": _metrics_as_configured(dataset, scores, event_rules),
-        },
+        "at": at,
         "of_rules": {
             rule.id: alert_metrics(dataset, alert_M)
             for rule, alert_M in zip(event_rules, scores.alert_MR.T, strict=True)
         },
     }
-
-
-def _recipe_seeds(model: FraudModel) -> set[int]:
-    """Returns the seeds that the model was trained, tuned or tested on."""
-    recipe = model.metadata.get("recipe", {})
-    return {seed for name, seeds in recipe.items() if name.endswith("_seeds") for seed in seeds}
 
 
 def features_used_by(rules: Sequence[Rule]) -> list[str]:
@@ -167,43 +306,11 @@ def _uses_score(rule: Rule) -> bool:
 
 
 def _suspicion(matches: Sequence[RuleMatch]) -> float:
-    alerting = (
-        match for match in matches if match.rule.state == "ACTIVE" and not _uses_score(match.rule)
-    )
-    return max(map(_severity, alerting), default=0.0)
-
-
-def _severity(match: RuleMatch) -> float:
-    """Returns a rank above 0, at most 1. A higher severity outranks any value."""
-    rule = match.rule
-    ratio = max(match.value / rule.threshold, 0.0) if rule.threshold > 0 else 0.0
-    return (Severity(rule.severity).rank + 1 + ratio / (1 + ratio)) / (len(Severity) + 1)
-
-
-def _metrics_at_budgets(
-    dataset: EventDataset, scores: EventScores, budgets: Sequence[float]
-) -> dict[str, Any]:
-    rankings = {
-        "rules": scores.suspicion_M,
-        "model": scores.score_M,
-        "both": (scores.score_M + scores.suspicion_M) / 2,
-    }
-    report: dict[str, Any] = {}
-    for budget in budgets:
-        report[f"budget_{budget:g}"] = {}
-        for name, suspicion_M in rankings.items():
-            threshold = threshold_per_10000_users(dataset, suspicion_M, budget)
-            alert_M = (suspicion_M >= threshold) & (suspicion_M > 0)
-            report[f"budget_{budget:g}"][name] = alert_metrics(dataset, alert_M)
-    return report
-
-
-def _metrics_as_configured(
-    dataset: EventDataset, scores: EventScores, event_rules: Sequence[Rule]
-) -> dict[str, Any]:
-    uses_score_R = np.array([_uses_score(rule) for rule in event_rules])
-    return {
-        "rules": alert_metrics(dataset, scores.alert_MR[:, ~uses_score_R].any(axis=1)),
-        "model": alert_metrics(dataset, scores.alert_MR[:, uses_score_R].any(axis=1)),
-        "both": alert_metrics(dataset, scores.alert_MR.any(axis=1)),
-    }
+    """Returns a rank above 0, at most 1, or 0. A higher severity outranks any value."""
+    highest = 0.0
+    for rule, value in ((match.rule, match.value) for match in matches):
+        if rule.state == "ACTIVE" and not _uses_score(rule):
+            ratio = max(value / rule.threshold, 0.0) if rule.threshold > 0 else 0.0
+            rank = Severity(rule.severity).rank + 1 + ratio / (1 + ratio)
+            highest = max(highest, rank / (len(Severity) + 1))
+    return highest

@@ -24,10 +24,9 @@ import numpy as np
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
-from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from liveprofile.disk_tables import mapped_zeros
 from liveprofile.errors import InputError
 from liveprofile.features.entity import ORDER_FEATURES
 from liveprofile.privacy import trained_users
@@ -43,19 +42,17 @@ from models.fraud.datasets.event_dataset import (
 from models.fraud.datasets.labelled_rows import LabelledEvents
 from models.fraud.model import TREES_FILE, FraudModel
 from models.fraud.training import fit
-from models.fraud.training.evaluate import detection_report, features_used_by, score_events
-from models.fraud.training.order_choice import fit_model
-from models.fraud.training.train_simulated import (
+from models.fraud.training.evaluate import (
     DEFAULT_COSTS,
-    FEATURES,
     AlertCosts,
-    choose_thresholds,
-    evaluate_dataset,
-    with_reference,
+    complete,
+    detection_report,
+    features_used_by,
+    score_events,
 )
+from models.fraud.training.train_simulated import FEATURES
 
 NAME = "event-risk-own"
-INVERSE_PENALTIES = (0.01, 1.0)  # L2 regularization of logistic regression
 _CHUNK_ROWS = 10_000
 MIN_FRAUDS = 10  # in each split: with fewer, choices and metrics are meaningless
 
@@ -132,11 +129,11 @@ def train_on_labels(
     names = [*FEATURES, *ORDER_FEATURES]
     # The rules need more features than the model.
     test_names = list(dict.fromkeys([*names, *features_used_by(rules.evaluated("event"))]))
-    train, validation, test_with_rule_features = (
+    train, validation, test = (
         _build_dataset(events, split, part, split_rows[part], part_names, on_progress)
         for part, part_names in (("train", names), ("validation", names), ("test", test_names))
     )
-    model = fit_model(
+    model = fit.fit_model(
         NAME,
         train,
         validation,
@@ -146,27 +143,23 @@ def train_on_labels(
         {},
         on_progress,
     )
-    train, validation, test = (
-        _keep_first_columns(dataset, len(model.names))
-        for dataset in (train, validation, test_with_rule_features)
-    )
-    thresholds = choose_thresholds(model, validation, costs)
-    train_fraud_M = split_rows["train"].fraud_M
+    days = ("train_start", "validation_start", "test_start", "test_end")
+    labels, train_fraud_M = events.labels, split_rows["train"].fraud_M
+    known = len(np.unique(events.label_N[events.label_N >= 0]))
     model.metadata.update(
-        split=_split_card(split),
-        labels=_label_counts(events),
+        split={name: str(getattr(split, name)) for name in days} | {"delay_days": split.delay_days},
+        labels={
+            "given": len(labels.event_L),
+            "events": known,
+            "of_unknown_events": len(labels.event_id) - known,
+        },
         train={"events": len(train_fraud_M), "frauds": int(train_fraud_M.sum())},
-        thresholds=thresholds,
-        validation=evaluate_dataset(model, validation, thresholds),
-        test=evaluate_dataset(model, test, thresholds),
         baselines={
-            "rules": _evaluate_rules(
-                model, rules, test_names, test_with_rule_features, costs.budgets
-            ),
-            "logistic_regression": _evaluate_logistic(train, validation, test),
+            "rules": _evaluate_rules(model, rules, test_names, test, costs.budgets),
+            "logistic_regression": _evaluate_logistic(len(model.names), train, test),
         },
     )
-    model = with_reference(model, validation, out)
+    model = complete(model, validation, {"test": test}, costs, out)
     if out is not None:
         trained = TrainedUsers.of_training(events.user_keys(), events.fingerprint())
         trained_users.write(out, TREES_FILE, trained)
@@ -227,15 +220,6 @@ def _build_dataset(
     )
 
 
-def _keep_first_columns(dataset: EventDataset, columns: int) -> EventDataset:
-    """Drops the columns behind those of the model, such as those that only rules need."""
-    if dataset.labelled.x_NF.shape[1] == columns:
-        return dataset
-    x_MF = mapped_zeros((len(dataset.labelled.x_NF), columns), np.float32)
-    x_MF[:] = dataset.labelled.x_NF[:, :columns]
-    return dataset._replace(labelled=dataset.labelled._replace(x_NF=x_MF))
-
-
 def _evaluate_rules(
     model: FraudModel,
     rules: RuleSet,
@@ -247,59 +231,35 @@ def _evaluate_rules(
     scores = score_events(model, rules, names, dataset)
     report = detection_report(dataset, scores, rules.evaluated("event"), budgets)
     precision = average_precision_score(dataset.labelled.fraud_N, scores.suspicion_M)
-    return {
+    return report | {
         "version": rules.version,
         "average_precision": round(float(precision), 4),
-        "at": report["at"],
-        "of_rules": report["of_rules"],
     }
 
 
-def _evaluate_logistic(
-    train: EventDataset, validation: EventDataset, test: EventDataset
-) -> dict[str, Any]:
-    """Logistic regression on the same features, log-scaled and standardised.
+def _evaluate_logistic(columns: int, train: EventDataset, test: EventDataset) -> dict[str, Any]:
+    """Logistic regression on the model's features, log-scaled and standardised.
 
-    Unknown values become the mean; validation chooses the penalty.
+    Unknown values become the mean.
     """
-    labelled = train.labelled
-    weight_M = np.where(labelled.fraud_N, 1.0, train.weight)
-
-    def scores(model: Pipeline, dataset: EventDataset) -> np.ndarray:
-        x_MF = dataset.labelled.x_NF
-        chunks = (x_MF[first : first + _CHUNK_ROWS] for first in range(0, len(x_MF), _CHUNK_ROWS))
-        return np.concatenate([model.predict_proba(chunk)[:, 1] for chunk in chunks])
-
-    with np.errstate(invalid="ignore"):  # of features that are unknown for all events
-        models = [
-            make_pipeline(
-                FunctionTransformer(lambda x_MF: np.sign(x_MF) * np.log1p(np.abs(x_MF))),
-                StandardScaler(),
-                SimpleImputer(strategy="constant", fill_value=0.0, keep_empty_features=True),
-                # Newton's method needs few steps, and fits well when rows far outnumber features.
-                LogisticRegression(C=inverse_penalty, solver="newton-cholesky", max_iter=200),
-            ).fit(labelled.x_NF, labelled.fraud_N, logisticregression__sample_weight=weight_M)
-            for inverse_penalty in INVERSE_PENALTIES
-        ]
-    best = max(
-        models,
-        key=lambda model: average_precision_score(
-            validation.labelled.fraud_N, scores(model, validation)
-        ),
+    regression = make_pipeline(
+        FunctionTransformer(lambda x_MF: np.sign(x_MF) * np.log1p(np.abs(x_MF))),
+        StandardScaler(),
+        SimpleImputer(strategy="constant", fill_value=0.0, keep_empty_features=True),
+        # Newton's method needs few steps, and fits well when rows far outnumber features.
+        LogisticRegression(C=0.01, solver="newton-cholesky", max_iter=200),
     )
-    return fit.score_metrics(scores(best, test), test.labelled.fraud_N)
-
-
-def _split_card(split: DateSplit) -> dict[str, Any]:
-    days = ("train_start", "validation_start", "test_start", "test_end")
-    return {name: str(getattr(split, name)) for name in days} | {"delay_days": split.delay_days}
-
-
-def _label_counts(events: LabelledEvents) -> dict[str, int]:
-    labels = events.labels
-    known = len(np.unique(events.label_N[events.label_N >= 0]))
-    unknown = len(labels.event_id) - known
-    return {"given": len(labels.event_L), "events": known, "of_unknown_events": unknown}
+    (x_MF, fraud_M), x_test_MF = train.labelled, test.labelled.x_NF[:, :columns]
+    weight_M = np.where(fraud_M, 1.0, train.weight)
+    with np.errstate(invalid="ignore"):  # of features that are unknown for all events
+        regression.fit(x_MF[:, :columns], fraud_M, logisticregression__sample_weight=weight_M)
+        score_M = np.concatenate(
+            [
+                regression.predict_proba(x_test_MF[first : first + _CHUNK_ROWS])[:, 1]
+                for first in range(0, len(x_test_MF), _CHUNK_ROWS)
+            ]
+        )
+    return fit.score_metrics(score_M, test.labelled.fraud_N)
 
 
 def _ms(day: date) -> int:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from liveprofile.drift.histograms import HourlyHistograms
-from liveprofile.drift.reference import DriftReference, Series
+from liveprofile.drift.reference import DriftReference, HourlyHistograms, Series
 from liveprofile.units import DAY_MS
 from models.fraud.training import drift_reference
 

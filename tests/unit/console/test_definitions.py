@@ -9,7 +9,7 @@ from html import unescape
 import pytest
 from starlette.testclient import TestClient
 
-from console.routes.definitions import check, diff, to_toml
+from console.routes.definitions import FaultyTextError, check, diff, to_toml
 from liveprofile.rules.proposals import ProposalState
 from liveprofile.rules.rules import read_rules
 from liveprofile.segments.definitions import read_segments
@@ -42,7 +42,7 @@ def editor(page: str) -> dict[str, str]:
 def test_text_to_edit_is_read_back_unchanged(kind: str) -> None:
     read = read_rules if kind == "rules" else read_segments
     shipped = list(getattr(read(ROOT / f"{kind}.toml"), kind))
-    assert check(kind, to_toml(kind, shipped)) == (shipped, [])
+    assert check(kind, to_toml(kind, shipped)) == shipped
 
 
 def test_text_keeps_every_character() -> None:
@@ -50,7 +50,7 @@ def test_text_keeps_every_character() -> None:
     odd = rule.model_copy(
         update={"message": 'a "quoted" \\n back\\slash\nline\ttab \x7f é {value}'}
     )
-    assert check("rules", to_toml("rules", [odd])) == ([odd], [])
+    assert check("rules", to_toml("rules", [odd])) == [odd]
 
 
 @pytest.mark.parametrize(
@@ -64,9 +64,9 @@ def test_text_keeps_every_character() -> None:
     ],
 )
 def test_faults_of_a_text_are_told(text: str, fault: str) -> None:
-    definitions, problems = check("rules", text)
-    assert definitions is None
-    assert fault in problems[0]
+    with pytest.raises(FaultyTextError) as caught:
+        check("rules", text)
+    assert fault in caught.value.problems[0]
 
 
 def test_attribute_without_a_definition_is_told(browse: Browse) -> None:
@@ -154,7 +154,7 @@ def test_backtest_stands_beside_the_diff(browse: Browse, api: MemoryApi) -> None
     assert answer.status_code == 200
     assert '<span class="removed">-when = &#34;score &gt;= threshold&#34;</span>' in answer.text
     assert '<span class="added">+when = &#34;score &gt;= 0.5&#34;</span>' in answer.text
-    rules, _ = check("rules", fields["text"])
+    rules = check("rules", fields["text"])
     [threshold] = [each.threshold for each in rules if each.id == "fraud_score"]
     before = sum(hour / 40 >= threshold for hour in hours)
     assert f'<td class="n">{before}</td><td class="n">20</td>' in answer.text

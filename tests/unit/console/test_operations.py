@@ -106,9 +106,8 @@ async def test_many_browsers_read_the_job_once_at_a_time() -> None:
 
 
 def test_latencies_are_told_by_the_bounds_of_their_counters(browse: Browse) -> None:
-    [(name, figures, chart)] = latency_rows(FACTS.latencies)
+    [(name, figures)] = latency_rows(FACTS.latencies)
     assert (name, figures) == ("event until alert", ["100", "138 ms", "100 ms", "200 ms"])
-    assert [bar.height > 0 for bar in chart.bars].count(True) == 3
     few = {EVENT_TO_ALERT: counts_of({100: 1}, beyond=1)}
     assert latency_rows(few)[0][1][-1] == "more than 60 s"
     assert latency_rows({EVENT_TO_ALERT: counts_of({})}) == []

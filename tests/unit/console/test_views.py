@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pytest
 
@@ -15,15 +14,13 @@ from console.charts import (
     TOP,
     WIDTH,
     Sample,
-    bar_chart,
     heat_map,
     line_chart,
     radar,
 )
 from console.formats import listed, number, sentence, share, utc, words
-from console.routes.users import SHOWN_EVENTS, Value, explained_values
 from console.user_page import (
-    KINDS,
+    FIGURES,
     activity,
     figures,
     interests,
@@ -31,10 +28,8 @@ from console.user_page import (
     timeline,
     who,
 )
-from liveprofile.client.analysis_models import Explanation
 from liveprofile.units import HOUR_MS
 from tests.support.memory.api import NOW_MS
-from tests.support.memory.explainer import EVENTS, NAMES, explanation
 from tests.support.rows.api_rows import stored_flag_of
 from tests.support.rows.console_rows import FEATURES, WINDOWS, known_delta, known_profile
 from udfs.profile.assemble import FEATURES as JOB_FEATURES
@@ -53,14 +48,11 @@ def test_line_chart_spans_its_area() -> None:
     assert [label for label, _ in chart.y_ticks] == ["0", "5", "10"]
 
 
-def test_line_chart_bounds_values_and_has_one_band() -> None:
-    chart = line_chart([Sample(0, 3.0, low=0.1, high=0.5), Sample(1, 0.2)], y_max=1.0)
+def test_line_chart_bounds_values_and_needs_one() -> None:
+    chart = line_chart([Sample(0, 3.0, low=0.1, high=0.5)], y_max=1.0)
     assert chart.dots[0].y == TOP
     assert len(chart.band.split()) == 2
-
-
-def test_line_chart_of_one_or_no_value() -> None:
-    [(_, x, anchor)] = line_chart([Sample(0, 0.0)]).x_ticks
+    [(_, x, anchor)] = chart.x_ticks
     assert (x, anchor) == (LEFT + (WIDTH - LEFT - RIGHT) / 2, "middle")
     assert line_chart([]) is None
 
@@ -84,111 +76,16 @@ def test_radar_needs_three_axes_and_a_value() -> None:
     assert points == "160.0,160.0 264.0,160.0 160.0,212.0 160.0,160.0"
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(1234.5, "1,234.5"), (3.0, "3"), (100, "100"), (None, "–"), (math.nan, "–"), (-0.25, "-0.25")],
-)
-def test_numbers(value: float | None, text: str) -> None:
-    assert number(value) == text
-
-
-def test_other_formats() -> None:
-    assert number(1_000_000, 0) == "1,000,000"
-    assert [share(each) for each in (0.0, 0.004, 0.5, 1.0, None)] == [
-        "0 %",
-        "< 1 %",
-        "50 %",
-        "100 %",
-        "–",
+def test_formats() -> None:
+    values = (1234.5, 3.0, 100, None, math.nan, -0.25)
+    assert [number(each) for each in values] == ["1,234.5", "3", "100", "–", "–", "-0.25"]
+    shares = [share(each) for each in (0.0, 0.004, 0.5, 1.0, None)]
+    assert shares == ["0 %", "< 1 %", "50 %", "100 %", "–"]
+    assert (utc(0), utc(None), words("STEP_UP")) == ("1970-01-01 00:00:00", "–", "step up")
+    assert [listed(list(each)) for each in ("", "a", "ab", "abc")] == [
+        *("", "a", "a and b", "a, b and c")
     ]
-    assert (utc(0), utc(None)) == ("1970-01-01 00:00:00", "–")
-    assert words("STEP_UP") == "step up"
-    assert [listed(each) for each in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == [
-        "",
-        "a",
-        "a and b",
-        "a, b and c",
-    ]
-
-
-def test_bars_of_two_series_stand_side_by_side() -> None:
-    chart = bar_chart(["mon", "tue"], [("now", [2.0, 0.0]), ("edited", [1.0, 4.0])])
-    first, second, third, fourth = chart.bars
-    assert [bar.style for bar in chart.bars] == ["own", "own", "other", "other"]
-    assert first.x + first.width == pytest.approx(third.x, abs=0.1)
-    assert (second.height, fourth.y) == (0.0, 8.0)
-    assert first.height == pytest.approx(2 * third.height, abs=0.1)
-    assert fourth.title == "tue, edited: 4"
-    assert [label for label, _ in chart.y_ticks] == ["0", "2", "4"]
-    assert bar_chart([], []).bars == []
-
-
-END_MS = 1_511_658_300_000
-
-
-def values_of(**changed: Any) -> list[Value]:
-    found = Explanation.model_validate(explanation("u", END_MS, **changed))
-    return explained_values(found)
-
-
-def event(**changed: Any) -> dict[str, Any]:
-    return dict(zip(NAMES, EVENTS[2], strict=True)) | {"time_ms": END_MS} | changed
-
-
-def test_events_are_in_order_of_effect_with_a_sentence_each() -> None:
-    churn, spend, interests = values_of()
-    assert churn.summary == "28 % before the window, 23 % after it."
-    assert churn.sentences == [
-        "Without this purchase of espresso (coffee, 12.5, 01:04:59), the risk of churn would be 4"
-        " points higher.",
-        "Without this view of <i>9</i> (tea, 01:04:59), the risk of churn would be 0.2 points"
-        " lower.",
-    ]
-    assert churn.rest == "Of the other events, 2 have no effect."
-    assert [each.rpartition(", ")[2] for each in spend.sentences] == [
-        "the expected spend would be 3.5 lower.",
-        "the expected spend would be 0.25 higher.",
-    ]
-    assert interests.summary == "Largest after the window: coffee (50 %)."
-    assert interests.sentences[0].endswith("the share of coffee would be 20 % instead of 50 %.")
-    assert "Without this view" in interests.sentences[1]
-
-
-def test_small_effects_are_not_told_as_nothing() -> None:
-    effects = [
-        event(event_type="cart", churn=0.0004, expected_spend=-0.001, interests=1e-6),
-        event(event_type="login", churn=-0.01),
-    ]
-    churn, spend, interests = values_of(effects=effects, events=2)
-    assert churn.sentences == [
-        "Without this login (01:05:00), the risk of churn would be 1 point higher.",
-        "Without this addition to the cart (01:05:00), the risk of churn would be less than 0.1"
-        " points lower.",
-    ]
-    assert spend.sentences[0].endswith("would be less than 0.01 higher.")
-    assert interests.sentences[0].endswith("shares would differ by less than 1 %.")
-
-
-def test_window_without_effects_and_without_interests() -> None:
-    stored = {"churn": 0.5, "expected_spend": 1.0, "interests": {}}
-    before = {"churn": None, "expected_spend": None}
-    churn, _, interests = values_of(effects=[event()], events=1, stored=stored, before=before)
-    assert (churn.sentences, churn.rest) == ([], "No event of the window changes this value.")
-    assert churn.summary == "– before the window, 50 % after it."
-    assert "does not allow recommendations" in interests.summary
-
-
-def test_large_window_says_what_it_leaves_out() -> None:
-    effects = [event(churn=number / 1_000) for number in range(1, 31)]
-    found = Explanation.model_validate(explanation("u", END_MS, effects=effects, events=700))
-    churn, *_ = explained_values(found)
-    assert len(churn.sentences) == SHOWN_EVENTS
-    assert churn.rest == "Of the other events, 20 have a smaller effect."
-
-
-def test_error_becomes_a_sentence() -> None:
-    assert sentence("the user was erased") == "The user was erased."
-    assert sentence("") == ""
+    assert (sentence("the user was erased"), sentence("")) == ("The user was erased.", "")
 
 
 def test_sentence_names_what_is_known() -> None:
@@ -214,22 +111,10 @@ def test_sentence_leaves_out_what_is_not_known() -> None:
     )
 
 
-def test_every_feature_of_the_job_is_explained() -> None:
-    assert set(KINDS) == set(JOB_FEATURES)
-    assert all(explanation.endswith(".") for _, _, explanation in KINDS.values())
-
-
 def test_figures_show_what_the_last_window_changed() -> None:
-    found = figures({"churn": 0.25, "events": 7}, {"churn": 0.5})
-    assert [each[:3] for each in found] == [
-        ("probability of no purchase", "25 %", "50 %"),
-        ("events", "7", ""),
-    ]
-
-
-def test_unknown_figure_is_a_dash() -> None:
-    [figure] = figures({"recency_days": None}, {})
-    assert figure[1] == "–"
+    assert set(FIGURES) == set(JOB_FEATURES)
+    found = figures({"churn": 0.25, "events": 7, "recency_days": None}, {"churn": 0.5})
+    assert [each[1:] for each in found] == [("25 %", "50 %"), ("–", ""), ("7", "")]
 
 
 def test_mean_of_shares_counts_users_with_any() -> None:
@@ -275,6 +160,7 @@ def test_timeline_is_newest_first_and_marks_the_windows_of_flags() -> None:
     assert "interests: tea 20 % → 30 %" in entries[0].lines
     assert [mark.title for mark in chart.marks] == ["rule001"]
     assert len(chart.dots) == WINDOWS
+    assert timeline([], []) == ([], None)
 
 
 def test_timeline_tells_which_flags_a_correction_has_withdrawn() -> None:
@@ -284,7 +170,3 @@ def test_timeline_tells_which_flags_a_correction_has_withdrawn() -> None:
     raised, kept, withdrawn = (entry.lines for entry in entries)
     assert kept == raised
     assert withdrawn[:-1] == raised and "withdrawn by a correction" in withdrawn[-1]
-
-
-def test_timeline_of_nothing_is_empty() -> None:
-    assert timeline([], []) == ([], None)

@@ -64,6 +64,38 @@ def test_unchanged_profile_is_answered_with_304(connect: Connect) -> None:
     assert client.get("/v1/users/42", headers={"If-None-Match": '"x"'}).status_code == 200
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT"])
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        *(quote(user, safe="") for user in USERS),
+        "nobody",
+        "%00",
+        "%FF",
+        "a:b",
+        "x" * 257,
+        "x" * 4_000,
+    ],
+    ids=lambda text: text[:12],
+)
+def test_read_without_a_query_is_answered_as_the_documented_route_does(
+    connect: Connect, method: str, encoded: str
+) -> None:
+    client = connect()
+    answered = [
+        client.request(method, f"/v1/users/{encoded}", headers=headers, params=params)
+        for headers in ({}, {"Authorization": "Bearer x"}, {"If-None-Match": "*"})
+        for params in ({}, {"embedding": "false"})
+    ]
+    for plain, routed in zip(answered[::2], answered[1::2], strict=True):
+        bodies = []
+        for answer in (plain, routed):
+            request_id = answer.headers.pop("x-request-id").encode()
+            bodies.append(answer.content.replace(request_id, b""))
+        assert (plain.status_code, plain.headers) == (routed.status_code, routed.headers)
+        assert bodies[0] == bodies[1]
+
+
 def test_at_answers_with_the_last_window_before_then(connect: Connect) -> None:
     client = connect()
     exact = client.get("/v1/users/42", params={"at": "2017-11-26T00:55:00"}).json()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import ssl
 import threading
@@ -19,13 +18,10 @@ from liveprofile.errors import ConfigError, ServiceError
 from liveprofile.settings import ServeSettings
 from serve import guard, server
 from serve.app import create_app
-from serve.server import WholeWrites, listen, server_of, url_of
-from tests.support.event_loop import on_loop
+from serve.server import listen, server_of, url_of
 from tests.support.memory.api import MemoryApi
 from tests.support.rows.api_rows import fill
 from tests.support.security.certificates import CertificateAuthority
-
-# The module of a package with another name.
 
 
 @contextmanager
@@ -147,38 +143,3 @@ def test_bad_certificate_and_taken_port_are_named(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(ServiceError, match=rf"port = {port}"):
             listen(ServeSettings(port=port))
-
-
-class Sent(asyncio.Transport):
-    """A transport that remembers what it sends."""
-
-    def __init__(self) -> None:
-        super().__init__({"sockname": ("127.0.0.1", 1)})
-        self.sent: list[bytes] = []
-        self.closed = False
-
-    def write(self, data: Any) -> None:
-        self.sent.append(bytes(data))
-
-    def is_closing(self) -> bool:
-        return self.closed
-
-    def close(self) -> None:
-        self.closed = True
-
-
-@on_loop
-async def test_head_and_body_are_sent_at_once() -> None:
-    transport = Sent()
-    whole = WholeWrites(transport, asyncio.get_running_loop())
-    whole.write(b"head")
-    whole.write(b"body")
-    await asyncio.sleep(0)
-    whole.write(b"next")
-    assert transport.sent == [b"headbody"]
-    whole.close()
-    assert (transport.sent, transport.closed) == ([b"headbody", b"next"], True)
-    whole.write(b"late")
-    await asyncio.sleep(0)
-    assert transport.sent == [b"headbody", b"next"]
-    assert whole.get_extra_info("sockname") == ("127.0.0.1", 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given, settings
@@ -19,7 +20,6 @@ from tests.unit.liveprofile.audit.topics import (
     PARTITIONS,
     SETTINGS,
     START_MS,
-    InputRecord,
     SimulatedJob,
     Step,
     steps,
@@ -33,17 +33,17 @@ ADDITIVE = (
 )  # fmt: skip
 
 
-def of(records: list[InputRecord], since_ms: int = 0) -> list[tuple[int, int]]:
-    return [
-        (record.partition, record.offset) for record in records if record.timestamp_ms >= since_ms
-    ]
+def outcomes(job: SimulatedJob, since_ms: int = 0) -> Iterator[tuple[int, int, str]]:
+    for outcome, records in (("rejected", job.rejected), ("late", job.late)):
+        for record in records:
+            if record.timestamp_ms >= since_ms:
+                yield record.partition, record.offset, outcome
 
 
 def audit_whole(job: SimulatedJob, part_rows: int = PART_ROWS) -> Report:
     with Audit(SETTINGS.window, part_rows=part_rows) as audit:
         audit.add_deltas(job.deltas)
-        audit.add_rejected(of(job.rejected))
-        audit.add_late(of(job.late))
+        audit.add_outcomes(outcomes(job))
         ranges = {number: PartitionRange(0, end) for number, end in enumerate(job.ends())}
         audit.add_records(job.records, ranges)
         return audit.report()
@@ -75,8 +75,7 @@ def audit_range(
     with Audit(
         SETTINGS.window, NO_TIME if whole else back.first_window_ms, part_rows=part_rows
     ) as audit:
-        audit.add_rejected(of(job.rejected, back.outputs_ms))
-        audit.add_late(of(job.late, back.outputs_ms))
+        audit.add_outcomes(outcomes(job, back.outputs_ms))
         audit.add_records(read, ranges)
         if span := audit.window_span():
             audit.add_deltas(d for d in job.deltas if span[0] <= d.window_end_ms <= span[1])
@@ -126,7 +125,7 @@ def test_continued_audits_skip_no_record(data, losses):
         assert losses or report.counts.ok
         if report.counts.ok:
             starts = list(report.next_offsets.values())
-    traces = {*of(job.rejected), *of(job.late)}
+    traces = {(partition, offset) for partition, offset, _ in outcomes(job)}
     stored = {
         delta.digests[at : at + 8] for delta in job.deltas for at in range(0, len(delta.digests), 8)
     }

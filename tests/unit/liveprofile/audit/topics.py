@@ -198,9 +198,8 @@ def audited(
         return (user_id, start_ms) in erased
 
     with Audit(window, archive=archive, is_erased=is_erased, identities=identities) as audit:
-        audit.add_rejected(rejected)
-        audit.add_rejected(claimed, claimed=True)
-        audit.add_late(late)
+        for outcome, sources in (("rejected", rejected), ("claimed", claimed), ("late", late)):
+            audit.add_outcomes([(*source, outcome) for source in sources])
         audit.add_deltas(deltas)
         spans = {number: span._replace(first=first) for number, span in offsets_of(topic).items()}
         audit.add_records(topic.records, spans | dict.fromkeys(empty, PartitionRange(0, 0)))

@@ -256,7 +256,7 @@ def shop_outcomes(tmp_path, seed: int) -> Iterator[Outcome]:
     """What each user of a generated shop buys in two weeks."""
     file = tmp_path / "events.jsonl"
     config = ShopConfig(users=600, days=14, seed=seed, takeovers=0, card_tests=0, rings=0)
-    write_shop(Shop(config), file, None, lambda _: None)
+    write_shop(Shop(config), file)
     spend: dict[str, float] = {}
     users = set()
     for line in file.read_text().splitlines():

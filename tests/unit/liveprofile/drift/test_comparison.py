@@ -20,12 +20,15 @@ from liveprofile.drift.comparison import (
     psi_per_bin,
     shift_bound,
 )
-from liveprofile.drift.histograms import (
+from liveprofile.drift.reference import (
+    ALERT_RATE,
     MAX_EVENTS_PER_USER_HOUR,
-    OPEN_HOURS,
+    REFERENCE_FILE,
+    SCORE,
+    DriftReference,
     HourlyHistograms,
+    Series,
 )
-from liveprofile.drift.reference import ALERT_RATE, REFERENCE_FILE, SCORE, DriftReference, Series
 from liveprofile.errors import InputError
 from liveprofile.resources import product_path
 from liveprofile.settings import load
@@ -61,17 +64,6 @@ def test_bounds_are_exceeded_by_chance_at_the_given_rate(
         assert found < 2 * chance + 2e-4
 
 
-@pytest.mark.parametrize("factor", [1 / 2, 2, 3])
-def test_mean_shift_is_in_standard_deviations(reference: DriftReference, factor: float) -> None:
-    """The logarithm of the amounts is normal with a standard deviation of 1."""
-    x_NF, score_N = events(np.random.default_rng(13), 40_000)
-    found = counts(reference, (x_NF * [factor, 1, 1]).astype(np.float32), score_N)
-    amount = reference.series[0]
-    assert mean_shift(found[0][: len(amount.counts)], amount) == pytest.approx(
-        np.log(factor), abs=0.03
-    )
-
-
 def test_data_like_the_reference_does_not_drift(reference: DriftReference) -> None:
     rng = np.random.default_rng(3)
     for count in (60, 300, 3_000) * 30:
@@ -89,11 +81,6 @@ def test_events_of_one_user_make_no_drift(reference: DriftReference) -> None:
         histograms.add(x_NF, score_N, np.full(121, START_MS), user_N, range(121))
         verdict = assess_drift(reference, histograms.take_changed()[START_MS])
         assert ("amount" in verdict.drifted, verdict.exceeds(2.0)) == (drifted, drifted)
-
-
-def test_too_few_events_return_no_verdict(reference: DriftReference) -> None:
-    x_NF, score_N = events(np.random.default_rng(3), MIN_EVENTS - 1)
-    assert assess_drift(reference, counts(reference, x_NF * 100, score_N)) is None
 
 
 @pytest.mark.parametrize(
@@ -152,23 +139,6 @@ def test_first_events_of_a_user_per_hour_are_counted_over_batches(
         assert (histograms._totals[START_MS + hour * HOUR_MS] == expected).all()
 
 
-def test_old_hours_are_evicted_and_open_hours_keep_counting(reference: DriftReference) -> None:
-    histograms = HourlyHistograms(reference, NAMES)
-    rng = np.random.default_rng(6)
-    for hour in range(20):
-        x_NF, score_N = events(rng, 10)
-        histograms.add(x_NF, score_N, np.full(10, START_MS + hour * HOUR_MS), range(10), range(10))
-        found = histograms.take_changed()
-        assert found[START_MS + hour * HOUR_MS][-1].sum() == 10
-        assert len(histograms._totals) <= OPEN_HOURS + 1
-    late = START_MS + (19 - OPEN_HOURS) * HOUR_MS
-    for at_ms, seen in ((late, {late: 20}), (late - 1, {})):
-        x_NF, score_N = events(rng, 10)
-        histograms.add(x_NF, score_N, np.full(10, at_ms), range(10, 20), range(10))
-        found = histograms.take_changed()
-        assert {hour: counts_SW[-1].sum() for hour, counts_SW in found.items()} == seen
-
-
 def test_bins_are_finer_in_tails_and_frequent_value_has_its_own_bin(
     reference: DriftReference,
 ) -> None:
@@ -188,21 +158,6 @@ def test_bins_are_finer_in_tails_and_frequent_value_has_its_own_bin(
     assert mostly_one.series[0].counts == (5, 95, 0)
 
 
-@pytest.mark.parametrize(("share", "first"), [(0.6, 1), (0.4, 0)])
-def test_zero_bin_is_no_value_bin_if_most_values_are_positive(share: float, first: int) -> None:
-    rng, each_N = np.random.default_rng(12), np.arange(40_000)
-    x_N1 = np.where(rng.random(40_000) < share, rng.lognormal(3, 1, 40_000), 0)[:, None]
-    scores_N = rng.random(40_000)
-    made = drift_reference.build_drift_reference(
-        x_N1.astype(np.float32), ["a"], scores_N, each_N, each_N, 2.0
-    )
-    (found, _, _) = made.series
-    assert found.edges[0] == 0
-    assert len(found.edges) == 16
-    assert found.value_bins == slice(first, -1)
-    assert found.normal_score_K @ found.counts[found.value_bins] == pytest.approx(0, abs=1e-6)
-
-
 @pytest.mark.parametrize("value", [np.nan, 7.0])
 def test_new_value_of_a_constant_feature_is_drift(value: float) -> None:
     x_NF = np.full((1_000, 1), value, np.float32)
@@ -213,18 +168,6 @@ def test_new_value_of_a_constant_feature_is_drift(value: float) -> None:
         histograms.add(column, scores_N, np.full(1_000, START_MS), each_N, range(1_000))
     assert not assess_drift(made, same.take_changed()[START_MS]).drifted
     assert assess_drift(made, new.take_changed()[START_MS]).reasons[0]["name"] == "a"
-
-
-def test_alert_rate_counts_scores_at_the_alert_score() -> None:
-    made = drift_reference.build_drift_reference(
-        np.zeros((4, 1), np.float32),
-        ["a"],
-        np.array([0.1, 0.4, 0.39, 0.9]),
-        np.zeros(4),
-        np.arange(4),
-        0.4,
-    )
-    assert series(made, ALERT_RATE).counts == (2, 2, 0)
 
 
 def test_saved_reference_is_loaded_and_unknown_format_rejected(

@@ -47,7 +47,7 @@ def test_job_without_a_checkpoint_names_its_failure(status: str, timeout_s: floa
     }
     with flink_rest(answers) as url, pytest.raises(ServiceError) as failed:
         wait_for_first_checkpoint(url, "j", timeout_s)
-    assert str(failed.value) == f"job j is {status} without a checkpoint: Caused by: no model"
+    assert str(failed.value) == f"job j is {status} without a checkpoint: no model"
 
 
 def test_cancelled_job_has_its_last_checkpoint() -> None:

@@ -6,14 +6,23 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from liveprofile.features.entity import EVENT_FEATURES, ORDER_FEATURES, EventLists
-from liveprofile.features.entity.order import type_letter
+from liveprofile.features.entity import (
+    EVENT_FEATURES,
+    ORDER_FEATURES,
+    EventLists,
+    type_letter,
+)
 from liveprofile.units import DAY_MS
 from models.fraud.datasets.entity_history import EntityHistory, EventColumns, LabelColumns
 from models.fraud.datasets.event_dataset import LabelledFeatures
 from models.fraud.model import FraudModel
-from models.fraud.training.fit import SETTINGS, build_model, fit_calibration, tune_trees
-from models.fraud.training.order_choice import tree_inputs
+from models.fraud.training.fit import (
+    SETTINGS,
+    build_model,
+    fit_calibration,
+    tree_inputs,
+    tune_trees,
+)
 from tests.support.rows.card_transactions import DELAY_DAYS, Transactions, make_transactions
 
 NAMES = [

@@ -11,11 +11,10 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from liveprofile.errors import InputError
-from liveprofile.progress import Progress
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import Rule, RuleSet, read_rules
 from models.fraud.model import FraudModel
-from models.fraud.training.evaluate import SEEDS, compare_rules_and_model
+from models.fraud.training.evaluate import compare_rules_and_model
 from models.fraud.training.train_simulated import FraudRecipe
 
 SHIPPED = product_path(Path("models/checkpoints/event-risk"))
@@ -114,46 +113,26 @@ def test_seed_of_the_training_or_too_few_days_are_rejected(
         compare_rules_and_model(model, RULES, **(SHOP | changed))
 
 
-def test_default_seeds_are_not_in_the_shipped_model_s_recipe(model: FraudModel) -> None:
-    recipe_seeds = {
-        seed
-        for name, seeds in model.metadata["recipe"].items()
-        if "seeds" in name
-        for seed in seeds
-    }
-    assert not recipe_seeds & set(SEEDS)
-
-
-def run_command(*arguments: str) -> dict:
-    result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout.splitlines()[-1])
-
-
-def test_train_command_passes_its_options_to_the_recipe(
-    model: FraudModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    calls = []
-    order = {"chosen": False}  # the shipped model is older than this choice
-    model = replace(model, metadata=model.metadata | {"order": order})
-
-    def train(recipe: FraudRecipe, out: Path, on_progress: Progress) -> FraudModel:
-        calls.append((recipe, out))
-        return model
-
-    monkeypatch.setattr("models.fraud.training.train_simulated.train_simulated", train)
-    report = run_command("model", "train", "event-risk", "--out", str(tmp_path))
-    assert report["version"] == model.version and report["test"] == model.metadata["test"]
-    assert report["order"] == order
-    run_command("model", "train", "event-risk", "--out", "x", "--users", "250", "--train-seed", "7")
-    default, other = FraudRecipe(), replace(FraudRecipe().sized(250, 45), train_seeds=(7,))
-    assert calls == [(default, tmp_path), (other, Path("x"))]
-
-
 def test_evaluate_command_measures_the_shipped_model(model: FraudModel) -> None:
-    report = run_command(
-        "model", "evaluate", "event-risk", "--users", "300", "--days", "16", "--seed", "6"
-    )
+    options = ["--users", "300", "--days", "16", "--seed", "6"]
+    result = CliRunner().invoke(app, ["model", "evaluate", "event-risk", *options])
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout.splitlines()[-1])
     assert (report["model"], report["rules"]) == (model.version, RULES.version)
     assert report["shops"] == {"seeds": [6], "users": 300, "days": 2}
     assert set(report["at"]) == {"budget_10", "budget_20", "as_they_are"}
+
+
+def test_train_command_trains_the_recipe_on_simulated_shops(
+    model: FraudModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    model = replace(model, metadata=model.metadata | {"order": {"chosen": False}})
+    calls = []
+    monkeypatch.setattr(
+        "models.fraud.training.train_simulated.train_simulated",
+        lambda recipe, out, on_progress: calls.append((recipe, out)) or model,
+    )
+    result = CliRunner().invoke(app, ["model", "train", "event-risk", "--out", str(tmp_path)])
+    report = json.loads(result.stdout.splitlines()[-1])
+    assert report["version"] == model.version and report["test"] == model.metadata["test"]
+    assert calls == [(FraudRecipe(), tmp_path)]

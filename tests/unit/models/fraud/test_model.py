@@ -5,25 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score
 
 from liveprofile.errors import InputError
-from liveprofile.resources import product_path
 from models.fraud.datasets.event_dataset import downsample_legitimate
 from models.fraud.model import CARD_FILE, TREES_FILE, FraudModel, probability
-from models.fraud.training.fit import fit_calibration, reliability
+from models.fraud.training.fit import fit_calibration
 from tests.unit.models.fraud.conftest import TrainedModel
 
 pytestmark = pytest.mark.slow
-
-
-def test_trained_model_finds_generated_frauds(trained: TrainedModel) -> None:
-    fraud_share = trained.data.fraud_N[trained.test_rows].mean()
-    is_fraud_N, score_N = (
-        trained.data.fraud_N[trained.test_rows],
-        trained.model.score(trained.columns),
-    )
-    assert average_precision_score(is_fraud_N, score_N) > 3 * fraud_share
 
 
 def test_saved_and_loaded_model_gives_the_same_scores_and_files(
@@ -71,19 +60,6 @@ def test_missing_or_broken_model_file_is_rejected(trained: TrainedModel, tmp_pat
         FraudModel.load(tmp_path)
 
 
-def test_calibrated_score_equals_the_share_of_frauds() -> None:
-    random = np.random.default_rng(3)
-    true_log_odds = random.normal(-2, 2, 60_000)
-    fraud = random.random(60_000) < probability(true_log_odds)
-    overconfident = true_log_odds * 3 + 5
-    calibration = fit_calibration(overconfident, fraud)
-    score = probability(calibration.slope * overconfident + calibration.intercept)
-    for step in reliability(score, fraud):
-        noise = 4 * np.sqrt(step["mean_score"] / step["events"])
-        assert step["frauds"] == pytest.approx(step["mean_score"], abs=noise + 1e-4)
-    assert sum(step["events"] for step in reliability(score, fraud)) == 60_000
-
-
 def test_downsampling_keeps_all_frauds_and_weights_the_other_rows() -> None:
     fraud = np.arange(1_000) % 50 == 0
     rows, weight = downsample_legitimate(fraud, legitimate=98)
@@ -92,11 +68,13 @@ def test_downsampling_keeps_all_frauds_and_weights_the_other_rows() -> None:
     assert downsample_legitimate(fraud)[1] == 1.0
 
 
-def test_shipped_model_loads_and_scores() -> None:
-    folder = product_path(Path("models/checkpoints/event-risk"))
-    model = FraudModel.load(folder)
-    assert set(model.metadata["thresholds"]) == set(model.metadata["test"]["at"])
-    zeros = {name: np.zeros(1) for name in model.names}
-    assert 0 < model.score(zeros)[0] < 1
-    size = sum(file.stat().st_size for file in folder.iterdir())
-    assert size < 2_000_000
+def test_calibrated_score_equals_the_share_of_frauds() -> None:
+    random = np.random.default_rng(3)
+    true_log_odds = np.sort(random.normal(-2, 2, 60_000))
+    fraud = random.random(60_000) < probability(true_log_odds)
+    overconfident = true_log_odds * 3 + 5
+    slope, intercept = fit_calibration(overconfident, fraud)
+    score = probability(slope * overconfident + intercept)
+    for part in np.array_split(np.arange(60_000), 10):
+        noise = 4 * np.sqrt(score[part].mean() / len(part))
+        assert fraud[part].mean() == pytest.approx(score[part].mean(), abs=noise)

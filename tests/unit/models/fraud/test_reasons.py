@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from liveprofile.features.entity import EVENT_FEATURES
-from models.fraud.explain.reason_groups import feature_groups
-from models.fraud.explain.reasons import (
+from models.fraud.reasons import (
     EARLIER_EVENT,
     explain,
+    feature_groups,
     shapley_values,
 )
 from tests.support.one_feature_model import one_feature_model
@@ -42,20 +42,6 @@ def test_first_reason_is_the_only_feature_that_the_model_uses(trained: TrainedMo
         assert first.weight == pytest.approx(float(values.sum()))
 
 
-def test_reason_names_the_type_of_an_earlier_event(trained: TrainedModel) -> None:
-    # Types are numbers from 0, purchase, so all of them are above this threshold.
-    model = one_feature_model("user_type_2_before", -1)
-    columns = trained.model.columns(trained.lists)
-    x = model.matrix(columns)
-    has_earlier = ~np.isnan(columns["user_type_2_before"])
-    flagged = np.flatnonzero((model.score(columns) > 0.5) & has_earlier)[:3]
-    assert len(flagged)
-    for reasons in explain(model, trained.lists, x, flagged):
-        assert reasons[0].code == "ORDER"
-        words = "type of the event 2 before: purchase"
-        assert reasons[0].sentence == f"order of this user's last events: {words}"
-
-
 def test_drop_of_an_earlier_event_equals_a_history_without_it(trained: TrainedModel) -> None:
     model, data = trained.model, trained.data
     x = model.matrix(trained.columns)
@@ -84,10 +70,3 @@ def test_unknown_feature_is_no_reason() -> None:
     assert shapley_values(model, x[None])[0, index] == 0
     x[index] = 9.0
     assert shapley_values(model, x[None])[0, index] > 0
-
-
-def test_shapley_values_of_known_features_add_up_to_the_log_odds(trained: TrainedModel) -> None:
-    model = trained.model
-    x = np.nan_to_num(model.matrix(trained.columns)[:50])
-    difference_n = model.log_odds(x) - shapley_values(model, x).sum(axis=1)
-    assert np.ptp(difference_n) < 1e-3  # what remains, the average event, is the same for all

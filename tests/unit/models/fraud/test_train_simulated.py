@@ -14,6 +14,7 @@ from liveprofile.wire.scored_events import ENTITY_NAMES
 from models.fraud.datasets.entity_history import EntityHistory
 from models.fraud.datasets.simulated import SimulatedShop, hide_entities, simulate_shop
 from models.fraud.model import FraudModel, probability
+from models.fraud.training.evaluate import AlertCosts
 from models.fraud.training.train_simulated import FraudRecipe, train_simulated
 
 pytestmark = pytest.mark.slow
@@ -34,7 +35,7 @@ SMALL = FraudRecipe(
     honest_changes=20,
     campaigns=1,
     legitimate_rows=1_000,
-    budgets=(30.0,),
+    costs=AlertCosts((30.0,)),
     settings=((3, 30, 0.3),),
 )
 

@@ -6,18 +6,15 @@ import numpy as np
 import pytest
 import xgboost as xgb
 
-from liveprofile.errors import InputError
-from liveprofile.features.entity import EVENT_FEATURES, ORDER_FEATURES
+from liveprofile.features.entity import ORDER_FEATURES
 from models.fraud.datasets.event_dataset import LabelledFeatures
 from models.fraud.model import trees_log_odds
-from models.fraud.training.alert_metrics import (
+from models.fraud.training.evaluate import (
     NO_ALERT_SCORE,
     threshold_by_budget,
     threshold_by_cost,
 )
-from models.fraud.training.fit import FOREST_TREES, fit_trees
-from models.fraud.training.order_choice import OrderChoice, choose_order, tree_inputs
-from models.fraud.training.train_simulated import FEATURES
+from models.fraud.training.fit import FOREST_TREES, OrderChoice, choose_order, fit_trees
 from models.fraud.transitions import COLUMNS
 
 SETTING = {"max_depth": 2, "rounds": 20, "eta": 0.3}
@@ -68,23 +65,6 @@ def test_user_numbers_of_several_shops_are_grouped() -> None:
     assert choose("user_gap_3_before", users).report["chosen"] is True
 
 
-def test_inputs_of_unseen_events_are_those_of_the_transitions_of_all_training_events() -> None:
-    train, unseen = order_split("amount", 0), order_split("amount", 1)
-    inputs = tree_inputs(train, ORDER_NAMES, USERS, with_order=True)
-    found = inputs.of(unseen)
-    np.testing.assert_array_equal(found.x_NF, inputs.transitions.append(unseen.x_NF, inputs.names))
-    np.testing.assert_array_equal(found.fraud_N, unseen.fraud_N)
-    plain = tree_inputs(train, ORDER_NAMES, USERS, with_order=False).of(unseen)
-    np.testing.assert_array_equal(plain.x_NF, unseen.x_NF[:, : len(ORDER_NAMES)])
-
-
-def test_order_features_are_features_that_no_model_reads_unless_chosen() -> None:
-    assert set(ORDER_FEATURES) < set(EVENT_FEATURES)
-    assert not set(ORDER_FEATURES) & set(FEATURES)
-    older = ("user_seconds_since_event", "user_seconds_since_purchase", "user_seconds_since_login")
-    assert all(name in FEATURES for name in older)
-
-
 def events(noise: float = 0.0, count: int = 4_000) -> LabelledFeatures:
     """Each column decides which events are frauds, up to noise; a twentieth is.
 
@@ -120,13 +100,6 @@ def test_forest_adds_its_log_odds_times_the_share_of_frauds_above_the_average(
     assert np.median(added_N[~dataset.fraud_N]) == pytest.approx(-FOREST * share, rel=0.05)
 
 
-def test_forest_does_not_depend_on_the_boosted_trees() -> None:
-    dataset = events(noise=0.5)
-    added_N = forest_log_odds(dataset, 1.0, BOOSTED)
-    others_N = forest_log_odds(dataset, 1.0, {"max_depth": 5, "rounds": 20, "eta": 0.3})
-    np.testing.assert_allclose(added_N, others_N, atol=1e-4)
-
-
 def test_forest_follows_the_boosted_trees_in_one_logistic_booster() -> None:
     dataset = events(noise=0.5)
     alone, both = (
@@ -149,14 +122,13 @@ def test_threshold_by_cost_has_the_minimum_cost_of_all_thresholds() -> None:
     for _ in range(20):
         score = np.floor(random.random(60) * 10) / 10  # with ties
         fraud, amount = random.random(60) < score / 2, random.lognormal(3, 1, 60)
-        false_alarm, share = float(random.choice([0, 5, 40])), float(random.choice([0.2, 1]))
+        false_alarm = float(random.choice([0, 5, 40]))
 
         def cost(threshold: float, score=score, fraud=fraud, amount=amount) -> float:
             alert = score >= threshold
-            missed = amount[fraud & ~alert].sum() * share  # noqa: B023
-            return (alert & ~fraud).sum() * false_alarm + missed  # noqa: B023
+            return (alert & ~fraud).sum() * false_alarm + amount[fraud & ~alert].sum()  # noqa: B023
 
-        threshold = threshold_by_cost(score, fraud, amount, false_alarm, share)
+        threshold = threshold_by_cost(score, fraud, amount, false_alarm)
         assert cost(threshold) == pytest.approx(min(map(cost, [*score, NO_ALERT_SCORE + 1])))
 
 
@@ -176,17 +148,7 @@ def test_threshold_by_budget_is_the_lowest_that_keeps_the_budget() -> None:
         return len({(d, u) for d, u in zip(day[alert], user[alert], strict=True)})
 
     for budget in (0.1, 1, 4, 1_000):
-        threshold = threshold_by_budget(score, day, user, 10, budget)
+        threshold = threshold_by_budget(score, day, user, 10 * budget)
         assert flagged(threshold) <= 10 * budget
         lower = score[score < threshold]
         assert not len(lower) or flagged(lower.max()) > 10 * budget
-
-
-def test_no_scores_no_budget_or_negative_cost_is_rejected() -> None:
-    none = np.empty(0)
-    with pytest.raises(InputError, match="no scores"):
-        threshold_by_cost(none, none.astype(bool), none, 1)
-    with pytest.raises(InputError, match="must be above 0"):
-        threshold_by_budget(np.ones(1), np.ones(1), np.ones(1), 1, 0)
-    with pytest.raises(InputError, match="must not be negative"):
-        threshold_by_cost(np.ones(1), np.ones(1, bool), np.ones(1), -1)

@@ -11,8 +11,8 @@ import xgboost as xgb
 
 from liveprofile.errors import InputError
 from liveprofile.features.entity import EVENT_FEATURES, SCORED_TYPES
-from models.fraud.explain.reasons import shapley_values
 from models.fraud.model import TRANSITIONS_FILE, Calibration, FraudModel
+from models.fraud.reasons import shapley_values
 from models.fraud.transitions import COLUMNS, STATES, TransitionModel, append_out_of_fold
 from tests.reference import transitions as reference
 

@@ -17,8 +17,7 @@ import pytest
 
 from liveprofile.alerts.cloud_events import EventOrigin
 from liveprofile.drift.alert import DRIFT_ALERT_TYPE
-from liveprofile.drift.histograms import LATENESS_MS
-from liveprofile.drift.reference import DriftReference
+from liveprofile.drift.reference import LATENESS_MS, DriftReference
 from liveprofile.errors import ServiceError
 from liveprofile.resources import product_path
 from liveprofile.settings import load
@@ -31,8 +30,8 @@ from tests.support.memory.sinks import memory_drift_store
 from tests.support.paths import ROOT
 from tests.support.rows.drift_data import NAMES, START_MS, events, make_reference
 from tests.support.scoring_harness import ScoringHarness, purchases
-from udfs.scoring.drift_monitor import RESEND_AFTER_MS, DriftMonitor, decision_scope
-from udfs.scoring.drift_store import CassandraDriftStore
+from udfs.scoring.drift_monitor import RESEND_AFTER_MS, DriftMonitor
+from udfs.scoring.drift_store import CassandraDriftStore, decision_scope
 
 SCHEMA = json.loads((ROOT / "schemas/drift-alert.schema.json").read_text("utf-8"))
 

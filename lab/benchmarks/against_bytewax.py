@@ -1,4 +1,4 @@
-"""Compares the job with a Bytewax dataflow that does the same work (benchmarks/bytewax_flow.py)."""
+"""Compares the job with a Bytewax dataflow that does the same work (bytewax_flow.py)."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _start_processes(config: Path, folder: Path, unsafe: bool) -> list[subproces
         (folder / RECOVERY).mkdir()
         init_db_dir(folder / RECOVERY, PROCESSES)
     addresses = ";".join(f"{LOOPBACK}:{port}" for port in free_ports(PROCESSES))
-    command = [sys.executable, "-m", "benchmarks.bytewax_flow", str(config)]
+    command = [sys.executable, "-m", "lab.benchmarks.bytewax_flow", str(config)]
     options = ["--unsafe"] if unsafe else []
     return [
         subprocess.Popen([*command, str(number), addresses, str(folder), *options], cwd=ROOT)

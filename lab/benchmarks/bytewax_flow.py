@@ -1,6 +1,6 @@
 """One process of a Bytewax dataflow that does the work of the profile pipeline.
 
-    python -m benchmarks.bytewax_flow CONFIG NUMBER ADDRESSES FOLDER [--unsafe]
+    python -m lab.benchmarks.bytewax_flow CONFIG NUMBER ADDRESSES FOLDER [--unsafe]
 
 It reads the topic to its end, validates and deduplicates events, collects windows with Bytewax's
 own operator, keeps a user's history and baseline sums in memory (benchmarks/load/rows.py) and
@@ -34,9 +34,9 @@ from bytewax.operators.windowing import EventClock, TumblingWindower, collect_wi
 from bytewax.outputs import DynamicSink, StatelessSinkPartition
 from bytewax.recovery import RecoveryConfig
 
-from benchmarks.against_bytewax import PROCESSES, RECOVERY
 from benchmarks.load.rows import UserState, batch_of, profile_updater
 from benchmarks.support.journal import Journal
+from lab.benchmarks.against_bytewax import PROCESSES, RECOVERY
 from liveprofile.events.validation import accept
 from liveprofile.resources import product_path
 from liveprofile.settings import Settings, load

@@ -1,1 +1,0 @@
-"""Reasons for a fraud score."""
