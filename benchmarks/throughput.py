@@ -9,7 +9,6 @@ from typing import Any
 
 from benchmarks.load.workload import Workload, send_hidden
 from benchmarks.support import runs
-from benchmarks.support.job import VARIANTS
 from benchmarks.support.journal import BatchEntry
 from benchmarks.support.meter import Meter
 from benchmarks.support.report import (
@@ -37,11 +36,13 @@ REHEARSALS = 2
 def throughput(
     events: Events = EVENTS, users: Users = USERS, repetitions: Repetitions = REPETITIONS
 ) -> None:
-    """Measure events per second of the job's variants (benchmarks/support/job.py)."""
+    """Measure events per second of both pipelines and of the profile pipeline alone."""
     workload = Workload.of(events, users)
 
     def measure(stack: Stack) -> dict[str, Any]:
-        results = run_variants(stack, workload, repetitions, dict.fromkeys(VARIANTS, measure_run))
+        results = run_variants(
+            stack, workload, repetitions, dict.fromkeys(runs.VARIANTS, measure_run)
+        )
         figures = ("seconds", "events_per_s", "profiles_per_s", "cpu_us_per_event")
         medians = {figure: medians_of(results, figure) for figure in figures}
         return medians | {
@@ -74,7 +75,7 @@ def measure_run(stack: Stack, variant: str, name: str, workload: Workload) -> di
     """Measures one run of a warm job.
 
     The clock starts when the events become visible to the job, all at once. It stops when the
-    operator has processed the last profile; with `whole`, Cassandra has then stored it.
+    operator has processed the last profile, which Cassandra has then stored.
     """
     runs.log_progress(f"{name}: preparing")
     with runs.running_job(stack, variant, name, workload) as job:
@@ -116,12 +117,11 @@ def run_result(
 
 
 def _stages(entries: list[BatchEntry]) -> dict[str, float]:
-    """Wall-clock us per profile in the worker, by stage; empty for `bare`."""
+    """Wall-clock us per profile in the worker, by stage."""
     row_count = sum(entry.rows for entry in entries)
     return {
         stage: round(sum(entry.stage_ms[stage] for entry in entries) / row_count * 1000, 1)
         for stage in STAGES
-        if stage in entries[0].stage_ms
     }
 
 

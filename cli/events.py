@@ -163,7 +163,6 @@ def replay(
     file: Path,
     mapping: Path | None = None,
     rate: float | None = None,
-    speed: float | None = None,
     limit: Annotated[int | None, typer.Option(min=1)] = None,
     close_windows: bool = False,
 ) -> None:
@@ -176,7 +175,6 @@ def replay(
     mapping FILE: Mapping of the file's columns to event fields (TOML, see mappings/). Default: FILE
         holds events as JSON lines.
     rate: Events per second. Default: as fast as Kafka accepts.
-    speed: Speed relative to the event times; 1 is real time.
     limit: Maximum number of events.
     close_windows: Send heartbeats after the last event to close the open windows. Events for these
         windows that are sent later are late.
@@ -188,7 +186,6 @@ def replay(
             mapping,
             call.settings,
             rate=rate,
-            speed=speed,
             limit=limit,
             close_windows=close_windows,
             progress=advance,

@@ -99,7 +99,7 @@ def resend(call: Call, file: Path, dry_run: bool = False) -> None:
     dry_run: Check the records without sending them.
     """
     corrections = read_corrections(_read_text(file), str(file))
-    records = operations.resend(None, call.settings, corrections, dry_run=dry_run)
+    records = operations.resend(call.settings, corrections, dry_run=dry_run)
     call.print({"records": len(records), "sent": not dry_run})
 
 

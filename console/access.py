@@ -118,7 +118,6 @@ Scanner = Annotated[Call, Depends(Visitor(Role.READER, SCAN_COST, SCAN_DEADLINE_
 # Of pages that ask Flink or Kafka, or read many rows.
 SlowReader = Annotated[Call, Depends(Visitor(Role.READER, deadline_s=KAFKA_DEADLINE_S))]
 SlowAnalyst = Annotated[Call, Depends(Visitor(Role.ANALYST, deadline_s=KAFKA_DEADLINE_S))]
-SlowAdmin = Annotated[Call, Depends(Visitor(Role.ADMIN, deadline_s=KAFKA_DEADLINE_S))]
 
 MAX_FIELDS = 50
 

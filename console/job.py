@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, NamedTuple, TypeVar
 
@@ -17,9 +17,7 @@ from liveprofile.flink.job_report import (
     scoring_report,
 )
 from liveprofile.flink.operator_metrics import (
-    LatencyCounts,
     ModelReport,
-    count_latencies,
     model_report,
     operator_metrics,
 )
@@ -42,7 +40,6 @@ class JobFacts(NamedTuple):
     scoring: ScoringReport | None
     models: ModelReport | None
     warnings: list[str]
-    latencies: Mapping[str, LatencyCounts]  # since the last start or restart
 
 
 def read_facts(settings: Settings) -> JobFacts:
@@ -60,7 +57,6 @@ def read_facts(settings: Settings) -> JobFacts:
         scoring,
         models,
         list(job_warnings(job, settings.job.checkpoint_interval_ms, scoring, models)),
-        count_latencies({name: each.sum for name, each in metrics.items()}),
     )
 
 

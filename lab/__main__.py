@@ -37,7 +37,6 @@ from lab.next_item.readers import READERS
 from liveprofile.errors import InputError, LiveprofileError
 from liveprofile.progress import Progress
 from liveprofile.resources import ROOT
-from models.profile.evaluation import look_log
 from models.profile.recipes import override_from_toml, recipe
 
 TEST_LOG = ROOT / "lab/test-looks.jsonl"
@@ -81,12 +80,13 @@ def _measured(
     name: str, part: str, test_log: Path, measure: Callable[[Progress], dict[str, Any]]
 ) -> None:
     """Prints the report; one on the test part is logged before."""
+    from models.profile.evaluation.served import logged
 
     def run() -> dict[str, Any]:
         with progress() as on_progress:
             return measure(on_progress)
 
-    figures = run() if part == "validation" else look_log.logged(test_log, name, run)
+    figures = run() if part == "validation" else logged(test_log, name, run)
     print_json({"recipe": name, **figures})
 
 
@@ -101,7 +101,7 @@ def evaluate(
     """Compare what a user model serves with the product's and the published baseline models."""
     from lab.baselines import next_basket, values
     from lab.baselines.values import bgnbd
-    from models.profile.evaluation.checkpoint_report import checkpoint_report
+    from models.profile.evaluation.served import checkpoint_report
 
     _measured(
         name,

@@ -14,14 +14,12 @@ from liveprofile.ingest.rejected import (
     CorrectedRecord,
     RejectedRecord,
     correct_records,
-    find_records,
     last_ranges,
     latest_records,
     send_corrected,
 )
 from liveprofile.resources import product_path
 from liveprofile.settings import Settings
-from services.audit import AuditEntry, audited
 from udfs.scoring.drift_store import (
     PERIOD_MS,
     CassandraDriftStore,
@@ -73,28 +71,11 @@ def rejected_records(
     return latest_records(settings, ranges, reason, limit, log.warning, PAYLOAD_START_BYTES)
 
 
-def rejected_record(session: Session, settings: Settings, record_id: str) -> RejectedRecord | None:
-    """Raises InputError. None: its offset holds no record."""
-    found = find_records(settings, [record_id])
-    return found[0] if found else None
-
-
 def resend(
-    session: Session | None,
-    settings: Settings,
-    corrections: Mapping[str, bytes],
-    audit: AuditEntry | None = None,
-    *,
-    dry_run: bool = False,
+    settings: Settings, corrections: Mapping[str, bytes], *, dry_run: bool = False
 ) -> list[CorrectedRecord]:
-    """Sends corrected payloads by id of the record, all or none. Raises InputError.
-
-    session: None if there is no `audit`, which is of the only record.
-    """
-    if dry_run:
-        return correct_records(settings, corrections)
-    with audited(session, settings, audit) as entry:
-        corrected = correct_records(settings, corrections)
+    """Sends corrected payloads by id of the record, all or none. Raises InputError."""
+    corrected = correct_records(settings, corrections)
+    if not dry_run:
         send_corrected(settings, corrected)
-        entry.after = {"topic": corrected[0].topic} | corrected[0].headers if corrected else None
-        return corrected
+    return corrected

@@ -41,32 +41,41 @@ MAX_USERS = 100_000  # about 500 bytes each
 Sums = tuple[float, ...]
 
 
-class AllowedWindows(NamedTuple):
-    """Windows of a batch without the events that are not allowed."""
+class UsableWindows(NamedTuple):
+    """Windows of a batch without the events that are erased or not allowed."""
 
-    rows: list[int]  # those with an event that is allowed, ascending
+    rows: list[int]  # those with an event that is left, ascending
     events: list[str]  # of each of these rows (liveprofile.wire.window_events)
-    refused: list[list[Refused]]  # of each row of the batch
+    refused: list[list[Refused]]  # of each row of the batch, without payloads
 
 
-def allowed_windows(
-    user_ids: list[str], events: list[str], consents: ConsentTable
-) -> AllowedWindows:
-    """Decides for each event by its own time. A refused event keeps its position, not its payload.
+def usable_windows(
+    user_ids: Sequence[str],
+    starts_ms: Sequence[int],
+    events: Sequence[str],
+    consents: ConsentTable,
+    erasures: ErasureTable,
+) -> UsableWindows:
+    """Refuses windows that begin before their user's erasure, and events by their own time that
+    their user did not allow.
 
-    user_ids, events: of each row of the batch.
+    user_ids, starts_ms, events: of each row of the batch.
     """
-    result = AllowedWindows([], [], [[] for _ in user_ids])
-    for row, (user_id, kept) in enumerate(zip(user_ids, events, strict=True)):
+    result = UsableWindows([], [], [[] for _ in user_ids])
+    erased = erased_rows(user_ids, starts_ms, erasures)
+    for row, (user_id, kept, gone) in enumerate(zip(user_ids, events, erased, strict=True)):
         # At time 0 a user without changes has the default, which holds at any time.
-        if user_id in consents or not consents.allowed(user_id, PURPOSE, 0):
+        if gone or user_id in consents or not consents.allowed(user_id, PURPOSE, 0):
             found = list(window_events.parse(kept))
-            allowed = [consents.allowed(user_id, PURPOSE, event.time_ms) for event in found]
-            kept = window_events.join(compress(found, allowed))
+            usable = [
+                not gone and consents.allowed(user_id, PURPOSE, event.time_ms) for event in found
+            ]
+            kept = window_events.join(compress(found, usable))
+            why = (ERASED, "window") if gone else (NO_CONSENT, PURPOSE)
             result.refused[row].extend(
-                Refused(NO_CONSENT, PURPOSE, event.partition, event.offset, "")
-                for event, is_allowed in zip(found, allowed, strict=True)
-                if not is_allowed
+                Refused(*why, event.partition, event.offset, "")
+                for event, is_usable in zip(found, usable, strict=True)
+                if not is_usable
             )
         if kept:
             result.rows.append(row)
@@ -84,35 +93,6 @@ class SumsKey(NamedTuple):
 class StoredSums(NamedTuple):
     window_end_ms: int
     sums: Sums  # in the order of liveprofile.features.baselines.COLUMNS
-
-
-class ErasedRows(NamedTuple):
-    """Which rows of a batch are erased."""
-
-    rows: list[int]  # those that are not, ascending
-    refused: list[list[Refused]]  # of each row of the batch, without payloads
-
-
-def refuse_erased(
-    user_ids: Sequence[str], starts_ms: Sequence[int], events: Sequence[str], table: ErasureTable
-) -> ErasedRows:
-    """Refuses the events of windows that begin before their user's erasure.
-
-    user_ids, starts_ms, events: of each row (liveprofile.wire.window_events).
-    """
-    erased = erased_rows(user_ids, starts_ms, table)
-    return ErasedRows(
-        [row for row, gone in enumerate(erased) if not gone],
-        [
-            [
-                Refused(ERASED, "window", event.partition, event.offset, "")
-                for event in window_events.parse(text)
-            ]
-            if gone
-            else []
-            for text, gone in zip(events, erased, strict=True)
-        ],
-    )
 
 
 class LaterRows(NamedTuple):
@@ -147,7 +127,7 @@ class LaterWindows:
         sums: np.ndarray,
         table: ErasureTable,
     ) -> LaterRows:
-        """Takes the past out of rows that `refuse_erased` has passed. Raises StoreError.
+        """Takes the past out of rows that `usable_windows` has passed. Raises StoreError.
 
         added, sums: (n, len(COLUMNS)). The windows of a user are in time order.
         """

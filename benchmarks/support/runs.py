@@ -31,7 +31,7 @@ JOB = Path(__file__).with_name("job.py")
 WARM_UP_TIMEOUT_S = 600.0
 SETTLE_S = 3.0
 PARALLELISM = 2
-STORING_VARIANTS = ("whole", "both-pipelines")  # variants that write to Cassandra
+VARIANTS = ("both-pipelines", "whole")  # whole: the whole profile pipeline, without scoring
 POLL_S = 0.02
 
 
@@ -130,7 +130,7 @@ def running_job(
     ):
         if workload is not None:
             send_warm_up(settings, workload)
-        job_id = _submit(stack, variant, name, Path(folder))
+        job_id = _submit(stack, name, Path(folder))
         running = RunningJob(stack, settings, job_id, JournalReader(Path(folder)))
         try:
             if workload is None:
@@ -160,10 +160,8 @@ def own_topics_and_keyspace(
         "topics": {"prefix": f"{name}-"},
         "cassandra": {"keyspace": f"bench_{name.replace('-', '_')}"},
         "kafka": {"group_id": f"bench-{name}"},
-        "job": {
-            "name": f"bench-{name}",
-            "store": "cassandra" if variant in STORING_VARIANTS else "none",
-        },
+        "job": {"name": f"bench-{name}"},
+        "scoring": {"enabled": variant == "both-pipelines"},
     }
     sections = stack.settings()
     for update in (changes, overrides):
@@ -173,14 +171,12 @@ def own_topics_and_keyspace(
     file.write_text(to_toml(sections | top_level))
     settings = load(file)
     create_topics(settings)
-    if settings.job.store == "cassandra":
-        dim = ModelCard.read(settings.model.checkpoint).shape["embedding"]
-        create_schema(settings.cassandra, dim)
+    dim = ModelCard.read(settings.model.checkpoint).shape["embedding"]
+    create_schema(settings.cassandra, dim)
     yield settings
     delete_topics(settings)
-    if settings.job.store == "cassandra":
-        with connection.open_session(settings.cassandra) as session:
-            session.execute(f"DROP KEYSPACE {settings.cassandra.keyspace}", timeout=60)
+    with connection.open_session(settings.cassandra) as session:
+        session.execute(f"DROP KEYSPACE {settings.cassandra.keyspace}", timeout=60)
 
 
 def config_file(stack: Stack, name: str) -> Path:
@@ -188,16 +184,14 @@ def config_file(stack: Stack, name: str) -> Path:
     return stack.root / f"{name}.toml"
 
 
-def _submit(stack: Stack, variant: str, name: str, journal: Path) -> str:
+def _submit(stack: Stack, name: str, journal: Path) -> str:
     with tempfile.TemporaryDirectory(prefix="liveprofile-bench-code-") as folder:
         code = submission.code_archive(Path(folder) / "liveprofile.zip")
         with zipfile.ZipFile(code, "a") as archive:
             for source in (ROOT / "benchmarks").rglob("*.py"):
                 archive.write(source, source.relative_to(ROOT))
-        arguments = ["--config", str(config_file(stack, name)), "--variant", variant]
-        return submission.flink_run(
-            stack.rest_url, JOB, [*arguments, "--journal", str(journal)], pyfs=[code]
-        )
+        arguments = ["--config", str(config_file(stack, name)), "--journal", str(journal)]
+        return submission.flink_run(stack.rest_url, JOB, arguments, pyfs=[code])
 
 
 def checkpoint_durations_ms(running: RunningJob, since_s: float) -> list[int]:

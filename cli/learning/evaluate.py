@@ -38,14 +38,13 @@ def _profile_command(name: str) -> Callable[..., None]:
         part: PartOption = "validation",
         test_log: TestLogOption = TEST_LOG,
     ) -> None:
-        from models.profile.evaluation import look_log
-        from models.profile.evaluation.checkpoint_report import checkpoint_report
+        from models.profile.evaluation.served import checkpoint_report, logged
 
         def measure() -> dict[str, Any]:
             with progress() as on_progress:
                 return checkpoint_report(recipe(name), rows, folder, part, on_progress)
 
-        report = measure() if part == "validation" else look_log.logged(test_log, name, measure)
+        report = measure() if part == "validation" else logged(test_log, name, measure)
         print_json({"recipe": name, **report})
 
     return command

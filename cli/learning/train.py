@@ -30,6 +30,12 @@ train = Commands(
     help="Train a model; each command is a recipe. Training on the CPU is deterministic: the same"
     " data, recipe, versions and processor give the same result.",
 )
+VALIDATION = {
+    "category_ndcg_at_10": "next category, NDCG@10 on validation",
+    "item_ndcg_at_10": "next item, NDCG@10 on validation",
+    "churn_auc": "churn AUC",
+    "spend_mae": "spend MAE",
+}
 SHOP_METADATA = ("order", "setting", "thresholds", "validation", "test")
 OWN_METADATA = (
     *("split", "labels", "train", "order", "setting", "thresholds", "validation", "test"),
@@ -130,17 +136,14 @@ def _users_left_out(call: Call, erased: bool, file: Path | None) -> frozenset[st
 
 def _summary(metrics: dict[str, Any]) -> dict[str, Any]:
     validation = metrics["validation"]
-    events, churn, spend = validation["next_event"], validation["churn"], validation["spend"]
     return {
         "epochs": f"{metrics['epochs']}, best {metrics['best_epoch']}",
         "seconds": metrics["seconds"],
         **{
-            f"next {name}, NDCG@10 on validation": events[name]["model"]["ndcg_at_10"]
-            for name in ("category", "item")
-            if "ndcg_at_10" in events[name]["model"]
+            label: validation[name]
+            for name, label in VALIDATION.items()
+            if validation[name] is not None
         },
-        "churn AUC": churn and churn["model"]["auc"],
-        "spend MAE": spend and spend["model"]["mae"],
     }
 
 

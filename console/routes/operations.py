@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from console.access import Reader, SlowAdmin, SlowReader, form_of
+from console.access import Reader, SlowReader
 from console.charts import LineChart, Sample, line_chart
 from console.formats import number, utc, words
 from console.job import JobFacts, JobReader
 from console.rendering import page, part_page
-from liveprofile.errors import InputError
-from liveprofile.flink.operator_metrics import (
-    BUCKETS_MS,
-    EVENT_TO_ALERT,
-    EVENT_TO_SCORE,
-    WINDOW_TO_PROFILE,
-    LatencyCounts,
-)
 from liveprofile.ingest.rejected import RejectedRecord
 from liveprofile.trends.counts import ALL, Series
 from liveprofile.trends.points import Metric
-from serve.keys import Role
-from serve.problems import ApiError
 from serve.security import Call
 from services import operations as service
 from services import trends
@@ -62,12 +52,6 @@ async def trend(
     return _part(call, "trend", "Trend", trend=found, chart=chart, by=by, metric=metric)
 
 
-@router.get("/latencies")
-async def latencies(call: SlowReader) -> Response:
-    found = latency_rows((await _job(call).facts()).latencies)
-    return _part(call, "latencies", "Latencies", latencies=found)
-
-
 @router.get("/audit")
 async def audit(call: Reader) -> Response:
     return _part(call, "audit", "Last audit", audits=await call.run(service.audits, AUDITS))
@@ -91,7 +75,6 @@ SHOWN = 100
 SUMMARISED = 1_000
 
 Reason = Annotated[str, Query(pattern=r"^[A-Z_]{0,40}$")]
-RecordId = Annotated[str, Query(max_length=32)]
 
 
 @router.get("/rejected")
@@ -114,49 +97,6 @@ async def _rejected(call: Call) -> tuple[list[RejectedRecord], list[tuple[str, i
     """The latest records, and how many of them have each reason, most frequent first."""
     found = await call.run(service.rejected_records, None, SUMMARISED)
     return found, Counter(record.reason for record in found).most_common()
-
-
-@router.get("/rejected/record")
-async def record(call: SlowReader, id: RecordId) -> Response:
-    found = await _record(call, id)
-    return _show(call, found, text_of(found))
-
-
-@router.post("/rejected/resend")
-async def resend(call: SlowAdmin) -> Response:
-    """Checks (action check) or sends a corrected payload: fields id, payload, action."""
-    fields = await form_of(call.request)
-    record_id, action = fields.get("id", ""), fields.get("action", "")
-    if action not in ("check", "send"):
-        raise ApiError(422, "invalid-request", "action: check or send")
-    found = await _record(call, record_id)
-    text = fields.get("payload", "")
-    audit = call.audit("rejected.resend", record_id, {"reason": found.reason})
-    corrections, is_dry = {record_id: sent_payload(found, text)}, action == "check"
-    try:
-        await call.run(service.resend, corrections, audit, dry_run=is_dry)
-    except InputError as error:
-        return _show(call, found, text, 422, problem=str(error))
-    done = "The record is valid." if is_dry else "The record was sent to the job."
-    return _show(call, found, text, said=done)
-
-
-async def _record(call: Call, record_id: str) -> RejectedRecord:
-    try:
-        found = await call.run(service.rejected_record, record_id)
-    except InputError as error:
-        raise ApiError(404, "unknown-record", str(error)) from None
-    if found is None:
-        raise ApiError(404, "unknown-record", f"no rejected record {record_id[:40]}")
-    return found
-
-
-def _show(call: Call, found: RejectedRecord, text: str, status: int = 200, **told: str) -> Response:
-    """told: `said` or `problem`."""
-    values = {"said": "", "problem": ""} | told | {"record": found, "text": text}
-    may_send = call.caller.role.includes(Role.ADMIN)
-    template = "operations/rejected_record.html"
-    return page(call.request, template, status, may_send=may_send, **values)
 
 
 def job_figures(facts: JobFacts) -> list[tuple[str, str]]:
@@ -207,39 +147,6 @@ def trend_chart(trend: TrendPoints) -> LineChart | None:
     )
 
 
-NAMES = {
-    EVENT_TO_ALERT: "event until alert",
-    EVENT_TO_SCORE: "event until score stored",
-    WINDOW_TO_PROFILE: "window closed until profile stored",
-}
-
-
-def latency_rows(latencies: Mapping[str, LatencyCounts]) -> list[tuple[str, list[str]]]:
-    """Of those that have been measured: name; how many, mean, half and 99 % within."""
-    found = []
-    for key, name in NAMES.items():
-        counts = latencies.get(key)
-        if counts is None or not counts.count:
-            continue
-        figures = [
-            number(counts.count),
-            _duration(counts.sum_ms / counts.count),
-            _within(counts, 0.5),
-            _within(counts, 0.99),
-        ]
-        found.append((name, figures))
-    return found
-
-
-def _within(counts: LatencyCounts, share: float) -> str:
-    bound_ms = counts.bound_ms(share)
-    return f"more than {_duration(BUCKETS_MS[-1])}" if bound_ms is None else _duration(bound_ms)
-
-
-def _duration(ms: float) -> str:
-    return f"{number(ms, 0)} ms" if ms < 1_000 else f"{number(ms / 1_000, 1)} s"
-
-
 LARGEST = 3  # distances of a period
 
 
@@ -265,10 +172,3 @@ def _distance(each: Distance) -> str:
 
 def text_of(record: RejectedRecord) -> str:
     return record.as_dict()["payload"] or ""
-
-
-def sent_payload(record: RejectedRecord, text: str) -> bytes:
-    """What a form has sent. Browsers send a line break as CR LF; an unedited text is the record."""
-    lines = text.replace("\r\n", "\n")
-    is_same = record.payload is not None and lines == text_of(record).replace("\r\n", "\n")
-    return record.payload if is_same else lines.encode()

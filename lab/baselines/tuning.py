@@ -17,7 +17,6 @@ import numpy as np
 from lab.baselines.basket_history import History
 from liveprofile.progress import Progress
 from models.profile.data.training_rows import Streams
-from models.profile.evaluation import recurrent
 from models.profile.evaluation.next_basket import (
     Baskets,
     Kind,
@@ -30,8 +29,10 @@ from models.profile.evaluation.next_basket_baselines import (
     CHOICES,
     TUNING_ROWS,
     BaselineRanking,
+    Cell,
     OwnCounts,
     coordinate_search,
+    fit_recurrent,
 )
 
 if TYPE_CHECKING:
@@ -146,10 +147,8 @@ def tune_own_counts(tuned_on: Source, tuning: Rows, _split, on_try) -> Tuned:
     return Tuned(chosen._asdict(), lambda source, rows: rank(chosen, source, rows))
 
 
-def tune_recurrent(
-    cell: recurrent.Cell, tuned_on: Source, tuning: Rows, split: Split, on_epoch
-) -> Tuned:
-    fitted = recurrent.fit(
+def tune_recurrent(cell: Cell, tuned_on: Source, tuning: Rows, split: Split, on_epoch) -> Tuned:
+    fitted = fit_recurrent(
         cell,
         tuned_on.baskets,
         split.train,

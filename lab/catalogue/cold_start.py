@@ -1,7 +1,7 @@
 """Ranking quality of cold items: items without events in the training split.
 
 A cold item's embedding row comes from one of three methods: the items whose vectors are similar
-(models/profile/data/item_side_info.py), the mean of its category's rows, or its hash bucket, which
+(lab/catalogue/item_side_info.py), the mean of its category's rows, or its hash bucket, which
 is what the model uses anyway. Cold items are ranked where a user takes them for the first time,
 among all items and among the cold items alone. Ties count as if broken at random. The named items
 are ranked in the same windows, to measure what the additional rows cost them.
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,20 +22,15 @@ from lab.catalogue import item_side_info
 from lab.catalogue.catalogue import Catalogue
 from liveprofile.errors import InputError
 from liveprofile.progress import Progress
-from models.profile import checkpoint, vocabulary_expansion
+from models.profile import checkpoint
 from models.profile.data import training_rows
-from models.profile.data.batched_inference import TrunkOutput, run_trunk
-from models.profile.data.examples import build_corpus
-from models.profile.data.prepared import refuse_trained_part, split_by_time
+from models.profile.data.examples import TrunkOutput, build_corpus, run_trunk
+from models.profile.data.prepared import SplitName, refuse_trained_part, split_by_time
 from models.profile.data.training_rows import Streams
 from models.profile.encoding import Vocabulary, concatenated_ranges
 from models.profile.evaluation.intervals import UserBootstrap
-from models.profile.network import BehaviourTransformer
+from models.profile.network import BehaviourTransformer, NewItems, add_items, hash_bucket_rows
 from models.profile.recipes import Recipe
-from models.profile.vocabulary_expansion import NewItems
-
-if TYPE_CHECKING:
-    from models.profile.evaluation.evaluate import SplitName
 
 TOP = 10
 # A metric's gain at each of the first TOP ranks, with one relevant item.
@@ -101,7 +96,7 @@ def cold_start_report(
     rows_by_method = {
         "vectors": item_side_info.rows_from_neighbours(model, items, catalogue, cold),
         "category": _category_mean_rows(model, items, streams, cold),
-        "hash_bucket": vocabulary_expansion.hash_bucket_rows(model, items, cold),
+        "hash_bucket": hash_bucket_rows(model, items, cold),
     }
     corpus = build_corpus(
         streams,
@@ -113,7 +108,7 @@ def cold_start_report(
     windows = windows[np.add.reduceat(cold_token, streams.first_W)[windows] > 0]
     ranks_by_method = {}
     for method, added in rows_by_method.items():
-        expanded, done = vocabulary_expansion.add_items(model, added).eval(), 0
+        expanded, done = add_items(model, added).eval(), 0
         chunks: list[ColdStartRanks] = []
         for output in run_trunk(expanded, corpus, windows, recipe):
             chunks += _rank(expanded, output, len(items))
@@ -182,7 +177,7 @@ def _rank(
     target_M = np.flatnonzero(sequences.scored_N & (batch.item_N > 0))
     target_M = target_M[batch.item_N[target_M] <= model.shape.items]
     item_count_BJ = torch.from_numpy(
-        batch.item_repeat_counts.dense(sequences.rows, 1 + model.shape.items)[:, 1:]
+        batch.item_repeat_counts.toarray()[:, 1 : 1 + model.shape.items]
     )
     for chunk_M in np.array_split(target_M, 1 + len(target_M) // MAX_EVENTS_PER_CHUNK):
         h_MD = output.h_PD[torch.from_numpy(batch.flat_position_N[chunk_M] - 1)]

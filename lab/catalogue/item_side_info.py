@@ -19,10 +19,9 @@ from torch import Tensor
 
 from lab.catalogue.catalogue import Catalogue
 from liveprofile.errors import InputError
-from models.profile import checkpoint, vocabulary_expansion
+from models.profile import checkpoint
 from models.profile.model_card import ModelCard
-from models.profile.network import BehaviourTransformer
-from models.profile.vocabulary_expansion import NewItems
+from models.profile.network import BehaviourTransformer, NewItems, add_items
 
 # Chosen on the validation split (docs/model.md).
 NEIGHBOURS = 50
@@ -93,9 +92,7 @@ def add_catalogue_items(
         )
     # The vocabulary starts with the candidates.
     position = min(card.ranked_items, len(items)) if as_candidates else len(items)
-    grown = vocabulary_expansion.add_items(
-        model, rows_from_neighbours(model, items, catalogue, new), position
-    )
+    grown = add_items(model, rows_from_neighbours(model, items, catalogue, new), position)
     fields = card.model_dump(exclude={"format", "shape", "sha256"})
     fields["version"] = f"{card.version.partition('+')[0]}+{catalogue.fingerprint()[:8]}"
     fields["revision"] = card.revision + 1

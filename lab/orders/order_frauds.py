@@ -44,8 +44,8 @@ from models.fraud.datasets.event_dataset import (
     LabelledFeatures,
     concatenate,
     downsample_legitimate,
+    simulate_dataset,
 )
-from models.fraud.datasets.simulated import simulate_dataset
 from models.fraud.model import trees_log_odds
 from models.fraud.training import train_simulated
 from models.fraud.training.fit import choose_order, fit_trees

@@ -12,8 +12,7 @@ from lab.reasons.faithfulness import faithfulness_events
 from liveprofile.resources import product_path
 from liveprofile.simulator import ShopConfig
 from liveprofile.wire.tokens import EVENT_TYPES
-from models.fraud.datasets.event_dataset import EventDataset
-from models.fraud.datasets.simulated import simulate_dataset
+from models.fraud.datasets.event_dataset import EventDataset, simulate_dataset
 from models.fraud.model import FraudModel, probability
 from models.fraud.reasons import feature_groups
 from models.profile.evaluation.intervals import UserBootstrap

@@ -6,8 +6,8 @@ import pytest
 from lab.baselines.next_basket import MODELS
 from lab.baselines.tuning import rank_all, rank_as_of
 from models.profile.evaluation.next_basket import basket_scores, next_baskets
-from tests.unit.models.profile.evaluation.test_next_basket_baselines import shop, split_of
 from tests.unit.models.profile.synthetic_streams import DAY_MS, START_MS
+from tests.unit.models.profile.test_evaluation import shop, split_of
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,7 @@ from liveprofile.units import DAY_MS
 from models.profile.data.examples import PURCHASE
 from models.profile.data.moments import Moments
 from models.profile.recipes import recipe
-from models.profile.values.head import knot_weights
+from models.profile.values import knot_weights
 from tests.unit.models.profile.synthetic_streams import churning_customers, corpus_and_split
 
 DECAY_DAYS = 30.0

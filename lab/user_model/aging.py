@@ -57,8 +57,7 @@ from models.profile.network import BehaviourTransformer
 from models.profile.recipes import Recipe, recipe
 from models.profile.training import fit_modalities, fit_ranker
 from models.profile.training.train import fit
-from models.profile.values.head import ValueCurveHead
-from models.profile.values.inputs import INPUTS
+from models.profile.values import INPUTS, ValueCurveHead
 
 Analysis = Literal["age", "unseen", "short"]
 Scores = dict[str, np.ndarray]  # by model: (W,) NDCG@10

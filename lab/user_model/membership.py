@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from lab.user_model.next_events import NOT_RANKED, score_next_events
 from liveprofile.errors import InputError
 from liveprofile.events.modalities import TEXT
 from liveprofile.privacy import trained_users
@@ -29,7 +30,6 @@ from models.profile.data.examples import build_corpus
 from models.profile.data.prepared import trained_until_ms
 from models.profile.data.training_rows import Streams
 from models.profile.encoding import Vocabulary
-from models.profile.evaluation.evaluate import NOT_RANKED, score_next_events
 from models.profile.evaluation.intervals import UserBootstrap
 from models.profile.evaluation.next_basket import KINDS, basket_scores, next_baskets, subset
 from models.profile.evaluation.served import served_rankings

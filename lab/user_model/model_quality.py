@@ -10,23 +10,22 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.support import runs
+from lab.user_model.next_events import gains, predict_churn_spend, score_next_events
 from models.profile.data.examples import Corpus, build_corpus
+from models.profile.data.moments import validation_windows
 from models.profile.data.prepared import Split
 from models.profile.data.training_rows import Streams
-from models.profile.data.value_examples import validation_windows
 from models.profile.encoding import Vocabulary
-from models.profile.evaluation import evaluate
 from models.profile.evaluation.intervals import UserBootstrap
 from models.profile.recipes import Recipe
 
 if TYPE_CHECKING:
     from lab.user_model.variant import Variant
 
-HEADS = ("category_ndcg_at_10", "item_ndcg_at_10", "churn_auc", "spend_mae", "spend_spearman")
+HEADS = ("category_ndcg_at_10", "item_ndcg_at_10", "churn_auc", "spend_mae")
 SEED = 20171001
 
 
@@ -98,17 +97,15 @@ def _predict(
     variant: Variant, corpus: Corpus, sample: EvaluationSample, recipe: Recipe
 ) -> HeadPredictions:
     recipe = replace(recipe, ranked_items=variant.ranked_items)
-    events = evaluate.score_next_events(variant.network, corpus, sample.windows, recipe)
-    churn_W, spend_W = evaluate.predict_churn_spend(
-        variant.network, corpus, sample.labelled_windows, recipe
-    )
+    events = score_next_events(variant.network, corpus, sample.windows, recipe)
+    churn_W, spend_W = predict_churn_spend(variant.network, corpus, sample.labelled_windows, recipe)
     streams = corpus.streams
     known_M = _is_known(streams.items)[streams.item_N[events.source_M]]
     known_M &= _is_known(streams.categories)[streams.category_N[events.source_M]]
     return HeadPredictions(
         events.source_M[known_M],
-        evaluate.gains(events.category_rank_M[known_M]),
-        evaluate.gains(events.item_rank_M[known_M]),
+        gains(events.category_rank_M[known_M]),
+        gains(events.item_rank_M[known_M]),
         churn_W,
         spend_W,
     )
@@ -144,10 +141,6 @@ def _compare_heads(
         "spend_mae": (
             [np.abs(each.spend_W - true_spend_W).mean() for each in (predictions, reference)],
             window_bootstrap.mae(predictions.spend_W, reference.spend_W, true_spend_W),
-        ),
-        "spend_spearman": (
-            [spearmanr(each.spend_W, true_spend_W).statistic for each in (predictions, reference)],
-            window_bootstrap.spearman(predictions.spend_W, reference.spend_W, true_spend_W),
         ),
     }
     return {

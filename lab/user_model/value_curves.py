@@ -44,7 +44,7 @@ from models.profile.evaluation.any_time import (
 )
 from models.profile.recipes import Recipe, recipe
 from models.profile.training.losses import learning_rate_schedule
-from models.profile.values.head import knot_weights
+from models.profile.values import knot_weights
 
 KNOTS_DAYS = (0, 1, 2, 4, 7, 14, 30, 60, 120, 240)
 TRAINING_MOMENTS_PER_USER = 48

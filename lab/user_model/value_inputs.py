@@ -17,7 +17,7 @@ from models.profile import user_features
 from models.profile.data.examples import PURCHASE
 from models.profile.data.moments import Moments
 from models.profile.data.training_rows import Streams
-from models.profile.values.inputs import PurchaseWindows, curve_inputs, log_1p, span_starts
+from models.profile.values import PurchaseWindows, curve_inputs, log_1p, span_starts
 
 AMOUNTS = 4  # of the last purchase windows
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from lab.user_model.next_events import gains, score_next_events
 from liveprofile.errors import InputError
 from liveprofile.progress import Progress
 from liveprofile.units import DAY_MS
@@ -19,7 +20,6 @@ from models.profile.data.examples import build_corpus
 from models.profile.data.prepared import Split, Teacher, add_replay, prepare_streams
 from models.profile.data.training_rows import Streams
 from models.profile.encoding import Vocabulary
-from models.profile.evaluation.evaluate import gains, score_next_events
 from models.profile.evaluation.intervals import UserBootstrap
 from models.profile.recipes import Recipe
 from models.profile.training.train import fit

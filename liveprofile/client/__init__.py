@@ -9,7 +9,6 @@ It needs httpx2 and pydantic only: neither the model nor Flink nor a database dr
 from liveprofile.client import calls
 from liveprofile.client.client import (
     ApiClientError,
-    AsyncClient,
     BadAnswerError,
     Client,
     ConflictError,
@@ -24,7 +23,6 @@ from liveprofile.client.client import (
 
 __all__ = [
     "ApiClientError",
-    "AsyncClient",
     "BadAnswerError",
     "Client",
     "ConflictError",

@@ -1,13 +1,12 @@
-"""The synchronous and the asynchronous client of the read API, and what they raise."""
+"""The client of the read API, and what it raises."""
 
 from __future__ import annotations
 
-import asyncio
 import random
 import ssl
 import time
-from collections.abc import AsyncIterator, Iterator
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from collections.abc import Iterator
+from typing import Any, Self, TypeVar
 
 import httpx2
 from pydantic import ValidationError
@@ -45,10 +44,6 @@ class RefusedError(ApiClientError):
         super().__init__(f"{problem.status} {problem.detail} (request {problem.request_id})")
         self.problem = problem
 
-    @property
-    def status(self) -> int:
-        return self.problem.status
-
 
 class UnauthorizedError(RefusedError):
     """401 or 403: the key is missing, wrong, revoked, or has not the role."""
@@ -63,7 +58,7 @@ class ConflictError(RefusedError):
 
 
 class InvalidRequestError(RefusedError):
-    """400, 413 or 422: the arguments are wrong; `problem.errors` names them."""
+    """400, 413, 422 or 428: the arguments are wrong; `problem.errors` names them."""
 
 
 class TooManyRequestsError(RefusedError):
@@ -75,86 +70,24 @@ class UnavailableError(RefusedError):
 
 
 _BY_STATUS: dict[int, type[RefusedError]] = {
-    400: InvalidRequestError,
-    401: UnauthorizedError,
-    403: UnauthorizedError,
+    **dict.fromkeys((401, 403), UnauthorizedError),
+    **dict.fromkeys((400, 413, 422, 428), InvalidRequestError),
+    **dict.fromkeys((409, 412), ConflictError),
     404: NotFoundError,
-    409: ConflictError,
-    412: ConflictError,
-    413: InvalidRequestError,
-    422: InvalidRequestError,
-    428: InvalidRequestError,
     429: TooManyRequestsError,
     503: UnavailableError,
 }
 
 
-class Attempts(Generic[Result]):
-    """The attempts to send one call. After each, the client sets `response` or `failure`."""
-
-    def __init__(self, call: Call[Result], attempts: int):
-        self._call = call
-        self._left = attempts if call.retried else 1
-        self._number = 0
-        self.response: httpx2.Response | None = None
-        self.failure: httpx2.TransportError | None = None
-
-    def end(self) -> bool:
-        """Counts an attempt. Returns whether it was the last one."""
-        self._number += 1
-        self._left -= 1
-        answered = (
-            self.failure is None
-            and self.response is not None
-            and self.response.status_code not in RETRIED_STATUSES
-        )
-        return answered or self._left <= 0
-
-    def pause_s(self) -> float:
-        """How long to wait before the next attempt: what the server says, or back-off.
-
-        Full jitter: Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
-        """
-        response, self.response, self.failure = self.response, None, None
-        after = "" if response is None else response.headers.get("retry-after", "")
-        if after.isdigit():
-            return min(float(after), LONGEST_PAUSE_S)
-        return random.uniform(0, min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**self._number))
-
-    def result(self) -> Result:
-        """The answer. Raises RefusedError, NoAnswerError or BadAnswerError."""
-        named = f"{self._call.method} {self._call.path}"
-        if self.response is None:
-            raise NoAnswerError(f"{named}: {self.failure!r}")
-        if not self.response.is_success:
-            raise _refusal(named, self.response)
-        try:
-            return self._call.parse(self.response.content)
-        except ValidationError as error:
-            raise BadAnswerError(f"{named}: {error}") from None
-
-
-def _refusal(named: str, response: httpx2.Response) -> ApiClientError:
-    try:
-        problem = Problem.model_validate_json(response.content)
-    except ValidationError:
-        return BadAnswerError(
-            f"{named}: status {response.status_code} without a problem: is this the address of the"
-            " API?"
-        )
-    return _BY_STATUS.get(problem.status, RefusedError)(problem)
-
-
-class _Connected:
-    """What both clients are made of.
+class Client:
+    """Sends the calls of liveprofile.client.calls. Threads may share it.
 
     url: of the server, such as http://127.0.0.1:8070. key: an API key, lp_...; None: without one.
     timeout_s: of each attempt. attempts: how often a call that may be repeated is sent.
     verify: an SSL context with your own certificate authority.
     transport: replaces the network, for tests.
+    Every method raises ApiClientError.
     """
-
-    _kind: ClassVar[type]
 
     def __init__(
         self,
@@ -164,35 +97,38 @@ class _Connected:
         timeout_s: float = TIMEOUT_S,
         attempts: int = ATTEMPTS,
         verify: ssl.SSLContext | bool = True,
-        transport: Any = None,
+        transport: httpx2.BaseTransport | None = None,
     ):
         headers = {"User-Agent": f"liveprofile-client/{__version__}"}
         if key is not None:
             headers["Authorization"] = f"Bearer {key}"
-        options = {"base_url": url, "headers": headers, "timeout": timeout_s, "verify": verify}
-        self._http = self._kind(**options, transport=transport)
+        options: dict[str, Any] = {"headers": headers, "timeout": timeout_s, "verify": verify}
+        self._http = httpx2.Client(base_url=url, transport=transport, **options)
         self._attempts = attempts
-
-
-class Client(_Connected):
-    """Sends the calls of liveprofile.client.calls. Threads may share it.
-
-    Every method raises ApiClientError.
-    """
-
-    _kind = httpx2.Client
 
     def send(self, call: Call[Result]) -> Result:
         """Sends a call and returns its typed answer."""
-        attempts = Attempts(call, self._attempts)
-        while True:
+        named = f"{call.method} {call.path}"
+        for left in reversed(range(self._attempts if call.retried else 1)):
+            after = ""
             try:
-                attempts.response = self._http.request(**call.request())
+                response = self._http.request(**call.request())
             except httpx2.TransportError as error:
-                attempts.failure = error
-            if attempts.end():
-                return attempts.result()
-            time.sleep(attempts.pause_s())
+                if not left:
+                    raise NoAnswerError(f"{named}: {error!r}") from None
+            else:
+                if not left or response.status_code not in RETRIED_STATUSES:
+                    break
+                after = response.headers.get("retry-after", "")
+            time.sleep(_pause_s(self._attempts - left, after))
+        try:
+            if response.is_success:
+                return call.parse(response.content)
+            problem = Problem.model_validate_json(response.content)
+        except ValidationError as error:
+            detail = f"{named}: status {response.status_code}: is this the address of the API?"
+            raise BadAnswerError(f"{detail} {error}") from None
+        raise _BY_STATUS.get(problem.status, RefusedError)(problem)
 
     def items(self, call: Call[Page[Item]]) -> Iterator[Item]:
         """Yields the items of all pages from the call's page on."""
@@ -214,39 +150,11 @@ class Client(_Connected):
         self._http.close()
 
 
-class AsyncClient(_Connected):
-    """As Client, for asyncio. Tasks may share it."""
+def _pause_s(number: int, after: str) -> float:
+    """Before the next attempt: what the server says in Retry-After, or back-off.
 
-    _kind = httpx2.AsyncClient
-
-    async def send(self, call: Call[Result]) -> Result:
-        """Sends a call and returns its typed answer."""
-        attempts = Attempts(call, self._attempts)
-        while True:
-            try:
-                attempts.response = await self._http.request(**call.request())
-            except httpx2.TransportError as error:
-                attempts.failure = error
-            if attempts.end():
-                return attempts.result()
-            await asyncio.sleep(attempts.pause_s())
-
-    async def items(self, call: Call[Page[Item]]) -> AsyncIterator[Item]:
-        """Yields the items of all pages from the call's page on."""
-        while True:
-            page = await self.send(call)
-            for item in page.items:
-                yield item
-            if page.next_cursor is None:
-                return
-            call = call.after(page.next_cursor)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        """Closes the connections."""
-        await self._http.aclose()
+    Full jitter: Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+    """
+    if after.isdigit():
+        return min(float(after), LONGEST_PAUSE_S)
+    return random.uniform(0, min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**number))

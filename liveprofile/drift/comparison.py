@@ -2,28 +2,21 @@
 
 Two complementary tests compare each distribution:
 
-- The population stability index (PSI; Siddiqi 2006, "Credit Risk Scorecards", chapter 10) is the
-  sum over bins of (p - q) ln(p / q) for shares p of the period and q of the reference. A PSI above
-  0.25 counts as a shift, one below 0.1 as none. The PSI detects any change but needs many events.
-  Without a change, the PSI of n against N events in B bins is about (1/n + 1/N) times chi-squared
-  with B - 1 degrees of freedom, with mean (B - 1)(1/n + 1/N) (Yurdakul and Naranjo 2020,
-  "Statistical properties of the population stability index", Journal of Risk Model Validation
-  14(4)).
-- The mean shift is the mean normal score of the values (van der Waerden 1952, "Order tests for the
-  two-sample problem and their power", Indagationes Mathematicae 14): how many standard deviations
-  they lie above or below the reference. It has the most power among rank tests if a transformation
-  makes the values normal and all values move alike (Chernoff and Savage 1958, Annals of
-  Mathematical Statistics 29(4)), as amounts do that are all k times as high. Its square is
-  comparable to a PSI, which is d squared for two normal distributions d apart. Without a shift the
-  square is (1/n + 1/N) times the variance of the scores times chi-squared with one degree.
+- The population stability index (PSI; Siddiqi 2006, "Credit Risk Scorecards", chapter 10): the sum
+  over bins of (p - q) ln(p / q) for shares p of the period and q of the reference. It detects any
+  change but needs many events. Without a change, the PSI of n against N events in B bins is about
+  (1/n + 1/N) times chi-squared with B - 1 degrees of freedom (Yurdakul and Naranjo 2020, Journal of
+  Risk Model Validation 14(4)).
+- The mean shift: the mean normal score of the values (van der Waerden 1952, Indagationes
+  Mathematicae 14), how many standard deviations they lie above or below the reference. It has the
+  most power if all values move alike, as amounts do that are all k times as high. Its square is
+  comparable to a PSI; without a shift it is (1/n + 1/N) times the variance of the scores times
+  chi-squared with one degree.
 
-Both assume independent events. The events of a period are not independent, so the bounds are
-multiplied by how much more the reference's own hours or days vary (the first-order correction of
-Rao and Scott 1984, "On chi-squared tests for multiway contingency tables", Annals of Statistics
-12(1)).
-
-The PSI of the alert rate is tiny because the rate is. Its test uses the ratio to the reference and
-the number of standard errors, with the same correction.
+Both assume independent events, so the bounds are multiplied by how much more the reference's own
+hours or days vary (Rao and Scott 1984, Annals of Statistics 12(1)). The PSI of the alert rate is
+tiny because the rate is. Its test uses the ratio to the reference and the number of standard
+errors, with the same correction.
 
 Array suffixes: S series, W bins of the widest series, B bins of a series, K value bins of a series.
 """

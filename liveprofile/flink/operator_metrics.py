@@ -102,11 +102,6 @@ class LatencyCounts(NamedTuple):
     def count(self) -> int:
         return self.buckets[NO_BOUND]
 
-    def bound_ms(self, share: float) -> int | None:
-        """The smallest bound within which this share of the latencies is; None: there is none."""
-        wanted = share * self.count
-        return next((b for b in BUCKETS_MS if self.count and self.buckets[str(b)] >= wanted), None)
-
 
 def is_latency(name: str) -> bool:
     """Whether a metric of an operator is one of these counters."""

@@ -8,7 +8,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import numpy as np
 import orjson
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
@@ -42,9 +41,7 @@ def replay(
     mapping: Path | str | None,
     settings: Settings,
     *,
-    topic: str | None = None,
     rate: float | None = None,
-    speed: float | None = None,
     limit: int | None = None,
     close_windows: bool = False,
     skip: Container[bytes] = frozenset(),
@@ -53,28 +50,23 @@ def replay(
     """Sends each row of `source` as one event keyed by its user; waits for all acknowledgements.
 
     `mapping`: a mapping file; None if `source` contains events of the data contract as JSON lines.
-    `rate`: events per second. `speed`: factor on the pace of the event times.
+    `rate`: events per second.
     `close_windows`: sends a final heartbeat to each partition, which closes the last windows.
     `skip`: payloads that are not sent, such as those that an interrupted replay has sent.
     `progress`: receives the number of events sent since its last call.
     Raises InputError for the file or the mapping, ServiceError if Kafka refuses an event or does
     not answer.
     """
-    if rate is not None and speed is not None:
-        raise InputError("set rate or speed, not both")
-    for name, value in (("rate", rate), ("speed", speed)):
-        if value is not None and not value > 0:
-            raise InputError(f"{name} = {value}: must be above 0")
-    topic = topic or settings.topics.events
+    if rate is not None and not rate > 0:
+        raise InputError(f"rate = {rate}: must be above 0")
     batches = open_source(Path(source), mapping, limit)
-    producer = ReplayProducer(settings, topic, progress)
-    pace = Pace(rate, speed)
+    producer = ReplayProducer(settings, settings.topics.events, progress)
     last_ms: int | None = None
     started = time.monotonic()
     for events in batches:
         unsent = events.without(skip) if skip else events
         if unsent.values:
-            producer.send(unsent, pace.due_s(unsent))
+            producer.send(unsent, rate)
         last_ms = _latest_ms(events, last_ms, settings.limits.max_clock_skew_ms)
     heartbeat_ms = None
     if close_windows and last_ms is not None:
@@ -148,35 +140,6 @@ def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-class Pace:
-    """Due time of each event, in seconds since the first event was sent."""
-
-    def __init__(self, rate: float | None, speed: float | None):
-        self._rate, self._speed = rate, speed
-        self._count = 0
-        self._first_ms: int | None = None
-        self._due_s = 0.0
-
-    def due_s(self, events: EventRecords) -> np.ndarray | None:
-        """(N,) ascending due times; None if the events are due at once."""
-        count = len(events.values)
-        if self._rate is not None:
-            self._count += count
-            return np.arange(self._count - count, self._count) / self._rate
-        if self._speed is None:
-            return None
-        times_ms = np.array([np.nan if ms is None else ms for ms in events.times_ms], float)
-        present_ms = times_ms[~np.isnan(times_ms)]
-        if self._first_ms is None and present_ms.size:
-            self._first_ms = int(present_ms[0])
-        # An out-of-order event or one without a time is due together with the event before it.
-        elapsed_ms = np.nan_to_num(times_ms, nan=-np.inf) - (self._first_ms or 0)
-        wait_s = elapsed_ms / 1_000 / self._speed
-        due_s = np.maximum.accumulate(np.maximum(wait_s, self._due_s))
-        self._due_s = float(due_s[-1])
-        return due_s
-
-
 class ReplayProducer:
     """Kafka producer of a replay. Its methods raise ServiceError for a failed delivery."""
 
@@ -191,7 +154,7 @@ class ReplayProducer:
         self._topic, self._progress = topic, progress
         self._first_error = ""
         self._failed = 0
-        self._started: float | None = None
+        self._started_s = 0.0
         self.sent = 0
         self._producer = Producer(
             client_config(settings.kafka)
@@ -216,26 +179,19 @@ class ReplayProducer:
         """Reads the topic's partitions, of which new ones may have been added."""
         self.partitions = partitions(self._producer, self._kafka, self._topic)
 
-    def send(self, events: EventRecords, due_s: np.ndarray | None) -> None:
-        """Produces the events, each at its due time at the earliest."""
-        if self._started is None:
-            self._started = time.monotonic()
-        count, first = len(events.values), 0
-        while first < count:
-            end = count
-            if due_s is not None:
-                now_s = time.monotonic() - self._started
-                end = int(np.searchsorted(due_s, now_s, side="right"))
-                if end <= first:
-                    self.poll(min(float(due_s[first]) - now_s, POLL_S))
-                    continue
-            for key, value in zip(events.keys[first:end], events.values[first:end], strict=True):
-                self._produce(value, key)
-            self.sent += end - first
-            if self._progress is not None:
-                self._progress(end - first)
-            self.poll(0)
-            first = end
+    def send(self, events: EventRecords, rate: float | None = None) -> None:
+        """Produces the events, at most `rate` a second since the first one."""
+        self._started_s = self._started_s or time.monotonic()
+        for key, value in zip(events.keys, events.values, strict=True):
+            while rate and (wait_s := self._started_s + self.sent / rate - time.monotonic()) > 0:
+                self.poll(min(wait_s, POLL_S))
+            self._produce(value, key)
+            self.sent += 1
+            if rate and self._progress is not None:
+                self._progress(1)
+        self.poll(0)
+        if not rate and self._progress is not None:
+            self._progress(len(events.values))
 
     def send_heartbeats(self, time_ms: int) -> None:
         """Produces one heartbeat to each partition, after all events sent before."""

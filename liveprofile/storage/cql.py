@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 from cassandra import DriverException
 from cassandra.cluster import NoHostAvailable, ResultSet, Session
-from cassandra.concurrent import ExecutionResult, execute_concurrent
+from cassandra.concurrent import execute_concurrent
 from cassandra.protocol import ErrorMessage
 from cassandra.query import PreparedStatement, Statement
 
@@ -96,71 +96,59 @@ def service_error(session: Session, error: BaseException) -> ServiceError:
 def execute_per_key(session: Session, query: str, keys: Iterable[str]) -> dict[str, ResultSet]:
     """Executes a SELECT with one bind marker `?` concurrently for each distinct key.
 
-    Those that Cassandra does not answer in time are sent again. Returns the result by key. Raises
-    ServiceError.
+    Returns the result by key. Raises ServiceError.
     """
-    unanswered = list(dict.fromkeys(keys))
-    if not unanswered:
+    distinct = list(dict.fromkeys(keys))
+    if not distinct:
         return {}
-    order, prepared = list(unanswered), prepare(session, query)
-    found: dict[str, ResultSet] = {}
-
-    def attempt() -> None:
-        statements = [(prepared, (key,)) for key in unanswered]
-        results = _execute_all(session, statements, KEYS_IN_FLIGHT)
-        answers = list(zip(unanswered, results, strict=True))
-        found.update((key, each.result_or_exc) for key, each in answers if each.success)
-        unanswered[:] = [key for key, each in answers if not each.success]
-        _raise_first(session, results)
-
-    until_deadline(attempt)
-    return {key: found[key] for key in order}
+    prepared = prepare(session, query)
+    results = _execute_all(session, [(prepared, (key,)) for key in distinct], KEYS_IN_FLIGHT)
+    return dict(zip(distinct, results, strict=True))
 
 
 def write_all(session: Session, statements: Iterable[Statement]) -> int:
     """Executes statements that may be executed twice; returns their number.
 
-    At most MAX_IN_FLIGHT are under way. Those that Cassandra does not answer in time are sent
-    again (liveprofile/retry.py). Raises ServiceError.
+    At most MAX_IN_FLIGHT are under way. Raises ServiceError.
     """
     remaining, count = iter(statements), 0
-    while part := list(itertools.islice(remaining, WRITE_PART)):
+    while part := [(each, None) for each in itertools.islice(remaining, WRITE_PART)]:
+        _execute_all(session, part, MAX_IN_FLIGHT)
         count += len(part)
-        until_deadline(lambda unanswered=part: _write_part(session, unanswered))
     return count
-
-
-def _write_part(session: Session, unanswered: list[Statement]) -> None:
-    """Removes the statements from the list that Cassandra has executed. Raises ServiceError."""
-    results = _execute_all(session, [(each, None) for each in unanswered], MAX_IN_FLIGHT)
-    unanswered[:] = [
-        statement
-        for statement, result in zip(unanswered, results, strict=True)
-        if not result.success
-    ]
-    _raise_first(session, results)
 
 
 def _execute_all(
     session: Session,
     statements: Sequence[tuple[Statement, Sequence[Any] | None]],
     concurrency: int,
-) -> list[ExecutionResult]:
-    """The result or the error of each statement. Raises ServiceError."""
-    try:
-        return execute_concurrent(
-            session, statements, concurrency=concurrency, raise_on_first_error=False
-        )
-    except (NoHostAvailable, DriverException, ErrorMessage) as error:
-        raise service_error(session, error) from None
+) -> list[Any]:
+    """The result of each statement.
 
+    Those that Cassandra does not answer in time are sent again (liveprofile/retry.py). Raises the
+    first error as ServiceError; if there is one that will not pass, that one.
+    """
+    found: dict[int, Any] = {}
 
-def _raise_first(session: Session, results: Iterable[ExecutionResult]) -> None:
-    """Raises the first error as ServiceError, if there is one that will not pass, that one."""
-    errors = [each.result_or_exc for each in results if not each.success]
-    if errors:
-        lasting = (each for each in errors if not is_unavailable(each))
-        raise service_error(session, next(lasting, errors[0])) from None
+    def attempt() -> None:
+        missing = [number for number in range(len(statements)) if number not in found]
+        asked = [statements[number] for number in missing]
+        try:
+            answers = execute_concurrent(session, asked, concurrency, raise_on_first_error=False)
+        except (NoHostAvailable, DriverException, ErrorMessage) as error:
+            raise service_error(session, error) from None
+        errors = []
+        for number, (success, result) in zip(missing, answers, strict=True):
+            if success:
+                found[number] = result
+            else:
+                errors.append(result)
+        if errors:
+            lasting = (each for each in errors if not is_unavailable(each))
+            raise service_error(session, next(lasting, errors[0])) from None
+
+    until_deadline(attempt)
+    return [found[number] for number in range(len(statements))]
 
 
 def now_ms() -> int:

@@ -11,6 +11,7 @@ Shape suffixes: n events, F features, G groups, P sets of features, C occluded e
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache
@@ -132,21 +133,6 @@ def _stem(owner: str, name: str) -> str:
     return stem if span in SPANS_MS else name
 
 
-class EventOcclusions(NamedTuple):
-    """C earlier events of flagged events, and the score of the flagged event without each."""
-
-    row_C: np.ndarray  # index of the flagged event
-    token_C: np.ndarray  # index of the earlier event among the tokens of the user lists
-    log_odds_C: np.ndarray  # of the flagged event without the earlier one
-    drop_C: np.ndarray  # of the log-odds
-
-    def strongest(self, row: int, count: int) -> list[int]:
-        """Returns indices of the row's events with the largest drops of at least MIN_WEIGHT."""
-        candidates = np.flatnonzero(self.row_C == row)
-        candidates = candidates[np.argsort(-self.drop_C[candidates], kind="stable")[:count]]
-        return [c for c in candidates.tolist() if self.drop_C[c] >= MIN_WEIGHT]
-
-
 class ScoreReason(NamedTuple):
     code: str
     value: float | None  # None: unknown
@@ -174,11 +160,11 @@ def explain(
     flagged = np.asarray(flagged, np.int64)
     if not len(flagged):
         return []
-    occlusions = _occlude_events(model, events, x_nF, flagged)
+    earlier = _event_reasons(model, events, x_nF, flagged)
     shapley_nF = shapley_values(model, x_nF[flagged])
     return [
         _group_reasons(model, groups, x_nF[i], shapley_F, _scored_type(events, i), limit)
-        + _event_reasons(events, occlusions, i)
+        + earlier[i]
         for i, shapley_F in zip(flagged.tolist(), shapley_nF, strict=True)
     ]
 
@@ -262,32 +248,30 @@ def _scored_type(events: EventLists, i: int) -> str:
     return name if name in SCORED_TYPES else ANY_TYPE
 
 
-def _occlude_events(
+def _event_reasons(
     model: FraudModel, events: EventLists, x_nF: np.ndarray, flagged: np.ndarray
-) -> EventOcclusions:
-    """Scores each flagged event without each of its user's newest earlier events."""
+) -> dict[int, list[ScoreReason]]:
+    """Scores each flagged event without each of its user's newest earlier events.
+
+    Returns by flagged event the earlier ones without which the score is lowest.
+    """
     tokens = [_earlier_events(events, i) for i in flagged]
     token_C = np.concatenate([np.empty(0, np.int64), *tokens])
     row_C = np.repeat(flagged, [len(one) for one in tokens])
+    reasons: dict[int, list[ScoreReason]] = defaultdict(list)
     if not len(token_C):
-        return EventOcclusions(row_C, token_C, *np.empty((2, 0)))
+        return reasons
     columns = model.columns(events.without_event(row_C, events.user_lists.event[token_C]))
     log_odds_C = model.log_odds(model.matrix(columns))
     drop_C = model.log_odds(x_nF)[row_C] - log_odds_C
-    return EventOcclusions(row_C, token_C, log_odds_C, drop_C)
-
-
-def _event_reasons(events: EventLists, occlusions: EventOcclusions, i: int) -> list[ScoreReason]:
-    """Returns the user's earlier events without which the score is lowest."""
-    reasons = []
-    for c in occlusions.strongest(i, MAX_EARLIER_EVENTS):
-        amount = float(events.user_lists.amount[occlusions.token_C[c]])
-        event = _describe_event(events.user_lists, occlusions.token_C[c])
-        score = probability(occlusions.log_odds_C[c])
-        sentence = f"without {event} the score would be {score:.2f}"
-        reasons.append(
-            ScoreReason(EARLIER_EVENT, amount, None, sentence, float(occlusions.drop_C[c]))
-        )
+    for c in np.argsort(-drop_C, kind="stable").tolist():
+        of_row = reasons[int(row_C[c])]
+        if drop_C[c] >= MIN_WEIGHT and len(of_row) < MAX_EARLIER_EVENTS:
+            amount = float(events.user_lists.amount[token_C[c]])
+            event = _describe_event(events.user_lists, token_C[c])
+            score = probability(log_odds_C[c])
+            sentence = f"without {event} the score would be {score:.2f}"
+            of_row.append(ScoreReason(EARLIER_EVENT, amount, None, sentence, float(drop_C[c])))
     return reasons
 
 

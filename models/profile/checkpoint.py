@@ -22,7 +22,7 @@ from liveprofile.resources import sha256
 from models.profile.model_card import CARD, VOCABULARY, WEIGHTS, ModelCard
 from models.profile.network import BehaviourTransformer, Shape
 from models.profile.ranker.network import Ranker
-from models.profile.values.head import ValueCurveHead
+from models.profile.values import ValueCurveHead
 
 
 def round_weights(model: BehaviourTransformer) -> None:

@@ -42,44 +42,37 @@ MAX_CACHED_IDS = 200_000
 Groups = list[tuple[int, int, int]]  # first flat position, rows, padded length
 
 
-class _IndexCache(dict[str, int]):
-    """id -> row; hashes an unknown id once and caches up to MAX_CACHED_IDS of them."""
-
-    def __init__(self, names: Sequence[str], buckets: int):
-        super().__init__({"": 0})
-        self._names, self._buckets = names, buckets
-        self._fill()
-
-    def _fill(self) -> None:
-        self.update((name, 1 + index) for index, name in enumerate(self._names))
-        self[""] = 0
-
-    def __missing__(self, name: str) -> int:
-        if len(self) > len(self._names) + MAX_CACHED_IDS:
-            self.clear()
-            self._fill()
-        index = hash_row(name, len(self._names), self._buckets)
-        self[name] = index
-        return index
-
-
 def hash_row(name: str, names: int, buckets: int) -> int:
     """The row of an id that is not among the `names` ids of the vocabulary."""
     return 1 + names + zlib.crc32(name.encode("utf-8", "surrogatepass")) % buckets
 
 
-class Vocabulary:
-    """Rows of one kind of id: row 0 for an empty id, then the names, then the hash buckets."""
+class Vocabulary(dict[str, int]):
+    """id -> row, of one kind of id: row 0 for an empty id, then the names, then the hash buckets.
+
+    An unknown id is hashed once; up to MAX_CACHED_IDS of them are kept.
+    """
 
     def __init__(self, names: Sequence[str], buckets: int):
-        self.names = list(names)
-        self.buckets = buckets
+        super().__init__()
+        self.names, self.buckets = list(names), buckets
         self.rows = 1 + len(self.names) + buckets
-        self.index = _IndexCache(self.names, buckets)
+        self._reset()
+
+    def _reset(self) -> None:
+        self.clear()
+        self.update((name, 1 + index) for index, name in enumerate(self.names))
+        self[""] = 0
+
+    def __missing__(self, name: str) -> int:
+        if len(self) > len(self.names) + MAX_CACHED_IDS:
+            self._reset()
+        self[name] = row = hash_row(name, len(self.names), self.buckets)
+        return row
 
     def indexes(self, ids: Sequence[str]) -> np.ndarray:
         """(N,) int32 rows."""
-        return np.fromiter(map(self.index.__getitem__, ids), np.int32, len(ids))
+        return np.fromiter(map(self.__getitem__, ids), np.int32, len(ids))
 
 
 class Layout(NamedTuple):
@@ -112,17 +105,65 @@ class Layout(NamedTuple):
         return np.array(self[:-1], np.int32)
 
 
-def kept_token_counts(
-    histories_B: np.ndarray, windows_B: np.ndarray, max_len: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """(B,) numbers of history and of window tokens that fit into max_len - 1 positions.
+class KeptTokens(NamedTuple):
+    """The newest tokens of B histories and windows, as B sequences laid end to end."""
+
+    source_N: np.ndarray  # index of the token
+    row_N: np.ndarray  # its sequence, 0..B-1
+    position_N: np.ndarray  # its place in the sequence, from 1 on
+    scored_N: np.ndarray  # it belongs to the window, not to the history before it
+    history_B: np.ndarray  # how many tokens of the history are kept
+    window_B: np.ndarray
+
+
+def kept_tokens(
+    history_first_B: np.ndarray,
+    history_end_B: np.ndarray,
+    window_first_B: np.ndarray,
+    window_end_B: np.ndarray,
+    max_len: int,
+) -> KeptTokens:
+    """The tokens that fit into max_len - 1 positions; the ranges are first and one past the last.
 
     The newest tokens of both are kept. The window has priority, but the history keeps up to a
     quarter of the positions.
     """
+    history_B, window_B = kept_token_counts(
+        history_end_B - history_first_B, window_end_B - window_first_B, max_len
+    )
+    counts_B = history_B + window_B
+    row_N = np.repeat(np.arange(len(counts_B)), counts_B)
+    position_N = 1 + index_in_run(counts_B)
+    scored_N = position_N > history_B[row_N]
+    first_B = np.column_stack([history_end_B - history_B, window_end_B - counts_B])
+    source_N = first_B[row_N, scored_N.astype(np.int64)] + position_N - 1
+    return KeptTokens(source_N, row_N, position_N, scored_N, history_B, window_B)
+
+
+def kept_token_counts(
+    histories_B: np.ndarray, windows_B: np.ndarray, max_len: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(B,) numbers of history and of window tokens that `kept_tokens` keeps."""
     capacity = max_len - 1
     window_B = np.minimum(windows_B, capacity - np.minimum(histories_B, capacity // 4))
     return np.minimum(histories_B, capacity - window_B), window_B
+
+
+def spans_ms(time_ms: np.ndarray, first_B: np.ndarray, end_B: np.ndarray) -> np.ndarray:
+    """(B,) time from the first to the last token of each range; 0 for an empty one."""
+    span_ms_B, has_B = np.zeros(len(first_B), np.int64), end_B > first_B
+    span_ms_B[has_B] = time_ms[end_B[has_B] - 1] - time_ms[first_B[has_B]]
+    return span_ms_B
+
+
+def history_weights(
+    time_ms: np.ndarray, first_B: np.ndarray, end_B: np.ndarray, decay_days: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The tokens of the ranges, their rows, and their weights as of the last token of the row."""
+    token_N = concatenated_ranges(first_B, end_B)
+    row_N = np.repeat(np.arange(len(first_B)), end_B - first_B)
+    last_ms_N = time_ms[end_B[row_N] - 1]
+    return token_N, row_N, user_features.decay_weights(time_ms[token_N], last_ms_N, decay_days)
 
 
 def amount_bucket(amount_N: np.ndarray) -> np.ndarray:
@@ -184,12 +225,12 @@ def _log_bucket(value_B: np.ndarray, buckets: int) -> np.ndarray:
 class EncodedBatch(NamedTuple):
     """B sequences laid end to end, those of one group padded on the right to one length.
 
-    `before_B`, `after_B` and `scored_S` are flat positions, 0..P-1.
+    `after_B` and `scored_S` are flat positions, 0..P-1. The first scored position of a row is the
+    one before its window: the last history event, or BOS. Without a window it is `after_B`.
     """
 
     embedding_rows_P7: np.ndarray
     groups: Groups
-    before_B: np.ndarray  # before the window: the last history event, or BOS
     after_B: np.ndarray  # the last event
     scored_S: np.ndarray  # positions whose next event belongs to the window, row by row
     scored_counts_B: np.ndarray
@@ -220,8 +261,7 @@ class Encoder:
 
     def lengths(self, history_sizes_B: np.ndarray, window_sizes_B: np.ndarray) -> np.ndarray:
         """(B,) positions that each row takes, BOS included."""
-        history_B, window_B = kept_token_counts(history_sizes_B, window_sizes_B, self.max_len)
-        return 1 + history_B + window_B
+        return 1 + sum(kept_token_counts(history_sizes_B, window_sizes_B, self.max_len))
 
     def index_tokens(self, histories: TokenColumns, windows: TokenColumns) -> IndexedTokens:
         """Looks up the ids of all rows. Row i of `histories` precedes row i of `windows`."""
@@ -240,73 +280,46 @@ class Encoder:
         self, tokens: IndexedTokens, rows_B: np.ndarray, length_buckets: Sequence[int]
     ) -> EncodedBatch:
         """Encodes the rows `rows_B` of `tokens`, which must ascend in `lengths`."""
-        history_first_B = tokens.history_starts[rows_B]
-        history_end_B = tokens.history_starts[rows_B + 1]
-        window_first_B = tokens.window_starts[rows_B]
-        window_end_B = tokens.window_starts[rows_B + 1]
-        all_history_B = history_end_B - history_first_B
-        history_B, window_B = kept_token_counts(
-            all_history_B, window_end_B - window_first_B, self.max_len
-        )
-        tokens_B = history_B + window_B
-        groups, start_B = group_by_length(1 + tokens_B, length_buckets)
+        history_B = tokens.history_starts[rows_B], tokens.history_starts[rows_B + 1]
+        window_B = tokens.window_starts[rows_B], tokens.window_starts[rows_B + 1]
+        kept = kept_tokens(*history_B, *window_B, self.max_len)
+        counts_B = kept.history_B + kept.window_B
+        groups, start_B = group_by_length(1 + counts_B, length_buckets)
+        flat_position_N = start_B[kept.row_N] + kept.position_N
+        category_N, type_N = tokens.category[kept.source_N], tokens.type[kept.source_N]
 
-        first_B = np.cumsum(tokens_B) - tokens_B
-        position_N = np.arange(1, int(tokens_B.sum()) + 1) - np.repeat(first_B, tokens_B)
-        flat_position_N = np.repeat(start_B, tokens_B) + position_N
-        scored_N = position_N > np.repeat(history_B, tokens_B)
-        # Of each row the last tokens of its history, then the last of its window.
-        before_first_N = np.where(
-            scored_N,
-            np.repeat(window_end_B - tokens_B, tokens_B),
-            np.repeat(history_end_B - history_B, tokens_B),
-        )
-        token_N = position_N - 1 + before_first_N
-        type_N, category_N = tokens.type[token_N], tokens.category[token_N]
-
-        span_ms_B = np.zeros(len(rows_B), np.int64)
-        nonempty_B = all_history_B > 0
-        span_ms_B[nonempty_B] = (
-            tokens.time_ms[history_end_B[nonempty_B] - 1]
-            - tokens.time_ms[history_first_B[nonempty_B]]
-        )
         embedding_rows_P7 = np.zeros((position_count(groups), len(FIELDS)), np.int32)
-        embedding_rows_P7[start_B] = bos_rows(self.layout, all_history_B, span_ms_B)
+        embedding_rows_P7[start_B] = bos_rows(
+            self.layout, history_B[1] - history_B[0], spans_ms(tokens.time_ms, *history_B)
+        )
         embedding_rows_P7[flat_position_N] = embedding_rows(
             self.layout,
-            tokens.item[token_N],
+            tokens.item[kept.source_N],
             category_N,
             type_N,
-            tokens.amount[token_N],
-            tokens.time_ms[token_N],
-            position_N,
+            tokens.amount[kept.source_N],
+            tokens.time_ms[kept.source_N],
+            kept.position_N,
+        )
+        token_N, row_N, weight_N = history_weights(tokens.time_ms, *history_B, self.decay_days)
+        repeat_counts_BC = user_features.repeat_counts(
+            row_N, tokens.category[token_N], weight_N, len(rows_B), self.categories.rows
         )
         return EncodedBatch(
             embedding_rows_P7,
             groups,
-            start_B + history_B,
-            start_B + tokens_B,
-            flat_position_N[scored_N] - 1,
-            window_B,
-            category_N[scored_N],
-            type_N[scored_N],
-            self._repeat_counts(tokens, history_first_B, history_end_B),
+            start_B + counts_B,
+            flat_position_N[kept.scored_N] - 1,
+            kept.window_B,
+            category_N[kept.scored_N],
+            type_N[kept.scored_N],
+            repeat_counts_BC,
         )
 
-    def _repeat_counts(
-        self, tokens: IndexedTokens, first_B: np.ndarray, end_B: np.ndarray
-    ) -> np.ndarray:
-        """(B, C) counts of the categories of each history, as of its last event."""
-        history_N = concatenated_ranges(first_B, end_B)
-        row_N = np.repeat(np.arange(len(first_B)), end_B - first_B)
-        last_ms_N = tokens.time_ms[end_B[row_N] - 1]
-        weight_N = user_features.decay_weights(
-            tokens.time_ms[history_N], last_ms_N, self.decay_days
-        )
-        rows, width = len(first_B), self.categories.rows
-        return user_features.dense_repeat_counts(
-            row_N, tokens.category[history_N], weight_N, rows, width
-        )
+
+def index_in_run(counts_B: np.ndarray) -> np.ndarray:
+    """0, 1, .. within each of the consecutive runs of lengths `counts_B`."""
+    return np.arange(counts_B.sum()) - np.repeat(np.cumsum(counts_B) - counts_B, counts_B)
 
 
 def concatenated_ranges(first_B: np.ndarray, end_B: np.ndarray) -> np.ndarray:

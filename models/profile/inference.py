@@ -1,4 +1,4 @@
-"""Inference for the job: scores histories and windows of tokens in passes and times each pass.
+"""Inference for the job: scores histories and windows of tokens in passes.
 
 One forward pass of the causal trunk gives the profile before and the profile after the window: the
 state at the last event before the window does not depend on the window. Rows are sorted by length
@@ -6,7 +6,7 @@ and padded only to the longest of their group.
 
 A GPU computes a pass while the CPU encodes the next one: results are read after the last one.
 
-Shape suffixes as in models/profile/forward.py; k places of a ranking
+Shape suffixes as in models/profile/forward.py; k places of a ranking.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from liveprofile.events.modalities import Vectors
 from liveprofile.wire import histories as history_format
@@ -25,21 +26,16 @@ from liveprofile.wire.histories import Memories, MemoryToken
 from liveprofile.wire.token_columns import TokenColumns
 from liveprofile.wire.tokens import TYPE_INDEX, Token
 from models.profile import checkpoint
-from models.profile.device import (
-    Device,
-    passes,
-    select_device,
-    to_device,
-)
+from models.profile.device import Device, passes, select_device, to_device
 from models.profile.encoding import EncodedBatch, Encoder, Vocabulary
-from models.profile.forward import PassResult, forward
-from models.profile.modality_layers import collate
-from models.profile.network import BehaviourTransformer
-from models.profile.ranking import MemoryRanker
+from models.profile.forward import PassResult, best_categories, best_items, forward, rank
+from models.profile.network import BehaviourTransformer, collate
+from models.profile.ranker.memory import MemoryReader
 from models.profile.user_features import FEATURE_NAMES
-from models.profile.values.serving import CurvesAfter, score_curves
+from models.profile.values import CurvesAfter, score_curves
 
 TOP_K = 10
+RANKED_ROWS = 128  # at a time: their features fit in a core's cache
 SCRATCH_BYTES = 31 << 20
 
 
@@ -98,8 +94,9 @@ class ProfileModel:
         self._model = model.to(device)
         self._batch_rows = batch_rows
         self._lengths = (*(n for n in length_buckets if n < self.max_len), self.max_len)
-        ranked_items = min(max(card["ranked_items"], TOP_K), len(items))
-        self._ranker = MemoryRanker(self._model, items, categories, ranked_items, TOP_K)
+        self._ranked_items = min(max(card["ranked_items"], TOP_K), len(items))
+        self._k = min(TOP_K, len(categories)), min(TOP_K, len(items))
+        self._reader = MemoryReader(items, categories)
         self._encoder = Encoder(
             Vocabulary(items, model.shape.item_buckets),
             Vocabulary(categories, model.shape.category_buckets),
@@ -118,12 +115,12 @@ class ProfileModel:
 
         The model's names come first, then ids that the memories held.
         """
-        return self._ranker.items
+        return self._reader.items.names
 
     @property
     def categories(self) -> list[str]:
         """As `items`, for categories."""
-        return self._ranker.categories
+        return self._reader.categories.names
 
     @classmethod
     def load(
@@ -207,43 +204,67 @@ class ProfileModel:
         order_B = np.argsort(length_B, kind="stable")
         rows = len(order_B)
         if not rows:
-            none = np.empty((0, 0), np.float32)
-            return Scores(*[none] * 10, CurvesAfter([], [], {}))
+            return Scores(*[np.empty((0, 0), np.float32)] * 10, CurvesAfter([], [], {}))
         tokens = self._encoder.index_tokens(histories, windows)
-
         with torch.inference_mode():
+            parts = [order_B[part] for part in passes(rows, self._batch_rows)]
             results = [
-                self._forward(self._encoder.encode(tokens, order_B[part], self._lengths))
-                for part in passes(rows, self._batch_rows)
+                self._forward(self._encoder.encode(tokens, part_B, self._lengths))
+                for part_B in parts
             ]
             embedding_2BE = np.empty((2, rows, self.dim), np.float32)
             surprise_B = np.zeros(rows, np.float32)
-            first = 0
-            for result in results:
-                to = order_B[first : first + len(result.after_BD)]
-                first += len(to)
-                embedding_2BE[:, to] = result.embedding_2BE.cpu().numpy().reshape(2, len(to), -1)
-                total_B = np.bincount(result.row_S, result.surprise_S.cpu().numpy(), len(to))
-                surprise_B[to] = total_B / np.bincount(result.row_S, minlength=len(to)).clip(min=1)
+            for part_B, result in zip(parts, results, strict=True):
+                size = len(part_B)
+                embedding_2BE[:, part_B] = result.embedding_2BE.cpu().numpy().reshape(2, size, -1)
+                total_B = np.bincount(result.row_S, result.surprise_S.cpu().numpy(), size)
+                counts_B = np.bincount(result.row_S, minlength=size)
+                surprise_B[part_B] = total_B / counts_B.clip(min=1)
             input_order_B = to_device(np.argsort(order_B), self._device)
             after_BD = torch.cat([result.after_BD for result in results])[input_order_B]
             fused_BD = None
             if self.modalities and any(vectors):
                 fused_BD = after_BD + self._model.fusion(collate(vectors), rows)
-            ranked = self._ranker.rank(memories, after_BD, fused_BD)
+            interests, interests_p, items = self.rank(memories, after_BD, fused_BD)
             curves = score_curves(
                 self._model.value_curves,
-                self._ranker.windows(memories),
+                self._reader.windows(memories),
                 (user_features_before_BX, user_features_after_BX),
                 np.broadcast_to(window_days, rows),
             )
         return Scores(
             embedding_before=embedding_2BE[0].copy(),
             embedding_after=embedding_2BE[1].copy(),
-            **ranked._asdict(),
-            **curves._asdict(),
+            interests_after=interests,
+            interests_after_p=interests_p,
+            next_items=items,
             surprise=surprise_B,
+            **curves,
         )
+
+    def rank(
+        self, memories: Memories, h_BD: Tensor, fused_BD: Tensor | None = None
+    ) -> tuple[np.ndarray, ...]:
+        """Interests, their probabilities, next items as in Scores; h_BD, fused_BD as in `rank`.
+
+        The indexes are valid until the next call.
+        """
+        self._reader.make_room()
+        chunks = []
+        for part in passes(len(h_BD), RANKED_ROWS):
+            part_BD = h_BD[part]
+            ranked = rank(
+                self._model,
+                self._reader.read(memories.rows(part)),
+                part_BD,
+                self._ranked_items,
+                None if fused_BD is None else fused_BD[part],
+            )
+            tie_N = self._reader.item_tie_breaks(ranked.candidates.code_N)
+            k_categories, k_items = self._k
+            best = best_categories(ranked.categories, k_categories)
+            chunks.append((*best, best_items(ranked, tie_N, len(part_BD), k_items)))
+        return tuple(map(np.concatenate, zip(*chunks, strict=True)))
 
     def _forward(self, batch: EncodedBatch) -> PassResult:
         return forward(self._model, batch, self._device)

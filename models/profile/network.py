@@ -18,18 +18,20 @@ Sources
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from liveprofile.events.modalities import Modality
-from models.profile.encoding import BOS_TYPE, Groups, Layout
-from models.profile.modality_layers import Fusion
+from liveprofile.events.modalities import PLACE, Modality, Vectors
+from models.profile.device import to_device
+from models.profile.encoding import BOS_TYPE, Groups, Layout, hash_row
 from models.profile.ranker.network import Ranker
-from models.profile.values.head import ValueCurveHead
+from models.profile.values import ValueCurveHead
 
 
 class Shape(NamedTuple):
@@ -224,3 +226,127 @@ def top_k(scores_NC: Tensor, k: int) -> tuple[Tensor, Tensor]:
     from_fold_NK = (index_NK // k) * columns + column_NK.gather(1, index_NK % k)
     from_rest_NK = index_NK - k * folds + folds * columns
     return value_NK, torch.where(index_NK < k * folds, from_fold_NK, from_rest_NK)
+
+
+CELL_DEGREES = (0.05, 1.0)  # about 5 and 100 km
+CELL_ROWS = 1_024  # of each of the two grids
+
+
+class ModalityRows(NamedTuple):
+    """The vectors of one modality in a batch of B rows."""
+
+    row_K: np.ndarray  # row of each vector, 0..B-1
+    vector_KW: np.ndarray  # float32
+
+
+ModalityInputs = dict[Modality, ModalityRows]
+
+
+def collate(vectors: Sequence[Vectors]) -> ModalityInputs:
+    """Groups the vectors of B windows by modality."""
+    by_modality: dict[Modality, tuple[list[int], list[np.ndarray]]] = {}
+    for row, window_vectors in enumerate(vectors):
+        for modality, vector in window_vectors.items():
+            rows, columns = by_modality.setdefault(modality, ([], []))
+            rows.append(row)
+            columns.append(vector)
+    return {
+        modality: ModalityRows(np.array(rows), np.stack(columns))
+        for modality, (rows, columns) in by_modality.items()
+    }
+
+
+class Fusion(nn.Module):
+    """Projects vectors of the given modalities to the model width; ignores other modalities."""
+
+    def __init__(self, dim: int, modalities: Sequence[Modality] = ()):
+        super().__init__()
+        self.dim, self.modalities = dim, tuple(modalities)
+        heights = [len(CELL_DEGREES) * CELL_ROWS if m == PLACE else m.numbers for m in modalities]
+        self.weights = nn.ParameterList(torch.zeros(height, dim) for height in heights)
+
+    def forward(self, inputs: ModalityInputs, rows: int) -> Tensor:
+        """(B, D) to add to the states after B windows; zeros for windows without vectors."""
+        weight = self.weights[0] if len(self.weights) else torch.zeros(0)
+        fused_BD = weight.new_zeros(rows, self.dim)
+        for modality, weight_WD in zip(self.modalities, self.weights, strict=True):
+            if modality not in inputs:
+                continue
+            row_K, vector_KW = inputs[modality]
+            if modality == PLACE:
+                cell_K2 = to_device(grid_cells(vector_KW), weight_WD.device)
+                projected_KD = weight_WD[cell_K2].sum(1)
+            else:
+                projected_KD = (
+                    to_device(vector_KW, weight_WD.device).to(weight_WD.dtype) @ weight_WD
+                )
+            row_index_K = to_device(row_K, weight_WD.device)
+            fused_BD = fused_BD.index_add(0, row_index_K, projected_KD)
+        return fused_BD
+
+
+def grid_cells(place_K2: np.ndarray) -> np.ndarray:
+    """(K, 2) int64: the weight row of a place's cell in each of the two grids.
+
+    place_K2: latitude and longitude in degrees.
+    """
+    rows = []
+    for grid, degrees in enumerate(CELL_DEGREES):
+        lat_K, lon_K = np.floor(place_K2.astype(np.float64) / degrees).astype(np.int64).T
+        rows.append(grid * CELL_ROWS + ((lat_K * 73_856_093) ^ (lon_K * 19_349_663)) % CELL_ROWS)
+    return np.stack(rows, axis=1)
+
+
+class NewItems(NamedTuple):
+    """What a model knows of N new items."""
+
+    rows_ND: Tensor  # embedding rows
+    bias_N: Tensor
+    category_N: Tensor | None = None  # codes of their usual categories; 0: unknown; None: all are
+
+
+def add_items(
+    model: BehaviourTransformer, new: NewItems, position: int | None = None
+) -> BehaviourTransformer:
+    """A copy of the model with N more items.
+
+    They follow the first `position` items (None: all items). Outputs for the other items
+    do not change.
+    """
+    shape = model.shape
+    position = shape.items if position is None else position
+    start = shape.layout.item + 1 + position
+    wider = shape._replace(items=shape.items + len(new.bias_N))
+    grown = BehaviourTransformer(wider, model.fusion.modalities)
+    state = model.state_dict()
+    table = state["table"]
+    state["table"] = torch.cat([table[:start], new.rows_ND.to(table), table[start:]])
+    bias = state["item_bias"]
+    state["item_bias"] = torch.cat([bias[:position], new.bias_N.to(table), bias[position:]])
+    _insert_ranker_items(state, position, new)
+    biased_items = len(state["ranker.item_bias"]) - 1
+    grown.ranker = Ranker(shape.dim, shape.categories, wider.items, biased_items)
+    grown.value_curves = copy.deepcopy(model.value_curves)
+    grown.load_state_dict(state)
+    return grown.train(model.training)
+
+
+def _insert_ranker_items(state: dict[str, Tensor], position: int, new: NewItems) -> None:
+    """Adds items with the usual categories of `new` and without a bias."""
+    usual, count = state["ranker.item_category"], len(new.bias_N)
+    category_N = usual.new_zeros(count) if new.category_N is None else new.category_N.to(usual)
+    state["ranker.item_category"] = torch.cat([usual[:position], category_N, usual[position:]])
+    bias = state["ranker.item_bias"]  # entry 0: items without a bias
+    if position < len(bias) - 1:
+        rare = bias[:1].expand(count)
+        state["ranker.item_bias"] = torch.cat([bias[: 1 + position], rare, bias[1 + position :]])
+
+
+def hash_bucket_rows(model: BehaviourTransformer, items: list[str], new: list[str]) -> NewItems:
+    """New items with the rows of their hash buckets and the lowest bias.
+
+    A model with these reads the new items as before.
+    """
+    row_N = [hash_row(name, len(items), model.shape.item_buckets) for name in new]
+    rows_ND = model.table.detach()[model.shape.layout.item + np.array(row_N, np.int64)]
+    return NewItems(rows_ND, model.item_bias.detach().min().expand(len(new)))

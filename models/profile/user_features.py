@@ -5,8 +5,7 @@
 had each one, with decay: people consume much of what they consumed before (Anderson and others
 2014, "The dynamics of repeat consumption", doi:10.1145/2566486.2568018).
 
-Shape suffixes
-    N events of all rows   M pairs of a row and an item or category code
+Shape suffixes: N events of all rows.
 """
 
 from __future__ import annotations
@@ -21,26 +20,12 @@ from liveprofile.wire.token_columns import TokenColumns
 from liveprofile.wire.tokens import TYPE_INDEX
 
 _BASELINE_FEATURES = (
-    "windows",
-    "events",
-    "purchases",
-    "amount",
-    "purchase_windows",
-    "purchase_windows_decayed",
-    "purchases_decayed",
-    "amount_decayed",
-    "purchase_count_mean",
-    "purchase_count_std",
-    "purchase_amount_mean",
-    "purchase_amount_std",
+    *("windows", "events", "purchases", "amount", "purchase_windows", "purchase_windows_decayed"),
+    *("purchases_decayed", "amount_decayed", "purchase_count_mean", "purchase_count_std"),
+    *("purchase_amount_mean", "purchase_amount_std"),
 )
-FEATURE_NAMES = (
-    *_BASELINE_FEATURES,
-    "recency_days",
-    "history_days",
-    "history_events",
-    "history_amount",
-)
+_HISTORY_FEATURES = ("recency_days", "history_days", "history_events", "history_amount")
+FEATURE_NAMES = (*_BASELINE_FEATURES, *_HISTORY_FEATURES)
 NEVER_DAYS = 400.0  # recency of a user without a purchase
 
 
@@ -85,48 +70,15 @@ def feature_matrix(base: Baselines, recency: np.ndarray, history: ActivitySummar
     return np.log1p(np.maximum(np.column_stack(columns), 0.0)).astype(np.float32)
 
 
-class RepeatCounts(NamedTuple):
-    """Sparse decayed counts: how often the user of each row already had an item or category.
-
-    M pairs, ordered by row and code. Code 0 (no id) is never counted.
-    """
-
-    row_M: np.ndarray
-    code_M: np.ndarray  # row of the vocabulary
-    value_M: np.ndarray  # float32 log(1 + sum of `decay_weights`)
-
-    def dense(self, rows: int, width: int) -> np.ndarray:
-        """(rows, width) float32; drops codes from `width` on."""
-        table = np.zeros((rows, width), np.float32)
-        inside_M = self.code_M < width
-        table[self.row_M[inside_M], self.code_M[inside_M]] = self.value_M[inside_M]
-        return table
-
-
 def decay_weights(time_ms_N: np.ndarray, now_ms_N: np.ndarray, decay_days: float) -> np.ndarray:
     """(N,) exponential decay weights: an event `decay_days` before `now` weighs 1/e."""
     return np.exp((time_ms_N - now_ms_N) / (decay_days * DAY_MS))
 
 
 def repeat_counts(
-    row_N: np.ndarray, code_N: np.ndarray, weight_N: np.ndarray, width: int
-) -> RepeatCounts:
-    """Sums the weights of each pair of row and code. Codes lie in 0..width-1."""
-    has_id_N = code_N > 0
-    pairs_N = row_N[has_id_N] * width + code_N[has_id_N]
-    # As numpy.unique, but stable: a stable sort merges the presorted runs of the rows.
-    order_N = np.argsort(pairs_N, kind="stable")
-    pairs_N, weight_N = pairs_N[order_N], weight_N[has_id_N][order_N]
-    first_M = np.flatnonzero(np.diff(pairs_N, prepend=-1))
-    count_M = np.add.reduceat(weight_N, first_M)
-    row_M, code_M = np.divmod(pairs_N[first_M], width)
-    return RepeatCounts(row_M, code_M, np.log1p(count_M).astype(np.float32))
-
-
-def dense_repeat_counts(
     row_N: np.ndarray, code_N: np.ndarray, weight_N: np.ndarray, rows: int, width: int
 ) -> np.ndarray:
-    """As `repeat_counts(...).dense(rows, width)`, faster for a small `width`."""
+    """(rows, width) float32 log(1 + sum of the weights) of each code; code 0 (no id) counts 0."""
     count = np.bincount(row_N * width + code_N, weight_N, rows * width).reshape(rows, width)
     count[:, 0] = 0
     return np.log1p(count, dtype=np.float32)

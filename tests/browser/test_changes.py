@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from playwright.sync_api import expect
 
-from liveprofile.audit.results import AuditResult, store_result
-from liveprofile.kafka.records import read_topic, send_all
-from liveprofile.storage.cql import now_ms
 from services.definitions import read_kind
 from tests.browser.conftest import OTHERS, Console
 from tests.support.paths import ROOT
 
 pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("no_other_hosts")]
 STRICTER = ("purchase_amount_z >= threshold", "purchase_amount_z >= 9")
-FAULTY = {"event_id": "e1", "user_id": "anna", "event_type": "purchase", "amount": "12,5"}
 
 
 def test_two_people_change_the_rules(console: Console) -> None:
@@ -40,28 +34,6 @@ def test_two_people_change_the_rules(console: Console) -> None:
     expect(other.get_by_role("status")).to_contain_text("Applied by olga")
     rules = read_kind(console.job.settings, "rules").definitions.rules
     assert any(STRICTER[1] in rule.when for rule in rules)
-
-
-def test_operator_corrects_a_rejected_record(console: Console) -> None:
-    settings = console.job.settings
-    headers = {"reason": "BAD_NUMBER", "detail": "amount", "topic": settings.topics.events}
-    headers |= {"partition": "0", "offset": "5"}
-    send_all(settings, settings.topics.rejected, [(b"anna", json.dumps(FAULTY).encode(), headers)])
-    counts = {"in_topic": 5, "rejected": 1, "unaccounted": 0}
-    store_result(console.session, settings.topics.events, AuditResult(now_ms(), True, counts), 600)
-    page = console.open("/operations", key=console.admin_key)
-    expect(page.get_by_text("every record is accounted for")).to_be_visible()
-    page.get_by_role("link", name="bad number").click()
-    page.locator("tbody a").first.click()
-    payload = page.get_by_label("Payload (JSON)")
-    page.get_by_role("button", name="Send the corrected record").click()
-    expect(page.get_by_role("alert")).to_contain_text("unchanged")
-    payload.fill(payload.input_value().replace('"12,5"', "12.5"))
-    page.get_by_role("button", name="Send the corrected record").click()
-    expect(page.get_by_role("status")).to_contain_text("The record was sent")
-    [sent] = read_topic(settings, settings.topics.events)
-    assert json.loads(sent.value) == FAULTY | {"amount": 12.5}
-    assert sent.headers["resent_reason"] == b"BAD_NUMBER"
 
 
 def test_marketer_plans_a_campaign(console: Console) -> None:

@@ -92,16 +92,6 @@ def test_window_is_explained_by_keyboard(
     assert len(explaining.explainer.asked) == asked + 1
 
 
-def test_form_works_without_javascript(browser: Browser, explaining: Explaining) -> None:
-    options = {"java_script_enabled": False}
-    page = sign_in(browser, explaining.url, explaining.key, PATH, NARROW, "dark", **options)
-    page.get_by_role("button", name=NEWEST).press("Enter")
-    page.wait_for_url("**/user/explain")
-    expect(page.locator("main")).to_contain_text(EFFECT)
-    page.get_by_role("link", name="Back").click()
-    expect(page.get_by_role("heading", level=1)).to_have_text(f"User {KNOWN_USER}")
-
-
 @pytest.mark.parametrize(("width", "scheme"), [(NARROW, "light"), (WIDE, "dark")])
 def test_window_without_effects_and_refused_window(
     browser: Browser, explaining: Explaining, width: int, scheme: str

@@ -256,27 +256,6 @@ def test_job_that_replays_a_window_does_not_undo_its_correction(late_stream: Lat
             assert_equal_rows(actual[key], row)
 
 
-def test_user_whose_earlier_events_have_expired_is_left_out(late_stream: LateStream) -> None:
-    tables = late_stream.tables()
-    user = min(late_stream.book.used)
-    first = next(row for row in late_stream.rows if row["user_id"] == user)
-    expired = first["window_end_ms"]
-    events = len(first["events"].split("\x1e"))
-    rows = [
-        row | {"sums": [row["sums"][0] - 1, row["sums"][1] - events, *row["sums"][2:]]}
-        if row["user_id"] == user
-        else row
-        for row in late_stream.rows
-        if (row["user_id"], row["window_end_ms"]) != (user, expired)
-    ]
-    counts = late_stream._replace(rows=rows).correct(tables)
-    assert counts.incomplete == 1
-    assert not any(
-        revision_of(row) for (each, _), row in tables.sink.deltas.items() if each == user
-    )
-    assert any(revision_of(row) for row in tables.sink.deltas.values())
-
-
 def test_user_who_is_erased_meanwhile_is_left_out(late_stream: LateStream) -> None:
     tables = late_stream.tables()
     user = min(late_stream.book.used)

@@ -53,7 +53,7 @@ from tests.pipeline.test_corrections import (
 )
 from tests.reference.entity_features import Event as ScoredEvent
 from tests.reference.scoring import decide, read_events
-from tests.support.memory.corrections import KilledError, MemoryCorrectionTables, revision_of
+from tests.support.memory.corrections import MemoryCorrectionTables
 from tests.support.memory.feeds import RecordedMerges
 from tests.support.scoring_harness import assert_matches_reference
 from tests.support.streams import seeded, simulated
@@ -264,25 +264,3 @@ def test_corrected_tables_equal_those_of_one_id(merged_stream: MergedStream) -> 
     counts = late.correct(stored)
     assert (counts.windows, counts.merged) == (0, 0)
     assert str(again) == str((stored.sink.deltas, stored.marks))
-
-
-def test_run_after_kills_ends_with_the_same_tables(merged_stream: MergedStream) -> None:
-    stored = merged_stream.late.tables()
-    for writes in (1, 40, 200, 150, 100):
-        stored.writes_left = writes
-        with pytest.raises(KilledError):
-            merged_stream.late.correct(stored)
-    stored.writes_left = None
-    merged_stream.late.correct(stored)
-    assert_equals_one_id(merged_stream, stored)
-
-
-def test_an_alias_whose_events_have_expired_is_left_out(merged_stream: MergedStream) -> None:
-    stored = merged_stream.late.tables()
-    profile = stored.sink.profiles["user-3-phone"]
-    stored.sink.profiles["user-3-phone"] = profile._replace(events_total=profile.events_total + 1)
-    counts = merged_stream.late.correct(stored)
-    assert (counts.incomplete, counts.merged) == (1, len(merged_stream.merges.aliases()) - 1)
-    kept = {key: row for key, row in stored.sink.deltas.items() if key[0].startswith("user-3")}
-    assert {user for user, _ in kept} >= {"user-3", "user-3-phone"}
-    assert not any(revision_of(row) for (user, _), row in kept.items() if user == "user-3")

@@ -23,8 +23,8 @@ from liveprofile.events.modalities import PLACE, Modality
 from liveprofile.resources import product_path
 from liveprofile.settings import Settings, load
 from models.profile import checkpoint
-from models.profile.modality_layers import Fusion
 from models.profile.model_card import ModalityTrial
+from models.profile.network import Fusion
 from tests.pipeline.comparison import assert_equals_reference, in_one_partition
 from tests.pipeline.harness import is_utf8, run_profile_pipeline
 from tests.reference.profile import run_reference

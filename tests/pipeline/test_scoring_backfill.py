@@ -24,7 +24,7 @@ from liveprofile.features.entity import (
 from liveprofile.simulator import Shop, ShopConfig
 from liveprofile.units import DAY_MS
 from liveprofile.wire.scored_events import read_rows
-from models.fraud.datasets.simulated import simulate_shop
+from models.fraud.datasets.event_dataset import simulate_shop
 from models.fraud.model import FraudModel
 
 pytestmark = pytest.mark.pipeline

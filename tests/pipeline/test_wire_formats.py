@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import random
 import string
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.json as pj
 import pytest
 from pyflink.table import EnvironmentSettings, TableEnvironment
 
-from jobs.sql import tables
 from jobs.sql.event_views import register_functions
 from liveprofile.features.entity import parse_lists
 from liveprofile.wire import (
@@ -26,7 +21,6 @@ from liveprofile.wire import (
     output_records,
     scored_events,
     token_columns,
-    training_rows,
     window_events,
 )
 from liveprofile.wire.scored_events import ENTITIES, read_rows
@@ -316,30 +310,3 @@ def test_output_record_written_by_python_is_split_by_sql(
     query = f"SELECT number, {', '.join(columns[name] for name in names)} FROM messages"
     found = {row[0]: tuple(row)[1:] for row in select(t_env, query)}
     assert found == {number: parts for number, (_, parts) in enumerate(records)}
-
-
-def test_training_rows_written_by_flink_have_the_declared_columns(
-    t_env: TableEnvironment, rng: random.Random, tmp_path: Path
-) -> None:
-    rows = [
-        {
-            "user_id": text(rng),
-            "window_start_ms": number,
-            "window_end_ms": number + 1,
-            "events": text(rng),
-            "added": [0.5, float(number)],
-            "sums": [1e-9, 1e9],
-        }
-        for number in range(20)
-    ]
-    source, out = tmp_path / "rows.json", tmp_path / "out"
-    source.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
-    columns = training_rows.columns_sql(training_rows.PROFILE)
-    for name, folder in (("rows_in", source), ("rows_out", out)):
-        t_env.execute_sql(tables.file_sink(name, folder, columns))
-    t_env.execute_sql("INSERT INTO rows_out SELECT * FROM rows_in").wait()
-    written = b"".join(part.read_bytes() for part in sorted(out.rglob("part-*")))
-    options = pj.ParseOptions(
-        explicit_schema=training_rows.PROFILE, unexpected_field_behavior="error"
-    )
-    assert pj.read_json(pa.BufferReader(written), parse_options=options).to_pylist() == rows

@@ -19,15 +19,18 @@ class PlainProfileModel(ProfileModel):
 
     def _forward(self, batch: EncodedBatch) -> PassResult:
         model = self._model
-        row_S = np.repeat(np.arange(len(batch.before_B)), batch.scored_counts_B)
+        counts_B, after_B = batch.scored_counts_B, batch.after_B
+        row_S = np.repeat(np.arange(len(after_B)), counts_B)
+        first_B = np.minimum(np.cumsum(counts_B) - counts_B, len(row_S) - 1)
+        before_B = np.where(counts_B > 0, batch.scored_S[first_B], after_B)
         h_PD = model.trunk(torch.from_numpy(batch.embedding_rows_P7), batch.groups)
         repeat_counts_SC = torch.from_numpy(batch.repeat_counts_BC)[row_S]
         h_SD, index_S = h_PD[batch.scored_S], np.arange(len(row_S))
         category_SC = model.category_logits(h_SD, repeat_counts_SC).log_softmax(1)
         type_SK = model.type_logits(h_SD).log_softmax(1)
         return PassResult(
-            model.embeddings(h_PD[np.concatenate([batch.before_B, batch.after_B])]),
-            h_PD[batch.after_B],
+            model.embeddings(h_PD[np.concatenate([before_B, after_B])]),
+            h_PD[after_B],
             -(category_SC[index_S, batch.category_S] + type_SK[index_S, batch.type_S]),
             row_S,
         )

@@ -13,7 +13,7 @@ import numpy as np
 from cassandra.cluster import Session
 
 from liveprofile.storage import queries
-from models.profile.values.serving import CurvesAfter
+from models.profile.values import CurvesAfter
 from tests.reference.profile import Profile, divergence_part
 from tests.support.model_scores import WindowScores
 

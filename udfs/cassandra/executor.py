@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import logging
 import random
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, NoReturn
 
 from cassandra import CoordinationFailure, OperationTimedOut, Timeout, Unavailable
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, NoHostAvailable, Session
@@ -62,14 +61,12 @@ def backoff_s(attempts: int, jitter: float) -> float:
     return longest * (0.5 + 0.5 * jitter)
 
 
+@dataclass(slots=True, eq=False)
 class _Request:
-    __slots__ = ("attempts", "failing_since_s", "on_rows", "statement")
-
-    def __init__(self, statement: Statement, on_rows: Callable[[Sequence[Any]], None] | None):
-        self.statement = statement
-        self.on_rows = on_rows
-        self.attempts = 0
-        self.failing_since_s: float | None = None
+    statement: Statement
+    on_rows: Callable[[Sequence[Any]], None] | None
+    attempts: int = 0
+    failing_since_s: float = 0.0
 
 
 class StatementExecutor:
@@ -77,7 +74,8 @@ class StatementExecutor:
 
     All bookkeeping happens in the owner's thread; the driver's thread only puts answers in a
     queue. A failed request stays among the open ones until it succeeds, so failures slow the owner
-    down and no backlog builds up. `submit` and `drain` send the retries.
+    down and no backlog builds up. `submit` and `drain` send the failed ones again, together, when
+    no other request is under way.
 
     A request that fails for `cassandra.retry_timeout_ms`, or with an error that is not retryable,
     raises StoreError; after that every call raises the same error.
@@ -95,10 +93,8 @@ class StatementExecutor:
         # The driver answers every request within its time-out, so longer silence is a fault.
         self._max_silence_s = self._retry_timeout_s + 4 * settings.request_timeout_ms / 1000
         self._answers: SimpleQueue[tuple[_Request, Any, BaseException | None]] = SimpleQueue()
-        self._retries: list[tuple[float, int, _Request]] = []
-        self._numbers = itertools.count()
+        self._failed: list[_Request] = []
         self._open = 0
-        self._last_answer_s = time.monotonic()
         self._failure: StoreError | None = None
         self.retried = 0
 
@@ -110,8 +106,6 @@ class StatementExecutor:
         on_rows: called with the tuples that a SELECT returns.
         """
         self._wait_until_open_at_most(MAX_IN_FLIGHT - 1)
-        if self._open == 0:
-            self._last_answer_s = time.monotonic()
         self._open += 1
         self._send(_Request(statement, on_rows))
 
@@ -123,19 +117,25 @@ class StatementExecutor:
         if self._failure is not None:
             raise self._failure
         while self._open > limit:
-            self._send_due_retries()
+            if len(self._failed) == self._open:
+                self._retry()
             try:
-                request, rows, error = self._answers.get(timeout=self._poll_timeout_s())
+                request, rows, error = self._answers.get(timeout=self._max_silence_s)
             except Empty:
-                self._check_silence()
+                self._fail(f"got no answer for {self._max_silence_s:.0f} s, not even a time-out")
+            if error is not None:
+                self._note_failure(request, error)
                 continue
-            self._last_answer_s = time.monotonic()
-            if error is None:
-                self._open -= 1
-                if request.on_rows is not None:
-                    request.on_rows(rows or ())
-            else:
-                self._schedule_retry(request, error)
+            self._open -= 1
+            if request.on_rows is not None:
+                request.on_rows(rows or ())
+
+    def _retry(self) -> None:
+        failed, self._failed = self._failed, []
+        time.sleep(backoff_s(min(each.attempts for each in failed), random.random()))
+        for request in failed:
+            self.retried += 1
+            self._send(request)
 
     def _send(self, request: _Request) -> None:
         future = self._session.execute_async(request.statement, execution_profile=self._profile)
@@ -145,11 +145,11 @@ class StatementExecutor:
             errback=lambda error: put((request, None, error)),
         )
 
-    def _schedule_retry(self, request: _Request, error: BaseException) -> None:
+    def _note_failure(self, request: _Request, error: BaseException) -> None:
         now_s = time.monotonic()
-        request.attempts += 1
-        if request.failing_since_s is None:
+        if not request.attempts:
             request.failing_since_s = now_s
+        request.attempts += 1
         if not is_retryable(error):
             self._fail(f"refused: {describe_error(error)}")
         failing_s = now_s - request.failing_since_s
@@ -159,27 +159,10 @@ class StatementExecutor:
                 f" (cassandra.retry_timeout_ms = {self._retry_timeout_s * 1000:.0f}):"
                 f" {describe_error(error)}"
             )
-        if not self._retries:  # one line per outage, not one per request
+        if not self._failed:  # one line per outage, not one per request
             log.warning("Cassandra %s fails, retrying: %s", self._kind, describe_error(error))
-        due_s = now_s + backoff_s(request.attempts, random.random())
-        heapq.heappush(self._retries, (due_s, next(self._numbers), request))
+        self._failed.append(request)
 
-    def _send_due_retries(self) -> None:
-        while self._retries and self._retries[0][0] <= time.monotonic():
-            _, _, request = heapq.heappop(self._retries)
-            self.retried += 1
-            self._send(request)
-
-    def _poll_timeout_s(self) -> float:
-        if not self._retries:
-            return 1.0
-        return min(1.0, max(0.0, self._retries[0][0] - time.monotonic()))
-
-    def _check_silence(self) -> None:
-        silent_s = time.monotonic() - self._last_answer_s
-        if silent_s > self._max_silence_s:
-            self._fail(f"got no answer for {silent_s:.0f} s, not even a time-out")
-
-    def _fail(self, reason: str) -> None:
+    def _fail(self, reason: str) -> NoReturn:
         self._failure = StoreError(f"Cassandra {self._kind} {reason}")
         raise self._failure

@@ -16,7 +16,6 @@ from liveprofile.events.modalities import PLACE, TEXT, Modality, Vectors, add_te
 from liveprofile.events.window import parse_windows
 from liveprofile.features import window_features
 from liveprofile.feeds.feed import Current, Fixed
-from liveprofile.privacy.erasures import ErasureTable
 from liveprofile.rules import flag_policy
 from liveprofile.rules.conditions import AttributeValue
 from liveprofile.segments.policy import MembershipPolicy
@@ -29,11 +28,11 @@ from liveprofile.wire.tokens import TYPE_INDEX
 from udfs.attribute_reads import CachedAttributes
 from udfs.cassandra.memberships import rewrite_after_ms
 from udfs.privacy import (
+    ERASED,
     LaterFlags,
     LaterMemberships,
     LaterWindows,
-    allowed_windows,
-    refuse_erased,
+    usable_windows,
 )
 from udfs.profile import assemble
 from udfs.profile.model_feed import ActiveModels
@@ -191,27 +190,19 @@ class ProfileUpdater:
         MAX_CONSECUTIVE_FAILED_ROWS such rows, and StoreError if a write keeps failing. Any
         exception fails the task, and Flink replays the rows from its checkpoint.
         """
-        book = self._feeds.erasures.current()
-        later = refuse_erased(batch.user_id, batch.window_start_ms.tolist(), batch.events, book)
-        # The record of an erased event has no key: that would be the user's id.
-        sent = [[self._rejected("", event) for event in events] for events in later.refused]
-        if not later.rows:
-            return sent
-        batch = batch.take(later.rows)
-        for row, records in zip(later.rows, self._update_later(batch, book), strict=True):
-            sent[row] += records
-        return sent
-
-    def _update_later(self, batch: ProfileBatch, book: ErasureTable) -> list[list[str]]:
-        """`update` of windows that are not erased."""
-        allowed = allowed_windows(batch.user_id, batch.events, self._feeds.consents.current())
+        erasures = self._feeds.erasures.current()
+        starts_ms = batch.window_start_ms.tolist()
+        usable = usable_windows(
+            batch.user_id, starts_ms, batch.events, self._feeds.consents.current(), erasures
+        )
         sent = [
-            [self._rejected(user_id, event) for event in events]
-            for user_id, events in zip(batch.user_id, allowed.refused, strict=True)
+            # The record of an erased event has no key: that would be the user's id.
+            [self._rejected("" if each.reason == ERASED else user_id, each) for each in refused]
+            for user_id, refused in zip(batch.user_id, usable.refused, strict=True)
         ]
-        if not allowed.rows:
+        if not usable.rows:
             return sent
-        batch = batch.take(allowed.rows)._replace(events=allowed.events)
+        batch = batch.take(usable.rows)._replace(events=usable.events)
         self._later_users, *columns = self._later.without_past(
             batch.user_id,
             batch.window_start_ms.tolist(),
@@ -219,14 +210,14 @@ class ProfileUpdater:
             batch.purchases,
             batch.added,
             batch.sums,
-            book,
+            erasures,
         )
         history, purchases, sums = columns
         batch = batch._replace(history=history, purchases=purchases, sums=sums)
         for model, rows in self._models.current().split(batch.user_id):
             updated = self._update_rows(batch.take(rows), model)
             for row, records in zip(rows, updated, strict=True):
-                sent[allowed.rows[row]] += records
+                sent[usable.rows[row]] += records
         return sent
 
     def _update_rows(self, batch: ProfileBatch, model: ProfileModel) -> list[list[str]]:

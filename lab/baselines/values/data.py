@@ -1,6 +1,6 @@
 """Input, tuning and output of every baseline model of churn, spend and time to the next purchase.
 
-Predictions are made at moments (models/profile/evaluation/moments.py). Settings are tuned on
+Predictions are made at moments (models/profile/data/moments.py). Settings are tuned on
 validation only; the test moments have no labels here.
 
 Shape suffix: W moments.

@@ -32,8 +32,12 @@ from liveprofile.rules.flags import Severity
 from liveprofile.rules.rules import SCORE_FEATURE, SCORING_ONLY_FEATURES, Rule, RuleSet
 from liveprofile.simulator import ShopConfig
 from liveprofile.wire.tokens import EVENT_TYPES
-from models.fraud.datasets.event_dataset import EventDataset, concatenate, first_columns
-from models.fraud.datasets.simulated import simulate_dataset
+from models.fraud.datasets.event_dataset import (
+    EventDataset,
+    concatenate,
+    first_columns,
+    simulate_dataset,
+)
 from models.fraud.model import FraudModel, probability
 from models.fraud.training.drift_reference import drift_reference_of_dataset
 from models.fraud.training.fit import score_metrics

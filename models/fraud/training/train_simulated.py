@@ -21,8 +21,7 @@ from liveprofile.errors import InputError
 from liveprofile.features.entity import EVENT_FEATURES, ORDER_FEATURES
 from liveprofile.progress import Progress
 from liveprofile.simulator import ShopConfig
-from models.fraud.datasets.event_dataset import EventDataset, concatenate
-from models.fraud.datasets.simulated import simulate_dataset
+from models.fraud.datasets.event_dataset import EventDataset, concatenate, simulate_dataset
 from models.fraud.model import FraudModel
 from models.fraud.training.evaluate import DEFAULT_COSTS, AlertCosts, complete
 from models.fraud.training.fit import fit_model

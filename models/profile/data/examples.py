@@ -8,14 +8,17 @@ Shape suffixes
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from scipy.sparse import csr_array
+from torch import Tensor
 
 from liveprofile.disk_tables import mapped_zeros
 from liveprofile.units import DAY_MS
 from liveprofile.wire.tokens import TYPE_INDEX
-from models.profile import user_features
 from models.profile.data.training_rows import Streams
 from models.profile.encoding import (
     Layout,
@@ -24,22 +27,21 @@ from models.profile.encoding import (
     concatenated_ranges,
     embedding_rows,
     hash_row,
-    kept_token_counts,
+    history_weights,
+    index_in_run,
+    kept_tokens,
+    spans_ms,
 )
-from models.profile.user_features import RepeatCounts
+from models.profile.network import BehaviourTransformer
+from models.profile.recipes import Recipe
 
 PURCHASE, VIEW = TYPE_INDEX["purchase"], TYPE_INDEX["view"]
 
 # Probabilities of the event types that `augment` adds around a purchase. They are assumptions about
 # shops, not measured.
 BEFORE_PURCHASE = {
-    "view": 0.55,
-    "cart": 0.2,
-    "favorite": 0.08,
-    "search": 0.08,
-    "login": 0.04,
-    "coupon": 0.03,
-    "campaign": 0.02,
+    **{"view": 0.55, "cart": 0.2, "favorite": 0.08, "search": 0.08},
+    **{"login": 0.04, "coupon": 0.03, "campaign": 0.02},
 }
 AFTER_PURCHASE = {"review": 0.5, "share": 0.2, "return": 0.2, "follow": 0.1}
 WITHOUT_ITEM = ("search", "login", "campaign", "follow")
@@ -110,18 +112,18 @@ def build_corpus(
         spend_W=mapped_zeros(windows, np.float64),
         horizon_ms=horizon_days * DAY_MS,
     )
-    item_rows, category_rows = items.indexes(streams.items), categories.indexes(streams.categories)
-    item_hash_rows = _hash_rows(streams.items, items)
-    category_hash_rows = _hash_rows(streams.categories, categories)
+    look_ups = (
+        (corpus.item_N, streams.item_N, items.indexes(streams.items)),
+        (corpus.item_hash_N, streams.item_N, _hash_rows(streams.items, items)),
+        (corpus.category_N, streams.category_N, categories.indexes(streams.categories)),
+        (corpus.category_hash_N, streams.category_N, _hash_rows(streams.categories, categories)),
+    )
     for part_W, part_N in streams.parts():
-        item_N, category_N = streams.item_N[part_N], streams.category_N[part_N]
+        for rows_N, code_N, row_of in look_ups:
+            rows_N[part_N] = row_of[code_N[part_N]]
         user_W, end_ms_W = streams.user_W[part_W], streams.end_ms_W[part_W]
-        corpus.item_N[part_N] = item_rows[item_N]
-        corpus.item_hash_N[part_N] = item_hash_rows[item_N]
-        corpus.category_N[part_N] = category_rows[category_N]
-        corpus.category_hash_N[part_N] = category_hash_rows[category_N]
         corpus.position_W[part_W] = np.arange(len(user_W)) - np.searchsorted(user_W, user_W)
-        corpus.purchases_W[part_W], corpus.spend_W[part_W] = _purchases_in_part(
+        corpus.purchases_W[part_W], corpus.spend_W[part_W], _ = purchases_in_part(
             streams, part_W, part_N, user_W, end_ms_W, corpus.horizon_ms
         )
     return corpus
@@ -142,31 +144,23 @@ def slice_sequences(
     streams = corpus.streams
     first_B, last_B = streams.first_W[windows], streams.last_W[windows]
     previous_B = np.minimum(history_windows_B, corpus.position_W[windows])
-    all_history_B = first_B - streams.first_W[windows - previous_B]
-    history_B, window_B = kept_token_counts(all_history_B, last_B - first_B, max_len)
-    counts_B = history_B + window_B
-    rank_N = _index_in_run(counts_B)
-    row_N = np.repeat(np.arange(len(windows)), counts_B)
-    scored_N = rank_N >= history_B[row_N]
-    from_history_N = (first_B - history_B)[row_N] + rank_N
-    from_window_N = (last_B - counts_B)[row_N] + rank_N
-    source_N = np.where(scored_N, from_window_N, from_history_N)
+    history_first_B = streams.first_W[windows - previous_B]
+    kept = kept_tokens(history_first_B, first_B, first_B, last_B, max_len)
+    source_N = kept.source_N
     if random is not None:
-        source_N = _with_shuffled_ties(streams, first_B - all_history_B, last_B, source_N, random)
-    history_start_ms_B = streams.time_ms_N[first_B - all_history_B]
-    history_end_ms_B = streams.time_ms_N[np.maximum(first_B - 1, 0)]
+        source_N = _with_shuffled_ties(streams, history_first_B, last_B, source_N, random)
     return Sequences(
         source_N=source_N,
-        row_N=row_N,
+        row_N=kept.row_N,
         type_N=streams.type_N[source_N],
         amount_N=streams.amount_N[source_N],
         time_ms_N=streams.time_ms_N[source_N],
         without_ids_N=np.zeros(len(source_N), bool),
-        scored_N=scored_N,
-        history_first_B=first_B - all_history_B,
+        scored_N=kept.scored_N,
+        history_first_B=history_first_B,
         history_end_B=first_B,
-        history_B=all_history_B,
-        span_ms_B=np.where(all_history_B > 0, history_end_ms_B - history_start_ms_B, 0),
+        history_B=first_B - history_first_B,
+        span_ms_B=spans_ms(streams.time_ms_N, history_first_B, first_B),
     )
 
 
@@ -204,7 +198,7 @@ def augment(
     after_N = np.where(purchase_N, random.random(size) < EVENT_AFTER_P, 0)
     copies_N = 1 + before_N + after_N
     origin_M = np.repeat(np.arange(size), copies_N)
-    rank_M = _index_in_run(copies_N)
+    rank_M = index_in_run(copies_N)
     is_before_M, is_after_M = rank_M < before_N[origin_M], rank_M > before_N[origin_M]
 
     out = sequences.take(origin_M)
@@ -225,7 +219,7 @@ def augment(
     counts_B = np.bincount(out.row_N, minlength=out.rows)
     growth_B = counts_B / np.bincount(sequences.row_N, minlength=out.rows)
     out = out._replace(history_B=np.round(out.history_B * growth_B))
-    return out.take(_index_in_run(counts_B) >= (counts_B - (max_len - 1))[out.row_N])
+    return out.take(index_in_run(counts_B) >= (counts_B - (max_len - 1))[out.row_N])
 
 
 class TrainingBatch(NamedTuple):
@@ -237,8 +231,8 @@ class TrainingBatch(NamedTuple):
     item_N: np.ndarray  # rows of the vocabulary
     category_N: np.ndarray
     type_N: np.ndarray
-    category_repeat_counts: RepeatCounts  # of the whole history of each sequence
-    item_repeat_counts: RepeatCounts
+    category_repeat_counts: csr_array  # of the whole history of each sequence, by vocabulary row
+    item_repeat_counts: csr_array
 
 
 def build_batch(
@@ -258,15 +252,11 @@ def build_batch(
     item_N = np.where(sequences.without_ids_N, 0, ids.items(sequences.source_N))
     category_N = np.where(sequences.without_ids_N, 0, ids.categories(sequences.source_N))
 
-    history_N = concatenated_ranges(sequences.history_first_B, sequences.history_end_B)
-    sizes_B = sequences.history_end_B - sequences.history_first_B
-    row_N = np.repeat(np.arange(sequences.rows), sizes_B)
-    time_ms_N = corpus.streams.time_ms_N[history_N]
-    last_ms_B = corpus.streams.time_ms_N[np.maximum(sequences.history_end_B - 1, 0)]
-    weight_N = user_features.decay_weights(time_ms_N, last_ms_B[row_N], decay_days)
-
+    history_N, row_N, weight_N = history_weights(
+        corpus.streams.time_ms_N, sequences.history_first_B, sequences.history_end_B, decay_days
+    )
     counts_B = np.bincount(sequences.row_N, minlength=sequences.rows)
-    position_N = 1 + _index_in_run(counts_B)
+    position_N = 1 + index_in_run(counts_B)
     length = 1 + int(counts_B.max())
     flat_position_N = sequences.row_N * length + position_N
     embedding_rows_P7 = np.zeros((sequences.rows * length, len(layout) - 1), np.int32)
@@ -287,11 +277,24 @@ def build_batch(
         item_N,
         category_N,
         sequences.type_N,
-        user_features.repeat_counts(
-            row_N, ids.categories(history_N), weight_N, layout.type - layout.category
+        *(
+            _repeat_counts(row_N, code_N, weight_N, (sequences.rows, width))
+            for code_N, width in (
+                (ids.categories(history_N), layout.type - layout.category),
+                (ids.items(history_N), layout.category),
+            )
         ),
-        user_features.repeat_counts(row_N, ids.items(history_N), weight_N, layout.category),
     )
+
+
+def _repeat_counts(
+    row_N: np.ndarray, code_N: np.ndarray, weight_N: np.ndarray, shape: tuple[int, int]
+) -> csr_array:
+    """float32 log(1 + sum of the weights) of each row and code; code 0 (no id) counts 0."""
+    has_id_N = code_N > 0
+    counts = csr_array((weight_N[has_id_N], (row_N[has_id_N], code_N[has_id_N])), shape)
+    counts.data = np.log1p(counts.data).astype(np.float32)
+    return counts
 
 
 class _VocabularyRows:
@@ -300,11 +303,9 @@ class _VocabularyRows:
     def __init__(
         self, corpus: Corpus, layout: Layout, share: float, random: np.random.Generator | None
     ):
-        self._corpus = corpus
-        self._is_hashed = self._is_removed = None  # by vocabulary row
-        if random is not None:
-            draw = random.random(max(layout.category, layout.type - layout.category))
-            self._is_hashed, self._is_removed = draw < share, draw < 0.1 * share
+        self._corpus, self._share = corpus, share
+        rows = max(layout.category, layout.type - layout.category)
+        self._draw = random and random.random(rows)  # by vocabulary row
 
     def items(self, source_N: np.ndarray) -> np.ndarray:
         return self._read(self._corpus.item_N, self._corpus.item_hash_N, source_N)
@@ -314,38 +315,25 @@ class _VocabularyRows:
 
     def _read(self, row_N: np.ndarray, hash_N: np.ndarray, source_N: np.ndarray) -> np.ndarray:
         known_N = row_N[source_N]
-        if self._is_hashed is None:
+        if self._draw is None:
             return known_N
-        hashed_N = np.where(self._is_hashed[known_N], hash_N[source_N], known_N)
-        return np.where(self._is_removed[known_N], 0, hashed_N)
+        draw_N = self._draw[known_N]
+        hashed_N = np.where(draw_N < self._share, hash_N[source_N], known_N)
+        return np.where(draw_N < 0.1 * self._share, 0, hashed_N)
 
 
-def purchases_after(
-    streams: Streams, windows: np.ndarray, at_ms: np.ndarray, horizon_ms: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Number and total amount of purchases of each window's user in (at, at + horizon].
-
-    `windows` must ascend.
-    """
-    purchases, spend = np.zeros(len(windows), np.int64), np.zeros(len(windows))
-    for part_W, part_N in streams.parts():
-        in_part = slice(*np.searchsorted(windows, [part_W.start, part_W.stop]))
-        user = streams.user_W[windows[in_part]]
-        purchases[in_part], spend[in_part] = _purchases_in_part(
-            streams, part_W, part_N, user, at_ms[in_part], horizon_ms
-        )
-    return purchases, spend
-
-
-def _purchases_in_part(
+def purchases_in_part(
     streams: Streams,
     part_W: slice,
     part_N: slice,
     user_M: np.ndarray,
     at_ms_M: np.ndarray,
     horizon_ms: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """As `purchases_after`, for users `user_M` whose windows are all in one part."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Number and total amount of purchases of users in (at, at + horizon], and ms to the next one.
+
+    The windows of all these users are in the part. The ms are undefined without a purchase.
+    """
     counts_W = streams.last_W[part_W] - streams.first_W[part_W]
     purchase_N = streams.type_N[part_N] == PURCHASE
     user_N = np.repeat(streams.user_W[part_W], counts_W)[purchase_N]
@@ -360,7 +348,8 @@ def _purchases_in_part(
     # Separate sums: differences of a running total would depend on other users in the last bits.
     pairs = np.column_stack([first_M, last_M]).ravel()
     spend_M = np.add.reduceat(np.append(amount_N, 0.0), pairs)[::2]
-    return last_M - first_M, np.where(last_M > first_M, spend_M, 0.0)
+    wait_ms_M = np.append(time_ms_N[purchase_N], 0)[first_M] - at_ms_M
+    return last_M - first_M, np.where(last_M > first_M, spend_M, 0.0), wait_ms_M
 
 
 def _hash_rows(names: list[str], vocabulary: Vocabulary) -> np.ndarray:
@@ -369,13 +358,43 @@ def _hash_rows(names: list[str], vocabulary: Vocabulary) -> np.ndarray:
     return np.array(rows, np.int32)
 
 
-def _index_in_run(counts_B: np.ndarray) -> np.ndarray:
-    """0, 1, .. within each of the consecutive runs of lengths `counts_B`."""
-    return np.arange(counts_B.sum()) - np.repeat(np.cumsum(counts_B) - counts_B, counts_B)
-
-
 def _draw_types(
     probabilities: dict[str, float], size: int, random: np.random.Generator
 ) -> np.ndarray:
     types = [TYPE_INDEX[name] for name in probabilities]
     return random.choice(types, size, p=list(probabilities.values()))
+
+
+BATCH_ROWS = 100  # small, since callers may rank all items for each event of a batch
+
+
+class TrunkOutput(NamedTuple):
+    """The windows of one batch, their inputs and the trunk's states."""
+
+    windows: np.ndarray  # (B,) indexes into the corpus
+    sequences: Sequences
+    batch: TrainingBatch
+    h_PD: Tensor
+
+    def last_states(self) -> Tensor:
+        """(B, D) states after the last event of each window."""
+        batch = self.batch
+        last_B = np.searchsorted(
+            batch.flat_position_N, batch.length * np.arange(1, len(self.windows) + 1)
+        )
+        return self.h_PD[torch.from_numpy(batch.flat_position_N[last_B - 1])]
+
+
+def run_trunk(
+    model: BehaviourTransformer, corpus: Corpus, windows: np.ndarray, recipe: Recipe
+) -> Iterator[TrunkOutput]:
+    """Yields the trunk's output for `windows`, in inference mode on the CPU."""
+    with torch.inference_mode():
+        for first in range(0, len(windows), BATCH_ROWS):
+            part = windows[first : first + BATCH_ROWS]
+            history_B = np.full(len(part), recipe.history_windows)
+            sequences = slice_sequences(corpus, part, history_B, recipe.max_len)
+            batch = build_batch(corpus, sequences, model.shape.layout, recipe.decay_days)
+            groups = [(0, sequences.rows, batch.length)]
+            h_PD = model.trunk(torch.from_numpy(batch.embedding_rows_P7), groups)
+            yield TrunkOutput(part, sequences, batch, h_PD)

@@ -3,7 +3,8 @@
 A profile is read between a user's windows, also months after the last one. The label of a moment is
 what the user does in the horizon after it; what is known is the user's last closed window.
 
-Shape suffixes: M moments, W windows, P purchases.
+Shape suffixes: M moments or users, each at a given time; W windows of the corpus; F user features;
+X inputs of the value curves.
 """
 
 from __future__ import annotations
@@ -12,10 +13,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from liveprofile.features import baselines
+from liveprofile.features.baselines import SUMS
 from liveprofile.units import DAY_MS
-from models.profile.data.examples import PURCHASE, purchases_after
+from liveprofile.wire.histories import MEMORY_WINDOWS
+from models.profile import user_features
+from models.profile.data.examples import PURCHASE, Corpus, purchases_in_part
 from models.profile.data.prepared import Split
 from models.profile.data.training_rows import Streams
+from models.profile.recipes import Recipe
+from models.profile.values import PurchaseWindows, curve_inputs
 
 HORIZONS_DAYS = (7, 30, 90)
 
@@ -84,16 +91,13 @@ class Outcomes(NamedTuple):
 
 def outcomes(streams: Streams, moments: Moments, horizon_days: float) -> Outcomes:
     """The outcomes of moments whose windows ascend."""
-    horizon_ms = round(horizon_days * DAY_MS)
-    purchases_M, spend_M = purchases_after(streams, moments.window_M, moments.at_ms_M, horizon_ms)
-    bought_N = streams.type_N == PURCHASE
-    user_P = np.repeat(streams.user_W, streams.last_W - streams.first_W)[bought_N]
-    time_ms_P = np.append(streams.time_ms_N[bought_N], 0)
-    start_ms = int(min(time_ms_P[:-1].min(initial=0), moments.at_ms_M.min(initial=0)))
-    span_ms = int(max(time_ms_P.max(), moments.at_ms_M.max(initial=0))) - start_ms + 1
-    key_P = user_P * span_ms + time_ms_P[:-1] - start_ms
-    key_M = streams.user_W[moments.window_M] * span_ms + moments.at_ms_M - start_ms
-    wait_ms_M = time_ms_P[np.searchsorted(key_P, key_M, side="right")] - moments.at_ms_M
+    purchases_M, spend_M, wait_ms_M = np.zeros((3, len(moments.at_ms_M)))
+    for part_W, part_N in streams.parts():
+        part_M = slice(*np.searchsorted(moments.window_M, [part_W.start, part_W.stop]))
+        user_M, at_ms_M = streams.user_W[moments.window_M[part_M]], moments.at_ms_M[part_M]
+        purchases_M[part_M], spend_M[part_M], wait_ms_M[part_M] = purchases_in_part(
+            streams, part_W, part_N, user_M, at_ms_M, round(horizon_days * DAY_MS)
+        )
     days_M = np.where(purchases_M > 0, wait_ms_M / DAY_MS, float(horizon_days))
     return Outcomes(purchases_M == 0, spend_M, days_M)
 
@@ -111,3 +115,49 @@ def _last_windows(streams: Streams, of_user: np.ndarray, at_ms: np.ndarray) -> n
     key_W = streams.user_W * span_ms + streams.end_ms_W - start_ms
     key = streams.user_W[of_user] * span_ms + at_ms - start_ms
     return np.searchsorted(key_W, key, side="right") - 1
+
+
+AMOUNT, EVENTS = SUMS.index("amount"), SUMS.index("events")
+
+
+def validation_windows(corpus: Corpus, split: Split) -> np.ndarray:
+    """Windows whose horizon ends in the validation split, so that training uses none of them."""
+    windows = np.arange(len(corpus.streams.end_ms_W))
+    known_W = corpus.has_known_labels(windows, split.validation_until_ms)
+    return windows[known_W & ~corpus.has_known_labels(windows, split.train_until_ms)]
+
+
+def user_features_at(
+    corpus: Corpus, recipe: Recipe, windows: np.ndarray, at_ms: np.ndarray
+) -> np.ndarray:
+    """(M, F) float32 `user_features.feature_matrix` of the windows' users at `at_ms`."""
+    streams = corpus.streams
+    base = baselines.read_baselines(streams.sums_WS[windows], at_ms, recipe.decay_days)
+    first = windows - np.minimum(corpus.position_W[windows], recipe.history_windows)
+    total = {
+        column: np.concatenate([[0.0], np.cumsum(streams.added_WS[:, column])])
+        for column in (EVENTS, AMOUNT)
+    }
+    events, amount = (total[c][windows + 1] - total[c][first] for c in (EVENTS, AMOUNT))
+    days = (at_ms - streams.time_ms_N[streams.first_W[first]]) / DAY_MS
+    recency = user_features.recency_days(at_ms, streams.last_purchase_ms_W[windows])
+    return user_features.feature_matrix(
+        base, recency, user_features.ActivitySummary(days, events, amount)
+    )
+
+
+def inputs_at(corpus: Corpus, recipe: Recipe, windows: np.ndarray, at_ms: np.ndarray) -> np.ndarray:
+    """(M, X) inputs of the curves for the windows' users at times from the windows' ends on."""
+    streams = corpus.streams
+    bought_N = (streams.type_N == PURCHASE).astype(np.int64)
+    purchases_W = np.add.reduceat(bought_N, streams.first_W)
+    bought, before_W = PurchaseWindows.of(streams.user_W, streams.end_ms_W, purchases_W)
+    first = windows - np.minimum(corpus.position_W[windows], MEMORY_WINDOWS - 1)
+    return curve_inputs(
+        user_features_at(corpus, recipe, windows, at_ms),
+        bought,
+        streams.user_W[windows],
+        before_W[first],
+        before_W[windows + 1],
+        at_ms,
+    )

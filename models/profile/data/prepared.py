@@ -17,17 +17,17 @@ from liveprofile.errors import InputError
 from liveprofile.privacy import trained_users
 from liveprofile.privacy.trained_users import TrainedUsers
 from liveprofile.progress import Progress
-from models.profile import checkpoint, vocabulary_expansion
+from models.profile import checkpoint
 from models.profile.data import training_rows
 from models.profile.data.examples import Corpus, build_corpus
 from models.profile.data.training_rows import PART_WINDOWS, Streams
 from models.profile.encoding import Vocabulary, concatenated_ranges
 from models.profile.model_card import ModelCard
-from models.profile.network import BehaviourTransformer
+from models.profile.network import BehaviourTransformer, add_items, hash_bucket_rows
 from models.profile.recipes import Recipe
 from models.profile.text_encoder import TextEncoder
 
-RefitPart = Literal["validation", "test"]
+SplitName = Literal["validation", "test"]
 
 
 class Split(NamedTuple):
@@ -94,20 +94,16 @@ class Teacher(NamedTuple):
 
         An item needs at least recipe.new_item_events events. counts: events of each of `names`.
         """
-        known = set(self.items)
-        frequent = zip(*most_frequent(names, counts, recipe.item_names), strict=True)
+        known, frequent = set(self.items), most_frequent(names, counts, recipe.item_names)
         new = [
             name
-            for name, count in frequent
+            for name, count in zip(*frequent, strict=True)
             if name not in known and count >= recipe.new_item_events
         ]
         if not new:
             return self
-        model = vocabulary_expansion.add_items(
-            self.model, vocabulary_expansion.hash_bucket_rows(self.model, self.items, new)
-        )
-        model.eval().requires_grad_(False)
-        return self._replace(model=model, items=[*self.items, *new])
+        model = add_items(self.model, hash_bucket_rows(self.model, self.items, new))
+        return self._replace(model=model.eval().requires_grad_(False), items=[*self.items, *new])
 
 
 def trained_until_ms(card: ModelCard) -> int:
@@ -115,22 +111,15 @@ def trained_until_ms(card: ModelCard) -> int:
     return int(card.trained_until.timestamp() * 1000)
 
 
-def refuse_trained_part(
-    folder: Path, card: ModelCard, split: Split, part: Literal["validation", "test"]
-) -> None:
+def refuse_trained_part(folder: Path, card: ModelCard, split: Split, part: SplitName) -> None:
     """Raises InputError if the model was trained on windows of the part that shall measure it."""
-    until_ms = trained_until_ms(card)
     before = split.train_until_ms if part == "validation" else split.validation_until_ms
-    if until_ms <= before:
+    if trained_until_ms(card) <= before:
         return
-    remedy = "train it without --refit, or read the figures before the refit in its card"
-    if "refit" not in card.data:
-        remedy = "use the rows of its training, or newer ones"
-    elif part == "validation" and until_ms <= split.validation_until_ms:
-        remedy = "use --part test, or train it without --refit"
     raise InputError(
         f"model checkpoint {folder}: was trained on the {part} part (windows up to"
-        f" {card.data['train_until']}), which cannot measure it; {remedy}"
+        f" {card.data['train_until']}), which cannot measure it; use a later part or newer rows,"
+        " or train it without --refit"
     )
 
 
@@ -236,7 +225,7 @@ def prepare_streams(
 def prepare_refit(
     recipe: Recipe,
     data: PreparedData,
-    part: RefitPart,
+    part: SplitName,
     teacher: Teacher | None = None,
     incremental: bool = False,
 ) -> PreparedData:

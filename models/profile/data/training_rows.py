@@ -4,34 +4,37 @@ The rows are Parquet files. A user's history is the concatenation of the previou
 windows alone rebuild every stream. The baselines are the sums that the job's SQL computed.
 
 Shape suffixes: N tokens; W windows; R rows of a batch; S sums of
-liveprofile.features.baselines.SUMS.
+liveprofile.features.baselines.SUMS; K windows with a vector of a modality; V width of a vector.
 """
 
 from __future__ import annotations
 
 import gc
 import hashlib
+import tempfile
+from array import array
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import chain, count
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from liveprofile.disk_tables import DiskTables, mapped_zeros
+from liveprofile.disk_tables import disk_full_error, mapped_zeros
 from liveprofile.errors import InputError
-from liveprofile.events.modalities import NO_MODALITIES, Modality, add_text_vectors
+from liveprofile.events.modalities import NO_MODALITIES, Modality, Vectors, add_text_vectors
 from liveprofile.events.window import TrainingWindow, parse_training_window
 from liveprofile.features.baselines import SUMS
 from liveprofile.privacy.trained_users import USER_BYTES, user_key
 from liveprofile.wire.tokens import TYPE_INDEX
 from liveprofile.wire.training_rows import PROFILE
-from models.profile.data.modality_vectors import NO_VECTOR_INDEX, VectorSpool, WindowVectors
+from models.profile.device import passes
+from models.profile.encoding import concatenated_ranges
 from models.profile.text_encoder import TextEncoder
 
 PURCHASE = TYPE_INDEX["purchase"]
@@ -39,6 +42,7 @@ READ = pa.schema(map(PROFILE.field, ("user_id", "window_end_ms", "events", "adde
 BATCH_ROWS = 512
 BUFFER_BYTES = 1 << 20
 PART_WINDOWS = 20_000
+MAX_MODALITIES = 64  # each has an open file; more indicate encoder names that vary by event
 WINDOW_DTYPE = np.dtype(
     [
         ("user", f"S{USER_BYTES}"),
@@ -46,7 +50,6 @@ WINDOW_DTYPE = np.dtype(
         ("count", np.int64),
         ("added", np.float64, len(SUMS)),
         ("sums", np.float64, len(SUMS)),
-        ("vector_index", np.int64),  # as VectorSpool.add returned it
     ]
 )
 TOKEN_DTYPE = np.dtype(
@@ -59,6 +62,24 @@ TOKEN_DTYPE = np.dtype(
     ]
 )
 EMPTY_WINDOW = TrainingWindow([], 0, NO_MODALITIES, "")
+
+
+class WindowVectors(NamedTuple):
+    """The vectors of one modality, of K windows."""
+
+    window_K: np.ndarray  # ascending
+    row_K: np.ndarray  # row of the window's vector in vector_KV
+    vector_KV: np.ndarray  # float32, memory-mapped
+
+    def select(self, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Indexes into `windows` of those that have a vector, and their vectors."""
+        index = np.searchsorted(self.window_K, windows).clip(max=len(self.window_K) - 1)
+        selected = np.flatnonzero(self.window_K[index] == windows)
+        return selected, self.vector_KV[self.row_K[index[selected]]]
+
+    def shuffled(self, random: np.random.Generator) -> WindowVectors:
+        """The same vectors, randomly permuted among the windows."""
+        return self._replace(row_K=random.permutation(self.row_K))
 
 
 class Streams(NamedTuple):
@@ -102,7 +123,7 @@ class Streams(NamedTuple):
             digest.update(repr(tuple(modality)).encode())
             digest.update(vectors.window_K)
             for first in range(0, len(vectors.row_K), BATCH_ROWS):
-                digest.update(vectors.vector_KW[vectors.row_K[first : first + BATCH_ROWS]])
+                digest.update(vectors.vector_KV[vectors.row_K[first : first + BATCH_ROWS]])
         return digest.hexdigest()
 
     def parts(self) -> Iterator[tuple[slice, slice]]:
@@ -118,6 +139,60 @@ class Streams(NamedTuple):
             first = last
 
 
+class _Spool:
+    """Records that are appended to a temporary file, and memory-mapped at the end."""
+
+    def __init__(self, files: ExitStack, dtype: Any):
+        self._file = files.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
+        self._dtype, self.size = dtype, 0
+
+    def add(self, records: np.ndarray) -> None:
+        """Raises InputError for a full disk."""
+        try:
+            self._file.write(records.tobytes())
+            self._file.flush()
+        except OSError as error:
+            raise disk_full_error(error) from None
+        self.size += len(records)
+
+    def mapped(self) -> np.ndarray:
+        return np.asarray(np.memmap(self._file, self._dtype, "r", shape=self.size))
+
+
+class _VectorSpool:
+    """The vectors of windows, one file for each modality."""
+
+    def __init__(self, files: ExitStack):
+        self._files = files
+        self._spools: dict[Modality, tuple[_Spool, array[int]]] = {}
+
+    def add(self, window: int, vectors: Vectors) -> None:
+        """Raises InputError for a full disk and for more than MAX_MODALITIES modalities."""
+        for modality, vector in vectors.items():
+            if modality not in self._spools:
+                if len(self._spools) == MAX_MODALITIES:
+                    names = ", ".join(sorted(known.name for known in self._spools)[:5])
+                    raise InputError(
+                        f"training rows: vectors of more than {MAX_MODALITIES} encoders and"
+                        f" lengths, such as {names}; an encoder's name must stay the same from"
+                        " event to event"
+                    )
+                self._spools[modality] = _Spool(self._files, np.float32), array("q")
+            spool, windows = self._spools[modality]
+            spool.add(vector)
+            windows.append(window)
+
+    def by_window(self, place_W: np.ndarray) -> dict[Modality, WindowVectors]:
+        """All vectors, by modality. place_W: the sorted place of each window."""
+        vectors = {}
+        for modality, (spool, windows) in sorted(self._spools.items(), key=lambda each: each[0]):
+            window_K = place_W[np.asarray(windows)]
+            row_K = np.argsort(window_K)
+            vector_KV = spool.mapped().reshape(-1, modality.numbers)
+            vectors[modality] = WindowVectors(window_K[row_K], row_K, vector_KV)
+        return vectors
+
+
 class _RowBatch(NamedTuple):
     """R validated rows."""
 
@@ -126,14 +201,6 @@ class _RowBatch(NamedTuple):
     events: list[str]
     added: np.ndarray  # (R, S)
     sums: np.ndarray
-
-    def without(self, users: Collection[str]) -> _RowBatch:
-        """The rows of other users."""
-        kept = [row for row, user in enumerate(self.user_id) if user not in users]
-        if len(kept) == len(self.user_id):
-            return self
-        lists = ([column[row] for row in kept] for column in self[:3])
-        return _RowBatch(*lists, self.added[kept], self.sums[kept])
 
 
 def read(
@@ -150,37 +217,42 @@ def read(
     """
     # Codes follow the order of first occurrence until all names are known.
     items, categories = (defaultdict(count().__next__) for _ in range(2))
-    unusable = tokens = 0
-    with DiskTables() as rows, VectorSpool() as spool, _no_garbage_collection():
-        left_out = frozenset(without)
+    unusable, left_out = 0, frozenset(without)
+    with ExitStack() as files, _no_garbage_collection():
+        windows, tokens = _Spool(files, WINDOW_DTYPE), _Spool(files, TOKEN_DTYPE)
+        vector_spool = _VectorSpool(files)
         for batch in _read_batches(path, on_progress):
-            batch = batch.without(left_out)
-            windows = [
-                parse_training_window(packed) if packed else EMPTY_WINDOW for packed in batch.events
+            rows = [row for row, user in enumerate(batch.user_id) if user not in left_out]
+            parsed = [
+                parse_training_window(batch.events[row]) if batch.events[row] else EMPTY_WINDOW
+                for row in rows
             ]
-            unusable += sum(window.rejected for window in windows)
-            vectors = [window.modalities.vectors for window in windows]
+            unusable += sum(window.rejected for window in parsed)
+            used = [
+                (row, window) for row, window in zip(rows, parsed, strict=True) if window.tokens
+            ]
+            rows, parsed = [row for row, _ in used], [window for _, window in used]
+            vectors = [window.modalities.vectors for window in parsed]
             if encode_texts:
-                texts = [window.text for window in windows]
+                texts = [window.text for window in parsed]
                 vectors = add_text_vectors(vectors, texts, encode_texts)
-            vector_indexes = [spool.add(window_vectors) for window_vectors in vectors]
-            records = _sort_records(batch, windows, vector_indexes, items, categories)
-            tokens += len(records[1])
-            _add_rows(rows, *records)
-        if not rows.count("windows"):
+            for window, its_vectors in enumerate(vectors, windows.size):
+                vector_spool.add(window, its_vectors)
+            windows.add(_window_records(batch, rows, parsed))
+            tokens.add(_token_records(parsed, items, categories))
+        if not windows.size:
             raise InputError(f"training rows {path}: no events in them")
-        streams, duplicates_ms = _fill_streams(rows, tokens, spool, items, categories)
-    if duplicates_ms:
-        raise InputError(
-            f"training rows {path}: {len(duplicates_ms)} duplicate windows (same user and end), one"
-            f" ends at {duplicates_ms[0]}; keep the rows of one backfill only"
+        streams, place_W = _sorted_streams(
+            path, windows.mapped(), tokens.mapped(), items, categories
         )
-    return streams._replace(unusable_events=unusable)
+        return streams._replace(
+            unusable_events=unusable, window_vectors=vector_spool.by_window(place_W)
+        )
 
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """Disables garbage collection. Tokens form no cycles, and scanning them takes a tenth of the
+    """Disables garbage collection: tokens form no cycles, and scanning them takes a tenth of the
     time.
     """
     was_enabled = gc.isenabled()
@@ -192,141 +264,113 @@ def _no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _sort_records(
-    batch: _RowBatch,
-    parsed: list[TrainingWindow],
-    vector_indexes: list[int],
-    items: dict[str, int],
-    categories: dict[str, int],
-) -> tuple[np.ndarray, np.ndarray]:
-    """Window records and the tokens of one after the other. Leaves out windows without tokens."""
-    used = [row for row, window in enumerate(parsed) if window.tokens]
-    tokens = [parsed[row].tokens for row in used]
-    windows = np.empty(len(used), WINDOW_DTYPE)
-    windows["user"] = [user_key(batch.user_id[row]) for row in used]
-    windows["end_ms"] = [batch.window_end_ms[row] for row in used]
-    windows["count"] = [len(window_tokens) for window_tokens in tokens]
-    windows["vector_index"] = [vector_indexes[row] for row in used]
-    windows["added"], windows["sums"] = batch.added[used], batch.sums[used]
-    records = np.empty(windows["count"].sum(), TOKEN_DTYPE)
-    if used:
-        columns = zip(*chain.from_iterable(tokens), strict=True)
+def _window_records(batch: _RowBatch, rows: list[int], parsed: list[TrainingWindow]) -> np.ndarray:
+    records = np.empty(len(rows), WINDOW_DTYPE)
+    records["user"] = [user_key(batch.user_id[row]) for row in rows]
+    records["end_ms"] = [batch.window_end_ms[row] for row in rows]
+    records["count"] = [len(window.tokens) for window in parsed]
+    records["added"], records["sums"] = batch.added[rows], batch.sums[rows]
+    return records
+
+
+def _token_records(
+    parsed: list[TrainingWindow], items: dict[str, int], categories: dict[str, int]
+) -> np.ndarray:
+    records = np.empty(sum(len(window.tokens) for window in parsed), TOKEN_DTYPE)
+    if len(records):
+        columns = zip(*chain.from_iterable(window.tokens for window in parsed), strict=True)
         records["time_ms"], records["type"], item, category, records["amount"] = columns
         records["item"] = [items[name] for name in item]
         records["category"] = [categories[name] for name in category]
-    return windows, records
+    return records
 
 
-def _add_rows(rows: DiskTables, windows: np.ndarray, tokens: np.ndarray) -> None:
-    if len(windows):
-        parts = np.split(tokens, np.cumsum(windows["count"])[:-1])
-        columns = {
-            "user": windows["user"].tolist(),
-            "record": [window.tobytes() for window in windows],
-            "tokens": [part.tobytes() for part in parts],
-        }
-        arrays = {name: pa.array(values, pa.binary()) for name, values in columns.items()}
-        rows.add("windows", pa.record_batch({**arrays, "end_ms": windows["end_ms"]}))
-
-
-def _sorted_parts(rows: DiskTables) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields windows ordered by user and end, and their tokens.
-
-    All windows of a user are in one part.
-    """
-    windows, tokens = np.empty(0, WINDOW_DTYPE), np.empty(0, TOKEN_DTYPE)
-    for batch in rows.read("windows", "ORDER BY user, end_ms"):
-        read = (
-            np.frombuffer(b"".join(batch.column(name).to_pylist()), dtype)
-            for name, dtype in (("record", WINDOW_DTYPE), ("tokens", TOKEN_DTYPE))
-        )
-        windows, tokens = map(np.concatenate, zip((windows, tokens), read, strict=True))
-        complete = int(np.searchsorted(windows["user"], windows["user"][-1]))
-        if complete:
-            of_complete = int(windows["count"][:complete].sum())
-            yield windows[:complete], tokens[:of_complete]
-            windows, tokens = windows[complete:], tokens[of_complete:]
-    yield windows, tokens
-
-
-def _fill_streams(
-    rows: DiskTables,
-    tokens: int,
-    spool: VectorSpool,
+def _sorted_streams(
+    path: Path,
+    windows: np.ndarray,
+    tokens: np.ndarray,
     items: dict[str, int],
     categories: dict[str, int],
-) -> tuple[Streams, list[int]]:
-    """The streams, and the ends of duplicate windows of a user."""
-    items, item_code = _sorted_codes(items)
-    categories, category_code = _sorted_codes(categories)
-    windows = rows.count("windows")
+) -> tuple[Streams, np.ndarray]:
+    """The streams without vectors, and the sorted place of each window.
+
+    Raises InputError for duplicate windows.
+    """
+    order_W = np.lexsort((windows["end_ms"], windows["user"]))
+    place_W = np.empty_like(order_W)
+    place_W[order_W] = np.arange(len(order_W))
+    source_end_W = np.cumsum(windows["count"])
+    user_W, user_key_U = _numbered(windows["user"][order_W])
+    new_user_W = np.diff(user_W, prepend=-1) > 0
+    end_ms_W, count_W = (_mapped(windows[name][order_W]) for name in ("end_ms", "count"))
+    duplicates_ms = end_ms_W[~new_user_W & (np.diff(end_ms_W, prepend=0) == 0)]
+    if len(duplicates_ms):
+        raise InputError(
+            f"training rows {path}: {len(duplicates_ms)} duplicate windows (same user and end), one"
+            f" ends at {duplicates_ms[0]}; keep the rows of one backfill only"
+        )
+    item_names, item_code = _sorted_codes(items)
+    category_names, category_code = _sorted_codes(categories)
+    last_W = _mapped(np.cumsum(count_W))
     streams = Streams(
-        users=0,
-        items=items,
-        categories=categories,
-        item_N=mapped_zeros(tokens, np.int32),
-        category_N=mapped_zeros(tokens, np.int32),
-        type_N=mapped_zeros(tokens, np.int32),
-        amount_N=mapped_zeros(tokens, np.float64),
-        time_ms_N=mapped_zeros(tokens, np.int64),
-        user_W=mapped_zeros(windows, np.int64),
-        end_ms_W=mapped_zeros(windows, np.int64),
-        first_W=mapped_zeros(windows, np.int64),
-        last_W=mapped_zeros(windows, np.int64),
-        added_WS=mapped_zeros((windows, len(SUMS)), np.float64),
-        sums_WS=mapped_zeros((windows, len(SUMS)), np.float64),
-        last_purchase_ms_W=mapped_zeros(windows, np.int64),
+        users=len(user_key_U),
+        items=item_names,
+        categories=category_names,
+        item_N=mapped_zeros(len(tokens), np.int32),
+        category_N=mapped_zeros(len(tokens), np.int32),
+        type_N=mapped_zeros(len(tokens), np.int32),
+        amount_N=mapped_zeros(len(tokens), np.float64),
+        time_ms_N=mapped_zeros(len(tokens), np.int64),
+        user_W=user_W,
+        end_ms_W=end_ms_W,
+        first_W=_mapped(last_W - count_W),
+        last_W=last_W,
+        added_WS=mapped_zeros((len(windows), len(SUMS)), np.float64),
+        sums_WS=mapped_zeros((len(windows), len(SUMS)), np.float64),
+        last_purchase_ms_W=mapped_zeros(len(windows), np.int64),
         unusable_events=0,
         window_vectors={},
-        user_key_U=np.empty(0, f"S{USER_BYTES}"),
+        user_key_U=user_key_U,
     )
-    user_keys: list[np.ndarray] = []
-    window_of = np.empty(spool.windows, np.int64)
-    users = first_window = first_token = 0
-    duplicates_ms = []
-    for windows, tokens in _sorted_parts(rows):
-        part_W = slice(first_window, first_window + len(windows))
-        part_N = slice(first_token, first_token + len(tokens))
-        new_user = np.concatenate([[True], windows["user"][1:] != windows["user"][:-1]])
-        is_duplicate = ~new_user & (np.diff(windows["end_ms"], prepend=0) == 0)
-        duplicates_ms += windows["end_ms"][is_duplicate].tolist()
-        last = np.cumsum(windows["count"])
-        first = last - windows["count"]
-        streams.item_N[part_N] = item_code[tokens["item"]]
-        streams.category_N[part_N] = category_code[tokens["category"]]
-        streams.type_N[part_N] = tokens["type"]
-        streams.amount_N[part_N] = tokens["amount"]
-        streams.time_ms_N[part_N] = tokens["time_ms"]
-        streams.user_W[part_W] = users - 1 + np.cumsum(new_user)
-        streams.end_ms_W[part_W] = windows["end_ms"]
-        streams.first_W[part_W] = first_token + first
-        streams.last_W[part_W] = first_token + last
-        streams.added_WS[part_W] = windows["added"]
-        streams.sums_WS[part_W] = windows["sums"]
-        streams.last_purchase_ms_W[part_W] = _last_purchase(tokens, first, new_user)
-        with_vectors = np.flatnonzero(windows["vector_index"] != NO_VECTOR_INDEX)
-        window_of[windows["vector_index"][with_vectors]] = first_window + with_vectors
-        users += int(new_user.sum())
-        user_keys.append(windows["user"][new_user])
-        first_window, first_token = part_W.stop, part_N.stop
-    read = streams._replace(
-        users=users,
-        window_vectors=spool.by_window(window_of),
-        user_key_U=np.concatenate(user_keys),
-    )
-    return read, duplicates_ms
+    for part_W in passes(len(windows), PART_WINDOWS):
+        first, last = streams.first_W[part_W], last_W[part_W]
+        part_N, source_W = slice(first[0], last[-1]), order_W[part_W]
+        source_end = source_end_W[source_W]
+        of_part = tokens[concatenated_ranges(source_end - count_W[part_W], source_end)]
+        streams.item_N[part_N] = item_code[of_part["item"]]
+        streams.category_N[part_N] = category_code[of_part["category"]]
+        for name in ("type", "amount", "time_ms"):
+            getattr(streams, f"{name}_N")[part_N] = of_part[name]
+        streams.added_WS[part_W] = windows["added"][source_W]
+        streams.sums_WS[part_W] = windows["sums"][source_W]
+        purchase_ms_N = np.where(of_part["type"] == PURCHASE, of_part["time_ms"], 0)
+        newest_W = np.maximum.reduceat(purchase_ms_N, first - first[0])
+        streams.last_purchase_ms_W[part_W] = newest_W
+    _carry_over(streams.last_purchase_ms_W, new_user_W)
+    return streams, place_W
 
 
-def _last_purchase(tokens: np.ndarray, first_W: np.ndarray, new_user_W: np.ndarray) -> np.ndarray:
-    """(W,) time in ms of the user's last purchase up to each window; 0 for none."""
-    purchase_ms_N = np.where(tokens["type"] == PURCHASE, tokens["time_ms"], 0)
-    newest_W = np.maximum.reduceat(purchase_ms_N, first_W)
-    # The purchases of a later window are all newer, so the last window with a purchase counts, if
-    # it belongs to the same user.
-    window_W = np.arange(len(first_W))
+def _numbered(user_W: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The number of each window's user, and each user's key. `user_W` ascends."""
+    is_new_W = np.append(True, user_W[1:] != user_W[:-1])
+    return _mapped(np.cumsum(is_new_W) - 1), user_W[is_new_W]
+
+
+def _mapped(values: np.ndarray) -> np.ndarray:
+    mapped = mapped_zeros(values.shape, values.dtype)
+    mapped[:] = values
+    return mapped
+
+
+def _carry_over(newest_ms_W: np.ndarray, new_user_W: np.ndarray) -> None:
+    """Gives windows without a purchase the time of the user's last one before, in place.
+
+    The purchases of a later window are all newer.
+    """
+    window_W = np.arange(len(newest_ms_W))
     first_of_user_W = np.maximum.accumulate(np.where(new_user_W, window_W, 0))
-    last_with_purchase_W = np.maximum.accumulate(np.where(newest_W > 0, window_W, 0))
-    return np.where(last_with_purchase_W >= first_of_user_W, newest_W[last_with_purchase_W], 0)
+    last_W = np.maximum.accumulate(np.where(newest_ms_W > 0, window_W, 0))
+    newest_ms_W[:] = np.where(last_W >= first_of_user_W, newest_ms_W[last_W], 0)
 
 
 def _read_batches(path: Path, on_progress: Callable[[int, int], None]) -> Iterator[_RowBatch]:

@@ -63,10 +63,6 @@ class UserBootstrap:
             _average_precision(first_N, true_N), _average_precision(second_N, true_N)
         )
 
-    def spearman(self, first_N: np.ndarray, second_N: np.ndarray, truth_N: np.ndarray) -> Interval:
-        """Rank correlation with the truth."""
-        return self._difference(_spearman(first_N, truth_N), _spearman(second_N, truth_N))
-
     def _difference(self, first: WeightedMetric, second: WeightedMetric) -> Interval:
         def difference(count_U: np.ndarray) -> float:
             weight_N = count_U[self._user_N].astype(float)
@@ -89,7 +85,10 @@ def _auc(score_N: np.ndarray, true_N: np.ndarray) -> WeightedMetric:
         positive_N = np.where(true_N, weight_N, 0.0)
         negative_N = weight_N - positive_N
         pairs = positive_N.sum() * negative_N.sum()
-        return positive_N @ _midranks(group_N, negative_N) / pairs if pairs else np.nan
+        # Of each prediction, the negatives with lower scores plus half of those with its own.
+        weight_G = np.bincount(group_N, negative_N)
+        below_N = (np.cumsum(weight_G) - weight_G / 2)[group_N]
+        return positive_N @ below_N / pairs if pairs else np.nan
 
     return metric
 
@@ -108,23 +107,3 @@ def _average_precision(score_N: np.ndarray, true_N: np.ndarray) -> WeightedMetri
         return positive_G[has_positive_G] @ precision_G / positive_G.sum()
 
     return metric
-
-
-def _spearman(score_N: np.ndarray, truth_N: np.ndarray) -> WeightedMetric:
-    groups = [np.unique(values_N, return_inverse=True)[1] for values_N in (score_N, truth_N)]
-
-    def metric(weight_N: np.ndarray) -> float:
-        # The mean of the midranks is half of the total weight.
-        score_rank_N, truth_rank_N = (
-            _midranks(group_N, weight_N) - weight_N.sum() / 2 for group_N in groups
-        )
-        spread = (weight_N @ score_rank_N**2) * (weight_N @ truth_rank_N**2)
-        return weight_N @ (score_rank_N * truth_rank_N) / np.sqrt(spread) if spread else np.nan
-
-    return metric
-
-
-def _midranks(group_N: np.ndarray, weight_N: np.ndarray) -> np.ndarray:
-    """(N,) weight of all lower groups plus half of the own; group numbers ascend with the score."""
-    weight_G = np.bincount(group_N, weight_N)
-    return (np.cumsum(weight_G) - weight_G / 2)[group_N]

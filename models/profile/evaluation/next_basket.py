@@ -61,40 +61,23 @@ class BasketScores(NamedTuple):
     hit_rate: np.ndarray
 
 
-def class_of(streams: Streams, kind: Kind) -> tuple[np.ndarray, list[str]]:
-    """The (N,) code of each token and the name of each code."""
-    if kind == "item":
-        return streams.item_N, streams.items
-    return streams.category_N, streams.categories
-
-
 def next_baskets(streams: Streams, kind: Kind, windows: np.ndarray) -> NextBaskets:
     """The sets of `windows`, which must ascend, as targets of the rankings stored before them.
 
     Leaves out each user's first window, and windows whose events have no id.
     """
-    code_N, names = class_of(streams, kind)
-    codes = len(names)
-    nameless = np.array([not name for name in names])
-    counts_W = streams.last_W - streams.first_W
-    all_window_N = np.repeat(np.arange(len(counts_W)), counts_W)
-
-    user_N = streams.user_W[all_window_N]
-    key_K, first_token_K = np.unique(user_N * codes + code_N, return_index=True)
-    first_window_K = all_window_N[first_token_K]
-
-    follows_W = streams.user_W[windows] == streams.user_W[np.maximum(windows - 1, 0)]
-    windows = windows[follows_W & (windows > 0)]
-    token_N = concatenated_ranges(streams.first_W[windows], streams.last_W[windows])
-    member_N = ~nameless[code_N[token_N]] & (streams.type_N[token_N] != RETURN)
-    token_N = token_N[member_N]
-    pair_M = np.unique(all_window_N[token_N] * codes + code_N[token_N])
-    window_M, code_M = np.divmod(pair_M, codes)
+    baskets, user_W = Baskets.from_streams(streams, kind), streams.user_W
+    user_L = user_W[baskets.window_L]
+    key_L = user_L * baskets.codes + baskets.code_L
+    key_K, first_K = np.unique(key_L, return_index=True)  # of each user and code
+    follows_W = (windows > 0) & (user_W[windows] == user_W[np.maximum(windows - 1, 0)])
+    windows = windows[follows_W]
+    line_M = concatenated_ranges(baskets.first_W[windows], baskets.first_W[windows + 1])
+    window_M, code_M = baskets.window_L[line_M], baskets.code_L[line_M]
+    first_window_M = baskets.window_L[first_K][np.searchsorted(key_K, key_L[line_M])]
     target_W, row_M = np.unique(window_M, return_inverse=True)
-    user_W = streams.user_W[target_W]
-    index_M = np.searchsorted(key_K, user_W[row_M] * codes + code_M)
     return NextBaskets(
-        target_W - 1, user_W, row_M, code_M, first_window_K[index_M] < window_M, codes
+        target_W - 1, user_W[target_W], row_M, code_M, first_window_M < window_M, baskets.codes
     )
 
 
@@ -129,7 +112,9 @@ class Baskets(NamedTuple):
 
     @classmethod
     def from_streams(cls, streams: Streams, kind: Kind) -> Baskets:
-        code_N, names = class_of(streams, kind)
+        code_N, names = streams.category_N, streams.categories
+        if kind == "item":
+            code_N, names = streams.item_N, streams.items
         windows, codes = len(streams.user_W), len(names)
         window_N = np.repeat(np.arange(windows), streams.last_W - streams.first_W)
         nameless = np.array([not name for name in names])

@@ -1,10 +1,18 @@
 """Baseline models of next baskets, tuned on validation like the user model.
 
-Popularity, the user's own counts and an LSTM (models/profile/evaluation/recurrent.py). Popularity
-comes from the training windows, or from training and validation when the test split is ranked.
+Popularity, the user's own counts and an LSTM. Popularity comes from the training windows, or from
+training and validation when the test split is ranked.
 
-Shape suffixes: W windows of the streams, L lines (a code in a window), R rows (a user at the end of
-a window), E windows in the past of a row, C codes, K places.
+The LSTM (Hochreiter and Schmidhuber 1997, doi:10.1162/neco.1997.9.8.1735) works as GRU4Rec (Hidasi
+et al. 2016, arXiv:1511.06939): it reads the codes of all windows in order, those of one window in a
+random order that is drawn anew for each epoch, and predicts the next code by a softmax over sampled
+codes with the logQ correction (Bengio and Senecal 2008). The state after a window ranks all named
+codes.
+
+Shape suffixes
+    W windows of the streams   L lines (a code in a window)   R rows (a user at the end of a window)
+    E windows in the past of a row   C codes   K places   B sequences of a batch   T steps
+    D width   V named codes and one row for all others   N targets   S sampled codes
 """
 
 from __future__ import annotations
@@ -15,14 +23,14 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 from scipy.sparse import csr_array
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from liveprofile.progress import Progress
 from liveprofile.units import DAY_MS
 from models.profile.data.prepared import Split
 from models.profile.data.training_rows import Streams
 from models.profile.encoding import concatenated_ranges
-from models.profile.evaluation import recurrent
 from models.profile.evaluation.next_basket import (
     NO_CODE,
     PLACES,
@@ -121,7 +129,7 @@ def rank_baselines(
         lambda each: quality(each.rank(baskets, tuning.window_W, train_popularity_C)),
         lambda done, total: on_progress(f"own_counts, {kind}", done, total),
     )
-    lstm = recurrent.fit(
+    lstm = fit_recurrent(
         nn.LSTM,
         baskets,
         split.train,
@@ -161,3 +169,180 @@ def coordinate_search(
                 best, best_quality = candidate, its_quality
             on_try(tried, total)
     return best
+
+
+WIDTH = 64
+NAMES = 16_384
+STEPS = 64
+BATCH_SEQUENCES = 64
+SAMPLED = 256
+LEARNING_RATE = 5e-3
+EPOCHS = 4
+SEED = 20170930
+
+
+Cell = type[nn.GRU] | type[nn.LSTM]
+
+
+class RecurrentRanker(nn.Module):
+    """Row 0 of the table stands for all codes without a name."""
+
+    def __init__(self, names: int, cell: Cell):
+        super().__init__()
+        self.table = nn.Embedding(1 + names, WIDTH)
+        nn.init.normal_(self.table.weight, std=WIDTH**-0.5)
+        self.cell = cell(WIDTH, WIDTH, batch_first=True)
+        self.bias = nn.Parameter(torch.zeros(1 + names))
+
+    def forward(self, row_BT: Tensor) -> Tensor:
+        """(B, T, D) state after each step."""
+        return self.cell(self.table(row_BT))[0]
+
+
+class Fitted(NamedTuple):
+    """A trained network and the code of each of its rows."""
+
+    model: RecurrentRanker
+    code_V: np.ndarray  # of the rows from 1 on
+    epochs: int
+
+    def rank(self, baskets: Baskets, windows: np.ndarray) -> np.ndarray:
+        """(R, K) codes after each of `windows`, best first. Raises nothing for an empty past."""
+        row_L = _rows(self.code_V, baskets)[_shuffled(baskets, np.random.default_rng(SEED))]
+        best = []
+        with torch.inference_mode():
+            weight, bias = self.model.table.weight[1:], self.model.bias[1:]
+            for h_RD in _states(self.model, baskets, row_L, windows).split(512):
+                scores = torch.addmm(bias, h_RD, weight.T)
+                best.append(scores.topk(min(PLACES, len(self.code_V))).indices.numpy())
+        return self.code_V[np.concatenate(best)]
+
+
+def fit_recurrent(
+    cell: Cell,
+    baskets: Baskets,
+    train_windows: np.ndarray,
+    quality: Callable[[Fitted], float],
+    on_epoch: Callable[[int, int], None] = lambda done, total: None,
+) -> Fitted:
+    """Trains on the lines of `train_windows`; keeps the epoch with the highest `quality`."""
+    torch.manual_seed(SEED)
+    random = np.random.default_rng(SEED)
+    counts_C = np.zeros(baskets.codes)
+    in_train_L = np.isin(baskets.window_L, train_windows)
+    np.add.at(counts_C, baskets.code_L[in_train_L], 1)
+    code_V = np.argsort(-counts_C, kind="stable")[: min(NAMES, int((counts_C > 0).sum()))]
+    row_of_L = _rows(code_V, baskets)
+    log_q_V = np.log(np.concatenate([[1.0], counts_C[code_V]]) / counts_C.sum())
+    share_V = np.exp(log_q_V) / np.exp(log_q_V).sum()
+    model = RecurrentRanker(len(code_V), cell)
+    steps = -(-int(in_train_L.sum()) // (STEPS * BATCH_SEQUENCES))
+    optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, LEARNING_RATE, total_steps=EPOCHS * (steps + 1), pct_start=0.1
+    )
+    best_quality, best = -np.inf, None
+    for epoch in range(1, EPOCHS + 1):
+        order_L = _shuffled(baskets, random)
+        row_NT, weight_NT = _sequences(baskets, row_of_L[order_L], in_train_L)
+        for index in np.array_split(random.permutation(len(row_NT)), steps):
+            negatives = torch.from_numpy(random.choice(len(share_V), SAMPLED, p=share_V))
+            row_BT, weight_BT = torch.from_numpy(row_NT[index]), torch.from_numpy(weight_NT[index])
+            h_BTD = model(row_BT[:, :-1])
+            loss = _loss(model, h_BTD, row_BT[:, 1:], weight_BT[:, 1:], negatives, log_q_V)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+        fitted = Fitted(model, code_V, epoch)
+        if (its_quality := quality(fitted)) > best_quality:
+            best_quality, best = (
+                its_quality,
+                (epoch, {k: v.clone() for k, v in model.state_dict().items()}),
+            )
+        on_epoch(epoch, EPOCHS)
+    model.load_state_dict(best[1])
+    return Fitted(model, code_V, best[0])
+
+
+def _loss(
+    model: RecurrentRanker,
+    h_BTD: Tensor,
+    target_BT: Tensor,
+    weight_BT: Tensor,
+    negatives: Tensor,
+    log_q_V: np.ndarray,
+) -> Tensor:
+    """Mean cross-entropy of the named targets among themselves and the sampled codes."""
+    used = (weight_BT > 0) & (target_BT > 0)
+    h_ND, target_N = h_BTD[used], target_BT[used]
+    log_q = torch.from_numpy(log_q_V).float()
+    true_N = (h_ND * model.table(target_N)).sum(1) + model.bias[target_N] - log_q[target_N]
+    false_NS = torch.addmm(model.bias[negatives] - log_q[negatives], h_ND, model.table(negatives).T)
+    false_NS = false_NS.masked_fill(target_N[:, None] == negatives, -torch.inf)
+    logits = torch.cat([true_N[:, None], false_NS], 1)
+    return F.cross_entropy(logits, torch.zeros(len(target_N), dtype=torch.long))
+
+
+def _rows(code_V: np.ndarray, baskets: Baskets) -> np.ndarray:
+    """(L,) row of each line."""
+    row_C = np.zeros(baskets.codes, np.int64)
+    row_C[code_V] = 1 + np.arange(len(code_V))
+    return row_C[baskets.code_L]
+
+
+def _shuffled(baskets: Baskets, random: np.random.Generator) -> np.ndarray:
+    """(L,) an order of the lines that is random within each window."""
+    return np.lexsort((random.random(len(baskets.code_L)), baskets.window_L))
+
+
+def _sequences(
+    baskets: Baskets, row_L: np.ndarray, in_train_L: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(N, T) rows of each user's training lines in pieces of STEPS, and 1 for a line, 0 for none.
+
+    A piece begins with the last line of the piece before it.
+    """
+    row_L, user_L = row_L[in_train_L], baskets.user_W[baskets.window_L[in_train_L]]
+    first_L = np.searchsorted(user_L, user_L)
+    rank_L = np.arange(len(user_L)) - first_L
+    piece_L, place_L = np.divmod(rank_L, STEPS)
+    new_L = (np.diff(user_L, prepend=-1) != 0) | (np.diff(piece_L, prepend=-1) != 0)
+    number_L = np.cumsum(new_L) - 1
+    row_NT = np.zeros((number_L[-1] + 1, 1 + STEPS), np.int64)
+    weight_NT = np.zeros((len(row_NT), 1 + STEPS), np.float32)
+    row_NT[number_L, 1 + place_L] = row_L
+    weight_NT[number_L, 1 + place_L] = 1
+    continued = np.flatnonzero(new_L & (piece_L > 0))
+    row_NT[number_L[continued], 0] = row_L[continued - 1]
+    return row_NT, weight_NT
+
+
+def _states(
+    model: RecurrentRanker, baskets: Baskets, row_L: np.ndarray, windows: np.ndarray
+) -> Tensor:
+    """(R, D) states after the last line of each of `windows`; zeros before the first line."""
+    first_R = baskets.first_W[baskets.first_of_user_W[windows]]
+    end_R = baskets.first_W[windows + 1]
+    states = torch.zeros(len(windows), WIDTH)
+    starts, member_R = np.unique(first_R, return_inverse=True)
+    last_S = np.zeros(len(starts), np.int64)
+    np.maximum.at(last_S, member_R, end_R)
+    by_start = np.split(np.argsort(member_R, kind="stable"), np.cumsum(np.bincount(member_R))[:-1])
+    order = np.argsort(last_S - starts)
+    for chunk in np.array_split(order, max(1, len(order) // BATCH_SEQUENCES)):
+        length = int((last_S - starts)[chunk].max())
+        if length == 0:
+            continue
+        row_BT = np.zeros((len(chunk), length), np.int64)
+        for place, start in enumerate(chunk):
+            lines = row_L[starts[start] : last_S[start]]
+            row_BT[place, : len(lines)] = lines
+        h_BTD = model(torch.from_numpy(row_BT))
+        for place, start in enumerate(chunk):
+            rows = by_start[start]
+            steps = end_R[rows] - starts[start]
+            rows, steps = rows[steps > 0], steps[steps > 0]
+            states[torch.from_numpy(rows)] = h_BTD[place, torch.from_numpy(steps - 1)]
+    return states

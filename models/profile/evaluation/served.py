@@ -1,4 +1,4 @@
-"""What the job would have stored after each window of the training rows.
+"""What the job would have stored after each window of the training rows, against baseline models.
 
 `ProfileModel.score` is called with the tokens that the operator passes, so the rankings are the
 served ones, with the served candidates.
@@ -9,25 +9,52 @@ Shape suffixes: W windows, K places of a ranking.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from typing import NamedTuple
+import subprocess
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+import orjson
 
+from liveprofile.errors import InputError
+from liveprofile.events.modalities import TEXT
 from liveprofile.progress import Progress
+from liveprofile.resources import ROOT
 from liveprofile.units import DAY_MS
 from liveprofile.value_curves import VALUES, ValueCurves
 from liveprofile.wire.histories import MEMORY_WINDOWS, Memories, MemoryToken, window_text
 from liveprofile.wire.token_columns import TokenColumns
-from models.profile.data.moments import Moments
+from models.profile import checkpoint, text_encoder
+from models.profile.data import training_rows
+from models.profile.data.examples import build_corpus
+from models.profile.data.moments import Moments, user_features_at
+from models.profile.data.prepared import SplitName, refuse_trained_part, split_by_time
 from models.profile.data.training_rows import Streams
-from models.profile.encoding import concatenated_ranges
-from models.profile.evaluation.any_time import Predictions
-from models.profile.evaluation.next_basket import codes_of
+from models.profile.encoding import Vocabulary, concatenated_ranges
+from models.profile.evaluation.any_time import (
+    Baseline,
+    Predictions,
+    any_time_report,
+    linear_baselines,
+)
+from models.profile.evaluation.next_basket import (
+    KINDS,
+    Kind,
+    codes_of,
+    compare_rankings,
+    next_baskets,
+    subset,
+)
+from models.profile.evaluation.next_basket_baselines import RankBaselines, rank_baselines
 from models.profile.inference import ProfileModel, Scores
+from models.profile.recipes import Recipe
 from models.profile.user_features import FEATURE_NAMES
 
 WINDOWS_PER_CALL = 2_000
+MOST_WINDOWS = 50_000  # random ones of a larger split: bounds memory and time
 
 
 class ServedRankings(NamedTuple):
@@ -102,7 +129,7 @@ def served_values(
     for part, scores in stored_scores(model, streams, moments.window_M, user_features_WX, 0):
         windows = moments.window_M[part]
         stored = scores.value_curves
-        if stored is None or horizon_days not in stored.horizon_days:
+        if horizon_days not in stored.horizon_days:
             return Predictions()
         horizon = stored.horizon_days.index(horizon_days)
         curves = ValueCurves(
@@ -147,3 +174,98 @@ def _tokens(streams: Streams, first_W: np.ndarray, end_W: np.ndarray) -> TokenCo
         [streams.categories[code] for code in streams.category_N[token_N].tolist()],
         streams.amount_N[token_N],
     )
+
+
+def checkpoint_report(
+    recipe: Recipe,
+    rows_path: Path,
+    folder: Path,
+    split_name: SplitName,
+    on_progress: Progress = lambda *_: None,
+    rank: RankBaselines = rank_baselines,
+    fit_values: Callable[..., dict[str, Baseline]] = linear_baselines,
+) -> dict[str, Any]:
+    """The metrics of the model checkpoint in `folder` and of the baseline models.
+
+    The recipe splits the rows by time. fit_values: from corpus and recipe, then as FitBaselines.
+    Raises InputError, also for a model that was trained on windows of the split.
+    """
+    model, items, categories, card = checkpoint.load(folder)
+    encode_texts = text_encoder.encode if TEXT in model.fusion.modalities else None
+    streams = training_rows.read(
+        rows_path, lambda done, total: on_progress("read", done, total), encode_texts
+    )
+    split = split_by_time(recipe, streams.end_ms_W)
+    refuse_trained_part(folder, card, split, split_name)
+    corpus = build_corpus(
+        streams,
+        Vocabulary(items, model.shape.item_buckets),
+        Vocabulary(categories, model.shape.category_buckets),
+        card.horizon_days,
+    )
+    served = ProfileModel.load(folder, device="cpu")
+
+    def next_basket(kind: Kind) -> dict[str, Any] | None:
+        """Metrics by part (all, repeat, explore); None if no window has a successor."""
+        targets = next_baskets(streams, kind, getattr(split, split_name))
+        targets = subset(targets, MOST_WINDOWS)
+        if not len(targets.window_W):
+            return None
+        ranking = served_rankings(
+            served, streams, targets.window_W, recipe.history_windows, on_progress
+        )
+        baselines = rank(streams, kind, split, targets, split_name == "test", on_progress)
+        rankings = {name: baseline.ranking_RK for name, baseline in baselines.items()}
+        return {
+            **compare_rankings(targets, getattr(ranking, kind), rankings),
+            "chosen": {name: baseline.settings for name, baseline in baselines.items()},
+        }
+
+    def stored_values(moments: Moments, days: int) -> Predictions:
+        """What the curves that each user's last window has stored say at the moment."""
+        end_ms_M = streams.end_ms_W[moments.window_M]
+        features_MX = user_features_at(corpus, recipe, moments.window_M, end_ms_M)
+        return served_values(served, streams, moments, features_MX, days, on_progress)
+
+    fit = partial(fit_values, corpus, recipe)
+    return {
+        "version": card.version,
+        "part": split_name,
+        "rows": streams.fingerprint(),
+        "next_basket": {kind: next_basket(kind) for kind in KINDS},
+        "any_time": any_time_report(streams, split, split_name, stored_values, fit, on_progress),
+    }
+
+
+def logged(file: Path, recipe: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Returns `measure()`, a report on a test part, after appending it to the log.
+
+    The report has "version" (of the checkpoint) and "rows" (the fingerprint of the data); the rest
+    are the figures. Raises InputError before measuring if the log cannot be written: no look may go
+    unlogged.
+    """
+    try:
+        with file.open("ab") as log:
+            report = measure()
+            look = {
+                "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+                "commit": _commit(),
+                "recipe": recipe,
+                "checkpoint": report["version"],
+                "rows": report["rows"],
+                "figures": {key: report[key] for key in report if key not in ("version", "rows")},
+            }
+            log.write(orjson.dumps(look) + b"\n")
+    except OSError as error:
+        raise InputError(f"test log {file}: {error.strerror}") from None
+    return report
+
+
+def _commit() -> str:
+    """The commit of the code, with "+changes" if files differ from it; "" without a repository."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--dirty=+changes"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:  # no git
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -10,6 +10,7 @@ Shape suffixes
 from __future__ import annotations
 
 import zlib
+from array import array
 from typing import NamedTuple
 
 import numpy as np
@@ -172,73 +173,6 @@ def pairs(tokens: MemoryTokens, code_T: np.ndarray) -> Pairs:
     return Pairs(row_M, code_M, np.column_stack(columns).astype(np.float32), category_M)
 
 
-class MemoryReader:
-    """Turns the memories of a batch into codes.
-
-    A user's memory shares all but one of its windows with the one before, so each window is parsed
-    once and remembered. max_windows: how many, before `make_room` forgets them.
-    """
-
-    def __init__(
-        self, items: list[str], categories: list[str], max_windows: int = MAX_CACHED_WINDOWS
-    ):
-        self.items, self.categories = _Codes(items), _Codes(categories)
-        self._windows, self._max_windows = _Windows(self.items, self.categories), max_windows
-
-    def make_room(self) -> None:
-        """Forgets ids if there are many. Codes of earlier results are invalid afterwards."""
-        if len(self._windows) > self._max_windows:
-            for cache in (self._windows, self.items, self.categories):
-                cache.reset()
-
-    def item_tie_breaks(self, code_N: np.ndarray) -> np.ndarray:
-        """(N,) float32 that order items with equal scores, below TIE_BREAK."""
-        return self.items.tie_break.values()[code_N]
-
-    def read(self, texts: Memories) -> MemoryTokens:
-        """The tokens of n memories."""
-        known, count = self._windows, len(texts.windows)
-        window_V = np.fromiter(map(known.__getitem__, texts.windows), np.int64, count)
-        first_V = known.first_token.values()[window_V]
-        end_V = known.end_token.values()[window_V]
-        token_T = concatenated_ranges(first_V, end_V)
-        return memory_tokens(
-            np.repeat(np.arange(len(texts.sizes)), texts.sizes),
-            known.end_ms.values()[window_V],
-            end_V - first_V,
-            known.item.values()[token_T],
-            known.category.values()[token_T],
-            len(texts.sizes),
-        )
-
-    def windows(self, texts: Memories) -> MemoryWindows:
-        """The windows of n memories."""
-        known = self._windows
-        window_V = np.fromiter(map(known.__getitem__, texts.windows), np.int64, len(texts.windows))
-        return MemoryWindows(
-            texts.sizes, known.end_ms.values()[window_V], known.purchases.values()[window_V]
-        )
-
-
-class _GrowingArray:
-    """An array to which single values are appended."""
-
-    def __init__(self, dtype: type):
-        self._values, self._size = np.zeros(1_024, dtype), 0
-
-    def append(self, value: float) -> None:
-        if self._size == len(self._values):
-            self._values = np.concatenate([self._values, np.zeros_like(self._values)])
-        self._values[self._size] = value
-        self._size += 1
-
-    def values(self) -> np.ndarray:
-        return self._values[: self._size]
-
-    def __len__(self) -> int:
-        return self._size
-
-
 class _Codes(dict[str, int]):
     """id -> code: 0 for an empty id, the names, then further ids as they appear."""
 
@@ -252,9 +186,7 @@ class _Codes(dict[str, int]):
         self.names[:] = self._first_names
         self.update((name, 1 + index) for index, name in enumerate(self.names))
         self[""] = 0
-        self.tie_break = _GrowingArray(np.float32)  # by code
-        for _ in range(1 + len(self.names)):
-            self.tie_break.append(0.0)
+        self.tie_break = array("f", [0.0]) * (1 + len(self.names))  # by code
 
     def __missing__(self, name: str) -> int:
         self.names.append(name)
@@ -266,30 +198,73 @@ class _Codes(dict[str, int]):
         return self[name]
 
 
-class _Windows(dict[str, int]):
-    """Text of a window -> its index in the arrays of windows, which point to those of tokens."""
+class MemoryReader:
+    """Turns the memories of a batch into codes.
 
-    def __init__(self, items: _Codes, categories: _Codes):
-        super().__init__()
-        self._items, self._categories = items, categories
-        self.reset()
+    A user's memory shares all but one of its windows with the one before, so each window is parsed
+    once and remembered. max_windows: how many, before `make_room` forgets them.
+    """
 
-    def reset(self) -> None:
-        self.clear()
-        self.end_ms, self.first_token, self.end_token, self.item, self.category = (
-            _GrowingArray(np.int64) for _ in range(5)
+    def __init__(
+        self, items: list[str], categories: list[str], max_windows: int = MAX_CACHED_WINDOWS
+    ):
+        self.items, self.categories, self._max_windows = (
+            _Codes(items),
+            _Codes(categories),
+            max_windows,
         )
-        self.purchases = _GrowingArray(np.int64)
+        self._forget()
 
-    def __missing__(self, text: str) -> int:
+    def _forget(self) -> None:
+        self._window_of: dict[str, int] = {}  # text of a window -> its index in the arrays
+        self._end_ms, self._purchases, self._item, self._category = (array("q") for _ in range(4))
+        self._first_token = array("q", [0])  # of each window, and of the next one
+
+    def make_room(self) -> None:
+        """Forgets ids if there are many. Codes of earlier results are invalid afterwards."""
+        if len(self._window_of) > self._max_windows:
+            self.items.reset()
+            self.categories.reset()
+            self._forget()
+
+    def item_tie_breaks(self, code_N: np.ndarray) -> np.ndarray:
+        """(N,) float32 that order items with equal scores, below TIE_BREAK."""
+        return np.asarray(self.items.tie_break)[code_N]
+
+    def read(self, texts: Memories) -> MemoryTokens:
+        """The tokens of n memories."""
+        window_V = self._windows(texts.windows)
+        first_token = np.asarray(self._first_token)
+        first_V, end_V = first_token[window_V], first_token[window_V + 1]
+        token_T = concatenated_ranges(first_V, end_V)
+        return memory_tokens(
+            np.repeat(np.arange(len(texts.sizes)), texts.sizes),
+            np.asarray(self._end_ms)[window_V],
+            end_V - first_V,
+            np.asarray(self._item)[token_T],
+            np.asarray(self._category)[token_T],
+            len(texts.sizes),
+        )
+
+    def windows(self, texts: Memories) -> MemoryWindows:
+        """The windows of n memories."""
+        window_V = self._windows(texts.windows)
+        columns = (np.asarray(each) for each in (self._end_ms, self._purchases))
+        return MemoryWindows(texts.sizes, *(column[window_V] for column in columns))
+
+    def _windows(self, texts: list[str]) -> np.ndarray:
+        for text in texts:
+            if text not in self._window_of:
+                self._add(text)
+        return np.fromiter(map(self._window_of.__getitem__, texts), np.int64, len(texts))
+
+    def _add(self, text: str) -> None:
         tokens = histories.read_window(text)
-        self.first_token.append(len(self.item))
         for token in tokens:
             returned = token.type_index == RETURN
-            self.item.append(self._items["" if returned else token.item])
-            self.category.append(self._categories["" if returned else token.category])
-        self.end_token.append(len(self.item))
-        self.end_ms.append(histories.read_end_ms(text))
-        self.purchases.append(sum(token.type_index == PURCHASE for token in tokens))
-        self[text] = index = len(self.end_ms) - 1
-        return index
+            self._item.append(self.items["" if returned else token.item])
+            self._category.append(self.categories["" if returned else token.category])
+        self._first_token.append(len(self._item))
+        self._end_ms.append(histories.read_end_ms(text))
+        self._purchases.append(sum(token.type_index == PURCHASE for token in tokens))
+        self._window_of[text] = len(self._window_of)

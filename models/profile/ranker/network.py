@@ -61,11 +61,9 @@ class CategoryLogits(NamedTuple):
     further_M: Tensor
 
 
-class FeaturePart(NamedTuple):
-    """Some of the features of M pairs: rows of a table of N."""
-
-    features_NF: Tensor
-    index_M: Tensor | None = None  # N: all features are 0; None: the rows are the pairs'
+# Some of the features of M pairs: a table of N rows and the row of each pair; N: all features are
+# 0; None: the rows are the pairs'.
+FeaturePart = tuple[Tensor, Tensor | None]
 
 
 class PairScorer(nn.Module):
@@ -154,7 +152,7 @@ class Ranker(nn.Module):
         rows = torch.arange(len(state_BZ), device=state_BZ.device)
         absent_B = self.categories((), state_BZ, rows)
         row_M = _tensor(category.row_M, state_BZ)
-        present = FeaturePart(_tensor(category.features_MF, state_BZ))
+        present = _tensor(category.features_MF, state_BZ), None
         present_M = self.categories((present,), state_BZ, row_M)
         more_M = present_M - absent_B.index_select(0, row_M)
         base_BC = F.linear(state_BZ, self.category_rows, self.category_bias)
@@ -242,24 +240,7 @@ def memory_pairs(tokens: MemoryTokens) -> tuple[Pairs, Pairs]:
 def _part(pairs_of: Pairs, index_N: np.ndarray, like: Tensor) -> FeaturePart:
     """The features of the pairs with these indexes; -1: zeros."""
     index_N = np.where(index_N < 0, len(pairs_of.row_M), index_N)
-    return FeaturePart(_tensor(pairs_of.features_MF, like), _tensor(index_N, like))
-
-
-def _rows_or_zero(table_MF: np.ndarray, index_N: np.ndarray) -> np.ndarray:
-    """Rows of a table; zeros where the index is -1."""
-    padded = np.concatenate([table_MF, np.zeros((1, table_MF.shape[1]), np.float32)])
-    return padded[index_N]
-
-
-def item_features(
-    item: Pairs, category: Pairs, item_N: np.ndarray, category_N: np.ndarray
-) -> np.ndarray:
-    """(N, 2 F) features of items and of their categories, by indexes of pairs; -1: zeros."""
-    features = (
-        _rows_or_zero(item.features_MF, item_N),
-        _rows_or_zero(category.features_MF, category_N),
-    )
-    return np.concatenate(features, axis=1)
+    return _tensor(pairs_of.features_MF, like), _tensor(index_N, like)
 
 
 def _known(code_M: np.ndarray, named: int) -> np.ndarray:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 TABLE, FIGURE = "curves.csv", "curves.png"
 VALIDATION_PREFIX = "validation_"
+UNITS = {"seconds": "s", "category_ndcg_at_10": "NDCG@10", "item_ndcg_at_10": "NDCG@10"}
 # Why the two curves of a panel differ even without overfitting.
 NOTE = "Training uses augmented windows and sampled items, validation uses neither."
 
@@ -51,7 +52,7 @@ def figure(curves: list[dict[str, float]], best_epoch: int) -> Figure:
                 values = [row[prefix + name] for row in curves]
                 panel.plot(epochs, values, color=colour, marker=".", label=label)
         panel.axvline(best_epoch, color="0.5", linestyle="--", label=f"best epoch ({best_epoch})")
-        panel.set(title=name, xlabel="epoch", ylabel=_unit(name))
+        panel.set(title=name, xlabel="epoch", ylabel=UNITS.get(name, "nats"))
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.grid(alpha=0.3)
     for panel in axes.flat[len(names) :]:
@@ -64,7 +65,3 @@ def figure(curves: list[dict[str, float]], best_epoch: int) -> Figure:
     plot.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=len(handles))
     plot.supxlabel(NOTE, fontsize="small")
     return plot
-
-
-def _unit(name: str) -> str:
-    return {"seconds": "s", "category_ndcg_at_10": "NDCG@10"}.get(name, "nats")

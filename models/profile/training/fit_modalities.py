@@ -1,4 +1,4 @@
-"""Fits the modality layers (models/profile/modality_layers.py) after the trunk, and keeps those
+"""Fits the modality layers (models/profile/network.py) after the trunk, and keeps those
 that help.
 
 A window's modality vectors are added to the state before the first event of the user's next window.
@@ -24,27 +24,23 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from liveprofile.events.modalities import Modality
 from liveprofile.progress import Progress
-from models.profile.data.batched_inference import TrunkOutput, run_trunk
-from models.profile.data.examples import Corpus
-from models.profile.data.modality_vectors import WindowVectors
+from models.profile.data.examples import Corpus, run_trunk
 from models.profile.data.prepared import Split
-from models.profile.data.training_rows import Streams
-from models.profile.evaluation.evaluate import ndcg_at_10, ranks
+from models.profile.data.training_rows import Streams, WindowVectors
 from models.profile.evaluation.intervals import UserBootstrap
-from models.profile.modality_layers import Fusion, ModalityInputs, ModalityRows
 from models.profile.model_card import ModalityTrial
-from models.profile.network import BehaviourTransformer
+from models.profile.network import BehaviourTransformer, Fusion, ModalityInputs, ModalityRows
 from models.profile.recipes import Recipe
 from models.profile.training.losses import (
     ItemTargets,
     item_logits,
     train_epochs,
 )
-from models.profile.user_features import RepeatCounts
 
 MIN_EPOCHS, MIN_STEPS = 8, 1_000
 LEARNING_RATE = 3e-2
@@ -58,8 +54,8 @@ class FusionBatch(NamedTuple):
 
     window_B: np.ndarray
     state_BD: np.ndarray  # before that event, float32
-    category_repeat_counts: RepeatCounts
-    item_repeat_counts: RepeatCounts
+    category_repeat_counts: csr_array
+    item_repeat_counts: csr_array
     category_B: np.ndarray  # vocabulary rows of that event
     item_B: np.ndarray
     modality_inputs: ModalityInputs  # of the windows
@@ -131,7 +127,7 @@ class _Fitter:
         """The trial of a modality, and the model's fusion with it added."""
         data = FusionSplit(*(self._batches(part, modality) for part in windows))
         fusion, epoch = self._fit(modality, data, f"fuse {modality.name}")
-        loss_N, ndcg_N = self._held_out(fusion, data.holdout)
+        loss_N = self._held_out(fusion, data.holdout)
         window_N = np.concatenate([batch.window_B for batch in data.holdout])
         bootstrap = UserBootstrap(self.corpus.streams.user_W[window_N])
         metrics = {
@@ -139,18 +135,14 @@ class _Fitter:
             "epoch": epoch,
             "windows": len(loss_N),
             "loss": round(loss_N.mean().item(), DECIMALS),
-            "category_ndcg_at_10": round(ndcg_N.mean().item(), DECIMALS),
         }
 
-        def is_better(name: str, control: tuple[Tensor, Tensor]) -> bool:
-            """Adds the control's means and the intervals of the differences to the metrics."""
-            for metric, own_N, control_N in zip(
-                ("loss", "category_ndcg_at_10"), (loss_N, ndcg_N), control, strict=True
-            ):
-                interval = bootstrap.mean(own_N.numpy(), control_N.numpy())
-                metrics[f"{metric}_{name}"] = round(control_N.mean().item(), DECIMALS)
-                metrics[f"{metric}_difference_{name}"] = [round(v, DECIMALS) for v in interval]
-            return metrics[f"loss_difference_{name}"][2] < 0
+        def is_better(name: str, control_N: Tensor) -> bool:
+            """Adds the control's mean and the interval of the difference to the metrics."""
+            interval = bootstrap.mean(loss_N.numpy(), control_N.numpy())
+            metrics[f"loss_{name}"] = round(control_N.mean().item(), DECIMALS)
+            metrics[f"loss_difference_{name}"] = [round(value, DECIMALS) for value in interval]
+            return interval.high < 0
 
         kept = is_better("without", self._held_out(self.model.fusion, data.holdout))
         if kept:
@@ -177,9 +169,9 @@ class _Fitter:
         fusion = self._with_zeros(modality)
         weight = fusion.weights[-1]
         best_epoch, best_weight = 0, weight.detach().clone()
-        best_loss = self._held_out(fusion, data.validation)[0].mean()
+        best_loss = self._held_out(fusion, data.validation).mean()
         for epoch in self._epochs(fusion, data.train, stage):
-            validation_loss = self._held_out(fusion, data.validation)[0].mean()
+            validation_loss = self._held_out(fusion, data.validation).mean()
             if validation_loss < best_loss:
                 best_loss, best_epoch = validation_loss, epoch
                 best_weight = weight.detach().clone()
@@ -204,68 +196,55 @@ class _Fitter:
             self.recipe,
             epochs,
             lambda: [train[index] for index in random.permutation(len(train))],
-            lambda batch: self._losses(fusion, batch)[0].mean(),
+            lambda batch: self._losses(fusion, batch).mean(),
         ):
             self.on_progress(stage, epoch, epochs)
             yield epoch
 
-    def _held_out(self, fusion: Fusion, batches: list[FusionBatch]) -> tuple[Tensor, Tensor]:
-        """(N,) loss and (N,) category NDCG@10."""
+    def _held_out(self, fusion: Fusion, batches: list[FusionBatch]) -> Tensor:
+        """(N,) losses."""
         with torch.no_grad():
-            losses = [self._losses(fusion, batch) for batch in batches]
-        return tuple(map(torch.cat, zip(*losses, strict=True)))
+            return torch.cat([self._losses(fusion, batch) for batch in batches])
 
-    def _losses(self, fusion: Fusion, batch: FusionBatch) -> tuple[Tensor, Tensor]:
-        """(B,) loss and (B,) category NDCG@10.
-
-        The loss has the trainer's terms that read the state after a window: category and item.
-        """
+    def _losses(self, fusion: Fusion, batch: FusionBatch) -> Tensor:
+        """(B,) losses: the trainer's terms that read the state after a window."""
         model, recipe = self.model, self.recipe
         rows, shape = len(batch.state_BD), model.shape
         state_BD, category_B, item_B = map(
             torch.from_numpy, (batch.state_BD, batch.category_B, batch.item_B)
         )
         h_BD = state_BD + fusion(batch.modality_inputs, rows)
-        category_count_BC = torch.from_numpy(
-            batch.category_repeat_counts.dense(rows, shape.category_rows)
-        )
+        category_count_BC = torch.from_numpy(batch.category_repeat_counts.toarray())
         category_BC = model.category_logits(h_BD, category_count_BC)
         category_loss_B = F.cross_entropy(category_BC, category_B, reduction="none")
         named_M = ((item_B > 0) & (item_B <= shape.items)).nonzero().squeeze(1)
         item_M = item_B[named_M] - 1
-        item_count_BI = batch.item_repeat_counts.dense(rows, 1 + shape.items)[:, 1:]
+        item_count_BI = batch.item_repeat_counts.toarray()[:, 1 : 1 + shape.items]
         items = ItemTargets(item_M, torch.from_numpy(item_count_BI), named_M, None, torch.empty(0))
         item_MI = item_logits(model, h_BD[named_M], items)
         item_loss_M = F.cross_entropy(item_MI, item_M, reduction="none")
         loss_B = recipe.weight_category * category_loss_B
-        loss_B = loss_B.index_add(0, named_M, recipe.weight_item * item_loss_M)
-        return loss_B, ndcg_at_10(ranks(category_BC.detach(), category_B))
+        return loss_B.index_add(0, named_M, recipe.weight_item * item_loss_M)
 
     def _batches(self, windows: np.ndarray, modality: Modality) -> list[FusionBatch]:
         """The windows with the vectors of the model's modalities and one more."""
         streams, batches = self.corpus.streams, []
         for output in run_trunk(self.model, self.corpus, windows + 1, self.recipe):
-            batch = _without_vectors(output)
+            batch, scored_N = output.batch, np.flatnonzero(output.sequences.scored_N)
+            first_B = scored_N[np.diff(output.sequences.row_N[scored_N], prepend=-1) > 0]
+            batch = FusionBatch(
+                output.windows - 1,
+                output.h_PD[torch.from_numpy(batch.flat_position_N[first_B] - 1)].numpy(),
+                batch.category_repeat_counts,
+                batch.item_repeat_counts,
+                batch.category_N[first_B].astype(np.int64),
+                batch.item_N[first_B].astype(np.int64),
+                {},
+            )
             for each in (*self.model.fusion.modalities, modality):
                 batch = _with_vectors(batch, each, streams.window_vectors[each])
             batches.append(batch)
         return batches
-
-
-def _without_vectors(output: TrunkOutput) -> FusionBatch:
-    """`output`: of the trunk on the windows that follow those of the batch."""
-    scored_N = np.flatnonzero(output.sequences.scored_N)
-    first_B = scored_N[np.diff(output.sequences.row_N[scored_N], prepend=-1) > 0]
-    batch = output.batch
-    return FusionBatch(
-        output.windows - 1,
-        output.h_PD[torch.from_numpy(batch.flat_position_N[first_B] - 1)].numpy(),
-        batch.category_repeat_counts,
-        batch.item_repeat_counts,
-        batch.category_N[first_B].astype(np.int64),
-        batch.item_N[first_B].astype(np.int64),
-        {},
-    )
 
 
 def _with_vectors(batch: FusionBatch, modality: Modality, vectors: WindowVectors) -> FusionBatch:

@@ -18,18 +18,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from liveprofile.progress import Progress
-from models.profile.data.batched_inference import run_trunk
+from liveprofile.wire.histories import MEMORY_WINDOWS
+from models.profile.data.examples import run_trunk
 from models.profile.data.prepared import PreparedData
-from models.profile.data.ranking_examples import RankingExamples
+from models.profile.data.training_rows import Streams
+from models.profile.encoding import concatenated_ranges
+from models.profile.forward import columns, rank
 from models.profile.network import BehaviourTransformer
-from models.profile.ranker.network import Ranker, item_features, memory_pairs
-from models.profile.ranking import rank
+from models.profile.ranker.memory import RETURN, MemoryTokens, memory_tokens
+from models.profile.ranker.network import Ranker, item_candidates, memory_pairs
 from models.profile.recipes import Recipe
 from models.profile.training.losses import train_epochs
-from models.profile.training.ranking_losses import ndcg_at_10, ndcg_loss, set_loss
 
 # Parameters of single items and categories: most have few examples.
 TABLES = ("bag", "category_rows", "item_category_rows", "item_bias", "category_bias")
@@ -179,13 +182,12 @@ class _RankerTrainer:
         ranker = Ranker(shape.dim, shape.categories, shape.items, self.ranked_items)
         usual_I = examples.usual_categories(self.data.split.train)
         ranker.item_category.copy_(torch.from_numpy(usual_I))
-        item, category = memory_pairs(examples.memory(self._sample(self.train_W, SCALE_WINDOWS)))
-        pair_of = {
-            key: pair for pair, key in enumerate(zip(category.row_M, category.code_M, strict=True))
-        }
-        keys = zip(item.row_M, item.category_M, strict=True)
-        pair_M = np.array([pair_of.get(key, -1) for key in keys], np.int64)
-        own_MF = item_features(item, category, np.arange(len(pair_M)), pair_M)
+        tokens = examples.memory(self._sample(self.train_W, SCALE_WINDOWS))
+        item, category = memory_pairs(tokens)
+        none = np.empty((tokens.rows, 0), np.int64)
+        pair_M = item_candidates(item, category, none, usual_I).category_pair_N
+        own_MF = np.concatenate([item.features_MF, np.zeros_like(item.features_MF)], 1)
+        own_MF[pair_M >= 0, item.features_MF.shape[1] :] = category.features_MF[pair_M[pair_M >= 0]]
         if shape.categories:  # without categories, nothing else has their features either
             own_MF = own_MF[pair_M >= 0]
         for scorer, features_MF in (
@@ -236,3 +238,173 @@ class _RankerTrainer:
 
 def _copy(ranker: Ranker) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in ranker.state_dict().items()}
+
+
+class Target(NamedTuple):
+    """What B users had in their next windows, as sets: keys of a row and a code, ascending."""
+
+    item: np.ndarray
+    category: np.ndarray
+    item_width: int
+    category_width: int
+
+    def has_item(self, row_M: np.ndarray, code_M: np.ndarray) -> np.ndarray:
+        """(M,) bool: whether the row's set holds the item."""
+        return np.isin(row_M * self.item_width + code_M, self.item)
+
+    def sizes(self, rows: int) -> tuple[np.ndarray, np.ndarray]:
+        """(B,) members of each row's sets: categories and items."""
+        categories = np.bincount(self.category // self.category_width, minlength=rows)
+        return categories, np.bincount(self.item // self.item_width, minlength=rows)
+
+    def has_category(self, row_M: np.ndarray, code_M: np.ndarray) -> np.ndarray:
+        """(M,) bool: whether the row's set holds the category."""
+        return np.isin(row_M * self.category_width + code_M, self.category)
+
+
+class RankingExamples:
+    """Examples of a corpus. Codes are those of models.profile.ranker.memory.MemoryTokens."""
+
+    def __init__(self, streams: Streams, items: list[str], categories: list[str]):
+        self.streams = streams
+        self._items, self._categories = len(items), len(categories)
+        self._first_of_user_W = np.searchsorted(streams.user_W, streams.user_W)
+        self._item_code = _codes(streams.items, items)
+        self._category_code = _codes(streams.categories, categories)
+        # Above every code, also those of names that the streams lack.
+        self._item_width = 1 + max(len(items), int(self._item_code.max(initial=0)))
+        self._category_width = 1 + max(len(categories), int(self._category_code.max(initial=0)))
+
+    def with_target(self, windows: np.ndarray) -> np.ndarray:
+        """The ascending `windows` whose user has a next window among them."""
+        next_W = np.minimum(windows + 1, len(self.streams.user_W) - 1)
+        same_user_W = self.streams.user_W[next_W] == self.streams.user_W[windows]
+        return windows[same_user_W & (next_W > windows) & np.isin(next_W, windows)]
+
+    def before(self, windows: np.ndarray) -> np.ndarray:
+        """The windows, ascending, whose user has the next window among the ascending `windows`."""
+        return windows[windows > self._first_of_user_W[windows]] - 1
+
+    def memory(self, windows_B: np.ndarray) -> MemoryTokens:
+        """The memories after `windows_B`, as the job's SQL collects them."""
+        streams = self.streams
+        start_B = np.maximum(self._first_of_user_W[windows_B], windows_B - MEMORY_WINDOWS + 1)
+        window_V = concatenated_ranges(start_B, windows_B + 1)
+        counts_V = streams.last_W[window_V] - streams.first_W[window_V]
+        token_T = concatenated_ranges(streams.first_W[window_V], streams.last_W[window_V])
+        kept_T = streams.type_N[token_T] != RETURN
+        return memory_tokens(
+            np.repeat(np.arange(len(windows_B)), windows_B + 1 - start_B),
+            streams.end_ms_W[window_V],
+            counts_V,
+            np.where(kept_T, self._item_code[streams.item_N[token_T]], 0),
+            np.where(kept_T, self._category_code[streams.category_N[token_T]], 0),
+            len(windows_B),
+        )
+
+    def target(self, windows_B: np.ndarray) -> Target:
+        """What the users of `windows_B` had in the windows after these."""
+        tokens = self.memory(windows_B + 1)
+        newest = tokens.windows_ago_T == 0
+        item, category = tokens.item_T[newest], tokens.category_T[newest]
+        row = tokens.row_T[newest]
+        return Target(
+            np.unique(row[item > 0] * self._item_width + item[item > 0]),
+            np.unique(row[category > 0] * self._category_width + category[category > 0]),
+            self._item_width,
+            self._category_width,
+        )
+
+    def usual_categories(self, windows: np.ndarray) -> np.ndarray:
+        """(I,) code of the named category that each named item has most often in `windows`.
+
+        0 for an item without any.
+        """
+        streams = self.streams
+        token_T = concatenated_ranges(streams.first_W[windows], streams.last_W[windows])
+        item_T = self._item_code[streams.item_N[token_T]]
+        category_T = self._category_code[streams.category_N[token_T]]
+        named_T = (item_T > 0) & (item_T <= self._items)
+        named_T &= (category_T > 0) & (category_T <= self._categories)
+        key, count = np.unique(
+            item_T[named_T] * self._category_width + category_T[named_T], return_counts=True
+        )
+        item, category = np.divmod(key, self._category_width)
+        result = np.zeros(self._items, np.int64)
+        order = np.argsort(count, kind="stable")
+        result[item[order] - 1] = category[order]  # the most frequent is written last
+        return result
+
+
+def _codes(ids: list[str], names: list[str]) -> np.ndarray:
+    """Code of each id of the streams: 0 for "", 1 + index of a name, then the other ids."""
+    code_of = {"": 0} | {name: 1 + index for index, name in enumerate(names)}
+    return np.array([code_of.setdefault(id, len(code_of)) for id in ids], np.int64)
+
+
+PLACES = 10
+COMPARED = 100  # candidates of a row that the loss of NDCG compares, the best ones
+
+
+def set_loss(logit_N: Tensor, row_N: np.ndarray, positive_N: np.ndarray, rows: int) -> Tensor:
+    """Mean over the rows of the cross-entropy with the uniform distribution over their positives.
+
+    Rows without a positive count 0.
+    """
+    row = torch.from_numpy(row_N)
+    largest_B = torch.full((rows,), -torch.inf).scatter_reduce(0, row, logit_N.detach(), "amax")
+    sum_B = torch.zeros(rows).index_add(0, row, (logit_N - largest_B[row]).exp())
+    log_p_N = logit_N - (sum_B.log() + largest_B)[row]
+    positive = torch.from_numpy(positive_N.astype(np.float32))
+    positives_B = torch.zeros(rows).index_add(0, row, positive)
+    return -(log_p_N * positive / positives_B.clamp(min=1)[row]).sum() / rows
+
+
+def ndcg_loss(
+    logit_N: Tensor, row_N: np.ndarray, positive_N: np.ndarray, size_B: np.ndarray
+) -> Tensor:
+    """Mean over the rows of the logistic loss of each pair, weighted by its share of NDCG@10.
+
+    The weight of a positive and a negative is by how much NDCG@10 changes if both swap places
+    (LambdaRank: Burges 2010, MSR-TR-2010-82; as a loss: Wang et al. 2018,
+    doi:10.1145/3269206.3271784). size_B: members of each row's set, candidates or not.
+    """
+    logit_BX, positive_BX = _best(logit_N, row_N, positive_N, len(size_B))
+    discount_X = _discounts(logit_BX.shape[1])
+    places = min(PLACES, logit_BX.shape[1])
+    weight_KX = (discount_X[:places, None] - discount_X).triu(1)
+    gain_BKX = positive_BX[:, :places, None] - positive_BX[:, None]
+    margin_BKX = (logit_BX[:, :places, None] - logit_BX[:, None]) * gain_BKX
+    loss_BKX = F.softplus(-margin_BKX) * gain_BKX.abs() * weight_KX
+    return (loss_BKX.sum((1, 2)) / _ideal(size_B)).mean()
+
+
+def ndcg_at_10(
+    logit_N: Tensor, row_N: np.ndarray, positive_N: np.ndarray, size_B: np.ndarray
+) -> Tensor:
+    """(B,) NDCG@10 of each row; 0 for an empty set."""
+    logit_BX, positive_BX = _best(logit_N, row_N, positive_N, len(size_B))
+    return positive_BX @ _discounts(logit_BX.shape[1]) / _ideal(size_B)
+
+
+def _best(
+    logit_N: Tensor, row_N: np.ndarray, positive_N: np.ndarray, rows: int
+) -> tuple[Tensor, Tensor]:
+    """(B, X) logits, largest first, and 1 for each positive. Empty places are far below."""
+    order_N = np.argsort(row_N, kind="stable")
+    logit_N = logit_N[torch.from_numpy(order_N)]
+    logit_BX, is_positive_BX = columns(row_N[order_N], positive_N[order_N], logit_N, rows)
+    best = logit_BX.topk(min(COMPARED, logit_BX.shape[1]))
+    positive_BX = torch.from_numpy(is_positive_BX.astype(np.float32)).gather(1, best.indices)
+    return best.values.clamp(min=-1e4), positive_BX
+
+
+def _discounts(places: int) -> Tensor:
+    """(X,) gain of a hit at each place."""
+    place_X = torch.arange(places)
+    return torch.where(place_X < PLACES, 1 / torch.log2(place_X + 2.0), 0.0)
+
+
+def _ideal(size_B: np.ndarray) -> Tensor:
+    """(B,) the gain of the best ranking."""
+    return _discounts(PLACES).cumsum(0)[torch.from_numpy(size_B).clamp(1, PLACES) - 1]

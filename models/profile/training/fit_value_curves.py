@@ -1,4 +1,4 @@
-"""Fits the value curves (models/profile/values/head.py) behind the finished trunk.
+"""Fits the value curves (models/profile/values.py) behind the finished trunk.
 
 An example is a user at a random moment: the label is what the user does in each horizon after it.
 The inputs are those of the user's last window before the moment, in half of the examples at its
@@ -9,7 +9,7 @@ median.
 The horizons of all examples end before the first horizon that a later part measures begins
 (`moments.moment_ranges_ms`). Without a later part, and for the model's own horizon if the rows are
 short, all known labels are used. A longer horizon than the data has no curve. One longer than the
-model's is linked to it (models/profile/values/head.py).
+model's is linked to it (models/profile/values.py).
 
 Shape suffixes: M examples, H horizons, of which G are learned, B examples of a batch; others as in
 the head.
@@ -29,14 +29,19 @@ from torch import Tensor
 from liveprofile.progress import Progress
 from liveprofile.units import DAY_MS
 from models.profile.data.examples import Corpus
-from models.profile.data.moments import HORIZONS_DAYS, Moments, moment_ranges_ms, outcomes
+from models.profile.data.moments import (
+    HORIZONS_DAYS,
+    Moments,
+    inputs_at,
+    moment_ranges_ms,
+    outcomes,
+)
 from models.profile.data.prepared import Split
 from models.profile.data.training_rows import Streams
-from models.profile.data.value_examples import inputs_at
 from models.profile.network import BehaviourTransformer
 from models.profile.recipes import Recipe
 from models.profile.training.losses import train_epochs
-from models.profile.values.head import SMALLEST, HorizonLinks, ValueCurveHead, knot_weights
+from models.profile.values import SMALLEST, HorizonLinks, ValueCurveHead, knot_weights
 
 MIN_SPEND = 1e-3  # currency; a smaller prediction says nothing about the ratio
 AFTER_DAYS = (0, 1, 3, 7, 14, 30, 60, 120)

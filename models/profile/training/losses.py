@@ -98,6 +98,18 @@ def weighted_loss(recipe: Recipe, terms: dict[str, Any]) -> Any:
     return (1 - recipe.taught_share) * total("") + recipe.taught_share * total(DISTILLED)
 
 
+def ranks(logits_NC: Tensor, target_N: Tensor) -> Tensor:
+    """(N,) number of classes above the true one, and half of those that tie: bfloat16 has many."""
+    truth_N1 = logits_NC.gather(1, target_N[:, None])
+    ties_N = (logits_NC == truth_N1).sum(1) - 1
+    return (logits_NC > truth_N1).sum(1) + ties_N // 2
+
+
+def ndcg_at_10(rank_N: Tensor) -> Tensor:
+    """(N,) NDCG@10 with one relevant class (Jarvelin and Kekalainen 2002). Rank 0 is the best."""
+    return torch.where(rank_N < 10, 1 / torch.log2(rank_N.clamp(max=10) + 2.0), 0.0)
+
+
 def learning_rate_schedule(step: int, steps: int, warm_up_share: float) -> float:
     """Factor of the learning rate: linear warm-up, then cosine decay to 0.05 (arXiv:1608.03983)."""
     warm_up = max(1, round(warm_up_share * steps))

@@ -3,7 +3,8 @@
 Validation chooses epochs and variants. A refit repeats these choices on more windows, without
 validation.
 
-Shape suffixes: M sampled windows; D model width; E width of the embedding.
+Shape suffixes: M sampled windows; W windows; N their events; D model width; E width of the
+embedding.
 """
 
 from __future__ import annotations
@@ -12,18 +13,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from sklearn.metrics import roc_auc_score
 
 from liveprofile.progress import Progress
 from models.profile import checkpoint
-from models.profile.data.batched_inference import run_trunk
-from models.profile.data.examples import Corpus
-from models.profile.data.prepared import PreparedData
+from models.profile.data.examples import Corpus, run_trunk
+from models.profile.data.moments import inputs_at, validation_windows
+from models.profile.data.prepared import PreparedData, Split
+from models.profile.forward import log_p
 from models.profile.model_card import ModalityTrial
 from models.profile.network import BehaviourTransformer
 from models.profile.recipes import Recipe
 from models.profile.training import fit_modalities, fit_ranker, fit_value_curves
+from models.profile.training.losses import LOSS_TERMS
+from models.profile.training.trainer import METRICS, Trainer
 
 EMBEDDING_WINDOWS = 5_000
+SURPRISE_QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.5": 0.995, "p99.9": 0.999}
 
 
 class Parts(NamedTuple):
@@ -91,3 +97,57 @@ def fit_embedding(
     energy_D = size_D.square()
     share = energy_D[: model.shape.embedding].sum() / energy_D.sum()
     return {"kept": round(float(share), 4)}
+
+
+def validation_metrics(
+    trainer: Trainer, corpus: Corpus, split: Split, recipe: Recipe
+) -> dict[str, float | None]:
+    """What validation measures of a model with all parts: the progress of a training.
+
+    Losses (nats) and NDCG@10 of next events inside windows, churn and spend at the windows' ends;
+    None for what validation lacks. models/profile/evaluation/served.py measures what is served.
+    """
+    model, best = trainer.model, trainer.curves[trainer.best_epoch - 1]
+    found = {name: round(best[f"validation_{name}"], 4) for name in (*LOSS_TERMS, *METRICS)}
+    if not model.shape.categories:
+        found["category_ndcg_at_10"] = None
+    windows = validation_windows(corpus, split)
+    churned_W, spend_W = corpus.purchases_W[windows] == 0, corpus.spend_W[windows]
+    if not churned_W.any() or churned_W.all():
+        return {**found, "churn_auc": None, "spend_mae": None}
+    input_WX = inputs_at(corpus, recipe, windows, corpus.streams.end_ms_W[windows])
+    with torch.inference_mode():
+        churn_W, expected_W, _ = model.value_curves(torch.from_numpy(input_WX))[:, 0, :, 0].T
+    error_W = np.abs(expected_W.numpy() - spend_W)
+    auc = roc_auc_score(churned_W, churn_W.numpy())
+    return {**found, "churn_auc": round(auc, 4), "spend_mae": round(error_W.mean(), 4)}
+
+
+def surprise_quantiles(
+    model: BehaviourTransformer, corpus: Corpus, windows: np.ndarray, recipe: Recipe
+) -> dict[str, float]:
+    """Quantiles of the windows' mean nats per event.
+
+    Uses the windows with enough events for the surprise rule, or all windows if there are none.
+    """
+    surprises, counts = [], []
+    for output in run_trunk(model, corpus, windows, recipe):
+        batch, target_N = output.batch, np.flatnonzero(output.sequences.scored_N)
+        row_N = output.sequences.row_N[target_N]
+        h_ND = output.h_PD[torch.from_numpy(batch.flat_position_N[target_N] - 1)]
+        repeat_counts_NC = torch.from_numpy(batch.category_repeat_counts.toarray()[row_N])
+        log_p_N = log_p(
+            model.category_logits(h_ND, repeat_counts_NC),
+            torch.from_numpy(batch.category_N[target_N].astype(np.int64)),
+        ) + log_p(
+            model.type_logits(h_ND), torch.from_numpy(batch.type_N[target_N].astype(np.int64))
+        )
+        counts.append(np.bincount(row_N))
+        surprises.append(np.bincount(row_N, -log_p_N.numpy()) / counts[-1])
+    surprise_W, count_W = np.concatenate(surprises), np.concatenate(counts)
+    eligible_W = count_W >= recipe.surprise_min_events
+    chosen = surprise_W[eligible_W] if eligible_W.any() else surprise_W
+    return {
+        name: round(float(np.quantile(chosen, share)), 4)
+        for name, share in SURPRISE_QUANTILES.items()
+    }

@@ -23,20 +23,20 @@ from liveprofile.progress import Progress
 from models.profile import checkpoint
 from models.profile.data.prepared import (
     PreparedData,
-    RefitPart,
+    Split,
+    SplitName,
     Teacher,
     iso_utc,
     prepare,
     prepare_refit,
 )
-from models.profile.evaluation import evaluate
 from models.profile.model_card import WEIGHTS
 from models.profile.network import BehaviourTransformer, Shape
 from models.profile.recipes import Recipe
 from models.profile.text_encoder import TextEncoder
 from models.profile.training import curves, distributed, training_state
 from models.profile.training.distributed import ProcessGroup
-from models.profile.training.parts import Parts, fit_parts
+from models.profile.training.parts import fit_parts, surprise_quantiles, validation_metrics
 from models.profile.training.trainer import Trainer
 
 
@@ -53,7 +53,7 @@ def train(
     incremental: bool = False,
     encode_texts: TextEncoder | None = None,
     without: Collection[str] = (),
-    refit: RefitPart | None = None,
+    refit: SplitName | None = None,
 ) -> dict | None:
     """Writes a model checkpoint to the folder `out` and returns its model card as a dict.
 
@@ -83,8 +83,18 @@ def train(
         if incremental:
             recipe = recipe.for_continued_training(teacher.model.shape, teacher.revision)
         data = prepare(recipe, rows_path, on_progress, teacher, incremental, encode_texts, without)
-        if teacher and not incremental:
-            _check_teacher_before(teacher_folder, teacher, data.split.train_until_ms)
+        until_ms = data.split.train_until_ms
+        if (
+            teacher
+            and not incremental
+            and teacher.is_refitted
+            and (teacher.trained_until_ms > until_ms)
+        ):  # it has seen validation, and would choose by its memory
+            raise InputError(
+                f"teacher {teacher_folder}: trained on windows up to"
+                f" {iso_utc(teacher.trained_until_ms)}, but the training part ends at"
+                f" {iso_utc(until_ms)}; use a teacher without --refit"
+            )
         run = _run_identity(recipe, data)
         if changes := training_state.differences(processes.broadcast(lambda: run), run):
             raise InputError(f"rank {processes.rank} has another run than rank 0: {changes}")
@@ -103,9 +113,15 @@ def train(
     model, stored = trainer.model, data
     # Continued training keeps the projection: new embeddings stay comparable with stored ones.
     parts = fit_parts(model, data, recipe, on_progress, keep_embedding=incremental)
-    metrics = _metrics(recipe, data, trainer, parts, incremental, on_progress)
+    metrics = {
+        "epochs": len(trainer.curves),
+        "best_epoch": trainer.best_epoch,
+        **parts.metrics(),
+        "seconds": trainer.seconds(),
+        "validation": validation_metrics(trainer, data.corpus, data.split, recipe),
+    }
     # Also of a refitted model: what it was trained on surprises it less than what comes.
-    surprise = evaluate.surprise_quantiles(model, data.corpus, data.split.validation, recipe)
+    surprise = surprise_quantiles(model, data.corpus, data.split.validation, recipe)
     if refit:
         model, stored = again.model, more
         fitted = fit_parts(
@@ -124,7 +140,7 @@ def train(
         decay_days=recipe.decay_days,
         ranked_items=recipe.ranked_items,
         recipe=run["recipe"],
-        data=_described(recipe, run, stored) | (_refitted(refit, data) if refit else {}),
+        data=_described(recipe, run, stored, refit, data.split),
         metrics=metrics,
         surprise_quantiles=surprise,
         modalities=parts.modalities,
@@ -183,47 +199,21 @@ def _check_teacher(folder: Path, teacher: Teacher, without: Collection[str]) -> 
     """Raises InputError if the teacher was trained on users who are left out, or may have been."""
     if not without:
         return
-    trained = teacher.trained_users
-    if trained is None:
-        raise InputError(
-            f"teacher {folder}: {trained_users.FILE} is missing, so it may have been trained on"
-            " users who are left out; train it again"
-        )
-    if found := sum(user in trained for user in without):
-        raise InputError(
-            f"teacher {folder}: was trained on {found} of the users who are left out; train it"
-            " again without them first"
-        )
+    if teacher.trained_users is None:
+        reason = f"{trained_users.FILE} is missing, so it may have been trained on"
+    elif found := sum(user in teacher.trained_users for user in without):
+        reason = f"was trained on {found} of the"
+    else:
+        return
+    raise InputError(f"teacher {folder}: {reason} users who are left out; train it again")
 
 
-def _metrics(
-    recipe: Recipe,
-    data: PreparedData,
-    trainer: Trainer,
-    parts: Parts,
-    incremental: bool,
-    on_progress: Progress,
+def _described(
+    recipe: Recipe, run: dict[str, Any], data: PreparedData, refit: SplitName | None, chosen: Split
 ) -> dict[str, Any]:
-    """The field `metrics` of the model card: what validation measures."""
-    measured = {"validation": trainer.model}
-    if incremental:
-        measured["validation_before"] = data.teacher.model
-    return {
-        "epochs": len(trainer.curves),
-        "best_epoch": trainer.best_epoch,
-        **parts.metrics(),
-        "seconds": trainer.seconds(),
-        **{
-            name: evaluate.evaluate(model, data.corpus, data.split, recipe, on_progress)
-            for name, model in measured.items()
-        },
-    }
-
-
-def _described(recipe: Recipe, run: dict[str, Any], data: PreparedData) -> dict[str, Any]:
-    """The field `data` of the model card."""
+    """The field `data` of the card. chosen: the split that has chosen what a refit repeats."""
     split, streams = data.split, data.corpus.streams
-    return {
+    described = {
         "licence": recipe.data_licence,
         "teacher": run["teacher"],
         "fingerprint": run["rows"],
@@ -238,33 +228,15 @@ def _described(recipe: Recipe, run: dict[str, Any], data: PreparedData) -> dict[
             name: len(getattr(split, name)) for name in ("train", "validation", "test")
         },
     }
-
-
-def _refitted(part: RefitPart, chosen_on: PreparedData) -> dict[str, Any]:
-    """What the field `data` of a refitted model's card says about the training before."""
-    split = chosen_on.split
-    return {
-        "refit": {
-            "part": part,
-            "chosen_by_training_until": iso_utc(split.train_until_ms),
-            "chosen_by_validation_until": iso_utc(split.validation_until_ms),
+    if refit:
+        described["refit"] = {
+            "part": refit,
+            "chosen_by_training_until": iso_utc(chosen.train_until_ms),
+            "chosen_by_validation_until": iso_utc(chosen.validation_until_ms),
             "metrics": "those of the training before the refit, on validation",
-            "measured_by": "test" if part == "validation" and len(split.test) else None,
+            "measured_by": "test" if refit == "validation" and len(chosen.test) else None,
         }
-    }
-
-
-def _check_teacher_before(folder: Path, teacher: Teacher, train_until_ms: int) -> None:
-    """Raises InputError for a refitted teacher that has seen validation.
-
-    It would choose by its memory. Another teacher has seen its own training part, which ends at
-    about the same time for other users.
-    """
-    if teacher.is_refitted and teacher.trained_until_ms > train_until_ms:
-        raise InputError(
-            f"teacher {folder}: trained on windows up to {iso_utc(teacher.trained_until_ms)}, but"
-            f" the training part ends at {iso_utc(train_until_ms)}; use a teacher without --refit"
-        )
+    return described
 
 
 def _run_identity(recipe: Recipe, data: PreparedData) -> dict[str, Any]:

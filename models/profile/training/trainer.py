@@ -23,12 +23,15 @@ from torch import Tensor, nn
 
 from liveprofile.errors import InputError
 from liveprofile.progress import Progress
-from models.profile.data.batched_inference import BATCH_ROWS
-from models.profile.data.examples import Sequences, augment, build_batch, slice_sequences
-from models.profile.evaluation.evaluate import ndcg_at_10, ranks
+from models.profile.data.examples import (
+    BATCH_ROWS,
+    Sequences,
+    augment,
+    build_batch,
+    slice_sequences,
+)
 from models.profile.network import BehaviourTransformer
 from models.profile.recipes import Recipe
-from models.profile.training import training_state
 from models.profile.training.distributed import ProcessGroup
 from models.profile.training.losses import (
     DISTILLED,
@@ -36,16 +39,19 @@ from models.profile.training.losses import (
     ItemTargets,
     PredictionTargets,
     learning_rate_schedule,
+    ndcg_at_10,
+    ranks,
     target_logits,
     weighted_loss,
 )
+from models.profile.training.training_state import StateFile
 
 if TYPE_CHECKING:
     from models.profile.data.prepared import PreparedData
 
-METRICS = ("category_ndcg_at_10",)
 # The attributes of a Trainer that its saved state keeps.
-PROGRESS = ("step", "curves", "best_epoch", "best_weights", "windows", "totals", "epoch_s")
+PROGRESS = ("curves", "best_epoch", "best_weights")
+METRICS = ("category_ndcg_at_10", "item_ndcg_at_10")
 
 
 class Trainer:
@@ -87,15 +93,11 @@ class Trainer:
             lr=recipe.learning_rate,
             betas=(0.9, 0.98),
         )
-        self.step, self.curves = 0, []
-        self.best_epoch, self.best_weights = 0, {}
-        # Of the current epoch: its windows, sums of the training values, and duration.
-        self.windows, self.totals, self.epoch_s = torch.empty(0, dtype=torch.int64), {}, 0.0
-        self.clock_s = self.saved_s = time.monotonic()
+        self.curves, self.best_epoch, self.best_weights = [], 0, {}
 
     def run(
         self,
-        state: training_state.StateFile | None,
+        state: StateFile | None,
         on_progress: Progress,
         on_note: Callable[[str], None],
         on_epoch: Callable[[int, float], None],
@@ -113,10 +115,13 @@ class Trainer:
         validation = self._sample(self.split.validation, recipe.validation_windows)
         if state:
             self._resume(state, on_note)
-        while len(self.curves) < self.epochs and not self._patience_exhausted():
-            self._train_epoch(state, on_progress)
+        while (
+            len(self.curves) < self.epochs and len(self.curves) - self.best_epoch < recipe.patience
+        ):
+            start_s, epoch = time.monotonic(), len(self.curves) + 1
+            training_values = self._train_epoch(on_progress)
             validation_values = self._validate(validation)
-            loss, epoch = validation_values["validation_loss"], len(self.curves) + 1
+            loss = validation_values["validation_loss"]
             on_epoch(epoch, loss)
             if not math.isfinite(loss):
                 raise InputError(
@@ -127,62 +132,36 @@ class Trainer:
             if first or loss < self.curves[self.best_epoch - 1]["validation_loss"]:
                 self.best_epoch = epoch
                 self.best_weights = {k: v.clone() for k, v in self.model.state_dict().items()}
-            training_values = {name: total.item() for name, total in self.totals.items()}
-            self.curves.append(
-                {
-                    "epoch": epoch,
-                    "seconds": self._elapsed_s(),
-                    **training_values,
-                    **validation_values,
-                }
-            )
-            self.windows, self.totals, self.epoch_s = self.windows[:0], {}, 0.0
-            self._save(state)
+            times = {"epoch": epoch, "seconds": time.monotonic() - start_s}
+            self.curves.append({**times, **training_values, **validation_values})
+            if state and self.processes.is_main:
+                state.write(self._state())
         self.model.load_state_dict(self.best_weights)
         self.model.cpu().eval().requires_grad_(False)
 
     def seconds(self) -> float:
         return round(sum(row["seconds"] for row in self.curves), 1)
 
-    def _patience_exhausted(self) -> bool:
-        return len(self.curves) - self.best_epoch >= self.recipe.patience
+    def _train_epoch(self, on_progress: Progress) -> dict[str, float]:
+        """Means of the loss and of its terms."""
+        windows = self._sample(self.split.train, self.recipe.windows_per_epoch)
+        done, totals = len(self.curves) * self.steps_per_epoch, {}
+        for step, part in enumerate(np.array_split(windows, self.steps_per_epoch), done):
+            for name, value in self._step(part, step).items():
+                totals[name] = totals.get(name, 0.0) + value / self.steps_per_epoch
+            on_progress("train", step + 1, self.steps_per_epoch * self.epochs)
+        return {name: total.item() for name, total in totals.items()}
 
-    def _train_epoch(self, state: training_state.StateFile | None, on_progress: Progress) -> None:
-        """Trains a whole epoch, or the rest of it after a resume."""
-        if not len(self.windows):
-            sample = self._sample(self.split.train, self.recipe.windows_per_epoch)
-            self.windows = torch.from_numpy(sample)
-        batches = np.array_split(self.windows.numpy(), self.steps_per_epoch)
-        for windows in batches[self.step - len(self.curves) * self.steps_per_epoch :]:
-            for name, value in self._step(windows).items():
-                self.totals[name] = self.totals.get(name, 0.0) + value / self.steps_per_epoch
-            self.step += 1
-            on_progress("train", self.step, self.steps_per_epoch * self.epochs)
-            if time.monotonic() - self.saved_s > training_state.SAVE_INTERVAL_S:
-                self._save(state)
+    def _state(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "numpy_random": self.random.bit_generator.state,
+            "torch_random": torch.get_rng_state(),
+            "progress": {name: getattr(self, name) for name in PROGRESS},
+        }
 
-    def _elapsed_s(self) -> float:
-        """Duration of this epoch, including earlier processes."""
-        now_s = time.monotonic()
-        self.epoch_s += now_s - self.clock_s
-        self.clock_s = now_s
-        return self.epoch_s
-
-    def _save(self, state: training_state.StateFile | None) -> None:
-        self.saved_s = time.monotonic()
-        if state and self.processes.is_main:
-            self._elapsed_s()
-            state.write(
-                {
-                    "model": self.model.state_dict(),
-                    "optimizer": self.optimizer.state_dict(),
-                    "numpy_random": self.random.bit_generator.state,
-                    "torch_random": torch.get_rng_state(),
-                    "progress": {name: getattr(self, name) for name in PROGRESS},
-                }
-            )
-
-    def _resume(self, state: training_state.StateFile, on_note: Callable[[str], None]) -> None:
+    def _resume(self, state: StateFile, on_note: Callable[[str], None]) -> None:
         saved = self.processes.broadcast(state.read)
         if saved is None:
             return
@@ -191,25 +170,18 @@ class Trainer:
         self.random.bit_generator.state = saved["numpy_random"]
         torch.set_rng_state(saved["torch_random"])
         vars(self).update(saved["progress"])
-        device = self.processes.device
-        self.totals = {name: total.to(device) for name, total in self.totals.items()}
         if self.processes.is_main:
-            on_note(
-                f"resuming after step {self.step} of {self.steps_per_epoch * self.epochs}, epoch"
-                f" {len(self.curves)} of {self.epochs}, from {state.file}"
-            )
+            on_note(f"resuming after epoch {len(self.curves)} of {self.epochs}, from {state.file}")
 
     def _sample(self, windows: np.ndarray, size: int) -> np.ndarray:
         return self.random.permutation(windows)[:size]
 
-    def _step(self, windows: np.ndarray) -> dict[str, Tensor]:
+    def _step(self, windows: np.ndarray, step: int) -> dict[str, Tensor]:
         """One optimizer step; returns the loss and its terms, equal on every rank."""
         recipe = self.recipe
-        rate = recipe.learning_rate * learning_rate_schedule(
-            self.step, self.steps, recipe.warm_up_share
-        )
+        rate = learning_rate_schedule(step, self.steps, recipe.warm_up_share)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = recipe.learning_rate * rate
         short_B = self.random.random(len(windows)) < recipe.short_history_share
         history_B = np.where(
             short_B,
@@ -291,10 +263,8 @@ class Trainer:
         row_N = self._tensor(sequences.row_N[target_N])
         item_N = self._tensor(batch.item_N[target_N].astype(np.int64))
         named_M = ((item_N > 0) & (item_N <= shape.items)).nonzero().squeeze(1)
-        category_count_BC = self._tensor(
-            batch.category_repeat_counts.dense(rows, shape.category_rows)
-        )
-        item_count_BI = self._tensor(batch.item_repeat_counts.dense(rows, 1 + shape.items)[:, 1:])
+        category_count_BC = self._tensor(batch.category_repeat_counts.toarray())
+        item_count_BI = self._tensor(batch.item_repeat_counts.toarray()[:, 1 : 1 + shape.items])
         targets = PredictionTargets(
             self._tensor(batch.embedding_rows_P7),
             [(0, rows, batch.length)],
@@ -321,8 +291,9 @@ class Trainer:
                 losses[DISTILLED + name] = F.cross_entropy(
                     own, teachers.softmax(1), reduction="none"
                 )
-        ndcg_N = ndcg_at_10(ranks(logits.category_NC.detach(), category_N))
-        return {**losses, "category_ndcg_at_10": ndcg_N}
+        rank_N = ranks(logits.category_NC.detach(), category_N)
+        rank_M = ranks(logits.item_MJ.detach(), item_index_M)
+        return {**losses, **dict(zip(METRICS, map(ndcg_at_10, (rank_N, rank_M)), strict=True))}
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.processes.device)

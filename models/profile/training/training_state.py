@@ -1,4 +1,4 @@
-"""The state of an unfinished training in one file, from which a killed training resumes.
+"""The state of an unfinished training after its last epoch, from which a killed one resumes.
 
 The file has torch's own format and is read with `weights_only`, which executes no code of the file.
 """
@@ -17,9 +17,6 @@ from liveprofile.errors import InputError
 FILE = "training-state.pt"
 REFIT_FILE = "refit-state.pt"  # of the second training, after validation has chosen
 PARTIAL = ".partial"
-# The state is also saved at the end of each epoch. The interval limits the work that a kill loses;
-# a save takes time for a large model (the optimizer has twice its weights, plus the best weights).
-SAVE_INTERVAL_S = 60.0
 MAX_DIFFERENCES_SHOWN = 3
 
 
@@ -51,20 +48,17 @@ class StateFile:
     def write(self, state: dict[str, Any]) -> None:
         """Replaces the file atomically: after a crash it has the old state or the new one."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        with self._partial.open("wb") as out:
+        partial = self.file.with_name(self.file.name + PARTIAL)
+        with partial.open("wb") as out:
             torch.save({"run": self.run, "state": state}, out)
             out.flush()
             os.fsync(out.fileno())
-        self._partial.replace(self.file)
+        partial.replace(self.file)
         folder = os.open(self.file.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
-
-    @property
-    def _partial(self) -> Path:
-        return self.file.with_name(self.file.name + PARTIAL)
 
 
 def remove(folder: Path) -> None:
@@ -77,11 +71,12 @@ def remove(folder: Path) -> None:
 def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
     """The first values that differ, as text for an error message; "" if all are equal."""
     flat_before, flat_now = _flatten(before), _flatten(now)
-    names = [
-        name for name in {**flat_before, **flat_now} if flat_before.get(name) != flat_now.get(name)
+    texts = [
+        f"{name} was {flat_before.get(name)}, is {flat_now.get(name)}"
+        for name in {**flat_before, **flat_now}
+        if flat_before.get(name) != flat_now.get(name)
     ]
-    texts = [f"{name} was {flat_before.get(name)}, is {flat_now.get(name)}" for name in names]
-    omitted = len(names) - MAX_DIFFERENCES_SHOWN
+    omitted = len(texts) - MAX_DIFFERENCES_SHOWN
     more = f" and {omitted} more" if omitted > 0 else ""
     return ", ".join(texts[:MAX_DIFFERENCES_SHOWN]) + more
 

@@ -13,8 +13,8 @@ import torch
 
 from benchmarks import alerts
 from benchmarks.gpu import NOT_MEASURED, measure_gpu, time_batches
-from benchmarks.latency import sample_profiles, schedule
-from benchmarks.load.rows import batches, generated_rows
+from benchmarks.latency import schedule
+from benchmarks.load.rows import generated_rows
 from benchmarks.load.workload import START_MS, Workload
 from benchmarks.serve import (
     Measured,
@@ -22,13 +22,8 @@ from benchmarks.serve import (
     plan_requests,
 )
 from benchmarks.support.journal import Journal, JournalReader
-from liveprofile.events.window import parse_windows
-from liveprofile.features import baselines
 from liveprofile.kafka.partitioner import partition_of
-from liveprofile.resources import ROOT
-from liveprofile.rules.rules import read_rules
 from liveprofile.settings import Settings
-from liveprofile.wire.histories import MEMORY_WINDOWS, read_histories
 from tests.support.model_folders import SHIPPED
 
 SMALL = Workload(4_000, 300, hours=1)
@@ -58,24 +53,6 @@ def test_number_of_profiles_equals_number_of_user_window_pairs():
     assert SMALL.profiles(SETTINGS.window) == len(pairs)
 
 
-def test_rows_are_parsed_by_operator_functions():
-    row_batches = list(batches(SMALL.messages(), SETTINGS, batch_rows=100))
-    assert sum(len(batch.user_id) for batch in row_batches) == SMALL.profiles(SETTINGS.window)
-    assert max(len(batch.user_id) for batch in row_batches) <= 100
-    last = row_batches[-1]
-    windows, _, invalid = parse_windows(last.events)
-    assert not any(invalid)
-    assert (
-        last.added[:, baselines.COLUMNS.index("events")].tolist() == windows.tokens.sizes.tolist()
-    )
-    # As many windows as the history can hold, this one included, or as the user has had.
-    windows_seen = last.sums[:, baselines.COLUMNS.index("windows")].astype(int).tolist()
-    windows_in_history = [history.count("\x1d") + 1 for history in last.history]
-    assert windows_in_history == [min(count, MEMORY_WINDOWS) for count in windows_seen]
-    read = read_histories(last.history, last.purchases, last.window_start_ms, 8)
-    assert len(read.tokens.starts) == len(last.user_id) + 1
-
-
 def test_window_closes_when_slowest_partition_passes_its_end():
     plan = schedule(SMALL, SETTINGS, events_per_s=1_000)
     assert abs(plan.due_s[-1] - SMALL.n / 1_000) < 0.1
@@ -90,18 +67,6 @@ def test_window_closes_when_slowest_partition_passes_its_end():
             break
     else:
         raise AssertionError("no event closes the window")
-
-
-def test_sampled_profiles_belong_to_closed_windows():
-    ends_ms = list(schedule(SMALL, SETTINGS, 1_000).closes_s)
-    sampled = sample_profiles(SMALL, WINDOW_MS, ends_ms, 50)
-    assert sum(map(len, sampled.values())) == 50
-    existing = {
-        (event["event_time"] // WINDOW_MS * WINDOW_MS + WINDOW_MS, event["user_id"])
-        for event in (json.loads(message.value) for message in SMALL.messages())
-    }
-    assert {(end_ms, user) for end_ms, users in sampled.items() for user in users} <= existing
-    assert set(sampled) <= set(ends_ms)
 
 
 def test_journal_is_read_while_being_written(tmp_path):
@@ -131,24 +96,7 @@ def test_scored_events_have_constant_rate_and_flagged_users_occur_once():
     assert len({event["user_id"] for event in flagged}) == len(flagged) == 40
 
 
-def test_benchmark_rule_is_valid(tmp_path):
-    file = tmp_path / "rules.toml"
-    file.write_text((ROOT / "rules.toml").read_text() + alerts.RULE)
-    assert alerts.RULE_ID in [rule.id for rule in read_rules(file).evaluated("event")]
-
-
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
-
-
-def test_requests_are_planned_at_their_rates_and_in_order() -> None:
-    planned = plan_requests(["a", "b"], 200, 10, 20)
-    times = [request.at_s for request in planned]
-    assert times == sorted(times)
-    assert 0 <= times[0] < times[-1] < 20
-    kinds = [request.kind for request in planned]
-    assert kinds.count("single") == pytest.approx(4_000, rel=0.1)
-    assert kinds.count("batch") == pytest.approx(200, rel=0.3)
-    assert plan_requests(["a"], 0, 0, 20) == []
 
 
 def measured_on(delay_s: float, seconds: float = 0.5) -> Measured:

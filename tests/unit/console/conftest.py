@@ -11,13 +11,7 @@ from starlette.testclient import TestClient
 from console.app import create_console
 from console.job import JobFacts
 from liveprofile.flink.job_report import CheckpointReport, JobReport, ScoringReport
-from liveprofile.flink.operator_metrics import (
-    BUCKETS_MS,
-    EVENT_TO_ALERT,
-    NO_BOUND,
-    LatencyCounts,
-    ModelReport,
-)
+from liveprofile.flink.operator_metrics import ModelReport
 from liveprofile.settings import ServeSettings
 from serve.keys import Role
 from tests.support.memory.api import MemoryApi
@@ -27,16 +21,6 @@ from tests.support.rows.console_rows import fill_console
 from tests.unit.serve.conftest import Clock
 from udfs.profile.deployment import UserModels
 
-
-def counts_of(measured: dict[int, int], beyond: int = 0) -> LatencyCounts:
-    """measured: how many latencies are at each bound; each bound counts those up to it."""
-    reached = {
-        str(bound): sum(n for at, n in measured.items() if at <= bound) for bound in BUCKETS_MS
-    }
-    count = sum(measured.values()) + beyond
-    return LatencyCounts(reached | {NO_BOUND: count}, sum(at * n for at, n in measured.items()))
-
-
 FACTS = JobFacts(
     JobReport("j", "RUNNING", 7_200.0, 1, 12, 12, 321.5, CheckpointReport(3.0, 250, 5_000_000), 0),
     17,
@@ -44,7 +28,6 @@ FACTS = JobFacts(
     ScoringReport(1_000, 20.0, 2, 0),
     ModelReport(4, 4, 0),
     [],
-    {EVENT_TO_ALERT: counts_of({100: 60, 200: 39, 60_000: 0}, beyond=1)},
 )
 
 

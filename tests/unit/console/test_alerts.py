@@ -74,12 +74,6 @@ def test_analyst_changes_the_state_and_the_write_is_audited(
     assert FLAG in shown(browser.get(f"/alerts?state={state.value}").text)
 
 
-def test_label_of_an_event_says_that_it_was_sent(browse: Browse) -> None:
-    browser = browse(Role.ANALYST)
-    assert "sent to the scoring pipeline" in act(browser, "fraud", EVENT_FLAG)
-    assert "has no event" in act(browser, "fraud", FLAG)
-
-
 def test_snooze_is_for_so_many_hours_and_can_be_ended(browse: Browse, api: MemoryApi) -> None:
     browser = browse(Role.ANALYST)
     assert "for 3 hours" in act(browser, "snooze", hours="3")
@@ -151,12 +145,6 @@ def test_new_alert_is_in_the_queue_after_the_time_of_the_cache(
     api.put(stored_flag_of(77)._replace(window_end_ms=NOW_MS + 1))
     clock.s += FRESH_S + 0.01
     assert shown(browser.get("/alerts/queue").text)[0] == f"{77:032x}"
-
-
-def test_empty_queue_says_so(browse: Browse, api: MemoryApi) -> None:
-    api.clear("risk_flag", "risk_flag_by_day")
-    assert "No alert on this page is open" in browse().get("/alerts").text
-    assert "No alert is stored about user x" in browse().get("/alerts?state=all&user=x").text
 
 
 def test_part_of_a_page_without_cassandra_is_a_503_part(

@@ -9,7 +9,7 @@ from html import unescape
 import pytest
 from starlette.testclient import TestClient
 
-from console.routes.definitions import FaultyTextError, check, diff, to_toml
+from console.routes.definitions import FaultyTextError, check, to_toml
 from liveprofile.rules.proposals import ProposalState
 from liveprofile.rules.rules import read_rules
 from liveprofile.segments.definitions import read_segments
@@ -69,14 +69,6 @@ def test_faults_of_a_text_are_told(text: str, fault: str) -> None:
     assert fault in caught.value.problems[0]
 
 
-def test_attribute_without_a_definition_is_told(browse: Browse) -> None:
-    browser = browse()
-    fields = editor(browser.get("/definitions/segments").text)
-    fields["text"] = re.sub('when = "', "when = \"attribute('vipp') or ", fields["text"], count=1)
-    answer = browser.post("/definitions/segments/check", data=fields, headers=FETCH)
-    assert "unknown attribute vipp" in answer.text
-
-
 def test_faulty_condition_names_its_rule_and_column(browse: Browse) -> None:
     browser = browse()
     fields = editor(browser.get(RULES).text)
@@ -84,13 +76,6 @@ def test_faulty_condition_names_its_rule_and_column(browse: Browse) -> None:
     answer = browser.post(f"{RULES}/check", data=fields, headers=FETCH)
     assert answer.status_code == 200
     assert re.search(r"<li>\w+: when, column 1: .*nonsense", answer.text)
-
-
-@pytest.mark.parametrize("kind", ["rules", "segments"])
-def test_definitions_in_force_are_listed(browse: Browse, kind: str) -> None:
-    page = browse(second_approver=False).get(f"/definitions/{kind}").text
-    assert page.count('<th scope="row">') == page.count(f"[[{kind}]]")
-    assert "disabled>Apply" in page
 
 
 def test_segments_have_sizes_and_members(browse: Browse) -> None:
@@ -135,12 +120,6 @@ def test_second_editor_is_refused(browse: Browse) -> None:
     assert admin.post(f"{RULES}/apply", data=second, headers=FETCH).status_code == 422
 
 
-def test_unknown_page_is_a_404_page(browse: Browse) -> None:
-    answer = browse().get("/nothing")
-    assert answer.status_code == 404
-    assert "There is no such page" in answer.text
-
-
 def test_backtest_stands_beside_the_diff(browse: Browse, api: MemoryApi) -> None:
     hours = range(40)
     api.clear("profile_delta", "risk_score_by_hour")
@@ -169,11 +148,6 @@ def test_backtest_of_faulty_fields_is_refused(browse: Browse, changed: dict[str,
     browser = browse()
     fields = editor(browser.get(RULES).text) | changed
     assert browser.post(f"{RULES}/backtest", data=fields, headers=FETCH).status_code == 422
-
-
-def test_diff_is_empty_for_the_same_text() -> None:
-    assert diff("a\nb\n", "a\nb") == []
-    assert [kind for kind, _ in diff("a\nb", "a\nc")] == ["place", "same", "removed", "added"]
 
 
 LOWER = ("score >= threshold", "score >= 0.25")
@@ -254,16 +228,6 @@ def test_proposal_on_changed_rules_is_outdated(browse: Browse, api: MemoryApi) -
     assert sorted(states) == ["applied", "outdated"]
 
 
-def test_single_person_applies_at_once(browse: Browse) -> None:
-    admin = browse(Role.ADMIN, second_approver=False)
-    page = admin.get(RULES).text
-    assert "Propose" not in page
-    fields = editor(page)
-    fields["text"] = fields["text"].replace(*LOWER)
-    answer = admin.post(f"{RULES}/apply", data=fields, headers=SAME_ORIGIN)
-    assert LOWER[1] in editor(answer.text)["text"]
-
-
 @pytest.mark.parametrize("changed", [{"text": "[[rules"}, {"tag": ""}, {"note": "x" * 10_000}])
 def test_faulty_proposal_is_not_stored(
     browse: Browse, api: MemoryApi, changed: dict[str, str]
@@ -274,7 +238,3 @@ def test_faulty_proposal_is_not_stored(
     assert answer.status_code == 422
     assert api.session.rows("rule_proposal") == []
     assert browse().post(f"{RULES}/propose", data=fields, headers=SAME_ORIGIN).status_code == 403
-
-
-def test_unknown_proposal_is_a_404_page(browse: Browse) -> None:
-    assert browse().get(f"{RULES}/proposals/nothing").status_code == 404

@@ -7,8 +7,7 @@ from datetime import UTC, datetime
 
 from starlette.testclient import TestClient
 
-from console.routes.models import CONFIGURED, curves, restores, sections
-from liveprofile.errors import ServiceError
+from console.routes.models import CONFIGURED, curves, restores
 from tests.unit.console.conftest import MemoryJob
 from udfs.profile.deployment import (
     FILES,
@@ -27,14 +26,6 @@ def test_page_has_card_and_curves_of_each_model(browse: Browse) -> None:
     assert "<dt>validation, churn, model, auc</dt>" in page
     assert page.count("<svg") == 4
     assert "The checkpoint is not on this machine" in page
-
-
-def test_card_lists_single_values_and_groups() -> None:
-    card = {"version": "v1", "names": list("abcdefghij"), "at": {"x": {"y_z": True}}, "empty": {}}
-    assert sections(card) == [
-        ("card", [("version", "v1"), ("names", "a, b, c, d, e, f, g, h and 2 more")]),
-        ("at", [("x, y z", "true")]),
-    ]
 
 
 def test_curves_span_their_values_by_epoch() -> None:
@@ -81,9 +72,3 @@ def test_empty_history_says_what_the_job_serves(browse: Browse) -> None:
     part = browse().get("/models/versions/list").text
     assert "No model was applied" in part and "<dt>canary</dt><dd>none</dd>" in part
     assert 'href="/models"' in part
-
-
-def test_broker_that_does_not_answer_is_told(browse: Browse, job: MemoryJob) -> None:
-    job.models = ServiceError("reading topic user-models: Kafka did not send it in 30 s")
-    answer = browse().get("/models/versions/list", headers=FETCH)
-    assert answer.status_code == 503 and "The data cannot be read now" in answer.text

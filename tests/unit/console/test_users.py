@@ -65,33 +65,11 @@ def test_before_the_first_window_nothing_is_known(browse: Browse) -> None:
     assert "No figures are stored for this time" in answer.text
 
 
-def test_user_with_one_window_has_empty_states(browse: Browse, api: MemoryApi) -> None:
-    api.clear("profile_delta", "risk_flag", "risk_flag_by_day")
-    page = browse().get("/user?id=42").text
-    assert "No activity times are stored for this user" in page
-    assert "No windows or flags are stored" in page
-
-
 def test_unknown_user_is_a_404_page(browse: Browse) -> None:
     answer = browse().get("/user?id=nobody")
     assert answer.status_code == 404
     assert "No profile of user <strong>nobody</strong>" in answer.text
     assert "Show the user" in browse().get("/user").text
-
-
-def test_wrong_time_is_told(browse: Browse) -> None:
-    answer = browse().get(f"{ADDRESS}&at=yesterday")
-    assert answer.status_code == 422
-    assert "not a time in RFC 3339" in answer.text
-
-
-def test_store_that_does_not_answer_is_a_503_page(browse: Browse, api: MemoryApi) -> None:
-    browser = browse()
-    api.session.stop_answering()
-    answer = browser.get(ADDRESS)
-    assert answer.status_code == 503
-    assert "The data cannot be read now" in answer.text
-    assert "Traceback" not in answer.text
 
 
 def test_bug_is_told_without_its_trace(browse: Browse, api: MemoryApi) -> None:

@@ -201,22 +201,6 @@ def test_window_between_reading_and_writing_is_evaluated_again() -> None:
     world.assert_consistent(END_MS + 3 * DAY_MS)
 
 
-def test_user_whose_membership_is_newer_than_the_page_is_evaluated_again() -> None:
-    world = World()
-    world.segments = RECENT.model_copy(update={"sweep": "s1", "sweeping": True})
-    world.window("a", recency_days=40)
-
-    def step(name: str) -> None:
-        if name == "memberships":
-            world.store.step = lambda name: None
-            world.window("a", END_MS + DAY_MS, recency_days=0)
-
-    world.store.step = step
-    world.sweep(END_MS + 3 * DAY_MS)
-    assert world.changes() == [("a", "recent", "entered", "window")]
-    world.assert_consistent(END_MS + 3 * DAY_MS)
-
-
 @pytest.mark.parametrize("seed", range(40))
 def test_killed_sweep_goes_on_and_sends_every_change_exactly_once(seed: int) -> None:
     rng = random.Random(seed)

@@ -52,14 +52,9 @@ def test_change_of_a_state_is_stored_and_audited(connect: Connect, api: MemoryAp
     assert (entry.name, entry.action, entry.target) == ("otto", "alert.state", FLAG)
     assert (entry.request_id, entry.requested, entry.outcome) == ("r7", body, "done")
     assert (entry.before["state"], entry.after["state"]) == ("open", "closed")
-
-
-def test_change_that_the_state_forbids_is_a_409_problem(connect: Connect) -> None:
-    client = connect(Role.ANALYST)
-    client.put(f"/v1/alerts/{FLAG}/state", json={"state": "closed"}).raise_for_status()
-    answer = client.put(f"/v1/alerts/{FLAG}/state", json={"state": "acknowledged"})
-    assert answer.status_code == 409
-    assert answer.json()["type"].endswith("conflict")
+    again = client.put(f"/v1/alerts/{FLAG}/state", json={"state": "acknowledged"})
+    assert (again.status_code, again.json()["type"].rpartition(":")[2]) == (409, "conflict")
+    assert client.put("/v1/alerts/x/state", json=body).status_code == 404
 
 
 def test_label_says_whether_a_record_was_sent(connect: Connect) -> None:
@@ -68,12 +63,6 @@ def test_label_says_whether_a_record_was_sent(connect: Connect) -> None:
     assert (of_window["state"], of_window["labels_sent"]) == ("confirmed", 0)
     of_event = client.put(f"/v1/alerts/{EVENT_FLAG}/label", json={"label": "legitimate"}).json()
     assert (of_event["state"], of_event["labels_sent"]) == ("false_positive", 1)
-
-
-def test_unknown_alert_is_a_404_problem(connect: Connect) -> None:
-    client = connect(Role.ANALYST)
-    assert client.get("/v1/alerts/x").status_code == 404
-    assert client.put("/v1/alerts/x/state", json={"state": "closed"}).status_code == 404
 
 
 def test_snooze_is_set_and_ended(connect: Connect, api: MemoryApi) -> None:
@@ -117,6 +106,10 @@ def test_cases_come_page_by_page(connect: Connect) -> None:
         ("DELETE", "/v1/users/42/snoozes/*", None, Role.ANALYST),
         ("GET", "/v1/audit?day=2017-11-26", None, Role.ADMIN),
         ("GET", f"/v1/alerts/{FLAG}", None, Role.READER),
+        ("PUT", "/v1/campaigns/spring", {}, Role.ANALYST),
+        ("PUT", "/v1/rules", {"rules": []}, Role.ADMIN),
+        ("PUT", "/v1/segments", {"segments": []}, Role.ANALYST),
+        ("POST", "/v1/segments:preview", {"segments": []}, Role.ANALYST),
     ],
 )
 def test_each_role_may_do_what_it_includes(
@@ -163,13 +156,6 @@ def test_plan_is_stored_once_and_audited(connect: Connect, api: MemoryApi) -> No
     assert [entry.outcome for entry in api.audit] == ["done", "refused"]
 
 
-def test_dry_run_stores_nothing(connect: Connect, api: MemoryApi) -> None:
-    client = connect(Role.ANALYST)
-    assert client.put(f"{PATH}?dry_run=true", json={}).json()["treatment"] == 2
-    assert (api.session.rows("campaign_plan"), api.audit) == ([], [])
-    assert client.get(PATH).json()["type"].endswith("unknown-campaign")
-
-
 def test_users_of_a_plan_come_page_by_page(connect: Connect) -> None:
     client = connect(Role.ANALYST)
     client.put(PATH, json=SHARE).raise_for_status()
@@ -208,10 +194,6 @@ def test_bad_request_is_a_422_problem(connect: Connect, body: dict, message: str
     assert message in answer.json()["detail"]
 
 
-def test_reader_may_not_plan(connect: Connect) -> None:
-    assert connect(Role.READER).put(PATH, json={}).status_code == 403
-
-
 LATER_MS = NOW_MS + 1_000
 
 
@@ -234,13 +216,6 @@ def test_only_keys_for_privacy_may_use_it(
     assert anonymous.status_code == 403
 
 
-def test_the_role_reads_profiles_and_changes_no_alerts(connect: Connect) -> None:
-    client = connect(Role.PRIVACY)
-    assert client.get("/v1/users/42").status_code == 200
-    assert client.put("/v1/users/42/snoozes/*", json={"for_s": 60}).status_code == 403
-    assert client.get("/v1/audit?day=2017-11-26").status_code == 403
-
-
 def test_consents_are_changed_shown_and_audited(connect: Connect, api: MemoryApi) -> None:
     client = connect(Role.PRIVACY, "otto")
     body = {"granted": False, "time_ms": NOW_MS - 5, "basis": "consent", "text_version": "2"}
@@ -254,12 +229,6 @@ def test_consents_are_changed_shown_and_audited(connect: Connect, api: MemoryApi
     entry = api.audit[0]
     assert (entry.name, entry.action, entry.target) == ("otto", "consent.set", "a/b marketing")
     assert entry.after is not None and entry.after["granted"] is False
-
-
-def test_a_consent_without_a_time_counts_from_now(connect: Connect) -> None:
-    client = connect(Role.PRIVACY)
-    answer = client.put("/v1/users/42/consents/risk", json={"granted": False})
-    assert answer.json()["purposes"]["risk"]["since_ms"] == NOW_MS
 
 
 def test_an_erasure_is_requested_once_and_tracked(connect: Connect, api: MemoryApi) -> None:

@@ -91,13 +91,6 @@ def test_each_fault_is_named(connect: Connect, api: MemoryApi) -> None:
     assert api.audit == []
 
 
-def test_segment_that_reads_an_unknown_one_is_refused(connect: Connect) -> None:
-    body = {"segments": [SEGMENT | {"when": 'segment("bigg")'}]}
-    answer = connect(Role.ANALYST).put("/v1/segments", json=body, headers={"If-Match": "*"})
-    [fault] = answer.json()["errors"]
-    assert fault == {"field": "segment big: when", "message": "unknown segment bigg; big?"}
-
-
 @pytest.mark.parametrize(
     ("when", "message"),
     [
@@ -142,15 +135,6 @@ def test_server_without_its_file_of_attributes_blames_itself(
     assert "none.toml" in caplog.text and "none.toml" not in answer.text
 
 
-@pytest.mark.parametrize(("kind", "least"), [("rules", Role.ADMIN), ("segments", Role.ANALYST)])
-def test_role_that_may_change_definitions(connect: Connect, kind: str, least: Role) -> None:
-    for role in Role:
-        client = connect(role)
-        assert client.get(f"/v1/{kind}").status_code == 200
-        answer = client.put(f"/v1/{kind}", json={kind: []}, headers={"If-Match": "*"})
-        assert (answer.status_code == 403) is not role.includes(least), role
-
-
 def test_preview_says_who_enters_and_leaves(connect: Connect, api: MemoryApi) -> None:
     client = connect(Role.ANALYST)
     body = {"segments": [SEGMENT]}
@@ -160,5 +144,4 @@ def test_preview_says_who_enters_and_leaves(connect: Connect, api: MemoryApi) ->
     assert client.post("/v1/segments:preview", json=body).json()["at_ms"] == NOW_MS
     bad = {"segments": [SEGMENT | {"when": "x > 1"}]}
     assert client.post("/v1/segments:preview", json=bad).status_code == 422
-    assert connect(Role.READER).post("/v1/segments:preview", json=body).status_code == 403
     assert api.audit == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import subprocess
 import sys
@@ -13,9 +12,9 @@ from typing import Any
 
 import httpx2
 import pytest
+from starlette.testclient import TestClient
 
 from liveprofile.client import (
-    AsyncClient,
     BadAnswerError,
     Client,
     ConflictError,
@@ -27,7 +26,6 @@ from liveprofile.client import (
     UnavailableError,
     calls,
 )
-from liveprofile.client.analysis_models import FrequencyCap
 from liveprofile.client.calls import Call
 from liveprofile.settings import ServeSettings
 from liveprofile.trends.counts import Series
@@ -51,17 +49,12 @@ def api(monkeypatch: pytest.MonkeyPatch) -> MemoryApi:
 
 
 def run(api: MemoryApi, call: Call[Any], role: Role = Role.READER) -> Any:
-    """Runs a call of the asynchronous client against the API on this store."""
-    key = next((each.text for each in api.keys if each.stored.role is role), None)
-    key = key or api.add_key(role).text
+    """Runs a call against the API on this store."""
     app = create_app(ServeSettings(deadline_ms=30_000), api.store(), clock_ms=lambda: NOW_MS)
-
-    async def send() -> Any:
-        transport = httpx2.ASGITransport(app)
-        async with AsyncClient("http://127.0.0.1", key, attempts=1, transport=transport) as client:
-            return await client.send(call)
-
-    return asyncio.run(send())
+    options = {"attempts": 1, "transport": TestClient(app)._transport}
+    known = next((each.text for each in api.keys if each.stored.role is role), "")
+    with Client("http://127.0.0.1", known or api.add_key(role).text, **options) as client:
+        return client.send(call)
 
 
 def test_each_read_returns_its_type(api: MemoryApi) -> None:
@@ -83,48 +76,6 @@ def test_each_read_returns_its_type(api: MemoryApi) -> None:
     )
     assert len(run(api, calls.trend(count=2)).points) == 2
     assert run(api, calls.retention()).items == []
-
-
-def test_writes_of_an_analyst(api: MemoryApi) -> None:
-    role = Role.ANALYST
-    assert run(api, calls.label(FLAG, label="fraud"), role).labels_sent == 1
-    assert run(api, calls.set_state(FLAG, state="closed"), role).state == "closed"
-    assert [a.flag_id for a in run(api, calls.alerts(state="closed")).items] == [FLAG]
-    assert len(run(api, calls.alert(FLAG)).history) == 2
-    run(api, calls.snooze("42", "*", for_s=3_600), role)
-    assert run(api, calls.snoozes("42")).items[0].rule_id == "*"
-    run(api, calls.end_snooze("42", "*"), role)
-    assert run(api, calls.snoozes("42")).items == []
-
-
-def test_rules_are_read_changed_and_not_overwritten(api: MemoryApi) -> None:
-    rules = run(api, calls.rules())
-    kept = rules.rules[:1]
-    assert run(api, calls.put_rules(rules=kept, tag=rules.tag, dry_run=True), Role.ADMIN).dry_run
-    changed = run(api, calls.put_rules(rules=kept, tag=rules.tag), Role.ADMIN)
-    assert [change.what for change in changed.changes] == ["added"]
-    with pytest.raises(ConflictError, match="412"):
-        run(api, calls.put_rules(rules=[], tag=rules.tag), Role.ADMIN)
-    assert run(api, calls.rules()).tag == changed.tag
-    with pytest.raises(InvalidRequestError, match="segment number 1: id"):
-        run(api, calls.put_segments(segments=[{}], tag=calls.ANY_TAG), Role.ANALYST)
-    assert run(api, calls.put_segments(segments=[], tag=calls.ANY_TAG), Role.ANALYST).tag != "file"
-    assert run(api, calls.segments()).segments == []
-    at = datetime.fromtimestamp(NOW_MS / 1_000, UTC)
-    assert run(api, calls.preview_segments(segments=[], at=at), Role.ANALYST).at_ms == NOW_MS
-
-
-def test_campaign_is_planned_once(api: MemoryApi) -> None:
-    request = {"control_share": 0.6, "cost": 0.5, "cap": FrequencyCap(contacts=2, days=30)}
-    call = calls.plan_campaign("spring", **request)
-    assert run(api, calls.plan_campaign("spring", **request, dry_run=True), Role.ANALYST).cost
-    assert run(api, call, Role.ANALYST).treatment == 1
-    with pytest.raises(ConflictError, match="planned already"):
-        run(api, call, Role.ANALYST)
-    assert [each.name for each in run(api, calls.campaigns()).items] == ["spring"]
-    assert run(api, calls.campaign("spring")).requested["cap"] == {"contacts": 2, "days": 30}
-    assert run(api, calls.campaign_targets("spring")).next_cursor
-    assert run(api, calls.campaign_report("spring", days=14)).has_control
 
 
 def test_errors_of_the_server_have_types(api: MemoryApi) -> None:

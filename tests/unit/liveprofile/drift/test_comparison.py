@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.special import ndtr
 
 from liveprofile.drift.comparison import (
     CHANCE,
@@ -17,7 +15,6 @@ from liveprofile.drift.comparison import (
     mean_shift,
     psi,
     psi_bound,
-    psi_per_bin,
     shift_bound,
 )
 from liveprofile.drift.reference import (
@@ -27,27 +24,11 @@ from liveprofile.drift.reference import (
     SCORE,
     DriftReference,
     HourlyHistograms,
-    Series,
 )
 from liveprofile.errors import InputError
-from liveprofile.resources import product_path
-from liveprofile.settings import load
 from liveprofile.units import HOUR_MS
-from models.fraud.model import FraudModel
 from models.fraud.training import drift_reference
 from tests.support.rows.drift_data import ALERT_SCORE, NAMES, START_MS, counts, events, series
-
-
-@pytest.mark.parametrize("count", [MIN_EVENTS, 100, 1_000])
-def test_psi_without_shift_has_the_published_mean_and_quantile(count: int) -> None:
-    deciles = Series("a", tuple(range(9)), (4_000,) * 10 + (0,))
-    rng = np.random.default_rng(2)
-    drawn = rng.multinomial(count, deciles.share_B, 4_000)
-    values = np.array([psi_per_bin(one, deciles.share_B).sum() for one in drawn])
-    # The bin of missing values is empty in the reference: ten bins count.
-    assert values.mean() == pytest.approx(9 / count, rel=0.12)
-    assert (values > psi_bound(deciles, count)).mean() < 20 * CHANCE
-    assert psi_bound(deciles, 1) == pytest.approx(33.72, abs=0.01)
 
 
 @pytest.mark.parametrize("count", [MIN_EVENTS, 100, 1_000])
@@ -139,37 +120,6 @@ def test_first_events_of_a_user_per_hour_are_counted_over_batches(
         assert (histograms._totals[START_MS + hour * HOUR_MS] == expected).all()
 
 
-def test_bins_are_finer_in_tails_and_frequent_value_has_its_own_bin(
-    reference: DriftReference,
-) -> None:
-    amount = series(reference, "amount")
-    below = np.cumsum(amount.share_B)[:-2]
-    assert np.allclose(below, ndtr(np.arange(-3.5, 4.0, 0.5)), atol=0.001)
-    assert amount.share_B[-1] < 1e-4
-    rare = series(reference, "new_device")
-    assert rare.edges == (0.0,)
-    assert rare.bins(np.array([0, 1, np.nan])).tolist() == [0, 1, 2]
-    assert series(reference, "seconds").share_B[-1] == pytest.approx(0.2, abs=0.01)
-    each_N = np.arange(100)
-    mostly_one = drift_reference.build_drift_reference(
-        np.array([[0.0]] * 5 + [[1.0]] * 95, np.float32), ["a"], each_N * 0, each_N * 0, each_N, 0.5
-    )
-    assert mostly_one.series[0].edges == (0.0,)
-    assert mostly_one.series[0].counts == (5, 95, 0)
-
-
-@pytest.mark.parametrize("value", [np.nan, 7.0])
-def test_new_value_of_a_constant_feature_is_drift(value: float) -> None:
-    x_NF = np.full((1_000, 1), value, np.float32)
-    scores_N, each_N = np.linspace(0, 1, 1_000), np.arange(1_000)
-    made = drift_reference.build_drift_reference(x_NF, ["a"], scores_N, each_N * 0, each_N, 0.5)
-    same, new = HourlyHistograms(made, ["a"]), HourlyHistograms(made, ["a"])
-    for histograms, column in ((same, x_NF), (new, x_NF * 0 + 9), (new, np.zeros_like(x_NF) + 9)):
-        histograms.add(column, scores_N, np.full(1_000, START_MS), each_N, range(1_000))
-    assert not assess_drift(made, same.take_changed()[START_MS]).drifted
-    assert assess_drift(made, new.take_changed()[START_MS]).reasons[0]["name"] == "a"
-
-
 def test_saved_reference_is_loaded_and_unknown_format_rejected(
     reference: DriftReference, tmp_path: Path
 ) -> None:
@@ -240,10 +190,3 @@ def test_reference_counts_equal_the_job_histograms() -> None:
     assert made.events == 4 * 7 * MAX_EVENTS_PER_USER_HOUR
     for expected, counts_W in zip(made.series, found, strict=True):
         assert tuple(counts_W[: len(expected.counts)]) == expected.counts
-
-
-def test_reference_of_another_model_is_rejected(reference: DriftReference, tmp_path: Path) -> None:
-    model = FraudModel.load(product_path(load().scoring.checkpoint))
-    replace(model, reference=reference).save(tmp_path)
-    with pytest.raises(InputError, match="its drift reference has new_device"):
-        FraudModel.load(tmp_path)

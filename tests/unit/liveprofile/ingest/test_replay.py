@@ -16,28 +16,11 @@ from liveprofile.ingest.rejected import (
     parse_record,
     read_corrections,
 )
-from liveprofile.ingest.replay import Pace, closing_time_ms, replay, send_heartbeats
+from liveprofile.ingest.replay import ReplayProducer, closing_time_ms, replay, send_heartbeats
 from liveprofile.ingest.translation import EventRecords
 from liveprofile.kafka.records import Record
 from liveprofile.settings import Settings, WindowSettings
 from tests.reference.windows import window_end_ms
-
-
-def events(*times_ms: int | None) -> EventRecords:
-    return EventRecords([None] * len(times_ms), [b"{}"] * len(times_ms), list(times_ms))
-
-
-def test_rate_continues_across_batches():
-    pace = Pace(rate=10, speed=None)
-    assert pace.due_s(events(None, None)).tolist() == [0, 0.1]
-    assert pace.due_s(events(None)).tolist() == [0.2]
-    assert Pace(None, None).due_s(events(1, 2)) is None
-
-
-def test_speed_follows_event_times_and_due_times_never_decrease():
-    pace = Pace(rate=None, speed=2)
-    assert pace.due_s(events(None, 10_000, 14_000, 12_000, None)).tolist() == [0, 0, 2, 2, 2]
-    assert pace.due_s(events(None, 13_000, 20_000)).tolist() == [2, 2, 5]
 
 
 @given(
@@ -58,17 +41,24 @@ def test_closing_heartbeat_moves_the_watermark_past_the_last_window(
     assert end_ms <= watermark_ms <= end_ms + 2 * length_ms
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"rate": 1, "speed": 1}, "set rate or speed, not both"),
-        ({"rate": 0}, "rate = 0: must be above 0"),
-        ({"speed": -1}, "speed = -1: must be above 0"),
-    ],
-)
-def test_invalid_pace_is_rejected_before_the_file_is_read(options, message):
-    with pytest.raises(InputError, match=message):
-        replay("nowhere.csv", None, Settings(), **options)
+def test_invalid_rate_is_rejected_before_the_file_is_read():
+    with pytest.raises(InputError, match="rate = 0: must be above 0"):
+        replay("nowhere.csv", None, Settings(), rate=0)
+
+
+def test_events_are_sent_at_the_rate(monkeypatch) -> None:
+    monkeypatch.setattr(ReplayProducer, "find_partitions", lambda self: None)
+    sent: list[float] = []
+    monkeypatch.setattr(
+        ReplayProducer, "_produce", lambda self, value, key: sent.append(time.monotonic())
+    )
+    counted: list[int] = []
+    producer = ReplayProducer(Settings(), "events", counted.append)
+    for _ in range(2):
+        producer.send(EventRecords([None] * 3, [b"{}"] * 3, [None] * 3), rate=50)
+    assert sent[-1] - sent[0] >= 0.09 and counted == [1] * 6
+    producer.send(EventRecords([None] * 3, [b"{}"] * 3, [None] * 3))
+    assert counted[6:] == [3]
 
 
 EVERY_S = 0.01

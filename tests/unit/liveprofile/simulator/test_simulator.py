@@ -72,13 +72,6 @@ def test_events_satisfy_the_event_schema(days):
     assert not {"label", "kind", "case"} & set().union(*records)
 
 
-def test_event_rate_matches_the_configured_rate():
-    shop = Shop(ShopConfig(3_000, 20, events_per_user_day=4, **NO_CASES))
-    user_days = sum((shop.people.join_day <= day).sum() for day in range(20))
-    count = sum(day.events.num_rows for day in shop)
-    assert count / user_days == pytest.approx(4, rel=0.1)
-
-
 def test_labels_join_their_events(events, labels):
     ids = events["event_id"].to_pylist()
     assert len(set(ids)) == len(ids)
@@ -111,20 +104,6 @@ def test_ring_has_the_configured_users_and_devices(events, labels):
     # Some of the ring's users also have ordinary events.
     ordinary = ring_users & {event["user_id"] for event in others}
     assert 0 < len(ordinary) < SMALL["ring_users"]
-
-
-def test_campaign_crowd_has_shared_coupons_and_separate_devices(events, labels):
-    rows = [row for row in labels.to_pylist() if row["kind"] == "honest_campaign"]
-    sizes = []
-    for case in {row["case"] for row in rows}:
-        crowd, others = case_events(events, labels, case)
-        users = {event["user_id"] for event in crowd}
-        sizes.append(len(users))
-        assert len({event["device_id"] for event in crowd}) >= 0.8 * len(users)
-        assert 1 <= len({event["coupon_id"] for event in crowd} - {None}) <= 3
-        assert {event["event_type"] for event in crowd} >= {"view", "coupon", "purchase", "login"}
-        assert 0 < len(users & {event["user_id"] for event in others}) < len(users)
-    assert all(20 <= size <= 120 for size in sizes)
 
 
 def test_rings_with_few_and_many_devices_differ_in_devices_and_labels_only():

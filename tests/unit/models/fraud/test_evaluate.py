@@ -63,20 +63,6 @@ def test_rules_model_and_both_find_frauds_within_the_budget(report: dict) -> Non
     assert report["score"]["average_precision"] > 0.9
 
 
-def test_only_active_rules_alert_with_their_current_thresholds(model: FraudModel) -> None:
-    def alerts(*rules: Rule) -> dict:
-        rule_set = RuleSet(version="t", rules=rules)
-        report = compare_rules_and_model(model, rule_set, (1,), **SHOP)["at"]["as_they_are"]
-        return {name: metrics["alerts_per_10000"] for name, metrics in report.items()}
-
-    score_rule = make_rule(id="score", when="score >= threshold", value="score", threshold=0.5)
-    active = alerts(make_rule(), score_rule)
-    assert active["rules"] > 2 * active["model"] > 0
-    assert active["both"] >= active["rules"]
-    assert alerts(make_rule(state="SHADOW"), score_rule)["rules"] == 0
-    assert alerts(make_rule(state="PAUSED"), score_rule)["both"] == active["model"]
-
-
 def test_severity_outranks_value(model: FraudModel) -> None:
     """With a small budget only the more severe rule's events are alerts, however small their
     values. A rule in SHADOW does not count."""

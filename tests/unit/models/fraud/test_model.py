@@ -1,37 +1,62 @@
-"""The fraud model: training on card transactions, saving and loading, calibration, downsampling."""
+"""The fraud model on a simulated shop: files, scores, calibration, reasons."""
 
 import json
+import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 
 from liveprofile.errors import InputError
-from models.fraud.datasets.event_dataset import downsample_legitimate
+from liveprofile.features.entity import EVENT_FEATURES, EventLists
+from liveprofile.simulator import ShopConfig
+from models.fraud.datasets.entity_history import EntityHistory, EventColumns, LabelColumns
+from models.fraud.datasets.event_dataset import downsample_legitimate, simulate_shop
 from models.fraud.model import CARD_FILE, TREES_FILE, FraudModel, probability
+from models.fraud.reasons import EARLIER_EVENT, explain, feature_groups, shapley_values
 from models.fraud.training.fit import fit_calibration
-from tests.unit.models.fraud.conftest import TrainedModel
+from tests.support.one_feature_model import one_feature_model
+from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.slow
 
+SHIPPED = ROOT / "models/checkpoints/event-risk"
+NO_LABELS = LabelColumns(np.empty(0, np.int64), np.empty(0, bool), np.empty(0, np.int64))
 
-def test_saved_and_loaded_model_gives_the_same_scores_and_files(
-    trained: TrainedModel, tmp_path: Path
-) -> None:
-    model = trained.model
-    model.save(tmp_path)
+
+class ScoredShop(NamedTuple):
+    model: FraudModel  # the shipped one
+    events: EventColumns
+    rows: np.ndarray  # of the last events
+    lists: EventLists  # of these rows
+    columns: dict[str, np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def shop() -> ScoredShop:
+    events = simulate_shop(ShopConfig(150, 12, seed=5, takeovers=6)).history.events
+    model, rows = FraudModel.load(SHIPPED), np.arange(len(events.time_ms) - 1_000, len(events.user))
+    lists = EntityHistory(events, NO_LABELS).rows(rows)
+    return ScoredShop(model, events, rows, lists, model.columns(lists))
+
+
+def test_saved_model_gives_the_same_scores_and_files(shop: ScoredShop, tmp_path: Path) -> None:
+    shop.model.save(tmp_path)
     loaded = FraudModel.load(tmp_path)
-    assert loaded.version == model.version
-    assert np.array_equal(loaded.score(trained.columns), model.score(trained.columns))
+    assert loaded.version == shop.model.version
+    assert np.array_equal(loaded.score(shop.columns), shop.model.score(shop.columns))
+    loaded.save(tmp_path / "again")
     for name in (CARD_FILE, TREES_FILE):
-        assert (tmp_path / name).read_bytes() == (trained.folder / name).read_bytes()
+        assert (tmp_path / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 
 
-def test_score_does_not_depend_on_the_batch(trained: TrainedModel) -> None:
-    scores = trained.model.score(trained.columns)
+def test_score_does_not_depend_on_the_batch(shop: ScoredShop) -> None:
+    scores = shop.model.score(shop.columns)
+    assert scores.max() > 0.9
     for row in (0, 17, len(scores) - 1):
-        single = {name: values[row : row + 1] for name, values in trained.columns.items()}
-        assert trained.model.score(single)[0] == scores[row]
+        single = {name: values[row : row + 1] for name, values in shop.columns.items()}
+        assert shop.model.score(single)[0] == scores[row]
 
 
 @pytest.mark.parametrize(
@@ -39,25 +64,24 @@ def test_score_does_not_depend_on_the_batch(trained: TrainedModel) -> None:
     [
         ({"format": 9}, "format 9, this version reads 2"),
         ({"names": ["moon_phase"]}, "unknown feature moon_phase"),
+        ({"names": ["amount"]}, "its drift reference has"),
     ],
 )
-def test_card_with_unknown_format_or_feature_is_rejected(
-    trained: TrainedModel, tmp_path: Path, change: dict, message: str
-) -> None:
-    trained.model.save(tmp_path)
-    card = json.loads((tmp_path / CARD_FILE).read_text())
-    (tmp_path / CARD_FILE).write_text(json.dumps({**card, **change}))
+def test_card_that_does_not_fit_is_rejected(tmp_path: Path, change: dict, message: str) -> None:
+    folder = shutil.copytree(SHIPPED, tmp_path / "model")
+    card = json.loads((folder / CARD_FILE).read_text())
+    (folder / CARD_FILE).write_text(json.dumps({**card, **change}))
     with pytest.raises(InputError, match=message):
-        FraudModel.load(tmp_path)
+        FraudModel.load(folder)
 
 
-def test_missing_or_broken_model_file_is_rejected(trained: TrainedModel, tmp_path: Path) -> None:
+def test_missing_or_broken_model_file_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="No such file"):
         FraudModel.load(tmp_path)
-    trained.model.save(tmp_path)
-    (tmp_path / TREES_FILE).write_bytes(b"no model")
+    folder = shutil.copytree(SHIPPED, tmp_path / "model")
+    (folder / TREES_FILE).write_bytes(b"no model")
     with pytest.raises(InputError, match="fraud model"):
-        FraudModel.load(tmp_path)
+        FraudModel.load(folder)
 
 
 def test_downsampling_keeps_all_frauds_and_weights_the_other_rows() -> None:
@@ -78,3 +102,64 @@ def test_calibrated_score_equals_the_share_of_frauds() -> None:
     for part in np.array_split(np.arange(60_000), 10):
         noise = 4 * np.sqrt(score[part].mean() / len(part))
         assert fraud[part].mean() == pytest.approx(score[part].mean(), abs=noise)
+
+
+def test_each_feature_is_in_one_group_except_event_types() -> None:
+    names = tuple(EVENT_FEATURES)
+    groups = feature_groups(names)
+    grouped = [names[index] for group in groups for index in group.features]
+    assert len(grouped) == len(set(grouped))
+    assert {name for name in names if not name.startswith("is_")} == set(grouped)
+    assert len({group.code for group in groups}) == len(groups)
+
+
+def test_first_reason_is_the_only_feature_that_the_model_uses(shop: ScoredShop) -> None:
+    model = one_feature_model("user_purchases_7d", 3)
+    x = model.matrix(shop.columns)
+    flagged = np.flatnonzero(model.score(shop.columns) > 0.5)[:5]
+    assert len(flagged)
+    for row, reasons in zip(flagged, explain(model, shop.lists, x, flagged), strict=True):
+        count = shop.columns["user_purchases_7d"][row]
+        first = reasons[0]
+        assert (first.code, first.value, first.usual) == ("BURST", count, 0.0)
+        words = f"purchases in the last 7 days: {count:.0f}, usually 0"
+        assert first.sentence == f"pace of this user: {words}"
+        assert {reason.code for reason in reasons[1:]} <= {EARLIER_EVENT}
+        values = shapley_values(model, x[row : row + 1])[0]
+        assert np.flatnonzero(values).tolist() == [model.names.index("user_purchases_7d")]
+        assert first.weight == pytest.approx(float(values.sum()))
+
+
+def test_drop_of_an_earlier_event_equals_a_history_without_it(shop: ScoredShop) -> None:
+    model, events = shop.model, shop.events
+    x = model.matrix(shop.columns)
+    for place in np.argsort(-model.log_odds(x))[:60]:
+        reasons = explain(model, shop.lists, x, np.array([place]))[0]
+        earlier = [reason for reason in reasons if reason.code == EARLIER_EVENT and reason.value]
+        if earlier:
+            break
+    reason, flagged = earlier[0], shop.rows[place]
+    before = np.flatnonzero(events.user[:flagged] == events.user[flagged])
+    same_amount = [row for row in before if events.amount[row] == reason.value]
+    drops = []
+    for removed in same_amount[-16:]:
+        kept = np.delete(np.arange(len(events.user)), removed)
+        without = EventColumns(
+            *(column[kept] for column in events[:-1]),
+            {name: codes[kept] for name, codes in events.entities.items()},
+        )
+        lists = EntityHistory(without, NO_LABELS).rows(np.array([flagged - 1]))
+        alone = model.log_odds(model.matrix(model.columns(lists)))
+        drops.append(float((model.log_odds(x[place : place + 1]) - alone)[0]))
+    assert reason.weight == pytest.approx(min(drops, key=lambda each: abs(each - reason.weight)))
+    assert f"of {reason.value:,.2f}" in reason.sentence
+
+
+def test_unknown_feature_is_no_reason() -> None:
+    model = one_feature_model("coupon_users_1d", 3)
+    x = np.zeros(len(model.names), np.float32)
+    index = model.names.index("coupon_users_1d")
+    x[index] = np.nan
+    assert shapley_values(model, x[None])[0, index] == 0
+    x[index] = 9.0
+    assert shapley_values(model, x[None])[0, index] > 0

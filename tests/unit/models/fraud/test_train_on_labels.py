@@ -26,7 +26,6 @@ from liveprofile.units import DAY_MS
 from liveprofile.wire.scored_events import read_rows
 from models.fraud.datasets.labelled_rows import LabelledEvents, LabelLog, read_labelled_events
 from models.fraud.model import FraudModel
-from models.fraud.reasons import explain
 from models.fraud.training import fit
 from models.fraud.training.train_on_labels import DateSplit, train_on_labels
 from offline.backfill import SCORING_ROWS
@@ -193,47 +192,6 @@ def test_model_finds_more_frauds_than_rules_and_reports_its_baselines(trained: F
         "events": len(LABELS),
         "of_unknown_events": 0,
     }
-
-
-def make_ordered_events() -> list[Event]:
-    """Users come in threes of events. Frauds are purchases after a coupon and then a return; honest
-    ones come after a return and then a coupon."""
-    random = np.random.default_rng(6)
-    events = []
-    for number in range(DAYS * 20):
-        user, fraud = f"u{random.integers(40)}", number % 6 == 5
-        time_ms = START_MS + number * DAY_MS // 20
-        for event_type in (*(("coupon", "return") if fraud else ("return", "coupon")), "purchase"):
-            time_ms += int(random.integers(2_000, 20_000))
-            device = "stolen" if fraud and event_type == "purchase" else ""
-            events.append(Event(f"e{len(events)}", user, event_type, time_ms, device=device))
-    return events
-
-
-def test_model_of_frauds_that_only_the_order_shows_reads_the_order(tmp_path: Path) -> None:
-    events = make_ordered_events()
-    labels = [label for label in make_labels(events) if label["label"] == "fraud"]
-    events = [event._replace(device="") for event in events]
-    write_rows(tmp_path / "rows", events, labels)
-    labelled = read_labelled_events(tmp_path / "rows", LabelLog.from_records(labels))
-    out = tmp_path / "model"
-    train_on_labels(labelled, SPLIT, RULES, out, settings=FAST_SETTINGS)
-    model = FraudModel.load(out)
-    order = model.metadata["order"]
-    assert order["chosen"] is True and order["gain_95"][0] > 0.3
-    assert model.names[-len(ORDER_FEATURES) :] == list(ORDER_FEATURES)
-    assert model.metadata["test"]["average_precision"] > 0.9
-    # The job's columns of a fraud and of the honest purchase before it.
-    arrived = arrivals(events, labels)
-    rows = [17, 14]
-    texts = [event_parts(arrived, arrived.index(events[row])) for row in rows]
-    batch = read_rows([events[row].user for row in rows], texts)
-    lists = parse_lists(batch)
-    columns = model.columns(lists)
-    fraud, honest = model.score(columns)
-    assert fraud > 0.5 > honest
-    [reasons] = explain(model, lists, model.matrix(columns), np.array([0]))
-    assert reasons[0].code == "ORDER"
 
 
 def test_latest_label_before_the_given_time_counts(folder: Path) -> None:

@@ -12,7 +12,7 @@ from liveprofile.simulator import Shop, ShopConfig
 from liveprofile.units import DAY_MS
 from liveprofile.wire.scored_events import ENTITY_NAMES
 from models.fraud.datasets.entity_history import EntityHistory
-from models.fraud.datasets.simulated import SimulatedShop, hide_entities, simulate_shop
+from models.fraud.datasets.event_dataset import SimulatedShop, simulate_shop
 from models.fraud.model import FraudModel, probability
 from models.fraud.training.evaluate import AlertCosts
 from models.fraud.training.train_simulated import FraudRecipe, train_simulated
@@ -58,10 +58,6 @@ def test_model_finds_frauds_in_shops_of_other_seeds(small_model: FraudModel) -> 
     assert {kind for kind, metrics in kinds.items() if metrics["cases"]} == set(kinds)
     assert metadata["validation"]["at"]["budget_30"]["alerts_per_10000"] <= 30
     assert metadata["recipe"]["train_seeds"] == [1]
-
-
-def test_same_recipe_gives_the_same_model(small_model: FraudModel) -> None:
-    assert train_simulated(SMALL).version == small_model.version
 
 
 def test_simulated_shop_has_scored_types_labels_and_encoded_ids() -> None:
@@ -118,20 +114,3 @@ def test_missing_entities_of_an_honest_shop_do_not_raise_scores(
     score_N = probability(model.log_odds(history.features(rows, model.names, model.delay_days)))
     assert len(rows) > 1_000
     assert (score_N >= 0.9).mean() < 0.002
-
-
-def test_hide_entities_removes_each_kind_for_half_of_the_users(honest_shop: SimulatedShop) -> None:
-    hidden_shop = hide_entities(honest_shop, seed=1)
-    users = np.unique(honest_shop.user_N)
-    hidden_shares = []
-    for name, codes_N in hidden_shop.history.events.entities.items():
-        before_N = honest_shop.history.events.entities[name]
-        assert ((codes_N == before_N) | (codes_N == 0)).all()
-        none_left = {user for user in users if not codes_N[honest_shop.user_N == user].any()}
-        unchanged = {
-            user for user in users if (codes_N == before_N)[honest_shop.user_N == user].all()
-        }
-        assert none_left | unchanged == set(users)
-        hidden_shares.append(len(none_left - unchanged) / len(users))
-    # Not all users have a coupon or an address to hide.
-    assert 0.35 < max(hidden_shares) < 0.65

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import xgboost as xgb
 
 from liveprofile.features.entity import ORDER_FEATURES
 from models.fraud.datasets.event_dataset import LabelledFeatures
@@ -14,7 +13,7 @@ from models.fraud.training.evaluate import (
     threshold_by_budget,
     threshold_by_cost,
 )
-from models.fraud.training.fit import FOREST_TREES, OrderChoice, choose_order, fit_trees
+from models.fraud.training.fit import OrderChoice, choose_order, fit_trees
 from models.fraud.transitions import COLUMNS
 
 SETTING = {"max_depth": 2, "rounds": 20, "eta": 0.3}
@@ -41,8 +40,10 @@ def choose(decisive: str, users: np.ndarray = USERS) -> OrderChoice:
     return choose_order(train, users, 1.0, validation, users, ORDER_NAMES, SETTING)
 
 
-def test_order_is_chosen_if_it_shows_the_frauds() -> None:
-    inputs, report = choose("user_gap_3_before")
+# Numbers of the second shop are above 2**32 (models.fraud.datasets.event_dataset).
+@pytest.mark.parametrize("users", [USERS, USERS + (np.arange(1_500) // 700 << 32)])
+def test_order_is_chosen_if_it_shows_the_frauds(users: np.ndarray) -> None:
+    inputs, report = choose("user_gap_3_before", users)
     assert inputs.names == [*ORDER_NAMES, *ORDER_FEATURES]
     assert inputs.tree_names == [*inputs.names, *COLUMNS]
     assert inputs.transitions is not None
@@ -57,12 +58,6 @@ def test_order_is_not_chosen_if_other_features_show_the_frauds() -> None:
     assert inputs.transitions is None
     assert report["chosen"] is False
     assert set(report["average_precision"]) == {"without", "with"}
-
-
-def test_user_numbers_of_several_shops_are_grouped() -> None:
-    """Numbers of the second shop are above 2**32 (models.fraud.datasets.event_dataset)."""
-    users = np.where(np.arange(len(USERS)) < 700, USERS, USERS + (1 << 32))
-    assert choose("user_gap_3_before", users).report["chosen"] is True
 
 
 def events(noise: float = 0.0, count: int = 4_000) -> LabelledFeatures:
@@ -100,23 +95,6 @@ def test_forest_adds_its_log_odds_times_the_share_of_frauds_above_the_average(
     assert np.median(added_N[~dataset.fraud_N]) == pytest.approx(-FOREST * share, rel=0.05)
 
 
-def test_forest_follows_the_boosted_trees_in_one_logistic_booster() -> None:
-    dataset = events(noise=0.5)
-    alone, both = (
-        fit_trees(dataset, 1.0, COLUMN_NAMES, BOOSTED | {"forest": forest})
-        for forest in (0.0, FOREST)
-    )
-    rounds = BOOSTED["rounds"]
-    assert alone.num_boosted_rounds() == rounds
-    assert both.num_boosted_rounds() == rounds + FOREST_TREES
-    assert both.get_dump()[:rounds] == alone.get_dump()
-    loaded = xgb.Booster(model_file=both.save_raw("ubj"))
-    score_N = loaded.inplace_predict(dataset.x_NF)
-    np.testing.assert_allclose(
-        score_N, 1 / (1 + np.exp(-trees_log_odds(both, dataset.x_NF))), rtol=1e-4
-    )
-
-
 def test_threshold_by_cost_has_the_minimum_cost_of_all_thresholds() -> None:
     random = np.random.default_rng(5)
     for _ in range(20):
@@ -130,12 +108,6 @@ def test_threshold_by_cost_has_the_minimum_cost_of_all_thresholds() -> None:
 
         threshold = threshold_by_cost(score, fraud, amount, false_alarm)
         assert cost(threshold) == pytest.approx(min(map(cost, [*score, NO_ALERT_SCORE + 1])))
-
-
-def test_no_alerts_if_each_costs_more_than_it_saves() -> None:
-    score, fraud = np.array([0.9, 0.2]), np.array([True, False])
-    assert threshold_by_cost(score, fraud, np.array([1.0, 1.0]), 0.5) == 0.9
-    assert threshold_by_cost(score, ~fraud, np.array([1.0, 1.0]), 5.0) == NO_ALERT_SCORE
 
 
 def test_threshold_by_budget_is_the_lowest_that_keeps_the_budget() -> None:

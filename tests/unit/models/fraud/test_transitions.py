@@ -100,12 +100,6 @@ def test_saved_model_scores_as_before_and_its_version_names_the_transitions(tmp_
     assert replace(model, transitions=other).version != model.version
 
 
-def test_score_of_an_event_does_not_depend_on_its_batch() -> None:
-    model, x_nF = fitted(), features(make_pasts(50, 3))
-    alone = np.concatenate([model.log_odds(x_nF[row : row + 1]) for row in range(len(x_nF))])
-    np.testing.assert_array_equal(model.log_odds(x_nF), alone)
-
-
 @pytest.mark.parametrize("content", [None, b"", b"\0" * 4 * STATES**2])
 def test_missing_or_wrong_transitions_are_rejected(tmp_path: Path, content: bytes | None) -> None:
     fitted().save(tmp_path)

@@ -85,13 +85,3 @@ def test_keys_are_grouped_by_the_nodes_that_hold_them():
     assert len(groups) == 2
     for group in groups:
         assert len({frozenset(nodes_of(keys[position])) for position in group}) == 1
-
-
-def test_grouping_follows_a_changed_ring():
-    cluster = metadata({-5: {"a"}, 5: {"a"}})
-    sets = ReplicaSets(cluster, "ks")
-    assert sets.group([b"1", b"2"]) == [range(2)]  # one replica set
-    cluster.token_map = metadata({-(1 << 62): {"a"}, 1 << 62: {"b"}}).token_map
-    assert len(sets.group([str(n).encode() for n in range(50)])) == 2
-    cluster.token_map = None
-    assert sets.group([b"1", b"2"]) == [range(2)]

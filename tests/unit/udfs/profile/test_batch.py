@@ -216,20 +216,6 @@ def test_segment_change_is_sent_once_and_again_by_a_replay_with_the_same_id(mode
     assert sink.segments.members_of("new") == {"a"}
 
 
-def test_timing_counts_from_the_close_of_the_window(model: Any):
-    timings: list[ProfileBatchTiming] = []
-    updater = ProfileUpdater(
-        load(window={"out_of_orderness_ms": 30_000}),
-        model,
-        MemoryProfileSink(),
-        feeds(),
-        timings.append,
-        now_ms=lambda: END_MS + 30_700.0,
-    )
-    updater.update(batch("a", "b"))
-    assert timings[0].window_to_profile_ms == [700.0, 700.0]
-
-
 def test_rules_and_segments_read_what_others_state_for_their_purpose(model: Any):
     sink = MemoryProfileSink()
     sink.attributes = {
@@ -253,8 +239,7 @@ def test_profile_carries_the_curves_of_the_model() -> None:
 
     from models.profile import checkpoint
     from models.profile.inference import ProfileModel
-    from models.profile.values.head import ValueCurveHead
-    from models.profile.values.inputs import INPUTS
+    from models.profile.values import INPUTS, ValueCurveHead
 
     network, items, categories, card = checkpoint.load(product_path(load().model.checkpoint))
     head = network.value_curves = ValueCurveHead(len(INPUTS), 2, 2).eval()

@@ -7,8 +7,9 @@ import random
 import pytest
 
 from liveprofile.consent.changes import PURPOSES, ConsentChange, ConsentTable
+from liveprofile.privacy.erasures import ErasureTable
 from liveprofile.wire.tokens import EVENT, FIELD
-from udfs.privacy import allowed_windows
+from udfs.privacy import UsableWindows, usable_windows
 
 ALL = dict.fromkeys(PURPOSES, True)
 
@@ -18,6 +19,10 @@ def events(*times_ms: int) -> str:
         FIELD.join((str(time_ms), "3", str(100 + time_ms), f'{{"odd":"{FIELD}"}}'))
         for time_ms in times_ms
     )
+
+
+def allowed_windows(users: list[str], texts: list[str], consents: ConsentTable) -> UsableWindows:
+    return usable_windows(users, [0] * len(users), texts, consents, ErasureTable())
 
 
 def test_windows_of_users_without_changes_are_passed_on_as_they_are() -> None:
@@ -40,14 +45,6 @@ def test_each_event_is_decided_by_its_own_time() -> None:
     ]
     one = allowed.refused[2][0]
     assert one == ("NO_CONSENT", "profiling", "3", "106", "")
-
-
-def test_without_consent_by_default_only_users_who_granted_are_allowed() -> None:
-    book = ConsentTable(ALL | {"profiling": False})
-    book.put("a", [ConsentChange(5, "profiling", True)])
-    allowed = allowed_windows(["a", "b"], [events(4, 5), events(5)], book)
-    assert (allowed.rows, allowed.events) == ([0], [events(5)])
-    assert [len(row) for row in allowed.refused] == [1, 1]
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from liveprofile.consent.changes import PURPOSES, ConsentTable
 from liveprofile.features.baselines import COLUMNS
 from liveprofile.privacy.erasures import ErasureTable
 from liveprofile.segments.membership import Membership
@@ -17,7 +18,7 @@ from udfs.privacy import (
     LaterWindows,
     StoredSums,
     SumsKey,
-    refuse_erased,
+    usable_windows,
 )
 
 LENGTH_MS = 100
@@ -37,9 +38,9 @@ def window(end_ms: int, *times_ms: int) -> str:
 
 def test_windows_that_begin_before_the_erasure_are_refused_without_payloads() -> None:
     event = FIELD.join(("150", "3", "77", '{"secret": 1}'))
-    found = refuse_erased(
-        ["a", "a", "b", "a"], [100, 200, 100, 201], [event] * 4, table(a=201, c=900)
-    )
+    consents = ConsentTable(dict.fromkeys(PURPOSES, True))
+    rows = ["a", "a", "b", "a"], [100, 200, 100, 201], [event] * 4
+    found = usable_windows(*rows, consents, table(a=201, c=900))
     assert found.rows == [2, 3]
     assert [len(row) for row in found.refused] == [1, 1, 0, 0]
     assert found.refused[0][0] == ("ERASED", "window", "3", "77", "")

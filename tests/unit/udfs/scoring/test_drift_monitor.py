@@ -21,7 +21,7 @@ from liveprofile.drift.reference import LATENESS_MS, DriftReference
 from liveprofile.errors import ServiceError
 from liveprofile.resources import product_path
 from liveprofile.settings import load
-from liveprofile.units import DAY_MS, HOUR_MS
+from liveprofile.units import HOUR_MS
 from liveprofile.wire.tokens import FIELD, WINDOW
 from models.fraud.model import FraudModel
 from tests.reference.scoring import event_parts
@@ -98,18 +98,6 @@ class Workers:
         return self.store.state(decision_scope(self.reference, kind))
 
 
-def test_days_without_shift_raise_no_alert(reference: DriftReference) -> None:
-    workers = Workers(reference)
-    assert [alert for _ in range(4 * 24) for alert in workers.step(count=45)] == []
-
-
-def test_doubled_amounts_in_an_hour_of_90_events_raise_an_alert(reference: DriftReference) -> None:
-    workers = Workers(reference)
-    (alert,) = workers.step(2.0, count=45)
-    assert alert["data"]["reasons"][0]["shift"] == pytest.approx(np.log(2), abs=0.3)
-    jsonschema.Draft202012Validator(SCHEMA).validate(alert)
-
-
 def test_drift_sends_one_alert_at_start_and_one_at_end(reference: DriftReference) -> None:
     workers = Workers(reference)
     sent = {hour: workers.step(5.0 if 4 <= hour < 7 else 1.0) for hour in range(12)}
@@ -167,18 +155,6 @@ def test_moderate_shift_starts_drift_in_its_second_hour(
     assert hours[4][0]["since"] < hours[4][0]["period_start"]
 
 
-def test_restarted_worker_adds_to_its_earlier_counts(reference: DriftReference) -> None:
-    workers = Workers(reference, count=1)
-    rng, start_ms = np.random.default_rng(8), START_MS + DAY_MS
-    for _ in range(2):
-        x_NF, score_N = events(rng, 500)
-        workers.clock.now_s += 6
-        workers.monitors[0].observe(x_NF, score_N, np.full(500, start_ms), range(500), range(500))
-        workers.monitors = [workers.monitor()]
-    totals = workers.store.totals(reference.version, start_ms, start_ms + HOUR_MS)
-    assert totals.reshape(len(reference.series), -1)[-1].sum() == 1_000
-
-
 def test_unsent_alert_of_a_lost_worker_is_sent_by_another(reference: DriftReference) -> None:
     workers = Workers(reference)
     (alert,) = workers.step(5.0)
@@ -188,13 +164,7 @@ def test_unsent_alert_of_a_lost_worker_is_sent_by_another(reference: DriftRefere
     sent = [one for _ in range(4) for one in workers.step(5.0)]
     assert sent == [alert]
     assert workers.state().sent
-
-
-def test_sent_alert_is_not_sent_again(reference: DriftReference) -> None:
-    workers = Workers(reference)
-    assert workers.step(5.0)
-    assert [workers.step(5.0) for _ in range(10)] == [[]] * 10
-    assert workers.state().sent
+    assert [workers.step(5.0) for _ in range(10)] == [[]] * 10  # once sent, not again
 
 
 class SlowStore(CassandraDriftStore):
@@ -275,15 +245,3 @@ def test_model_without_reference_is_not_monitored(caplog: pytest.LogCaptureFixtu
         scorer = ScoringHarness(model)
     assert f"drift monitoring is off: model {model.version} has no reference.json" in caplog.text
     assert scorer.score(purchases(2), range(2)) is not None
-
-
-def test_schema_is_valid_and_distinguishes_started_from_ended() -> None:
-    jsonschema.Draft202012Validator.check_schema(SCHEMA)
-    (example,) = SCHEMA["examples"]
-    validator = jsonschema.Draft202012Validator(SCHEMA)
-    validator.validate(example)
-    nothing = example | {"data": example["data"] | {"reasons": []}}
-    assert not validator.is_valid(nothing)
-    ended = nothing["data"] | {"state": "ended", "reason": "MODEL_DRIFT_ENDED"}
-    assert validator.is_valid(nothing | {"data": ended})
-    assert not validator.is_valid(example | {"type": "liveprofile.risk.flag"})

@@ -165,7 +165,6 @@ def test_evaluate_refuses_the_part_that_a_checkpoint_was_trained_on(
     assert isinstance(result.exception, InputError) and result.exception.exit_code == 2
     text = str(result.exception)
     assert "was trained on the validation part" in text and "\n" not in text
-    assert "use --part test, or train it without --refit" in text
     looks = tmp_path / "looks.jsonl"
     result = run(f"{command}{on_all_rows[0]} --part test --test-log {looks}")
     assert "was trained on the test part" in str(result.exception)
@@ -194,8 +193,6 @@ def test_continued_training_is_refitted_on_all_new_windows(rows, plain, tmp_path
     assert cards[1]["version"] == "miniature-2-refit"
     assert cards[1]["data"]["train_until"] == cards[0]["data"]["validation_until"]
     assert cards[1]["data"]["refit"]["measured_by"] is None
-    validated = [card["metrics"]["validation_before"] for card in cards]
-    assert validated[0] == validated[1]
     # Half of the windows may be replayed ones, and there are not as many: all are used.
     assert cards[0]["data"]["windows_by_part"]["validation"] > 0
     assert cards[1]["data"]["windows_by_part"]["train"] == cards[1]["data"]["windows"]

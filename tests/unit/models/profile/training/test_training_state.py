@@ -93,10 +93,9 @@ class Killed(Exception):
     """Stops a training in this process."""
 
 
-def test_training_resumes_from_any_step_with_the_same_result(shop, expected, tmp_path, monkeypatch):
-    monkeypatch.setattr(training_state, "SAVE_INTERVAL_S", 0.0)  # saves after each step
+def test_training_resumes_after_its_last_epoch_with_the_same_result(shop, expected, tmp_path):
     short_recipe, notes = miniature_recipe(shop), []
-    for last in (1, STEPS_PER_EPOCH, STEPS_PER_EPOCH + 1, 2 * STEPS_PER_EPOCH + 2, None):
+    for last in (1, STEPS_PER_EPOCH + 1, 2 * STEPS_PER_EPOCH + 2, None):
 
         def on_progress(stage, done, total, last=last):
             if (stage, done) == ("train", last):
@@ -104,11 +103,7 @@ def test_training_resumes_from_any_step_with_the_same_result(shop, expected, tmp
 
         with nullcontext() if last is None else pytest.raises(Killed):
             card = train(short_recipe, shop / "rows", tmp_path, on_progress, notes.append)
-    assert [int(note.split()[3]) for note in notes] == [
-        STEPS_PER_EPOCH - 1,
-        STEPS_PER_EPOCH,
-        2 * STEPS_PER_EPOCH + 1,
-    ]
+    assert [int(note.split()[3]) for note in notes] == [1, 2]
     assert card["sha256"] == expected[0]["sha256"]
 
 
@@ -155,7 +150,7 @@ def test_two_processes_resume_after_a_kill_and_train_as_one_process(shop, expect
     with start_training(shop, tmp_path, *launcher, options=options) as training:
         printed, notes = training.communicate(timeout=PROCESSES_S)
     assert training.returncode == 0, notes
-    assert notes.count("resuming after step") == printed.count("\n") == 1
+    assert notes.count("resuming after epoch") == printed.count("\n") == 1
     expected_card, expected_curves = expected
     refitted = json.loads((tmp_path / "card.json").read_text())["data"]
     assert refitted["train_until"] == expected_card["data"]["validation_until"]

@@ -1,8 +1,9 @@
-"""Value curves learn when users buy again, and serving stores what training fits."""
+"""Value curves: they learn when users buy again, serving stores what training fits, and links."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -14,25 +15,29 @@ from liveprofile.units import DAY_MS
 from liveprofile.value_curves import VALUES
 from liveprofile.wire.histories import MemoryToken, of_windows
 from models.profile.data.examples import PURCHASE, Corpus, build_corpus
-from models.profile.data.moments import Moments, outcomes
+from models.profile.data.moments import Moments, inputs_at, outcomes, user_features_at
 from models.profile.data.prepared import Split
 from models.profile.data.training_rows import Streams
-from models.profile.data.value_examples import inputs_at, user_features_at
 from models.profile.encoding import Vocabulary
-from models.profile.evaluation.served import served_values
+from models.profile.evaluation.served import _memories, served_values
 from models.profile.inference import ProfileModel
 from models.profile.network import BehaviourTransformer, Shape
 from models.profile.ranker.memory import MemoryReader
 from models.profile.ranker.network import Ranker
 from models.profile.training import fit_value_curves
+from models.profile.training.fit_value_curves import fit_link
 from models.profile.user_features import FEATURE_NAMES
-from models.profile.values.head import ValueCurveHead, knot_weights
-from models.profile.values.inputs import INPUTS
-from models.profile.values.serving import score_curves
+from models.profile.values import (
+    INPUTS,
+    HorizonLinks,
+    PurchaseWindows,
+    ValueCurveHead,
+    curve_inputs,
+    knot_weights,
+    score_curves,
+)
 from tests.unit.models.profile.miniature import MINIATURE
 from tests.unit.models.profile.synthetic_streams import START_MS, make_streams
-
-pytestmark = pytest.mark.slow
 
 USERS, DAYS = 40, 150
 RECIPE = dataclasses.replace(MINIATURE, curve_epochs=12, curve_batch_rows=128, seed=3)
@@ -103,6 +108,7 @@ def last_windows(corpus: Corpus, day: int) -> np.ndarray:
     return Moments.at(corpus.streams, START_MS + day * DAY_MS).window_M
 
 
+@pytest.mark.slow
 def test_curve_says_when_a_user_buys_again(corpus: Corpus, fitted: Any) -> None:
     model, report = fitted
     assert report["horizons_days"] == [7, 30]  # 90 days are longer than the training data
@@ -126,23 +132,15 @@ def test_curve_says_when_a_user_buys_again(corpus: Corpus, fitted: Any) -> None:
     assert churn_NK[~daily, at_14].max() < 0.4
 
 
+@pytest.mark.slow
 def test_curve_reads_the_same_inputs_in_training_and_in_serving(
     corpus: Corpus, fitted: Any
 ) -> None:
     model, _ = fitted
     streams, windows = corpus.streams, last_windows(corpus, 120)
-    rows = []
-    for window in windows:
-        first = max(window - 39, np.searchsorted(streams.user_W, streams.user_W[window]))
-        rows.append(
-            [
-                (int(streams.end_ms_W[each]), [MemoryToken(PURCHASE, "i", "c")])
-                for each in range(first, window + 1)
-            ]
-        )
     ends_ms = streams.end_ms_W[windows]
     features_NX = user_features_at(corpus, RECIPE, windows, ends_ms)
-    memory = MemoryReader(["i"], ["c"]).windows(of_windows(rows))
+    memory = MemoryReader(["i"], ["c"]).windows(_memories(streams, windows))
     served = score_curves(
         model.value_curves, memory, (features_NX, features_NX), np.ones(len(windows))
     )
@@ -152,11 +150,12 @@ def test_curve_reads_the_same_inputs_in_training_and_in_serving(
         ).numpy()
     for value, name in enumerate(VALUES):
         np.testing.assert_allclose(
-            served.value_curves.values_BHK[name], trained[:, :, value], atol=0.011
+            served["value_curves"].values_BHK[name], trained[:, :, value], atol=0.011
         )
-    np.testing.assert_allclose(served.churn_after, trained[:, 0, 0, 0], atol=1e-5)
+    np.testing.assert_allclose(served["churn_after"], trained[:, 0, 0, 0], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_values_before_a_window_do_not_depend_on_it_but_on_its_end() -> None:
     torch.manual_seed(2)
     head = ValueCurveHead(len(INPUTS), 1, 3)
@@ -170,13 +169,14 @@ def test_values_before_a_window_do_not_depend_on_it_but_on_its_end() -> None:
         row = [*history, (START_MS + 12 * DAY_MS, last)]
         memory = reader.windows(of_windows([row]))
         found = score_curves(head.eval(), memory, (features, features), np.array([days]))
-        return found.churn_before[0], found.spend_before[0]
+        return found["churn_before"][0], found["spend_before"][0]
 
     bought = before([MemoryToken(PURCHASE, "i", "c")] * 3, 1.0)
     assert before([MemoryToken(0, "i", "c")], 1.0) == bought
     assert before([MemoryToken(PURCHASE, "i", "c")] * 3, 2.0) != bought
 
 
+@pytest.mark.slow
 def test_served_values_are_those_of_the_stored_curve_at_the_moment(
     corpus: Corpus, fitted: Any
 ) -> None:
@@ -204,6 +204,7 @@ def test_served_values_are_those_of_the_stored_curve_at_the_moment(
     assert served_values(served, streams, moments, features_MX, 5).churn_W is None
 
 
+@pytest.mark.slow
 def test_short_data_gives_the_curve_of_the_model_s_horizon_alone(corpus: Corpus) -> None:
     model = model_of(corpus)
     split = split_of(corpus)
@@ -214,3 +215,73 @@ def test_short_data_gives_the_curve_of_the_model_s_horizon_alone(corpus: Corpus)
     without = split._replace(train_until_ms=START_MS + 5 * DAY_MS)
     assert fit_value_curves.fit(model, corpus, without, RECIPE) == {}
     assert model.value_curves is before
+
+
+def linked(link: HorizonLinks, churn: float, spend: float, days: float) -> list[float]:
+    """Churn, spend and days of 90 days."""
+    first_N3K = torch.tensor([churn, spend, days]).view(1, 3, 1)
+    return link(first_N3K, torch.tensor([30.0, 7.0, 90.0]))[0, 0, :, 0].tolist()
+
+
+def test_fit_finds_the_logistic_link_and_the_median_ratio() -> None:
+    random = torch.Generator().manual_seed(1)
+    churn_M = torch.rand(4_000, generator=random)
+    truth_M = torch.sigmoid(-1.0 + 1.5 * churn_M.logit(1e-6))
+    churned_M = (torch.rand(4_000, generator=random) < truth_M).float()
+    spend_M = 10 + 90 * torch.rand(4_000, generator=random)
+    label_M = spend_M * (2.0 + 2.0 * torch.rand(4_000, generator=random))
+    link = HorizonLinks(2)
+    first_M2 = torch.stack([churn_M, spend_M], 1)
+    fit_link(link, 1, first_M2.numpy(), churned_M.numpy(), label_M.numpy())
+    assert link.intercept.tolist() == pytest.approx([0.0, -1.0], abs=0.2)
+    assert link.slope.tolist() == pytest.approx([1.0, 1.5], abs=0.2)
+    assert link.spend_ratio.tolist() == pytest.approx([1.0, 3.0], abs=0.1)
+
+
+@pytest.mark.parametrize("churned", [0.0, 1.0])
+def test_labels_of_one_class_and_no_spend_give_finite_values(churned: float) -> None:
+    link = HorizonLinks(1)
+    fit_link(link, 0, np.zeros((50, 2)), np.full(50, churned), np.zeros(50))
+    assert np.isfinite([linked(link, 0.0, 0.0, 3.0), linked(link, 1.0, 0.0, 30.0)]).all()
+
+
+def test_days_between_the_horizons_follow_a_constant_hazard_and_churn_does_not_rise() -> None:
+    link = HorizonLinks(1)
+    link.intercept[0] = math.log(0.1 / 0.9)  # 0.1 where the first horizon's churn is one half
+    churn, _, days = linked(link, 0.8, 5.0, 30.0)
+    assert churn == pytest.approx(1 / (1 + 9 / 4))  # odds 4 over 9
+    hazard = math.log(0.8 / churn) / 60
+    assert days == pytest.approx(30 + math.log(0.8 / 0.5) / hazard, abs=1e-3)
+    link.intercept[0] = math.log(0.9 / 0.1)
+    churn, _, days = linked(link, 0.6, 5.0, 30.0)
+    assert (churn, days) == (pytest.approx(0.6), 90.0)
+
+
+def inputs(user_U: np.ndarray, end_ms_UW: np.ndarray) -> np.ndarray:
+    """Of users who bought in each of their windows, one day after the last."""
+    windows = end_ms_UW.shape[1]
+    user_P = np.repeat(np.arange(len(user_U)), windows)
+    bought = PurchaseWindows(user_P, end_ms_UW[user_U].ravel(), np.ones(len(user_P)))
+    from_U = np.arange(len(user_U)) * windows
+    features_UF = np.zeros((len(user_U), len(FEATURE_NAMES)))
+    at_ms_U = end_ms_UW[user_U, -1] + DAY_MS
+    return curve_inputs(
+        features_UF, bought, np.arange(len(user_U)), from_U, from_U + windows, at_ms_U
+    )
+
+
+def test_a_user_has_the_same_inputs_alone_and_in_any_batch() -> None:
+    rng = np.random.default_rng(5)
+    # Regular users, whose gaps hardly spread, beside users whose clocks jump by years.
+    gap_ms_UW = rng.integers(1, 4, (200, 1)) * DAY_MS + rng.integers(0, 2, (200, 12))
+    gap_ms_UW[::3] = rng.integers(1, 20 * 365 * DAY_MS, (len(gap_ms_UW[::3]), 12))
+    end_ms_UW = 946_684_800_000 + np.cumsum(gap_ms_UW, axis=1)
+    together_UX = inputs(np.arange(200), end_ms_UW)
+    alone_UX = np.concatenate([inputs(np.array([user]), end_ms_UW) for user in range(200)])
+    np.testing.assert_array_equal(together_UX, alone_UX)
+
+
+def test_a_user_without_purchases_has_inputs() -> None:
+    nobody = PurchaseWindows(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
+    zero, features = np.zeros(1, np.int64), np.zeros((1, len(FEATURE_NAMES)))
+    assert np.isfinite(curve_inputs(features, nobody, zero, zero, zero, np.array([DAY_MS]))).all()

@@ -1,4 +1,4 @@
-"""Measures of rankings and of values at any time, their intervals, and the log of looks."""
+"""Evaluation: measures of rankings and of values at any time, baselines, intervals, the log."""
 
 import json
 import math
@@ -6,27 +6,38 @@ import re
 
 import numpy as np
 import pytest
-from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from lab.baselines.values.data import Predictions
 from liveprofile.errors import InputError
 from liveprofile.features.baselines import SUMS
 from liveprofile.units import DAY_MS
+from models.profile import recipes
+from models.profile.data import training_rows
 from models.profile.data.examples import PURCHASE, VIEW
 from models.profile.data.moments import Moments, Outcomes, month_ends, outcomes
-from models.profile.evaluation.any_time import HORIZONS_DAYS, compare_values, split_moments
+from models.profile.data.prepared import Split, split_by_time
+from models.profile.evaluation.any_time import (
+    HORIZONS_DAYS,
+    Predictions,
+    compare_values,
+    linear_baselines,
+    split_moments,
+)
 from models.profile.evaluation.intervals import UserBootstrap
-from models.profile.evaluation.look_log import logged
 from models.profile.evaluation.next_basket import (
     NO_CODE,
     RETURN,
+    Baskets,
     basket_scores,
     compare_rankings,
     next_baskets,
+    subset,
 )
-from models.profile.evaluation.value_baselines import linear_baselines
-from tests.unit.models.profile.miniature import MINIATURE
+from models.profile.evaluation.next_basket_baselines import OwnCounts, rank_baselines
+from models.profile.evaluation.served import logged, served_rankings
+from models.profile.inference import ProfileModel
+from models.profile.training.train import train
+from tests.unit.models.profile.miniature import MINIATURE, run, write_rows
 from tests.unit.models.profile.synthetic_streams import (
     START_MS,
     churning_customers,
@@ -184,7 +195,7 @@ def test_perfect_model_beats_a_constant_with_the_interval_beyond_0(truth):
     assert 0 < low < difference < high
     for target in ("spend", "days"):
         assert report[target]["model"]["mae"] == 0
-        assert report[target]["noise"]["model_over"]["mae"][2] < 0
+        assert report[target]["noise"]["model_over"][2] < 0
 
 
 def test_targets_that_a_model_lacks_are_left_out(truth):
@@ -313,44 +324,30 @@ def test_nothing_is_fitted_without_both_classes():
     assert fitted(streams._replace(type_N=np.full_like(streams.type_N, VIEW)))[2] == {}
 
 
-@pytest.fixture(scope="module")
-def predictions():
-    """Scores of two models for 400 predictions of 30 users, with ties, the truth and the users."""
+def test_intervals_equal_those_of_written_out_resamples():
+    """Scores of two models for 400 predictions of 30 users, with ties."""
     random = np.random.default_rng(6)
-    truth = random.lognormal(2, 1, 400)
+    truth, user = random.lognormal(2, 1, 400), random.integers(100, 130, 400)
     first, second = (np.round(np.log(truth) + random.normal(0, s, 400), 1) for s in (0.5, 1.5))
-    return first, second, truth, random.integers(100, 130, 400)
-
-
-def test_intervals_equal_those_of_written_out_resamples(predictions):
-    first, second, truth, user = predictions
-    bootstrap = UserBootstrap(user, resamples=50)
+    bootstrap, true = UserBootstrap(user, resamples=50), truth > 8
     rows = {code: np.flatnonzero(user == code) for code in np.unique(user)}
-    true = truth > 8
     metrics = {
-        "mean": lambda score, index: score[index].mean(),
-        "mae": lambda score, index: np.abs(score[index] - truth[index]).mean(),
-        "auc": lambda score, index: roc_auc_score(true[index], score[index]),
-        "average_precision": lambda score, index: average_precision_score(
-            true[index], score[index]
+        "mean": ((), lambda score, index: score[index].mean()),
+        "mae": ((truth,), lambda score, index: np.abs(score[index] - truth[index]).mean()),
+        "auc": ((true,), lambda score, index: roc_auc_score(true[index], score[index])),
+        "average_precision": (
+            (true,),
+            lambda score, index: average_precision_score(true[index], score[index]),
         ),
-        "spearman": lambda score, index: spearmanr(score[index], truth[index])[0],
     }
-    truths = {
-        "mean": (),
-        "mae": (truth,),
-        "auc": (true,),
-        "average_precision": (true,),
-        "spearman": (truth,),
-    }
-    for name, metric in metrics.items():
+    for name, (truths, metric) in metrics.items():
         differences = []
         for counts in bootstrap._counts_RU:
             index = np.concatenate([np.tile(rows[c], n) for c, n in zip(rows, counts, strict=True)])
             differences.append(metric(first, index) - metric(second, index))
         low, high = np.quantile(differences, [0.025, 0.975])
         difference = metric(first, np.arange(400)) - metric(second, np.arange(400))
-        interval = getattr(bootstrap, name)(first, second, *truths[name])
+        interval = getattr(bootstrap, name)(first, second, *truths)
         assert interval == pytest.approx((difference, low, high), abs=1e-9), name
 
 
@@ -372,3 +369,147 @@ def test_nothing_is_measured_if_the_log_cannot_be_written(tmp_path):
 
     with pytest.raises(InputError, match=r"test log .*missing.*No such file"):
         logged(tmp_path / "missing" / "looks.jsonl", "general", measure)
+
+
+DAYS, BUYERS = 80, 24
+
+
+def shop(until=DAYS, seed=1):
+    """Each user buys three of the user's own six items every second day, after `until` any."""
+    rows = []
+    for user in range(BUYERS):
+        own = np.random.default_rng(user).choice(np.arange(1, 60), 6, replace=False)
+        for day in range(user % 2, DAYS, 2):
+            random = np.random.default_rng((seed, user, day))
+            items = own if day < until else np.arange(1, 60)
+            rows += [(user, day, item) for item in random.choice(items, 3, replace=False)]
+    user, day, item = np.array(rows).T
+    time_ms = START_MS + day * DAY_MS
+    return make_streams(user, time_ms, np.full(len(user), PURCHASE), np.ones(len(user)), item)
+
+
+def split_of(streams, train_days=50, validation_days=65):
+    day = (streams.end_ms_W - START_MS) // DAY_MS
+    parts = (
+        day <= train_days,
+        (day > train_days) & (day <= validation_days),
+        day > validation_days,
+    )
+    return Split(*(np.flatnonzero(part) for part in parts), 0, 0, 0)
+
+
+@pytest.fixture(scope="module")
+def rankings():
+    streams = shop()
+    split = split_of(streams)
+    targets = next_baskets(streams, "item", split.test)
+    return targets, rank_baselines(streams, "item", split, targets, True)
+
+
+@pytest.mark.slow
+def test_baselines_rank_habits_above_popularity(rankings):
+    targets, results = rankings
+    recall = {
+        name: basket_scores(targets, each.ranking_RK).recall_at_10.mean()
+        for name, each in results.items()
+    }
+    assert recall["popularity"] < 0.3 < recall["lstm"] and recall["own_counts"] > 0.9
+
+
+@pytest.mark.slow
+def test_purchases_after_a_window_change_none_of_its_rankings(rankings):
+    """`shop(until=70)` differs from the shop of the fixture from day 70 on."""
+    _, results = rankings
+    changed = shop(until=70)
+    split = split_of(changed)
+    other = next_baskets(changed, "item", split.test)
+    rankings = rank_baselines(changed, "item", split, other, True)
+    early = changed.end_ms_W[other.window_W] <= START_MS + 70 * DAY_MS
+    assert early.any() and not early.all()
+    for name in results:
+        expected, actual = results[name].ranking_RK, rankings[name].ranking_RK
+        np.testing.assert_array_equal(actual[early], expected[early], err_msg=name)
+    assert (rankings["own_counts"].ranking_RK != results["own_counts"].ranking_RK).any()
+
+
+@pytest.mark.slow
+def test_subset_keeps_whole_baskets(rankings):
+    targets, _ = rankings
+    part = subset(targets, 20)
+    assert len(part.window_W) == 20
+    for row, window in enumerate(part.window_W):
+        whole = targets.code_M[targets.row_M == np.searchsorted(targets.window_W, window)]
+        np.testing.assert_array_equal(part.code_M[part.row_M == row], whole)
+
+
+@pytest.mark.slow
+def test_own_counts_decay_and_are_completed_by_popular_codes():
+    # User 0: item 1 three times, item 2 later in two windows. User 1: item 3 in three windows.
+    events = [(0, 0, 1)] * 3 + [(0, 30, 2), (0, 60, 2), (0, 60, 0), (0, 61, 5)]
+    events += [(1, 0, 3), (1, 1, 3), (1, 2, 3), (0, 60, 4)]
+    user, day, item = np.array(events).T
+    kind = np.where(item == 4, RETURN, PURCHASE)
+    streams = make_streams(user, START_MS + day * DAY_MS, kind, np.ones(len(user)), item)
+    baskets = Baskets.from_streams(streams, "item")
+    popularity_C = baskets.popularity(np.arange(len(baskets.user_W)))
+
+    def rank(window, *settings):
+        return OwnCounts(*settings).rank(baskets, np.array([window]), popularity_C)[0].tolist()
+
+    assert rank(2, np.inf, 0, True)[:2] == [1, 2]
+    assert rank(2, np.inf, 0, False)[:2] == [2, 1]
+    assert rank(1, np.inf, 0, False)[:2] == [2, 1]  # equal counts: the more popular first
+    assert rank(1, np.inf, 100.0, False)[0] == 3
+    ranking = rank(2, np.inf, 0, False)
+    assert ranking[:3] == [2, 1, 3] and ranking[3] == 5 and set(ranking[4:]) <= {NO_CODE}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with training rows of 60 days and a model checkpoint trained on them."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    write_rows(folder / "rows", days=60)
+    train(MINIATURE, folder / "rows", folder / "model")
+    return folder
+
+
+@pytest.mark.slow
+def test_served_rankings_are_those_of_each_windows_own_user(trained):
+    streams = training_rows.read(trained / "rows")
+    baskets = next_baskets(streams, "category", split_by_time(MINIATURE, streams.end_ms_W).test)
+    model = ProfileModel.load(trained / "model", device="cpu")
+    ranking = served_rankings(model, streams, baskets.window_W, MINIATURE.history_windows).category
+    assert basket_scores(baskets, ranking).recall_at_10.mean() == 1  # six categories
+    # Each user buys from two categories of six.
+    assert basket_scores(baskets, ranking[:, :2]).ndcg_at_10.mean() > 0.95
+    others = np.roll(ranking, 5, axis=0)
+    assert basket_scores(baskets, others[:, :2]).ndcg_at_10.mean() < 0.8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_evaluate_command_reports_what_is_served_and_logs_the_test_part(
+    trained, monkeypatch, tmp_path, part
+):
+    monkeypatch.setitem(recipes.RECIPES, "general", MINIATURE)
+    log, paths = (
+        tmp_path / "looks.jsonl",
+        {"rows": trained / "rows", "checkpoint": trained / "model"},
+    )
+    result = run("model evaluate general", "--part", part, "--test-log", str(log), **paths)
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout.splitlines()[-1])
+    assert (report["part"], report["version"]) == (part, "miniature-1")
+    if part == "test":
+        (look,) = map(json.loads, log.read_text().splitlines())
+        assert look["figures"]["next_basket"] == report["next_basket"]
+        return
+    assert not log.exists()
+    category = report["next_basket"]["category"]["all"]["model_over"]
+    assert {"popularity", "own_counts", "lstm"} == set(category)
+    difference, low, high = category["popularity"]["ndcg_at_10"]
+    assert 0 < low <= difference <= high
+    assert set(report["any_time"]) == {"7_days", "30_days", "90_days"}
+    week = report["any_time"]["7_days"]
+    assert "auc" in week["churn"]["model"] and "model_over" in week["churn"]["logistic_regression"]
+    assert report["any_time"]["90_days"] is None  # the rows cover 60 days

@@ -1,0 +1,433 @@
+"""The ranker: what it reads of a memory, its losses, what it learns, and that serving ranks so."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from liveprofile.errors import InputError
+from liveprofile.units import DAY_MS
+from liveprofile.wire.histories import (
+    MEMORY_WINDOWS,
+    MemoryToken,
+    of_windows,
+    read_end_ms,
+    read_window,
+    window_text,
+)
+from liveprofile.wire.tokens import TYPE_INDEX
+from models.profile import checkpoint
+from models.profile.data.examples import build_corpus
+from models.profile.data.prepared import PreparedData, Split
+from models.profile.encoding import Vocabulary
+from models.profile.evaluation import next_basket, served
+from models.profile.evaluation.next_basket_baselines import OwnCounts
+from models.profile.inference import ProfileModel
+from models.profile.network import BehaviourTransformer, Shape, add_items, hash_bucket_rows
+from models.profile.ranker.memory import (
+    PAIR_FEATURES,
+    ROW_FEATURES,
+    MemoryReader,
+    MemoryTokens,
+    pairs,
+)
+from models.profile.ranker.network import Ranker, item_candidates, memory_pairs
+from models.profile.training import fit_ranker
+from models.profile.training.fit_ranker import RankingExamples, ndcg_at_10, ndcg_loss, set_loss
+from models.profile.values import INPUTS, ValueCurveHead
+from tests.unit.models.profile.miniature import MINIATURE
+from tests.unit.models.profile.synthetic_streams import START_MS, make_streams
+
+PURCHASE, RETURN = TYPE_INDEX["purchase"], TYPE_INDEX["return"]
+Rows = list[list[tuple[int, list[MemoryToken]]]]
+
+
+def token(item: str, category: str = "c", kind: int = PURCHASE) -> MemoryToken:
+    return MemoryToken(kind, item, category)
+
+
+def read(rows: Rows) -> MemoryTokens:
+    return MemoryReader(["a", "b"], ["c", "d"]).read(of_windows(rows))
+
+
+def test_counts_recency_and_gaps_of_an_item() -> None:
+    row = [
+        (0, [token("a")]),
+        (10 * DAY_MS, [token("a"), token("a"), token("b")]),
+        (30 * DAY_MS, [token("b")]),
+    ]
+    tokens = read([[(9 * DAY_MS, [token("b")])], row])
+    found = pairs(tokens, tokens.item_T)
+
+    def features(row: int, code: int) -> dict[str, float]:
+        [index] = np.flatnonzero((found.row_M == row) & (found.code_M == code))
+        return dict(zip(PAIR_FEATURES, found.features_MF[index].tolist(), strict=True))
+
+    expected = {
+        "windows_7_days": math.log1p(2 ** (-30 / 7) + 2 ** (-20 / 7)),
+        "windows_30_days": math.log1p(2**-1 + 2 ** (-20 / 30)),
+        "windows_90_days": math.log1p(2 ** (-30 / 90) + 2 ** (-20 / 90)),
+        "windows_10_windows": math.log1p(2 ** (-2 / 10) + 2 ** (-1 / 10)),
+        "windows_30_windows": math.log1p(2 ** (-2 / 30) + 2 ** (-1 / 30)),
+        "events_30_days": math.log1p(2**-1 + 2 * 2 ** (-20 / 30)),
+        "windows": math.log1p(2),
+        "share_of_windows": 2 / 3,
+        "last_days": math.log1p(20),
+        "last_windows": math.log1p(1),
+        "in_last_window": 0.0,
+        "gap_days": math.log1p(10),
+        "last_over_gap": math.log(21 / 11),
+        "once": 0.0,
+        "first_days": math.log1p(30),
+    }
+    assert features(row=1, code=1) == pytest.approx(expected, rel=1e-5)
+    once = features(row=0, code=2)
+    assert once["once"] == once["in_last_window"] == 1 and once["last_over_gap"] == 0
+
+
+def test_row_features_describe_windows_of_each_row() -> None:
+    tokens = read([[], [(0, [token("a")]), (10 * DAY_MS, [token("a"), token("b"), token("b")])]])
+    assert tokens.row_features_BU[0].tolist() == [0] * len(ROW_FEATURES)
+    np.testing.assert_allclose(tokens.row_features_BU[1], np.log1p([2, 10, 2, 3, 5, 10]), 1e-6)
+
+
+def test_order_of_events_in_a_window_changes_no_feature() -> None:
+    rng = random.Random(3)
+    rows: Rows = [
+        [
+            (day * DAY_MS, [token(rng.choice("abxy"), rng.choice("cd")) for _ in range(6)])
+            for day in range(5)
+        ]
+        for _ in range(4)
+    ]
+    shuffled = [[(end, rng.sample(tokens, len(tokens))) for end, tokens in row] for row in rows]
+    # One reader, since the codes of further ids follow the order in which it meets them.
+    reader = MemoryReader(["a", "b"], ["c", "d"])
+    both = [memory_pairs(reader.read(of_windows(each))) for each in (rows, shuffled)]
+    for one, other in zip(*both, strict=True):
+        for column, its_other in zip(one, other, strict=True):
+            np.testing.assert_array_equal(column, its_other)
+
+
+def test_returns_and_missing_ids_count_as_no_id() -> None:
+    tokens = read([[(0, [token("a", kind=RETURN), token("", ""), token("b")])]])
+    assert tokens.item_T.tolist() == [0, 0, 2] and tokens.category_T.tolist() == [0, 0, 1]
+    assert pairs(tokens, tokens.item_T).code_M.tolist() == [2]
+
+
+def test_further_ids_follow_the_names_until_they_are_forgotten() -> None:
+    reader = MemoryReader(["a", "b"], ["c"], max_windows=9)
+    tokens = reader.read(of_windows([[(0, [token("new"), token("b", "other")])]]))
+    assert [reader.items.names[code - 1] for code in tokens.item_T] == ["new", "b"]
+    assert reader.categories.names == ["c", "other"]
+    reader.read(of_windows([[(n, [token(str(n), "")]) for n in range(10)]]))
+    reader.make_room()
+    assert reader.items.names == ["a", "b"]
+    tokens = reader.read(of_windows([[(0, [token("5", ""), token("a", "")])]]))
+    assert [reader.items.names[code - 1] for code in tokens.item_T] == ["5", "a"]
+
+
+def test_tie_breaks_depend_on_names_only() -> None:
+    values = []
+    for order in ("xy", "yx"):
+        reader = MemoryReader(["a"], [])
+        reader.read(of_windows([[(0, [token(name, "") for name in order])]]))
+        codes = np.array([reader.items[name] for name in "axy"])
+        values.append(reader.item_tie_breaks(codes).tolist())
+    assert values[0] == values[1] and values[0][0] == 0 and values[0][1] != values[0][2]
+
+
+CATEGORIES, NAMED, DIM = 3, 6, 8
+ROWS = [
+    [(0, [MemoryToken(3, "i4", "c1"), MemoryToken(3, "new", "c2")])],
+    [],
+    [
+        (0, [MemoryToken(3, "i4", "c1"), MemoryToken(3, "i1", "other")]),
+        (9 * DAY_MS, [MemoryToken(3, "i4", "c0")]),
+    ],
+]
+
+
+@pytest.fixture
+def ranker() -> Ranker:
+    torch.manual_seed(2)
+    ranker = Ranker(DIM, CATEGORIES, NAMED, biased_items=4).eval().requires_grad_(False)
+    for weight in ranker.parameters():
+        torch.nn.init.normal_(weight, std=0.5)
+    return ranker
+
+
+def read_of_network(rows: list) -> tuple:
+    reader = MemoryReader([f"i{n}" for n in range(NAMED)], [f"c{n}" for n in range(CATEGORIES)])
+    tokens = reader.read(of_windows(rows))
+    return tokens, *memory_pairs(tokens)
+
+
+def test_candidates_are_the_memory_and_the_new_ones_of_the_trunk() -> None:
+    _, item, category = read_of_network(ROWS)
+    trunk_BK = np.array([[4, 0], [5, 2], [1, 3]])
+    found = item_candidates(item, category, trunk_BK, np.array([1, 1, 1, 3, 1, 0]))
+    candidates = [
+        (row, code, memory >= 0, category, pair >= 0)
+        for row, code, memory, category, pair in zip(*(c.tolist() for c in found), strict=True)
+    ]
+    # Row 1 has no memory; i4 of row 2 was last in c0.
+    assert candidates == [
+        (0, 1, False, 1, False),
+        (0, 5, True, 2, True),
+        (0, 7, True, 3, True),
+        (1, 3, False, 1, False),
+        (1, 6, False, 0, False),
+        (2, 2, True, 4, True),
+        (2, 4, False, 3, False),
+        (2, 5, True, 1, True),
+    ]
+
+
+@pytest.mark.slow
+def test_category_logits_are_those_of_each_row_alone(ranker: Ranker) -> None:
+    h_BD, trunk_BC = torch.randn(3, DIM), torch.randn(3, CATEGORIES)
+
+    def logits(rows: slice) -> Any:
+        tokens, _, category = read_of_network(ROWS[rows])
+        state_BZ = ranker.states(h_BD[rows], tokens, category)
+        return ranker.category_logits(state_BZ, category, trunk_BC[rows])
+
+    together = logits(slice(None))
+    assert together.row_M.tolist() == [2] and together.code_M.tolist() == [CATEGORIES + 1]
+    for row in range(3):
+        alone = logits(slice(row, row + 1))
+        torch.testing.assert_close(alone.named_BC[0], together.named_BC[row])
+        if len(alone.row_M):
+            torch.testing.assert_close(alone.further_M, together.further_M)
+
+
+def test_set_loss_is_the_cross_entropy_with_all_positives() -> None:
+    logit = torch.tensor([1.0, 2.0, 0.5, 0.1, -1.0])
+    row, positive = np.array([0, 0, 0, 1, 1]), np.array([True, False, True, False, False])
+    total = math.log(sum(math.exp(value) for value in (1.0, 2.0, 0.5)))
+    expected = ((total - 1.0) + (total - 0.5)) / 2 / 2  # the second row has no positive
+    assert set_loss(logit, row, positive, rows=2).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_ndcg_loss_weighs_each_pair_by_the_ndcg_that_a_swap_changes() -> None:
+    # Row 0 ranks negative, positive, negative; row 1 has a single candidate.
+    logit = torch.tensor([0.5, -1.0, 2.0, 0.3])
+    row, positive = np.array([0, 0, 0, 1]), np.array([True, False, False, True])
+    loss = ndcg_loss(logit, row, positive, np.array([1, 2]))
+    first, second, third = (1 / math.log2(place + 1) for place in (1, 2, 3))
+    expected = (first - second) * math.log1p(math.exp(2.0 - 0.5))
+    expected += (second - third) * math.log1p(math.exp(-1.0 - 0.5))
+    assert loss.item() == pytest.approx(expected / 2, rel=1e-6)
+
+
+def test_ndcg_is_that_of_the_evaluation() -> None:
+    random, rows, codes = np.random.default_rng(5), 20, 60
+    logit_RC = random.normal(size=(rows, codes)).astype(np.float32)
+    member_RC = random.random((rows, codes)) < random.uniform(0.02, 0.5, (rows, 1))
+    member_RC[:, 0] = True
+    row_M, code_M = np.nonzero(member_RC)
+    baskets = next_basket.NextBaskets(
+        np.arange(rows), np.arange(rows), row_M, code_M, np.ones(len(row_M), bool), codes
+    )
+    ranking = np.argsort(-logit_RC, axis=1)[:, :10]
+    expected = next_basket.basket_scores(baskets, ranking).ndcg_at_10
+    order = random.permutation(rows * codes)  # candidates may come in any order
+    row, positive = np.repeat(np.arange(rows), codes)[order], member_RC.ravel()[order]
+    logit = torch.from_numpy(logit_RC.ravel()[order])
+    actual = ndcg_at_10(logit, row, positive, member_RC.sum(1))
+    np.testing.assert_allclose(actual.numpy(), expected, rtol=1e-5)
+
+
+USERS, DAYS, ITEMS, EVERY_DAYS = 30, 45, 40, 3
+RECIPE = dataclasses.replace(
+    MINIATURE, ranker_epochs=5, ranker_batch_rows=48, ranker_learning_rate=1e-2
+)
+
+
+@pytest.fixture(scope="module")
+def shop() -> PreparedData:
+    """Users have twelve items each, four of them on each third day. Counts tell nothing."""
+    random = np.random.default_rng(4)
+    rows = []
+    for user in range(USERS):
+        own = 1 + random.permutation(ITEMS)[:12]
+        for day in range(DAYS):
+            for item in random.permutation(own[day % EVERY_DAYS :: EVERY_DAYS]):
+                rows.append((user, START_MS + day * DAY_MS, PURCHASE, 1.0, item))
+    streams = make_streams(*(np.array(column) for column in zip(*rows, strict=True)))
+    # Most items have no name in the model: a memory names them.
+    items, categories = streams.items[1:9], streams.categories[:4]
+    corpus = build_corpus(streams, Vocabulary(items, 4), Vocabulary(categories, 2), 7)
+    until = [START_MS + day * DAY_MS for day in (33, DAYS, DAYS)]
+    end_ms_W = np.asarray(streams.end_ms_W)
+    train = np.flatnonzero(end_ms_W <= until[0])
+    split = Split(train, np.flatnonzero(end_ms_W > until[0]), np.empty(0, int), *until)
+    return PreparedData(corpus, split, items, np.ones(8), categories, np.ones(4), None)
+
+
+def new_network(shop: PreparedData) -> BehaviourTransformer:
+    torch.manual_seed(3)
+    shape = Shape(len(shop.items), 4, len(shop.categories), 2, dim=16, layers=1, heads=2)
+    model = BehaviourTransformer(shape).eval().requires_grad_(False)
+    model.value_curves = ValueCurveHead(len(INPUTS), 1, 1)
+    return model
+
+
+@pytest.fixture(scope="module")
+def network(shop: PreparedData) -> BehaviourTransformer:
+    model = new_network(shop)
+    report = fit_ranker.fit(model, shop, RECIPE)
+    assert report["windows"] == USERS * 32
+    assert min(report["validation_losses"]) == report["validation_losses"][report["epoch"] - 1]
+    assert report["ndcg"]["windows"] < report["windows"]
+    assert report["ndcg"]["kept"] == (report["ndcg"]["after"] > report["ndcg"]["before"])
+    return model
+
+
+def profile_model(network: BehaviourTransformer, shop: PreparedData) -> ProfileModel:
+    card = {"version": "x", "revision": 1, "decay_days": 30.0, "ranked_items": 4096}
+    options: dict[str, Any] = {"device": torch.device("cpu"), "batch_rows": 50}
+    return ProfileModel(network, shop.items, shop.categories, card, length_buckets=(8,), **options)
+
+
+@pytest.mark.slow
+def test_stored_items_are_better_than_counts_where_gaps_tell_more(
+    network: BehaviourTransformer, shop: PreparedData
+) -> None:
+    streams = shop.corpus.streams
+    targets = next_basket.next_baskets(streams, "item", shop.split.validation)
+    ranking = served.served_rankings(profile_model(network, shop), streams, targets.window_W, 8)
+    baskets = next_basket.Baskets.from_streams(streams, "item")
+    popularity_C = baskets.popularity(shop.split.train)
+    counts = OwnCounts(30.0, 0.0, False).rank(baskets, targets.window_W, popularity_C)
+    served_ndcg, counts_ndcg = (
+        np.nanmean(next_basket.basket_scores(targets, each).ndcg_at_10)
+        for each in (ranking.item, counts)
+    )
+    assert served_ndcg > 0.85 > 0.6 > counts_ndcg
+
+
+def test_one_window_of_each_user_in_validation_is_enough(shop: PreparedData) -> None:
+    """As in data where each user's last baskets are held out."""
+    streams, split = shop.corpus.streams, shop.split
+    first = split.validation[np.diff(streams.user_W[split.validation], prepend=-1) != 0]
+    before = RankingExamples(streams, [], []).before(first)
+    assert before.tolist() == (first - 1).tolist() and np.isin(before, split.train).all()
+    held_out = shop._replace(split=split._replace(validation=first))
+    model = new_network(shop)
+    report = fit_ranker.fit(model, held_out, dataclasses.replace(RECIPE, ranker_epochs=1))
+    assert report["windows"] == USERS * 32 and model.ranker is not None
+
+
+def test_without_next_windows_the_order_is_the_transformer_s(shop: PreparedData) -> None:
+    streams, split = shop.corpus.streams, shop.split
+    first = np.flatnonzero(np.diff(streams.user_W, prepend=-1))
+    alone = shop._replace(split=split._replace(train=first, validation=np.empty(0, int)))
+    model = new_network(shop)
+    assert fit_ranker.fit(model, alone, RECIPE) == {}
+    h_BD = torch.randn(6, 16)
+    with torch.inference_mode():
+        interests = profile_model(model, shop).rank(served._memories(streams, first[:6]), h_BD)[0]
+        expected = model.category_logits(h_BD, torch.zeros(6, 7))[:, 1:5].argsort(1, True)
+    # The last named category is level with those that only the memory names.
+    np.testing.assert_array_equal(interests[:, :3], expected[:, :3])
+
+
+@pytest.mark.slow
+def test_epoch_for_ndcg_that_does_not_help_is_undone(shop: PreparedData) -> None:
+    weights = []
+    for learning_rate in (0.0, 100.0):  # no step, and steps that destroy the ranker
+        model = new_network(shop)
+        recipe = dataclasses.replace(RECIPE, ranker_ndcg_learning_rate=learning_rate)
+        assert not fit_ranker.fit(model, shop, recipe)["ndcg"]["kept"]
+        weights.append(model.ranker.state_dict())
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=0, atol=0)
+
+
+def test_order_of_events_in_a_window_changes_no_ranking(
+    network: BehaviourTransformer, shop: PreparedData
+) -> None:
+    model, random = profile_model(network, shop), np.random.default_rng(1)
+    texts = served._memories(shop.corpus.streams, shop.split.validation[:40])
+    shuffled = []
+    for text in texts.windows:
+        tokens = read_window(text)
+        order = random.permutation(len(tokens))
+        shuffled.append(window_text(read_end_ms(text), [tokens[index] for index in order]))
+    other = texts._replace(windows=shuffled)
+    assert other.windows != texts.windows
+    with torch.inference_mode():
+        both = [model.rank(each, torch.zeros(40, 16)) for each in (texts, other)]
+    for one, two in zip(*both, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_memories_of_training_equal_those_of_serving(shop: PreparedData) -> None:
+    streams = shop.corpus.streams
+    windows = np.flatnonzero(np.arange(len(streams.user_W)) % 7 == 0)
+    trained = RankingExamples(streams, shop.items, shop.categories).memory(windows)
+    reader = MemoryReader(shop.items, shop.categories)
+    read = reader.read(served._memories(streams, windows))
+    assert trained.windows_ago_T.max() == MEMORY_WINDOWS - 1
+    for name in ("rows", "row_T", "age_days_T", "windows_ago_T", "row_features_BU"):
+        np.testing.assert_array_equal(getattr(trained, name), getattr(read, name))
+    names = [reader.items.names[code - 1] for code in read.item_T]
+    code_of = dict(zip(names, trained.item_T.tolist(), strict=True))
+    assert [code_of[name] for name in names] == trained.item_T.tolist()
+    assert all(shop.items[code - 1] == name for name, code in code_of.items() if code <= 8)
+
+
+def test_targets_are_the_sets_of_the_next_window_without_returns() -> None:
+    kinds = [PURCHASE, PURCHASE, PURCHASE, RETURN, PURCHASE]
+    days, items = [0, 1, 1, 1, 2], [1, 2, 2, 3, 1]
+    time_ms = START_MS + np.array(days) * DAY_MS
+    streams = make_streams(np.zeros(5, int), time_ms, np.array(kinds), np.ones(5), np.array(items))
+    examples = RankingExamples(streams, ["2"], [])
+    windows = examples.with_target(np.arange(3))
+    assert windows.tolist() == [0, 1]
+    target = examples.target(windows)
+    rows, codes = np.divmod(np.arange(2 * target.item_width), target.item_width)
+    held = target.has_item(rows, codes)
+    found = [(int(row), int(code)) for row, code in zip(rows[held], codes[held], strict=True)]
+    assert found == [(0, 1), (1, 2)]  # codes: 1 is the name "2", then "1", then "3"
+
+
+def test_checkpoint_and_added_items_keep_the_ranking(
+    network: BehaviourTransformer, shop: PreparedData, tmp_path: Path
+) -> None:
+    checkpoint.round_weights(network)
+    card: dict[str, Any] = {
+        "name": "x", "version": "x-1", "revision": 1, "horizon_days": 7, "decay_days": 30.0,
+        "ranked_items": 8, "recipe": {}, "data": {}, "metrics": {}, "surprise_quantiles": {},
+        "modalities": [], "libraries": {},
+    }  # fmt: skip
+    checkpoint.save(tmp_path, network, shop.items, shop.categories, **card)
+    loaded = checkpoint.load(tmp_path)[0]
+    unknown = copy.deepcopy(network)
+    unknown.ranker.item_category[2] = 5
+    checkpoint.save(tmp_path / "unknown", unknown, shop.items, shop.categories, **card)
+    with pytest.raises(InputError, match=r"categories of items from \d to 5, but there are 4"):
+        checkpoint.load(tmp_path / "unknown")
+    grown = add_items(loaded, hash_bucket_rows(loaded, shop.items, ["90", "91"]))
+    more = shop._replace(items=[*shop.items, "90", "91"])
+    texts = of_windows([[(0, [token("3", "1"), token("90", "2")])]])
+    names, probabilities = [], []
+    for network_, data in ((network, shop), (loaded, shop), (grown, more)):
+        model = profile_model(network_, data)
+        with torch.inference_mode():
+            _, interests_p, items = model.rank(texts, torch.ones(1, 16))
+        ranked = [model.items[index] for index in items[0]]
+        names.append([name for name in ranked if name not in ("90", "91")])
+        probabilities.append(interests_p)
+    assert names[0] == names[1] and set(names[2]) == set(names[0])
+    np.testing.assert_allclose(probabilities[1], probabilities[2], 1e-5)
