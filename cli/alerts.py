@@ -17,7 +17,7 @@ from cli.common import (
     UserArgument,
     UserOption,
     format_utc,
-    name_with_rule_state,
+    option,
     parse_duration_ms,
     refuse_empty,
     table,
@@ -70,18 +70,6 @@ def alert_line(alert: dict[str, Any]) -> str:
     )
 
 
-FLAG = {
-    "flag": "flag.flag_id",
-    "time": "flag.window_end_ms",
-    "user": "flag.user_id",
-    "severity": "flag.severity",
-    "state": "state.state",
-    "by": "state.by",
-    "rule": lambda row: name_with_rule_state(row.flag.rule_id, row.flag),
-    "message": "flag.message",
-}
-
-
 def alert_time_ms(alert: dict[str, Any]) -> int:
     """The alert's time in epoch milliseconds. Raises KeyError, TypeError and ValueError."""
     return round(datetime.fromisoformat(alert["time"]).timestamp() * 1_000)
@@ -103,18 +91,16 @@ FlagArgument = Annotated[
 ]
 AnalystOption = Annotated[
     str,
-    typer.Option(
+    option(
         "--by",
-        metavar="NAME",
+        "NAME",
+        "Name of the analyst.",
         default_factory=getpass.getuser,
         show_default="the login name",
-        help="Name of the analyst.",
         callback=refuse_empty,
     ),
 ]
-NoteOption = Annotated[
-    str, typer.Option("--note", metavar="TEXT", help="Note stored in the flag's history.")
-]
+NoteOption = Annotated[str, option("--note", "TEXT", "Note stored in the flag's history.")]
 
 
 @alerts.callback()
@@ -178,11 +164,11 @@ def list_flags(
             rule_id=rule,
             limit=limit,
         )
-    if rows or call.json:
-        listed = [row.flag._asdict() | row.state._asdict() for row in rows]
-        call.print(listed, table(None, rows, FLAG))
-    else:
-        typer.echo("no flags", err=True)
+    listed = [row.flag._asdict() | row.state._asdict() for row in rows]
+    columns = (
+        "flag_id window_end_ms user_id severity state by rule_id rule_state correction message"
+    )
+    call.rows(listed, columns, empty="no flags")
 
 
 @alerts.command()

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from cli.common import Call, FaultReporter, MappingOption
 from cli.progress import print_line
-from liveprofile.errors import InputError, ServiceError
-
-if TYPE_CHECKING:
-    from liveprofile.consent.changes import ConsentTable
-    from liveprofile.privacy.erasures import ErasureTable
-    from liveprofile.settings import Settings
+from liveprofile.errors import InputError
 
 
 def backfill(
@@ -32,8 +27,7 @@ def backfill(
     Rows of users who do not allow training now, or did not at the time of the row, are left out,
     and all rows of users who were erased.
 
-    Example: `liveprofile model backfill --rows rows`
-    or `liveprofile model backfill shop.csv --mapping shop.toml --rows rows`
+    Example: `liveprofile model backfill shop.csv --mapping shop.toml --rows rows`
 
     Options:
     rows FOLDER: Folder for the Parquet files, a subfolder per month.
@@ -46,6 +40,7 @@ def backfill(
     consents: Leave out users who do not allow training (topic user-consents) or were erased
         (user-erasures). --no-consents is for events that are not of this shop's users.
     """
+    from liveprofile.feeds.users import read_consents, read_erasures
     from offline import backfill as runner
 
     if labels is not None and pipeline != "scoring":
@@ -54,7 +49,7 @@ def backfill(
     decisions = {}
     if consents:
         runner.check_files(rows, file, mapping, labels)
-        decisions["consents"], decisions["erased"] = _decisions(settings)
+        decisions = {"consents": read_consents(settings), "erased": read_erasures(settings)}
     result = runner.backfill_rows(
         settings,
         runner.PROFILE_ROWS if pipeline == "profile" else runner.SCORING_ROWS,
@@ -69,15 +64,3 @@ def backfill(
         **decisions,
     )
     call.print(result._asdict(), f"{result.rows:,} rows in {result.folder}")
-
-
-def _decisions(settings: Settings) -> tuple[ConsentTable, ErasureTable]:
-    """What users have decided. Raises ServiceError."""
-    from liveprofile.feeds.users import read_consents, read_erasures
-
-    try:
-        return read_consents(settings), read_erasures(settings)
-    except ServiceError as error:
-        raise ServiceError(
-            f"consents for training cannot be read: {error}. --no-consents writes rows of all users"
-        ) from None

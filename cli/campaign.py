@@ -103,8 +103,7 @@ def send(call: Call, name: NameArgument, topic: Annotated[str, typer.Option()]) 
     """Send the treatment group to a topic as CloudEvents.
 
     Sending a plan again sends the same ids. Users are left out who have withdrawn marketing consent
-    since the plan was made, and whom other campaigns have contacted too often since (`--cap` of the
-    plan).
+    since, or whom other campaigns have contacted too often (`--cap` of the plan).
 
     Example: `liveprofile campaign send spring --topic campaign-targets`
 

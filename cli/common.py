@@ -24,22 +24,13 @@ if TYPE_CHECKING:
     from cassandra.cluster import Session
     from rich.table import Table
 
-    from liveprofile.storage.queries import StoredFlag
-
 # `make up` writes this file, so that commands find the local stack without an option.
 LOCAL_STACK_CONFIG = Path(".stack/run/liveprofile.toml")
 
 
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        metavar="FILE",
-        show_default=False,
-        help=f"Settings file (TOML). Default: the file that ${CONFIG_VARIABLE} names, else"
-        f" {LOCAL_STACK_CONFIG} here or in the checkout, else the built-in defaults.",
-    ),
-]
+def option(name: str, metavar: str | None, text: str, **more: Any) -> Any:
+    """An option whose default value the help does not show."""
+    return typer.Option(name, metavar=metavar, help=text, **({"show_default": False} | more))
 
 
 def refuse_empty(value: str | None) -> str | None:
@@ -49,31 +40,23 @@ def refuse_empty(value: str | None) -> str | None:
     return value
 
 
+CONFIG_HELP = (
+    f"Settings file (TOML). Default: the file that ${CONFIG_VARIABLE} names, else"
+    f" {LOCAL_STACK_CONFIG} here or in the checkout, else the built-in defaults."
+)
+ConfigOption = Annotated[Path | None, option("--config", "FILE", CONFIG_HELP)]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 UserArgument = Annotated[
     str, typer.Argument(metavar="USER", help="User id.", callback=refuse_empty)
 ]
 UserOption = Annotated[
-    str | None,
-    typer.Option("--user", metavar="USER", help="Only of this user.", callback=refuse_empty),
+    str | None, option("--user", "USER", "Only of this user.", callback=refuse_empty)
 ]
 ByOption = Annotated[
-    str,
-    typer.Option(
-        "--by", metavar="NAME", envvar="USER", help="Name that is stored with the change."
-    ),
+    str, option("--by", "NAME", "Name that is stored with the change.", envvar="USER")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-MappingOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--mapping",
-        metavar="FILE",
-        show_default=False,
-        help="Mapping of the files' columns to event fields (TOML), as for replay.",
-    ),
-]
-
-
+MAPPING_HELP = "Mapping of the files' columns to event fields (TOML), as for replay."
+MappingOption = Annotated[Path | None, option("--mapping", "FILE", MAPPING_HELP)]
 LimitOption = Annotated[
     int, typer.Option("--limit", min=1, max=10_000, help="Maximum number of rows.")
 ]
@@ -297,12 +280,6 @@ def print_table(made: Table) -> None:
     console.print(made)
 
 
-def name_with_rule_state(name: str, flag: StoredFlag) -> str:
-    """Appends to `name` the rule's state unless it is ACTIVE, and what a correction has found."""
-    marks = [mark for mark in (flag.rule_state, flag.correction) if mark not in ("ACTIVE", None)]
-    return f"{name} ({', '.join(marks)})" if marks else name
-
-
 UNITS_MS = {"m": MINUTE_MS, "h": HOUR_MS, "d": DAY_MS}
 
 
@@ -333,15 +310,9 @@ def parse_since_ms(text: str, option: str = "--since") -> int:
         ) from None
 
 
-def time_option(name: str, help_text: str = "") -> Any:
+def time_option(name: str, text: str = "") -> Any:
     """An option with a time, as `parse_since_ms` reads it."""
-    return typer.Option(
-        name,
-        metavar="TIME",
-        help=help_text,
-        parser=lambda text: parse_since_ms(text, name),
-        show_default=False,
-    )
+    return option(name, "TIME", text, parser=lambda given: parse_since_ms(given, name))
 
 
 AtOption = Annotated[

@@ -48,13 +48,11 @@ def backwards(
 ) -> None:
     """Find rows that consents forbid, because a change came after they were stored.
 
-    A change that is older than the windows that it concerns finds them stored. --delete rejects
-    their events with NO_CONSENT, so that the audit accounts for them, and deletes the rows. Rows
-    older than --days stay until they expire. Exit code 1: rows were found, and
-    are not deleted.
+    --delete rejects their events with NO_CONSENT, so that the audit accounts for them, and deletes
+    the rows. Rows older than --days stay until they expire. Exit code 1: rows were found, and are
+    not deleted.
 
-    Example: `liveprofile privacy consent backwards` or
-    `liveprofile privacy consent backwards 42 --delete`
+    Example: `liveprofile privacy consent backwards 42 --delete`
 
     Options:
     users USER...: User ids. Default: all with a change.
@@ -159,9 +157,7 @@ def set_consent(
     It is stored first, then sent to the topic that the job reads. After a failure repeat it with
     the same --time: repeating changes nothing.
 
-    Example:
-    `liveprofile privacy consent set 42 --grant profiling --withdraw marketing --basis consent` or
-    `liveprofile privacy consent set --file consents.jsonl`
+    Example: `liveprofile privacy consent set 42 --grant profiling --withdraw marketing`
 
     Options:
     user USER: User id.

@@ -214,16 +214,12 @@ def _is_history(settings: Settings, last_event_time_ms: int | None) -> bool:
 def decode(call: Call) -> None:
     """Decode events in Confluent wire format and CloudEvents, until Ctrl-C or SIGTERM.
 
-    It reads the topic `topics.encoded` and sends JSON events, keyed by user, to the input topic.
-    The format of each record is recognised: JSON Schema or Avro with a schema of the registry
-    `decoder.registry_url`, CloudEvents in structured or binary mode, or JSON, which stays as it is.
-    A record that cannot be decoded goes to the rejected topic with the reason. While the registry
-    does not answer, it waits. At the end the counts are printed.
+    It reads the topic `topics.encoded` and sends JSON events, keyed by user, to the input topic,
+    each at least once; what cannot be decoded goes to the rejected topic with the reason. Several
+    decoders share the partitions. At the end the counts are printed. docs/data-contract.md has the
+    formats.
 
-    Several decoders share the partitions. Each record is sent at least once. docs/data-contract.md
-    has the rules.
-
-    Example: `liveprofile events decode --config liveprofile.toml --json`
+    Example: `liveprofile events decode --json`
     """
     logging.getLogger("liveprofile.decoding").setLevel(logging.INFO)
     with closing(SchemaRegistry(call.settings.decoder)) as registry:
@@ -240,12 +236,9 @@ def heartbeat(
 ) -> None:
     """Send a heartbeat to every partition of the input topic, again and again.
 
-    A window closes when every partition has moved past its end, so a partition without events
-    keeps all windows open. Run this service beside live traffic, not during a replay of history:
-    a heartbeat carries the present time and closes all windows of the past.
-
-    Once it has sent a heartbeat, an outage of Kafka does not end it: it reports the error and sends
-    again.
+    A partition without events keeps all windows open. Run this service beside live traffic, not
+    during a replay of history: a heartbeat closes all windows of the past. Once it has sent one, an
+    outage of Kafka does not end it.
 
     Example: `liveprofile events heartbeat --every 1`
 
@@ -293,8 +286,7 @@ def bootstrap(
         print_line,
     )
     fields = result._asdict()
-    command = submit_command(call, result.savepoint)
-    call.print(fields, fields, f"Now start the job: {command} --wait")
+    call.print(fields, fields | {"to go on": f"{submit_command(call, result.savepoint)} --wait"})
 
 
 def recompute_late(
@@ -305,15 +297,13 @@ def recompute_late(
 ) -> None:
     """Recompute the profiles of users with late events, and keep what was stored before.
 
-    Also those of persons with several ids (`liveprofile identity merge`): the earlier events of an
-    alias come into the windows of the person, and the alias's own windows are deleted. Uses the
-    events of the late topic that were late by at most window.correction_days. Corrected deltas have
-    a revision, and the old ones stay in the table replaced_delta. Flags that would not have been
-    raised are marked WITHDRAWN, new ones ADDED; no alert is sent. The job may be running, and a run
-    may be repeated.
+    Also those of persons with several ids: the earlier events of an alias come into the windows of
+    the person, and its own are deleted. Uses events that were late by at most
+    window.correction_days. The old deltas stay in the table replaced_delta. Flags that would not
+    have been raised are marked WITHDRAWN, new ones ADDED; no alert is sent. The job may be running,
+    and a run may be repeated.
 
-    Example: `liveprofile events recompute-late` or
-    `liveprofile events recompute-late 2023-10.jsonl --json`
+    Example: `liveprofile events recompute-late 2023-10.jsonl --json`
 
     Options:
     files [FILE]...: Archives of events from before the first record of the input topic: CSV,
@@ -326,8 +316,6 @@ def recompute_late(
     check_arguments(files or [], mapping, work)
     check_definitions(call.settings)
     result = run(call.settings, call.file, files or [], mapping, work, print_line)
-    left_out = (
-        f"{result['incomplete']} users are left out, because their earlier events are not all"
-        " there: pass archives of them."
-    )
-    call.print(result, result, *([left_out] if result["incomplete"] else []))
+    call.print(result)
+    if result["incomplete"]:
+        print_line("users are left out whose earlier events are not all there: pass archives")

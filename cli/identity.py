@@ -54,14 +54,12 @@ def merge(
 ) -> None:
     """Make ALIAS another id of USER, so that later events of both go to the profile of USER.
 
-    It counts for events from `merges.delay_ms` after the command on.
-    `liveprofile events recompute-late` brings the earlier events of ALIAS into the profile of USER.
-    The job must follow merges (`merges.enabled`). Refused are circles, ids that are merged already,
-    and erased users. Exit code 1: --show finds no other id.
+    It counts for events from `merges.delay_ms` after the command on; `liveprofile events
+    recompute-late` brings in the earlier events of ALIAS. The job must follow merges
+    (`merges.enabled`). Refused are circles, ids that are merged already, and erased users.
+    Exit code 1: --show finds no other id.
 
-    Example: `liveprofile identity merge session-7 42`,
-    `liveprofile identity merge --split session-7`, `liveprofile identity merge --show 42` or
-    `liveprofile identity merge --list --json`
+    Example: `liveprofile identity merge session-7 42`
 
     Options:
     alias [ALIAS]: The id that is another user.
@@ -131,15 +129,10 @@ def _fields(merge: Merge) -> dict[str, Any]:
 def link_logins(call: Call) -> None:
     """Merge anonymous ids into the accounts that they log in to, until Ctrl-C or SIGTERM.
 
-    It follows the input topic. An event with `anonymous_id` says that its user has used this id on
-    this device before. The first login of an anonymous id writes a merge, as
-    `liveprofile identity merge` does, exactly once. Every other one is counted with its reason:
-    conflicts, split ids, erased users, no consent, ids that are not as
-    `logins.anonymous_id_pattern` says. docs/privacy.md has the reasons. At the end the counts are
-    printed.
-
-    Run it once. A second one takes over, and the first ends with exit code 3. The job must follow
-    merges (`merges.enabled`).
+    The first login of an `anonymous_id` in the input topic writes a merge, exactly once. Every
+    other one is counted with its reason (docs/privacy.md). At the end the counts are printed. A
+    second one takes over, and the first ends with exit code 3. The job must follow merges
+    (`merges.enabled`).
 
     Example: `liveprofile identity link-logins --config liveprofile.toml --json`
     """

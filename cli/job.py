@@ -5,14 +5,23 @@ from __future__ import annotations
 import os
 import re
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import orjson
 import typer
 
-from cli.common import Call
-from cli.submission import create_tables, read_model_card, submit_job
+from cli.common import Call, option
+from cli.progress import print_line
+from cli.submission import (
+    check_submission,
+    create_tables,
+    read_model_card,
+    replace_job,
+    start_job,
+    submit_job,
+)
 from liveprofile.flink import rest
 from liveprofile.flink.job_report import (
     is_reported,
@@ -27,7 +36,7 @@ from liveprofile.flink.rest import wait_until_running
 from liveprofile.kafka.offsets import lag, scoring_group
 from liveprofile.kafka.topics import create_topics, missing_topics
 from liveprofile.resources import product_path
-from liveprofile.settings import Settings
+from liveprofile.settings import Settings, load
 from liveprofile.storage.cql import to_ms
 from liveprofile.storage.migrations import to_apply
 from liveprofile.storage.schema import migration_steps
@@ -36,9 +45,8 @@ from liveprofile.storage.schema import migration_steps
 def setup(call: Call, dry_run: bool = False) -> None:
     """Create missing topics, and apply pending migrations of the tables, without a job.
 
-    `submit` does the same. What exists stays as it is, and a job may be running. The account needs
-    the right to create topics, a keyspace and tables, so that the account of `submit` needs none.
-    `liveprofile job migrations` shows what has been applied.
+    `submit` does the same. What exists stays as it is, and a job may be running. After it the
+    account of `submit` needs no right to create topics, a keyspace or tables.
 
     Example: `liveprofile job setup --dry-run`
 
@@ -91,16 +99,19 @@ def refuse_relative(folder: str | None) -> str | None:
     return folder
 
 
+SAVEPOINT_HELP = "Savepoint or retained checkpoint to restore the job's state from."
 SavepointOption = Annotated[
-    str | None,
-    typer.Option(
-        "--savepoint",
-        metavar="FOLDER",
-        show_default=False,
-        help="Savepoint or retained checkpoint to restore the job's state from.",
-        callback=refuse_relative,
-    ),
+    str | None, option("--savepoint", "FOLDER", SAVEPOINT_HELP, callback=refuse_relative)
 ]
+FOLDER_HELP = (
+    "Folder for the savepoint, of the cluster's file system. Default: the cluster's"
+    " execution.checkpointing.savepoint-dir."
+)
+SavepointFolderOption = Annotated[
+    str | None, option("--savepoint", "FOLDER", FOLDER_HELP, callback=refuse_relative)
+]
+JOB_HELP = "Id of the job. Default: the job that runs with the name job.name."
+JobOption = Annotated[str | None, option("--job", "ID", JOB_HELP)]
 PARALLELISM_VARIABLE = "LIVEPROFILE_JOB__PARALLELISM"
 WAIT_TIMEOUT_S = 180.0
 
@@ -114,7 +125,6 @@ def submit(
     """Create missing topics and tables, then submit the profile job to Flink.
 
     Example: `liveprofile job submit --wait`
-    or `liveprofile job submit --savepoint file:///shared/savepoints/savepoint-1a2b --wait`
 
     Options:
     parallelism: Parallelism of the job. Default: job.parallelism.
@@ -172,34 +182,12 @@ def _model_version(checkpoint: Path) -> str | None:
     return orjson.loads(card.read_bytes())["version"] if card.is_file() else None
 
 
-JobOption = Annotated[
-    str | None,
-    typer.Option(
-        "--job",
-        metavar="ID",
-        show_default=False,
-        help="Id of the job. Default: the job that runs with the name job.name.",
-    ),
-]
-SavepointFolderOption = Annotated[
-    str | None,
-    typer.Option(
-        "--savepoint",
-        metavar="FOLDER",
-        show_default=False,
-        help="Folder for the savepoint, of the cluster's file system. Default: the cluster's"
-        " execution.checkpointing.savepoint-dir.",
-        callback=refuse_relative,
-    ),
-]
-
-
 def stop(call: Call, savepoint: SavepointFolderOption = None, job: JobOption = None) -> None:
     """Stop the job with a savepoint, from which `submit --savepoint` goes on.
 
     Windows stay open and are completed by the next job. If the savepoint fails, the job goes on.
 
-    Example: `liveprofile job stop` or `liveprofile job stop --savepoint file:///shared/savepoints`
+    Example: `liveprofile job stop --savepoint file:///shared/savepoints`
     """
     rest_url, job_id = _running_job(call, job)
     location = rest.stop_with_savepoint(rest_url, job_id, savepoint)
@@ -241,3 +229,42 @@ def _running_job(call: Call, job: str | None) -> tuple[str, str]:
     """Flink's REST address and the id of the running job. Raises LiveprofileError."""
     rest_url = call.settings.flink.rest_url
     return rest_url, require_running_job(rest_url, call.settings.job.name, job)
+
+
+def upgrade(
+    call: Call,
+    fallback: Path | None = None,
+    savepoint: SavepointFolderOption = None,
+    job: JobOption = None,
+) -> None:
+    """Stop the job with a savepoint and start a new one from it, with this version and settings.
+
+    The new job runs when all its tasks run and its first checkpoint is complete. If it does not, it
+    is cancelled. With --fallback the old job then goes on: exit code 1. Without it nothing runs,
+    and the message names the savepoint: exit code 3.
+
+    Example: `liveprofile job upgrade --config new.toml --fallback old.toml`
+
+    Options:
+    fallback FILE: Settings file of the running job. If the new job does not run, a job with these
+        settings goes on from the savepoint.
+    """
+    settings, file = call.settings, call.file
+    old_settings = None if fallback is None else load(fallback)
+    check_submission(settings)
+    job_id = require_running_job(settings.flink.rest_url, settings.job.name, job)
+
+    def stop() -> str:
+        location = rest.stop_with_savepoint(settings.flink.rest_url, job_id, savepoint)
+        print_line(f"job {job_id} is stopped, savepoint {location}")
+        return location
+
+    result = replace_job(
+        stop,
+        partial(start_job, settings, file),
+        old_settings and partial(start_job, old_settings, fallback),
+        print_line,
+    )
+    call.print(result._asdict())
+    if result.failure:
+        raise typer.Exit(1)

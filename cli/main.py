@@ -9,8 +9,8 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from cli.demo.command import demo
-from cli.doctor.command import doctor
+from cli.demo import demo
+from cli.doctor import doctor
 from cli.options import Commands, lazily
 from liveprofile import __version__
 from liveprofile.errors import LiveprofileError
@@ -22,18 +22,18 @@ PRIVACY, TRAIN = "Respect a person's choices", "Train"
 
 
 class Group(NamedTuple):
-    """The commands `liveprofile NAME COMMAND`. `modules`: where their functions are."""
+    """The commands `liveprofile NAME COMMAND`. functions: their modules below cli, and names."""
 
     name: str
     panel: str
     help: str
-    modules: dict[str, str]
+    functions: dict[str, str]
 
     def load(self) -> typer.Typer:
         loaded = Commands()
-        for module, names in self.modules.items():
+        for module, names in self.functions.items():
             for name in names.split():
-                command = getattr(import_module(module), name)
+                command = getattr(import_module(f"cli.{module}"), name)
                 if isinstance(command, typer.Typer):
                     loaded.add_typer(command)
                 else:
@@ -41,87 +41,68 @@ class Group(NamedTuple):
         return loaded
 
 
+EVENTS = "generate mapping replay decode heartbeat bootstrap recompute_late"
+SEGMENTS_HELP = (
+    "Check, preview and apply segment definitions, list the current ones. docs/segments.md"
+    " describes the format."
+)
+ATTRIBUTES_HELP = (
+    "Send, store and show what others know about users: declared, third-party and verified"
+    " attributes. docs/data-contract.md describes them."
+)
+CAMPAIGN_HELP = (
+    "Plan a campaign, send it, and report what it changed (docs/campaigns.md)."
+    "\n\nExample: `liveprofile campaign report spring`"
+)
+MODEL_HELP = (
+    "Train and evaluate models, and change the user model of running jobs without a restart."
+    " docs/operate.md describes the steps."
+)
+LEARNING = {f"learning.{name}": name for name in ("train", "tune", "evaluate")}
 GROUPS = (
     Group(
         "job",
         OPERATE,
         "Tables and topics, and the Flink job: start, watch, stop, upgrade.",
-        {
-            "cli.job": "setup migrations submit status stop savepoint cancel",
-            "cli.upgrade": "upgrade",
-        },
+        {"job": "setup migrations submit status stop savepoint cancel upgrade"},
     ),
     Group(
         "events",
         OPERATE,
         "Send, check and account for events.",
-        {
-            "cli.events": "generate mapping replay decode heartbeat bootstrap recompute_late",
-            "cli.rejected": "rejected",
-            "cli.audit": "audit",
-        },
+        {"events": EVENTS, "rejected": "rejected", "audit": "audit"},
     ),
     Group(
         "serve",
         OPERATE,
         "The read API, the console and metrics.",
-        {"cli.serve": "api console metrics key"},
+        {"serve": "api console metrics key"},
     ),
     Group(
         "profile",
         READ,
         "What is stored about a user.",
-        {"cli.profile": "show deltas scores flags", "cli.explain": "explain"},
+        {"profile": "show deltas scores flags explain"},
     ),
-    Group("shop", READ, "Counts of the whole shop.", {"cli.shop": "trends retention"}),
+    Group("shop", READ, "Counts of the whole shop.", {"shop": "trends retention"}),
     Group(
         "risk",
         FRAUD,
         "Alerts, rules and the drift of the fraud model.",
-        {"cli.alerts": "alerts", "cli.risk": "consume feedback rules drift"},
+        {"alerts": "alerts", "risk": "consume feedback rules drift"},
     ),
-    Group(
-        "segments",
-        ADDRESS,
-        "Check, preview and apply segment definitions, list the current ones. docs/segments.md"
-        " describes the format.",
-        {"cli.segments": "segments"},
-    ),
-    Group(
-        "attributes",
-        ADDRESS,
-        "Send, store and show what others know about users: declared, third-party and verified"
-        " attributes. docs/data-contract.md describes them.",
-        {"cli.attributes": "attributes"},
-    ),
-    Group(
-        "campaign",
-        ADDRESS,
-        "Plan a campaign, send it, and report what it changed (docs/campaigns.md)."
-        "\n\nExample: `liveprofile campaign report spring`",
-        {"cli.campaign": "campaign"},
-    ),
+    Group("segments", ADDRESS, SEGMENTS_HELP, {"segments": "segments"}),
+    Group("attributes", ADDRESS, ATTRIBUTES_HELP, {"attributes": "attributes"}),
+    Group("campaign", ADDRESS, CAMPAIGN_HELP, {"campaign": "campaign"}),
     Group(
         "privacy",
         PRIVACY,
         "Consent, erasure, export and where data is kept.",
-        {"cli.consent": "consent", "cli.privacy": "erase export data_inventory"},
+        {"consent": "consent", "privacy": "erase export data_inventory"},
     ),
+    Group("identity", PRIVACY, "Ids that belong to one person.", {"identity": "merge link_logins"}),
     Group(
-        "identity", PRIVACY, "Ids that belong to one person.", {"cli.identity": "merge link_logins"}
-    ),
-    Group(
-        "model",
-        TRAIN,
-        "Train and evaluate models, and change the user model of running jobs without a"
-        " restart. docs/operate.md describes the steps.",
-        {
-            "cli.learning.model": "model",
-            "cli.backfill": "backfill",
-            "cli.learning.train": "train",
-            "cli.learning.tune": "tune",
-            "cli.learning.evaluate": "evaluate",
-        },
+        "model", TRAIN, MODEL_HELP, {"learning.model": "model", "backfill": "backfill"} | LEARNING
     ),
 )
 

@@ -67,17 +67,12 @@ def erase(
 ) -> None:
     """Make the job forget users, and delete all of their rows from Cassandra.
 
-    The erasure goes to Kafka first: from then on the job neither scores nor stores what is older,
-    whatever is replayed, and later events start from nothing. All ids of a person are erased
-    (`liveprofile identity merge`). The state of the job, topics,
-    training rows, logs and backups end later (--status, docs/privacy.md). After a kill or a failure
-    run --pending. Exit code 1: rows are left, because the present hour is not over or the command
-    was not run to its end; for --status, an erasure is not done in the tables; for --checkpoints,
-    a model was trained on an erased user, or its users are unknown.
+    The erasure goes to Kafka first: from then on the job neither scores nor stores what is older.
+    All ids of a person are erased. State, topics, training rows, logs and backups end later
+    (--status, docs/privacy.md). After a kill or a failure run --pending. Exit code 1: rows are
+    left; for --checkpoints, a model was trained on an erased user, or its users are unknown.
 
-    Example: `liveprofile privacy erase 42 43 --proof erased.jsonl`,
-    `liveprofile privacy erase --file users.txt`, `liveprofile privacy erase --pending` or
-    `liveprofile privacy erase 42 --status`
+    Example: `liveprofile privacy erase 42 43 --proof erased.jsonl`
 
     Options:
     users USER...: User ids.
@@ -291,8 +286,8 @@ def export(
 ) -> None:
     """Write all that is stored about a user to one JSON file, which only its owner can read.
 
-    Each row has its table, its write time and its expiry. The file is about all ids of the person
-    (`liveprofile identity merge`). Exit code 1, and no file, if nothing is stored.
+    Each row has its table, its write time and its expiry. The file is about all ids of the person.
+    Exit code 1, and no file, if nothing is stored.
 
     Example: `liveprofile privacy export 42 --out 42.json`
 
@@ -334,12 +329,11 @@ def export(
 def data_inventory(call: Call) -> None:
     """List all tables, topics and states with the time after which what they keep is gone.
 
-    The times are those of the settings: a topic that exists keeps what it was created with
-    (`kafka-configs`), a row the TTL that it was written with. docs/privacy.md has the places that
-    Liveprofile does not clear, such as savepoints and backups. Exit code 1: a place with data about
-    users has no limit.
+    The times are those of the settings: what exists keeps those that it was made with.
+    docs/privacy.md has the places that Liveprofile does not clear, such as savepoints and backups.
+    Exit code 1: a place with data about users has no limit.
 
-    Example: `liveprofile privacy data-inventory` or `liveprofile privacy data-inventory --json`
+    Example: `liveprofile privacy data-inventory --json`
     """
     kept = [
         each._asdict() | {"days": each.limit_ms and each.limit_ms / DAY_MS}

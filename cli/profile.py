@@ -1,9 +1,9 @@
-"""`liveprofile profile`: what the job stored about a user."""
+"""`liveprofile profile`: what the job stored about a user, and why."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,14 +18,20 @@ from cli.common import (
     end_without_result,
     fields_of,
     format_utc,
-    name_with_rule_state,
     table,
+    time_option,
 )
+from cli.progress import print_line
 from liveprofile.attributes.table import AttributeTable
 from liveprofile.storage import queries
 from liveprofile.storage.cql import now_ms
 from liveprofile.storage.queries import StoredProfile
 from liveprofile.value_curves import values_at, values_moment_ms
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from offline.occlusion import WindowEffects
 
 
 def show(
@@ -80,7 +86,7 @@ def deltas(call: Call, user: UserArgument, limit: LimitOption = 10) -> None:
         found = queries.deltas(session, user, limit)
     rows = [fields_of(each) | {"sentence": change_sentence(each.delta)} for each in found]
     columns = "window_end_ms events amount embedding_distance surprise sentence active_rules"
-    _user_rows(call, rows, columns, f"no profile of user {user!r}")
+    call.rows(rows, columns, missing=f"no profile of user {user!r}")
 
 
 def scores(call: Call, user: UserArgument, limit: LimitOption = 20) -> None:
@@ -91,13 +97,7 @@ def scores(call: Call, user: UserArgument, limit: LimitOption = 20) -> None:
     with call.session() as session:
         rows = queries.scores(session, user, limit)
     columns = "event_time_ms event_id event_type amount score device_id active_rules"
-    _user_rows(call, rows, columns, f"no scored event of user {user!r}")
-
-
-def _user_rows(call: Call, rows: list[Any], columns: str, missing: str) -> None:
-    if not rows:
-        end_without_result(missing)
-    call.rows(rows, columns)
+    call.rows(rows, columns, missing=f"no scored event of user {user!r}")
 
 
 def flags(
@@ -107,25 +107,14 @@ def flags(
 
     --since is about the end of a flag's window, or the time of its event.
 
-    Example: `liveprofile profile flags --since 2h` or `liveprofile profile flags --user 42 --json`
+    Example: `liveprofile profile flags --since 2h`
     """
     with call.session() as session:
         rows = queries.flags(session, user, since, limit)
         if not rows and user is not None and queries.profile(session, user) is None:
             end_without_result(f"no profile of user {user!r}")
-    call.rows(rows, FLAG, empty="no risk flags")
-
-
-FLAG = {
-    "flag": "flag_id",
-    "time": "window_end_ms",
-    "user": "user_id",
-    "severity": "severity",
-    "reason": lambda flag: name_with_rule_state(flag.reason, flag),
-    "message": "message",
-    "action": "action",
-    "event": "event_id",
-}
+    columns = "flag_id window_end_ms user_id severity reason rule_state correction message action"
+    call.rows(rows, columns, empty="no risk flags")
 
 
 def profile_fields(profile: StoredProfile, time_ms: int) -> dict[str, Any]:
@@ -195,3 +184,51 @@ def _changes(delta: Mapping[str, Any]) -> Iterator[str]:
         if abs(after - before) >= smallest:
             way = "rose" if after > before else "fell"
             yield f"{name.replace('_', ' ')} {way} from {before:{form}} to {after:{form}}"
+
+
+def explain(
+    call: Call,
+    user: UserArgument,
+    at: Annotated[int | None, time_option("--at")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100)] = 3,
+) -> None:
+    """Show which events of a window moved churn, expected spend and interests most.
+
+    Runs the job's views over the user's events and then the model, once without each event of the
+    window: shows by how much the stored value differs. Takes about a minute. Exit code 1 if there
+    is no such window.
+
+    Example: `liveprofile profile explain 42 --at 2026-11-26 --json`
+
+    Options:
+    at TIME: The last window that ended by then: 7d ago, or a time such as 2026-11-26. Default: the
+        newest.
+    limit: Maximum number of events for each value.
+    """
+    from offline.explanation.run import as_document, explain, model_version, stored_delta
+
+    settings = call.settings
+    version = model_version(settings)
+    delta = stored_delta(settings, user, at)
+    if delta is None:
+        end_without_result(f"no window of user {user!r}")
+    effects = explain(settings, call.file, version, delta, print_line)
+    window = {"user": user, "window_end_ms": delta.window_end_ms}
+    call.print(as_document(effects, delta), window, *cause_tables(effects, limit))
+
+
+def cause_tables(effects: WindowEffects, limit: int) -> Iterable[Table]:
+    """A table for each value: the events that move it most, and by how much."""
+    served = effects.served
+    titles = {
+        "churn": f"Churn: {served.churn:.1%}",
+        "expected_spend": f"Expected spend: {served.expected_spend:.2f}",
+        "interests": "Interests: without and with it",
+    }
+    for name, title in titles.items():
+        if name != "interests" or served.interests:
+            moved = "moved_interests" if name == "interests" else name
+            yield table(title, effects.strongest(name, limit), f"{EVENT} {moved}")
+
+
+EVENT = "time_ms event_id event_type item category amount"

@@ -13,7 +13,7 @@ import typer
 from liveprofile.progress import Progress
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.progress import Progress as Bars
 
 LINE_INTERVAL_S = 30.0
 
@@ -21,45 +21,25 @@ LINE_INTERVAL_S = 30.0
 @contextmanager
 def progress() -> Iterator[Progress]:
     """Shows a progress bar per stage; without a terminal, a line at most every 30 s."""
-    from rich import progress as bars
-    from rich.console import Console
-
-    columns = (
-        bars.TextColumn("{task.description}"),
-        bars.BarColumn(),
-        bars.TextColumn("{task.completed}/{task.total}"),
-        bars.TimeRemainingColumn(),
-    )
+    finished, printed_s, stages = set(), -LINE_INTERVAL_S, {}
     # torchrun starts several processes: only the first prints.
-    console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
-    if not console.is_terminal:
-        yield _line_progress(console)
-        return
-    with bars.Progress(*columns, console=console) as bar:
-        stages = {}
+    with _bars(quiet=os.environ.get("RANK", "0") != "0") as bars:
 
         def on_progress(stage: str, done: int, total: int) -> None:
-            if stage not in stages:
-                stages[stage] = bar.add_task(stage, total=total)
-            bar.update(stages[stage], completed=done, total=total)
+            nonlocal printed_s
+            if not bars.disable:
+                if stage not in stages:
+                    stages[stage] = bars.add_task(stage, total=total)
+                bars.update(stages[stage], completed=done, total=total)
+                return
+            now_s = time.monotonic()
+            finishes = done == total and stage not in finished
+            if finishes or now_s - printed_s >= LINE_INTERVAL_S:
+                printed_s = now_s
+                finished.update({stage} if finishes else ())
+                bars.console.print(f"{stage} {done}/{total}", highlight=False)
 
         yield on_progress
-
-
-def _line_progress(console: Console) -> Progress:
-    finished: set[str] = set()
-    printed_s = -LINE_INTERVAL_S
-
-    def on_progress(stage: str, done: int, total: int) -> None:
-        nonlocal printed_s
-        now_s = time.monotonic()
-        finishes = done == total and stage not in finished
-        if finishes or now_s - printed_s >= LINE_INTERVAL_S:
-            printed_s = now_s
-            finished.update({stage} if finishes else ())
-            console.print(f"{stage} {done}/{total}", highlight=False)
-
-    return on_progress
 
 
 @contextmanager
@@ -68,22 +48,25 @@ def count_bar(description: str, total: int, unit: str = "") -> Iterator[Callable
 
     total: the expected count; 0 if unknown. Without a terminal nothing is shown.
     """
+    with _bars(transient=True) as bars:
+        task = bars.add_task(f"{description} {unit}", total=total)
+        yield lambda count: bars.advance(task, count)
+
+
+def _bars(quiet: bool = False, transient: bool = False) -> Bars:
+    """Bars on stderr, which a terminal shows."""
     from rich import progress as bars
     from rich.console import Console
 
+    console = Console(stderr=True, quiet=quiet)
     columns = (
         bars.TextColumn("{task.description}"),
         bars.BarColumn(),
         bars.MofNCompleteColumn(),
-        *([bars.TextColumn(unit)] if unit else []),
-        bars.TimeElapsedColumn(),
+        bars.TimeRemainingColumn(),
     )
-    console = Console(stderr=True)
-    with bars.Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
-        task = bar.add_task(description, total=total)
-        yield lambda count: bar.advance(task, count)
+    disable = not console.is_terminal
+    return bars.Progress(*columns, console=console, transient=transient, disable=disable)
 
 
 def print_line(line: str) -> None:

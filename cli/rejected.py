@@ -8,11 +8,10 @@ from typing import Annotated
 
 import typer
 
-from cli.common import Call, SinceOption, table
+from cli.common import Call, SinceOption
 from cli.options import Commands
 from liveprofile.errors import InputError
 from liveprofile.ingest.rejected import (
-    RejectedRecord,
     find_records,
     latest_records,
     parse_id,
@@ -24,8 +23,6 @@ from services import operations
 rejected = Commands(
     name="rejected", help="List rejected records, show one, and send corrected ones."
 )
-
-PAYLOAD_CHARS = 60
 
 
 @rejected.command("list")
@@ -54,19 +51,8 @@ def list_records(
         limit,
         lambda fault: typer.echo(fault, err=True),
     )
-
-    columns = {
-        "id": "id",
-        "time": "rejected_at_ms",
-        "reason": "reason",
-        "detail": "detail",
-        "original": _position,
-        "payload": lambda record: (record.as_dict()["payload"] or "")[:PAYLOAD_CHARS],
-    }
-    if latest or call.json:
-        call.print([record.as_dict() for record in latest], table(None, latest, columns))
-    else:
-        typer.echo("no rejected records", err=True)
+    columns = "id rejected_at_ms reason detail topic partition offset payload"
+    call.rows([each.as_dict() for each in latest], columns, empty="no rejected records")
 
 
 @rejected.command()
@@ -87,9 +73,8 @@ def show(call: Call, record_id: str) -> None:
 def resend(call: Call, file: Path, dry_run: bool = False) -> None:
     """Send corrected records to the topic of the original ones, keyed by user; all or none.
 
-    Headers record the position of the original: resent_topic, resent_partition, resent_offset and
-    resent_reason. A record that would be rejected again, or dropped as a duplicate, is refused.
-    Sending a record twice has no effect while its event_id is known (state.dedup_ttl_ms).
+    A record that would be rejected again, or dropped as a duplicate, is refused. Sending a record
+    twice has no effect while its event_id is known (state.dedup_ttl_ms).
 
     Example: `liveprofile events rejected resend corrected.jsonl --dry-run`
 
@@ -110,7 +95,3 @@ def _read_text(file: Path) -> str:
         return file.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: {error}") from None
-
-
-def _position(record: RejectedRecord) -> str:
-    return f"{record.topic}/{record.partition} offset {record.offset}"

@@ -109,9 +109,8 @@ def expand(
 def sweep(call: Call, at: MomentOption = None) -> None:
     """Evaluate the segments of all users now, beside the running job.
 
-    Users leave and enter by the passage of time, and new or changed definitions apply to all users
-    at once. Changes are stored and sent like those of the job. A sweep that was killed is
-    continued, at its own time. Run it after `segments apply`, and at least daily.
+    Changes are stored and sent like those of the job. A sweep that was killed is continued, at its
+    own time. Run it after `segments apply`, and at least daily.
 
     Example: `liveprofile segments sweep`
     """

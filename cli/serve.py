@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from cassandra.cluster import Session
 
-from cli.common import Call, format_utc
+from cli.common import Call, format_utc, option
 from cli.options import Commands
 from liveprofile.resources import module_environment
 from liveprofile.settings import Settings, load
@@ -28,13 +28,9 @@ if TYPE_CHECKING:
     from serve.explainer import Explainer
 
 
-HostOption = Annotated[
-    str | None, typer.Option("--host", metavar="ADDRESS", help="Setting serve.host.")
-]
-PortOption = Annotated[
-    int | None,
-    typer.Option("--port", min=0, max=65535, help="Default: of the settings. 0: any free port."),
-]
+HostOption = Annotated[str | None, option("--host", "ADDRESS", "Setting serve.host.")]
+PORT_HELP = "Default: of the settings. 0: any free port."
+PortOption = Annotated[int | None, option("--port", None, PORT_HELP, min=0, max=65535)]
 
 
 def api(call: Call, host: HostOption = None, port: PortOption = None, quiet: bool = False) -> None:
@@ -50,7 +46,7 @@ def api(call: Call, host: HostOption = None, port: PortOption = None, quiet: boo
     """
     from serve.server import serve as run
 
-    settings = _settings(call, {"serve": {"host": host, "port": port}})
+    settings = _settings(call, serve={"host": host, "port": port})
     logging.getLogger("serve").setLevel(logging.WARNING if quiet else logging.INFO)
     run(settings, _started(call), open_explainer(settings, call.file))
 
@@ -65,7 +61,7 @@ def console(call: Call, host: HostOption = None, port: PortOption = None) -> Non
     """
     from console.app import run_console
 
-    settings = _settings(call, {"serve": {"host": host, "console_port": port}})
+    settings = _settings(call, serve={"host": host, "console_port": port})
     run_console(settings, _started(call), open_explainer(settings, call.file))
 
 
@@ -88,21 +84,19 @@ def metrics(
     """
     from monitoring.server import serve_metrics
 
-    settings = _settings(call, {"serve": {"host": host}, "metrics": {"port": port}})
+    settings = _settings(call, serve={"host": host}, metrics={"port": port})
     serve_metrics(settings, audit_state, _started(call))
 
 
-def _settings(call: Call, options: dict[str, dict[str, Any]]) -> Settings:
+def _settings(call: Call, **options: dict[str, Any]) -> Settings:
     """Settings with the options that are given, by section; starts the log on stderr."""
     given = {
         section: {name: value for name, value in values.items() if value is not None}
         for section, values in options.items()
     }
-    settings = load(call.file, **{section: values for section, values in given.items() if values})
-    logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s", force=True
-    )
-    return settings
+    format_ = "%(asctime)s %(name)s: %(message)s"
+    logging.basicConfig(level=logging.WARNING, format=format_, force=True)
+    return load(call.file, **{section: values for section, values in given.items() if values})
 
 
 def _started(call: Call) -> Callable[[str], None]:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import typer
-from cassandra.cluster import Session
 
-from cli.common import Call, end_without_result, format_utc, parse_duration_ms, table
+from cli.common import Call, end_without_result, format_utc, option, parse_duration_ms, table
 from cli.options import Commands
 from cli.progress import count_bar
 from liveprofile.errors import InputError, ServiceError
 from liveprofile.settings import Settings
-from liveprofile.trends.count_store import CountStore, read_counts, read_series
+from liveprofile.trends.count_store import CountStore
 from liveprofile.trends.counts import ALL, CATEGORY, Series
-from liveprofile.trends.points import FIRST_DAYS, SCORED_DAYS
+from liveprofile.trends.points import FIRST_DAYS
 from liveprofile.trends.update import InputTopic
 from liveprofile.trends.update import update as count
-from liveprofile.units import DAY_MS
 from liveprofile.wire.tokens import EVENT_TYPES
 from services import trends as service
 from services.trends import stored_retention
@@ -35,26 +33,11 @@ trends = Commands(
 )
 
 
-LARGEST = 20  # categories whose counts are checked
 Metric = Literal["events", "users", "amount"]
-TypeOption = Annotated[
-    str | None,
-    typer.Option(
-        "--type",
-        metavar="TYPE",
-        show_default=False,
-        help="Event type, such as view or purchase. Default: all types; of a category: purchase.",
-    ),
-]
-CategoryOption = Annotated[
-    str | None,
-    typer.Option(
-        "--category",
-        metavar="NAME",
-        show_default=False,
-        help="Only this category; empty text is the unknown one. Default: all together.",
-    ),
-]
+TYPE_HELP = "Event type, such as view or purchase. Default: all types; of a category: purchase."
+TypeOption = Annotated[str | None, option("--type", "TYPE", TYPE_HELP)]
+CATEGORY_HELP = "Only this category; empty text is the unknown one. Default: all together."
+CategoryOption = Annotated[str | None, option("--category", "NAME", CATEGORY_HELP)]
 MetricOption = Annotated[Metric, typer.Option("--metric", help="What is counted.")]
 
 
@@ -94,54 +77,26 @@ def show(
 ) -> None:
     """Show counts with the range that the weeks before let expect, and what falls outside.
 
-    Without --category also what falls outside of the counts of the 20 largest categories.
-
     Example: liveprofile shop trends show --metric amount --type purchase --last 48h
 
     Options:
     by: Hours or days.
     last SPAN: How far back: 48h or 14d before the last.
     """
-    last_ms = parse_duration_ms(last, "--last")
-    series = _series(category, event_type)
-    settings = call.settings
+    last_ms, series, settings = (
+        parse_duration_ms(last, "--last"),
+        _series(category, event_type),
+        call.settings,
+    )
     with call.session() as session:
-        until_ms = service.counted_until_ms(session, settings)
-        if until_ms is None:
-            raise _not_counted(settings)
-        since_ms = until_ms - last_ms
-        checked = [series]
-        if category is None:
-            checked += _largest(session, settings, event_type, since_ms, until_ms)
-        found = [
-            each._asdict() | point._asdict() | {"series": _name(each), "excess": point.excess}
-            for each in checked
-            for point in service.points_between(
-                session, settings, each, by, metric, since_ms, until_ms
-            )
-        ]
-    points = [point for point in found if point["series"] == _name(series)]
-    outside = sorted(
-        (point for point in found if point["outside"]), key=lambda point: -point["excess"]
-    )
-    report = {
-        "by": by,
-        "metric": metric,
-        "complete_until_ms": until_ms,
-        "points": points,
-        "outside": outside,
-    }
-    if not points:
-        call.print(report, "no counts in this time")
-        return
-    columns = "start_ms value expected low high"
-    call.print(
-        report,
-        table(f"{_name(series)}: {metric} by {by}", points, f"{columns} outside"),
-        table("Outside the expected range", outside, f"series {columns}")
-        if outside
-        else "Nothing falls outside the expected range.",
-    )
+        until_ms = _counted(settings, service.counted_until_ms(session, settings))
+        points = service.points_between(
+            session, settings, series, by, metric, until_ms - last_ms, until_ms
+        )
+    report = {"by": by, "metric": metric, "series": series._asdict()}
+    report |= {"complete_until_ms": until_ms, "points": [point._asdict() for point in points]}
+    title = f"{_name(series)}: {metric} by {by}"
+    call.print(report, table(title, points, "start_ms value expected low high outside"))
 
 
 @trends.command()
@@ -159,30 +114,38 @@ def forecast(
     """
     series = _series(category, event_type)
     with call.session() as session:
-        forecast_of = service.forecast(session, call.settings, series, metric)
-    if forecast_of is None:
-        raise _not_counted(call.settings)
-    day_ms, days, found = forecast_of
-    if found is None:
+        found = service.forecast(session, call.settings, series, metric)
+    day_ms, days, day = _counted(call.settings, found)
+    if day is None:
         end_without_result(
             f"{_name(series)} has {days} complete days: a forecast needs {FIRST_DAYS}"
         )
-    hours = zip(found.hours, found.low, found.high, strict=True)
-    rows = [
-        {"hour": f"{hour:02d}:00", "forecast": v[0], "low": v[1], "high": v[2]}
-        for hour, v in enumerate(hours)
-    ]
-    day = {"hour": "day", "forecast": found.total, "low": found.total_low, "high": found.total_high}
+    hours = zip(day.hours, day.low, day.high, strict=True)
+    rows = [(f"{hour:02d}:00", *values) for hour, values in enumerate(hours)]
+    rows.append(("day", day.total, day.total_low, day.total_high))
+    names = ("hour", "forecast", "low", "high")
     call.print(
-        {"day_ms": day_ms, "metric": metric, "series": series._asdict()} | found._asdict(),
+        {"day_ms": day_ms, "metric": metric, "series": series._asdict()} | day._asdict(),
         table(
-            f"{_name(series)}: {metric} on {format_utc(day_ms)[:10]}, low to high: 80 %",
-            [*rows, day],
-            "hour forecast low high",
+            f"{_name(series)}: {metric} on {format_utc(day_ms)[:10]}",
+            [dict(zip(names, row, strict=True)) for row in rows],
+            " ".join(names),
         ),
-        f"Mean absolute error by hour in the last {SCORED_DAYS} days"
-        f" {found.mae:,.2f}, seasonal naive {found.naive_mae:,.2f}",
+        {"mean absolute error": day.mae, "of seasonal naive": day.naive_mae},
     )
+
+
+Value = TypeVar("Value")
+
+
+def _counted(settings: Settings, found: Value | None) -> Value:
+    """Raises ServiceError for None: nothing has been counted."""
+    if found is None:
+        raise ServiceError(
+            f"no records of {settings.topics.events} are counted: run `liveprofile shop trends"
+            " update`"
+        )
+    return found
 
 
 def _series(category: str | None, event_type: str | None) -> Series:
@@ -192,36 +155,6 @@ def _series(category: str | None, event_type: str | None) -> Series:
     if category is None:
         return Series(ALL, "", event_type or ALL)
     return Series(CATEGORY, category, event_type or "purchase")
-
-
-def _not_counted(settings: Settings) -> ServiceError:
-    return ServiceError(
-        f"no records of {settings.topics.events} are counted: run `liveprofile shop trends update`"
-    )
-
-
-def _largest(
-    session: Session,
-    settings: Settings,
-    event_type: str | None,
-    since_ms: int,
-    until_ms: int,
-) -> list[Series]:
-    """The category series with the most events in this time."""
-    topic = settings.topics.events
-    of_type = [
-        series
-        for series in read_series(session, topic)
-        if series.scope != ALL and series.event_type == (event_type or "purchase")
-    ]
-    first_ms = since_ms // DAY_MS * DAY_MS
-    sizes = {
-        series: sum(
-            day.events for day in read_counts(session, topic, "day", series, first_ms, until_ms)
-        )
-        for series in of_type
-    }
-    return sorted(of_type, key=lambda series: (-sizes[series], series))[:LARGEST]
 
 
 def _name(series: Series) -> str:

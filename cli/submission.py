@@ -1,12 +1,15 @@
-"""Submits the profile job, and creates what it needs while Flink plans it."""
+"""Submits the profile job with what it needs, and replaces a running one."""
 
 from __future__ import annotations
 
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
+from liveprofile.errors import LiveprofileError, ServiceError
 from liveprofile.flink import rest
 from liveprofile.flink.submission import flink_run
 from liveprofile.kafka.topics import create_topics
@@ -17,6 +20,10 @@ from models.profile.model_card import ModelCard
 from services.definitions import KINDS, read_definitions
 
 JOB = ROOT / "jobs" / "profile_job.py"
+RUNNING_TIMEOUT_S = 180.0
+# A checkpoint completes after the job has stored what it read, so the first one proves that it can.
+CHECKPOINT_TIMEOUT_S = 60.0
+CHECKPOINT_INTERVALS = 3
 
 
 def submit_job(
@@ -71,3 +78,62 @@ def create_tables(settings: Settings, card: ModelCard) -> list[str]:
     if settings.job.store != "cassandra":
         return []
     return create_schema(settings.cassandra, card.shape["embedding"])
+
+
+class UpgradeResult(NamedTuple):
+    """The job that runs now. `failure`: why it is the old one; None if it is the new one."""
+
+    job_id: str
+    savepoint: str
+    failure: str | None
+
+
+def replace_job(
+    stop: Callable[[], str],
+    start_new: Callable[[str], str],
+    start_old: Callable[[str], str] | None,
+    on_step: Callable[[str], None] = lambda step: None,
+) -> UpgradeResult:
+    """Stops a job, and starts another from its savepoint.
+
+    stop: returns the savepoint. start_new, start_old: start a job from a savepoint and return its
+    id, or leave no job behind and raise LiveprofileError.
+    Raises ServiceError that names the savepoint if no job runs at the end.
+    """
+    location = stop()
+    command = shlex.join(["liveprofile", "job", "submit", "--savepoint", location])
+    try:
+        return UpgradeResult(start_new(location), location, None)
+    except LiveprofileError as error:
+        failure = str(error)
+    on_step(f"the new job does not run: {failure}")
+    if start_old is None:
+        raise ServiceError(
+            f"the new job does not run and no job runs now: {failure}. The old job's state is in"
+            f" {location}: correct the settings and run `{command} --wait`"
+        )
+    on_step("starting the old job again")
+    try:
+        return UpgradeResult(start_old(location), location, failure)
+    except LiveprofileError as error:
+        raise ServiceError(
+            f"neither the new job runs ({failure}) nor the old one ({error}). The old job's state"
+            f" is in {location}: run `{command} --wait` with the old version and settings"
+        ) from None
+
+
+def start_job(settings: Settings, file: Path | None, savepoint: str) -> str:
+    """Starts a job and waits until it runs; cancels it if it does not. Raises LiveprofileError."""
+    rest_url = settings.flink.rest_url
+    job_id, _ = submit_job(settings, file, savepoint)
+    interval_s = settings.job.checkpoint_interval_ms / 1_000
+    try:
+        rest.wait_until_running(rest_url, job_id, RUNNING_TIMEOUT_S)
+        rest.wait_for_first_checkpoint(
+            rest_url, job_id, CHECKPOINT_TIMEOUT_S + CHECKPOINT_INTERVALS * interval_s
+        )
+    except BaseException:
+        if rest.job_state(rest_url, job_id) not in rest.TERMINAL_STATES:
+            rest.cancel(rest_url, job_id)
+        raise
+    return job_id

@@ -1,4 +1,4 @@
-"""Reads the job from Flink, and its models and lag from Kafka, for all browsers at once."""
+"""Reads the job from Flink, and its lag from Kafka, for all browsers at once."""
 
 from __future__ import annotations
 
@@ -23,8 +23,6 @@ from liveprofile.flink.operator_metrics import (
 )
 from liveprofile.kafka.offsets import lag, scoring_group
 from liveprofile.settings import Settings
-from udfs.profile.deployment import UserModels
-from udfs.profile.model_feed import read_user_models
 
 FRESH_S = 2.0
 
@@ -61,9 +59,9 @@ def read_facts(settings: Settings) -> JobFacts:
 
 
 class JobReader:
-    """Reads Flink and Kafka in a thread each: one that does not answer occupies no more than that.
+    """Reads Flink and Kafka in a thread: if they do not answer, they occupy no more than that.
 
-    read: blocks; the facts of the job. read_models: blocks; the deployments of user models.
+    read: blocks; the facts of the job.
     """
 
     def __init__(
@@ -71,23 +69,14 @@ class JobReader:
         settings: Settings,
         clock_s: Callable[[], float] = time.monotonic,
         read: Callable[[Settings], JobFacts] = read_facts,
-        read_models: Callable[[Settings], UserModels | None] = read_user_models,
     ):
-        self._facts = Shared(_in_thread(lambda: read(settings)), FRESH_S, clock_s)
-        self._models = Shared(_in_thread(lambda: read_models(settings)), FRESH_S, clock_s)
+        threads = ThreadPoolExecutor(1, thread_name_prefix="job")
 
-    async def facts(self) -> JobFacts:
-        """Raises ServiceError if Flink or Kafka does not answer."""
-        return await self._facts.get()
+        def reading() -> Awaitable[JobFacts]:
+            return asyncio.get_running_loop().run_in_executor(threads, read, settings)
 
-    async def user_models(self) -> UserModels | None:
-        """The deployments of user models, None if there were none. Raises ServiceError."""
-        return await self._models.get()
-
-
-def _in_thread(read: Callable[[], Value]) -> Callable[[], Awaitable[Value]]:
-    thread = ThreadPoolExecutor(1, thread_name_prefix="job")
-    return lambda: asyncio.get_running_loop().run_in_executor(thread, read)
+        # Raises ServiceError if Flink or Kafka does not answer.
+        self.facts = Shared(reading, FRESH_S, clock_s).get
 
 
 class Shared(Generic[Value]):

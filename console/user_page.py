@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import orjson
@@ -22,7 +21,6 @@ from console.charts import (
 )
 from console.formats import listed, money, number, plural, share, utc, words
 from liveprofile.storage.queries import StoredFlag, names_of
-from liveprofile.units import HOUR_MS
 from liveprofile.value_curves import KEY, STORED_COLUMNS, values_at
 from serve.store.statements import RawDelta, RawProfile
 
@@ -171,30 +169,12 @@ def _largest(shares: Mapping[str, float]) -> list[tuple[str, float]]:
     return sorted(shares.items(), key=lambda entry: (-entry[1], entry[0]))
 
 
-def activity(deltas: Sequence[RawDelta], profile: Mapping[str, Any]) -> tuple[HeatMap | None, str]:
-    """A chart and what it is made of.
-
-    The windows if none is longer than an hour, else the profile's hours and weekdays.
-
-    profile: the values of a profile; {} for the past.
-    """
-    if deltas and all(each.window_end_ms - each.window_start_ms <= HOUR_MS for each in deltas):
-        return heat_map(_of_windows(deltas)), f"events of {len(deltas)} stored windows"
+def activity(profile: Mapping[str, Any]) -> HeatMap | None:
+    """A chart of the profile's hours and weekdays, as if they were independent."""
     hours, days = profile.get("activity_hour") or [], profile.get("activity_weekday") or []
-    if len(hours) == HOURS and len(days) == DAYS:
-        shares = [[day * hour for hour in hours] for day in days]
-        source = "the profile's hours and weekdays, assumed to be independent"
-        return heat_map(shares), source
-    return None, ""
-
-
-def _of_windows(deltas: Sequence[RawDelta]) -> list[list[float]]:
-    counts = [[0.0] * HOURS for _ in range(DAYS)]
-    for delta in deltas:
-        start = datetime.fromtimestamp(delta.window_start_ms / 1_000, UTC)
-        counts[start.weekday()][start.hour] += delta.events
-    total = sum(map(sum, counts)) or 1.0
-    return [[count / total for count in row] for row in counts]
+    if len(hours) != HOURS or len(days) != DAYS:
+        return None
+    return heat_map([[day * hour for hour in hours] for day in days])
 
 
 def user_page(
@@ -231,7 +211,7 @@ def user_page(
         "model_version": shown.model_version,
         "segments": segments,
         "figures": figures(features, before),
-        "activity": activity(deltas, known),
+        "activity": activity(known),
         "timeline": timeline(deltas, flags),
         "affinity": stored.get("category_affinity") or {},
         "next_items": list(stored.get("next_items") or []),

@@ -19,10 +19,12 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from prometheus_client import CollectorRegistry, make_asgi_app
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
-from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
 
 from liveprofile.errors import ConfigError, LiveprofileError
 from liveprofile.loopback import is_loopback
@@ -136,34 +138,19 @@ INTERVAL_S = 5.0  # between two readings of a service
 PATH = "/metrics"
 
 
-class MetricsApp:
+def metrics_app(registry: CollectorRegistry, token: str | None) -> Starlette:
     """Answers PATH, to callers with the token if there is one."""
 
-    def __init__(self, metrics: ASGIApp, token: str | None):
-        self._metrics, self._token = metrics, token
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await _lifespan(receive, send)
-        elif scope["path"] != PATH:
-            await PlainTextResponse(f"see {PATH}\n", 404)(scope, receive, send)
-        elif not self._is_allowed(scope):
+    def answer(request: Request) -> Response:
+        given = request.headers.get("authorization", "")
+        if token is not None and not hmac.compare_digest(
+            given.encode(), f"Bearer {token}".encode()
+        ):
             headers = {"WWW-Authenticate": "Bearer"}
-            await PlainTextResponse("token missing or wrong\n", 401, headers)(scope, receive, send)
-        else:
-            await self._metrics(scope, receive, send)
+            return PlainTextResponse("token missing or wrong\n", 401, headers)
+        return Response(generate_latest(registry), headers={"content-type": CONTENT_TYPE_LATEST})
 
-    def _is_allowed(self, scope: Scope) -> bool:
-        if self._token is None:
-            return True
-        given = dict(scope["headers"]).get(b"authorization", b"")
-        return hmac.compare_digest(given, b"Bearer " + self._token.encode())
-
-
-async def _lifespan(receive: Receive, send: Send) -> None:
-    for phase in ("startup", "shutdown"):
-        await receive()
-        await send({"type": f"lifespan.{phase}.complete"})
+    return Starlette(routes=[Route(PATH, answer)])
 
 
 def read_token(file: str) -> str | None:
@@ -216,7 +203,7 @@ def serve_metrics(
     exporter = Exporter([Source(name, INTERVAL_S, read) for name, read in reads.items()])
     registry = CollectorRegistry()
     registry.register(exporter)
-    server = server_of(MetricsApp(make_asgi_app(registry), token), limits, "metrics")
+    server = server_of(metrics_app(registry, token), limits, "metrics")
 
     def stop() -> None:
         server.should_exit = True

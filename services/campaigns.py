@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,9 +30,10 @@ from liveprofile.campaigns.store import (
     still_allowed,
     store_plan,
 )
-from liveprofile.client.analysis_models import CampaignRequest
+from liveprofile.client.analysis_models import CAMPAIGN_PATTERN, CampaignRequest
 from liveprofile.consent.changes import ConsentTable
 from liveprofile.consent.store import read_changes
+from liveprofile.errors import InputError
 from liveprofile.feeds.users import read_consents
 from liveprofile.kafka.records import send_all
 from liveprofile.settings import Settings
@@ -41,14 +43,12 @@ from services.audit import AuditEntry, audited
 
 def wish_of(name: str, body: CampaignRequest, now_ms: int, when: str = "when") -> Wish:
     """when: names the condition in messages. Raises InputError for a name or a condition."""
+    if not re.fullmatch(CAMPAIGN_PATTERN, name):
+        raise InputError(f"name {name!r}: up to 64 of a-z, 0-9, dots, dashes and underscores")
+    start_ms = now_ms if body.start_ms is None else body.start_ms
+    cap = body.cap and Cap(body.cap.contacts, body.cap.days)
     return Wish(
-        Campaign.of(
-            name=name,
-            start_ms=now_ms if body.start_ms is None else body.start_ms,
-            control_share=body.control_share,
-            cost=body.cost,
-            cap=body.cap and Cap(contacts=body.cap.contacts, days=body.cap.days),
-        ),
+        Campaign(name, start_ms, body.control_share, body.cost, cap),
         None if body.when is None else condition_of(body.when, when),
         frozenset(body.segments),
         frozenset(body.excluded),

@@ -8,7 +8,6 @@ import signal
 import socket
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -118,10 +117,8 @@ class Service(ABC):
             return 0.0
         used_bytes = 0
         for each in [process, *process.children(recursive=True)]:
-            try:
+            with suppress(psutil.NoSuchProcess):
                 used_bytes += each.memory_info().rss
-            except psutil.NoSuchProcess:
-                continue
         return used_bytes / 1e6
 
     def _spawn(self, command: list[str], environment: dict[str, str]) -> int:
@@ -161,23 +158,15 @@ class Service(ABC):
             pass  # ended, or a zombie that another process must reap
         return None
 
-    def _orphans(self) -> Iterator[psutil.Process]:
-        """Processes with this service's environment variable."""
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get(SERVICE_VARIABLE) == str(self.folder):
-                    yield process
-            except (psutil.AccessDenied, psutil.NoSuchProcess, psutil.ZombieProcess):
-                continue  # another user's process, or ended
-
     def _kill_orphans(self) -> None:
         """Kills child processes of an earlier run: Python workers outlive a killed TaskManager."""
-        orphans = list(self._orphans())
-        for process in orphans:
-            try:
-                process.kill()
-            except psutil.NoSuchProcess:
-                continue
+        orphans = []
+        for process in psutil.process_iter():
+            # Not of another user's process, or of one that has ended.
+            with suppress(psutil.AccessDenied, psutil.NoSuchProcess):
+                if process.environ().get(SERVICE_VARIABLE) == str(self.folder):
+                    process.kill()
+                    orphans.append(process)
         psutil.wait_procs(orphans, timeout=self.stop_timeout_s)
 
     def _log_tail(self) -> str:

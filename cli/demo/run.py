@@ -108,7 +108,7 @@ def run(
         with steps.step("replay", "replaying", stack.taskmanager.log, spinner=False):
             last = send_and_watch(console, session, settings, purchases, job_id, sent)
         with steps.step("audit", "auditing", stack.kafka.log, spinner=False):
-            account = audit.run_audit(settings)
+            account = audit.run_audit(settings).report.counts
         users = sorted(row.user_id for row in read(session, "SELECT user_id FROM user_profile"))
         flags = [flag for user in users for flag in queries.flags(session, user)]
         latest = [

@@ -20,7 +20,6 @@ from liveprofile.storage.queries import StoredDelta, StoredFlag, StoredProfile
 
 WIDTH = 100
 NOTHING = Text("")
-FLAGS_PER_RULE = 2
 # The first windows of a user change every feature, so users with a longer history are preferred.
 MIN_WINDOWS = 10
 LONG_BREAK_DAYS = 21
@@ -78,16 +77,9 @@ def largest_changes(rows: Iterable[tuple[StoredProfile, StoredDelta]]) -> list[U
 
 
 def strongest_flags(flags: Sequence[StoredFlag]) -> list[StoredFlag]:
-    """Returns the flags with the highest values of each rule, each of another user.
-
-    The most severe rules come first.
-    """
-    by_rule: dict[str, dict[str, StoredFlag]] = {}
-    for flag in sorted(flags, key=lambda flag: -flag.value):
-        by_rule.setdefault(flag.rule_id, {}).setdefault(flag.user_id, flag)
-    of_rules = [list(by_user.values())[:FLAGS_PER_RULE] for by_user in by_rule.values()]
-    of_rules.sort(key=lambda of_rule: -Severity(of_rule[0].severity).rank)
-    return [flag for of_rule in of_rules for flag in of_rule]
+    """Of each rule the flag with the highest value, the most severe rules first."""
+    by_rule = {flag.rule_id: flag for flag in sorted(flags, key=lambda flag: flag.value)}
+    return sorted(by_rule.values(), key=lambda flag: -Severity(flag.severity).rank)
 
 
 def heading(text: str) -> RenderableType:

@@ -15,7 +15,6 @@ MAX_SKEW_MS = 2_000
 # The JobManager tells the time of the last heartbeat, so it seems behind by its interval.
 MAX_FLINK_BEHIND_MS = 60_000
 BATCH_WARN_KIB = 64
-FULL_METASPACE = 0.8
 MERGE_OPTION = "state.backend.rocksdb.compaction.filter.periodic-compaction-time"
 TEMP_BYTES = 2 << 30
 
@@ -51,8 +50,6 @@ CHECKS = {
         "flink jars": "copy it from .stack/lib/flink/ after `make jars`, and restart the cluster",
         "slots": "start or add TaskManagers, end other jobs (`liveprofile job cancel --job ID`), or"
         " lower job.parallelism",
-        "metaspace": "restart the TaskManager; install the jars in lib/, or raise"
-        " taskmanager.memory.jvm-metaspace.size",
         "flink options": "set it as flink-conf/config.yaml does",
         "checkpoints": "set execution.checkpointing.dir or job.checkpoint_dir to a folder that all"
         " machines share and the job may write to",
@@ -202,8 +199,6 @@ def flink_problems(facts: Facts, settings: Settings) -> Problems:
         yield "slots", f"{free}, job.parallelism is {job.parallelism}"
     if (same := flink.jobs.count(job.name)) > 1:
         yield "slots", f"{same} jobs named {job.name} run and write the same rows"
-    if (flink.metaspace_share or 0.0) > FULL_METASPACE:
-        yield "metaspace", f"the metaspace of a TaskManager is {flink.metaspace_share:.0%} full"
     if job.changelog and config.get("state.changelog.storage") != "filesystem":
         yield "flink options", "job.changelog needs state.changelog.storage: filesystem"
     if MERGE_OPTION not in config:

@@ -35,8 +35,6 @@ from liveprofile.settings import Settings
 from liveprofile.storage.connection import close, connect
 from models.profile.model_card import ModelCard
 
-METASPACE = "Status.JVM.Memory.Metaspace"
-
 
 @dataclass(frozen=True)
 class TopicFacts:
@@ -76,7 +74,6 @@ class FlinkFacts:
     jobs: tuple[str, ...] = ()  # names of the running jobs
     config: dict[str, str] = field(default_factory=dict)  # of the JobManager
     has_functions: bool = True  # the jar of jobs/java is in the JobManager's class path
-    metaspace_share: float | None = None  # of the limit, in the fullest TaskManager
     clock_ahead_ms: int = 0  # of this machine's clock, at most by a heartbeat interval
 
 
@@ -229,21 +226,10 @@ def flink_facts(settings: Settings) -> FlinkFacts:
             has_functions=any(
                 path.endswith(FUNCTIONS) for path in get("/jobmanager/environment")["classpath"]
             ),
-            metaspace_share=_metaspace_share(get, [each["id"] for each in managers]),
             clock_ahead_ms=now_ms - max(beats_ms) if beats_ms else 0,
         )
     except LiveprofileError as error:
         return FlinkFacts(error=str(error))
-
-
-def _metaspace_share(get: Any, managers: list[str]) -> float | None:
-    shares = []
-    for manager in managers:
-        path = f"/taskmanagers/{manager}/metrics?get={METASPACE}.Used,{METASPACE}.Max"
-        values = {each["id"]: float(each["value"]) for each in get(path)}
-        if values.get(f"{METASPACE}.Max", 0) > 0 and f"{METASPACE}.Used" in values:
-            shares.append(values[f"{METASPACE}.Used"] / values[f"{METASPACE}.Max"])
-    return max(shares, default=None)
 
 
 def local_facts(settings: Settings, flink: FlinkFacts) -> LocalFacts:

@@ -12,12 +12,10 @@ import orjson
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from console.access import Reader, SlowReader
+from console.access import Reader
 from console.charts import LineChart, Sample, line_chart
-from console.formats import EMPTY, number, words
-from console.job import JobReader
-from console.rendering import page, part_page
-from udfs.profile.deployment import KEPT_DEPLOYMENTS, Deployment
+from console.formats import number, words
+from console.rendering import page
 
 router = APIRouter(prefix="/models")
 
@@ -28,27 +26,6 @@ async def models(call: Reader) -> Response:
     folders = call.request.app.state.models.items()
     found = await asyncio.gather(*(asyncio.to_thread(read_model, *each) for each in folders))
     return page(call.request, "models/page.html", models=found)
-
-
-@router.get("/versions")
-async def versions(call: Reader) -> Response:
-    return page(call.request, "models/versions.html")
-
-
-@router.get("/versions/list")
-async def version_list(call: SlowReader) -> Response:
-    reader: JobReader = call.request.app.state.job
-    models = await reader.user_models()
-    return part_page(
-        call.request,
-        "models/version_list.html",
-        "Versions of the user model",
-        back="/models",
-        deployments=models.deployments if models else (),
-        configured=CONFIGURED,
-        restores=restores,
-        kept=KEPT_DEPLOYMENTS,
-    )
 
 
 MAX_LIST_ITEMS = 8
@@ -122,14 +99,3 @@ def _written(value: Any) -> str:
             rest = len(value) - MAX_LIST_ITEMS
             return f"{shown} and {rest} more" if rest > 0 else shown or "none"
     return str(value)
-
-
-CONFIGURED = "model.checkpoint of the settings"
-
-
-def restores(deployment: Deployment) -> str:
-    """What a rollback of it restores."""
-    if deployment.canary is None and deployment.model is None:
-        return EMPTY
-    before = deployment.rolls_back_to
-    return CONFIGURED if before is None else f"revision {before}"

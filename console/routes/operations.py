@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
@@ -11,7 +10,7 @@ from starlette.responses import Response
 
 from console.access import Reader, SlowReader
 from console.charts import LineChart, Sample, line_chart
-from console.formats import number, utc, words
+from console.formats import number, utc
 from console.job import JobFacts, JobReader
 from console.rendering import page, part_page
 from liveprofile.ingest.rejected import RejectedRecord
@@ -22,10 +21,9 @@ from services import operations as service
 from services import trends
 from services.operations import REJECTED_OFFSETS
 from services.trends import TrendPoints
-from udfs.scoring.drift_store import Distance, DriftDecision
 
 POINTS = {"hour": 24 * 7, "day": 60}
-AUDITS, PERIODS = 10, 48
+AUDITS = 10
 
 router = APIRouter(prefix="/operations")
 
@@ -55,12 +53,6 @@ async def trend(
 @router.get("/audit")
 async def audit(call: Reader) -> Response:
     return _part(call, "audit", "Last audit", audits=await call.run(service.audits, AUDITS))
-
-
-@router.get("/drift")
-async def drift(call: Reader) -> Response:
-    found = await call.run(service.drift, PERIODS)
-    return _part(call, "drift", "Drift", drift=found, chart_of=drift_chart, distances=distances)
 
 
 def _job(call: Call) -> JobReader:
@@ -145,29 +137,6 @@ def trend_chart(trend: TrendPoints) -> LineChart | None:
             for point in trend.points
         ]
     )
-
-
-LARGEST = 3  # distances of a period
-
-
-def drift_chart(decisions: Sequence[DriftDecision]) -> LineChart | None:
-    """The largest distance of each period, in limits."""
-    samples = []
-    for each in decisions:
-        [largest, *_] = each.relative or [Distance("", 0.0, None)]
-        title = f"{utc(each.start_ms)}: {number(largest.relative)} limits, {words(largest.name)}"
-        mark = title if each.drifting else ""
-        samples.append(Sample(each.start_ms, largest.relative, title, mark=mark))
-    return line_chart(samples)
-
-
-def distances(decision: DriftDecision) -> str:
-    return "; ".join(map(_distance, decision.relative[:LARGEST]))
-
-
-def _distance(each: Distance) -> str:
-    limit = "no limit" if each.limit is None else f"limit {number(each.limit)}"
-    return f"{words(each.name)} {number(each.value)} ({limit})"
 
 
 def text_of(record: RejectedRecord) -> str:

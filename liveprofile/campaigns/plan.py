@@ -13,10 +13,9 @@ from collections import Counter
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
 from itertools import compress, islice
 from statistics import NormalDist
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from liveprofile.errors import InputError
 from liveprofile.rules.conditions import Condition, ConditionError, parse_condition
@@ -41,35 +40,21 @@ SIGNIFICANCE, POWER = 0.05, 0.8
 _BATCH = 2_000
 
 
-class Cap(BaseModel):
+class Cap(NamedTuple):
     """A user is left out with so many contacts of other campaigns in the days before the start."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    contacts: int = Field(ge=1)
-    days: int = Field(ge=1)
+    contacts: int
+    days: int
 
 
-class Campaign(BaseModel):
+class Campaign(NamedTuple):
     """What a plan is about."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
-    start_ms: int = Field(ge=0, description="event time from which on outcomes count")
-    control_share: float = Field(ge=0, lt=1)
-    cost: float = Field(ge=0, description="of a contact")
+    name: str
+    start_ms: int  # event time from which on outcomes count
+    control_share: float
+    cost: float  # of a contact
     cap: Cap | None = None
-
-    @classmethod
-    def of(cls, **fields: Any) -> Campaign:
-        """Raises InputError."""
-        try:
-            return cls(**fields)
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(map(str, first["loc"]))
-            raise InputError(f"{key} {fields.get(key)!r}: {first['msg']}") from None
 
 
 class Wish(NamedTuple):
@@ -84,21 +69,11 @@ class Wish(NamedTuple):
     budget: float | None = None  # sum of costs; None: no limit
 
 
-class Candidate(NamedTuple):
-    """A user who fits the campaign."""
-
-    user_id: str
-    segments: tuple[str, ...]
-    churn: float
-    expected_spend: float
-    expected_gain: float
-
-
 class Target(NamedTuple):
-    """A user of the plan. Only the treatment group is contacted."""
+    """A user who fits the campaign. Only the treatment group of its plan is contacted."""
 
     user_id: str
-    group: Literal["treatment", "control"]
+    group: str  # treatment or control; "": not chosen
     segments: tuple[str, ...]
     churn: float
     expected_spend: float
@@ -121,7 +96,7 @@ def condition_of(text: str, name: str = "--when") -> Condition:
         raise InputError(f"{name}, character {error.position + 1}: {error.reason}") from None
 
 
-def candidates(profiles: Iterable[StoredProfile], wish: Wish) -> Iterator[Candidate]:
+def candidates(profiles: Iterable[StoredProfile], wish: Wish) -> Iterator[Target]:
     """The users who fit the condition and are in one of the segments."""
     remaining = (
         each
@@ -136,9 +111,8 @@ def candidates(profiles: Iterable[StoredProfile], wish: Wish) -> Iterator[Candid
         for each in compress(batch, fits):
             response = 1 - each.churn if wish.response is None else wish.response
             gain = wish.margin * each.expected_spend * response - wish.campaign.cost
-            yield Candidate(
-                each.user_id, tuple(each.segments), each.churn, each.expected_spend, gain
-            )
+            segments = tuple(each.segments)
+            yield Target(each.user_id, "", segments, each.churn, each.expected_spend, gain)
 
 
 def _column(batch: list[StoredProfile], name: str) -> np.ndarray:
@@ -150,7 +124,7 @@ def _column(batch: list[StoredProfile], name: str) -> np.ndarray:
 
 
 def choose(
-    found: Iterable[Candidate],
+    found: Iterable[Target],
     wish: Wish,
     excluded: Mapping[str, Container[str]] = {},
     allows: Callable[[str], bool] = lambda user_id: True,
@@ -178,8 +152,7 @@ def choose(
         else:
             control = is_control(campaign.name, user.user_id, campaign.control_share)
             spent += 0 if control else campaign.cost
-            group = CONTROL if control else TREATMENT
-            targets.append(Target(user.user_id, group, *user[1:]))
+            targets.append(user._replace(group=CONTROL if control else TREATMENT))
     return Plan(targets, dict(left_out))
 
 

@@ -20,6 +20,7 @@ from liveprofile.alerts.cloud_events import to_rfc3339
 from liveprofile.campaigns.plan import (
     TREATMENT,
     Campaign,
+    Cap,
     Contact,
     Plan,
     Target,
@@ -199,7 +200,8 @@ def _find(session: Session, name: str) -> StoredPlan | None:
 def plan_as_json(plan: StoredPlan) -> dict[str, Any]:
     """The campaign as `campaign list --json` and the read API give it."""
     about = plan.campaign
-    return about.model_dump(exclude={"cap"}) | {
+    return {
+        **{name: value for name, value in about._asdict().items() if name != "cap"},
         "planned_at_ms": plan.planned_at_ms,
         "planned_by": plan.planned_by,
         "requested": plan.requested,
@@ -209,21 +211,10 @@ def plan_as_json(plan: StoredPlan) -> dict[str, Any]:
 
 def _stored(row: Any) -> StoredPlan:
     requested = orjson.loads(row.requested)
-    campaign = Campaign(
-        name=row.campaign,
-        start_ms=to_ms(row.start),
-        control_share=row.control_share,
-        cost=row.cost,
-        cap=requested.get("cap"),
-    )
-    return StoredPlan(
-        campaign,
-        row.plan_id,
-        to_ms(row.planned_at),
-        row.planned_by,
-        requested,
-        orjson.loads(row.summary),
-    )
+    cap = requested.get("cap") and Cap(**requested["cap"])
+    about = Campaign(row.campaign, to_ms(row.start), row.control_share, row.cost, cap)
+    planned = (row.plan_id, to_ms(row.planned_at), row.planned_by)
+    return StoredPlan(about, *planned, requested, orjson.loads(row.summary))
 
 
 def _exists(name: str) -> CampaignExistsError:

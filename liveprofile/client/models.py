@@ -82,13 +82,15 @@ class RiskFlag(row_model(StoredFlag, Answer)):
     """A risk flag of a window or an event."""
 
 
-class RiskAlert(RiskFlag):
-    """A flag with what analysts made of it."""
-
+class StateFields(Answer):
     state: AlertStateName
     by: str
     updated_at_ms: int | None
     note: str
+
+
+class RiskAlert(StateFields, RiskFlag):
+    """A flag with what analysts made of it."""
 
 
 class AlertChange(Answer):
@@ -124,14 +126,10 @@ class AlertDetails(RiskAlert):
     cases: list[CustomerCase]
 
 
-class StoredState(Answer):
+class StoredState(StateFields):
     """The state of an alert after a change."""
 
     flag_id: str
-    state: AlertStateName
-    by: str
-    updated_at_ms: int | None
-    note: str
     labels_sent: int = Field(0, description="records sent to the topic risk-feedback")
 
 
@@ -150,17 +148,17 @@ class AuditRecord(Answer):
     at_ms: int
 
 
-class NextItems(Answer):
+class PartOfProfile(Answer):
     user_id: str
     window_end_ms: int
     model_version: str
+
+
+class NextItems(PartOfProfile):
     next_items: list[str] = Field(description="most probable first")
 
 
-class Interests(Answer):
-    user_id: str
-    window_end_ms: int
-    model_version: str
+class Interests(PartOfProfile):
     interests: dict[str, float] = Field(description="next categories with their probability")
     category_affinity: dict[str, float] = Field(description="long-term shares")
 
@@ -202,19 +200,20 @@ class Page(Answer, Generic[Item]):
     next_cursor: str | None
 
 
-class ConsentInForce(Answer):
-    allowed: bool
-    since_ms: int | None = Field(description="null: the default of the settings")
+class ConsentText(Answer):
     basis: str
     text_version: str
 
 
-class ConsentChanged(Answer):
+class ConsentInForce(ConsentText):
+    allowed: bool
+    since_ms: int | None = Field(description="null: the default of the settings")
+
+
+class ConsentChanged(ConsentText):
     time_ms: int
     purpose: str
     granted: bool
-    basis: str
-    text_version: str
 
 
 class UserConsents(Answer):
@@ -272,11 +271,7 @@ class LabelRequest(RequestBody):
     note: str = Field("", max_length=MAX_NOTE_CHARS)
 
 
-EventTime = Annotated[
-    int,
-    Field(ge=946_684_800_000, le=253_402_300_799_999),
-    BeforeValidator(lambda x: int(x) if isinstance(x, float) and x.is_integer() else x),
-]
+EventTime = Annotated[WholeNumber, Field(ge=946_684_800_000, le=253_402_300_799_999)]
 
 
 class ConsentRequest(RequestBody):

@@ -45,16 +45,12 @@ class ScanLimit:
     ) -> Iterator[Row]:
         """Passes rows, or pages of `size` rows, on. Raises ScanTooLargeError."""
         for row in rows:
-            self.take(size(row))
+            self._left -= size(row)
+            if self._left < 0:
+                raise ScanTooLargeError(f"more than {self._rows} rows (serve.max_scan_rows)")
+            if self.stopped or self._clock_s() > self._end_s:
+                raise ScanTooLargeError(f"not done within {self._seconds:g} s")
             yield row
-
-    def take(self, rows: int) -> None:
-        """Counts rows. Raises ScanTooLargeError."""
-        self._left -= rows
-        if self._left < 0:
-            raise ScanTooLargeError(f"more than {self._rows} rows (serve.max_scan_rows)")
-        if self.stopped or self._clock_s() > self._end_s:
-            raise ScanTooLargeError(f"not done within {self._seconds:g} s")
 
 
 class Scans:

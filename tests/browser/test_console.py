@@ -37,7 +37,6 @@ PAGES = (
     "/operations",
     "/operations/rejected",
     "/models",
-    "/models/versions",
 )
 
 

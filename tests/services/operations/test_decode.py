@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-from cli.audit_input import audit_encoded
+from cli.audit import audit_encoded
 from liveprofile.audit.encoded import EncodedCounts
 from liveprofile.kafka.offsets import decoder_group, lag
 from liveprofile.kafka.records import Record, read_topic, send_all

@@ -97,7 +97,7 @@ def test_stored_plan_is_listed_sent_reported_and_counted(job: JobUnderTest) -> N
         store = (session, job.settings)
         stored = store_plan(*store, about, targets, "anna", requested, summary)
         assert find_plan(session, "autumn") == stored
-        later = about.model_copy(update={"name": "later", "start_ms": START_MS + DAY_MS})
+        later = about._replace(name="later", start_ms=START_MS + DAY_MS)
         store_plan(*store, later, targets, "anna", requested, summary)
     [listed] = [each for each in job.run("campaign", "list") if each["name"] == "autumn"]
     assert (listed["planned_by"], listed["summary"]["treatment"]) == ("anna", 2)

@@ -7,19 +7,15 @@ from typing import Any
 import pytest
 import typer
 
-from cli.alerts import FLAG as FLAG_WITH_STATE
-from cli.common import Call, cell, table
-from cli.profile import FLAG, change_sentence, profile_fields
+from cli.common import Call, cell
+from cli.profile import change_sentence, profile_fields
 from cli.risk import shown_backtest
-from liveprofile.alerts.cases.flags import FlagWithState
-from liveprofile.alerts.cases.states import AlertState, StoredAlertState
 from liveprofile.labels.rule_backtest import compare
 from liveprofile.rules.backtest import StoredEvent, event_blocks
 from liveprofile.units import DAY_MS
 from tests.support.rows.rule_examples import rule
 from tests.support.rows.stored_rows import stored_profile
 from tests.support.rows.value_curves import curve_document
-from tests.unit.liveprofile.alerts.test_cases import stored
 
 LONG_ID = "f" * 300
 END_MS = 1_511_658_000_000
@@ -63,15 +59,6 @@ def test_no_rows_are_said_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_values_are_printed_without_braces(name: str, value: Any, shown: str) -> None:
     assert cell(name, value) == shown
-
-
-def test_flags_show_the_id_that_alerts_takes() -> None:
-    flag = stored(flag_id="6f1c2a09b7d34e58", correction="WITHDRAWN", rule_state="SHADOW")
-    state = StoredAlertState(AlertState.OPEN, "", "", 0)
-    for row, columns in ((flag, FLAG), (FlagWithState(flag, state), FLAG_WITH_STATE)):
-        cells = [next(column.cells) for column in table(None, [row], columns).columns]
-        assert cells[0] == flag.flag_id
-        assert any(each.endswith("(SHADOW, WITHDRAWN)") for each in cells)
 
 
 def shown(document: dict, days: int) -> dict[str, Any]:

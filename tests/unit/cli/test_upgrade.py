@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from cli.upgrade import UpgradeResult, replace_job
+from cli.submission import UpgradeResult, replace_job
 from liveprofile.errors import ConfigError, ServiceError
 
 SAVEPOINT = "file:/savepoints/savepoint-1"

@@ -19,7 +19,6 @@ from tests.support.memory.explainer import MemoryExplainer
 from tests.support.paths import ROOT
 from tests.support.rows.console_rows import fill_console
 from tests.unit.serve.conftest import Clock
-from udfs.profile.deployment import UserModels
 
 FACTS = JobFacts(
     JobReport("j", "RUNNING", 7_200.0, 1, 12, 12, 321.5, CheckpointReport(3.0, 250, 5_000_000), 0),
@@ -36,17 +35,11 @@ class MemoryJob:
 
     def __init__(self) -> None:
         self.state: JobFacts | Exception = FACTS
-        self.models: UserModels | Exception | None = None
 
     async def facts(self) -> JobFacts:
         if isinstance(self.state, Exception):
             raise self.state
         return self.state
-
-    async def user_models(self) -> UserModels | None:
-        if isinstance(self.models, Exception):
-            raise self.models
-        return self.models
 
 
 ORIGIN = "http://127.0.0.1"

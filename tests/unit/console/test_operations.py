@@ -17,7 +17,6 @@ from liveprofile.ingest.rejected import RejectedRecord
 from liveprofile.settings import load
 from liveprofile.trends.counts import Series
 from liveprofile.units import HOUR_MS
-from services.operations import drift
 from tests.support.event_loop import on_loop
 from tests.support.memory.api import NOW_MS, MemoryApi
 from tests.unit.console.conftest import FACTS, SAME_ORIGIN, MemoryJob
@@ -80,7 +79,7 @@ async def test_many_browsers_read_the_job_once_at_a_time() -> None:
         released.wait(10)
         return FACTS
 
-    reader = JobReader(load(), lambda: now_s, read, lambda settings: None)
+    reader = JobReader(load(), lambda: now_s, read)
     first = [asyncio.create_task(reader.facts()) for _ in range(3)]
     await asyncio.sleep(0)
     now_s = 2 * FRESH_S  # still reading: another read would only wait for its turn
@@ -91,7 +90,6 @@ async def test_many_browsers_read_the_job_once_at_a_time() -> None:
     assert len(reads) == 1
     await reader.facts()
     assert len(reads) == 2
-    assert await reader.user_models() is None
 
 
 def test_last_audit_and_earlier_ones(browse: Browse, api: MemoryApi) -> None:
@@ -105,19 +103,6 @@ def test_last_audit_and_earlier_ones(browse: Browse, api: MemoryApi) -> None:
     assert "not every record is accounted for" in part
     assert "<dt>in topic</dt><dd>1,200</dd>" in part
     assert "00:05:00: clean" in part
-
-
-def test_drift_by_hour_and_day(browse: Browse, api: MemoryApi) -> None:
-    relative = '{"amount": [0.2, 0.4], "hours<b>": [0.3, 0.1], "score": [0.9, null]}'
-    scope = {"scope": f"{drift(api.session, api.settings, 1).reference}/hour", "decided_by": "w"}
-    state = {"decided_until": NOW_MS, "since": NOW_MS - HOUR_MS, "decided_at": NOW_MS}
-    entry = {"start": NOW_MS - HOUR_MS, "events": 500, "drifting": True, "distances": relative}
-    api.session.put("drift_state", scope | state | entry)
-    part = browse().get("/operations/drift", headers=FETCH).text
-    assert "Drifting since 2017-11-26 00:05:00" in part and part.count('class="mark"') == 1
-    assert "<td>hours&lt;b&gt; 0.3 (limit 0.1); amount 0.2 (limit 0.4)" in part
-    assert "No period is evaluated yet." in part
-    assert "<b>" not in part
 
 
 PAGE = "/operations/rejected"

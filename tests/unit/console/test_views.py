@@ -135,20 +135,10 @@ def test_radar_has_the_users_categories_filled_up_with_those_of_everyone() -> No
     assert interests({"only": 1.0}, {}).chart is None
 
 
-def test_activity_counts_events_of_short_windows_at_their_hour() -> None:
-    chart, source = activity([known_delta(0), known_delta(1)], {})
-    full = [cell for _, row in chart.rows for cell in row if cell.opacity > 0.5]
-    assert [cell.title for cell in full] == ["Sun 00:00, 50.0 %", "Sat 23:00, 50.0 %"][::-1]
-    assert source == "events of 2 stored windows"
-
-
-def test_activity_of_long_windows_comes_from_the_profile() -> None:
-    day = known_delta(0)._replace(window_start_ms=NOW_MS - 24 * HOUR_MS)
+def test_activity_comes_from_the_hours_and_weekdays_of_the_profile() -> None:
     profile = {"activity_hour": [1.0] + 23 * [0.0], "activity_weekday": 7 * [1 / 7]}
-    chart, source = activity([day], profile)
-    assert "independent" in source
-    assert chart.busiest == "Mon 00:00, 14.3 %"
-    assert activity([day], {}) == (None, "")
+    assert activity(profile).busiest == "Mon 00:00, 14.3 %"
+    assert activity({}) is None
 
 
 def test_timeline_is_newest_first_and_marks_the_windows_of_flags() -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry, make_asgi_app
+from prometheus_client import CollectorRegistry
 
 from liveprofile.settings import ServeSettings
 from monitoring.catalogue import FIGURES, Readings
-from monitoring.server import Exporter, MetricsApp, Source
+from monitoring.server import Exporter, Source, metrics_app
 from serve.server import listen, server_of, url_of
 from tests.support.paths import PROMETHEUS
 from tests.support.prometheus import firing, prometheus
@@ -51,7 +51,7 @@ def serving() -> Iterator[str]:
     registry = CollectorRegistry()
     registry.register(exporter)
     limits = ServeSettings(port=0)
-    server = server_of(MetricsApp(make_asgi_app(registry), TOKEN), limits)
+    server = server_of(metrics_app(registry, TOKEN), limits)
     with listen(limits) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()

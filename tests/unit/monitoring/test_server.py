@@ -5,18 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry, make_asgi_app
+from prometheus_client import CollectorRegistry
 from starlette.testclient import TestClient
 
 from liveprofile.errors import ConfigError
 from liveprofile.settings import load
-from monitoring.server import MetricsApp, read_token, serve_metrics
+from monitoring.server import metrics_app, read_token, serve_metrics
 
 TOKEN = "0123456789abcdef"
 
 
 def client(token: str | None) -> TestClient:
-    return TestClient(MetricsApp(make_asgi_app(CollectorRegistry()), token))
+    return TestClient(metrics_app(CollectorRegistry(), token))
 
 
 def test_metrics_without_a_token() -> None:

@@ -319,7 +319,7 @@ def test_scan_ends_at_its_limit_of_rows_and_time() -> None:
     with pytest.raises(ScanTooLargeError, match="not done within 10 s"):
         list(limit.watch([3]))
     with pytest.raises(ScanTooLargeError, match="more than 3 rows"):
-        limit.take(9)
+        list(limit.watch([9], int))
     limit = ScanLimit(3, 10.0, lambda: 0.0)
     limit.stopped = True
     with pytest.raises(ScanTooLargeError):

@@ -11,8 +11,6 @@ from cli.doctor.collect import FlinkFacts, flink_facts, kafka_facts, local_facts
 from liveprofile.settings import load
 from tests.support.flink_rest import flink_rest
 
-METASPACE = "Status.JVM.Memory.Metaspace"
-
 
 def test_flink_facts_come_from_its_rest_interface() -> None:
     now_ms = time.time_ns() // 1_000_000
@@ -27,9 +25,6 @@ def test_flink_facts_come_from_its_rest_interface() -> None:
         ],
         "/jobmanager/config": [[{"key": "execution.checkpointing.dir", "value": "s3://x"}]],
         "/jobmanager/environment": [{"classpath": ["/opt/flink/lib/flink-dist-2.2.1.jar"]}],
-        "/taskmanagers/t1/metrics": [
-            [{"id": f"{METASPACE}.Used", "value": "90"}, {"id": f"{METASPACE}.Max", "value": "120"}]
-        ],
     }
     with flink_rest(answers) as url:
         facts = flink_facts(load(flink={"rest_url": url}))
@@ -42,7 +37,6 @@ def test_flink_facts_come_from_its_rest_interface() -> None:
         jobs=("a",),
         config={"execution.checkpointing.dir": "s3://x"},
         has_functions=False,
-        metaspace_share=0.75,
         clock_ahead_ms=facts.clock_ahead_ms,
     )
 

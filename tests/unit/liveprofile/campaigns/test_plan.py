@@ -13,7 +13,6 @@ from liveprofile.campaigns.plan import (
     CONTROL,
     TREATMENT,
     Campaign,
-    Candidate,
     Cap,
     Contact,
     Target,
@@ -58,8 +57,8 @@ def profile(user_id: str, *segments: str, **changes: Any) -> StoredProfile:
     )._replace(**changes)
 
 
-def candidate(user_id: str, gain: float) -> Candidate:
-    return Candidate(user_id, ("loyal",), 0.5, 10.0, gain)
+def candidate(user_id: str, gain: float) -> Target:
+    return Target(user_id, "", ("loyal",), 0.5, 10.0, gain)
 
 
 def test_candidates_fit_condition_and_one_of_the_segments() -> None:
@@ -85,14 +84,14 @@ def test_wrong_condition_is_an_input_error_with_its_position(text: str) -> None:
 
 
 def test_gain_is_margin_spend_and_response_less_the_cost() -> None:
-    campaign = SPRING.model_copy(update={"cost": 0.5})
+    campaign = SPRING._replace(cost=0.5)
     [found] = candidates([profile("u")], Wish(campaign, margin=0.2, response=0.1))
     assert found.expected_gain == pytest.approx(0.2 * 40 * 0.1 - 0.5)
 
 
 def test_budget_goes_to_the_largest_gains_and_control_costs_nothing() -> None:
     found = [candidate(f"u{n:04}", n + 1) for n in range(1_000)]
-    campaign = SPRING.model_copy(update={"cost": 2.0, "control_share": 0.2})
+    campaign = SPRING._replace(cost=2.0, control_share=0.2)
     plan = choose(found, Wish(campaign, budget=401.0))
     treated = [target for target in plan.targets if target.group == TREATMENT]
     assert len(treated) == 200
@@ -231,7 +230,7 @@ def test_interval_covers_the_known_effect_in_95_percent_of_campaigns(effect: flo
     bought = rng.random(600) < 0.3
     spend = np.where(bought, rng.lognormal(3.0, 1.0, len(bought)), 0.0)
     purchases = spend[bought]
-    runs, covered = 400, {"rate": 0, "spend": 0}
+    runs, covered = 1_000, {"rate": 0, "spend": 0}
     for run in range(runs):
         chosen = rng.integers(0, len(bought), 1_500)
         responds = rng.random(len(chosen)) < effect
@@ -247,8 +246,8 @@ def test_interval_covers_the_known_effect_in_95_percent_of_campaigns(effect: flo
         rate, money = result.rate_difference, result.spend_difference
         covered["rate"] += rate.low <= effect * (1 - bought.mean()) <= rate.high
         covered["spend"] += money.low <= effect * purchases.mean() <= money.high
-    # 400 runs: a share of 95 % is between 92.5 % and 97.5 % in 98 of 100 cases.
-    assert all(0.925 <= count / runs <= 0.98 for count in covered.values()), covered
+    # 1,000 runs: a share of 95 % is between 93 % and 97 % in 99 of 100 cases.
+    assert all(0.93 <= count / runs <= 0.97 for count in covered.values()), covered
 
 
 START_MS = 1_700_000_000_000

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli.explain import cause_tables
+from cli.profile import cause_tables
 from liveprofile.consent.changes import PURPOSES, ConsentChange, ConsentTable
 from liveprofile.features import baselines
 from liveprofile.kafka.partitioner import partition_of
