@@ -253,14 +253,12 @@ def measure_alerts(
 
             warm_up_count = bisect.bisect_right(schedule, warm_up_s, key=lambda event: event.at_s)
             send_all(schedule[:warm_up_count])
-            measured_from_s = time.time()
             with Meter(stack) as meter:
                 sent_late_ms = send_all(schedule[warm_up_count:])
                 listener.wait()
             job.check()
         finally:
             listener.close()
-        checkpoints_ms = runs.checkpoint_durations_ms(job, measured_from_s)
     measured = [
         latency_ms
         for event_id, latency_ms in listener.latency_ms.items()
@@ -277,6 +275,5 @@ def measure_alerts(
         "flags_not_readable": listener.flags_not_readable,
         "latency_ms": quantiles(measured),
         "sent_late_ms": quantiles(sent_late_ms),
-        "checkpoints_ms": checkpoints_ms,
         **meter.report(),
     }

@@ -23,7 +23,6 @@ from liveprofile.kafka.partitioner import partition_of
 from liveprofile.settings import Settings, load
 from liveprofile.storage import connection
 from stack.local import Stack
-from udfs.profile.batch import STAGES
 
 POLL_S = 0.025
 # Unmeasured at first: under a paced load the JVMs compile other code than in a bulk warm-up.
@@ -166,7 +165,6 @@ def measure_latency(
         )
     sampled = sample_profiles(workload, settings.window.length_ms, ends_ms, samples)
     with runs.running_job(stack, "whole", "latency", workload) as job:
-        measured_from_s = time.time()
         poller = ProfilePoller(job.settings, plan, sampled)
         try:
             with Meter(stack) as meter:
@@ -183,9 +181,6 @@ def measure_latency(
                     )
         finally:
             poller.close()
-        checkpoints_ms = runs.checkpoint_durations_ms(job, measured_from_s)
-        job.journal.update()
-        batches = [entry.stage_ms for entry in job.journal.entries if entry.at_s > measured_from_s]
     latency_ms = quantiles(poller.latency_ms)
     runs.log_progress(f"latency: {latency_ms} of {len(poller.latency_ms)} profiles")
     return {
@@ -195,10 +190,6 @@ def measure_latency(
         "windows": len(sampled),
         "latency_ms": latency_ms,
         "sent_late_ms": quantiles(sent_late_ms),
-        "checkpoints_ms": checkpoints_ms,
-        "batch_stage_ms": {
-            stage: quantiles([batch[stage] for batch in batches]) for stage in STAGES
-        },
         **meter.report(),
     }
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from benchmarks.load.workload import Workload, send_hidden
 from benchmarks.support import runs
-from benchmarks.support.journal import BatchEntry
 from benchmarks.support.meter import Meter
 from benchmarks.support.report import (
     EVENTS,
@@ -24,7 +23,6 @@ from liveprofile.errors import ServiceError
 from liveprofile.settings import Settings
 from liveprofile.storage import connection, queries
 from stack.local import Stack
-from udfs.profile.batch import STAGES
 
 # (stack, variant, name, workload) -> the results of one measured run
 RunVariant = Callable[[Stack, str, str, Workload], dict[str, Any]]
@@ -88,18 +86,14 @@ def measure_run(stack: Stack, variant: str, name: str, workload: Workload) -> di
             make_visible()
             job.wait_for_rows(earlier + profiles, RUN_TIMEOUT_S)
         job.check()
-        measured = [entry for entry in job.journal.entries if entry.at_s > start_s]
-        seconds = max(entry.at_s for entry in measured) - start_s
-        checkpoints = runs.checkpoint_durations_ms(job, start_s)
+        seconds = job.journal.last_s - start_s
         if variant == "whole":
             require_stored(job.settings, earlier + profiles)
     # Unlike rates, CPU time hardly depends on other load of the machine.
     cpu_s = sum(used.cpu_s for process, used in meter.usage.items() if process != "benchmark")
     return run_result(variant, name, workload, profiles, seconds) | {
-        "stage_us_per_profile": _stages(measured),
         "cpu_us_per_event": round(cpu_s / workload.n * 1e6, 1),
         **meter.report(),
-        "checkpoints_ms": checkpoints,
     }
 
 
@@ -113,15 +107,6 @@ def run_result(
         "seconds": round(seconds, 2),
         "events_per_s": round(workload.n / seconds),
         "profiles_per_s": round(profiles / seconds),
-    }
-
-
-def _stages(entries: list[BatchEntry]) -> dict[str, float]:
-    """Wall-clock us per profile in the worker, by stage."""
-    row_count = sum(entry.rows for entry in entries)
-    return {
-        stage: round(sum(entry.stage_ms[stage] for entry in entries) / row_count * 1000, 1)
-        for stage in STAGES
     }
 
 

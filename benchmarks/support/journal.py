@@ -13,17 +13,9 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from udfs.profile.batch import STAGES, ProfileBatchTiming
-
-
-class BatchEntry(NamedTuple):
-    """A processed batch; its rows are stored if the job's variant stores."""
-
-    at_s: float  # end of the batch, epoch seconds
-    rows: int
-    stage_ms: dict[str, float]  # stage -> duration
+from udfs.profile.batch import ProfileBatchTiming
 
 
 class Journal:
@@ -33,8 +25,9 @@ class Journal:
         name = f"{os.getpid()}-{uuid.uuid4().hex[:8]}.jsonl"
         self._file = (Path(folder) / name).open("a", buffering=1, encoding="utf-8")
 
-    def write(self, rows: int, stage_ms: dict[str, float]) -> None:
-        self._file.write(json.dumps([time.time(), rows, stage_ms]) + "\n")
+    def write(self, rows: int) -> None:
+        """Notes that a batch of so many rows is processed, and stored."""
+        self._file.write(json.dumps([time.time(), rows]) + "\n")
 
     def close(self) -> None:
         self._file.close()
@@ -47,14 +40,13 @@ class OpenJournalMetrics:
     folder: str
 
     def __call__(self, group: Any) -> Callable[[ProfileBatchTiming], None]:
-        from udfs.profile.udf import open_metrics
+        from udfs.profile.udf import ProfileMetrics
 
-        metrics, journal = open_metrics(group), Journal(self.folder)
+        metrics, journal = ProfileMetrics(group), Journal(self.folder)
 
         def report(timing: ProfileBatchTiming) -> None:
             metrics(timing)
-            stage_ms = {stage: round(getattr(timing, f"{stage}_ms"), 3) for stage in STAGES}
-            journal.write(timing.rows, stage_ms)
+            journal.write(timing.rows)
 
         return report
 
@@ -65,8 +57,7 @@ class JournalReader:
     def __init__(self, folder: Path):
         self._folder = folder
         self._read: dict[Path, int] = {}
-        self.entries: list[BatchEntry] = []
-        self.rows = 0
+        self.rows, self.last_s = 0, 0.0  # of all batches; end of the last one, epoch seconds
 
     def update(self) -> int:
         """Reads new lines; returns the total number of rows so far."""
@@ -77,6 +68,6 @@ class JournalReader:
                     if not line.endswith(b"\n"):
                         break
                     self._read[path] = self._read.get(path, 0) + len(line)
-                    self.entries.append(BatchEntry(*json.loads(line)))
-                    self.rows += self.entries[-1].rows
+                    at_s, rows = json.loads(line)
+                    self.rows, self.last_s = self.rows + rows, max(self.last_s, at_s)
         return self.rows

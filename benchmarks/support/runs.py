@@ -192,13 +192,3 @@ def _submit(stack: Stack, name: str, journal: Path) -> str:
                 archive.write(source, source.relative_to(ROOT))
         arguments = ["--config", str(config_file(stack, name)), "--journal", str(journal)]
         return submission.flink_run(stack.rest_url, JOB, arguments, pyfs=[code])
-
-
-def checkpoint_durations_ms(running: RunningJob, since_s: float) -> list[int]:
-    """End-to-end durations (ms) of the completed checkpoints triggered after `since_s` (epoch)."""
-    path = f"/jobs/{running.job_id}/checkpoints"
-    return [
-        checkpoint["end_to_end_duration"]
-        for checkpoint in reversed(rest.request(running.stack.rest_url, path)["history"])
-        if checkpoint["status"] == "COMPLETED" and checkpoint["trigger_timestamp"] >= since_s * 1000
-    ]

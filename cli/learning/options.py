@@ -71,7 +71,7 @@ ShopUsersOption = Annotated[int, typer.Option("--users", min=1, help="Users per 
 ShopDaysOption = Annotated[int, typer.Option("--days", min=1, help="Days per simulated shop.")]
 
 
-DayOption = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"])]
+DayOption = Annotated[datetime, typer.Option(formats=["%Y-%m-%d"])]
 
 
 def day_option(name: str, help_text: str, **extra: Any) -> Any:

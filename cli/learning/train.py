@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,7 +20,6 @@ from cli.learning.options import (
 from cli.options import Commands
 from cli.progress import print_line, progress
 from liveprofile.errors import InputError
-from liveprofile.progress import Progress
 from liveprofile.resources import product_path
 from models.profile.recipes import RECIPES, override_from_toml, recipe
 
@@ -36,7 +34,6 @@ VALIDATION = {
     "churn_auc": "churn AUC",
     "spend_mae": "spend MAE",
 }
-SHOP_METADATA = ("order", "setting", "thresholds", "validation", "test")
 OWN_METADATA = (
     *("split", "labels", "train", "order", "setting", "thresholds", "validation", "test"),
     "baselines",
@@ -151,106 +148,57 @@ def _summary(metrics: dict[str, Any]) -> dict[str, Any]:
 def event_risk(
     call: ConfigCall,
     out: OutFolderOption,
-    rows: Path | None = None,
+    rows: RowsOption,
+    train_start: DayOption,
+    validation_start: DayOption,
+    test_start: DayOption,
+    test_end: DayOption,
     labels: Path | None = None,
-    train_start: DayOption = None,
-    validation_start: DayOption = None,
-    test_start: DayOption = None,
-    test_end: DayOption = None,
     delay_days: Annotated[float, typer.Option(min=0)] = 7.0,
     false_alarm_cost: Annotated[float, typer.Option(min=0)] = 5.0,
     without_erased: bool = False,
 ) -> None:
-    """Train the fraud model on simulated shops with known frauds, or on own events with --rows.
+    """Train the fraud model on own events and labels (docs/risk.md).
 
     The setting scoring.checkpoint names the folder to serve. The last line is JSON.
 
-    Example: `liveprofile model train event-risk --out models/risk-1`
+    Example: `liveprofile model train event-risk --rows rows --out risk-1 --train-start 2024-01-08
+    --validation-start 2024-02-05 --test-start 2024-02-19 --test-end 2024-02-29`
 
     Options:
-    rows PATH: Train on own events: folder that `backfill --pipeline scoring` wrote. Needs the four
-        days below.
-    labels FILE: With --rows: file of labels, as for `feedback send`. Default: the current content
-        of the topic risk-feedback.
-    train_start DAY: With --rows: first day of the training part.
-    validation_start DAY: With --rows: first day of the validation part (hyperparameters,
-        calibration); the training part ends --delay-days before it.
-    test_start DAY: With --rows: first day of the test part; the validation part ends --delay-days
-        before it.
-    test_end DAY: With --rows: last day of the test part, --delay-days before the last label's day.
-    delay_days: With --rows: days after which an event without a label counts as legitimate.
-    false_alarm_cost: With --rows: cost of a false alarm in the currency of the amounts, for the
-        cost-based threshold.
+    labels FILE: File of labels, as for `feedback`. Default: the current content of the topic
+        risk-feedback.
+    train_start DAY: First day of the training part.
+    validation_start DAY: First day of the validation part (hyperparameters, calibration); the
+        training part ends --delay-days before it.
+    test_start DAY: First day of the test part; the validation part ends --delay-days before it.
+    test_end DAY: Last day of the test part, --delay-days before the last label's day.
+    delay_days: Days after which an event without a label counts as legitimate.
+    false_alarm_cost: Cost of a false alarm in the currency of the amounts, for the cost-based
+        threshold.
     without_erased: Leave out the rows of all users in the topic user-erasures.
-    """
-    from models.fraud.training.train_simulated import FraudRecipe, train_simulated
-
-    split = {
-        "--train-start": train_start,
-        "--validation-start": validation_start,
-        "--test-start": test_start,
-        "--test-end": test_end,
-    }
-    if rows is None and (labels is not None or any(split.values())):
-        raise InputError("--labels and the days of the split need --rows")
-    if rows is None and without_erased:
-        raise InputError("--without-erased needs --rows: simulated users are nobody")
-    if rows is not None:
-        left_out = _users_left_out(call, without_erased, None)
-        with progress() as on_progress:
-            report = _train_on_own_events(
-                call, rows, labels, split, delay_days, false_alarm_cost, out, on_progress, left_out
-            )
-    else:
-        with progress() as on_progress:
-            model = train_simulated(FraudRecipe(), out, on_progress)
-        report = {"version": model.version, "folder": str(out)}
-        report |= {name: model.metadata[name] for name in SHOP_METADATA}
-    print_json({"recipe": "event-risk", **report})
-
-
-def _train_on_own_events(
-    call: Call,
-    rows: Path,
-    labels: Path | None,
-    days: dict[str, datetime | None],
-    delay_days: float,
-    false_alarm_cost: float,
-    out: Path,
-    on_progress: Progress,
-    without: frozenset[str],
-) -> dict[str, Any]:
-    """Trains, writes the model checkpoint to `out` and returns the report.
-
-    days: of the split, by option. without: users whose rows are left out. Raises InputError for a
-    missing day.
     """
     from liveprofile.labels.feedback import keep_valid, read_file_or_topic
     from liveprofile.rules.rules import read_rules
     from models.fraud.datasets.labelled_rows import LabelLog, read_labelled_events
     from models.fraud.training import train_on_labels
-    from models.fraud.training.evaluate import AlertCosts
     from offline.backfill import UNKNOWN_ANALYST
 
-    for option, day in days.items():
-        if day is None:
-            raise InputError(f"--rows needs {option} too")
-    split = train_on_labels.DateSplit(*(day.date() for day in days.values() if day), delay_days)
+    days = (train_start, validation_start, test_start, test_end)
+    split = train_on_labels.DateSplit(*(day.date() for day in days), delay_days)
     rejected = FaultReporter(labels or call.settings.topics.feedback)
-    label_log = LabelLog.from_records(
-        keep_valid(read_file_or_topic(call.settings, labels, UNKNOWN_ANALYST), rejected)
-    )
-    model = train_on_labels.train_on_labels(
-        read_labelled_events(rows, label_log, without),
-        split,
-        read_rules(product_path(call.settings.rules)),
-        out,
-        AlertCosts(false_alarm_cost=false_alarm_cost),
-        on_progress=on_progress,
-    )
-    return {
-        "version": model.version,
-        "folder": str(out),
-        "rejected_labels": rejected.count,
-        **{name: model.metadata[name] for name in OWN_METADATA},
-    }
+    found = read_file_or_topic(call.settings, labels, UNKNOWN_ANALYST)
+    label_log = LabelLog.from_records(keep_valid(found, rejected))
+    without = _users_left_out(call, without_erased, None)
+    with progress() as on_progress:
+        model = train_on_labels.train_on_labels(
+            read_labelled_events(rows, label_log, without),
+            split,
+            read_rules(product_path(call.settings.rules)),
+            out,
+            false_alarm_cost,
+            on_progress=on_progress,
+        )
+    report = {"version": model.version, "folder": str(out), "rejected_labels": rejected.count}
+    report |= {name: model.metadata[name] for name in OWN_METADATA}
+    print_json({"recipe": "event-risk", **report})

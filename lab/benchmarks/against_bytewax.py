@@ -76,7 +76,7 @@ def _run(stack: Stack, variant: str, name: str, workload: Workload) -> dict[str,
         if (done := journal.update()) != profiles:
             raise ServiceError(f"{name}: made {done} profiles, the workload has {profiles}")
         throughput.require_stored(settings, profiles)
-    seconds = max(entry.at_s for entry in journal.entries) - start_s
+    seconds = journal.last_s - start_s
     return throughput.run_result(variant, name, workload, profiles, seconds)
 
 

@@ -155,7 +155,7 @@ class UpdateProfiles:
             return []
         batch = batch_of([(user, *columns) for user, columns in rows])
         messages_by_row = self._updater.update(batch)
-        self._journal.write(len(rows), {})
+        self._journal.write(len(rows))
         return [message for messages in messages_by_row for message in messages]
 
 

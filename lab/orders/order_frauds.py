@@ -29,6 +29,7 @@ from benchmarks.support.report import describe
 from lab.card_transactions import train_handbook
 from lab.card_transactions.data import TrainTestPeriod, read_transactions, train_test_rows
 from lab.card_transactions.span_sets import SPAN_SETS, names_within
+from lab.event_risk import FraudRecipe
 from lab.orders.order_shops import OrderShop, OrderShopConfig, draw_shop
 from lab.orders.order_transformer import (
     LENGTH,
@@ -47,14 +48,13 @@ from models.fraud.datasets.event_dataset import (
     simulate_dataset,
 )
 from models.fraud.model import trees_log_odds
-from models.fraud.training import train_simulated
-from models.fraud.training.fit import choose_order, fit_trees
+from models.fraud.training.fit import FEATURES, choose_order, fit_trees
 from models.fraud.transitions import COLUMNS, TransitionModel, append_out_of_fold
 from models.profile.evaluation.intervals import UserBootstrap
 
 SETTING = {"max_depth": 5, "rounds": 200, "eta": 0.07}  # that of the shipped model, as the spans
 SPANS = SPAN_SETS["fine"]
-NAMES = names_within(train_simulated.FEATURES, SPANS)
+NAMES = names_within(FEATURES, SPANS)
 TRANSFORMER = "transformer"
 PRODUCT = "trees + order features + transitions"  # the choice of a training with order
 TRAIN_DAYS, TEST_DAYS = (10, 50), (75, 90)  # lists fill first; labels come after 7 days
@@ -181,8 +181,8 @@ def measure_simulated() -> dict[str, Any]:
 
     Of its training shops, the young ones and the copies with hidden entities are left out.
     """
-    recipe = train_simulated.FraudRecipe()
-    names = names_within(train_simulated.FEATURES, SPANS)
+    recipe = FraudRecipe()
+    names = names_within(FEATURES, SPANS)
 
     def simulate(configs: list[ShopConfig], first_day: int, rows: int | None) -> EventDataset:
         return concatenate(

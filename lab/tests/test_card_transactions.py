@@ -22,12 +22,12 @@ from lab.card_transactions.data import (
 )
 from lab.card_transactions.features import FEATURE_NAMES, handbook_features
 from lab.card_transactions.train_handbook import build_history
+from lab.tests import card_transactions
+from lab.tests.card_transactions import DELAY_DAYS, START_DAY
 from liveprofile.errors import InputError
 from liveprofile.units import DAY_MS
 from models.fraud.model import FraudModel
 from tests.support.paths import SHARED_DATA
-from tests.support.rows import card_transactions
-from tests.support.rows.card_transactions import DELAY_DAYS, START_DAY
 
 pytestmark = pytest.mark.slow
 

@@ -8,8 +8,8 @@ from lab.card_transactions.baselines import BASELINES
 from lab.card_transactions.data import Transactions
 from lab.card_transactions.walk_forward import MODEL, walk_forward
 from lab.card_transactions.walk_forward import test_periods as periods_of
-from tests.support.rows import card_transactions
-from tests.support.rows.card_transactions import START_DAY
+from lab.tests import card_transactions
+from lab.tests.card_transactions import START_DAY
 
 pytestmark = pytest.mark.slow
 

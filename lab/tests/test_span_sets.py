@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from lab.card_transactions.span_sets import SPAN_SETS, choose_spans, names_within
+from lab.event_risk import SIMULATED_FEATURES
 from liveprofile.features.entity.past_events import SPANS_MS
 from models.fraud.datasets.event_dataset import LabelledFeatures
-from models.fraud.training.train_simulated import FEATURES, SIMULATED_FEATURES
+from models.fraud.training.fit import FEATURES
 
 SETTING = {"max_depth": 2, "rounds": 20, "eta": 0.3}
 SPAN_NAMES = ["amount", "user_events_1d", "user_events_6h", "user_events_90d"]

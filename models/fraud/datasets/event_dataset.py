@@ -105,6 +105,7 @@ _ENTITY_COLUMNS = {
 class SimulatedShop(NamedTuple):
     """N scored events of a shop, in order of time."""
 
+    config: ShopConfig
     history: EntityHistory
     time_ms_N: np.ndarray
     user_N: np.ndarray
@@ -145,22 +146,7 @@ def simulate_shop(config: ShopConfig) -> SimulatedShop:
         ),
         LabelColumns(row_L, fraud_L, labels["known_at"].to_numpy()),
     )
-    return SimulatedShop(history, time_ms_N, user_N, type_N, fraud_N, case_N, case_kind_N)
-
-
-def hide_entities(shop: SimulatedShop, seed: int) -> SimulatedShop:
-    """Removes entities at random: for each user and kind of entity, with probability 1/2.
-
-    So every combination of missing kinds (device, place, ...) occurs for some user.
-    """
-    events = shop.history.events
-    rng = np.random.default_rng(seed)
-    entities = {
-        name: np.where(rng.random(shop.user_N.max() + 1)[shop.user_N] < 0.5, 0, codes_N)
-        for name, codes_N in events.entities.items()
-    }
-    history = EntityHistory(events._replace(entities=entities), shop.history.labels)
-    return shop._replace(history=history)
+    return SimulatedShop(config, history, time_ms_N, user_N, type_N, fraud_N, case_N, case_kind_N)
 
 
 def _amounts(events: pa.Table) -> np.ndarray:
@@ -186,22 +172,20 @@ def _cells(lat_N: np.ndarray, lon_N: np.ndarray) -> np.ndarray:
 
 
 def simulate_dataset(
-    config: ShopConfig,
-    names: list[str],
-    delay_days: float,
-    from_day: int,
-    legitimate: int | None,
-    hide_entity_ids: bool = False,
+    config: ShopConfig, names: list[str], delay_days: float, from_day: int, legitimate: int | None
 ) -> EventDataset:
-    """Simulates a shop and returns its events from `from_day` on.
+    """Simulates a shop and returns its events: see `dataset_of_shop`."""
+    return dataset_of_shop(simulate_shop(config), names, delay_days, from_day, legitimate)
 
-    Features also count the events before that day.
+
+def dataset_of_shop(
+    shop: SimulatedShop, names: list[str], delay_days: float, from_day: int, legitimate: int | None
+) -> EventDataset:
+    """Returns the events from `from_day` on. Features also count the events before that day.
+
     legitimate: how many legitimate events to draw at random; None keeps all.
-    hide_entity_ids: whether users lack some entities (simulated_shop.hide_entities).
     """
-    shop = simulate_shop(config)
-    if hide_entity_ids:
-        shop = hide_entities(shop, config.seed)
+    config = shop.config
     rows = np.flatnonzero(shop.time_ms_N >= config.start_ms + from_day * DAY_MS)
     weight = 1.0
     if legitimate is not None:

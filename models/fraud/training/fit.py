@@ -20,7 +20,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from liveprofile.disk_tables import mapped_zeros
-from liveprofile.features.entity import ORDER_FEATURES, SCORED_TYPES
+from liveprofile.features.entity import EVENT_FEATURES, ORDER_FEATURES, SCORED_TYPES
 from liveprofile.progress import Progress
 from models.fraud.datasets.event_dataset import (
     SEED,
@@ -32,6 +32,12 @@ from models.fraud.model import ANY_TYPE, Calibration, FraudModel, trees_log_odds
 from models.fraud.transitions import COLUMNS, TransitionModel, append_out_of_fold
 from models.profile.evaluation.intervals import UserBootstrap
 
+# The features left out show how long the job has run rather than anything about the event.
+FEATURES = [
+    name
+    for name in EVENT_FEATURES
+    if not name.endswith("_list_events") and "_settled_" not in name and name not in ORDER_FEATURES
+]
 # max_depth, rounds and eta are those of the boosted trees. forest: log-odds that the forest adds to
 # an event whose leaves have frauds alone; 0 or absent: no forest.
 SETTINGS = [

@@ -43,14 +43,13 @@ from models.fraud.datasets.labelled_rows import LabelledEvents
 from models.fraud.model import TREES_FILE, FraudModel
 from models.fraud.training import fit
 from models.fraud.training.evaluate import (
-    DEFAULT_COSTS,
-    AlertCosts,
+    BUDGETS,
+    FALSE_ALARM_COST,
     complete,
     detection_report,
     features_used_by,
     score_events,
 )
-from models.fraud.training.train_simulated import FEATURES
 
 NAME = "event-risk-own"
 _CHUNK_ROWS = 10_000
@@ -114,7 +113,7 @@ def train_on_labels(
     split: DateSplit,
     rules: RuleSet,
     out: Path | None = None,
-    costs: AlertCosts = DEFAULT_COSTS,
+    false_alarm_cost: float = FALSE_ALARM_COST,
     settings: Sequence[dict] | None = None,
     on_progress: Progress = lambda stage, done, total: None,
 ) -> FraudModel:
@@ -126,7 +125,7 @@ def train_on_labels(
     """
     split.check_labels_complete(int(max(events.time_ms_N[-1], events.labels.time_ms_L[-1])))
     split_rows = {part: _select_rows(events, split, part) for part in split.spans_ms}
-    names = [*FEATURES, *ORDER_FEATURES]
+    names = [*fit.FEATURES, *ORDER_FEATURES]
     # The rules need more features than the model.
     test_names = list(dict.fromkeys([*names, *features_used_by(rules.evaluated("event"))]))
     train, validation, test = (
@@ -137,7 +136,7 @@ def train_on_labels(
         NAME,
         train,
         validation,
-        FEATURES,
+        fit.FEATURES,
         split.delay_days,
         list(settings or fit.SETTINGS),
         {},
@@ -155,11 +154,11 @@ def train_on_labels(
         },
         train={"events": len(train_fraud_M), "frauds": int(train_fraud_M.sum())},
         baselines={
-            "rules": _evaluate_rules(model, rules, test_names, test, costs.budgets),
+            "rules": _evaluate_rules(model, rules, test_names, test),
             "logistic_regression": _evaluate_logistic(len(model.names), train, test),
         },
     )
-    model = complete(model, validation, {"test": test}, costs, out)
+    model = complete(model, validation, {"test": test}, false_alarm_cost, out)
     if out is not None:
         trained = TrainedUsers.of_training(events.user_keys(), events.fingerprint())
         trained_users.write(out, TREES_FILE, trained)
@@ -225,11 +224,10 @@ def _evaluate_rules(
     rules: RuleSet,
     names: list[str],
     dataset: EventDataset,
-    budgets: Sequence[float],
 ) -> dict[str, Any]:
     """Measures each rule, all rules, and rules against the model with the same number of alerts."""
     scores = score_events(model, rules, names, dataset)
-    report = detection_report(dataset, scores, rules.evaluated("event"), budgets)
+    report = detection_report(dataset, scores, rules.evaluated("event"), BUDGETS)
     precision = average_precision_score(dataset.labelled.fraud_N, scores.suspicion_M)
     return report | {
         "version": rules.version,

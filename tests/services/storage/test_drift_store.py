@@ -1,4 +1,4 @@
-"""CassandraDriftStore on a real node."""
+"""Counts and decisions of drift in Cassandra."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from liveprofile.attributes.statements import Statement
 from liveprofile.rules.flags import Flag, FlagHistory, FlagQuery, RowPosition
 from liveprofile.segments.membership import Membership, Memberships
 from liveprofile.segments.policy import ChangeKey
-from liveprofile.settings import load
+from liveprofile.settings import CassandraSettings
 from tests.support.memory.cassandra import MemoryCassandra
 from tests.support.memory.memberships import MemoryMemberships
 from udfs.cassandra.encoding import write_time_us
@@ -116,10 +116,6 @@ class MemoryProfileSink:
         self.closed = True
 
 
-def memory_drift_store() -> CassandraDriftStore:
-    return CassandraDriftStore(MemoryCassandra(), load().cassandra, 3_600)
-
-
 class MemoryScoringSink:
     """A ScoringSink whose tables are dicts by primary key."""
 
@@ -128,7 +124,7 @@ class MemoryScoringSink:
         self.flags: dict[FlagKey, Flag] = {}
         self.snoozes: dict[str, dict[str, int]] = {}
         self.attributes: dict[str, list[Statement]] = {}
-        self.drift_store = memory_drift_store()
+        self.drift_store = CassandraDriftStore(MemoryCassandra(), CassandraSettings(), 3_600)
 
     def flag_history(self, queries: Sequence[FlagQuery]) -> list[FlagHistory]:
         return [self._flag_history(query) for query in queries]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from contextlib import closing
 from typing import Any
 
@@ -73,13 +74,12 @@ def test_journal_is_read_while_being_written(tmp_path):
     reader = JournalReader(tmp_path)
     with closing(Journal(str(tmp_path))) as first, closing(Journal(str(tmp_path))) as second:
         assert reader.update() == 0
-        first.write(3, {"read": 1.5})
+        first.write(3)
         assert reader.update() == 3
         (tmp_path / "half.jsonl").write_text("[1.0, 2,")
-        second.write(4, {})
+        second.write(4)
         assert reader.update() == 7
-    assert [entry.rows for entry in reader.entries] == [3, 4]
-    assert reader.entries[0].stage_ms == {"read": 1.5}
+    assert 0 < time.time() - reader.last_s < 60
 
 
 def test_scored_events_have_constant_rate_and_flagged_users_occur_once():

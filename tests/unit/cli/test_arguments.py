@@ -124,7 +124,6 @@ def run(monkeypatch: pytest.MonkeyPatch, command: str) -> int:
         ("privacy erase 42 --rows nowhere", "--rows is about all erasures"),
         ("privacy erase --checkpoints nowhere", "nowhere: no folder"),
         ("privacy erase 42 --checkpoints nowhere", "--checkpoints is about all erasures"),
-        ("model train event-risk --out o --without-erased", "--without-erased needs --rows"),
         ("model train general --rows r --out o --without nowhere", "nowhere: No such file"),
         (f"privacy erase {'x' * 257}", "an id has at most 256 characters"),
         ("privacy erase 42 --pending", "--pending is about all erasures"),

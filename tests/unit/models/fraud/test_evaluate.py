@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,6 @@ from liveprofile.resources import product_path
 from liveprofile.rules.rules import Rule, RuleSet, read_rules
 from models.fraud.model import FraudModel
 from models.fraud.training.evaluate import compare_rules_and_model
-from models.fraud.training.train_simulated import FraudRecipe
 
 SHIPPED = product_path(Path("models/checkpoints/event-risk"))
 RULES = read_rules(product_path(Path("rules.toml")))
@@ -107,18 +105,3 @@ def test_evaluate_command_measures_the_shipped_model(model: FraudModel) -> None:
     assert (report["model"], report["rules"]) == (model.version, RULES.version)
     assert report["shops"] == {"seeds": [6], "users": 300, "days": 2}
     assert set(report["at"]) == {"budget_10", "budget_20", "as_they_are"}
-
-
-def test_train_command_trains_the_recipe_on_simulated_shops(
-    model: FraudModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    model = replace(model, metadata=model.metadata | {"order": {"chosen": False}})
-    calls = []
-    monkeypatch.setattr(
-        "models.fraud.training.train_simulated.train_simulated",
-        lambda recipe, out, on_progress: calls.append((recipe, out)) or model,
-    )
-    result = CliRunner().invoke(app, ["model", "train", "event-risk", "--out", str(tmp_path)])
-    report = json.loads(result.stdout.splitlines()[-1])
-    assert report["version"] == model.version and report["test"] == model.metadata["test"]
-    assert calls == [(FraudRecipe(), tmp_path)]

@@ -1,6 +1,7 @@
 """The fraud model on a simulated shop: files, scores, calibration, reasons."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 
 from liveprofile.errors import InputError
-from liveprofile.features.entity import EVENT_FEATURES, EventLists
-from liveprofile.simulator import ShopConfig
+from liveprofile.features.entity import EVENT_FEATURES, SCORED_TYPES, EventLists
+from liveprofile.simulator import Shop, ShopConfig
+from liveprofile.units import DAY_MS
+from liveprofile.wire.scored_events import ENTITY_NAMES
 from models.fraud.datasets.entity_history import EntityHistory, EventColumns, LabelColumns
 from models.fraud.datasets.event_dataset import downsample_legitimate, simulate_shop
 from models.fraud.model import CARD_FILE, TREES_FILE, FraudModel, probability
@@ -130,6 +133,17 @@ def test_first_reason_is_the_only_feature_that_the_model_uses(shop: ScoredShop) 
         assert first.weight == pytest.approx(float(values.sum()))
 
 
+def test_reason_names_the_type_of_an_earlier_event(shop: ScoredShop) -> None:
+    model = one_feature_model("user_type_2_before", -1)  # types are numbers from 0
+    flagged = np.flatnonzero(~np.isnan(shop.columns["user_type_2_before"]))[:3]
+    for place, reasons in zip(
+        flagged, explain(model, shop.lists, model.matrix(shop.columns), flagged), strict=True
+    ):
+        name = SCORED_TYPES[int(shop.columns["user_type_2_before"][place])]
+        words = f"order of this user's last events: type of the event 2 before: {name}"
+        assert (reasons[0].code, reasons[0].sentence) == ("ORDER", words)
+
+
 def test_drop_of_an_earlier_event_equals_a_history_without_it(shop: ScoredShop) -> None:
     model, events = shop.model, shop.events
     x = model.matrix(shop.columns)
@@ -163,3 +177,46 @@ def test_unknown_feature_is_no_reason() -> None:
     assert shapley_values(model, x[None])[0, index] == 0
     x[index] = 9.0
     assert shapley_values(model, x[None])[0, index] > 0
+
+
+def test_simulated_shop_has_scored_types_labels_and_encoded_ids() -> None:
+    config = ShopConfig(180, 10, seed=1, takeovers=9, rings=1)
+    shop = simulate_shop(config)
+    days = list(Shop(config))
+    records = [record for day in days for record in day.records()]
+    events = [event for event in records if event["event_type"] in SCORED_TYPES]
+    labels = {label["event_id"]: label for day in days for label in day.labels.to_pylist()}
+    assert len(events) == len(shop.time_ms_N)
+    encoded = shop.history.events
+    for name, column in (("device", "device_id"), ("coupon", "coupon_id")):
+        ids = [event.get(column, "") for event in events]
+        pairs = set(zip(ids, encoded.entities[name].tolist(), strict=True))
+        assert len(pairs) == len(set(ids))
+        assert ("" in ids) == (("", 0) in pairs)
+    cells = [
+        (math.floor(event["place"]["lat"] * 100), math.floor(event["place"]["lon"] * 100))
+        for event in events
+    ]
+    pairs = set(zip(cells, encoded.entities["place"].tolist(), strict=True))
+    assert len(pairs) == len(set(cells))
+    for row in range(0, len(events), 11):
+        label = labels.get(events[row]["event_id"])
+        assert shop.fraud_N[row] == (label is not None and label["label"] == "fraud")
+        assert shop.case_kind_N[row] == ("" if label is None else label["kind"])
+        price_times_quantity = events[row].get("price", 0.0) * events[row].get("quantity", 1)
+        assert encoded.amount[row] == events[row].get("amount", price_times_quantity)
+
+
+@pytest.mark.parametrize("missing", [(), ENTITY_NAMES], ids=["nothing", "all"])
+def test_missing_entities_of_an_honest_shop_do_not_raise_scores(missing: tuple[str, ...]) -> None:
+    """Measures the shipped model from the second week on."""
+    no_frauds = {"takeovers": 0, "card_tests": 0, "rings": 0}
+    shop = simulate_shop(ShopConfig(200, 14, seed=77, campaigns=1, **no_frauds))
+    events = shop.history.events
+    no_ids = {name: np.zeros_like(events.entities[name]) for name in missing}
+    history = EntityHistory(events._replace(entities=events.entities | no_ids), NO_LABELS)
+    rows = np.flatnonzero(shop.time_ms_N > shop.time_ms_N[0] + 7 * DAY_MS)
+    model = FraudModel.load(SHIPPED)
+    score_N = probability(model.log_odds(history.features(rows, model.names, model.delay_days)))
+    assert len(rows) > 1_000
+    assert (score_N >= 0.9).mean() < 0.002

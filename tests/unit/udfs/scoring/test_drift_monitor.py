@@ -17,16 +17,18 @@ import pytest
 
 from liveprofile.alerts.cloud_events import EventOrigin
 from liveprofile.drift.alert import DRIFT_ALERT_TYPE
-from liveprofile.drift.reference import LATENESS_MS, DriftReference
+from liveprofile.drift.reference import (
+    LATENESS_MS,
+    DriftReference,
+)
 from liveprofile.errors import ServiceError
 from liveprofile.resources import product_path
-from liveprofile.settings import load
+from liveprofile.settings import CassandraSettings, load
 from liveprofile.units import HOUR_MS
 from liveprofile.wire.tokens import FIELD, WINDOW
 from models.fraud.model import FraudModel
 from tests.reference.scoring import event_parts
 from tests.support.memory.cassandra import MemoryCassandra
-from tests.support.memory.sinks import memory_drift_store
 from tests.support.paths import ROOT
 from tests.support.rows.drift_data import NAMES, START_MS, events, make_reference
 from tests.support.scoring_harness import ScoringHarness, purchases
@@ -41,11 +43,8 @@ def reference() -> DriftReference:
     return make_reference()
 
 
-class Clock:
-    now_s = 1e9
-
-    def __call__(self) -> float:
-        return self.now_s
+def memory_store() -> CassandraDriftStore:
+    return CassandraDriftStore(MemoryCassandra(), CassandraSettings(), 3_600)
 
 
 class InlineExecutor(Executor):
@@ -57,11 +56,18 @@ class InlineExecutor(Executor):
         return done
 
 
+class Clock:
+    now_s = 1e9
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
 class Workers:
     """Workers that share a store. Each step adds an hour of events to each and checks all."""
 
     def __init__(self, reference: DriftReference, count: int = 2, after_days: float = 0.0):
-        self.reference, self.store, self.clock = reference, memory_drift_store(), Clock()
+        self.reference, self.store, self.clock = reference, memory_store(), Clock()
         self.after_days, self.hour = after_days, 0
         self.monitors = [self.monitor() for _ in range(count)]
         self._rng = np.random.default_rng(7)
@@ -171,7 +177,7 @@ class SlowStore(CassandraDriftStore):
     """Answers after `release`; fails while `is_away`."""
 
     def __init__(self) -> None:
-        super().__init__(MemoryCassandra(), load().cassandra, 3_600)
+        super().__init__(MemoryCassandra(), CassandraSettings(), 3_600)
         self.release, self.is_away = threading.Event(), False
 
     def write(self, *counts) -> None:

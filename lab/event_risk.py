@@ -1,4 +1,4 @@
-"""Trains the shipped fraud model on simulated shops (liveprofile.simulator).
+"""python -m lab.event_risk FOLDER: trains the shipped fraud model on simulated shops.
 
 Each seed is a different shop with its own people, frauds, honest changes of habit and crowds. Three
 disjoint sets of seeds serve as splits:
@@ -12,26 +12,31 @@ disjoint sets of seeds serve as splits:
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import count, product
 from pathlib import Path
 
+import numpy as np
+
+from cli.progress import progress
 from liveprofile.errors import InputError
-from liveprofile.features.entity import EVENT_FEATURES, ORDER_FEATURES
+from liveprofile.features.entity import ORDER_FEATURES
 from liveprofile.progress import Progress
 from liveprofile.simulator import ShopConfig
-from models.fraud.datasets.event_dataset import EventDataset, concatenate, simulate_dataset
+from models.fraud.datasets.entity_history import EntityHistory
+from models.fraud.datasets.event_dataset import (
+    EventDataset,
+    SimulatedShop,
+    concatenate,
+    dataset_of_shop,
+    simulate_shop,
+)
 from models.fraud.model import FraudModel
-from models.fraud.training.evaluate import DEFAULT_COSTS, AlertCosts, complete
-from models.fraud.training.fit import fit_model
+from models.fraud.training.evaluate import FALSE_ALARM_COST, complete
+from models.fraud.training.fit import FEATURES, fit_model
 
-# The features left out show how long the job has run rather than anything about the event.
-FEATURES = [
-    name
-    for name in EVENT_FEATURES
-    if not name.endswith("_list_events") and "_settled_" not in name and name not in ORDER_FEATURES
-]
 # A simulated shop is younger than the longest span.
 SIMULATED_FEATURES = [name for name in FEATURES if not name.endswith("_90d")]
 
@@ -57,7 +62,7 @@ class FraudRecipe:
     honest_changes: int = 200
     campaigns: int = 16
     legitimate_rows: int = 15_000  # per training shop
-    costs: AlertCosts = DEFAULT_COSTS
+    false_alarm_cost: float = FALSE_ALARM_COST
     settings: tuple[tuple[int, int, float], ...] = ((5, 200, 0.07), (3, 300, 0.07))
 
     def __post_init__(self) -> None:
@@ -80,6 +85,21 @@ class FraudRecipe:
         return ShopConfig(
             self.users, days, seed=seed, **{kind: getattr(self, kind) for kind in kinds}
         )
+
+
+def hide_entities(shop: SimulatedShop, seed: int) -> SimulatedShop:
+    """Removes entities at random: for each user and kind of entity, with probability 1/2.
+
+    So every combination of missing kinds (device, place, ...) occurs for some user.
+    """
+    events = shop.history.events
+    rng = np.random.default_rng(seed)
+    entities = {
+        name: np.where(rng.random(shop.user_N.max() + 1)[shop.user_N] < 0.5, 0, codes_N)
+        for name, codes_N in events.entities.items()
+    }
+    history = EntityHistory(events._replace(entities=entities), shop.history.labels)
+    return shop._replace(history=history)
 
 
 def train_simulated(
@@ -110,9 +130,9 @@ def train_simulated(
     ) -> EventDataset:
         datasets = []
         for hide, config in product(hide_entity_ids, configs):
-            datasets.append(
-                simulate_dataset(config, names, recipe.delay_days, from_day, legitimate, hide)
-            )
+            shop = simulate_shop(config)
+            shop = hide_entities(shop, config.seed) if hide else shop
+            datasets.append(dataset_of_shop(shop, names, recipe.delay_days, from_day, legitimate))
             on_progress("shops", next(done), total)
         return concatenate(datasets)
 
@@ -137,4 +157,9 @@ def train_simulated(
         "hidden_test": simulate(test_shops, model.names, warm_up_days, hide_entity_ids=(True,)),
         "young_test": simulate(young_shops, model.names, 0),
     }
-    return complete(model, validation, tests, recipe.costs, out)
+    return complete(model, validation, tests, recipe.false_alarm_cost, out)
+
+
+if __name__ == "__main__":
+    with progress() as on_progress:
+        print(train_simulated(out=Path(sys.argv[1]), on_progress=on_progress).version)
