@@ -6,7 +6,6 @@ import asyncio
 import difflib
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +23,7 @@ from console.access import (
     Visitor,
     form_of,
 )
-from console.formats import number, share, utc
+from console.formats import number, share
 from console.rendering import page, part_page
 from liveprofile.client.models import MAX_ID_CHARS, MAX_NOTE_CHARS
 from liveprofile.errors import LiveprofileError
@@ -315,22 +314,16 @@ def details(definition: Definition) -> list[tuple[str, str]]:
 
 
 def backtest_figures(found: Backtest) -> list[tuple[str, str, str]]:
-    """Name, in force, edited; alerts by day last."""
-    days = range(found.since_ms // DAY_MS, found.until_ms // DAY_MS + 1)
+    """Name, in force, edited."""
+    days = found.until_ms // DAY_MS - found.since_ms // DAY_MS + 1
     figures: dict[str, Callable[[Outcome], str]] = {
         "alerts": lambda side: number(side.alerts),
-        "alerts per day": lambda side: number(side.alerts / len(days), 1),
+        "alerts per day": lambda side: number(side.alerts / days, 1),
         "users with an alert": lambda side: number(len(side.users)),
         "precision against labels": _precision,
         "flags of rules in shadow": lambda side: number(side.shadow_flags),
     }
-    for start_ms in (day * DAY_MS for day in days):
-        figures[f"alerts on {utc(start_ms).partition(' ')[0]}"] = partial(_alerts, start_ms)
     return [(name, write(found.current), write(found.edited)) for name, write in figures.items()]
-
-
-def _alerts(day_ms: int, side: Outcome) -> str:
-    return number(side.alerts_by_day.get(day_ms, 0))
 
 
 CONTEXT_LINES = 2

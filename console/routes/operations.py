@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from console.access import Reader, SlowReader
 from console.charts import LineChart, Sample, line_chart
-from console.formats import number, utc
+from console.formats import facts, number, utc
 from console.job import JobFacts, JobReader
 from console.rendering import page, part_page
 from liveprofile.ingest.rejected import RejectedRecord
@@ -37,8 +37,8 @@ async def operations(
 
 @router.get("/job")
 async def job(call: SlowReader) -> Response:
-    facts = await _job(call).facts()
-    return _part(call, "job", "Job", figures=job_figures(facts), warnings=facts.warnings)
+    found = await _job(call).facts()
+    return _part(call, "job", "Job", figures=job_figures(found), warnings=found.warnings)
 
 
 @router.get("/trend")
@@ -91,36 +91,14 @@ async def _rejected(call: Call) -> tuple[list[RejectedRecord], list[tuple[str, i
     return found, Counter(record.reason for record in found).most_common()
 
 
-def job_figures(facts: JobFacts) -> list[tuple[str, str]]:
-    """The figures of `liveprofile job status`, with their names."""
-    job, checkpoint, scoring = facts.job, facts.job.checkpoint, facts.scoring
-    figures = [
-        ("state", f"{job.state.lower()} for {number(job.uptime_s / 3_600)} hours"),
-        ("tasks", f"{job.tasks_running} of {job.tasks} run"),
-        ("restarts", number(job.restarts)),
-        ("events per second", number(job.events_per_second, 1)),
-        ("profile pipeline, records behind", number(facts.lag_events)),
-    ]
-    if facts.lag_scoring is not None:
-        figures.append(("scoring pipeline, records behind", number(facts.lag_scoring)))
-    if scoring is not None:
-        figures += [
-            ("events to score since the start", number(scoring.events)),
-            ("of these incomplete", number(scoring.incomplete)),
-            ("of these not scored", number(scoring.unscored)),
-        ]
-    if checkpoint is None:
-        figures.append(("last checkpoint", "none yet"))
-    else:
-        figures += [
-            ("last checkpoint", f"{number(checkpoint.age_s, 0)} s ago"),
-            ("it took", f"{number(checkpoint.duration_ms)} ms"),
-            ("size of its state", f"{number(checkpoint.size_bytes / 1e6, 1)} MB"),
-        ]
-    figures.append(("failed checkpoints", number(job.checkpoints_failed)))
-    if facts.models and facts.models.highest_revision:
-        figures.append(("user model, revision", number(facts.models.highest_revision)))
-    return figures
+def job_figures(found: JobFacts) -> list[tuple[str, str]]:
+    """The values of `liveprofile job status --json`, with their names."""
+    parts = {"job": found.job, "scoring": found.scoring, "models": found.models}
+    about: dict[str, Any] = {name: part and part._asdict() for name, part in parts.items()}
+    checkpoint = found.job.checkpoint
+    about["job"]["checkpoint"] = checkpoint and checkpoint._asdict()
+    behind = {"profile pipeline": found.lag_events, "scoring pipeline": found.lag_scoring}
+    return list(facts(about.pop("job") | {"records behind": behind} | about))
 
 
 def trend_chart(trend: TrendPoints) -> LineChart | None:

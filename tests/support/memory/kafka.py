@@ -6,7 +6,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from types import FunctionType
+from types import FunctionType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +17,22 @@ from liveprofile.kafka import offsets, records, tail, topics
 from liveprofile.kafka.records import Record, WriterFencedError
 from liveprofile.kafka.topics import PartitionRange
 from liveprofile.labels import feedback
+
+
+def message(
+    topic: str,
+    partition: int,
+    offset: int,
+    value: bytes | None,
+    key: bytes = b"key",
+    timestamp_ms: int = 0,
+    error: Any = None,
+) -> SimpleNamespace:
+    """What a confluent_kafka.Consumer returns: a function for each field."""
+    fields = {"topic": topic, "partition": partition, "offset": offset, "value": value, "key": key}
+    fields |= {"timestamp": (2, timestamp_ms), "error": error, "headers": None}
+    return SimpleNamespace(**{name: lambda field=each: field for name, each in fields.items()})
+
 
 # Modules that import the replaced names when a test runs would keep those of the test.
 IMPORTED = (rejected, feedback, definitions, definition_changes, feed)

@@ -111,31 +111,6 @@ def test_apply_writes_added_changed_and_removed_rules(
     assert (len(topic.records), topic.created) == (6, 2)
 
 
-def test_dry_run_writes_nothing(file: Path, topic: FakeDefinitionTopic) -> None:
-    result = run(file, "apply", str(file), "--dry-run", "--json")
-    assert changes(result) == {"many": ("added", 1), "more": ("added", 1)}
-    assert (topic.records, topic.created) == ([], 0)
-
-
-def test_apply_of_invalid_file_writes_nothing(file: Path, topic: FakeDefinitionTopic) -> None:
-    file.write_text(file.read_text().replace('"MANY"', '"many"', 1))
-    result = run(file, "apply", str(file))
-    assert result.exception.exit_code == 2
-    assert "rule many: reason" in str(result.exception)
-    assert (topic.records, topic.created) == ([], 0)
-
-
-def test_apply_replaces_invalid_records(file: Path, topic: FakeDefinitionTopic) -> None:
-    run(file, "apply", str(file))
-    topic.records += [raw_rule_record("many", b"{"), raw_rule_record("unknown", b"{")]
-    assert changes(run(file, "apply", str(file), "--json")) == {
-        "many": ("changed", 2),
-        "more": ("unchanged", 1),
-        "unknown": ("removed", None),
-    }
-    assert topic.read(None).invalid_ids == set()
-
-
 def test_apply_signs_its_records_with_the_signing_key(
     file: Path, topic: FakeDefinitionTopic, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,18 +38,6 @@ def run(file: Path, *arguments: str) -> Result:
     return CliRunner().invoke(app, ["segments", *arguments, "--config", str(config)])
 
 
-def test_check_reports_version_or_every_error(file: Path) -> None:
-    result = CliRunner().invoke(app, ["segments", "check", str(file)])
-    expected = f"{file}: version 1, 1 segments, no errors\n"
-    assert (result.exit_code, result.stdout) == (0, expected)
-    file.write_text(SEGMENTS_TOML.replace("purchases", "purchase"))
-    result = CliRunner().invoke(app, ["segments", "check", str(file), "--json"])
-    assert result.exit_code == 2
-    [problem] = json.loads(result.stdout)["problems"]
-    assert (problem["segment"], problem["line"], problem["column"]) == ("buyer", 5, "column 1")
-    assert problem["reason"] == "unknown name purchase; purchases?"
-
-
 def test_apply_writes_changes_that_list_then_shows(file: Path, topic: FakeDefinitionTopic) -> None:
     assert f"version 1, from file {file}" in run(file, "list").stdout
     assert run(file, "apply", str(file), "--dry-run").stdout.split()[-3:] == ["added", "buyer", "1"]
@@ -62,13 +50,6 @@ def test_apply_writes_changes_that_list_then_shows(file: Path, topic: FakeDefini
     assert listed["changes"] == [{"segment_id": "buyer", "what": "changed", "version": 2}]
     last = run(file, "list").stdout.rstrip().splitlines()[-1]
     assert last.split() == ["buyer", "2", "ACTIVE", "purchases", ">=", "4"]
-
-
-def test_preview_checks_its_arguments_before_it_connects(file: Path) -> None:
-    result = run(file, "preview", str(file), "--at", "yesterday")
-    assert result.exception.exit_code == 2 and "--at 'yesterday'" in str(result.exception)
-    file.write_text(SEGMENTS_TOML.replace("purchases", "purchase"))
-    assert run(file, "preview", str(file)).exception.exit_code == 2
 
 
 def test_check_names_an_attribute_that_is_not_defined(file: Path) -> None:

@@ -32,7 +32,7 @@ def test_page_loads_its_parts_by_themselves(browse: Browse, job: MemoryJob) -> N
     assert 'data-part="/operations/trend?metric=users&amp;by=day"' in page
     part = browser.get("/operations/job", headers=FETCH).text
     assert "<html" not in part
-    assert "<dt>profile pipeline, records behind</dt><dd>17</dd>" in part
+    assert "<dt>records behind, profile pipeline</dt><dd>17</dd>" in part
     assert "No warning" in part
     job.state = FACTS._replace(warnings=["no checkpoint for 99 s"])
     part = browser.get("/operations/job", headers=FETCH).text
@@ -48,13 +48,12 @@ def test_cluster_that_does_not_answer_is_a_503_part(browse: Browse, job: MemoryJ
 
 
 def test_figures_without_checkpoint_and_scoring() -> None:
-    facts = FACTS._replace(
+    found = FACTS._replace(
         job=FACTS.job._replace(checkpoint=None), scoring=None, lag_scoring=None, models=None
     )
-    figures = dict(job_figures(facts))
-    assert figures["last checkpoint"] == "none yet"
-    assert "scoring pipeline, records behind" not in figures
-    assert dict(job_figures(FACTS))["last checkpoint"] == "3 s ago"
+    figures = dict(job_figures(found))
+    assert (figures["checkpoint"], figures["scoring"]) == ("–", "–")
+    assert dict(job_figures(FACTS))["checkpoint, age s"] == "3"
 
 
 def test_trend_marks_what_is_outside_of_the_range(browse: Browse, api: MemoryApi) -> None:
