@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 EMPTY = "–"
 
@@ -62,8 +64,29 @@ def sentence(text: str) -> str:
     return text[:1].upper() + text[1:].removesuffix(".") + "." if text else ""
 
 
-def written(value: object) -> str:
-    """A value of a document: numbers as `number` writes them."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return number(value)
+MAX_LIST_ITEMS = 8
+FACT_DECIMALS = 6
+
+
+def facts(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """The values of a document with their names, nested ones after the name of their group."""
+    for key, value in values.items():
+        name = f"{prefix}{words(key)}"
+        if isinstance(value, Mapping):
+            yield from facts(value, f"{name}, ")
+        else:
+            yield name, written(value, FACT_DECIMALS)
+
+
+def written(value: object, decimals: int = 2) -> str:
+    """A value of a document: numbers as `number` writes them, the first items of a list."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case int() | float():
+            return number(value, decimals)
+        case list() | tuple():
+            shown = ", ".join(written(each, decimals) for each in value[:MAX_LIST_ITEMS])
+            rest = len(value) - MAX_LIST_ITEMS
+            return f"{shown} and {rest} more" if rest > 0 else shown or "none"
     return EMPTY if value is None else str(value)

@@ -24,7 +24,6 @@ from liveprofile.storage.queries import StoredFlag, names_of
 from liveprofile.value_curves import KEY, STORED_COLUMNS, values_at
 from serve.store.statements import RawDelta, RawProfile
 
-WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 NAMED_CATEGORIES = 3
 
 
@@ -33,60 +32,23 @@ def who(segments: Sequence[str], features: Mapping[str, Any], profile: Mapping[s
 
     features: as in a profile or in a delta. profile: the other values, {} for the past.
     """
+    purchases, days = features.get("purchases"), features.get("recency_days")
+    parts = []
+    if purchases:
+        parts.append(f"{number(purchases, 0)} purchases for {money(features.get('amount'))}")
+    elif features.get("events"):
+        parts.append(f"no purchase in {number(features['events'], 0)} events")
+    if days is not None:
+        parts.append(f"the last one {plural(days, 'day')} ago")
+    shares = _largest(profile.get("category_affinity") or {})[:NAMED_CATEGORIES]
+    if named := [f"{name} ({share(value)})" for name, value in shares if value > 0]:
+        parts.append(f"mostly {listed(named)}")
+    if features.get("churn") is not None:
+        horizon = "probability of no purchase within the model's horizon"
+        parts.append(f"{share(features['churn'])} {horizon}")
     kind = listed([words(name) for name in segments])
     subject = f"A {kind} customer" if kind else "A customer"
-    parts = [
-        *_purchases(features),
-        *_recency(features),
-        *_interests(profile.get("category_affinity") or {}),
-        *_times(profile),
-        *_outlook(features),
-    ]
     return f"{subject}: {'; '.join(parts)}." if parts else f"{subject}. Nothing else is known yet."
-
-
-def _purchases(features: Mapping[str, Any]) -> list[str]:
-    purchases, events = features.get("purchases"), features.get("events")
-    if not events:
-        return []
-    if not purchases:
-        return [f"no purchase in {number(events, 0)} events"]
-    mean = features.get("purchase_amount_mean")
-    usual = f", usually {money(mean)} in a window with a purchase" if mean else ""
-    return [f"{number(purchases, 0)} purchases for {money(features.get('amount'))}{usual}"]
-
-
-def _recency(features: Mapping[str, Any]) -> list[str]:
-    days = features.get("recency_days")
-    return [] if days is None else [f"the last one {plural(days, 'day')} ago"]
-
-
-def _interests(affinity: Mapping[str, float]) -> list[str]:
-    top = sorted(affinity.items(), key=lambda entry: -entry[1])[:NAMED_CATEGORIES]
-    named = [f"{name} ({share(value)})" for name, value in top if value > 0]
-    return [f"mostly {listed(named)}"] if named else []
-
-
-def _times(profile: Mapping[str, Any]) -> list[str]:
-    hours, days = profile.get("activity_hour") or [], profile.get("activity_weekday") or []
-    if len(hours) != 24 or not any(hours) or not any(days):
-        return []
-    day = WEEKDAYS[_peak(days)]
-    # Activity around midnight is one peak.
-    spans = [hours[hour - 1] + hours[hour] + hours[(hour + 1) % 24] for hour in range(24)]
-    return [f"most active on {day}s and around {_peak(spans):02d}:30 UTC"]
-
-
-def _peak(values: Sequence[float]) -> int:
-    return max(range(len(values)), key=values.__getitem__)
-
-
-def _outlook(features: Mapping[str, Any]) -> list[str]:
-    churn, spend = features.get("churn"), features.get("expected_spend")
-    if churn is None:
-        return []
-    expected = "" if spend is None else f", expected spend {money(spend)}"
-    return [f"{share(churn)} probability of no purchase within the model's horizon{expected}"]
 
 
 def _count(value: float | None) -> str:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from cassandra.cluster import Session
 
-from liveprofile.consent import store as consent_store
+from liveprofile.consent import changes as consent_store
 from liveprofile.consent.changes import ConsentChange, newest
 from liveprofile.identity.merges import IdentityTable, missing_erasures, without_users
 from liveprofile.privacy.erasure_log import (
@@ -57,12 +57,9 @@ def change_consents(
 
     Repeating it changes nothing. audit: of the only change.
     """
-    # Only writes need Kafka, and the packages that its records need.
-    from liveprofile.kafka.records import send_all
-    from liveprofile.wire.user_records import CONTENT_TYPE
 
     def send(records: Sequence[consent_store.Record]) -> None:
-        send_all(settings, settings.topics.consents, ((*each, CONTENT_TYPE) for each in records))
+        _send(settings, settings.topics.consents, records)
 
     listed = list(changes)
     with audited(session, settings, audit) as entry:
@@ -91,16 +88,15 @@ def request_erasure(
     audit: AuditEntry | None = None,
 ) -> ErasureState:
     """Makes the job forget a user; `liveprofile privacy erase --pending` deletes the rows."""
-    from liveprofile.kafka.records import send_all
     from liveprofile.privacy.erasures import to_record
-    from liveprofile.wire.user_records import CONTENT_TYPE, key_of
+    from liveprofile.wire.user_records import key_of
 
     known = read_runs(session, [user_id]).get(user_id)
     if known is not None and known.before_ms >= before_ms:
         return _state(settings, known)  # repeated, or covered by a later one
-    record = (key_of(user_id), to_record(user_id, before_ms), CONTENT_TYPE)
+    record = (key_of(user_id), to_record(user_id, before_ms))
     with audited(session, settings, audit) as entry:
-        send_all(settings, settings.topics.erasures, [record])
+        _send(settings, settings.topics.erasures, [record])
         requested = ErasureRun(before_ms, before_ms, REQUESTED)
         keep_s = consent_store.ttl_s(settings.topics.decisions_retention_ms)
         write_run(session, user_id, requested, keep_s)
@@ -120,28 +116,33 @@ def erase_other_ids(
 
     erased: the time of each erasure. Returns the new ones. Raises ServiceError.
     """
-    from liveprofile.kafka.records import send_all
     from liveprofile.privacy.erasures import to_record
-    from liveprofile.wire.user_records import CONTENT_TYPE, key_of
+    from liveprofile.wire.user_records import key_of
 
     due = missing_erasures(table, erased, (user_id for user_id in erased if user_id in table))
     if due:
         records = (
-            (key_of(user_id), to_record(user_id, before_ms), CONTENT_TYPE)
-            for user_id, before_ms in due.items()
+            (key_of(user_id), to_record(user_id, before_ms)) for user_id, before_ms in due.items()
         )
-        send_all(settings, settings.topics.erasures, records)
+        _send(settings, settings.topics.erasures, records)
     return due
 
 
 def forget_merges(settings: Settings, table: IdentityTable, erased: Container[str]) -> int:
     """Removes merges that name erased users; returns the number of records. Raises ServiceError."""
-    from liveprofile.identity.records import to_record
-    from liveprofile.kafka.records import send_all
-    from liveprofile.wire.user_records import CONTENT_TYPE, key_of
+    from liveprofile.identity.merges import to_record
+    from liveprofile.wire.user_records import key_of
 
     records = (
-        (key_of(alias_id), to_record(alias_id, kept) if kept else None, CONTENT_TYPE)
+        (key_of(alias_id), to_record(alias_id, kept) if kept else None)
         for alias_id, kept in without_users(table, erased).items()
     )
-    return send_all(settings, settings.topics.merges, records)
+    return _send(settings, settings.topics.merges, records)
+
+
+def _send(settings: Settings, topic: str, records: Iterable[tuple[bytes, bytes | None]]) -> int:
+    # Only writes need Kafka, and the packages that its records need.
+    from liveprofile.kafka.records import send_all
+    from liveprofile.wire.user_records import CONTENT_TYPE
+
+    return send_all(settings, topic, ((*each, CONTENT_TYPE) for each in records))

@@ -51,7 +51,6 @@ def _profile_command(name: str) -> Callable[..., None]:
         incremental: Annotated[Path | None, typer.Option("--continue")] = None,
         texts: bool = False,
         refit: Literal["validation", "test"] | None = None,
-        fresh: bool = False,
         without_erased: bool = False,
         without: Path | None = None,
         device: DeviceOption = "auto",
@@ -61,13 +60,12 @@ def _profile_command(name: str) -> Callable[..., None]:
         Options:
         epochs: Maximum number of epochs. Default: the recipe's.
         teacher FOLDER: Model checkpoint to start from and to distil.
-        incremental FOLDER: Model checkpoint to train further on the rows after its own training,
-            new items included; distillation keeps what it has learned.
+        incremental FOLDER: Model checkpoint to train further on the rows after its own training;
+            distillation keeps what it has learned.
         texts: Also use review texts and search queries; encoding takes some milliseconds per text
             on a CPU. Serve such a model with the setting model.texts.
         refit: After validation has chosen everything, train again on all windows up to the end of
             this part, with the same choices. After `test` no part is left to measure the model.
-        fresh: Start over instead of resuming a killed training.
         without_erased: Leave out the rows of all users in the topic user-erasures.
         without FILE: Leave out the rows of these users: ids, one a line.
         """
@@ -89,7 +87,6 @@ def _profile_command(name: str) -> Callable[..., None]:
                 out,
                 on_progress,
                 print_line,
-                fresh=fresh,
                 device=device,
                 teacher_folder=incremental or teacher,
                 incremental=incremental is not None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -12,11 +12,11 @@ from pydantic import ValidationError
 from starlette.responses import RedirectResponse, Response
 
 from console.access import Planner, Reader, Scanner, SlowReader, form_of
-from console.formats import number, points, share, utc, words, written
+from console.formats import facts, number, points, share, words
 from console.rendering import page
 from liveprofile.campaigns.plan import Target
 from liveprofile.campaigns.report import Uplift
-from liveprofile.campaigns.store import CampaignExistsError, StoredPlan, find_plan, read_plans
+from liveprofile.campaigns.store import CampaignExistsError, find_plan, read_plans
 from liveprofile.client.analysis_models import CAMPAIGN_PATTERN, CampaignRequest
 from liveprofile.errors import InputError
 from liveprofile.rows.users import SEGMENT_BUCKETS
@@ -58,7 +58,7 @@ async def plan(call: Planner) -> Response:
         return await _list(call, fields, 422, problems=str(error).splitlines())
     if not is_dry:
         return RedirectResponse(f"/campaigns/{name}", 303)
-    return await _list(call, fields, preview=summary_facts(summary))
+    return await _list(call, fields, preview=list(facts(summary)))
 
 
 @router.get("/{name}")
@@ -72,8 +72,9 @@ async def campaign(
         call.request,
         "campaigns/plan.html",
         name=name,
-        requested=requested_facts(found),
-        summary=summary_facts(found.summary),
+        planned=found,
+        requested=facts({name: each for name, each in found.requested.items() if each}),
+        summary=facts(found.summary),
         targets=sorted(targets, key=lambda each: (-each.expected_gain, each.user_id)),
         calculation=lambda target: calculation(target, found.requested),
         bucket=bucket,
@@ -109,7 +110,7 @@ async def _list(
     fields: Mapping[str, str],
     status: int = 200,
     problems: Iterable[str] = (),
-    preview: list[tuple[str, str]] | None = None,
+    preview: Sequence[tuple[str, str]] | None = None,
 ) -> Response:
     values = {"fields": fields, "problems": problems, "preview": preview}
     plans = await call.read(read_plans)
@@ -138,35 +139,6 @@ def parse_plan(fields: Mapping[str, str]) -> CampaignRequest:
         raise InputError("\n".join(f"{words(name)}: {told}" for name, told in faults)) from None
 
 
-def summary_facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    effect = summary["detectable_change_of_rate"]
-    facts = [
-        ("to contact (treatment)", number(summary["treatment"])),
-        ("control group", number(summary["control"])),
-        ("cost", number(summary["cost"])),
-        ("expected gain", number(summary["expected_gain"])),
-        ("expected purchase rate", share(summary["expected_purchase_rate"])),
-        ("smallest detectable change of the rate", points(effect)),
-    ]
-    return facts + [
-        (f"left out: {reason}", number(users)) for reason, users in summary["left_out"].items()
-    ]
-
-
-def requested_facts(plan: StoredPlan) -> list[tuple[str, str]]:
-    """What was asked for, without what is as always."""
-    named = {name: value for name, value in plan.requested.items() if name != "start_ms"}
-    return [
-        ("outcomes count from", f"{utc(plan.campaign.start_ms)} UTC"),
-        ("planned", f"{utc(plan.planned_at_ms)} UTC by {plan.planned_by}"),
-        *(
-            (words(name), _requested(value))
-            for name, value in named.items()
-            if value not in (None, [], 0)
-        ),
-    ]
-
-
 def calculation(target: Target, requested: Mapping[str, Any]) -> str:
     """What the expected gain of a user is made of."""
     response = requested.get("response")
@@ -190,12 +162,3 @@ def verdict(results: Mapping[str, Uplift]) -> str:
     if difference.low <= 0 <= difference.high:
         return f"No clear effect: the {change}, and the interval includes zero."
     return f"The {change}."
-
-
-def _requested(value: Any) -> str:
-    match value:
-        case dict():
-            return ", ".join(f"{number(each)} {words(name)}" for name, each in value.items())
-        case list():
-            return ", ".join(map(str, value))
-    return written(value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from console.access import Reader
 from console.charts import LineChart, Sample, line_chart
-from console.formats import number, words
+from console.formats import facts, words
 from console.rendering import page
 
 router = APIRouter(prefix="/models")
@@ -28,8 +28,6 @@ async def models(call: Reader) -> Response:
     return page(call.request, "models/page.html", models=found)
 
 
-MAX_LIST_ITEMS = 8
-FACT_DECIMALS = 6
 # Of the columns of curves.csv, those that say how the training went.
 CURVES = ("loss", "validation_loss", "validation_category_ndcg_at_10", "category_ndcg_at_10")
 
@@ -59,9 +57,9 @@ def read_model(name: str, folder: Path) -> ModelView:
 
 def sections(card: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
     """The single values first, then a section for each group of values."""
-    single = [(words(k), _written(v)) for k, v in card.items() if not isinstance(v, dict)]
-    groups = [(words(k), list(_flat(v))) for k, v in card.items() if isinstance(v, dict)]
-    return [("card", single), *(group for group in groups if group[1])]
+    single = {name: value for name, value in card.items() if not isinstance(value, dict)}
+    groups = {words(name): value for name, value in card.items() if isinstance(value, dict)}
+    return [(name, list(facts(each))) for name, each in ({"card": single} | groups).items() if each]
 
 
 def curves(rows: Sequence[Mapping[str, str]]) -> list[tuple[str, LineChart]]:
@@ -77,25 +75,3 @@ def curves(rows: Sequence[Mapping[str, str]]) -> list[tuple[str, LineChart]]:
         if chart is not None:
             found.append((words(name), chart))
     return found
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in values.items():
-        name = f"{prefix}{words(key)}"
-        if isinstance(value, dict):
-            yield from _flat(value, f"{name}, ")
-        else:
-            yield name, _written(value)
-
-
-def _written(value: Any) -> str:
-    match value:
-        case bool() | None:
-            return str(value).lower()
-        case int() | float():
-            return number(value, FACT_DECIMALS)
-        case list():
-            shown = ", ".join(map(_written, value[:MAX_LIST_ITEMS]))
-            rest = len(value) - MAX_LIST_ITEMS
-            return f"{shown} and {rest} more" if rest > 0 else shown or "none"
-    return str(value)

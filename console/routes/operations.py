@@ -10,11 +10,11 @@ from starlette.responses import Response
 
 from console.access import Reader, SlowReader
 from console.charts import LineChart, Sample, line_chart
-from console.formats import number, utc
-from console.job import JobFacts, JobReader
+from console.formats import facts, number, utc
+from console.job import JobReader
 from console.rendering import page, part_page
 from liveprofile.ingest.rejected import RejectedRecord
-from liveprofile.trends.counts import ALL, Series
+from liveprofile.trends.count_store import ALL, Series
 from liveprofile.trends.points import Metric
 from serve.security import Call
 from services import operations as service
@@ -37,8 +37,10 @@ async def operations(
 
 @router.get("/job")
 async def job(call: SlowReader) -> Response:
-    facts = await _job(call).facts()
-    return _part(call, "job", "Job", figures=job_figures(facts), warnings=facts.warnings)
+    reader: JobReader = call.request.app.state.job
+    found = dict(await reader.status())
+    warnings = found.pop("warnings")
+    return _part(call, "job", "Job", figures=facts(found), warnings=warnings)
 
 
 @router.get("/trend")
@@ -53,10 +55,6 @@ async def trend(
 @router.get("/audit")
 async def audit(call: Reader) -> Response:
     return _part(call, "audit", "Last audit", audits=await call.run(service.audits, AUDITS))
-
-
-def _job(call: Call) -> JobReader:
-    return call.request.app.state.job
 
 
 def _part(call: Call, name: str, heading: str, **values: Any) -> Response:
@@ -89,37 +87,6 @@ async def _rejected(call: Call) -> tuple[list[RejectedRecord], list[tuple[str, i
     """The latest records, and how many of them have each reason, most frequent first."""
     found = await call.run(service.rejected_records, None, SUMMARISED)
     return found, Counter(record.reason for record in found).most_common()
-
-
-def job_figures(facts: JobFacts) -> list[tuple[str, str]]:
-    """The figures of `liveprofile job status`, with their names."""
-    job, checkpoint, scoring = facts.job, facts.job.checkpoint, facts.scoring
-    figures = [
-        ("state", f"{job.state.lower()} for {number(job.uptime_s / 3_600)} hours"),
-        ("tasks", f"{job.tasks_running} of {job.tasks} run"),
-        ("restarts", number(job.restarts)),
-        ("events per second", number(job.events_per_second, 1)),
-        ("profile pipeline, records behind", number(facts.lag_events)),
-    ]
-    if facts.lag_scoring is not None:
-        figures.append(("scoring pipeline, records behind", number(facts.lag_scoring)))
-    if scoring is not None:
-        figures += [
-            ("events to score since the start", number(scoring.events)),
-            ("of these not scored", number(scoring.unscored)),
-        ]
-    if checkpoint is None:
-        figures.append(("last checkpoint", "none yet"))
-    else:
-        figures += [
-            ("last checkpoint", f"{number(checkpoint.age_s, 0)} s ago"),
-            ("it took", f"{number(checkpoint.duration_ms)} ms"),
-            ("size of its state", f"{number(checkpoint.size_bytes / 1e6, 1)} MB"),
-        ]
-    figures.append(("failed checkpoints", number(job.checkpoints_failed)))
-    if facts.models and facts.models.highest_revision:
-        figures.append(("user model, revision", number(facts.models.highest_revision)))
-    return figures
 
 
 def trend_chart(trend: TrendPoints) -> LineChart | None:

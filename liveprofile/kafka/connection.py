@@ -31,7 +31,14 @@ def client_config(kafka: KafkaSettings) -> dict[str, Any]:
     }
     if kafka.uses_sasl:
         config["sasl.mechanism"] = kafka.sasl_mechanism
-        config |= _oauth(kafka) if kafka.sasl_mechanism == "OAUTHBEARER" else _password(kafka)
+        config |= (
+            _oauth(kafka)
+            if kafka.sasl_mechanism == "OAUTHBEARER"
+            else {
+                "sasl.username": kafka.username,
+                "sasl.password": kafka.password.get_secret_value(),
+            }
+        )
     if kafka.ca_file:
         config["ssl.ca.location"] = kafka.ca_file
     if kafka.certificate_file:
@@ -40,13 +47,6 @@ def client_config(kafka: KafkaSettings) -> dict[str, Any]:
     if kafka.key_password:
         config["ssl.key.password"] = kafka.key_password.get_secret_value()
     return config
-
-
-def _password(kafka: KafkaSettings) -> dict[str, str]:
-    return {
-        "sasl.username": kafka.username,
-        "sasl.password": kafka.password.get_secret_value(),
-    }
 
 
 def _oauth(kafka: KafkaSettings) -> dict[str, str]:

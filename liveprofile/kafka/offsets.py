@@ -7,7 +7,6 @@ import time
 from confluent_kafka import (
     OFFSET_END,
     OFFSET_INVALID,
-    Consumer,
     KafkaError,
     KafkaException,
     TopicPartition,
@@ -124,11 +123,15 @@ def committed_offsets(
 def committed_progress(settings: Settings, topic: str, group_id: str) -> dict[int, Progress]:
     """Committed offsets by partition, each with the note beside it. Raises ServiceError."""
     with open_consumer(settings.kafka, group_id) as consumer:
-        requested = [
-            TopicPartition(topic, number) for number in partitions(consumer, settings.kafka, topic)
-        ]
+        numbers = partitions(consumer, settings.kafka, topic)
+        requested = [TopicPartition(topic, number) for number in numbers]
+        timeout_s = settings.kafka.request_timeout_s
         try:
-            committed = _fetch_committed(consumer, requested, settings.kafka.request_timeout_s)
+            committed = until_deadline(
+                lambda: consumer.committed(requested, timeout=timeout_s),
+                timeout_s,
+                _lacks_coordinator,
+            )
         except KafkaException as error:
             raise service_error(
                 f"Kafka does not report the offsets of group {group_id}: {error_text(error)}", error
@@ -142,15 +145,6 @@ def committed_progress(settings: Settings, topic: str, group_id: str) -> dict[in
 
 def _lacks_coordinator(error: BaseException) -> bool:
     return isinstance(error, KafkaException) and error.args[0].code() in COORDINATOR_ERRORS
-
-
-def _fetch_committed(
-    consumer: Consumer, requested: list[TopicPartition], timeout_s: float
-) -> list[TopicPartition]:
-    """Retries while the group has no coordinator, for at most `timeout_s`."""
-    return until_deadline(
-        lambda: consumer.committed(requested, timeout=timeout_s), timeout_s, _lacks_coordinator
-    )
 
 
 def lag(settings: Settings, group_id: str | None = None, topic: str | None = None) -> int:

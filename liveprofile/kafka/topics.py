@@ -160,10 +160,15 @@ def partitions(
 
 def query_ranges(consumer: Consumer, kafka: KafkaSettings, topic: str) -> dict[int, PartitionRange]:
     """The present offset range of each partition of the topic. Raises ServiceError."""
-    ranges = {}
+    ranges, timeout_s = {}, kafka.request_timeout_s
     for number in partitions(consumer, kafka, topic):
+        place = TopicPartition(topic, number)
         try:
-            first, end = _query_range(consumer, TopicPartition(topic, number), kafka)
+            first, end = until_deadline(
+                lambda place=place: consumer.get_watermark_offsets(place, timeout=timeout_s),
+                timeout_s,
+                _lacks_leader,
+            )
         except KafkaException as error:
             raise service_error(
                 f"Kafka does not report the offsets of {topic}/{number}: {error_text(error)}", error
@@ -172,16 +177,8 @@ def query_ranges(consumer: Consumer, kafka: KafkaSettings, topic: str) -> dict[i
     return ranges
 
 
-def _query_range(
-    consumer: Consumer, partition: TopicPartition, kafka: KafkaSettings
-) -> tuple[int, int]:
-    """Retries while the partition has no leader, for at most `kafka.request_timeout_s`."""
-    timeout_s = kafka.request_timeout_s
-    return until_deadline(
-        lambda: consumer.get_watermark_offsets(partition, timeout=timeout_s),
-        timeout_s,
-        lambda error: isinstance(error, KafkaException) and error.args[0].code() in LEADER_ERRORS,
-    )
+def _lacks_leader(error: BaseException) -> bool:
+    return isinstance(error, KafkaException) and error.args[0].code() in LEADER_ERRORS
 
 
 def metadata(client: Any, kafka: KafkaSettings, topic: str | None = None) -> Any:

@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from types import FunctionType
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from liveprofile.feeds import definition_changes, definitions, feed
+from liveprofile.feeds import definitions, feed
 from liveprofile.ingest import rejected
 from liveprofile.kafka import offsets, records, tail, topics
 from liveprofile.kafka.records import Record, WriterFencedError
 from liveprofile.kafka.topics import PartitionRange
 from liveprofile.labels import feedback
 
+
+def message(
+    topic: str,
+    partition: int,
+    offset: int,
+    value: bytes | None,
+    key: bytes = b"key",
+    timestamp_ms: int = 0,
+    error: Any = None,
+) -> SimpleNamespace:
+    """What a confluent_kafka.Consumer returns: a function for each field."""
+    fields = {"topic": topic, "partition": partition, "offset": offset, "value": value, "key": key}
+    fields |= {"timestamp": (2, timestamp_ms), "error": error, "headers": None}
+    return SimpleNamespace(**{name: lambda field=each: field for name, each in fields.items()})
+
+
 # Modules that import the replaced names when a test runs would keep those of the test.
-IMPORTED = (rejected, feedback, definitions, definition_changes, feed)
+IMPORTED = (rejected, feedback, definitions, feed)
 FOLDERS = ("liveprofile", "services", "udfs")
 
 
@@ -27,11 +44,21 @@ def replace_everywhere(
     monkeypatch: pytest.MonkeyPatch, replaced: dict[Callable[..., Any], Callable[..., Any]]
 ) -> None:
     """Replaces functions in every module of the product that has imported them."""
-    for name, module in list(sys.modules.items()):
-        if name.partition(".")[0] in FOLDERS:
-            for attribute, value in list(vars(module).items()):
-                if isinstance(value, type | FunctionType) and value in replaced:
-                    monkeypatch.setattr(module, attribute, replaced[value])
+    for original, other in replaced.items():
+        for module, attribute in _importers(original, len(sys.modules)):
+            monkeypatch.setattr(module, attribute, other)
+
+
+@functools.cache
+def _importers(original: Callable[..., Any], _modules: int) -> list[tuple[Any, str]]:
+    """Modules of the product that have a function or class, and the name that it has there."""
+    return [
+        (module, attribute)
+        for name, module in list(sys.modules.items())
+        if name.partition(".")[0] in FOLDERS
+        for attribute, value in list(vars(module).items())
+        if value is original
+    ]
 
 
 class MemoryKafka:

@@ -11,11 +11,10 @@ import pytest
 from rich.console import Console, RenderableType
 
 from cli.demo import scene, view, watch
-from cli.demo.open_console import Opened, pages
 from cli.demo.run import Steps, one_line
 from cli.demo.watch import Snapshot
 from liveprofile.audit.reconciliation import Reconciliation
-from liveprofile.errors import ConfigError, ServiceError, ServiceUnavailableError
+from liveprofile.errors import ConfigError, ServiceError
 from liveprofile.settings import load
 from liveprofile.storage.queries import StoredDelta, StoredFlag, StoredProfile
 from liveprofile.units import DAY_MS
@@ -99,14 +98,6 @@ def test_largest_changes_picks_one_user_per_kind():
     assert [one.profile.user_id for one in chosen] == ["back", "rich", "new taste"]
 
 
-def test_largest_changes_prefers_users_with_many_windows():
-    first = profile_and_delta("first", {"windows": 0.0}, {"windows": 1.0, "expected_spend": 900.0})
-    old = profile_and_delta("old", {}, {})
-    assert [c.profile.user_id for c in view.largest_changes([first, old])] == ["old"]
-    assert len(view.largest_changes([first])) == 1
-    assert view.largest_changes([]) == []
-
-
 def test_strongest_flags_has_the_highest_value_of_each_rule():
     flags = [
         flag("1", "count", "medium", 9.0, COUNT),
@@ -133,11 +124,6 @@ def test_tour_fits_100_columns_and_shows_values_before_and_after():
     assert "2 risk flags" in shown
     assert re.search(r"2017-11-29 +77 +high +a message +limit purchases", shown)
     assert "Every record is accounted for." in shown
-
-
-def test_accounting_with_unaccounted_record_reports_failure():
-    shown = rendered_text(view.accounting(Reconciliation(in_topic=3, used=2, unaccounted=1)))
-    assert "Not every record is accounted for" in shown
 
 
 def test_progress_is_one_line():
@@ -186,50 +172,3 @@ def test_both_settings_files_name_demo_topics_tables_and_job(tmp_path: Path):
     assert settings.job.name == scene.NAME
     assert settings.window.length_ms == DAY_MS
     assert settings.kafka.bootstrap_servers == stack.kafka.bootstrap_servers
-
-
-def test_console_is_shown_with_pages_and_key():
-    key = "lp_0123456789ab_" + "f" * 64
-    text = rendered_text(
-        view.console_access(Opened("http://127.0.0.1:20001", key, False, pages("a b")))
-    )
-    assert "http://127.0.0.1:20001/user?id=a%20b" in text
-    assert key in text  # in one line, so that it can be copied
-
-
-class Reads:
-    """Stands in for the reads of `JobWatcher`: raises `error` while it is set."""
-
-    def __init__(self) -> None:
-        self.error: Exception | None = None
-        self.offsets = {0: 7}
-
-    def committed_offsets(self, *_: Any) -> dict[int, int]:
-        if self.error:
-            raise self.error
-        return self.offsets
-
-
-@pytest.fixture
-def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
-    reads = Reads()
-    monkeypatch.setattr(watch.offsets, "committed_offsets", reads.committed_offsets)
-    monkeypatch.setattr(watch.offsets, "partition_ranges", lambda *_: {})
-    monkeypatch.setattr(watch, "execute", lambda *_: [])
-    return reads
-
-
-def test_look_without_an_answer_returns_the_last_state(reads: Reads) -> None:
-    watcher = watch.JobWatcher(None, load())
-    assert watcher.look().read == 7
-    reads.error = ServiceUnavailableError("OperationTimedOut")
-    assert watcher.look().read == 7
-    assert watcher.skipped == 1
-    reads.error, reads.offsets = None, {0: 9}
-    assert watcher.look().read == 9
-
-
-def test_look_that_is_refused_raises(reads: Reads) -> None:
-    reads.error = ServiceError("unauthorized")
-    with pytest.raises(ServiceError, match="unauthorized"):
-        watch.JobWatcher(None, load()).look()

@@ -62,4 +62,4 @@ def test_draft_is_printed_as_toml_or_json(files: tuple[str, str]) -> None:
         in CliRunner().invoke(app, ["events", "mapping", "infer", source]).stdout
     )
     done = CliRunner().invoke(app, ["events", "mapping", "infer", source, "--json"])
-    assert json.loads(done.stdout)["fields"]["user_id"] == "customer_id"
+    assert json.loads(done.stdout)["mapping"]["fields"]["user_id"] == "customer_id"

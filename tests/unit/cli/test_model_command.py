@@ -34,7 +34,6 @@ def test_share_of_a_canary_is_1_to_99_percent(percent: str, tmp_path: Path) -> N
     ("folder", "problem"),
     [
         ("missing", r"model checkpoint .*/missing: card.json is missing"),
-        ("s3://models/b", "s3://models/b is no local folder"),
     ],
 )
 def test_folder_without_a_model_is_refused(folder: str, problem: str, tmp_path: Path) -> None:

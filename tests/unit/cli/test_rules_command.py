@@ -11,8 +11,9 @@ from typer.testing import CliRunner, Result
 
 from cli.main import app
 from liveprofile.feeds import definitions as rules_feed
-from liveprofile.feeds.definitions import APPLIED_KEY, TopicRules, definition_signer
+from liveprofile.feeds.definitions import APPLIED_KEY, TopicDefinitions, definition_signer
 from liveprofile.kafka import records, topics
+from liveprofile.rules.rules import RULES
 from liveprofile.settings import Settings, load
 from tests.support.memory.definition_topic import FakeDefinitionTopic
 from tests.support.paths import ROOT
@@ -23,14 +24,16 @@ SCHEMA = json.loads((ROOT / "schemas/risk-rule.schema.json").read_text("utf-8"))
 SETTINGS = 'rules = "{file}"\n'
 
 
-def new_topic(settings: Settings | None) -> TopicRules:
-    return TopicRules(settings and definition_signer(settings, settings.topics.rules))
+def new_topic(settings: Settings | None) -> TopicDefinitions:
+    return TopicDefinitions(RULES, settings and definition_signer(settings, settings.topics.rules))
 
 
 @pytest.fixture
 def topic(monkeypatch: pytest.MonkeyPatch) -> FakeDefinitionTopic:
     fake = FakeDefinitionTopic("risk-rules", new_topic)
-    monkeypatch.setattr(rules_feed, "read_topic_rules", fake.read)
+    monkeypatch.setattr(
+        rules_feed, "read_definition_topic", lambda settings, kind: fake.read(settings)
+    )
     monkeypatch.setattr(records, "exclusive_writer", fake.exclusive_writer)
     monkeypatch.setattr(topics, "create_topics", fake.create_topics)
     return fake
@@ -109,31 +112,6 @@ def test_apply_writes_added_changed_and_removed_rules(
     result = run(file, "apply", str(file))
     assert result.stdout.split()[-3:] == ["unchanged", "many", "2"]
     assert (len(topic.records), topic.created) == (6, 2)
-
-
-def test_dry_run_writes_nothing(file: Path, topic: FakeDefinitionTopic) -> None:
-    result = run(file, "apply", str(file), "--dry-run", "--json")
-    assert changes(result) == {"many": ("added", 1), "more": ("added", 1)}
-    assert (topic.records, topic.created) == ([], 0)
-
-
-def test_apply_of_invalid_file_writes_nothing(file: Path, topic: FakeDefinitionTopic) -> None:
-    file.write_text(file.read_text().replace('"MANY"', '"many"', 1))
-    result = run(file, "apply", str(file))
-    assert result.exception.exit_code == 2
-    assert "rule many: reason" in str(result.exception)
-    assert (topic.records, topic.created) == ([], 0)
-
-
-def test_apply_replaces_invalid_records(file: Path, topic: FakeDefinitionTopic) -> None:
-    run(file, "apply", str(file))
-    topic.records += [raw_rule_record("many", b"{"), raw_rule_record("unknown", b"{")]
-    assert changes(run(file, "apply", str(file), "--json")) == {
-        "many": ("changed", 2),
-        "more": ("unchanged", 1),
-        "unknown": ("removed", None),
-    }
-    assert topic.read(None).invalid_ids == set()
 
 
 def test_apply_signs_its_records_with_the_signing_key(

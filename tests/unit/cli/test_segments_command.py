@@ -10,16 +10,19 @@ from typer.testing import CliRunner, Result
 
 from cli.main import app
 from liveprofile.feeds import definitions as segments_feed
-from liveprofile.feeds.definitions import TopicSegments
+from liveprofile.feeds.definitions import TopicDefinitions
 from liveprofile.kafka import records, topics
+from liveprofile.segments.definitions import SEGMENTS
 from tests.support.memory.definition_topic import FakeDefinitionTopic
 from tests.support.rows.segment_examples import SEGMENTS_TOML
 
 
 @pytest.fixture
 def topic(monkeypatch: pytest.MonkeyPatch) -> FakeDefinitionTopic:
-    fake = FakeDefinitionTopic("segment-definitions", lambda _: TopicSegments())
-    monkeypatch.setattr(segments_feed, "read_topic_segments", fake.read)
+    fake = FakeDefinitionTopic("segment-definitions", lambda _: TopicDefinitions(SEGMENTS))
+    monkeypatch.setattr(
+        segments_feed, "read_definition_topic", lambda settings, kind: fake.read(settings)
+    )
     monkeypatch.setattr(records, "exclusive_writer", fake.exclusive_writer)
     monkeypatch.setattr(topics, "create_topics", lambda settings: [])
     return fake
@@ -38,18 +41,6 @@ def run(file: Path, *arguments: str) -> Result:
     return CliRunner().invoke(app, ["segments", *arguments, "--config", str(config)])
 
 
-def test_check_reports_version_or_every_error(file: Path) -> None:
-    result = CliRunner().invoke(app, ["segments", "check", str(file)])
-    expected = f"{file}: version 1, 1 segments, no errors\n"
-    assert (result.exit_code, result.stdout) == (0, expected)
-    file.write_text(SEGMENTS_TOML.replace("purchases", "purchase"))
-    result = CliRunner().invoke(app, ["segments", "check", str(file), "--json"])
-    assert result.exit_code == 2
-    [problem] = json.loads(result.stdout)["problems"]
-    assert (problem["segment"], problem["line"], problem["column"]) == ("buyer", 5, "column 1")
-    assert problem["reason"] == "unknown name purchase; purchases?"
-
-
 def test_apply_writes_changes_that_list_then_shows(file: Path, topic: FakeDefinitionTopic) -> None:
     assert f"version 1, from file {file}" in run(file, "list").stdout
     assert run(file, "apply", str(file), "--dry-run").stdout.split()[-3:] == ["added", "buyer", "1"]
@@ -62,13 +53,6 @@ def test_apply_writes_changes_that_list_then_shows(file: Path, topic: FakeDefini
     assert listed["changes"] == [{"segment_id": "buyer", "what": "changed", "version": 2}]
     last = run(file, "list").stdout.rstrip().splitlines()[-1]
     assert last.split() == ["buyer", "2", "ACTIVE", "purchases", ">=", "4"]
-
-
-def test_preview_checks_its_arguments_before_it_connects(file: Path) -> None:
-    result = run(file, "preview", str(file), "--at", "yesterday")
-    assert result.exception.exit_code == 2 and "--at 'yesterday'" in str(result.exception)
-    file.write_text(SEGMENTS_TOML.replace("purchases", "purchase"))
-    assert run(file, "preview", str(file)).exception.exit_code == 2
 
 
 def test_check_names_an_attribute_that_is_not_defined(file: Path) -> None:

@@ -48,7 +48,7 @@ def test_preview_stores_nothing_and_plan_does(browse: Browse, api: MemoryApi) ->
     assert "No campaign is planned" in analyst.get("/campaigns").text
     preview = analyst.post("/campaigns", data=FORM | {"action": "preview"}, headers=SAME_ORIGIN)
     assert "Nothing is stored yet" in preview.text
-    assert "<dt>left out: open fraud case</dt><dd>1</dd>" in preview.text
+    assert "<dt>left out, open fraud case</dt><dd>1</dd>" in preview.text
     assert 'value="churn &lt; 0.9"' in preview.text
     assert api.session.rows("campaign_plan") == []
     planned = analyst.post("/campaigns", data=FORM | {"action": "plan"}, headers=SAME_ORIGIN)

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from liveprofile.errors import ServiceError
-from monitoring.catalogue import FIGURES, PREFIX, Readings, exported_names
+from monitoring.catalogue import Readings
 from monitoring.server import Exporter, Source
 
 INTERVAL_S = 15.0
@@ -82,40 +82,9 @@ def test_old_readings_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.messages == ["source kafka: no Kafka at k:1", "source kafka answers again"]
 
 
-def test_sources_are_read_at_their_interval_until_the_end() -> None:
-    read_twice = threading.Event()
-    values = iter((1, 2))
-
-    def read() -> Readings:
-        if (value := next(values, None)) is None:
-            read_twice.set()
-        return lag_of(value or 3)()
-
-    exporter = Exporter([Source("kafka", 0.01, read)])
-    with exporter.running(on_defect=lambda: None):
-        assert read_twice.wait(10)
-    assert samples(exporter)["liveprofile_lag_records/profile"] == 3.0
-
-
 def test_defect_of_a_source_ends_the_exporter() -> None:
     """Only errors of services are expected; an exporter without a source would look healthy."""
     stopped = threading.Event()
     exporter = Exporter([Source("kafka", INTERVAL_S, lag_of(KeyError("defect")))])
     with pytest.raises(KeyError, match="defect"), exporter.running(on_defect=stopped.set):
         assert stopped.wait(10)
-
-
-def test_exported_names_are_those_of_a_scrape() -> None:
-    class All:
-        def collect(self):
-            readings = Readings()
-            for name, figure in FIGURES.items():
-                if figure.kind == "histogram":
-                    readings.add_histogram(name, {"1.0": 1, "+Inf": 2}, 3.0)
-                else:
-                    readings.add(name, 1.0, *("x" for _ in figure.labels))
-            yield from readings.families()
-
-    found = samples(All())  # type: ignore[arg-type]
-    assert {name.partition("/")[0] for name in found} == exported_names()
-    assert all(name.startswith(PREFIX) for name in found)

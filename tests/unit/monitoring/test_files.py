@@ -65,22 +65,6 @@ def test_dashboard_names_exported_metrics(dashboard: Path) -> None:
         assert names and names <= exported(), query
 
 
-@pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda file: file.stem)
-def test_panels_have_ids_of_their_own_and_do_not_overlap(dashboard: Path) -> None:
-    panels = json.loads(dashboard.read_text("utf-8"))["panels"]
-    assert len({panel["id"] for panel in panels}) == len(panels)
-    taken: set[tuple[int, int]] = set()
-    for panel in panels:
-        at = panel["gridPos"]
-        cells = {
-            (x, y)
-            for x in range(at["x"], at["x"] + at["w"])
-            for y in range(at["y"], at["y"] + at["h"])
-        }
-        assert not cells & taken and at["x"] + at["w"] <= 24, panel["title"]
-        taken |= cells
-
-
 def test_every_figure_is_on_a_dashboard_in_an_alert_or_counts_tasks() -> None:
     used = set(NAME.findall(RULES.read_text("utf-8")))
     used |= {name for file in DASHBOARDS for query in queries(file) for name in NAME.findall(query)}

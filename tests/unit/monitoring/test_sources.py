@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,7 +22,6 @@ from monitoring.sources import (
     add_drift,
     flink_readings,
     is_needed,
-    read_audit,
 )
 from monitoring.topic_counts import (
     MAX_SERIES,
@@ -153,22 +151,6 @@ def test_alert_counts_for_its_rule(sent: Record, labels: tuple[str, str]) -> Non
     assert alert_labels(sent) == labels
 
 
-def test_counts_start_at_zero_for_known_labels() -> None:
-    counter = TopicCounter(
-        SETTINGS, "t", "records_rejected", rejection_labels, [("NOT_JSON",), ("BAD_ID",)]
-    )
-    counter.count(record(reason=b"BAD_ID"))
-    counter.count(record(reason=b"BAD_ID"))
-    counter.count(record())
-    readings = Readings()
-    counter.add_to(readings)
-    assert values(readings) == {
-        "records_rejected_total/BAD_ID": 2,
-        "records_rejected_total/NOT_JSON": 0,
-        f"records_rejected_total/{OTHER}": 1,
-    }
-
-
 def test_different_labels_are_bounded() -> None:
     counter = TopicCounter(SETTINGS, "t", "records_rejected", rejection_labels)
     for number in range(MAX_SERIES + 50):
@@ -200,10 +182,6 @@ def test_drift_of_the_newest_decision() -> None:
         "drift_distance_ratio/hour/score": pytest.approx(1.5),
         "drift_distance_ratio/hour/amount": pytest.approx(0.25),
     }
-
-
-def test_audit_that_has_never_been_clean_has_no_figure(tmp_path: Path) -> None:
-    assert values(read_audit(SETTINGS, tmp_path / "audit.json")) == {}
 
 
 SETTINGS = load()

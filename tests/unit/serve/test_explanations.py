@@ -78,16 +78,6 @@ def test_time_chooses_the_last_window_before_it(
     assert len(api.audit) == 2
 
 
-@pytest.mark.parametrize("role", [Role.READER, Role.PRIVACY])
-def test_explaining_needs_an_analyst(
-    connect: Connect, explainer: MemoryExplainer, role: Role
-) -> None:
-    assert connect(role).post(PATH).status_code == 403
-    assert connect(None).post(PATH).status_code == 401
-    assert connect(Role.ADMIN).post(PATH).status_code == 200
-    assert len(explainer.asked) == 1
-
-
 def test_erased_user_is_unknown(
     connect: Connect, api: MemoryApi, explainer: MemoryExplainer
 ) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
-from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -17,7 +16,7 @@ from starlette.testclient import TestClient
 
 from liveprofile.rows.users import segment_bucket
 from liveprofile.settings import load
-from liveprofile.trends.counts import Series
+from liveprofile.trends.count_store import Series
 from liveprofile.units import DAY_MS, HOUR_MS
 from serve.problems import UnavailableError
 from serve.store.scans import ScanLimit, Scans, ScanTooLargeError
@@ -115,14 +114,6 @@ def test_batch_keeps_the_order_and_names_unknown_users(connect: Connect) -> None
     assert body["unknown"] == ["nobody"]
 
 
-@pytest.mark.parametrize("ids", [[], ["x"] * 101, [1], "42"])
-def test_bad_batch_is_a_422_problem_that_names_the_field(connect: Connect, ids: object) -> None:
-    answer = connect().post("/v1/users:batchGet", json={"user_ids": ids})
-    assert answer.status_code == 422
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert answer.json()["errors"][0]["field"].startswith("body.user_ids")
-
-
 @pytest.mark.parametrize("path", ["deltas", "scores", "flags"])
 def test_pages_are_complete_and_in_order(connect: Connect, path: str) -> None:
     client = connect()
@@ -196,26 +187,6 @@ def test_profile_with_a_curve_has_the_values_of_the_last_full_hour(
     assert batch["profiles"] == [found]
     api.put(row._replace(window_end_ms=full_hour_ms - 7 * DAY_MS))
     assert client.get("/v1/users/42").json()["churn"] == 0.8
-
-
-def test_profile_without_a_curve_has_the_values_of_its_window(
-    connect: Connect, api: MemoryApi
-) -> None:
-    row = raw_profile("42", NOW_MS - 90 * DAY_MS)
-    api.put(row)
-    found = connect().get("/v1/users/42").json()
-    assert (found["churn"], found["values_at_ms"]) == (0.25, row.window_end_ms)
-
-
-def test_past_profile_with_a_curve_has_the_values_of_that_time(
-    connect: Connect, api: MemoryApi
-) -> None:
-    row = raw_delta(0)._replace(window_end_ms=NOW_MS - 8 * DAY_MS)
-    document = orjson.loads(row.delta) | curve_document()
-    api.put(row._replace(delta=orjson.dumps(document).decode()))
-    at = datetime.fromtimestamp((NOW_MS - 7 * DAY_MS) / 1_000, UTC).isoformat()
-    found = connect().get("/v1/users/42", params={"at": at}).json()
-    assert (found["churn"], found["expected_spend"]) == (0.2, 25.0)
 
 
 def test_members_come_page_by_page(connect: Connect) -> None:

@@ -7,11 +7,10 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import kubernetes_validate
 import pytest
 import yaml
 
-from tests.support.generators.helm_chart import CHART, MANIFESTS, SWITCHED, template, templates
+from tests.support.generators.helm_chart import CHART, MANIFESTS, templates
 from tests.support.paths import ROOT
 
 TOOLS = ROOT / ".stack" / "helm"
@@ -52,11 +51,6 @@ def test_templates_are_generated_from_the_manifests() -> None:
         assert (CHART / path).read_text("utf-8") == content, path
     found = {str(file.relative_to(CHART)) for file in CHART.rglob("*") if file.is_file()}
     assert found == generated.keys() | {"Chart.yaml", "values.yaml"}
-
-
-def test_manifest_without_what_a_value_replaces_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"api\.yaml has nothing like replicas"):
-        template("api", "kind: Deployment\nimage: liveprofile:1\n")
 
 
 @needs_helm
@@ -108,25 +102,6 @@ def test_values_change_the_rendered_objects(tmp_path: Path) -> None:
     assert not any(name.startswith("NetworkPolicy/") for name in found)
     text = found["ConfigMap/liveprofile"]["data"]["liveprofile.toml"]
     assert text.strip() == settings.read_text().strip()
-
-
-@needs_helm
-@pytest.mark.slow
-@pytest.mark.parametrize("part", [None, *SWITCHED.values()])
-def test_every_combination_of_parts_is_valid(part: str | None) -> None:
-    options = [] if part is None else ["--set", f"{part}.enabled=false"]
-    for name, manifest in rendered(*options).items():
-        if not name.startswith("FlinkDeployment/"):
-            kubernetes_validate.validate(manifest, "1.37.0", strict=True)
-
-
-@needs_helm
-def test_new_settings_restart_the_pods() -> None:
-    def checksum(*options: str) -> str:
-        pod = rendered(*options)["Deployment/liveprofile-api"]["spec"]["template"]
-        return pod["metadata"]["annotations"]["checksum/settings"]
-
-    assert checksum() != checksum("--set", "settings=x")
 
 
 @needs_helm

@@ -133,13 +133,3 @@ def test_settings_name_the_flink_cluster_and_its_parallelism(settings: Settings)
     reporter = flink["spec"]["flinkConfiguration"]["metrics.reporter.prometheus.port"]
     ports = [each["port"] for rule in policy["ingress"] for each in rule.get("ports", ())]
     assert ports == [8081, int(reporter)]
-
-
-def test_images_of_all_pods_are_the_same() -> None:
-    images = {pod["spec"]["containers"][0]["image"] for pod in PODS.values()}
-    assert images == {MANIFESTS["FlinkDeployment/liveprofile"]["spec"]["image"]}
-
-
-def test_deployment_page_names_every_secret() -> None:
-    page = (ROOT / "docs" / "deploy.md").read_text("utf-8")
-    assert all(f"Secret `{secret}`" in page for secret in SECRETS)

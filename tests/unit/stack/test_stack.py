@@ -2,7 +2,6 @@
 
 import socket
 import sys
-import tomllib
 from pathlib import Path
 
 import httpx2
@@ -11,10 +10,9 @@ import yaml
 
 from liveprofile.errors import PortTakenError, ServiceError
 from liveprofile.flink import launcher, rest
-from liveprofile.resources import ROOT
 from liveprofile.settings import load
 from stack import state
-from stack.local import Stack, to_toml
+from stack.local import Stack
 from stack.process import Service
 from stack.state import StackState
 
@@ -34,11 +32,6 @@ def test_written_settings_point_at_the_stack(tmp_path: Path) -> None:
     assert settings.flink.rest_url == stack.rest_url
     assert (settings.serve.host, settings.serve.port) == ("127.0.0.1", stack.api.port)
     assert settings.serve.console_port == stack.console.port != stack.api.port
-
-
-def test_to_toml_round_trips() -> None:
-    settings = {"rules": 'a "b".toml', "kafka": {"port": 1, "hosts": ["x", "y"]}}
-    assert tomllib.loads(to_toml(settings)) == settings
 
 
 def test_pausing_a_stopped_service_and_unknown_service_are_rejected(tmp_path: Path) -> None:
@@ -118,35 +111,8 @@ def test_client_configuration_omits_the_folders_of_the_cluster(tmp_path: Path) -
     assert written["rest.port"] == 1
 
 
-def test_taskmanager_has_jvm_options_of_its_own(tmp_path: Path) -> None:
-    launcher.write_configuration(tmp_path / "conf", {})
-    assert "-XX:+UseParallelGC" in launcher.java_command(tmp_path, "Main", process="taskmanager")
-    assert "-XX:+UseParallelGC" not in launcher.java_command(tmp_path, "Main", process="jobmanager")
-
-
-def test_flink_configurations_are_flat() -> None:
-    for options in (launcher.flink_options(), launcher.flink_options(gpu=True)):
-        assert all(not isinstance(value, dict | list) for value in options.values())
-    deployment = yaml.safe_load(
-        (ROOT / "deploy" / "kubernetes" / "flinkdeployment.yaml").read_text()
-    )
-    values = deployment["spec"]["flinkConfiguration"].values()
-    assert all(isinstance(value, str) for value in values), (
-        "the Kubernetes operator accepts strings only"
-    )
-
-
 def test_gpu_configuration_has_one_slot_for_each_gpu() -> None:
     options = launcher.flink_options(gpu=True)
     slots, gpus = options["taskmanager.numberOfTaskSlots"], options["external-resource.gpu.amount"]
     assert slots == gpus == 1
     assert launcher.flink_options()["taskmanager.numberOfTaskSlots"] > 1
-
-
-def test_kubernetes_log_configuration_equals_the_template() -> None:
-    deployment = yaml.safe_load(
-        (ROOT / "deploy" / "kubernetes" / "flinkdeployment.yaml").read_text()
-    )
-    template = launcher.LOGGING.read_text().splitlines()
-    logging = deployment["spec"]["logConfiguration"][launcher.LOGGING.name].splitlines()
-    assert logging == [line for line in template if not line.startswith("#")]

@@ -10,6 +10,7 @@ from confluent_kafka import KafkaException, TopicPartition
 
 from liveprofile.alerts.consumer import Alert, AlertConsumer, RetryPolicy
 from liveprofile.alerts.consumer.alert import read_alert
+from tests.support.memory.kafka import message
 from tests.support.paths import ROOT
 
 SCHEMA = ROOT / "schemas/risk-alert.schema.json"
@@ -26,35 +27,12 @@ def an_alert(**data: Any) -> Alert:
     return read_alert(payload(**data))
 
 
-class Message:
-    def __init__(self, partition: int, offset: int, value: bytes | None):
-        self._place, self._value = (partition, offset), value
-
-    def topic(self) -> str:
-        return TOPIC
-
-    def partition(self) -> int:
-        return self._place[0]
-
-    def offset(self) -> int:
-        return self._place[1]
-
-    def key(self) -> bytes:
-        return b"u-4711"
-
-    def value(self) -> bytes | None:
-        return self._value
-
-    def error(self) -> None:
-        return None
-
-
 class FakeKafka:
     """Serves the values of each partition, then calls `on_empty`. Records the commits."""
 
     def __init__(self, *partitions: list[bytes | None]):
         self.messages = [
-            Message(number, offset, value)
+            message(TOPIC, number, offset, value, b"u-4711")
             for number, values in enumerate(partitions)
             for offset, value in enumerate(values)
         ]
@@ -66,7 +44,7 @@ class FakeKafka:
     def subscribe(self, topics: list[str]) -> None:
         assert topics == [TOPIC]
 
-    def poll(self, timeout: float) -> Message | None:
+    def poll(self, timeout: float) -> Any:
         if self.messages:
             return self.messages.pop(0)
         self.on_empty()

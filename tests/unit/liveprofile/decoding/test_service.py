@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
@@ -15,40 +15,11 @@ from liveprofile.decoding.service import Decoder, output_of
 from liveprofile.errors import ServiceError
 from liveprofile.kafka.records import Record
 from liveprofile.settings import LimitSettings, Settings
+from tests.support.memory.kafka import message
 from tests.support.streams.encoded import framed
 
 SETTINGS = Settings()
 TIME_MS = 1_800_000_000_000
-
-
-class EncodedMessage(NamedTuple):
-    place: tuple[int, int]
-    content: bytes | None
-    failure: KafkaError | None = None
-
-    def topic(self) -> str:
-        return SETTINGS.topics.encoded
-
-    def partition(self) -> int:
-        return self.place[0]
-
-    def offset(self) -> int:
-        return self.place[1]
-
-    def timestamp(self) -> tuple[int, int]:
-        return (2, TIME_MS)
-
-    def key(self) -> bytes:
-        return b"key"
-
-    def value(self) -> bytes | None:
-        return self.content
-
-    def headers(self) -> None:
-        return None
-
-    def error(self) -> KafkaError | None:
-        return self.failure
 
 
 class EncodedTopic:
@@ -56,7 +27,7 @@ class EncodedTopic:
 
     def __init__(self, *partitions: list[bytes | None]):
         self.messages = [
-            EncodedMessage((number, offset), value)
+            message(SETTINGS.topics.encoded, number, offset, value, timestamp_ms=TIME_MS)
             for number, values in enumerate(partitions)
             for offset, value in enumerate(values)
         ]
@@ -71,7 +42,7 @@ class EncodedTopic:
         assert topics == [SETTINGS.topics.encoded] and on_revoke == on_lost
         self.on_revoke = on_revoke
 
-    def consume(self, count: int, timeout: float) -> list[EncodedMessage]:
+    def consume(self, count: int, timeout: float) -> list[Any]:
         if self.paused:
             self.while_paused()
             return []
@@ -120,7 +91,7 @@ class SentRecords:
             self.while_silent()
             return len(self._waiting)
         for each in self._waiting:
-            each(self.error, EncodedMessage((0, 0), None))
+            each(self.error, message("behavior-events", 0, 0, None))
         self._waiting.clear()
         return 0
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_INVALID, KafkaError, KafkaException, TopicPartition
 
 from liveprofile.errors import ServiceError
 from liveprofile.kafka import offsets
 from liveprofile.kafka.topics import NoTopicError, partitions
-from liveprofile.settings import KafkaSettings
+from liveprofile.settings import KafkaSettings, Settings
 
-COMMITTED = [TopicPartition("events", 0, 7)]
+COMMITTED = [TopicPartition("events", 0, 7), TopicPartition("events", 1, OFFSET_INVALID)]
 
 
 class FakeConsumer:
@@ -27,15 +28,20 @@ class FakeConsumer:
         return COMMITTED
 
 
-def test_group_without_coordinator_is_retried():
-    consumer = FakeConsumer(*offsets.COORDINATOR_ERRORS)
-    assert offsets._fetch_committed(consumer, COMMITTED, timeout_s=15.0) == COMMITTED
+def committed(monkeypatch: pytest.MonkeyPatch, consumer: FakeConsumer) -> dict[int, int]:
+    monkeypatch.setattr(offsets, "open_consumer", lambda kafka, group: nullcontext(consumer))
+    monkeypatch.setattr(offsets, "partitions", lambda client, kafka, topic: [0, 1])
+    return offsets.committed_offsets(Settings(), "events")
 
 
-def test_other_error_is_raised_at_once():
+def test_group_without_coordinator_is_retried(monkeypatch):
+    assert committed(monkeypatch, FakeConsumer(*offsets.COORDINATOR_ERRORS)) == {0: 7}
+
+
+def test_other_error_is_raised_at_once(monkeypatch):
     consumer = FakeConsumer(KafkaError.GROUP_AUTHORIZATION_FAILED, KafkaError.NOT_COORDINATOR)
-    with pytest.raises(KafkaException):
-        offsets._fetch_committed(consumer, COMMITTED, timeout_s=15.0)
+    with pytest.raises(ServiceError, match="does not report the offsets of group liveprofile"):
+        committed(monkeypatch, consumer)
     assert consumer.codes == [KafkaError.NOT_COORDINATOR]
 
 
