@@ -23,13 +23,11 @@ from cli.common import print_json, read_user_ids
 from cli.learning.options import (
     CheckpointOption,
     DeviceOption,
-    OptionalOutFolderOption,
     OutFolderOption,
     ParamsOption,
     PartOption,
     RowsOption,
     TestLogOption,
-    day_option,
 )
 from cli.progress import progress
 from lab.card_transactions.data import ColumnNames
@@ -38,6 +36,22 @@ from liveprofile.errors import InputError, LiveprofileError
 from liveprofile.progress import Progress
 from liveprofile.resources import ROOT
 from models.profile.recipes import override_from_toml, recipe
+
+OptionalOutFolderOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        metavar="FOLDER",
+        help="Folder for the model checkpoint. Default: the model is not saved.",
+        show_default=False,
+    ),
+]
+
+
+def day_option(name: str, help_text: str, **extra: Any) -> Any:
+    """A typer option for a day written as 2018-07-25."""
+    return typer.Option(name, formats=["%Y-%m-%d"], metavar="DAY", help=help_text, **extra)
+
 
 TEST_LOG = ROOT / "lab/test-looks.jsonl"
 RecipeArgument = Annotated[

@@ -24,7 +24,6 @@ from liveprofile.feeds.definition_changes import (
     apply_definitions,
     read_in_force,
 )
-from liveprofile.labels.rule_backtest import Backtest, backtest
 from liveprofile.rules.definitions import Definition, DefinitionsError, file_source
 from liveprofile.rules.proposals import (
     Proposal,
@@ -46,7 +45,6 @@ from liveprofile.segments.definitions import (
 from liveprofile.segments.evaluation import SegmentPreview, preview
 from liveprofile.segments.stored_profiles import scan_profiles
 from liveprofile.settings import Settings
-from liveprofile.storage.cql import now_ms
 from services.audit import AuditEntry, audited
 
 PROPOSAL_TTL_S = 30 * 86_400
@@ -172,19 +170,6 @@ def preview_segments(
         scan_profiles(session, page_rows=PREVIEW_PAGE_ROWS), lambda page: len(page.user_ids)
     )
     return preview(pages, now, then, at_ms, settings.state.decay_days)
-
-
-def backtest_rules(
-    session: Session,
-    settings: Settings,
-    edited: Sequence[Rule],
-    days: int,
-    *,
-    watch: Callable[..., Any],
-) -> Backtest:
-    """Compares valid rules with those in force, over the last days that are stored."""
-    current = in_force(session, settings, "rules").definitions.rules
-    return backtest(session, settings, current, edited, days, now_ms(), watch)
 
 
 def propose_rules(

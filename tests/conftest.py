@@ -41,13 +41,12 @@ os.environ["JAVA_TOOL_OPTIONS"] = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCache
 _embedded_jars = tempfile.TemporaryDirectory(prefix="liveprofile-jars-")
 os.environ.update(embedded_environment(Path(_embedded_jars.name)))
 
-# Folder of tests/ -> the group of tests that one worker runs. Each worker with jobs has a stack of
-# its own. Two folders of services are with the faults, so that neither group takes much longer.
+# Folder or file of tests/ -> the group of tests that one worker runs. Each worker with jobs has a
+# stack of its own. What has a broker of its own may run beside the embedded Flinks.
 WORKER_GROUPS = {
     "faults": "faults",
     "services": "services",
-    "services/risk": "faults",
-    "services/storage": "faults",
+    "services/test_kafka_security.py": "pipeline",
     "browser": "services",
     "pipeline": "pipeline",
 }
@@ -86,9 +85,9 @@ class WorkerGroupScheduling(LoadScopeScheduling):
 
 
 def worker_group(file: str) -> str:
-    """The group of the deepest folder that has one, else the file itself."""
-    folder = Path(file).parent.relative_to("tests")
-    groups = (WORKER_GROUPS.get(each.as_posix()) for each in (folder, *folder.parents))
+    """The group of the file, or of the deepest folder that has one, else the file itself."""
+    path = Path(file).relative_to("tests")
+    groups = (WORKER_GROUPS.get(each.as_posix()) for each in (path, *path.parents))
     return next(filter(None, groups), file)
 
 

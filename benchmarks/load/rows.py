@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -20,9 +20,6 @@ from benchmarks.load.workload import EventMessage, Workload
 from liveprofile.events.modalities import Vectors
 from liveprofile.events.window import parse_windows
 from liveprofile.features import baselines
-from liveprofile.resources import ROOT
-from liveprofile.rules.rules import read_rules
-from liveprofile.segments.definitions import read_segments
 from liveprofile.settings import Settings, load
 from liveprofile.units import DAY_MS, HOUR_MS
 from liveprofile.wire import training_rows
@@ -42,12 +39,9 @@ from liveprofile.wire.tokens import (
     WINDOW,
     token,
 )
-from models.profile.inference import ProfileModel
 from models.profile.recipes import Recipe
 from udfs.profile import assemble
-from udfs.profile.batch import ProfileBatch, ProfileBatchTiming, ProfileUpdater
-from udfs.profile.sink import ProfileSink
-from udfs.worker import fixed_feeds
+from udfs.profile.batch import ProfileBatch
 
 
 def batches(
@@ -145,18 +139,6 @@ def _last_tokens(tokens: str) -> str:
 
 def _amount(event: dict[str, Any]) -> float:
     return float(event["price"] * event.get("quantity", 1))
-
-
-def profile_updater(
-    settings: Settings,
-    model: ProfileModel,
-    sink: ProfileSink,
-    on_batch: Callable[[ProfileBatchTiming], None] = lambda timing: None,
-) -> ProfileUpdater:
-    """An updater that stores in `sink`. on_batch: called with the times of each batch."""
-    rules, segments = read_rules(ROOT / settings.rules), read_segments(ROOT / settings.segments)
-    feeds = fixed_feeds(settings, rules, segments)
-    return ProfileUpdater(settings, model, sink, feeds, on_batch)
 
 
 MODEL_ROWS = 2_048

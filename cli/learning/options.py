@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -26,15 +26,6 @@ CheckpointOption = Annotated[
 ]
 OutFolderOption = Annotated[
     Path, typer.Option("--out", metavar="FOLDER", help="Folder for the model checkpoint.")
-]
-OptionalOutFolderOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--out",
-        metavar="FOLDER",
-        help="Folder for the model checkpoint. Default: the model is not saved.",
-        show_default=False,
-    ),
 ]
 ParamsOption = Annotated[
     Path | None,
@@ -72,8 +63,3 @@ ShopDaysOption = Annotated[int, typer.Option("--days", min=1, help="Days per sim
 
 
 DayOption = Annotated[datetime, typer.Option(formats=["%Y-%m-%d"])]
-
-
-def day_option(name: str, help_text: str, **extra: Any) -> Any:
-    """A typer option for a day written as 2018-07-25."""
-    return typer.Option(name, formats=["%Y-%m-%d"], metavar="DAY", help=help_text, **extra)

@@ -61,8 +61,8 @@ def _profile_command(name: str) -> Callable[..., None]:
         Options:
         epochs: Maximum number of epochs. Default: the recipe's.
         teacher FOLDER: Model checkpoint to start from and to distil.
-        incremental FOLDER: Model checkpoint to train further on the rows after its own training,
-            new items included; distillation keeps what it has learned.
+        incremental FOLDER: Model checkpoint to train further on the rows after its own training;
+            distillation keeps what it has learned.
         texts: Also use review texts and search queries; encoding takes some milliseconds per text
             on a CPU. Serve such a model with the setting model.texts.
         refit: After validation has chosen everything, train again on all windows up to the end of

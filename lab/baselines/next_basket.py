@@ -19,13 +19,14 @@ from lab.baselines.tuning import (
     Source,
     Tune,
     Tuned,
+    coordinate_search,
     rank_all,
     tune_own_counts,
     tune_recurrent,
     untuned,
 )
 from models.profile.evaluation.next_basket import Baskets
-from models.profile.evaluation.next_basket_baselines import coordinate_search, most_popular
+from models.profile.evaluation.next_basket_baselines import most_popular
 
 if TYPE_CHECKING:
     from models.profile.data.prepared import Split

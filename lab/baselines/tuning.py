@@ -9,8 +9,8 @@ Shape suffixes: W windows of the streams, R rows (windows with a known next bask
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -26,17 +26,47 @@ from models.profile.evaluation.next_basket import (
     subset,
 )
 from models.profile.evaluation.next_basket_baselines import (
-    CHOICES,
     TUNING_ROWS,
     BaselineRanking,
     Cell,
     OwnCounts,
-    coordinate_search,
     fit_recurrent,
 )
 
 if TYPE_CHECKING:
     from models.profile.data.prepared import Split
+
+
+Settings = TypeVar("Settings", bound=Any)
+CHOICES = {
+    "half_life_days": (14.0, 30.0, 60.0, 90.0, 180.0, np.inf),
+    "per_event": (True,),
+    "popularity_weight": (0.0, 3.0, 10.0, 30.0, 100.0),
+}
+
+
+def coordinate_search(
+    start: Settings,
+    choices: Mapping[str, Sequence[Any]],
+    quality: Callable[[Settings], float],
+    on_try: Callable[[int, int], None] = lambda done, total: None,
+) -> Settings:
+    """Improves one setting after the other, in the order of `choices`, from `start`.
+
+    Keeps the earlier of two equally good settings. `on_try` receives the settings tried and their
+    largest number.
+    """
+    best, best_quality = start, quality(start)
+    total, tried = 1 + sum(len(values) for values in choices.values()), 1
+    on_try(tried, total)
+    for name, values in choices.items():
+        for value in values:
+            candidate = best._replace(**{name: value})
+            tried += 1
+            if candidate != best and (its_quality := quality(candidate)) > best_quality:
+                best, best_quality = candidate, its_quality
+            on_try(tried, total)
+    return best
 
 
 class Rows(NamedTuple):

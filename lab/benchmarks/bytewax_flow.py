@@ -34,9 +34,10 @@ from bytewax.operators.windowing import EventClock, TumblingWindower, collect_wi
 from bytewax.outputs import DynamicSink, StatelessSinkPartition
 from bytewax.recovery import RecoveryConfig
 
-from benchmarks.load.rows import UserState, batch_of, profile_updater
+from benchmarks.load.rows import UserState, batch_of
 from benchmarks.support.journal import Journal
 from lab.benchmarks.against_bytewax import PROCESSES, RECOVERY
+from lab.benchmarks.storage import profile_updater
 from liveprofile.events.validation import accept
 from liveprofile.resources import product_path
 from liveprofile.settings import Settings, load

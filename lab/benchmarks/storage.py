@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 from cassandra.cluster import Session
 
-from benchmarks.load.rows import batches, profile_updater
+from benchmarks.load.rows import batches
 from benchmarks.load.workload import Workload
 from benchmarks.support import runs
 from liveprofile.resources import ROOT
+from liveprofile.rules.rules import read_rules
+from liveprofile.segments.definitions import read_segments
 from liveprofile.settings import Settings, load
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.schema import create_schema
@@ -28,8 +30,10 @@ from models.profile.inference import ProfileModel
 from stack.cassandra import nodetool
 from stack.local import Stack
 from stack.state import free_ports
-from udfs.profile.sink import CassandraProfileSink
+from udfs.profile.batch import ProfileBatchTiming, ProfileUpdater
+from udfs.profile.sink import CassandraProfileSink, ProfileSink
 from udfs.scoring.sink import CassandraScoringSink, ScoredEvent
+from udfs.worker import fixed_feeds
 
 BATCH_ROWS = 500
 SCORES = 50_000
@@ -45,6 +49,18 @@ TABLES = {
     "risk_score_by_hour": "scores",
     "risk_score_hours": "scores",
 }
+
+
+def profile_updater(
+    settings: Settings,
+    model: ProfileModel,
+    sink: ProfileSink,
+    on_batch: Callable[[ProfileBatchTiming], None] = lambda timing: None,
+) -> ProfileUpdater:
+    """An updater that stores in `sink`. on_batch: called with the times of each batch."""
+    rules, segments = read_rules(ROOT / settings.rules), read_segments(ROOT / settings.segments)
+    feeds = fixed_feeds(settings, rules, segments)
+    return ProfileUpdater(settings, model, sink, feeds, on_batch)
 
 
 @contextmanager

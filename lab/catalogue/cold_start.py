@@ -20,6 +20,7 @@ import torch
 
 from lab.catalogue import item_side_info
 from lab.catalogue.catalogue import Catalogue
+from lab.catalogue.new_items import NewItems, add_items, hash_bucket_rows
 from liveprofile.errors import InputError
 from liveprofile.progress import Progress
 from models.profile import checkpoint
@@ -29,7 +30,7 @@ from models.profile.data.prepared import SplitName, refuse_trained_part, split_b
 from models.profile.data.training_rows import Streams
 from models.profile.encoding import Vocabulary, concatenated_ranges
 from models.profile.evaluation.intervals import UserBootstrap
-from models.profile.network import BehaviourTransformer, NewItems, add_items, hash_bucket_rows
+from models.profile.network import BehaviourTransformer
 from models.profile.recipes import Recipe
 
 TOP = 10

@@ -18,10 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lab.catalogue.catalogue import Catalogue
+from lab.catalogue.new_items import NewItems, add_items
 from liveprofile.errors import InputError
 from models.profile import checkpoint
 from models.profile.model_card import ModelCard
-from models.profile.network import BehaviourTransformer, NewItems, add_items
+from models.profile.network import BehaviourTransformer
 
 # Chosen on the validation split (docs/model.md).
 NEIGHBOURS = 50

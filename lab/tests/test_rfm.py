@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from lab.baselines.values.rfm import COLUMNS, rfm_features
+from lab.tests.value_data import views_and_purchases
 from liveprofile.units import DAY_MS
 from models.profile.data.examples import PURCHASE
 from models.profile.data.moments import Moments
 from tests.unit.models.profile.synthetic_streams import (
     START_MS,
     make_streams,
-    views_and_purchases,
 )
 
 

@@ -10,12 +10,11 @@ from lab.baselines.values.data import (
     absolute_error,
     choose_settings,
 )
-from lab.tests.value_data import baseline_data
+from lab.tests.value_data import baseline_data, views_and_purchases
 from models.profile.data.examples import VIEW
 from tests.unit.models.profile.synthetic_streams import (
     churning_customers,
     corpus_and_split,
-    views_and_purchases,
 )
 
 pytestmark = pytest.mark.slow

@@ -17,7 +17,13 @@ from liveprofile.progress import Progress
 from liveprofile.units import DAY_MS
 from models.profile.data import training_rows
 from models.profile.data.examples import build_corpus
-from models.profile.data.prepared import Split, Teacher, add_replay, prepare_streams
+from models.profile.data.prepared import (
+    Split,
+    Teacher,
+    add_replay,
+    prepare_streams,
+    trained_until_ms,
+)
 from models.profile.data.training_rows import Streams
 from models.profile.encoding import Vocabulary
 from models.profile.evaluation.intervals import UserBootstrap
@@ -42,13 +48,13 @@ def walk_forward(
     windows from `first` on.
     """
     frozen = Teacher.load(folder, recipe)
-    recipe = recipe.for_continued_training(frozen.model.shape, frozen.revision)
+    recipe = recipe.for_continued_training(frozen.model.shape, frozen.card.revision)
     streams = training_rows.read(rows_path, lambda done, total: on_progress("read", done, total))
     first_ms = int(first.replace(tzinfo=UTC).timestamp() * 1000)
-    if first_ms < frozen.trained_until_ms:
+    if first_ms < trained_until_ms(frozen.card):
         raise InputError(f"model checkpoint {folder}: trained on windows after {first.date()}")
     random = np.random.default_rng(recipe.seed)
-    continued, since_ms, rows = frozen, frozen.trained_until_ms, []
+    continued, since_ms, rows = frozen, trained_until_ms(frozen.card), []
     for week in range(weeks):
         start_ms = first_ms + week * WEEK_MS
         windows = _windows_between(streams, start_ms, start_ms + WEEK_MS)
@@ -78,7 +84,7 @@ def _continue_training(
     train = add_replay(recipe, new, _windows_between(streams, 0, since_ms), random)
     none = np.empty(0, np.int64)
     split = Split(train, none, none, until_ms, until_ms, until_ms)
-    data = prepare_streams(recipe, streams, split, model, incremental=True)
+    data = prepare_streams(recipe, streams, split, model)
     trainer = fit(recipe, data)
     return data.teacher._replace(model=trainer.model)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator
 from datetime import UTC
-from itertools import repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
@@ -108,8 +107,7 @@ class Translator:
             for time, value in zip(times_ms, columns[mapping.time.column].to_pylist(), strict=True)
         ]
         keys = [*map(_key, fields.get("user_id") or [None] * batch.num_rows)]
-        rows = zip(*(zip(repeat(name), values) for name, values in fields.items()), strict=True)
-        return EventRecords(keys, list(map(_dump, rows)), times_ms)
+        return EventRecords(keys, _dumped(fields), times_ms)
 
     def _field(
         self, name: str, source: str, columns: dict[str, pa.Array], rows: pa.Array
@@ -164,7 +162,10 @@ def _texts(array: pa.Array) -> list[str | None]:
         whole = pc.equal(array, pc.floor(array))
         if pc.all(whole, skip_nulls=True).as_py() is not False:
             array = array.cast(pa.int64(), safe=False)
-    return [value if value is None else str(value) for value in array.to_pylist()]
+    if pa.types.is_integer(array.type):
+        array = array.cast(pa.string())
+    values = array.to_pylist()
+    return values if _is_text(array.type) else [v if v is None else str(v) for v in values]
 
 
 def _number(value: Any, decimal: str, currency: str) -> Any:
@@ -188,13 +189,15 @@ def _turn_negative(fields: dict[str, list[Any]], event_type: str) -> None:
                     column[row] = abs(column[row])
 
 
-def _dump(row: Iterable[tuple[str, Any]]) -> bytes:
-    event: dict[str, Any] = {}
-    for name, value in row:
-        if value is not None:
-            inner = event.setdefault("place", {}) if name.startswith("place.") else event
-            inner[name.removeprefix("place.")] = value
-    return orjson.dumps(event)
+def _dumped(fields: dict[str, list[Any]]) -> list[bytes]:
+    """The JSON of each row, without missing values."""
+    names, values = tuple(fields), []
+    inner = [name for name in names if name.startswith("place.")]
+    for row in zip(*fields.values(), strict=True):
+        event = {n: value for n, value in zip(names, row, strict=True) if value is not None}
+        place = {name[6:]: event.pop(name) for name in inner if name in event}
+        values.append(orjson.dumps(event | {"place": place} if place else event))
+    return values
 
 
 def _key(user_id: Any) -> bytes | None:

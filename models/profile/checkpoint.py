@@ -91,21 +91,15 @@ def load(folder: Path) -> tuple[BehaviourTransformer, list[str], list[str], Mode
         reason = " ".join(reason.split())[:300]
         raise InputError(f"model checkpoint {folder}: {reason}") from None
     lowest, highest = (int(code) for code in model.ranker.item_category.aminmax())
+    problem = ""
     if lowest < 0 or highest > len(categories):
-        raise InputError(
-            f"model checkpoint {folder / WEIGHTS}: categories of items from {lowest} to {highest},"
-            f" but there are {len(categories)}"
-        )
-    if not model.value_curves.has_valid_days():
-        raise InputError(
-            f"model checkpoint {folder / WEIGHTS}: the days of the value curves are no finite"
-            " numbers that ascend from 0; train the model again"
-        )
-    if (len(items), len(categories)) != (shape.items, shape.categories):
-        raise InputError(
-            f"model checkpoint {folder / VOCABULARY}: {len(items)} items and {len(categories)}"
-            f" categories, but the card's shape has {shape.items} and {shape.categories}"
-        )
+        problem = f"categories of items from {lowest} to {highest}, but there are {len(categories)}"
+    elif not model.value_curves.has_valid_days():
+        problem = "the days of the value curves are no finite numbers that ascend from 0"
+    elif (len(items), len(categories)) != (shape.items, shape.categories):
+        problem = f"{len(items)} items and {len(categories)} categories do not fit the card's shape"
+    if problem:
+        raise InputError(f"model checkpoint {folder}: {problem}; train the model again")
     return model.eval().requires_grad_(False), items, categories, card
 
 

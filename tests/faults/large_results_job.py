@@ -1,8 +1,6 @@
 """A job whose Python function returns more than a gRPC channel takes without its receiver.
 
-    flink run -py tests/faults/large_results_job.py ... --calls FOLDER
-
-It has no state and needs only Flink. Each call leaves the files `called` and `returned` in FOLDER.
+It needs only Flink. Each call leaves the files `called` and `returned` in the folder --calls.
 Flink pickles the class with the job, because the Python workers have no tests.
 """
 
@@ -47,23 +45,19 @@ def main() -> None:
     parser.add_argument("--notice-s", type=float, required=True)
     parser.add_argument("--pause-s", type=float, required=True)
     options = parser.parse_args()
-    t_env = StreamTableEnvironment.create(
-        environment_settings=EnvironmentSettings.in_streaming_mode()
-    )
-    t_env.get_config().set("parallelism.default", "1")
+    settings = EnvironmentSettings.in_streaming_mode()
+    t_env = StreamTableEnvironment.create(environment_settings=settings)
     for option in ("bundle.size", "bundle.time", "arrow.batch.size"):
         t_env.get_config().set(f"python.fn-execution.{option}", "1")
-    t_env.execute_sql(
-        "CREATE TEMPORARY TABLE numbers (number BIGINT)"
-        " WITH ('connector' = 'datagen', 'rows-per-second' = '1')"
-    )
-    t_env.execute_sql(
-        "CREATE TEMPORARY TABLE results (text STRING) WITH ('connector' = 'blackhole')"
-    )
+    t_env.get_config().set("parallelism.default", "1")
+    for table, connector in (
+        ("numbers (number BIGINT)", "'connector' = 'datagen', 'rows-per-second' = '1'"),
+        ("results (text STRING)", "'connector' = 'blackhole'"),
+    ):
+        t_env.execute_sql(f"CREATE TEMPORARY TABLE {table} WITH ({connector})")
     function = LargeResultUdf(options.calls, options.notice_s, options.pause_s)
-    t_env.create_temporary_system_function(
-        "large_text", udf(function, result_type=DataTypes.STRING(), func_type="pandas")
-    )
+    large_text = udf(function, result_type=DataTypes.STRING(), func_type="pandas")
+    t_env.create_temporary_system_function("large_text", large_text)
     t_env.execute_sql("INSERT INTO results SELECT large_text(number) FROM numbers")
 
 

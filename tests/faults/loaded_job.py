@@ -32,10 +32,10 @@ from tests.support.streams.shop import (
 )
 
 WINDOW = {"length_ms": 120_000, "out_of_orderness_ms": 10_000}
-EVENTS_PER_SECOND = 40
-STEP_MS = 1_500  # event time between two events: a window closes every two seconds
+EVENTS_PER_SECOND = 20
+STEP_MS = 3_000  # event time between two events: a window closes every two seconds
 USERS = 10
-CHUNK = 80  # events that faults are injected into at a time
+CHUNK = 40  # events that faults are injected into at a time
 LATE_BY_MS = 3_600_000
 TESTER_PREFIX = "tester-"  # each chunk has one user who tests a stolen card
 RECOVERY_TIMEOUT_S = 240.0

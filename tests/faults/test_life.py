@@ -16,7 +16,6 @@ import pytest
 
 from liveprofile.flink import rest
 from models.profile.model_card import WEIGHTS, ModelCard
-from tests.faults.alerts import fires
 from tests.faults.loaded_job import (
     LATE_BY_MS,
     RECOVERY_TIMEOUT_S,
@@ -30,6 +29,7 @@ from tests.support.api_server import api_server
 from tests.support.job_under_test import BUSY_JOB, JobUnderTest, run_cli
 from tests.support.model_folders import SHIPPED, copy_model
 from tests.support.more_services import RingNode, cassandra_ring
+from tests.support.prometheus import fires
 from tests.support.streams.shop import HOT_USER, REGULAR_USER, shop_events, to_message
 from tests.support.waiting import until
 from udfs.profile import deployment

@@ -90,7 +90,7 @@ def client(url: str, fault: str) -> Iterator[None]:
     thread = threading.Thread(target=run)
     thread.start()
     try:
-        until(lambda: answers)  # one before the fault
+        until(lambda: any(each.status == 200 for each in answers))  # one before the fault
         yield
         recovery_s = wait_for(url, 200, RECOVERY_TIMEOUT_S)
     finally:

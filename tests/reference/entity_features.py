@@ -6,39 +6,20 @@ liveprofile.features.entity, which it checks.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from tests.reference.units import DAY_MS, HOUR_MS, SECOND_MS
 
-SPAN_MS = {
-    "1m": 60 * SECOND_MS,
-    "10m": 600 * SECOND_MS,
-    "1h": HOUR_MS,
-    "6h": 6 * HOUR_MS,
-    "1d": DAY_MS,
-    "3d": 3 * DAY_MS,
-    "7d": 7 * DAY_MS,
-    "30d": 30 * DAY_MS,
-    "90d": 90 * DAY_MS,
-}
-TYPE_LETTERS = {
-    "purchase": "d",
-    "return": "e",
-    "share": "h",
-    "follow": "i",
-    "coupon": "j",
-    "login": "l",
-}
+_HOURS = {"1m": 1 / 60, "10m": 1 / 6, "1h": 1, "6h": 6, "1d": 24, "3d": 72, "7d": 168}
+SPAN_MS = {span: round(h * HOUR_MS) for span, h in (_HOURS | {"30d": 720, "90d": 2_160}).items()}
+TYPE_LETTERS = {"purchase": "d", "return": "e", "share": "h", "follow": "i", "coupon": "j"}
+TYPE_LETTERS |= {"login": "l"}
 ENTITIES = ("device", "place", "shop", "coupon", "address")
-PLURALS = {
-    "device": "devices",
-    "place": "places",
-    "shop": "shops",
-    "coupon": "coupon_ids",
-    "address": "addresses",
-}
+PLURALS = {"device": "devices", "place": "places", "shop": "shops", "coupon": "coupon_ids"}
+PLURALS |= {"address": "addresses"}
 
 
 class Event(NamedTuple):
@@ -63,6 +44,7 @@ class Label(NamedTuple):
 Arrival = Event | Label
 
 
+@functools.cache
 def java_hash(text: str) -> int:
     value = 0
     units = text.encode("utf-16-be")

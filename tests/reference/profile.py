@@ -185,15 +185,9 @@ class _User:
         if self.score is not None:
             numbers_after = self.baselines.model_input(end_ms, history + window)
             vectors = modality_inputs(events)
-            scores = self.score(
-                history,
-                window,
-                numbers_before,
-                numbers_after,
-                vectors,
-                long_history(self.memory),
-                (end_ms - start_ms) / DAY_MS,
-            )
+            numbers = (numbers_before, numbers_after)
+            memory, days = long_history(self.memory), (end_ms - start_ms) / DAY_MS
+            scores = self.score(history, window, *numbers, vectors, memory, days)
             surprise = scores["surprise"]
             for name in ("churn", "expected_spend"):
                 before[name], after[name] = scores[f"{name}_before"], scores[f"{name}_after"]
@@ -270,15 +264,8 @@ class _User:
             cooling = last_ms is not None and end_ms - last_ms < rule["cool_down_hours"] * HOUR_MS
             if rule_id in active and rule_id not in self.previously_active and not cooling:
                 self.last_raised_ms[rule_id] = end_ms
-                flags.append(
-                    Flag(
-                        flag_id(self.user_id, rule_id, end_ms),
-                        rule_id,
-                        rule["reason"],
-                        values[rule_id],
-                        rule["threshold"],
-                    )
-                )
+                own = (flag_id(self.user_id, rule_id, end_ms), rule_id, rule["reason"])
+                flags.append(Flag(*own, values[rule_id], rule["threshold"]))
         self.previously_active = active
         return flags
 

@@ -34,13 +34,8 @@ from tests.reference.windows import Record
 
 Key = tuple[str, int, str]  # user, time in ms, event
 Rules = Sequence[Mapping[str, Any]]
-LABEL_FIELDS = {
-    "device": "device_id",
-    "place": "place",
-    "shop": "shop_id",
-    "coupon": "coupon_id",
-    "address": "address_id",
-}
+LABEL_FIELDS = {"device": "device_id", "place": "place", "shop": "shop_id", "coupon": "coupon_id"}
+LABEL_FIELDS |= {"address": "address_id"}
 _SEPARATORS = re.compile(r"[\x1d\x1e\x1f]")
 
 

@@ -12,36 +12,16 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, Protocol
 
 TYPES = (
-    "view",
-    "cart",
-    "favorite",
-    "purchase",
-    "return",
-    "review",
-    "search",
-    "share",
-    "follow",
-    "coupon",
-    "campaign",
-    "login",
+    *("view", "cart", "favorite", "purchase", "return", "review", "search", "share", "follow"),
+    *("coupon", "campaign", "login"),
 )
 HEARTBEAT = "heartbeat"
 REASONS = (
-    "TOO_LARGE",
-    "BAD_ENCODING",
-    "NOT_JSON",
-    "MISSING_FIELD",
-    "BAD_ID",
-    "UNKNOWN_TYPE",
-    "BAD_TIME",
-    "FUTURE_TIME",
-    "BAD_NUMBER",
+    *("TOO_LARGE", "BAD_ENCODING", "NOT_JSON", "MISSING_FIELD", "BAD_ID", "UNKNOWN_TYPE"),
+    *("BAD_TIME", "FUTURE_TIME", "BAD_NUMBER"),
 )
-REASONS_WITH_DETAIL = (
-    "MISSING_FIELD",
-    "BAD_NUMBER",
-    "TOO_MANY",
-)  # the contract defines `detail` for these
+# The contract defines `detail` for these.
+REASONS_WITH_DETAIL = ("MISSING_FIELD", "BAD_NUMBER", "TOO_MANY")
 
 MAX_ID_CHARS = 256
 MAX_NUMBER = 1e9
@@ -194,16 +174,10 @@ def _has_lone_surrogate(text: str) -> bool:
     return high_end is not None
 
 
-def _integer(text: str) -> int:
-    if len(text) > MAX_NUMBER_CHARS:
+def _short(number: str) -> str:
+    if len(number) > MAX_NUMBER_CHARS:
         raise ValueError("number too long")
-    return int(text)
-
-
-def _real(text: str) -> float:
-    if len(text) > MAX_NUMBER_CHARS:
-        raise ValueError("number too long")
-    return float(text)
+    return number
 
 
 def _reject_constant(name: str) -> None:
@@ -218,7 +192,11 @@ def _object_with_short_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 _JSON_SPACE = " \t\n\r"
 # Strict RFC 8259. If a name occurs twice, the last value counts.
-_STRICT = {"parse_int": _integer, "parse_float": _real, "parse_constant": _reject_constant}
+_STRICT = {
+    "parse_int": lambda text: int(_short(text)),
+    "parse_float": lambda text: float(_short(text)),
+    "parse_constant": _reject_constant,
+}
 _DECODER = json.JSONDecoder(**_STRICT)
 _LIMITING_DECODER = json.JSONDecoder(**_STRICT, object_pairs_hook=_object_with_short_names)
 

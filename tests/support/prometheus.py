@@ -6,7 +6,7 @@ import json
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,11 @@ from urllib.parse import urlencode
 import yaml
 
 from stack.state import free_ports
+from tests.support import summary
 from tests.support.paths import PROMETHEUS, ROOT
 from tests.support.waiting import until
 
+FIRES_WITHIN_S = 180.0
 ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yaml"
 
 
@@ -103,3 +105,25 @@ def prometheus(
             yield Prometheus(address)
         finally:
             process.terminate()
+
+
+@contextmanager
+def fires(alert: str, exporter: str, folder: Path) -> Iterator[Callable[[], float]]:
+    """Raises AssertionError unless the alert fires. The block begins with the fault.
+
+    It gets a function that waits for the alert. The summary says how long after the fault it fires.
+    Each call starts a Prometheus, which has no memory of earlier faults. exporter: its URL.
+    """
+    firing = f'ALERTS{{alertname="{alert}",alertstate="firing"}}'
+    # An increase needs a sample before it.
+    sampled = "count_over_time(liveprofile_job_running[1m]) > 1"
+    with prometheus(folder, exporter.split("/")[2]) as server:
+        until(lambda: server.values(sampled), FIRES_WITHIN_S)
+        assert not server.values(firing), f"{alert} fires before the fault"
+        fault_s = time.time()
+
+        def wait() -> float:
+            return until(lambda: server.first_time_s(firing, fault_s), FIRES_WITHIN_S)
+
+        yield wait
+        summary.LINES.append(f"alert {alert}: fires {wait() - fault_s:.0f} s after the fault")

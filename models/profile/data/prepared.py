@@ -23,7 +23,7 @@ from models.profile.data.examples import Corpus, build_corpus
 from models.profile.data.training_rows import PART_WINDOWS, Streams
 from models.profile.encoding import Vocabulary, concatenated_ranges
 from models.profile.model_card import ModelCard
-from models.profile.network import BehaviourTransformer, add_items, hash_bucket_rows
+from models.profile.network import BehaviourTransformer
 from models.profile.recipes import Recipe
 from models.profile.text_encoder import TextEncoder
 
@@ -62,10 +62,7 @@ class Teacher(NamedTuple):
     model: BehaviourTransformer
     items: list[str]
     categories: list[str]
-    sha256: dict[str, str]
-    revision: int
-    trained_until_ms: int
-    is_refitted: bool  # trained on windows that had chosen it
+    card: ModelCard
     trained_users: TrainedUsers | None  # None: unknown
 
     @classmethod
@@ -78,32 +75,7 @@ class Teacher(NamedTuple):
                 raise InputError(
                     f"teacher {folder}: {name} = {actual}, but recipe {recipe.name} has {expected}"
                 )
-        return cls(
-            model,
-            items,
-            categories,
-            card.sha256,
-            card.revision,
-            trained_until_ms(card),
-            "refit" in card.data,
-            trained_users.read(folder),
-        )
-
-    def with_new_items(self, names: list[str], counts: np.ndarray, recipe: Recipe) -> Teacher:
-        """Adds the frequent items that it does not name yet. Its outputs do not change.
-
-        An item needs at least recipe.new_item_events events. counts: events of each of `names`.
-        """
-        known, frequent = set(self.items), most_frequent(names, counts, recipe.item_names)
-        new = [
-            name
-            for name, count in zip(*frequent, strict=True)
-            if name not in known and count >= recipe.new_item_events
-        ]
-        if not new:
-            return self
-        model = add_items(self.model, hash_bucket_rows(self.model, self.items, new))
-        return self._replace(model=model.eval().requires_grad_(False), items=[*self.items, *new])
+        return cls(model, items, categories, card, trained_users.read(folder))
 
 
 def trained_until_ms(card: ModelCard) -> int:
@@ -165,19 +137,18 @@ def prepare(
 ) -> PreparedData:
     """Reads rows of all users except those of `without`, splits them and builds the corpus.
 
-    `incremental` continues the teacher's training on windows after its own training; it also names
-    new items, as in `prepare_streams`. `encode_texts` is that of `training_rows.read`. Raises
-    InputError for rows that the recipe cannot use.
+    `incremental` continues the teacher's training on windows after its own training. `encode_texts`
+    is that of `training_rows.read`. Raises InputError for rows that the recipe cannot use.
     """
     streams = training_rows.read(
         rows_path, lambda done, total: on_progress("read", done, total), encode_texts, without
     )
     if incremental:
-        random = np.random.default_rng(recipe.seed)
-        split = split_new_windows(recipe, streams.end_ms_W, teacher.trained_until_ms, random)
+        random, since_ms = np.random.default_rng(recipe.seed), trained_until_ms(teacher.card)
+        split = split_new_windows(recipe, streams.end_ms_W, since_ms, random)
     else:
         split = split_by_time(recipe, streams.end_ms_W)
-    data = prepare_streams(recipe, streams, split, teacher, incremental)
+    data = prepare_streams(recipe, streams, split, teacher)
     if not data.items:
         raise InputError(f"training rows {rows_path}: no event of the training part has an item")
     labelled = data.corpus.has_known_labels(split.train, split.train_until_ms)
@@ -190,21 +161,11 @@ def prepare(
 
 
 def prepare_streams(
-    recipe: Recipe,
-    streams: Streams,
-    split: Split,
-    teacher: Teacher | None = None,
-    incremental: bool = False,
+    recipe: Recipe, streams: Streams, split: Split, teacher: Teacher | None = None
 ) -> PreparedData:
-    """Builds the vocabularies and the corpus.
-
-    The vocabularies are the teacher's, or the most frequent names in training. `incremental` adds
-    the frequent items that the teacher does not name yet.
-    """
+    """Builds the corpus and the vocabularies: the teacher's, or the most frequent names."""
     counts_I, counts_C = _event_counts(streams, split.train)
     if teacher:
-        if incremental:
-            teacher = teacher.with_new_items(streams.items, counts_I, recipe)
         items, categories = teacher.items, teacher.categories
         item_counts = _counts_by_name(items, streams.items, counts_I)
         category_counts = _counts_by_name(categories, streams.categories, counts_C)
@@ -223,28 +184,19 @@ def prepare_streams(
 
 
 def prepare_refit(
-    recipe: Recipe,
-    data: PreparedData,
-    part: SplitName,
-    teacher: Teacher | None = None,
-    incremental: bool = False,
+    recipe: Recipe, data: PreparedData, part: SplitName, teacher: Teacher | None = None
 ) -> PreparedData:
     """The data of a training on all windows up to the end of `part`, which nothing chooses by.
 
-    teacher, incremental: those of `prepare`, which returned `data`. The names are chosen anew.
+    teacher: that of `prepare`, which returned `data`. The names are chosen anew.
     """
-    streams, split = data.corpus.streams, data.split
-    none = np.empty(0, np.int64)
+    split, none = data.split, np.empty(0, np.int64)
     train, later = np.union1d(split.train, split.validation), split.test
     until_ms = split.validation_until_ms
     if part == "test":
         train, later, until_ms = np.union1d(train, split.test), none, split.test_until_ms
-    if incremental:
-        is_new = streams.end_ms_W[train] > teacher.trained_until_ms
-        old = np.flatnonzero(streams.end_ms_W <= teacher.trained_until_ms)
-        train = add_replay(recipe, train[is_new], old, np.random.default_rng(recipe.seed))
     refit = Split(train, none, later, until_ms, until_ms, split.test_until_ms)
-    return prepare_streams(recipe, streams, refit, teacher, incremental)
+    return prepare_streams(recipe, data.corpus.streams, refit, teacher)
 
 
 def split_new_windows(

@@ -17,8 +17,9 @@ Shape suffixes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+import itertools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ from liveprofile.progress import Progress
 from liveprofile.units import DAY_MS
 from models.profile.data.prepared import Split
 from models.profile.data.training_rows import Streams
+from models.profile.device import passes
 from models.profile.encoding import concatenated_ranges
 from models.profile.evaluation.next_basket import (
     NO_CODE,
@@ -44,8 +46,9 @@ from models.profile.evaluation.next_basket import (
 
 TUNING_ROWS = 2_000
 BLOCK_ROWS = 256
+HALF_LIVES = (14.0, 30.0, 60.0, 90.0, 180.0, np.inf)  # days
+WEIGHTS = (0.0, 3.0, 10.0, 30.0, 100.0)  # of popularity
 TIE_BREAK = 1e-9  # popularity of equal counts
-Settings = TypeVar("Settings", bound=Any)
 
 
 class BaselineRanking(NamedTuple):
@@ -91,13 +94,6 @@ class OwnCounts(NamedTuple):
         return np.concatenate(best)
 
 
-CHOICES = {
-    "half_life_days": (14.0, 30.0, 60.0, 90.0, 180.0, np.inf),
-    "per_event": (True,),
-    "popularity_weight": (0.0, 3.0, 10.0, 30.0, 100.0),
-}
-
-
 def most_popular(popularity_C: np.ndarray, rows: int) -> np.ndarray:
     """(R, K) the most popular codes."""
     best = np.argsort(-popularity_C, kind="stable")[:PLACES]
@@ -123,11 +119,9 @@ def rank_baselines(
     def quality(ranking_RK: np.ndarray) -> float:
         return float(basket_scores(tuning, ranking_RK).ndcg_at_10.mean())
 
-    counts = coordinate_search(
-        OwnCounts(),
-        CHOICES,
-        lambda each: quality(each.rank(baskets, tuning.window_W, train_popularity_C)),
-        lambda done, total: on_progress(f"own_counts, {kind}", done, total),
+    grid = [OwnCounts(*chosen, True) for chosen in itertools.product(HALF_LIVES, WEIGHTS)]
+    counts = max(
+        grid, key=lambda each: quality(each.rank(baskets, tuning.window_W, train_popularity_C))
     )
     lstm = fit_recurrent(
         nn.LSTM,
@@ -145,30 +139,6 @@ def rank_baselines(
         ),
         "lstm": BaselineRanking(lstm.rank(baskets, windows), {"epochs": lstm.epochs}),
     }
-
-
-def coordinate_search(
-    start: Settings,
-    choices: Mapping[str, Sequence[Any]],
-    quality: Callable[[Settings], float],
-    on_try: Callable[[int, int], None] = lambda done, total: None,
-) -> Settings:
-    """Improves one setting after the other, in the order of `choices`, from `start`.
-
-    Keeps the earlier of two equally good settings. `on_try` receives the settings tried and their
-    largest number.
-    """
-    best, best_quality = start, quality(start)
-    total, tried = 1 + sum(len(values) for values in choices.values()), 1
-    on_try(tried, total)
-    for name, values in choices.items():
-        for value in values:
-            candidate = best._replace(**{name: value})
-            tried += 1
-            if candidate != best and (its_quality := quality(candidate)) > best_quality:
-                best, best_quality = candidate, its_quality
-            on_try(tried, total)
-    return best
 
 
 WIDTH = 64
@@ -207,7 +177,7 @@ class Fitted(NamedTuple):
     epochs: int
 
     def rank(self, baskets: Baskets, windows: np.ndarray) -> np.ndarray:
-        """(R, K) codes after each of `windows`, best first. Raises nothing for an empty past."""
+        """(R, K) codes after each of `windows`, best first."""
         row_L = _rows(self.code_V, baskets)[_shuffled(baskets, np.random.default_rng(SEED))]
         best = []
         with torch.inference_mode():
@@ -244,12 +214,11 @@ def fit_recurrent(
     best_quality, best = -np.inf, None
     for epoch in range(1, EPOCHS + 1):
         order_L = _shuffled(baskets, random)
-        row_NT, weight_NT = _sequences(baskets, row_of_L[order_L], in_train_L)
+        row_NT = _sequences(baskets, row_of_L[order_L], in_train_L)
         for index in np.array_split(random.permutation(len(row_NT)), steps):
             negatives = torch.from_numpy(random.choice(len(share_V), SAMPLED, p=share_V))
-            row_BT, weight_BT = torch.from_numpy(row_NT[index]), torch.from_numpy(weight_NT[index])
-            h_BTD = model(row_BT[:, :-1])
-            loss = _loss(model, h_BTD, row_BT[:, 1:], weight_BT[:, 1:], negatives, log_q_V)
+            row_BT = torch.from_numpy(row_NT[index])
+            loss = _loss(model, model(row_BT[:, :-1]), row_BT[:, 1:], negatives, log_q_V)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -257,10 +226,8 @@ def fit_recurrent(
             schedule.step()
         fitted = Fitted(model, code_V, epoch)
         if (its_quality := quality(fitted)) > best_quality:
-            best_quality, best = (
-                its_quality,
-                (epoch, {k: v.clone() for k, v in model.state_dict().items()}),
-            )
+            weights = {name: value.clone() for name, value in model.state_dict().items()}
+            best_quality, best = its_quality, (epoch, weights)
         on_epoch(epoch, EPOCHS)
     model.load_state_dict(best[1])
     return Fitted(model, code_V, best[0])
@@ -270,13 +237,11 @@ def _loss(
     model: RecurrentRanker,
     h_BTD: Tensor,
     target_BT: Tensor,
-    weight_BT: Tensor,
     negatives: Tensor,
     log_q_V: np.ndarray,
 ) -> Tensor:
     """Mean cross-entropy of the named targets among themselves and the sampled codes."""
-    used = (weight_BT > 0) & (target_BT > 0)
-    h_ND, target_N = h_BTD[used], target_BT[used]
+    h_ND, target_N = h_BTD[target_BT > 0], target_BT[target_BT > 0]
     log_q = torch.from_numpy(log_q_V).float()
     true_N = (h_ND * model.table(target_N)).sum(1) + model.bias[target_N] - log_q[target_N]
     false_NS = torch.addmm(model.bias[negatives] - log_q[negatives], h_ND, model.table(negatives).T)
@@ -297,52 +262,33 @@ def _shuffled(baskets: Baskets, random: np.random.Generator) -> np.ndarray:
     return np.lexsort((random.random(len(baskets.code_L)), baskets.window_L))
 
 
-def _sequences(
-    baskets: Baskets, row_L: np.ndarray, in_train_L: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """(N, T) rows of each user's training lines in pieces of STEPS, and 1 for a line, 0 for none.
+def _sequences(baskets: Baskets, row_L: np.ndarray, in_train_L: np.ndarray) -> np.ndarray:
+    """(N, T) rows of each user's training lines in pieces of STEPS; 0: none.
 
     A piece begins with the last line of the piece before it.
     """
     row_L, user_L = row_L[in_train_L], baskets.user_W[baskets.window_L[in_train_L]]
-    first_L = np.searchsorted(user_L, user_L)
-    rank_L = np.arange(len(user_L)) - first_L
-    piece_L, place_L = np.divmod(rank_L, STEPS)
-    new_L = (np.diff(user_L, prepend=-1) != 0) | (np.diff(piece_L, prepend=-1) != 0)
-    number_L = np.cumsum(new_L) - 1
+    piece_L, place_L = np.divmod(np.arange(len(user_L)) - np.searchsorted(user_L, user_L), STEPS)
+    number_L = np.cumsum(place_L == 0) - 1
     row_NT = np.zeros((number_L[-1] + 1, 1 + STEPS), np.int64)
-    weight_NT = np.zeros((len(row_NT), 1 + STEPS), np.float32)
     row_NT[number_L, 1 + place_L] = row_L
-    weight_NT[number_L, 1 + place_L] = 1
-    continued = np.flatnonzero(new_L & (piece_L > 0))
+    continued = np.flatnonzero((place_L == 0) & (piece_L > 0))
     row_NT[number_L[continued], 0] = row_L[continued - 1]
-    return row_NT, weight_NT
+    return row_NT
 
 
 def _states(
     model: RecurrentRanker, baskets: Baskets, row_L: np.ndarray, windows: np.ndarray
 ) -> Tensor:
-    """(R, D) states after the last line of each of `windows`; zeros before the first line."""
-    first_R = baskets.first_W[baskets.first_of_user_W[windows]]
+    """(R, D) states after the last STEPS lines up to the end of each of `windows`."""
     end_R = baskets.first_W[windows + 1]
-    states = torch.zeros(len(windows), WIDTH)
-    starts, member_R = np.unique(first_R, return_inverse=True)
-    last_S = np.zeros(len(starts), np.int64)
-    np.maximum.at(last_S, member_R, end_R)
-    by_start = np.split(np.argsort(member_R, kind="stable"), np.cumsum(np.bincount(member_R))[:-1])
-    order = np.argsort(last_S - starts)
-    for chunk in np.array_split(order, max(1, len(order) // BATCH_SEQUENCES)):
-        length = int((last_S - starts)[chunk].max())
-        if length == 0:
-            continue
-        row_BT = np.zeros((len(chunk), length), np.int64)
-        for place, start in enumerate(chunk):
-            lines = row_L[starts[start] : last_S[start]]
-            row_BT[place, : len(lines)] = lines
-        h_BTD = model(torch.from_numpy(row_BT))
-        for place, start in enumerate(chunk):
-            rows = by_start[start]
-            steps = end_R[rows] - starts[start]
-            rows, steps = rows[steps > 0], steps[steps > 0]
-            states[torch.from_numpy(rows)] = h_BTD[place, torch.from_numpy(steps - 1)]
-    return states
+    first_R = np.maximum(end_R - STEPS, baskets.first_W[baskets.first_of_user_W[windows]])
+    line_RT = np.minimum(first_R[:, None] + np.arange(STEPS), len(row_L) - 1)
+    row_RT = np.where(line_RT < end_R[:, None], row_L[line_RT], 0)
+    last_R = np.maximum(end_R - first_R - 1, 0)
+    return torch.cat(
+        [
+            model(torch.from_numpy(row_RT[part]))[torch.arange(len(last_R[part])), last_R[part]]
+            for part in passes(len(windows), BLOCK_ROWS)
+        ]
+    )

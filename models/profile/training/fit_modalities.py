@@ -4,11 +4,9 @@ that help.
 A window's modality vectors are added to the state before the first event of the user's next window.
 They help if they improve the prediction of that event. Modalities are tried one after the other,
 each together with those kept before it. Half of the validation users select the best epoch, the
-other half (the holdout) decides. A modality is kept if its holdout loss is lower than without it,
-and lower than with the same vectors shuffled among the windows. The shuffled control rules out
-gains that carry no information about a window, such as a correction of the trunk's biases. The
-whole 95 % interval over users (models/profile/evaluation/intervals.py) of both differences must lie
-below 0. A refit fits those that were kept, each for its best number of epochs.
+other half (the holdout) decides. A modality is kept if its holdout loss is lower than without it:
+the whole 95 % interval over users (models/profile/evaluation/intervals.py) of the difference must
+lie below 0. A refit fits those that were kept, each for its best number of epochs.
 
 Shape suffixes: B samples of a batch, M of them with a named item, N samples of all batches, K
 windows that have a vector, C categories, I items, D model width.
@@ -93,7 +91,7 @@ def fit(
     for modality in sorted(vectors, key=lambda name: (-len(vectors[name].row_K), name)):
         windows = _split_windows(corpus.streams, modality, split, random)
         if min(map(len, windows)) >= MIN_WINDOWS:
-            trial, fusion = fitter.attempt(modality, windows, vectors[modality].shuffled(random))
+            trial, fusion = fitter.attempt(modality, windows)
             trials.append(trial)
             if trial.kept:
                 model.fusion = fusion
@@ -122,7 +120,7 @@ class _Fitter:
         self.on_progress = on_progress
 
     def attempt(
-        self, modality: Modality, windows: tuple[np.ndarray, ...], shuffled: WindowVectors
+        self, modality: Modality, windows: tuple[np.ndarray, ...]
     ) -> tuple[ModalityTrial, Fusion]:
         """The trial of a modality, and the model's fusion with it added."""
         data = FusionSplit(*(self._batches(part, modality) for part in windows))
@@ -137,20 +135,11 @@ class _Fitter:
             "loss": round(loss_N.mean().item(), DECIMALS),
         }
 
-        def is_better(name: str, control_N: Tensor) -> bool:
-            """Adds the control's mean and the interval of the difference to the metrics."""
-            interval = bootstrap.mean(loss_N.numpy(), control_N.numpy())
-            metrics[f"loss_{name}"] = round(control_N.mean().item(), DECIMALS)
-            metrics[f"loss_difference_{name}"] = [round(value, DECIMALS) for value in interval]
-            return interval.high < 0
-
-        kept = is_better("without", self._held_out(self.model.fusion, data.holdout))
-        if kept:
-            control = FusionSplit(
-                *([_with_vectors(batch, modality, shuffled) for batch in part] for part in data)
-            )
-            other, _ = self._fit(modality, control, f"fuse {modality.name}, shuffled")
-            kept = is_better("shuffled", self._held_out(other, control.holdout))
+        without_N = self._held_out(self.model.fusion, data.holdout)
+        interval = bootstrap.mean(loss_N.numpy(), without_N.numpy())
+        metrics["loss_without"] = round(without_N.mean().item(), DECIMALS)
+        metrics["loss_difference"] = [round(value, DECIMALS) for value in interval]
+        kept = interval.high < 0
         return ModalityTrial(**modality._asdict(), kept=kept, metrics=metrics), fusion
 
     def refit(self, modality: Modality, windows: tuple[np.ndarray], epoch: int) -> Fusion:

@@ -213,9 +213,11 @@ class _RankerTrainer:
             (logit_N, row_N, target.has_category(row_N, code_N)),
             (ranked.item_N, candidates.row_N, is_item_N),
         )
-        ranked_sizes = [
-            (*each, size_B) for each, size_B in zip(lists, target.sizes(rows), strict=True)
-        ]
+        sizes = (
+            np.bincount(target.category // target.category_width, minlength=rows),
+            np.bincount(target.item // target.item_width, minlength=rows),
+        )
+        ranked_sizes = [(*each, size_B) for each, size_B in zip(lists, sizes, strict=True)]
         with torch.no_grad():
             ndcg = [ndcg_at_10(*each).mean() for each in ranked_sizes]
         return _Losses(
@@ -251,11 +253,6 @@ class Target(NamedTuple):
     def has_item(self, row_M: np.ndarray, code_M: np.ndarray) -> np.ndarray:
         """(M,) bool: whether the row's set holds the item."""
         return np.isin(row_M * self.item_width + code_M, self.item)
-
-    def sizes(self, rows: int) -> tuple[np.ndarray, np.ndarray]:
-        """(B,) members of each row's sets: categories and items."""
-        categories = np.bincount(self.category // self.category_width, minlength=rows)
-        return categories, np.bincount(self.item // self.item_width, minlength=rows)
 
     def has_category(self, row_M: np.ndarray, code_M: np.ndarray) -> np.ndarray:
         """(M,) bool: whether the row's set holds the category."""

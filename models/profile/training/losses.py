@@ -52,18 +52,10 @@ class PredictionTargets(NamedTuple):
     items: ItemTargets
 
 
-class TargetLogits(NamedTuple):
-    """Logits in the order of LOSS_TERMS."""
-
-    category_NC: Tensor
-    type_NY: Tensor
-    item_MJ: Tensor  # all items, or the true one and the negatives
-
-
-def target_logits(model: BehaviourTransformer, targets: PredictionTargets) -> TargetLogits:
-    """The model's logits for each target."""
+def target_logits(model: BehaviourTransformer, targets: PredictionTargets) -> tuple[Tensor, ...]:
+    """(N, C), (N, Y) and (M, J) logits for each target, in the order of LOSS_TERMS."""
     h_ND = model.trunk(targets.embedding_rows_P7, targets.groups)[targets.flat_position_N]
-    return TargetLogits(
+    return (
         model.category_logits(h_ND, targets.repeat_count_NC),
         model.type_logits(h_ND),
         item_logits(model, h_ND[targets.named_M], targets.items),

@@ -29,6 +29,7 @@ from models.profile.data.prepared import (
     iso_utc,
     prepare,
     prepare_refit,
+    refuse_trained_part,
 )
 from models.profile.model_card import WEIGHTS
 from models.profile.network import BehaviourTransformer, Shape
@@ -69,32 +70,21 @@ def train(
         of this part; the metrics of the card are those before
 
     Raises InputError for rows that the recipe cannot use, for the state of another run, for a
-    teacher that was trained on a user of `without` or on validation, and for a refit on a test part
-    that continued training does not have.
+    teacher that was trained on a user of `without` or on validation, and for a refit of continued
+    training.
     """
-    if incremental and refit == "test":
-        raise InputError(
-            "refit test: continued training has no test part; refit validation trains on all rows"
-        )
+    if incremental and refit:
+        raise InputError("refit: continued training has no refit")
     with distributed.process_group(device) as processes:
         teacher = teacher_folder and Teacher.load(teacher_folder, recipe)
         if teacher:
             _check_teacher(teacher_folder, teacher, without)
         if incremental:
-            recipe = recipe.for_continued_training(teacher.model.shape, teacher.revision)
+            recipe = recipe.for_continued_training(teacher.model.shape, teacher.card.revision)
         data = prepare(recipe, rows_path, on_progress, teacher, incremental, encode_texts, without)
-        until_ms = data.split.train_until_ms
-        if (
-            teacher
-            and not incremental
-            and teacher.is_refitted
-            and (teacher.trained_until_ms > until_ms)
-        ):  # it has seen validation, and would choose by its memory
-            raise InputError(
-                f"teacher {teacher_folder}: trained on windows up to"
-                f" {iso_utc(teacher.trained_until_ms)}, but the training part ends at"
-                f" {iso_utc(until_ms)}; use a teacher without --refit"
-            )
+        if teacher and not incremental and "refit" in teacher.card.data:
+            # It would choose by its memory if it has seen validation.
+            refuse_trained_part(teacher_folder, teacher.card, data.split, "validation")
         run = _run_identity(recipe, data)
         if changes := training_state.differences(processes.broadcast(lambda: run), run):
             raise InputError(f"rank {processes.rank} has another run than rank 0: {changes}")
@@ -103,7 +93,7 @@ def train(
         state = training_state.StateFile(out / training_state.FILE, run)
         trainer = fit(recipe, data, processes, state, on_progress, on_note)
         if refit:
-            more = prepare_refit(recipe, data, refit, teacher, incremental)
+            more = prepare_refit(recipe, data, refit, teacher)
             epochs = trainer.best_epoch
             run_again = {**run, "refit": refit, "refit_epochs": epochs}
             state = training_state.StateFile(out / training_state.REFIT_FILE, run_again)
@@ -124,9 +114,7 @@ def train(
     surprise = surprise_quantiles(model, data.corpus, data.split.validation, recipe)
     if refit:
         model, stored = again.model, more
-        fitted = fit_parts(
-            model, more, recipe, on_progress, keep_embedding=incremental, chosen=parts
-        )
+        fitted = fit_parts(model, more, recipe, on_progress, chosen=parts)
         metrics["refit"] = {**fitted.metrics(), "seconds": again.seconds()}
     card = checkpoint.save(
         out,
@@ -187,10 +175,12 @@ def fit(
     )
     model = BehaviourTransformer(shape)
     _init_biases_from_frequencies(model, data.item_counts, data.category_counts)
-    teacher = data.teacher and data.teacher.model
-    if teacher:
-        _copy_matching_weights(model, teacher)
-    trainer = Trainer(recipe, model, data, processes, teacher)
+    if data.teacher:  # start with its weights of the same name and shape
+        own = model.state_dict()
+        for name, weight in data.teacher.model.state_dict().items():
+            if name in own and own[name].shape == weight.shape:
+                own[name].copy_(weight)
+    trainer = Trainer(recipe, model, data, processes)
     trainer.run(state, on_progress, on_note, on_epoch, epochs)
     return trainer
 
@@ -243,22 +233,11 @@ def _run_identity(recipe: Recipe, data: PreparedData) -> dict[str, Any]:
     """Everything that determines the result of a training, except the processor."""
     return {
         "recipe": dataclasses.asdict(recipe),
-        "teacher": data.teacher.sha256 if data.teacher else {},
+        "teacher": data.teacher.card.sha256 if data.teacher else {},
         "rows": data.corpus.streams.fingerprint(),
         "libraries": checkpoint.library_versions(),
         "liveprofile": __version__,
     }
-
-
-def _copy_matching_weights(model: BehaviourTransformer, source: BehaviourTransformer) -> None:
-    """Copies every weight whose name and shape are the same in both models."""
-    source_weights = source.state_dict()
-    matching = {
-        name: source_weights[name]
-        for name, weight in model.state_dict().items()
-        if name in source_weights and source_weights[name].shape == weight.shape
-    }
-    model.load_state_dict(matching, strict=False)
 
 
 def _init_biases_from_frequencies(

@@ -63,10 +63,9 @@ class Trainer:
         model: BehaviourTransformer,
         data: PreparedData,
         processes: ProcessGroup,
-        teacher: BehaviourTransformer | None = None,
     ):
         self.recipe, self.processes = recipe, processes
-        self.teacher = teacher and teacher.to(processes.device)
+        self.teacher = data.teacher and data.teacher.model.to(processes.device)
         self.corpus, self.split = data.corpus, data.split
         self.random = np.random.default_rng(recipe.seed)
         self.item_share_I = data.item_counts / data.item_counts.sum()
@@ -278,11 +277,12 @@ class Trainer:
         logits = target_logits(model, targets)
         category_N = self._tensor(batch.category_N[target_N].astype(np.int64))
         type_N = self._tensor(batch.type_N[target_N].astype(np.int64))
-        item_index_M = targets.items.target_index()
+        truth = dict(
+            zip(LOSS_TERMS, (category_N, type_N, targets.items.target_index()), strict=True)
+        )
         losses = {
-            "category": F.cross_entropy(logits.category_NC, category_N, reduction="none"),
-            "type": F.cross_entropy(logits.type_NY, type_N, reduction="none"),
-            "item": F.cross_entropy(logits.item_MJ, item_index_M, reduction="none"),
+            name: F.cross_entropy(own, truth[name], reduction="none")
+            for name, own in zip(LOSS_TERMS, logits, strict=True)
         }
         if self.teacher and negatives is not None:
             with torch.no_grad():
@@ -291,9 +291,9 @@ class Trainer:
                 losses[DISTILLED + name] = F.cross_entropy(
                     own, teachers.softmax(1), reduction="none"
                 )
-        rank_N = ranks(logits.category_NC.detach(), category_N)
-        rank_M = ranks(logits.item_MJ.detach(), item_index_M)
-        return {**losses, **dict(zip(METRICS, map(ndcg_at_10, (rank_N, rank_M)), strict=True))}
+        for name, own in (("category", logits[0]), ("item", logits[2])):
+            losses[f"{name}_ndcg_at_10"] = ndcg_at_10(ranks(own.detach(), truth[name]))
+        return losses
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.processes.device)

@@ -17,12 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -77,8 +72,17 @@ def tune(
             study.sampler = optuna.samplers.TPESampler(seed=recipe.seed + done)
             trial = study.ask(space)
             trial_recipe = dataclasses.replace(recipe, **trial.params)
+
+            def on_epoch(epoch: int, loss: float, trial: optuna.Trial = trial) -> None:
+                trial.report(loss, epoch)
+                if trial.should_prune() or not math.isfinite(loss):
+                    raise optuna.TrialPruned
+
             try:
-                loss = _best_validation_loss(trial_recipe, data, processes, trial, on_progress)
+                trainer = fit(
+                    trial_recipe, data, processes, on_progress=on_progress, on_epoch=on_epoch
+                )
+                loss = min(row["validation_loss"] for row in trainer.curves)
             except optuna.TrialPruned:
                 study.tell(trial, state=TrialState.PRUNED)
                 outcome = "pruned"
@@ -110,25 +114,7 @@ def write_params(file: Path, recipe: Recipe, best: TuningResult) -> None:
     file.write_text("\n".join(lines) + "\n")
 
 
-def _best_validation_loss(
-    recipe: Recipe,
-    data: PreparedData,
-    processes: distributed.ProcessGroup,
-    trial: optuna.Trial,
-    on_progress: Progress,
-) -> float:
-    """Trains with the trial's recipe. Raises TrialPruned, also for a loss that is not finite."""
-
-    def on_epoch(epoch: int, loss: float) -> None:
-        trial.report(loss, epoch)
-        if trial.should_prune() or not math.isfinite(loss):
-            raise optuna.TrialPruned
-
-    trainer = fit(recipe, data, processes, on_progress=on_progress, on_epoch=on_epoch)
-    return min(row["validation_loss"] for row in trainer.curves)
-
-
-def _distribution(recipe: Recipe, name: str) -> BaseDistribution:
+def _distribution(recipe: Recipe, name: str) -> optuna.distributions.BaseDistribution:
     bounds = SEARCH_SPACE[name]
     if not isinstance(bounds, SearchRange):
         return CategoricalDistribution(bounds)

@@ -16,18 +16,9 @@ from tests.support.job_under_test import JobUnderTest, run_cli
 pytestmark = pytest.mark.services
 
 
-@pytest.fixture
-def config(job: JobUnderTest, tmp_path: Path) -> Path:
-    """The job's settings, of commands that follow merges."""
-    file = tmp_path / "merges.toml"
-    text = job.config_file.read_text("utf-8")
-    file.write_text(f"{text}\n[merges]\nenabled = true\ndelay_ms = 0\n", "utf-8")
-    return file
+def test_merges_are_sent_shown_split_and_erased(job: JobUnderTest, tmp_path: Path) -> None:
+    config = job.other_settings("merges.toml", merges={"enabled": True, "delay_ms": 0})
 
-
-def test_merges_are_sent_shown_split_and_erased(
-    job: JobUnderTest, config: Path, tmp_path: Path
-) -> None:
     def run(*arguments: str, code: int = 0) -> Any:
         done = run_cli(*arguments, "--json", "--config", config, ok=False)
         assert done.returncode == code, done.stderr

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import threading
-import time
 from collections.abc import Iterator
 
 import pytest
 
 from liveprofile.kafka.records import send_all
-from liveprofile.kafka.topics import create_unlimited_topic
-from monitoring.catalogue import Readings, exported_names
-from monitoring.topic_counts import TopicCounter, rejection_labels
+from monitoring.catalogue import exported_names
 from tests.support.api_server import api_server
 from tests.support.job_under_test import JobUnderTest
 from tests.support.paths import PROMETHEUS
@@ -90,33 +86,9 @@ def test_lag_checkpoints_late_records_and_the_audit(processed, server: Prometheu
     )
     assert server.wait_for("liveprofile_checkpoint_size_bytes")[()] > 0
     assert server.wait_for("liveprofile_records_late_total")[()] > 20
+    # Records of topics are counted from the start of the exporter.
+    assert server.wait_for("liveprofile_records_rejected_total")[("BAD_ID",)] == 0.0
+    rejected = {"reason": "BAD_ID", "topic": job.settings.topics.events}
+    send_all(job.settings, job.settings.topics.rejected, [(b"u", b"x", rejected)] * 3)
+    until(lambda: server.values("liveprofile_records_rejected_total")[("BAD_ID",)] == 3.0)
     assert server.wait_for("liveprofile_audit_pending_records") == {(): processed.records - 1.0}
-
-
-def test_records_of_a_topic_are_counted_from_the_start_of_the_exporter(processed) -> None:
-    settings = processed.job.settings
-    topic = f"metrics-counted-{time.time_ns()}"
-    create_unlimited_topic(settings, topic, 2)
-    send_all(settings, topic, [(b"u", b"before", {"reason": "NOT_JSON"})])
-    counter = TopicCounter(settings, topic, "records_rejected", rejection_labels)
-
-    def counted() -> dict[tuple[str, ...], float]:
-        readings = Readings()
-        counter.add_to(readings)
-        return {
-            tuple(sample.labels.values()): sample.value
-            for family in readings.families()
-            for sample in family.samples
-        }
-
-    stopping = threading.Event()
-    thread = threading.Thread(target=counter.follow, args=(stopping,))
-    thread.start()
-    try:
-        until(lambda: counter.is_following)
-        send_all(settings, topic, [(b"u", b"x", {"reason": "BAD_ID"})] * 3)
-        until(lambda: counted().get(("BAD_ID",)) == 3.0)
-    finally:
-        stopping.set()
-        thread.join()
-    assert counted() == {("BAD_ID",): 3.0}

@@ -62,12 +62,6 @@ def open_flag(sink: CassandraProfileSink, session: Session) -> Any:
     return flags.find_flag(session, FLAG_ID)
 
 
-def change_state(
-    session: Session, stored_flag: Any, to: AlertState, by: str
-) -> states.StoredAlertState:
-    return states.transition(session, stored_flag, to, by, "why", ttl_s=3_600)
-
-
 def alerts(job: JobUnderTest, *arguments: str, ok: bool = True) -> Any:
     done = job.cli("risk", "alerts", *arguments, "--json", ok=ok)
     return json.loads(done.stdout) if done.returncode == 0 else done
@@ -92,7 +86,8 @@ def test_only_one_of_concurrent_transitions_succeeds(session: Session, open_flag
     def ack(by: str) -> str | None:
         start.wait()
         try:
-            return change_state(session, open_flag, AlertState.ACKNOWLEDGED, by).by
+            to = AlertState.ACKNOWLEDGED
+            return states.transition(session, open_flag, to, by, "why", ttl_s=3_600).by
         except TransitionError:
             return None
 
@@ -100,9 +95,7 @@ def test_only_one_of_concurrent_transitions_succeeds(session: Session, open_flag
         winners = [by for by in pool.map(ack, analysts) if by]
     assert len(winners) == 1
     assert states.read_state(session, FLAG_ID).by == winners[0]
-    assert (
-        len(states.read_state_changes(session, FLAG_ID)) == 1
-    )  # failed transitions leave no history
+    [_] = states.read_state_changes(session, FLAG_ID)  # failed transitions leave no history
 
 
 # --- commands -------------------------------------------------------------------------------------
@@ -111,17 +104,13 @@ def test_only_one_of_concurrent_transitions_succeeds(session: Session, open_flag
 def test_label_command_sends_the_same_record_when_repeated(
     job: JobUnderTest, session: Session, open_flag: Any
 ):
+    hour, at = (
+        from_ms(each) for each in (score_hour_ms(open_flag.window_end_ms), open_flag.window_end_ms)
+    )
     session.execute(
         "INSERT INTO risk_score_by_hour (user_id, hour, event_time, event_id, device_id, shop_id)"
-        " VALUES (%s, %s, %s, %s, %s, %s)",
-        (
-            "42",
-            from_ms(score_hour_ms(open_flag.window_end_ms)),
-            from_ms(open_flag.window_end_ms),
-            "e1",
-            "d-1",
-            "",
-        ),
+        " VALUES ('42', %s, %s, 'e1', 'd-1', '')",
+        (hour, at),
     )
     before = sent_labels(job)
     for _ in range(2):
@@ -197,11 +186,8 @@ def test_feedback_command_sends_valid_labels_of_a_file(job: JobUnderTest, tmp_pa
     assert sent["analyst"] == "bank" and sent["time"] == row["known_at"]
 
 
-# --- snoozes --------------------------------------------------------------------------------------
-
-
 def test_snooze_ends_at_its_time_or_when_ended(session: Session, open_flag: Any):
-    until_ms = now_ms() + 6_000
+    until_ms = now_ms() + 3_000
     snooze.snooze(session, "42", "rule", until_ms, "anna")
     snooze.snooze(session, "42", snooze.ALL_RULES, until_ms + 60_000, "anna")
     expected = {"rule": until_ms, "*": until_ms + 60_000}
@@ -296,20 +282,19 @@ def test_long_record_is_truncated_in_the_dead_letter_topic(
     job: JobUnderTest, session: Session, open_flag: Any
 ):
     settings = with_alerts_topic(job.settings, "long")
-    values = [b"x" * (MAX_VALUE_BYTES + more) for more in (-1, 0, 1, 450_000)]
+    values = [b"x" * (MAX_VALUE_BYTES + more) for more in (0, 450_000)]
     send_all(settings, settings.topics.alerts, [(b"k" * 2_000, value, {}) for value in values])
-    assert consume(settings, session, "g", [RecordingHandler()], 4).counts.dead == 4
-    dead = list(read_topic(settings, dead_letter_topic(settings)))
-    dead.sort(key=lambda record: int(record.headers["offset"]))
-    assert [len(record.value) for record in dead] == [MAX_VALUE_BYTES - 1, *[MAX_VALUE_BYTES] * 3]
-    assert {len(record.key) for record in dead} == {MAX_KEY_BYTES}
-    assert [record.headers.get("payload_bytes") for record in dead] == [
-        None,
-        None,
-        *(str(len(value)).encode() for value in values[2:]),
-    ]
-    digest = hashlib.sha256(values[3]).hexdigest().encode()
-    assert dead[3].headers["payload_sha256"] == digest and dead[3].headers["truncated"] == b"true"
+    assert consume(settings, session, "g", [RecordingHandler()], 2).counts.dead == 2
+    dead = sorted(
+        read_topic(settings, dead_letter_topic(settings)), key=lambda each: len(each.headers)
+    )
+    assert {(len(record.key), len(record.value)) for record in dead} == {
+        (MAX_KEY_BYTES, MAX_VALUE_BYTES)
+    }
+    whole, cut = (record.headers for record in dead)
+    assert "truncated" not in whole and cut["truncated"] == b"true"
+    assert cut["payload_bytes"] == str(len(values[1])).encode()
+    assert cut["payload_sha256"] == hashlib.sha256(values[1]).hexdigest().encode()
 
 
 def test_consume_command_stops_on_sigterm_and_prints_counts(

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
-from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
-from liveprofile.feeds.definitions import DefinitionFeed, follow_definitions, rules_spec
-from liveprofile.kafka.connection import client_config
+from liveprofile.feeds.definitions import follow_definitions, rules_spec
 from liveprofile.kafka.records import Record, read_topic, send_all
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import RuleSet, read_rules
@@ -34,14 +32,6 @@ def shipped(job: JobUnderTest) -> RuleSet:
     return read_rules(product_path(job.settings.rules))
 
 
-@pytest.fixture(scope="module")
-def feed(job: JobUnderTest, shipped: RuleSet) -> Iterator[DefinitionFeed]:
-    """The rules feed of a worker, opened before the topic has a record."""
-    feed = follow_definitions(job.settings, rules_spec(job.settings), shipped)
-    yield feed
-    feed.close()
-
-
 wait_until = partial(until, timeout_s=TAKES_EFFECT_TIMEOUT_S)
 
 
@@ -50,18 +40,11 @@ def apply(job: JobUnderTest, file: Path, *arguments: str) -> dict[str, list]:
     return {change["rule_id"]: change for change in json.loads(done.stdout)["changes"]}
 
 
-def test_rules_topic_is_compacted_with_one_partition(job: JobUnderTest) -> None:
-    topic = job.settings.topics.rules
-    admin = AdminClient(client_config(job.settings.kafka))
-    [future] = admin.describe_configs([ConfigResource(ResourceType.TOPIC, topic)]).values()
-    assert future.result()["cleanup.policy"].value == "compact"
-    assert len(admin.list_topics(topic).topics[topic].partitions) == 1
-
-
 def test_applied_rules_take_effect_in_running_worker(
-    job: JobUnderTest, feed: DefinitionFeed, shipped: RuleSet, tmp_path: Path
+    job: JobUnderTest, shipped: RuleSet, tmp_path: Path
 ) -> None:
-    assert feed.current() is shipped
+    feed = follow_definitions(job.settings, rules_spec(job.settings), shipped)
+    assert feed.current() is shipped  # the topic has no record
     file = tmp_path / "rules.toml"
     text = product_path(job.settings.rules).read_text(encoding="utf-8")
     file.write_text(text.replace("threshold = 7.5", "threshold = 6.5"), encoding="utf-8")
@@ -92,13 +75,10 @@ def test_applied_rules_take_effect_in_running_worker(
     listed = job.run("risk", "rules", "list")
     assert listed["version"] == feed.current().version
     assert listed["source"] == f"topic {job.settings.topics.rules}"
-
-
-def test_invalid_record_keeps_rules_in_force(job: JobUnderTest, feed: DefinitionFeed) -> None:
-    before = feed.current()
     send_all(job.settings, job.settings.topics.rules, [(b"purchase_amount", b"{", {})])
     wait_until(lambda: feed.invalid_records == 1)
-    assert feed.current() == before
+    assert feed.current() == new_feed.current()
+    feed.close()
 
 
 def send_again(job: JobUnderTest, records: list[Record], **headers: str) -> None:

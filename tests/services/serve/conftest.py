@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -15,11 +15,11 @@ from liveprofile.alerts.cases.case_store import NewAlert
 from liveprofile.client import Client
 from liveprofile.rows.risk import score_hour_ms
 from liveprofile.rows.users import segment_bucket
-from liveprofile.rules.flags import Flag
 from liveprofile.settings import Settings
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import from_ms
 from liveprofile.units import HOUR_MS
+from models.profile.model_card import ModelCard
 from tests.support.api_server import api_server, wait_until_ready
 from tests.support.job_under_test import JobUnderTest
 from tests.support.rows.profile_rows import START_MS, flag, profile_row
@@ -41,33 +41,20 @@ class Api(NamedTuple):
     def settings(self) -> Settings:
         return self.job.settings
 
-    def key(self, name: str, role: str = "reader") -> dict[str, Any]:
-        return self.job.run("serve", "key", "create", name, "--role", role)
-
     def client(self, name: str = "shop", role: str = "reader") -> Client:
-        return Client(self.url, self.key(name, role)["key"], timeout_s=30)
+        created = self.job.run("serve", "key", "create", name, "--role", role)
+        return Client(self.url, created["key"], timeout_s=30)
 
 
 def fill(settings: Settings, session: Session) -> None:
-    dim = len(profile_row().embedding)
-    width = int(
-        session.cluster.metadata.keyspaces[settings.cassandra.keyspace]
-        .tables["user_profile"]
-        .columns["embedding"]
-        .cql_type.rpartition(",")[2]
-        .strip(" >")
-    )
+    width = ModelCard.read(settings.model.checkpoint).shape["embedding"]
     sink = CassandraProfileSink(settings.cassandra, width, session)
-    rows = [
-        row._replace(embedding=padded(row.embedding, width, dim))
-        for user, window in itertools.product(USERS, range(WINDOWS))
-        for row in [
-            profile_row(
-                user, window, write_lookalike=True, flags=flags(user, window), profile=PROFILE_JSON
-            )
-        ]
-    ]
-    sink.write(rows)
+    for user, window in itertools.product(USERS, range(WINDOWS)):
+        # All users have flags of the same windows: a page ends between rows of one time.
+        flags = [flag(f"rule{n}", flag_id=f"{user}-{window}-{n}") for n in range(2)]
+        row = profile_row(user, window, write_lookalike=True, flags=flags, profile=PROFILE_JSON)
+        embedding = np.pad(row.embedding, (0, width - len(row.embedding)))
+        sink.write([row._replace(embedding=embedding)])
     sink.flush()
     insert = session.prepare(
         "INSERT INTO risk_score_by_hour (user_id, hour, event_time, event_id, event_type, amount,"
@@ -97,15 +84,6 @@ def fill(settings: Settings, session: Session) -> None:
     for number in range(12):
         alert = NewAlert(f"{number:032x}", 1, f"u{number % 4}", f"r{number}", "high", "a", "m")
         case_store.add_alert(session, alert, ttl_s=3_600)
-
-
-def padded(embedding: Any, width: int, dim: int) -> Any:
-    return np.pad(embedding, (0, width - dim))
-
-
-def flags(user: str, window: int) -> list[Flag]:
-    """All users have flags of the same windows: a page ends between rows of one time."""
-    return [flag(f"rule{n}", flag_id=f"{user}-{window}-{n}") for n in range(2)]
 
 
 @pytest.fixture(scope="package")

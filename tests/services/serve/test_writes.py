@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
@@ -16,7 +13,6 @@ from liveprofile.client import (
     Client,
     ConflictError,
     NotFoundError,
-    UnauthorizedError,
     UnavailableError,
     calls,
 )
@@ -24,10 +20,9 @@ from liveprofile.feeds.users import read_consents, read_erasures
 from liveprofile.kafka.records import read_topic
 from liveprofile.pseudonym import user_pseudonym
 from liveprofile.storage.cql import from_ms
-from serve.security import KEY_CACHE_S
-from tests.services.serve.conftest import USERS, Api
+from tests.services.serve.conftest import Api
 from tests.support.api_server import api_server
-from tests.support.job_under_test import JobUnderTest, run_cli
+from tests.support.job_under_test import run_cli
 from tests.support.rows.profile_rows import START_MS, flag
 
 pytestmark = pytest.mark.services
@@ -127,60 +122,12 @@ def test_of_two_editors_of_the_same_rules_one_wins(api: Api) -> None:
     assert listed["rules"] == now.rules
 
 
-def test_campaign_is_planned_once_for_all_users_and_reported(api: Api) -> None:
-    request = {"control_share": 0.5, "response": 1.0, "start_ms": START_MS}
-    with api.client("mia", "analyst") as client:
-        planned = client.send(calls.plan_campaign("spring", **request))
-        assert planned.treatment + planned.control + sum(planned.left_out.values()) == len(USERS)
-        targets = list(client.items(calls.campaign_targets("spring")))
-        assert len(targets) == len({target.user_id for target in targets}) > 0
-        groups = Counter(target.group for target in targets)
-        assert groups == {"treatment": planned.treatment, "control": planned.control}
-        with pytest.raises(ConflictError, match="planned already"):
-            client.send(calls.plan_campaign("spring", **request))
-        [listed] = client.send(calls.campaigns()).items
-        assert (listed.planned_by, listed.summary) == ("mia", planned)
-        report = client.send(calls.campaign_report("spring"))
-        assert report.groups["all"].users == groups
-        with pytest.raises(NotFoundError):
-            client.send(calls.campaign_report("summer"))
-
-
-def test_revoked_key_ends_within_the_cache_time(api: Api) -> None:
-    key = api.key("temporary")
-    with Client(api.url, key["key"]) as client:
-        client.send(calls.profile("u0"))
-        api.job.cli("serve", "key", "revoke", key["key_id"])
-        time.sleep(KEY_CACHE_S + 0.1)
-        with pytest.raises(UnauthorizedError):
-            client.send(calls.profile("u0"))
-        listed = api.job.run("serve", "key", "list")
-    [state] = [each for each in listed if each["key_id"] == key["key_id"]]
-    assert state["revoked_at_ms"]
-    assert key["key"].rpartition("_")[2] not in json.dumps(listed)
-    assert api.job.cli("serve", "key", "revoke", "nothing", ok=False).returncode == 1
-
-
-def test_server_waits_for_the_tables(
-    api: Api, tmp_path: Path, new_job: Callable[..., JobUnderTest]
-) -> None:
-    config = tmp_path / "liveprofile.toml"
-    keyspace = api.settings.cassandra.keyspace
-    text = api.job.config_file.read_text("utf-8")
-    config.write_text(text.replace(f'"{keyspace}"', f'"{keyspace}_later"'), encoding="utf-8")
+def test_server_waits_for_the_tables(api: Api) -> None:
+    keyspace = f"{api.settings.cassandra.keyspace}_later"
+    config = api.job.other_settings("later.toml", cassandra={"keyspace": keyspace})
     with api_server(config) as url, Client(url) as client:
-        with pytest.raises(UnavailableError):
-            client.send(calls.ready())
         # Creates the keyspace with the tables of the API, not those of the job.
         run_cli("serve", "key", "create", "early", "--config", config)
         with pytest.raises(UnavailableError):
             client.send(calls.ready())
-    api.session.execute(f"DROP KEYSPACE {keyspace}_later", timeout=60)
-
-
-def test_log_names_no_user(api: Api) -> None:
-    with api.client() as client:
-        client.send(calls.profile("u7"))
-    log = api.job.config_file.with_suffix(".log").read_text("utf-8")
-    assert "GET /v1/users/{user_id} 200" in log
-    assert "u7" not in log
+    api.session.execute(f"DROP KEYSPACE {keyspace}", timeout=60)

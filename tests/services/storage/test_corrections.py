@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from cassandra.cluster import ResponseFuture, Session
 
-from liveprofile.rows.risk import FLAG_BUCKETS, flag_bucket
+from liveprofile.rows.risk import flag_bucket
 from liveprofile.rules.flags import Flag
 from liveprofile.settings import CassandraSettings, WindowSettings
 from liveprofile.storage import queries
@@ -80,23 +80,14 @@ def correction(
     return Correction(row, revision, replaced, marks or {}, NOW_MS)
 
 
-def marks_of(session: Session, user: str) -> list[dict[str, tuple[int, str]]]:
-    """By rule: the mark and its time, in both tables of flags."""
-    columns = "user_id, rule_id, correction, to_unix_timestamp(corrected_at) AS at_ms"
-    day = from_ms(profile_row().window_end_ms).date()
-    places = {
-        "risk_flag": ("user_id = %s", (user,)),
-        "risk_flag_by_day": ("day = %s AND bucket = %s", (day, flag_bucket(user))),
+def flag_rows(session: Session, user: str) -> dict[str, list[Any]]:
+    """The user's rows in both tables of flags."""
+    by_day = "SELECT * FROM risk_flag_by_day WHERE day = %s AND bucket = %s"
+    key = (from_ms(profile_row().window_end_ms).date(), flag_bucket(user))
+    return {
+        "risk_flag": session.execute("SELECT * FROM risk_flag WHERE user_id = %s", (user,)).all(),
+        "risk_flag_by_day": [row for row in session.execute(by_day, key) if row.user_id == user],
     }
-    found = [
-        [
-            row
-            for row in session.execute(f"SELECT {columns} FROM {table} WHERE {where}", values)
-            if row.user_id == user
-        ]
-        for table, (where, values) in places.items()
-    ]
-    return [{row.rule_id: (row.at_ms, row.correction) for row in rows} for rows in found]
 
 
 def test_correction_replaces_the_delta_and_keeps_the_old_one(
@@ -143,19 +134,14 @@ def test_further_late_event_keeps_every_earlier_delta(
     assert (window.revision, window.events_total) == (3, 10)
 
 
-def test_replay_of_the_job_does_not_undo_a_correction(
+def test_job_does_not_undo_a_correction_and_a_correction_no_newer_window(
     tables: CassandraCorrectionTables, session: Session, user: str
 ):
     tables.correct([correction(user, 0, replaced=None)])
-    write_and_flush(tables, job_row(user, 0))
+    write_and_flush(tables, job_row(user, 0))  # a replay
     assert queries.profile(session, user).churn == 0.75
     [window] = tables.stored(user, 0).windows.values()
     assert (window.revision, window.events_total) == (1, 8)
-
-
-def test_newer_window_of_the_job_keeps_the_profile(
-    tables: CassandraCorrectionTables, session: Session, user: str
-):
     newer = job_row(user, 2)
     write_and_flush(tables, newer)
     tables.correct([correction(user, 1, replaced=None)])
@@ -172,11 +158,14 @@ def test_flags_are_marked_in_both_tables(
         StoredRuleFlag(rule_id, end_ms, 1, "") for rule_id in ("gone", "stays")
     ]
     tables.correct([correction(user, 0, flags=(flag("new"),), marks={"gone": WITHDRAWN})])
-    expected = {"gone": (NOW_MS, WITHDRAWN), "new": (NOW_MS, "ADDED"), "stays": (None, None)}
-    assert marks_of(session, user) == [expected, expected]
+    now = from_ms(NOW_MS).replace(tzinfo=None)
+    for table, rows in flag_rows(session, user).items():
+        marks = {row.rule_id: (row.corrected_at, row.correction) for row in rows}
+        expected = {"gone": (now, WITHDRAWN), "new": (now, "ADDED"), "stays": (None, None)}
+        assert marks == expected, table
     assert {each.correction for each in tables.stored(user, 0).flags} == {"", WITHDRAWN, "ADDED"}
     found = {each.rule_id: each.correction for each in queries.flags(session, user)}
-    assert found == {rule_id: mark for rule_id, (_, mark) in expected.items()}
+    assert found == {"gone": WITHDRAWN, "new": "ADDED", "stays": None}
 
 
 def test_windows_of_an_alias_are_deleted_and_no_later_ones(
@@ -238,18 +227,9 @@ def correct_the_rest(tables: CassandraCorrectionTables, corrections: list[Correc
 
 def rows_of(session: Session, user: str) -> list[tuple[str, dict[str, Any]]]:
     """The user's rows in all tables that corrections write, without what follows from the id."""
-    day = from_ms(profile_row().window_end_ms).date()
-    by_day = "SELECT * FROM risk_flag_by_day WHERE day = %s AND bucket = %s"
-    by_table = {
-        table: list(session.execute(f"SELECT * FROM {table} WHERE user_id = %s", (user,)))
-        for table in ("profile_delta", "replaced_delta", "risk_flag", "user_profile")
-    } | {
-        "risk_flag_by_day": [
-            row
-            for bucket in range(FLAG_BUCKETS)
-            for row in session.execute(by_day, (day, bucket))
-            if row.user_id == user
-        ]
+    by_table = flag_rows(session, user) | {
+        table: session.execute(f"SELECT * FROM {table} WHERE user_id = %s", (user,)).all()
+        for table in ("profile_delta", "replaced_delta", "user_profile")
     }
     return [
         (table, {name: value for name, value in row._asdict().items() if name not in OF_IDS})

@@ -1,24 +1,40 @@
-"""CassandraProfileSink and the queries on a real node."""
+"""CassandraProfileSink and the queries on a real node, also when it is down or does not fit."""
 
 from __future__ import annotations
 
-import json
 import random
 import re
 import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from cassandra import ConsistencyLevel
-from cassandra.cluster import Session
+from cassandra import ConsistencyLevel, InvalidRequest, OperationTimedOut
+from cassandra.cluster import NoHostAvailable, Session
 
+from liveprofile.errors import ConfigError, ServiceError, StoreError
+from liveprofile.rows.profiles import PROFILE_DELTA
 from liveprofile.rules.flags import FlagHistory, FlagQuery, RowPosition
 from liveprofile.settings import CassandraSettings
 from liveprofile.storage import queries
-from liveprofile.units import DAY_MS, MINUTE_MS
+from liveprofile.storage.connection import open_session
+from liveprofile.storage.migrations import filled
+from liveprofile.storage.schema import create_schema
+from liveprofile.units import DAY_MS
+from stack.local import Stack
 from tests.support.memory.sinks import MemoryProfileSink
 from tests.support.paths import ROOT
-from tests.support.rows.profile_rows import DIM, TABLES, flag, profile_row, write_and_flush
+from tests.support.rows.profile_rows import (
+    DIM,
+    TABLES,
+    WINDOW_MS,
+    flag,
+    profile_row,
+    write_and_flush,
+)
 from tests.support.waiting import until
 from udfs.privacy import StoredSums, SumsKey
 from udfs.profile.sink import CassandraProfileSink
@@ -27,55 +43,30 @@ pytestmark = pytest.mark.services
 
 
 def test_every_field_is_read_as_it_was_written(sink: CassandraProfileSink, session: Session):
-    written = profile_row(user_id="ü \U0001f600", recency_days=1.5, active_rules=["b", "a"])
+    written = profile_row("ü \U0001f600", recency_days=1.5, active_rules=["b", "a"], flags=[flag()])
     write_and_flush(sink, written)
-
     profile = queries.profile(session, written.user_id)
-    assert profile == queries.StoredProfile(
-        user_id=written.user_id,
-        window_start_ms=written.window_start_ms,
-        window_end_ms=written.window_end_ms,
-        model_version="test-1",
-        feature_version=1,
-        churn=0.25,
-        expected_spend=12.5,
-        recency_days=1.5,
-        purchases_decayed=1.5,
-        amount_decayed=20.25,
-        events_total=7,
-        segments=["loyal", "new"],
-        profile={"interests": {"café": 0.5}},
-        embedding=[1.0, 0.0, 0.0, 0.0],
-    )
-    assert queries.deltas(session, written.user_id) == [
-        queries.StoredDelta(
-            user_id=written.user_id,
-            window_start_ms=written.window_start_ms,
-            window_end_ms=written.window_end_ms,
-            model_version="test-1",
-            events=2,
-            amount=20.25,
-            embedding_distance=0.125,
-            surprise=3.5,
-            active_rules=["a", "b"],
-            delta={"before": {"churn": 0.5}, "after": {"churn": 0.25}},
-            digests=bytes(range(16)),
-        )
-    ]
+    [delta] = queries.deltas(session, written.user_id)
+    expected = {k: v for k, v in written._asdict().items() if isinstance(v, str | float | int)}
+    del expected["revision"]  # of the model in what is written, of corrections in what is read
+    for row in (profile, delta):
+        found = {name: value for name, value in row._asdict().items() if name in expected}
+        assert found == {name: expected[name] for name in found}
+    assert (profile.segments, profile.embedding) == (["loyal", "new"], [1.0, 0.0, 0.0, 0.0])
+    assert profile.profile == {"interests": {"café": 0.5}}
+    assert (delta.active_rules, delta.digests) == (["a", "b"], written.digests)
+    assert delta.delta == {"before": {"churn": 0.5}, "after": {"churn": 0.25}}
 
-
-def test_recency_without_purchase_is_none(sink: CassandraProfileSink, session: Session):
-    write_and_flush(sink, profile_row(recency_days=2.0))
-    write_and_flush(sink, profile_row(window=1, recency_days=None))
-
-    assert queries.profile(session, "u").recency_days is None
+    before = [session.execute(f"SELECT * FROM {table}").all() for table in TABLES]
+    write_and_flush(sink, written)  # again, as after a failure
+    assert [session.execute(f"SELECT * FROM {table}").all() for table in TABLES] == before
+    write_and_flush(sink, profile_row(written.user_id, 1))
+    assert queries.profile(session, written.user_id).recency_days is None
 
 
 def test_sums_since_an_erasure_are_those_of_the_window_before(sink: CassandraProfileSink):
     sums = (1.0, 2.5e300, -0.0)
-    rows = [
-        profile_row("back", window=window, later_sums=(*sums, float(window))) for window in (2, 3)
-    ]
+    rows = [profile_row("back", n, later_sums=(*sums, float(n))) for n in (2, 3)]
     write_and_flush(sink, *rows, profile_row("never", window=2))
     ends_ms = [row.window_end_ms for row in rows]
     keys = [SumsKey("back", end_ms) for end_ms in (*ends_ms, ends_ms[-1] + 1)]
@@ -87,30 +78,10 @@ def test_sums_since_an_erasure_are_those_of_the_window_before(sink: CassandraPro
     ]
 
 
-def test_profile_is_the_latest_window_of_one_write(sink: CassandraProfileSink, session: Session):
-    windows = [profile_row(window=window, churn=window / 10) for window in (2, 5, 3)]
-    write_and_flush(sink, *windows, profile_row("other", window=1, churn=0.1))
-
-    assert queries.profile(session, "u").churn == 0.5
-    assert queries.profile(session, "other").churn == 0.1
-    assert len(list(queries.deltas(session, "u"))) == 3
-
-
-def test_writing_a_row_again_changes_nothing(sink: CassandraProfileSink, session: Session):
-    row = profile_row(flags=[flag()], active_rules=["rule"], write_lookalike=True)
-    write_and_flush(sink, row)
-    before = [session.execute(f"SELECT * FROM {table}").all() for table in TABLES]
-    write_and_flush(sink, row)
-
-    assert [session.execute(f"SELECT * FROM {table}").all() for table in TABLES] == before
-    assert all(len(found) == 1 for found in before)
-
-
 def test_ttl_starts_at_the_time_of_writing(
     sink: CassandraProfileSink, session: Session, settings: CassandraSettings
 ):
     write_and_flush(sink, profile_row(write_lookalike=True, flags=[flag()]))
-
     for table, column, ttl_s in (
         ("user_profile", "churn", settings.profile_ttl_s),
         ("profile_delta", "events", settings.delta_ttl_s),
@@ -120,83 +91,42 @@ def test_ttl_starts_at_the_time_of_writing(
     ):
         found = session.execute(f"SELECT TTL({column}) AS ttl FROM {table}").one()
         assert ttl_s - 60 <= found.ttl <= ttl_s
-
-
-def test_expired_rows_are_not_read(
-    settings: CassandraSettings, session: Session, sink: CassandraProfileSink
-):
     short = settings.model_copy(update={"profile_ttl_s": 1, "delta_ttl_s": 1})
-    write_and_flush(CassandraProfileSink(short, DIM, session), profile_row())
-
-    until(lambda: not (queries.profile(session, "u") or queries.deltas(session, "u")))
-
-
-@pytest.mark.parametrize("kind", ["cassandra", "memory"])
-def test_flag_history_before_each_window(kind: str, request: pytest.FixtureRequest):
-    sink = MemoryProfileSink() if kind == "memory" else request.getfixturevalue("sink")
-    write_and_flush(sink, profile_row(window=0, active_rules=["a"], flags=[flag("a")]))
-    write_and_flush(sink, profile_row(window=1, active_rules=["a", "b"], flags=[flag("b")]))
-    write_and_flush(sink, profile_row(window=2, active_rules=["b"]))
-    write_and_flush(sink, profile_row("other", window=2, active_rules=["a"], flags=[flag("a")]))
-    ends_ms = [profile_row(window=window).window_end_ms for window in range(4)]
-
-    def history(rule_id: str, window: int) -> FlagHistory:
-        (found,) = sink.flag_history([FlagQuery("u", rule_id, ends_ms[window])])
-        return found
-
-    def past(rule_id: str, window: int) -> tuple[bool, int | None]:
-        found = history(rule_id, window)
-        return found.was_true, found.last_raised_ms
-
-    assert past("a", 0) == (False, None)
-    assert past("a", 1) == (True, ends_ms[0])
-    assert past("a", 3) == (False, ends_ms[0])
-    assert past("b", 1) == (False, None)
-    assert past("b", 2) == (True, ends_ms[1])
-    assert past("b", 3) == (True, ends_ms[1])
-    several = [FlagQuery("u", "b", ends_ms[3]), FlagQuery("nobody", "b", ends_ms[3])]
-    assert sink.flag_history(several) == [history("b", 3), FlagHistory()]
-    assert [history("a", window).is_raised for window in range(3)] == [True, False, False]
-    assert history("b", 0).next_raised_ms == ends_ms[1]
+    write_and_flush(CassandraProfileSink(short, DIM, session), profile_row("brief"))
+    until(lambda: not (queries.profile(session, "brief") or queries.deltas(session, "brief")))
 
 
-def test_flag_history_includes_rows_not_yet_flushed(sink: CassandraProfileSink):
-    sink.write([profile_row(window=n, flags=[flag()], active_rules=["rule"]) for n in range(3)])
-
-    (past,) = sink.flag_history([FlagQuery("u", "rule", profile_row(window=3).window_end_ms)])
-    last_ms = profile_row(window=2).window_end_ms
-    assert past == FlagHistory(RowPosition(last_ms), True, last_ms)
+# --- flags --------------------------------------------------------------------------------------
 
 
-def test_cached_flag_history_equals_that_of_the_tables(
+def test_flag_history_is_that_of_the_tables_before_each_window(
     sink: CassandraProfileSink, settings: CassandraSettings, session: Session
 ):
-    rng = random.Random(1)
+    rng, memory = random.Random(1), MemoryProfileSink()
     for window in range(12):
-        query = [
-            FlagQuery(user_id, rule_id, profile_row(window=window).window_end_ms)
-            for user_id in "uvw"
-            for rule_id in "ab"
-            if rng.random() < 0.6
-        ]
+        end_ms = profile_row(window=window).window_end_ms
+        asked = [FlagQuery(user, rule, end_ms) for user in "uvw" for rule in "ab"]
+        asked = [query for query in asked if rng.random() < 0.6]
+        expected = memory.flag_history(asked)
         fresh = CassandraProfileSink(settings, DIM, session)
-        assert sink.flag_history(query) == fresh.flag_history(query)
-        for user_id in "uvw":
-            active = [rule_id for rule_id in "ab" if rng.random() < 0.5]
-            flags = [flag(rule_id) for rule_id in active if rng.random() < 0.5]
-            write_and_flush(sink, profile_row(user_id, window, active_rules=active, flags=flags))
+        assert sink.flag_history(asked) == fresh.flag_history(asked) == expected
+        for user in "uvw":
+            active = [rule for rule in "ab" if rng.random() < 0.5]
+            flags = [flag(rule) for rule in active if rng.random() < 0.5]
+            row = profile_row(user, window, active_rules=active, flags=flags)
+            for each in (sink, memory):
+                write_and_flush(each, row)
+    sink.write([profile_row("new", n, flags=[flag()], active_rules=["rule"]) for n in range(3)])
+    [past] = sink.flag_history([FlagQuery("new", "rule", profile_row(window=3).window_end_ms)])
+    last_ms = profile_row(window=2).window_end_ms
+    assert past == FlagHistory(RowPosition(last_ms), True, last_ms), "not yet flushed"
 
 
 def test_flags_are_read_by_user_and_over_all_users(sink: CassandraProfileSink, session: Session):
-    days = 3
-    for day in range(days):
-        write_and_flush(
-            sink,
-            *(
-                profile_row(f"u{n}", window=n + day * DAY_MS // (5 * MINUTE_MS), flags=[flag()])
-                for n in range(20)
-            ),
-        )
+    for day in range(3):
+        windows = range(day * DAY_MS // WINDOW_MS, day * DAY_MS // WINDOW_MS + 20)
+        rows = [profile_row(f"u{n}", window, flags=[flag()]) for n, window in enumerate(windows)]
+        write_and_flush(sink, *rows)
     all_flags = queries.flags(session, limit=1_000)
     ends_ms = [found.window_end_ms for found in all_flags]
     assert len(all_flags) == 60 and ends_ms == sorted(ends_ms, reverse=True)
@@ -210,36 +140,19 @@ def test_flags_are_read_by_user_and_over_all_users(sink: CassandraProfileSink, s
     assert queries.flags(session, "nobody") == []
 
 
-def test_flag_of_event_is_stored_in_both_tables(sink: CassandraProfileSink, session: Session):
-    reason = {"code": "FRAUD_SCORE", "value": 0.9, "usual": None, "sentence": "likely"}
-    of_event = flag(event_id="e1", rule_version=3, rule_state="SHADOW", reasons=[reason])
-    write_and_flush(sink, profile_row(flags=[of_event]))
-
-    for table in ("risk_flag", "risk_flag_by_day"):
-        [found] = session.execute(
-            f"SELECT event_id, rule_version, rule_state, reasons FROM {table}"
-        ).all()
-        assert found[:3] == ("e1", 3, "SHADOW")
-        assert json.loads(found[3]) == [reason]
+# --- other queries ------------------------------------------------------------------------------
 
 
 def test_similar_users_are_found_with_and_without_segment(
     sink: CassandraProfileSink, session: Session
 ):
     directions = {"u": (1, 0), "near": (1, 0.1), "far": (1, 3), "opposite": (-1, 0)}
-    write_and_flush(
-        sink,
-        *(
-            profile_row(
-                name,
-                embedding=np.array([x, y, 0, 0], np.float32) / np.float32(np.hypot(x, y)),
-                segments=["loyal"] if name == "far" else ["new"],
-                write_lookalike=True,
-            )
-            for name, (x, y) in directions.items()
-        ),
-        profile_row("never written to the table"),
-    )
+    for name, (x, y) in directions.items():
+        vector = np.array([x, y, 0, 0], np.float32) / np.float32(np.hypot(x, y))
+        segments = ["loyal"] if name == "far" else ["new"]
+        row = profile_row(name, embedding=vector, segments=segments, write_lookalike=True)
+        write_and_flush(sink, row)
+    write_and_flush(sink, profile_row("never written to the table"))
     alike = queries.similar_users(session, "u", 3)
     assert [user.user_id for user in alike] == ["near", "far", "opposite"]
     assert alike[0].cosine > 0.99 and alike[2].cosine < 0.01
@@ -250,15 +163,14 @@ def test_similar_users_are_found_with_and_without_segment(
 def test_scan_of_digests_reads_every_delta_once(sink: CassandraProfileSink, session: Session):
     rows = [profile_row(f"u{n}", window) for n in range(300) for window in range(3)]
     write_and_flush(sink, *rows)
-
     found = list(queries.scan_digests(session))
     assert sorted(found) == sorted(
         queries.WindowDigests(r.user_id, r.window_start_ms, r.window_end_ms, r.events, r.digests)
         for r in rows
     )
-    ends_ms = sorted({r.window_end_ms for r in rows})
-    some = list(queries.scan_digests(session, (ends_ms[1], ends_ms[1])))
-    assert sorted(some) == sorted(row for row in found if row.window_end_ms == ends_ms[1])
+    [_, end_ms, _] = sorted({r.window_end_ms for r in rows})
+    some = list(queries.scan_digests(session, (end_ms, end_ms)))
+    assert sorted(some) == sorted(row for row in found if row.window_end_ms == end_ms)
 
 
 def test_queries_of_the_documentation_run(sink: CassandraProfileSink, session: Session):
@@ -287,9 +199,118 @@ def test_connections_disable_nagles_algorithm(session: Session):
     assert all(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for sock in sockets)
 
 
-def test_row_larger_than_a_batch_is_written(settings: CassandraSettings, session: Session):
-    sink = CassandraProfileSink(settings, DIM, session)
+def test_row_larger_than_a_batch_is_written(sink: CassandraProfileSink, session: Session):
     large = b'{"x":"' + b"y" * 200_000 + b'"}'
     write_and_flush(sink, *(profile_row(f"large{n}", delta=large) for n in range(3)))
-
     assert all(len(queries.deltas(session, f"large{n}")[0].delta["x"]) == 200_000 for n in range(3))
+
+
+# --- failures -----------------------------------------------------------------------------------
+
+
+@contextmanager
+def paused(stack: Stack, seconds: float) -> Iterator[None]:
+    """The node does not answer for so long, or until the block ends."""
+    stack.cassandra.pause()
+    repair = threading.Timer(seconds, stack.cassandra.resume)
+    repair.start()
+    try:
+        yield
+    finally:
+        repair.cancel()
+        repair.join()
+        stack.cassandra.resume()
+
+
+def impatient(settings: CassandraSettings, **changes: object) -> CassandraSettings:
+    return settings.model_copy(update={"request_timeout_ms": 1_000} | changes)
+
+
+def test_refused_write_raises_at_once_and_on_every_later_call(settings: CassandraSettings):
+    own = settings.model_copy(update={"retry_timeout_ms": 60_000})
+    with open_session(own) as session:
+        sink = CassandraProfileSink(own, DIM, session)
+        session.execute("DROP TABLE profile_delta", timeout=60)
+        started_s = time.monotonic()
+        try:
+            with pytest.raises(StoreError, match=r"refused: InvalidRequest.*profile_delta"):
+                write_and_flush(sink, profile_row())
+            with pytest.raises(InvalidRequest, match="profile_delta"):
+                CassandraProfileSink(own, DIM, session)
+            assert time.monotonic() - started_s < 30
+            for later in (sink.flush, lambda: sink.write([profile_row("another")])):
+                with pytest.raises(StoreError, match="refused"):
+                    later()
+        finally:
+            [create] = PROFILE_DELTA.create()
+            session.execute(filled(create, {"keyspace": own.keyspace}), timeout=60)
+
+
+def test_node_that_hangs_delays_set_up_reads_and_writes(settings: CassandraSettings, stack: Stack):
+    own, seconds = impatient(settings), 8.0
+    query = FlagQuery("u", "rule", 1)
+    with open_session(own) as session:
+        for wait_for in (
+            lambda: CassandraProfileSink(own, DIM, session),
+            lambda: CassandraProfileSink(own, DIM, session).flag_history([query]),
+        ):
+            with paused(stack, 3.0):
+                assert wait_for()
+        sink, started_s = CassandraProfileSink(own, DIM, session), time.monotonic()
+        with paused(stack, seconds):
+            rows = [profile_row(f"during-{n}") for n in range(100)]
+            for row in rows:
+                write_and_flush(sink, row)
+            assert time.monotonic() - started_s > seconds, "the writes ended before the outage"
+        assert all(queries.profile(session, row.user_id) for row in rows)
+
+
+def test_outage_longer_than_retry_timeout_raises(settings: CassandraSettings, stack: Stack):
+    own = impatient(settings, retry_timeout_ms=2_000)
+    with open_session(own) as session:
+        sink = CassandraProfileSink(own, DIM, session)
+        for attempt, error, message in (
+            (
+                lambda: write_and_flush(sink, profile_row()),
+                StoreError,
+                r"write kept failing for \d+\.\d s .*= 2000\): ",
+            ),
+            (
+                lambda: CassandraProfileSink(own, DIM, session),
+                (OperationTimedOut, NoHostAvailable),
+                None,
+            ),
+        ):
+            started_s = time.monotonic()
+            with paused(stack, 30.0), pytest.raises(error, match=message):
+                attempt()
+            assert 1.5 < time.monotonic() - started_s < 20
+
+
+@pytest.mark.parametrize(
+    ("changes", "dim", "error", "message"),
+    [
+        ({"port": 1}, DIM, ServiceError, r"Cassandra at 127\.0\.0\.1:1 .*refused"),
+        ({"keyspace": "absent"}, DIM, ServiceError, "no keyspace absent: `liveprofile job submit`"),
+        ({}, DIM + 1, ConfigError, r"vector<float, 4> .* vector<float, 5>"),
+    ],
+    ids=["unreachable", "no keyspace", "another embedding"],
+)
+def test_sink_that_does_not_fit_raises(
+    changes: dict[str, object],
+    dim: int,
+    error: type[Exception],
+    message: str,
+    settings: CassandraSettings,
+):
+    with pytest.raises(error, match=message):
+        CassandraProfileSink(settings.model_copy(update=changes), dim)
+
+
+def test_row_or_schema_of_another_embedding_size_raises(
+    sink: CassandraProfileSink, settings: CassandraSettings
+):
+    with pytest.raises(ConfigError, match=r"vector<float, 4> .* vector<float, 5>"):
+        create_schema(settings, DIM + 1)
+    with pytest.raises(ValueError, match=r"shape \(5,\): the tables need \(4,\)"):
+        sink.write([profile_row(embedding=np.zeros(DIM + 1, np.float32))])

@@ -9,6 +9,7 @@ import re
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any
 from uuid import UUID
 
@@ -63,26 +64,28 @@ class Statement:
         self._tables.reads.append(table)
         if keyspace.startswith("system"):
             return Rows([("local",)] if table == "local" else [])
-        check, most = self._where(), None
-        rows = [row for row in self._tables.ordered(table) if check(row)]
+        keys: Row = {}
+        check, most = self._where(keys), None
+        of_partition = TABLES[table].partition_key
+        only = tuple(map(keys.get, of_partition)) if keys.keys() >= set(of_partition) else None
+        rows: Iterable[Row] = filter(check, self._tables.ordered(table, only))
         if self._skip("ORDER"):
             self._take("BY")
             column = self._name()
             if self._skip("ANN"):
                 self._take("OF")
                 near = self._value("vector")
-                rows.sort(key=lambda row: -_cosine(row[column], near))
+                rows = sorted(rows, key=lambda row: -_cosine(row[column], near))
             else:
-                rows.sort(key=lambda row: row[column], reverse=self._name() == "DESC")
+                descends = self._name() == "DESC"
+                rows = sorted(rows, key=lambda row: row[column], reverse=descends)
         if self._skip("PER"):  # PARTITION LIMIT, which no test reaches
             self._at += 3
         if self._skip("LIMIT"):
             most = self._value("int")
         kind = namedtuple("Row", [name for name, _ in items], rename=True)
-        found = [kind(*(read(row) for _, read in items)) for row in rows]
-        if distinct:
-            found = list(dict.fromkeys(found))
-        return Rows(found[:most])
+        found = (kind(*(read(row) for _, read in items)) for row in rows)
+        return Rows(islice(dict.fromkeys(found) if distinct else found, most))
 
     def write(self) -> tuple[bool, Callable[[], None]]:
         """Whether its condition holds, and what it does."""

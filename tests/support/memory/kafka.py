@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from types import FunctionType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -43,11 +44,21 @@ def replace_everywhere(
     monkeypatch: pytest.MonkeyPatch, replaced: dict[Callable[..., Any], Callable[..., Any]]
 ) -> None:
     """Replaces functions in every module of the product that has imported them."""
-    for name, module in list(sys.modules.items()):
-        if name.partition(".")[0] in FOLDERS:
-            for attribute, value in list(vars(module).items()):
-                if isinstance(value, type | FunctionType) and value in replaced:
-                    monkeypatch.setattr(module, attribute, replaced[value])
+    for original, other in replaced.items():
+        for module, attribute in _importers(original, len(sys.modules)):
+            monkeypatch.setattr(module, attribute, other)
+
+
+@functools.cache
+def _importers(original: Callable[..., Any], _modules: int) -> list[tuple[Any, str]]:
+    """Modules of the product that have a function or class, and the name that it has there."""
+    return [
+        (module, attribute)
+        for name, module in list(sys.modules.items())
+        if name.partition(".")[0] in FOLDERS
+        for attribute, value in list(vars(module).items())
+        if value is original
+    ]
 
 
 class MemoryKafka:

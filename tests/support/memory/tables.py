@@ -6,6 +6,7 @@ each write.
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -77,13 +78,15 @@ class MemoryTables:
             if place is not None and (name not in place or place[name].time_us <= time_us):
                 place[name] = Cell(value, time_us)
 
-    def ordered(self, table: str) -> Iterator[Row]:
+    def ordered(self, table: str, only: tuple | None = None) -> Iterator[Row]:
+        """The rows of a table, or those of one partition only."""
         about, keyed = TABLES[table], {}
         for partition, static in self.statics[table].items():
-            keyed.setdefault(partition, {})
-            keyed[partition][None] = static
+            if only is None or partition == only:
+                keyed.setdefault(partition, {})[None] = static
         for (partition, rest), cells in self.cells[table].items():
-            keyed.setdefault(partition, {})[rest] = cells
+            if only is None or partition == only:
+                keyed.setdefault(partition, {})[rest] = cells
         for partition in sorted(keyed, key=token_of):
             static = keyed[partition].pop(None, {})
             rests = list(keyed[partition])
@@ -99,6 +102,7 @@ class MemoryTables:
                 yield names | keys | values | {"": static}
 
 
+@functools.cache
 def type_of(table: str, column: str) -> str:
     return TABLES[table].columns[column].cql.removesuffix(" static")
 
@@ -121,6 +125,7 @@ def stored(kind: str, value: Any) -> Any:
     return value
 
 
+@functools.cache
 def token_of(partition: tuple) -> int:
     text = "\0".join(map(str, partition))
     return Murmur3Token.hash_fn(text.encode())

@@ -7,8 +7,7 @@ import orjson
 from liveprofile.units import HOUR_MS
 from serve.store.statements import RawDelta, RawProfile
 from tests.support.memory.api import NOW_MS, MemoryApi
-from tests.support.rows.api_rows import fill, stored_flag_of
-from tests.support.rows.stored_rows import profile_fields
+from tests.support.rows.api_rows import fill, raw_profile, stored_flag_of
 
 KNOWN_USER = "anna<b>"
 FEATURES = {
@@ -43,23 +42,14 @@ def known_profile(user_id: str = KNOWN_USER, end_ms: int = NOW_MS) -> RawProfile
         "interests": {"coffee": 0.4},
         "next_items": ["espresso", "mug", "filter"],
     }
-    values = dict(
-        user_id=user_id,
+    return raw_profile(user_id, end_ms)._replace(
         window_start_ms=end_ms - HOUR_MS,
-        window_end_ms=end_ms,
         model_version="m2",
-        feature_version=1,
-        churn=FEATURES["churn"],
-        expected_spend=FEATURES["expected_spend"],
-        recency_days=FEATURES["recency_days"],
-        purchases_decayed=FEATURES["purchases_decayed"],
-        amount_decayed=FEATURES["amount_decayed"],
         events_total=320,
         segments=("loyal", "coupon_user"),
         profile=orjson.dumps(profile).decode(),
-        embedding=[1.0, 0.0],
+        **{name: FEATURES[name] for name in FEATURES.keys() & set(RawProfile._fields)},
     )
-    return RawProfile(**profile_fields() | values)
 
 
 def known_delta(hours_ago: int, user_id: str = KNOWN_USER) -> RawDelta:

@@ -28,7 +28,20 @@ from liveprofile.drift.reference import (
 from liveprofile.errors import InputError
 from liveprofile.units import HOUR_MS
 from models.fraud.training import drift_reference
-from tests.support.rows.drift_data import ALERT_SCORE, NAMES, START_MS, counts, events, series
+from tests.support.rows.drift_data import (
+    ALERT_SCORE,
+    NAMES,
+    START_MS,
+    counts,
+    events,
+    make_reference,
+    series,
+)
+
+
+@pytest.fixture(scope="module")
+def reference() -> DriftReference:
+    return make_reference()
 
 
 @pytest.mark.parametrize("count", [MIN_EVENTS, 100, 1_000])

@@ -52,6 +52,12 @@ def fill(session: MemoryCassandra, user: str, time_us: int = TIME_US, but: str =
     session.put("alert_handled", expired, time_us=time_us)
 
 
+@pytest.fixture(autouse=True)
+def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In memory, threads wait for each other's turn."""
+    monkeypatch.setattr("liveprofile.privacy.erase.AT_ONCE", 1)
+
+
 def tables_of(session: MemoryCassandra, user: str) -> set[str]:
     return {name for name in TABLES if any(user in repr(row) for row in session.rows(name))}
 

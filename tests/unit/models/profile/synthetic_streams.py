@@ -5,8 +5,8 @@ Shape suffixes: N events, W windows.
 
 import numpy as np
 
-from liveprofile.units import DAY_MS, HOUR_MS
-from models.profile.data.examples import PURCHASE, VIEW, build_corpus
+from liveprofile.units import DAY_MS
+from models.profile.data.examples import PURCHASE, build_corpus
 from models.profile.data.prepared import Split
 from models.profile.data.training_rows import Streams
 from models.profile.encoding import Vocabulary
@@ -39,21 +39,6 @@ def make_streams(user_N, time_ms_N, type_N, amount_N, item_N, window_ms=DAY_MS):
         "unusable_events": 0,
     }
     return Streams(**{name: fields.get(name) for name in Streams._fields})
-
-
-def views_and_purchases(window_ms=DAY_MS // 2, events=900, seed=1):
-    """Views and purchases of eleven users over 120 days; user 7 only views."""
-    random = np.random.default_rng(seed)
-    user = np.concatenate([np.arange(11), random.integers(0, 11, events - 11)])
-    kind = np.where((random.random(events) < 0.3) | (user == 7), VIEW, PURCHASE)
-    return make_streams(
-        user,
-        START_MS + random.integers(0, 120 * DAY_MS, events) // HOUR_MS * HOUR_MS,
-        kind,
-        np.round(random.lognormal(2, 1, events), 2) * (kind == PURCHASE),
-        random.integers(0, 30, events),
-        window_ms,
-    )
 
 
 def churning_customers(users=80, days=200, seed=2):

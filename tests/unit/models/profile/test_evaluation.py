@@ -14,7 +14,7 @@ from liveprofile.units import DAY_MS
 from models.profile import recipes
 from models.profile.data import training_rows
 from models.profile.data.examples import PURCHASE, VIEW
-from models.profile.data.moments import Moments, Outcomes, month_ends, outcomes
+from models.profile.data.moments import Moments, Outcomes, outcomes
 from models.profile.data.prepared import Split, split_by_time
 from models.profile.evaluation.any_time import (
     HORIZONS_DAYS,
@@ -31,7 +31,6 @@ from models.profile.evaluation.next_basket import (
     basket_scores,
     compare_rankings,
     next_baskets,
-    subset,
 )
 from models.profile.evaluation.next_basket_baselines import OwnCounts, rank_baselines
 from models.profile.evaluation.served import logged, served_rankings
@@ -80,11 +79,6 @@ def test_target_is_the_set_of_the_following_window_without_returns_and_unnamed_i
     assert baskets.had_before_M.tolist() == [True, False, False]
 
 
-def test_categories_are_compared_by_their_own_codes():
-    baskets = next_baskets(SHOP, "category", np.array([1]))
-    assert basket_of(baskets, 0) == [0, 4]  # item 5 has the category 0, as the unnamed item has
-
-
 def test_ndcg_recall_and_hit_of_a_known_ranking():
     baskets = next_baskets(SHOP, "item", ALL)
     scores = basket_scores(baskets, np.array([[3, 5, 1], [1, 2, 6]]))
@@ -110,13 +104,6 @@ def test_best_ranking_has_the_score_1_also_for_more_than_ten_members():
     scores = basket_scores(baskets, np.arange(1, 11)[None])
     np.testing.assert_allclose(scores.ndcg_at_10, [1])
     np.testing.assert_allclose(scores.recall_at_10, [10 / 14])
-
-
-def test_empty_places_hit_nothing_and_places_after_the_tenth_do_not_count():
-    baskets = next_baskets(SHOP, "item", ALL)
-    empty = np.full((2, 12), NO_CODE)
-    empty[:, 10] = 6
-    assert basket_scores(baskets, empty).hit_rate.tolist() == [0, 0]
 
 
 def test_code_twice_in_a_ranking_is_an_error():
@@ -198,15 +185,6 @@ def test_perfect_model_beats_a_constant_with_the_interval_beyond_0(truth):
         assert report[target]["noise"]["model_over"][2] < 0
 
 
-def test_targets_that_a_model_lacks_are_left_out(truth):
-    days = Predictions(days_W=truth.days_M)
-    report = compare_values(USERS, truth, Predictions(), {"own_gap": days})
-    assert list(report["churn"]) == ["share"]
-    assert report["days"]["own_gap"]["mae"] == 0
-    assert "model_over" not in report["days"]["own_gap"]
-    assert "own_gap" not in report["spend"]
-
-
 def day(number):
     return START_MS + round(number * DAY_MS)
 
@@ -233,29 +211,6 @@ def test_outcomes_are_purchases_in_the_horizon_after_the_moment():
     assert truth.churned_M.tolist() == [True, False, True]
     assert truth.spend_M.tolist() == [0, 4, 0]
     assert truth.days_M.tolist() == [7, 5.5, 7]  # at most the horizon, and of the same user
-
-
-def test_month_ends_are_first_milliseconds_of_months():
-    ends = month_ends(day(0), day(59))
-    assert ends == [day(31), day(59)]
-    assert month_ends(day(31), day(58)) == []
-
-
-def test_moments_are_drawn_for_every_user_seen_also_long_after_the_last_window():
-    streams = churning_customers()
-    moments = Moments.draw(streams, day(100), day(130), 2, seed=1)
-    user = streams.user_W[moments.window_M]
-    seen = np.unique(streams.user_W[streams.end_ms_W <= day(130)])
-    assert (np.bincount(user)[seen] >= 2).all()
-    assert (moments.at_ms_M > day(100)).all() and (moments.at_ms_M <= day(130)).all()
-    assert (np.diff(moments.window_M) >= 0).all()
-    end_ms = streams.end_ms_W[moments.window_M]
-    assert (end_ms <= moments.at_ms_M).all()
-    assert (moments.at_ms_M - end_ms).max() > 60 * DAY_MS
-    following = np.minimum(moments.window_M + 1, len(streams.user_W) - 1)
-    same_user = streams.user_W[following] == user
-    later = streams.end_ms_W[following] > moments.at_ms_M
-    assert (later | ~same_user | (following == moments.window_M)).all()
 
 
 def test_horizons_end_in_the_split_of_their_moment():
@@ -430,16 +385,6 @@ def test_purchases_after_a_window_change_none_of_its_rankings(rankings):
         expected, actual = results[name].ranking_RK, rankings[name].ranking_RK
         np.testing.assert_array_equal(actual[early], expected[early], err_msg=name)
     assert (rankings["own_counts"].ranking_RK != results["own_counts"].ranking_RK).any()
-
-
-@pytest.mark.slow
-def test_subset_keeps_whole_baskets(rankings):
-    targets, _ = rankings
-    part = subset(targets, 20)
-    assert len(part.window_W) == 20
-    for row, window in enumerate(part.window_W):
-        whole = targets.code_M[targets.row_M == np.searchsorted(targets.window_W, window)]
-        np.testing.assert_array_equal(part.code_M[part.row_M == row], whole)
 
 
 @pytest.mark.slow

@@ -1,8 +1,6 @@
 """Inference: the encoding of tokens, scores against a plain reference, and what they depend on."""
 
 import copy
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -15,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from liveprofile.events.modalities import PLACE, Modality
 from liveprofile.units import DAY_MS
 from liveprofile.wire.token_columns import TokenColumns
-from liveprofile.wire.tokens import TYPE_INDEX, Token
+from liveprofile.wire.tokens import Token
 from models.profile import text_encoder, user_features
 from models.profile.encoding import (
     AMOUNT_BUCKETS,
@@ -88,12 +86,6 @@ def test_id_maps_to_its_name_row_a_hash_bucket_or_row_zero():
     assert 3 <= unknown < 7
     assert unknown == hash_row("never seen", 2, 4)
     assert 3 <= hash_row("\ud800", 2, 4) < 7
-
-
-def test_another_process_hashes_ids_to_the_same_rows():
-    code = "from models.profile.encoding import hash_row as h; print([h(i, 9, 64) for i in 'abc'])"
-    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert other.stdout.strip() == str([hash_row(i, 9, 64) for i in "abc"])
 
 
 def test_many_unknown_ids_leave_cache_bounded():
@@ -310,17 +302,6 @@ def test_unknown_ids_and_missing_history_are_scored(miniature_model):
     assert scores.surprise[2:].tolist() == [0, 0]
     assert scores.embedding_before[3].tolist() == scores.embedding_after[3].tolist()
     assert len(miniature.score(miniature_model, [], []).surprise) == 0
-
-
-@pytest.mark.slow
-def test_unusual_event_is_more_surprising_than_the_usual_one(miniature_model):
-    history = usual_tokens(1, 8)
-    usual, other_category = purchase_token(8, 1, 8), purchase_token(8, 4, 8)
-    other_type = usual._replace(type_index=TYPE_INDEX["return"])
-    windows = [[usual], [other_category], [other_type]]
-    surprise = miniature.score(miniature_model, [history] * 3, windows).surprise
-    assert surprise[1] > surprise[0] + 1
-    assert surprise[2] > surprise[0] + 1
 
 
 # What makes the CPU wait for a GPU.

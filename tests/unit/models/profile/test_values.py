@@ -19,8 +19,7 @@ from models.profile.data.moments import Moments, inputs_at, outcomes, user_featu
 from models.profile.data.prepared import Split
 from models.profile.data.training_rows import Streams
 from models.profile.encoding import Vocabulary
-from models.profile.evaluation.served import _memories, served_values
-from models.profile.inference import ProfileModel
+from models.profile.evaluation.served import _memories
 from models.profile.network import BehaviourTransformer, Shape
 from models.profile.ranker.memory import MemoryReader
 from models.profile.ranker.network import Ranker
@@ -33,7 +32,6 @@ from models.profile.values import (
     PurchaseWindows,
     ValueCurveHead,
     curve_inputs,
-    knot_weights,
     score_curves,
 )
 from tests.unit.models.profile.miniature import MINIATURE
@@ -174,34 +172,6 @@ def test_values_before_a_window_do_not_depend_on_it_but_on_its_end() -> None:
     bought = before([MemoryToken(PURCHASE, "i", "c")] * 3, 1.0)
     assert before([MemoryToken(0, "i", "c")], 1.0) == bought
     assert before([MemoryToken(PURCHASE, "i", "c")] * 3, 2.0) != bought
-
-
-@pytest.mark.slow
-def test_served_values_are_those_of_the_stored_curve_at_the_moment(
-    corpus: Corpus, fitted: Any
-) -> None:
-    model, _ = fitted
-    streams = corpus.streams
-    card = {"version": "x", "revision": 1, "decay_days": RECIPE.decay_days, "ranked_items": 4}
-    options: dict[str, Any] = {"device": torch.device("cpu"), "batch_rows": 50}
-    names = streams.items[1:], streams.categories[1:]
-    served = ProfileModel(model, *names, card, length_buckets=(8,), **options)
-    moments = Moments.at(streams, START_MS + 120 * DAY_MS)
-    moments = moments._replace(at_ms_M=moments.at_ms_M + DAY_MS)
-    ends_ms = streams.end_ms_W[moments.window_M]
-    features_MX = user_features_at(corpus, RECIPE, moments.window_M, ends_ms)
-    found = served_values(served, streams, moments, features_MX, 30)
-    weight_MK = knot_weights(
-        (moments.at_ms_M - ends_ms) / DAY_MS, np.array(fit_value_curves.AFTER_DAYS)
-    )
-    with torch.inference_mode():
-        value_M3K = model.value_curves(
-            torch.from_numpy(inputs_at(corpus, RECIPE, moments.window_M, ends_ms))
-        )[:, 1].numpy()
-    expected_M3 = np.einsum("mvk,mk->mv", value_M3K, weight_MK)
-    np.testing.assert_allclose(found.churn_W, expected_M3[:, 0], atol=1e-3)
-    np.testing.assert_allclose(found.days_W, expected_M3[:, 2], atol=0.05)
-    assert served_values(served, streams, moments, features_MX, 5).churn_W is None
 
 
 @pytest.mark.slow

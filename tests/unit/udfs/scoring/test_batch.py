@@ -36,7 +36,7 @@ from udfs.worker import MAX_CONSECUTIVE_FAILED_ROWS
 def test_batches_of_any_size_match_the_reference(
     model: FraudModel, batch_rows: int, shipped_rules: list[dict[str, Any]]
 ) -> None:
-    arrivals = random_arrivals(batch_rows, count=80 if batch_rows == 1 else 250)
+    arrivals = random_arrivals(batch_rows, count=80 if batch_rows == 1 else 140)
     scorer = ScoringHarness(model)
     rows = [row for row, arrival in enumerate(arrivals) if isinstance(arrival, Event)]
     sent = []

@@ -1,34 +1,29 @@
 """Modalities: kept where they help, dropped where they do not, and read with their windows."""
 
 import dataclasses
-import itertools
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from benchmarks.load.rows import as_table, batches
 from liveprofile.errors import InputError
 from liveprofile.events.modalities import PLACE, TEXT, Modality
-from liveprofile.events.window import parse_training_window, parse_windows
+from liveprofile.events.window import parse_training_window
 from liveprofile.privacy.trained_users import user_key
 from liveprofile.settings import load
 from liveprofile.units import DAY_MS
-from liveprofile.wire.histories import read_histories, read_memories
 from models.profile import checkpoint, text_encoder
 from models.profile.data import training_rows
 from models.profile.data.prepared import prepare, prepare_refit
-from models.profile.inference import ProfileModel
 from models.profile.model_card import WEIGHTS
 from models.profile.recipes import recipe
 from models.profile.training import fit_modalities
 from models.profile.training.train import fit as fit_trunk
 from models.profile.training.train import train
 from tests.support.streams import modality_shop
-from tests.support.streams.modality_shop import CATEGORIES, ENCODER, VECTOR_LENGTH
-from udfs.profile import assemble
+from tests.support.streams.modality_shop import ENCODER, VECTOR_LENGTH
 
 pytestmark = pytest.mark.slow
 
@@ -96,9 +91,8 @@ def trained(tmp_path_factory):
 def test_modality_that_predicts_the_next_category_is_kept(trained, kind, modality):
     (trial,) = checkpoint.load(trained(kind))[3].modalities
     assert (trial.name, trial.numbers, trial.kept) == (*modality, True)
-    for control in ("without", "shuffled"):
-        assert trial.metrics["loss"] < 0.85 * trial.metrics[f"loss_{control}"]
-        assert trial.metrics[f"loss_difference_{control}"][2] < -0.1
+    assert trial.metrics["loss"] < 0.85 * trial.metrics["loss_without"]
+    assert trial.metrics["loss_difference"][2] < -0.1
 
 
 @pytest.mark.parametrize("kind", ["media", "place", "text"])
@@ -108,59 +102,6 @@ def test_uninformative_modality_is_dropped_and_leaves_the_weights_unchanged(trai
     assert not trial.kept
     weights = [(path / WEIGHTS).read_bytes() for path in (folder, trained("nothing"))]
     assert weights[0] == weights[1]
-
-
-@pytest.mark.parametrize("kind", ["media", "place"])
-def test_kept_modality_improves_the_ranking_of_unseen_users(trained, kind):
-    model = ProfileModel.load(trained(kind), device="cpu")
-    gains = {True: [], False: []}
-    days = list(batches(modality_shop.messages(40, 6, kind, seed=9), SETTINGS, 1_000))
-    for day, next_day in itertools.pairwise(days):
-        windows = parse_windows(day.events, model.modalities)[0]
-        baselines = assemble.read_baselines(
-            day.added, day.sums, day.window_start_ms, day.window_end_ms, 30.0
-        )
-        inputs = assemble.ProfileInputs(
-            day.user_id,
-            day.window_start_ms,
-            day.window_end_ms,
-            windows,
-            read_histories(day.history, day.purchases, day.window_start_ms, 8),
-            *baselines,
-        )
-        next_categories = parse_windows(next_day.events)[0].tokens.category
-        next_category = dict(zip(next_day.user_id, next_categories, strict=True))
-        vectors = [window.modalities.vectors for window in windows.rows]
-        tokens = (inputs.histories.tokens, windows.tokens)
-        for with_vectors in gains:
-            scores = model.score(
-                *tokens,
-                *assemble.numeric_inputs(inputs),
-                vectors if with_vectors else (),
-                read_memories(day.history),
-            )
-            for user, ranked in zip(day.user_id, scores.interests_after, strict=True):
-                names = [model.categories[index] for index in ranked]
-                target = next_category[user]
-                rank = names.index(target) if target in names else None
-                gains[with_vectors].append(0.0 if rank is None else 1 / np.log2(rank + 2))
-    assert len(gains[True]) == 200
-    assert np.mean(gains[True]) > np.mean(gains[False]) + 0.2
-
-
-def test_modality_that_only_corrects_biases_is_dropped(tmp_path):
-    """A component that all vectors share acts as an additional bias of the categories."""
-    messages = modality_shop.messages(USERS, DAYS, "media", shuffled=True, common=4.0)
-    write_rows(tmp_path / "rows.parquet", messages)
-    data = prepare(TINY, tmp_path / "rows.parquet")
-    model = fit_trunk(TINY, data).model
-    with torch.no_grad():
-        model.category_bias[1 : 1 + CATEGORIES // 2] += 3
-    (trial,) = fit_modalities.fit(model, data.corpus, data.split, TINY)
-    metrics = trial.metrics
-    assert metrics["loss_difference_without"][2] < 0
-    assert metrics["loss"] == pytest.approx(metrics["loss_shuffled"], abs=0.1)
-    assert not trial.kept and not model.fusion.modalities
 
 
 def test_modality_with_too_few_windows_is_not_tried(tmp_path):
@@ -188,14 +129,6 @@ def test_vectors_stay_with_their_windows_in_any_row_order(trained, tmp_path, mon
     ]
     assert index.tolist() == [0, 1, 2]
     np.testing.assert_array_equal(vector_KV, [expected[window] for window in windows])
-
-
-def test_fingerprint_depends_on_the_vectors(trained):
-    with_vectors, without = (
-        training_rows.read(trained(kind).with_suffix(".parquet")) for kind in ("media", "nothing")
-    )
-    assert without.window_vectors == {}
-    assert without.fingerprint() != with_vectors.fingerprint()
 
 
 def test_texts_are_encoded_only_with_an_encoder(trained):

@@ -9,10 +9,7 @@ import torch
 from liveprofile.errors import InputError
 from liveprofile.units import DAY_MS
 from models.profile import checkpoint, recipes
-from models.profile.data.prepared import prepare, prepare_refit, split_by_time
-from models.profile.evaluation.next_basket import basket_scores, next_baskets
-from models.profile.evaluation.served import served_rankings
-from models.profile.inference import ProfileModel
+from models.profile.data.prepared import prepare, prepare_refit
 from models.profile.training import fit_value_curves, training_state
 from models.profile.training.parts import fit_parts
 from models.profile.training.train import fit, train
@@ -113,13 +110,6 @@ def day(time_ms):
     return str(np.datetime64(int(time_ms), "ms").astype("datetime64[D]"))
 
 
-def test_refit_on_the_test_part_uses_every_window_and_leaves_none_to_measure(on_all_rows):
-    card = on_all_rows[1]
-    parts = card["data"]["windows_by_part"]
-    assert parts == {"train": card["data"]["windows"], "validation": 0, "test": 0}
-    assert card["data"]["refit"]["measured_by"] is None
-
-
 def test_labels_of_the_value_curves_are_purged_only_if_a_part_is_left(rows):
     data = prepare(SHORT, rows)
     for part, horizons in (("validation", 2), ("test", 1)):
@@ -171,37 +161,6 @@ def test_evaluate_refuses_the_part_that_a_checkpoint_was_trained_on(
     assert looks.read_text() == ""
 
 
-def test_refitted_model_ranks_the_windows_after_it(rows, refitted):
-    streams = prepare(SHORT, rows).corpus.streams
-    split = split_by_time(SHORT, streams.end_ms_W)
-    targets = next_baskets(streams, "item", split.test)
-    model = ProfileModel.load(refitted[0], device="cpu")
-    ranking = served_rankings(model, streams, targets.window_W, SHORT.history_windows)
-    assert basket_scores(targets, ranking.item).ndcg_at_10.mean() > 0.8
-
-
-def test_continued_training_is_refitted_on_all_new_windows(rows, plain, tmp_path):
-    later = write_rows(tmp_path / "all", days=80)
-    with pytest.raises(InputError, match="continued training has no test part"):
-        train(SHORT, later, tmp_path / "m", teacher_folder=plain[0], incremental=True, refit="test")
-    short = dataclasses.replace(SHORT, continue_epochs=1)
-    teacher = {"teacher_folder": plain[0], "incremental": True}
-    cards = [
-        train(short, later, tmp_path / str(refit), refit=refit, **teacher)
-        for refit in (None, "validation")
-    ]
-    assert cards[1]["version"] == "miniature-2-refit"
-    assert cards[1]["data"]["train_until"] == cards[0]["data"]["validation_until"]
-    assert cards[1]["data"]["refit"]["measured_by"] is None
-    # Half of the windows may be replayed ones, and there are not as many: all are used.
-    assert cards[0]["data"]["windows_by_part"]["validation"] > 0
-    assert cards[1]["data"]["windows_by_part"]["train"] == cards[1]["data"]["windows"]
-    # The next continued training begins after what the refit has seen.
-    with pytest.raises(InputError, match="no new training rows"):
-        next_of = tmp_path / "validation"
-        train(SHORT, later, tmp_path / "x", teacher_folder=next_of, incremental=True)
-
-
 def test_teacher_that_was_trained_on_validation_is_refused(rows, refitted, tmp_path):
-    with pytest.raises(InputError, match="use a teacher without --refit"):
+    with pytest.raises(InputError, match="was trained on the validation part"):
         train(SHORT, rows, tmp_path, teacher_folder=refitted[0])

@@ -16,7 +16,6 @@ from models.profile import checkpoint, recipes
 from models.profile.data.prepared import prepare, split_by_time, split_new_windows
 from models.profile.device import ModelError
 from models.profile.inference import ProfileModel
-from models.profile.network import add_items, hash_bucket_rows
 from models.profile.recipes import recipe
 from models.profile.training import curves
 from models.profile.training.parts import fit_embedding
@@ -152,23 +151,6 @@ def shop(tmp_path_factory):
     return write_trained_shop(tmp_path_factory.mktemp("incremental"))
 
 
-def test_adding_items_does_not_change_other_scores(shop, tmp_path):
-    network, items, categories, card = checkpoint.load(shop / "model")
-    new = ["i?-a", "i?-b"]
-    expanded = add_items(network, hash_bucket_rows(network, items, new))
-    fields = card.model_dump(exclude={"format", "shape", "sha256"})
-    checkpoint.save(tmp_path, expanded, [*items, *new], categories, **fields)
-    histories, windows = (
-        [[t._replace(item="i?-a") if t.item == "i1-0" else t for t in row] for row in rows]
-        for rows in random_tokens()
-    )
-    models = (ProfileModel.load(folder, device="cpu") for folder in (shop / "model", tmp_path))
-    scores = [score(model, histories, windows) for model in models]
-    # The new names may become next items; nothing else may change.
-    before, after = (result._replace(next_items=result.next_items[:, :1] * 0) for result in scores)
-    assert_scores_equal(before, after)
-
-
 def test_small_student_uses_the_teachers_items_and_loss_terms(shop, tmp_path):
     student = dataclasses.replace(SHORT, name="student", layers=1)
     card = train(student, shop / "early", tmp_path / "student", teacher_folder=shop / "model")
@@ -197,9 +179,11 @@ def test_continued_training_makes_the_next_revision_until_rows_are_used_up(
     assert (card.version, card.revision) == ("miniature-2", 2)
     assert card.data["train_until"] > checkpoint.load(shop / "model")[3].data["train_until"]
     assert card.recipe["learning_rate"] == SHORT.continue_learning_rate
+    teacher = {"teacher_folder": tmp_path / "next", "incremental": True}
     with pytest.raises(InputError, match="no new training rows"):
-        teacher = {"teacher_folder": tmp_path / "next", "incremental": True}
         train(SHORT, shop / "early", tmp_path / "b", **teacher)
+    with pytest.raises(InputError, match="continued training has no refit"):
+        train(SHORT, shop / "all", tmp_path / "b", refit="test", **teacher)
 
 
 def test_new_windows_are_split_by_time_and_mixed_with_replayed_ones():
