@@ -16,10 +16,12 @@ from liveprofile.ingest.rejected import RejectedRecord
 from liveprofile.trends.counts import ALL, Series
 from liveprofile.units import HOUR_MS
 from serve.keys import Role
+from tests.support.commands import commands
 from tests.support.memory.api import NOW_MS, MemoryApi
 from tests.support.rows.api_rows import raw_delta, raw_profile, stored_flag_of, stored_score
 
 Run = Callable[..., Result]
+LOADED = list(commands())  # before the clock is replaced in their modules
 
 
 @pytest.fixture
