@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import chain
 from typing import Any, NamedTuple
 
 import orjson
@@ -97,7 +98,8 @@ def backtest(
     until_ms = _end_ms(session, days, now_ms)
     since_ms = until_ms - days * DAY_MS
     first_ms = first_needed_ms([*current, *edited], since_ms)
-    labels = by_user_and_time(read_topic_labels(settings), read_flag_labels(session))
+    # Of two labels the later in order counts.
+    labels = dict(chain(read_topic_labels(settings), read_flag_labels(session)))
 
     def blocks() -> Iterable[StoredRows]:
         yield from window_blocks(watch(scan_windows(session, first_ms, until_ms)))
@@ -114,36 +116,28 @@ def _end_ms(session: Session, days: int, now_ms: int) -> int:
 
 
 def as_json(found: Backtest) -> dict[str, Any]:
+    def outcome_as_json(each: Outcome) -> dict[str, Any]:
+        figures = {"alerts": each.alerts, "precision": each.precision, "users": len(each.users)}
+        return each._asdict() | figures
+
     return found._asdict() | {
-        name: _outcome_as_json(getattr(found, name)) for name in ("current", "edited")
+        name: outcome_as_json(getattr(found, name)) for name in ("current", "edited")
     }
 
 
-def _outcome_as_json(each: Outcome) -> dict[str, Any]:
-    return each._asdict() | {
-        "alerts": each.alerts,
-        "precision": each.precision,
-        "users": len(each.users),
-    }
+# User and time, of the event or of the end of the window; and the label.
+_KnownLabel = tuple[tuple[str, int], Label]
 
 
-class KnownLabel(NamedTuple):
-    """time_ms: of the event, or the end of the window."""
-
-    user_id: str
-    time_ms: int
-    label: Label
-
-
-def read_flag_labels(session: Session) -> Iterable[KnownLabel]:
+def read_flag_labels(session: Session) -> Iterable[_KnownLabel]:
     """The labels that analysts gave to flags. Raises ServiceError."""
     query = SimpleStatement("SELECT DISTINCT flag_id, user_id, window_end, state FROM flag_state")
     for row in read_pages(session, query):
         if row.state in LABEL_OF_STATE:
-            yield KnownLabel(row.user_id, to_ms(row.window_end), LABEL_OF_STATE[row.state])
+            yield (row.user_id, to_ms(row.window_end)), LABEL_OF_STATE[row.state]
 
 
-def read_topic_labels(settings: Settings) -> Iterable[KnownLabel]:
+def read_topic_labels(settings: Settings) -> Iterable[_KnownLabel]:
     """The valid labels of the topic, in its order. Raises ServiceError."""
     for record in read_topic(settings, settings.topics.feedback):
         try:
@@ -151,7 +145,7 @@ def read_topic_labels(settings: Settings) -> Iterable[KnownLabel]:
         except orjson.JSONDecodeError:
             continue  # the job has rejected it
         if schema_error(label) is None:
-            yield KnownLabel(label["user_id"], _ms(label["event_time"]), label["label"])
+            yield (label["user_id"], _ms(label["event_time"])), label["label"]
 
 
 def _ms(time: Any) -> int:
@@ -160,8 +154,3 @@ def _ms(time: Any) -> int:
         if isinstance(time, int)
         else round(datetime.fromisoformat(time).timestamp() * SECOND_MS)
     )
-
-
-def by_user_and_time(*known: Iterable[KnownLabel]) -> dict[tuple[str, int], Label]:
-    """Of two labels the later in order counts."""
-    return {(each.user_id, each.time_ms): each.label for labels in known for each in labels}
