@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from cli.common import Call
 from cli.main import app
 from liveprofile.ingest.rejected import RejectedRecord
-from liveprofile.trends.counts import ALL, Series
+from liveprofile.trends.count_store import ALL, Series
 from liveprofile.units import HOUR_MS
 from serve.keys import Role
 from tests.support.memory.api import NOW_MS, MemoryApi
