@@ -14,7 +14,7 @@ from console.formats import facts, number, utc
 from console.job import JobReader
 from console.rendering import page, part_page
 from liveprofile.ingest.rejected import RejectedRecord
-from liveprofile.trends.counts import ALL, Series
+from liveprofile.trends.count_store import ALL, Series
 from liveprofile.trends.points import Metric
 from serve.security import Call
 from services import operations as service

@@ -14,7 +14,7 @@ from liveprofile.audit.results import AuditResult, store_result
 from liveprofile.errors import ServiceUnavailableError
 from liveprofile.ingest.rejected import RejectedRecord
 from liveprofile.settings import load
-from liveprofile.trends.counts import Series
+from liveprofile.trends.count_store import Series
 from liveprofile.units import HOUR_MS
 from tests.support.event_loop import on_loop
 from tests.support.memory.api import NOW_MS, MemoryApi

@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 
 from liveprofile.rows.users import segment_bucket
 from liveprofile.settings import load
-from liveprofile.trends.counts import Series
+from liveprofile.trends.count_store import Series
 from liveprofile.units import DAY_MS, HOUR_MS
 from serve.problems import UnavailableError
 from serve.store.scans import ScanLimit, Scans, ScanTooLargeError

@@ -15,11 +15,12 @@ from liveprofile.kafka.records import Record
 from liveprofile.labels import feedback
 from liveprofile.labels.feedback import keep_valid, read_file_or_topic, read_labels, schema_error
 from liveprofile.labels.rule_backtest import (
+    StoredEvent,
     as_json,
     compare,
+    event_blocks,
     first_needed_ms,
 )
-from liveprofile.rules.backtest import StoredEvent, event_blocks
 from liveprofile.settings import Settings, load
 from liveprofile.units import DAY_MS, HOUR_MS
 from tests.support.rows.rule_examples import rule
