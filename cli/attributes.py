@@ -29,8 +29,12 @@ from liveprofile.attributes.statements import (
     StatementKind,
     resolve,
 )
-from liveprofile.attributes.table import AttributeTable
-from liveprofile.attributes.topic import apply_records, send_statements, send_withdrawal
+from liveprofile.attributes.table import (
+    AttributeTable,
+    apply_records,
+    send_statements,
+    send_withdrawal,
+)
 from liveprofile.errors import InputError, ServiceUnavailableError
 from liveprofile.resources import product_path
 from liveprofile.storage.cql import now_ms
@@ -61,7 +65,6 @@ def send(
     purpose: Purpose | None = None,
     valid_days: Annotated[float | None, typer.Option(min=0.001, max=3_660)] = None,
     at: Annotated[int | None, time_option("--time")] = None,
-    rename: list[str] | None = None,
     dry_run: bool = False,
 ) -> None:
     """Send the attributes of a file to the topic user-attributes.
@@ -74,20 +77,18 @@ def send(
     --valid-days 365`
 
     Options:
-    file FILE: CSV, Parquet or JSON lines, by the name's ending.
+    file FILE: CSV or JSON lines, by the name's ending.
     source NAME: Who says so, of rows without a source.
     kind: Of rows without a kind.
     purpose: Of rows without a purpose: marketing (segments), risk (rules) or any (both).
     valid_days: Rows without an expiry expire so many days after their time.
     at TIME: Time of rows without one (UTC), such as 2026-11-26T01:00. Default: now.
-    rename COLUMN=NAME: A column of the file and its name here; no name leaves the column out.
-        Repeatable.
     dry_run: Check the rows without sending them.
     """
     settings, clock_ms = call.settings, now_ms()
     catalogue = read_catalogue(product_path(settings.attributes))
     time_ms = clock_ms if at is None else at
-    defaults = FileDefaults(time_ms, valid_days, source, kind, purpose, _renamed(rename or []))
+    defaults = FileDefaults(time_ms, valid_days, source, kind, purpose)
     latest_ms = clock_ms + settings.limits.max_clock_skew_ms
     problems: list[FileProblem] = []
     valid = sum(1 for _ in read_statements(file, catalogue, defaults, latest_ms, problems.append))
@@ -105,16 +106,6 @@ def send(
     if problems:
         raise InputError(f"{file} was changed while it was sent; send it again")
     call.print({"valid": valid, "sent": sent, "topic": settings.topics.attributes})
-
-
-def _renamed(options: list[str]) -> dict[str, str]:
-    renamed = {}
-    for each in options:
-        column, equals, name = each.partition("=")
-        if not equals or not column:
-            raise InputError(f"--rename {each!r}: must be COLUMN=NAME")
-        renamed[column] = name
-    return renamed
 
 
 @attributes.command()

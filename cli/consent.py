@@ -18,9 +18,15 @@ from cli.options import Commands
 from cli.progress import progress
 from liveprofile.alerts.cloud_events import to_rfc3339
 from liveprofile.audit.rows import EVENT, parse_event
-from liveprofile.consent.changes import PURPOSES, ConsentChange, in_order, newest
-from liveprofile.consent.records import change_json, read_change
-from liveprofile.consent.store import read_changes
+from liveprofile.consent.changes import (
+    PURPOSES,
+    ConsentChange,
+    change_json,
+    in_order,
+    newest,
+    read_change,
+    read_changes,
+)
 from liveprofile.errors import InputError
 from liveprofile.feeds.users import read_consents, read_merges
 from liveprofile.identity.merges import IdentityTable

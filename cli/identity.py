@@ -21,18 +21,18 @@ from liveprofile.feeds.users import (
     read_erasures,
     read_merges,
 )
-from liveprofile.identity.login_service import LoginMerger
-from liveprofile.identity.logins import Decisions
+from liveprofile.identity.logins import Decisions, LoginMerger
 from liveprofile.identity.merges import (
     END_OF_TIME_MS,
     IdentityTable,
     Merge,
     MergeError,
+    merge_json,
     merged,
     of_persons,
+    to_record,
 )
 from liveprofile.identity.merges import split as split_merge
-from liveprofile.identity.records import merge_json, to_record
 from liveprofile.kafka.offsets import partition_ranges
 from liveprofile.kafka.records import send_all
 from liveprofile.settings import Settings

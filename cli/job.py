@@ -7,9 +7,8 @@ import re
 import shlex
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import orjson
 import typer
 
 from cli.common import Call, option
@@ -24,22 +23,16 @@ from cli.submission import (
 )
 from liveprofile.flink import rest
 from liveprofile.flink.job_report import (
-    is_reported,
-    job_warnings,
     last_checkpoint_path,
-    report,
     require_running_job,
-    scoring_report,
 )
-from liveprofile.flink.operator_metrics import model_report, operator_metrics
 from liveprofile.flink.rest import wait_until_running
-from liveprofile.kafka.offsets import lag, scoring_group
 from liveprofile.kafka.topics import create_topics, missing_topics
-from liveprofile.resources import product_path
-from liveprofile.settings import Settings, load
+from liveprofile.settings import load
 from liveprofile.storage.cql import to_ms
 from liveprofile.storage.migrations import to_apply
 from liveprofile.storage.schema import migration_steps
+from services.operations import job_status
 
 
 def setup(call: Call, dry_run: bool = False) -> None:
@@ -148,38 +141,12 @@ def status(call: Call) -> None:
 
     Example: `liveprofile job status --json`
     """
-    result = _collect_status(call.settings)
+    result = job_status(call.settings)
     call.print(result)
     for warning in result["warnings"] if not call.json else ():
         typer.echo(f"warning: {warning}", err=True)
     if result["warnings"]:
         raise typer.Exit(1)
-
-
-def _collect_status(settings: Settings) -> dict[str, Any]:
-    job = report(settings.flink.rest_url, settings.job.name)
-    result: dict[str, Any] = job._asdict()
-    result["checkpoint"] = job.checkpoint and job.checkpoint._asdict()
-    result["lag_events"] = lag(settings)
-    metrics = operator_metrics(settings.flink.rest_url, job.job_id, is_reported)
-    scoring = None
-    result["lag_scoring"] = None
-    if settings.scoring.enabled:
-        result["lag_scoring"] = lag(settings, scoring_group(settings.kafka))
-        scoring = scoring_report(metrics)
-    result["scoring"] = scoring and scoring._asdict()
-    result["model_version"] = _model_version(product_path(settings.model.checkpoint))
-    models = model_report(metrics)
-    result["models"] = models and models._asdict()
-    interval_ms = settings.job.checkpoint_interval_ms
-    result["warnings"] = list(job_warnings(job, interval_ms, scoring, models))
-    return result
-
-
-def _model_version(checkpoint: Path) -> str | None:
-    """Version of the configured model; None if its model card is not on this machine."""
-    card = checkpoint / "card.json"
-    return orjson.loads(card.read_bytes())["version"] if card.is_file() else None
 
 
 def stop(call: Call, savepoint: SavepointFolderOption = None, job: JobOption = None) -> None:

@@ -24,7 +24,7 @@ from cli.common import (
     table,
 )
 from cli.progress import progress
-from liveprofile.consent.store import ttl_s
+from liveprofile.consent.changes import ttl_s
 from liveprofile.errors import InputError
 from liveprofile.feeds.users import read_erasures, read_merges
 from liveprofile.identity.merges import former_ids, of_persons
@@ -286,8 +286,8 @@ def export(
 ) -> None:
     """Write all that is stored about a user to one JSON file, which only its owner can read.
 
-    Each row has its table, its write time and its expiry. The file is about all ids of the person.
-    Exit code 1, and no file, if nothing is stored.
+    Each table has its limit in time. The file is about all ids of the person. Exit code 1, and no
+    file, if nothing is stored.
 
     Example: `liveprofile privacy export 42 --out 42.json`
 
@@ -297,12 +297,11 @@ def export(
     """
     settings = call.settings
     ids = of_persons(read_merges(settings), [user])
-    now = datetime.now(UTC)
     with private_file(out) as file, call.session() as session:
         about = {
             "user_id": user,
             "ids": ids,
-            "exported_at": as_json(now),
+            "exported_at": as_json(datetime.now(UTC)),
             "keyspace": settings.cassandra.keyspace,
             "topics_included": topics,
         }
@@ -310,8 +309,8 @@ def export(
         keys = [read_user_keys(session, each) for each in ids]
         for name, declared in TABLES.items():
             limits = {"what": declared.holds, "limit": declared.limit}
-            rows = (row for each in keys for row in table_rows(session, declared, each, now))
-            result.add(name, limits, (row._asdict() for row in rows), "rows")
+            rows = (row for each in keys for row in table_rows(session, declared, each))
+            result.add(name, limits, rows, "rows")
         for setting, topic in TOPICS.items() if topics else ():
             name = getattr(settings.topics, setting)
             if not topic.limit:

@@ -11,8 +11,7 @@ from cli.options import Commands
 from cli.progress import count_bar
 from liveprofile.errors import InputError, ServiceError
 from liveprofile.settings import Settings
-from liveprofile.trends.count_store import CountStore
-from liveprofile.trends.counts import ALL, CATEGORY, Series
+from liveprofile.trends.count_store import ALL, CATEGORY, CountStore, Series
 from liveprofile.trends.points import FIRST_DAYS
 from liveprofile.trends.update import InputTopic
 from liveprofile.trends.update import update as count

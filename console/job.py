@@ -6,77 +6,35 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
-from liveprofile.flink.job_report import (
-    JobReport,
-    ScoringReport,
-    is_reported,
-    job_warnings,
-    report,
-    scoring_report,
-)
-from liveprofile.flink.operator_metrics import (
-    ModelReport,
-    model_report,
-    operator_metrics,
-)
-from liveprofile.kafka.offsets import lag, scoring_group
 from liveprofile.settings import Settings
+from services.operations import job_status
 
 FRESH_S = 2.0
 
 Value = TypeVar("Value")
 
 
-class JobFacts(NamedTuple):
-    """lag: records behind at the last checkpoint. scoring: None if it is off or has no metrics."""
-
-    job: JobReport
-    lag_events: int
-    lag_scoring: int | None
-    scoring: ScoringReport | None
-    models: ModelReport | None
-    warnings: list[str]
-
-
-def read_facts(settings: Settings) -> JobFacts:
-    """Blocks. Raises ServiceError."""
-    rest_url = settings.flink.rest_url
-    job = report(rest_url, settings.job.name)
-    is_scoring = settings.scoring.enabled
-    metrics = operator_metrics(rest_url, job.job_id, is_reported)
-    scoring = scoring_report(metrics) if is_scoring else None
-    models = model_report(metrics)
-    return JobFacts(
-        job,
-        lag(settings),
-        lag(settings, scoring_group(settings.kafka)) if is_scoring else None,
-        scoring,
-        models,
-        list(job_warnings(job, settings.job.checkpoint_interval_ms, scoring, models)),
-    )
-
-
 class JobReader:
     """Reads Flink and Kafka in a thread: if they do not answer, they occupy no more than that.
 
-    read: blocks; the facts of the job.
+    read: blocks; the status of the job.
     """
 
     def __init__(
         self,
         settings: Settings,
         clock_s: Callable[[], float] = time.monotonic,
-        read: Callable[[Settings], JobFacts] = read_facts,
+        read: Callable[[Settings], dict[str, Any]] = job_status,
     ):
         threads = ThreadPoolExecutor(1, thread_name_prefix="job")
 
-        def reading() -> Awaitable[JobFacts]:
+        def reading() -> Awaitable[dict[str, Any]]:
             return asyncio.get_running_loop().run_in_executor(threads, read, settings)
 
         # Raises ServiceError if Flink or Kafka does not answer.
-        self.facts = Shared(reading, FRESH_S, clock_s).get
+        self.status = Shared(reading, FRESH_S, clock_s).get
 
 
 class Shared(Generic[Value]):

@@ -8,9 +8,8 @@ sweep that is killed leaves its position and the end of the page in progress. Th
 from there, and first stores and sends the changes in between again, with the same ids.
 
 The job and a sweep may change the same user. So a sweep first announces itself in the topic of
-definitions: workers then read memberships again for each window (liveprofile/segments/policy.py).
-After a while it reads again the users it has changed. If a window has come in between, it evaluates
-them again.
+definitions: workers then read memberships again for each window (MembershipPolicy). After a while
+it reads again the users it has changed. If a window has come in between, it evaluates them again.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from liveprofile.alerts.cases.flags import UnknownFlagError
 from liveprofile.alerts.cases.states import TransitionError
 from liveprofile.campaigns.store import CampaignExistsError, UnknownCampaignError
 from liveprofile.errors import InputError, LiveprofileError, ServiceError
-from liveprofile.feeds.definition_changes import DefinitionsChangedError
+from liveprofile.feeds.definitions import DefinitionsChangedError
 from liveprofile.rules.definitions import DefinitionsError
 from liveprofile.rules.proposals import OwnProposalError, ProposalDecidedError, UnknownProposalError
 

@@ -18,7 +18,7 @@ from cassandra.util import datetime_from_uuid1, uuid_from_time
 from liveprofile.alerts.cases.states import TransitionError
 from liveprofile.campaigns.store import CampaignExistsError
 from liveprofile.errors import InputError
-from liveprofile.feeds.definition_changes import DefinitionsChangedError
+from liveprofile.feeds.definitions import DefinitionsChangedError
 from liveprofile.rows.operations import API_AUDIT
 from liveprofile.rules.proposals import OwnProposalError, ProposalDecidedError, UnknownProposalError
 from liveprofile.settings import Settings

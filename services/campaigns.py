@@ -31,8 +31,7 @@ from liveprofile.campaigns.store import (
     store_plan,
 )
 from liveprofile.client.analysis_models import CAMPAIGN_PATTERN, CampaignRequest
-from liveprofile.consent.changes import ConsentTable
-from liveprofile.consent.store import read_changes
+from liveprofile.consent.changes import ConsentTable, read_changes
 from liveprofile.errors import InputError
 from liveprofile.feeds.users import read_consents
 from liveprofile.kafka.records import send_all

@@ -8,24 +8,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from cassandra.cluster import Session
 
 from liveprofile.attributes.definitions import AttributesError, check_attributes
 from liveprofile.errors import ServiceError
-from liveprofile.feeds import definitions as feeds
-from liveprofile.feeds.definition_changes import (
+from liveprofile.feeds.definitions import (
     Applied,
     DefinitionsChangedError,
     InForce,
-    ReadFile,
-    ReadTopic,
     apply_definitions,
     read_in_force,
 )
-from liveprofile.labels.rule_backtest import Backtest, backtest
 from liveprofile.rules.definitions import Definition, DefinitionsError, file_source
+from liveprofile.rules.definitions import DefinitionKind as Kind
 from liveprofile.rules.proposals import (
     Proposal,
     ProposalState,
@@ -35,18 +32,11 @@ from liveprofile.rules.proposals import (
     require_other,
     store_proposal,
 )
-from liveprofile.rules.rules import Rule, RulesError, read_rules, rules_of
-from liveprofile.segments.definitions import (
-    Segment,
-    SegmentsError,
-    read_segments,
-    segment_set,
-    segments_of,
-)
+from liveprofile.rules.rules import RULES, Rule
+from liveprofile.segments.definitions import SEGMENTS, Segment
 from liveprofile.segments.evaluation import SegmentPreview, preview
 from liveprofile.segments.stored_profiles import scan_profiles
 from liveprofile.settings import Settings
-from liveprofile.storage.cql import now_ms
 from services.audit import AuditEntry, audited
 
 PROPOSAL_TTL_S = 30 * 86_400
@@ -59,24 +49,7 @@ ATTRIBUTES_FILE: Path = Settings.model_fields["attributes"].default
 PREVIEW_PAGE_ROWS = 1_000
 
 
-class KindOfDefinition(NamedTuple):
-    read_topic: ReadTopic
-    read_file: ReadFile
-    parse: Callable[[Iterable[Mapping[str, Any]], str], list[Definition]]
-    error: type[DefinitionsError]
-
-
-KINDS: Mapping[DefinitionKind, KindOfDefinition] = {
-    "rules": KindOfDefinition(
-        lambda settings: feeds.read_topic_rules(settings), read_rules, rules_of, RulesError
-    ),
-    "segments": KindOfDefinition(
-        lambda settings: feeds.read_topic_segments(settings),
-        read_segments,
-        segments_of,
-        SegmentsError,
-    ),
-}
+KINDS: Mapping[DefinitionKind, Kind] = {"rules": RULES, "segments": SEGMENTS}
 
 
 def parse(
@@ -88,7 +61,7 @@ def parse(
     every fault, ServiceError if that file is invalid.
     """
     of = KINDS[kind]
-    definitions = of.parse(tables, SOURCE)
+    definitions = of.read_tables(tables, SOURCE)
     try:
         check_attributes(SOURCE, of.error, definitions, lambda: attributes)
     except AttributesError as error:
@@ -115,8 +88,7 @@ def read_kind(settings: Settings, kind: DefinitionKind) -> InForce:
 
     Raises ServiceError, and DefinitionsError for the file in the settings.
     """
-    topic, file, of = getattr(settings.topics, kind), getattr(settings, kind), KINDS[kind]
-    return read_in_force(settings, topic, of.read_topic, file, of.read_file)
+    return read_in_force(settings, KINDS[kind])
 
 
 def in_force(session: Session, settings: Settings, kind: DefinitionKind) -> InForce:
@@ -146,8 +118,7 @@ def apply(
     with audited(session, settings, None if dry_run else audit) as entry:
         applied = apply_definitions(
             settings,
-            getattr(settings.topics, kind),
-            KINDS[kind].read_topic,
+            KINDS[kind],
             definitions,
             by=by,
             dry_run=dry_run,
@@ -166,25 +137,12 @@ def preview_segments(
     watch: Callable[..., Any],
 ) -> tuple[int, list[SegmentPreview]]:
     """What these definitions would change at a time: all users, and each segment."""
-    then, _ = segment_set(segments)
+    then, _ = SEGMENTS.valid_set(segments)
     now = in_force(session, settings, "segments").definitions
     pages = watch(
         scan_profiles(session, page_rows=PREVIEW_PAGE_ROWS), lambda page: len(page.user_ids)
     )
     return preview(pages, now, then, at_ms, settings.state.decay_days)
-
-
-def backtest_rules(
-    session: Session,
-    settings: Settings,
-    edited: Sequence[Rule],
-    days: int,
-    *,
-    watch: Callable[..., Any],
-) -> Backtest:
-    """Compares valid rules with those in force, over the last days that are stored."""
-    current = in_force(session, settings, "rules").definitions.rules
-    return backtest(session, settings, current, edited, days, now_ms(), watch)
 
 
 def propose_rules(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import orjson
 from cassandra.cluster import Session
 
 from liveprofile.audit.results import AuditResult, read_results
 from liveprofile.drift.reference import DriftReference
+from liveprofile.flink.job_report import is_reported, job_warnings, report, scoring_report
+from liveprofile.flink.operator_metrics import model_report, operator_metrics
 from liveprofile.ingest.rejected import (
     CorrectedRecord,
     RejectedRecord,
@@ -18,6 +21,7 @@ from liveprofile.ingest.rejected import (
     latest_records,
     send_corrected,
 )
+from liveprofile.kafka.offsets import lag, scoring_group
 from liveprofile.resources import product_path
 from liveprofile.settings import Settings
 from udfs.scoring.drift_store import (
@@ -40,6 +44,28 @@ class DriftHistory(NamedTuple):
 
     reference: str
     periods: Mapping[str, tuple[DriftState, Sequence[DriftDecision]]]
+
+
+def job_status(settings: Settings) -> dict[str, Any]:
+    """What Flink and Kafka tell of the running job, with its warnings. Raises ServiceError."""
+    rest_url, checkpoint = settings.flink.rest_url, product_path(settings.model.checkpoint)
+    job = report(rest_url, settings.job.name)
+    metrics = operator_metrics(rest_url, job.job_id, is_reported)
+    models, scoring, lag_scoring = model_report(metrics), None, None
+    if settings.scoring.enabled:
+        lag_scoring = lag(settings, scoring_group(settings.kafka))
+        scoring = scoring_report(metrics)
+    card = checkpoint / "card.json"  # it may be on another machine
+    interval_ms = settings.job.checkpoint_interval_ms
+    return job._asdict() | {
+        "checkpoint": job.checkpoint and job.checkpoint._asdict(),
+        "lag_events": lag(settings),
+        "lag_scoring": lag_scoring,
+        "scoring": scoring and scoring._asdict(),
+        "model_version": orjson.loads(card.read_bytes())["version"] if card.is_file() else None,
+        "models": models and models._asdict(),
+        "warnings": list(job_warnings(job, interval_ms, scoring, models)),
+    }
 
 
 def audits(session: Session, settings: Settings, limit: int) -> list[AuditResult]:

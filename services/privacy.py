@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from cassandra.cluster import Session
 
-from liveprofile.consent import store as consent_store
+from liveprofile.consent import changes as consent_store
 from liveprofile.consent.changes import ConsentChange, newest
 from liveprofile.identity.merges import IdentityTable, missing_erasures, without_users
 from liveprofile.privacy.erasure_log import (
@@ -130,7 +130,7 @@ def erase_other_ids(
 
 def forget_merges(settings: Settings, table: IdentityTable, erased: Container[str]) -> int:
     """Removes merges that name erased users; returns the number of records. Raises ServiceError."""
-    from liveprofile.identity.records import to_record
+    from liveprofile.identity.merges import to_record
     from liveprofile.wire.user_records import key_of
 
     records = (

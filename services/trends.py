@@ -9,8 +9,7 @@ from cassandra.cluster import Session
 
 from liveprofile.settings import Settings
 from liveprofile.storage.queries import scan_changes, scan_users
-from liveprofile.trends.count_store import read_counts, read_last_chunk
-from liveprofile.trends.counts import SPANS_MS, Series
+from liveprofile.trends.count_store import SPANS_MS, Series, read_counts, read_last_chunk
 from liveprofile.trends.points import (
     HISTORY_MS,
     DayForecast,

@@ -28,8 +28,7 @@ from liveprofile.privacy.erasures import (
 )
 from liveprofile.rules.flag_policy import FlagHistoryReader
 from liveprofile.rules.flags import FlagHistory, FlagQuery
-from liveprofile.segments.membership import Membership, Memberships
-from liveprofile.segments.policy import ChangeKey, MembershipReader
+from liveprofile.segments.membership import ChangeKey, Membership, MembershipReader, Memberships
 from liveprofile.wire import window_events
 from liveprofile.wire.histories import history_since, purchases_since
 from liveprofile.wire.output_records import Refused

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from liveprofile.consent.changes import ConsentTable
-from liveprofile.feeds.definitions import follow_definitions, rules_spec, segments_spec
+from liveprofile.feeds.definitions import follow_definitions
 from liveprofile.feeds.feed import Current, Fixed
 from liveprofile.feeds.users import erasures_spec, follow, follow_consents
 from liveprofile.flink.operator_metrics import BOUND_LABEL, BUCKET, BUCKETS_MS, NO_BOUND, SUM
 from liveprofile.privacy.erasures import HashedErasureTable
-from liveprofile.rules.rules import RuleSet
-from liveprofile.segments.definitions import SegmentSet
+from liveprofile.rules.rules import RULES, RuleSet
+from liveprofile.segments.definitions import SEGMENTS, SegmentSet
 from liveprofile.settings import Settings
 
 # Errors that malformed data raises. Other errors fail the task: a lost GPU, or one without memory.
@@ -64,10 +64,10 @@ def follow_feeds(settings: Settings, rules: RuleSet, segments: SegmentSet | None
             return feed
 
         feeds = Feeds(
-            opened(follow_definitions(settings, rules_spec(settings), rules)),
+            opened(follow_definitions(settings, RULES, rules)),
             Fixed(NO_SEGMENTS)
             if segments is None
-            else opened(follow_definitions(settings, segments_spec(settings), segments)),
+            else opened(follow_definitions(settings, SEGMENTS, segments)),
             opened(follow_consents(settings)),
             opened(follow(settings, erasures_spec(settings))),
         )

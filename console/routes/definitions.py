@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,22 +17,17 @@ from starlette.responses import RedirectResponse, Response
 from console.access import (
     Analyst,
     Reader,
-    Scanner,
     SlowAnalyst,
     SlowReader,
     Visitor,
     form_of,
 )
-from console.formats import number, share
 from console.rendering import page, part_page
 from liveprofile.client.models import MAX_ID_CHARS, MAX_NOTE_CHARS
 from liveprofile.errors import LiveprofileError
-from liveprofile.labels.rule_backtest import Backtest
-from liveprofile.rules.backtest import Outcome
 from liveprofile.rules.definitions import Definition, DefinitionProblem, DefinitionsError
 from liveprofile.rules.proposals import Proposal, ProposalState, find_proposal, read_proposals
 from liveprofile.segments.members import SegmentSize, sizes
-from liveprofile.units import DAY_MS
 from serve.keys import Role
 from serve.problems import ApiError
 from serve.routes.common import KAFKA_DEADLINE_S
@@ -44,7 +39,6 @@ from services.definitions import ATTRIBUTES_FILE, DefinitionKind, parse
 EDITORS: dict[DefinitionKind, Role] = {"rules": Role.ADMIN, "segments": Role.ANALYST}
 EDITING = {kind: Visitor(role, deadline_s=KAFKA_DEADLINE_S) for kind, role in EDITORS.items()}
 MAX_MEMBERS = 200
-DAYS = ("7", "14", "30")
 SHOWN = 20
 
 ProposalId = Annotated[str, PathParameter(max_length=36)]
@@ -76,7 +70,6 @@ async def definitions(kind: DefinitionKind, call: SlowReader) -> Response:
         sizes=await _sizes(call, [each.id for each in listed]) if kind == "segments" else {},
         may_edit=call.caller.role.includes(EDITORS[kind]),
         editor=EDITORS[kind],
-        days=DAYS,
         needs_approval=_needs_approval(call.request, kind),
     )
 
@@ -95,25 +88,6 @@ async def checked(kind: DefinitionKind, call: Reader) -> Response:
 async def compare(kind: DefinitionKind, call: SlowReader) -> Response:
     """What a text would change. Writes nothing."""
     return await _put(call, kind, dry_run=True)
-
-
-@router.post("/rules/backtest")
-async def backtest(call: Scanner) -> Response:
-    """What the rules of a text would have done in the last days. May take long."""
-    rules, fields = await _edited(call, "rules")
-    days = fields.get("days", "14")
-    if days not in DAYS:
-        raise ApiError(422, "invalid-request", f"days: one of {', '.join(DAYS)}")
-    in_force = (await call.run(service.in_force, "rules")).definitions.rules
-    tested = await call.scan(service.backtest_rules, rules, int(days))
-    return part_page(
-        call.request,
-        "parts/rules_backtest.html",
-        "Backtest",
-        backtest=tested,
-        figures=backtest_figures(tested),
-        diff=diff(to_toml("rules", in_force), to_toml("rules", rules)),
-    )
 
 
 @router.post("/{kind}/apply")
@@ -202,7 +176,6 @@ async def proposal(proposal_id: ProposalId, call: SlowReader) -> Response:
         may_approve=_is_approver(call) and found.may_be_approved_by(call.by),
         may_refuse=_may_refuse(call, found),
         approver=EDITORS["rules"],
-        days=DAYS,
     )
 
 
@@ -313,19 +286,6 @@ def details(definition: Definition) -> list[tuple[str, str]]:
     ]
 
 
-def backtest_figures(found: Backtest) -> list[tuple[str, str, str]]:
-    """Name, in force, edited."""
-    days = found.until_ms // DAY_MS - found.since_ms // DAY_MS + 1
-    figures: dict[str, Callable[[Outcome], str]] = {
-        "alerts": lambda side: number(side.alerts),
-        "alerts per day": lambda side: number(side.alerts / days, 1),
-        "users with an alert": lambda side: number(len(side.users)),
-        "precision against labels": _precision,
-        "flags of rules in shadow": lambda side: number(side.shadow_flags),
-    }
-    return [(name, write(found.current), write(found.edited)) for name, write in figures.items()]
-
-
 CONTEXT_LINES = 2
 
 
@@ -342,9 +302,3 @@ def diff(before: str, after: str) -> list[tuple[str, str]]:
         (kinds.get(line[:1], "same"), line)
         for line in list(lines)[2:]  # without the names of files
     ]
-
-
-def _precision(side: Outcome) -> str:
-    if side.precision is None:
-        return "no label"
-    return f"{share(side.precision)} of {number(side.labelled)} labelled"

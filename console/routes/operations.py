@@ -11,10 +11,10 @@ from starlette.responses import Response
 from console.access import Reader, SlowReader
 from console.charts import LineChart, Sample, line_chart
 from console.formats import facts, number, utc
-from console.job import JobFacts, JobReader
+from console.job import JobReader
 from console.rendering import page, part_page
 from liveprofile.ingest.rejected import RejectedRecord
-from liveprofile.trends.counts import ALL, Series
+from liveprofile.trends.count_store import ALL, Series
 from liveprofile.trends.points import Metric
 from serve.security import Call
 from services import operations as service
@@ -37,8 +37,10 @@ async def operations(
 
 @router.get("/job")
 async def job(call: SlowReader) -> Response:
-    found = await _job(call).facts()
-    return _part(call, "job", "Job", figures=job_figures(found), warnings=found.warnings)
+    reader: JobReader = call.request.app.state.job
+    found = dict(await reader.status())
+    warnings = found.pop("warnings")
+    return _part(call, "job", "Job", figures=facts(found), warnings=warnings)
 
 
 @router.get("/trend")
@@ -53,10 +55,6 @@ async def trend(
 @router.get("/audit")
 async def audit(call: Reader) -> Response:
     return _part(call, "audit", "Last audit", audits=await call.run(service.audits, AUDITS))
-
-
-def _job(call: Call) -> JobReader:
-    return call.request.app.state.job
 
 
 def _part(call: Call, name: str, heading: str, **values: Any) -> Response:
@@ -89,16 +87,6 @@ async def _rejected(call: Call) -> tuple[list[RejectedRecord], list[tuple[str, i
     """The latest records, and how many of them have each reason, most frequent first."""
     found = await call.run(service.rejected_records, None, SUMMARISED)
     return found, Counter(record.reason for record in found).most_common()
-
-
-def job_figures(found: JobFacts) -> list[tuple[str, str]]:
-    """The values of `liveprofile job status --json`, with their names."""
-    parts = {"job": found.job, "scoring": found.scoring, "models": found.models}
-    about: dict[str, Any] = {name: part and part._asdict() for name, part in parts.items()}
-    checkpoint = found.job.checkpoint
-    about["job"]["checkpoint"] = checkpoint and checkpoint._asdict()
-    behind = {"profile pipeline": found.lag_events, "scoring pipeline": found.lag_scoring}
-    return list(facts(about.pop("job") | {"records behind": behind} | about))
 
 
 def trend_chart(trend: TrendPoints) -> LineChart | None:

@@ -163,17 +163,18 @@ def parse_event(value: bytes) -> Statement:
         purpose=data["purpose"],
         time_ms=_parse_time("time", event.get("time")),
         expires_ms=_parse_time("data.expires", data["expires"]),
-        values=_scalars(data["attributes"]),
+        values=check_scalars(data["attributes"]),
     )
     if event.get("subject") != found.user_id:
         raise StatementError("subject: must be data.user_id")
     return found
 
 
-def _scalars(values: Mapping[str, Any]) -> Mapping[str, AttributeValue]:
+def check_scalars(values: Mapping[str, Any]) -> Mapping[str, AttributeValue]:
+    """Raises StatementError unless each value is a bool, a number or a text."""
     for name, value in values.items():
         if type(value) not in (bool, int, float, str):
-            raise StatementError(f"data.attributes.{name[:64]}: must be a bool, a number or a text")
+            raise StatementError(f"{name[:64]}: must be a bool, a number or a text")
     return values
 
 

@@ -27,11 +27,11 @@ Result = TypeVar("Result")
 
 ANY_TAG = "*"
 # Longer than the server takes at most for definitions.
-LONG_TIMEOUT_S = 20.0
+LONG_S = 20.0
 # Longer than an analysis of all users may take with the default settings.
-SCAN_TIMEOUT_S = 40.0
+SCAN_S = 40.0
 # Longer than an explanation may take with the default settings.
-EXPLANATION_TIMEOUT_S = 320.0
+EXPLAIN_S = 320.0
 
 
 class Call(NamedTuple, Generic[Result]):
@@ -81,8 +81,8 @@ class Route(Generic[Result]):
     path: str
     model: type[Result] | None
     body: type[BaseModel] | None = None
-    retried: bool = True
     timeout_s: float | None = None
+    retried: bool = True
 
     def __call__(self, *ids: str, tag: str | None = None, **values: Any) -> Call[Result]:
         """tag: of the definitions that a change is based on; ANY_TAG overwrites all others.
@@ -131,8 +131,8 @@ explanation = Route(
     f"{USER}/explanations",
     analyses.Explanation,
     analyses.ExplanationRequest,
+    EXPLAIN_S,
     retried=False,
-    timeout_s=EXPLANATION_TIMEOUT_S,
 )
 
 alerts = Route("GET", "/v1/alerts", Page[models.RiskAlert])
@@ -150,57 +150,34 @@ audit = Route("GET", "/v1/audit", Page[models.AuditRecord])
 
 segment_members = Route("GET", f"{SEGMENT}/members", Page[analyses.SegmentMember])
 segment_sizes = Route("GET", f"{SEGMENT}/sizes", Items[analyses.SizeOfSegment])
-rules = Route("GET", "/v1/rules", analyses.RuleList, timeout_s=LONG_TIMEOUT_S)
-segments = Route("GET", "/v1/segments", analyses.SegmentList, timeout_s=LONG_TIMEOUT_S)
-put_rules = Route(
-    "PUT", "/v1/rules", analyses.AppliedChanges, analyses.RulesRequest, timeout_s=LONG_TIMEOUT_S
-)
+rules = Route("GET", "/v1/rules", analyses.RuleList, timeout_s=LONG_S)
+segments = Route("GET", "/v1/segments", analyses.SegmentList, timeout_s=LONG_S)
+put_rules = Route("PUT", "/v1/rules", analyses.AppliedChanges, analyses.RulesRequest, LONG_S)
 put_segments = Route(
-    "PUT",
-    "/v1/segments",
-    analyses.AppliedChanges,
-    analyses.SegmentsRequest,
-    timeout_s=LONG_TIMEOUT_S,
+    "PUT", "/v1/segments", analyses.AppliedChanges, analyses.SegmentsRequest, LONG_S
 )
 preview_segments = Route(
-    "POST",
-    "/v1/segments:preview",
-    analyses.PreviewAnswer,
-    analyses.SegmentsRequest,
-    timeout_s=SCAN_TIMEOUT_S,
+    "POST", "/v1/segments:preview", analyses.PreviewAnswer, analyses.SegmentsRequest, SCAN_S
 )
 
 trend = Route("GET", "/v1/trends", analyses.Trend)
-forecast = Route("GET", "/v1/trends/forecast", analyses.TrendForecast, timeout_s=LONG_TIMEOUT_S)
-retention = Route("GET", "/v1/retention", Items[analyses.WeekCohort], timeout_s=SCAN_TIMEOUT_S)
+forecast = Route("GET", "/v1/trends/forecast", analyses.TrendForecast, timeout_s=LONG_S)
+retention = Route("GET", "/v1/retention", Items[analyses.WeekCohort], timeout_s=SCAN_S)
 
 campaigns = Route("GET", "/v1/campaigns", Items[analyses.CampaignAnswer])
 campaign = Route("GET", CAMPAIGN, analyses.CampaignAnswer)
 # Repeated after a lost answer, it would be a conflict with itself.
 plan_campaign = Route(
-    "PUT",
-    CAMPAIGN,
-    analyses.PlanSummary,
-    analyses.CampaignRequest,
-    retried=False,
-    timeout_s=SCAN_TIMEOUT_S,
+    "PUT", CAMPAIGN, analyses.PlanSummary, analyses.CampaignRequest, SCAN_S, retried=False
 )
 campaign_targets = Route("GET", f"{CAMPAIGN}/targets", Page[analyses.CampaignTarget])
-campaign_report = Route(
-    "GET", f"{CAMPAIGN}/report", analyses.CampaignReport, timeout_s=SCAN_TIMEOUT_S
-)
+campaign_report = Route("GET", f"{CAMPAIGN}/report", analyses.CampaignReport, timeout_s=SCAN_S)
 
 consents = Route("GET", f"{USER}/consents", models.UserConsents)
 put_consent = Route(
-    "PUT",
-    f"{USER}/consents/{{}}",
-    models.UserConsents,
-    models.ConsentRequest,
-    timeout_s=LONG_TIMEOUT_S,
+    "PUT", f"{USER}/consents/{{}}", models.UserConsents, models.ConsentRequest, LONG_S
 )
 erasure = Route("GET", f"{USER}/erasure", models.UserErasure)
-put_erasure = Route(
-    "PUT", f"{USER}/erasure", models.UserErasure, models.ErasureRequest, timeout_s=LONG_TIMEOUT_S
-)
+put_erasure = Route("PUT", f"{USER}/erasure", models.UserErasure, models.ErasureRequest, LONG_S)
 
 ready = Route("GET", "/health/ready", models.Health, retried=False)

@@ -1,18 +1,32 @@
-"""Which purposes a user has allowed at a time. Pure.
+"""Which purposes a user has allowed at a time, the topic user-consents and the table user_consent.
 
 A user's consents are a list of changes. At a time, the newest change of a purpose up to that time
 is in force, and the default of the settings before the first. Of two changes of one time, a
 withdrawal wins.
+
+The table has every change. Records are CloudEvents 1.0 in JSON, keyed by user_id. A record holds
+the user's newest MAX_CHANGES changes, because compaction keeps one record of a key.
+schemas/user-consents.schema.json is their schema.
 """
 
 from __future__ import annotations
 
+import itertools
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from cassandra.cluster import Session
+
+from liveprofile.alerts.cloud_events import to_rfc3339
+from liveprofile.errors import InputError
 from liveprofile.identity.merges import IdentityTable
+from liveprofile.rows.users import USER_CONSENT
+from liveprofile.settings import MAX_TTL_S
+from liveprofile.storage.cql import execute_per_key, from_ms, prepare, to_ms, write_all
+from liveprofile.units import SECOND_MS
+from liveprofile.wire.user_records import EARLIEST_MS, RecordKind, key_of, read_fields, read_time_ms
 
 PURPOSES = ("profiling", "recommendation", "marketing", "risk", "training")
 # A record of the topic holds this many changes of a user, the newest.
@@ -166,3 +180,134 @@ class PersonConsentTable(ConsentTable):
             for merge in self._identities.merges(each):
                 times_ms |= {merge.since_ms, merge.until_ms or merge.since_ms}
         return times_ms
+
+
+KIND = RecordKind(
+    "liveprofile/consent",
+    "liveprofile.user.consents",
+    "https://liveprofile.example/schemas/user-consents.schema.json#/$defs/data",
+)
+MAX_TEXT = 256
+
+
+class ConsentError(InputError):
+    """A record or a row with a consent is invalid."""
+
+
+def to_record(user_id: str, changes: Iterable[ConsentChange]) -> bytes:
+    """The value of a user's record."""
+    kept = in_order(changes)[:MAX_CHANGES]
+    data = {"user_id": user_id, "changes": [change_json(each) for each in kept]}
+    newest_ms = max((each.time_ms for each in kept), default=EARLIEST_MS)
+    return KIND.value(user_id, to_rfc3339(newest_ms), data)
+
+
+def read_record(key: bytes | None, value: bytes) -> tuple[str, list[ConsentChange]]:
+    """The user and the changes of a record with a value. Raises ConsentError."""
+    user_id, changes = read_fields(key, value, "user_id", "changes", ConsentError)
+    if not isinstance(changes, list) or len(changes) > MAX_CHANGES:
+        raise ConsentError(f"data.changes is no list of at most {MAX_CHANGES} changes")
+    return user_id, [read_change(change) for change in changes]
+
+
+def read_change(change: Any) -> ConsentChange:
+    """A change from its JSON object. Raises ConsentError."""
+    if not isinstance(change, dict):
+        raise ConsentError("a change must be an object")
+    if unknown := change.keys() - {"time", "purpose", "granted", "basis", "text_version"}:
+        raise ConsentError(f"unknown field {sorted(unknown)[0]!r}")
+    purpose, granted = change.get("purpose"), change.get("granted")
+    if purpose not in PURPOSES:
+        raise ConsentError(f"purpose {purpose!r}: must be one of {', '.join(PURPOSES)}")
+    if not isinstance(granted, bool):
+        raise ConsentError(f"granted {granted!r}: must be true or false")
+    texts = [change.get(name, "") for name in ("basis", "text_version")]
+    for name, text in zip(("basis", "text_version"), texts, strict=True):
+        if not isinstance(text, str) or len(text) > MAX_TEXT:
+            raise ConsentError(
+                f"{name} {text!r:.40}: must be a text of at most {MAX_TEXT} characters"
+            )
+    return ConsentChange(
+        read_time_ms("time", change.get("time"), ConsentError), purpose, granted, *texts
+    )
+
+
+def change_json(change: ConsentChange) -> dict[str, Any]:
+    fields = change._asdict()
+    return {"time": to_rfc3339(fields.pop("time_ms")), **fields}
+
+
+USERS_AT_ONCE = 1_000
+MAX_ROUNDS = 10  # a user whose consents change this often while they are sent is sent next time
+_SELECT = (
+    f"SELECT {', '.join(USER_CONSENT.names(['user_id']))} FROM user_consent WHERE user_id = ?"
+    f" LIMIT {MAX_CHANGES}"
+)
+
+Record = tuple[bytes, bytes]  # key and value
+Send = Callable[[Sequence[Record]], object]  # returns when Kafka has acknowledged the records
+
+
+def ttl_s(retention_ms: int) -> int:
+    """How long a change is kept: as long as the topic keeps it; -1: as long as Cassandra can."""
+    return MAX_TTL_S if retention_ms < 0 else max(1, min(retention_ms // SECOND_MS, MAX_TTL_S))
+
+
+def read_changes(session: Session, user_ids: Iterable[str]) -> dict[str, list[ConsentChange]]:
+    """The newest MAX_CHANGES changes of each user, newest first. Raises ServiceError."""
+    return {
+        user_id: [ConsentChange(to_ms(row[0]), *row[1:]) for row in rows]
+        for user_id, rows in execute_per_key(session, _SELECT, user_ids).items()
+    }
+
+
+def apply_changes(
+    session: Session,
+    changes: Iterable[tuple[str, ConsentChange]],
+    send: Send,
+    *,
+    ttl_s: int,
+) -> int:
+    """Stores the changes of users and sends each user's record; returns the number of changes.
+
+    Repeating it changes nothing. Two processes may change one user: the later one to read sends the
+    changes of both, and whoever has sent reads again. Raises ServiceError; then repeat it.
+    """
+    insert = prepare(session, USER_CONSENT.insert(ttl_s))
+    insert.is_idempotent = True
+    remaining, count = iter(changes), 0
+    while part := list(itertools.islice(remaining, USERS_AT_ONCE)):
+        statements = (
+            insert.bind((user_id, from_ms(each.time_ms), *each[1:], write_time_us(each)))
+            for user_id, each in part
+        )
+        count += write_all(session, statements)
+        users = list(dict.fromkeys(user_id for user_id, _ in part))
+        send_users(lambda ids: read_changes(session, ids), users, send)
+    return count
+
+
+def write_time_us(change: ConsentChange) -> int:
+    """USING TIMESTAMP: of two changes of a purpose at one time, the withdrawal stays."""
+    return change.time_ms * 1_000 + (not change.granted)
+
+
+def send_users(
+    read: Callable[[Sequence[str]], Mapping[str, list[ConsentChange]]],
+    users: Sequence[str],
+    send: Send,
+) -> None:
+    """Sends the users' records until what is sent is what is stored."""
+    sent: Mapping[str, list[ConsentChange]] = {}
+    for _ in range(MAX_ROUNDS):
+        stored = read(users)
+        changed = [user for user in users if stored[user] != sent.get(user)]
+        if not changed:
+            return
+        send(list(_records(stored, changed)))
+        sent, users = stored, changed
+
+
+def _records(stored: Mapping[str, list[ConsentChange]], users: Iterable[str]) -> Iterator[Record]:
+    for user in users:
+        yield key_of(user), to_record(user, stored[user])

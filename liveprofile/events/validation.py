@@ -18,9 +18,9 @@ import orjson
 from liveprofile.settings import LimitSettings
 from liveprofile.wire.payload import as_id
 from liveprofile.wire.tokens import ID_CHARS, TYPE_INDEX, token
+from liveprofile.wire.user_records import EARLIEST_MS
 
 HEARTBEAT = "heartbeat"
-EARLIEST_MS = 946_684_800_000  # 2000-01-01
 NUMBER_LIMIT = 1e9
 MAX_NESTING = 999
 MAX_NUMBER_CHARS = 1_000

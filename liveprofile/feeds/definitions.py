@@ -6,6 +6,10 @@ so it keeps the newest version of each definition.
 
 With a signing key, only signed records count, and none that was signed before the newest of them:
 whoever can write to the topic can neither make a definition nor bring back an old one.
+
+Two editors cannot overwrite each other: a writer is a transactional producer, and opening one
+fences those that were opened before. So what a writer reads after it was opened stays as it is
+until it writes, or its write fails with `DefinitionsChangedError`.
 """
 
 from __future__ import annotations
@@ -13,37 +17,31 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from abc import abstractmethod
-from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, Generic, TypeVar
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import orjson
 
-from liveprofile.errors import InputError
+from liveprofile.errors import InputError, LiveprofileError
 from liveprofile.feeds.feed import Feed, TableSpec, TopicTable
 from liveprofile.kafka import records as kafka_records
+from liveprofile.kafka import topics
 from liveprofile.kafka.records import Record
+from liveprofile.resources import product_path
 from liveprofile.rules.definitions import (
     Definition,
+    DefinitionKind,
     DefinitionProblem,
-    DefinitionsError,
     DefinitionSet,
     RuleSigner,
     SignatureError,
 )
-from liveprofile.rules.rules import Rule, RulesError, RuleSet, read_rule
-from liveprofile.segments.definitions import (
-    Segment,
-    SegmentsError,
-    SegmentSet,
-    read_segment,
-    segment_set,
-)
+from liveprofile.segments.definitions import SEGMENTS
 from liveprofile.settings import Settings
 
 log = logging.getLogger(__name__)
 
-Kind = TypeVar("Kind", bound=Definition)
 Set = TypeVar("Set", bound=DefinitionSet)
 
 GROUP = "liveprofile-rules"
@@ -53,58 +51,66 @@ APPLIED_KEY = b"*"
 # A record with this key is no definition: it tells workers that a sweep changes memberships beside
 # them (offline/sweep.py).
 SWEEP_KEY = b"*sweep"
-NO_SWEEP = {"sweep": "", "sweeping": False}
 
 
-class TopicDefinitions(TopicTable[Set], Generic[Kind, Set]):
-    """The definitions that result from the records of a topic.
+class TopicDefinitions(TopicTable[Set], Generic[Set]):
+    """The definitions that result from the records of a topic, and the sweep that it announces.
 
     signer: verifies the records; None accepts every record. The version before an invalid record
     stays.
     """
 
-    error: ClassVar[type[DefinitionsError]]
-    read: ClassVar[Callable[[bytes, str], Any]]  # the definition of a record; raises `error`
-
-    def __init__(self, signer: RuleSigner | None = None) -> None:
-        self._signer = signer
-        self._definitions: dict[str, Kind] = {}
+    def __init__(self, kind: DefinitionKind[Any, Set], signer: RuleSigner | None = None) -> None:
+        self._kind, self._signer = kind, signer
+        self._definitions: dict[str, Definition] = {}
+        # Fields of a set of segments.
+        self.sweep = {"sweep": "", "sweeping": False} if kind is SEGMENTS else {}
         self.invalid_ids: set[str] = set()  # keys whose newest record is invalid
         self.has_records = False  # refused records do not count
         self.invalid_records = 0
         self.signed_ms = 0  # the newest signing time
 
-    @abstractmethod
-    def value(self) -> Set:
-        """Returns the definitions in order of their ids. The version is a digest of them."""
-
-    def _is_control(self, record: Record, position: str) -> bool:
-        """Whether the record is no definition; the method keeps what it says. Raises `error`."""
-        return False
-
     @property
-    def definitions(self) -> list[Kind]:
+    def definitions(self) -> list[Definition]:
         """The definitions in order of their ids."""
         return [self._definitions[name] for name in sorted(self._definitions)]
+
+    def value(self) -> Set:
+        """Definitions that are not valid together, such as circles, are left out."""
+        found, faults = self._kind.valid_set(self.definitions)
+        for fault in faults:
+            name = f"{self._kind.error.kind} {fault.name}"
+            log.warning("%s: %s; it is not evaluated", name, fault.reason)
+        return found.model_copy(update=self.sweep)
 
     def put(self, record: Record) -> None:
         name, position = _name(record), f"{record.topic}/{record.partition} offset {record.offset}"
         if self._signer is not None:
             self._verify(record, name, position, self._signer)
-        if not self._is_control(record, position):
+        if record.key == SWEEP_KEY and self._kind is SEGMENTS:
+            self._put_sweep(record, position)
+        else:
             self.has_records = True
             if record.key != APPLIED_KEY:
                 self._put_definition(record, name, position)
         self.invalid_ids.discard(name)
 
+    def _put_sweep(self, record: Record, position: str) -> None:
+        try:
+            value = orjson.loads(record.value or b'{"sweep": "", "sweeping": false}')
+            self.sweep = {"sweep": str(value["sweep"]), "sweeping": bool(value["sweeping"])}
+        except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+            problem = DefinitionProblem(SWEEP_KEY.decode(), "JSON", str(error))
+            raise self._kind.error(position, [problem]) from None
+
     def _put_definition(self, record: Record, name: str, position: str) -> None:
         if record.value is None:
             self._definitions.pop(name, None)
             return
-        definition = type(self).read(record.value, position)
+        definition = self._kind.read_record(record.value, position)
         if definition.id != name:
             problem = DefinitionProblem(definition.id, "id", f"the record's key is {name!r}")
-            raise self.error(position, [problem])
+            raise self._kind.error(position, [problem])
         self._definitions[name] = definition
 
     def refuse(self, record: Record, error: InputError) -> None:
@@ -113,7 +119,7 @@ class TopicDefinitions(TopicTable[Set], Generic[Kind, Set]):
         log.warning("%s; the record is ignored", error)
 
     def _verify(self, record: Record, name: str, position: str, signer: RuleSigner) -> None:
-        """Raises `error`.
+        """Raises the kind's error.
 
         The signing time must not go back in the whole topic, not only for the definition:
         compaction drops the record that removed one, and with it the time of the removal.
@@ -124,55 +130,12 @@ class TopicDefinitions(TopicTable[Set], Generic[Kind, Set]):
                 raise SignatureError("it was signed before the records in force: an old copy?")
         except SignatureError as error:
             problem = DefinitionProblem(name, "signature", str(error))
-            raise self.error(position, [problem]) from None
+            raise self._kind.error(position, [problem]) from None
         self.signed_ms = signed_ms
 
 
 def _name(record: Record) -> str:
     return (record.key or b"").decode("utf-8", "replace")
-
-
-class TopicRules(TopicDefinitions[Rule, RuleSet]):
-    """The rules of the topic risk-rules."""
-
-    error, read = RulesError, read_rule
-
-    def value(self) -> RuleSet:
-        text = "\n".join(rule.model_dump_json() for rule in self.definitions)
-        version = hashlib.sha256(text.encode()).hexdigest()[:12]
-        return RuleSet(version=version, rules=tuple(self.definitions))
-
-
-class TopicSegments(TopicDefinitions[Segment, SegmentSet]):
-    """The definitions of the topic segment-definitions, and the sweep that it announces."""
-
-    error, read = SegmentsError, read_segment
-
-    def __init__(self, signer: RuleSigner | None = None) -> None:
-        super().__init__(signer)
-        self.sweep: dict[str, Any] = dict(NO_SWEEP)
-
-    def _is_control(self, record: Record, position: str) -> bool:
-        if record.key != SWEEP_KEY:
-            return False
-        if record.value is None:
-            self.sweep = dict(NO_SWEEP)
-            return True
-        try:
-            value = orjson.loads(record.value)
-            sweep, sweeping = value["sweep"], value["sweeping"]
-        except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-            problem = DefinitionProblem(SWEEP_KEY.decode(), "JSON", str(error))
-            raise SegmentsError(position, [problem]) from None
-        self.sweep = {"sweep": str(sweep), "sweeping": bool(sweeping)}
-        return True
-
-    def value(self) -> SegmentSet:
-        """Definitions that read unknown or paused segments, or themselves, are left out."""
-        found, faults = segment_set(self.definitions)
-        for fault in faults:
-            log.warning("segment %s: %s; it is not evaluated", fault.name, fault.reason)
-        return found.model_copy(update=self.sweep)
 
 
 def definition_signer(settings: Settings, topic: str) -> RuleSigner | None:
@@ -181,29 +144,21 @@ def definition_signer(settings: Settings, topic: str) -> RuleSigner | None:
     return None if key is None else RuleSigner(key.get_secret_value(), topic)
 
 
-def _spec(
-    noun: str, topic: str, table: type[TopicDefinitions[Kind, Set]], signer: RuleSigner | None
+def definitions_spec(
+    settings: Settings, kind: DefinitionKind[Any, Set], signer: RuleSigner | None = None
 ) -> TableSpec[Set]:
+    """signer: of the records; None: that of the settings."""
+    topic = getattr(settings.topics, kind.name)
+    signer = signer or definition_signer(settings, topic)
     return TableSpec(
-        noun,
+        kind.name,
         topic,
         GROUP,
-        lambda: table(signer),
-        lambda found: f"{noun} {found.version} stay",
+        lambda: TopicDefinitions(kind, signer),
+        lambda found: f"{kind.name} {found.version} stay",
         first_read_timeout_s=20.0,  # then a worker starts with the file
         required=False,
     )
-
-
-def rules_spec(settings: Settings, signer: RuleSigner | None = None) -> TableSpec[RuleSet]:
-    """signer: of the records; None: that of the settings."""
-    topic = settings.topics.rules
-    return _spec("rules", topic, TopicRules, signer or definition_signer(settings, topic))
-
-
-def segments_spec(settings: Settings) -> TableSpec[SegmentSet]:
-    topic = settings.topics.segments
-    return _spec("segments", topic, TopicSegments, definition_signer(settings, topic))
 
 
 class DefinitionFeed(Feed[Set]):
@@ -222,8 +177,7 @@ class DefinitionFeed(Feed[Set]):
             lacking = "the topic lacks the records that were signed last"
             return lacking if table.has_records else ""
         new = table.value() if table.has_records else self._current
-        if isinstance(table, TopicSegments):
-            new = new.model_copy(update=table.sweep)
+        new = new.model_copy(update=table.sweep)
         self._signed_ms = table.signed_ms
         if new != self._current:
             names = [definition.id for definition in table.definitions]
@@ -233,20 +187,18 @@ class DefinitionFeed(Feed[Set]):
 
 
 def follow_definitions(
-    settings: Settings, spec: TableSpec[Set], from_file: Set
+    settings: Settings, kind: DefinitionKind[Any, Set], from_file: Set
 ) -> DefinitionFeed[Set]:
     """The feed of a job: the definitions of the file, then those of the topic."""
+    spec = definitions_spec(settings, kind)
     return DefinitionFeed(spec, from_file, lambda: spec.open(settings))
 
 
-def read_topic_rules(settings: Settings) -> TopicRules:
+def read_definition_topic(
+    settings: Settings, kind: DefinitionKind[Any, Set]
+) -> TopicDefinitions[Set]:
     """Reads the topic once to its end. It is empty if it does not exist. Raises ServiceError."""
-    return rules_spec(settings).read(settings)
-
-
-def read_topic_segments(settings: Settings) -> TopicSegments:
-    """Reads the topic once to its end. It is empty if it does not exist. Raises ServiceError."""
-    return segments_spec(settings).read(settings)
+    return definitions_spec(settings, kind).read(settings)
 
 
 def signed_records(
@@ -272,5 +224,162 @@ def announce_sweep(settings: Settings, sweep: str, sweeping: bool) -> None:
     """Tells workers that a sweep begins or has ended. Raises ServiceError."""
     topic = settings.topics.segments
     record = SWEEP_KEY, orjson.dumps({"sweep": sweep, "sweeping": sweeping})
-    signed = signed_records(settings, topic, read_topic_segments(settings), [record])
+    signed = signed_records(settings, topic, read_definition_topic(settings, SEGMENTS), [record])
     kafka_records.send_all(settings, topic, signed)
+
+
+class DefinitionsChangedError(LiveprofileError):
+    """Somebody else changed the definitions first. Exit code 1."""
+
+
+class DefinitionChange(NamedTuple):
+    """The change of one definition in its topic."""
+
+    kind: Literal["added", "changed", "unchanged", "removed"]
+    name: str
+    definition: Definition | None  # the new one; None if it is removed
+
+    def record(self, applied: dict[str, str]) -> bytes | None:
+        """The value of the definition's record; None (a tombstone) removes the definition."""
+        if self.definition is None:
+            return None
+        return orjson.dumps(self.definition.model_dump(mode="json") | applied)
+
+    def as_json(self, kind_name: str) -> dict[str, object]:
+        return {
+            f"{kind_name}_id": self.name,
+            "what": self.kind,
+            "version": None if self.definition is None else self.definition.version,
+        }
+
+
+def plan_changes(topic: TopicDefinitions, file: Sequence[Definition]) -> list[DefinitionChange]:
+    """Compares the file with the topic. A changed definition gets at least the next version.
+
+    A definition whose newest record is invalid is written again: after compaction the topic may
+    hold no other record of it.
+    """
+    in_topic = {known.id: known for known in topic.definitions}
+    changes = []
+    for definition in file:
+        known = in_topic.pop(definition.id, None)
+        if known is None:
+            changes.append(DefinitionChange("added", definition.id, definition))
+        elif (
+            definition.model_copy(update={"version": known.version}) == known
+            and definition.id not in topic.invalid_ids
+        ):
+            changes.append(DefinitionChange("unchanged", definition.id, known))
+        else:
+            version = max(known.version + 1, definition.version)
+            new = definition.model_copy(update={"version": version})
+            changes.append(DefinitionChange("changed", definition.id, new))
+    kept = {APPLIED_KEY.decode(), *(definition.id for definition in file)}
+    removed = in_topic.keys() | (topic.invalid_ids - kept)
+    return changes + [DefinitionChange("removed", name, None) for name in sorted(removed)]
+
+
+class InForce(NamedTuple):
+    """The definitions that jobs use."""
+
+    source: str  # "topic ..." or "file ..."
+    definitions: Any  # a RuleSet or a SegmentSet
+    tag: str  # changes with every change of the definitions or of their source
+
+
+def read_in_force(settings: Settings, kind: DefinitionKind) -> InForce:
+    """Reads the definitions that jobs use: those of the topic, or of the file while it has none.
+
+    Raises ServiceError, and DefinitionsError for the file.
+    """
+    topic = read_definition_topic(settings, kind)
+    if topic.has_records:
+        name = getattr(settings.topics, kind.name)
+        return InForce(f"topic {name}", topic.value(), tag_of(topic))
+    path = product_path(getattr(settings, kind.name))
+    return InForce(f"file {path}", kind.read_file(path), tag_of(topic))
+
+
+def tag_of(topic: TopicDefinitions) -> str:
+    """A digest of the topic's definitions. A file counts as long as the topic has no records."""
+    if not topic.has_records:
+        return "file"
+    return _digest(topic.definitions, topic.invalid_ids)
+
+
+def _digest(definitions: Iterable[Definition], invalid_ids: Iterable[str] = ()) -> str:
+    """definitions: in order of their ids."""
+    lines = [definition.model_dump_json() for definition in definitions]
+    text = "\n".join([*lines, *sorted(invalid_ids)])
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+class Applied(NamedTuple):
+    changes: list[DefinitionChange]
+    tag: str  # of the definitions after the changes; before them in a dry run
+    before: dict[str, Definition]  # the definitions before the changes, by id
+
+    def audit(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The changed definitions before and after, by id."""
+        changed = [change for change in self.changes if change.kind != "unchanged"]
+        before = {change.name: self.before.get(change.name) for change in changed}
+        after = {change.name: change.definition for change in changed}
+        return tuple(
+            {name: each and each.model_dump(mode="json") for name, each in found.items()}
+            for found in (before, after)
+        )
+
+
+def apply_definitions(
+    settings: Settings,
+    kind: DefinitionKind,
+    definitions: Sequence[Definition],
+    *,
+    by: str,
+    dry_run: bool = False,
+    expected_tag: str | None = None,
+) -> Applied:
+    """Makes the topic equal to these valid definitions, all at once, or writes nothing.
+
+    expected_tag: of the definitions that the editor has seen; None: any. It is not compared if
+    nothing is to change, so that an apply may be repeated.
+    Raises ServiceError, DefinitionsChangedError if the tag is another one or if another writer was
+    faster.
+    """
+    topic_name = getattr(settings.topics, kind.name)
+    changed = DefinitionsChangedError(
+        f"the definitions of {topic_name} have changed since they were read: read them again"
+    )
+    topic = read_definition_topic(settings, kind)
+    changes, tag = plan_changes(topic, definitions), tag_of(topic)
+    is_equal = (
+        topic.has_records
+        and APPLIED_KEY.decode() not in topic.invalid_ids
+        and all(change.kind == "unchanged" for change in changes)
+    )
+    if not (is_equal or dry_run):
+        topics.create_topics(settings)
+        try:
+            with kafka_records.exclusive_writer(settings, topic_name) as send:
+                topic = read_definition_topic(settings, kind)
+                if expected_tag not in (None, tag_of(topic)):
+                    raise changed
+                changes = plan_changes(topic, definitions)
+                send(signed_records(settings, topic_name, topic, _records(changes, by)))
+        except kafka_records.WriterFencedError:
+            raise changed from None
+        new = [change.definition for change in changes if change.definition is not None]
+        tag = _digest(sorted(new, key=lambda each: each.id))
+    elif not is_equal and expected_tag not in (None, tag):
+        raise changed
+    return Applied(changes, tag, {definition.id: definition for definition in topic.definitions})
+
+
+def _records(changes: Sequence[DefinitionChange], by: str) -> list[tuple[bytes, bytes | None]]:
+    applied_at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    applied = {"applied_by": by, "applied_at": applied_at}
+    written = (change for change in changes if change.kind != "unchanged")
+    return [
+        (APPLIED_KEY, orjson.dumps(applied)),
+        *((change.name.encode(), change.record(applied)) for change in written),
+    ]

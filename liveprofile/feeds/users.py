@@ -8,11 +8,11 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from liveprofile.consent.changes import ConsentTable, PersonConsentTable
-from liveprofile.consent.records import read_record as read_consent
+from liveprofile.consent.changes import read_record as read_consent
 from liveprofile.errors import InputError
 from liveprofile.feeds.feed import Current, Feed, Fixed, OpenSource, TableSpec, TopicTable
 from liveprofile.identity.merges import IdentityTable
-from liveprofile.identity.records import read_record as read_merge
+from liveprofile.identity.merges import read_record as read_merge
 from liveprofile.kafka.records import Record
 from liveprofile.privacy.erasures import HashedErasureTable
 from liveprofile.privacy.erasures import read_record as read_erasure

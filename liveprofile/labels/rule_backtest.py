@@ -1,35 +1,269 @@
-"""Compares rules with those in force, over stored windows and events, and against labels."""
+"""What other rules would have flagged: rules evaluated again over stored windows and events.
+
+Conditions are evaluated by `evaluate_rules`, and cool-downs by `FlagPolicy`, as in the job. Windows
+keep all features of rules. Events keep STORED_FEATURES: a rule that reads others counts with the
+outcome that the job has stored, if its condition is that of a rule in force, and is left out
+otherwise. Rows are taken in order of time; the job takes them in order of arrival.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from itertools import chain, islice
+from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import orjson
 from cassandra.cluster import Session
 from cassandra.query import SimpleStatement
 
+from liveprofile.features.window_features import (
+    BEFORE_WINDOW,
+    IN_PROFILE,
+    WINDOW_FEATURES,
+    window_features,
+)
 from liveprofile.kafka.records import read_topic
 from liveprofile.labels.feedback import LABEL_OF_STATE, Label, schema_error
-from liveprofile.rules.backtest import (
-    Labels,
-    Outcome,
-    RuleReplay,
-    StoredRows,
-    event_blocks,
-    outcome,
-    scan_events,
-    scan_windows,
-    window_blocks,
+from liveprofile.rules.flag_policy import (
+    FlagPolicy,
+    NoFlagHistory,
+    RuleEvaluation,
+    RuleMatch,
+    evaluate_rules,
 )
-from liveprofile.rules.rules import Rule
+from liveprofile.rules.flags import RowPosition
+from liveprofile.rules.rules import SCORE_FEATURE, Rule, Scope
 from liveprofile.settings import Settings
 from liveprofile.storage import queries
 from liveprofile.storage.cql import read_pages, to_ms
+from liveprofile.storage.queries import columns, names_of, scan_ring
 from liveprofile.units import DAY_MS, HOUR_MS, SECOND_MS
 
+STORED_FEATURES: Mapping[Scope, frozenset[str]] = {
+    "window": frozenset(WINDOW_FEATURES),
+    "event": frozenset({SCORE_FEATURE, "amount", "event_type"}),
+}
+Labels = Mapping[tuple[str, int], Label]  # by user and time of the event, or end of the window
+BLOCK_ROWS = 5_000
+Row = TypeVar("Row")
 Watch = Callable[[Iterable[Any]], Iterable[Any]]
+
+
+class StoredRows(NamedTuple):
+    """n windows or events. columns: (n,) for each of STORED_FEATURES of the scope."""
+
+    scope: Scope
+    user_ids: Sequence[str]
+    times_ms: Sequence[int]
+    event_ids: Sequence[str]  # "" for windows
+    columns: Mapping[str, np.ndarray]
+    true_rules: Sequence[frozenset[str]]  # that the job has found true
+
+
+class RaisedFlag(NamedTuple):
+    user_id: str
+    time_ms: int
+    rule_id: str
+    is_alert: bool  # not of a rule in SHADOW
+
+
+class Outcome(NamedTuple):
+    """What a set of rules raises. Alerts are flags of rules that are not in SHADOW."""
+
+    alerts_by_day: Mapping[int, int]  # by the start of the UTC day in ms
+    alerts_by_rule: Mapping[str, int]
+    shadow_flags: int
+    users: frozenset[str]  # with an alert
+    frauds: int  # of the labelled alerts
+    labelled: int
+
+    @property
+    def alerts(self) -> int:
+        return sum(self.alerts_by_rule.values())
+
+    @property
+    def precision(self) -> float | None:
+        """Frauds of the labelled alerts; None without a label."""
+        return self.frauds / self.labelled if self.labelled else None
+
+
+def not_evaluable(rule: Rule, in_force: Iterable[Rule]) -> str | None:
+    """Why a rule cannot be evaluated over stored rows; None if it can."""
+    missing = _missing(rule)
+    if not missing or _evaluated_by_the_job(rule, in_force):
+        return None
+    return f"reads {', '.join(missing)}, which is not stored with {rule.scope}s"
+
+
+def _missing(rule: Rule) -> list[str]:
+    """What the rule reads and stored rows lack."""
+    names = {*rule.condition.names, rule.value, *rule.message_features.values()}
+    names |= ({rule.usual} if rule.usual else set()) | ({"event_type"} if rule.types else set())
+    attributes = [f'attribute("{name}")' for name in sorted(rule.condition.attributes)]
+    return sorted(names - STORED_FEATURES[rule.scope]) + attributes
+
+
+def _evaluated_by_the_job(rule: Rule, in_force: Iterable[Rule]) -> bool:
+    """Whether a rule in force has the same condition."""
+    same = {"id", "scope", "types", "when", "threshold", "value"}
+    return any(
+        other.state != "PAUSED" and rule.model_dump(include=same) == other.model_dump(include=same)
+        for other in in_force
+    )
+
+
+class RuleReplay:
+    """Evaluates rules over blocks of rows, in any order, and then raises their flags.
+
+    Keeps a few hundred bytes for each row until the end.
+    """
+
+    def __init__(self, rules: Iterable[Rule], in_force: Iterable[Rule]):
+        rules, in_force = [each for each in rules if each.state != "PAUSED"], list(in_force)
+        reasons = {rule.id: not_evaluable(rule, in_force) for rule in rules}
+        self.skipped = {name: reason for name, reason in reasons.items() if reason}
+        self._rules = [rule for rule in rules if rule.id not in self.skipped]
+        self._rows: dict[tuple[Scope, str], list[RuleEvaluation]] = defaultdict(list)
+
+    def add(self, rows: StoredRows) -> None:
+        of_scope = [rule for rule in self._rules if rule.scope == rows.scope]
+        stored = [rule for rule in of_scope if _missing(rule)]
+        evaluated = [rule for rule in of_scope if rule not in stored]
+        found = evaluate_rules(evaluated, rows.columns, len(rows.user_ids))
+        for user_id, time_ms, event_id, matches, true in zip(
+            rows.user_ids, rows.times_ms, rows.event_ids, found, rows.true_rules, strict=True
+        ):
+            matches += [_stored_match(rule) for rule in stored if rule.id in true]
+            evaluation = RuleEvaluation(user_id, time_ms, matches, event_id)
+            self._rows[rows.scope, user_id].append(evaluation)
+
+    def flags(self) -> Iterator[RaisedFlag]:
+        for rows in self._rows.values():
+            if not any(row.matches for row in rows):
+                continue
+            rows.sort(key=lambda row: RowPosition(row.time_ms, row.event_id))
+            raised = FlagPolicy(NoFlagHistory()).raise_flags(rows, "")
+            for row, flags in zip(rows, raised, strict=True):
+                for flag in flags:
+                    is_alert = flag.rule_state == "ACTIVE"
+                    yield RaisedFlag(row.user_id, row.time_ms, flag.rule_id, is_alert)
+
+
+def _stored_match(rule: Rule) -> RuleMatch:
+    """A match of which only the rule is known."""
+    names = (*rule.message_features, "value", "threshold", "usual")
+    return RuleMatch(rule, np.nan, None, dict.fromkeys(names, np.nan))
+
+
+def outcome(flags: Iterable[RaisedFlag], since_ms: int, labels: Labels) -> Outcome:
+    """Of the flags from `since_ms` on; earlier ones only start cool-downs."""
+    counted = [flag for flag in flags if flag.time_ms >= since_ms]
+    alerts = [flag for flag in counted if flag.is_alert]
+    known = [labels[key] for flag in alerts if (key := (flag.user_id, flag.time_ms)) in labels]
+    return Outcome(
+        Counter(flag.time_ms // DAY_MS * DAY_MS for flag in alerts),
+        Counter(flag.rule_id for flag in alerts),
+        len(counted) - len(alerts),
+        frozenset(flag.user_id for flag in alerts),
+        known.count("fraud"),
+        len(known),
+    )
+
+
+class StoredWindow(NamedTuple):
+    """A row of profile_delta; `delta` is JSON."""
+
+    user_id: str
+    window_end_ms: int
+    surprise: float
+    active_rules: Any
+    delta: str
+
+
+class StoredEvent(NamedTuple):
+    """A row of risk_score_by_hour."""
+
+    user_id: str
+    event_time_ms: int
+    event_id: str
+    event_type: str
+    amount: float
+    score: float
+    active_rules: Any
+
+
+def scan_windows(session: Session, since_ms: int, until_ms: int) -> Iterator[StoredWindow]:
+    """The windows that end in this time. Raises ServiceError."""
+    rows = scan_ring(
+        session,
+        f"SELECT {columns(StoredWindow)} FROM profile_delta",
+        ("window_end", since_ms, until_ms),
+    )
+    return map(StoredWindow._make, rows)
+
+
+def scan_events(session: Session, since_ms: int, until_ms: int) -> Iterator[StoredEvent]:
+    """The scored events of this time. Raises ServiceError."""
+    rows = scan_ring(
+        session,
+        f"SELECT {columns(StoredEvent)} FROM risk_score_by_hour",
+        ("event_time", since_ms, until_ms),
+        key="user_id, hour",
+    )
+    return map(StoredEvent._make, rows)
+
+
+def window_blocks(windows: Iterable[StoredWindow]) -> Iterator[StoredRows]:
+    for block in _blocks(windows):
+        deltas = [orjson.loads(each.delta) for each in block]
+        inside = [delta["window"] for delta in deltas]
+        before = {
+            name: _floats(delta["before"].get(name) for delta in deltas)
+            for name in (IN_PROFILE.get(name, name) for name in BEFORE_WINDOW)
+        }
+        current = {
+            "events": _floats(each["events"] for each in inside),
+            "purchases": _floats(each["counts"].get("purchase", 0) for each in inside),
+            "amount": _floats(each["amount"] for each in inside),
+            "surprise": _floats(each.surprise for each in block),
+        }
+        yield StoredRows(
+            "window",
+            [each.user_id for each in block],
+            [each.window_end_ms for each in block],
+            [""] * len(block),
+            window_features(before, current),
+            [frozenset(names_of(each.active_rules)) for each in block],
+        )
+
+
+def event_blocks(events: Iterable[StoredEvent]) -> Iterator[StoredRows]:
+    for block in _blocks(events):
+        yield StoredRows(
+            "event",
+            [each.user_id for each in block],
+            [each.event_time_ms for each in block],
+            [each.event_id for each in block],
+            {
+                "event_type": np.array([each.event_type for each in block]),
+                "amount": _floats(each.amount for each in block),
+                SCORE_FEATURE: _floats(each.score for each in block),
+            },
+            [frozenset(names_of(each.active_rules)) for each in block],
+        )
+
+
+def _blocks(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    remaining = iter(rows)
+    while block := list(islice(remaining, BLOCK_ROWS)):
+        yield block
+
+
+def _floats(values: Iterable[float | None]) -> np.ndarray:
+    return np.array([np.nan if value is None else value for value in values], np.float64)
 
 
 class Backtest(NamedTuple):
@@ -97,7 +331,8 @@ def backtest(
     until_ms = _end_ms(session, days, now_ms)
     since_ms = until_ms - days * DAY_MS
     first_ms = first_needed_ms([*current, *edited], since_ms)
-    labels = by_user_and_time(read_topic_labels(settings), read_flag_labels(session))
+    # Of two labels the later in order counts.
+    labels = dict(chain(read_topic_labels(settings), read_flag_labels(session)))
 
     def blocks() -> Iterable[StoredRows]:
         yield from window_blocks(watch(scan_windows(session, first_ms, until_ms)))
@@ -114,36 +349,28 @@ def _end_ms(session: Session, days: int, now_ms: int) -> int:
 
 
 def as_json(found: Backtest) -> dict[str, Any]:
+    def outcome_as_json(each: Outcome) -> dict[str, Any]:
+        figures = {"alerts": each.alerts, "precision": each.precision, "users": len(each.users)}
+        return each._asdict() | figures
+
     return found._asdict() | {
-        name: _outcome_as_json(getattr(found, name)) for name in ("current", "edited")
+        name: outcome_as_json(getattr(found, name)) for name in ("current", "edited")
     }
 
 
-def _outcome_as_json(each: Outcome) -> dict[str, Any]:
-    return each._asdict() | {
-        "alerts": each.alerts,
-        "precision": each.precision,
-        "users": len(each.users),
-    }
+# User and time, of the event or of the end of the window; and the label.
+_KnownLabel = tuple[tuple[str, int], Label]
 
 
-class KnownLabel(NamedTuple):
-    """time_ms: of the event, or the end of the window."""
-
-    user_id: str
-    time_ms: int
-    label: Label
-
-
-def read_flag_labels(session: Session) -> Iterable[KnownLabel]:
+def read_flag_labels(session: Session) -> Iterable[_KnownLabel]:
     """The labels that analysts gave to flags. Raises ServiceError."""
     query = SimpleStatement("SELECT DISTINCT flag_id, user_id, window_end, state FROM flag_state")
     for row in read_pages(session, query):
         if row.state in LABEL_OF_STATE:
-            yield KnownLabel(row.user_id, to_ms(row.window_end), LABEL_OF_STATE[row.state])
+            yield (row.user_id, to_ms(row.window_end)), LABEL_OF_STATE[row.state]
 
 
-def read_topic_labels(settings: Settings) -> Iterable[KnownLabel]:
+def read_topic_labels(settings: Settings) -> Iterable[_KnownLabel]:
     """The valid labels of the topic, in its order. Raises ServiceError."""
     for record in read_topic(settings, settings.topics.feedback):
         try:
@@ -151,7 +378,7 @@ def read_topic_labels(settings: Settings) -> Iterable[KnownLabel]:
         except orjson.JSONDecodeError:
             continue  # the job has rejected it
         if schema_error(label) is None:
-            yield KnownLabel(label["user_id"], _ms(label["event_time"]), label["label"])
+            yield (label["user_id"], _ms(label["event_time"])), label["label"]
 
 
 def _ms(time: Any) -> int:
@@ -160,8 +387,3 @@ def _ms(time: Any) -> int:
         if isinstance(time, int)
         else round(datetime.fromisoformat(time).timestamp() * SECOND_MS)
     )
-
-
-def by_user_and_time(*known: Iterable[KnownLabel]) -> dict[tuple[str, int], Label]:
-    """Of two labels the later in order counts."""
-    return {(each.user_id, each.time_ms): each.label for labels in known for each in labels}

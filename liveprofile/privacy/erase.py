@@ -47,7 +47,7 @@ MAX_READS = 4  # of a whole table; what the last one finds is deleted, and pendi
 _READ = ("user_id", "target", "window_end")
 _NAMING = ("user_id", "alert_id", "flag_id", "target")  # columns that name a user or a flag
 # Cassandra stores a cell for each element, with a time of its own.
-COLLECTIONS = ("set<", "list<", "map<")
+_COLLECTIONS = ("set<", "list<", "map<")
 
 Write = Callable[[Session, Iterable[Statement]], int]
 
@@ -249,7 +249,7 @@ def read_rows(
     timed = [
         name
         for name, column in table.columns.items()
-        if name not in table.key and not column.cql.startswith(COLLECTIONS)
+        if name not in table.key and not column.cql.startswith(_COLLECTIONS)
     ]
     selected = [*table.key, *(name for name in _READ if name in timed)]
     selected += [f"WRITETIME({name}) AS written_{index}" for index, name in enumerate(timed)]

@@ -11,16 +11,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 import numpy as np
 
 from liveprofile.alerts.cloud_events import to_rfc3339
 from liveprofile.errors import InputError
-from liveprofile.events.validation import EARLIEST_MS
 from liveprofile.rules.flags import FlagHistory
 from liveprofile.wire.entity_lists import hash_code
-from liveprofile.wire.user_records import LATEST_MS, RecordKind, key_of, read_fields
+from liveprofile.wire.user_records import RecordKind, key_of, read_fields, read_time_ms
 
 # 4 MB. Of 10,000 erased users it lets 0.2 % of other users through to the exact test.
 _FILTER_BITS = 22
@@ -137,11 +135,4 @@ def read_record(key: bytes | None, value: bytes) -> tuple[str, int]:
     user_id, text = read_fields(key, value, "user_id", "before", ErasureError)
     if not user_id:
         raise ErasureError("data.user_id is not the record's key")
-    try:
-        time = datetime.fromisoformat(text)
-        before_ms = round(time.replace(tzinfo=time.tzinfo or UTC).timestamp() * 1_000)
-    except (TypeError, ValueError, OverflowError):
-        raise ErasureError(f"data.before {text!r:.40} is no ISO 8601 time") from None
-    if not EARLIEST_MS <= before_ms <= LATEST_MS:
-        raise ErasureError(f"data.before {text!r:.40} is not between 2000 and 9999")
-    return user_id, before_ms
+    return user_id, read_time_ms("data.before", text, ErasureError)

@@ -7,9 +7,9 @@ import tempfile
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 import orjson
 from cassandra.cluster import Session
@@ -17,21 +17,12 @@ from cassandra.util import datetime_from_uuid1
 
 from liveprofile.errors import InputError
 from liveprofile.kafka.records import Record
-from liveprofile.privacy.erase import COLLECTIONS
 from liveprofile.privacy.places import UserKeys, conditions, is_theirs
 from liveprofile.rows.table import Table
 from liveprofile.storage.cql import prepare, read_pages
 
 # Cassandra stores some texts that are JSON.
 _JSON_STARTS = ("{", "[")
-
-
-class StoredRow(NamedTuple):
-    """A row as it is exported."""
-
-    values: dict[str, Any]
-    time: str | None  # USING TIMESTAMP, for most tables the time that the row is about
-    expires_at: str | None  # None: the table has only a key, which does not tell
 
 
 class ExportFile:
@@ -88,38 +79,18 @@ def private_file(path: Path) -> Iterator[IO[bytes]]:
             Path(name).unlink()
 
 
-def table_rows(
-    session: Session, table: Table, keys: UserKeys, now: datetime
-) -> Iterator[StoredRow]:
+def table_rows(session: Session, table: Table, keys: UserKeys) -> Iterator[dict[str, Any]]:
     """The user's rows of a table. Raises ServiceError."""
     names = table.names()
-    expiring = [
-        name
-        for name, column in table.columns.items()
-        if name not in table.key and not column.cql.startswith(COLLECTIONS)
-    ]
-    selected = names + [f"{of}({name})" for of in ("TTL", "WRITETIME") for name in expiring]
     for where, values in conditions(table, keys):
-        query = f"SELECT {', '.join(selected)} FROM {table.name}"
+        query = f"SELECT {', '.join(names)} FROM {table.name}"
         prepared = prepare(session, f"{query} WHERE {where}" if where else query)
         for row in read_pages(session, prepared, values):
             if is_theirs(table, row, keys):
-                cells = row[: len(names)]
-                ttls = row[len(names) : len(names) + len(expiring)]
-                times_us = row[len(names) + len(expiring) :]
-                yield StoredRow(
-                    {
-                        name: as_json(cell, is_key=name in table.key)
-                        for name, cell in zip(names, cells, strict=True)
-                    },
-                    _latest(times_us, lambda us: datetime(1970, 1, 1) + timedelta(microseconds=us)),
-                    _latest(ttls, lambda ttl_s: now + timedelta(seconds=ttl_s)),
-                )
-
-
-def _latest(values: Iterable[int | None], time_of: Any) -> str | None:
-    known = [value for value in values if value is not None]
-    return as_json(time_of(max(known))) if known else None
+                yield {
+                    name: as_json(cell, is_key=name in table.key)
+                    for name, cell in zip(names, row, strict=True)
+                }
 
 
 def as_json(value: Any, *, is_key: bool = False) -> Any:

@@ -114,13 +114,14 @@ class DefinitionKind(Generic[Model, Set]):
         condition_faults: Callable[[str, Mapping[str, Any]], Faults] = lambda name, table: (),
         condition_keys: Iterable[str] = (),
     ):
-        self._error, self._model, self._set_model = error, model, set_model
+        self.error, self.set_model, self._model = error, set_model, model
+        self.name = f"{error.kind}s"  # of tables, of settings, and of the topic in the settings
         self._faults, self._faults_of_all = faults, faults_of_all
         self._condition_faults, self._condition_keys = condition_faults, set(condition_keys)
 
     def read_file(self, path: Path) -> Set:
         """Reads a TOML file. Raises the kind's error with every fault."""
-        error, source, table_name = self._error, file_source(path, self._error), self._table_name
+        error, source, table_name = self.error, file_source(path, self.error), self.name
         try:
             text = path.read_text(encoding="utf-8")
             other = tomllib.loads(text)
@@ -144,7 +145,7 @@ class DefinitionKind(Generic[Model, Set]):
         version = {"version": other.pop("version")} if "version" in other else {}
         problems += [DefinitionProblem("", key, "Extra inputs are not permitted") for key in other]
         try:
-            found = self._set_model.model_validate({**version, table_name: definitions})
+            found = self.set_model.model_validate({**version, table_name: definitions})
         except ValidationError as failure:
             problems += _validation_problems("", failure)
         if problems:
@@ -158,7 +159,7 @@ class DefinitionKind(Generic[Model, Set]):
         """
         definitions, problems = self._read_tables(tables, lambda index, key: None)
         if problems := problems or list(self._faults_of_all(definitions)):
-            raise self._error(source, problems)
+            raise self.error(source, problems)
         return definitions
 
     def read_record(self, value: bytes, source: str) -> Model:
@@ -169,18 +170,29 @@ class DefinitionKind(Generic[Model, Set]):
         try:
             table = orjson.loads(value)
         except orjson.JSONDecodeError as failure:
-            raise self._error(source, [DefinitionProblem("", "JSON", str(failure))]) from None
+            raise self.error(source, [DefinitionProblem("", "JSON", str(failure))]) from None
         if not isinstance(table, dict):
-            raise self._error(source, [DefinitionProblem("", "JSON", "must be an object")])
+            raise self.error(source, [DefinitionProblem("", "JSON", "must be an object")])
         fields = {key: value for key, value in table.items() if key not in APPLIED_FIELDS}
         definition, problems = self._read(fields, "?")
         if problems:
-            raise self._error(source, problems)
+            raise self.error(source, problems)
         return definition
 
-    @property
-    def _table_name(self) -> str:
-        return f"{self._error.kind}s"
+    def valid_set(self, definitions: Iterable[Model]) -> tuple[Set, list[DefinitionProblem]]:
+        """The set of the definitions that are valid together, and the faults of the others.
+
+        Its definitions are in order of their ids, its version is a digest of them.
+        """
+        kept = sorted(definitions, key=lambda each: each.id)
+        faults: list[DefinitionProblem] = []
+        while found := list(self._faults_of_all(kept)):
+            faults += found
+            broken = {problem.name for problem in found}
+            kept = [each for each in kept if each.id not in broken]
+        text = "\n".join(each.model_dump_json() for each in kept)
+        version = hashlib.sha256(text.encode()).hexdigest()[:12]
+        return self.set_model(**{"version": version, self.name: tuple(kept)}), faults
 
     def _read_tables(
         self, tables: Iterable[Mapping[str, Any]], key_line: Callable[[int, str], int | None]
@@ -191,7 +203,7 @@ class DefinitionKind(Generic[Model, Set]):
             definition, faults = self._read(table, f"number {index + 1}")
             if definition is not None:
                 if definition.id in definitions:
-                    reason = f"another {self._error.kind} has the same id"
+                    reason = f"another {self.error.kind} has the same id"
                     faults.append(DefinitionProblem(definition.id, "id", reason))
                 definitions[definition.id] = definition
             problems += [fault._replace(line=key_line(index, fault.key)) for fault in faults]

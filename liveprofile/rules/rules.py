@@ -186,4 +186,4 @@ RULES = DefinitionKind(
     condition_faults=_condition_problems,
     condition_keys=("when", "scope"),
 )
-read_rules, rules_of, read_rule = RULES.read_file, RULES.read_tables, RULES.read_record
+read_rules, read_rule = RULES.read_file, RULES.read_record

@@ -6,7 +6,6 @@ Definitions come from a TOML file or, one per record, from the topic segment-def
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from functools import cached_property, lru_cache
@@ -97,22 +96,6 @@ class SegmentsError(DefinitionsError):
     kind = "segment"
 
 
-def segment_set(segments: Iterable[Segment]) -> tuple[SegmentSet, list[DefinitionProblem]]:
-    """Returns the set of the definitions whose references are valid, and the faults of the others.
-
-    The version is a digest of the definitions.
-    """
-    kept = sorted(segments, key=lambda segment: segment.id)
-    faults: list[DefinitionProblem] = []
-    while found := reference_problems(kept):
-        faults += found
-        broken = {problem.name for problem in found}
-        kept = [segment for segment in kept if segment.id not in broken]
-    text = "\n".join(segment.model_dump_json() for segment in kept)
-    version = hashlib.sha256(text.encode()).hexdigest()[:12]
-    return SegmentSet(version=version, segments=tuple(kept)), faults
-
-
 def reference_problems(segments: Iterable[Segment]) -> list[DefinitionProblem]:
     """The faults of `segment("name")`: unknown or paused segments, and cycles."""
     by_id = {segment.id: segment for segment in segments}
@@ -166,8 +149,4 @@ SEGMENTS = DefinitionKind(
     condition_faults=_condition_problems,
     condition_keys=("when",),
 )
-read_segments, segments_of, read_segment = (
-    SEGMENTS.read_file,
-    SEGMENTS.read_tables,
-    SEGMENTS.read_record,
-)
+read_segments, read_segment = SEGMENTS.read_file, SEGMENTS.read_record

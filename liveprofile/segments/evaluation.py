@@ -34,18 +34,8 @@ class Evaluation(NamedTuple):
         ]
         if not names:
             return [frozenset()] * self._rows
-        bits_NB = np.packbits(np.column_stack([self.members[name] for name in names]), axis=1)
-        # Few users have a combination of segments that no other user has.
-        sets: dict[bytes, frozenset[str]] = {}
-        width, bits = bits_NB.shape[1], bits_NB.tobytes()
-        found = []
-        for start in range(0, len(bits), width):
-            key = bits[start : start + width]
-            if key not in sets:
-                holds = np.unpackbits(np.frombuffer(key, np.uint8))[: len(names)].tolist()
-                sets[key] = frozenset(compress(names, holds))
-            found.append(sets[key])
-        return found
+        member_NS = np.column_stack([self.members[name] for name in names]).tolist()
+        return [frozenset(compress(names, holds)) for holds in member_NS]
 
     def evidence(self, segment_id: str, row: int) -> dict[str, Any]:
         """What the segment's condition read of one user: {name: value}; unknown values are None."""

@@ -24,7 +24,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from liveprofile.trends.counts import SPANS_MS
+from liveprofile.trends.count_store import SPANS_MS, StoredCount
 from liveprofile.units import DAY_MS
 
 WEEKS = 8
@@ -39,15 +39,6 @@ Metric = Literal["events", "users", "amount"]
 METRICS = ("events", "users", "amount")
 # Before the first point: the residuals of WEEKS weeks, each with WEEKS weeks before it.
 HISTORY_MS = 2 * WEEKS * 7 * DAY_MS
-
-
-class StoredCount(NamedTuple):
-    """The counts of a series in one hour or day."""
-
-    start_ms: int
-    events: int
-    amount: float
-    users: int
 
 
 class Point(NamedTuple):

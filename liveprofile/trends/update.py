@@ -29,14 +29,16 @@ from liveprofile.kafka import offsets
 from liveprofile.kafka.records import Record, read_topic
 from liveprofile.kafka.topics import PartitionRange
 from liveprofile.settings import Settings
-from liveprofile.trends.count_store import Chunk, ChunkReport, CountStore
-from liveprofile.trends.counts import (
+from liveprofile.trends.count_store import (
     ALL,
     CATEGORY,
     OTHER,
     SPANS_MS,
+    Chunk,
+    ChunkReport,
     Count,
     Counts,
+    CountStore,
     Series,
     smallest,
     user_hash,

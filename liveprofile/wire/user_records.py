@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import orjson
@@ -10,8 +11,8 @@ import orjson
 from liveprofile.errors import InputError
 
 CONTENT_TYPE = {"content-type": "application/cloudevents+json"}
-# The latest time that consents, erasures and merges may have: the end of the year 9999.
-LATEST_MS = 253_402_300_799_999
+# The times that consents, erasures and merges may have: from 2000 to the end of 9999.
+EARLIEST_MS, LATEST_MS = 946_684_800_000, 253_402_300_799_999
 
 
 def key_of(user_id: str) -> bytes:
@@ -73,3 +74,19 @@ def read_fields(
     if not isinstance(user_id, str) or (key or b"") != key_of(user_id):
         raise error(f"data.{user_field} is not the record's key")
     return user_id, found
+
+
+def read_time_ms(name: str, value: Any, error: type[InputError]) -> int:
+    """Epoch milliseconds, or ISO 8601 (no zone: UTC), as epoch milliseconds. Raises `error`."""
+    time_ms = value if type(value) is int else None
+    if isinstance(value, str):
+        try:
+            time = datetime.fromisoformat(value)
+            time_ms = round(time.replace(tzinfo=time.tzinfo or UTC).timestamp() * 1_000)
+        except (ValueError, OverflowError):
+            pass
+    if time_ms is None or not EARLIEST_MS <= time_ms <= LATEST_MS:
+        raise error(
+            f"{name} {value!r:.40}: neither epoch milliseconds nor ISO 8601 from 2000 to 9999"
+        )
+    return time_ms

@@ -73,32 +73,21 @@ def decoded_id(name: str, text: str) -> str:
     return value
 
 
-def _id_path(description: str) -> Any:
-    """The document describes the decoded id, FastAPI checks the encoded one."""
-    return Path(
+def _id_of(name: str, description: str) -> Any:
+    """A dependency: the decoded id. The document describes it, FastAPI checks the encoded one."""
+    path = Path(
+        alias=name,
         max_length=MAX_ENCODED_CHARS,
         description=description,
         json_schema_extra={"minLength": 1, "maxLength": MAX_ID_CHARS, "pattern": ID_PATTERN},
     )
 
+    async def decoded(request: Request, encoded: str = path) -> str:
+        value = decoded_id(name, encoded)
+        setattr(request.state, name, value)  # the log has the user's
+        return value
 
-async def user_id_of(
-    request: Request, user_id: Annotated[str, _id_path("User id, percent-encoded.")]
-) -> str:
-    request.state.user_id = decoded = decoded_id("user_id", user_id)
-    return decoded
-
-
-async def flag_id_of(flag_id: Annotated[str, _id_path("Id of the flag and its alert.")]) -> str:
-    return decoded_id("flag_id", flag_id)
-
-
-async def rule_id_of(rule_id: Annotated[str, _id_path("Rule id, or * for all rules.")]) -> str:
-    return decoded_id("rule_id", rule_id)
-
-
-async def segment_of(segment: Annotated[str, _id_path("Segment id.")]) -> str:
-    return decoded_id("segment", segment)
+    return Depends(decoded)
 
 
 def _parse_time(text: Any) -> Any:
@@ -115,10 +104,10 @@ def to_ms(time: datetime) -> int:
     return min(max(time_ms, START_OF_TIME_MS), END_OF_TIME_MS)
 
 
-UserId = Annotated[str, Depends(user_id_of)]
-FlagId = Annotated[str, Depends(flag_id_of)]
-SegmentId = Annotated[str, Depends(segment_of)]
-RuleId = Annotated[str, Depends(rule_id_of)]
+UserId = Annotated[str, _id_of("user_id", "User id, percent-encoded.")]
+FlagId = Annotated[str, _id_of("flag_id", "Id of the flag and its alert.")]
+SegmentId = Annotated[str, _id_of("segment", "Segment id.")]
+RuleId = Annotated[str, _id_of("rule_id", "Rule id, or * for all rules.")]
 Reader = Annotated[Call, Depends(Require(Role.READER))]
 Analyst = Annotated[Call, Depends(Require(Role.ANALYST))]
 Admin = Annotated[Call, Depends(Require(Role.ADMIN))]

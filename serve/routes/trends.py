@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from liveprofile.client import analysis_models as analyses
 from liveprofile.client.models import Items
-from liveprofile.trends.counts import ALL, CATEGORY, Series
+from liveprofile.trends.count_store import ALL, CATEGORY, Series
 from liveprofile.trends.points import Metric
 from liveprofile.wire.tokens import EVENT_TYPES
 from serve import answers

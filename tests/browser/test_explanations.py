@@ -14,7 +14,6 @@ from playwright.sync_api import Browser, Page, expect
 
 from console.app import create_console
 from liveprofile.settings import ServeSettings
-from serve.explainer import ExplanationRefusedError
 from serve.keys import Role
 from serve.server import listen, server_of, url_of
 from tests.browser.conftest import NARROW, USER, WIDE, Console, sign_in
@@ -90,23 +89,6 @@ def test_window_is_explained_by_keyboard(
     expect(rows.first).to_contain_text("purchase of espresso")
     assert_accessible(page, width)
     assert len(explaining.explainer.asked) == asked + 1
-
-
-@pytest.mark.parametrize(("width", "scheme"), [(NARROW, "light"), (WIDE, "dark")])
-def test_window_without_effects_and_refused_window(
-    browser: Browser, explaining: Explaining, width: int, scheme: str
-) -> None:
-    explaining.explainer.changed = {"effects": [], "events": 0}
-    page = sign_in(browser, explaining.url, explaining.key, PATH, width, scheme)
-    page.get_by_role("button", name=NEWEST).click()
-    place = page.locator(".explanation").first
-    expect(place).to_contain_text("No event of the window changes a value.")
-    assert_accessible(page, width)
-    explaining.explainer.fail = ExplanationRefusedError("no-consent", "the user does not allow it")
-    page.get_by_role("button", name=NEWEST).click()
-    expect(place.get_by_role("alert")).to_contain_text("The user does not allow it.")
-    expect(page.locator("#explaining")).to_have_text("The window is not explained.")
-    assert_accessible(page, width)
 
 
 def test_leaving_the_page_ends_the_computation(browser: Browser, explaining: Explaining) -> None:

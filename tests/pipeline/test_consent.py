@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from liveprofile.consent.changes import ConsentChange
-from liveprofile.consent.records import to_record
+from liveprofile.consent.changes import ConsentChange, to_record
 from liveprofile.kafka import records as kafka
 from liveprofile.settings import Settings, load
 from liveprofile.units import MINUTE_MS

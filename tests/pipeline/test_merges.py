@@ -23,8 +23,7 @@ from pyflink.table import EnvironmentSettings, TableEnvironment
 from jobs.backfill_job import run_profile_pipeline as run_batch
 from jobs.sql import tables
 from liveprofile.consent.changes import ConsentTable
-from liveprofile.identity.merges import IdentityTable, Merge
-from liveprofile.identity.records import to_record
+from liveprofile.identity.merges import IdentityTable, Merge, to_record
 from liveprofile.kafka import records as kafka
 from liveprofile.resources import product_path
 from liveprofile.settings import load

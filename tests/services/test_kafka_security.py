@@ -22,12 +22,13 @@ from confluent_kafka.admin import (
 )
 
 from liveprofile.errors import ServiceError
-from liveprofile.feeds.definitions import read_topic_rules
+from liveprofile.feeds.definitions import read_definition_topic
 from liveprofile.flink.jars import JARS
 from liveprofile.flink.launcher import link_jars, pyflink_home
 from liveprofile.kafka.offsets import committed_offsets
 from liveprofile.kafka.records import exclusive_writer, read_topic, send_all
 from liveprofile.kafka.topics import create_topics
+from liveprofile.rules.rules import RULES
 from liveprofile.settings import Settings, load
 from stack.local import to_toml
 from tests.support.security.certificates import CertificateAuthority
@@ -223,10 +224,10 @@ def test_documented_acls_allow_each_principal_its_work_only(kafka: SecuredKafka)
     record = [(b"*", b"{}", {})]
 
     send_all(publisher, topics.rules, record)
-    assert read_topic_rules(publisher).has_records
+    assert read_definition_topic(publisher, RULES).has_records
     with exclusive_writer(publisher, topics.rules) as send:
         send(record)
-    assert read_topic_rules(job).has_records
+    assert read_definition_topic(job, RULES).has_records
     assert read_user_models(job) is None
     assert committed_offsets(job, topics.events) == {}
     send_all(job, topics.alerts, record)
@@ -250,4 +251,4 @@ def test_documented_acls_allow_each_principal_its_work_only(kafka: SecuredKafka)
         pass
     # Otherwise `rules apply` would take the topic for an empty one.
     with pytest.raises(ServiceError, match=r"risk-rules: .*authorization failed"):
-        read_topic_rules(analyst)
+        read_definition_topic(analyst, RULES)

@@ -16,8 +16,7 @@ from liveprofile.rows.users import (
     USER_SEGMENT,
     segment_bucket,
 )
-from liveprofile.segments.membership import Membership, Memberships, MembershipWrite
-from liveprofile.segments.policy import ChangeKey
+from liveprofile.segments.membership import ChangeKey, Membership, Memberships, MembershipWrite
 from liveprofile.settings import MAX_TTL_S, CassandraSettings
 from udfs.cassandra.batch_writer import Partition, Write, bound_statement
 from udfs.cassandra.encoding import (

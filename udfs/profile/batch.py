@@ -18,7 +18,7 @@ from liveprofile.features import window_features
 from liveprofile.feeds.feed import Current, Fixed
 from liveprofile.rules import flag_policy
 from liveprofile.rules.conditions import AttributeValue
-from liveprofile.segments.policy import MembershipPolicy
+from liveprofile.segments.membership import MembershipPolicy
 from liveprofile.settings import Settings
 from liveprofile.units import DAY_MS, SECOND_MS
 from liveprofile.wire import output_records, window_events

@@ -20,8 +20,12 @@ from liveprofile.rows.profiles import (
 )
 from liveprofile.rows.table import Column, Table
 from liveprofile.segments.evaluation import Evaluation
-from liveprofile.segments.membership import MembershipWrite, change_event
-from liveprofile.segments.policy import EvaluatedWindow, MembershipPolicy
+from liveprofile.segments.membership import (
+    EvaluatedWindow,
+    MembershipPolicy,
+    MembershipWrite,
+    change_event,
+)
 from liveprofile.wire import output_records
 from udfs.cassandra.encoding import Values, encode_column, encode_numbers, encode_row, write_time_us
 

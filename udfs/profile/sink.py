@@ -30,8 +30,7 @@ from liveprofile.rows.profiles import (
 )
 from liveprofile.rules.flag_policy import NoFlagHistory
 from liveprofile.rules.flags import RowPosition
-from liveprofile.segments.membership import Membership, Memberships, MembershipWrite
-from liveprofile.segments.policy import ChangeKey
+from liveprofile.segments.membership import ChangeKey, Membership, Memberships, MembershipWrite
 from liveprofile.settings import CassandraSettings, Settings
 from liveprofile.storage.schema import check_embedding_dim
 from udfs.cassandra import encoding

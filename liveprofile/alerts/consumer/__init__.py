@@ -9,7 +9,7 @@ from liveprofile.alerts.consumer.alert import Alert
 from liveprofile.alerts.consumer.handlers import Accounts, OpenCase, RestrictAccount
 from liveprofile.alerts.consumer.loop import (
     AlertConsumer,
-    AlertRefused,
+    AlertRefusedError,
     Handler,
     RetryPolicy,
     stop_on_signals,
@@ -21,7 +21,7 @@ __all__ = [
     "Accounts",
     "Alert",
     "AlertConsumer",
-    "AlertRefused",
+    "AlertRefusedError",
     "Handler",
     "OpenCase",
     "RestrictAccount",

@@ -69,16 +69,16 @@ class Alert(_AlertModel):
         return self.model_dump_json(exclude_unset=True).encode()
 
 
-class InvalidAlert(ValueError):
+class InvalidAlertError(ValueError):
     """The record is not a valid alert. The message is one line that names the field."""
 
 
 def read_alert(value: bytes | None) -> Alert | None:
-    """Parses a record. Returns None for another event type, such as drift. Raises InvalidAlert."""
+    """Parses a record; None for another event type, such as drift. Raises InvalidAlertError."""
     try:
         event_type = _CloudEventType.model_validate_json(value or b"").type
         return Alert.model_validate_json(value or b"") if is_type(event_type, ALERT_TYPE) else None
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(map(str, first["loc"]))
-        raise InvalidAlert(f"{field}: {first['msg']}" if field else first["msg"]) from None
+        raise InvalidAlertError(f"{field}: {first['msg']}" if field else first["msg"]) from None

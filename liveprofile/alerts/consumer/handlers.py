@@ -14,7 +14,7 @@ from cassandra.cluster import Session
 from liveprofile.alerts.cases import case_store
 from liveprofile.alerts.cases.flags import UnknownFlagError
 from liveprofile.alerts.consumer.alert import Alert
-from liveprofile.alerts.consumer.loop import AlertRefused
+from liveprofile.alerts.consumer.loop import AlertRefusedError
 from liveprofile.errors import InputError
 from liveprofile.storage.cql import from_ms, to_ms
 from liveprofile.storage.queries import StoredFlag
@@ -59,7 +59,7 @@ class Accounts(Protocol):
         """Restricts an account by the rule's action, such as limit_trading.
 
         Must be idempotent: a second call with the same arguments changes nothing.
-        until: UTC. reason: a stable code and a sentence. Raises AlertRefused if the account cannot
+        until: UTC. reason: a code and a sentence. Raises AlertRefusedError if the account cannot
         be restricted, for example because it no longer exists; any other exception is retried.
         """
 
@@ -88,12 +88,12 @@ class RestrictAccount:
         self._duration, self._actions = duration, actions
 
     def handle(self, alert: Alert) -> None:
-        """Raises AlertRefused if the flag is not stored, ServiceError, and whatever the shop's
+        """Raises AlertRefusedError if the flag is not stored, ServiceError, and whatever the shop's
         `restrict` raises."""
         try:
             flag = self._find_flag(alert.id)
         except UnknownFlagError:
-            raise AlertRefused("no flag is stored for this alert") from None
+            raise AlertRefusedError("no flag is stored for this alert") from None
         until = from_ms(flag.window_end_ms) + self._duration
         if flag.action in self._actions and until > datetime.now(UTC):
             reason = f"{flag.reason}: {flag.message}"

@@ -28,7 +28,7 @@ from tenacity import (
     wait_exponential_jitter,
 )
 
-from liveprofile.alerts.consumer.alert import Alert, InvalidAlert, read_alert
+from liveprofile.alerts.consumer.alert import Alert, InvalidAlertError, read_alert
 from liveprofile.errors import ServiceError
 from liveprofile.kafka import offsets
 from liveprofile.kafka.connection import client_config
@@ -51,11 +51,11 @@ MAX_HANDLING_MS = 900_000
 HANDLED_TTL_S = 30 * 86_400
 
 
-class AlertRefused(Exception):
+class AlertRefusedError(Exception):
     """Raised by a handler that will never accept this alert. It goes to the dead-letter topic."""
 
 
-class ConsumerStopped(Exception):
+class ConsumerStoppedError(Exception):
     """The consumer stops while an alert waits for a retry. Its offset stays uncommitted."""
 
 
@@ -63,7 +63,7 @@ class Handler(Protocol):
     """Acts on alerts.
 
     `name` identifies the handler within a consumer and must stay the same over restarts. `handle`
-    returns when the alert is handled. It raises AlertRefused if a retry cannot help; any other
+    returns when the alert is handled. It raises AlertRefusedError if a retry cannot help; any other
     exception is retried. It must be idempotent by `alert.id`: after a crash between its success
     and the record of that success it gets the same alert again.
     """
@@ -200,7 +200,7 @@ class AlertConsumer:
             while not self._stop.is_set():
                 if (record := self._consumer.poll(POLL_S)) is not None:
                     self._handle(record)
-        except ConsumerStopped:
+        except ConsumerStoppedError:
             pass
         except KafkaException as error:
             raise ServiceError(f"reading topic {self._topic}: {error.args[0].str()}") from None
@@ -216,7 +216,7 @@ class AlertConsumer:
         self.counts.received += 1
         try:
             alert = read_alert(record.value())
-        except InvalidAlert as error:
+        except InvalidAlertError as error:
             self._reject(record, DeliveryFailure("", "NOT_AN_ALERT", str(error)[:300]), "no alert")
         else:
             if alert is None:
@@ -244,10 +244,10 @@ class AlertConsumer:
             started_s = time.monotonic()
             try:
                 self._retry(handler.handle, alert)
-            except (ServiceError, ConsumerStopped):
+            except (ServiceError, ConsumerStoppedError):
                 raise
             except Exception as error:  # noqa: BLE001 - whatever a shop's handler raises
-                reason = "REFUSED" if isinstance(error, AlertRefused) else "HANDLER_FAILED"
+                reason = "REFUSED" if isinstance(error, AlertRefusedError) else "HANDLER_FAILED"
                 detail = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
                 self._reject(record, DeliveryFailure(handler.name, reason, detail), name)
                 continue
@@ -260,7 +260,7 @@ class AlertConsumer:
         """Raises the last attempt's error, or what is not retried."""
         attempts, initial_s, max_s = self._retries
         retrying = Retrying(
-            retry=retry_if_not_exception_type((AlertRefused, ConsumerStopped)),
+            retry=retry_if_not_exception_type((AlertRefusedError, ConsumerStoppedError)),
             stop=stop_after_attempt(attempts),
             wait=wait_exponential_jitter(multiplier=initial_s, max=max_s, jitter=initial_s),
             sleep=self._sleep,
@@ -271,7 +271,7 @@ class AlertConsumer:
 
     def _sleep(self, seconds: float) -> None:
         if self._stop.wait(seconds):
-            raise ConsumerStopped
+            raise ConsumerStoppedError
 
     def _count_retry(self, state: RetryCallState) -> None:
         self.counts.retried += 1

@@ -17,7 +17,7 @@ import time
 from urllib.parse import urlsplit
 
 from liveprofile.alerts.consumer.alert import Alert
-from liveprofile.alerts.consumer.loop import AlertRefused
+from liveprofile.alerts.consumer.loop import AlertRefusedError
 from liveprofile.errors import ConfigError
 from liveprofile.loopback import is_loopback
 
@@ -30,7 +30,7 @@ TOO_MANY_REQUESTS = 429
 TRACEPARENT = re.compile("00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
-class WebhookFailed(Exception):
+class WebhookFailedError(Exception):
     """The receiver was unreachable, slow or busy. The consumer retries."""
 
 
@@ -69,7 +69,7 @@ class Webhook:
         return cls(url, secret)
 
     def handle(self, alert: Alert) -> None:
-        """Raises AlertRefused or WebhookFailed."""
+        """Raises AlertRefusedError or WebhookFailedError."""
         body = alert.to_json()
         timestamp_s = int(time.time())
         headers = {
@@ -84,12 +84,12 @@ class Webhook:
         try:
             status = asyncio.run(self._post(body, headers))
         except (OSError, EOFError, asyncio.LimitOverrunError) as error:
-            raise WebhookFailed(type(error).__name__) from None
+            raise WebhookFailedError(type(error).__name__) from None
         if 200 <= status < 300:
             return
         if status >= 500 or status == TOO_MANY_REQUESTS:
-            raise WebhookFailed(f"status {status}")
-        raise AlertRefused(f"status {status}")
+            raise WebhookFailedError(f"status {status}")
+        raise AlertRefusedError(f"status {status}")
 
     async def _post(self, body: bytes, headers: dict[str, str]) -> int:
         """Returns the status of the response.

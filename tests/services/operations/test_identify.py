@@ -13,7 +13,7 @@ from uuid import UUID
 import pytest
 
 from liveprofile.identity.logins import read_counts
-from liveprofile.identity.records import read_record
+from liveprofile.identity.merges import read_record
 from liveprofile.kafka.offsets import commit_offsets, committed_progress, lag, login_group
 from liveprofile.kafka.records import Record, read_topic, send_all
 from liveprofile.settings import Settings

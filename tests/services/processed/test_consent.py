@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from liveprofile.consent.changes import ConsentChange
-from liveprofile.consent.records import read_record
+from liveprofile.consent.changes import ConsentChange, read_record
 from liveprofile.feeds.users import read_consents
 from liveprofile.kafka.records import read_topic
 from tests.support.job_under_test import JobUnderTest

@@ -10,8 +10,14 @@ import pytest
 
 from liveprofile.kafka.records import read_topic
 from liveprofile.storage.connection import open_session
-from liveprofile.trends.count_store import read_counts, read_last_chunk, read_series
-from liveprofile.trends.counts import ALL, CATEGORY, Series
+from liveprofile.trends.count_store import (
+    ALL,
+    CATEGORY,
+    Series,
+    read_counts,
+    read_last_chunk,
+    read_series,
+)
 from liveprofile.units import DAY_MS, HOUR_MS
 from tests.reference.validation import ValidEvent
 from tests.reference.windows import Classification, Record, classify

@@ -16,7 +16,7 @@ from cassandra.cluster import Session
 from liveprofile.alerts.cases import case_store, flags, snooze, states
 from liveprofile.alerts.cases.states import AlertState, TransitionError
 from liveprofile.alerts.cloud_events import cloud_event
-from liveprofile.alerts.consumer import AlertConsumer, AlertRefused, OpenCase, RetryPolicy
+from liveprofile.alerts.consumer import AlertConsumer, AlertRefusedError, OpenCase, RetryPolicy
 from liveprofile.alerts.consumer.alert import Alert
 from liveprofile.alerts.consumer.loop import (
     MAX_KEY_BYTES,
@@ -209,7 +209,7 @@ class RecordingHandler:
 
     def handle(self, alert: Alert) -> None:
         if alert.id == self.refused_id:
-            raise AlertRefused("never")
+            raise AlertRefusedError("never")
         self.handled.append(alert.id)
 
 
@@ -275,7 +275,7 @@ def test_alerts_open_one_case_and_refused_alert_is_dead_lettered(
     (dead,) = read_topic(settings, dead_letter_topic(settings))
     assert json.loads(dead.value)["id"] == refused and dead.key == b"42"
     assert dead.headers["reason"] == b"REFUSED" and dead.headers["handler"] == b"recorder"
-    assert dead.headers["detail"] == b"AlertRefused: never"
+    assert dead.headers["detail"] == b"AlertRefusedError: never"
 
 
 def test_long_record_is_truncated_in_the_dead_letter_topic(

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from liveprofile.feeds.definitions import follow_definitions, rules_spec
+from liveprofile.feeds.definitions import follow_definitions
 from liveprofile.kafka.records import Record, read_topic, send_all
 from liveprofile.resources import product_path
-from liveprofile.rules.rules import RuleSet, read_rules
+from liveprofile.rules.rules import RULES, RuleSet, read_rules
 from tests.support.job_under_test import JobUnderTest
 from tests.support.waiting import until
 
@@ -43,7 +43,7 @@ def apply(job: JobUnderTest, file: Path, *arguments: str) -> dict[str, list]:
 def test_applied_rules_take_effect_in_running_worker(
     job: JobUnderTest, shipped: RuleSet, tmp_path: Path
 ) -> None:
-    feed = follow_definitions(job.settings, rules_spec(job.settings), shipped)
+    feed = follow_definitions(job.settings, RULES, shipped)
     assert feed.current() is shipped  # the topic has no record
     file = tmp_path / "rules.toml"
     text = product_path(job.settings.rules).read_text(encoding="utf-8")
@@ -69,7 +69,7 @@ def test_applied_rules_take_effect_in_running_worker(
     assert feed.current().evaluated("event") == []
 
     # A worker that starts now has them at once.
-    new_feed = follow_definitions(job.settings, rules_spec(job.settings), shipped)
+    new_feed = follow_definitions(job.settings, RULES, shipped)
     assert new_feed.current() == feed.current()
     new_feed.close()
     listed = job.run("risk", "rules", "list")
@@ -96,7 +96,7 @@ def test_worker_with_signing_key_uses_signed_records_only(
     monkeypatch.setenv("LIVEPROFILE_RULES_SIGNING_KEY", "k" * 32)
     job = new_job("signed_rules", tables=False)
     topic, file = job.settings.topics.rules, product_path(job.settings.rules)
-    feed = follow_definitions(job.settings, rules_spec(job.settings), shipped)
+    feed = follow_definitions(job.settings, RULES, shipped)
     rule = json.dumps(shipped.rules[0].model_dump(mode="json")).encode()
     send_all(job.settings, topic, [(shipped.rules[0].id.encode(), rule, {})])
     wait_until(lambda: feed.invalid_records == 1)

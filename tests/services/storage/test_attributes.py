@@ -19,8 +19,8 @@ from liveprofile.attributes.statements import (
     resolve,
     to_event,
 )
-from liveprofile.attributes.table import AttributeTable
-from liveprofile.attributes.topic import (
+from liveprofile.attributes.table import (
+    AttributeTable,
     Progress,
     RejectedRecord,
     apply_records,

@@ -7,8 +7,7 @@ from cassandra.cluster import Session
 
 from liveprofile.errors import ServiceError
 from liveprofile.segments import members
-from liveprofile.segments.membership import Membership, MembershipWrite
-from liveprofile.segments.policy import ChangeKey
+from liveprofile.segments.membership import ChangeKey, Membership, MembershipWrite
 from liveprofile.segments.sweep_changes import SegmentCounts
 from liveprofile.settings import CassandraSettings
 from liveprofile.storage.queries import TOKEN_MAX, TOKEN_MIN

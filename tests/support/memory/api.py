@@ -18,7 +18,7 @@ from liveprofile.rows.users import segment_bucket
 from liveprofile.settings import load
 from liveprofile.storage import cql as product_cql
 from liveprofile.storage.queries import StoredFlag, StoredScore
-from liveprofile.trends.counts import Series
+from liveprofile.trends.count_store import Series
 from serve.keys import NewKey, Role, new_key, write_key
 from serve.store.statements import RawDelta, RawProfile
 from serve.store.store import Store

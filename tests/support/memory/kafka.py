@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from liveprofile.feeds import definition_changes, definitions, feed
+from liveprofile.feeds import definitions, feed
 from liveprofile.ingest import rejected
 from liveprofile.kafka import offsets, records, tail, topics
 from liveprofile.kafka.records import Record, WriterFencedError
@@ -36,7 +36,7 @@ def message(
 
 
 # Modules that import the replaced names when a test runs would keep those of the test.
-IMPORTED = (rejected, feedback, definitions, definition_changes, feed)
+IMPORTED = (rejected, feedback, definitions, feed)
 FOLDERS = ("liveprofile", "services", "udfs")
 
 

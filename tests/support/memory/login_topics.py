@@ -7,10 +7,8 @@ import random
 from collections.abc import Iterable, Sequence
 
 from liveprofile.consent.changes import ConsentTable, PersonConsentTable
-from liveprofile.identity.login_service import LoginMerger
-from liveprofile.identity.logins import Decisions, read_counts
-from liveprofile.identity.merges import IdentityTable
-from liveprofile.identity.records import read_record
+from liveprofile.identity.logins import Decisions, LoginMerger, read_counts
+from liveprofile.identity.merges import IdentityTable, read_record
 from liveprofile.kafka.records import OutputRecord, Progress, Record
 from liveprofile.privacy.erasures import ErasureTable
 from liveprofile.settings import Settings

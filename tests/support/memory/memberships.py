@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from liveprofile.segments.membership import Membership, Memberships, MembershipWrite
-from liveprofile.segments.policy import ChangeKey
+from liveprofile.segments.membership import ChangeKey, Membership, Memberships, MembershipWrite
 
 
 class MemoryMemberships:

@@ -7,8 +7,7 @@ from typing import Any
 
 from liveprofile.attributes.statements import Statement
 from liveprofile.rules.flags import Flag, FlagHistory, FlagQuery, RowPosition
-from liveprofile.segments.membership import Membership, Memberships
-from liveprofile.segments.policy import ChangeKey
+from liveprofile.segments.membership import ChangeKey, Membership, Memberships
 from liveprofile.settings import CassandraSettings
 from tests.support.memory.cassandra import MemoryCassandra
 from tests.support.memory.memberships import MemoryMemberships

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from liveprofile.kafka.records import Record
-from liveprofile.segments.definitions import Segment, SegmentSet, read_segments, segment_set
+from liveprofile.segments.definitions import SEGMENTS, Segment, SegmentSet, read_segments
 from liveprofile.segments.features import SEGMENT_FEATURES, SegmentInputs
 from tests.support.paths import ROOT
 
@@ -32,7 +32,7 @@ def segment(segment_id: str, when: str, **changes: Any) -> Segment:
 
 def segments(**conditions: str) -> SegmentSet:
     """A set with a segment for each condition."""
-    found, faults = segment_set(segment(name, when) for name, when in conditions.items())
+    found, faults = SEGMENTS.valid_set(segment(name, when) for name, when in conditions.items())
     assert not faults
     return found
 

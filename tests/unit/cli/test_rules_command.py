@@ -11,8 +11,9 @@ from typer.testing import CliRunner, Result
 
 from cli.main import app
 from liveprofile.feeds import definitions as rules_feed
-from liveprofile.feeds.definitions import APPLIED_KEY, TopicRules, definition_signer
+from liveprofile.feeds.definitions import APPLIED_KEY, TopicDefinitions, definition_signer
 from liveprofile.kafka import records, topics
+from liveprofile.rules.rules import RULES
 from liveprofile.settings import Settings, load
 from tests.support.memory.definition_topic import FakeDefinitionTopic
 from tests.support.paths import ROOT
@@ -23,14 +24,16 @@ SCHEMA = json.loads((ROOT / "schemas/risk-rule.schema.json").read_text("utf-8"))
 SETTINGS = 'rules = "{file}"\n'
 
 
-def new_topic(settings: Settings | None) -> TopicRules:
-    return TopicRules(settings and definition_signer(settings, settings.topics.rules))
+def new_topic(settings: Settings | None) -> TopicDefinitions:
+    return TopicDefinitions(RULES, settings and definition_signer(settings, settings.topics.rules))
 
 
 @pytest.fixture
 def topic(monkeypatch: pytest.MonkeyPatch) -> FakeDefinitionTopic:
     fake = FakeDefinitionTopic("risk-rules", new_topic)
-    monkeypatch.setattr(rules_feed, "read_topic_rules", fake.read)
+    monkeypatch.setattr(
+        rules_feed, "read_definition_topic", lambda settings, kind: fake.read(settings)
+    )
     monkeypatch.setattr(records, "exclusive_writer", fake.exclusive_writer)
     monkeypatch.setattr(topics, "create_topics", fake.create_topics)
     return fake

@@ -10,16 +10,19 @@ from typer.testing import CliRunner, Result
 
 from cli.main import app
 from liveprofile.feeds import definitions as segments_feed
-from liveprofile.feeds.definitions import TopicSegments
+from liveprofile.feeds.definitions import TopicDefinitions
 from liveprofile.kafka import records, topics
+from liveprofile.segments.definitions import SEGMENTS
 from tests.support.memory.definition_topic import FakeDefinitionTopic
 from tests.support.rows.segment_examples import SEGMENTS_TOML
 
 
 @pytest.fixture
 def topic(monkeypatch: pytest.MonkeyPatch) -> FakeDefinitionTopic:
-    fake = FakeDefinitionTopic("segment-definitions", lambda _: TopicSegments())
-    monkeypatch.setattr(segments_feed, "read_topic_segments", fake.read)
+    fake = FakeDefinitionTopic("segment-definitions", lambda _: TopicDefinitions(SEGMENTS))
+    monkeypatch.setattr(
+        segments_feed, "read_definition_topic", lambda settings, kind: fake.read(settings)
+    )
     monkeypatch.setattr(records, "exclusive_writer", fake.exclusive_writer)
     monkeypatch.setattr(topics, "create_topics", lambda settings: [])
     return fake

@@ -10,8 +10,7 @@ import typer
 from cli.common import Call, cell
 from cli.profile import change_sentence, profile_fields
 from cli.risk import shown_backtest
-from liveprofile.labels.rule_backtest import compare
-from liveprofile.rules.backtest import StoredEvent, event_blocks
+from liveprofile.labels.rule_backtest import StoredEvent, compare, event_blocks
 from liveprofile.units import DAY_MS
 from tests.support.rows.rule_examples import rule
 from tests.support.rows.stored_rows import stored_profile

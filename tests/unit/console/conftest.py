@@ -9,9 +9,6 @@ import pytest
 from starlette.testclient import TestClient
 
 from console.app import create_console
-from console.job import JobFacts
-from liveprofile.flink.job_report import CheckpointReport, JobReport, ScoringReport
-from liveprofile.flink.operator_metrics import ModelReport
 from liveprofile.settings import ServeSettings
 from serve.keys import Role
 from tests.support.memory.api import MemoryApi
@@ -20,23 +17,22 @@ from tests.support.paths import ROOT
 from tests.support.rows.console_rows import fill_console
 from tests.unit.serve.conftest import Clock
 
-FACTS = JobFacts(
-    JobReport("j", "RUNNING", 7_200.0, 1, 12, 12, 321.5, CheckpointReport(3.0, 250, 5_000_000), 0),
-    17,
-    4,
-    ScoringReport(1_000, 20.0, 2, 0),
-    ModelReport(4, 4, 0),
-    [],
-)
+STATUS = {
+    "state": "RUNNING",
+    "checkpoint": {"age_s": 3.0, "duration_ms": 250},
+    "lag_events": 17,
+    "scoring": None,
+    "warnings": [],
+}
 
 
 class MemoryJob:
-    """A job with the facts that a test sets; an exception is raised."""
+    """A job with the status that a test sets; an exception is raised."""
 
     def __init__(self) -> None:
-        self.state: JobFacts | Exception = FACTS
+        self.state: dict[str, Any] | Exception = STATUS
 
-    async def facts(self) -> JobFacts:
+    async def status(self) -> dict[str, Any]:
         if isinstance(self.state, Exception):
             raise self.state
         return self.state

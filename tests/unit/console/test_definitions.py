@@ -13,11 +13,9 @@ from console.routes.definitions import FaultyTextError, check, to_toml
 from liveprofile.rules.proposals import ProposalState
 from liveprofile.rules.rules import read_rules
 from liveprofile.segments.definitions import read_segments
-from liveprofile.units import HOUR_MS
 from serve.keys import Role
-from tests.support.memory.api import NOW_MS, MemoryApi
+from tests.support.memory.api import MemoryApi
 from tests.support.paths import ROOT
-from tests.support.rows.api_rows import stored_score
 from tests.unit.console.conftest import SAME_ORIGIN
 
 Browse = Callable[..., TestClient]
@@ -118,36 +116,6 @@ def test_second_editor_is_refused(browse: Browse) -> None:
     assert admin.post(f"{RULES}/apply", data=second, headers=FETCH).status_code == 422
     second["text"] = "nothing"
     assert admin.post(f"{RULES}/apply", data=second, headers=FETCH).status_code == 422
-
-
-def test_backtest_stands_beside_the_diff(browse: Browse, api: MemoryApi) -> None:
-    hours = range(40)
-    api.clear("profile_delta", "risk_score_by_hour")
-    for hour in hours:
-        score = stored_score(hour, NOW_MS - hour * HOUR_MS)
-        api.put(score._replace(user_id=f"u{hour}<b>", score=hour / 40))
-    browser = browse()
-    fields = editor(browser.get(RULES).text)
-    tested = fields["text"].replace("score >= threshold", "score >= 0.5")
-    answer = browser.post(f"{RULES}/backtest", data=fields | {"text": tested}, headers=FETCH)
-    assert answer.status_code == 200
-    assert '<span class="removed">-when = &#34;score &gt;= threshold&#34;</span>' in answer.text
-    assert '<span class="added">+when = &#34;score &gt;= 0.5&#34;</span>' in answer.text
-    rules = check("rules", fields["text"])
-    [threshold] = [each.threshold for each in rules if each.id == "fraud_score"]
-    before = sum(hour / 40 >= threshold for hour in hours)
-    assert f'<td class="n">{before}</td><td class="n">20</td>' in answer.text
-    assert f"Users who gain an alert: {20 - before}" in answer.text
-    assert "u20&lt;b&gt;" in answer.text
-    assert api.audit == []
-    assert "<html" in browser.post(f"{RULES}/backtest", data=fields, headers=SAME_ORIGIN).text
-
-
-@pytest.mark.parametrize("changed", [{"days": "1000"}, {"text": "[[rules"}])
-def test_backtest_of_faulty_fields_is_refused(browse: Browse, changed: dict[str, str]) -> None:
-    browser = browse()
-    fields = editor(browser.get(RULES).text) | changed
-    assert browser.post(f"{RULES}/backtest", data=fields, headers=FETCH).status_code == 422
 
 
 LOWER = ("score >= threshold", "score >= 0.25")

@@ -10,16 +10,15 @@ import pytest
 from starlette.testclient import TestClient
 
 from console.job import FRESH_S, JobReader
-from console.routes.operations import job_figures
 from liveprofile.audit.results import AuditResult, store_result
 from liveprofile.errors import ServiceUnavailableError
 from liveprofile.ingest.rejected import RejectedRecord
 from liveprofile.settings import load
-from liveprofile.trends.counts import Series
+from liveprofile.trends.count_store import Series
 from liveprofile.units import HOUR_MS
 from tests.support.event_loop import on_loop
 from tests.support.memory.api import NOW_MS, MemoryApi
-from tests.unit.console.conftest import FACTS, SAME_ORIGIN, MemoryJob
+from tests.unit.console.conftest import SAME_ORIGIN, STATUS, MemoryJob
 
 Browse = Callable[..., TestClient]
 FETCH = SAME_ORIGIN | {"X-Console": "fetch"}
@@ -32,9 +31,9 @@ def test_page_loads_its_parts_by_themselves(browse: Browse, job: MemoryJob) -> N
     assert 'data-part="/operations/trend?metric=users&amp;by=day"' in page
     part = browser.get("/operations/job", headers=FETCH).text
     assert "<html" not in part
-    assert "<dt>records behind, profile pipeline</dt><dd>17</dd>" in part
-    assert "No warning" in part
-    job.state = FACTS._replace(warnings=["no checkpoint for 99 s"])
+    assert "<dt>lag events</dt><dd>17</dd>" in part
+    assert "No warning" in part and "<dt>checkpoint, age s</dt><dd>3</dd>" in part
+    job.state = STATUS | {"warnings": ["no checkpoint for 99 s"]}
     part = browser.get("/operations/job", headers=FETCH).text
     assert part.index("no checkpoint for 99 s") < part.index("<dl")
     assert "<html" in browser.get("/operations/job").text
@@ -45,15 +44,6 @@ def test_cluster_that_does_not_answer_is_a_503_part(browse: Browse, job: MemoryJ
     answer = browse().get("/operations/job", headers=FETCH)
     assert answer.status_code == 503
     assert "127.0.0.1:1" not in answer.text
-
-
-def test_figures_without_checkpoint_and_scoring() -> None:
-    found = FACTS._replace(
-        job=FACTS.job._replace(checkpoint=None), scoring=None, lag_scoring=None, models=None
-    )
-    figures = dict(job_figures(found))
-    assert (figures["checkpoint"], figures["scoring"]) == ("–", "–")
-    assert dict(job_figures(FACTS))["checkpoint, age s"] == "3"
 
 
 def test_trend_marks_what_is_outside_of_the_range(browse: Browse, api: MemoryApi) -> None:
@@ -76,18 +66,18 @@ async def test_many_browsers_read_the_job_once_at_a_time() -> None:
     def read(_settings: object) -> object:
         reads.append(1)
         released.wait(10)
-        return FACTS
+        return STATUS
 
     reader = JobReader(load(), lambda: now_s, read)
-    first = [asyncio.create_task(reader.facts()) for _ in range(3)]
+    first = [asyncio.create_task(reader.status()) for _ in range(3)]
     await asyncio.sleep(0)
     now_s = 2 * FRESH_S  # still reading: another read would only wait for its turn
-    late = asyncio.create_task(reader.facts())
+    late = asyncio.create_task(reader.status())
     await asyncio.sleep(0)
     released.set()
-    assert await asyncio.gather(*first, late) == 4 * [FACTS]
+    assert await asyncio.gather(*first, late) == 4 * [STATUS]
     assert len(reads) == 1
-    await reader.facts()
+    await reader.status()
     assert len(reads) == 2
 
 

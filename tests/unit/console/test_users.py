@@ -56,13 +56,6 @@ def test_page_of_the_past_has_the_figures_of_then(browse: Browse) -> None:
     assert "2017-11-26 01:05:00</time>" not in page
 
 
-def test_before_the_first_window_nothing_is_known(browse: Browse) -> None:
-    answer = browse().get(f"{ADDRESS}&at=2001-01-01T00:00:00")
-    assert answer.status_code == 200
-    assert "Nothing else is known" in answer.text
-    assert "No figures are stored for this time" in answer.text
-
-
 def test_unknown_user_is_a_404_page(browse: Browse) -> None:
     answer = browse().get("/user?id=nobody")
     assert answer.status_code == 404

@@ -25,10 +25,6 @@ def churn_at(days: float) -> float:
     return values_at(curve_document(), STORED, END_MS, END_MS + round(days * DAY_MS))["churn"]
 
 
-def test_value_at_a_knot_is_the_stored_one() -> None:
-    assert [churn_at(days) for days in (0, 1, 7)] == [0.1, 0.2, 0.8]
-
-
 def test_value_between_knots_is_linear_in_the_logarithm_of_the_days() -> None:
     share = (math.log1p(3) - math.log1p(1)) / (math.log1p(7) - math.log1p(1))
     assert churn_at(3) == pytest.approx(0.2 + share * 0.6, abs=1e-6)
@@ -37,14 +33,6 @@ def test_value_between_knots_is_linear_in_the_logarithm_of_the_days() -> None:
 
 def test_value_before_the_window_or_past_the_last_knot_is_that_of_the_nearest_knot() -> None:
     assert (churn_at(-3), churn_at(400), churn_at(1e6)) == (0.1, 0.8, 0.8)
-
-
-def test_all_values_are_those_of_the_first_horizon() -> None:
-    assert values_at(curve_document(), STORED, END_MS, END_MS) == {
-        "churn": 0.1,
-        "expected_spend": 30.0,
-        "purchase_in_days": 4.0,
-    }
 
 
 def test_row_without_a_curve_keeps_its_stored_values() -> None:
@@ -67,11 +55,6 @@ def test_columns_equal_single_rows_whatever_the_number_of_knots() -> None:
             np.testing.assert_allclose(
                 found[name], np.array([math.nan if x is None else x for x in expected]), atol=1e-6
             )
-
-
-def test_no_users_have_no_values() -> None:
-    assert ValueCurves.of([]).at(np.empty(0))["churn"].shape == (0,)
-    np.testing.assert_equal(ValueCurves.of([{}]).at(np.ones(1))["churn"], [math.nan])
 
 
 def test_readers_within_an_hour_get_the_same_moment() -> None:

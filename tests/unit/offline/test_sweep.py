@@ -9,8 +9,12 @@ import orjson
 import pytest
 
 from liveprofile.segments.definitions import SegmentSet
-from liveprofile.segments.membership import MembershipWrite, change_event
-from liveprofile.segments.policy import EvaluatedWindow, MembershipPolicy
+from liveprofile.segments.membership import (
+    EvaluatedWindow,
+    MembershipPolicy,
+    MembershipWrite,
+    change_event,
+)
 from liveprofile.segments.sweep_changes import SweepPlan
 from liveprofile.units import DAY_MS, HOUR_MS
 from offline.sweep import Sweep, SweepResult

@@ -113,13 +113,6 @@ def test_slow_clients_are_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
         assert received(silent) == b""
 
 
-def test_requests_of_one_connection_follow_each_other() -> None:
-    with serving() as url, httpx2.Client(base_url=url) as client:
-        statuses = [client.get("/v1/users/42").status_code for _ in range(5)]
-        statuses.append(client.post("/v1/users:batchGet", json={"user_ids": ["42"]}).status_code)
-    assert statuses == [200] * 6
-
-
 def test_answers_over_tls(tmp_path: Path) -> None:
     authority = CertificateAuthority(tmp_path)
     certificate = authority.issue("api", "secret")

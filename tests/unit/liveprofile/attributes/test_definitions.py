@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import orjson
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from liveprofile.attributes.definitions import AttributesError, Catalogue, read_catalogue
@@ -68,13 +65,9 @@ def read(folder: Path, text: str) -> Catalogue:
         ({"vip": True, "score": 0.5, "band": "low", "city": "Łódź"}, None),
         ({"score": 1}, None),
         ({"vip": 1}, "vip: must be true or false"),
-        ({"score": "0.5"}, "score: must be a number"),
-        ({"score": True}, "score: must be a number"),
         ({"score": float("nan")}, "score: must be a number"),
         ({"score": 2}, "score: must be from 0 to 1"),
         ({"band": "mid"}, "band: must be one of low, high"),
-        ({"city": 7}, "city: must be a text"),
-        ({"city": ""}, "city: must have 1 to 10 characters, not 0"),
         ({"city": "x" * 11}, "city: must have 1 to 10 characters, not 11"),
         ({"city": "a\n"}, "city: must not have control characters"),
         ({"scor": 1}, "unknown attribute scor; score?"),
@@ -123,17 +116,6 @@ def test_condition_is_checked_against_the_definitions(
     assert catalogue.condition_faults(condition) == ([fault] if fault else [])
 
 
-def test_shipped_definitions_are_valid() -> None:
-    assert "age_band" in read_catalogue(ROOT / "attributes.toml").by_id
-
-
-def test_examples_of_the_schema_are_statements_of_the_shipped_definitions() -> None:
-    shipped = read_catalogue(ROOT / "attributes.toml")
-    for example in SCHEMA["examples"]:
-        statement = parse_event(json.dumps(example).encode())
-        assert shipped.value_problems(statement.values) == []
-
-
 def test_sent_event_satisfies_the_schema_and_is_read_as_it_was_sent() -> None:
     statement = new_statement(
         user_id="ü",
@@ -170,11 +152,11 @@ def written(folder: Path, name: str, text: str) -> Path:
 
 def test_csv_rows_become_statements_with_the_defaults(tmp_path: Path) -> None:
     text = (
-        "user_id,age,identity_verified,identity_check_score,source,time\n"
+        "user_id,age_band,identity_verified,identity_check_score,source,time\n"
         "042,65+,yes,0.5,id,2026-01-01T00:00\n7,,,,,\n"
     )
     file = written(tmp_path, "a.csv", text)
-    [first, second], problems = read_of_files(file, DEFAULTS._replace(renamed={"age": "age_band"}))
+    [first, second], problems = read_of_files(file)
     assert problems == []
     assert first.model_dump() == {
         "user_id": "042",
@@ -193,29 +175,14 @@ def test_csv_rows_become_statements_with_the_defaults(tmp_path: Path) -> None:
     )
 
 
-def test_parquet_keeps_types(tmp_path: Path) -> None:
-    table = pa.table(
-        {
-            "user_id": pa.array([42], pa.int64()),
-            "identity_verified": [False],
-            "identity_check_score": [0.25],
-            "age_band": pa.array([None], pa.string()),
-            "expires": [datetime(2026, 6, 1, tzinfo=UTC)],
-        }
-    )
-    pq.write_table(table, tmp_path / "a.parquet")
-    [found], problems = read_of_files(tmp_path / "a.parquet")
+def test_json_lines_keep_types(tmp_path: Path) -> None:
+    row = {"user_id": 42, "identity_verified": False, "identity_check_score": 0.25, "age_band": ""}
+    row["expires"] = "2026-06-01T00:00:00Z"
+    text = f"\n{orjson.dumps(row).decode()}\n"
+    [found], problems = read_of_files(written(tmp_path, "a.jsonl", text))
     assert problems == []
-    assert found.user_id == "42"
+    assert (found.user_id, found.expires_ms) == ("42", 1_780_272_000_000)
     assert found.values == {"identity_verified": False, "identity_check_score": 0.25}
-    assert found.expires_ms == 1_780_272_000_000
-
-
-def test_json_lines_may_be_rows_or_events(tmp_path: Path) -> None:
-    row = {"user_id": "42", "kids_count": "2"}
-    [expected], _ = read_of_files(written(tmp_path, "a.jsonl", orjson.dumps(row).decode()))
-    text = f"\n{to_event(expected).decode()}\n"
-    assert read_of_files(written(tmp_path, "b.jsonl", text)) == ([expected], [])
 
 
 @pytest.mark.parametrize(
@@ -239,30 +206,16 @@ def test_invalid_row_is_reported_with_its_number(tmp_path: Path, row: Any, reaso
 
 
 @pytest.mark.parametrize(
-    ("name", "missing"),
-    [("source", "--source"), ("kind", "--kind"), ("valid_days", "--valid-days")],
-)
-def test_missing_field_names_the_option(tmp_path: Path, name: str, missing: str) -> None:
-    file = written(tmp_path, "a.jsonl", '{"user_id": "1"}')
-    _, [problem] = read_of_files(file, DEFAULTS._replace(**{name: None}))
-    assert missing in problem.reason
-
-
-@pytest.mark.parametrize(
     ("name", "text", "reason"),
     [
         ("a.csv", "user_id,age_bnd\n1,2\n", "unknown attribute age_bnd; age_band?"),
         ("a.csv", "age_band\n65+\n", "no column user_id"),
         ("a.csv", "", "a.csv"),
-        ("a.parquet", "x", "a.parquet"),
+        ("a.csv", 'user_id\n"1\n', "a.csv"),
         ("a.xlsx", "x", "must end with"),
+        ("a.parquet", "x", "must end with"),
     ],
 )
 def test_unreadable_file_is_refused(tmp_path: Path, name: str, text: str, reason: str) -> None:
     with pytest.raises(InputError, match=reason.replace("?", r"\?")):
         read_of_files(written(tmp_path, name, text))
-
-
-def test_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no file"):
-        read_of_files(tmp_path / "a.csv")

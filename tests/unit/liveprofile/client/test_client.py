@@ -28,7 +28,7 @@ from liveprofile.client import (
 )
 from liveprofile.client.calls import Call
 from liveprofile.settings import ServeSettings
-from liveprofile.trends.counts import Series
+from liveprofile.trends.count_store import Series
 from liveprofile.units import HOUR_MS
 from serve import openapi
 from serve.app import create_app

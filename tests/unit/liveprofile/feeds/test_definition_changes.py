@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from liveprofile.feeds.definition_changes import (
+from liveprofile.feeds import definitions
+from liveprofile.feeds.definitions import (
     Applied,
     DefinitionsChangedError,
+    TopicDefinitions,
     apply_definitions,
     read_in_force,
     tag_of,
 )
-from liveprofile.feeds.definitions import TopicRules
 from liveprofile.kafka import records, topics
-from liveprofile.rules.rules import Rule, read_rules
+from liveprofile.rules.rules import RULES, Rule
 from liveprofile.settings import Settings, load
 from tests.support.memory.definition_topic import FakeDefinitionTopic
 from tests.support.rows.rule_examples import SHIPPED_RULES, rule
@@ -25,7 +24,10 @@ TOPIC = "risk-rules"
 
 @pytest.fixture
 def topic(monkeypatch: pytest.MonkeyPatch) -> FakeDefinitionTopic:
-    fake = FakeDefinitionTopic(TOPIC, lambda _: TopicRules())
+    fake = FakeDefinitionTopic(TOPIC, lambda _: TopicDefinitions(RULES))
+    monkeypatch.setattr(
+        definitions, "read_definition_topic", lambda settings, kind: fake.read(settings)
+    )
     monkeypatch.setattr(records, "exclusive_writer", fake.exclusive_writer)
     monkeypatch.setattr(topics, "create_topics", fake.create_topics)
     return fake
@@ -39,18 +41,17 @@ def settings() -> Settings:
 def apply(
     settings: Settings, topic: FakeDefinitionTopic, *rules: Rule, tag: str | None = None
 ) -> Applied:
-    return apply_definitions(settings, TOPIC, topic.read, rules, by="anna", expected_tag=tag)
+    return apply_definitions(settings, RULES, rules, by="anna", expected_tag=tag)
 
 
 def test_tag_of_an_apply_is_that_of_the_next_read(
     settings: Settings, topic: FakeDefinitionTopic
 ) -> None:
-    file = Path(settings.rules)
-    found = read_in_force(settings, TOPIC, topic.read, file, read_rules)
+    found = read_in_force(settings, RULES)
     assert (found.definitions, found.tag) == (SHIPPED_RULES, "file")
     applied = apply(settings, topic, rule(id="b"), rule(id="a"), tag=found.tag)
     assert applied.tag == tag_of(topic.read(settings)) != found.tag
-    found = read_in_force(settings, TOPIC, topic.read, file, read_rules)
+    found = read_in_force(settings, RULES)
     assert (found.source, found.tag) == (f"topic {TOPIC}", applied.tag)
     assert [each.id for each in found.definitions.rules] == ["a", "b"]
 
@@ -88,8 +89,3 @@ def test_apply_that_another_one_overtakes_after_its_last_read_is_refused(
     with pytest.raises(DefinitionsChangedError):
         apply(settings, topic, rule(id="a"), rule(id="b"))
     assert [each.id for each in topic.read(settings).definitions] == ["other"]
-
-
-def test_empty_set_replaces_the_file(settings: Settings, topic: FakeDefinitionTopic) -> None:
-    apply(settings, topic)
-    assert topic.read(settings).has_records and topic.read(settings).definitions == []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,14 +15,13 @@ from liveprofile.feeds.definitions import (
     APPLIED_KEY,
     SWEEP_KEY,
     DefinitionFeed,
-    TopicRules,
-    TopicSegments,
-    rules_spec,
-    segments_spec,
+    TopicDefinitions,
+    definitions_spec,
 )
 from liveprofile.kafka.records import Record
 from liveprofile.rules.definitions import RuleSigner
-from liveprofile.rules.rules import RuleSet
+from liveprofile.rules.rules import RULES, RuleSet
+from liveprofile.segments.definitions import SEGMENTS
 from liveprofile.settings import load
 from tests.support.memory.topic import FakeTopic
 from tests.support.rows.rule_examples import SHIPPED_RULES, rule
@@ -48,7 +46,7 @@ def feed_of(
         return topic
 
     feed = DefinitionFeed(
-        rules_spec(load(), signer),
+        definitions_spec(load(), RULES, signer),
         SHIPPED_RULES,
         open_source,
         poll_timeout_s=0.01,
@@ -65,11 +63,8 @@ def ids(rules: RuleSet) -> list[str]:
     return [rule.id for rule in rules.rules]
 
 
-# --- TopicRules ----------------------------------------------------------------------------------
-
-
 def test_newest_record_of_a_rule_wins_and_tombstone_removes_the_rule() -> None:
-    topic = TopicRules()
+    topic = TopicDefinitions(RULES)
     topic.apply(
         [
             rule_record("b"),
@@ -82,20 +77,11 @@ def test_newest_record_of_a_rule_wins_and_tombstone_removes_the_rule() -> None:
     assert [(rule.id, rule.version) for rule in topic.value().rules] == [("a", 1), ("b", 2)]
 
 
-def test_rule_set_version_depends_only_on_its_rules() -> None:
-    one, other, changed = TopicRules(), TopicRules(), TopicRules()
-    one.apply([rule_record("a"), rule_record("b")])
-    other.apply([rule_record("b", version=7), rule_record("a"), rule_record("b")])
-    changed.apply([rule_record("a"), rule_record("b", threshold=4)])
-    assert one.value() == other.value()
-    assert one.value().version != changed.value().version
-
-
 @pytest.mark.parametrize("value", [b"{", b"{}", rule(id="other").model_dump_json().encode()])
 def test_invalid_record_is_logged_counted_and_ignored(
     value: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    topic = TopicRules()
+    topic = TopicDefinitions(RULES)
     with caplog.at_level(logging.WARNING):
         topic.apply(
             [rule_record("a", version=3), raw_rule_record("a", value, offset=7), rule_record("b")]
@@ -106,23 +92,6 @@ def test_invalid_record_is_logged_counted_and_ignored(
     assert line.startswith("risk-rules/0 offset 7: ")
     topic.apply([rule_record("a", version=4)])
     assert (topic.invalid_records, topic.invalid_ids) == (1, set())
-
-
-def test_author_and_time_of_a_record_do_not_change_the_rule() -> None:
-    applied = {"applied_by": "anna", "applied_at": "2026-01-05T09:30:00.000Z"}
-    value = orjson.dumps(rule(id="a").model_dump(mode="json") | applied)
-    with_author, without = TopicRules(), TopicRules()
-    with_author.apply([raw_rule_record("a", value)])
-    without.apply([rule_record("a")])
-    assert with_author.value() == without.value()
-
-
-def test_signed_records_change_rules_and_remove_them() -> None:
-    topic = TopicRules(SIGNER)
-    topic.apply([signed(rule_record("a"), SIGNER, 5), signed(rule_record("b"), SIGNER, 5)])
-    topic.apply([signed(raw_rule_record("a", None), SIGNER, 6)])
-    assert (ids(topic.value()), topic.signed_ms) == (["b"], 6)
-    assert (topic.invalid_records, topic.invalid_ids) == (0, set())
 
 
 @pytest.mark.parametrize(
@@ -139,7 +108,7 @@ def test_signed_records_change_rules_and_remove_them() -> None:
 def test_unsigned_foreign_and_old_records_are_refused_with_the_reason(
     record: Record, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    topic = TopicRules(SIGNER)
+    topic = TopicDefinitions(RULES, SIGNER)
     topic.apply([signed(rule_record("a"), SIGNER, 5)])
     before = topic.value()
     with caplog.at_level(logging.WARNING):
@@ -151,14 +120,11 @@ def test_unsigned_foreign_and_old_records_are_refused_with_the_reason(
 
 
 def test_old_copy_of_a_removed_rule_is_refused_after_compaction_of_its_removal() -> None:
-    topic = TopicRules(SIGNER)
+    topic = TopicDefinitions(RULES, SIGNER)
     # What compaction leaves of: applied with the rule, applied without it.
     topic.apply([signed(raw_rule_record(APPLIED_KEY.decode(), b"{}"), SIGNER, 6)])
     topic.apply([signed(rule_record("a"), SIGNER, 5)])
     assert topic.has_records and ids(topic.value()) == []
-
-
-# --- DefinitionFeed -------------------------------------------------------------------------------
 
 
 def test_empty_topic_keeps_the_file_rules_until_its_first_record() -> None:
@@ -180,11 +146,6 @@ def test_new_records_change_the_rules_but_not_the_set_returned_before() -> None:
     assert topic.closed
 
 
-def test_topic_with_only_tombstones_puts_no_rules_in_force() -> None:
-    with feed_of(FakeTopic(rule_record("a"), raw_rule_record("a", None))) as feed:
-        assert ids(feed.current()) == []
-
-
 def test_failing_topic_is_reopened_and_each_failure_is_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -200,13 +161,6 @@ def test_failing_topic_is_reopened_and_each_failure_is_logged_once(
     assert first.closed and second.closed
 
 
-def test_topic_that_cannot_be_opened_keeps_the_file_rules_without_waiting() -> None:
-    start_s = time.monotonic()
-    with feed_of(ServiceError("no topic risk-rules")) as feed:
-        assert feed.current() is SHIPPED_RULES
-        assert time.monotonic() - start_s < 2  # first_read_timeout_s is 5
-
-
 def test_topic_that_does_not_answer_is_awaited_for_the_timeout_only() -> None:
     answer = threading.Event()
 
@@ -215,7 +169,7 @@ def test_topic_that_does_not_answer_is_awaited_for_the_timeout_only() -> None:
         return FakeTopic(rule_record("a"))
 
     feed = DefinitionFeed(
-        rules_spec(load()),
+        definitions_spec(load(), RULES),
         SHIPPED_RULES,
         open_source,
         poll_timeout_s=0.01,
@@ -260,9 +214,6 @@ def test_reopened_topic_with_only_older_signatures_keeps_the_rules(
         until(lambda: ids(feed.current()) == ["a", "c"])
 
 
-# --- segments ---------------------------------------------------------------------------------
-
-
 def definition(segment_id: str, when: str = "events > 1") -> bytes:
     return segment(segment_id, when).model_dump_json().encode()
 
@@ -270,7 +221,7 @@ def definition(segment_id: str, when: str = "events > 1") -> bytes:
 def test_definitions_with_unknown_references_are_left_out_until_the_reference_exists(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    topic = TopicSegments()
+    topic = TopicDefinitions(SEGMENTS)
     topic.apply(
         [
             segment_record("a", definition("a", 'segment("b")')),
@@ -287,7 +238,11 @@ def test_definitions_with_unknown_references_are_left_out_until_the_reference_ex
 def test_sweep_record_is_no_definition_and_keeps_those_of_the_file() -> None:
     topic = FakeTopic()
     feed = DefinitionFeed(
-        segments_spec(load()), SHIPPED_SEGMENTS, lambda: topic, poll_timeout_s=0.01, retry_s=0.01
+        definitions_spec(load(), SEGMENTS),
+        SHIPPED_SEGMENTS,
+        lambda: topic,
+        poll_timeout_s=0.01,
+        retry_s=0.01,
     )
     try:
         assert feed.current() == SHIPPED_SEGMENTS
@@ -305,7 +260,7 @@ def test_sweep_record_is_no_definition_and_keeps_those_of_the_file() -> None:
 
 
 def test_invalid_sweep_record_is_ignored() -> None:
-    topic = TopicSegments()
+    topic = TopicDefinitions(SEGMENTS)
     topic.apply([segment_record(SWEEP_KEY.decode(), value) for value in (b"{", b"[]", b"{}")])
     assert (topic.invalid_records, topic.has_records) == (3, False)
     assert topic.sweep == {"sweep": "", "sweeping": False}

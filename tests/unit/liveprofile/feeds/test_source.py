@@ -85,13 +85,6 @@ def test_a_partition_that_is_added_is_read_from_its_beginning(consumer: MemoryCo
     assert source.poll(0.0) == [] and source.caught_up
 
 
-def test_partitions_are_looked_for_once_in_a_while(consumer: MemoryConsumer) -> None:
-    source = open_source(consumer, check_s=3_600.0)
-    assert read(source) == ["a"]
-    consumer.topic.append(["b"])
-    assert source.poll(0.0) == [] and source.caught_up
-
-
 def test_a_broker_that_does_not_answer_ends_nothing(
     consumer: MemoryConsumer, caplog: pytest.LogCaptureFixture
 ) -> None:

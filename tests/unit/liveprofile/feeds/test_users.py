@@ -6,13 +6,12 @@ import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import pandas as pd
 import pytest
 
 from liveprofile.consent.changes import ConsentChange
-from liveprofile.consent.records import to_record as consent_record
+from liveprofile.consent.changes import to_record as consent_record
 from liveprofile.errors import ServiceError
-from liveprofile.feeds.feed import Feed, Fixed, TableSpec
+from liveprofile.feeds.feed import Feed, TableSpec
 from liveprofile.feeds.users import (
     PersonConsents,
     consents_spec,
@@ -22,8 +21,8 @@ from liveprofile.feeds.users import (
     merges_spec,
     read_merges,
 )
-from liveprofile.identity.merges import IdentityTable, Merge
-from liveprofile.identity.records import to_record as merge_record
+from liveprofile.identity.merges import Merge
+from liveprofile.identity.merges import to_record as merge_record
 from liveprofile.kafka.records import Record
 from liveprofile.kafka.topics import NoTopicError
 from liveprofile.privacy.erasures import to_record as erasure_record
@@ -31,7 +30,6 @@ from liveprofile.settings import Settings, load
 from liveprofile.wire.user_records import key_of
 from tests.support.memory.topic import FakeTopic
 from tests.support.waiting import until
-from udfs.person_id import PersonIdUdf
 
 TIME_MS = 1_767_605_700_000
 
@@ -89,14 +87,6 @@ def test_records_are_in_force_when_the_feed_is_open_and_later_ones_soon(kind: Ki
     feed.close()
 
 
-def test_a_record_counts_from_its_time_on() -> None:
-    for name, before in (("consents", False), ("merges", False), ("erasures", True)):
-        kind = KINDS[name]
-        feed = feed_of(kind, FakeTopic(record("a", kind.value("a"))))
-        assert kind.says(feed.current(), "a", TIME_MS - 1) == before
-        feed.close()
-
-
 KEYS = {"not text": b"\xff\xfe", "none": None, "empty": b"", "5 MB": b"x" * 5_000_000}
 VALUES = {"removed": None, "cut": b"{", "not text": b"\xff" * 5_000_000}
 
@@ -147,19 +137,6 @@ def test_a_topic_that_cannot_be_read_prevents_the_start(kind: Kind) -> None:
         feed_of(kind, unreachable, first_read_timeout_s=0.2)
 
 
-def test_a_topic_that_is_back_in_time_is_read(kind: Kind) -> None:
-    answers = [ServiceError("Kafka does not answer")] * 3
-
-    def restarting() -> FakeTopic:
-        if answers:
-            raise answers.pop()
-        return FakeTopic(record("a", kind.value("a")))
-
-    feed = feed_of(kind, restarting)
-    assert kind.says(feed.current(), "a", TIME_MS)
-    feed.close()
-
-
 def test_after_a_failure_the_topic_is_read_again_from_its_beginning(kind: Kind) -> None:
     first, second = (FakeTopic(record(user, kind.value(user))) for user in "ab")
     topics = [first, second]
@@ -173,25 +150,6 @@ def test_after_a_failure_the_topic_is_read_again_from_its_beginning(kind: Kind) 
 def test_a_job_that_does_not_follow_merges_reads_nothing() -> None:
     settings = load(kafka={"bootstrap_servers": "127.0.0.1:1"})
     assert not len(follow_merges(settings).current()) and not len(read_merges(settings))
-
-
-def test_each_event_gets_the_person_of_its_time() -> None:
-    merges = KINDS["merges"]
-    feed = feed_of(merges, FakeTopic(record("a", merges.value("a"))))
-    function = PersonIdUdf(load(), lambda settings: feed)
-    function.open(None)
-    users, times = pd.Series(["a", "a", "b"]), pd.Series([TIME_MS, TIME_MS - 1, TIME_MS])
-    assert function.eval(users, times).tolist() == ["person", "a", "b"]
-    assert function.eval(users[:0], times[:0]).tolist() == []
-    function.close()
-
-
-def test_without_merges_the_ids_are_passed_on() -> None:
-    function = PersonIdUdf(load(), lambda settings: Fixed(IdentityTable()))
-    function.open(None)
-    users = pd.Series(["a"])
-    assert function.eval(users, pd.Series([TIME_MS])) is users
-    function.close()
 
 
 def test_consents_of_a_job_are_those_of_persons() -> None:

@@ -13,10 +13,8 @@ from liveprofile.identity.merges import (
     IdentityTable,
     Merge,
     MergeError,
-    former_ids,
     merged,
     missing_erasures,
-    of_persons,
     split,
     without_users,
 )
@@ -42,32 +40,10 @@ def test_an_alias_is_the_user_from_the_merge_to_the_split() -> None:
     assert "a" in table and "b" in table and "z" not in table and len(table) == 1
 
 
-def test_a_chain_resolves_to_its_end_at_that_time() -> None:
-    table = book_of(a=[Merge("b", 10)], b=[Merge("c", 20)])
-    assert [table.resolve("a", at) for at in (9, 10, 20)] == ["a", "b", "c"]
-    assert table.ids_of("c", 20) == ["a", "b", "c"] and table.ids_of("b", 15) == ["a", "b"]
-
-
-def test_a_profile_moves_as_a_whole_to_the_present_person() -> None:
-    table = book_of(a=[Merge("b", 10, 20), Merge("c", 30)], b=[])
-    # Events of the first merge stay with b, which is a person of its own.
-    assert [table.owner("a", at) for at in (5, 15, 25, 35)] == ["c", "b", "c", "c"]
-    table.put("b", [Merge("d", 40)])
-    assert table.owner("a", 15) == table.owner("b", 0) == "d"
-
-
 def test_two_commands_at_once_that_close_a_circle_give_one_person() -> None:
     table = book_of(b=[Merge("c", 0)], c=[Merge("b", 0)], a=[Merge("c", 0)])
     assert {table.resolve(each, 5) for each in "abc"} == {"b"}
     assert table.ids_of("a", 5) == ["a", "b", "c"]
-
-
-def test_a_record_replaces_the_merges_of_its_alias() -> None:
-    table = book_of(a=[Merge("b", 0)], x=[Merge("b", 0)])
-    table.put("a", [Merge("c", 0)])
-    assert table.ids_of("b", 1) == ["b", "x"] and table.ids_of("c", 1) == ["a", "c"]
-    table.put("a", ())
-    assert "a" not in table and "c" not in table and table.aliases() == ["x"]
 
 
 @pytest.mark.parametrize(
@@ -169,17 +145,6 @@ def table() -> IdentityTable:
     result.put("b", [Merge("c", 20)])
     result.put("d", [Merge("c", 10, 30)])
     return result
-
-
-def test_an_id_stands_for_all_ids_of_the_person_now() -> None:
-    assert of_persons(table(), ["z", "b", "a"]) == ["z", "b", "a", "c"]
-    assert of_persons(table(), ["d"]) == ["d"]
-
-
-def test_ids_that_were_split_are_named() -> None:
-    assert former_ids(table(), ["a"]) == ["d"]
-    assert former_ids(table(), ["d"]) == ["a", "b", "c"]
-    assert former_ids(table(), ["z"]) == []
 
 
 def test_an_erasure_of_one_id_is_due_for_the_others() -> None:

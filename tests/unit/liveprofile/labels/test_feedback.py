@@ -15,13 +15,12 @@ from liveprofile.kafka.records import Record
 from liveprofile.labels import feedback
 from liveprofile.labels.feedback import keep_valid, read_file_or_topic, read_labels, schema_error
 from liveprofile.labels.rule_backtest import (
-    KnownLabel,
+    StoredEvent,
     as_json,
-    by_user_and_time,
     compare,
+    event_blocks,
     first_needed_ms,
 )
-from liveprofile.rules.backtest import StoredEvent, event_blocks
 from liveprofile.settings import Settings, load
 from liveprofile.units import DAY_MS, HOUR_MS
 from tests.support.rows.rule_examples import rule
@@ -141,8 +140,3 @@ def test_rows_before_the_range_are_read_for_the_longest_cool_down() -> None:
     rules = [rule(), rule(cool_down_hours=72)]
     assert first_needed_ms(rules, START_MS) == START_MS - 3 * DAY_MS
     assert first_needed_ms([], START_MS) == START_MS
-
-
-def test_later_label_counts() -> None:
-    first, second = KnownLabel("a", 1, "fraud"), KnownLabel("a", 1, "legitimate")
-    assert by_user_and_time([first], [second]) == {("a", 1): "legitimate"}

@@ -32,8 +32,6 @@ from liveprofile.settings import TOPICS, load
 from liveprofile.units import DAY_MS
 from liveprofile.wire.entity_lists import hash_code
 
-TIME_MS = 1_767_605_700_123
-
 
 def test_the_latest_erasure_of_a_user_counts() -> None:
     book = ErasureTable()
@@ -150,18 +148,6 @@ def test_every_topic_with_users_has_a_status() -> None:
 def test_a_topic_is_clear_after_its_retention_and_a_segment(after_days: float, done: bool) -> None:
     topic = statuses(after_days=after_days)["topic behavior-events"]
     assert topic.clear_ms == BEFORE_MS + 14 * DAY_MS and topic.done is done
-
-
-def test_a_topic_without_a_limit_is_never_clear() -> None:
-    topic = statuses(after_days=10_000, retention_ms=-1)["topic risk-alerts"]
-    assert topic.clear_ms is None and not topic.done
-
-
-def test_state_is_clear_after_its_time_to_live() -> None:
-    found = statuses(after_days=136)
-    assert found["state: open windows"].done
-    assert found["state: histories, memory, lists, sums"].clear_ms == BEFORE_MS + 135 * DAY_MS
-    assert found["state: histories, memory, lists, sums"].done
 
 
 def test_tables_are_clear_when_the_rows_of_this_erasure_are_deleted() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import stat
-import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import orjson
 import pytest
 from cassandra.util import Date, SortedSet
 
-from liveprofile.errors import InputError
 from liveprofile.kafka.records import Record
 from liveprofile.privacy.export import ExportFile, as_json, private_file, user_records
 from liveprofile.privacy.places import TABLES
@@ -37,19 +35,6 @@ from liveprofile.rows import TABLES as ALL
 )
 def test_values_become_json(value: Any, expected: Any) -> None:
     assert as_json(value) == expected
-
-
-def test_a_key_that_looks_like_json_stays_text() -> None:
-    assert as_json('{"events": 3}', is_key=True) == '{"events": 3}'
-
-
-def test_a_time_uuid_has_its_time() -> None:
-    assert as_json(uuid.UUID("13814000-1dd2-11b2-8080-808080808080")).endswith("00.000Z)")
-
-
-def test_a_random_uuid_has_no_time() -> None:
-    text = "16fd2706-8baf-433b-82eb-8c7fada847da"
-    assert as_json(uuid.UUID(text)) == text
 
 
 def test_file_is_json_and_private(tmp_path: Path) -> None:
@@ -77,19 +62,6 @@ def test_a_failed_export_leaves_no_file(tmp_path: Path) -> None:
         file.write(b"half")
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
-
-
-def test_an_existing_file_is_not_replaced(tmp_path: Path) -> None:
-    path = tmp_path / "42.json"
-    path.write_text("kept", "utf-8")
-    with pytest.raises(InputError, match="exists"), private_file(path):
-        pass
-    assert path.read_text("utf-8") == "kept"
-
-
-def test_a_missing_folder_is_an_input_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot be written"), private_file(tmp_path / "a" / "b"):
-        pass
 
 
 def record(key: bytes | None, value: bytes | None) -> Record:

@@ -28,41 +28,25 @@ FUNCTIONS = {"attribute": "attribute", "segment": "condition"}
     [
         ("", 0, "is empty"),
         ("a >", 3, "ends too early"),
-        ("  a > 1 or", 10, "ends too early"),
-        ("a > 1 b > 2", 6, "invalid syntax"),
-        ("a = 1", 2, "invalid syntax"),
         ("(a > 1", 0, "never closed"),
         ("a > x", 4, "unknown name x"),
         ("a > 1 and\n  treshold > b", 12, "unknown name treshold; threshold?"),
         ('kind == "é" and x > 1', 16, "unknown name x"),
-        ('a > "s"', 4, "`'s'` is a text, expected a number"),
-        ("kind > 1", 0, "`kind` is a text, expected a number"),
         ("kind == 1", 8, "`1` is a number, expected a text"),
-        ('a + kind > 1', 4, "`kind` is a text, expected a number"),
         ("a > 1 and b", 10, "`b` is a number, expected a condition"),
-        ("not a", 4, "`a` is a number, expected a condition"),
         ("a + b", 0, "is a number, not a condition"),
-        ("kind", 0, "is a text, not a condition"),
         ("(a > 1) == (b > 1)", 1, "a condition cannot be compared"),
-        ("1 < (a > 1)", 5, "`a > 1` is a condition, expected a number"),
         ("a is b", 0, "`is` is not allowed"),
-        ("a > True", 4, "True and False are not allowed"),
         ("a > 1e999", 4, "the number is too large"),
-        ("a > 1j", 4, "`1j` is not allowed"),
         ("a ** 2 > 1", 0, "`a ** 2` is not allowed"),
         ("a > 1 # b > 1", 6, "'#' is not allowed"),
         ("a.real > 1", 0, "`a.real` is not allowed"),
         ("a if b > 1 else b", 0, "is not allowed"),
-        ("[a for a in b]", 0, "is not allowed"),
         ("(lambda: 1)() > a", 0, "only abs, min, max can be called"),
         ('__import__("os").system("x") == 0', 0, "only abs, min, max can be called"),
-        ("open(a) > 1", 0, "only abs, min, max can be called"),
         ("abs(a, b) > 1", 0, "abs takes one number, not 2"),
-        ("max(a) > 1", 0, "max takes 2 numbers or more, not 1"),
-        ("max(a, *b) > 1", 7, "is not allowed"),
         ("max(a, b, key=a) > 1", 0, "only abs, min, max can be called"),
         ("a in b", 5, "after `in` must come a list"),
-        ("a in []", 5, "after `in` must come a list"),
         ("a in [b]", 6, "a list may only have constants"),
         ('a in ["x"]', 6, "is a text, expected a number"),
         ("a > 1 and b\0", 11, "is not allowed"),
@@ -78,28 +62,6 @@ def test_invalid_condition_is_rejected_with_its_position(
         parse_condition(text, NAMES, CONSTANTS)
     assert reason in error.value.reason
     assert error.value.position == position
-
-
-def test_condition_lists_the_names_it_reads() -> None:
-    text = 'b > threshold and (a > b or kind in ["x", "y"])'
-    assert parse_condition(text, NAMES, CONSTANTS).names == ("b", "a", "kind")
-
-
-def test_condition_without_names_is_evaluated_for_every_row() -> None:
-    assert parse_condition("1 < threshold", NAMES, CONSTANTS)({}, 3).tolist() == [True] * 3
-
-
-def test_nan_compares_false() -> None:
-    columns = {"a": np.array([math.nan, 1.0]), "b": np.array([1.0, 1.0])}
-    for text, holds in (
-        ("a > 0", [False, True]),
-        ("a <= 0", [False, False]),
-        ("not a > 0", [True, False]),
-        ("max(a, b) > 0", [False, True]),
-        ("b / 0 > 5", [True, True]),
-        ("(b - 1) / 0 > 5", [False, False]),
-    ):
-        assert parse_condition(text, NAMES, {})(columns, 2).tolist() == holds, text
 
 
 def holds(text: str, **values: Any) -> bool:
@@ -122,34 +84,19 @@ def holds(text: str, **values: Any) -> bool:
     ("text", "values", "expected"),
     [
         ('attribute("n") > 1', {"n": 2}, True),
-        ('attribute("n") > 1', {"n": 1}, False),
-        ('attribute("n") > 1', {}, False),
         ('not attribute("n") > 1', {}, False),
-        ('not (attribute("n") > 1)', {"n": 1}, True),
         ('attribute("n") != 1', {}, False),
-        ('not attribute("n") == 1', {}, False),
         ('not 0 < attribute("n") < 3', {}, False),
-        ('not 0 < attribute("n") < 3', {"n": 5}, True),
         ('attribute("n") > 1', {"n": "2"}, False),
         ('not attribute("n") > 1', {"n": True}, False),
-        ('attribute("f")', {"f": True}, True),
-        ('attribute("f")', {"f": False}, False),
         ('not attribute("f")', {"f": False}, True),
-        ('not attribute("f")', {}, False),
         ('not not attribute("f")', {"f": True}, True),
         ('not attribute("f")', {"f": 0}, False),
-        ('attribute("t") == "x"', {"t": "x"}, True),
         ('attribute("t") == kind', {"t": "x"}, True),
-        ('"x" == attribute("t")', {"t": "x"}, True),
-        ('attribute("t") != "x"', {"t": "y"}, True),
         ('attribute("t") != "x"', {}, False),
-        ('attribute("t") in ["x", "y"]', {"t": "y"}, True),
-        ('attribute("t") not in ["x", "y"]', {"t": "z"}, True),
         ('attribute("t") not in ["x", "y"]', {}, False),
-        ('not attribute("t") in ["x"]', {}, False),
         ('attribute("n") in [1, 2]', {"n": 2}, True),
         ('attribute("n") > 1 or a > 0', {}, True),
-        ('not (attribute("n") > 1 and a > 5)', {}, True),
         ('not (attribute("n") > 1 or a > 5)', {}, False),
         ('attribute("n") - a > 0 and not segment("s")', {"n": 2}, False),
         ('max(attribute("n"), 3) > 2', {}, False),
@@ -185,11 +132,6 @@ def test_condition_lists_the_attributes_with_the_kinds_that_it_needs() -> None:
     found = parse_condition(text, NAMES, {}, FUNCTIONS)
     assert found.attributes == {"n": "number", "f": "condition", "t": "text"}
     assert found.calls == tuple(TextCall("attribute", name) for name in "nft")
-
-
-def test_attributes_are_refused_where_they_are_not_allowed() -> None:
-    with pytest.raises(ConditionError, match="can be called"):
-        parse_condition('attribute("n") > 1', NAMES, {})
 
 
 # --- random conditions against plain Python ----------------------------------------------------

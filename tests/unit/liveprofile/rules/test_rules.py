@@ -14,7 +14,6 @@ from liveprofile.rules.definitions import RuleSigner, SignatureError
 from liveprofile.rules.rules import (
     Rule,
     RulesError,
-    RuleSet,
     read_rule,
     read_rules,
 )
@@ -33,29 +32,18 @@ from tests.support.rows.rule_examples import RULES_TOML, rule
          "rule many: when, column 1: unknown name user_purchases_1h"),  # the other scope has it
         ('value = "purchases"', 'value = "purchase"', 7, "rule many: value: unknown name purchase"),
         ("threshold = 3", "threshold = nan", 8, "rule many: threshold: Input should be a finite"),
-        ("threshold = 3", 'usual = "score"', 3, "rule many: threshold: Field required"),
         ("threshold = 3", 'threshold = 3\nusual = "score"', 9,
          "rule many: usual: unknown name score"),
-        ('reason = "MANY"', 'reason = "many"', 9, "rule many: reason: String should match"),
-        ('"low"', '"lower"', 10, "rule many: severity: Input should be 'low'"),
-        ("cool_down_hours = 2", "cool_down_hours = -2", 12, "rule many: cool_down_hours: Input"),
-        ("cool_down_hours = 2", 'cool_down_hours = 2\nstate = "OFF"', 13, "rule many: state: "),
         ("cool_down_hours = 2", 'cool_down_hours = 2\ntypes = ["login"]', 13,
          "rule many: types: is for scope event"),
-        ("cool_down_hours = 2", "cool_down_hours = 2\nfeature = 3", 13,
-         "rule many: feature: Extra inputs are not permitted"),
         ("{value}", "{n}", 13,
          "rule many: message: unknown name {n}; it may use purchases, threshold, value"),
-        ("{value}", "{value.real}", 13, "rule many: message: unknown name {value.real}"),
         ("{value}", "{value:99999}", 13, "rule many: message: {value} has an invalid format"),
-        ("{value}", "{value!r}", 13, "rule many: message: {value} has an invalid format"),
         ("{value}", "{value", 13, "rule many: message: expected '}' before end of string"),
         ('id = "many"', 'id = "Many"', 4, "rule Many: id: String should match pattern"),
-        ('id = "many"', "", 3, "rule number 1: id: Field required"),
         ('version = "1"', "", None, "version: Field required"),
         ('version = "1"', 'version = "1"\nrule = 3', None, "rule: Extra inputs"),
         ("[[rules]]", "[[rule]]", None, "rules: must be tables [[rules]]"),
-        ("[[rules]]", "[rules]", None, "rules: must be tables [[rules]]"),
         ("[[rules]]", "[[rules]", None, "TOML: Expected ']]' at the end of an array declaration"),
     ],
 )  # fmt: skip
@@ -105,11 +93,6 @@ def test_repeated_rule_id_is_rejected(tmp_path: Path) -> None:
         read_rules(file)
 
 
-def test_missing_file_is_rejected(tmp_path: Path) -> None:
-    with pytest.raises(RulesError, match=r"none\.toml: file: No such file"):
-        read_rules(tmp_path / "none.toml")
-
-
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
@@ -135,12 +118,6 @@ def test_contract_lists_every_rule_key_and_window_feature() -> None:
     }
     headers = {"key", "feature"}
     assert listed - headers == Rule.model_fields.keys() | window_features.WINDOW_FEATURES.keys()
-
-
-def test_paused_rules_are_not_evaluated() -> None:
-    rules = RuleSet(version="1", rules=tuple(rule(state=x) for x in ("ACTIVE", "SHADOW", "PAUSED")))
-    assert [found.state for found in rules.evaluated("event")] == ["ACTIVE", "SHADOW"]
-    assert rules.evaluated("window") == []
 
 
 KEY = "k" * 32
@@ -184,14 +161,3 @@ def test_bytes_cannot_move_between_key_and_value() -> None:
     headers = as_read(SIGNER.headers(b"ab", b"c", 5))
     with pytest.raises(SignatureError):
         SIGNER.verify(b"a", b"bc", headers)
-
-
-def test_removal_and_empty_value_have_different_signatures() -> None:
-    headers = as_read(SIGNER.headers(b"a", None, 5))
-    with pytest.raises(SignatureError):
-        SIGNER.verify(b"a", b"", headers)
-
-
-def test_record_without_signature_is_named_unsigned() -> None:
-    with pytest.raises(SignatureError, match="not signed"):
-        SIGNER.verify(b"a", b"1", {"signed-ms": b"5"})

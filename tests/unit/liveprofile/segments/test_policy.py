@@ -10,9 +10,12 @@ import orjson
 import pytest
 
 from liveprofile.segments.definitions import SegmentSet
-from liveprofile.segments.membership import MembershipWrite, change_event
-from liveprofile.segments.policy import EvaluatedWindow, MembershipPolicy
-from liveprofile.segments.sweep_changes import SweepPlan, leave
+from liveprofile.segments.membership import (
+    EvaluatedWindow,
+    MembershipPolicy,
+    MembershipWrite,
+    change_event,
+)
 from liveprofile.units import DAY_MS, MINUTE_MS
 from tests.support.memory.memberships import MemoryMemberships
 from tests.support.rows.segment_examples import segment, segments
@@ -191,14 +194,6 @@ def apply(
     return rows
 
 
-def test_unstored_batch_leaves_nothing_behind() -> None:
-    store = MemoryMemberships()
-    policy = MembershipPolicy(store, REWRITE_MS)
-    policy.changes([window("u", 1, "a")], SEGMENTS)  # fails before it is stored
-    [[write]] = apply(policy, store, SEGMENTS, window("u", 2, "a"))
-    assert (write.change, write.membership.since_ms) == ("entered", 2 * WINDOW_MS)
-
-
 def test_shadow_changes_are_stored_and_not_sent_and_paused_ones_stay() -> None:
     store = MemoryMemberships()
     policy = MembershipPolicy(store, REWRITE_MS)
@@ -224,16 +219,6 @@ def test_members_of_a_shadow_segment_are_sent_when_it_becomes_active() -> None:
     assert apply(worker, store, SEGMENTS, window("u", 3, "a")) == [[]]
     replay = apply(MembershipPolicy(store, REWRITE_MS), store, SEGMENTS, window("u", 2, "a"))
     assert replay == [[write]]
-
-
-def test_change_by_a_new_version_names_the_definition_as_cause() -> None:
-    store = MemoryMemberships()
-    policy = MembershipPolicy(store, REWRITE_MS)
-    apply(policy, store, SEGMENTS, window("u", 1, "a"))
-    newer = SegmentSet(version="2", segments=(segment("a", "events > 9", version=2),))
-    [[write]] = apply(policy, store, newer, window("u", 2))
-    assert orjson.loads(write.membership.reason) == {"cause": "definition", "values": {"events": 2}}
-    assert write.membership.version == 2
 
 
 def test_old_membership_is_written_again_without_an_event() -> None:
@@ -320,14 +305,3 @@ def test_receiver_knows_a_user_after_each_window_that_is_allowed(seed: int) -> N
                 assert after == before
         position += len(batch)
     assert replays > 20
-
-
-def test_a_sweep_stores_the_end_of_a_membership_and_does_not_send_it() -> None:
-    store = MemoryMemberships()
-    [writes] = MembershipPolicy(store, REWRITE_MS).changes([window("u", 1, "a")], SEGMENTS)
-    [entered] = writes
-    assert entered.is_sent
-    plan = SweepPlan("s", 10 * WINDOW_MS, 30.0, REWRITE_MS, lambda user_id: user_id != "u")
-    left = leave("u", "a", entered.membership, "expired", plan)
-    assert left is not None and left.change == "left" and not left.is_sent
-    assert leave("v", "a", entered.membership, "expired", plan).is_sent

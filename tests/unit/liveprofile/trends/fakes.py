@@ -6,8 +6,15 @@ from collections.abc import Iterator
 
 from liveprofile.kafka.records import Record
 from liveprofile.kafka.topics import PartitionRange
-from liveprofile.trends.count_store import Chunk, ChunkReport
-from liveprofile.trends.counts import CATEGORY, Count, Counts, Series, total
+from liveprofile.trends.count_store import (
+    CATEGORY,
+    Chunk,
+    ChunkReport,
+    Count,
+    Counts,
+    Series,
+    total,
+)
 
 
 class KilledError(Exception):

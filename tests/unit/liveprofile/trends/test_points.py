@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from liveprofile.proportions import wilson_interval
 from liveprofile.storage.queries import WindowChange
-from liveprofile.trends.counts import EXACT_USERS, Count, distinct_users, smallest, user_hash
+from liveprofile.trends.count_store import EXACT_USERS, distinct_users, smallest, user_hash
 from liveprofile.trends.points import (
     FIRST_DAYS,
     MIN_WEEKS,
@@ -25,7 +25,6 @@ from liveprofile.trends.retention import (
     UserWindow,
     retention,
     user_windows,
-    week_start_ms,
 )
 from liveprofile.trends.update import RecentEvents
 from liveprofile.units import DAY_MS, HOUR_MS
@@ -72,16 +71,6 @@ def test_one_unusual_week_does_not_change_what_is_expected() -> None:
     assert np.abs(after / usual - 1).mean() < 0.05
 
 
-def test_range_uses_earlier_hours_only() -> None:
-    values = seasonal(20, 100)
-    changed = values.copy()
-    changed[15 * WEEK :] = 0
-    for before, after in zip(
-        expected_range(values, WEEK), expected_range(changed, WEEK), strict=True
-    ):
-        assert np.array_equal(before[: 15 * WEEK], after[: 15 * WEEK], equal_nan=True)
-
-
 def test_nothing_is_expected_in_the_first_weeks() -> None:
     values = seasonal(MIN_WEEKS + 1, 100)
     found = expected_range(values, WEEK)
@@ -108,27 +97,6 @@ def test_hour_without_events_is_a_point_and_incomplete_hours_are_not() -> None:
     ]
     assert (found[5].value, found[5].outside) == (0, True)
     assert found[5].excess > 1 > found[4].excess == 0
-
-
-def test_amount_has_the_range_of_its_events() -> None:
-    values = seasonal(20, 100)
-    since_ms, until_ms = START_MS + 19 * WEEK * HOUR_MS, START_MS + 20 * WEEK * HOUR_MS
-    events, amounts = (
-        points(stored(values), "hour", metric, since_ms, until_ms)
-        for metric in ("events", "amount")
-    )
-    for event, amount in zip(events, amounts, strict=True):
-        assert amount.high == pytest.approx(9.5 * event.high, rel=0.01)
-
-
-def test_days_have_a_season_of_a_week() -> None:
-    days = [StoredCount(START_MS + day * DAY_MS, 5 + 50 * (day % 7 < 5), 0, 1) for day in range(84)]
-    found = points(days, "day", "events", START_MS + 70 * DAY_MS, START_MS + 84 * DAY_MS)
-    assert [point.expected for point in found[:7]] == [55, 55, 55, 55, 55, 5, 5]
-
-
-def test_series_without_counts_has_no_points() -> None:
-    assert points([], "hour", "events", 0, START_MS) == []
 
 
 def seasonal_of_forecast(days: int, mean: float, seed: int = 0) -> np.ndarray:
@@ -197,15 +165,6 @@ def test_estimate_beyond_the_limit_has_the_published_error(exact: int, error: fl
     assert 0.7 * error < np.std(estimates) / 20_000 < 1.3 * error
 
 
-def test_sum_of_counts_has_the_users_of_counting_all_at_once() -> None:
-    one, other, both = (
-        Count(1, 1.5, smallest(hashes(*span), EXACT_USERS))
-        for span in ((0, 3_000), (2_000, 5_000), (0, 5_000))
-    )
-    events, amount, users = one.plus(other, EXACT_USERS)
-    assert (events, amount) == (2, 3.0) and np.array_equal(users, both.user_hashes)
-
-
 @given(
     st.lists(st.tuples(st.integers(0, 5), st.integers(0, 30)), max_size=200),
     st.integers(1, 20),
@@ -255,11 +214,6 @@ def test_retention_counts_active_users_of_complete_weeks() -> None:
         (MONDAY_MS + WEEK_MS, 1, [1, 0]),
     ]
     assert retention(users, "purchase", until_ms)[0].active == [1, 0, 1]
-
-
-def test_weeks_begin_on_monday() -> None:
-    assert week_start_ms(MONDAY_MS) == week_start_ms(MONDAY_MS + WEEK_MS - 1) == MONDAY_MS
-    assert week_start_ms(MONDAY_MS - 1) == MONDAY_MS - WEEK_MS
 
 
 def test_windows_of_a_user_are_read_oldest_first() -> None:

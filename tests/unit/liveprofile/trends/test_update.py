@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from liveprofile.errors import ServiceError
 from liveprofile.settings import Settings, load
-from liveprofile.trends.counts import ALL, CATEGORY, OTHER, Series, distinct_users
+from liveprofile.trends.count_store import ALL, CATEGORY, OTHER, Series, distinct_users
 from liveprofile.trends.update import update
 from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS
 from tests.reference.validation import ValidEvent, validate
@@ -82,14 +82,6 @@ def expected_counts(topic: MemoryTopic, settings: Settings) -> dict[Any, tuple[i
     }
 
 
-def test_counts_by_category_type_hour_and_day() -> None:
-    topic, store = topic_of(*(payload(n) for n in range(120)), partitions=2), MemoryCountStore()
-    report = update(topic, store, SETTINGS)
-    assert report.counts == (120, 120, 0, 0, 0) and report.behind == 0
-    assert counts(store) == expected_counts(topic, SETTINGS)
-    assert counts(store)["day", Series(ALL, "", ALL), START_MS][0] == 120
-
-
 @pytest.mark.slow
 @given(behaviour_stream(partitions=3), st.integers(1, 40))
 @settings(max_examples=50)
@@ -100,11 +92,6 @@ def test_stream_with_faults_is_counted_as_by_the_reference(records, chunk_record
     report = update(topic, store, SETTINGS, chunk_records=chunk_records)
     assert counts(store) == expected_counts(topic, SETTINGS)
     assert sum(report.counts[1:]) == report.counts.records == len(records)
-
-
-def test_price_of_400_digits_is_rejected_and_the_rest_counted() -> None:
-    topic, store = topic_of(payload(1, price=10**400), payload(2), b"{", None), MemoryCountStore()
-    assert update(topic, store, SETTINGS).counts == (4, 1, 0, 3, 0)
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -128,14 +115,6 @@ def test_kills_at_every_write_count_nothing_twice(seed: int) -> None:
         update(topic, store, SETTINGS)
         assert counts(store) == expected_counts(topic, SETTINGS)
     assert kills > 50
-
-
-def test_repeated_update_changes_nothing() -> None:
-    topic, store = topic_of(*(payload(n) for n in range(50))), MemoryCountStore()
-    update(topic, store, SETTINGS)
-    before = counts(store)
-    assert update(topic, store, SETTINGS).chunks == 0
-    assert counts(store) == before
 
 
 def test_two_processes_with_one_chunk_count_it_once() -> None:
@@ -195,18 +174,6 @@ def test_expired_records_are_an_error_until_they_are_skipped() -> None:
         update(topic, store, SETTINGS)
     report = update(topic, store, SETTINGS, skip_lost=True)
     assert (report.counts.events, report.skipped) == (3, 3)
-
-
-def test_chunk_whose_records_expired_is_given_up_only_on_request() -> None:
-    topic, store = topic_of(*(payload(n) for n in range(10))), MemoryCountStore()
-    store.writes_until_kill = 3
-    with pytest.raises(KilledError):
-        update(topic, store, SETTINGS)
-    store.writes_until_kill, topic.expired = None, [7]
-    with pytest.raises(ServiceError, match="chunk 1 was not counted to its end"):
-        update(topic, store, SETTINGS)
-    topic.send(0, payload(11), START_MS + DAY_MS + 20)
-    assert update(topic, store, SETTINGS, skip_lost=True).counts.events == 1
 
 
 def test_categories_beyond_the_limit_count_as_other(monkeypatch: pytest.MonkeyPatch) -> None:

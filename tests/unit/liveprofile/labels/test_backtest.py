@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -10,12 +9,11 @@ import orjson
 import pytest
 
 from liveprofile.features.window_features import WINDOW_FEATURES
-from liveprofile.rules.backtest import (
+from liveprofile.labels.rule_backtest import (
     STORED_FEATURES,
     RaisedFlag,
     RuleReplay,
     StoredEvent,
-    StoredRows,
     StoredWindow,
     event_blocks,
     not_evaluable,
@@ -60,11 +58,6 @@ def test_flag_is_raised_when_a_rule_becomes_true_outside_of_its_cool_down() -> N
     assert [hours for _, hours, _ in replayed([eager], *events)[0]] == [0, 1.75, 3]
 
 
-def test_users_do_not_cool_each_other_down() -> None:
-    found, _ = replayed([rule()], event(0, 5.0, "a"), event(0.5, 5.0, "b"))
-    assert [user for user, *_ in found] == ["a", "b"]
-
-
 def test_types_and_states_count() -> None:
     login = rule(types=["login"])
     assert replayed([login], event(0, 5.0))[0] == []
@@ -94,12 +87,6 @@ def test_rule_over_features_that_are_not_stored_counts_as_the_job_found_it() -> 
     assert replayed([slower], *events, in_force=[known])[0] == [("u", 1, "ring")]
 
 
-def test_rule_over_attributes_needs_its_stored_outcome() -> None:
-    stated = rule(when='amount >= threshold and attribute("vip")')
-    assert 'attribute("vip")' in not_evaluable(stated, [])
-    assert not_evaluable(stated, [stated]) is None
-
-
 @pytest.mark.parametrize("each", SHIPPED_RULES.rules, ids=lambda each: each.id)
 def test_every_shipped_rule_can_be_replayed_unchanged(each: Rule) -> None:
     assert not_evaluable(each, SHIPPED_RULES.rules) is None
@@ -122,25 +109,6 @@ def test_stored_windows_have_all_features_of_rules() -> None:
     assert np.isnan(shown["recency_days"])
     mean, std = before["purchase_count_mean"], before["purchase_count_std"]
     assert shown["purchase_count_z"] == pytest.approx((3 - mean) / max(std, 1))
-
-
-def test_windows_and_events_of_a_user_do_not_mix() -> None:
-    of_window = rule(
-        id="busy",
-        scope="window",
-        when="events >= threshold",
-        value="events",
-        message="{events} events",
-    )
-    replay = RuleReplay([rule(), of_window], [])
-    inside = {"events": 9, "counts": {}, "amount": 0.0}
-    blocks: list[StoredRows] = [
-        *window_blocks([window("u", 1, {"before": {}, "window": inside})]),
-        *event_blocks([event(0, 5.0)]),
-    ]
-    for block in blocks:
-        replay.add(block)
-    assert Counter(flag.rule_id for flag in replay.flags()) == {"many": 1, "busy": 1}
 
 
 def test_outcome_counts_alerts_of_the_range_against_labels() -> None:
