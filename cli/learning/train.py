@@ -51,7 +51,6 @@ def _profile_command(name: str) -> Callable[..., None]:
         incremental: Annotated[Path | None, typer.Option("--continue")] = None,
         texts: bool = False,
         refit: Literal["validation", "test"] | None = None,
-        fresh: bool = False,
         without_erased: bool = False,
         without: Path | None = None,
         device: DeviceOption = "auto",
@@ -67,7 +66,6 @@ def _profile_command(name: str) -> Callable[..., None]:
             on a CPU. Serve such a model with the setting model.texts.
         refit: After validation has chosen everything, train again on all windows up to the end of
             this part, with the same choices. After `test` no part is left to measure the model.
-        fresh: Start over instead of resuming a killed training.
         without_erased: Leave out the rows of all users in the topic user-erasures.
         without FILE: Leave out the rows of these users: ids, one a line.
         """
@@ -89,7 +87,6 @@ def _profile_command(name: str) -> Callable[..., None]:
                 out,
                 on_progress,
                 print_line,
-                fresh=fresh,
                 device=device,
                 teacher_folder=incremental or teacher,
                 incremental=incremental is not None,

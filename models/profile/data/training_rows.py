@@ -9,13 +9,12 @@ liveprofile.features.baselines.SUMS; K windows with a vector of a modality; V wi
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import tempfile
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from itertools import chain, count
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -76,6 +75,10 @@ class WindowVectors(NamedTuple):
         index = np.searchsorted(self.window_K, windows).clip(max=len(self.window_K) - 1)
         selected = np.flatnonzero(self.window_K[index] == windows)
         return selected, self.vector_KV[self.row_K[index[selected]]]
+
+    def shuffled(self, random: np.random.Generator) -> WindowVectors:
+        """The same vectors, randomly permuted among the windows."""
+        return self._replace(row_K=random.permutation(self.row_K))
 
 
 class Streams(NamedTuple):
@@ -214,7 +217,7 @@ def read(
     # Codes follow the order of first occurrence until all names are known.
     items, categories = (defaultdict(count().__next__) for _ in range(2))
     unusable, left_out = 0, frozenset(without)
-    with ExitStack() as files, _no_garbage_collection():
+    with ExitStack() as files:
         windows, tokens = _Spool(files, WINDOW_DTYPE), _Spool(files, TOKEN_DTYPE)
         vector_spool = _VectorSpool(files)
         for batch in _read_batches(path, on_progress):
@@ -244,20 +247,6 @@ def read(
         return streams._replace(
             unusable_events=unusable, window_vectors=vector_spool.by_window(place_W)
         )
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """Disables garbage collection: tokens form no cycles, and scanning them takes a tenth of the
-    time.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _window_records(batch: _RowBatch, rows: list[int], parsed: list[TrainingWindow]) -> np.ndarray:

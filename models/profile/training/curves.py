@@ -44,12 +44,10 @@ def figure(curves: list[dict[str, float]], best_epoch: int) -> Figure:
     axes = plot.subplots(2, columns, squeeze=False)
     epochs = [row["epoch"] for row in curves]
     for panel, name in zip(axes.flat, names, strict=False):
-        for prefix, label, colour in (
-            ("", "training", "C0"),
-            (VALIDATION_PREFIX, "validation", "C1"),
-        ):
-            if prefix + name in curves[0]:
-                values = [row[prefix + name] for row in curves]
+        for column, label in ((name, "training"), (VALIDATION_PREFIX + name, "validation")):
+            if column in curves[0]:
+                values = [row[column] for row in curves]
+                colour = "C0" if label == "training" else "C1"
                 panel.plot(epochs, values, color=colour, marker=".", label=label)
         panel.axvline(best_epoch, color="0.5", linestyle="--", label=f"best epoch ({best_epoch})")
         panel.set(title=name, xlabel="epoch", ylabel=UNITS.get(name, "nats"))
@@ -57,11 +55,6 @@ def figure(curves: list[dict[str, float]], best_epoch: int) -> Figure:
         panel.grid(alpha=0.3)
     for panel in axes.flat[len(names) :]:
         panel.set_axis_off()
-    handles = {
-        label: handle
-        for panel in axes.flat
-        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
-    }
-    plot.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=len(handles))
+    axes.flat[0].legend()
     plot.supxlabel(NOTE, fontsize="small")
     return plot

@@ -4,9 +4,11 @@ that help.
 A window's modality vectors are added to the state before the first event of the user's next window.
 They help if they improve the prediction of that event. Modalities are tried one after the other,
 each together with those kept before it. Half of the validation users select the best epoch, the
-other half (the holdout) decides. A modality is kept if its holdout loss is lower than without it:
-the whole 95 % interval over users (models/profile/evaluation/intervals.py) of the difference must
-lie below 0. A refit fits those that were kept, each for its best number of epochs.
+other half (the holdout) decides. A modality is kept if its holdout loss is lower than without it,
+and lower than with the same vectors shuffled among the windows, which rules out gains that tell
+nothing about a window, such as a correction of the trunk's biases. The whole 95 % interval over
+users (models/profile/evaluation/intervals.py) of both differences must lie below 0. A refit fits
+those that were kept, each for its best number of epochs.
 
 Shape suffixes: B samples of a batch, M of them with a named item, N samples of all batches, K
 windows that have a vector, C categories, I items, D model width.
@@ -43,7 +45,7 @@ from models.profile.training.losses import (
 MIN_EPOCHS, MIN_STEPS = 8, 1_000
 LEARNING_RATE = 3e-2
 MAX_TRAIN_WINDOWS = 50_000  # and a fifth of them from validation
-MIN_WINDOWS = 100  # in each part of a FusionSplit; fewer cannot show a difference
+MIN_WINDOWS = 100  # in each part; fewer cannot show a difference
 DECIMALS = 4
 
 
@@ -57,12 +59,6 @@ class FusionBatch(NamedTuple):
     category_B: np.ndarray  # vocabulary rows of that event
     item_B: np.ndarray
     modality_inputs: ModalityInputs  # of the windows
-
-
-class FusionSplit(NamedTuple):
-    train: list[FusionBatch]
-    validation: list[FusionBatch]  # selects the epoch
-    holdout: list[FusionBatch]  # decides whether the modality is kept
 
 
 def fit(
@@ -91,7 +87,7 @@ def fit(
     for modality in sorted(vectors, key=lambda name: (-len(vectors[name].row_K), name)):
         windows = _split_windows(corpus.streams, modality, split, random)
         if min(map(len, windows)) >= MIN_WINDOWS:
-            trial, fusion = fitter.attempt(modality, windows)
+            trial, fusion = fitter.attempt(modality, windows, vectors[modality].shuffled(random))
             trials.append(trial)
             if trial.kept:
                 model.fusion = fusion
@@ -101,7 +97,7 @@ def fit(
 def _split_windows(
     streams: Streams, modality: Modality, split: Split, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The windows of FusionSplit, by the split of their user's next window."""
+    """Windows that train, choose the epoch, and decide, by the split of their user's next one."""
     window_K = streams.window_vectors[modality].window_K
     window_K = window_K[window_K + 1 < len(streams.user_W)]
     has_next_K = streams.user_W[window_K] == streams.user_W[window_K + 1]
@@ -120,13 +116,14 @@ class _Fitter:
         self.on_progress = on_progress
 
     def attempt(
-        self, modality: Modality, windows: tuple[np.ndarray, ...]
+        self, modality: Modality, windows: tuple[np.ndarray, ...], shuffled: WindowVectors
     ) -> tuple[ModalityTrial, Fusion]:
         """The trial of a modality, and the model's fusion with it added."""
-        data = FusionSplit(*(self._batches(part, modality) for part in windows))
-        fusion, epoch = self._fit(modality, data, f"fuse {modality.name}")
-        loss_N = self._held_out(fusion, data.holdout)
-        window_N = np.concatenate([batch.window_B for batch in data.holdout])
+        parts = [self._batches(part, modality) for part in windows]
+        train, validation, holdout = parts
+        fusion, epoch = self._fit(modality, train, validation)
+        loss_N = self._held_out(fusion, holdout)
+        window_N = np.concatenate([batch.window_B for batch in holdout])
         bootstrap = UserBootstrap(self.corpus.streams.user_W[window_N])
         metrics = {
             "train_windows": len(windows[0]),
@@ -135,38 +132,46 @@ class _Fitter:
             "loss": round(loss_N.mean().item(), DECIMALS),
         }
 
-        without_N = self._held_out(self.model.fusion, data.holdout)
-        interval = bootstrap.mean(loss_N.numpy(), without_N.numpy())
-        metrics["loss_without"] = round(without_N.mean().item(), DECIMALS)
-        metrics["loss_difference"] = [round(value, DECIMALS) for value in interval]
-        kept = interval.high < 0
+        def is_better(name: str, control_N: Tensor) -> bool:
+            """Adds the control's mean and the interval of the difference to the metrics."""
+            interval = bootstrap.mean(loss_N.numpy(), control_N.numpy())
+            metrics[f"loss_{name}"] = round(control_N.mean().item(), DECIMALS)
+            metrics[f"loss_difference_{name}"] = [round(value, DECIMALS) for value in interval]
+            return interval.high < 0
+
+        kept = is_better("without", self._held_out(self.model.fusion, holdout))
+        if kept:
+            train, validation, holdout = (
+                [_with_vectors(batch, modality, shuffled) for batch in part] for part in parts
+            )
+            control, _ = self._fit(modality, train, validation)
+            kept = is_better("shuffled", self._held_out(control, holdout))
         return ModalityTrial(**modality._asdict(), kept=kept, metrics=metrics), fusion
 
     def refit(self, modality: Modality, windows: tuple[np.ndarray], epoch: int) -> Fusion:
         """The model's fusion with the modality, fitted for a number of epochs."""
         fusion = self._with_zeros(modality)
         train = self._batches(windows[0], modality)
-        epochs = self._epochs(fusion, train, f"fuse {modality.name}")
-        list(itertools.islice(epochs, epoch))
+        list(itertools.islice(self._epochs(fusion, train, modality), epoch))
         return fusion.requires_grad_(False)
 
-    def _fit(self, modality: Modality, data: FusionSplit, stage: str) -> tuple[Fusion, int]:
+    def _fit(
+        self, modality: Modality, train: list[FusionBatch], validation: list[FusionBatch]
+    ) -> tuple[Fusion, int]:
         """The model's fusion with one more modality, whose weights are those of the best epoch.
 
         The weights are zeros, and the epoch 0, if no epoch improves the validation loss.
         """
         fusion = self._with_zeros(modality)
         weight = fusion.weights[-1]
-        best_epoch, best_weight = 0, weight.detach().clone()
-        best_loss = self._held_out(fusion, data.validation).mean()
-        for epoch in self._epochs(fusion, data.train, stage):
-            validation_loss = self._held_out(fusion, data.validation).mean()
-            if validation_loss < best_loss:
-                best_loss, best_epoch = validation_loss, epoch
-                best_weight = weight.detach().clone()
+        best = self._held_out(fusion, validation).mean(), 0, weight.detach().clone()
+        for epoch in self._epochs(fusion, train, modality):
+            validation_loss = self._held_out(fusion, validation).mean()
+            if validation_loss < best[0]:
+                best = validation_loss, epoch, weight.detach().clone()
         with torch.no_grad():
-            weight.copy_(best_weight)
-        return fusion.requires_grad_(False), best_epoch
+            weight.copy_(best[2])
+        return fusion.requires_grad_(False), best[1]
 
     def _with_zeros(self, modality: Modality) -> Fusion:
         """The model's fusion with one more modality, whose weights are zeros and can be trained."""
@@ -175,7 +180,9 @@ class _Fitter:
         fusion.requires_grad_(False).weights[-1].requires_grad_(True)
         return fusion
 
-    def _epochs(self, fusion: Fusion, train: list[FusionBatch], stage: str) -> Iterator[int]:
+    def _epochs(
+        self, fusion: Fusion, train: list[FusionBatch], modality: Modality
+    ) -> Iterator[int]:
         """Trains the newest weights of `fusion`."""
         weight, random = fusion.weights[-1], np.random.default_rng(self.recipe.seed)
         epochs = max(MIN_EPOCHS, math.ceil(MIN_STEPS / len(train)))
@@ -187,7 +194,7 @@ class _Fitter:
             lambda: [train[index] for index in random.permutation(len(train))],
             lambda batch: self._losses(fusion, batch).mean(),
         ):
-            self.on_progress(stage, epoch, epochs)
+            self.on_progress(f"fuse {modality.name}", epoch, epochs)
             yield epoch
 
     def _held_out(self, fusion: Fusion, batches: list[FusionBatch]) -> Tensor:
@@ -221,18 +228,21 @@ class _Fitter:
         for output in run_trunk(self.model, self.corpus, windows + 1, self.recipe):
             batch, scored_N = output.batch, np.flatnonzero(output.sequences.scored_N)
             first_B = scored_N[np.diff(output.sequences.row_N[scored_N], prepend=-1) > 0]
-            batch = FusionBatch(
-                output.windows - 1,
-                output.h_PD[torch.from_numpy(batch.flat_position_N[first_B] - 1)].numpy(),
-                batch.category_repeat_counts,
-                batch.item_repeat_counts,
-                batch.category_N[first_B].astype(np.int64),
-                batch.item_N[first_B].astype(np.int64),
-                {},
+            window_B = output.windows - 1
+            batches.append(
+                FusionBatch(
+                    window_B,
+                    output.h_PD[torch.from_numpy(batch.flat_position_N[first_B] - 1)].numpy(),
+                    batch.category_repeat_counts,
+                    batch.item_repeat_counts,
+                    batch.category_N[first_B].astype(np.int64),
+                    batch.item_N[first_B].astype(np.int64),
+                    {
+                        each: ModalityRows(*streams.window_vectors[each].select(window_B))
+                        for each in (*self.model.fusion.modalities, modality)
+                    },
+                )
             )
-            for each in (*self.model.fusion.modalities, modality):
-                batch = _with_vectors(batch, each, streams.window_vectors[each])
-            batches.append(batch)
         return batches
 
 

@@ -67,7 +67,7 @@ def fit(
     recipe: Recipe,
     on_progress: Progress = lambda *_: None,
 ) -> dict[str, Any]:
-    """Fits `model.value_curves`; returns its horizons, links and the number of examples.
+    """Fits `model.value_curves`; returns its horizons and the number of examples.
 
     Returns an empty dict and leaves the curves as they are if no label of the model's horizon is
     known.
@@ -92,7 +92,6 @@ def fit(
     return {
         "horizons_days": horizons,
         "examples": {str(days): count[days] for days in horizons},
-        "links": _links(model.value_curves),
     }
 
 
@@ -194,18 +193,6 @@ def _fit_links(head: ValueCurveHead, examples: _Examples) -> None:
         )
     for buffer in head.links.buffers():  # as they are stored
         buffer.copy_(buffer.half().float())
-
-
-def _links(head: ValueCurveHead) -> dict[str, dict[str, float]]:
-    """By horizon: what HorizonLinks learned."""
-    if head.links is None:
-        return {}
-    columns = {name: buffer.tolist() for name, buffer in head.links.named_buffers()}
-    linked_days = head.horizon_days[len(head.spend_unit) :].int().tolist()
-    return {
-        str(days): {name: round(column[link], 4) for name, column in columns.items()}
-        for link, days in enumerate(linked_days)
-    }
 
 
 def fit_link(

@@ -48,7 +48,6 @@ def train(
     on_progress: Progress = lambda *_: None,
     on_note: Callable[[str], None] = lambda _: None,
     *,
-    fresh: bool = False,
     device: str = "cpu",
     teacher_folder: Path | None = None,
     incremental: bool = False,
@@ -58,7 +57,7 @@ def train(
 ) -> dict | None:
     """Writes a model checkpoint to the folder `out` and returns its model card as a dict.
 
-    A killed training leaves its state in `out`, and the next call resumes from it unless `fresh`.
+    A killed training leaves its state in `out`, and the next call resumes from it.
     Under torchrun only rank 0 writes, and the other ranks return None.
 
     device: "auto", "cpu" or "cuda"
@@ -88,8 +87,6 @@ def train(
         run = _run_identity(recipe, data)
         if changes := training_state.differences(processes.broadcast(lambda: run), run):
             raise InputError(f"rank {processes.rank} has another run than rank 0: {changes}")
-        if fresh and processes.is_main:
-            training_state.remove(out)
         state = training_state.StateFile(out / training_state.FILE, run)
         trainer = fit(recipe, data, processes, state, on_progress, on_note)
         if refit:

@@ -36,13 +36,11 @@ class StateFile:
         try:
             saved = torch.load(self.file, map_location="cpu", weights_only=True)
             changes = differences(saved["run"], self.run)
+            reason = changes and f"of another run: {changes}"
         except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, LookupError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-            raise InputError(f"training state {self.file}: {reason}; --fresh starts over") from None
-        if changes:
-            raise InputError(
-                f"training state {self.file}: of another run: {changes}; --fresh starts over"
-            )
+        if reason:
+            raise InputError(f"training state {self.file}: {reason}; remove it to start over")
         return saved["state"]
 
     def write(self, state: dict[str, Any]) -> None:

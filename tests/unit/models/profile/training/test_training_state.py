@@ -107,19 +107,20 @@ def test_training_resumes_after_its_last_epoch_with_the_same_result(shop, expect
     assert card["sha256"] == expected[0]["sha256"]
 
 
-def test_state_of_another_run_is_rejected_unless_fresh(shop, tmp_path):
+def test_state_of_another_run_is_rejected_until_it_is_removed(shop, tmp_path):
     one_epoch = dataclasses.replace(miniature_recipe(shop), epochs=1)
     state = training_state.StateFile(
         tmp_path / training_state.FILE, {"recipe": {"dim": 16}, "rows": "a"}
     )
     state.write({"step": 3})
     assert state.read() == {"step": 3}
-    with pytest.raises(InputError, match=r"recipe\.name was None, is general.*more; --fresh start"):
+    with pytest.raises(InputError, match=r"recipe\.name was None, is general.*more; remove it"):
         train(one_epoch, shop / "rows", tmp_path)
     state.file.write_bytes(state.file.read_bytes()[:100])
-    with pytest.raises(InputError, match=r"training-state\.pt: .*--fresh starts over"):
+    with pytest.raises(InputError, match=r"training-state\.pt: .*remove it"):
         train(one_epoch, shop / "rows", tmp_path)
-    assert train(one_epoch, shop / "rows", tmp_path, fresh=True)["metrics"]["epochs"] == 1
+    state.file.unlink()
+    assert train(one_epoch, shop / "rows", tmp_path)["metrics"]["epochs"] == 1
 
 
 def test_failed_write_keeps_the_old_state(tmp_path, monkeypatch):
