@@ -25,8 +25,7 @@ from liveprofile.features.window_features import (
     WINDOW_FEATURES,
     window_features,
 )
-from liveprofile.kafka.records import read_topic
-from liveprofile.labels.feedback import LABEL_OF_STATE, Label, schema_error
+from liveprofile.labels.feedback import LABEL_OF_STATE, Label, keep_valid, read_file_or_topic
 from liveprofile.rules.flag_policy import (
     FlagPolicy,
     NoFlagHistory,
@@ -48,7 +47,7 @@ STORED_FEATURES: Mapping[Scope, frozenset[str]] = {
 }
 Labels = Mapping[tuple[str, int], Label]  # by user and time of the event, or end of the window
 BLOCK_ROWS = 5_000
-Row = TypeVar("Row")
+Row = TypeVar("Row", "StoredWindow", "StoredEvent")
 Watch = Callable[[Iterable[Any]], Iterable[Any]]
 
 
@@ -91,9 +90,10 @@ class Outcome(NamedTuple):
 
 
 def not_evaluable(rule: Rule, in_force: Iterable[Rule]) -> str | None:
-    """Why a rule cannot be evaluated over stored rows; None if it can."""
-    missing = _missing(rule)
-    if not missing or _evaluated_by_the_job(rule, in_force):
+    """Why a rule cannot be evaluated over stored rows; None if it can, or the job has done it."""
+    same = {"id", "scope", "types", "when", "threshold", "value"}
+    done = (each.model_dump(include=same) for each in in_force if each.state != "PAUSED")
+    if not (missing := _missing(rule)) or rule.model_dump(include=same) in done:
         return None
     return f"reads {', '.join(missing)}, which is not stored with {rule.scope}s"
 
@@ -104,15 +104,6 @@ def _missing(rule: Rule) -> list[str]:
     names |= ({rule.usual} if rule.usual else set()) | ({"event_type"} if rule.types else set())
     attributes = [f'attribute("{name}")' for name in sorted(rule.condition.attributes)]
     return sorted(names - STORED_FEATURES[rule.scope]) + attributes
-
-
-def _evaluated_by_the_job(rule: Rule, in_force: Iterable[Rule]) -> bool:
-    """Whether a rule in force has the same condition."""
-    same = {"id", "scope", "types", "when", "threshold", "value"}
-    return any(
-        other.state != "PAUSED" and rule.model_dump(include=same) == other.model_dump(include=same)
-        for other in in_force
-    )
 
 
 class RuleReplay:
@@ -130,13 +121,13 @@ class RuleReplay:
 
     def add(self, rows: StoredRows) -> None:
         of_scope = [rule for rule in self._rules if rule.scope == rows.scope]
-        stored = [rule for rule in of_scope if _missing(rule)]
-        evaluated = [rule for rule in of_scope if rule not in stored]
+        stored = {rule.id: _stored_match(rule) for rule in of_scope if _missing(rule)}
+        evaluated = [rule for rule in of_scope if rule.id not in stored]
         found = evaluate_rules(evaluated, rows.columns, len(rows.user_ids))
         for user_id, time_ms, event_id, matches, true in zip(
             rows.user_ids, rows.times_ms, rows.event_ids, found, rows.true_rules, strict=True
         ):
-            matches += [_stored_match(rule) for rule in stored if rule.id in true]
+            matches += [match for rule_id, match in stored.items() if rule_id in true]
             evaluation = RuleEvaluation(user_id, time_ms, matches, event_id)
             self._rows[rows.scope, user_id].append(evaluation)
 
@@ -182,6 +173,12 @@ class StoredWindow(NamedTuple):
     active_rules: Any
     delta: str
 
+    event_id = ""
+
+    @property
+    def time_ms(self) -> int:
+        return self.window_end_ms
+
 
 class StoredEvent(NamedTuple):
     """A row of risk_score_by_hour."""
@@ -194,30 +191,28 @@ class StoredEvent(NamedTuple):
     score: float
     active_rules: Any
 
-
-def scan_windows(session: Session, since_ms: int, until_ms: int) -> Iterator[StoredWindow]:
-    """The windows that end in this time. Raises ServiceError."""
-    rows = scan_ring(
-        session,
-        f"SELECT {columns(StoredWindow)} FROM profile_delta",
-        ("window_end", since_ms, until_ms),
-    )
-    return map(StoredWindow._make, rows)
+    @property
+    def time_ms(self) -> int:
+        return self.event_time_ms
 
 
-def scan_events(session: Session, since_ms: int, until_ms: int) -> Iterator[StoredEvent]:
-    """The scored events of this time. Raises ServiceError."""
-    rows = scan_ring(
-        session,
-        f"SELECT {columns(StoredEvent)} FROM risk_score_by_hour",
-        ("event_time", since_ms, until_ms),
-        key="user_id, hour",
-    )
-    return map(StoredEvent._make, rows)
+def _blocks(
+    scope: Scope, rows: Iterable[Row], columns_of: Callable[[list[Row]], Mapping[str, np.ndarray]]
+) -> Iterator[StoredRows]:
+    remaining = iter(rows)
+    while block := list(islice(remaining, BLOCK_ROWS)):
+        yield StoredRows(
+            scope,
+            [each.user_id for each in block],
+            [each.time_ms for each in block],
+            [each.event_id for each in block],
+            columns_of(block),
+            [frozenset(names_of(each.active_rules)) for each in block],
+        )
 
 
 def window_blocks(windows: Iterable[StoredWindow]) -> Iterator[StoredRows]:
-    for block in _blocks(windows):
+    def columns_of(block: list[StoredWindow]) -> Mapping[str, np.ndarray]:
         deltas = [orjson.loads(each.delta) for each in block]
         inside = [delta["window"] for delta in deltas]
         before = {
@@ -230,36 +225,20 @@ def window_blocks(windows: Iterable[StoredWindow]) -> Iterator[StoredRows]:
             "amount": _floats(each["amount"] for each in inside),
             "surprise": _floats(each.surprise for each in block),
         }
-        yield StoredRows(
-            "window",
-            [each.user_id for each in block],
-            [each.window_end_ms for each in block],
-            [""] * len(block),
-            window_features(before, current),
-            [frozenset(names_of(each.active_rules)) for each in block],
-        )
+        return window_features(before, current)
+
+    return _blocks("window", windows, columns_of)
 
 
 def event_blocks(events: Iterable[StoredEvent]) -> Iterator[StoredRows]:
-    for block in _blocks(events):
-        yield StoredRows(
-            "event",
-            [each.user_id for each in block],
-            [each.event_time_ms for each in block],
-            [each.event_id for each in block],
-            {
-                "event_type": np.array([each.event_type for each in block]),
-                "amount": _floats(each.amount for each in block),
-                SCORE_FEATURE: _floats(each.score for each in block),
-            },
-            [frozenset(names_of(each.active_rules)) for each in block],
-        )
+    def columns_of(block: list[StoredEvent]) -> Mapping[str, np.ndarray]:
+        return {
+            "event_type": np.array([each.event_type for each in block]),
+            "amount": _floats(each.amount for each in block),
+            SCORE_FEATURE: _floats(each.score for each in block),
+        }
 
-
-def _blocks(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    remaining = iter(rows)
-    while block := list(islice(remaining, BLOCK_ROWS)):
-        yield block
+    return _blocks("event", events, columns_of)
 
 
 def _floats(values: Iterable[float | None]) -> np.ndarray:
@@ -335,9 +314,14 @@ def backtest(
     labels = dict(chain(read_topic_labels(settings), read_flag_labels(session)))
 
     def blocks() -> Iterable[StoredRows]:
-        yield from window_blocks(watch(scan_windows(session, first_ms, until_ms)))
+        ends_ms = first_ms, until_ms
+        select = f"SELECT {columns(StoredWindow)} FROM profile_delta"
+        rows = scan_ring(session, select, ("window_end", *ends_ms))
+        yield from window_blocks(watch(map(StoredWindow._make, rows)))
         if any(rule.scope == "event" and rule.state != "PAUSED" for rule in (*current, *edited)):
-            yield from event_blocks(watch(scan_events(session, first_ms, until_ms)))
+            select = f"SELECT {columns(StoredEvent)} FROM risk_score_by_hour"
+            rows = scan_ring(session, select, ("event_time", *ends_ms), key="user_id, hour")
+            yield from event_blocks(watch(map(StoredEvent._make, rows)))
 
     return compare(current, edited, blocks(), since_ms, until_ms, labels)
 
@@ -349,13 +333,12 @@ def _end_ms(session: Session, days: int, now_ms: int) -> int:
 
 
 def as_json(found: Backtest) -> dict[str, Any]:
-    def outcome_as_json(each: Outcome) -> dict[str, Any]:
-        figures = {"alerts": each.alerts, "precision": each.precision, "users": len(each.users)}
-        return each._asdict() | figures
-
-    return found._asdict() | {
-        name: outcome_as_json(getattr(found, name)) for name in ("current", "edited")
+    sides = {
+        name: side._asdict()
+        | {"alerts": side.alerts, "precision": side.precision, "users": len(side.users)}
+        for name, side in (("current", found.current), ("edited", found.edited))
     }
+    return found._asdict() | sides
 
 
 # User and time, of the event or of the end of the window; and the label.
@@ -372,18 +355,8 @@ def read_flag_labels(session: Session) -> Iterable[_KnownLabel]:
 
 def read_topic_labels(settings: Settings) -> Iterable[_KnownLabel]:
     """The valid labels of the topic, in its order. Raises ServiceError."""
-    for record in read_topic(settings, settings.topics.feedback):
-        try:
-            label = orjson.loads(record.value or b"")
-        except orjson.JSONDecodeError:
-            continue  # the job has rejected it
-        if schema_error(label) is None:
-            yield (label["user_id"], _ms(label["event_time"])), label["label"]
-
-
-def _ms(time: Any) -> int:
-    return (
-        time
-        if isinstance(time, int)
-        else round(datetime.fromisoformat(time).timestamp() * SECOND_MS)
-    )
+    for label in keep_valid(read_file_or_topic(settings, None, ""), lambda _: None):
+        time = label["event_time"]
+        if isinstance(time, str):
+            time = round(datetime.fromisoformat(time).timestamp() * SECOND_MS)
+        yield (label["user_id"], time), label["label"]

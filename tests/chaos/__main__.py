@@ -25,7 +25,6 @@ PROGRAMS = {
     "kills": programs.kills,
     "flood": programs.flood,
     "fuzz": programs.fuzz,
-    "purchases": programs.purchases,
     "erasures": erasures.run,
 }
 

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import itertools
 import random
-import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import orjson
-
-from cli.demo import scene
-from liveprofile.ingest.replay import closing_time_ms, open_source
+from liveprofile.ingest.replay import closing_time_ms
 from liveprofile.kafka.records import read_topic
 from liveprofile.storage.connection import open_session
 from liveprofile.units import DAY_MS
@@ -27,12 +22,12 @@ from tests.support import summary
 from tests.support.compare import Comparison, compare_with_reference
 from tests.support.compare_scoring import assert_consistent, read_stored_scoring, sent_events
 from tests.support.job_under_test import BUSY_JOB, JobUnderTest, job_on_own_stack
-from tests.support.streams.seeded import Message, payload_variants, poison_messages, with_faults
+from tests.support.streams.seeded import Message, payload_variants, poison_messages
 from tests.support.streams.shop import START_MS, shop_events, to_message
 from tests.support.summary import say
 
 TIMEOUT_S = 3_600.0
-FAULTS_AT_FULL_SIZE, KILLS, FLOOD_EVENTS, FUZZ_RECORDS, PURCHASES = 60, 50, 10**6, 10**5, 300_000
+FAULTS_AT_FULL_SIZE, KILLS, FLOOD_EVENTS, FUZZ_RECORDS = 60, 50, 10**6, 10**5
 
 
 class Outcome(NamedTuple):
@@ -186,7 +181,7 @@ def _peak_memory(stack: Stack) -> Iterator[dict[str, float]]:
         thread.join()
 
 
-# --- random payloads, real data -------------------------------------------------------------------
+# --- random payloads -------------------------------------------------------------------
 
 
 def fuzz(seed: int, scale: float) -> dict[str, Any]:
@@ -203,24 +198,3 @@ def fuzz(seed: int, scale: float) -> dict[str, Any]:
         rejected = read_topic(job.settings, job.settings.topics.rejected)
         reasons = Counter(record.headers["reason"].decode() for record in rejected)
     return {"ok": outcome.ok, "records": count, "reasons": dict(reasons)} | outcome.as_json()
-
-
-def purchases(seed: int, scale: float) -> dict[str, Any]:
-    """Real purchases, those of the demo, with 1 % each of duplicates, late and broken events."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = scene.purchases(Path(folder), every=1).file
-        batches = open_source(file, scene.MAPPING, round(PURCHASES * scale))
-        events = [orjson.loads(value) for events in batches for value in events.values]
-    stream = with_faults(events, seed)
-    with job_on_own_stack("purchases", {"window": {"length_ms": 300_000}}) as job:
-        say(f"sending {len(stream.messages)} records, {stream.injected} of them injected")
-        job.send(stream.messages)
-        job.send_heartbeats(closing_time_ms(events[-1]["event_time"], job.settings.window))
-        job.wait_until_caught_up(TIMEOUT_S)
-        outcome = end_job(job)
-    injected = {
-        "duplicates": len(stream.duplicates),
-        "late": len(stream.late),
-        "broken": {reason: len(indexes) for reason, indexes in sorted(stream.broken.items())},
-    }
-    return {"ok": outcome.ok, "injected": injected} | outcome.as_json()

@@ -76,6 +76,10 @@ class WindowVectors(NamedTuple):
         selected = np.flatnonzero(self.window_K[index] == windows)
         return selected, self.vector_KV[self.row_K[index[selected]]]
 
+    def shuffled(self, random: np.random.Generator) -> WindowVectors:
+        """The same vectors, randomly permuted among the windows."""
+        return self._replace(row_K=random.permutation(self.row_K))
+
 
 class Streams(NamedTuple):
     """N tokens in W windows, ordered by user, window end, time and content.

@@ -4,9 +4,11 @@ that help.
 A window's modality vectors are added to the state before the first event of the user's next window.
 They help if they improve the prediction of that event. Modalities are tried one after the other,
 each together with those kept before it. Half of the validation users select the best epoch, the
-other half (the holdout) decides. A modality is kept if its holdout loss is lower than without it:
-the whole 95 % interval over users (models/profile/evaluation/intervals.py) of the difference must
-lie below 0. A refit fits those that were kept, each for its best number of epochs.
+other half (the holdout) decides. A modality is kept if its holdout loss is lower than without it,
+and lower than with the same vectors shuffled among the windows, which rules out gains that tell
+nothing about a window, such as a correction of the trunk's biases. The whole 95 % interval over
+users (models/profile/evaluation/intervals.py) of both differences must lie below 0. A refit fits
+those that were kept, each for its best number of epochs.
 
 Shape suffixes: B samples of a batch, M of them with a named item, N samples of all batches, K
 windows that have a vector, C categories, I items, D model width.
@@ -29,7 +31,7 @@ from liveprofile.events.modalities import Modality
 from liveprofile.progress import Progress
 from models.profile.data.examples import Corpus, run_trunk
 from models.profile.data.prepared import Split
-from models.profile.data.training_rows import Streams
+from models.profile.data.training_rows import Streams, WindowVectors
 from models.profile.evaluation.intervals import UserBootstrap
 from models.profile.model_card import ModalityTrial
 from models.profile.network import BehaviourTransformer, Fusion, ModalityInputs, ModalityRows
@@ -85,7 +87,7 @@ def fit(
     for modality in sorted(vectors, key=lambda name: (-len(vectors[name].row_K), name)):
         windows = _split_windows(corpus.streams, modality, split, random)
         if min(map(len, windows)) >= MIN_WINDOWS:
-            trial, fusion = fitter.attempt(modality, windows)
+            trial, fusion = fitter.attempt(modality, windows, vectors[modality].shuffled(random))
             trials.append(trial)
             if trial.kept:
                 model.fusion = fusion
@@ -114,10 +116,11 @@ class _Fitter:
         self.on_progress = on_progress
 
     def attempt(
-        self, modality: Modality, windows: tuple[np.ndarray, ...]
+        self, modality: Modality, windows: tuple[np.ndarray, ...], shuffled: WindowVectors
     ) -> tuple[ModalityTrial, Fusion]:
         """The trial of a modality, and the model's fusion with it added."""
-        train, validation, holdout = (self._batches(part, modality) for part in windows)
+        parts = [self._batches(part, modality) for part in windows]
+        train, validation, holdout = parts
         fusion, epoch = self._fit(modality, train, validation)
         loss_N = self._held_out(fusion, holdout)
         window_N = np.concatenate([batch.window_B for batch in holdout])
@@ -128,11 +131,21 @@ class _Fitter:
             "windows": len(loss_N),
             "loss": round(loss_N.mean().item(), DECIMALS),
         }
-        without_N = self._held_out(self.model.fusion, holdout)
-        interval = bootstrap.mean(loss_N.numpy(), without_N.numpy())
-        metrics["loss_without"] = round(without_N.mean().item(), DECIMALS)
-        metrics["loss_difference"] = [round(value, DECIMALS) for value in interval]
-        kept = interval.high < 0
+
+        def is_better(name: str, control_N: Tensor) -> bool:
+            """Adds the control's mean and the interval of the difference to the metrics."""
+            interval = bootstrap.mean(loss_N.numpy(), control_N.numpy())
+            metrics[f"loss_{name}"] = round(control_N.mean().item(), DECIMALS)
+            metrics[f"loss_difference_{name}"] = [round(value, DECIMALS) for value in interval]
+            return interval.high < 0
+
+        kept = is_better("without", self._held_out(self.model.fusion, holdout))
+        if kept:
+            train, validation, holdout = (
+                [_with_vectors(batch, modality, shuffled) for batch in part] for part in parts
+            )
+            control, _ = self._fit(modality, train, validation)
+            kept = is_better("shuffled", self._held_out(control, holdout))
         return ModalityTrial(**modality._asdict(), kept=kept, metrics=metrics), fusion
 
     def refit(self, modality: Modality, windows: tuple[np.ndarray], epoch: int) -> Fusion:
@@ -231,3 +244,8 @@ class _Fitter:
                 )
             )
         return batches
+
+
+def _with_vectors(batch: FusionBatch, modality: Modality, vectors: WindowVectors) -> FusionBatch:
+    rows = ModalityRows(*vectors.select(batch.window_B))
+    return batch._replace(modality_inputs={**batch.modality_inputs, modality: rows})

@@ -1,6 +1,4 @@
-"""`liveprofile privacy consent` on the tables and the topic of a job, and what campaigns make of
-it.
-"""
+"""`liveprofile privacy consent` on the tables and the topic of a job."""
 
 from __future__ import annotations
 
@@ -12,10 +10,7 @@ import pytest
 from liveprofile.consent.changes import ConsentChange, read_record
 from liveprofile.feeds.users import read_consents
 from liveprofile.kafka.records import read_topic
-from liveprofile.storage.connection import open_session
-from liveprofile.storage.queries import scan_profiles
 from tests.support.job_under_test import JobUnderTest
-from tests.support.streams.shop import START_MS
 
 pytestmark = pytest.mark.services
 
@@ -61,22 +56,3 @@ def test_changes_are_stored_sent_and_shown(job: JobUnderTest, tmp_path: Path) ->
     assert table.allowed("asked", "training", TIME_MS + 60_000)
     out = tmp_path / "asked.json"
     assert job.run("privacy", "export", "asked", "--out", str(out))["stored"] == {"user_consent": 3}
-
-
-def test_campaigns_leave_out_users_who_withdraw_marketing(job: JobUnderTest) -> None:
-    with open_session(job.settings.cassandra) as session:
-        user = max(each.user_id for each in scan_profiles(session) if each.churn < 0.99)
-    # From the first event on: the values that are stored.
-    start = ("--start", str(START_MS))
-    plan = ("campaign", "plan", "consents", *start, "--when", "churn < 0.99", "--control", "0")
-    before = job.run(*plan, "--dry-run")
-    try:
-        job.run("privacy", "consent", "set", user, "--withdraw", "marketing")
-        after = job.run(*plan, "--dry-run")
-    finally:
-        job.run("privacy", "consent", "set", user, "--grant", "marketing")
-    assert after["left_out"].pop("no marketing consent") == 1
-    left = sum(before["left_out"].values()) + before["treatment"]
-    assert sum(after["left_out"].values()) + after["treatment"] == left - 1
-    again = job.run(*plan, "--dry-run")
-    assert again["treatment"] == before["treatment"]

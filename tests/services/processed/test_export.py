@@ -33,7 +33,7 @@ def worked_on(session: Session) -> Iterator[None]:
     add_alert(session, alert, ttl_s=600)
     snooze(session, REGULAR_USER, "some_rule", now_ms() + HOUR_MS, "analyst", "note")
     transition(session, flag, AlertState.ACKNOWLEDGED, "analyst", ttl_s=600)
-    HandledStore(session, "consumer", 600).add(flag.flag_id, "handler")
+    HandledStore(session, "consumer").add(flag.flag_id, "handler")
     try:
         yield
     finally:

@@ -156,9 +156,3 @@ def test_part_of_a_page_without_cassandra_is_a_503_part(
     answer = browser.get("/alerts/queue", headers=FETCH)
     assert answer.status_code == 503
     assert "<html" not in answer.text
-
-
-def test_cases_are_listed_open_ones_first(browse: Browse) -> None:
-    page = browse().get("/alerts/cases").text
-    assert page.index("<td>open</td>") < page.index("<td>closed</td>")
-    assert "No case is stored" in browse().get("/alerts/cases?user=nobody").text

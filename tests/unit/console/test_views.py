@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-import pytest
-
 from console.charts import (
     BOTTOM,
     HEIGHT,
@@ -24,14 +22,13 @@ from console.user_page import (
     activity,
     figures,
     interests,
-    mean_affinity,
     timeline,
     who,
 )
 from liveprofile.units import HOUR_MS
 from tests.support.memory.api import NOW_MS
 from tests.support.rows.api_rows import stored_flag_of
-from tests.support.rows.console_rows import FEATURES, WINDOWS, known_delta, known_profile
+from tests.support.rows.console_rows import FEATURES, WINDOWS, known_delta
 from udfs.profile.assemble import FEATURES as JOB_FEATURES
 
 
@@ -107,12 +104,6 @@ def test_figures_show_what_the_last_window_changed() -> None:
     assert set(FIGURES) == set(JOB_FEATURES)
     found = figures({"churn": 0.25, "events": 7, "recency_days": None}, {"churn": 0.5})
     assert [each[1:] for each in found] == [("25 %", "50 %"), ("–", ""), ("7", "")]
-
-
-def test_mean_of_shares_counts_users_with_any() -> None:
-    rows = [known_profile(), known_profile("b"), known_profile("c")._replace(profile="{}")]
-    assert mean_affinity(rows)["coffee"] == pytest.approx(0.5)
-    assert mean_affinity([]) == {}
 
 
 def test_radar_has_the_users_categories_filled_up_with_those_of_everyone() -> None:

@@ -38,11 +38,8 @@ def test_profile_of_an_id_with_any_characters(connect: Connect, user_id: str) ->
     assert (body["user_id"], body["churn"], body["segments"]) == (user_id, 0.25, ["loyal", "new"])
     assert body["profile"]["next_items"] == ["b", "a", "c"]
     assert "embedding" not in body
-
-
-def test_embedding_is_included_on_request(connect: Connect) -> None:
-    answer = connect().get("/v1/users/42", params={"embedding": "true"})
-    assert answer.json()["embedding"] == [1.0, 0.0]
+    with_embedding = connect().get(f"/v1/users/{quote(user_id, safe='')}?embedding=true").json()
+    assert with_embedding["embedding"] == [1.0, 0.0]
 
 
 def test_unknown_user_is_a_404_problem(connect: Connect) -> None:
@@ -249,18 +246,6 @@ def test_last_points_of_a_series(connect: Connect, api: MemoryApi) -> None:
     assert (trend["complete_until_ms"], point["start_ms"]) == (NOW_MS, last_ms)
     assert (point["value"], point["outside"]) == (90.0, True)
     assert point["low"] <= 5.0 <= point["high"]
-
-
-def test_category_counts_purchases_unless_a_type_is_given(connect: Connect, api: MemoryApi) -> None:
-    series = Series("category", "café", "purchase")
-    api.put_counts(series, "day", {NOW_MS // DAY_MS * DAY_MS - DAY_MS: (3, 20.25)})
-    client = connect()
-    params = {"by": "day", "metric": "amount", "category": "café", "count": 1}
-    [point] = client.get("/v1/trends", params=params).json()["points"]
-    assert point["value"] == 20.25
-    other = client.get("/v1/trends", params=params | {"event_type": "return"})
-    assert other.json()["points"] == []
-    assert client.get("/v1/trends", params={"event_type": "x"}).status_code == 422
 
 
 def test_retention_of_stored_windows(connect: Connect, api: MemoryApi) -> None:

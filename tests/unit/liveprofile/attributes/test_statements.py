@@ -61,18 +61,15 @@ def record(value: bytes | None, key: bytes, day: float = 1_000, offset: int = 0)
 
 def stored(statements: list[Statement]) -> AttributeTable:
     table = AttributeTable(MemoryCassandra(), load().cassandra)
-    records = [record(to_event(each), each.key) for each in statements]
-    parsed = parse_records(records, CATALOGUE, 0)
+    parsed = parse_records([record(to_event(one), one.key) for one in statements], CATALOGUE, 0)
     assert not parsed.rejected
     table.write(parsed.changes)
     return table
 
 
-def values(
-    table: AttributeTable, at_day: float = 1, purposes: frozenset[str] = SEGMENT_PURPOSES
-) -> dict[str, tuple[Any, str]]:
+def values(table: AttributeTable, at_day: float = 1, user: str = "u") -> dict[str, tuple[Any, str]]:
     at_ms = START_MS + round(at_day * DAY_MS)
-    found = resolve(table.read(["u"]).get("u", ()), at_ms, purposes)
+    found = resolve(table.read([user]).get(user, ()), at_ms, SEGMENT_PURPOSES)
     return {name: (one.value, one.source) for name, one in found.items()}
 
 
@@ -110,9 +107,8 @@ def test_any_order_with_repetitions_gives_what_the_contract_says(
     at_ms = START_MS + at_day * DAY_MS
     events = [orjson.loads(to_event(each)) for each in history]
     for user in "uv":
-        found = resolve(table.read([user]).get(user, ()), at_ms, SEGMENT_PURPOSES)
         expected = attributes_at(events, user, to_rfc3339(at_ms), set(SEGMENT_PURPOSES))
-        assert {name: (one.value, one.source) for name, one in found.items()} == expected
+        assert values(table, at_day, user) == expected
 
 
 def test_expired_statement_does_not_bring_back_an_older_one() -> None:
@@ -170,11 +166,8 @@ def test_invalid_record_is_rejected_with_a_reason(change: dict[str, Any], reason
     for path, value in change.items():
         target = event["data"] if path.startswith("data.") else event
         target[path.removeprefix("data.")] = value
-    parsed = parse_records(
-        [record(orjson.dumps(event), b"crm/u", offset=3), record(to_event(statement()), b"crm/u")],
-        CATALOGUE,
-        0,
-    )
+    records = [record(orjson.dumps(event), b"crm/u", offset=3)]
+    parsed = parse_records([*records, record(to_event(statement()), b"crm/u")], CATALOGUE, 0)
     assert len(parsed.changes) == 1
     [rejected] = parsed.rejected
     assert rejected.offset == 3 and reason in rejected.reason

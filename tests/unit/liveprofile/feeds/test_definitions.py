@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from typing import Any
 
 import orjson
 import pytest
@@ -34,7 +35,10 @@ SIGNER = RuleSigner("k" * 32, "risk-rules")
 
 @contextmanager
 def feed_of(
-    *topics: FakeTopic | Exception, signer: RuleSigner | None = None
+    *topics: FakeTopic | Exception | Callable[[], FakeTopic],
+    kind: Any = RULES,
+    signer: RuleSigner | None = None,
+    first_read_timeout_s: float = 5,
 ) -> Iterator[DefinitionFeed]:
     """A feed whose attempts to open the topic give `topics` in turn, then fail."""
     left = list(topics)
@@ -43,20 +47,13 @@ def feed_of(
         topic = left.pop(0) if left else ServiceError("Kafka is down")
         if isinstance(topic, Exception):
             raise topic
-        return topic
+        return topic if isinstance(topic, FakeTopic) else topic()
 
-    feed = DefinitionFeed(
-        definitions_spec(load(), RULES, signer),
-        SHIPPED_RULES,
-        open_source,
-        poll_timeout_s=0.01,
-        retry_s=0.01,
-        first_read_timeout_s=5,
-    )
-    try:
+    spec = definitions_spec(load(), kind, signer)
+    of_file = SHIPPED_RULES if kind is RULES else SHIPPED_SEGMENTS
+    timing = {"poll_timeout_s": 0.01, "retry_s": 0.01, "first_read_timeout_s": first_read_timeout_s}
+    with closing(DefinitionFeed(spec, of_file, open_source, **timing)) as feed:
         yield feed
-    finally:
-        feed.close()
 
 
 def ids(rules: RuleSet) -> list[str]:
@@ -65,15 +62,8 @@ def ids(rules: RuleSet) -> list[str]:
 
 def test_newest_record_of_a_rule_wins_and_tombstone_removes_the_rule() -> None:
     topic = TopicDefinitions(RULES)
-    topic.apply(
-        [
-            rule_record("b"),
-            rule_record("a"),
-            rule_record("b", version=2),
-            rule_record("c"),
-            raw_rule_record("c", None),
-        ]
-    )
+    records = [rule_record("b"), rule_record("a"), rule_record("b", version=2), rule_record("c")]
+    topic.apply([*records, raw_rule_record("c", None)])
     assert [(rule.id, rule.version) for rule in topic.value().rules] == [("a", 1), ("b", 2)]
 
 
@@ -164,22 +154,14 @@ def test_failing_topic_is_reopened_and_each_failure_is_logged_once(
 def test_topic_that_does_not_answer_is_awaited_for_the_timeout_only() -> None:
     answer = threading.Event()
 
-    def open_source() -> FakeTopic:
+    def slow() -> FakeTopic:
         answer.wait()
         return FakeTopic(rule_record("a"))
 
-    feed = DefinitionFeed(
-        definitions_spec(load(), RULES),
-        SHIPPED_RULES,
-        open_source,
-        poll_timeout_s=0.01,
-        retry_s=0.01,
-        first_read_timeout_s=0.05,
-    )
-    assert feed.current() is SHIPPED_RULES
-    answer.set()
-    until(lambda: ids(feed.current()) == ["a"])
-    feed.close()
+    with feed_of(slow, first_read_timeout_s=0.05) as feed:
+        assert feed.current() is SHIPPED_RULES
+        answer.set()
+        until(lambda: ids(feed.current()) == ["a"])
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -237,14 +219,7 @@ def test_definitions_with_unknown_references_are_left_out_until_the_reference_ex
 
 def test_sweep_record_is_no_definition_and_keeps_those_of_the_file() -> None:
     topic = FakeTopic()
-    feed = DefinitionFeed(
-        definitions_spec(load(), SEGMENTS),
-        SHIPPED_SEGMENTS,
-        lambda: topic,
-        poll_timeout_s=0.01,
-        retry_s=0.01,
-    )
-    try:
+    with feed_of(topic, kind=SEGMENTS) as feed:
         assert feed.current() == SHIPPED_SEGMENTS
         sweep = {"sweep": "7", "sweeping": True}
         topic.put(segment_record(SWEEP_KEY.decode(), orjson.dumps(sweep)))
@@ -255,8 +230,6 @@ def test_sweep_record_is_no_definition_and_keeps_those_of_the_file() -> None:
         assert (feed.current().sweep, feed.current().sweeping) == ("7", True)
         topic.put(segment_record(SWEEP_KEY.decode(), None))
         until(lambda: not feed.current().sweeping)
-    finally:
-        feed.close()
 
 
 def test_invalid_sweep_record_is_ignored() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import random
@@ -39,15 +40,11 @@ EVENT = {"event_id": "e", "user_id": "u1", "event_type": "login", "event_time": 
 SINCE_MS = START_MS + 60_000
 
 
-def rules_of(settings: Settings) -> LoginRules:
-    return LoginRules(settings.logins, settings.limits)
+def rules_of(options: Settings) -> LoginRules:
+    return LoginRules(options.logins, options.limits)
 
 
 RULES = rules_of(Settings())
-
-
-def read(value: bytes | None) -> Login | Outcome | None:
-    return RULES.read(Record("behavior-events", 2, 7, RECORD_MS, b"u1", value, {}))
 
 
 @pytest.mark.parametrize(
@@ -71,7 +68,8 @@ def read(value: bytes | None) -> Login | Outcome | None:
     ],
 )
 def test_event_is_a_login_or_has_a_reason(fields: dict[str, Any], expected: Any) -> None:
-    assert read(json.dumps(EVENT | fields).encode()) == expected
+    value = json.dumps(EVENT | fields).encode()
+    assert RULES.read(Record("behavior-events", 2, 7, RECORD_MS, b"u1", value, {})) == expected
 
 
 @pytest.mark.slow
@@ -97,47 +95,47 @@ def test_logins_are_those_of_the_events_that_the_reference_accepts(records: list
 
 def decisions(
     merges: dict[str, list[Merge]] | None = None,
-    withdrawn: tuple[str, ...] = (),
-    erased: tuple[str, ...] = (),
-    granted: tuple[str, ...] = (),
-    defaults: dict[str, bool] | None = None,
+    *,
+    consents: dict[str, bool] | None = None,
+    erased: str = "",
+    options: Settings = Settings(),  # noqa: B008
 ) -> Decisions:
     table, erasures = IdentityTable(), ErasureTable()
-    defaults = defaults or Settings().consent.defaults
-    consents = ConsentTable(defaults)
+    table_of_consents = ConsentTable(options.consent.defaults)
     for alias, each in (merges or {}).items():
         table.put(alias, each)
-    for user in (*withdrawn, *granted):
-        consents.put(user, [ConsentChange(START_MS - 5, "profiling", user in granted)])
-    for user in erased:
-        erasures.put(user, START_MS - 5)
-    return Decisions(table, PersonConsentTable(consents, table, defaults), erasures)
+    for user, allowed in (consents or {}).items():
+        table_of_consents.put(user, [ConsentChange(START_MS - 5, "profiling", allowed)])
+    if erased:
+        erasures.put(erased, START_MS - 5)
+    of_persons = PersonConsentTable(table_of_consents, table, options.consent.defaults)
+    return Decisions(table, of_persons, erasures)
 
 
 def decide(given: Decisions, rules: LoginRules = RULES) -> Any:
-    login = Login(ID, "u1", RECORD_MS, 0, 0)
-    return rules.decide(login, given, START_MS, SINCE_MS)
+    return rules.decide(Login(ID, "u1", RECORD_MS, 0, 0), given, START_MS, SINCE_MS)
 
 
-ENDED = [Merge("u1", 1, 5)]
+OTHER = {OTHER_ID: [Merge("u1", 1)]}  # of the same account
+MERGED = (Merge("u1", SINCE_MS),)
 
 
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        (decisions(), (Merge("u1", SINCE_MS),)),
-        (decisions({OTHER_ID: [Merge("u1", 1)]}), (Merge("u1", SINCE_MS),)),
+        (decisions(), MERGED),
+        (decisions(OTHER), MERGED),
         (decisions({ID: [Merge("u1", 1)]}), Outcome.REPEATED),
         (decisions({ID: [Merge("u0", 1)], "u0": [Merge("u1", 2)]}), Outcome.REPEATED),
         (decisions({ID: [Merge("u2", 1)]}), Outcome.CONFLICT),
-        (decisions({ID: [Merge("u2", 1)]}, erased=("u1",)), Outcome.CONFLICT),
-        (decisions({ID: ENDED}), Outcome.SPLIT),
+        (decisions({ID: [Merge("u2", 1)]}, erased="u1"), Outcome.CONFLICT),
+        (decisions({ID: [Merge("u1", 1, 5)]}), Outcome.SPLIT),
         (decisions({"u1": [Merge("u2", 1)], "u2": [Merge(ID, 1)]}), Outcome.CIRCLE),
-        (decisions(erased=("u1",)), Outcome.ERASED),
-        (decisions({OTHER_ID: [Merge("u1", 1)]}, erased=(OTHER_ID,)), Outcome.ERASED),
-        (decisions(withdrawn=("u1",)), Outcome.NO_CONSENT),
-        (decisions({OTHER_ID: [Merge("u1", 1)]}, withdrawn=(OTHER_ID,)), Outcome.NO_CONSENT),
-        (decisions(withdrawn=("u2",)), (Merge("u1", SINCE_MS),)),
+        (decisions(erased="u1"), Outcome.ERASED),
+        (decisions(OTHER, erased=OTHER_ID), Outcome.ERASED),
+        (decisions(consents={"u1": False}), Outcome.NO_CONSENT),
+        (decisions(OTHER, consents={OTHER_ID: False}), Outcome.NO_CONSENT),
+        (decisions(consents={"u2": False}), MERGED),
     ],
 )
 def test_login_is_merged_or_has_a_reason(given: Decisions, expected: Any) -> None:
@@ -146,23 +144,19 @@ def test_login_is_merged_or_has_a_reason(given: Decisions, expected: Any) -> Non
 
 def test_login_needs_consent_if_nothing_is_allowed_by_default() -> None:
     options = load(consent={"granted": ["risk"]})
-    defaults = options.consent.defaults
-    assert decide(decisions(defaults=defaults), rules_of(options)) == Outcome.NO_CONSENT
-    both = decisions(defaults=defaults, granted=(ID, "u1"))
-    assert decide(both, rules_of(options)) == (Merge("u1", SINCE_MS),)
+    assert decide(decisions(options=options)) == Outcome.NO_CONSENT
+    both = decisions(options=options, consents={ID: True, "u1": True})
+    assert decide(both) == MERGED
 
 
 def test_limits_of_ids_and_merges_refuse_the_excess(monkeypatch: pytest.MonkeyPatch) -> None:
-    rules = rules_of(load())
     monkeypatch.setattr(login_rules, "MAX_IDS_BY_LOGIN", 3)
-    one, two = {"a": [Merge("u1", 1)]}, {each: [Merge("u1", 1)] for each in "ab"}
-    assert decide(decisions(one), rules) == (Merge("u1", SINCE_MS),)
-    assert decide(decisions(two), rules) == Outcome.TOO_MANY_IDS
     monkeypatch.setattr(login_rules, "MAX_MERGES", 2)
-    assert decide(decisions(one), rules) == (Merge("u1", SINCE_MS),)
-    assert decide(decisions({each: [Merge("u9", 1)] for each in "ab"}), rules) == (
-        Outcome.TOO_MANY_MERGES
-    )
+    one, two = {"a": [Merge("u1", 1)]}, {each: [Merge("u1", 1)] for each in "ab"}
+    assert decide(decisions(one)) == MERGED
+    assert decide(decisions(two)) == Outcome.TOO_MANY_IDS
+    others = {each: [Merge("u9", 1)] for each in "ab"}
+    assert decide(decisions(others)) == Outcome.TOO_MANY_MERGES
 
 
 SETTINGS = load(merges={"enabled": True}, logins={"anonymous_id_pattern": "anon-.+"})
@@ -176,22 +170,16 @@ steps = st.lists(
 )
 
 
-def partition_of(user: int) -> int:
-    return user % PARTITIONS
-
-
 def records_of(logins: Sequence[tuple[int, int, int]]) -> list[Record]:
     """In the order of arrival: what arrives in one millisecond, by partition."""
-    time_ms, arrivals = NOW_MS - 1_000_000, []
-    for anonymous, user, gap_ms in logins:
-        time_ms += gap_ms
-        arrivals.append((time_ms, partition_of(user), anonymous, user))
-    offsets: Counter[int] = Counter()
-    records = []
-    for number, (at_ms, partition, anonymous, user) in enumerate(
-        sorted(arrivals, key=lambda each: each[:2])
-    ):
-        value = event(f"e{number}", f"user-{user}", anonymous_id=f"anon-{anonymous}")
+    times_ms = itertools.accumulate((gap_ms for *_, gap_ms in logins), initial=NOW_MS - 1_000_000)
+    arrivals = [
+        (at_ms, user % PARTITIONS, anonymous, user)
+        for at_ms, (anonymous, user, _) in zip(list(times_ms)[1:], logins, strict=True)
+    ]
+    offsets, records = Counter[int](), []
+    for at_ms, partition, anonymous, user in sorted(arrivals, key=lambda each: each[:2]):
+        value = event(f"e{len(records)}", f"user-{user}", anonymous_id=f"anon-{anonymous}")
         records.append(record(partition, offsets[partition], value, at_ms))
         offsets[partition] += 1
     return records
@@ -209,24 +197,15 @@ def record(partition: int, offset: int, value: bytes, at_ms: int = NOW_MS) -> Re
     return Record("behavior-events", partition, offset, at_ms, None, value, {})
 
 
-def first_logins(records: Sequence[Record]) -> dict[str, str]:
-    """The reference: by anonymous id, the account of the login that arrived first."""
-    first: dict[str, str] = {}
-    for each in records:
-        fields = json.loads(each.value or b"")
-        first.setdefault(fields["anonymous_id"], fields["user_id"])
-    return first
-
-
 def assert_merged_once(kafka: MemoryKafka) -> None:
+    """Each anonymous id into the account of the login that arrived first."""
+    first: dict[str, list[Merge]] = {}
+    for each in kafka.records:
+        fields = json.loads(each.value or b"")
+        merge = Merge(fields["user_id"], SINCE_MS_LOGIN_SERVICE)
+        first.setdefault(fields["anonymous_id"], [merge])
     written = [read_record(*each) for each in kafka.merges]
-    assert [len(merges) for _, merges in written] == [1] * len(written)
-    found = {alias: merges[0] for alias, merges in written}
-    assert len(found) == len(written)
-    assert found == {
-        alias: Merge(user, SINCE_MS_LOGIN_SERVICE)
-        for alias, user in first_logins(kafka.records).items()
-    }
+    assert dict(written) == first and len(written) == len(first)
 
 
 @pytest.mark.slow
@@ -243,8 +222,7 @@ def test_order_cuts_kills_and_replays_do_not_change_the_merges(
     run_to_end(kafka, opened(kafka, SETTINGS, NOW_MS))
     assert_merged_once(kafka)
     counts = sum(read_counts(kafka.progress).values(), Counter())
-    assert counts["merged"] == len(first_logins(kafka.records))
-
+    assert counts["merged"] == len(kafka.merges)
     kafka.progress = {}
     run_to_end(kafka, opened(kafka, SETTINGS, NOW_MS))
     assert_merged_once(kafka)

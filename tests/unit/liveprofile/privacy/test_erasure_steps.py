@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -25,11 +26,10 @@ from liveprofile.units import HOUR_MS, MINUTE_MS
 from tests.support.memory.cassandra import MemoryCassandra
 from tests.support.rows.user_rows import TIME_US, user_row
 
-ERASED_US = TIME_US + 24 * HOUR_MS * 1_000
+ERASED_US = TIME_US + 24 * HOUR_MS * 1_000  # a day after the request, as `--pending` may run
 WINDOW = WindowSettings(length_ms=5 * MINUTE_MS)
 WINDOW_MS = WINDOW.length_ms
 CUT = Cut.of("gone", TIME_US // 1_000 + 1, WINDOW)
-LATE_US = TIME_US + 24 * HOUR_MS * 1_000  # a day after the erasure, as `--pending` may run
 
 
 class Killed(Exception):
@@ -69,12 +69,12 @@ def rows_of(session: MemoryCassandra, user: str) -> list[str]:
 def erase_all(
     session: MemoryCassandra,
     cuts: dict[str, Cut | None],
-    at_us: int = LATE_US,
-    before_delete: Callable[[Any], None] = lambda statement: None,
+    at_us: int = ERASED_US,
+    before_delete: Callable[[str], None] = lambda query: None,
 ) -> dict[str, Erasure]:
     def write(_: Any, statements: Iterable[Any]) -> int:
         for statement in statements:
-            before_delete(statement)
+            before_delete(statement.query_string)
             session.execute(statement)
         return 0
 
@@ -82,39 +82,33 @@ def erase_all(
 
 
 def erase(
-    session: MemoryCassandra,
-    user: str,
-    at_us: int = ERASED_US,
-    kill: int = -1,
-    cut: Cut | None = None,
+    session: MemoryCassandra, user: str, at_us: int = ERASED_US, cut: Cut | None = None
 ) -> Erasure:
-    """kill: the number of deletions before the process ends; -1: it does not."""
-    remaining = kill
-
-    def count(statement: Any) -> None:
-        nonlocal remaining
-        if remaining == 0:
-            raise Killed
-        remaining -= 1
-
-    return erase_all(session, {user: cut}, at_us, count)[user]
+    return erase_all(session, {user: cut}, at_us)[user]
 
 
+@pytest.mark.parametrize("cut", [None, CUT])
 @pytest.mark.parametrize("kill", range(-1, 18))
-def test_nothing_is_left_after_a_kill_at_any_step(kill: int) -> None:
-    keyspace = filled("gone", "kept")
+def test_nothing_is_left_after_a_kill_at_any_step(kill: int, cut: Cut | None) -> None:
+    """kill: the number of deletions before the process ends; -1: it does not."""
+    keyspace, deletions = filled("gone", "kept"), iter(range(100))
     assert tables_of(keyspace, "gone") == TABLES.keys()
     before = rows_of(keyspace, "kept")
-    if kill >= 0:
-        with pytest.raises(Killed):
-            erase(keyspace, "gone", kill=kill)
-    done = erase(keyspace, "gone")
+
+    def end(_: str) -> None:
+        if next(deletions) == kill:
+            raise Killed
+
+    with pytest.raises(Killed) if kill >= 0 else nullcontext():
+        erase_all(keyspace, {"gone": cut}, ERASED_US, end)
+    done = erase(keyspace, "gone", cut=cut)
     assert not done.pending and tables_of(keyspace, "gone") == KEPT.keys()
     assert rows_of(keyspace, "kept") == before
-    fill(keyspace, "gone")  # a replay
-    assert tables_of(keyspace, "gone") - {"alert_handled"} == KEPT.keys()
-    fill(keyspace, "gone", ERASED_US + 1)  # later events
-    assert tables_of(keyspace, "gone") == TABLES.keys()
+    if cut is None:
+        fill(keyspace, "gone")  # a replay
+        assert tables_of(keyspace, "gone") - {"alert_handled"} == KEPT.keys()
+        fill(keyspace, "gone", ERASED_US + 1)  # later events
+        assert tables_of(keyspace, "gone") == TABLES.keys()
 
 
 def test_a_window_under_way_stores_nothing_after_the_erasure() -> None:
@@ -140,40 +134,18 @@ def test_the_present_hour_stays_in_the_list_of_hours() -> None:
     assert erase(keyspace, "gone") == ({"risk_score_hours": 1}, {})
 
 
-def test_rows_up_to_the_cut_are_deleted_a_day_later_and_later_rows_stay() -> None:
-    keyspace = filled("gone")
-    done = erase(keyspace, "gone", LATE_US, cut=CUT)
-    assert done.pending == {} and tables_of(keyspace, "gone") == KEPT.keys()
-
-    fill(keyspace, "back", TIME_US + 2 * WINDOW_MS * 1_000)
-    assert erase(keyspace, "back", LATE_US, cut=CUT).pending == {}
-    assert tables_of(keyspace, "back") == TABLES.keys()
-
-
-def test_windows_that_end_after_the_cut_are_deleted_with_it() -> None:
+def test_rows_after_the_cut_stay() -> None:
     keyspace = MemoryCassandra()
-    end_us = TIME_US + WINDOW_MS * 1_000  # the window began a millisecond before the cut
-    fill(keyspace, "gone", end_us)
-    erase(keyspace, "gone", LATE_US, cut=CUT)
-    assert tables_of(keyspace, "gone") == TABLES.keys() - WINDOW_TABLES
-    fill(keyspace, "gone", end_us)  # by a worker that did not know of the erasure
-    assert not WINDOW_TABLES & tables_of(keyspace, "gone")
-
-
-@pytest.mark.parametrize("kill", range(20))
-def test_a_killed_run_with_a_cut_is_finished_by_the_next(kill: int) -> None:
-    keyspace = filled("gone")
-    with pytest.raises(Killed):
-        erase(keyspace, "gone", LATE_US, kill, CUT)
-    assert erase(keyspace, "gone", LATE_US, cut=CUT).pending == {}
-    assert tables_of(keyspace, "gone") == KEPT.keys()
+    fill(keyspace, "back", TIME_US + 2 * WINDOW_MS * 1_000)
+    assert erase(keyspace, "back", cut=CUT).pending == {}
+    assert tables_of(keyspace, "back") == TABLES.keys()
 
 
 def test_the_list_of_hours_keeps_an_hour_with_later_events() -> None:
     keyspace = filled("back")
     later = user_row("risk_score_by_hour", "back") | {"event_id": "later"}
     keyspace.put("risk_score_by_hour", later, time_us=TIME_US + MINUTE_MS * 1_000)
-    assert erase(keyspace, "back", LATE_US, cut=CUT).pending == {}
+    assert erase(keyspace, "back", cut=CUT).pending == {}
     assert tables_of(keyspace, "back") == KEPT.keys() | {"risk_score_by_hour", "risk_score_hours"}
 
 
@@ -188,12 +160,12 @@ def test_a_corrected_window_that_began_just_before_the_cut_is_deleted(
     cut = Cut.of("gone", start_ms + begun_ms, window)
     end_us = (start_ms + WINDOW_MS) * 1_000
     fill(keyspace, "gone", end_us + revision)
-    assert erase(keyspace, "gone", LATE_US, cut=cut).pending == {}
+    assert erase(keyspace, "gone", cut=cut).pending == {}
     assert not WINDOW_TABLES & tables_of(keyspace, "gone")
     fill(keyspace, "gone", end_us + 999_999)  # a correction by who does not know of the erasure
     assert not WINDOW_TABLES & tables_of(keyspace, "gone")
     fill(keyspace, "gone", end_us + WINDOW_MS * 1_000)  # the first window after it
-    erase(keyspace, "gone", LATE_US, cut=cut)
+    erase(keyspace, "gone", cut=cut)
     assert tables_of(keyspace, "gone") == TABLES.keys()
 
 
@@ -222,12 +194,12 @@ def test_a_row_that_is_written_while_users_are_erased_is_deleted(table: str, dur
     for user in USERS:
         fill(keyspace, user, but=table if user == "gone-13" else "")
 
-    def write_row(statement: Any) -> None:
-        if f"FROM {during} " in statement.query_string and not written:
+    def write_row(query: str) -> None:
+        if f"FROM {during} " in query and not written:
             written.append(table)
             keyspace.put(table, user_row(table, "gone-13"), time_us=TIME_US)
 
-    done = erase_all(keyspace, CUTS, LATE_US, write_row)
+    done = erase_all(keyspace, CUTS, before_delete=write_row)
     assert written and not any(each.pending for each in done.values())
     assert not {name for user in USERS for name in tables_of(keyspace, user)} - KEPT.keys()
 
@@ -235,10 +207,10 @@ def test_a_row_that_is_written_while_users_are_erased_is_deleted(table: str, dur
 def test_rows_that_are_written_again_and_again_are_pending() -> None:
     keyspace, notes = filled("gone-1"), []
 
-    def write_row(statement: Any) -> None:
-        if "FROM flag_state " in statement.query_string:
+    def write_row(query: str) -> None:
+        if "FROM flag_state " in query:
             notes.append(user_row("flag_state", "gone-1") | {"flag_id": f"flag-{len(notes)}"})
             keyspace.put("flag_state", notes[-1], time_us=TIME_US)
 
-    done = erase_all(keyspace, {"gone-1": CUTS["gone-1"]}, LATE_US, write_row)
+    done = erase_all(keyspace, {"gone-1": CUTS["gone-1"]}, before_delete=write_row)
     assert done["gone-1"].pending == {"flag_state": 1} and len(notes) == MAX_READS

@@ -6,6 +6,7 @@ A missing attribute makes a comparison unknown, as in SQL.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -42,10 +43,10 @@ FUNCTIONS = {"attribute": "attribute", "segment": "condition"}
         ("a > 1 # b > 1", 6, "'#' is not allowed"),
         ("a.real > 1", 0, "`a.real` is not allowed"),
         ("a if b > 1 else b", 0, "is not allowed"),
-        ("(lambda: 1)() > a", 0, "only abs, min, max can be called"),
-        ('__import__("os").system("x") == 0', 0, "only abs, min, max can be called"),
+        ("(lambda: 1)() > a", 0, "only abs, min, max, attribute, segment"),
+        ('__import__("os").system("x") == 0', 0, "only abs, min, max, attribute, segment"),
         ("abs(a, b) > 1", 0, "abs takes one number, not 2"),
-        ("max(a, b, key=a) > 1", 0, "only abs, min, max can be called"),
+        ("max(a, b, key=a) > 1", 0, "only abs, min, max, attribute, segment"),
         ("a in b", 5, "after `in` must come a list"),
         ("a in [b]", 6, "a list may only have constants"),
         ('a in ["x"]', 6, "is a text, expected a number"),
@@ -53,51 +54,30 @@ FUNCTIONS = {"attribute": "attribute", "segment": "condition"}
         ("(" * 300 + "a", 200, "too many nested"),
         ("-" * 900 + "a > 1", 0, "nested too deeply"),
         ("a" * (MAX_CHARS + 1), MAX_CHARS, f"longer than {MAX_CHARS} characters"),
+        ('attribute("x") > 1 and attribute("x") == "y"', 23, 'attribute("x") is a text here'),
+        ('attribute("x") == attribute("y")', 0, "two attributes cannot be compared by =="),
+        ("attribute(a) > 1", 0, "takes one quoted text"),
+        ('(attribute("x") or a > 1) > 2', 1, "is a condition, expected a number"),
+        ('attribute("x") in ["a", 1]', 24, "is a number, expected a text"),
     ],
 )  # fmt: skip
 def test_invalid_condition_is_rejected_with_its_position(
     text: str, position: int, reason: str
 ) -> None:
     with pytest.raises(ConditionError) as error:
-        parse_condition(text, NAMES, CONSTANTS)
+        parse_condition(text, NAMES, CONSTANTS, FUNCTIONS)
     assert reason in error.value.reason
     assert error.value.position == position
-
-
-def holds(text: str, **values: Any) -> bool:
-    """Of one user with these attributes; a and b are 1, kind is "x", the user is in segment s."""
-    condition = parse_condition(text, NAMES, {}, FUNCTIONS)
-    columns: dict[Any, np.ndarray] = {
-        "a": np.array([1.0]),
-        "b": np.array([1.0]),
-        "kind": np.array(["x"]),
-    }
-    for call in condition.calls:
-        if call.function == "segment":
-            columns[call] = np.array([True])
-        else:
-            columns[call] = np.array([values.get(call.argument)], object)
-    return bool(condition(columns, 1)[0])
 
 
 @pytest.mark.parametrize(
     ("text", "values", "expected"),
     [
-        ('attribute("n") > 1', {"n": 2}, True),
         ('not attribute("n") > 1', {}, False),
-        ('attribute("n") != 1', {}, False),
         ('not 0 < attribute("n") < 3', {}, False),
-        ('attribute("n") > 1', {"n": "2"}, False),
-        ('not attribute("n") > 1', {"n": True}, False),
-        ('not attribute("f")', {"f": False}, True),
         ('not not attribute("f")', {"f": True}, True),
-        ('not attribute("f")', {"f": 0}, False),
         ('attribute("t") == kind', {"t": "x"}, True),
-        ('attribute("t") != "x"', {}, False),
-        ('attribute("t") not in ["x", "y"]', {}, False),
         ('attribute("n") in [1, 2]', {"n": 2}, True),
-        ('attribute("n") > 1 or a > 0', {}, True),
-        ('not (attribute("n") > 1 or a > 5)', {}, False),
         ('attribute("n") - a > 0 and not segment("s")', {"n": 2}, False),
         ('max(attribute("n"), 3) > 2', {}, False),
         ('attribute("n") >= attribute("m")', {"n": 2, "m": 1}, True),
@@ -105,26 +85,12 @@ def holds(text: str, **values: Any) -> bool:
     ],
 )
 def test_condition_on_attributes(text: str, values: Row, expected: bool) -> None:
-    assert holds(text, **values) is expected
-
-
-@pytest.mark.parametrize(
-    ("text", "position", "reason"),
-    [
-        ('attribute("x") > 1 and attribute("x") == "y"', 23, 'attribute("x") is a text here'),
-        ('attribute("x") == attribute("y")', 0, "two attributes cannot be compared by =="),
-        ("attribute(a) > 1", 0, "takes one quoted text"),
-        ('(attribute("x") or a > 1) > 2', 1, "is a condition, expected a number"),
-        ('attribute("x") in ["a", 1]', 24, "is a number, expected a text"),
-    ],
-)
-def test_invalid_use_of_attributes_is_rejected_with_its_position(
-    text: str, position: int, reason: str
-) -> None:
-    with pytest.raises(ConditionError) as error:
-        parse_condition(text, NAMES, {}, FUNCTIONS)
-    assert reason in error.value.reason
-    assert error.value.position == position
+    condition = parse_condition(text, NAMES, {}, FUNCTIONS)
+    columns: dict[Any, np.ndarray] = {"a": np.ones(1), "b": np.ones(1), "kind": np.array(["x"])}
+    for call in condition.calls:
+        of_user = np.array([values.get(call.argument)], object)
+        columns[call] = np.array([True]) if call.function == "segment" else of_user
+    assert condition(columns, 1).tolist() == [expected]
 
 
 def test_condition_lists_the_attributes_with_the_kinds_that_it_needs() -> None:
@@ -146,27 +112,18 @@ def _divided(x: float, y: float) -> float:
     return math.nan if x == 0 or math.isnan(x) else math.copysign(math.inf, x) * math.copysign(1, y)
 
 
-def _least(*numbers: float) -> float:
-    return math.nan if any(map(math.isnan, numbers)) else min(numbers)
+def _extreme(function: Callable[..., float]) -> Callable[..., float]:
+    return lambda *numbers: math.nan if any(map(math.isnan, numbers)) else function(numbers)
 
 
-def _greatest(*numbers: float) -> float:
-    return math.nan if any(map(math.isnan, numbers)) else max(numbers)
-
-
-BINARY = {
-    "+": lambda x, y: x + y,
-    "-": lambda x, y: x - y,
-    "*": lambda x, y: x * y,
-    "/": _divided,
-}
+BINARY = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": _divided}
 ORDER = {
-    "<": lambda x, y: x < y,
-    "<=": lambda x, y: x <= y,
-    ">": lambda x, y: x > y,
-    ">=": lambda x, y: x >= y,
-    "==": lambda x, y: x == y,
-    "!=": lambda x, y: x != y,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "!=": operator.ne,
 }
 TEXTS = ("", "x", "é", "two words")
 
@@ -221,24 +178,18 @@ def _among(texts: list[str], negated: bool) -> Pair:
     return f"(kind {word} [{listed}])", lambda row: (row["kind"] in texts) != negated
 
 
-def _constant(number: float) -> Pair:
-    return repr(number), lambda row: number
-
-
-def _named(name: str) -> Pair:
-    return name, lambda row: row[name]
-
-
 operators = st.sampled_from([*BINARY])
 numbers = st.recursive(
-    st.sampled_from([_named("a"), _named("b"), ("threshold", lambda row: 4.0)])
-    | st.floats(0, 1e9).map(_constant),
+    st.sampled_from(
+        [(name, operator.itemgetter(name)) for name in "ab"] + [("threshold", lambda row: 4.0)]
+    )
+    | st.floats(0, 1e9).map(lambda number: (repr(number), lambda row: number)),
     lambda inner: st.one_of(
         st.builds(lambda op, x, y: _both(op, BINARY[op], x, y), operators, inner, inner),
         st.builds(lambda x: (f"-{x[0]}", lambda row: -x[1](row)), inner),
         st.builds(lambda x: _call("abs", abs, x), inner),
-        st.builds(lambda x, y: _call("min", _least, x, y), inner, inner),
-        st.builds(lambda x, y, z: _call("max", _greatest, x, y, z), inner, inner, inner),
+        st.builds(lambda x, y: _call("min", _extreme(min), x, y), inner, inner),
+        st.builds(lambda x, y, z: _call("max", _extreme(max), x, y, z), inner, inner, inner),
     ),
     max_leaves=6,
 )

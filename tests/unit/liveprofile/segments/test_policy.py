@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import orjson
@@ -24,6 +24,10 @@ WINDOW_MS = 5 * MINUTE_MS
 NAMES = ("a", "b", "c")
 SEGMENTS = segments(**dict.fromkeys(NAMES, "events > 1"))
 REWRITE_MS = 90 * DAY_MS
+SHADOW, PAUSED = (
+    SegmentSet(version="1", segments=(segment("a", "events > 1", state=state),))
+    for state in ("SHADOW", "PAUSED")
+)
 
 
 def window(user_id: str, number: int, *names: str, allowed: bool = True) -> EvaluatedWindow:
@@ -80,94 +84,58 @@ def random_windows(
     return windows
 
 
-class Run:
-    """A worker that processes windows from a checkpoint and may be killed at any step."""
+def run_with_kills(
+    rng: random.Random, windows: list[EvaluatedWindow], store: MemoryMemberships
+) -> tuple[list[tuple[str, Sent]], int]:
+    """What workers sent that went on from a checkpoint after each kill, and how many were killed.
 
-    def __init__(self, rng: random.Random, kills: float):
-        self.rng, self.kills = rng, kills
-        self.store, self.sent = MemoryMemberships(), []
-        self.killed = 0
-
-    def process(self, windows: list[EvaluatedWindow]) -> None:
-        checkpoint = position = 0
-        policy = self._policy()
-        while position < len(windows):
-            size = self.rng.randint(1, 60)
-            batch = windows[position : position + size]
-            if not self._store_and_send(policy, batch):
-                self.killed += 1
-                policy, position = self._policy(), checkpoint
-                continue
-            position += size
-            if self.rng.random() < 0.3:
-                checkpoint = position
-
-    def _policy(self) -> MembershipPolicy:
-        return MembershipPolicy(self.store, REWRITE_MS)
-
-    def _store_and_send(self, policy: MembershipPolicy, batch: list[EvaluatedWindow]) -> bool:
-        """Returns False if a kill came in between."""
-        rows = policy.changes(batch, SEGMENTS)
-        steps: list[Iterator[None]] = [self._user_writes(rows), self._member_writes(rows)]
-        for step in steps:  # of a failing batch, any part may be stored
-            for _ in step:
-                if self._kill(len(batch) * 4):
-                    return False
-        if self._kill(2):
-            return False
-        policy.stored()
-        self.sent += [sent_change(write) for writes in rows for write in writes]
-        return not self._kill(2)
-
-    def _user_writes(self, rows: list[list[MembershipWrite]]) -> Iterator[None]:
-        """Yields after each user: a user's writes of a batch are one mutation."""
+    A kill leaves any part of a batch stored: whole users first, then rows of members.
+    """
+    sent, killed, checkpoint, position = [], 0, 0, 0
+    policy = MembershipPolicy(store, REWRITE_MS)
+    while position < len(windows):
+        batch = windows[position : position + rng.randint(1, 60)]
+        writes = [write for row in policy.changes(batch, SEGMENTS) for write in row]
         by_user: dict[str, list[MembershipWrite]] = {}
-        for writes in rows:
-            for write in writes:
-                by_user.setdefault(write.user_id, []).append(write)
-        users = sorted(by_user)
-        self.rng.shuffle(users)
-        for user_id in users:
-            for write in by_user[user_id]:
-                self.store.write_user(write)
-            yield
-
-    def _member_writes(self, rows: list[list[MembershipWrite]]) -> Iterator[None]:
-        writes = [write for row in rows for write in row]
-        self.rng.shuffle(writes)
         for write in writes:
-            self.store.write_member(write)
-            yield
-
-    def _kill(self, parts: int) -> bool:
-        return self.rng.random() < self.kills / parts
+            by_user.setdefault(write.user_id, []).append(write)
+        rows = [(store.write_user, each) for each in rng.sample([*by_user.values()], len(by_user))]
+        rows += [(store.write_member, [write]) for write in rng.sample(writes, len(writes))]
+        dies, stored = rng.random() < 0.1, rng.randint(0, len(rows) + 1)
+        for write_row, parts in rows[:stored] if dies else rows:
+            for part in parts:
+                write_row(part)
+        if not dies or stored > len(rows):
+            policy.stored()
+            sent += [sent_change(write) for write in writes]
+        if dies:
+            policy, position = MembershipPolicy(store, REWRITE_MS), checkpoint
+            killed += 1
+            continue
+        position += len(batch)
+        checkpoint = position if rng.random() < 0.3 else checkpoint
+    return sent, killed
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_every_change_is_sent_exactly_once_despite_kills(seed: int) -> None:
-    rng = random.Random(seed)
+    rng, store = random.Random(seed), MemoryMemberships()
     windows = random_windows(rng, 20_000)
-    run = Run(rng, kills=0.1)
-    run.process(windows)
-    assert run.killed > 50
+    sent, killed = run_with_kills(rng, windows, store)
     unique: dict[str, Sent] = {}
-    for event_id, change in run.sent:
+    for event_id, change in sent:
         assert unique.setdefault(event_id, change) == change
-    assert len(run.sent) > len(unique)  # kills did repeat events
-    changes = expected(windows)
-    assert sorted(unique.values()) == sorted(changes)
-    in_order: dict[tuple[str, str], list[Sent]] = {}
-    for change in changes:
-        in_order.setdefault((change.user_id, change.segment_id), []).append(change)
-    arrived: dict[tuple[str, str], list[Sent]] = {}
-    for change in unique.values():
-        arrived.setdefault((change.user_id, change.segment_id), []).append(change)
-    assert arrived == in_order  # first arrivals are in order
+    assert killed > 50 and len(sent) > len(unique)  # kills did repeat events
+
+    def in_order(changes: Iterable[Sent]) -> list[Sent]:
+        return sorted(changes, key=lambda change: (change.user_id, change.segment_id))
+
+    assert in_order(unique.values()) == in_order(expected(windows))  # stable: by first arrival
     last = {one.user_id: one.names for one in windows}
     for name in NAMES:
-        assert run.store.members_of(name) == {user for user, names in last.items() if name in names}
-    for user_id, rows in run.store.users.items():
+        assert store.members_of(name) == {user for user, names in last.items() if name in names}
+    for user_id, rows in store.users.items():
         assert {name for name, row in rows.items() if row.member} == last[user_id]
 
 
@@ -197,11 +165,9 @@ def apply(
 def test_shadow_changes_are_stored_and_not_sent_and_paused_ones_stay() -> None:
     store = MemoryMemberships()
     policy = MembershipPolicy(store, REWRITE_MS)
-    shadow = SegmentSet(version="1", segments=(segment("a", "events > 1", state="SHADOW"),))
-    [[write]] = apply(policy, store, shadow, window("u", 1, "a"))
+    [[write]] = apply(policy, store, SHADOW, window("u", 1, "a"))
     assert (write.is_change, write.is_sent) == (True, False)
-    paused = SegmentSet(version="2", segments=(segment("a", "events > 1", state="PAUSED"),))
-    assert apply(policy, store, paused, window("u", 2)) == [[]]
+    assert apply(policy, store, PAUSED, window("u", 2)) == [[]]
     assert apply(policy, store, SegmentSet(version="3", segments=()), window("u", 3)) == [[]]
     assert store.users["u"]["a"].member
     [[write]] = apply(policy, store, SEGMENTS, window("u", 4))
@@ -210,8 +176,7 @@ def test_shadow_changes_are_stored_and_not_sent_and_paused_ones_stay() -> None:
 
 def test_members_of_a_shadow_segment_are_sent_when_it_becomes_active() -> None:
     store = MemoryMemberships()
-    shadow = SegmentSet(version="1", segments=(segment("a", "events > 1", state="SHADOW"),))
-    apply(MembershipPolicy(store, REWRITE_MS), store, shadow, window("u", 1, "a"))
+    apply(MembershipPolicy(store, REWRITE_MS), store, SHADOW, window("u", 1, "a"))
     worker = MembershipPolicy(store, REWRITE_MS)
     [[write]] = apply(worker, store, SEGMENTS, window("u", 2, "a"))
     assert (write.change, write.is_sent) == ("entered", True)
@@ -260,48 +225,28 @@ def test_memberships_that_a_sweep_has_changed_are_read_again() -> None:
     assert [[one.change for one in writes] for writes in replayed] == [["entered"], []]
 
 
-class Receiver:
-    """A downstream system: who is in which segment, as far as it was told."""
-
-    def __init__(self) -> None:
-        self.members: dict[str, set[str]] = {}
-
-    def take(self, writes: list[MembershipWrite]) -> None:
-        for write in writes:
-            if write.is_sent:
-                members = self.members.setdefault(write.user_id, set())
-                (members.add if write.membership.member else members.discard)(write.segment_id)
-
-
 @pytest.mark.parametrize("seed", range(4))
 def test_receiver_knows_a_user_after_each_window_that_is_allowed(seed: int) -> None:
-    rng = random.Random(seed)
+    rng, store, replays, position = random.Random(seed), MemoryMemberships(), 0, 0
     windows = random_windows(rng, 3_000, users=12, withdrawals=0.2)
-    store, receiver = MemoryMemberships(), Receiver()
-    policy, position = MembershipPolicy(store, REWRITE_MS), 0
-    replays = 0
+    policy, received = MembershipPolicy(store, REWRITE_MS), dict[str, set[str]]()
     while position < len(windows):
         batch = windows[position : position + rng.randint(1, 8)]
         found = policy.changes(batch, SEGMENTS)
-        for one, writes in zip(batch, found, strict=True):
-            assert one.may_announce or not any(write.is_sent for write in writes)
-            for write in writes:
-                store.write(write)
+        for write in (write for writes in found for write in writes):
+            store.write(write)
         if rng.random() < 0.1:  # killed after storing, before sending
             policy, replays = MembershipPolicy(store, REWRITE_MS), replays + 1
             continue
         policy.stored()
+        last = {one.user_id: one for one in batch}
         for one, writes in zip(batch, found, strict=True):
-            before = set(receiver.members.get(one.user_id, ()))
-            receiver.take(writes)
-            after = receiver.members.get(one.user_id, set())
-            last_of_user = not any(
-                other.user_id == one.user_id and other.window_end_ms > one.window_end_ms
-                for other in batch
-            )
-            if one.may_announce and last_of_user:
-                assert after == one.names
-            if not one.may_announce:
-                assert after == before
+            members = received.setdefault(one.user_id, set())
+            sent = [write for write in writes if write.is_sent]
+            assert one.may_announce or not sent
+            for write in sent:
+                (members.add if write.membership.member else members.discard)(write.segment_id)
+            if one.may_announce and last[one.user_id] is one:
+                assert members == one.names
         position += len(batch)
     assert replays > 20

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from benchmarks.load.rows import as_table, batches
 from liveprofile.errors import InputError
@@ -23,7 +24,7 @@ from models.profile.training import fit_modalities
 from models.profile.training.train import fit as fit_trunk
 from models.profile.training.train import train
 from tests.support.streams import modality_shop
-from tests.support.streams.modality_shop import ENCODER, VECTOR_LENGTH
+from tests.support.streams.modality_shop import CATEGORIES, ENCODER, VECTOR_LENGTH
 
 pytestmark = pytest.mark.slow
 
@@ -91,8 +92,9 @@ def trained(tmp_path_factory):
 def test_modality_that_predicts_the_next_category_is_kept(trained, kind, modality):
     (trial,) = checkpoint.load(trained(kind))[3].modalities
     assert (trial.name, trial.numbers, trial.kept) == (*modality, True)
-    assert trial.metrics["loss"] < 0.85 * trial.metrics["loss_without"]
-    assert trial.metrics["loss_difference"][2] < -0.1
+    for control in ("without", "shuffled"):
+        assert trial.metrics["loss"] < 0.85 * trial.metrics[f"loss_{control}"]
+        assert trial.metrics[f"loss_difference_{control}"][2] < -0.1
 
 
 @pytest.mark.parametrize("kind", ["media", "place", "text"])
@@ -102,6 +104,20 @@ def test_uninformative_modality_is_dropped_and_leaves_the_weights_unchanged(trai
     assert not trial.kept
     weights = [(path / WEIGHTS).read_bytes() for path in (folder, trained("nothing"))]
     assert weights[0] == weights[1]
+
+
+def test_modality_that_only_corrects_biases_is_dropped(tmp_path):
+    """A component that all vectors share acts as an additional bias of the categories."""
+    messages = modality_shop.messages(USERS, DAYS, "media", shuffled=True, common=4.0)
+    write_rows(tmp_path / "rows.parquet", messages)
+    data = prepare(TINY, tmp_path / "rows.parquet")
+    model = fit_trunk(TINY, data).model
+    with torch.no_grad():
+        model.category_bias[1 : 1 + CATEGORIES // 2] += 3
+    (trial,) = fit_modalities.fit(model, data.corpus, data.split, TINY)
+    assert trial.metrics["loss_difference_without"][2] < 0
+    assert trial.metrics["loss"] == pytest.approx(trial.metrics["loss_shuffled"], abs=0.1)
+    assert not trial.kept and not model.fusion.modalities
 
 
 def test_modality_with_too_few_windows_is_not_tried(tmp_path):
