@@ -40,9 +40,9 @@ class OpenJournalMetrics:
     folder: str
 
     def __call__(self, group: Any) -> Callable[[ProfileBatchTiming], None]:
-        from udfs.profile.udf import ProfileMetrics
+        from udfs.profile.udf import open_metrics
 
-        metrics, journal = ProfileMetrics(group), Journal(self.folder)
+        metrics, journal = open_metrics(group), Journal(self.folder)
 
         def report(timing: ProfileBatchTiming) -> None:
             metrics(timing)

@@ -22,12 +22,7 @@ from cassandra.cluster import Session
 from cassandra.query import BatchStatement, BatchType
 
 from liveprofile.attributes.definitions import Catalogue
-from liveprofile.attributes.statements import (
-    Statement,
-    StatementError,
-    parse_event,
-    to_event,
-)
+from liveprofile.attributes.statements import Statement, StatementError, parse_event, to_event
 from liveprofile.kafka.offsets import commit_offsets, committed_offsets, partition_ranges
 from liveprofile.kafka.records import Record, read_topic, send_all
 from liveprofile.kafka.topics import PartitionRange
@@ -60,45 +55,26 @@ class Withdrawal(NamedTuple):
         return self.record_ms * 1_000 + 999
 
 
-def write_time_us(statement: Statement) -> int:
-    """USING TIMESTAMP of the statement's row."""
-    return statement.time_ms * 1_000
-
-
-def ttl_s(statement: Statement, now_ms: int, keep_expired_s: int) -> int:
-    """How long the row stays: `keep_expired_s` after it has expired.
+def ttl_s(statement: Statement, now_ms: int) -> int:
+    """How long the row stays.
 
     It stays after the expiry to hide older statements that arrive late, and for replays of the
     past, where a statement had not expired yet.
     """
     left_s = max(statement.expires_ms - now_ms, 0) // 1_000 + 1
-    return min(left_s + keep_expired_s, MAX_TTL_S)
-
-
-def parse_row(row: Sequence[Any]) -> Statement | None:
-    """A row of SELECTED; None for what is left of a row that is expiring."""
-    if any(value is None for value in row):
-        return None
-    user_id, source, time_ms, kind, purpose, expires_ms, attributes = row
-    # Validated when it was written.
-    return Statement.model_construct(
-        user_id=user_id,
-        source=source,
-        kind=kind,
-        purpose=purpose,
-        time_ms=time_ms,
-        expires_ms=expires_ms,
-        values=orjson.loads(attributes),
-    )
+    return min(left_s + KEEP_EXPIRED_S, MAX_TTL_S)
 
 
 def by_user(rows: Iterable[Sequence[Any]]) -> dict[str, list[Statement]]:
-    """Rows of SELECTED by user."""
+    """Rows of SELECTED by user, without what is left of a row that is expiring."""
     found: dict[str, list[Statement]] = {}
+    names = ("user_id", "source", "time_ms", "kind", "purpose", "expires_ms", "values")
     for row in rows:
-        statement = parse_row(row)
-        if statement is not None:
-            found.setdefault(statement.user_id, []).append(statement)
+        if None not in row:
+            fields = dict(zip(names, row, strict=True))
+            fields["values"] = orjson.loads(fields["values"])
+            # Validated when it was written.
+            found.setdefault(row[0], []).append(Statement.model_construct(**fields))
     return found
 
 
@@ -117,7 +93,6 @@ class AttributeTable:
 
     def __init__(self, session: Session, settings: CassandraSettings):
         self._session = session
-        self._keep_expired_s = KEEP_EXPIRED_S
         table = f"{settings.keyspace}.user_attribute"
         self._insert = prepare(session, USER_ATTRIBUTE.insert("?", settings.keyspace))
         self._delete_older = prepare(
@@ -155,23 +130,11 @@ class AttributeTable:
         if isinstance(change, Withdrawal):
             batch.add(self._delete_all.bind((change.write_time_us, change.user_id, change.source)))
             return batch
-        time, written_us = from_ms(change.time_ms), write_time_us(change)
+        time, written_us = from_ms(change.time_ms), change.time_ms * 1_000
         values = orjson.dumps(dict(change.values), option=orjson.OPT_SORT_KEYS).decode()
         key = (change.user_id, change.source, time)
-        batch.add(
-            self._insert.bind(
-                (
-                    *key,
-                    change.digest,
-                    change.kind,
-                    change.purpose,
-                    from_ms(change.expires_ms),
-                    values,
-                    written_us,
-                    ttl_s(change, present_ms, self._keep_expired_s),
-                )
-            )
-        )
+        said = (change.digest, change.kind, change.purpose, from_ms(change.expires_ms), values)
+        batch.add(self._insert.bind((*key, *said, written_us, ttl_s(change, present_ms))))
         batch.add(self._delete_older.bind((written_us - 1, *key)))
         return batch
 

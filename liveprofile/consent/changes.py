@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import repeat
 from typing import Any, NamedTuple
 
@@ -304,10 +304,5 @@ def send_users(
         changed = [user for user in users if stored[user] != sent.get(user)]
         if not changed:
             return
-        send(list(_records(stored, changed)))
+        send([(key_of(user), to_record(user, stored[user])) for user in changed])
         sent, users = stored, changed
-
-
-def _records(stored: Mapping[str, list[ConsentChange]], users: Iterable[str]) -> Iterator[Record]:
-    for user in users:
-        yield key_of(user), to_record(user, stored[user])

@@ -57,9 +57,7 @@ class Outcome(StrEnum):
     REPEATED = "repeated"  # the account, or its person, has the id already
     BEFORE_LOGIN = "before_login"  # user_id is the anonymous id itself
     CONFLICT = "conflict"  # another person has the id
-    SPLIT = (
-        "split"  # the id was merged and split: only `liveprofile identity merge` merges it again
-    )
+    SPLIT = "split"  # it was merged and split: only `liveprofile identity merge` merges it again
     ERASED = "erased"  # an id of either person was erased
     NO_CONSENT = "no_consent"  # the anonymous id or the account does not allow profiling
     BAD_EVENT = "bad_event"  # the job rejects the event
@@ -76,18 +74,17 @@ USUAL = frozenset({Outcome.MERGED, Outcome.REPEATED, Outcome.BEFORE_LOGIN})
 
 
 class Login(NamedTuple):
-    """An account has sent an event with an anonymous id."""
+    """An account has sent an event with an anonymous id.
+
+    Logins are decided in the order of the last three fields, that of arrival at the broker: a
+    client cannot choose it, as it can its event_time.
+    """
 
     anonymous_id: str
     user_id: str
     record_ms: int  # timestamp of the Kafka record
     partition: int
     offset: int
-
-    @property
-    def order(self) -> tuple[int, int, int]:
-        """By arrival at the broker. A client cannot choose it, as it can its event_time."""
-        return (self.record_ms, self.partition, self.offset)
 
 
 class Consents(Protocol):
@@ -120,22 +117,17 @@ class LoginRules:
             return Outcome.BAD_EVENT if event is None and _FIELD in value else None
         if event.anonymous_id is None:
             return None
-        return self._outcome_of_ids(event.anonymous_id, event.user_id) or Login(
-            event.anonymous_id,
-            event.user_id,
-            record.timestamp_ms,
-            record.partition,
-            record.offset,
-        )
-
-    def _outcome_of_ids(self, anonymous_id: str, user_id: str) -> Outcome | None:
+        anonymous_id, user_id = event.anonymous_id, event.user_id
         if not anonymous_id:
             return Outcome.BAD_ID
         if anonymous_id == user_id:
             return Outcome.BEFORE_LOGIN
         if not self._pattern.fullmatch(anonymous_id):
             return Outcome.BAD_PATTERN
-        return Outcome.ACCOUNT_PATTERN if self._pattern.fullmatch(user_id) else None
+        if self._pattern.fullmatch(user_id):
+            return Outcome.ACCOUNT_PATTERN
+        at = record.timestamp_ms, record.partition, record.offset
+        return Login(anonymous_id, user_id, *at)
 
     def decide(
         self, login: Login, decisions: Decisions, now_ms: int, since_ms: int
@@ -175,10 +167,6 @@ def outcome_of_merges(table: IdentityTable, login: Login) -> Outcome | None:
 Counts = dict[int, Counter[str]]  # by partition of the events, of outcomes
 
 
-def write_note(counts: Counter[str]) -> str:
-    return orjson.dumps(dict(counts)).decode()
-
-
 def read_counts(progress: Mapping[int, Progress]) -> Counts:
     """Offsets that another tool has committed have no counts, or none of these names."""
     return {number: _read_note(each.note) for number, each in progress.items()}
@@ -188,11 +176,9 @@ def _read_note(note: str) -> Counter[str]:
     try:
         found = orjson.loads(note)
     except orjson.JSONDecodeError:
-        return Counter()
-    if not isinstance(found, dict):
-        return Counter()
-    known = (each.value for each in Outcome)
-    return Counter({name: found[name] for name in known if isinstance(found.get(name), int)})
+        found = None
+    items = found.items() if isinstance(found, dict) else ()
+    return Counter({name: n for name, n in items if name in set(Outcome) and isinstance(n, int)})
 
 
 log = logging.getLogger(__name__)
@@ -291,7 +277,7 @@ class LoginMerger:
                 return
             self._read()
         ready = [each for each in self._held.values() if each.offset < ends[each.partition]]
-        ready.sort(key=lambda login: login.order)
+        ready.sort(key=lambda login: login[2:])
         for start in range(0, len(ready), TRANSACTION_LOGINS):
             self._decide(ready[start : start + TRANSACTION_LOGINS])
 
@@ -308,7 +294,9 @@ class LoginMerger:
                 self._count(record.partition, found, place)
             elif found is not None:
                 key = (found.anonymous_id, found.user_id, found.partition)
-                if self._is_merged(found) or self._held.setdefault(key, found) is not found:
+                known = outcome_of_merges(self._decisions.merges, found)
+                is_merged = known is Outcome.REPEATED
+                if is_merged or self._held.setdefault(key, found) is not found:
                     self._count(record.partition, Outcome.REPEATED)
 
     def _done(self) -> dict[int, int]:
@@ -317,9 +305,6 @@ class LoginMerger:
         for each in self._held.values():
             done[each.partition] = min(done[each.partition], each.offset)
         return done
-
-    def _is_merged(self, login: Login) -> bool:
-        return outcome_of_merges(self._decisions.merges, login) is Outcome.REPEATED
 
     def _decide(self, logins: list[Login]) -> None:
         """Writes the merges of logins, in order, and commits how far the topic is done."""
@@ -347,7 +332,7 @@ class LoginMerger:
     def _commit(self, records: list[OutputRecord]) -> None:
         done, topics = self._done(), self._settings.topics
         progress = {
-            number: Progress(offset, write_note(self._all_counts.get(number, Counter())))
+            number: Progress(offset, orjson.dumps(self._all_counts.get(number, {})).decode())
             for number, offset in done.items()
         }
         self._transactions.commit(

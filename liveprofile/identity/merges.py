@@ -10,7 +10,7 @@ because compaction keeps one record of a key. schemas/user-merges.schema.json is
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from liveprofile.alerts.cloud_events import to_rfc3339
@@ -125,34 +125,41 @@ class IdentityTable:
 
     def ids_of(self, user_id: str, at_ms: int) -> list[str]:
         """All ids that are the same person as this one at a time, this one included, sorted."""
-        person = self.resolve(user_id, at_ms)
-        found, todo = {person}, [person]
-        while todo:
-            target = todo.pop()
-            for alias_id in self._aliases.get(target, ()):
-                if alias_id not in found and self._next(alias_id, at_ms) == target:
-                    found.add(alias_id)
-                    todo.append(alias_id)
-        return sorted(found)
+        return _closure(
+            self.resolve(user_id, at_ms),
+            lambda target: [
+                alias_id
+                for alias_id in self._aliases.get(target, ())
+                if self._next(alias_id, at_ms) == target
+            ],
+        )
 
     def ever_merged(self, user_id: str) -> list[str]:
         """All ids that were merged with this one at any time, directly or through others, this one
         included, sorted."""
-        found, todo = {user_id}, [user_id]
-        while todo:
-            each = todo.pop()
-            targets = (merge.user_id for merge in self._merges.get(each, ()))
-            for other in (*targets, *self._aliases.get(each, ())):
-                if other not in found:
-                    found.add(other)
-                    todo.append(other)
-        return sorted(found)
+        return _closure(
+            user_id,
+            lambda each: [
+                *(merge.user_id for merge in self._merges.get(each, ())),
+                *self._aliases.get(each, ()),
+            ],
+        )
 
     def _next(self, user_id: str, at_ms: int) -> str | None:
         for merge in self._merges.get(user_id, ()):
             if merge.holds(at_ms):
                 return merge.user_id
         return None
+
+
+def _closure(start: str, neighbours: Callable[[str], list[str]]) -> list[str]:
+    """All ids that can be reached from one, this one included, sorted."""
+    found, todo = {start}, [start]
+    while todo:
+        new = [each for each in neighbours(todo.pop()) if each not in found]
+        found.update(new)
+        todo += new
+    return sorted(found)
 
 
 def merged(table: IdentityTable, alias_id: str, user_id: str, at_ms: int) -> tuple[Merge, ...]:

@@ -299,10 +299,7 @@ class MembershipPolicy:
             known is not None
             and known.until_ms < window.window_end_ms < known.rewrite_ms
             and known.may_announce == window.may_announce
-            and (
-                known.members == window.names  # spares the next line for most windows
-                or known.members & evaluated.keys() == window.names
-            )
+            and known.members & evaluated.keys() == window.names
         )
 
     def _unchanged(self, window: EvaluatedWindow) -> list[MembershipWrite]:
@@ -319,8 +316,8 @@ class MembershipPolicy:
     ) -> list[MembershipWrite]:
         """Returns what to store, and updates `known` to the state after the window."""
         writes: list[MembershipWrite] = []
-        user_id, end_ms, may_announce = window.user_id, window.window_end_ms, window.may_announce
-        at = Evaluated(user_id, end_ms, end_ms, window.write_time_us, may_announce=may_announce)
+        user_id, end_ms, written_us, _, values, may_announce = window
+        at = Evaluated(user_id, end_ms, end_ms, written_us, may_announce=may_announce)
         for segment_id in sorted(window.names | known.keys()):
             old = known.get(segment_id)
             if old is not None and old.window_end_ms >= end_ms:
@@ -332,23 +329,18 @@ class MembershipPolicy:
                 continue
             holds = segment_id in window.names
             segment, rewrite_after_ms = evaluated[segment_id], self._rewrite_after_ms
-            write = next_membership(at, segment, old, holds, window.values, rewrite_after_ms)
+            write = next_membership(at, segment, old, holds, values, rewrite_after_ms)
             if write is not None:
                 known[segment_id] = write.membership
                 writes.append(write)
-        self._keep(window, evaluated, known)
-        return writes
-
-    def _keep(
-        self, window: EvaluatedWindow, evaluated: Mapping[str, Segment], known: Memberships
-    ) -> None:
         members = frozenset(name for name, row in known.items() if row.member)
         rewritten = members & evaluated.keys()
         oldest_ms = min((known[name].window_end_ms for name in rewritten), default=None)
         latest_ms = max((row.window_end_ms for row in known.values()), default=0)
-        self._found[window.user_id] = _Known(
-            max(window.window_end_ms, latest_ms),
+        self._found[user_id] = _Known(
+            max(end_ms, latest_ms),
             self._sets.setdefault(members, members),
             float("inf") if oldest_ms is None else oldest_ms + self._rewrite_after_ms,
-            window.may_announce,
+            may_announce,
         )
+        return writes

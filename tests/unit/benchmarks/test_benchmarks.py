@@ -7,6 +7,7 @@ import json
 import time
 from contextlib import closing
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from benchmarks.serve import (
     measure,
     plan_requests,
 )
-from benchmarks.support.journal import Journal, JournalReader
+from benchmarks.support.journal import Journal, JournalReader, OpenJournalMetrics
 from liveprofile.kafka.partitioner import partition_of
 from liveprofile.settings import Settings
 from tests.support.model_folders import SHIPPED
@@ -71,6 +72,7 @@ def test_window_closes_when_slowest_partition_passes_its_end():
 
 
 def test_journal_is_read_while_being_written(tmp_path):
+    assert callable(OpenJournalMetrics(str(tmp_path))(MagicMock()))  # as a worker opens it
     reader = JournalReader(tmp_path)
     with closing(Journal(str(tmp_path))) as first, closing(Journal(str(tmp_path))) as second:
         assert reader.update() == 0

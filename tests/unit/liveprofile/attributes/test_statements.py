@@ -138,8 +138,8 @@ def test_tombstone_withdraws_what_its_source_has_said_before() -> None:
 def test_row_stays_until_it_has_been_expired_for_a_while() -> None:
     """Until then it hides older statements that arrive late."""
     one = statement(day=1, days=1)
-    assert ttl_s(one, START_MS + DAY_MS, KEEP_EXPIRED_S) == 86_400 + KEEP_EXPIRED_S + 1
-    assert ttl_s(one, START_MS + 9 * DAY_MS, KEEP_EXPIRED_S) == KEEP_EXPIRED_S + 1
+    assert ttl_s(one, START_MS + DAY_MS) == 86_400 + KEEP_EXPIRED_S + 1
+    assert ttl_s(one, START_MS + 9 * DAY_MS) == KEEP_EXPIRED_S + 1
 
 
 @pytest.mark.parametrize(

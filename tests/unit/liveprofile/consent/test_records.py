@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -123,24 +124,22 @@ def test_any_moment_of_a_time_counts() -> None:
 START_MS = 1_767_605_700_000
 
 
-class Table:
-    """What is stored, and a topic; `race` runs before each send."""
+def sent(
+    rows: dict[str, list[ConsentChange]], race: Callable[[int], None]
+) -> tuple[dict[str, list[ConsentChange]], int]:
+    """What the topic has after the stored rows were sent, and how often was sent.
 
-    def __init__(self) -> None:
-        self.rows: dict[str, list[ConsentChange]] = {}
-        self.topic: dict[str, list[ConsentChange]] = {}
-        self.sends = 0
-        self.race = lambda: None
+    race: runs before each sending, with its number.
+    """
+    topic: dict[str, list[ConsentChange]] = {}
+    sends = itertools.count(1)
 
-    def read(self, users: Sequence[str]) -> dict[str, list[ConsentChange]]:
-        return {user: list(self.rows.get(user, ())) for user in users}
+    def send(records: Sequence[Record]) -> None:
+        race(next(sends))
+        topic.update(read_record(*record) for record in records)
 
-    def send(self, records: Sequence[Record]) -> None:
-        self.sends += 1
-        self.race()
-        for key, value in records:
-            user, changes = read_record(key, value)
-            self.topic[user] = changes
+    send_users(lambda users: {user: list(rows[user]) for user in users}, list(rows), send)
+    return topic, next(sends) - 1
 
 
 def change(number: int) -> ConsentChange:
@@ -148,25 +147,19 @@ def change(number: int) -> ConsentChange:
 
 
 def test_a_change_between_reading_and_sending_is_sent_too() -> None:
-    table = Table()
-    table.rows = {"a": [change(1)], "b": [change(2)]}
+    rows = {"a": [change(1)], "b": [change(2)]}
 
-    def race() -> None:
-        if table.sends == 1:
-            table.rows["a"] = [change(3), change(1)]
+    def race(number: int) -> None:
+        if number == 1:
+            rows["a"] = [change(3), change(1)]
 
-    table.race = race
-    send_users(table.read, ["a", "b"], table.send)
-    assert table.topic == {"a": [change(3), change(1)], "b": [change(2)]}
-    assert table.sends == 2
+    assert sent(rows, race) == ({"a": [change(3), change(1)], "b": [change(2)]}, 2)
 
 
 def test_a_user_who_never_stops_changing_does_not_block_the_command() -> None:
-    table = Table()
-    table.rows = {"a": [change(0)]}
-    table.race = lambda: table.rows["a"].insert(0, change(table.sends))
-    send_users(table.read, ["a"], table.send)
-    assert table.sends == MAX_ROUNDS
+    rows = {"a": [change(0)]}
+    _, sends = sent(rows, lambda number: rows["a"].insert(0, change(number)))
+    assert sends == MAX_ROUNDS
 
 
 def test_a_withdrawal_is_written_after_a_grant_of_the_same_time() -> None:
