@@ -24,9 +24,9 @@ from pyflink.java_gateway import get_gateway
 from pyflink.table import TableEnvironment
 
 from jobs.compiled_plan import FIRST_STATELESS_ID, NodeId
-from jobs.sql.scoring_views import ENTITY_ORDER
 from liveprofile.errors import ConfigError
 from liveprofile.settings import Settings
+from liveprofile.wire.scored_events import ENTITIES
 
 _OVER = "stream-exec-over-aggregate"
 _SCAN = "stream-exec-table-source-scan"
@@ -35,7 +35,10 @@ _SINK = "stream-exec-sink"
 PARTITION_CLOCK = "partitionBy=[$"
 WINDOW_COUNT = "partitionBy=[user_id, $"
 HISTORY = "LAST_JOINED(this_window"
-LISTS = ("LAST_JOINED(user_token", *(f"partitionBy=[{name}_key]" for name in ENTITY_ORDER))
+LISTS = (
+    "partitionBy=[user_id], orderBy=[arrival ASC]",
+    *(f"partitionBy=[{name}_key]" for name in (*ENTITIES, "task")),
+)
 
 NODE_IDS = (
     NodeId(1, _SCAN, "default_database, source"),

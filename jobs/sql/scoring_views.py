@@ -1,12 +1,13 @@
 """The SQL views of the scoring pipeline, one function for each view, from top to bottom.
 
-    scoring_parsed -> scorable_events -> event_tokens --+-> all_tokens -> with_address_id -> ...
-    parsed_labels -> label_tokens ----------------------+   -> with_device_id -> scoring_input
+    scoring_parsed -> scorable_events -> event_tokens --+-> all_tokens -> with_user ->
+    parsed_labels -> label_tokens ----------------------+   with_device_id -> ... -> scoring_input
 
 The pipeline validates by the same rules as the profile pipeline but shares no operator with it, so
-it never waits for windows. An event passes its entities, then its user, one after the other; each
+it never waits for windows. An event passes its user, then its entities, one after the other; each
 adds its list: its last K events in order of arrival. So no watermark delays an event, no event is
-dropped as late, and none can lose a list. The features select from the lists by event time
+dropped as late, and none can lose a list. User and device come first: their lists have the order of
+the topic, whatever the parallelism. The features select from the lists by event time
 (liveprofile/features/entity). Views that both pipelines have carry the prefix `scoring_` here.
 """
 
@@ -31,8 +32,6 @@ from liveprofile.wire.tokens import FIELD, ID_CHARS, type_letter_sql
 _BACKSLASH = "\\"
 # Matches every payload with a scored type that has no escapes, and few others.
 _MAY_BE_SCORED = r'"event_type"\s*:\s*"(?:' + "|".join(SCORED_TYPES) + ')"'
-# In this order an event collects its lists: those of shops and places are the longest.
-ENTITY_ORDER = tuple(reversed(ENTITIES))
 
 
 def parsed(settings: Settings, source: str) -> str:
@@ -137,10 +136,11 @@ def entity_keys() -> str:
 
     On both sides of a UNION, a key keeps its name in the plan (jobs/savepoint.py).
     """
-    return ", ".join(
+    keys = (
         f"CASE WHEN {name} = '' THEN '{FIELD}' || user_id ELSE {name} END AS {name}_key"
         for name in ENTITIES
     )
+    return ", ".join((*keys, f"'{FIELD}' || user_id AS task_key"))
 
 
 def with_entity_list(source: str, name: str, settings: Settings) -> str:
@@ -153,16 +153,28 @@ def with_entity_list(source: str, name: str, settings: Settings) -> str:
     return f"SELECT *, {of_name} AS of_{name} FROM {source}"
 
 
-def scoring_input(source: str, settings: Settings) -> str:
-    """The rows of `source` that are events, with the list of the user: the input of `score_event`,
-    and a training row.
+def with_user_list(settings: Settings) -> str:
+    """The rows of `all_tokens` with the user's last K tokens, own one last.
+
+    The columns of `all_tokens`, of_user
+    """
+    # A computed token: the batch planner gives two steps after each other the same column name.
+    token = "CASE WHEN user_id <> '' THEN user_token END"
+    of_user = last_tokens_sql(token, "user_id", settings.scoring.history)
+    return f"SELECT *, {of_user} AS of_user FROM all_tokens"
+
+
+def scoring_input(source: str) -> str:
+    """The rows of `source` that are events: the input of `score_event`, and a training row.
+
+    The count, which is never negative, only brings all rows of a user to one task.
 
     user_id, parts (liveprofile.wire.scored_events)
     """
-    of_user = last_tokens_sql("user_token", "user_id", settings.scoring.history)
+    count = "COUNT(head) OVER (PARTITION BY task_key ORDER BY arrival ROWS UNBOUNDED PRECEDING)"
     return f"""
-        SELECT user_id, {scored_events.parts_sql()} AS parts
-        FROM (SELECT *, {of_user} AS of_user FROM {source}) WHERE head <> ''"""
+        SELECT user_id, CASE WHEN of_head < 0 THEN '' ELSE {scored_events.parts_sql()} END AS parts
+        FROM (SELECT *, {count} AS of_head FROM {source}) WHERE head <> ''"""
 
 
 def create(t_env, source: str, labels: str, settings: Settings) -> None:
@@ -182,11 +194,12 @@ def create(t_env, source: str, labels: str, settings: Settings) -> None:
         "label_tokens": label_tokens(),
         "rejected_labels": rejected_labels(),
         "all_tokens": "SELECT * FROM event_tokens UNION ALL SELECT * FROM label_tokens",
+        "with_user": with_user_list(settings),
     }
-    source = "all_tokens"
-    for name in ENTITY_ORDER:
+    source = "with_user"
+    for name in ENTITIES:
         views[f"with_{name}"] = with_entity_list(source, name, settings)
         source = f"with_{name}"
-    views["scoring_input"] = scoring_input(source, settings)
+    views["scoring_input"] = scoring_input(source)
     for name, query in views.items():
         create_view(t_env, name, query)

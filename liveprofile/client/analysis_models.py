@@ -5,15 +5,15 @@ models.py has the rest, and says what both have in common.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from liveprofile.client.models import Answer, EventTime, RequestBody, UserIdText, WholeNumber
+from liveprofile.client.models import WHOLE, Answer, EventTime, RequestBody, UserIdText, WholeNumber
 
 MAX_DEFINITIONS = 1_000
 CAMPAIGN_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
-LATEST_MS = 4_102_444_800_000  # 2100
+StartTime = Annotated[int, Field(ge=0, le=4_102_444_800_000), WHOLE]  # until 2100
 
 
 class TrendPoint(Answer):
@@ -227,7 +227,7 @@ class CampaignRequest(RequestBody):
     response: float | None = Field(None, ge=0, le=1, description="null: 1 - churn")
     cap: FrequencyCap | None = None
     excluded: list[UserIdText] = Field([], max_length=200, description="users to leave out")
-    start_ms: WholeNumber | None = Field(None, ge=0, le=LATEST_MS, description="null: now")
+    start_ms: StartTime | None = Field(None, description="null: now")
 
 
 class ExplanationRequest(RequestBody):

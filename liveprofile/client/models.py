@@ -24,10 +24,8 @@ DAY_S = 86_400
 Item = TypeVar("Item")
 UserIdText = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS, pattern=ID_PATTERN)]
 # JSON has one kind of number: 60.0 is the whole number 60.
-WholeNumber = Annotated[
-    int,
-    BeforeValidator(lambda x: int(x) if isinstance(x, float) and x.is_integer() else x),
-]
+WHOLE = BeforeValidator(lambda x: int(x) if isinstance(x, float) and x.is_integer() else x)
+WholeNumber = Annotated[int, WHOLE]
 AlertStateName = Literal["open", "acknowledged", "confirmed", "false_positive", "closed"]
 
 
@@ -271,7 +269,8 @@ class LabelRequest(RequestBody):
     note: str = Field("", max_length=MAX_NOTE_CHARS)
 
 
-EventTime = Annotated[WholeNumber, Field(ge=946_684_800_000, le=253_402_300_799_999)]
+# The limits stand before the validator: the document would not have them as minimum and maximum.
+EventTime = Annotated[int, Field(ge=946_684_800_000, le=253_402_300_799_999), WHOLE]
 
 
 class ConsentRequest(RequestBody):

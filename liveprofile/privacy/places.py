@@ -111,6 +111,7 @@ STATES: dict[str, tuple[str, float, int]] = {
     "user_windows": (_OPEN_WINDOW, 1, 0),
     "profile_input": ("state.user_ttl_ms", 1, 0),
     **{f"with_{name}": ("state.user_ttl_ms", 1, 0) for name in ENTITIES},
+    "with_user": ("state.user_ttl_ms", 1, 0),
     "scoring_input": ("state.user_ttl_ms", 1, 0),
 }
 

@@ -94,11 +94,12 @@ def test_scoring_pipeline_shares_no_operator(
         kind: count(full_plan, kind) - count(profile_plan, kind)
         for kind in ("table-source-scan", "deduplicate", "over-aggregate", "correlate", "sink")
     }
-    # Sources: events and labels. OVER: the lists of five kinds of entities and of the user.
+    # Sources: events and labels. OVER: the lists of the user and of five kinds of entities, and the
+    # step that brings the rows of a user to one task.
     assert more == {
         "table-source-scan": 2,
         "deduplicate": 0,
-        "over-aggregate": 6,
+        "over-aggregate": 7,
         "correlate": 2,
         "sink": 2,
     }

@@ -224,13 +224,14 @@ def test_scored_event_written_by_sql_is_read_with_its_lists(
             {entity_lists.entity_token_sql(*common, "user_id")} AS entity_token,
             {scoring_views.entity_keys()} FROM scored"""
     create_view(t_env, "all_tokens", tokens)
-    source, settings = "all_tokens", load(scoring={"history": 4})
-    for name in scoring_views.ENTITY_ORDER:
+    source, settings = "with_user", load(scoring={"history": 4})
+    create_view(t_env, source, scoring_views.with_user_list(settings))
+    for name in scoring_views.ENTITIES:
         query = scoring_views.with_entity_list(source, name, settings)
         create_view(t_env, source := f"with_{name}", query)
     rows = sorted(
         (parts.split("\x1f", 1)[0], user_id, parts)
-        for user_id, parts in select(t_env, scoring_views.scoring_input(source, settings))
+        for user_id, parts in select(t_env, scoring_views.scoring_input(source))
     )
     order = [int(event_id.removeprefix("event-")) for event_id, _, _ in rows]
     batch = read_rows([row[1] for row in rows], [row[2] for row in rows])
