@@ -71,5 +71,5 @@ def pages(user_id: str) -> list[tuple[str, str]]:
         ("/alerts", "the queue of alerts"),
         (f"/user?id={quote(user_id, safe='')}", "a household"),
         (f"/campaigns/{CAMPAIGN}", "a campaign with its users and its report"),
-        ("/operations?by=day", "job, latencies, audit, drift, rejected records, trends"),
+        ("/operations?by=day", "job, audit, rejected records, trends"),
     ]
