@@ -54,8 +54,8 @@ class CompiledPlan:
     node_ids: the ids of all nodes with state, so that a savepoint fits a plan with other
     steps. Without them, ids are those of the planner.
 
-    plan: as Flink compiles it. Raises ValueError if an override matches no node, or if a node with
-    state has no id.
+    plan: the JSON that `execute` runs. Raises ValueError if an override matches no node, or if a
+    node with state has no id.
     """
 
     def __init__(

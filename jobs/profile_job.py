@@ -53,7 +53,7 @@ def configure(t_env: TableEnvironment, settings: Settings) -> None:
         "table.optimizer.reuse-optimize-block-with-digest-enabled": "true",
         # Safe for the planner's operators, which copy what they keep.
         "pipeline.object-reuse": "true",
-        # An event may pass six exchanges, and each may buffer it this long.
+        # An event may pass seven exchanges, and each may buffer it this long.
         "execution.buffer-timeout.interval": f"{job.buffer_timeout_ms} ms",
         "execution.checkpointing.interval": f"{job.checkpoint_interval_ms} ms",
         "execution.checkpointing.tolerable-failed-checkpoints": MAX_FAILED_CHECKPOINTS,

@@ -31,7 +31,8 @@ def deduplicated() -> str:
 
 def _closed_ms(settings: Settings) -> str:
     """The time up to which windows are closed, in ms."""
-    # The watermark matters if it ignores idle partitions. It is NULL before the first one.
+    # The watermark is ahead of the clock of a partition that was added later. It is NULL before the
+    # first one.
     watermark = f"COALESCE({sql.epoch_ms('CURRENT_WATERMARK(event_clock)')}, 0)"
     behind_ms = settings.window.out_of_orderness_ms
     return f"GREATEST({watermark}, partition_clock_ms - {behind_ms})"
@@ -64,7 +65,7 @@ def late(settings: Settings) -> str:
 def on_time(settings: Settings) -> str:
     """Events that are not late. The columns of `deduplicated`.
 
-    The window's watermark is never ahead of the clock of a partition that is not idle, less the
+    The window's watermark is never ahead of the clock of any partition it reads, less the
     out-of-orderness, nor of this task's watermark. So the window drops none.
     """
     return f"SELECT * FROM deduplicated WHERE NOT ({_is_late(settings)})"

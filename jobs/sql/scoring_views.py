@@ -6,9 +6,10 @@
 The pipeline validates by the same rules as the profile pipeline but shares no operator with it, so
 it never waits for windows. An event passes its user, then its entities, one after the other; each
 adds its list: its last K events in order of arrival. So no watermark delays an event, no event is
-dropped as late, and none can lose a list. User and device come first: their lists have the order of
-the topic, whatever the parallelism. The features select from the lists by event time
-(liveprofile/features/entity). Views that both pipelines have carry the prefix `scoring_` here.
+dropped as late, and none can lose a list. User and device come first: the lists of a user, and of a
+device that only this user has, have the order of the topic, whatever the parallelism. The features
+select from the lists by event time (liveprofile/features/entity). Views that both pipelines have
+carry the prefix `scoring_` here.
 """
 
 from __future__ import annotations
@@ -133,11 +134,12 @@ def _is_label_id(field: str) -> str:
 
 def entity_keys() -> str:
     """What each step groups by. An event without such an entity goes by its user, adding nothing.
+    The separator keeps ids of entities, which a label may choose freely, apart from those of users.
 
     On both sides of a UNION, a key keeps its name in the plan (jobs/savepoint.py).
     """
     keys = (
-        f"CASE WHEN {name} = '' THEN '{FIELD}' || user_id ELSE {name} END AS {name}_key"
+        f"CASE WHEN {name} = '' THEN user_id ELSE '{FIELD}' || {name} END AS {name}_key"
         for name in ENTITIES
     )
     return ", ".join((*keys, f"'{FIELD}' || user_id AS task_key"))
@@ -167,14 +169,23 @@ def with_user_list(settings: Settings) -> str:
 def scoring_input(source: str) -> str:
     """The rows of `source` that are events: the input of `score_event`, and a training row.
 
-    The count, which is never negative, only brings all rows of a user to one task.
+    The count, which is never 0, only brings all rows of a user to one task.
 
     user_id, parts (liveprofile.wire.scored_events)
     """
     count = "COUNT(head) OVER (PARTITION BY task_key ORDER BY arrival ROWS UNBOUNDED PRECEDING)"
     return f"""
-        SELECT user_id, CASE WHEN of_head < 0 THEN '' ELSE {scored_events.parts_sql()} END AS parts
-        FROM (SELECT *, {count} AS of_head FROM {source}) WHERE head <> ''"""
+        SELECT user_id, {scored_events.parts_sql()} AS parts
+        FROM (SELECT *, {count} AS of_head FROM {source}) WHERE head <> '' AND of_head > 0"""
+
+
+def list_views(settings: Settings) -> dict[str, str]:
+    """The steps after `all_tokens`, by name: each adds a list, the last gives the input."""
+    views, source = {"with_user": with_user_list(settings)}, "with_user"
+    for name in ENTITIES:
+        views[f"with_{name}"] = with_entity_list(source, name, settings)
+        source = f"with_{name}"
+    return views | {"scoring_input": scoring_input(source)}
 
 
 def create(t_env, source: str, labels: str, settings: Settings) -> None:
@@ -194,12 +205,7 @@ def create(t_env, source: str, labels: str, settings: Settings) -> None:
         "label_tokens": label_tokens(),
         "rejected_labels": rejected_labels(),
         "all_tokens": "SELECT * FROM event_tokens UNION ALL SELECT * FROM label_tokens",
-        "with_user": with_user_list(settings),
+        **list_views(settings),
     }
-    source = "with_user"
-    for name in ENTITIES:
-        views[f"with_{name}"] = with_entity_list(source, name, settings)
-        source = f"with_{name}"
-    views["scoring_input"] = scoring_input(source)
     for name, query in views.items():
         create_view(t_env, name, query)

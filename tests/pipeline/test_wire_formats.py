@@ -17,10 +17,8 @@ from jobs.sql.event_views import create_view, register_functions
 from liveprofile.features.entity import parse_lists
 from liveprofile.settings import load
 from liveprofile.wire import (
-    entity_lists,
     histories,
     output_records,
-    scored_events,
     token_columns,
     window_events,
 )
@@ -215,23 +213,13 @@ def test_scored_event_written_by_sql_is_read_with_its_lists(
         f" amount STRING, item_id STRING, category_id STRING, {names}, record_offset STRING,"
         " arrived_ms STRING",
     )
-    common = (type_letter_sql(), "event_ms", "event_id", "amount")
-    user_token = entity_lists.user_token_sql(*common, *map(entity_lists.hash_sql, ENTITIES))
-    ids = ", ".join(ENTITIES)
-    tokens = f"""
-        SELECT arrival, user_id, {ids}, {scored_events.head_sql()} AS head,
-            {user_token} AS user_token,
-            {entity_lists.entity_token_sql(*common, "user_id")} AS entity_token,
-            {scoring_views.entity_keys()} FROM scored"""
-    create_view(t_env, "all_tokens", tokens)
-    source, settings = "with_user", load(scoring={"history": 4})
-    create_view(t_env, source, scoring_views.with_user_list(settings))
-    for name in scoring_views.ENTITIES:
-        query = scoring_views.with_entity_list(source, name, settings)
-        create_view(t_env, source := f"with_{name}", query)
+    create_view(t_env, "scorable_events", f"SELECT *, {type_letter_sql()} AS letter FROM scored")
+    create_view(t_env, "all_tokens", scoring_views.event_tokens())
+    for name, query in scoring_views.list_views(load(scoring={"history": 4})).items():
+        create_view(t_env, name, query)
     rows = sorted(
         (parts.split("\x1f", 1)[0], user_id, parts)
-        for user_id, parts in select(t_env, scoring_views.scoring_input(source))
+        for user_id, parts in select(t_env, "SELECT user_id, parts FROM scoring_input")
     )
     order = [int(event_id.removeprefix("event-")) for event_id, _, _ in rows]
     batch = read_rows([row[1] for row in rows], [row[2] for row in rows])

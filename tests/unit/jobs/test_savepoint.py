@@ -52,7 +52,7 @@ def test_other_settings_may_change() -> None:
 
 def uids(nodes: tuple[NodeId, ...]) -> list[str]:
     """As Flink writes them; nodes without state have ids above 1,000."""
-    return [f"{node.id}_{node.node_type}" for node in nodes] + ["1003_calc", "Committer: 26_sink"]
+    return [f"{node.id}_{node.node_type}" for node in nodes] + ["1003_calc", "Committer: 23_sink"]
 
 
 def test_only_the_sources_of_an_archive_are_left_out() -> None:
