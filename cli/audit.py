@@ -28,7 +28,7 @@ from liveprofile.audit.rows import NO_TIME
 from liveprofile.audit.state_file import AuditState, read_state, require_usable, write_state
 from liveprofile.errors import ServiceError
 from liveprofile.feeds.users import read_erasures, read_merges
-from liveprofile.ingest.rejected import CLAIMED_REASONS
+from liveprofile.ingest.rejected import CLAIMED_REASONS, POSITION_HEADERS
 from liveprofile.kafka import offsets
 from liveprofile.kafka.records import Record, read_topic
 from liveprofile.kafka.topics import NoTopicError, PartitionRange
@@ -40,7 +40,6 @@ from liveprofile.storage.queries import scan_digests
 # Records of each partition whose timestamps tell when a range begins. More than one, because
 # offsets of transaction markers hold no record.
 TIME_SAMPLE_RECORDS = 100
-SOURCE_HEADERS = ("topic", "partition", "offset")
 
 Ranges = Mapping[int, PartitionRange]
 COUNTS = [field.name for field in fields(Reconciliation) if field.type == "int"]
@@ -254,7 +253,7 @@ def _outcomes(
     topics = settings.topics
     for topic, ranges in ((topics.rejected, rejected), (topics.late, late)):
         for record in read_topic(settings, topic, ranges):
-            source, partition, offset = (record.headers.get(name, b"") for name in SOURCE_HEADERS)
+            source, partition, offset = (record.headers.get(name, b"") for name in POSITION_HEADERS)
             if not (source and partition.isdigit() and offset.isdigit()):
                 raise ServiceError(
                     f"{topic}/{record.partition} offset {record.offset} has no valid source headers"
@@ -262,7 +261,8 @@ def _outcomes(
                     " program write it?"
                 )
             if source == topics.events.encode():
-                claimed = record.headers.get("reason", b"").decode() in CLAIMED_REASONS
+                reason = record.headers.get("reason", b"").decode("utf-8", "replace")
+                claimed = reason in CLAIMED_REASONS
                 outcome = "late" if topic == topics.late else "claimed" if claimed else "rejected"
                 yield int(partition), int(offset), outcome
 
@@ -346,7 +346,7 @@ def _encoded_positions(
     settings: Settings, topic: str, ranges: Ranges, prefix: str
 ) -> Iterator[Position]:
     """The positions of encoded records that records of an output topic name in their headers."""
-    encoded, names = settings.topics.encoded.encode(), [prefix + name for name in SOURCE_HEADERS]
+    encoded, names = settings.topics.encoded.encode(), [prefix + name for name in POSITION_HEADERS]
     for record in read_topic(settings, topic, ranges):
         source, partition, offset = (record.headers.get(name, b"") for name in names)
         if source == encoded and partition.isdigit() and offset.isdigit():

@@ -83,9 +83,9 @@ def plan(
         fault = error.errors()[0]
         raise InputError(f"--{'.'.join(map(str, fault['loc']))}: {fault['msg']}") from None
     start_ms = now_ms() if start is None else start
-    opted_out = read_user_ids(exclude, "--exclude") if exclude else []
+    opted_out = read_user_ids(exclude, "--exclude", may_be_empty=True) if exclude else []
     wish = campaigns.wish_of(name, asked, start_ms, "--when")._replace(
-        opted_out=frozenset(opted_out)
+        opted_out=frozenset(each.strip() for each in opted_out)
     )
     requested = campaigns.requested_of(asked) | {"excluded": len(wish.opted_out)}
     with call.session() as session:

@@ -77,13 +77,13 @@ def read_settings(config: Path | None) -> Settings:
     return load(config_file(config))
 
 
-def read_user_ids(file: Path, option: str) -> list[str]:
+def read_user_ids(file: Path, option: str, *, may_be_empty: bool = False) -> list[str]:
     """The user ids of a file, one a line, without empty lines. Raises InputError."""
     try:
         ids = [line for line in file.read_text("utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{option} {file}: {getattr(error, 'strerror', error)}") from None
-    if not ids:
+    if not ids and not may_be_empty:
         raise InputError(f"{option} {file}: no user id")
     return ids
 

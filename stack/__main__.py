@@ -29,8 +29,8 @@ def _report(stack: Stack) -> None:
     status = stack.status()
     for name, each in status["services"].items():
         state = f"pid {each['pid']}, {each['memory_mb']} MB" if each["pid"] else "down"
-        url = each["url"] if each["pid"] else ""
-        print(f"{name:<12} {state:<22} {url:<24} {each['log']}")
+        address = each["address"] if each["pid"] else ""
+        print(f"{name:<12} {state:<22} {address:<24} {each['log']}")
     print(f"settings: {status['config']}")
 
 

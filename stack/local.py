@@ -229,19 +229,20 @@ class Stack:
         return self.services[name]
 
     def status(self) -> dict[str, Any]:
-        """{"root", "config", "services": {name: {"pid", "url", "memory_mb", "log"}}}."""
+        """{"config", "services": {name: {"pid", "address", "memory_mb", "log"}}}."""
         ports = self._state.read()["ports"]
         others = (self.api, self.console, self.heartbeat)
         services = {}
         for name, service in (self.services | {each.name: each for each in others}).items():
             port = ports.get("flink_rest" if name == "jobmanager" else name, "")
+            scheme = "" if name in ("kafka", "cassandra") else "http://"
             services[name] = {
                 "pid": service.pid,
-                "url": port and f"http://{LOOPBACK}:{port}",
+                "address": port and f"{scheme}{LOOPBACK}:{port}",
                 "memory_mb": round(service.memory_mb()),
                 "log": str(service.log),
             }
-        return {"root": str(self.root), "config": str(self.config_file), "services": services}
+        return {"config": str(self.config_file), "services": services}
 
 
 def to_toml(settings: Mapping[str, Any]) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shutil
 import time
-from concurrent.futures import wait
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -122,11 +121,13 @@ def _drop_topics(settings: Settings) -> None:
     names = topic_configs(settings.topics).keys()
     deadline_s = time.monotonic() + RELEASE_TIMEOUT_S
     try:
+        if present := sorted(names & admin.list_topics(timeout=RELEASE_TIMEOUT_S).topics.keys()):
+            deleting = admin.delete_topics(present, operation_timeout=RELEASE_TIMEOUT_S)
+            for deleted in deleting.values():
+                deleted.result()
         while present := names & admin.list_topics(timeout=RELEASE_TIMEOUT_S).topics.keys():
             if time.monotonic() > deadline_s:
                 raise ServiceError(f"Kafka still lists {', '.join(present)} after deleting them")
-            deleting = admin.delete_topics(list(present), operation_timeout=RELEASE_TIMEOUT_S)
-            wait(deleting.values())
             time.sleep(0.2)
     except KafkaException as error:
         raise ServiceError(

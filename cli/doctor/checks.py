@@ -105,7 +105,7 @@ def kafka_problems(facts: Facts, settings: Settings) -> Problems:
     if missing := [name for name in expected if name not in found_topics]:
         yield "topics exist", f"no topic {', '.join(missing)}"
     for name, topic in found_topics.items():
-        needed = {"READ", "WRITE"} if name in (topics.events, topics.late) else {"READ"}
+        needed = {"READ", "WRITE"} if name == topics.events else {"READ"}
         if topic.operations is not None and (lacking := needed - topic.operations):
             what = " and ".join(sorted(lacking)).lower()
             yield "kafka permissions", f"this account may not {what} {name}"

@@ -73,7 +73,9 @@ async def campaign(
         "campaigns/plan.html",
         name=name,
         planned=found,
-        requested=facts({name: each for name, each in found.requested.items() if each}),
+        requested=facts(
+            {key: each for key, each in found.requested.items() if each and key != "start_ms"}
+        ),
         summary=facts(found.summary),
         targets=sorted(targets, key=lambda each: (-each.expected_gain, each.user_id)),
         calculation=lambda target: calculation(target, found.requested),

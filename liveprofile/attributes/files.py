@@ -88,7 +88,13 @@ def _rows(path: Path, catalogue: Catalogue) -> Iterator[Mapping[str, Any] | byte
                 raise InputError(f"{path}: {catalogue.unknown(unknown[0])}: define or rename it")
             if "user_id" not in names:
                 raise InputError(f"{path}: no column user_id; it has {', '.join(names)}")
-            yield from reader
+            for row in reader:
+                yield {
+                    name: catalogue.by_id[name].parse(value)
+                    if value and name in catalogue.by_id
+                    else value
+                    for name, value in row.items()
+                }
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: {error}") from None
 
@@ -106,9 +112,6 @@ def _statement(row: Mapping[str, Any], catalogue: Catalogue, defaults: FileDefau
         if value is None:
             raise StatementError(f"{name}: is missing; give --{name}")
     user_id = values.pop("user_id", None)
-    for name, value in values.items():
-        if isinstance(value, str) and name in catalogue.by_id:
-            values[name] = catalogue.by_id[name].parse(value)
     return new_statement(
         user_id=str(user_id) if type(user_id) is int else user_id,
         time_ms=time_ms,

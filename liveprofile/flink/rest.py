@@ -161,16 +161,15 @@ def cancel(rest_url: str, job_id: str, timeout_s: float = 60) -> None:
 
 
 def stop_with_savepoint(
-    rest_url: str, job_id: str, folder: str | None, drain: bool = False, timeout_s: float = 600
+    rest_url: str, job_id: str, folder: str | None, timeout_s: float = 600
 ) -> str:
     """Stops the job with a savepoint and returns the path of the savepoint.
 
     `folder`: a URI of the cluster's file system; None: the cluster's folder for savepoints.
-    `drain`: first closes every open window, for a job that is not started again.
     Raises ServiceError.
     """
     wait_until_running(rest_url, job_id, timeout_s)
-    body = {"targetDirectory": folder, "drain": drain}
+    body = {"targetDirectory": folder, "drain": False}
     trigger = request(rest_url, f"/jobs/{job_id}/stop", "POST", body)["request-id"]
     location = _wait_for_savepoint(rest_url, job_id, trigger, timeout_s)
     wait_for_state(rest_url, job_id, {"FINISHED"}, timeout_s=60)
@@ -209,7 +208,8 @@ def failure_reason(output: str) -> str:
     In this order: the message that the job prints (`profile_job: ...`), its Python error, the
     innermost Java cause, the last 10 lines.
     """
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    stripped = map(str.strip, output.splitlines())
+    lines = [line for line in stripped if line and not line.startswith("at ")]
     messages = [line for line in lines if re.match(r"\w+_job: ", line)]
     if messages:
         return messages[-1].partition(": ")[2]

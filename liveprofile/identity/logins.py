@@ -47,6 +47,8 @@ MAX_IDS_BY_LOGIN = 90  # of a person; `identity merge` adds more, up to MAX_IDS
 MAX_MERGES = 1_000_000  # each worker keeps all
 
 PURPOSE = "profiling"
+
+log = logging.getLogger(__name__)
 _FIELD, _ESCAPE = b'"anonymous_id"', b"\\u"
 
 
@@ -181,8 +183,6 @@ def _read_note(note: str) -> Counter[str]:
     return Counter({name: n for name, n in items if name in set(Outcome) and isinstance(n, int)})
 
 
-log = logging.getLogger(__name__)
-
 POLL_S = 0.5
 COMMIT_INTERVAL_S = 5.0  # of offsets without a merge
 LOG_INTERVAL_S = PARTITIONS_CHECK_S = 60.0
@@ -276,7 +276,7 @@ class LoginMerger:
             if self._stop.is_set():
                 return
             self._read()
-        ready = [each for each in self._held.values() if each.offset < ends[each.partition]]
+        ready = [each for each in self._held.values() if each.offset < ends.get(each.partition, 0)]
         ready.sort(key=lambda login: login[2:])
         for start in range(0, len(ready), TRANSACTION_LOGINS):
             self._decide(ready[start : start + TRANSACTION_LOGINS])

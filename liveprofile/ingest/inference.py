@@ -249,7 +249,7 @@ def _order(values: list[Any], unit: str, time_format: str) -> tuple[int, int]:
     found = (time_ms(value, unit, time_format, UTC) for value in values)
     times_ms = [time for time in found if time is not None]
     falls = sum(earlier > later for earlier, later in itertools.pairwise(times_ms))
-    return falls, max(times_ms) - min(times_ms)
+    return falls, max(times_ms, default=0) - min(times_ms, default=0)
 
 
 def _formats(values: list[Any], among: Iterable[str]) -> list[str]:

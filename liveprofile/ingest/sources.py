@@ -25,13 +25,19 @@ ROW = "__row"
 _TIME = "__time"
 
 BATCH_ROWS = 20_000
+BLOCK_LINES = 1_000  # of events with vectors, these are some 20 MB
 BLOCK_BYTES = 2 << 20
 
 # Formats that are not JSON lines, by suffix, and what to do with a file that no mapping can read.
 FORMATS = {
-    **{".csv": "CSV", ".tsv": "CSV", ".txt": "CSV", ".parquet": "Parquet", ".pq": "Parquet"},
+    **{".csv": "CSV", ".tsv": "CSV", ".parquet": "Parquet", ".pq": "Parquet"},
     **dict.fromkeys((".xls", ".xlsx"), "Excel"), ".avro": "Avro", ".orc": "ORC",
     **dict.fromkeys((".gz", ".zip", ".bz2", ".xz", ".zst"), "compressed"),
+}  # fmt: skip
+FIRST_BYTES = {
+    b"PAR1": "Parquet", b"Obj\x01": "Avro", b"ORC": "ORC",
+    **dict.fromkeys((b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ"), "compressed"),
+    b"\x28\xb5\x2f\xfd": "compressed",
 }  # fmt: skip
 REMEDIES = {
     "compressed": "unpack it first",
@@ -64,17 +70,21 @@ def require_json_lines(path: Path, remedy: str) -> None:
 
 
 def format_of(path: Path) -> str | None:
-    """The format that a file's suffix or its first bytes tell; None if neither does."""
+    """The format that a file's first bytes or its suffix tell; None if neither does."""
     with _file_errors(path), path.open("rb") as file:
-        head = file.read(4)
-    return "Parquet" if head == b"PAR1" else FORMATS.get(path.suffix.lower())
+        head = file.read(8)
+    by_suffix = FORMATS.get(path.suffix.lower())
+    if by_suffix == "Excel":  # its bytes are those of a compressed file
+        return by_suffix
+    by_bytes = (name for first, name in FIRST_BYTES.items() if head.startswith(first))
+    return next(by_bytes, by_suffix)
 
 
 def read_lines(path: Path, limit: int | None = None) -> Iterator[list[bytes]]:
     """Unparsed JSON lines in blocks, without empty lines. Raises InputError."""
     with _file_errors(path), path.open("rb") as file:
         lines = itertools.islice(filter(None, map(bytes.strip, file)), limit)
-        while block := list(itertools.islice(lines, BATCH_ROWS)):
+        while block := list(itertools.islice(lines, BLOCK_LINES)):
             yield block
 
 

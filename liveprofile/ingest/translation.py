@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator
 from datetime import UTC
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
@@ -65,7 +66,7 @@ class Translator:
         ]
         self._fixed = {k: v for k, v in mapping.fixed.items() if v is not None}
 
-    def times_ms(self, batch: pa.RecordBatch) -> list[int | None]:
+    def times_ms(self, batch: pa.RecordBatch | dict[str, pa.Array]) -> list[int | None]:
         """(N,) event times in epoch milliseconds, None if a row has no readable time."""
         time = self._mapping.time
         array, kind = batch[time.column], batch[time.column].type
@@ -94,7 +95,7 @@ class Translator:
                 pc.cast(columns[lookup.source_key], pa.string()), value_set=table[lookup.key]
             )
             columns |= {name: table[name].take(index).combine_chunks() for name in lookup.columns}
-        times_ms = self.times_ms(batch)
+        times_ms = self.times_ms(columns)
         fields = {
             name: self._field(name, source, columns, batch[ROW])
             for name, source in mapping.fields.items()
@@ -102,10 +103,13 @@ class Translator:
         fields |= {name: [value] * batch.num_rows for name, value in self._fixed.items()}
         if mapping.negative:
             _turn_negative(fields, mapping.negative)
-        fields["event_time"] = [
-            time if time is not None else _json_value(value)
-            for time, value in zip(times_ms, columns[mapping.time.column].to_pylist(), strict=True)
-        ]
+        fields["event_time"] = times_ms
+        if None in times_ms:
+            values = columns[mapping.time.column].to_pylist()
+            fields["event_time"] = [
+                time if time is not None else _json_value(value)
+                for time, value in zip(times_ms, values, strict=True)
+            ]
         keys = [*map(_key, fields.get("user_id") or [None] * batch.num_rows)]
         return EventRecords(keys, _dumped(fields), times_ms)
 
@@ -172,9 +176,9 @@ def _number(value: Any, decimal: str, currency: str) -> Any:
     if isinstance(value, str):
         number = number_of(value, decimal, currency)
         return value if number is None else number
-    if value is None or isinstance(value, int):
+    if not isinstance(value, float | Decimal):
         return value
-    number = float(value)  # of a decimal, too
+    number = float(value)
     return None if number != number else number
 
 

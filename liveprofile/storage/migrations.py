@@ -266,7 +266,9 @@ class Migrator:
             " WHERE scope = %s IF lock_owner = %s",
             (self._owner, SCOPE, holder),
         )
-        return self._owner if result.was_applied else result.one().lock_owner
+        if result.was_applied:
+            return self._owner
+        return getattr(result.one(), "lock_owner", None)  # a row that has expired has no columns
 
     def _conditional(self, statement: str, values: Sequence[str | None]) -> ResultSet:
         # SERIAL, not LOCAL_SERIAL: tables are changed in all data centres.

@@ -19,6 +19,7 @@ from liveprofile.rules.flags import FlagHistory, FlagQuery, RowPosition
 from liveprofile.rules.rules import RuleSet
 from liveprofile.wire import window_events
 from offline.late_windows.late_events import Position
+from udfs.cassandra.memberships import Memberships
 from udfs.profile.batch import ProfileBatch
 from udfs.profile.row import ProfileRow
 from udfs.profile.sink import CassandraProfileSink, NullSink
@@ -224,6 +225,9 @@ class RecomputedRows(NullSink):
 
     def statements(self, user_ids: Iterable[str]) -> dict[str, list[Statement]]:
         return self._statements.statements(user_ids)
+
+    def memberships(self, user_ids: Iterable[str]) -> dict[str, Memberships]:
+        return self._statements.memberships(user_ids)
 
     def flag_history(self, queries: Sequence[FlagQuery]) -> list[FlagHistory]:
         return [self._flag_history(query) for query in queries]

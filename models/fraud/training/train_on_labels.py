@@ -229,9 +229,11 @@ def _evaluate_rules(
     scores = score_events(model, rules, names, dataset)
     report = detection_report(dataset, scores, rules.evaluated("event"), BUDGETS)
     precision = average_precision_score(dataset.labelled.fraud_N, scores.suspicion_M)
-    return report | {
+    return {
         "version": rules.version,
         "average_precision": round(float(precision), 4),
+        "at": report["at"],
+        "of_rules": report["of_rules"],
     }
 
 

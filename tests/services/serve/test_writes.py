@@ -1,4 +1,4 @@
-"""Writes through the API on a real node and broker, its keys and its log."""
+"""Writes through the API on a real node and broker, and their audit trail."""
 
 from __future__ import annotations
 

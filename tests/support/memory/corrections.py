@@ -34,7 +34,7 @@ class MemoryCorrectionTables:
         self.sink, self.writes_left = sink, writes_left
         self.replaced: dict[tuple[str, int, int], ProfileRow] = {}
         self.marks: dict[tuple[str, int, str], str] = {}
-        self.statements = sink.statements
+        self.statements, self.memberships = sink.statements, sink.memberships
 
     def stored(self, user_id: str, since_ms: int) -> StoredUser:
         windows = {

@@ -74,6 +74,12 @@ def test_analyst_changes_the_state_and_the_write_is_audited(
     assert FLAG in shown(browser.get(f"/alerts?state={state.value}").text)
 
 
+def test_label_of_an_event_says_that_it_was_sent(browse: Browse) -> None:
+    browser = browse(Role.ANALYST)
+    assert "sent to the scoring pipeline" in act(browser, "fraud", EVENT_FLAG)
+    assert "has no event" in act(browser, "fraud", FLAG)
+
+
 def test_snooze_is_for_so_many_hours_and_can_be_ended(browse: Browse, api: MemoryApi) -> None:
     browser = browse(Role.ANALYST)
     assert "for 3 hours" in act(browser, "snooze", hours="3")

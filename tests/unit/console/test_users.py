@@ -94,7 +94,7 @@ def test_form_shows_the_events_that_moved_the_values(
     assert page.text.index("purchase of espresso (coffee)") < page.text.index("view of &lt;i&gt;9")
     assert '<td class="n">-4 points</td><td class="n">3.5</td><td>coffee 20 % → 50 %' in page.text
     assert "28 % before the window, 23 % after it" in page.text and "coffee (50 %)" in page.text
-    assert "1 events have a smaller effect or none" in page.text
+    assert "with a smaller effect or none: 1." in page.text
     part = browser.post("/user/explain", data=FIELDS, headers=FETCH).text
     assert "<html" not in part and "-4 points" in part
     assert [(each.action, each.outcome) for each in api.audit] == [("window.explain", "done")] * 2

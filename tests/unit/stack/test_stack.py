@@ -96,6 +96,10 @@ def test_failure_reason_prefers_the_error_of_the_job() -> None:
     client = "Traceback (most recent call last):\npy4j.protocol.Py4JJavaError: An error occurred.\n"
     assert rest.failure_reason(f"{client}{planner}\t... 31 more\n") == "a.C: no table"
     assert rest.failure_reason(f"profile_job: no column: foo\n{java}") == "no column: foo"
+    frames = "\n\tat org.apache.flink.A.b(A.java:1)" * 15
+    assert rest.failure_reason(f"x.TimeoutException: a heartbeat{frames}") == (
+        "x.TimeoutException: a heartbeat"
+    )
 
 
 def test_unreachable_jobmanager_gives_an_error_of_one_line() -> None:

@@ -42,6 +42,16 @@ def test_user_is_read_once_until_the_entry_is_too_old() -> None:
     assert store.reads == [["u", "v"], ["u", "w"]]
 
 
+def test_full_cache_is_cleared() -> None:
+    store = Store(stated("u", START_MS, a=1))
+    cache = CachedAttributes(store, max_users=2)
+    assert values(cache, "u") == [{"a": 1}]
+    assert values(cache, "u", "v", "w") == [{"a": 1}, {}, {}]
+    assert store.reads == [["u"], ["u", "v", "w"]]
+    assert values(cache, "x") == [{}]
+    assert store.reads[2:] == [["x"]]
+
+
 def test_each_row_sees_what_is_valid_at_its_time() -> None:
     cache = CachedAttributes(Store(stated("u", START_MS, days=1, a=1)))
     times_ms = [START_MS, START_MS + DAY_MS - 1, START_MS + DAY_MS]

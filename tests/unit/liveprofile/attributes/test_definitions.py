@@ -190,6 +190,10 @@ def test_json_lines_keep_types(tmp_path: Path) -> None:
     [
         ({"user_id": ""}, "user_id"),
         ({"user_id": "1", "age_band": "12"}, "age_band: must be one of"),
+        (
+            {"user_id": "1", "identity_check_score": "0.25"},
+            "identity_check_score: must be a number",
+        ),
         ({"user_id": "1", "face": [0.1]}, "face: must be a bool, a number or a text"),
         ({"user_id": "1", "time": "soon"}, "time: must be a time"),
         ({"user_id": "1", "time": NOW_MS + 1}, "in the future"),

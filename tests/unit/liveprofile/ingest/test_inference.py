@@ -237,6 +237,7 @@ def test_parquet_has_typed_columns(tmp_path: Path) -> None:
         ("shop.csv", b"a,b\n\xff\x00,1\n", "is in none of the encodings utf-8"),
         ("shop.xlsx", b"PK\x03\x04", "is Excel: save it as CSV or Parquet"),
         ("shop.csv.gz", b"\x1f\x8b\x08", "is compressed: unpack it first"),
+        ("shop.csv", b"\x1f\x8b\x08", "is compressed: unpack it first"),
     ],
 )
 def test_file_that_is_no_table_says_what_to_do(

@@ -141,6 +141,26 @@ def test_value_that_cannot_be_converted_is_sent_unchanged(written):
     ]
 
 
+def test_time_may_come_from_a_lookup_file(written, tmp_path):
+    baskets = pa.table({"basket": ["7"], "when": ["2017-01-01T00:00:00Z"]})
+    pq.write_table(baskets, tmp_path / "b.parquet")
+    source = written("a.csv", "id,who,what,basket,price,lat,lon\ne1,u1,view,7,1.5,1,2\n")
+    lookup = '\n[[lookups]]\nfile = "b.parquet"\nkey = "basket"\ncolumns = ["when"]\n'
+    [found] = replayed_events(source, written("m.toml", CSV + lookup))
+    assert found["event_time"] == 1483228800000
+
+
+@pytest.mark.parametrize("content", [b"\x1f\x8b\x08", b"PK\x03\x04", b"PAR1"])
+def test_file_that_only_claims_to_be_json_lines_is_refused(tmp_path, content):
+    (source := tmp_path / "a.jsonl").write_bytes(content)
+    with pytest.raises(InputError, match="not JSON lines"):
+        replayed_events(source, None)
+
+
+def test_json_lines_may_be_in_a_text_file(written):
+    assert replayed_events(written("a.txt", '{"event_id": "e1"}\n'), None) == [{"event_id": "e1"}]
+
+
 def test_record_key_is_the_user_id(written):
     source = written("a.csv", "id,who,what,when,price,lat,lon\ne1,ü1,view,,,,\ne2,,view,,,,\n")
     [events] = open_source(source, written("m.toml", CSV))
