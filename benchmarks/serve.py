@@ -26,7 +26,7 @@ import typer
 import uvloop
 
 from benchmarks.latency import send_on_schedule
-from benchmarks.load.workload import EventSender, Workload
+from benchmarks.load.workload import EventSender, Workload, user_id_of
 from benchmarks.support import runs
 from benchmarks.support.meter import Meter
 from benchmarks.support.report import USERS, quantiles, report_on_stack
@@ -225,7 +225,7 @@ def serve_loads(
     """Measures at these rates and at half of them, each after `warm_up_s` of the same load."""
     with runs.running_job(stack, "both-pipelines", "serve", workload) as job:
         _, numbers = workload.warm_up().times_and_users()
-        users = [f"u{number:07d}" for number in np.unique(numbers).tolist()]
+        users = [user_id_of(number) for number in np.unique(numbers).tolist()]
         with (
             _background(job.settings, workload, background_per_s),
             api_process(str(runs.config_file(stack, "serve"))) as (url, pid),

@@ -9,10 +9,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
-import orjson
 import typer
 
-from cli.common import Call, ConfigCall, JsonCall, MappingOption, read_settings
+from cli.common import Call, ConfigCall, JsonCall, MappingOption, print_json, read_settings
 from cli.job import submit_command
 from cli.options import Commands
 from cli.progress import count_bar, print_line
@@ -79,7 +78,7 @@ def generate(
     )
     with count_bar("generating", days, "days") as advance:
         written = write_shop(shop, out, labels, lambda: advance(1))
-    typer.echo(orjson.dumps(written))
+    print_json(written)
 
 
 mapping = Commands(

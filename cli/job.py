@@ -26,7 +26,6 @@ from liveprofile.flink.job_report import (
     last_checkpoint_path,
     require_running_job,
 )
-from liveprofile.flink.rest import wait_until_running
 from liveprofile.kafka.topics import create_topics, missing_topics
 from liveprofile.settings import load
 from liveprofile.storage.cql import to_ms
@@ -129,7 +128,7 @@ def submit(
     settings, file = call.settings, call.file
     job_id, created = submit_job(settings, file, savepoint)
     if wait:
-        wait_until_running(settings.flink.rest_url, job_id, WAIT_TIMEOUT_S)
+        rest.wait_until_running(settings.flink.rest_url, job_id, WAIT_TIMEOUT_S)
     call.print({"job_id": job_id, "name": settings.job.name, "topics_created": created})
 
 
@@ -219,10 +218,10 @@ def upgrade(
     settings, file = call.settings, call.file
     old_settings = None if fallback is None else load(fallback)
     check_submission(settings)
-    job_id = require_running_job(settings.flink.rest_url, settings.job.name, job)
+    rest_url, job_id = _running_job(call, job)
 
     def stop() -> str:
-        location = rest.stop_with_savepoint(settings.flink.rest_url, job_id, savepoint)
+        location = rest.stop_with_savepoint(rest_url, job_id, savepoint)
         print_line(f"job {job_id} is stopped, savepoint {location}")
         return location
 

@@ -29,7 +29,7 @@ from liveprofile.errors import InputError
 from liveprofile.feeds.users import read_erasures, read_merges
 from liveprofile.identity.merges import former_ids, of_persons
 from liveprofile.kafka.offsets import partition_ranges
-from liveprofile.kafka.records import read_topic, send_all
+from liveprofile.kafka.records import read_topic
 from liveprofile.privacy.erase import Cut, erase_users
 from liveprofile.privacy.erasure_log import (
     ErasureRun,
@@ -40,7 +40,6 @@ from liveprofile.privacy.erasure_log import (
     scan_runs,
     write_run,
 )
-from liveprofile.privacy.erasures import to_record
 from liveprofile.privacy.export import ExportFile, as_json, private_file, table_rows, user_records
 from liveprofile.privacy.places import TABLES, read_user_keys, retention, unlimited
 from liveprofile.privacy.trained_users import FALSE_POSITIVE_RATE, erase_rows, find_checkpoints
@@ -48,8 +47,7 @@ from liveprofile.settings import TOPICS, Settings
 from liveprofile.storage.cql import now_ms
 from liveprofile.units import DAY_MS
 from liveprofile.wire.tokens import ID_CHARS
-from liveprofile.wire.user_records import CONTENT_TYPE, key_of
-from services.privacy import erase_other_ids, forget_merges
+from services.privacy import erase_other_ids, forget_merges, send_erasures
 
 PART_USERS = 500  # tables without a key of the user are read once or twice for so many
 SETTLE_S = 2.0  # until the workers know of an erasure
@@ -130,20 +128,20 @@ def _carry_out(call: Call, ids: list[str], proof: Path | None) -> None:
 def _send(settings: Settings, ids: list[str]) -> dict[str, int]:
     """Tells the workers; returns the time of each user's erasure. Raises ServiceError."""
     partition_ranges(settings, settings.topics.erasures)  # a missing topic erases nothing
-    before_ms, book = now_ms(), read_merges(settings)
-    ids = of_persons(book, ids)
-    for other in former_ids(book, ids):
+    merges = read_merges(settings)
+    ids = of_persons(merges, ids)
+    before_ms = dict.fromkeys(ids, now_ms())
+    for other in former_ids(merges, ids):
         typer.echo(
             f"{other} was merged with these users and split: its profile may have events of theirs,"
             " and is not erased",
             err=True,
         )
-    records = ((key_of(user), to_record(user, before_ms), CONTENT_TYPE) for user in ids)
-    send_all(settings, settings.topics.erasures, records)
+    send_erasures(settings, before_ms)
     # Last: until then a repetition finds all ids of a person.
-    forget_merges(settings, book, ids)
+    forget_merges(settings, merges, ids)
     time.sleep(SETTLE_S)
-    return dict.fromkeys(ids, before_ms)
+    return before_ms
 
 
 def _pending(settings: Settings, session: Session) -> dict[str, int]:

@@ -20,11 +20,10 @@ from services import trends as service
 from services.trends import stored_retention
 
 
-def _event_type(name: str) -> str:
+def _check_event_type(name: str | None) -> None:
     """Raises InputError for another name than an event type's."""
-    if name not in EVENT_TYPES:
+    if name is not None and name not in EVENT_TYPES:
         raise InputError(f"--type {name!r}: not one of {', '.join(EVENT_TYPES)}")
-    return name
 
 
 trends = Commands(
@@ -149,8 +148,7 @@ def _counted(settings: Settings, found: Value | None) -> Value:
 
 def _series(category: str | None, event_type: str | None) -> Series:
     """Raises InputError."""
-    if event_type is not None:
-        _event_type(event_type)
+    _check_event_type(event_type)
     if category is None:
         return Series(ALL, "", event_type or ALL)
     return Series(CATEGORY, category, event_type or "purchase")
@@ -172,8 +170,7 @@ def retention(call: Call, event_type: Annotated[str | None, typer.Option("--type
     Options:
     event_type TYPE: A user is active in a week with such an event. Default: any event.
     """
-    if event_type is not None:
-        _event_type(event_type)
+    _check_event_type(event_type)
     with call.session() as session:
         cohorts = stored_retention(session, call.settings, event_type)
     columns = {

@@ -2,7 +2,7 @@
 
 The last line of each command is JSON. Other studies are modules of their own: lab.public_data,
 lab.orders.order_frauds, lab.users.demographics, lab.users.coupon_response, lab.user_model.aging,
-lab.user_model.value_curves, lab.card_transactions.walk_forward.
+lab.user_model.value_curves, lab.card_transactions.walk_forward, lab.event_risk.
 """
 
 from __future__ import annotations

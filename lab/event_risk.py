@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 
 from cli.progress import progress
-from liveprofile.errors import InputError
 from liveprofile.features.entity import ORDER_FEATURES
 from liveprofile.progress import Progress
 from liveprofile.simulator import ShopConfig
@@ -64,12 +63,6 @@ class FraudRecipe:
     legitimate_rows: int = 15_000  # per training shop
     false_alarm_cost: float = FALSE_ALARM_COST
     settings: tuple[tuple[int, int, float], ...] = ((5, 200, 0.07), (3, 300, 0.07))
-
-    def __post_init__(self) -> None:
-        if self.days <= self.warm_up_days:
-            raise InputError(
-                f"days = {self.days}: must be more than the {self.warm_up_days} in which lists fill"
-            )
 
     def config(self, seed: int) -> ShopConfig:
         return ShopConfig(self.users, self.days, seed=seed)

@@ -24,6 +24,7 @@ from liveprofile.flink.operator_metrics import (
     NO_BOUND,
     OverSubtasks,
     count_latencies,
+    is_latency,
     model_report,
     operator_metrics,
 )
@@ -61,7 +62,7 @@ def read_flink(settings: Settings) -> Readings:
 
 def is_needed(name: str) -> bool:
     """Whether `flink_readings` uses a metric of an operator."""
-    return is_reported(name) or ROWS.search(name) is not None
+    return is_reported(name) or is_latency(name) or ROWS.search(name) is not None
 
 
 def flink_readings(

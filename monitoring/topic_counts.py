@@ -73,11 +73,6 @@ class TopicCounter:
         for labels, count in sorted(counts.items()):
             readings.add(self._figure, count, *labels)
 
-    @property
-    def is_following(self) -> bool:
-        """Whether the records from now on are counted."""
-        return bool(self._next)
-
     def follow(self, stopping: threading.Event) -> None:
         """Counts new records until `stopping` is set. After an outage of Kafka it goes on."""
         failing = False

@@ -47,7 +47,7 @@ class RowFormat(NamedTuple):
     parquet_schema: pa.Schema
     convert: Callable[[pa.RecordBatch], pa.RecordBatch]
     time_column: str  # of the Parquet rows
-    has_labels: bool = False  # the scoring pipeline reads labels and numbered events
+    has_labels: bool = False  # the job reads labels, too
 
 
 class BackfillResult(NamedTuple):

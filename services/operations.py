@@ -89,12 +89,10 @@ def drift(session: Session, settings: Settings, periods: int) -> DriftHistory | 
     )
 
 
-def rejected_records(
-    session: Session, settings: Settings, reason: str | None, limit: int
-) -> list[RejectedRecord]:
+def rejected_records(session: Session, settings: Settings, limit: int) -> list[RejectedRecord]:
     """The newest first, of the last REJECTED_OFFSETS of each partition; starts of payloads."""
     ranges = last_ranges(settings, REJECTED_OFFSETS)
-    return latest_records(settings, ranges, reason, limit, log.warning, PAYLOAD_START_BYTES)
+    return latest_records(settings, ranges, None, limit, log.warning, PAYLOAD_START_BYTES)
 
 
 def resend(

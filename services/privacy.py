@@ -9,7 +9,10 @@ from cassandra.cluster import Session
 
 from liveprofile.consent import changes as consent_store
 from liveprofile.consent.changes import ConsentChange, newest
+from liveprofile.identity import merges
 from liveprofile.identity.merges import IdentityTable, missing_erasures, without_users
+from liveprofile.kafka.records import send_all
+from liveprofile.privacy import erasures
 from liveprofile.privacy.erasure_log import (
     REQUESTED,
     ErasureRun,
@@ -21,6 +24,7 @@ from liveprofile.privacy.erasure_log import (
 )
 from liveprofile.settings import Settings
 from liveprofile.storage.cql import now_ms
+from liveprofile.wire.user_records import CONTENT_TYPE, key_of
 from services.audit import AuditEntry, audited
 
 
@@ -88,15 +92,11 @@ def request_erasure(
     audit: AuditEntry | None = None,
 ) -> ErasureState:
     """Makes the job forget a user; `liveprofile privacy erase --pending` deletes the rows."""
-    from liveprofile.privacy.erasures import to_record
-    from liveprofile.wire.user_records import key_of
-
     known = read_runs(session, [user_id]).get(user_id)
     if known is not None and known.before_ms >= before_ms:
         return _state(settings, known)  # repeated, or covered by a later one
-    record = (key_of(user_id), to_record(user_id, before_ms))
     with audited(session, settings, audit) as entry:
-        _send(settings, settings.topics.erasures, [record])
+        send_erasures(settings, {user_id: before_ms})
         requested = ErasureRun(before_ms, before_ms, REQUESTED)
         keep_s = consent_store.ttl_s(settings.topics.decisions_retention_ms)
         write_run(session, user_id, requested, keep_s)
@@ -116,33 +116,28 @@ def erase_other_ids(
 
     erased: the time of each erasure. Returns the new ones. Raises ServiceError.
     """
-    from liveprofile.privacy.erasures import to_record
-    from liveprofile.wire.user_records import key_of
-
     due = missing_erasures(table, erased, (user_id for user_id in erased if user_id in table))
     if due:
-        records = (
-            (key_of(user_id), to_record(user_id, before_ms)) for user_id, before_ms in due.items()
-        )
-        _send(settings, settings.topics.erasures, records)
+        send_erasures(settings, due)
     return due
+
+
+def send_erasures(settings: Settings, before_ms: Mapping[str, int]) -> None:
+    """Tells the workers the time of each user's erasure. Raises ServiceError."""
+    records = (
+        (key_of(user_id), erasures.to_record(user_id, at)) for user_id, at in before_ms.items()
+    )
+    _send(settings, settings.topics.erasures, records)
 
 
 def forget_merges(settings: Settings, table: IdentityTable, erased: Container[str]) -> int:
     """Removes merges that name erased users; returns the number of records. Raises ServiceError."""
-    from liveprofile.identity.merges import to_record
-    from liveprofile.wire.user_records import key_of
-
     records = (
-        (key_of(alias_id), to_record(alias_id, kept) if kept else None)
+        (key_of(alias_id), merges.to_record(alias_id, kept) if kept else None)
         for alias_id, kept in without_users(table, erased).items()
     )
     return _send(settings, settings.topics.merges, records)
 
 
 def _send(settings: Settings, topic: str, records: Iterable[tuple[bytes, bytes | None]]) -> int:
-    # Only writes need Kafka, and the packages that its records need.
-    from liveprofile.kafka.records import send_all
-    from liveprofile.wire.user_records import CONTENT_TYPE
-
     return send_all(settings, topic, ((*each, CONTENT_TYPE) for each in records))

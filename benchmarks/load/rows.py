@@ -1,7 +1,7 @@
 """Makes the rows that the job's SQL passes to the profile operator, in Python.
 
 They have the columns of the view `profile_input` (jobs/sql/profile_views.py) and serve to time the
-operator and the model without Flink. Other tests check what the job computes.
+model, and as training rows, without Flink. Other tests check what the job computes.
 """
 
 from __future__ import annotations

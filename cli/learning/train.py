@@ -163,7 +163,7 @@ def event_risk(
     --validation-start 2024-02-05 --test-start 2024-02-19 --test-end 2024-02-29`
 
     Options:
-    labels FILE: File of labels, as for `feedback`. Default: the current content of the topic
+    labels FILE: File of labels, as for `risk feedback`. Default: the current content of the topic
         risk-feedback.
     train_start DAY: First day of the training part.
     validation_start DAY: First day of the validation part (hyperparameters, calibration); the

@@ -14,14 +14,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi import Path as PathParameter
 from starlette.responses import RedirectResponse, Response
 
-from console.access import (
-    Analyst,
-    Reader,
-    SlowAnalyst,
-    SlowReader,
-    Visitor,
-    form_of,
-)
+from console.access import Analyst, Reader, SlowAnalyst, SlowReader, Visitor, form_of
 from console.rendering import page, part_page
 from liveprofile.client.models import MAX_ID_CHARS, MAX_NOTE_CHARS
 from liveprofile.errors import LiveprofileError
@@ -141,7 +134,13 @@ async def _sizes(call: Call, segments: list[str]) -> dict[str, SegmentSize]:
 @router.get("/rules/proposals")
 async def proposals(call: Reader) -> Response:
     found = await call.read(read_proposals, SHOWN)
-    return part_page(call.request, "parts/rule_proposals.html", "Proposed rules", proposals=found)
+    return part_page(
+        call.request,
+        "parts/rule_proposals.html",
+        "Proposed rules",
+        back="/definitions/rules",
+        proposals=found,
+    )
 
 
 @router.post("/rules/propose")
@@ -170,7 +169,6 @@ async def proposal(proposal_id: ProposalId, call: SlowReader) -> Response:
         call.request,
         "rule_proposal.html",
         proposal=found,
-        text=text,
         diff=diff(to_toml("rules", in_force.definitions.rules), text),
         is_outdated=found.base_tag != in_force.tag and found.state is ProposalState.OPEN,
         may_approve=_is_approver(call) and found.may_be_approved_by(call.by),

@@ -1,4 +1,4 @@
-"""Cards and training curves of models, and which user model is in force."""
+"""Cards and training curves of models."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ async def summary(call: SlowReader) -> Response:
 
 async def _rejected(call: Call) -> tuple[list[RejectedRecord], list[tuple[str, int]]]:
     """The latest records, and how many of them have each reason, most frequent first."""
-    found = await call.run(service.rejected_records, None, SUMMARISED)
+    found = await call.run(service.rejected_records, SUMMARISED)
     return found, Counter(record.reason for record in found).most_common()
 
 

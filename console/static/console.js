@@ -221,7 +221,7 @@ function setUpAlerts() {
 function setUpEditor() {
   const form = byId("editor");
   if (!form) return;
-  const text = byId("text");  // a proposal is not edited
+  const text = byId("text");
   let timer, asked = 0;
   const show = async (address, target) => {
     const number = ++asked;
@@ -234,7 +234,7 @@ function setUpEditor() {
       if (number === asked) target.textContent = "The console does not answer.";
     }
   };
-  text?.addEventListener("input", () => {
+  text.addEventListener("input", () => {
     clearTimeout(timer);
     byId("changes").textContent = "";
     timer = setTimeout(() => show(form.dataset.check, byId("checked")), CHECK_MS);
@@ -244,7 +244,7 @@ function setUpEditor() {
       event.preventDefault();
       const target = byId(button.dataset.into);
       target.textContent = "Reading …";
-      show(button.getAttribute("formaction") ?? form.getAttribute("action"), target);
+      show(form.getAttribute("action"), target);
     });
   });
 }

@@ -26,7 +26,9 @@ from models.profile.evaluation.next_basket import (
     subset,
 )
 from models.profile.evaluation.next_basket_baselines import (
+    HALF_LIVES,
     TUNING_ROWS,
+    WEIGHTS,
     BaselineRanking,
     Cell,
     OwnCounts,
@@ -39,9 +41,9 @@ if TYPE_CHECKING:
 
 Settings = TypeVar("Settings", bound=Any)
 CHOICES = {
-    "half_life_days": (14.0, 30.0, 60.0, 90.0, 180.0, np.inf),
+    "half_life_days": HALF_LIVES,
     "per_event": (True,),
-    "popularity_weight": (0.0, 3.0, 10.0, 30.0, 100.0),
+    "popularity_weight": WEIGHTS,
 }
 
 

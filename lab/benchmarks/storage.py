@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from models.profile.inference import ProfileModel
 from stack.cassandra import nodetool
 from stack.local import Stack
 from stack.state import free_ports
-from udfs.profile.batch import ProfileBatchTiming, ProfileUpdater
+from udfs.profile.batch import ProfileUpdater
 from udfs.profile.sink import CassandraProfileSink, ProfileSink
 from udfs.scoring.sink import CassandraScoringSink, ScoredEvent
 from udfs.worker import fixed_feeds
@@ -51,16 +51,11 @@ TABLES = {
 }
 
 
-def profile_updater(
-    settings: Settings,
-    model: ProfileModel,
-    sink: ProfileSink,
-    on_batch: Callable[[ProfileBatchTiming], None] = lambda timing: None,
-) -> ProfileUpdater:
-    """An updater that stores in `sink`. on_batch: called with the times of each batch."""
+def profile_updater(settings: Settings, model: ProfileModel, sink: ProfileSink) -> ProfileUpdater:
+    """An updater that stores in `sink`."""
     rules, segments = read_rules(ROOT / settings.rules), read_segments(ROOT / settings.segments)
     feeds = fixed_feeds(settings, rules, segments)
-    return ProfileUpdater(settings, model, sink, feeds, on_batch)
+    return ProfileUpdater(settings, model, sink, feeds)
 
 
 @contextmanager

@@ -182,13 +182,12 @@ def measure_simulated() -> dict[str, Any]:
     Of its training shops, the young ones and the copies with hidden entities are left out.
     """
     recipe = FraudRecipe()
-    names = names_within(FEATURES, SPANS)
 
     def simulate(configs: list[ShopConfig], first_day: int, rows: int | None) -> EventDataset:
         return concatenate(
             [
                 simulate_dataset(
-                    config, [*names, *ORDER_FEATURES], recipe.delay_days, first_day, rows
+                    config, [*NAMES, *ORDER_FEATURES], recipe.delay_days, first_day, rows
                 )
                 for config in configs
             ]
@@ -204,7 +203,7 @@ def measure_simulated() -> dict[str, Any]:
         train.weight,
         validation.labelled,
         validation.user_M,
-        names,
+        NAMES,
         SETTING,
     ).report
 

@@ -1,4 +1,4 @@
-"""Training on simulated shops: repeatability, columns of a shop, missing entities."""
+"""Training on simulated shops, and missing entities."""
 
 import numpy as np
 import pytest

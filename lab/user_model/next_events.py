@@ -19,6 +19,7 @@ from torch import Tensor
 from liveprofile.progress import Progress
 from models.profile.data.examples import Corpus, run_trunk
 from models.profile.data.moments import inputs_at
+from models.profile.forward import log_p
 from models.profile.network import BehaviourTransformer
 from models.profile.recipes import Recipe
 from models.profile.training.losses import ndcg_at_10, ranks
@@ -114,8 +115,7 @@ def gains(rank_N: np.ndarray) -> np.ndarray:
 
 
 def _nll(logits_NC: Tensor, target_N: np.ndarray) -> np.ndarray:
-    target_N1 = torch.from_numpy(target_N.astype(np.int64))[:, None]
-    return -logits_NC.float().log_softmax(1).gather(1, target_N1).squeeze(1).numpy()
+    return -log_p(logits_NC, torch.from_numpy(target_N.astype(np.int64))).numpy()
 
 
 def _ranks(logits_NC: Tensor, target_N: np.ndarray) -> np.ndarray:

@@ -86,7 +86,7 @@ def _continue_training(
     split = Split(train, none, none, until_ms, until_ms, until_ms)
     data = prepare_streams(recipe, streams, split, model)
     trainer = fit(recipe, data)
-    return data.teacher._replace(model=trainer.model)
+    return model._replace(model=trainer.model)
 
 
 def _event_gains(

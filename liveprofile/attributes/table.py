@@ -217,7 +217,6 @@ def apply_records(
     catalogue: Catalogue,
     write: Callable[[Sequence[Statement | Withdrawal]], object],
     on_rejected: Callable[[RejectedRecord], None],
-    on_batch: Callable[[Progress], None] = lambda progress: None,
 ) -> Progress:
     """Stores the records after the group's committed offsets, up to the topic's present end.
 
@@ -241,5 +240,4 @@ def apply_records(
         progress = Progress(
             progress.stored + len(parsed.changes), progress.rejected + len(parsed.rejected)
         )
-        on_batch(progress)
     return progress

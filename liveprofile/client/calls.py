@@ -4,8 +4,8 @@
     calls.snooze("42", "*", for_s=3_600)  # "*": all rules
     calls.put_rules(rules=[...], tag=rules.tag, dry_run=True)
 
-`Client.send` and `AsyncClient.send` return the answer of a call. docs/api.md describes the routes
-and their values. The server refuses unknown ones.
+`Client.send` returns the answer of a call. docs/api.md describes the routes and their values. The
+server refuses unknown ones.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import random
 import ssl
 import time
 from collections.abc import Iterator
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import httpx2
 from pydantic import ValidationError
@@ -102,8 +102,9 @@ class Client:
         headers = {"User-Agent": f"liveprofile-client/{__version__}"}
         if key is not None:
             headers["Authorization"] = f"Bearer {key}"
-        options: dict[str, Any] = {"headers": headers, "timeout": timeout_s, "verify": verify}
-        self._http = httpx2.Client(base_url=url, transport=transport, **options)
+        self._http = httpx2.Client(
+            base_url=url, headers=headers, timeout=timeout_s, verify=verify, transport=transport
+        )
         self._attempts = attempts
 
     def send(self, call: Call[Result]) -> Result:

@@ -11,10 +11,9 @@ schemas/user-consents.schema.json is their schema.
 
 from __future__ import annotations
 
-import itertools
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import repeat
+from itertools import islice, repeat
 from typing import Any, NamedTuple
 
 from cassandra.cluster import Session
@@ -276,7 +275,7 @@ def apply_changes(
     insert = prepare(session, USER_CONSENT.insert(ttl_s))
     insert.is_idempotent = True
     remaining, count = iter(changes), 0
-    while part := list(itertools.islice(remaining, USERS_AT_ONCE)):
+    while part := list(islice(remaining, USERS_AT_ONCE)):
         statements = (
             insert.bind((user_id, from_ms(each.time_ms), *each[1:], write_time_us(each)))
             for user_id, each in part

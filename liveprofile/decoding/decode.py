@@ -89,7 +89,7 @@ def _event(value: bytes, headers: Mapping[str, bytes], reader_of: ReaderOf) -> b
             parsed = _json(value)
         except Undecodable:
             return value  # the job says why
-        # These attributes has every CloudEvent, and no event.
+        # Every CloudEvent has these attributes, and no event has them.
         if isinstance(parsed, dict) and all(isinstance(parsed.get(n), str) for n in REQUIRED):
             return _from_structured(parsed)
     return value

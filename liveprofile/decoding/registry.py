@@ -14,7 +14,7 @@ from liveprofile.decoding.decode import BodyReader, Undecodable
 from liveprofile.errors import ConfigError, ServiceUnavailableError
 from liveprofile.settings import DecoderSettings
 
-# Error codes of the REST API: no such schema, subject or version.
+# Error codes of the REST API: no such schema.
 NOT_FOUND = (40401, 40402, 40403)
 # Each is a few kilobytes; a shop has tens of schemas.
 MAX_SCHEMAS = 1_000

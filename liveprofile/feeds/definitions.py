@@ -18,11 +18,11 @@ import hashlib
 import logging
 import time
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import orjson
 
+from liveprofile.alerts.cloud_events import to_rfc3339
 from liveprofile.errors import InputError, LiveprofileError
 from liveprofile.feeds.feed import Feed, TableSpec, TopicTable
 from liveprofile.kafka import records as kafka_records
@@ -176,8 +176,7 @@ class DefinitionFeed(Feed[Set]):
         if table.signed_ms < self._signed_ms:
             lacking = "the topic lacks the records that were signed last"
             return lacking if table.has_records else ""
-        new = table.value() if table.has_records else self._current
-        new = new.model_copy(update=table.sweep)
+        new = table.value() if table.has_records else self._current.model_copy(update=table.sweep)
         self._signed_ms = table.signed_ms
         if new != self._current:
             names = [definition.id for definition in table.definitions]
@@ -376,8 +375,7 @@ def apply_definitions(
 
 
 def _records(changes: Sequence[DefinitionChange], by: str) -> list[tuple[bytes, bytes | None]]:
-    applied_at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    applied = {"applied_by": by, "applied_at": applied_at}
+    applied = {"applied_by": by, "applied_at": to_rfc3339(round(time.time() * 1_000))}
     written = (change for change in changes if change.kind != "unchanged")
     return [
         (APPLIED_KEY, orjson.dumps(applied)),

@@ -60,7 +60,7 @@ def build(target: Path) -> None:
 
 def fetch(folder: Path = JARS) -> None:
     """Fills `folder`/kafka, /cassandra and /flink unless they are complete. Raises ServiceError."""
-    if not _is_current(folder / ".complete", sha256(POM)):
+    if not _is_current(JARS / ".complete", sha256(POM)):
         _download(folder)
     build_functions(folder)
 
@@ -97,13 +97,13 @@ def _run(*command: str | Path, error: str) -> None:
         raise ServiceError(f"{error}:\n{tail}")
 
 
-def require(folder: Path = JARS) -> None:
+def require() -> None:
     """Raises ServiceError if the jars are missing or belong to another version of the code."""
-    if not _is_current(folder / ".complete", sha256(POM)) or not _is_current(
-        folder / ".functions", _source_fingerprint()
+    if not _is_current(JARS / ".complete", sha256(POM)) or not _is_current(
+        JARS / ".functions", _source_fingerprint()
     ):
         raise ServiceError(
-            f"the jars of liveprofile/flink/pom.xml and jobs/java are not in {folder}: run"
+            f"the jars of liveprofile/flink/pom.xml and jobs/java are not in {JARS}: run"
             " `make jars`"
         )
 

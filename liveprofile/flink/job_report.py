@@ -11,7 +11,6 @@ from liveprofile.errors import InputError, LiveprofileError, ServiceError
 from liveprofile.flink.operator_metrics import (
     ModelReport,
     OverSubtasks,
-    is_latency,
     is_model_gauge,
     operator_metrics,
 )
@@ -58,7 +57,7 @@ def find_job(rest_url: str, name: str) -> dict[str, Any]:
 
 
 def _running(rest_url: str) -> dict[str, str]:
-    """The names of the jobs that have not ended by id."""
+    """By id, the names of the jobs that have not ended."""
     jobs = request(rest_url, "/jobs/overview")["jobs"]
     return {job["jid"]: job["name"] for job in jobs if job["state"] not in TERMINAL_STATES}
 
@@ -168,7 +167,7 @@ class ScoringReport(NamedTuple):
 
 def is_reported(name: str) -> bool:
     """Whether a report is made from this metric of an operator."""
-    return bool(_SCORING_COUNTER.search(name)) or is_model_gauge(name) or is_latency(name)
+    return bool(_SCORING_COUNTER.search(name)) or is_model_gauge(name)
 
 
 def scoring_report(metrics: Mapping[str, OverSubtasks]) -> ScoringReport | None:

@@ -19,7 +19,7 @@ from liveprofile.errors import InputError
 from liveprofile.kafka.records import Record
 from liveprofile.privacy.places import UserKeys, conditions, is_theirs
 from liveprofile.rows.table import Table
-from liveprofile.storage.cql import prepare, read_pages
+from liveprofile.storage.cql import prepare_once, read_pages
 
 # Cassandra stores some texts that are JSON.
 _JSON_STARTS = ("{", "[")
@@ -84,7 +84,7 @@ def table_rows(session: Session, table: Table, keys: UserKeys) -> Iterator[dict[
     names = table.names()
     for where, values in conditions(table, keys):
         query = f"SELECT {', '.join(names)} FROM {table.name}"
-        prepared = prepare(session, f"{query} WHERE {where}" if where else query)
+        prepared = prepare_once(session, f"{query} WHERE {where}" if where else query)
         for row in read_pages(session, prepared, values):
             if is_theirs(table, row, keys):
                 yield {
@@ -131,10 +131,10 @@ def user_records(records: Iterable[Record], user_ids: Collection[str]) -> Iterat
             parsed = orjson.loads(value)
         if isinstance(parsed, dict):
             ids = {str(parsed[name]) for name in ("user_id", "subject") if name in parsed}
-            is_theirs = not ids.isdisjoint(user_ids)
+            is_named = not ids.isdisjoint(user_ids)
         else:
-            is_theirs = any(each in value for each in encoded)
-        if is_theirs or record.key in encoded:
+            is_named = any(each in value for each in encoded)
+        if is_named or record.key in encoded:
             yield {
                 "topic": record.topic,
                 "partition": record.partition,

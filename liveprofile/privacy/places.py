@@ -102,17 +102,17 @@ CONSTANTS_MS = {
     "5 years": RECORD_TTL_S * SECOND_MS,
 }
 _OPEN_WINDOW = "window.length_ms + window.out_of_orderness_ms"
-# The settings after which the state of a view about users or events expires, how many times they
-# count, and how much longer it stays. docs/data-inventory.md lists the views.
-STATES: dict[str, tuple[str, float, int]] = {
-    "clocked": ("state.user_ttl_ms", 1, 0),
-    "deduplicated": ("state.dedup_ttl_ms", 1, 0),
-    "counted": (_OPEN_WINDOW, 1, HOUR_MS),
-    "user_windows": (_OPEN_WINDOW, 1, 0),
-    "profile_input": ("state.user_ttl_ms", 1, 0),
-    **{f"with_{name}": ("state.user_ttl_ms", 1, 0) for name in ENTITIES},
-    "with_user": ("state.user_ttl_ms", 1, 0),
-    "scoring_input": ("state.user_ttl_ms", 1, 0),
+# The settings after which the state of a view about users or events expires, and how much longer it
+# stays. docs/data-inventory.md lists the views.
+STATES: dict[str, tuple[str, int]] = {
+    "clocked": ("state.user_ttl_ms", 0),
+    "deduplicated": ("state.dedup_ttl_ms", 0),
+    "counted": (_OPEN_WINDOW, HOUR_MS),
+    "user_windows": (_OPEN_WINDOW, 0),
+    "profile_input": ("state.user_ttl_ms", 0),
+    **{f"with_{name}": ("state.user_ttl_ms", 0) for name in ENTITIES},
+    "with_user": ("state.user_ttl_ms", 0),
+    "scoring_input": ("state.user_ttl_ms", 0),
 }
 
 
@@ -141,10 +141,9 @@ def retention(settings: Settings) -> Iterator[Kept]:
             yield Kept("topic", name, topic.holds, setting, limit_of(settings, setting), True)
         else:
             yield Kept("topic", name, topic.holds, "replaced by a newer record", None, False)
-    for view, (setting, times, more_ms) in STATES.items():
+    for view, (setting, more_ms) in STATES.items():
         parts = sum(limit_of(settings, each) or 0 for each in setting.split(" + "))
-        limit_ms = round(parts * times) + more_ms
-        yield Kept("state", view, "state of the view", setting, limit_ms, True)
+        yield Kept("state", view, "state of the view", setting, parts + more_ms, True)
 
 
 def unlimited(settings: Settings) -> list[Kept]:

@@ -50,12 +50,10 @@ class UserFilter(NamedTuple):
     bits: np.ndarray  # bool
 
     @classmethod
-    def of(
-        cls, keys: Iterable[bytes], salt: bytes, rate: float = FALSE_POSITIVE_RATE
-    ) -> UserFilter:
+    def of(cls, keys: Iterable[bytes], salt: bytes) -> UserFilter:
         """The filter of distinct `user_key`s. The same keys and salt give the same filter."""
         known = list(keys)
-        hashes = math.ceil(-math.log2(rate))
+        hashes = math.ceil(-math.log2(FALSE_POSITIVE_RATE))
         bits = np.zeros(max(1, math.ceil(len(known) * hashes / math.log(2))), bool)
         for key in known:
             bits[_positions(key, salt, hashes, len(bits))] = True

@@ -141,5 +141,3 @@ LATER_SUMS = table(
     holds="sums of windows since an erasure",
     users=BY_WINDOW,
 )
-
-PROFILE_TABLES = (USER_PROFILE, PROFILE_DELTA, REPLACED_DELTA, USER_LOOKALIKE, LATER_SUMS)

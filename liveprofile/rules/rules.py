@@ -1,7 +1,7 @@
 """The format of risk rules, and their validation (docs/data-contract.md, section 6).
 
-Rules come from a TOML file or, one per record, from the topic risk-rules (udfs/rules_feed.py). Both
-are validated here before use.
+Rules come from a TOML file or, one per record, from the topic risk-rules
+(liveprofile/feeds/definitions.py). Both are validated here before use.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The format of segment definitions, and their validation (docs/segments.md).
 
 Definitions come from a TOML file or, one per record, from the topic segment-definitions
-(udfs/segments_feed.py). Conditions are those of rules (liveprofile/rules/conditions.py).
+(liveprofile/feeds/definitions.py). Conditions are those of rules (liveprofile/rules/conditions.py).
 """
 
 from __future__ import annotations
@@ -149,4 +149,4 @@ SEGMENTS = DefinitionKind(
     condition_faults=_condition_problems,
     condition_keys=("when",),
 )
-read_segments, read_segment = SEGMENTS.read_file, SEGMENTS.read_record
+read_segments = SEGMENTS.read_file

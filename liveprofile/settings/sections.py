@@ -128,7 +128,7 @@ class ScoringSettings(Section):
 
     enabled: bool = True
     """score single events as they arrive (docs/risk.md)"""
-    # The state contains K tokens of about 80 characters for each user and entity, twice.
+    # The state has K tokens of about 80 characters for each user, and of about 50 for each entity.
     history: Annotated[int, within(2, 1_024)] = 128
     """last events of a user or an entity that features use"""
     checkpoint: Path = Path("models/checkpoints/event-risk")

@@ -22,9 +22,9 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
-def within(low: float, high: float | None = None, **options: Any) -> Any:
-    """The bounds of a setting. options: of pydantic.Field."""
-    return Field(ge=low, le=high, **options)
+def within(low: float, high: float | None = None) -> Any:
+    """The bounds of a setting."""
+    return Field(ge=low, le=high)
 
 
 class Login(Section):

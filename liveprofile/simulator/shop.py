@@ -95,7 +95,7 @@ class ShopDay(NamedTuple):
         return _json_lines(self.records())
 
     def label_lines(self) -> bytes:
-        """Labels as JSON lines for `liveprofile risk feedback send`, without missing fields."""
+        """Labels as JSON lines for `liveprofile risk feedback`, without missing fields."""
         return _json_lines(map(_present, self.labels.to_pylist()))
 
 

@@ -51,13 +51,6 @@ class Point(NamedTuple):
     high: float | None
     outside: bool
 
-    @property
-    def excess(self) -> float:
-        """How far the value lies outside the range, in half widths of the range."""
-        if not self.outside or self.expected is None or self.high is None:
-            return 0.0
-        return abs(self.value - self.expected) / max(self.high - self.expected, 1e-9)
-
 
 def series_values(
     counts: Sequence[StoredCount], span: str, metric: Metric, first_ms: int, end_ms: int
@@ -142,13 +135,14 @@ def expected_range(
     """values: (N,) without gaps. period: steps of a week, 168 or 7.
 
     unit: what one event adds. limit: spreads from what is expected to the ends of the range.
-    first: earlier places have no range, only what is expected of them. The
-    spread is at least that of independent events, whose variance is
-    unit x expected (a Poisson distribution for counts).
+    first: earlier places have no range, only what is expected of them.
+
+    The spread is at least that of independent events, whose variance is unit x expected (a Poisson
+    distribution for counts).
     """
-    count, weeks = len(values), WEEKS
-    lagged = np.full((weeks, count), np.nan)
-    for week in range(1, weeks + 1):
+    count = len(values)
+    lagged = np.full((WEEKS, count), np.nan)
+    for week in range(1, WEEKS + 1):
         lag = week * period
         if lag < count:
             lagged[week - 1, lag:] = values[:-lag]
@@ -160,7 +154,7 @@ def expected_range(
     spread = np.full(count, np.nan)
     spread[first:] = np.sqrt(unit)
     for place in np.flatnonzero(known[first:]) + first:
-        before = residuals[max(0, place - weeks * period) : place]
+        before = residuals[max(0, place - WEEKS * period) : place]
         before = before[np.isfinite(before)]
         if len(before) >= period:
             mad = np.median(np.abs(before - np.median(before)))

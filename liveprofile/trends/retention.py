@@ -19,13 +19,13 @@ class UserWindow(NamedTuple):
     is_first: bool  # the user's first window ever
 
 
-def user_windows(changes: Iterable[WindowChange]) -> Iterator[tuple[str, list[UserWindow]]]:
-    """Yields each user with its windows, oldest first.
+def user_windows(changes: Iterable[WindowChange]) -> Iterator[list[UserWindow]]:
+    """Yields the windows of each user.
 
     changes: those of a user follow each other (`queries.scan_changes`).
     """
-    for user_id, of_user in itertools.groupby(changes, key=lambda change: change.user_id):
-        windows = [
+    for _, of_user in itertools.groupby(changes, key=lambda change: change.user_id):
+        yield [
             UserWindow(
                 change.window_start_ms,
                 (change.delta.get("window") or {}).get("counts") or {},
@@ -33,7 +33,6 @@ def user_windows(changes: Iterable[WindowChange]) -> Iterator[tuple[str, list[Us
             )
             for change in of_user
         ]
-        yield user_id, sorted(windows, key=lambda window: window.start_ms)
 
 
 WEEK_MS = 7 * DAY_MS
@@ -55,7 +54,7 @@ def week_start_ms(time_ms: int) -> int:
 
 
 def retention(
-    users: Iterable[tuple[str, list[UserWindow]]], event_type: str | None, complete_until_ms: int
+    users: Iterable[list[UserWindow]], event_type: str | None, complete_until_ms: int
 ) -> list[Cohort]:
     """Returns the cohorts, oldest first.
 
@@ -64,7 +63,7 @@ def retention(
     """
     sizes: Counter[int] = Counter()
     active: dict[int, Counter[int]] = defaultdict(Counter)
-    for _, windows in users:
+    for windows in users:
         first = next((window for window in windows if window.is_first), None)
         if first is None:
             continue

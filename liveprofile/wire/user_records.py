@@ -11,7 +11,7 @@ import orjson
 from liveprofile.errors import InputError
 
 CONTENT_TYPE = {"content-type": "application/cloudevents+json"}
-# The times that consents, erasures and merges may have: from 2000 to the end of 9999.
+# Times that records may have: from 2000 (events, too) to the end of 9999.
 EARLIEST_MS, LATEST_MS = 946_684_800_000, 253_402_300_799_999
 
 

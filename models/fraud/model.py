@@ -53,7 +53,7 @@ class FraudModel:
     # Medians of the features over legitimate training events, by event type and for ANY_TYPE. NaN:
     # unknown for all of them.
     usual: dict[str, list[float]]
-    metadata: dict[str, Any]  # the card's other fields: recipe, metrics, reliability, versions
+    metadata: dict[str, Any]  # the card's other fields: recipe, metrics, versions
     reference: DriftReference | None = None  # None: no drift monitoring
     transitions: TransitionModel | None = None  # None: the trees read the features alone
 

@@ -150,7 +150,6 @@ def explain(
     events: EventLists,
     x_nF: np.ndarray,
     flagged: np.ndarray,
-    limit: int = MAX_REASONS,
 ) -> list[list[ScoreReason]]:
     """Returns the reasons of each flagged event: the strongest groups, then earlier events.
 
@@ -163,8 +162,7 @@ def explain(
     earlier = _event_reasons(model, events, x_nF, flagged)
     shapley_nF = shapley_values(model, x_nF[flagged])
     return [
-        _group_reasons(model, groups, x_nF[i], shapley_F, _scored_type(events, i), limit)
-        + earlier[i]
+        _group_reasons(model, groups, x_nF[i], shapley_F, _scored_type(events, i)) + earlier[i]
         for i, shapley_F in zip(flagged.tolist(), shapley_nF, strict=True)
     ]
 
@@ -197,11 +195,10 @@ def _group_reasons(
     x_F: np.ndarray,
     shapley_F: np.ndarray,
     event_type: str,
-    limit: int,
 ) -> list[ScoreReason]:
     usual_F = model.usual_for(event_type)
     [weight_G] = group_weights(groups, shapley_F[None])
-    strongest = np.argsort(-weight_G, kind="stable")[:limit]
+    strongest = np.argsort(-weight_G, kind="stable")[:MAX_REASONS]
     reasons = []
     for g in strongest[weight_G[strongest] >= MIN_WEIGHT]:
         # A reason shows the one feature of its group whose own value is the largest.

@@ -4,7 +4,8 @@ Shape suffixes
     B rows (one user and window each)      P flat positions: padded sequences laid end to end
     T positions of a padded sequence       N positions selected from P   M items, one state each
     D model width   H heads   E width of a head
-    7 fields of a token (models/profile/encoding.py)   C categories   I items   K best of them
+    7 fields of a token (models/profile/encoding.py)   C categories   I items   K best of them;
+    in Fusion: K vectors of a modality, W numbers of each
 
 Sources
     causal self-attention      Vaswani et al. 2017, arXiv:1706.03762

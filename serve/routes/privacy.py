@@ -83,12 +83,11 @@ async def _consents(call: Call, user_id: str, now_ms: int) -> Response:
     purposes = {}
     for purpose in PURPOSES:
         change = newest(found.changes, purpose, now_ms)
-        by_default = {"since_ms": None, "basis": "", "text_version": ""}
-        purposes[purpose] = {"allowed": found.allows(purpose, now_ms)} | (
-            by_default
-            if change is None
-            else {"since_ms": change.time_ms}
-            | {name: getattr(change, name) for name in ("basis", "text_version")}
-        )
+        purposes[purpose] = {
+            "allowed": change.granted if change else found.defaults[purpose],
+            "since_ms": change.time_ms if change else None,
+            "basis": change.basis if change else "",
+            "text_version": change.text_version if change else "",
+        }
     answer = {"user_id": user_id, "purposes": purposes, "history": found.changes}
     return answers.json_response(answer)

@@ -113,8 +113,8 @@ def run_reference(
     """Applies the contract to `records`, which are in arrival order.
 
     settings: has the sections window, state and limits of liveprofile.settings.Settings.
-    late: the positions of late records, for a job that ignores idle partitions or a backfill, which
-    has none. None computes them from the clocks of the partitions.
+    late: the positions of late records, for a backfill, which has none. None computes them from the
+    clocks of the partitions.
     too_many: the positions that a job with several tasks rejected as TOO_MANY. A user's events
     arrive there in no certain order. None computes them in the order of `records`.
     rules: tables of rules.toml; those of scope event are ignored.

@@ -1,7 +1,6 @@
 """Compares what the profile pipeline stored and sent with the reference over the same input topic.
 
-Every window must be closed. No partition may be ignored as idle: then the reference knows which
-records are late.
+Every window must be closed.
 """
 
 from __future__ import annotations

@@ -159,7 +159,7 @@ class StatementExecutor:
                 f" (cassandra.retry_timeout_ms = {self._retry_timeout_s * 1000:.0f}):"
                 f" {describe_error(error)}"
             )
-        if not self._failed:  # one line per outage, not one per request
+        if not self._failed:  # one line for each round of retries, not for each request
             log.warning("Cassandra %s fails, retrying: %s", self._kind, describe_error(error))
         self._failed.append(request)
 

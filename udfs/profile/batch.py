@@ -144,7 +144,7 @@ class ProfileUpdater:
 
     on_batch: called with the timing of each batch that succeeds.
     encode_texts: the sentence encoder; None: the model gets no texts.
-    models: names those of each batch; None: always `model`. now_ms: the wall clock.
+    models: names those of each batch; None: always `model`.
     """
 
     def __init__(
@@ -156,7 +156,6 @@ class ProfileUpdater:
         on_batch: Callable[[ProfileBatchTiming], None] = lambda timing: None,
         encode_texts: TextEncoder | None = None,
         models: Current[ActiveModels] | None = None,
-        now_ms: Callable[[], float] = lambda: time.time() * SECOND_MS,
     ):
         """Raises InputError if the model was trained with another `state.decay_days`."""
         if model.decay_days != settings.state.decay_days:
@@ -175,7 +174,7 @@ class ProfileUpdater:
         self._later = LaterWindows(sink, length_ms, self._memberships.forget)
         self._later_users: frozenset[str] = frozenset()  # of the batch in work
         self._attributes = CachedAttributes(sink)
-        self._on_batch, self._encode_texts, self._now_ms = on_batch, encode_texts, now_ms
+        self._on_batch, self._encode_texts = on_batch, encode_texts
         self._failed_rows = 0  # since the last successful batch
 
     def update(self, batch: ProfileBatch) -> list[list[str]]:
@@ -253,7 +252,7 @@ class ProfileUpdater:
         clock.append(time.perf_counter())
         # The watermark passes the end of a window `out_of_orderness_ms` after it, if events arrive.
         close_ms = inputs.window_end_ms + self._settings.window.out_of_orderness_ms
-        waited_ms = self._now_ms() - close_ms
+        waited_ms = time.time() * SECOND_MS - close_ms
         topics, origin = self._settings.topics, origin_of(self._settings.job)
         for row, profile in zip(kept, profiles, strict=True):
             if profile.flags:

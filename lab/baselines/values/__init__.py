@@ -50,7 +50,7 @@ def fit_moments(
     on_progress: Progress,
     models: Mapping[str, Fit] = MODELS,
 ) -> dict[str, Baseline]:
-    """As `value_baselines.linear_baselines` of the product, of each of `models`."""
+    """As `any_time.linear_baselines` of the product, of each of `models`."""
     streams = corpus.streams
     split = split_by_time(recipe, streams.end_ms_W)
     known_ms = moment_ranges_ms(streams, split, days)[1][0]

@@ -151,7 +151,7 @@ def choose_for_each(
     on_fit: Callable[[int, int], None],
     **targets: tuple[list[dict[str, Any]], Callable[[dict[str, Any]], Predict]],
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """The settings and the model that `choose_settings` returns, for each of LOSSES.
+    """The settings and the model that `choose_settings` returns, for each target.
 
     targets: the grid and the fit of each. `on_fit` counts the fits of all.
     """

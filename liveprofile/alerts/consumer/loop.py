@@ -307,7 +307,7 @@ def stop_on_signals(consumer: Any) -> Iterator[None]:
 
 
 # A request to Kafka holds at most a mebibyte. An alert of Liveprofile has a few kilobytes.
-MAX_VALUE_BYTES, MAX_KEY_BYTES, MAX_DETAIL_CHARS = 500_000, 1_024, 1_000
+MAX_VALUE_BYTES, MAX_KEY_BYTES = 500_000, 1_024
 
 
 def dead_letter_topic(settings: Settings) -> str:
@@ -330,7 +330,7 @@ def dead_letter_sender(settings: Settings) -> SendDeadLetter:
         headers = {
             "reason": failure.reason,
             "handler": failure.handler,
-            "detail": failure.detail[:MAX_DETAIL_CHARS],
+            "detail": failure.detail,
             "topic": record.topic(),
             "partition": str(record.partition()),
             "offset": str(record.offset()),

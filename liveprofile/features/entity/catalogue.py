@@ -142,8 +142,8 @@ def _features(owner: str, rows: list[_Row]) -> dict[str, Feature]:
         if not spans:
             features[prefix + name] = Feature(unit, of + description)
         for span in spans:
-            number, letter = int(span[:-1]), _UNITS[span[-1]]
-            when = f"in the last {letter}" if number == 1 else f"in the last {number} {letter}s"
+            number, word = int(span[:-1]), _UNITS[span[-1]]
+            when = f"in the last {word}" if number == 1 else f"in the last {number} {word}s"
             text = description if "{span}" in description else f"{description} {{span}}"
             features[f"{prefix}{name}_{span}"] = Feature(unit, of + text.format(span=when))
     return features

@@ -168,16 +168,16 @@ def _amount_columns(past: PastEvents, bought_T: np.ndarray, amount_S: np.ndarray
     is_purchase_S = past.own(bought_T) != 0
     columns = {"earlier_purchases": count_SW[:, 0]}
     for w, suffix in enumerate(("", "_30d")):
-        knamount_S = count_SW[:, w] >= MIN_EARLIER_PURCHASES
+        known_S = count_SW[:, w] >= MIN_EARLIER_PURCHASES
         mean_S, spread_S = mean_SW[:, w], spread_SW[:, w]
         values = {
-            "usual_amount": np.where(knamount_S, mean_S, np.nan),
-            "amount_spread": np.where(knamount_S, spread_S, np.nan),
+            "usual_amount": np.where(known_S, mean_S, np.nan),
+            "amount_spread": np.where(known_S, spread_S, np.nan),
             "amount_ratio": np.where(
-                knamount_S & is_purchase_S, amount_S / np.maximum(mean_S, MIN_AMOUNT), np.nan
+                known_S & is_purchase_S, amount_S / np.maximum(mean_S, MIN_AMOUNT), np.nan
             ),
             "amount_z": np.where(
-                knamount_S & is_purchase_S,
+                known_S & is_purchase_S,
                 (amount_S - mean_S) / np.maximum(spread_S, MIN_AMOUNT),
                 np.nan,
             ),

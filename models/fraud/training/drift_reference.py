@@ -50,16 +50,15 @@ _ALWAYS_MONITORED = (
 _PeriodRows = tuple[list[np.ndarray], ...]
 
 
-def monitored_features(
-    booster: xgb.Booster, names: Sequence[str], count: int = MAX_MONITORED
-) -> list[str]:
+def monitored_features(booster: xgb.Booster, names: Sequence[str]) -> list[str]:
     """Returns the features with the highest total gain, in descending order, then those that a
     broken source changes first, whatever their gain."""
     gains = booster.get_score(importance_type="total_gain")
     # The trees may have more inputs than the features `names` (models.fraud.transitions).
     features = set(names)
     names_by_gain = sorted((name for name in gains if name in features), key=lambda n: -gains[n])
-    monitored = [name for name in names_by_gain if not _NOT_MONITORED.fullmatch(name)][:count]
+    monitored = [name for name in names_by_gain if not _NOT_MONITORED.fullmatch(name)]
+    monitored = monitored[:MAX_MONITORED]
     return monitored + [
         name for name in names if name in _ALWAYS_MONITORED and name not in monitored
     ]

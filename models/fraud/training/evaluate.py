@@ -65,7 +65,10 @@ def complete(
         for name, each in {"validation": validation, **tests}.items()
     }
     validation = datasets["validation"]
-    score_M = probability(model.log_odds(validation.labelled.x_NF))
+    scores = {
+        name: probability(model.log_odds(each.labelled.x_NF)) for name, each in datasets.items()
+    }
+    score_M = scores["validation"]
     thresholds = {
         f"budget_{budget:g}": threshold_per_10000_users(validation, score_M, budget)
         for budget in BUDGETS
@@ -75,7 +78,7 @@ def complete(
     )
     model.metadata["thresholds"] = thresholds
     for name, dataset in datasets.items():
-        score_M = probability(model.log_odds(dataset.labelled.x_NF))
+        score_M = scores[name]
         model.metadata[name] = score_metrics(score_M, dataset.labelled.fraud_N) | {
             "at": {at: alert_metrics(dataset, score_M >= score) for at, score in thresholds.items()}
         }

@@ -1,1 +1,1 @@
-"""Training rows, training batches and item side information of the user model."""
+"""Training rows, examples and moments of the user model."""

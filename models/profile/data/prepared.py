@@ -183,12 +183,10 @@ def prepare_streams(
     return PreparedData(corpus, split, items, item_counts, categories, category_counts, teacher)
 
 
-def prepare_refit(
-    recipe: Recipe, data: PreparedData, part: SplitName, teacher: Teacher | None = None
-) -> PreparedData:
+def prepare_refit(recipe: Recipe, data: PreparedData, part: SplitName) -> PreparedData:
     """The data of a training on all windows up to the end of `part`, which nothing chooses by.
 
-    teacher: that of `prepare`, which returned `data`. The names are chosen anew.
+    The names are chosen anew, or are the teacher's.
     """
     split, none = data.split, np.empty(0, np.int64)
     train, later = np.union1d(split.train, split.validation), split.test
@@ -196,7 +194,7 @@ def prepare_refit(
     if part == "test":
         train, later, until_ms = np.union1d(train, split.test), none, split.test_until_ms
     refit = Split(train, none, later, until_ms, until_ms, split.test_until_ms)
-    return prepare_streams(recipe, data.corpus.streams, refit, teacher)
+    return prepare_streams(recipe, data.corpus.streams, refit, data.teacher)
 
 
 def split_new_windows(

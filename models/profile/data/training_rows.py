@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from liveprofile.disk_tables import disk_full_error, mapped_zeros
 from liveprofile.errors import InputError
-from liveprofile.events.modalities import NO_MODALITIES, Modality, Vectors, add_text_vectors
+from liveprofile.events.modalities import Modality, Vectors, add_text_vectors
 from liveprofile.events.window import TrainingWindow, parse_training_window
 from liveprofile.features.baselines import SUMS
 from liveprofile.privacy.trained_users import USER_BYTES, user_key
@@ -60,7 +60,6 @@ TOKEN_DTYPE = np.dtype(
         ("time_ms", np.int64),
     ]
 )
-EMPTY_WINDOW = TrainingWindow([], 0, NO_MODALITIES, "")
 
 
 class WindowVectors(NamedTuple):
@@ -221,11 +220,12 @@ def read(
         windows, tokens = _Spool(files, WINDOW_DTYPE), _Spool(files, TOKEN_DTYPE)
         vector_spool = _VectorSpool(files)
         for batch in _read_batches(path, on_progress):
-            rows = [row for row, user in enumerate(batch.user_id) if user not in left_out]
-            parsed = [
-                parse_training_window(batch.events[row]) if batch.events[row] else EMPTY_WINDOW
-                for row in rows
+            rows = [
+                row
+                for row, user in enumerate(batch.user_id)
+                if batch.events[row] and user not in left_out
             ]
+            parsed = [parse_training_window(batch.events[row]) for row in rows]
             unusable += sum(window.rejected for window in parsed)
             used = [
                 (row, window) for row, window in zip(rows, parsed, strict=True) if window.tokens

@@ -6,8 +6,8 @@ training and validation when the test split is ranked.
 The LSTM (Hochreiter and Schmidhuber 1997, doi:10.1162/neco.1997.9.8.1735) works as GRU4Rec (Hidasi
 et al. 2016, arXiv:1511.06939): it reads the codes of all windows in order, those of one window in a
 random order that is drawn anew for each epoch, and predicts the next code by a softmax over sampled
-codes with the logQ correction (Bengio and Senecal 2008). The state after a window ranks all named
-codes.
+codes with the logQ correction (Bengio and Senecal 2008). The state after the last STEPS lines up to
+a window's end ranks all named codes.
 
 Shape suffixes
     W windows of the streams   L lines (a code in a window)   R rows (a user at the end of a window)

@@ -33,6 +33,7 @@ from models.profile.data.examples import build_corpus
 from models.profile.data.moments import Moments, user_features_at
 from models.profile.data.prepared import SplitName, refuse_trained_part, split_by_time
 from models.profile.data.training_rows import Streams
+from models.profile.device import passes
 from models.profile.encoding import Vocabulary, concatenated_ranges
 from models.profile.evaluation.any_time import (
     Baseline,
@@ -76,8 +77,7 @@ def stored_scores(
     user_features_WX: at the windows' ends; the values before a window are none of this. With no
     history_windows, what depends on the Transformer is not the stored one.
     """
-    for first in range(0, len(windows), WINDOWS_PER_CALL):
-        part = slice(first, min(first + WINDOWS_PER_CALL, len(windows)))
+    for part in passes(len(windows), WINDOWS_PER_CALL):
         window_W = windows[part]
         yield (
             part,

@@ -7,7 +7,8 @@ The last epoch adds a loss of NDCG@10, on windows of the later half of training,
 about as long as those of serving; it is kept if NDCG@10 rises on validation. A refit, which has no
 validation, does what validation has chosen before.
 
-Shape suffixes: B windows of a batch; others as in models/profile/ranker/network.py.
+Shape suffixes: B windows of a batch; in the losses X the best candidates of a row, K places
+that count; others as in models/profile/ranker/network.py.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ def train(
         state = training_state.StateFile(out / training_state.FILE, run)
         trainer = fit(recipe, data, processes, state, on_progress, on_note)
         if refit:
-            more = prepare_refit(recipe, data, refit, teacher)
+            more = prepare_refit(recipe, data, refit)
             epochs = trainer.best_epoch
             run_again = {**run, "refit": refit, "refit_epochs": epochs}
             state = training_state.StateFile(out / training_state.REFIT_FILE, run_again)

@@ -44,8 +44,8 @@ BROKEN = {
 @pytest.fixture(scope="module")
 def registry() -> Iterator[RegistryServer]:
     with registry_server() as registry:
-        registry.register("avro", SCHEMA)
-        registry.register("json", {"type": "object"}, "JSON")
+        registry.register(SCHEMA)
+        registry.register({"type": "object"}, "JSON")
         yield registry
 
 

@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import unquote
 
 from tests.support.http_server import http_server
 
@@ -16,16 +15,15 @@ _AUTHORIZATION = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).deco
 
 
 class RegistryServer:
-    """Schemas by id, and by subject and version. `status`: answered to every request, if set."""
+    """Schemas by id. `status`: answered to every request, if set."""
 
     def __init__(self) -> None:
         self.schemas: dict[int, dict[str, Any]] = {}
-        self.subjects: dict[tuple[str, int], int] = {}
         self.requests: list[str] = []
         self.status: int | None = None
         self.url = ""
 
-    def register(self, subject: str, schema: Any, kind: str = "AVRO") -> int:
+    def register(self, schema: Any, kind: str = "AVRO") -> int:
         """Returns the id."""
         number = len(self.schemas) + 1
         answer: dict[str, Any] = {
@@ -34,8 +32,6 @@ class RegistryServer:
         if kind != "AVRO":  # the API leaves it out for Avro
             answer["schemaType"] = kind
         self.schemas[number] = answer
-        version = 1 + sum(name == subject for name, _ in self.subjects)
-        self.subjects[subject, version] = number
         return number
 
     def answer(self, path: str, authorization: str | None) -> tuple[int, dict[str, Any]]:
@@ -49,13 +45,6 @@ class RegistryServer:
                 return 200, self.schemas[int(number)]
             case ["schemas", "ids", _]:
                 return 404, {"error_code": 40403, "message": "Schema not found"}
-            case ["subjects", subject, "versions", version]:
-                key = (unquote(subject), int(version))
-                if key not in self.subjects:
-                    return 404, {"error_code": 40401, "message": "Subject not found."}
-                number = self.subjects[key]
-                found = {"subject": key[0], "version": key[1], "id": number}
-                return 200, found | self.schemas[number]
         return 404, {"error_code": 404, "message": "HTTP 404 Not Found"}
 
 

@@ -1,4 +1,4 @@
-"""The demo's output, settings and display, without a running stack."""
+"""The demo's output and settings, without a running stack."""
 
 from __future__ import annotations
 

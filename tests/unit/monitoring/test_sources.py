@@ -35,7 +35,7 @@ from tests.reference.validation import REASONS
 from tests.support.paths import ROOT
 from udfs.scoring.drift_store import DriftDecision, DriftState
 
-SETTINGS = load(job={"checkpoint_interval_ms": 10_000})
+SETTINGS = load(job={"checkpoint_interval_ms": 20_000})
 JOB = JobReport(
     job_id="1",
     state="RUNNING",
@@ -67,7 +67,7 @@ def test_job_and_checkpoint() -> None:
         "job_tasks_running": 8,
         "job_tasks": 8,
         "job_events_per_second": 120.0,
-        "checkpoint_interval_seconds": 10.0,
+        "checkpoint_interval_seconds": 20.0,
         "checkpoint_age_seconds": 4.0,
         "checkpoint_duration_seconds": 0.25,
         "checkpoint_size_bytes": 1_000_000,
@@ -182,9 +182,6 @@ def test_drift_of_the_newest_decision() -> None:
         "drift_distance_ratio/hour/score": pytest.approx(1.5),
         "drift_distance_ratio/hour/amount": pytest.approx(0.25),
     }
-
-
-SETTINGS = load()
 
 
 class Node:

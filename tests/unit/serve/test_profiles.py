@@ -1,4 +1,4 @@
-"""Profiles, segments, trends, funnels and retention over HTTP."""
+"""Profiles, segments, trends and retention over HTTP."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import namedtuple
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,7 +26,6 @@ from liveprofile.alerts.cloud_events import (
 )
 from liveprofile.errors import InputError
 from liveprofile.settings import JobSettings
-from liveprofile.storage import queries
 from liveprofile.storage.cql import from_ms
 from liveprofile.storage.queries import StoredFlag
 
@@ -105,14 +103,6 @@ def test_transition_with_lost_answer_succeeds_on_retry():
     done = StoredAlertState(AlertState.CONFIRMED, "ben", 1, "")
     session = FakeSession(StoredAlertState(AlertState.OPEN), done, applied=False)
     assert states.transition(session, FLAG, AlertState.CONFIRMED, "ben", ttl_s=60) == done
-
-
-def stored(**columns: Any) -> StoredFlag:
-    """Returns a flag as `queries.flags` reads it; columns that are not given come from FLAG."""
-    columns = FLAG._asdict() | {"evidence": "{}"} | columns
-    row = namedtuple("Row", columns)(**columns)
-    (flag,) = queries.flags(SimpleNamespace(execute=lambda query, values: [row]), "42")
-    return flag
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,6 @@ from tests.support.rows.statements import stated
 
 FLAG = f"{4:032x}"
 OK = {"status": "ok"}
-PROFILE_PATH = "/v1/users/42"
 
 
 @pytest.fixture

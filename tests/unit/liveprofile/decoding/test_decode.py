@@ -76,8 +76,8 @@ def reason(value: bytes | None, reader_of: Any = no_schemas, **headers: str) -> 
 def test_all_formats_of_an_event_become_the_same(
     server: RegistryServer, registry: SchemaRegistry
 ) -> None:
-    avro_id = server.register("avro", SCHEMA)
-    json_id = server.register("json", {"type": "object"}, "JSON")
+    avro_id = server.register(SCHEMA)
+    json_id = server.register({"type": "object"}, "JSON")
     data = {name: EVENT[name] for name in ("event_id", "amount")}
     structured = json.dumps(ENVELOPE | {"data": data}).encode()
     of_binary = {f"ce_{name}": value for name, value in ENVELOPE.items()}
@@ -173,7 +173,7 @@ def test_event_of_more_than_the_limit_is_rejected(
     assert decoded(longest).value == longest
     assert reason(longest + b" ") == "TOO_LARGE"
     text = {"type": "record", "name": "T", "fields": [{"name": "text", "type": "string"}]}
-    number = server.register("text", text)
+    number = server.register(text)
     assert reason(framed(number, avro(text, {"text": "x" * MAX_CHARS})), registry.reader) == (
         "TOO_LARGE"
     )

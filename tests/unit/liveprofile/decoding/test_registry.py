@@ -22,7 +22,7 @@ def unknown(registry: SchemaRegistry, schema_id: int) -> str:
 
 
 def test_schema_is_requested_once(server: RegistryServer, registry: SchemaRegistry) -> None:
-    number = server.register("events-value", ID)
+    number = server.register(ID)
     assert registry.reader(number)(b"\x04ab") == b'{"id":"ab"}'
     assert registry.reader(number)(b"\x02c") == b'{"id":"c"}'
     assert server.requests == [f"/schemas/ids/{number}"]
@@ -33,7 +33,7 @@ def test_unknown_id_is_requested_again_after_a_while(server: RegistryServer) -> 
     settings = DecoderSettings(registry_url=server.url)
     with closing(SchemaRegistry(settings, clock=lambda: now_s[0])) as registry:
         assert "schema 1: the registry does not have it" in unknown(registry, 1)
-        server.register("events-value", ID)
+        server.register(ID)
         assert unknown(registry, 1) and len(server.requests) == 1
         now_s[0] = UNKNOWN_S
         assert registry.reader(1)(b"\x02c") == b'{"id":"c"}'
@@ -52,7 +52,7 @@ def test_id_out_of_range_and_a_missing_url_ask_nobody(
 def test_refusal_is_an_outage_and_not_a_verdict_on_the_schema(
     status: int, server: RegistryServer, registry: SchemaRegistry
 ) -> None:
-    number = server.register("events-value", ID)
+    number = server.register(ID)
     server.status = status
     with pytest.raises(RegistryUnavailable, match=rf"status {status}.*decoder\.registry_url"):
         registry.reader(number)
@@ -72,7 +72,7 @@ def test_another_server_or_none_is_an_outage(server: RegistryServer, url: str, w
 
 
 def test_credentials_are_sent(server: RegistryServer) -> None:
-    number = server.register("events-value", ID)
+    number = server.register(ID)
     for password, expected in ((PASSWORD, b'{"id":"c"}'), ("wrong", None)):
         settings = DecoderSettings(registry_url=f"{server.url}/", username=USER, password=password)
         with closing(SchemaRegistry(settings)) as registry:
@@ -99,4 +99,4 @@ def test_credentials_are_sent(server: RegistryServer) -> None:
 def test_schema_of_no_event_is_unknown(
     kind: str, schema: object, detail: str, server: RegistryServer, registry: SchemaRegistry
 ) -> None:
-    assert detail in unknown(registry, server.register("events-value", schema, kind))
+    assert detail in unknown(registry, server.register(schema, kind))

@@ -1,4 +1,4 @@
-"""Which of Flink's metrics are the rate of events in `liveprofile job status`."""
+"""Waits for checkpoints, warnings, and reports of jobs."""
 
 from __future__ import annotations
 

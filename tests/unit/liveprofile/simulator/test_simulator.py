@@ -27,7 +27,6 @@ SMALL = dict(
     users=400, days=12, takeovers=6, card_tests=3, rings=2, honest_changes=12, campaigns=2,
     ring_users=20, ring_devices=2,
 )  # fmt: skip
-NO_CASES = dict.fromkeys(("takeovers", "card_tests", "rings", "honest_changes", "campaigns"), 0)
 SCHEMA = json.loads((ROOT / "schemas/behavior-event.schema.json").read_text("utf-8"))
 
 

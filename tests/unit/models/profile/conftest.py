@@ -1,4 +1,4 @@
-"""One miniature training that several test modules share, and the shipped model with inputs."""
+"""One miniature training that several test modules share."""
 
 import pytest
 

@@ -85,10 +85,6 @@ def wait_for_state(training, out):
         time.sleep(0.005)
 
 
-def without_seconds(values):
-    return {name: value for name, value in values.items() if name != "seconds"}
-
-
 class Killed(Exception):
     """Stops a training in this process."""
 
