@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -20,10 +21,11 @@ from liveprofile.storage.cql import MAX_BATCH_BYTES
 from udfs.cassandra.encoding import Values
 from udfs.cassandra.executor import StatementExecutor
 
-# Cassandra's defaults of batch_size_warn_threshold and
-# unlogged_batch_across_partitions_warn_threshold.
-SERVER_WARN_BYTES, SERVER_WARN_PARTITIONS = 5 * 1_024, 10
-_UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+# A batch above one of these thresholds adds a line to the server's log and a warning to its answer.
+WARN_BYTES = "batch_size_warn_threshold"
+WARN_PARTITIONS = "unlogged_batch_across_partitions_warn_threshold"
+DEFAULTS = {WARN_BYTES: 5 << 10, WARN_PARTITIONS: 10}
+_UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20}
 
 
 class BatchLimits(NamedTuple):
@@ -32,32 +34,16 @@ class BatchLimits(NamedTuple):
 
 
 def server_limits(session: Session) -> BatchLimits:
-    """Returns MAX_BATCH_BYTES and the server's limits, whichever are lower.
-
-    A batch above the server's warning thresholds adds a line to its log and a warning to its
-    answer.
-    """
-    try:
-        thresholds = {
-            row.name: row.value
-            for row in session.execute(
-                "SELECT name, value FROM system_views.settings WHERE name IN"
-                " ('batch_size_warn_threshold', 'unlogged_batch_across_partitions_warn_threshold')"
-            )
-        }
-    except (InvalidRequest, Unauthorized):
-        thresholds = {}  # the user may not read them: use the defaults
-    warn_bytes = parse_size(thresholds.get("batch_size_warn_threshold"), SERVER_WARN_BYTES)
-    warn_partitions = parse_size(
-        thresholds.get("unlogged_batch_across_partitions_warn_threshold"), SERVER_WARN_PARTITIONS
-    )
-    return BatchLimits(min(MAX_BATCH_BYTES, warn_bytes), max(1, warn_partitions))
-
-
-def parse_size(text: str | None, default: int) -> int:
-    """Parses '5KiB' to 5120 and '10' to 10; returns `default` for anything else."""
-    match = re.fullmatch(r"(\d+)\s*(B|KiB|MiB|GiB)?", text or "")
-    return int(match[1]) * _UNITS[match[2] or "B"] if match else default
+    """Returns MAX_BATCH_BYTES and the server's warning thresholds, whichever are lower."""
+    names = ", ".join(f"'{name}'" for name in DEFAULTS)
+    query = f"SELECT name, value FROM system_views.settings WHERE name IN ({names})"
+    found = dict(DEFAULTS)
+    # The user may not read them: the defaults count.
+    with suppress(InvalidRequest, Unauthorized):
+        for name, value in session.execute(query):
+            if number := re.fullmatch(r"(\d+)(B|KiB|MiB)?", value or ""):
+                found[name] = int(number[1]) * _UNITS[number[2] or "B"]
+    return BatchLimits(min(MAX_BATCH_BYTES, found[WARN_BYTES]), max(1, found[WARN_PARTITIONS]))
 
 
 def pack(sizes: Sequence[int], limits: BatchLimits) -> Iterator[range]:

@@ -35,7 +35,6 @@ from liveprofile.settings import CassandraSettings, Settings
 from liveprofile.storage.schema import check_embedding_dim
 from udfs.cassandra import encoding
 from udfs.cassandra.batch_writer import Partition
-from udfs.cassandra.flag_state_cache import FlagStateCache
 from udfs.cassandra.memberships import (
     MembershipTables,
     read_memberships,
@@ -89,7 +88,7 @@ class CassandraProfileSink(CassandraSink[ProfileRow]):
         self, settings: CassandraSettings, embedding_dim: int, session: Session | None = None
     ):
         self._embedding_dim = embedding_dim
-        super().__init__(settings, session, FlagStateCache())
+        super().__init__(settings, session)
 
     def _latest_reads(
         self, user_id: bytes, before: RowPosition, state: StoredState

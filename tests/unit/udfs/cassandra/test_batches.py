@@ -10,7 +10,7 @@ from cassandra.metadata import Murmur3Token
 from hypothesis import given
 from hypothesis import strategies as st
 
-from udfs.cassandra.batch_writer import BatchLimits, ReplicaSets, pack, parse_size, server_limits
+from udfs.cassandra.batch_writer import BatchLimits, ReplicaSets, pack, server_limits
 
 
 @given(st.lists(st.integers(1, 300)), st.integers(1, 400), st.integers(1, 9))
@@ -25,14 +25,6 @@ def test_pack_puts_every_position_in_one_batch_within_the_limits(
         assert len(batch) == 1 or sum(sizes[position] for position in batch) <= limit_bytes
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [("5KiB", 5_120), ("64 KiB", 65_536), ("1MiB", 1 << 20), ("10", 10), (None, 7), ("null", 7)],
-)
-def test_parse_size(text, expected):
-    assert parse_size(text, default=7) == expected
-
-
 TUNED = {
     "batch_size_warn_threshold": "64KiB",
     "unlogged_batch_across_partitions_warn_threshold": "200",
@@ -44,16 +36,18 @@ TUNED = {
     [
         (TUNED, (40_000, 200)),
         ({"batch_size_warn_threshold": "5KiB"}, (5_120, 10)),
+        ({"batch_size_warn_threshold": "1MiB"}, (40_000, 10)),
+        ({"batch_size_warn_threshold": None}, (5_120, 10)),
         (Unauthorized("no"), (5_120, 10)),
         (InvalidRequest("no such table"), (5_120, 10)),
     ],
-    ids=["settings lower", "server lower", "server hides its limits", "server without the table"],
+    ids=["ours lower", "server lower", "larger unit", "off", "hidden", "without the table"],
 )
 def test_server_limits_are_the_lower_of_settings_and_server(answer, expected):
     def execute(query):
         if isinstance(answer, Exception):
             raise answer
-        return [SimpleNamespace(name=name, value=value) for name, value in answer.items()]
+        return answer.items()
 
     assert server_limits(SimpleNamespace(execute=execute)) == expected
 
