@@ -164,12 +164,6 @@ def test_terminated_guard_leaves_no_taskmanager_suspended(
     wait_until(lambda: not each.is_suspended())
 
 
-def test_release_ends_the_guard_of_a_worker_that_closes_in_order() -> None:
-    process = worker_guard.start(Watched(os.getpid(), os.getpid(), 0))
-    worker_guard.WorkerGuard(process).release()
-    assert process.returncode is not None
-
-
 @pytest.mark.parametrize(
     ("main_class", "found"),
     [
@@ -191,8 +185,3 @@ def test_taskmanager_is_found_as_parent_of_the_shell(main_class: str, found: boo
         inode = os.fstat(server.fileno()).st_ino
     expected = Watched(int(worker_pid), int(taskmanager_pid), inode) if found else None
     assert watched.strip() == str(expected)
-
-
-def test_process_without_control_endpoint_gets_no_guard() -> None:
-    assert worker_guard.find_watched(os.getpid(), "") is None
-    worker_guard.open_worker_guard().release()

@@ -166,14 +166,6 @@ def test_outage_of_the_registry_holds_records_back_in_order_and_loses_none() -> 
     assert topic.committed == {0: 4} and not topic.paused
 
 
-def test_stop_ends_the_wait_for_the_registry() -> None:
-    decoder, topic, sent, registry = prepared([framed(1, b"a")])
-    registry.down = True
-    topic.while_paused = decoder.stop
-    assert decoder.run() == {}
-    assert (sent.records, topic.committed) == ([], {})
-
-
 def test_nothing_is_committed_until_kafka_has_acknowledged() -> None:
     decoder, topic, sent, _ = prepared([b"{}"])
     sent.silent, sent.while_silent = True, decoder.stop

@@ -11,7 +11,6 @@ from liveprofile.features.entity import (
     InvalidLists,
     compute_features,
     features_from_lists,
-    parse_lists,
 )
 from models.fraud.datasets.entity_history import EntityHistory, EventColumns, LabelColumns
 from tests.reference.entity_features import (
@@ -172,12 +171,6 @@ def test_empty_lists_and_batches_are_accepted() -> None:
 def test_invalid_list_is_rejected(text: str) -> None:
     with pytest.raises(InvalidLists):
         compute_features(batch(a_day(), [0])._replace(of_user=[text]))
-
-
-def test_duplicate_event_is_detected() -> None:
-    arrivals = a_day()
-    rows = parse_lists(batch([*arrivals, arrivals[-1]], [0, 5, 6]))
-    assert rows.duplicates().tolist() == [False, False, True]
 
 
 def codes(values: list[str]) -> np.ndarray:
