@@ -186,8 +186,8 @@ def scan_tables(settings: Settings, session: Session) -> Readings:
     """Drift, cases, and how far audits with `--new` have come. Raises ServiceError."""
     readings = Readings()
     history = operations.drift(session, settings, 1) if settings.scoring.enabled else None
-    for kind, (state, decisions) in history.periods.items() if history else ():
-        add_drift(readings, kind, state, decisions)
+    if history:
+        add_drift(readings, history.state, history.hours)
     rows = scan_ring(session, "SELECT state FROM risk_case")
     counts = Counter(row.state for row in rows)
     for state in CASE_STATES:
@@ -204,15 +204,12 @@ def scan_tables(settings: Settings, session: Session) -> Readings:
     return readings
 
 
-def add_drift(
-    readings: Readings, kind: str, state: DriftState, decisions: Sequence[DriftDecision]
-) -> None:
-    """kind: "hour" or "day". decisions: the newest first."""
-    readings.add("drift", float(state.since_ms is not None), kind)
+def add_drift(readings: Readings, state: DriftState, decisions: Sequence[DriftDecision]) -> None:
+    """decisions: the newest first."""
+    readings.add("drift", float(state.since_ms is not None))
     if state.decided_until_ms is not None:
-        until_s = state.decided_until_ms / SECOND_MS
-        readings.add("drift_evaluated_timestamp_seconds", until_s, kind)
+        readings.add("drift_evaluated_timestamp_seconds", state.decided_until_ms / SECOND_MS)
     if decisions:
         for series, (distance, limit) in orjson.loads(decisions[0].distances).items():
             if limit:
-                readings.add("drift_distance_ratio", distance / limit, kind, series)
+                readings.add("drift_distance_ratio", distance / limit, series)
