@@ -1,9 +1,9 @@
-"""What operators look at and do: audits, drift, and rejected records."""
+"""What operators look at: audits, drift, and rejected records."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import orjson
@@ -13,14 +13,7 @@ from liveprofile.audit.results import AuditResult, read_results
 from liveprofile.drift.reference import DriftReference
 from liveprofile.flink.job_report import is_reported, job_warnings, report, scoring_report
 from liveprofile.flink.operator_metrics import model_report, operator_metrics
-from liveprofile.ingest.rejected import (
-    CorrectedRecord,
-    RejectedRecord,
-    correct_records,
-    last_ranges,
-    latest_records,
-    send_corrected,
-)
+from liveprofile.ingest.rejected import RejectedRecord, last_ranges, latest_records
 from liveprofile.kafka.offsets import lag, scoring_group
 from liveprofile.resources import product_path
 from liveprofile.settings import Settings
@@ -80,13 +73,3 @@ def rejected_records(session: Session, settings: Settings, limit: int) -> list[R
     """The newest first, of the last REJECTED_OFFSETS of each partition; starts of payloads."""
     ranges = last_ranges(settings, REJECTED_OFFSETS)
     return latest_records(settings, ranges, None, limit, log.warning, PAYLOAD_START_BYTES)
-
-
-def resend(
-    settings: Settings, corrections: Mapping[str, bytes], *, dry_run: bool = False
-) -> list[CorrectedRecord]:
-    """Sends corrected payloads by id of the record, all or none. Raises InputError."""
-    corrected = correct_records(settings, corrections)
-    if not dry_run:
-        send_corrected(settings, corrected)
-    return corrected
