@@ -18,7 +18,6 @@ from udfs.cassandra import encoding
 from udfs.cassandra.batch_writer import Partition
 from udfs.cassandra.encoding import Values
 from udfs.cassandra.sink import CassandraSink, Read, StoredState
-from udfs.profile.sink import NullSink
 from udfs.scoring.drift_store import CassandraDriftStore
 
 # How often the row of a user's hour is written again, and how long it outlives the hour's scores.
@@ -146,13 +145,8 @@ class CassandraScoringSink(CassandraSink[ScoredEvent]):
         ]
 
 
-ScoringSink = CassandraScoringSink | NullSink
-
-
-def open_scoring_sink(settings: Settings) -> ScoringSink:
-    """Opens the sink that `job.store` names. Raises like CassandraScoringSink."""
-    if settings.job.store == "none":
-        return NullSink()
+def open_scoring_sink(settings: Settings) -> CassandraScoringSink:
+    """Opens the sink of a worker. Raises like CassandraSink."""
     return CassandraScoringSink(settings.cassandra, settings.scoring.score_ttl_s)
 
 

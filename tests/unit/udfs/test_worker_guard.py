@@ -55,8 +55,7 @@ class Processes:
     def __init__(self, closes_on: str):
         self.taskmanager = self._start(TASKMANAGER, closes_on)
         port = int(self._first_line(self.taskmanager))
-        inode = worker_guard.listening_inode(port)
-        assert inode is not None
+        inode = next(i for i, p in worker_guard.listening_sockets().items() if p == port)
         arguments = (self.taskmanager.pid, inode, NOTICE_S, PAUSE_S)
         self.worker = self._start(WORKER, *map(str, arguments))
         self.guard = psutil.Process(int(self._first_line(self.worker)))

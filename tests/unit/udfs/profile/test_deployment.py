@@ -140,18 +140,12 @@ def test_canary_share_grows_without_moving_users_back() -> None:
         ({}, ""),
         ({"decay_days": 7.0}, "state.decay_days = 30, but model x was trained with 7"),
         ({"shape": {"embedding": 16}}, "embeddings of 16 numbers, but the job stores 32"),
-        (
-            {"modalities": [{"name": "@text", "numbers": 384, "kept": True, "metrics": {}}]},
-            "reads texts, but the job started with a model that does not",
-        ),
     ],
 )
 def test_incompatible_model_is_refused(card_fields: dict, reason: str) -> None:
     fields = ModelCard.read(SHIPPED).model_dump() | {"version": "x"} | card_fields
-    found = incompatibility(ModelCard(**fields), 30.0, 32, texts_unread=True)
+    found = incompatibility(ModelCard(**fields), 30.0, 32)
     assert reason in found and bool(found) == bool(reason)
-    if "modalities" in card_fields:
-        assert incompatibility(ModelCard(**fields), 30.0, 32, texts_unread=False) == ""
 
 
 def test_reference_names_the_files_as_they_were(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def feed_of(configured: Any) -> Iterator[Callable[..., ModelFeed]]:
             ModelFeed(
                 models_spec(SETTINGS),
                 configured,
-                lambda reference: load_reference(SETTINGS, configured.dim, False, reference),
+                lambda reference: load_reference(SETTINGS, configured.dim, reference),
                 lambda: topic,
                 poll_timeout_s=0.01,
                 retry_s=0.01,
