@@ -63,8 +63,8 @@ def setup(call: Call, dry_run: bool = False) -> None:
 def migrations(call: Call) -> None:
     """List the migrations of this version and of the keyspace.
 
-    States: applied; pending; incomplete (a table or column is missing: `setup` adds it); unknown
-    (a newer version has applied it).
+    States: applied; pending (also if a table or column is missing: `setup` adds it); unknown (a
+    newer version has applied it).
 
     Example: `liveprofile job migrations`
     """

@@ -150,10 +150,10 @@ def test_time_may_come_from_a_lookup_file(written, tmp_path):
     assert found["event_time"] == 1483228800000
 
 
-@pytest.mark.parametrize("content", [b"\x1f\x8b\x08", b"PK\x03\x04", b"PAR1"])
+@pytest.mark.parametrize("content", [b"\x1f\x8b\x08", b"PAR1", b"user,item\n"])
 def test_file_that_only_claims_to_be_json_lines_is_refused(tmp_path, content):
     (source := tmp_path / "a.jsonl").write_bytes(content)
-    with pytest.raises(InputError, match="not JSON lines"):
+    with pytest.raises(InputError, match="does not begin with a JSON object: give a mapping"):
         replayed_events(source, None)
 
 
