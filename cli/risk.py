@@ -139,9 +139,9 @@ def backtest(
 ) -> None:
     """Compare a rules file with the rules in force, over stored windows and events.
 
-    Prints the alerts of both by day and by rule, the share of frauds among the labelled alerts, and
-    how many users only one of them alerts about. A rule that reads features which are not stored
-    with events counts only if its condition is in force. Writes nothing.
+    Prints the alerts of both by day and by rule, and the share of frauds among the labelled alerts.
+    A rule that reads features which are not stored with events counts only if its condition is in
+    force. Writes nothing.
 
     Example: `liveprofile risk rules backtest rules.toml --days 7`
 
@@ -167,11 +167,9 @@ def shown_backtest(found: Backtest) -> Iterator[dict[str, Any] | Table]:
         "windows": found.windows,
         "events": found.events,
         "alerts, in force and edited": [side.alerts for side in sides],
-        "users with an alert": [len(side.users) for side in sides],
+        "users with an alert": [side.users for side in sides],
         "frauds of labelled alerts": [f"{each.frauds}/{each.labelled}" for each in sides],
         "flags of rules in SHADOW": [side.shadow_flags for side in sides],
-        "users who gain alerts": len(found.gained),
-        "users who lose alerts": len(found.lost),
     }
     for title, name in (("day_ms", "alerts_by_day"), ("rule", "alerts_by_rule")):
         current, edited = (getattr(side, name) for side in sides)

@@ -111,7 +111,6 @@ TREND_CHUNK = table(
     end frozen<map<int, bigint>>
     clocks frozen<map<int, bigint>> -- by partition: event time in ms
     done boolean
-    report text -- JSON: records, events, duplicates, rejected, heartbeats
     """,
     "topic, number DESC",
     limit="cassandra.history_ttl_s",
