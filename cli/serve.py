@@ -4,29 +4,22 @@ from __future__ import annotations
 
 import getpass
 import logging
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from cassandra.cluster import Session
 
 from cli.common import Call, format_utc, option
 from cli.options import Commands
-from liveprofile.resources import module_environment
 from liveprofile.settings import Settings, load
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import now_ms
 from liveprofile.storage.schema import create_api_tables
 from liveprofile.units import DAY_MS, SECOND_MS
 from serve.keys import Role, StoredKey, new_key, read_keys, revoke_key, write_key
-
-if TYPE_CHECKING:
-    from serve.explainer import Explainer
-
 
 HostOption = Annotated[str | None, option("--host", "ADDRESS", "Setting serve.host.")]
 PORT_HELP = "Default: of the settings. 0: any free port."
@@ -48,7 +41,7 @@ def api(call: Call, host: HostOption = None, port: PortOption = None, quiet: boo
 
     settings = _settings(call, serve={"host": host, "port": port})
     logging.getLogger("serve").setLevel(logging.WARNING if quiet else logging.INFO)
-    run(settings, _started(call), open_explainer(settings, call.file))
+    run(settings, _started(call))
 
 
 def console(call: Call, host: HostOption = None, port: PortOption = None) -> None:
@@ -62,7 +55,7 @@ def console(call: Call, host: HostOption = None, port: PortOption = None) -> Non
     from console.app import run_console
 
     settings = _settings(call, serve={"host": host, "console_port": port})
-    run_console(settings, _started(call), open_explainer(settings, call.file))
+    run_console(settings, _started(call))
 
 
 def metrics(
@@ -174,25 +167,3 @@ def _public(stored: StoredKey) -> dict[str, Any]:
     fields = stored._asdict()
     del fields["secret_hash"]
     return fields
-
-
-# What `liveprofile[serve]` lacks.
-NEEDED = ("torch", "pyflink")
-
-
-def open_explainer(settings: Settings, config: Path | None) -> Explainer | None:
-    """None: the settings allow none, or the packages of the model or the job are not installed.
-
-    config: the settings' file.
-    """
-    from serve.explainer import Explainer
-
-    serve = settings.serve
-    if not serve.max_explanations or any(find_spec(name) is None for name in NEEDED):
-        return None
-    return Explainer(
-        [sys.executable, "-m", "offline.explanation.child"],
-        {**module_environment(), "OMP_NUM_THREADS": "1"},
-        {"config": None if config is None else str(config.resolve())},
-        serve.max_explanations,
-    )
