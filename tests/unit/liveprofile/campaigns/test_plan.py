@@ -20,10 +20,8 @@ from liveprofile.campaigns.plan import (
     candidates,
     choose,
     condition_of,
-    detectable_effect,
     is_at_cap,
     is_control,
-    users_needed,
 )
 from liveprofile.campaigns.report import (
     Outcome,
@@ -129,21 +127,6 @@ def test_control_groups_are_stable_independent_and_of_the_share() -> None:
     # A larger share keeps who is in the smaller one.
     assert first < {user for user in users if is_control("a", user, 0.2)}
     assert not any(is_control("a", user, 0.0) for user in users)
-
-
-def test_sample_size_is_that_of_the_literature() -> None:
-    # Fleiss, Levin and Paik 2003, table A.4 without correction: 0.6 against 0.7, equal groups.
-    assert users_needed(0.6, 0.1, 0.5) == pytest.approx(2 * 356, rel=0.005)
-    assert users_needed(0.05, 0.01, 0.1) > users_needed(0.05, 0.01, 0.5)
-    with pytest.raises(ValueError, match="not possible"):
-        users_needed(0.95, 0.1, 0.5)
-
-
-def test_detectable_effect_inverts_the_sample_size() -> None:
-    effect = detectable_effect(0.1, 20_000, 0.2)
-    assert users_needed(0.1, effect, 0.2) == pytest.approx(20_000, rel=0.01)
-    assert detectable_effect(0.1, 20_000, 0.0) is None
-    assert detectable_effect(0.1, 3, 0.5) is None
 
 
 TARGETS = [
