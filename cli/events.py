@@ -293,13 +293,12 @@ def recompute_late(
     files: Annotated[list[Path] | None, typer.Argument()] = None,
     mapping: MappingOption = None,
 ) -> None:
-    """Recompute the profiles of users with late events, and keep what was stored before.
+    """Recompute the profiles of users with late events.
 
     Also those of persons with several ids: the earlier events of an alias come into the windows of
     the person, and its own are deleted. Uses events that were late by at most
-    window.correction_days. The old deltas stay in the table replaced_delta. Flags that would not
-    have been raised are marked WITHDRAWN, new ones ADDED; no alert is sent. The job may be running,
-    and a run may be repeated.
+    window.correction_days. Flags that would not have been raised are marked WITHDRAWN, new ones
+    ADDED; no alert is sent. The job may be running, and a run may be repeated.
 
     Example: `liveprofile events recompute-late 2023-10.jsonl --json`
 
