@@ -15,7 +15,6 @@ import jsonschema
 import numpy as np
 import pytest
 
-from liveprofile.alerts.cloud_events import EventOrigin
 from liveprofile.drift.alert import DRIFT_ALERT_TYPE
 from liveprofile.drift.reference import (
     LATENESS_MS,
@@ -83,7 +82,7 @@ class Workers:
             self.after_days,
             self.clock,
             executor,
-            EventOrigin("urn:shop:eu", "com.example.shop"),
+            "urn:shop:eu",
         )
 
     def step(self, factor: float = 1.0, count: int = 1_000) -> list[dict]:
@@ -118,7 +117,7 @@ def test_drift_sends_one_alert_at_start_and_one_at_end(reference: DriftReference
     started, ended = (sent[hour][0] for hour in (4, 8))
     for alert in (started, ended):
         jsonschema.Draft202012Validator(SCHEMA).validate(alert)
-        assert alert["type"] == f"com.example.shop.{DRIFT_ALERT_TYPE}"
+        assert alert["type"] == DRIFT_ALERT_TYPE
         assert alert["subject"] == "m-1"
         assert alert["source"] == "urn:shop:eu/profile-job"
     assert started["id"] != ended["id"]
