@@ -16,10 +16,9 @@ DRIFT_ALERT_SCHEMA = "https://liveprofile.example/schemas/drift-alert.schema.jso
 
 class DriftAlert(NamedTuple):
     state: Literal["started", "ended"]
-    period: Literal["hour", "day"]
-    start_ms: int  # start of the period that decided it
+    start_ms: int  # start of the hour that decided it
     end_ms: int
-    since_ms: int  # start of the first drifted period
+    since_ms: int  # start of the first drifted hour
     model_version: str
     reference: str  # version of the drift reference
     events: int
@@ -28,13 +27,12 @@ class DriftAlert(NamedTuple):
 
     def cloud_event(self) -> bytes:
         """Returns CloudEvents 1.0 structured JSON. Copies of an alert have the same id."""
-        identity = FIELD.join((self.reference, self.period, str(self.start_ms), self.state))
+        identity = FIELD.join((self.reference, str(self.start_ms), self.state))
         event_id = hashlib.sha256(identity.encode()).hexdigest()[:32]
         started = self.state == "started"
         kind = RecordKind(job_source(self.event_source), DRIFT_ALERT_TYPE, DRIFT_ALERT_SCHEMA)
         data = {
             "state": self.state,
-            "period": self.period,
             "reason": "MODEL_DRIFT" if started else "MODEL_DRIFT_ENDED",
             "severity": "medium" if started else "low",
             "action": "review_model" if started else "none",
@@ -56,4 +54,4 @@ class DriftAlert(NamedTuple):
                 f" {to_rfc3339(self.since_ms)}"
             )
         names = ", ".join(reason["name"] for reason in self.reasons)
-        return f"{self.events} events of one {self.period} are unlike the training data: {names}"
+        return f"{self.events} events of one hour are unlike the training data: {names}"
