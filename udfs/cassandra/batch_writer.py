@@ -1,4 +1,4 @@
-"""Writes partitions in unlogged batches: same replica set, within the server's limits.
+"""Writes partitions in unlogged batches within the server's limits.
 
 udfs/profile/sink.py gives the contract of a sink.
 """
@@ -10,10 +10,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-import numpy as np
 from cassandra import InvalidRequest, Unauthorized
 from cassandra.cluster import Session
-from cassandra.metadata import Metadata, Murmur3Token
 from cassandra.query import BatchStatement, BatchType, BoundStatement, PreparedStatement
 
 from liveprofile.settings import CassandraSettings
@@ -62,50 +60,6 @@ def pack(sizes: Sequence[int], limits: BatchLimits) -> Iterator[range]:
         yield range(start, len(sizes))
 
 
-class ReplicaSets:
-    """Groups partition keys by the set of nodes that hold them.
-
-    If all rows of a batch live on the same nodes, its coordinator forwards it to no other node.
-    """
-
-    def __init__(self, metadata: Metadata, keyspace: str):
-        self._metadata, self._keyspace = metadata, keyspace
-        self._token_map: object = None  # the map that the next two were read from
-        self._ring = np.empty(0, np.int64)
-        self._set_of_range = np.empty(0, np.int64)
-
-    def group(self, keys: Sequence[bytes]) -> list[Sequence[int]]:
-        """Returns the positions of `keys`, one sequence per replica set."""
-        if self._metadata.token_map is not self._token_map:  # the ring has changed
-            self._read_ring()
-        if len(set(self._set_of_range.tolist())) <= 1:
-            return [range(len(keys))]
-        tokens = np.array([Murmur3Token.hash_fn(key) for key in keys], np.int64)
-        # A range belongs to the token at its end; tokens above the last one wrap to the first.
-        ranges = np.searchsorted(self._ring, tokens, side="left") % len(self._ring)
-        sets = self._set_of_range[ranges]
-        order = np.argsort(sets, kind="stable")
-        cuts = np.flatnonzero(np.diff(sets[order])) + 1
-        return [part.tolist() for part in np.split(order, cuts)]
-
-    def _read_ring(self) -> None:
-        token_map = self._metadata.token_map
-        self._token_map = token_map
-        self._ring = self._set_of_range = np.empty(0, np.int64)
-        if token_map is None or token_map.token_class is not Murmur3Token:
-            return  # unknown ring: one group, whose coordinator may forward rows
-        numbers: dict[frozenset[object], int] = {}
-        sets = [
-            numbers.setdefault(
-                frozenset(host.host_id for host in token_map.get_replicas(self._keyspace, token)),
-                len(numbers),
-            )
-            for token in token_map.ring
-        ]
-        self._ring = np.array([token.value for token in token_map.ring], np.int64)
-        self._set_of_range = np.array(sets, np.int64)
-
-
 Write = tuple[PreparedStatement, Values]
 
 
@@ -126,22 +80,19 @@ class BatchWriter:
     def __init__(self, session: Session, settings: CassandraSettings):
         # The limits of a batch: MAX_BATCH_BYTES or the server's warning thresholds.
         self.limits = server_limits(session)
-        self._replica_sets = ReplicaSets(session.cluster.metadata, settings.keyspace)
         self._keyspace = settings.keyspace
         self._executor = StatementExecutor(session, settings, "write")
 
     def send(self, partitions: Sequence[Partition]) -> None:
-        """Sends partitions, grouped by their replicas."""
-        for positions in self._replica_sets.group([partition.key for partition in partitions]):
-            same_replicas = [partitions[position] for position in positions]
-            for batch in pack([partition.size for partition in same_replicas], self.limits):
-                self._send([same_replicas[position] for position in batch])
+        """Sends partitions, in batches of neighbours."""
+        for batch in pack([partition.size for partition in partitions], self.limits):
+            self._send(partitions[batch.start : batch.stop])
 
     def drain(self) -> None:
         """Returns when every write is acknowledged."""
         self._executor.drain()
 
-    def _send(self, partitions: list[Partition]) -> None:
+    def _send(self, partitions: Sequence[Partition]) -> None:
         batch = BatchStatement(BatchType.UNLOGGED)
         batch.is_idempotent = True
         batch.routing_key = partitions[0].key

@@ -123,16 +123,6 @@ def test_taskmanager_is_suspended_if_operator_stays_open(
     assert "still hangs" not in written
 
 
-def test_taskmanager_goes_on_and_log_says_so_if_suspension_does_not_help(
-    processes: Callable[[str], Processes],
-) -> None:
-    each = processes("SIGUSR1")
-    each.kill_worker()
-    wait_until(lambda: not each.guard.is_running())
-    assert not each.is_suspended()
-    assert "still hangs. Restart the TaskManager" in each.end()
-
-
 def test_nothing_is_suspended_if_operator_notices(processes: Callable[[str], Processes]) -> None:
     each = processes("SIGUSR1")
     each.kill_worker()
