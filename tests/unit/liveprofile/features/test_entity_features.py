@@ -130,24 +130,6 @@ def a_day() -> list[Arrival]:
     return [*quiet, *others, Event("x", "u", "purchase", START + 4 * HOUR_MS, 200.0, "d")]
 
 
-def one(arrivals: list[Arrival], name: str, **options: float) -> float:
-    return float(compute_features(batch(arrivals, [len(arrivals) - 1]), **options)[name][0])
-
-
-def test_label_counts_from_its_time_and_the_latest_label_wins() -> None:
-    *before, last = a_day()
-    fraud = before[2]
-    known = Label(fraud, True, START + 3 * HOUR_MS + 1_000)
-    assert one([*before, last], "device_frauds_1d") == 0
-    assert one([*before, known, last], "device_frauds_1d") == 1
-    assert one([*before, known, last], "device_risk_1d", delay_days=7) == 0
-    assert one([*before, known, last], "device_risk_1d", delay_days=0.5 / 24) == 1 / 3
-    assert one([*before, known._replace(time_ms=last.time_ms + 1), last], "device_frauds_1d") == 0
-    revoked = Label(fraud, False, START + 3 * HOUR_MS + 2_000)
-    for labels in ([known, revoked], [revoked, known]):  # in any order of arrival
-        assert one([*before, *labels, last], "device_frauds_1d") == 0
-
-
 def test_row_does_not_depend_on_its_batch() -> None:
     """Rows are equal bit by bit, even next to amounts that exceed a double's precision."""
     rich = [Event(f"r{n}", "rich", "purchase", START + n, 1e9 - n, "r") for n in range(120)]
