@@ -114,7 +114,7 @@ def test_other_files_with_the_same_rows_give_the_same_streams(
     )
 
     vocabularies = (Vocabulary(whole.items[:50], 8), Vocabulary(whole.categories[:9], 4))
-    corpora = [build_corpus(streams, *vocabularies, 3) for streams in (whole, other)]
+    corpora = [build_corpus(streams, *vocabularies) for streams in (whole, other)]
     for name in corpora[0]._fields[1:]:
         np.testing.assert_array_equal(*(getattr(corpus, name) for corpus in corpora), name)
 
@@ -196,7 +196,7 @@ def test_memory_grows_by_the_place_of_each_window_only(tmp_path, small_runs):
         file = write_parquet(pa.concat_tables(tables), tmp_path / "rows.parquet")
         tracemalloc.start()
         streams = training_rows.read(file)
-        build_corpus(streams, Vocabulary(["i000001"], 8), Vocabulary(["c001"], 4), 3)
+        build_corpus(streams, Vocabulary(["i000001"], 8), Vocabulary(["c001"], 4))
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert len(streams.user_W) == len(copies) * len(table)

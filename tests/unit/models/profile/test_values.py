@@ -59,7 +59,7 @@ def corpus() -> Corpus:
     streams = make_streams(*(np.array(column) for column in zip(*rows, strict=True)))
     streams = streams._replace(**sums_of(streams))
     return build_corpus(
-        streams, Vocabulary(streams.items[1:], 2), Vocabulary(streams.categories[1:], 2), 7
+        streams, Vocabulary(streams.items[1:], 2), Vocabulary(streams.categories[1:], 2)
     )
 
 
