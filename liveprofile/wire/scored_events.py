@@ -32,21 +32,11 @@ class EventBatch(NamedTuple):
     event_type: list[str]
     event_ms: np.ndarray  # (n,) int64
     amount: np.ndarray  # (n,) float64
-    device_id: list[str]  # this and the following: "" if missing
-    place: list[str]  # grid cell
-    shop_id: list[str]
-    coupon_id: list[str]
-    address_id: list[str]
-    item_id: list[str]
-    category_id: list[str]
+    entities: tuple[list[str], ...]  # n ids of each of ENTITIES; "" if missing
     record_offset: np.ndarray  # (n,) int64
     arrived_ms: np.ndarray  # (n,) int64, the record's timestamp; 0: unknown
     of_user: list[str]
-    of_device: list[str]  # this and the following: "" where the event has no such entity
-    of_place: list[str]
-    of_shop: list[str]
-    of_coupon: list[str]
-    of_address: list[str]
+    of_entities: tuple[list[str], ...]  # n lists of each of ENTITIES; "" if the event has none
 
 
 def head_sql() -> str:
@@ -66,15 +56,17 @@ def read_rows(user_id: Sequence[str], parts: Sequence[str]) -> EventBatch:
     fields = zip(*(head.split(FIELD) for head in heads), strict=True)
     columns = dict(zip(HEAD_FIELDS, map(list, fields), strict=True))
     of_user, *of_entities = map(list, lists)
+    if len(of_entities) != len(ENTITIES):
+        raise ValueError(f"{len(of_entities)} lists of entities, not {len(ENTITIES)}")
     return EventBatch(
-        user_id=list(user_id),
-        event_id=columns["event_id"],
-        event_type=columns["event_type"],
-        event_ms=np.array(columns["event_ms"], np.int64),
-        amount=np.array(columns["amount"], np.float64),
-        **{name: columns[name] for name in (*ENTITIES, "item_id", "category_id")},
-        record_offset=np.array(columns["record_offset"], np.int64),
-        arrived_ms=np.array(columns["arrived_ms"], np.int64),
-        of_user=of_user,
-        **{f"of_{name}": texts for name, texts in zip(ENTITY_NAMES, of_entities, strict=True)},
+        list(user_id),
+        columns["event_id"],
+        columns["event_type"],
+        np.array(columns["event_ms"], np.int64),
+        np.array(columns["amount"], np.float64),
+        tuple(columns[name] for name in ENTITIES),
+        np.array(columns["record_offset"], np.int64),
+        np.array(columns["arrived_ms"], np.int64),
+        of_user,
+        tuple(of_entities),
     )

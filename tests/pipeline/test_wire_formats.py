@@ -224,16 +224,14 @@ def test_scored_event_written_by_sql_is_read_with_its_lists(
     order = [int(event_id.removeprefix("event-")) for event_id, _, _ in rows]
     batch = read_rows([row[1] for row in rows], [row[2] for row in rows])
     lists = parse_lists(batch)
-    entity_columns = list(ENTITIES)
     for row, at in enumerate(order):
-        _arrival, event_id, user_id, kind, *numbers, item, category = events[at][:8]
+        _arrival, event_id, user_id, kind, *numbers = events[at][:6]
         *ids, offset, arrived_ms = events[at][8:]
         assert (batch.event_id[row], batch.event_type[row]) == (event_id, kind)
-        assert (batch.item_id[row], batch.category_id[row]) == (item, category)
         assert (str(batch.event_ms[row]), str(batch.amount[row])) == tuple(numbers)
         assert str(batch.record_offset[row]) == offset
         assert str(batch.arrived_ms[row]) == arrived_ms
-        assert [getattr(batch, name)[row] for name in entity_columns] == ids
+        assert [of_entity[row] for of_entity in batch.entities] == ids
         last_of_user = [one for one in events[: at + 1] if one[2] == user_id][-4:]
         start, end = lists.user_lists.starts[row : row + 2]
         assert lists.user_lists.event[start:end].tolist() == [

@@ -22,7 +22,7 @@ from liveprofile.rules.rules import SCORE_FEATURE
 from liveprofile.settings import Settings
 from liveprofile.units import SECOND_MS
 from liveprofile.wire import output_records
-from liveprofile.wire.scored_events import ENTITIES, read_rows
+from liveprofile.wire.scored_events import read_rows
 from models.fraud.model import FraudModel, probability
 from models.fraud.reasons import explain
 from udfs.attribute_reads import CachedAttributes
@@ -216,7 +216,7 @@ class EventScorer:
                 model_version=self._model.version,
                 rules_version=rules.version,
                 active_rules=[match.rule.id for match in evaluation.matches],
-                entities=tuple(getattr(batch, name)[row] for name in ENTITIES),
+                entities=tuple(ids[row] for ids in batch.entities),
                 flags=event_flags,
             )
             for row, evaluation, event_flags in zip(kept, evaluations, flags, strict=True)

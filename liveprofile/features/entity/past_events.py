@@ -77,7 +77,7 @@ class EventLists(NamedTuple):
 
 def parse_lists(batch: EventBatch) -> EventLists:
     """Parses the lists of a batch. Raises InvalidLists for the whole batch if one is invalid."""
-    entity_texts = [text for entity in ENTITY_NAMES for text in getattr(batch, f"of_{entity}")]
+    entity_texts = [text for texts in batch.of_entities for text in texts]
     return EventLists(
         batch.event_ms,
         batch.amount,

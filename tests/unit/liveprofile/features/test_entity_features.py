@@ -30,26 +30,21 @@ OWNERS = ("user", *ENTITIES)
 
 def batch(arrivals: list[Arrival], rows: list[int], keep: int = 128) -> EventBatch:
     events = [arrivals[row] for row in rows]
-    lists = {
-        f"of_{owner}": [list_text(entity_list(arrivals, row, owner, keep), owner) for row in rows]
+    of_user, *of_entities = (
+        [list_text(entity_list(arrivals, row, owner, keep), owner) for row in rows]
         for owner in OWNERS
-    }
+    )
     return EventBatch(
-        user_id=[one.user for one in events],
-        event_id=[one.id for one in events],
-        event_type=[one.type for one in events],
-        event_ms=np.array([one.time_ms for one in events], np.int64),
-        amount=np.array([one.amount for one in events], np.float64),
-        device_id=[one.device for one in events],
-        place=[one.place for one in events],
-        shop_id=[one.shop for one in events],
-        coupon_id=[one.coupon for one in events],
-        address_id=[one.address for one in events],
-        item_id=[""] * len(events),
-        category_id=[""] * len(events),
-        record_offset=np.array(rows, np.int64),
-        arrived_ms=np.zeros(len(rows), np.int64),
-        **lists,
+        [one.user for one in events],
+        [one.id for one in events],
+        [one.type for one in events],
+        np.array([one.time_ms for one in events], np.int64),
+        np.array([one.amount for one in events], np.float64),
+        tuple([getattr(one, name) for one in events] for name in ENTITIES),
+        np.array(rows, np.int64),
+        np.zeros(len(rows), np.int64),
+        of_user,
+        tuple(of_entities),
     )
 
 
@@ -144,7 +139,7 @@ def test_row_does_not_depend_on_its_batch() -> None:
 
 def test_empty_lists_and_batches_are_accepted() -> None:
     rows = batch(a_day(), [0])
-    found = compute_features(rows._replace(**{f"of_{owner}": [""] for owner in OWNERS}))
+    found = compute_features(rows._replace(of_user=[""], of_entities=([""],) * len(ENTITIES)))
     assert found["user_events_30d"][0] == 0
     assert np.isnan(found["user_amount_ratio"][0])
     assert all(len(values) == 0 for values in compute_features(batch([], [])).values())
