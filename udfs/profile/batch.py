@@ -57,10 +57,6 @@ class ProfileBatch(NamedTuple):
     added: np.ndarray  # (n, len(baselines.COLUMNS)) float64, the window's part of `sums`
     sums: np.ndarray  # (n, len(baselines.COLUMNS)) float64, the user's sums with the window
 
-    def row(self, index: int) -> ProfileBatch:
-        """Returns a batch of one row."""
-        return self.take([index])
-
     def take(self, rows: Sequence[int]) -> ProfileBatch:
         """Returns a batch of these rows."""
         if len(rows) == len(self.user_id):
@@ -215,7 +211,7 @@ class ProfileUpdater:
         except DATA_ERRORS as error:
             if len(batch.user_id) == 1:
                 return [self._reject_row(batch, error)]
-            rows = map(batch.row, range(len(batch.user_id)))
+            rows = (batch.take([row]) for row in range(len(batch.user_id)))
             return list(chain.from_iterable(self._update_rows(row, model) for row in rows))
         self._failed_rows = 0
         return sent

@@ -81,4 +81,4 @@ def test_windows_from_before_an_erasure_reach_neither_model_nor_tables(model: An
     assert (before["a"]["windows"], before["c"]["windows"]) == (8.0, 0.0)
     assert sink.profiles["a"].later_sums is None
     assert sink.profiles["c"].later_sums == (1.0,) * len(baselines.COLUMNS)
-    assert [len(each) for each in updater.update(rows.row(1))] == [1]
+    assert [len(each) for each in updater.update(rows.take([1]))] == [1]
