@@ -26,8 +26,8 @@ from liveprofile.privacy.erasures import (
     first_window_ms,
     later_flags,
 )
-from liveprofile.rules.flag_policy import FlagHistoryReader
-from liveprofile.rules.flags import FlagHistory, FlagQuery
+from liveprofile.rules.flag_policy import PastFlagsReader
+from liveprofile.rules.flags import PastFlags, RowPosition
 from liveprofile.segments.membership import ChangeKey, Membership, MembershipReader, Memberships
 from liveprofile.wire import window_events
 from liveprofile.wire.histories import history_since, purchases_since
@@ -194,22 +194,20 @@ class LaterMemberships:
 
 
 class LaterFlags:
-    """Flag histories without what is erased: tables are cleared a moment after the erasure.
+    """Past flags without what is erased: tables are cleared a moment after the erasure.
 
     span_ms: the length of a window; 0 for events. current: the table in force.
     """
 
-    def __init__(self, store: FlagHistoryReader, span_ms: int, current: Callable[[], ErasureTable]):
+    def __init__(self, store: PastFlagsReader, span_ms: int, current: Callable[[], ErasureTable]):
         self._store, self._span_ms, self._current = store, span_ms, current
 
-    def flag_history(self, queries: Sequence[FlagQuery]) -> list[FlagHistory]:
-        found, table = self._store.flag_history(queries), self._current()
-        if not len(table):
-            return found
+    def past_flags(self, rows: Sequence[tuple[str, RowPosition]]) -> list[PastFlags]:
+        found, table = self._store.past_flags(rows), self._current()
+        erased_ms = [table.before_ms(user_id) for user_id, _ in rows]
         return [
-            history if before_ms is None else later_flags(history, before_ms + self._span_ms)
-            for history, query in zip(found, queries, strict=True)
-            for before_ms in (table.before_ms(query.user_id),)
+            past if before_ms is None else later_flags(past, before_ms + self._span_ms)
+            for past, before_ms in zip(found, erased_ms, strict=True)
         ]
 
 

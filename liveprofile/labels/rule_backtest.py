@@ -28,7 +28,7 @@ from liveprofile.features.window_features import (
 from liveprofile.labels.feedback import LABEL_OF_STATE, Label, keep_valid, read_file_or_topic
 from liveprofile.rules.flag_policy import (
     FlagPolicy,
-    NoFlagHistory,
+    NoPastFlags,
     RuleEvaluation,
     RuleMatch,
     evaluate_rules,
@@ -136,7 +136,7 @@ class RuleReplay:
             if not any(row.matches for row in rows):
                 continue
             rows.sort(key=lambda row: RowPosition(row.time_ms, row.event_id))
-            raised = FlagPolicy(NoFlagHistory()).raise_flags(rows, "")
+            raised = FlagPolicy(NoPastFlags()).raise_flags(rows, "")
             for row, flags in zip(rows, raised, strict=True):
                 for flag in flags:
                     is_alert = flag.rule_state == "ACTIVE"

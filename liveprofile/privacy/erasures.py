@@ -16,7 +16,7 @@ import numpy as np
 
 from liveprofile.alerts.cloud_events import to_rfc3339
 from liveprofile.errors import InputError
-from liveprofile.rules.flags import FlagHistory
+from liveprofile.rules.flags import PastFlags
 from liveprofile.wire.entity_lists import hash_code
 from liveprofile.wire.user_records import RecordKind, key_of, read_fields, read_time_ms
 
@@ -93,14 +93,12 @@ def first_window_ms(start_ms: int, before_ms: int, length_ms: int) -> int:
     return start_ms - (start_ms - before_ms) // length_ms * length_ms
 
 
-def later_flags(history: FlagHistory, first_ms: int) -> FlagHistory:
-    """The history without rows and flags before `first_ms`: of windows, an end."""
-    latest, raised_ms = history.latest, history.last_raised_ms
-    if latest is not None and latest.time_ms < first_ms:
-        history = history._replace(latest=None, was_true=False)
-    if raised_ms is not None and raised_ms < first_ms:
-        history = history._replace(last_raised_ms=None)
-    return history
+def later_flags(past: PastFlags, first_ms: int) -> PastFlags:
+    """Without rows and flags before `first_ms`: of windows, an end."""
+    raised = frozenset(each for each in past.raised if each[1].time_ms >= first_ms)
+    if past.latest is not None and past.latest.time_ms < first_ms:
+        return PastFlags(raised=raised)
+    return past._replace(raised=raised)
 
 
 def erased_rows(

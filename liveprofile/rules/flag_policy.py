@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from liveprofile.rules.conditions import TextCall, plain_value
-from liveprofile.rules.flags import Flag, FlagHistory, FlagQuery, RowPosition
+from liveprofile.rules.flags import Flag, PastFlags, RowPosition
 from liveprofile.rules.rules import Rule
 from liveprofile.units import HOUR_MS
 from liveprofile.wire.tokens import FIELD
@@ -123,10 +123,10 @@ class RuleEvaluation(NamedTuple):
     event_id: str = ""
 
 
-class FlagHistoryReader(Protocol):
-    """Reads a rule's earlier evaluations and flags. The sinks of both pipelines implement it."""
+class PastFlagsReader(Protocol):
+    """Reads what is stored of users before some rows. The sinks of both pipelines implement it."""
 
-    def flag_history(self, queries: Sequence[FlagQuery]) -> list[FlagHistory]: ...
+    def past_flags(self, rows: Sequence[tuple[str, RowPosition]]) -> list[PastFlags]: ...
 
 
 class _BatchRows:
@@ -143,28 +143,22 @@ class _BatchRows:
         for flag in raised:
             insort(self._raised.setdefault(flag.rule_id, []), row)
 
-    def merge(self, stored: FlagHistory, row: RowPosition, rule_id: str) -> FlagHistory:
-        """Returns the stored history with these rows added to it."""
-        latest, was_true = stored.latest, stored.was_true
+    def raises(self, rule: Rule, row: RowPosition, past: PastFlags) -> bool:
+        """Whether a rule that is true in a row raises a flag. past: what is stored."""
+        stored = [position for rule_id, position in past.raised if rule_id == rule.id]
+        if row in stored:
+            return True
+        true_rules = past.true_rules
         before = bisect_left(self._positions, row)
-        if before and (latest is None or self._positions[before - 1] > latest):
-            latest = self._positions[before - 1]
-            was_true = rule_id in self._true_rules[latest]
-        raised = self._raised.get(rule_id, [])
+        if before and (past.latest is None or self._positions[before - 1] > past.latest):
+            true_rules = self._true_rules[self._positions[before - 1]]
+        if rule.id in true_rules:
+            return False
+        raised = self._raised.get(rule.id, [])
         before = bisect_left(raised, row)
-        last_ms = [position.time_ms for position in raised[:before][-1:]]
-        next_ms = [position.time_ms for position in raised[before:][:1]]
-        return FlagHistory(
-            latest,
-            was_true,
-            max((*last_ms, *_known(stored.last_raised_ms)), default=None),
-            min((*next_ms, *_known(stored.next_raised_ms)), default=None),
-            stored.is_raised,
-        )
-
-
-def _known(time_ms: int | None) -> tuple[int, ...]:
-    return () if time_ms is None else (time_ms,)
+        nearest = stored + raised[max(before - 1, 0) : before + 1]
+        cool_down_ms = rule.cool_down_hours * HOUR_MS
+        return all(abs(row.time_ms - each.time_ms) >= cool_down_ms for each in nearest)
 
 
 class FlagPolicy:
@@ -176,48 +170,36 @@ class FlagPolicy:
     sends the alert that a failure may have lost.
     """
 
-    def __init__(self, store: FlagHistoryReader):
+    def __init__(self, store: PastFlagsReader):
         self._store = store
 
     def raise_flags(self, rows: Sequence[RuleEvaluation], rules_version: str) -> list[list[Flag]]:
         """Returns the flags of each row. `rows`: in order of arrival."""
-        queries = [
-            FlagQuery(row.user_id, match.rule.id, row.time_ms, row.event_id)
-            for row in rows
-            for match in row.matches
+        asked = [
+            (row.user_id, RowPosition(row.time_ms, row.event_id)) for row in rows if row.matches
         ]
-        histories = iter(self._store.flag_history(queries) if queries else ())
+        past = iter(self._store.past_flags(asked) if asked else ())
         # Rows of other users change no flag: most of them.
-        in_batch = {row.user_id: _BatchRows() for row in rows if row.matches}
+        in_batch = {user_id: _BatchRows() for user_id, _ in asked}
         flags: list[list[Flag]] = []
         for user_id, time_ms, matches, event_id in rows:
             earlier = in_batch.get(user_id)
             if earlier is None:
                 flags.append([])
                 continue
-            row = RowPosition(time_ms, event_id)
+            row, stored = RowPosition(time_ms, event_id), next(past) if matches else PastFlags()
             raised = [
                 build_flag(match, user_id, time_ms, rules_version, event_id)
                 for match in matches
-                if _raises(match.rule, earlier.merge(next(histories), row, match.rule.id), time_ms)
+                if earlier.raises(match.rule, row, stored)
             ]
             earlier.add(row, frozenset(match.rule.id for match in matches), raised)
             flags.append(raised)
         return flags
 
 
-def _raises(rule: Rule, history: FlagHistory, time_ms: int) -> bool:
-    if history.is_raised:
-        return True
-    cool_down_ms = rule.cool_down_hours * HOUR_MS
-    nearest_ms = _known(history.last_raised_ms) + _known(history.next_raised_ms)
-    return not history.was_true and all(
-        abs(time_ms - raised_ms) >= cool_down_ms for raised_ms in nearest_ms
-    )
-
-
-class NoFlagHistory:
+class NoPastFlags:
     """Reports no earlier flag and no rule as true before, so every rule that is true raises one."""
 
-    def flag_history(self, queries: Sequence[FlagQuery]) -> list[FlagHistory]:
-        return [FlagHistory()] * len(queries)
+    def past_flags(self, rows: Sequence[tuple[str, RowPosition]]) -> list[PastFlags]:
+        return [PastFlags()] * len(rows)

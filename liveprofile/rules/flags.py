@@ -43,25 +43,14 @@ class RowPosition(NamedTuple):
         return (self[0], other[1]) > (other[0], self[1])
 
 
-class FlagQuery(NamedTuple):
-    user_id: str
-    rule_id: str
-    window_end_ms: int
-    event_id: str = ""
-
-    @property
-    def position(self) -> RowPosition:
-        return RowPosition(self.window_end_ms, self.event_id)
-
-
-class FlagHistory(NamedTuple):
-    """What is known of a user and a rule when a row is evaluated."""
+class PastFlags(NamedTuple):
+    """What is stored of a user when a row of the user is evaluated."""
 
     latest: RowPosition | None = None  # the user's latest row before this one
-    was_true: bool = False  # the rule was true in it
-    last_raised_ms: int | None = None  # time of the rule's newest flag before this row
-    next_raised_ms: int | None = None  # of its oldest flag after it: this row came out of order
-    is_raised: bool = False  # the rule's flag of this row is stored: the row is replayed
+    true_rules: frozenset[str] = frozenset()  # in that row
+    # Rule and row of each flag, also of later rows, if this one came out of order, and of this one,
+    # if it is replayed.
+    raised: frozenset[tuple[str, RowPosition]] = frozenset()
 
 
 class FlaggedRow(Protocol):

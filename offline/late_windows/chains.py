@@ -15,7 +15,7 @@ import numpy as np
 
 from liveprofile.attributes.statements import Statement
 from liveprofile.features import baselines
-from liveprofile.rules.flags import FlagHistory, FlagQuery, RowPosition
+from liveprofile.rules.flags import PastFlags, RowPosition
 from liveprofile.rules.rules import RuleSet
 from liveprofile.segments.membership import ChangeKey, Membership, Memberships
 from liveprofile.wire import window_events
@@ -229,35 +229,30 @@ class RecomputedRows:
     def memberships(self, user_ids: Iterable[str]) -> dict[str, Memberships]:
         return self._statements.memberships(user_ids)
 
-    def flag_history(self, queries: Sequence[FlagQuery]) -> list[FlagHistory]:
-        return [self._flag_history(query) for query in queries]
+    def past_flags(self, rows: Sequence[tuple[str, RowPosition]]) -> list[PastFlags]:
+        return [self._past_flags(*row) for row in rows]
 
-    def _flag_history(self, query: FlagQuery) -> FlagHistory:
-        stored, plan = self._users[query.user_id]
+    def _past_flags(self, user_id: str, before: RowPosition) -> PastFlags:
+        stored, plan = self._users[user_id]
         first_ms = plan.recomputed[0].end_ms
         true_rules = {
             end_ms: window.active_rules
             for end_ms, window in stored.windows.items()
             if end_ms < first_ms
         }
-        raised = [
-            flag.end_ms
+        raised = {
+            (flag.rule_id, RowPosition(flag.end_ms))
             for flag in stored.flags
-            if flag.rule_id == query.rule_id
-            and flag.end_ms < first_ms
-            and flag.correction != WITHDRAWN
-        ]
+            if flag.end_ms < first_ms and flag.correction != WITHDRAWN
+        }
         for row in self.rows:
-            if row.user_id == query.user_id and row.window_end_ms < query.window_end_ms:
+            if row.user_id == user_id and row.window_end_ms < before.time_ms:
                 true_rules[row.window_end_ms] = frozenset(row.active_rules)
-                if any(flag.rule_id == query.rule_id for flag in row.flags):
-                    raised.append(row.window_end_ms)
-        latest_ms = max(true_rules, default=None)
-        return FlagHistory(
-            latest=None if latest_ms is None else RowPosition(latest_ms),
-            was_true=latest_ms is not None and query.rule_id in true_rules[latest_ms],
-            last_raised_ms=max(raised, default=None),
-        )
+                raised |= {(flag.rule_id, RowPosition(row.window_end_ms)) for flag in row.flags}
+        if not true_rules:
+            return PastFlags(raised=frozenset(raised))
+        latest_ms = max(true_rules)
+        return PastFlags(RowPosition(latest_ms), true_rules[latest_ms], frozenset(raised))
 
     def stored_changes(self, keys: Iterable[ChangeKey]) -> dict[ChangeKey, Membership]:
         return {}

@@ -15,7 +15,7 @@ from liveprofile.retry import until_deadline
 from liveprofile.rows.profiles import MARKS
 from liveprofile.rows.risk import RISK_FLAG, RISK_FLAG_BY_DAY
 from liveprofile.rows.table import Table
-from liveprofile.rules.flags import FlaggedRow, FlagHistory, FlagQuery, RowPosition
+from liveprofile.rules.flags import FlaggedRow, PastFlags, RowPosition
 from liveprofile.settings import CassandraSettings
 from liveprofile.storage.connection import close, connect
 from liveprofile.storage.schema import check_table
@@ -43,15 +43,9 @@ class StoredState:
             if self.latest is None or position > self.latest:
                 self.latest, self.active_rules = position, frozenset(active_rules or ())
 
-    def history(self, row: RowPosition, rule_id: str) -> FlagHistory:
-        raised = [RowPosition(*flag[1:]) for flag in self.raised if flag[0] == rule_id]
-        return FlagHistory(
-            self.latest,
-            rule_id in self.active_rules,
-            max((flag.time_ms for flag in raised if flag < row), default=None),
-            min((flag.time_ms for flag in raised if flag > row), default=None),
-            row in raised,
-        )
+    def past_flags(self) -> PastFlags:
+        raised = ((rule_id, RowPosition(*position)) for rule_id, *position in self.raised)
+        return PastFlags(self.latest, self.active_rules, frozenset(raised))
 
 
 class CassandraSink(ABC, Generic[Row]):
@@ -92,17 +86,16 @@ class CassandraSink(ABC, Generic[Row]):
     def _partitions(self, rows: Sequence[Row]) -> list[Partition]:
         """Returns the rows' writes, without those to risk_flag_by_day."""
 
-    def flag_history(self, queries: Sequence[FlagQuery]) -> list[FlagHistory]:
-        """Returns the history of each query."""
-        if not queries:
+    def past_flags(self, rows: Sequence[tuple[str, RowPosition]]) -> list[PastFlags]:
+        """What the tables contain of each user before a row, and all of the user's flags."""
+        if not rows:
             return []
         self.flush()
-        found = {(query.user_id, query.position): StoredState() for query in queries}
-        self._read_in_steps([self._look_up(*row, state) for row, state in found.items()])
-        return [
-            found[query.user_id, query.position].history(query.position, query.rule_id)
-            for query in queries
-        ]
+        found = [StoredState() for _ in rows]
+        self._read_in_steps(
+            [self._look_up(*row, state) for row, state in zip(rows, found, strict=True)]
+        )
+        return [state.past_flags() for state in found]
 
     def _read_in_steps(self, lookups: list[Iterator[list[Read]]]) -> None:
         """Executes the next reads of all look-ups at once, until none has more."""

@@ -19,7 +19,7 @@ import numpy as np
 from liveprofile.errors import InputError
 from liveprofile.rules.flag_policy import (
     FlagPolicy,
-    NoFlagHistory,
+    NoPastFlags,
     RuleEvaluation,
     RuleMatch,
     evaluate_rules,
@@ -177,7 +177,7 @@ def score_events(
     columns["event_type"] = np.array(EVENT_TYPES)[dataset.type_M]
     matches_M = evaluate_rules(event_rules, columns, len(dataset.time_ms_M))
     # As in the job, a rule raises a flag when it turns true and is not in its cool-down.
-    flags = FlagPolicy(NoFlagHistory()).raise_flags(
+    flags = FlagPolicy(NoPastFlags()).raise_flags(
         [
             RuleEvaluation(str(user), int(time_ms), matches, str(index))
             for index, (user, time_ms, matches) in enumerate(

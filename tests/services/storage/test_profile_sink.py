@@ -17,7 +17,7 @@ from cassandra.cluster import NoHostAvailable, Session
 
 from liveprofile.errors import ConfigError, ServiceError, StoreError
 from liveprofile.rows.profiles import PROFILE_DELTA
-from liveprofile.rules.flags import FlagHistory, FlagQuery, RowPosition
+from liveprofile.rules.flags import PastFlags, RowPosition
 from liveprofile.settings import CassandraSettings
 from liveprofile.storage import queries
 from liveprofile.storage.connection import open_session
@@ -105,11 +105,10 @@ def test_flag_history_is_that_of_the_tables_before_each_window(
     rng, memory = random.Random(1), MemoryProfileSink()
     for window in range(12):
         end_ms = profile_row(window=window).window_end_ms
-        asked = [FlagQuery(user, rule, end_ms) for user in "uvw" for rule in "ab"]
-        asked = [query for query in asked if rng.random() < 0.6]
-        expected = memory.flag_history(asked)
+        asked = [(user, RowPosition(end_ms)) for user in "uvw" if rng.random() < 0.8]
+        expected = memory.past_flags(asked)
         fresh = CassandraProfileSink(settings, DIM, session)
-        assert sink.flag_history(asked) == fresh.flag_history(asked) == expected
+        assert sink.past_flags(asked) == fresh.past_flags(asked) == expected
         for user in "uvw":
             active = [rule for rule in "ab" if rng.random() < 0.5]
             flags = [flag(rule) for rule in active if rng.random() < 0.5]
@@ -117,9 +116,10 @@ def test_flag_history_is_that_of_the_tables_before_each_window(
             for each in (sink, memory):
                 write_and_flush(each, row)
     sink.write([profile_row("new", n, flags=[flag()], active_rules=["rule"]) for n in range(3)])
-    [past] = sink.flag_history([FlagQuery("new", "rule", profile_row(window=3).window_end_ms)])
-    last_ms = profile_row(window=2).window_end_ms
-    assert past == FlagHistory(RowPosition(last_ms), True, last_ms), "not yet flushed"
+    ends = [RowPosition(profile_row(window=n).window_end_ms) for n in range(4)]
+    raised = frozenset(("rule", end) for end in ends[:3])
+    expected = PastFlags(ends[2], frozenset({"rule"}), raised)
+    assert sink.past_flags([("new", ends[3])]) == [expected], "not yet flushed"
 
 
 def test_flags_are_read_by_user_and_over_all_users(sink: CassandraProfileSink, session: Session):
@@ -248,11 +248,11 @@ def test_refused_write_raises_at_once_and_on_every_later_call(settings: Cassandr
 
 def test_node_that_hangs_delays_set_up_reads_and_writes(settings: CassandraSettings, stack: Stack):
     own, seconds = impatient(settings), 8.0
-    query = FlagQuery("u", "rule", 1)
+    row = ("u", RowPosition(1))
     with open_session(own) as session:
         for wait_for in (
             lambda: CassandraProfileSink(own, DIM, session),
-            lambda: CassandraProfileSink(own, DIM, session).flag_history([query]),
+            lambda: CassandraProfileSink(own, DIM, session).past_flags([row]),
         ):
             with paused(stack, 3.0):
                 assert wait_for()

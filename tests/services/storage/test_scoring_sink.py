@@ -10,7 +10,7 @@ from cassandra.cluster import Session
 
 from liveprofile.alerts.cases import snooze
 from liveprofile.rows.risk import score_hour_ms
-from liveprofile.rules.flags import FlagHistory, FlagQuery, RowPosition
+from liveprofile.rules.flags import PastFlags, RowPosition
 from liveprofile.settings import CassandraSettings
 from liveprofile.storage import queries
 from liveprofile.storage.cql import from_ms, now_ms, to_ms
@@ -104,40 +104,20 @@ def test_hour_outlives_its_scores_and_a_deletion_up_to_a_time(
     assert stored("risk_score_hours")
 
 
-def test_flag_history_of_late_event_ends_at_its_own_time(sink: CassandraScoringSink):
-    def history(rule_id: str, hour: int) -> FlagHistory:
-        [found] = sink.flag_history(
-            [FlagQuery("u", rule_id, START_MS + hour * HOUR_MS, f"e{hour}")]
-        )
-        return found
-
-    in_order = [(0, "c"), (5, "a")]
-    for hour, rule in in_order:
-        row = scored_event(hour=hour, active_rules=[rule], flags=[flag(rule, hour=hour)])
-        write_and_flush(sink, row)
-    assert not history("a", 3).was_true
-    assert history("a", 3).next_raised_ms == START_MS + 5 * HOUR_MS
-    write_and_flush(sink, scored_event(hour=3, active_rules=["b"], flags=[flag("b", hour=3)]))
-    newest = {rule: history(rule, 6) for rule in "ab"}
-    assert (newest["a"].was_true, newest["a"].last_raised_ms) == (True, START_MS + 5 * HOUR_MS)
-    assert (newest["b"].was_true, newest["b"].last_raised_ms) == (False, START_MS + 3 * HOUR_MS)
-
-
 def test_flag_history_orders_the_events_of_a_millisecond(
     sink: CassandraScoringSink, session: Session
 ):
     first = scored_event(event_id="b", active_rules=["a"], flags=[flag("a", event_id="b")])
     second = scored_event(event_id="a", active_rules=["b"])
     write_and_flush(sink, first, second)
-
-    def of(event_id: str) -> FlagHistory:
-        (found,) = sink.flag_history([FlagQuery("u", "a", START_MS, event_id)])
-        return found
-
-    assert of("c") == FlagHistory(next_raised_ms=START_MS)
-    assert of("b") == FlagHistory(is_raised=True)
-    assert of("aa") == FlagHistory(RowPosition(START_MS, "b"), True, START_MS)
-    assert of("0") == FlagHistory(RowPosition(START_MS, "a"), False, START_MS)
+    rows = [RowPosition(START_MS, event_id) for event_id in ("c", "b", "aa", "0")]
+    raised = frozenset({("a", RowPosition(START_MS, "b"))})
+    assert sink.past_flags([("u", row) for row in rows]) == [
+        PastFlags(raised=raised),
+        PastFlags(raised=raised),
+        PastFlags(RowPosition(START_MS, "b"), frozenset("a"), raised),
+        PastFlags(RowPosition(START_MS, "a"), frozenset("b"), raised),
+    ]
     # Flags of a rule in one millisecond are rows of their own.
     write_and_flush(sink, scored_event(event_id="x", flags=[flag("a", event_id="x", flag_id="x")]))
     for table in ("risk_flag", "risk_flag_by_day"):
@@ -152,10 +132,10 @@ def test_stored_and_in_memory_flag_history_agree(
     for _ in range(25):
         hour, user_id = rng.randrange(40), rng.choice("uv")
         at = (START_MS + hour * HOUR_MS, f"e{hour}")
-        asked = [FlagQuery(user, rule, *at) for user in "uv" for rule in "ab"]
+        asked = [(user, RowPosition(*at)) for user in "uv"]
         fresh = CassandraScoringSink(settings, SCORE_TTL_S, session)
-        expected = memory.flag_history(asked)
-        assert fresh.flag_history(asked) == sink.flag_history(asked) == expected
+        expected = memory.past_flags(asked)
+        assert fresh.past_flags(asked) == sink.past_flags(asked) == expected
         if (user_id, *at) in memory.scores:
             continue
         active = [rule for rule in "ab" if rng.random() < 0.5]

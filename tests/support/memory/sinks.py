@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from liveprofile.attributes.statements import Statement
-from liveprofile.rules.flags import Flag, FlagHistory, FlagQuery, RowPosition
+from liveprofile.rules.flags import Flag, PastFlags, RowPosition
 from liveprofile.segments.membership import ChangeKey, Membership, Memberships
 from liveprofile.settings import CassandraSettings
 from tests.support.memory.cassandra import MemoryCassandra
@@ -20,23 +20,20 @@ from udfs.scoring.sink import ScoredEvent
 FlagKey = tuple[str, int, str, str]  # user, time in ms, rule, event ("" for a window)
 
 
-def _history(
-    query: FlagQuery, active_rules: dict[RowPosition, list[str]], flags: Iterable[FlagKey]
-) -> FlagHistory:
+def _past_flags(
+    user_id: str,
+    before: RowPosition,
+    active_rules: dict[RowPosition, list[str]],
+    flags: Iterable[FlagKey],
+) -> PastFlags:
     """active_rules: of each stored row of the user."""
-    latest = max((row for row in active_rules if row < query.position), default=None)
-    raised = [
-        RowPosition(time_ms, event_id)
-        for user_id, time_ms, rule_id, event_id in flags
-        if (user_id, rule_id) == (query.user_id, query.rule_id)
-    ]
-    return FlagHistory(
-        latest,
-        latest is not None and query.rule_id in active_rules[latest],
-        max((row.time_ms for row in raised if row < query.position), default=None),
-        min((row.time_ms for row in raised if row > query.position), default=None),
-        query.position in raised,
+    latest = max((row for row in active_rules if row < before), default=None)
+    raised = frozenset(
+        (rule_id, RowPosition(time_ms, event_id))
+        for user, time_ms, rule_id, event_id in flags
+        if user == user_id
     )
+    return PastFlags(latest, frozenset(active_rules[latest] if latest else ()), raised)
 
 
 class MemoryProfileSink:
@@ -59,14 +56,16 @@ class MemoryProfileSink:
     def stored_changes(self, keys: Iterable[ChangeKey]) -> dict[ChangeKey, Membership]:
         return self.segments.stored_changes(keys)
 
-    def flag_history(self, queries: Sequence[FlagQuery]) -> list[FlagHistory]:
-        return [self._flag_history(query) for query in queries]
-
-    def _flag_history(self, query: FlagQuery) -> FlagHistory:
-        active_rules = {
-            RowPosition(end_ms): row.active_rules for end_ms, row in self._rows_of(query.user_id)
-        }
-        return _history(query, active_rules, self.flags)
+    def past_flags(self, rows: Sequence[tuple[str, RowPosition]]) -> list[PastFlags]:
+        return [
+            _past_flags(
+                user_id,
+                before,
+                {RowPosition(end_ms): row.active_rules for end_ms, row in self._rows_of(user_id)},
+                self.flags,
+            )
+            for user_id, before in rows
+        ]
 
     def _rows_of(self, user_id: str) -> Iterator[tuple[int, ProfileRow]]:
         """The stored windows of a user, by end, without a look at those of all others."""
@@ -125,16 +124,20 @@ class MemoryScoringSink:
         self.attributes: dict[str, list[Statement]] = {}
         self.drift_store = CassandraDriftStore(MemoryCassandra(), CassandraSettings(), 3_600)
 
-    def flag_history(self, queries: Sequence[FlagQuery]) -> list[FlagHistory]:
-        return [self._flag_history(query) for query in queries]
-
-    def _flag_history(self, query: FlagQuery) -> FlagHistory:
-        active_rules = {
-            RowPosition(row.event_ms, row.event_id): row.active_rules
-            for row in self.scores.values()
-            if row.user_id == query.user_id
-        }
-        return _history(query, active_rules, self.flags)
+    def past_flags(self, rows: Sequence[tuple[str, RowPosition]]) -> list[PastFlags]:
+        return [
+            _past_flags(
+                user_id,
+                before,
+                {
+                    RowPosition(row.event_ms, row.event_id): row.active_rules
+                    for row in self.scores.values()
+                    if row.user_id == user_id
+                },
+                self.flags,
+            )
+            for user_id, before in rows
+        ]
 
     def statements(self, user_ids: Iterable[str]) -> dict[str, list[Statement]]:
         return {user_id: self.attributes.get(user_id, []) for user_id in user_ids}

@@ -27,7 +27,7 @@ from liveprofile.privacy.erasures import (
     later_flags,
 )
 from liveprofile.privacy.places import TABLES
-from liveprofile.rules.flags import FlagHistory, RowPosition
+from liveprofile.rules.flags import PastFlags, RowPosition
 from liveprofile.settings import TOPICS, load
 from liveprofile.units import DAY_MS
 from liveprofile.wire.entity_lists import hash_code
@@ -78,10 +78,11 @@ def test_first_window_after_an_erasure_begins_at_or_after_it(
 
 
 def test_flags_of_later_rows_stay() -> None:
-    history = FlagHistory(RowPosition(50), True, 40, 90, False)
-    assert later_flags(history, 40) == history
-    assert later_flags(history, 50) == history._replace(last_raised_ms=None)
-    assert later_flags(history, 51) == FlagHistory(None, False, None, 90, False)
+    old, new = ("a", RowPosition(40)), ("a", RowPosition(90))
+    past = PastFlags(RowPosition(50), frozenset("a"), frozenset({old, new}))
+    assert later_flags(past, 40) == past
+    assert later_flags(past, 50) == past._replace(raised=frozenset({new}))
+    assert later_flags(past, 51) == PastFlags(raised=frozenset({new}))
 
 
 KEY = "k" * 32

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from liveprofile.resources import product_path
-from liveprofile.rules.flags import FlagHistory, FlagQuery, RowPosition
+from liveprofile.rules.flags import PastFlags, RowPosition
 from liveprofile.rules.rules import read_rules
 from liveprofile.settings import Settings
 from offline.late_windows.chains import (
@@ -81,29 +81,35 @@ def test_correction_is_written_after_the_job_and_before_the_next_window():
     assert write_time_us(last.row) < (SECOND + 1_000) * 1_000
 
 
-def history(user: StoredUser, at_ms: int, *rows: object) -> FlagHistory:
+def past(user: StoredUser, at_ms: int, *rows: object) -> PastFlags:
     recomputed = RecomputedRows(MemoryProfileSink())
     recomputed.begin({"u": (user, PLAN)})
     recomputed.write(rows)
-    [found] = recomputed.flag_history([FlagQuery("u", RULE.id, at_ms)])
+    [found] = recomputed.past_flags([("u", RowPosition(at_ms))])
     return found
+
+
+def known(latest_ms: int, true: bool, raised_ms: int | None) -> PastFlags:
+    rules = frozenset({RULE.id} if true else ())
+    raised = set() if raised_ms is None else {(RULE.id, RowPosition(raised_ms))}
+    return PastFlags(RowPosition(latest_ms), rules, frozenset(raised))
 
 
 @pytest.mark.parametrize("correction", ["", ADDED, KEPT])
 def test_history_before_the_first_changed_window_is_the_stored_one(correction: str):
     user = stored(flag_of(FIRST, correction), true=True)
-    assert history(user, SECOND) == FlagHistory(RowPosition(FIRST), True, FIRST)
+    assert past(user, SECOND) == known(FIRST, True, FIRST)
 
 
 def test_withdrawn_flag_starts_no_cool_down():
     user = stored(flag_of(FIRST, WITHDRAWN))
-    assert history(user, SECOND) == FlagHistory(RowPosition(FIRST), False, None)
+    assert past(user, SECOND) == known(FIRST, False, None)
 
 
 def test_flags_of_changed_windows_are_decided_anew():
     user = stored(flag_of(SECOND), flag_of(THIRD))
-    assert history(user, SECOND) == FlagHistory(RowPosition(FIRST), False, None)
+    assert past(user, SECOND) == known(FIRST, False, None)
     again = profile_row(window=1, active_rules=[RULE.id], flags=[flag(RULE.id)])
-    assert history(user, THIRD, again) == FlagHistory(RowPosition(SECOND), True, SECOND)
+    assert past(user, THIRD, again) == known(SECOND, True, SECOND)
     others = profile_row("other", window=1, active_rules=[RULE.id])
-    assert history(user, THIRD, others) == FlagHistory(RowPosition(FIRST), False, None)
+    assert past(user, THIRD, others) == known(FIRST, False, None)
