@@ -9,9 +9,16 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from liveprofile.alerts.cases.case_store import AlertCase
+from liveprofile.alerts.cases.snooze import Snooze
+from liveprofile.alerts.cases.states import StateChange, StoredAlertState
+from liveprofile.attributes.statements import Attribute as StatedAttribute
+from liveprofile.consent.changes import ConsentChange
+from liveprofile.privacy.erasure_log import PlaceStatus
 from liveprofile.rows.profiles import StoredDelta, UserProfile
 from liveprofile.rows.risk import StoredFlag, StoredScore
 from liveprofile.rows.table import row_model
+from liveprofile.storage.queries import SimilarUser
 
 MAX_BATCH_USERS = 100
 MAX_PAGE_ROWS = 1_000
@@ -80,42 +87,20 @@ class RiskFlag(row_model(StoredFlag, Answer)):
     """A risk flag of a window or an event."""
 
 
-class StateFields(Answer):
-    state: AlertStateName
-    by: str
-    updated_at_ms: int | None
-    note: str
+StateFields = row_model(StoredAlertState, Answer)
 
 
 class RiskAlert(StateFields, RiskFlag):
     """A flag with what analysts made of it."""
 
 
-class AlertChange(Answer):
-    at_ms: int
-    by: str
-    from_state: AlertStateName
-    to_state: AlertStateName
-    note: str
+AlertChange = row_model(StateChange, Answer)
 
 
-class UserSnooze(Answer):
-    rule_id: str = Field(description="or * for all rules")
-    until_ms: int
-    by: str
-    note: str
+UserSnooze = row_model(Snooze, Answer)
 
 
-class CustomerCase(Answer):
-    user_id: str
-    rule_id: str
-    number: int
-    is_open: bool
-    opened_at_ms: int
-    severity: str
-    action: str
-    message: str
-    alerts: dict[str, int] = Field(description="alert id: its time in ms")
+CustomerCase = row_model(AlertCase, Answer)
 
 
 class AlertDetails(RiskAlert):
@@ -161,11 +146,7 @@ class Interests(PartOfProfile):
     category_affinity: dict[str, float] = Field(description="long-term shares")
 
 
-class Lookalike(Answer):
-    user_id: str
-    cosine: float
-    segments: list[str]
-    window_end_ms: int
+Lookalike = row_model(SimilarUser, Answer)
 
 
 class Lookalikes(Answer):
@@ -173,16 +154,10 @@ class Lookalikes(Answer):
     similar: list[Lookalike]
 
 
-class Attribute(Answer):
+class Attribute(row_model(StatedAttribute, Answer)):
     """What another system states about the user: not inferred by Liveprofile."""
 
     name: str
-    value: bool | int | float | str
-    source: str
-    kind: Literal["third_party", "declared", "verified"]
-    purpose: Literal["any", "marketing", "risk"] = Field(description="what it may be used for")
-    time_ms: int = Field(description="when it became true or was found")
-    expires_ms: int
 
 
 class Items(Answer, Generic[Item]):
@@ -198,20 +173,14 @@ class Page(Answer, Generic[Item]):
     next_cursor: str | None
 
 
-class ConsentText(Answer):
+class ConsentInForce(Answer):
     basis: str
     text_version: str
-
-
-class ConsentInForce(ConsentText):
     allowed: bool
     since_ms: int | None = Field(description="null: the default of the settings")
 
 
-class ConsentChanged(ConsentText):
-    time_ms: int
-    purpose: str
-    granted: bool
+ConsentChanged = row_model(ConsentChange, Answer)
 
 
 class UserConsents(Answer):
@@ -220,11 +189,7 @@ class UserConsents(Answer):
     history: list[ConsentChanged] = Field(description="the newest 200 changes, newest first")
 
 
-class ErasedPlace(Answer):
-    place: str
-    clear_ms: int | None = Field(description="by when at the latest; null: no limit in time")
-    done: bool
-    note: str
+ErasedPlace = row_model(PlaceStatus, Answer)
 
 
 class UserErasure(Answer):
