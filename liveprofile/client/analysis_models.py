@@ -22,7 +22,13 @@ CAMPAIGN_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 StartTime = Annotated[int, Field(ge=0, le=4_102_444_800_000), WHOLE]  # until 2100
 
 
+# Rows that are answered as they are.
 TrendPoint = row_model(Point, Answer)
+WeekCohort = row_model(Cohort, Answer)
+SegmentMember = row_model(Member, Answer)
+SizeOfSegment = row_model(SegmentSize, Answer)
+CampaignTarget = row_model(Target, Answer)
+ReportedDifference = row_model(Difference, Answer)
 
 
 class Trend(Answer):
@@ -37,15 +43,6 @@ class TrendForecast(row_model(DayForecast, Answer)):
 
     day_ms: int
     metric: Metric
-
-
-WeekCohort = row_model(Cohort, Answer)
-
-
-SegmentMember = row_model(Member, Answer)
-
-
-SizeOfSegment = row_model(SegmentSize, Answer)
 
 
 class UserSegment(Answer):
@@ -130,12 +127,6 @@ class CampaignAnswer(Answer):
     planned_by: str
     requested: dict[str, Any]
     summary: PlanSummary
-
-
-CampaignTarget = row_model(Target, Answer)
-
-
-ReportedDifference = row_model(Difference, Answer)
 
 
 class ReportOfGroup(Answer):

@@ -48,6 +48,16 @@ class RequestBody(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+# Rows that are answered as they are.
+StateFields = row_model(StoredAlertState, Answer)
+AlertChange = row_model(StateChange, Answer)
+UserSnooze = row_model(Snooze, Answer)
+CustomerCase = row_model(AlertCase, Answer)
+Lookalike = row_model(SimilarUser, Answer)
+ConsentChanged = row_model(ConsentChange, Answer)
+ErasedPlace = row_model(PlaceStatus, Answer)
+
+
 class Profile(row_model(UserProfile, Answer, without=["embedding"])):
     """The user as of the last closed window."""
 
@@ -87,20 +97,8 @@ class RiskFlag(row_model(StoredFlag, Answer)):
     """A risk flag of a window or an event."""
 
 
-StateFields = row_model(StoredAlertState, Answer)
-
-
 class RiskAlert(StateFields, RiskFlag):
     """A flag with what analysts made of it."""
-
-
-AlertChange = row_model(StateChange, Answer)
-
-
-UserSnooze = row_model(Snooze, Answer)
-
-
-CustomerCase = row_model(AlertCase, Answer)
 
 
 class AlertDetails(RiskAlert):
@@ -146,9 +144,6 @@ class Interests(PartOfProfile):
     category_affinity: dict[str, float] = Field(description="long-term shares")
 
 
-Lookalike = row_model(SimilarUser, Answer)
-
-
 class Lookalikes(Answer):
     user_id: str
     similar: list[Lookalike]
@@ -180,16 +175,10 @@ class ConsentInForce(Answer):
     since_ms: int | None = Field(description="null: the default of the settings")
 
 
-ConsentChanged = row_model(ConsentChange, Answer)
-
-
 class UserConsents(Answer):
     user_id: str
     purposes: dict[str, ConsentInForce] = Field(description="what is in force now, by purpose")
     history: list[ConsentChanged] = Field(description="the newest 200 changes, newest first")
-
-
-ErasedPlace = row_model(PlaceStatus, Answer)
 
 
 class UserErasure(Answer):
