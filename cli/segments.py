@@ -11,15 +11,11 @@ from cli.common import Call, format_utc, table, time_option
 from cli.definitions import FileArgument, add_commands
 from cli.options import Commands
 from cli.progress import progress
-from liveprofile.attributes.table import AttributeTable
-from liveprofile.segments.evaluation import preview as evaluate_both
-from liveprofile.segments.members import look_alikes
 from liveprofile.segments.members import members as stored_members
 from liveprofile.segments.members import sizes as stored_sizes
-from liveprofile.segments.stored_profiles import scan_profiles, with_attributes
 from liveprofile.storage.cql import now_ms
 from liveprofile.storage.queries import TOKEN_MAX, TOKEN_MIN
-from services.definitions import read_definitions, read_kind
+from services.definitions import preview_segments, read_definitions, read_kind
 
 if TYPE_CHECKING:
     from offline.sweep_store import SweepState
@@ -85,27 +81,6 @@ def members(
 
 
 @segments.command()
-def expand(
-    call: Call,
-    segment: SegmentArgument,
-    count: Annotated[int, typer.Option(min=1, max=1_000)] = 100,
-) -> None:
-    """Find users outside a segment who resemble its members, best first.
-
-    Exit code 1 if there are none.
-
-    Example: `liveprofile segments expand big_spender --count 500`
-
-    Options:
-    count: Number of users to find.
-    """
-    with call.session() as session:
-        found = look_alikes(session, segment, count)
-    missing = f"nobody resembles the members of segment {segment!r}"
-    call.rows(found, "user_id cosine", missing=missing)
-
-
-@segments.command()
 def sweep(call: Call, at: MomentOption = None) -> None:
     """Evaluate the segments of all users now, beside the running job.
 
@@ -157,10 +132,7 @@ def preview(call: Call, file: FileArgument, at: MomentOption = None) -> None:
     time_ms = now_ms() if at is None else at
     now = read_kind(settings, "segments").definitions
     with call.session() as session:
-        pages = scan_profiles(session)
-        if now.reads_attributes or then.reads_attributes:
-            pages = with_attributes(pages, AttributeTable(session, settings.cassandra))
-        users, found = evaluate_both(pages, now, then, time_ms, settings.state.decay_days)
+        users, found = preview_segments(session, settings, now, then.segments, time_ms)
     call.print(
         {"users": users, "segments": [one._asdict() for one in found]},
         f"{users} users",

@@ -144,17 +144,3 @@ def test_sweep_is_claimed_by_one_process_and_continued_after_its_lease(
     fresh = store().claim(3_000)
     assert (fresh.time_ms, fresh.position) == (3_000, TOKEN_MIN) and fresh.sweep != state.sweep
     assert fresh.known_definitions
-
-
-def test_look_alikes_resemble_members_and_are_outside(sink: CassandraProfileSink, session: Session):
-    session.execute("TRUNCATE user_lookalike", timeout=60)
-    near = [with_membership(f"in{n}", 0, 1)._replace(write_lookalike=True) for n in range(3)]
-    outside = [
-        profile_row(f"out{n}", window=n, write_lookalike=True, embedding=near[0].embedding * 0 + v)
-        for n, v in enumerate(([1, 0.1, 0, 0], [0, 1, 0, 0], [-1, 0, 0, 0]))
-    ]
-    write_and_flush(sink, *near, *outside)
-    found = members.look_alikes(session, "loyal", 2)
-    assert [user.user_id for user in found] == ["out0", "out1"]
-    assert found[0].cosine == pytest.approx(0.995, abs=1e-3)
-    assert members.look_alikes(session, "nothing", 2) == []
