@@ -222,12 +222,6 @@ class Stack:
         options = {"parallelism.default": parallelism or self.parallelism} | dict(conf or {})
         return submission.flink_run(self.rest_url, job, args, savepoint=savepoint, conf=options)
 
-    def service(self, name: str) -> Service:
-        """The service with this name. Raises ServiceError for an unknown name."""
-        if name not in self.services:
-            raise ServiceError(f"unknown service {name!r}: use one of {', '.join(self.services)}")
-        return self.services[name]
-
     def status(self) -> dict[str, Any]:
         """{"config", "services": {name: {"pid", "address", "memory_mb", "log"}}}."""
         ports = self._state.read()["ports"]
