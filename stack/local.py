@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from liveprofile.errors import PortTakenError, ServiceError
+from liveprofile.errors import PortTakenError
 from liveprofile.flink import jars, submission
 from liveprofile.kafka.topics import create_topics
 from liveprofile.resources import ROOT
