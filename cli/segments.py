@@ -37,7 +37,7 @@ MomentOption = Annotated[
 
 @segments.command()
 def sizes(call: Call, limit: Annotated[int, typer.Option(min=1, max=1_000)] = 5) -> None:
-    """Show the size of each segment at the latest sweeps, and its overlaps with others.
+    """Show the size of each segment at the latest sweeps.
 
     Example: `liveprofile segments sizes --limit 30`
 
@@ -54,7 +54,6 @@ def sizes(call: Call, limit: Annotated[int, typer.Option(min=1, max=1_000)] = 5)
         "time": lambda row: format_utc(row[1].time_ms),
         "members": lambda row: row[1].members,
         "of users": lambda row: row[1].members / row[1].users if row[1].users else 0.0,
-        "overlaps": lambda row: {other: count for other, count in row[1].overlaps.items() if count},
     }
     rows = [(name, size) for name, sizes in listed.items() for size in sizes]
     call.print(
@@ -109,7 +108,7 @@ def sweep(call: Call, at: MomentOption = None) -> None:
             typer.echo("the definitions have changed since the sweep began: once more", err=True)
     call.print(
         {
-            "users": result.counts.users,
+            "users": result.state.users,
             "entered": entered,
             "left": left,
             "at_ms": result.state.time_ms,

@@ -6,7 +6,6 @@ import getpass
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -58,27 +57,18 @@ def console(call: Call, host: HostOption = None, port: PortOption = None) -> Non
     run_console(settings, _started(call))
 
 
-def metrics(
-    call: Call,
-    host: HostOption = None,
-    port: PortOption = None,
-    audit_state: Path | None = None,
-) -> None:
+def metrics(call: Call, host: HostOption = None, port: PortOption = None) -> None:
     """Serve the figures of `liveprofile job status` and more as Prometheus metrics until Ctrl-C.
 
     docs/metrics.md lists them. Starts without Kafka, Cassandra and Flink, and reads each when it
     is there. With --json, the first line is {"url": ...}.
 
     Example: `liveprofile serve metrics --port 8071`
-
-    Options:
-    audit_state FILE: The file of `liveprofile events audit --state`: adds how far the audit has
-        come.
     """
     from monitoring.server import serve_metrics
 
     settings = _settings(call, serve={"host": host}, metrics={"port": port})
-    serve_metrics(settings, audit_state, _started(call))
+    serve_metrics(settings, _started(call))
 
 
 def _settings(call: Call, **options: dict[str, Any]) -> Settings:

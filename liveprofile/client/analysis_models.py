@@ -45,8 +45,6 @@ class TrendForecast(Answer):
     total: float
     total_low: float
     total_high: float
-    mae: float = Field(description="mean absolute error by hour in the last 56 days")
-    naive_mae: float = Field(description="the same of seasonal naive")
 
 
 class WeekCohort(Answer):
@@ -68,7 +66,6 @@ class SizeOfSegment(Answer):
     time_ms: int
     members: int
     users: int = Field(description="all users")
-    overlaps: dict[str, int] = Field(description="members who are in another segment too")
 
 
 class UserSegment(Answer):

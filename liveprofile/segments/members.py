@@ -23,7 +23,6 @@ class SegmentSize(NamedTuple):
     time_ms: int
     members: int
     users: int  # all users
-    overlaps: dict[str, int]  # members who are in another segment too
 
 
 def members(session: Session, segment_id: str) -> Iterator[Member]:
@@ -41,10 +40,7 @@ def members(session: Session, segment_id: str) -> Iterator[Member]:
 def sizes(session: Session, segment_id: str, limit: int = 10) -> list[SegmentSize]:
     """The sizes at the latest sweeps, newest first."""
     query = (
-        "SELECT to_unix_timestamp(time) AS time_ms, members, users, overlaps FROM segment_size"
+        "SELECT to_unix_timestamp(time) AS time_ms, members, users FROM segment_size"
         " WHERE segment = %s LIMIT %s"
     )
-    return [
-        SegmentSize(row.time_ms, row.members, row.users, dict(row.overlaps or {}))
-        for row in read(session, query, (segment_id, limit))
-    ]
+    return [SegmentSize(*row) for row in read(session, query, (segment_id, limit))]
