@@ -133,7 +133,7 @@ def stop(call: Call, savepoint: SavepointFolderOption = None, job: JobOption = N
     Example: `liveprofile job stop --savepoint file:///shared/savepoints`
     """
     rest_url, job_id = _running_job(call, job)
-    location = rest.stop_with_savepoint(rest_url, job_id, savepoint)
+    location = rest.savepoint(rest_url, job_id, savepoint, stop=True)
     found = {"job_id": job_id, "savepoint": location}
     call.print(found, found | {"to go on": f"{submit_command(call, location)} --wait"})
 
@@ -151,7 +151,7 @@ def savepoint(call: Call, folder: SavepointFolderOption = None, job: JobOption =
     Example: `liveprofile job savepoint --savepoint file:///shared/savepoints`
     """
     rest_url, job_id = _running_job(call, job)
-    location = rest.take_savepoint(rest_url, job_id, folder)
+    location = rest.savepoint(rest_url, job_id, folder)
     call.print({"job_id": job_id, "savepoint": location})
 
 
@@ -198,7 +198,7 @@ def upgrade(
     rest_url, job_id = _running_job(call, job)
 
     def stop() -> str:
-        location = rest.stop_with_savepoint(rest_url, job_id, savepoint)
+        location = rest.savepoint(rest_url, job_id, savepoint, stop=True)
         print_line(f"job {job_id} is stopped, savepoint {location}")
         return location
 
