@@ -46,17 +46,21 @@ def setup(call: Call, dry_run: bool = False) -> None:
     """
     settings = call.settings
     card = read_model_card(settings)
-    stored = settings.job.store == "cassandra"
-    keyspace = settings.cassandra.keyspace if stored else None
     if dry_run:
         topics = missing_topics(settings)
-        steps = migration_steps(settings.cassandra) if stored else []
+        steps = migration_steps(settings.cassandra)
         pending = [migration.title for migration in to_apply(steps)]
         call.print({"topics_missing": topics, "migrations_pending": pending})
         return
     topics = create_topics(settings)
     applied = create_tables(settings, card)
-    call.print({"topics_created": topics, "keyspace": keyspace, "migrations_applied": applied})
+    call.print(
+        {
+            "topics_created": topics,
+            "keyspace": settings.cassandra.keyspace,
+            "migrations_applied": applied,
+        }
+    )
 
 
 def refuse_relative(folder: str | None) -> str | None:
