@@ -196,12 +196,13 @@ def test_model_finds_more_frauds_than_rules_and_reports_its_baselines(trained: F
 
 
 def test_latest_label_before_the_given_time_counts(folder: Path) -> None:
-    first = LABELS[0] | {"event_id": "e10", "label": "fraud", "time": 1_000}
-    later = first | {"label": "legitimate", "time": "1970-01-01T00:00:02Z"}
+    first = LABELS[0] | {"event_id": "e10", "label": "fraud", "time": START_MS + 1_000}
+    later = first | {"label": "legitimate", "time": START_MS + 2_000}
     events = read_labelled_events(folder, LabelLog.from_records([later, first]))
-    is_fraud = [events.fraud_N(before_ms)[10] for before_ms in (1_000, 1_001, 2_000, 2_001)]
+    ends_ms = [START_MS + after_ms for after_ms in (1_000, 1_001, 2_000, 2_001)]
+    is_fraud = [events.fraud_N(before_ms)[10] for before_ms in ends_ms]
     assert is_fraud == [False, True, True, False]
-    assert events.fraud_N(1_001).sum() == 1
+    assert events.fraud_N(START_MS + 1_001).sum() == 1
 
 
 def test_rows_of_users_who_are_left_out_are_those_that_an_erasure_would_take_out(
