@@ -35,9 +35,8 @@ def evaluate(
     test_log FILE: With --part test: the JSON-lines file to which this look at the test part is
         appended (date, commit, recipe, figures).
     """
-    from models.profile.evaluation.served import checkpoint_report, logged
-
     chosen = recipe(name)
+    from models.profile.evaluation.served import checkpoint_report, logged
 
     def measure() -> dict[str, Any]:
         with progress() as on_progress:
