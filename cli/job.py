@@ -45,16 +45,20 @@ def setup(call: Call, dry_run: bool = False) -> None:
     """
     settings = call.settings
     card = read_model_card(settings)
-    stored = settings.job.store == "cassandra"
-    keyspace = settings.cassandra.keyspace if stored else None
     if dry_run:
         topics = missing_topics(settings)
-        pending = pending_migrations(settings.cassandra) if stored else []
+        pending = pending_migrations(settings.cassandra)
         call.print({"topics_missing": topics, "migrations_pending": pending})
         return
     topics = create_topics(settings)
     applied = create_tables(settings, card)
-    call.print({"topics_created": topics, "keyspace": keyspace, "migrations_applied": applied})
+    call.print(
+        {
+            "topics_created": topics,
+            "keyspace": settings.cassandra.keyspace,
+            "migrations_applied": applied,
+        }
+    )
 
 
 def refuse_relative(folder: str | None) -> str | None:

@@ -1,4 +1,4 @@
-"""Commands about a job and its stack: setup, migrations, doctor, rejected events."""
+"""Commands about a job and its stack: setup, doctor, rejected events."""
 
 from __future__ import annotations
 
