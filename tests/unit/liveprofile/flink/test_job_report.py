@@ -70,13 +70,8 @@ def warnings(
     ("facts", "expected"),
     [
         ({}, []),
-        ({"scoring": ScoringReport(100, unscored=0)}, []),
-        ({"models": ModelReport(0, 0, 0)}, []),
-        ({"models": ModelReport(1_003, 1_003, 0)}, []),
-        (
-            {"scoring": ScoringReport(100, unscored=2)},
-            ["2 events could not be scored"],
-        ),
+        ({"scoring": ScoringReport(100, unscored=0), "models": ModelReport(1_003, 1_003, 0)}, []),
+        ({"scoring": ScoringReport(100, unscored=2)}, ["2 events could not be scored"]),
         (
             {"models": ModelReport(1_002, 1_003, refused=1)},
             [
