@@ -1,8 +1,8 @@
 """A job hands over to another: from an archive (bootstrap), and from a job that goes on meanwhile.
 
-The first job, `blue`, goes on from an archive. The stream has duplicates and late events before and
+The first job, `blue`, has one task of each step and goes on from an archive. The stream has duplicates and late events before and
 after the end of the archive, and the live topic holds the last tenth of the archive too. Then
-`green` starts from a savepoint of `blue`, which goes on, and writes the same keyspace and topics.
+`green`, with two tasks, starts from a savepoint of `blue`, which goes on, and writes the same keyspace and topics.
 Everything must equal the reference's, as if one job had read the archive and the topic; alerts and
 segment changes that both have sent have the same ids and content.
 """
@@ -90,7 +90,7 @@ def blue(new_job: Callable[..., JobUnderTest], tmp_path_factory) -> Iterator[Boo
     for file, part in zip(files, (archived[:700], archived[700:]), strict=True):
         file.write_bytes(b"".join(message.value + b"\n" for message in part))
 
-    job = new_job("archive", job=TWO_TASKS, window=WINDOW)
+    job = new_job("archive", window=WINDOW)
     job.send(stream[int(LIVE_FROM * len(stream)) :])
     leave_topic_of_a_killed_bootstrap(job)
     report = job.run("events", "bootstrap", *map(str, files), "--savepoint-dir", folder.as_uri())
