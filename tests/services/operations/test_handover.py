@@ -1,10 +1,11 @@
 """A job hands over to another: from an archive (bootstrap), and from a job that goes on meanwhile.
 
-The first job, `blue`, has one task of each step and goes on from an archive. The stream has duplicates and late events before and
+The first job, `blue`, goes on from an archive. The stream has duplicates and late events before and
 after the end of the archive, and the live topic holds the last tenth of the archive too. Then
-`green`, with two tasks, starts from a savepoint of `blue`, which goes on, and writes the same keyspace and topics.
-Everything must equal the reference's, as if one job had read the archive and the topic; alerts and
-segment changes that both have sent have the same ids and content.
+`green` starts from a savepoint of `blue`, which goes on, and writes the same keyspace and topics;
+it has two tasks for each one of `blue`. Everything must equal the reference's, as if one job had
+read the archive and the topic; alerts and segment changes that both have sent have the same ids and
+content.
 """
 
 from __future__ import annotations
