@@ -11,7 +11,6 @@ from typing import NamedTuple
 import orjson
 from cassandra.cluster import Session
 
-from liveprofile.errors import InputError
 from liveprofile.privacy.erase import KEPT, Erasure
 from liveprofile.privacy.places import limit_of
 from liveprofile.rows.users import ERASURE
@@ -81,6 +80,8 @@ def _run(row: tuple) -> ErasureRun:
 
 # Kafka removes whole segments, and closes one after this time: its default `segment.ms`.
 SEGMENT_MS = 7 * DAY_MS
+# RocksDB drops expired state when it merges its files: at this age (flink-conf/config.yaml).
+MERGE_MS = DAY_MS
 # Not cleared by a time limit: docs/privacy.md names how.
 BY_HAND = (
     "savepoints",
@@ -119,7 +120,7 @@ def place_statuses(
     window, state = settings.window, settings.state
     open_ms = before_ms + window.length_ms + window.out_of_orderness_ms
     yield until("state: open windows", open_ms, "if events arrive")
-    ttl_ms = before_ms + 3 * state.user_ttl_ms // 2
+    ttl_ms = before_ms + state.user_ttl_ms + MERGE_MS
     yield until("state: histories, memory, lists, sums", ttl_ms, "if no events of the user arrive")
     for setting, topic in TOPICS.items():
         if not topic.limit:
@@ -163,20 +164,6 @@ def proof_line(key: str, user_id: str, keyspace: str, at_ms: int, done: Erasure)
         "not_reached": NOT_REACHED,
     }
     return orjson.dumps(fields | {"signature": _signature(key, fields)}) + b"\n"
-
-
-def verify_line(key: str, line: bytes) -> dict[str, object]:
-    """The fields of a line. Raises InputError if it was not signed with the key."""
-    try:
-        fields = orjson.loads(line)
-        signature = fields.pop("signature")
-    except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
-        raise InputError("no line of a proof") from None
-    if not isinstance(signature, str) or not hmac.compare_digest(
-        signature, _signature(key, fields)
-    ):
-        raise InputError("the signature is wrong")
-    return fields
 
 
 def _signature(key: str, fields: dict[str, object]) -> str:

@@ -233,17 +233,23 @@ class RecordSelection:
         )
 
 
-def write_records(path: Path, records: Iterable[SpooledRecord]) -> None:
-    """Writes a file for jobs.sql.tables.record_file. Raises InputError if the disk is full."""
-    lines = (orjson.dumps(record._asdict()) + b"\n" for record in records)
+def write_records(path: Path, records: Iterable[SpooledRecord]) -> int:
+    """Writes a file for jobs.sql.tables.record_file, and returns the number of records.
+
+    Raises InputError if the disk is full.
+    """
+    count = 0
     try:
         with path.open("wb") as file:
-            file.writelines(lines)
+            for record in records:
+                file.write(orjson.dumps(record._asdict(), option=orjson.OPT_APPEND_NEWLINE))
+                count += 1
     except OSError as error:
         raise InputError(
             f"{path}: records of users with late events cannot be written: {error.strerror}. Set"
-            " TMPDIR or --work to a folder with more space"
+            " TMPDIR to a folder with more space"
         ) from None
+    return count
 
 
 def read_rows(folder: Path) -> Iterator[dict[str, Any]]:

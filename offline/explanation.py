@@ -9,12 +9,13 @@ events that the job has used. The job's views then prove that they are the right
 from __future__ import annotations
 
 import shutil
+import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 from liveprofile.consent.changes import ConsentTable
 from liveprofile.errors import InputError
@@ -29,44 +30,27 @@ from liveprofile.resources import product_path
 from liveprofile.settings import Settings
 from liveprofile.storage import queries
 from liveprofile.storage.connection import open_session
-from liveprofile.storage.queries import StoredDelta, WindowDigests
+from liveprofile.storage.queries import StoredDelta
 from liveprofile.units import DAY_MS
-from liveprofile.wire.payload import as_id, digest, load, split_digests
+from liveprofile.wire.payload import split_digests
 from models.profile.model_card import ModelCard
 from offline.backfill import run_job
 from offline.late_windows.chains import events_total, to_batch
 from offline.late_windows.late_events import (
     LateTable,
     RecordSelection,
-    SpooledRecord,
     choose_late_events,
     read_late_events,
     read_rows,
     write_records,
 )
-from offline.late_windows.run import work_folder
 from offline.occlusion import WindowEffects, occlusion_effects
 from udfs.profile.model_feed import load_checkpoint
 from udfs.profile.udf import open_text_encoder
 
-RefusalKind = Literal[
-    "erased-user", "no-consent", "other-model", "other-events", "other-values", "unknown-window"
-]
-
-
-class ExplanationRefused(InputError):
-    """The window cannot or may not be explained. `kind`: why, for programs."""
-
-    def __init__(self, kind: RefusalKind, detail: str):
-        super().__init__(detail)
-        self.kind, self.detail = kind, detail
-
 
 def as_document(effects: WindowEffects, delta: StoredDelta) -> dict[str, Any]:
-    """All events of a stored window in order of time, with their effects.
-
-    liveprofile.client.analysis_models describes the fields.
-    """
+    """All events of a stored window in order of time, with their effects (docs/reading.md)."""
     before = delta.delta.get("before") or {}
     return {
         "user_id": delta.user_id,
@@ -107,28 +91,26 @@ def explain(
 ) -> WindowEffects:
     """The effects of the events of a stored window.
 
-    config: the settings' file. version: of its model. Raises ExplanationRefused if the user does
+    config: the settings' file. version: of its model. Raises InputError if the user does
     not allow profiles or was erased, or if the events or the model of the window are not there any
     more, and ServiceError.
     """
     if version != delta.model_version:
-        raise ExplanationRefused(
-            "other-model",
+        raise InputError(
             f"the window was scored by model {delta.model_version}, model.checkpoint is {version}:"
             " set model.checkpoint to the folder of that model",
         )
     consents = read_consents(settings)
     check_permission(consents, read_erasures(settings), delta, round(time.time() * 1_000))
-    table, known = _late_book(settings, consents, delta), _known_events(settings, delta)
-    with work_folder(None) as folder:
-        for ranges in _searches(settings, table, delta, known):
+    table = _late_book(settings, consents, delta)
+    with tempfile.TemporaryDirectory(prefix=".explain-") as name:
+        folder = Path(name)
+        for ranges in _searches(settings, delta):
             on_step(f"reading events of the user from {settings.topics.events}")
             records = read_topic(settings, settings.topics.events, ranges)
             selection = RecordSelection(table, settings.window, settings.limits)
-            found: set[bytes] = set()
             chosen = selection.select(filter(may_be_of_user(delta.user_id), records))
-            write_records(folder / "records.json", _noting_ids(chosen, found))
-            if known.are_in(found):
+            if write_records(folder / "records.json", chosen) >= _events(delta):
                 earlier, row = _last_rows(settings, config, folder, delta, on_step)
                 if has_stored_events(row, delta):
                     break
@@ -150,38 +132,11 @@ def explain(
 def check_permission(
     consents: ConsentTable, erasures: ErasureTable, delta: StoredDelta, now_ms: int
 ) -> None:
-    """Raises ExplanationRefused for a window of a user who does not allow it, or was erased."""
+    """Raises InputError for a window of a user who does not allow it, or was erased."""
     if erasures.is_erased(delta.user_id, delta.window_start_ms):
-        raise ExplanationRefused("erased-user", "the user was erased after this window began")
+        raise InputError("the user was erased after this window began")
     if not consents.allowed(delta.user_id, "profiling", now_ms):
-        raise ExplanationRefused("no-consent", "the user does not allow profiling")
-
-
-class KnownEvents(NamedTuple):
-    """What is stored of a user's events up to a window."""
-
-    digests: frozenset[bytes]  # of the windows that have not expired
-    events: int  # of all windows
-    first_ms: int | None  # start of the first window; None: a window has expired
-
-    def are_in(self, found: Collection[bytes]) -> bool:
-        """Whether these digests may be all events: of others there are too few."""
-        return len(found) >= self.events and self.digests.issubset(found)
-
-
-def known_events(stored: Sequence[WindowDigests], windows: int, events: int) -> KnownEvents:
-    """stored: the windows up to one, newest first. windows, events: numbers of all of them."""
-    digests = frozenset[bytes]().union(*(split_digests(each.digests) for each in stored))
-    is_whole = len(stored) == windows and sum(each.events for each in stored) == events
-    first_ms = min(each.window_start_ms for each in stored) if stored and is_whole else None
-    return KnownEvents(digests, events, first_ms)
-
-
-def _known_events(settings: Settings, delta: StoredDelta) -> KnownEvents:
-    after = delta.delta["after"]
-    with open_session(settings.cassandra) as session:
-        stored = queries.window_digests(session, delta.user_id, delta.window_end_ms)
-    return known_events(stored, round(after["windows"]), round(after["events"]))
+        raise InputError("the user does not allow profiling")
 
 
 def may_be_of_user(user_id: str) -> Callable[[Record], bool]:
@@ -195,28 +150,16 @@ def may_be_of_user(user_id: str) -> Callable[[Record], bool]:
     )
 
 
-def _noting_ids(records: Iterable[SpooledRecord], found: set[bytes]) -> Iterator[SpooledRecord]:
-    for record in records:
-        found.add(digest(as_id(load(record.payload).get("event_id"))))
-        yield record
-
-
-def _searches(
-    settings: Settings, table: LateTable, delta: StoredDelta, known: KnownEvents
-) -> Iterator[dict[int, PartitionRange]]:
-    """The records to read, the likeliest first: those near the windows, then all."""
+def _searches(settings: Settings, delta: StoredDelta) -> Iterator[dict[int, PartitionRange]]:
+    """The records to read, the likeliest first: the user's partition up to the close of the window,
+    then all."""
     topic, skew_ms = settings.topics.events, settings.limits.max_clock_skew_ms
     ranges = offsets.partition_ranges(settings, topic)
     own = partition_of(delta.user_id.encode("utf-8", "surrogatepass"), len(ranges))
-    first = ranges[own].first
-    if known.first_ms is not None:
-        starts = offsets.offsets_at(settings, topic, max(0, known.first_ms - skew_ms))
-        # Late events that are left out are read too: later copies of them are not used.
-        late = (at for number, at in table.left_out.get(delta.user_id, ()) if number == own)
-        first = max(first, min([starts.get(own, first), *late]))
+    first, last = ranges[own]
     closed_ms = delta.window_end_ms + settings.window.out_of_orderness_ms + skew_ms
-    end = offsets.offsets_at(settings, topic, closed_ms).get(own, ranges[own].end)
-    yield {own: PartitionRange(first, max(first, min(end, ranges[own].end)))}
+    end = offsets.offsets_at(settings, topic, closed_ms).get(own, last)
+    yield {own: PartitionRange(first, max(first, min(end, last)))}
     yield ranges
 
 
@@ -264,10 +207,9 @@ def has_stored_events(row: Mapping[str, Any] | None, delta: StoredDelta) -> bool
     return found == [split_digests(delta.digests)] and events_total(row) == _events(delta)
 
 
-def other_events(delta: StoredDelta) -> ExplanationRefused:
+def other_events(delta: StoredDelta) -> InputError:
     """The error for events that are not those that the job has used."""
-    return ExplanationRefused(
-        "other-events",
+    return InputError(
         f"the user's events until the window's end are not the {_events(delta)} that the job has"
         " used: earlier ones have expired from the input topic, or the user"
         " was erased or has several ids, or consents have changed",
@@ -279,12 +221,11 @@ def _events(delta: StoredDelta) -> int:
 
 
 def check_values(effects: WindowEffects, delta: StoredDelta) -> None:
-    """Raises ExplanationRefused if the recomputed values of the window are not the stored ones."""
+    """Raises InputError if the recomputed values of the window are not the stored ones."""
     for name in ("churn", "expected_spend"):
         stored, recomputed = delta.delta["after"][name], getattr(effects.served, name)
         if abs(recomputed - stored) > LARGEST_DIFFERENCE * max(stored, 1.0):
-            raise ExplanationRefused(
-                "other-values",
+            raise InputError(
                 f"{name} is {stored:g} in the stored delta, and {recomputed:g} from the user's"
                 " events: the settings of windows or state have changed since, or state has"
                 " expired",
