@@ -17,8 +17,7 @@ from liveprofile.rules.rules import RULES
 from liveprofile.settings import Settings, load
 from tests.support.memory.definition_topic import FakeDefinitionTopic
 from tests.support.paths import ROOT
-from tests.support.rows.rule_examples import RULES_TOML
-from tests.support.rows.rule_records import raw_rule_record, rule_record, signed
+from tests.support.rows.rule_examples import RULES_TOML, raw_rule_record, rule_record, signed
 
 SCHEMA = json.loads((ROOT / "schemas/risk-rule.schema.json").read_text("utf-8"))
 SETTINGS = 'rules = "{file}"\n'
