@@ -24,7 +24,7 @@ from liveprofile.rules.definitions import RuleSigner
 from liveprofile.rules.rules import RULES, RuleSet
 from liveprofile.segments.definitions import SEGMENTS
 from liveprofile.settings import load
-from tests.support.memory.topic import FakeTopic
+from tests.support.memory.kafka import FakeTopic
 from tests.support.rows.rule_examples import (
     SHIPPED_RULES,
     raw_rule_record,
