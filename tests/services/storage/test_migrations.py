@@ -90,7 +90,7 @@ def test_setups_at_the_same_time_apply_each_migration_once(
     assert (first.applied.checksum, first.applied.version) == (FIRST.checksum, __version__)
 
     one.execute("ALTER TABLE u DROP age", timeout=60)
-    assert states(one) == ["incomplete"] * 2
+    assert states(one) == ["pending"] * 2
     assert sorted(apply(0)) == TITLES and apply(0) == []
     # A newer version has applied the second one: this one leaves it alone.
     assert states(one, FIRST) == ["applied", "unknown"] and migrator(one, FIRST).apply() == []
