@@ -14,7 +14,7 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 
 from liveprofile.kafka.connection import client_config
 from liveprofile.units import HOUR_MS, MINUTE_MS
-from tests.support.job_under_test import JobUnderTest
+from tests.support.job_under_test import TWO_TASKS, JobUnderTest
 
 OUT_OF_ORDERNESS_MS = 10_000
 WINDOW = {
@@ -27,7 +27,7 @@ LIMITS = {"max_window_events": 300, "max_window_chars": 500_000}
 
 @pytest.fixture(scope="package")
 def job(new_job: Callable[..., JobUnderTest]) -> Iterator[JobUnderTest]:
-    job = new_job("records", window=WINDOW, limits=LIMITS)
+    job = new_job("records", job=TWO_TASKS, window=WINDOW, limits=LIMITS)
     entries = [
         ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
         for name, value in (("message.timestamp.type", "CreateTime"), ("retention.ms", "-1"))

@@ -1,31 +1,45 @@
-"""The files of migrations. tests/services/storage/test_migrations.py applies some."""
+"""Migrations: their files, and that they are applied once, in order, under a lock."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from cassandra import Unauthorized
 
+from liveprofile import __version__
+from liveprofile.errors import ConfigError, ServiceError
 from liveprofile.rows import TABLES
-from liveprofile.storage.migrations import read_migrations
+from liveprofile.storage import migrations
+from liveprofile.storage.migrations import Migration, Migrator, filled, read_migrations
 from liveprofile.storage.schema_files import texts
+from tests.support.memory.schema import MemorySchema, columns_after
 
 SHIPPED = read_migrations()
-PARTS = re.compile(r",(?![^<(]*[>)])")  # not inside a type or a key
+VALUES = {"keyspace": "shop", "dim": "4"}
+FIRST = Migration(
+    1, "first", ("CREATE TABLE IF NOT EXISTS {keyspace}.user (user_id text PRIMARY KEY)",)
+)
+SECOND = Migration(
+    2,
+    "second",
+    (
+        "ALTER TABLE {keyspace}.user ADD IF NOT EXISTS (age int)",
+        "CREATE TABLE IF NOT EXISTS {keyspace}.score (user_id text PRIMARY KEY, score double)",
+    ),
+)
+BOTH = (FIRST, SECOND)
+DECLARED = {"user": ["user_id", "age"], "score": ["user_id", "score"]}
 
 
-def columns_after(statements: Iterable[str]) -> dict[str, set[str]]:
-    """The columns of each table after CREATE and ALTER statements."""
-    found: dict[str, set[str]] = {}
-    for text in (" ".join(statement.split()) for statement in statements):
-        if text.startswith(("CREATE TABLE", "ALTER TABLE")):
-            table, rest = re.search(r"\.(\w+)(.*)", text).groups()
-            body = re.search(r"\((.*)\)", rest.split(" WITH ")[0])
-            names = {part.split()[0] for part in PARTS.split(body[1])} if body else set()
-            found[table] = found.get(table, set()) | names - {"PRIMARY"}
-    return found
+def migrator(session: MemorySchema, found: tuple[Migration, ...] = BOTH) -> Migrator:
+    return Migrator(session, VALUES, found, DECLARED)
+
+
+def states(session: MemorySchema, found: tuple[Migration, ...] = BOTH) -> list[str]:
+    return [step.state for step in migrator(session, found).steps()]
 
 
 def test_files_add_up_to_the_tables_and_only_add() -> None:
@@ -55,3 +69,84 @@ def test_checksum_counts_statements_and_not_comments(tmp_path: Path) -> None:
     (tmp_path / "0003_late.cql").write_text(text)
     with pytest.raises(ValueError, match=r"0003_late.cql: not 0002_name.cql"):
         read_migrations(tmp_path)
+
+
+def test_fresh_keyspace_gets_all_and_a_second_run_nothing() -> None:
+    session = MemorySchema()
+    assert states(session) == ["pending"] * 2
+    assert migrator(session).apply() == ["0001_first", "0002_second"]
+    assert all(owner for text, owner in session.ddl if "schema_migration" not in text)
+    assert session.owner is None
+    done = len(session.ddl)
+    session.unknown_reads = 2  # as of a table of records that is just created
+    assert migrator(session).apply() == [] and len(session.ddl) == done
+    first, second = migrator(session).steps()
+    assert first.state == second.state == "applied"
+    assert (first.applied.checksum, first.applied.version) == (FIRST.checksum, __version__)
+    # A newer version has applied the second one: this one leaves it alone.
+    assert states(session, (FIRST,)) == ["applied", "unknown"]
+    assert migrator(session, (FIRST,)).apply() == []
+
+
+def test_failed_step_says_what_to_do_and_is_resumed() -> None:
+    session = MemorySchema()
+
+    def refuse(statement: str) -> None:
+        if statement == filled(SECOND.statements[1], VALUES):
+            raise Unauthorized("no permission")
+
+    session.before = refuse
+    with pytest.raises(ServiceError, match=r"0002_second, statement 2 of 2 .*no permission"):
+        migrator(session).apply()
+    assert session.owner is None and list(session.records) == [1]
+    session.before = lambda statement: None
+    assert migrator(session).apply() == ["0002_second"]
+    assert states(session) == ["applied"] * 2
+
+
+def test_missing_column_of_an_applied_migration_is_added_again() -> None:
+    session = MemorySchema()
+    migrator(session).apply()
+    session.execute("ALTER TABLE shop.user DROP IF EXISTS (age)")
+    assert states(session) == ["pending"] * 2
+    migrator(session).apply()
+    assert states(session) == ["applied"] * 2 and "age" in session.columns()["user"]
+
+
+def test_edited_migration_is_an_error() -> None:
+    session = MemorySchema()
+    migrator(session).apply()
+    edited = SECOND._replace(statements=SECOND.statements[:1])
+    with pytest.raises(ConfigError, match="0002_second is not the one that Liveprofile"):
+        migrator(session, (FIRST, edited)).apply()
+
+
+def test_concurrent_setups_apply_each_migration_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migrations, "_POLL_S", 0.001)
+    session = MemorySchema()
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: migrator(session).apply(), range(4)))
+    assert sorted(found, key=len) == [[], [], [], ["0001_first", "0002_second"]]
+    owners = {owner for text, owner in session.ddl if "schema_migration" not in text}
+    assert len(owners) == 1 and None not in owners
+
+
+def test_process_that_has_lost_the_lock_stops() -> None:
+    session = MemorySchema()
+
+    def take(statement: str) -> None:
+        if statement == filled(SECOND.statements[0], VALUES):
+            session.owner = "another"
+
+    session.before = take
+    with pytest.raises(ServiceError, match="another process has taken the lock"):
+        migrator(session).apply()
+    assert session.owner == "another" and list(session.records) == [1]
+
+
+def test_lock_that_is_never_released_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migrations, "_POLL_S", 0)
+    session, times_s = MemorySchema(), iter(range(0, 10_000, 100))
+    session.owner = "host a, process 1"
+    with pytest.raises(ServiceError, match=r"host a, process 1.*the lock ends 180 s after"):
+        Migrator(session, VALUES, BOTH, DECLARED, lambda: next(times_s)).apply()
