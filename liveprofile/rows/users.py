@@ -104,10 +104,10 @@ SEGMENT_SIZE = table(
 
 USER_ATTRIBUTE = table(
     "user_attribute",
-    """What others state about users. `liveprofile attributes apply` and `follow` write it, not the
-    job. USING TIMESTAMP is the statement's time; each write also deletes the source's older
-    statements, so that a late one stays hidden. A row is a statement: the newest of a source
-    counts, and the reader chooses among sources.""",
+    """What others state about users. `liveprofile attributes apply` writes it, not the job.
+    USING TIMESTAMP is the statement's time; each write also deletes the source's older
+    statements, so that a late one stays hidden. A row is a statement: the newest of a
+    source counts, and the reader chooses among sources.""",
     """
     user_id text
     source text

@@ -54,6 +54,9 @@ def run(monkeypatch: pytest.MonkeyPatch, command: str) -> int:
     return ended.value.code
 
 
+STATED = "--source crm --kind declared --purpose risk"
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
     [
@@ -62,10 +65,10 @@ def run(monkeypatch: pytest.MonkeyPatch, command: str) -> int:
         ("profile explain 42 --mapping mapping.toml", "--mapping"),
         ("profile explain 42 --config no_model.toml", "/nowhere"),
         ("attributes withdraw 42 --source 'a b'", "--source"),
-        ("attributes send nowhere.csv --dry-run", "No such file"),
+        (f"attributes send nowhere.csv {STATED}", "No such file"),
         ("attributes send shop.csv --kind guess", "--kind"),
-        ("attributes send shop.csv", "unknown attribute a"),
-        ("attributes send shop.parquet", "shop.parquet"),
+        (f"attributes send shop.csv {STATED}", "unknown attribute a"),
+        (f"attributes send shop.parquet {STATED}", "shop.parquet"),
         ("profile flags --user ''", "must not be empty"),
         ("profile flags --since yesterday", "--since 'yesterday': neither a duration"),
         ("events recompute-late --mapping mapping.toml", "needs FILE"),
