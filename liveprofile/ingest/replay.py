@@ -9,18 +9,16 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import orjson
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from liveprofile.errors import InputError, ServiceError
 from liveprofile.events.window_times import end_ms
 from liveprofile.ingest import sources
 from liveprofile.ingest.mapping import check_columns, read_mapping
 from liveprofile.ingest.translation import EventRecords, Translator, events_of_lines
-from liveprofile.kafka.connection import client_config
+from liveprofile.kafka.records import RecordSender
 from liveprofile.kafka.topics import partitions
 from liveprofile.settings import Settings, WindowSettings
 
-DELIVERY_TIMEOUT_S = 120
 # Allowed difference to the broker's clock, which decides whether an event lies in the future.
 CLOCK_MARGIN_MS = 5_000
 POLL_S = 0.1
@@ -45,7 +43,7 @@ def replay(
     limit: int | None = None,
     close_windows: bool = False,
     skip: Container[bytes] = frozenset(),
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], None] = lambda count: None,
 ) -> ReplayResult:
     """Sends each row of `source` as one event keyed by its user; waits for all acknowledgements.
 
@@ -140,39 +138,20 @@ def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-class ReplayProducer:
-    """Kafka producer of a replay. Its methods raise ServiceError for a failed delivery."""
+class ReplayProducer(RecordSender):
+    """Sends events and heartbeats."""
 
     def __init__(
         self,
         settings: Settings,
         topic: str,
-        progress: Callable[[int], None] | None = None,
+        progress: Callable[[int], None] = lambda count: None,
         options: Mapping[str, Any] = MappingProxyType({}),
     ):
-        """options: of librdkafka, besides those of the settings."""
-        self._topic, self._progress = topic, progress
-        self._first_error = ""
-        self._failed = 0
+        super().__init__(settings, topic, options)
+        self._kafka, self._progress = settings.kafka, progress
         self._started_s = 0.0
-        self.sent = 0
-        self._producer = Producer(
-            client_config(settings.kafka)
-            | {
-                # The Java clients' partitioner: a user stays in one partition for every producer.
-                "partitioner": "murmur2_random",
-                "enable.idempotence": True,
-                "compression.type": "lz4",
-                "linger.ms": 20,
-                "batch.size": 512 * 1024,
-                "queue.buffering.max.messages": 200_000,
-                "queue.buffering.max.kbytes": 131_072,
-                "message.timeout.ms": DELIVERY_TIMEOUT_S * 1_000,
-                "delivery.report.only.error": True,
-                **options,
-            }
-        )
-        self._kafka = settings.kafka
+        self.sent = 0  # events
         self.find_partitions()
 
     def find_partitions(self) -> None:
@@ -185,12 +164,12 @@ class ReplayProducer:
         for key, value in zip(events.keys, events.values, strict=True):
             while rate and (wait_s := self._started_s + self.sent / rate - time.monotonic()) > 0:
                 self.poll(min(wait_s, POLL_S))
-            self._produce(value, key)
+            self.produce(value, key)
             self.sent += 1
-            if rate and self._progress is not None:
+            if rate:
                 self._progress(1)
-        self.poll(0)
-        if not rate and self._progress is not None:
+        self.poll()
+        if not rate:
             self._progress(len(events.values))
 
     def send_heartbeats(self, time_ms: int) -> None:
@@ -201,45 +180,7 @@ class ReplayProducer:
                 "event_type": "heartbeat",
                 "event_time": time_ms,
             }
-            self._produce(orjson.dumps(event), None, partition)
-
-    def flush(self) -> None:
-        """Waits for the acknowledgement of every event."""
-        while self._producer.flush(1.0):
-            self._raise_failure()
-        self._raise_failure()
-
-    def _produce(self, value: bytes, key: bytes | None, partition: int = -1) -> None:
-        while True:
-            try:
-                self._producer.produce(
-                    self._topic, value, key, partition, on_delivery=self._on_delivery
-                )
-                return
-            except BufferError:  # the producer's queue is full
-                self.poll(POLL_S)
-            except KafkaException as error:
-                raise ServiceError(
-                    f"Kafka refused event {self.sent} of {len(value)} bytes for {self._topic}:"
-                    f" {error.args[0].str()}"
-                ) from None
-
-    def poll(self, timeout_s: float = 0) -> None:
-        """Handles acknowledgements, waiting at most so long."""
-        self._producer.poll(timeout_s)
-        self._raise_failure()
-
-    def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
-        if error is not None:
-            self._failed += 1
-            self._first_error = self._first_error or error.str()
-
-    def _raise_failure(self) -> None:
-        if self._failed:
-            raise ServiceError(
-                f"Kafka did not accept {self._failed} of {self.sent} events for {self._topic}:"
-                f" {self._first_error}"
-            )
+            self.produce(orjson.dumps(event), None, partition=partition)
 
 
 def send_heartbeats(

@@ -11,7 +11,6 @@ from typing import NamedTuple
 import orjson
 from cassandra.cluster import Session
 
-from liveprofile.errors import InputError
 from liveprofile.privacy.erase import KEPT, Erasure
 from liveprofile.privacy.places import limit_of
 from liveprofile.rows.users import ERASURE
@@ -165,20 +164,6 @@ def proof_line(key: str, user_id: str, keyspace: str, at_ms: int, done: Erasure)
         "not_reached": NOT_REACHED,
     }
     return orjson.dumps(fields | {"signature": _signature(key, fields)}) + b"\n"
-
-
-def verify_line(key: str, line: bytes) -> dict[str, object]:
-    """The fields of a line. Raises InputError if it was not signed with the key."""
-    try:
-        fields = orjson.loads(line)
-        signature = fields.pop("signature")
-    except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
-        raise InputError("no line of a proof") from None
-    if not isinstance(signature, str) or not hmac.compare_digest(
-        signature, _signature(key, fields)
-    ):
-        raise InputError("the signature is wrong")
-    return fields
 
 
 def _signature(key: str, fields: dict[str, object]) -> str:

@@ -26,7 +26,7 @@ from liveprofile.drift.comparison import (
 )
 from liveprofile.drift.reference import ALERT_RATE, SCORE, DriftReference, Series, UserHourCap
 from liveprofile.units import HOUR_MS
-from models.fraud.datasets.event_dataset import SHOP_BITS, EventDataset
+from models.fraud.datasets.event_dataset import EventDataset
 from models.fraud.model import FraudModel, probability
 
 MAX_MONITORED = 30
@@ -70,11 +70,10 @@ def drift_reference_of_dataset(
     x_NF = dataset.labelled.x_NF[settled_M]
     names = monitored_features(model.booster, model.names)
     columns = [model.names.index(name) for name in names]
-    shop_N = dataset.user_M[settled_M] >> SHOP_BITS
-    hour_N = dataset.time_ms_M[settled_M] // HOUR_MS + shop_N * HOUR_MS
+    hour_M = dataset.time_ms_M // HOUR_MS + dataset.shop_M * HOUR_MS
     score_N = probability(model.log_odds(x_NF))
     return build_drift_reference(
-        x_NF[:, columns], names, score_N, hour_N, dataset.user_M[settled_M], alert_score
+        x_NF[:, columns], names, score_N, hour_M[settled_M], dataset.user_M[settled_M], alert_score
     )
 
 

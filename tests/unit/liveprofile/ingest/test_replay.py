@@ -44,7 +44,7 @@ def test_events_are_sent_at_the_rate(monkeypatch) -> None:
     monkeypatch.setattr(ReplayProducer, "find_partitions", lambda self: None)
     sent: list[float] = []
     monkeypatch.setattr(
-        ReplayProducer, "_produce", lambda self, value, key: sent.append(time.monotonic())
+        ReplayProducer, "produce", lambda self, value, key: sent.append(time.monotonic())
     )
     counted: list[int] = []
     producer = ReplayProducer(Settings(), "events", counted.append)
