@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import jsonschema
 import orjson
 import pytest
 
@@ -34,18 +33,6 @@ LABEL = {
     "event_time": 1_511_658_000_000,
     "time": 1_511_740_800_000,
 }
-
-
-def test_schema_is_valid_and_accepts_its_examples():
-    jsonschema.Draft202012Validator.check_schema(SCHEMA)
-    for example in SCHEMA["examples"]:
-        assert schema_error(example) is None
-
-
-@pytest.mark.parametrize("field", SCHEMA["required"])
-def test_label_without_a_required_field_is_rejected(field: str):
-    error = schema_error({name: value for name, value in LABEL.items() if name != field})
-    assert error is not None and field in error
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from liveprofile.proportions import wilson_interval
 from liveprofile.trends.count_store import EXACT_USERS, distinct_users, smallest, user_hash
 from liveprofile.trends.points import (
     FIRST_DAYS,
-    MIN_WEEKS,
     StoredCount,
     expected_range,
     forecast_next_day,
@@ -59,14 +58,6 @@ def test_unusual_hour_falls_outside(factor: float, mean: float) -> None:
     found = expected_range(values, WEEK)
     assert found.is_outside(values)[noon]
     assert (values[noon] < found.low[noon]) == (factor < 1)
-
-
-def test_nothing_is_expected_in_the_first_weeks() -> None:
-    values = seasonal(MIN_WEEKS + 1, 100)
-    found = expected_range(values, WEEK)
-    assert np.isnan(found.low[: MIN_WEEKS * WEEK]).all()
-    assert np.isfinite(found.low[MIN_WEEKS * WEEK :]).all()
-    assert not found.is_outside(values)[: MIN_WEEKS * WEEK].any()
 
 
 def stored(values: np.ndarray) -> list[StoredCount]:

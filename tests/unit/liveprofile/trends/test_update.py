@@ -94,18 +94,17 @@ def test_stream_with_faults_is_counted_as_by_the_reference(records, chunk_record
     assert fates == report.records == len(records)
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_kills_at_every_write_count_nothing_twice(seed: int) -> None:
-    rng, store, topic = random.Random(seed), MemoryCountStore(), MemoryTopic(2)
+def test_kills_at_every_write_count_nothing_twice() -> None:
+    rng, store, topic = random.Random(0), MemoryCountStore(), MemoryTopic(2)
     kills = 0
-    for step in range(12):
-        for number in range(step * 50, step * 50 + 50):
+    for step in range(8):
+        for number in range(step * 30, step * 30 + 30):
             at_ms = START_MS + DAY_MS + number * MINUTE_MS
             topic.send(number % 2, payload(number), at_ms)
             if number % 5 == 0:  # a copy, sometimes in a later chunk
                 copied = max(number % 2, number - rng.choice([0, 20, 60]))
                 topic.send(number % 2, payload(copied), at_ms)
-        for _ in range(25):
+        for _ in range(15):
             store.writes_until_kill = rng.randrange(6)
             try:
                 update(topic, store, SETTINGS, chunk_records=rng.choice([20, 70, 1_000]))
@@ -114,7 +113,7 @@ def test_kills_at_every_write_count_nothing_twice(seed: int) -> None:
         store.writes_until_kill = None
         update(topic, store, SETTINGS)
         assert counts(store) == expected_counts(topic, SETTINGS)
-    assert kills > 50
+    assert kills > 30
 
 
 def test_two_processes_with_one_chunk_count_it_once() -> None:
