@@ -13,6 +13,7 @@ from typing import Any, Literal
 from cassandra.cluster import Session
 
 from liveprofile.attributes.definitions import AttributesError, check_attributes
+from liveprofile.attributes.table import AttributeTable
 from liveprofile.errors import ServiceError
 from liveprofile.feeds.definitions import (
     Applied,
@@ -35,7 +36,7 @@ from liveprofile.rules.proposals import (
 from liveprofile.rules.rules import RULES, Rule
 from liveprofile.segments.definitions import SEGMENTS, Segment
 from liveprofile.segments.evaluation import SegmentPreview, preview
-from liveprofile.segments.stored_profiles import scan_profiles
+from liveprofile.segments.stored_profiles import scan_profiles, with_attributes
 from liveprofile.settings import Settings
 from services.audit import AuditEntry, audited
 
@@ -134,7 +135,7 @@ def preview_segments(
     segments: Sequence[Segment],
     at_ms: int,
     *,
-    watch: Callable[..., Any],
+    watch: Callable[..., Any] = lambda pages, rows: pages,
 ) -> tuple[int, list[SegmentPreview]]:
     """What these definitions would change at a time: all users, and each segment."""
     then, _ = SEGMENTS.valid_set(segments)
@@ -142,6 +143,8 @@ def preview_segments(
     pages = watch(
         scan_profiles(session, page_rows=PREVIEW_PAGE_ROWS), lambda page: len(page.user_ids)
     )
+    if now.reads_attributes or then.reads_attributes:
+        pages = with_attributes(pages, AttributeTable(session, settings.cassandra))
     return preview(pages, now, then, at_ms, settings.state.decay_days)
 
 
