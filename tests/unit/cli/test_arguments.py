@@ -117,8 +117,6 @@ STATED = "--source crm --kind declared --purpose risk"
         ("risk feedback nowhere.jsonl", "no file at nowhere.jsonl"),
         ("risk feedback shop.csv", "shop.csv is CSV, not JSON lines: labels are JSON lines"),
         ("risk consume", "no handler"),
-        ("risk consume --restrict accounts", "write package.module:name"),
-        ("risk consume --restrict json:nothing", "has no attribute 'nothing'"),
         ("risk rules apply nowhere.toml", "rules file nowhere.toml"),
         ("job submit --savepoint savepoint-1", "must be an absolute path or a URI"),
         ("job submit --config no_rules.toml", "rules file"),

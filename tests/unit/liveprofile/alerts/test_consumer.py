@@ -21,9 +21,8 @@ from liveprofile.alerts.consumer import (
     Severity,
 )
 from liveprofile.alerts.consumer.alert import read_alert
-from liveprofile.alerts.consumer.handlers import load_accounts
 from liveprofile.alerts.consumer.loop import DeliveryFailure
-from liveprofile.errors import InputError, ServiceError
+from liveprofile.errors import ServiceError
 from liveprofile.storage.cql import from_ms, now_ms
 from liveprofile.storage.queries import StoredFlag
 from tests.unit.liveprofile.alerts.fake_kafka import (
@@ -171,11 +170,3 @@ def test_old_flag_or_other_action_or_no_stored_flag_restricts_nobody():
     unknown = Mock(side_effect=UnknownFlagError("f"))
     with pytest.raises(AlertRefusedError, match="no flag is stored"):
         RestrictAccount(Mock(), unknown).handle(an_alert())
-
-
-@pytest.mark.parametrize(
-    "path", ["", "json", "json:", ":x", "no_such:x", "json:none", "json:dumps"]
-)
-def test_error_names_the_invalid_path(path: str):
-    with pytest.raises(InputError, match=repr(path)):
-        load_accounts(path)
