@@ -161,7 +161,6 @@ def replay(
     call: Call,
     file: Path,
     mapping: Path | None = None,
-    rate: float | None = None,
     limit: Annotated[int | None, typer.Option(min=1)] = None,
     close_windows: bool = False,
 ) -> None:
@@ -173,7 +172,6 @@ def replay(
     file: CSV, Parquet or JSON lines.
     mapping FILE: Mapping of the file's columns to event fields (TOML, see mappings/). Default: FILE
         holds events as JSON lines.
-    rate: Events per second. Default: as fast as Kafka accepts.
     limit: Maximum number of events.
     close_windows: Send heartbeats after the last event to close the open windows. Events for these
         windows that are sent later are late.
@@ -184,7 +182,6 @@ def replay(
             file,
             mapping,
             call.settings,
-            rate=rate,
             limit=limit,
             close_windows=close_windows,
             progress=advance,

@@ -1,4 +1,4 @@
-"""Replay: sends the rows of a file to the events topic, at full speed or at a given pace."""
+"""Replay: sends the rows of a file to the events topic, and heartbeats."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from liveprofile.errors import InputError, ServiceError
+from liveprofile.errors import ServiceError
 from liveprofile.events.window_times import end_ms
 from liveprofile.ingest import sources
 from liveprofile.ingest.mapping import check_columns, read_mapping
@@ -21,7 +21,6 @@ from liveprofile.settings import Settings, WindowSettings
 
 # Allowed difference to the broker's clock, which decides whether an event lies in the future.
 CLOCK_MARGIN_MS = 5_000
-POLL_S = 0.1
 
 
 class ReplayResult(NamedTuple):
@@ -39,7 +38,6 @@ def replay(
     mapping: Path | str | None,
     settings: Settings,
     *,
-    rate: float | None = None,
     limit: int | None = None,
     close_windows: bool = False,
     skip: Container[bytes] = frozenset(),
@@ -48,15 +46,12 @@ def replay(
     """Sends each row of `source` as one event keyed by its user; waits for all acknowledgements.
 
     `mapping`: a mapping file; None if `source` contains events of the data contract as JSON lines.
-    `rate`: events per second.
     `close_windows`: sends a final heartbeat to each partition, which closes the last windows.
     `skip`: payloads that are not sent, such as those that an interrupted replay has sent.
     `progress`: receives the number of events sent since its last call.
     Raises InputError for the file or the mapping, ServiceError if Kafka refuses an event or does
     not answer.
     """
-    if rate is not None and not rate > 0:
-        raise InputError(f"rate = {rate}: must be above 0")
     batches = open_source(Path(source), mapping, limit)
     producer = ReplayProducer(settings, settings.topics.events, progress)
     last_ms: int | None = None
@@ -64,7 +59,7 @@ def replay(
     for events in batches:
         unsent = events.without(skip) if skip else events
         if unsent.values:
-            producer.send(unsent, rate)
+            producer.send(unsent)
         last_ms = _latest_ms(events, last_ms, settings.limits.max_clock_skew_ms)
     heartbeat_ms = None
     if close_windows and last_ms is not None:
@@ -150,7 +145,6 @@ class ReplayProducer(RecordSender):
     ):
         super().__init__(settings, topic, options)
         self._kafka, self._progress = settings.kafka, progress
-        self._started_s = 0.0
         self.sent = 0  # events
         self.find_partitions()
 
@@ -158,19 +152,13 @@ class ReplayProducer(RecordSender):
         """Reads the topic's partitions, of which new ones may have been added."""
         self.partitions = partitions(self._producer, self._kafka, self._topic)
 
-    def send(self, events: EventRecords, rate: float | None = None) -> None:
-        """Produces the events, at most `rate` a second since the first one."""
-        self._started_s = self._started_s or time.monotonic()
+    def send(self, events: EventRecords) -> None:
+        """Produces the events."""
         for key, value in zip(events.keys, events.values, strict=True):
-            while rate and (wait_s := self._started_s + self.sent / rate - time.monotonic()) > 0:
-                self.poll(min(wait_s, POLL_S))
             self.produce(value, key)
-            self.sent += 1
-            if rate:
-                self._progress(1)
+        self.sent += len(events.values)
         self.poll()
-        if not rate:
-            self._progress(len(events.values))
+        self._progress(len(events.values))
 
     def send_heartbeats(self, time_ms: int) -> None:
         """Produces one heartbeat to each partition, after all events sent before."""

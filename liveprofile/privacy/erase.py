@@ -27,7 +27,7 @@ from liveprofile.privacy.places import (
 )
 from liveprofile.rows.table import Table
 from liveprofile.settings import WindowSettings
-from liveprofile.storage.cql import from_ms, prepare_once, read_pages, write_all
+from liveprofile.storage.cql import from_ms, prepare, read_pages, write_all
 from liveprofile.units import HOUR_MS, SECOND_MS
 
 # Their rows have the times of windows: those that begin before an erasure may end after it.
@@ -204,7 +204,7 @@ def delete_statement(
     session: Session, table: str, where: str, time_us: int, values: tuple[Any, ...]
 ) -> Statement:
     """A deletion that may be repeated."""
-    statement = prepare_once(session, f"DELETE FROM {table} USING TIMESTAMP ? WHERE {where}")
+    statement = prepare(session, f"DELETE FROM {table} USING TIMESTAMP ? WHERE {where}")
     statement.is_idempotent = True
     return statement.bind((time_us, *values))
 
@@ -216,7 +216,7 @@ def _is_over(session: Session, key: tuple[Any, ...], user: _User) -> bool:
     if _end_us(key[-1]) <= user.cut.limit_us(HOURS):
         return True
     query = "SELECT event_id FROM risk_score_by_hour WHERE user_id = ? AND hour = ?"
-    return not any(True for _ in read_pages(session, prepare_once(session, query), key))
+    return not any(True for _ in read_pages(session, prepare(session, query), key))
 
 
 def _end_us(hour: Any) -> int:
@@ -249,7 +249,7 @@ def read_rows(
     single = single or table.users.shares_partitions or table.name == HOURS
     own = table.key if single else table.partition_key
     query = f"SELECT {', '.join(selected)} FROM {table.name}"
-    prepared = prepare_once(session, f"{query} WHERE {where}" if where else query)
+    prepared = prepare(session, f"{query} WHERE {where}" if where else query)
     for row in read_pages(session, prepared, values):
         times = (getattr(row, f"written_{index}") for index in range(len(timed)))
         place, marks = where, values

@@ -19,7 +19,6 @@ from liveprofile.storage.cql import (
     execute_per_key,
     from_ms,
     prepare,
-    prepare_once,
     read_pages,
     to_ms,
     write_all,
@@ -46,7 +45,7 @@ def is_done(run: ErasureRun | None, before_ms: int) -> bool:
 
 def write_run(session: Session, user_id: str, run: ErasureRun, ttl_s: int) -> None:
     """Raises ServiceError."""
-    insert = prepare_once(session, ERASURE.insert(ttl_s))
+    insert = prepare(session, ERASURE.insert(ttl_s))
     insert.is_idempotent = True
     values = (
         user_id,

@@ -24,8 +24,8 @@ import pyarrow.parquet as pq
 
 from liveprofile.disk_tables import mapped_zeros
 from liveprofile.errors import InputError
+from liveprofile.events.validation import event_time_ms
 from liveprofile.features.entity import features_from_lists, parse_lists
-from liveprofile.ingest.translation import parse_time_ms
 from liveprofile.labels.feedback import LabelRecord
 from liveprofile.privacy.trained_users import user_key
 from liveprofile.progress import Progress
@@ -53,7 +53,7 @@ class LabelLog(NamedTuple):
         events: dict[str, int] = {}
         rows = []
         for record in records:
-            time_ms = parse_time_ms(record["time"])
+            time_ms = event_time_ms(record["time"])
             if time_ms is not None:  # like the job, drop times such as 30 February
                 event = events.setdefault(record["event_id"], len(events))
                 rows.append((time_ms, event, record["label"] == "fraud"))
