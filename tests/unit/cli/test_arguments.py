@@ -78,7 +78,7 @@ STATED = "--source crm --kind declared --purpose risk"
         ("risk alerts snooze u --for 5", "--for '5': not a number above 0 with m, h or d"),
         ("risk alerts snooze u --for 9999d", "at most 365 days ahead"),
         ("events replay nowhere.jsonl", "no file at nowhere.jsonl"),
-        ("events replay shop.csv", "shop.csv is CSV, not JSON lines: give a mapping"),
+        ("events replay shop.csv", "shop.csv does not begin with a JSON object: give a mapping"),
         ("events replay shop.jsonl.gz", "shop.jsonl.gz is compressed, not JSON lines"),
         ("events replay shop.csv --mapping nowhere.toml", "mapping nowhere.toml: No such file"),
         ("events replay shop.csv --mapping mapping.toml", "mapping.toml: time: Field required"),
