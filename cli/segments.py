@@ -129,8 +129,9 @@ def preview(call: Call, file: FileArgument, at: MomentOption = None) -> None:
     settings = call.settings
     then = read_definitions("segments", file, lambda: call.settings)
     time_ms = now_ms() if at is None else at
+    now = read_kind(settings, "segments").definitions
     with call.session() as session:
-        users, found = preview_segments(session, settings, then.segments, time_ms)
+        users, found = preview_segments(session, settings, now, then.segments, time_ms)
     call.print(
         {"users": users, "segments": [one._asdict() for one in found]},
         f"{users} users",

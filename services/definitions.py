@@ -34,9 +34,9 @@ from liveprofile.rules.proposals import (
     store_proposal,
 )
 from liveprofile.rules.rules import RULES, Rule
-from liveprofile.segments.definitions import SEGMENTS, Segment
+from liveprofile.segments.definitions import SEGMENTS, Segment, SegmentSet
 from liveprofile.segments.evaluation import SegmentPreview, preview
-from liveprofile.segments.stored_profiles import scan_profiles, with_attributes
+from liveprofile.segments.stored_profiles import ProfilePage, scan_profiles, with_attributes
 from liveprofile.settings import Settings
 from services.audit import AuditEntry, audited
 
@@ -132,14 +132,17 @@ def apply(
 def preview_segments(
     session: Session,
     settings: Settings,
+    now: SegmentSet,
     segments: Sequence[Segment],
     at_ms: int,
     *,
-    watch: Callable[..., Any] = lambda pages, rows: pages,
+    watch: Callable[..., Iterable[ProfilePage]] = lambda pages, size: pages,
 ) -> tuple[int, list[SegmentPreview]]:
-    """What these definitions would change at a time: all users, and each segment."""
+    """What these segments would change at a time: the number of users, and each segment.
+
+    now: those in force. watch: passes the pages on, and may end the scan with an exception.
+    """
     then, _ = SEGMENTS.valid_set(segments)
-    now = in_force(session, settings, "segments").definitions
     pages = watch(
         scan_profiles(session, page_rows=PREVIEW_PAGE_ROWS), lambda page: len(page.user_ids)
     )

@@ -70,6 +70,6 @@ def pages(user_id: str) -> list[tuple[str, str]]:
     return [
         ("/alerts", "the queue of alerts"),
         (f"/user?id={quote(user_id, safe='')}", "a household"),
-        (f"/campaigns/{CAMPAIGN}", "a campaign with its users and its report"),
+        (f"/campaigns/{CAMPAIGN}", "a campaign and what it changed"),
         ("/operations?by=day", "job, audit, rejected records, trends"),
     ]

@@ -37,7 +37,7 @@ from udfs.privacy import (
 from udfs.profile import assemble
 from udfs.profile.model_feed import ActiveModels
 from udfs.profile.row import ProfileRow, change_records, with_memberships
-from udfs.profile.sink import ProfileSink
+from udfs.profile.sink import CassandraProfileSink
 from udfs.worker import DATA_ERRORS, MAX_CONSECUTIVE_FAILED_ROWS, Feeds
 
 if TYPE_CHECKING:  # only the workers need torch, not the client that submits the job
@@ -151,7 +151,7 @@ class ProfileUpdater:
         self,
         settings: Settings,
         model: ProfileModel,
-        sink: ProfileSink,
+        sink: CassandraProfileSink,
         feeds: Feeds,
         on_batch: Callable[[ProfileBatchTiming], None] = lambda timing: None,
         encode_texts: TextEncoder | None = None,

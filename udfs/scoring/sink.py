@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from cassandra.cluster import Session
 from cassandra.query import UNSET_VALUE
 
 from liveprofile.rows.risk import RISK_SCORE_BY_HOUR, RISK_SCORE_HOURS, score_hour_ms
-from liveprofile.rules.flags import Flag, FlaggedRow, RowPosition
+from liveprofile.rules.flags import Flag, RowPosition
 from liveprofile.settings import MAX_TTL_S, CassandraSettings, Settings
 from liveprofile.units import HOUR_MS
 from liveprofile.wire.scored_events import ENTITIES
 from udfs.cassandra import encoding
 from udfs.cassandra.batch_writer import Partition
 from udfs.cassandra.encoding import Values
-from udfs.cassandra.flag_state_cache import CachedFlagState, FlagStateCache
 from udfs.cassandra.sink import CassandraSink, Read, StoredState
-from udfs.profile.sink import NullSink
 from udfs.scoring.drift_store import CassandraDriftStore
 
 # How often the row of a user's hour is written again, and how long it outlives the hour's scores.
@@ -56,20 +54,6 @@ class ScoredEvent(NamedTuple):
         return 0
 
 
-class _NoFlagStateCache(FlagStateCache):
-    """Caches nothing, so that every flag history is read from the tables.
-
-    The scoring pipeline does not deliver a user's events in time order: a late event may follow
-    later ones that are stored. Few events need their history.
-    """
-
-    def put(self, user_id: str, state: CachedFlagState) -> None:
-        """Does nothing."""
-
-    def update(self, rows: Iterable[FlaggedRow]) -> None:
-        """Does nothing."""
-
-
 class WrittenHours:
     """The hours of users that were written lately. When full (MAX_HOURS), it is cleared.
 
@@ -102,7 +86,7 @@ class CassandraScoringSink(CassandraSink[ScoredEvent]):
     ):
         self._score_ttl_s = score_ttl_s
         self._written_hours = WrittenHours()
-        super().__init__(settings, session, _NoFlagStateCache())
+        super().__init__(settings, session)
 
     def _latest_reads(
         self, user_id: bytes, before: RowPosition, state: StoredState
@@ -161,13 +145,8 @@ class CassandraScoringSink(CassandraSink[ScoredEvent]):
         ]
 
 
-ScoringSink = CassandraScoringSink | NullSink
-
-
-def open_scoring_sink(settings: Settings) -> ScoringSink:
-    """Opens the sink that `job.store` names. Raises like CassandraScoringSink."""
-    if settings.job.store == "none":
-        return NullSink()
+def open_scoring_sink(settings: Settings) -> CassandraScoringSink:
+    """Opens the sink of a worker. Raises like CassandraSink."""
     return CassandraScoringSink(settings.cassandra, settings.scoring.score_ttl_s)
 
 

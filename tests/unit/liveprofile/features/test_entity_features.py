@@ -10,7 +10,6 @@ from liveprofile.features.entity import (
     EventBatch,
     InvalidLists,
     compute_features,
-    parse_lists,
 )
 from tests.reference.entity_features import (
     ENTITIES,
@@ -170,9 +169,3 @@ def test_empty_lists_and_batches_are_accepted() -> None:
 def test_invalid_list_is_rejected(text: str) -> None:
     with pytest.raises(InvalidLists):
         compute_features(batch(a_day(), [0])._replace(of_user=[text]))
-
-
-def test_duplicate_event_is_detected() -> None:
-    arrivals = a_day()
-    rows = parse_lists(batch([*arrivals, arrivals[-1]], [0, 5, 6]))
-    assert rows.duplicates().tolist() == [False, False, True]

@@ -20,9 +20,9 @@ from offline.late_windows.chains import (
     StoredWindow,
     corrections_of,
 )
+from tests.support.memory.sinks import MemoryProfileSink
 from tests.support.rows.profile_rows import flag, profile_row
 from udfs.cassandra.encoding import write_time_us
-from udfs.profile.sink import NullSink
 
 RULES = read_rules(product_path(Settings().rules))
 RULE = RULES.evaluated("window")[0]
@@ -80,7 +80,7 @@ def test_correction_is_written_after_the_job_and_before_the_next_window():
 
 
 def history(user: StoredUser, at_ms: int, *rows: object) -> FlagHistory:
-    recomputed = RecomputedRows(NullSink())
+    recomputed = RecomputedRows(MemoryProfileSink())
     recomputed.begin({"u": (user, PLAN)})
     recomputed.write(rows)
     [found] = recomputed.flag_history([FlagQuery("u", RULE.id, at_ms)])
