@@ -83,7 +83,7 @@ def expected_counts(topic: MemoryTopic, settings: Settings) -> dict[Any, tuple[i
 
 @pytest.mark.slow
 @given(behaviour_stream(partitions=3), st.integers(1, 40))
-@settings(max_examples=50)
+@settings(max_examples=20)
 def test_stream_with_faults_is_counted_as_by_the_reference(records, chunk_records: int) -> None:
     topic, store = MemoryTopic(3), MemoryCountStore()
     for record in records:
