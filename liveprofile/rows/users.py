@@ -74,13 +74,9 @@ SEGMENT_SWEEP = table(
     compares owner, so that only one process sweeps.""",
     """
     name text
-    sweep text
     owner text
     lease_until timestamp -- another process may go on after this time; wall clock
-    time timestamp -- at which segments are evaluated
-    version text -- of the definitions
-    position bigint -- all users up to this token are done
-    counts text -- JSON: users and members so far, whether definitions are new
+    state text -- JSON: time, definitions, position in the ring of tokens, counts so far
     finished boolean
     """,
     "name",
