@@ -24,9 +24,14 @@ from liveprofile.rules.definitions import RuleSigner
 from liveprofile.rules.rules import RULES, RuleSet
 from liveprofile.segments.definitions import SEGMENTS
 from liveprofile.settings import load
-from tests.support.memory.topic import FakeTopic
-from tests.support.rows.rule_examples import SHIPPED_RULES, rule
-from tests.support.rows.rule_records import raw_rule_record, rule_record, signed
+from tests.support.memory.kafka import FakeTopic
+from tests.support.rows.rule_examples import (
+    SHIPPED_RULES,
+    raw_rule_record,
+    rule,
+    rule_record,
+    signed,
+)
 from tests.support.rows.segment_examples import SHIPPED_SEGMENTS, segment, segment_record
 from tests.support.waiting import until
 

@@ -18,7 +18,7 @@ from liveprofile.flink.job_report import (
 )
 from liveprofile.flink.operator_metrics import ModelReport, OverSubtasks
 from liveprofile.flink.rest import wait_for_first_checkpoint
-from tests.support.flink_rest import flink_rest
+from tests.support.http_server import flink_rest
 
 FAILURE = {
     "exceptionHistory": {"entries": [{"stacktrace": "x.Exception: a\n\tat b\nCaused by: no model"}]}
