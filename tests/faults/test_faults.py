@@ -70,7 +70,7 @@ def paused(part: str) -> Callable[[Scene], None]:
         suspended: Any = (
             scene.stack.taskmanager.workers()[0]
             if part == "Python worker"
-            else psutil.Process(scene.stack.service(part).pid)
+            else psutil.Process(scene.stack.services[part].pid)
         )
         suspended.suspend()
         try:
@@ -93,7 +93,7 @@ def down(part: str) -> Callable[[Scene], None]:
     """Kills (-9) the only process of a service, which is back when its alert has fired."""
 
     def fault(scene: Scene) -> None:
-        service = scene.stack.service(part)
+        service = scene.stack.services[part]
         service.kill()
         scene.wait_for_alert()
         service.start()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from liveprofile.settings import Settings
 from tests.support.memory.sinks import MemoryProfileSink, MemoryScoringSink
-from udfs.profile.sink import ProfileSink
-from udfs.scoring.sink import ScoringSink
 
 _profile_sinks: list[MemoryProfileSink] = []
 _scoring_sinks: list[MemoryScoringSink] = []
@@ -16,7 +14,7 @@ def new_profile_sink() -> MemoryProfileSink:
     return _profile_sinks[0]
 
 
-def open_shared_profile_sink(settings: Settings, embedding_dim: int) -> ProfileSink:
+def open_shared_profile_sink(settings: Settings, embedding_dim: int) -> MemoryProfileSink:
     """Returns the current sink. The UDF is pickled with this function's name, not with the sink."""
     return _profile_sinks[0]
 
@@ -26,6 +24,6 @@ def new_scoring_sink() -> MemoryScoringSink:
     return _scoring_sinks[0]
 
 
-def open_shared_scoring_sink(settings: Settings) -> ScoringSink:
+def open_shared_scoring_sink(settings: Settings) -> MemoryScoringSink:
     """Returns the current sink, as open_shared_profile_sink does."""
     return _scoring_sinks[0]

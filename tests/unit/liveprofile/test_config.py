@@ -38,12 +38,6 @@ def written(tmp_path):
     return write
 
 
-def test_load_without_a_file_returns_the_defaults():
-    settings = load()
-    assert settings.window.length_ms == 300_000
-    assert settings.topics.events == "behavior-events"
-
-
 def test_overrides_take_precedence_over_variables_and_variables_over_the_file(written, monkeypatch):
     file = written('[kafka]\nbootstrap_servers = "file:1"\ngroup_id = "file"\nusername = "file"\n')
     monkeypatch.setenv("LIVEPROFILE_KAFKA__GROUP_ID", "variable")
@@ -68,6 +62,7 @@ def test_file_is_read_from_the_path_in_the_variable(written, monkeypatch):
         ('cassandra = "hunter2"\n', r"setting cassandra = \*{8}: Input should be a valid dict"),
         ('[kafka]\nstartup_mode = "soon"\n', r"setting kafka\.startup_mode = 'soon': .*earliest"),
         ('[cassandra]\nkeyspace = "Live"\n', r"setting cassandra\.keyspace = 'Live'"),
+        ("[window\n", r"configuration file .*liveprofile\.toml: "),
     ],
 )
 def test_invalid_setting_is_rejected_in_one_line_with_key_and_value(written, text, message):
@@ -143,15 +138,6 @@ def test_every_variable_that_the_code_reads_is_known():
     settings = {"__".join((ENV_PREFIX[:-1], *path)) for path in setting_types()}
     settings = {name.replace("__", "_", 1).upper() for name in settings}
     assert named - settings == OTHER_VARIABLES
-
-
-def test_file_that_is_not_toml_is_rejected_in_one_line(written):
-    file = written("[window\n")
-    with pytest.raises(ConfigError, match=f"configuration file {file}") as raised:
-        load(file)
-    assert "\n" not in str(raised.value)
-    with pytest.raises(ConfigError, match=r"no configuration file at /nowhere\.toml"):
-        load("/nowhere.toml")
 
 
 def test_password_does_not_appear_in_errors_or_repr(written):

@@ -24,9 +24,14 @@ from liveprofile.rules.definitions import RuleSigner
 from liveprofile.rules.rules import RULES, RuleSet
 from liveprofile.segments.definitions import SEGMENTS
 from liveprofile.settings import load
-from tests.support.memory.topic import FakeTopic
-from tests.support.rows.rule_examples import SHIPPED_RULES, rule
-from tests.support.rows.rule_records import raw_rule_record, rule_record, signed
+from tests.support.memory.kafka import FakeTopic
+from tests.support.rows.rule_examples import (
+    SHIPPED_RULES,
+    raw_rule_record,
+    rule,
+    rule_record,
+    signed,
+)
 from tests.support.rows.segment_examples import SHIPPED_SEGMENTS, segment, segment_record
 from tests.support.waiting import until
 
@@ -115,14 +120,6 @@ def test_old_copy_of_a_removed_rule_is_refused_after_compaction_of_its_removal()
     topic.apply([signed(raw_rule_record(APPLIED_KEY.decode(), b"{}"), SIGNER, 6)])
     topic.apply([signed(rule_record("a"), SIGNER, 5)])
     assert topic.has_records and ids(topic.value()) == []
-
-
-def test_empty_topic_keeps_the_file_rules_until_its_first_record() -> None:
-    topic = FakeTopic()
-    with feed_of(topic) as feed:
-        assert feed.current() is SHIPPED_RULES
-        topic.put(rule_record("a"))
-        until(lambda: ids(feed.current()) == ["a"])
 
 
 def test_new_records_change_the_rules_but_not_the_set_returned_before() -> None:
@@ -230,10 +227,3 @@ def test_sweep_record_is_no_definition_and_keeps_those_of_the_file() -> None:
         assert (feed.current().sweep, feed.current().sweeping) == ("7", True)
         topic.put(segment_record(SWEEP_KEY.decode(), None))
         until(lambda: not feed.current().sweeping)
-
-
-def test_invalid_sweep_record_is_ignored() -> None:
-    topic = TopicDefinitions(SEGMENTS)
-    topic.apply([segment_record(SWEEP_KEY.decode(), value) for value in (b"{", b"[]", b"{}")])
-    assert (topic.invalid_records, topic.has_records) == (3, False)
-    assert topic.sweep == {"sweep": "", "sweeping": False}
