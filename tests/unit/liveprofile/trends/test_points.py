@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from liveprofile.proportions import wilson_interval
 from liveprofile.trends.count_store import EXACT_USERS, distinct_users, smallest, user_hash
@@ -23,7 +20,6 @@ from liveprofile.trends.retention import (
     UserWindow,
     retention,
 )
-from liveprofile.trends.update import RecentEvents
 from liveprofile.units import DAY_MS, HOUR_MS
 
 WEEK = 168
@@ -134,27 +130,6 @@ def test_estimate_beyond_the_limit_has_the_published_error(exact: int, error: fl
     ]
     assert abs(np.mean(estimates) / 20_000 - 1) < 3 * error / 60**0.5
     assert 0.7 * error < np.std(estimates) / 20_000 < 1.3 * error
-
-
-@given(
-    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 30)), max_size=200),
-    st.integers(1, 20),
-    st.integers(1, 10),
-)
-def test_event_is_first_unless_seen_within_the_time(steps, ttl_ms: int, batch: int) -> None:
-    recent, last, now_ms, records = RecentEvents(ttl_ms), {}, 0, []
-    for key, gap_ms in steps:
-        now_ms += gap_ms
-        expected = key not in last or now_ms - last[key] > ttl_ms
-        last[key] = now_ms
-        records.append((key, now_ms, expected))
-    actual = []
-    for start in range(0, len(records), batch):
-        keys, times_ms, _ = zip(*records[start : start + batch], strict=True)
-        events = {"digest": np.array(keys, np.uint64), "record_ms": np.array(times_ms)}
-        actual += recent.add(pd.DataFrame(events)).tolist()
-    assert actual == [expected for _, _, expected in records]
-    assert len(recent) == sum(time_ms >= now_ms - ttl_ms for _, time_ms, _ in records)
 
 
 MONDAY_MS = 1_699_833_600_000  # 2023-11-13
