@@ -4,36 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from liveprofile.storage.queries import WindowChange
 from liveprofile.units import DAY_MS
-
-
-class UserWindow(NamedTuple):
-    """One window of a user."""
-
-    start_ms: int
-    counts: dict[str, int]  # by event type
-    is_first: bool  # the user's first window ever
-
-
-def user_windows(changes: Iterable[WindowChange]) -> Iterator[list[UserWindow]]:
-    """Yields the windows of each user.
-
-    changes: those of a user follow each other (`queries.scan_changes`).
-    """
-    for _, of_user in itertools.groupby(changes, key=lambda change: change.user_id):
-        yield [
-            UserWindow(
-                change.window_start_ms,
-                (change.delta.get("window") or {}).get("counts") or {},
-                (change.delta.get("before") or {}).get("windows") == 0,
-            )
-            for change in of_user
-        ]
-
 
 WEEK_MS = 7 * DAY_MS
 _FIRST_MONDAY_MS = 4 * DAY_MS  # 1970-01-05
@@ -54,25 +29,27 @@ def week_start_ms(time_ms: int) -> int:
 
 
 def retention(
-    users: Iterable[list[UserWindow]], event_type: str | None, complete_until_ms: int
+    changes: Iterable[WindowChange], event_type: str | None, complete_until_ms: int
 ) -> list[Cohort]:
     """Returns the cohorts, oldest first.
 
-    event_type: a user is active in a week with such an event; None: with any event. A week counts
-    that ends by complete_until_ms. Users whose first window is not stored any more are in none.
+    changes: those of a user follow each other (`queries.scan_changes`). event_type: a user is
+    active in a week with such an event; None: with any event. A week counts that ends by
+    complete_until_ms. Users whose first window is not stored any more are in none.
     """
     sizes: Counter[int] = Counter()
     active: dict[int, Counter[int]] = defaultdict(Counter)
-    for windows in users:
-        first = next((window for window in windows if window.is_first), None)
-        if first is None:
+    for _, of_user in itertools.groupby(changes, key=lambda change: change.user_id):
+        windows = list(of_user)
+        firsts = [each for each in windows if (each.delta.get("before") or {}).get("windows") == 0]
+        if not firsts:
             continue
-        week_ms = week_start_ms(first.start_ms)
+        week_ms = week_start_ms(firsts[0].window_start_ms)
         sizes[week_ms] += 1
         weeks = {
-            (week_start_ms(window.start_ms) - week_ms) // WEEK_MS
+            (week_start_ms(window.window_start_ms) - week_ms) // WEEK_MS
             for window in windows
-            if event_type is None or window.counts.get(event_type)
+            if event_type is None or _counts(window).get(event_type)
         }
         active[week_ms].update(weeks)
     last_ms = week_start_ms(complete_until_ms)  # the week that is not complete
@@ -85,3 +62,7 @@ def retention(
         for week_ms in sorted(sizes)
         if week_ms < last_ms
     ]
+
+
+def _counts(change: WindowChange) -> dict[str, int]:
+    return (change.delta.get("window") or {}).get("counts") or {}

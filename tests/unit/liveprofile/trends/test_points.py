@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from liveprofile.proportions import wilson_interval
+from liveprofile.storage.queries import WindowChange
 from liveprofile.trends.count_store import EXACT_USERS, distinct_users, smallest, user_hash
 from liveprofile.trends.points import (
     FIRST_DAYS,
@@ -17,7 +18,6 @@ from liveprofile.trends.points import (
 )
 from liveprofile.trends.retention import (
     WEEK_MS,
-    UserWindow,
     retention,
 )
 from liveprofile.units import DAY_MS, HOUR_MS
@@ -135,8 +135,11 @@ def test_estimate_beyond_the_limit_has_the_published_error(exact: int, error: fl
 MONDAY_MS = 1_699_833_600_000  # 2023-11-13
 
 
-def window(hour: int, *types: str, first: bool = False) -> UserWindow:
-    return UserWindow(MONDAY_MS + hour * HOUR_MS, dict.fromkeys(types, 1), first)
+def window(user: str, hour: int, *types: str, first: bool = False) -> WindowChange:
+    start_ms = MONDAY_MS + hour * HOUR_MS
+    counts = dict.fromkeys(types, 1)
+    delta = {"before": {"windows": 0.0 if first else 3.0}, "window": {"counts": counts}}
+    return WindowChange(user, start_ms, start_ms + HOUR_MS, 0.0, delta)
 
 
 def test_interval_of_a_share_is_wilsons() -> None:
@@ -147,16 +150,19 @@ def test_interval_of_a_share_is_wilsons() -> None:
 
 
 def test_retention_counts_active_users_of_complete_weeks() -> None:
-    users = [
-        [window(1, "view", first=True), window(2 * 168 + 3, "purchase")],
-        [window(100, "purchase", first=True), window(168, "view")],
-        [window(169, "view", first=True), window(170, "view")],
-        [window(5, "view")],  # an older user, whose first window is not stored any more
-        [window(3 * 168 + 1, "view", first=True)],  # of a week that is not complete
+    changes = [
+        window("a", 1, "view", first=True),
+        window("a", 2 * 168 + 3, "purchase"),
+        window("b", 168, "view"),
+        window("b", 100, "purchase", first=True),
+        window("c", 169, "view", first=True),
+        window("c", 170, "view"),
+        window("old", 5, "view"),  # the first window is not stored any more
+        window("new", 3 * 168 + 1, "view", first=True),  # of a week that is not complete
     ]
     until_ms = MONDAY_MS + 3 * WEEK_MS + DAY_MS
-    assert retention(users, None, until_ms) == [
+    assert retention(changes, None, until_ms) == [
         (MONDAY_MS, 2, [2, 1, 1]),
         (MONDAY_MS + WEEK_MS, 1, [1, 0]),
     ]
-    assert retention(users, "purchase", until_ms)[0].active == [1, 0, 1]
+    assert retention(changes, "purchase", until_ms)[0].active == [1, 0, 1]
