@@ -40,18 +40,18 @@ def retention(
     sizes: Counter[int] = Counter()
     active: dict[int, Counter[int]] = defaultdict(Counter)
     for _, of_user in itertools.groupby(changes, key=lambda change: change.user_id):
-        windows = list(of_user)
-        firsts = [each for each in windows if (each.delta.get("before") or {}).get("windows") == 0]
-        if not firsts:
+        first_ms, weeks = None, set[int]()
+        for change in of_user:
+            if first_ms is None and (change.delta.get("before") or {}).get("windows") == 0:
+                first_ms = change.window_start_ms
+            counts = (change.delta.get("window") or {}).get("counts") or {}
+            if event_type is None or counts.get(event_type):
+                weeks.add(week_start_ms(change.window_start_ms))
+        if first_ms is None:
             continue
-        week_ms = week_start_ms(firsts[0].window_start_ms)
+        week_ms = week_start_ms(first_ms)
         sizes[week_ms] += 1
-        weeks = {
-            (week_start_ms(window.window_start_ms) - week_ms) // WEEK_MS
-            for window in windows
-            if event_type is None or _counts(window).get(event_type)
-        }
-        active[week_ms].update(weeks)
+        active[week_ms].update((each - week_ms) // WEEK_MS for each in weeks)
     last_ms = week_start_ms(complete_until_ms)  # the week that is not complete
     return [
         Cohort(
@@ -62,7 +62,3 @@ def retention(
         for week_ms in sorted(sizes)
         if week_ms < last_ms
     ]
-
-
-def _counts(change: WindowChange) -> dict[str, int]:
-    return (change.delta.get("window") or {}).get("counts") or {}
