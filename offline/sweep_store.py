@@ -30,14 +30,12 @@ from liveprofile.settings import CassandraSettings
 from liveprofile.storage.cql import execute, from_ms, now_ms, read, read_pages
 from liveprofile.storage.queries import TOKEN_MIN
 from udfs.cassandra.batch_writer import BatchWriter, Partition
-from udfs.cassandra.encoding import mutation_bytes
 from udfs.cassandra.executor import StatementExecutor
 from udfs.cassandra.memberships import (
     SELECTED,
     MembershipTables,
     add_rows,
     in_statements,
-    read_memberships,
 )
 
 LEASE_S = 60.0  # a sweep that has not stored its position for so long can be taken over
@@ -146,7 +144,7 @@ class CassandraSweepStore:
         return found
 
     def memberships(self, user_ids: Sequence[str]) -> dict[str, Memberships]:
-        return read_memberships(self._tables, self._reads, user_ids)
+        return self._tables.memberships(self._reads, user_ids)
 
     def changes_between(
         self, sweep: str, after_token: int, until_token: int
@@ -163,12 +161,12 @@ class CassandraSweepStore:
         by_user: dict[str, list[MembershipWrite]] = {}
         for write in writes:
             by_user.setdefault(write.user_id, []).append(write)
-        partitions = []
-        for user_id, of_user in by_user.items():
-            statements = self._tables.user_writes(of_user)
-            size = mutation_bytes(statements)
-            partitions.append(Partition(user_id.encode(), statements, size))
-        self._writer.send(partitions)
+        self._writer.send(
+            [
+                Partition(user_id.encode(), self._tables.user_writes(of_user))
+                for user_id, of_user in by_user.items()
+            ]
+        )
         self._writer.send(self._tables.member_partitions(writes))
         self._writer.drain()
 
