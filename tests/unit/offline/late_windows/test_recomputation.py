@@ -93,12 +93,6 @@ def known(latest_ms: int, true: bool, raised_ms: int | None) -> PastFlags:
     return PastFlags(RowPosition(latest_ms), rules, frozenset(raised))
 
 
-@pytest.mark.parametrize("correction", ["", ADDED, KEPT])
-def test_history_before_the_first_changed_window_is_the_stored_one(correction: str):
-    user = stored(flag_of(FIRST, correction), true=True)
-    assert past(user, SECOND) == known(FIRST, True, FIRST)
-
-
 def test_withdrawn_flag_starts_no_cool_down():
     user = stored(flag_of(FIRST, WITHDRAWN))
     assert past(user, SECOND) == known(FIRST, False, None)
