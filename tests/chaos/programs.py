@@ -71,7 +71,7 @@ def faults(seed: int, scale: float) -> dict[str, Any]:
         for fault in drawn:
             loaded_job.load()
             with loaded_job.recovery(fault.name):
-                fault.happens(Scene(loaded_job, job.stack, lambda: time.sleep(30)))
+                fault.happens(Scene(loaded_job, job.stack, lambda source: time.sleep(30)))
             say(summary.LINES[-1])
         loaded_job.check()
     return {"ok": True, "faults": Counter(fault.name for fault in drawn)}

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from pyflink.table import EnvironmentSettings, TableEnvironment
 
-from jobs import profile_job
+from jobs import backfill_job, profile_job
 from jobs.compiled_plan import CompiledPlan
 from jobs.sql import expressions as sql
 from jobs.sql import scoring_views, tables
@@ -185,6 +185,11 @@ def run_scoring_pipeline(
     inserts = profile_job.add_scoring_pipeline(t_env, settings, scoring)
     CompiledPlan(t_env, inserts, profile_job.scoring_overrides(settings)).execute().wait()
     return ScoringOutput(sink, list(read_sent(folder / "sent")))
+
+
+def run_backfill_in_this_process(settings: Settings, arguments: list[str]) -> None:
+    """Instead of offline.backfill._run_embedded, which starts a process and its own Flink."""
+    assert backfill_job.main(arguments) == 0
 
 
 class ScoringInput(NamedTuple):
