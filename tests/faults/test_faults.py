@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -130,11 +131,16 @@ def failing_workers(scene: Scene) -> None:
         for method in methods:
             (scene.stack.worker_faults / method).touch()
         until(lambda: not any(scene.stack.worker_faults.iterdir()), RECOVERY_TIMEOUT_S)
+        for method in methods:
+            until(partial(has_failed, scene, method), RECOVERY_TIMEOUT_S, 0.5)
         scene.load.wait_for_restart(restarts)
         until(lambda: runs_under_a_supervisor(scene), RECOVERY_TIMEOUT_S, 1.0)
-        failures = rest.request(scene.stack.rest_url, f"/jobs/{scene.load.job.id}/exceptions")
-        assert all(f"injected: {method} fails" in str(failures) for method in methods)
     scene.load.kill_worker()
+
+
+def has_failed(scene: Scene, method: str) -> bool:
+    failures = rest.request(scene.stack.rest_url, f"/jobs/{scene.load.job.id}/exceptions")
+    return f"injected: {method} fails" in str(failures)
 
 
 def runs_under_a_supervisor(scene: Scene) -> bool:
