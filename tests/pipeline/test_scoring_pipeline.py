@@ -33,6 +33,7 @@ from tests.reference.scoring import (
     read_label,
 )
 from tests.reference.units import HOUR_MS
+from tests.reference.validation import as_text
 from tests.reference.windows import Record
 from tests.support.compare_scoring import expected_decisions, file_rules
 from tests.support.scoring_harness import assert_matches_reference
@@ -218,13 +219,27 @@ def reference_rows(arrivals: list[Arrival], max_entries: int) -> Counter:
 
 def test_rows_of_stream_equal_reference(tmp_path: Path) -> None:
     settings = load(job={"parallelism": 1}, scoring={"history": 8, "replay": True})
-    sent = to_records(simulated.irregular_payloads(small_shop(), seed=3))
+    odd = "ä'\"\\ {}\u2028😀%"
+    events = [
+        event | {"item_id": f"{odd}{number}", "category_id": (None, number, odd)[number % 3]}
+        for number, event in enumerate(small_shop())
+    ]
+    sent = to_records(simulated.irregular_payloads(events, seed=3))
     rows = run_scoring_views(sent, [], settings, tmp_path / "stream", batch=False)
     arrivals = read_events(sent, settings.limits)
     assert Counter(map(normalised, rows)) == reference_rows(arrivals, settings.scoring.history)
-    offsets = read_rows([row.user_id for row in rows], [row.parts for row in rows]).record_offset
-    scored = [record.offset for record in sent if read_event(record, settings.limits)]
-    assert sorted(offsets.tolist()) == sorted(scored)
+    batch = read_rows([row.user_id for row in rows], [row.parts for row in rows])
+    scored = {
+        record.offset: json.loads(record.value or b"")
+        for record in sent
+        if read_event(record, settings.limits)
+    }
+    assert sorted(batch.record_offset.tolist()) == sorted(scored)
+    assert set(batch.arrived_ms.tolist()) == {RECORD_MS}
+    texts = zip(batch.record_offset.tolist(), batch.item_id, batch.category_id, strict=True)
+    for offset, *item_and_category in texts:
+        names = ("item_id", "category_id")
+        assert item_and_category == [as_text(scored[offset].get(name)) for name in names]
     assert len(arrivals) > len(first_occurrences(arrivals)) > 100
 
 
