@@ -6,7 +6,7 @@ import base64
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pyflink.table import EnvironmentSettings, TableEnvironment
 
@@ -16,7 +16,6 @@ from jobs.sql import expressions as sql
 from jobs.sql import scoring_views, tables
 from liveprofile.feeds.users import follow_merges
 from liveprofile.settings import Settings
-from tests.pipeline import shared_sinks
 from tests.reference.windows import Record
 from tests.support.memory.sinks import MemoryProfileSink, MemoryScoringSink
 from udfs.person_id import OpenMerges, register_person_id
@@ -28,6 +27,19 @@ from udfs.worker import Feeds, fixed_feeds
 
 OpenFeeds = Callable[..., Feeds]
 SINK_COLUMNS = "record_key STRING, payload STRING, topic STRING, headers MAP<STRING, BYTES>"
+
+
+# Of the pipeline that runs, in this process. The UDFs are pickled with the names of the functions
+# that open them, not with the sinks.
+_sinks: dict[str, Any] = {}
+
+
+def open_profile_sink(settings: Settings, embedding_dim: int) -> MemoryProfileSink:
+    return _sinks["profile"]
+
+
+def open_scoring_sink(settings: Settings) -> MemoryScoringSink:
+    return _sinks["scoring"]
 
 
 class SentRecord(NamedTuple):
@@ -115,7 +127,7 @@ def run_profile_pipeline(
     open_merges: OpenMerges = follow_merges,
 ) -> ProfileOutput:
     """Runs the profile pipeline of jobs.profile_job. The end of the input closes every window."""
-    sink = shared_sinks.new_profile_sink()
+    sink = _sinks["profile"] = MemoryProfileSink()
     events, sent = folder / "events.json", folder / "sent"
     write_records(events, records, settings.topics.events)
     t_env = TableEnvironment.create(EnvironmentSettings.in_streaming_mode())
@@ -127,7 +139,7 @@ def run_profile_pipeline(
         update_profile=profile_udf(
             settings,
             PARTS._replace(
-                open_sink=shared_sinks.open_shared_profile_sink,
+                open_sink=open_profile_sink,
                 open_feeds=open_feeds,
                 open_models=fixed_models,
             ),
@@ -156,9 +168,7 @@ def scoring_tables(
         tables.file_sink("scoring_sink", sent, SINK_COLUMNS),
         scoring_udf(
             settings,
-            SCORING_PARTS._replace(
-                open_sink=shared_sinks.open_shared_scoring_sink, open_feeds=open_feeds
-            ),
+            SCORING_PARTS._replace(open_sink=open_scoring_sink, open_feeds=open_feeds),
         ),
     )
 
@@ -172,7 +182,7 @@ def run_scoring_pipeline(
     open_merges: OpenMerges = follow_merges,
 ) -> ScoringOutput:
     """Runs the scoring pipeline alone. It reads events and labels in parallel, in any order."""
-    sink = shared_sinks.new_scoring_sink()
+    sink = _sinks["scoring"] = MemoryScoringSink()
     paths = {name: folder / f"{name}.json" for name in ("events", "labels")}
     write_records(paths["events"], records, settings.topics.events)
     write_records(paths["labels"], labels, settings.topics.feedback)
