@@ -29,7 +29,7 @@ from tests.pipeline.comparison import assert_equals_reference, in_one_partition
 from tests.pipeline.harness import is_utf8, run_profile_pipeline
 from tests.reference.profile import run_reference
 from tests.reference.windows import Record
-from tests.support.model_scores import RecordingModel, Scored
+from tests.support.model_scores import Scored, WindowScores, run_scored
 from tests.support.streams import seeded, strategies
 from tests.support.streams.shop import shop_events
 
@@ -83,24 +83,31 @@ def test_stream_with_faults_vectors_and_odd_payloads_equals_reference(tmp_path: 
     assert len(reasons) > 8 and len(expected.late) > 10
 
     # The vectors change the interests.
-    model = RecordingModel(Scored(settings))
-    expected = run_reference(records, settings, score=model)
-    with_vectors = dict(zip(expected.profiles, model.scores, strict=True))
-    blind_model = RecordingModel(Scored(settings))
-    blind_model.scored.model.modalities = frozenset()
-    run_reference(records, settings, score=blind_model)
-    without_vectors = dict(zip(expected.profiles, blind_model.scores, strict=True))
+    with_media_only = in_one_partition(stream.messages)
+    with_vectors = scores_by_window(with_media_only, settings, Scored(settings))
+    blind = Scored(settings)
+    blind.model.modalities = frozenset()
+    without_vectors = scores_by_window(with_media_only, settings, blind)
     changed = 0
-    for key, row in output.sink.deltas.items():
-        interests = list(orjson.loads(row.profile)["interests"].values())
+    for key, scores in with_vectors.items():
+        interests = list(orjson.loads(output.sink.deltas[key].profile)["interests"].values())
         with_p, without_p = (
-            scored[key].values.interests_after_p[0] for scored in (with_vectors, without_vectors)
+            each.values.interests_after_p[0] for each in (scores, without_vectors[key])
         )
         np.testing.assert_allclose(interests, with_p, atol=2e-4)
         changed += abs(with_p - without_p).max() > 0.01
     assert changed > 0.5 * len(with_vectors)
     media = [orjson.loads(row.delta)["window"].get("media") for row in output.sink.deltas.values()]
     assert ["clip", "voice.v2"] in media and None in media
+
+
+def scores_by_window(
+    records: list[Record], settings: Settings, scored: Scored
+) -> dict[tuple[str, int], WindowScores]:
+    expected, model = run_scored(
+        scored, lambda score: run_reference(records, settings, score=score)
+    )
+    return dict(zip(expected.profiles, model.scores, strict=True))
 
 
 def test_window_takes_no_more_than_its_limits(tmp_path: Path) -> None:
