@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, fields
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import typer
@@ -23,9 +22,8 @@ from liveprofile.audit.encoded import (
     Position,
 )
 from liveprofile.audit.reconciliation import Reconciliation
-from liveprofile.audit.results import AuditResult, store_result
+from liveprofile.audit.results import AuditResult, last_noted, store_result
 from liveprofile.audit.rows import NO_TIME
-from liveprofile.audit.state_file import AuditState, read_state, require_usable, write_state
 from liveprofile.errors import ServiceError
 from liveprofile.feeds.users import read_erasures, read_merges
 from liveprofile.ingest.rejected import CLAIMED_REASONS, POSITION_HEADERS
@@ -45,7 +43,7 @@ Ranges = Mapping[int, PartitionRange]
 COUNTS = [field.name for field in fields(Reconciliation) if field.type == "int"]
 
 
-def audit(call: Call, since: SinceOption = None, state: Path | None = None) -> None:
+def audit(call: Call, since: SinceOption = None, new: bool = False) -> None:
     """Account for every record of the input topic: used, duplicate, late, corrected, rejected,
     erased or heartbeat.
 
@@ -53,17 +51,16 @@ def audit(call: Call, since: SinceOption = None, state: Path | None = None) -> N
     every used event has a record. Run it when the job has caught up: a record that the job has
     not stored yet counts as unaccounted.
 
-    With --since or --state, the audit is of the records up to the job's last checkpoint, the job
-    may be running, and records in open windows are no error. --since is about the arrival of a
-    record; with --state it counts only if FILE does not exist.
+    With --since or --new, the audit is of the records up to the job's last checkpoint, the job may
+    be running, and records in open windows are no error. --since is about the arrival of a record.
 
     Example: `liveprofile events audit` or `liveprofile events audit --since 2h --json`
 
     Options:
-    state FILE: Audit only records after those that FILE names, and note in FILE where the next
-        audit must start, unless there is an error.
+    new: Audit only records after the last clean audit with --new, or those of --since, and note
+        where the next one starts, unless there is an error.
     """
-    report, encoded, behind, ok = run_audit(call.settings, since, state)
+    report, encoded, behind, ok = run_audit(call.settings, since, new=new)
     counts: dict[str, Any] = {name: getattr(report.counts, name) for name in COUNTS}
     counts["behind"] = behind
     if encoded is not None:
@@ -81,21 +78,18 @@ class Audited(NamedTuple):
     ok: bool
 
 
-def run_audit(
-    settings: Settings, since_ms: int | None = None, state: Path | None = None
-) -> Audited:
-    """Audits the whole topic, or the range that the state file or a record timestamp begins.
+def run_audit(settings: Settings, since_ms: int | None = None, *, new: bool = False) -> Audited:
+    """Audits the whole topic, or the range that a record timestamp or the last audit begins.
 
-    Stores the result for the console. Raises ServiceError, InputError for the state file.
+    new: goes on after the last clean audit, and notes where the next one starts. Stores the result
+    for the console. Raises ServiceError.
     """
-    if state is not None:
-        require_usable(state, settings.topics.events)
     plan = None
     # By partition, where a job began to read whose state was built from an archive.
     group = offsets.bootstrap_group(settings.kafka)
     starts = offsets.committed_offsets(settings, settings.topics.events, group)
-    if since_ms is not None or state is not None:
-        plan = _plan_range(settings, since_ms, state, starts)
+    if since_ms is not None or new:
+        plan = _plan_range(settings, since_ms, starts)
     # Read at the first call: after the deltas, if the whole topic is audited.
     erasures = cache(lambda: read_erasures(settings))
     with Audit(
@@ -112,27 +106,27 @@ def run_audit(
         report = auditor.report()
     encoded = audit_encoded(settings, plan and plan.outputs_since_ms)
     ok = report.counts.ok and (encoded is None or encoded.ok)
-    _store_result(settings, report.counts, ok)
-    if ok and state is not None:
-        write_state(state, AuditState(topic=settings.topics.events, offsets=report.next_offsets))
+    found = {name: getattr(report.counts, name) for name in COUNTS}
+    _store_result(
+        settings, AuditResult(now_ms(), ok, found, report.next_offsets if ok and new else None)
+    )
     return Audited(report, encoded, plan.behind if plan else 0, ok)
 
 
-def _store_result(settings: Settings, counts: Reconciliation, ok: bool) -> None:
-    """For the console. An account that may only read still gets its audit."""
-    result = AuditResult(now_ms(), ok, {name: getattr(counts, name) for name in COUNTS})
+def _store_result(settings: Settings, result: AuditResult) -> None:
+    """An account that may only read still gets its audit."""
     try:
         with open_session(settings.cassandra) as session:
             store_result(session, settings.topics.events, result, settings.cassandra.history_ttl_s)
     except ServiceError as error:
-        typer.echo(f"the result is not stored for the console: {error}", err=True)
+        typer.echo(f"the result is not stored: {error}", err=True)
 
 
 def _advice(counts: Reconciliation) -> Iterator[str]:
     if counts.ok:
         yield "Every record is accounted for."
     if counts.open_windows and counts.of_range:
-        yield "Windows are open: the next audit with --state begins with their records."
+        yield "Windows are open: the next audit with --new begins with their records."
     elif counts.open_windows:
         yield (
             "Windows are open: `liveprofile events heartbeat`, or for past events `liveprofile"
@@ -184,25 +178,26 @@ def _read_range(settings: Settings, auditor: Audit, plan: RangePlan) -> None:
             auditor.add_deltas(scan_digests(session, span))
 
 
-def _plan_range(
-    settings: Settings, since_ms: int | None, state_file: Path | None, first: Mapping[int, int]
-) -> RangePlan:
-    """Plans an audit from the offsets in the state file, else from `since_ms`, else from the start.
+def _plan_range(settings: Settings, since_ms: int | None, first: Mapping[int, int]) -> RangePlan:
+    """Plans an audit from `since_ms`, else after the last one with --new, else from the start.
 
     first: by partition, the offset from which on the job reads.
     since_ms: record timestamp. The range ends at the job's last checkpoint: all that the job has
-    done with earlier records is stored by then. Raises InputError, ServiceError.
+    done with earlier records is stored by then. Raises ServiceError.
     """
     topic = settings.topics.events
     committed = offsets.committed_offsets(settings, topic)
     present = offsets.partition_ranges(settings, topic)
     starts = {number: span.first for number, span in present.items()}
-    if state_file is not None and (state := read_state(state_file, topic)):
-        _require_retained(state.offsets, present, topic, state_file)
-        starts |= state.offsets
-    elif since_ms is not None:
+    if since_ms is not None:
         found = offsets.offsets_at(settings, topic, since_ms)
         starts = {number: found[number] for number in present}
+    else:
+        with open_session(settings.cassandra) as session:
+            last = last_noted(session, topic)
+        if last is not None and last.next_offsets:
+            _require_retained(last.next_offsets, present, topic)
+            starts |= last.next_offsets
     starts = {number: max(start, first.get(number, 0)) for number, start in starts.items()}
     ends = {number: min(committed.get(number, 0), span.end) for number, span in present.items()}
     audited = _ranges(starts, ends)
@@ -223,16 +218,16 @@ def _ranges(starts: dict[int, int], ends: dict[int, int]) -> dict[int, Partition
 
 
 def _require_retained(
-    starts: dict[int, int], present: dict[int, PartitionRange], topic: str, state_file: Path
+    starts: Mapping[int, int], present: dict[int, PartitionRange], topic: str
 ) -> None:
     """Records may not expire, and the topic may not be replaced, between two audits."""
     for number, start in starts.items():
         span = present.get(number, PartitionRange(0, 0))
         if number not in present or not span.first <= start <= span.end:
             raise ServiceError(
-                f"{state_file}: the audit stopped at offset {start} of {topic}/{number}, which now"
-                f" has offsets {span.first} to {span.end}: records have expired or the topic was"
-                " created anew. Remove the file to start from the first record"
+                f"the last audit stopped at offset {start} of {topic}/{number}, which now has"
+                f" offsets {span.first} to {span.end}: records have expired or the topic was"
+                " created anew. Start anew with --new and --since"
             )
 
 

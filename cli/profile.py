@@ -205,7 +205,7 @@ def explain(
         newest.
     limit: Maximum number of events for each value.
     """
-    from offline.explanation.run import as_document, explain, model_version, stored_delta
+    from offline.explanation import as_document, explain, model_version, stored_delta
 
     settings = call.settings
     version = model_version(settings)

@@ -1,28 +1,17 @@
-"""`liveprofile events rejected`: lists rejected records and sends corrected ones."""
+"""`liveprofile events rejected`: lists rejected records."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cli.common import Call, SinceOption
 from cli.options import Commands
-from liveprofile.errors import InputError
-from liveprofile.ingest.rejected import (
-    find_records,
-    latest_records,
-    parse_id,
-    read_corrections,
-)
+from liveprofile.ingest.rejected import find_record, latest_records
 from liveprofile.kafka.offsets import ranges_since
-from services import operations
 
-rejected = Commands(
-    name="rejected", help="List rejected records, show one, and send corrected ones."
-)
+rejected = Commands(name="rejected", help="List rejected records, and show one.")
 
 
 @rejected.command("list")
@@ -57,41 +46,11 @@ def list_records(
 
 @rejected.command()
 def show(call: Call, record_id: str) -> None:
-    """Show a rejected record with its payload. With --json, correct the payload and resend it.
+    """Show a rejected record with its payload. Correct it, and send it with `events replay`.
 
     Example: `liveprofile events rejected show 0:17 --json`
 
     Options:
     record_id ID: Id of the record, as `rejected list` prints it.
     """
-    parse_id(record_id)
-    (record,) = find_records(call.settings, [record_id])
-    call.print(record.as_dict())
-
-
-@rejected.command()
-def resend(call: Call, file: Path, dry_run: bool = False) -> None:
-    """Send corrected records to the topic of the original ones, keyed by user; all or none.
-
-    A record that would be rejected again, or dropped as a duplicate, is refused. Sending a record
-    twice has no effect while its event_id is known (state.dedup_ttl_ms).
-
-    Example: `liveprofile events rejected resend corrected.jsonl --dry-run`
-
-    Options:
-    file FILE: Corrected records: JSON lines with id and payload, as `rejected show --json` prints
-        them; - for stdin.
-    dry_run: Check the records without sending them.
-    """
-    corrections = read_corrections(_read_text(file), str(file))
-    records = operations.resend(call.settings, corrections, dry_run=dry_run)
-    call.print({"records": len(records), "sent": not dry_run})
-
-
-def _read_text(file: Path) -> str:
-    if str(file) == "-":
-        return sys.stdin.read()
-    try:
-        return file.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: {error}") from None
+    call.print(find_record(call.settings, record_id).as_dict())

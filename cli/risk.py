@@ -139,9 +139,9 @@ def backtest(
 ) -> None:
     """Compare a rules file with the rules in force, over stored windows and events.
 
-    Prints the alerts of both by day and by rule, the share of frauds among the labelled alerts, and
-    how many users only one of them alerts about. A rule that reads features which are not stored
-    with events counts only if its condition is in force. Writes nothing.
+    Prints the alerts of both by day and by rule, and the share of frauds among the labelled alerts.
+    A rule that reads features which are not stored with events counts only if its condition is in
+    force. Writes nothing.
 
     Example: `liveprofile risk rules backtest rules.toml --days 7`
 
@@ -167,11 +167,9 @@ def shown_backtest(found: Backtest) -> Iterator[dict[str, Any] | Table]:
         "windows": found.windows,
         "events": found.events,
         "alerts, in force and edited": [side.alerts for side in sides],
-        "users with an alert": [len(side.users) for side in sides],
+        "users with an alert": [side.users for side in sides],
         "frauds of labelled alerts": [f"{each.frauds}/{each.labelled}" for each in sides],
         "flags of rules in SHADOW": [side.shadow_flags for side in sides],
-        "users who gain alerts": len(found.gained),
-        "users who lose alerts": len(found.lost),
     }
     for title, name in (("day_ms", "alerts_by_day"), ("rule", "alerts_by_rule")):
         current, edited = (getattr(side, name) for side in sides)
@@ -183,35 +181,32 @@ def shown_backtest(found: Backtest) -> Iterator[dict[str, Any] | Table]:
             yield table(None, rows, f"{title} in_force edited")
 
 
-def drift(call: Call, periods: Annotated[int, typer.Option(min=1, max=1_000)] = 12) -> None:
+def drift(call: Call, hours: Annotated[int, typer.Option(min=1, max=1_000)] = 12) -> None:
     """Show whether the fraud model's input has drifted from its training data (docs/drift.md).
 
-    The hourly and the daily state, and the last periods.
+    The state, and the last hours.
 
-    Example: `liveprofile risk drift --periods 24`
+    Example: `liveprofile risk drift --hours 24`
 
     Options:
-    periods N: Last N hours and N days.
+    hours N: Last N hours.
     """
     with call.session() as session:
-        history = operations.drift(session, call.settings, periods)
+        history = operations.drift(session, call.settings, hours)
     if history is None:
         folder = call.settings.scoring.checkpoint
         raise InputError(f"event model {folder} has no reference.json: its drift is not monitored")
-    report: dict[str, Any] = {"reference": history.reference}
-    shown: list[dict[str, Any] | Table] = []
-    for kind, (found, decisions) in history.periods.items():
-        state = {
-            "drifting": found.since_ms is not None,
-            "since_ms": found.since_ms,
-            "decided_until_ms": found.decided_until_ms,
-        }
-        listed = [
-            each._asdict() | {"distances": orjson.loads(each.distances)} for each in decisions
-        ]
-        report[kind] = {"state": state, "periods": listed}
-        shown += [{"period": kind} | state, table(None, decisions, DECISION)]
-    call.print(report, *shown)
+    found = history.state
+    state = {
+        "drifting": found.since_ms is not None,
+        "since_ms": found.since_ms,
+        "decided_until_ms": found.decided_until_ms,
+    }
+    hours_json = [
+        each._asdict() | {"distances": orjson.loads(each.distances)} for each in history.hours
+    ]
+    report = {"reference": history.reference, "state": state, "hours": hours_json}
+    call.print(report, state, table(None, history.hours, DECISION))
 
 
 DECISION = {

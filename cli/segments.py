@@ -13,7 +13,6 @@ from cli.options import Commands
 from cli.progress import progress
 from liveprofile.attributes.table import AttributeTable
 from liveprofile.segments.evaluation import preview as evaluate_both
-from liveprofile.segments.members import look_alikes
 from liveprofile.segments.members import members as stored_members
 from liveprofile.segments.members import sizes as stored_sizes
 from liveprofile.segments.stored_profiles import scan_profiles, with_attributes
@@ -41,7 +40,7 @@ MomentOption = Annotated[
 
 @segments.command()
 def sizes(call: Call, limit: Annotated[int, typer.Option(min=1, max=1_000)] = 5) -> None:
-    """Show the size of each segment at the latest sweeps, and its overlaps with others.
+    """Show the size of each segment at the latest sweeps.
 
     Example: `liveprofile segments sizes --limit 30`
 
@@ -58,7 +57,6 @@ def sizes(call: Call, limit: Annotated[int, typer.Option(min=1, max=1_000)] = 5)
         "time": lambda row: format_utc(row[1].time_ms),
         "members": lambda row: row[1].members,
         "of users": lambda row: row[1].members / row[1].users if row[1].users else 0.0,
-        "overlaps": lambda row: {other: count for other, count in row[1].overlaps.items() if count},
     }
     rows = [(name, size) for name, sizes in listed.items() for size in sizes]
     call.print(
@@ -82,27 +80,6 @@ def members(
         found = list(islice(stored_members(session, segment), limit))
     missing = f"segment {segment!r} has no members"
     call.rows(found, "user_id since_ms", missing=missing)
-
-
-@segments.command()
-def expand(
-    call: Call,
-    segment: SegmentArgument,
-    count: Annotated[int, typer.Option(min=1, max=1_000)] = 100,
-) -> None:
-    """Find users outside a segment who resemble its members, best first.
-
-    Exit code 1 if there are none.
-
-    Example: `liveprofile segments expand big_spender --count 500`
-
-    Options:
-    count: Number of users to find.
-    """
-    with call.session() as session:
-        found = look_alikes(session, segment, count)
-    missing = f"nobody resembles the members of segment {segment!r}"
-    call.rows(found, "user_id cosine", missing=missing)
 
 
 @segments.command()
@@ -134,7 +111,7 @@ def sweep(call: Call, at: MomentOption = None) -> None:
             typer.echo("the definitions have changed since the sweep began: once more", err=True)
     call.print(
         {
-            "users": result.counts.users,
+            "users": result.state.users,
             "entered": entered,
             "left": left,
             "at_ms": result.state.time_ms,

@@ -4,29 +4,21 @@ from __future__ import annotations
 
 import getpass
 import logging
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from cassandra.cluster import Session
 
 from cli.common import Call, format_utc, option
 from cli.options import Commands
-from liveprofile.resources import module_environment
 from liveprofile.settings import Settings, load
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import now_ms
 from liveprofile.storage.schema import create_api_tables
 from liveprofile.units import DAY_MS, SECOND_MS
 from serve.keys import Role, StoredKey, new_key, read_keys, revoke_key, write_key
-
-if TYPE_CHECKING:
-    from serve.explainer import Explainer
-
 
 HostOption = Annotated[str | None, option("--host", "ADDRESS", "Setting serve.host.")]
 PORT_HELP = "Default: of the settings. 0: any free port."
@@ -48,7 +40,7 @@ def api(call: Call, host: HostOption = None, port: PortOption = None, quiet: boo
 
     settings = _settings(call, serve={"host": host, "port": port})
     logging.getLogger("serve").setLevel(logging.WARNING if quiet else logging.INFO)
-    run(settings, _started(call), open_explainer(settings, call.file))
+    run(settings, _started(call))
 
 
 def console(call: Call, host: HostOption = None, port: PortOption = None) -> None:
@@ -62,30 +54,21 @@ def console(call: Call, host: HostOption = None, port: PortOption = None) -> Non
     from console.app import run_console
 
     settings = _settings(call, serve={"host": host, "console_port": port})
-    run_console(settings, _started(call), open_explainer(settings, call.file))
+    run_console(settings, _started(call))
 
 
-def metrics(
-    call: Call,
-    host: HostOption = None,
-    port: PortOption = None,
-    audit_state: Path | None = None,
-) -> None:
+def metrics(call: Call, host: HostOption = None, port: PortOption = None) -> None:
     """Serve the figures of `liveprofile job status` and more as Prometheus metrics until Ctrl-C.
 
     docs/metrics.md lists them. Starts without Kafka, Cassandra and Flink, and reads each when it
     is there. With --json, the first line is {"url": ...}.
 
     Example: `liveprofile serve metrics --port 8071`
-
-    Options:
-    audit_state FILE: The file of `liveprofile events audit --state`: adds how far the audit has
-        come.
     """
     from monitoring.server import serve_metrics
 
     settings = _settings(call, serve={"host": host}, metrics={"port": port})
-    serve_metrics(settings, audit_state, _started(call))
+    serve_metrics(settings, _started(call))
 
 
 def _settings(call: Call, **options: dict[str, Any]) -> Settings:
@@ -174,25 +157,3 @@ def _public(stored: StoredKey) -> dict[str, Any]:
     fields = stored._asdict()
     del fields["secret_hash"]
     return fields
-
-
-# What `liveprofile[serve]` lacks.
-NEEDED = ("torch", "pyflink")
-
-
-def open_explainer(settings: Settings, config: Path | None) -> Explainer | None:
-    """None: the settings allow none, or the packages of the model or the job are not installed.
-
-    config: the settings' file.
-    """
-    from serve.explainer import Explainer
-
-    serve = settings.serve
-    if not serve.max_explanations or any(find_spec(name) is None for name in NEEDED):
-        return None
-    return Explainer(
-        [sys.executable, "-m", "offline.explanation.child"],
-        {**module_environment(), "OMP_NUM_THREADS": "1"},
-        {"config": None if config is None else str(config.resolve())},
-        serve.max_explanations,
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Literal, TypeVar
 
 import typer
@@ -40,28 +41,22 @@ MetricOption = Annotated[Metric, typer.Option("--metric", help="What is counted.
 
 
 @trends.command()
-def update(call: Call, skip_lost: bool = False) -> None:
+def update(call: Call) -> None:
     """Count the records of the input topic up to the job's last checkpoint.
 
     Run it on a schedule, such as every hour: it goes on where the last run ended. A run that is
-    killed or repeated counts nothing twice.
+    killed or repeated counts nothing twice. Exit code 1 if records had expired uncounted: it has
+    gone on with the first one that is left.
 
     Example: liveprofile shop trends update --json
-
-    Options:
-    skip_lost: Go on with the first record that is left if records have expired uncounted.
     """
     settings = call.settings
     with call.session() as session, count_bar("counting", 0, "records") as bar:
-        report = count(
-            InputTopic(settings),
-            CountStore(session, settings),
-            settings,
-            skip_lost=skip_lost,
-            progress=bar,
-        )
-    fields = {"behind": report.behind, "skipped": report.skipped, "chunks": report.chunks}
-    call.print(report.counts._asdict() | fields)
+        store = CountStore(session, settings)
+        report = count(InputTopic(settings), store, settings, progress=bar)
+    call.print(asdict(report))
+    if report.lost:
+        end_without_result(f"{report.lost} records had expired before they were counted")
 
 
 @trends.command()
@@ -129,7 +124,6 @@ def forecast(
             [dict(zip(names, row, strict=True)) for row in rows],
             " ".join(names),
         ),
-        {"mean absolute error": day.mae, "of seasonal naive": day.naive_mae},
     )
 
 

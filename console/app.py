@@ -23,7 +23,6 @@ from liveprofile.errors import LiveprofileError
 from liveprofile.resources import product_path
 from liveprofile.settings import ServeSettings, Settings
 from serve.app import new_app
-from serve.explainer import Explainer
 from serve.guard import ApiMetrics, RequestGuard
 from serve.problems import to_api_error
 from serve.server import run
@@ -72,9 +71,7 @@ async def _answer(request: Request, error: Exception) -> Response:
     return error_page(answer, request.state.request_id, fragment=is_fetch(request))
 
 
-def run_console(
-    settings: Settings, started: Callable[[str], None], explainer: Explainer | None = None
-) -> None:
+def run_console(settings: Settings, started: Callable[[str], None]) -> None:
     """Serves the console as serve.server.run does."""
     own = settings.serve.model_copy(update={"port": settings.serve.console_port})
     store = Store(settings)
@@ -82,5 +79,5 @@ def run_console(
         "user model": product_path(settings.model.checkpoint),
         "fraud model": product_path(settings.scoring.checkpoint),
     }
-    parts = {"running": store.running, "explainer": explainer}
-    run(create_console(own, store, JobReader(settings), models, **parts), own, started)
+    app = create_console(own, store, JobReader(settings), models, running=store.running)
+    run(app, own, started)

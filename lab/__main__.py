@@ -2,7 +2,7 @@
 
 The last line of each command is JSON. Other studies are modules of their own: lab.public_data,
 lab.orders.order_frauds, lab.users.demographics, lab.users.coupon_response, lab.user_model.aging,
-lab.user_model.value_curves, lab.card_transactions.walk_forward, lab.event_risk.
+lab.user_model.value_curves, lab.card_transactions.walk_forward, lab.simulated.train.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from lab.card_transactions.data import ColumnNames
 from lab.next_item.readers import READERS
 from liveprofile.errors import InputError, LiveprofileError
 from liveprofile.progress import Progress
-from liveprofile.resources import ROOT
+from liveprofile.resources import ROOT, product_path
 from models.profile.recipes import override_from_toml, recipe
 
 OptionalOutFolderOption = Annotated[
@@ -131,6 +131,35 @@ def evaluate(
             partial(values.fit_moments, models={**values.MODELS, "bg_nbd": bgnbd.predictions}),
         ),
     )
+
+
+@app.command("event-risk")
+def event_risk(
+    seed: Annotated[
+        list[int] | None,
+        typer.Option(min=0, help="Seed of a simulated shop that the model has not seen."),
+    ] = None,
+    users: Annotated[int, typer.Option(min=1, help="Users per simulated shop.")] = 2_500,
+    days: Annotated[int, typer.Option(min=1, help="Days per simulated shop.")] = 45,
+) -> None:
+    """Compare the rules, the fraud model and both together on simulated shops.
+
+    The result has, for several numbers of alerts per day, the recall per kind of fraud and the
+    false alarms per kind of legitimate change (changed habits, crowds).
+    """
+    from lab.simulated.rules_and_model import SEEDS, compare_rules_and_model
+    from liveprofile.rules.rules import read_rules
+    from liveprofile.settings import load
+    from models.fraud.model import FraudModel
+
+    settings = load()
+    model = FraudModel.load(product_path(settings.scoring.checkpoint))
+    rules = read_rules(product_path(settings.rules))
+    with progress() as on_progress:
+        result = compare_rules_and_model(
+            model, rules, seed or SEEDS, users, days, on_progress=on_progress
+        )
+    print_json({"recipe": "event-risk", **result})
 
 
 @app.command()

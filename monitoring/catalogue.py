@@ -68,12 +68,12 @@ FIGURES: dict[str, Figure] = {
     "alerts": Figure("counter", "Alerts sent.", ("rule", "severity")),
     # Cassandra
     "cassandra_nodes": Figure("gauge", "Nodes that the exporter knows.", ("state",)),
-    "drift": Figure("gauge", "1: the fraud model's inputs have drifted.", ("period",)),
+    "drift": Figure("gauge", "1: the fraud model's inputs have drifted."),
     "drift_evaluated_timestamp_seconds": Figure(
-        "gauge", "End of the last evaluated hour or day, in event time.", ("period",)
+        "gauge", "End of the last evaluated hour, in event time."
     ),
     "drift_distance_ratio": Figure(
-        "gauge", "Distance of a distribution divided by its limit.", ("period", "series")
+        "gauge", "Distance of a distribution divided by its limit.", ("series",)
     ),
     "cases": Figure("gauge", "Cases of customer service.", ("state",)),
     # Audit

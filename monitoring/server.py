@@ -32,7 +32,7 @@ from liveprofile.resources import product_path
 from liveprofile.rules.rules import read_rules
 from liveprofile.settings import Settings
 from monitoring.catalogue import Readings
-from monitoring.sources import CassandraSource, read_audit, read_flink, read_kafka
+from monitoring.sources import CassandraSource, read_flink, read_kafka
 from monitoring.topic_counts import REJECTION_REASONS, TopicCounter, alert_labels, rejection_labels
 from serve.server import listen, server_of, url_of
 
@@ -169,12 +169,8 @@ def read_token(file: str) -> str | None:
     return token
 
 
-def serve_metrics(
-    settings: Settings, audit_state: Path | None, started: Callable[[str], None]
-) -> None:
+def serve_metrics(settings: Settings, started: Callable[[str], None]) -> None:
     """Serves until SIGTERM or Ctrl-C. `started` gets the URL when the server listens.
-
-    audit_state: the file of `liveprofile events audit --state`, if any.
 
     Raises ConfigError for a bad certificate or token, ServiceError if the address is taken.
     """
@@ -198,8 +194,6 @@ def serve_metrics(
         "kafka": partial(read_kafka, settings, counters),
         "cassandra": cassandra.read,
     }
-    if audit_state is not None:
-        reads["audit"] = partial(read_audit, settings, audit_state)
     exporter = Exporter([Source(name, INTERVAL_S, read) for name, read in reads.items()])
     registry = CollectorRegistry()
     registry.register(exporter)

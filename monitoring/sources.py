@@ -1,4 +1,4 @@
-"""What Flink, Kafka, Cassandra and the file of the audits know, as readings of figures."""
+"""What Flink, Kafka and Cassandra know, as readings of figures."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from contextlib import suppress
 
 import orjson
 from cassandra.cluster import Session
 
-from liveprofile.audit.state_file import read_state
+from liveprofile.audit.results import last_noted
 from liveprofile.errors import ServiceError
 from liveprofile.flink.job_report import (
     JobReport,
@@ -133,22 +133,7 @@ def has_records(settings: Settings, topic: str) -> bool:
         return False
 
 
-def read_audit(settings: Settings, state_file: Path) -> Readings:
-    """How far the audits with `--state` have come. Without a clean one yet, there is no figure.
-
-    Raises InputError if the file is of another topic, ServiceError if Kafka does not answer.
-    """
-    topic = settings.topics.events
-    if (state := read_state(state_file, topic)) is None:
-        return Readings()
-    ranges = partition_ranges(settings, topic)
-    pending = sum(span.end - state.offsets.get(number, 0) for number, span in ranges.items())
-    return Readings(
-        audit_clean_timestamp_seconds=state_file.stat().st_mtime, audit_pending_records=pending
-    )
-
-
-SCAN_INTERVAL_S = 300.0  # between two scans of drift and cases
+SCAN_INTERVAL_S = 300.0  # between two scans of drift, cases and audits
 CASE_STATES = ("open", "closed")
 PROBE = "SELECT key FROM system.local"
 
@@ -198,27 +183,33 @@ class CassandraSource:
 
 
 def scan_tables(settings: Settings, session: Session) -> Readings:
-    """Drift and cases. Raises ServiceError."""
+    """Drift, cases, and how far audits with `--new` have come. Raises ServiceError."""
     readings = Readings()
     history = operations.drift(session, settings, 1) if settings.scoring.enabled else None
-    for kind, (state, decisions) in history.periods.items() if history else ():
-        add_drift(readings, kind, state, decisions)
+    if history:
+        add_drift(readings, history.state, history.hours)
     rows = scan_ring(session, "SELECT state FROM risk_case")
     counts = Counter(row.state for row in rows)
     for state in CASE_STATES:
         readings.add("cases", counts[state], state)
+    if audited := last_noted(session, settings.topics.events):
+        readings.add("audit_clean_timestamp_seconds", audited.ended_ms / SECOND_MS)
+        with suppress(ServiceError):  # without Kafka the rest still counts
+            offsets, ranges = (
+                audited.next_offsets or {},
+                partition_ranges(settings, settings.topics.events),
+            )
+            pending = sum(span.end - offsets.get(number, 0) for number, span in ranges.items())
+            readings.add("audit_pending_records", pending)
     return readings
 
 
-def add_drift(
-    readings: Readings, kind: str, state: DriftState, decisions: Sequence[DriftDecision]
-) -> None:
-    """kind: "hour" or "day". decisions: the newest first."""
-    readings.add("drift", float(state.since_ms is not None), kind)
+def add_drift(readings: Readings, state: DriftState, decisions: Sequence[DriftDecision]) -> None:
+    """decisions: the newest first."""
+    readings.add("drift", float(state.since_ms is not None))
     if state.decided_until_ms is not None:
-        until_s = state.decided_until_ms / SECOND_MS
-        readings.add("drift_evaluated_timestamp_seconds", until_s, kind)
+        readings.add("drift_evaluated_timestamp_seconds", state.decided_until_ms / SECOND_MS)
     if decisions:
         for series, (distance, limit) in orjson.loads(decisions[0].distances).items():
             if limit:
-                readings.add("drift_distance_ratio", distance / limit, kind, series)
+                readings.add("drift_distance_ratio", distance / limit, series)

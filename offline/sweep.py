@@ -29,7 +29,7 @@ from liveprofile.segments.definitions import SegmentSet
 from liveprofile.segments.evaluation import Evaluation
 from liveprofile.segments.membership import Memberships, MembershipWrite, change_event
 from liveprofile.segments.stored_profiles import ProfilePage
-from liveprofile.segments.sweep_changes import SegmentCounts, SweepPlan, leave, page_changes
+from liveprofile.segments.sweep_changes import SweepPlan, leave, page_changes
 from liveprofile.settings import Settings
 from liveprofile.storage.queries import TOKEN_MAX
 from liveprofile.wire.user_records import CONTENT_TYPE
@@ -49,10 +49,9 @@ class _Changed(NamedTuple):
 
 
 class SweepResult(NamedTuple):
-    """What one process has done of a sweep. `state` and `counts` are those of the whole sweep."""
+    """What one process has done of a sweep. `state` is that of the whole sweep."""
 
     state: SweepState
-    counts: SegmentCounts
     entered: int
     left: int
     seconds: float
@@ -84,7 +83,6 @@ class Sweep:
     def run(self, state: SweepState) -> SweepResult:
         """Sweeps from the state's position to the end. Raises ServiceError."""
         start_s = time.monotonic()
-        counts = SegmentCounts(state.overlaps, state.users)
         if state.pending > state.position:
             # Stored in user tables, perhaps not in segment_member, perhaps not sent.
             found = self._store.changes_between(state.sweep, state.position, state.pending)
@@ -92,10 +90,7 @@ class Sweep:
             self._keep({write.user_id: -1 for write in found}, state)
         for page in self._store.pages(state.position):
             self._store.advance(self._done(state)._replace(pending=page.last_token))
-            self._sweep_page(page, state, counts)
-            state = state._replace(
-                position=page.last_token, users=counts.users, overlaps=counts.copy()
-            )
+            state = self._sweep_page(page, state)
             self._recheck(time.monotonic() - self._recheck_s)
             self._on_page(state)
         self._store.advance(self._done(state)._replace(pending=TOKEN_MAX))
@@ -104,21 +99,28 @@ class Sweep:
             time.sleep(max(0.0, self._changed[0].time_s + self._recheck_s - time.monotonic()))
             self._recheck(time.monotonic() - self._recheck_s)
         seconds = time.monotonic() - start_s
-        return SweepResult(state, counts, self._entered, self._left, seconds)
+        return SweepResult(state, self._entered, self._left, seconds)
 
     def _done(self, state: SweepState) -> SweepState:
         """The state up to which nothing is left to do, users to read again included."""
         states = [state, *(changed.state for changed in self._changed)]
         return min(states, key=lambda one: one.position)
 
-    def _sweep_page(self, page: ProfilePage, state: SweepState, counts: SegmentCounts) -> None:
-        """Changes the memberships of a page's users. state: before the page."""
+    def _sweep_page(self, page: ProfilePage, state: SweepState) -> SweepState:
+        """Changes the memberships of a page's users. Returns the state after the page."""
         stored = self._store.memberships_between(state.position, page.last_token)
         evaluation = self._change(page, stored, state)
-        counts.add(evaluation, len(page.user_ids))
         known = set(page.user_ids)
         self._leave_expired(
             {user: rows for user, rows in stored.items() if user not in known}, state
+        )
+        return state._replace(
+            position=page.last_token,
+            users=state.users + len(page.user_ids),
+            members={
+                name: state.members.get(name, 0) + int(holds.sum())
+                for name, holds in evaluation.members.items()
+            },
         )
 
     def _change(
@@ -221,5 +223,5 @@ def run_sweep(
     )
     result = Sweep(store, send, segments, plan, on_page=on_page).run(state)
     announce_sweep(settings, state.sweep, sweeping=False)
-    store.finish(result.state, result.counts)
+    store.finish(result.state)
     return result

@@ -26,7 +26,6 @@ from liveprofile.segments.stored_profiles import (
     scan_profiles,
     with_attributes,
 )
-from liveprofile.segments.sweep_changes import SegmentCounts
 from liveprofile.settings import CassandraSettings
 from liveprofile.storage.cql import execute, from_ms, now_ms, read, read_pages
 from liveprofile.storage.queries import TOKEN_MIN
@@ -58,8 +57,8 @@ class SweepState(NamedTuple):
     version: str  # of the definitions at its start
     position: int = TOKEN_MIN  # all users up to this token are done
     pending: int = TOKEN_MIN  # changes may be stored of users up to this token
-    users: int = 0  # up to `position`, like `overlaps`
-    overlaps: dict[str, dict[str, int]] = {}  # noqa: RUF012 (never changed in place)
+    users: int = 0  # up to `position`, like `members`
+    members: dict[str, int] = {}  # noqa: RUF012 (by segment; never changed in place)
     known_definitions: bool = False  # the sweep before had the same ones
 
 
@@ -130,7 +129,7 @@ class CassandraSweepStore:
                 row.position,
                 counts["pending"],
                 counts["users"],
-                counts["overlaps"],
+                counts["members"],
                 counts.get("known_definitions", False) and row.version == self._segments.version,
             )
         self._store(state, None if row is None else row.owner)
@@ -192,12 +191,11 @@ class CassandraSweepStore:
     def advance(self, state: SweepState) -> None:
         self._store(state, self._owner)
 
-    def finish(self, state: SweepState, counts: SegmentCounts) -> None:
+    def finish(self, state: SweepState) -> None:
         """Stores the sizes of all segments, and that the sweep has ended."""
         moment = from_ms(state.time_ms)
-        for name in counts.overlaps:
-            others = {other: n for other, n in counts.overlaps[name].items() if other != name}
-            values = (name, moment, counts.members(name), counts.users, others)
+        for name, members in state.members.items():
+            values = (name, moment, members, state.users)
             write_time_us = time.time_ns() // 1_000
             execute(self._session, self._insert_size, (*values, write_time_us, self._size_ttl_s))
         self._store(state, self._owner, finished=True)
@@ -208,7 +206,7 @@ class CassandraSweepStore:
         counts = {
             "pending": state.pending,
             "users": state.users,
-            "overlaps": state.overlaps,
+            "members": state.members,
             "known_definitions": state.known_definitions,
         }
         values: tuple[Any, ...] = (

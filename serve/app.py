@@ -19,10 +19,9 @@ from liveprofile.client.models import Health, Problem
 from liveprofile.settings import ServeSettings
 from liveprofile.storage.cql import now_ms
 from serve import answers
-from serve.explainer import Explainer
 from serve.guard import ApiMetrics, RequestGuard
 from serve.problems import install
-from serve.routes import alerts, campaigns, definitions, explanations, privacy, trends, users
+from serve.routes import alerts, campaigns, definitions, privacy, trends, users
 from serve.routes.common import Reader, known_parameters, problems
 from serve.security import Gatekeeper, ReadKey
 from serve.store.store import Store
@@ -59,7 +58,6 @@ async def metrics(call: Reader) -> Response:
 
 ROUTERS = (
     users.router,
-    explanations.router,
     definitions.segments,
     definitions.router,
     campaigns.router,
@@ -80,15 +78,14 @@ def new_app(
     clock_ms: Callable[[], int] = now_ms,
     clock_s: Callable[[], float] = time.monotonic,
     running: Callable[[], AbstractAsyncContextManager[Any]] = nullcontext,
-    explainer: Explainer | None = None,
     through: Mapping[str, str] = {},
     **options: Any,
 ) -> FastAPI:
     """An application with what the routes of API and console need in its state.
 
     keys: reads a key by its id, by default from the store. clock_ms: the wall clock. clock_s:
-    monotonic. running: opened for as long as the server runs. explainer: None: this server explains
-    no windows. through: what the audit trail says of each write. options: of FastAPI.
+    monotonic. running: opened for as long as the server runs. through: what the audit trail says of
+    each write. options: of FastAPI.
     """
 
     @asynccontextmanager
@@ -107,7 +104,7 @@ def new_app(
     app.state.settings = settings
     app.state.store = store
     app.state.clock_ms = clock_ms
-    app.state.explainer, app.state.through = explainer, through
+    app.state.through = through
     app.state.gatekeeper = Gatekeeper(settings, keys or store.key, clock_ms, clock_s)
     return app
 

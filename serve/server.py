@@ -18,7 +18,6 @@ from liveprofile.errors import ConfigError, ServiceError
 from liveprofile.settings import ServeSettings, Settings
 from serve import guard
 from serve.app import create_app
-from serve.explainer import Explainer
 from serve.store.store import Store
 
 MAX_CONNECTIONS = 1_024
@@ -81,12 +80,10 @@ class LimitedHttp(HttpToolsProtocol):
             self._head_timer = None
 
 
-def serve(
-    settings: Settings, started: Callable[[str], None], explainer: Explainer | None = None
-) -> None:
+def serve(settings: Settings, started: Callable[[str], None]) -> None:
     """Serves the API as `run` does."""
     store = Store(settings)
-    app = create_app(settings.serve, store, running=store.running, explainer=explainer)
+    app = create_app(settings.serve, store, running=store.running)
     run(app, settings.serve, started)
 
 

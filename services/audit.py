@@ -15,24 +15,10 @@ import orjson
 from cassandra.cluster import Session
 from cassandra.util import datetime_from_uuid1, uuid_from_time
 
-from liveprofile.alerts.cases.states import TransitionError
-from liveprofile.campaigns.store import CampaignExistsError
-from liveprofile.errors import InputError
-from liveprofile.feeds.definitions import DefinitionsChangedError
+from liveprofile.errors import LiveprofileError, ServiceError
 from liveprofile.rows.operations import API_AUDIT
-from liveprofile.rules.proposals import OwnProposalError, ProposalDecidedError, UnknownProposalError
 from liveprofile.settings import Settings
 from liveprofile.storage.cql import execute, from_ms, read, to_ms
-
-REFUSALS = (
-    TransitionError,
-    InputError,
-    DefinitionsChangedError,
-    CampaignExistsError,
-    OwnProposalError,
-    ProposalDecidedError,
-    UnknownProposalError,
-)
 
 
 class AuditEntry(NamedTuple):
@@ -65,24 +51,19 @@ def audited(session: Session, settings: Settings, entry: AuditEntry | None) -> I
     if entry is None:
         yield work
         return
-    entry_id = start_entry(session, settings, entry)
+    entry_id = uuid_from_time(entry.at_ms / 1_000)
+    _store(session, settings, entry_id, entry)
     outcome = "failed"
     try:
         yield work
         outcome = "done"
-    except REFUSALS:
-        outcome = "refused"
+    except LiveprofileError as error:
+        if not isinstance(error, ServiceError):
+            outcome = "refused"
         raise
     finally:
         completed = entry._replace(before=work.before, after=work.after, outcome=outcome)
-        write_entry(session, settings, entry_id, completed)
-
-
-def start_entry(session: Session, settings: Settings, entry: AuditEntry) -> uuid.UUID:
-    """Stores a new entry and returns its id. Raises ServiceError."""
-    entry_id = uuid_from_time(entry.at_ms / 1_000)
-    write_entry(session, settings, entry_id, entry)
-    return entry_id
+        _store(session, settings, entry_id, completed)
 
 
 def read_trail(session: Session, settings: Settings, day_ms: int, limit: int) -> list[AuditEntry]:
@@ -91,9 +72,7 @@ def read_trail(session: Session, settings: Settings, day_ms: int, limit: int) ->
     return [_entry(row) for row in read(session, query, (from_ms(day_ms).date(), limit))]
 
 
-def write_entry(
-    session: Session, settings: Settings, entry_id: uuid.UUID, entry: AuditEntry
-) -> None:
+def _store(session: Session, settings: Settings, entry_id: uuid.UUID, entry: AuditEntry) -> None:
     """Stores an entry, or replaces the one with this id. Raises ServiceError."""
     at = from_ms(entry.at_ms)
     documents = map(_dump, (entry.requested, entry.before, entry.after))

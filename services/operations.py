@@ -1,9 +1,9 @@
-"""What operators look at and do: audits, drift, and rejected records."""
+"""What operators look at: audits, drift, and rejected records."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import orjson
@@ -13,24 +13,11 @@ from liveprofile.audit.results import AuditResult, read_results
 from liveprofile.drift.reference import DriftReference
 from liveprofile.flink.job_report import is_reported, job_warnings, report, scoring_report
 from liveprofile.flink.operator_metrics import model_report, operator_metrics
-from liveprofile.ingest.rejected import (
-    CorrectedRecord,
-    RejectedRecord,
-    correct_records,
-    last_ranges,
-    latest_records,
-    send_corrected,
-)
+from liveprofile.ingest.rejected import RejectedRecord, last_ranges, latest_records
 from liveprofile.kafka.offsets import lag, scoring_group
 from liveprofile.resources import product_path
 from liveprofile.settings import Settings
-from udfs.scoring.drift_store import (
-    PERIOD_MS,
-    CassandraDriftStore,
-    DriftDecision,
-    DriftState,
-    decision_scope,
-)
+from udfs.scoring.drift_store import CassandraDriftStore, DriftDecision, DriftState
 
 log = logging.getLogger(__name__)
 
@@ -40,10 +27,9 @@ PAYLOAD_START_BYTES = 400
 
 
 class DriftHistory(NamedTuple):
-    """periods: hour and day, each with its state and the latest decisions, newest first."""
-
-    reference: str
-    periods: Mapping[str, tuple[DriftState, Sequence[DriftDecision]]]
+    reference: str  # its version
+    state: DriftState
+    hours: Sequence[DriftDecision]  # newest first
 
 
 def job_status(settings: Settings) -> dict[str, Any]:
@@ -73,33 +59,17 @@ def audits(session: Session, settings: Settings, limit: int) -> list[AuditResult
     return read_results(session, settings.topics.events, limit)
 
 
-def drift(session: Session, settings: Settings, periods: int) -> DriftHistory | None:
+def drift(session: Session, settings: Settings, hours: int) -> DriftHistory | None:
     """Of the fraud model's input. None: it is not monitored."""
     reference = DriftReference.load(product_path(settings.scoring.checkpoint))
     if reference is None:
         return None
     store = CassandraDriftStore(session, settings.cassandra, settings.scoring.score_ttl_s)
-    scopes = {kind: decision_scope(reference, kind) for kind in PERIOD_MS}
-    return DriftHistory(
-        reference.version,
-        {
-            kind: (store.state(scope), store.decisions(scope, periods))
-            for kind, scope in scopes.items()
-        },
-    )
+    version = reference.version
+    return DriftHistory(version, store.state(version), store.decisions(version, hours))
 
 
 def rejected_records(session: Session, settings: Settings, limit: int) -> list[RejectedRecord]:
     """The newest first, of the last REJECTED_OFFSETS of each partition; starts of payloads."""
     ranges = last_ranges(settings, REJECTED_OFFSETS)
     return latest_records(settings, ranges, None, limit, log.warning, PAYLOAD_START_BYTES)
-
-
-def resend(
-    settings: Settings, corrections: Mapping[str, bytes], *, dry_run: bool = False
-) -> list[CorrectedRecord]:
-    """Sends corrected payloads by id of the record, all or none. Raises InputError."""
-    corrected = correct_records(settings, corrections)
-    if not dry_run:
-        send_corrected(settings, corrected)
-    return corrected

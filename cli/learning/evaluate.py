@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from cli.common import print_json
 from cli.learning.options import (
@@ -14,14 +11,10 @@ from cli.learning.options import (
     CheckpointOption,
     PartOption,
     RowsOption,
-    ShopDaysOption,
-    ShopUsersOption,
     TestLogOption,
 )
 from cli.options import Commands
 from cli.progress import progress
-from liveprofile.resources import product_path
-from liveprofile.settings import ScoringSettings, Settings
 from models.profile.recipes import RECIPES, recipe
 
 evaluate = Commands(
@@ -59,34 +52,3 @@ for _recipe in RECIPES.values():
         f"\n\nExample: `liveprofile model evaluate {_recipe.name} --rows rows"
         " --checkpoint models/shop-1`",
     )(_profile_command(_recipe.name))
-
-
-@evaluate.command("event-risk")
-def event_risk(
-    folder: CheckpointOption = ScoringSettings.model_fields["checkpoint"].default,
-    rules: Path = Settings.model_fields["rules"].default,
-    seed: Annotated[list[int] | None, typer.Option(min=0)] = None,
-    users: ShopUsersOption = 2_500,
-    days: ShopDaysOption = 45,
-) -> None:
-    """Compare the rules, the fraud model and both together on simulated shops.
-
-    The result has, for several numbers of alerts per day, the recall per kind of fraud and the
-    false alarms per kind of legitimate change (changed habits, crowds). The last line is JSON.
-
-    Example: `liveprofile model evaluate event-risk --seed 7`
-
-    Options:
-    rules FILE: Rules file to compare with (TOML).
-    seed: Seed of a simulated shop that the model has not seen; repeatable.
-    """
-    from liveprofile.rules.rules import read_rules
-    from models.fraud.model import FraudModel
-    from models.fraud.training.evaluate import SEEDS, compare_rules_and_model
-
-    model, rule_set = FraudModel.load(product_path(folder)), read_rules(product_path(rules))
-    with progress() as on_progress:
-        report = compare_rules_and_model(
-            model, rule_set, seed or SEEDS, users, days, on_progress=on_progress
-        )
-    print_json({"recipe": "event-risk", **report})

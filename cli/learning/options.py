@@ -57,9 +57,4 @@ DeviceOption = Annotated[
     typer.Option("--device", help="Device; auto: a GPU if there is one."),
 ]
 
-
-ShopUsersOption = Annotated[int, typer.Option("--users", min=1, help="Users per simulated shop.")]
-ShopDaysOption = Annotated[int, typer.Option("--days", min=1, help="Days per simulated shop.")]
-
-
 DayOption = Annotated[datetime, typer.Option(formats=["%Y-%m-%d"])]

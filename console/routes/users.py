@@ -1,29 +1,19 @@
-"""The page of a user, now or at an earlier time, and the explanation of a window."""
+"""The page of a user, now or at an earlier time."""
 
 from __future__ import annotations
 
 import asyncio
-import re
-from functools import partial
-from operator import attrgetter
 from typing import Annotated
-from urllib.parse import quote
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from console.access import Reader, Visitor, form_of
-from console.rendering import page, part_page
+from console.access import Reader
+from console.rendering import page
 from console.user_page import interests, mean_affinity, user_page
-from liveprofile.client.analysis_models import Explanation
 from liveprofile.client.models import MAX_ID_CHARS
-from liveprofile.errors import LiveprofileError
 from liveprofile.storage.queries import similar_users
-from serve.keys import Role
-from serve.problems import ApiError, to_api_error
 from serve.routes.common import TimeMs
-from serve.routes.explanations import COST, DEADLINE_S, explain_window
-from serve.security import Call
 from serve.store.statements import END_OF_TIME_MS
 from serve.store.store import Store
 
@@ -75,8 +65,6 @@ async def user(
         similar=similar or [],
         ends_ms=ends_ms,
         position=ends_ms.index(end) if (end := user["as_of_ms"]) in ends_ms else len(ends_ms) - 1,
-        may_explain=request.app.state.explainer is not None
-        and call.caller.role.includes(Role.ANALYST),
     )
 
 
@@ -89,29 +77,3 @@ async def _groups(store: Store, segment: str) -> dict[str, dict[str, float]]:
         if members := await store.profiles(ids, embedding=False):
             groups[f"segment {segment} ({len(members)} users)"] = mean_affinity(members)
     return groups
-
-
-@router.post("/user/explain")
-async def explain(
-    call: Annotated[Call, Depends(Visitor(Role.ANALYST, COST, DEADLINE_S))],
-) -> Response:
-    """Explains the window of a user that ends at a time: fields id, end. Takes about a minute."""
-    fields = await form_of(call.request)
-    user_id, end = fields.get("id", ""), fields.get("end", "")
-    end_ms = int(end) if re.fullmatch("[0-9]{1,15}", end) else END_OF_TIME_MS + 1
-    if not 0 < len(user_id) <= MAX_ID_CHARS or end_ms > END_OF_TIME_MS:
-        detail = f"id: 1 to {MAX_ID_CHARS} characters; end: the time at which a window ends, in ms"
-        raise ApiError(422, "invalid-request", detail)
-    call.request.state.user_id = user_id
-    values = {"heading": f"Window of user {user_id}", "back": f"/user?id={quote(user_id, safe='')}"}
-    part = partial(part_page, call.request, "parts/explanation.html", **values)
-    try:
-        found = await explain_window(call, user_id, end_ms, {"at_ms": end_ms})
-    except LiveprofileError as error:
-        answer = to_api_error(error)
-        return part(status=answer.status, refused=answer.detail)
-    window = Explanation.model_validate(found)
-    values_of = attrgetter("churn", "expected_spend", "interests")
-    moving = [each for each in window.effects if any(values_of(each))]
-    moving.sort(key=lambda each: -abs(each.churn))
-    return part(refused="", window=window, moving=moving)

@@ -266,40 +266,7 @@ function setUpParts() {
 
 // --- explanations of windows ---------------------------------------------------------------------
 
-const WAITING = "Computing: this takes about a minute.";
-
-async function explain(form) {
-  const place = form.nextElementSibling, button = form.querySelector("button");
-  const status = byId("explaining"), bar = document.createElement("progress");
-  bar.setAttribute("aria-label", "Computing the explanation");
-  place.replaceChildren(WAITING, document.createElement("br"), bar);
-  place.setAttribute("aria-busy", "true");
-  status.textContent = WAITING;
-  try {
-    const body = new URLSearchParams(new FormData(form));
-    const answer = await fetch(form.action, { ...FETCH, method: "POST", body });
-    if (answer.status === 401) { location.reload(); return; }
-    place.innerHTML = await answer.text();
-    status.textContent = answer.ok ? "The window is explained." : "The window is not explained.";
-    // Only from the button: whoever reads elsewhere by now stays there.
-    if (document.activeElement === button) place.querySelector("h3")?.focus();
-  } catch {
-    place.textContent = status.textContent = "The console does not answer.";
-  }
-  place.removeAttribute("aria-busy");
-}
-
-function setUpExplanations() {
-  document.addEventListener("submit", (event) => {
-    const form = event.target;
-    if (!form.matches("form.explain")) return;
-    event.preventDefault();
-    if (!form.nextElementSibling.hasAttribute("aria-busy")) explain(form);
-  });
-}
-
 setUpTheme();
-setUpExplanations();
 setUpParts();
 setUpSlider();
 setUpAlerts();

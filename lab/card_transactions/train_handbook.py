@@ -21,15 +21,15 @@ from lab.card_transactions.data import (
     train_test_rows,
 )
 from lab.card_transactions.span_sets import SPAN_SETS, choose_spans, with_order_columns
-from liveprofile.features.entity import EVENT_FEATURES, ORDER_FEATURES, type_letter
-from liveprofile.progress import Progress
-from liveprofile.units import DAY_MS
-from models.fraud.datasets.entity_history import (
+from lab.simulated.entity_history import (
     LIST_LENGTH,
     EntityHistory,
     EventColumns,
     LabelColumns,
 )
+from liveprofile.features.entity import EVENT_FEATURES, ORDER_FEATURES, type_letter
+from liveprofile.progress import Progress
+from liveprofile.units import DAY_MS
 from models.fraud.datasets.event_dataset import (
     LabelledFeatures,
     downsample_legitimate,

@@ -29,7 +29,6 @@ from benchmarks.support.report import describe
 from lab.card_transactions import train_handbook
 from lab.card_transactions.data import TrainTestPeriod, read_transactions, train_test_rows
 from lab.card_transactions.span_sets import SPAN_SETS, names_within
-from lab.event_risk import FraudRecipe
 from lab.orders.order_shops import OrderShop, OrderShopConfig, draw_shop
 from lab.orders.order_transformer import (
     LENGTH,
@@ -38,14 +37,14 @@ from lab.orders.order_transformer import (
     last_events,
     out_of_fold,
 )
+from lab.simulated.shops import concatenate, simulate_dataset
+from lab.simulated.train import FraudRecipe
 from liveprofile.features.entity import ORDER_FEATURES
 from liveprofile.simulator import ShopConfig
 from models.fraud.datasets.event_dataset import (
     EventDataset,
     LabelledFeatures,
-    concatenate,
     downsample_legitimate,
-    simulate_dataset,
 )
 from models.fraud.model import trees_log_odds
 from models.fraud.training.fit import FEATURES, choose_order, fit_trees
@@ -191,7 +190,7 @@ def measure_simulated() -> dict[str, Any]:
                 )
                 for config in configs
             ]
-        )
+        ).events
 
     shops = [recipe.config(seed) for seed in recipe.validation_seeds]
     settled = recipe.training_configs()[: len(recipe.train_seeds)]

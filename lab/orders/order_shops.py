@@ -18,10 +18,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lab.simulated.entity_history import EntityHistory, EventColumns, LabelColumns
 from liveprofile.features.entity import SCORED_TYPES
 from liveprofile.units import DAY_MS, HOUR_MS, SECOND_MS
 from liveprofile.wire.tokens import TYPE_INDEX, TYPE_LETTERS
-from models.fraud.datasets.entity_history import EntityHistory, EventColumns, LabelColumns
 
 START_MS = 19_723 * DAY_MS  # 2024-01-01
 MIN_EVENTS, MAX_EVENTS = 4, 8  # of a script

@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
+from lab.simulated.shops import SimulatedDataset
 from liveprofile.features.entity import EVENT_FEATURES
 from liveprofile.wire.tokens import EVENT_TYPES
-from models.fraud.datasets.event_dataset import EventDataset
 from models.fraud.model import FraudModel, probability
 from models.fraud.reasons import feature_groups, group_weights, shapley_values
 
@@ -165,7 +165,7 @@ def _planted_share(
     return report
 
 
-def faithfulness_events(dataset: EventDataset, flagged_M: np.ndarray) -> np.ndarray:
+def faithfulness_events(dataset: SimulatedDataset, flagged_M: np.ndarray) -> np.ndarray:
     """Returns rows of flagged events: up to FAITHFULNESS_EVENTS of each kind, spread over time."""
     kind_M = dataset.case_kind_M.astype(str)
     chosen = []
@@ -176,10 +176,13 @@ def faithfulness_events(dataset: EventDataset, flagged_M: np.ndarray) -> np.ndar
     return np.sort(np.concatenate(chosen)) if chosen else np.empty(0, np.int64)
 
 
-def measure_reasons(model: FraudModel, dataset: EventDataset, threshold: float) -> dict[str, Any]:
+def measure_reasons(
+    model: FraudModel, dataset: SimulatedDataset, threshold: float
+) -> dict[str, Any]:
     """Measures the faithfulness of the reasons of events with this score or more."""
-    score_M = probability(model.log_odds(dataset.labelled.x_NF))
+    events = dataset.events
+    score_M = probability(model.log_odds(events.labelled.x_NF))
     flagged = faithfulness_events(dataset, score_M >= threshold)
-    types = [EVENT_TYPES[index] for index in dataset.type_M[flagged]]
+    types = [EVENT_TYPES[index] for index in events.type_M[flagged]]
     kinds = dataset.case_kind_M[flagged].tolist()
-    return faithfulness(model, dataset.labelled.x_NF[flagged], types, kinds)
+    return faithfulness(model, events.labelled.x_NF[flagged], types, kinds)

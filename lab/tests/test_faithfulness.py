@@ -9,10 +9,10 @@ import pytest
 
 from lab.reasons import faithfulness as measures
 from lab.reasons.faithfulness import faithfulness_events
+from lab.simulated.shops import SimulatedDataset, simulate_dataset
 from liveprofile.resources import product_path
 from liveprofile.simulator import ShopConfig
 from liveprofile.wire.tokens import EVENT_TYPES
-from models.fraud.datasets.event_dataset import EventDataset, simulate_dataset
 from models.fraud.model import FraudModel, probability
 from models.fraud.reasons import feature_groups
 from models.profile.evaluation.intervals import UserBootstrap
@@ -29,25 +29,25 @@ def shipped() -> FraudModel:
 
 
 @pytest.fixture(scope="module")
-def shop(shipped: FraudModel) -> EventDataset:
+def shop(shipped: FraudModel) -> SimulatedDataset:
     """A shop that no version was trained or tested on."""
     config = ShopConfig(1_000, 30, seed=90_001, takeovers=25, card_tests=12, rings=2)
     return simulate_dataset(config, shipped.names, shipped.delay_days, 10, None)
 
 
 @pytest.fixture(scope="module")
-def flagged(shipped: FraudModel, shop: EventDataset) -> np.ndarray:
-    score_M = probability(shipped.log_odds(shop.labelled.x_NF))
+def flagged(shipped: FraudModel, shop: SimulatedDataset) -> np.ndarray:
+    score_M = probability(shipped.log_odds(shop.events.labelled.x_NF))
     return faithfulness_events(shop, score_M >= 0.9)
 
 
 @pytest.fixture(scope="module")
 def inputs(
-    shipped: FraudModel, shop: EventDataset, flagged: np.ndarray
+    shipped: FraudModel, shop: SimulatedDataset, flagged: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """The flagged events and their usual values."""
-    types = [EVENT_TYPES[index] for index in shop.type_M[flagged]]
-    return shop.labelled.x_NF[flagged], np.array([shipped.usual_for(name) for name in types])
+    types = [EVENT_TYPES[index] for index in shop.events.type_M[flagged]]
+    return shop.events.labelled.x_NF[flagged], np.array([shipped.usual_for(name) for name in types])
 
 
 def test_measures_fail_for_reversed_rankings(
@@ -66,12 +66,12 @@ def test_measures_fail_for_reversed_rankings(
 
 def test_reasons_delete_and_insert_the_score_better_than_random_groups(
     shipped: FraudModel,
-    shop: EventDataset,
+    shop: SimulatedDataset,
     flagged: np.ndarray,
     inputs: tuple[np.ndarray, np.ndarray],
 ) -> None:
     ranks = measures.rankings(shipped, *inputs)
-    bootstrap = UserBootstrap(shop.user_M[flagged])
+    bootstrap = UserBootstrap(shop.events.user_M[flagged])
     for inserts, sign in ((False, -1), (True, 1)):
         of_ranking = {
             name: sign * measures.curves(shipped, *inputs, ranks[name], inserts)
@@ -84,11 +84,11 @@ def test_reasons_delete_and_insert_the_score_better_than_random_groups(
 
 def test_top_reason_is_a_planted_cause_more_often_than_chance(
     shipped: FraudModel,
-    shop: EventDataset,
+    shop: SimulatedDataset,
     flagged: np.ndarray,
     inputs: tuple[np.ndarray, np.ndarray],
 ) -> None:
-    types = [EVENT_TYPES[index] for index in shop.type_M[flagged]]
+    types = [EVENT_TYPES[index] for index in shop.events.type_M[flagged]]
     kinds = shop.case_kind_M[flagged].tolist()
     report = measures.faithfulness(shipped, inputs[0], types, kinds)
     assert set(report["planted_cause"]) == set(measures.PLANTED_CAUSES)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lab.card_transactions.span_sets import SPAN_SETS, choose_spans, names_within
-from lab.event_risk import SIMULATED_FEATURES
+from lab.simulated.train import SIMULATED_FEATURES
 from liveprofile.features.entity.past_events import SPANS_MS
 from models.fraud.datasets.event_dataset import LabelledFeatures
 from models.fraud.training.fit import FEATURES

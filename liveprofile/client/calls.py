@@ -30,8 +30,6 @@ ANY_TAG = "*"
 LONG_S = 20.0
 # Longer than an analysis of all users may take with the default settings.
 SCAN_S = 40.0
-# Longer than an explanation may take with the default settings.
-EXPLAIN_S = 320.0
 
 
 class Call(NamedTuple, Generic[Result]):
@@ -125,15 +123,6 @@ interests = Route("GET", f"{USER}/interests", models.Interests)
 similar = Route("GET", f"{USER}/similar", models.Lookalikes)
 attributes = Route("GET", f"{USER}/attributes", Items[models.Attribute])
 user_segments = Route("GET", f"{USER}/segments", Items[analyses.UserSegment])
-# Each attempt costs a minute of a core: the caller decides.
-explanation = Route(
-    "POST",
-    f"{USER}/explanations",
-    analyses.Explanation,
-    analyses.ExplanationRequest,
-    EXPLAIN_S,
-    retried=False,
-)
 
 alerts = Route("GET", "/v1/alerts", Page[models.RiskAlert])
 alert = Route("GET", ALERT, models.AlertDetails)

@@ -21,10 +21,9 @@ DRIFT_ALERT_SCHEMA = "https://liveprofile.example/schemas/drift-alert.schema.jso
 
 class DriftAlert(NamedTuple):
     state: Literal["started", "ended"]
-    period: Literal["hour", "day"]
-    start_ms: int  # start of the period that decided it
+    start_ms: int  # start of the hour that decided it
     end_ms: int
-    since_ms: int  # start of the first drifted period
+    since_ms: int  # start of the first drifted hour
     model_version: str
     reference: str  # version of the drift reference
     events: int
@@ -33,7 +32,7 @@ class DriftAlert(NamedTuple):
 
     def cloud_event(self) -> bytes:
         """Returns CloudEvents 1.0 structured JSON. Copies of an alert have the same id."""
-        identity = FIELD.join((self.reference, self.period, str(self.start_ms), self.state))
+        identity = FIELD.join((self.reference, str(self.start_ms), self.state))
         event_id = hashlib.sha256(identity.encode()).hexdigest()[:32]
         started = self.state == "started"
         kind = RecordKind(
@@ -41,7 +40,6 @@ class DriftAlert(NamedTuple):
         )
         data = {
             "state": self.state,
-            "period": self.period,
             "reason": "MODEL_DRIFT" if started else "MODEL_DRIFT_ENDED",
             "severity": "medium" if started else "low",
             "action": "review_model" if started else "none",
@@ -55,7 +53,7 @@ class DriftAlert(NamedTuple):
             "reasons": list(self.reasons),
         }
         # Its start and its end are one trace.
-        cause = ("drift", self.reference, self.period, str(self.since_ms))
+        cause = ("drift", self.reference, str(self.since_ms))
         time, trace = to_rfc3339(self.end_ms), traceparent(event_id, *cause)
         return kind.value(self.model_version, time, data, event_id, traceparent=trace)
 
@@ -66,4 +64,4 @@ class DriftAlert(NamedTuple):
                 f" {to_rfc3339(self.since_ms)}"
             )
         names = ", ".join(reason["name"] for reason in self.reasons)
-        return f"{self.events} events of one {self.period} are unlike the training data: {names}"
+        return f"{self.events} events of one hour are unlike the training data: {names}"

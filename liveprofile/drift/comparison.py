@@ -1,4 +1,4 @@
-"""Tests whether the counts of a period differ from the drift reference by more than chance.
+"""Tests whether the counts of an hour differ from the drift reference by more than chance.
 
 Two complementary tests compare each distribution:
 
@@ -14,8 +14,8 @@ Two complementary tests compare each distribution:
   chi-squared with one degree.
 
 Both assume independent events, so the bounds are multiplied by how much more the reference's own
-hours or days vary (Rao and Scott 1984, Annals of Statistics 12(1)). The PSI of the alert rate is
-tiny because the rate is. Its test uses the ratio to the reference and the number of standard
+hours vary (Rao and Scott 1984, Annals of Statistics 12(1)). The PSI of the alert rate is tiny
+because the rate is. Its test uses the ratio to the reference and the number of standard
 errors, with the same correction.
 
 Array suffixes: S series, W bins of the widest series, B bins of a series, K value bins of a series.

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Hashable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from scipy.special import ndtri
 from liveprofile.errors import InputError
 from liveprofile.units import HOUR_MS, MINUTE_MS
 
-FORMAT = 2
+FORMAT = 3
 REFERENCE_FILE = "reference.json"
 MIN_BIN_SHARE = 0.05  # the usual minimum for PSI bins (Siddiqi 2006)
 SCORE, ALERT_RATE = "score", "alert_rate"
@@ -35,7 +35,7 @@ class Series:
 
     A spread says how many times further one hour of the training data is from the whole than the
     same number of independent events would be (1: no further). Events of an hour resemble each
-    other. Those of a day may do so far more: a week's coupons are the same ones every hour.
+    other.
     """
 
     name: str  # a feature, SCORE, or ALERT_RATE (the score in two bins)
@@ -44,8 +44,6 @@ class Series:
     spread: float = 1.0  # of the PSI; for ALERT_RATE of the variance
     # Of the squared mean shift (liveprofile.drift.comparison). None: shifts are not tested.
     shift_spread: float | None = None
-    day_spread: float = 1.0
-    day_shift_spread: float | None = None
 
     @cached_property
     def share_B(self) -> np.ndarray:
@@ -118,15 +116,6 @@ class DriftReference:
         """A hash of the contents. Counts of different versions cannot be added: bins differ."""
         return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:12]
 
-    @cached_property
-    def daily(self) -> DriftReference:
-        """The reference for a day's counts: with the spreads of days."""
-        series = tuple(
-            replace(series, spread=series.day_spread, shift_spread=series.day_shift_spread)
-            for series in self.series
-        )
-        return replace(self, series=series)
-
     @property
     def features(self) -> list[str]:
         return [series.name for series in self.series if series.name not in (SCORE, ALERT_RATE)]
@@ -162,7 +151,7 @@ class DriftReference:
             raise InputError(f"drift reference {file}: {error}") from None
 
 
-# An hour or a day closes when an event arrives whose time is this much later. Events that arrive
+# An hour closes when an event arrives whose time is this much later. Events that arrive
 # after that do not change the decision.
 LATENESS_MS = 10 * MINUTE_MS
 OPEN_HOURS = 3  # hours kept in memory behind the latest event

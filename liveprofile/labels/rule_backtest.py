@@ -75,7 +75,7 @@ class Outcome(NamedTuple):
     alerts_by_day: Mapping[int, int]  # by the start of the UTC day in ms
     alerts_by_rule: Mapping[str, int]
     shadow_flags: int
-    users: frozenset[str]  # with an alert
+    users: int  # with an alert
     frauds: int  # of the labelled alerts
     labelled: int
 
@@ -158,7 +158,7 @@ def outcome(flags: Iterable[RaisedFlag], since_ms: int, labels: Labels) -> Outco
         Counter(flag.time_ms // DAY_MS * DAY_MS for flag in alerts),
         Counter(flag.rule_id for flag in alerts),
         len(counted) - len(alerts),
-        frozenset(flag.user_id for flag in alerts),
+        len({flag.user_id for flag in alerts}),
         known.count("fraud"),
         len(known),
     )
@@ -246,7 +246,7 @@ def _floats(values: Iterable[float | None]) -> np.ndarray:
 
 
 class Backtest(NamedTuple):
-    """gained, lost: users with an alert under the new rules only, under the rules in force only."""
+    """What the rules in force and the edited ones raise over the same rows."""
 
     since_ms: int
     until_ms: int
@@ -255,8 +255,6 @@ class Backtest(NamedTuple):
     current: Outcome
     edited: Outcome
     skipped: Mapping[str, str]  # id of a rule: why it was not evaluated
-    gained: Sequence[str]
-    lost: Sequence[str]
 
 
 def compare(
@@ -283,8 +281,6 @@ def compare(
         now,
         then,
         replays[0].skipped | replays[1].skipped,
-        sorted(then.users - now.users),
-        sorted(now.users - then.users),
     )
 
 
@@ -334,8 +330,7 @@ def _end_ms(session: Session, days: int, now_ms: int) -> int:
 
 def as_json(found: Backtest) -> dict[str, Any]:
     sides = {
-        name: side._asdict()
-        | {"alerts": side.alerts, "precision": side.precision, "users": len(side.users)}
+        name: side._asdict() | {"alerts": side.alerts, "precision": side.precision}
         for name, side in (("current", found.current), ("edited", found.edited))
     }
     return found._asdict() | sides

@@ -81,6 +81,8 @@ def _run(row: tuple) -> ErasureRun:
 
 # Kafka removes whole segments, and closes one after this time: its default `segment.ms`.
 SEGMENT_MS = 7 * DAY_MS
+# RocksDB drops expired state when it merges its files: at this age (flink-conf/config.yaml).
+MERGE_MS = DAY_MS
 # Not cleared by a time limit: docs/privacy.md names how.
 BY_HAND = (
     "savepoints",
@@ -119,7 +121,7 @@ def place_statuses(
     window, state = settings.window, settings.state
     open_ms = before_ms + window.length_ms + window.out_of_orderness_ms
     yield until("state: open windows", open_ms, "if events arrive")
-    ttl_ms = before_ms + 3 * state.user_ttl_ms // 2
+    ttl_ms = before_ms + state.user_ttl_ms + MERGE_MS
     yield until("state: histories, memory, lists, sums", ttl_ms, "if no events of the user arrive")
     for setting, topic in TOPICS.items():
         if not topic.limit:

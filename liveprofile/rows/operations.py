@@ -54,6 +54,7 @@ AUDIT_RESULT = table(
     ended timestamp -- wall clock
     ok boolean
     counts text -- JSON: records by what became of them
+    next_offsets frozen<map<int, bigint>> -- by partition: where the next audit --new starts
     """,
     "topic, ended DESC",
     limit="cassandra.history_ttl_s",
@@ -110,7 +111,6 @@ TREND_CHUNK = table(
     end frozen<map<int, bigint>>
     clocks frozen<map<int, bigint>> -- by partition: event time in ms
     done boolean
-    report text -- JSON: records, events, duplicates, rejected, heartbeats
     """,
     "topic, number DESC",
     limit="cassandra.history_ttl_s",

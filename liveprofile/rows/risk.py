@@ -249,19 +249,17 @@ RISK_HISTOGRAM = table(
 
 DRIFT_STATE = table(
     "drift_state",
-    """The drift state of a scope (reference/hour or reference/day; static columns) and each
-    decision about it. The scope 'start' holds only the first hours of the job. No decision is made
-    soon after them.""",
+    """The drift state of a scope, the version of a reference (static columns), and each decision
+    about it. The scope 'start' holds only the first hours of the job. No decision is made soon
+    after them.""",
     """
     scope text
-    start timestamp -- of the hour or day
+    start timestamp -- of the hour
     decided_until timestamp static -- end of the latest; IF compares it, so that one worker decides
     since timestamp static -- start of the drift; null: no drift
-    calm_periods int static -- consecutive, while drifting
-    decided_by text static
-    decided_at timestamp static -- wall clock
-    alert text static -- the last alert sent, as JSON
-    sent boolean static
+    calm_hours int static -- consecutive, while drifting
+    alert text static -- the last alert, as JSON
+    alert_at timestamp static -- wall clock
     events int
     drifting boolean
     distances text -- JSON: {distribution: [distance, drift threshold]}

@@ -80,7 +80,7 @@ SEGMENT_SWEEP = table(
     time timestamp -- at which segments are evaluated
     version text -- of the definitions
     position bigint -- all users up to this token are done
-    counts text -- JSON: users, members and overlaps so far, whether definitions are new
+    counts text -- JSON: users and members so far, whether definitions are new
     finished boolean
     """,
     "name",
@@ -96,7 +96,6 @@ SEGMENT_SIZE = table(
     time timestamp -- of the sweep
     members bigint
     users bigint -- all users
-    overlaps frozen<map<text, bigint>> -- members who are in another segment too
     """,
     "segment, time DESC",
     limit="cassandra.flag_ttl_s",

@@ -18,7 +18,7 @@ from liveprofile.value_curves import ValueCurves
 
 _COLUMNS = (
     "user_id, token(user_id) AS user_token, to_unix_timestamp(window_end) AS window_end_ms,"
-    " profile, segments, WRITETIME(churn) AS write_time_us"
+    " profile, WRITETIME(churn) AS write_time_us"
 )
 _READ_USERS = 50  # in one SELECT
 
@@ -91,7 +91,7 @@ def read_profiles(session: Session, user_ids: Sequence[str]) -> ProfilePage | No
 
 
 def profile_page(rows: Sequence[Any]) -> ProfilePage:
-    """Parses rows of user_profile. A value that an earlier version did not store is unknown."""
+    """Parses rows of user_profile."""
     profiles = [orjson.loads(row.profile) for row in rows]
     values = np.array(
         [[profile["features"].get(name) for name in PROFILE_FEATURES] for profile in profiles],
@@ -103,13 +103,7 @@ def profile_page(rows: Sequence[Any]) -> ProfilePage:
         np.array([row.window_end_ms for row in rows], np.int64),
         [row.write_time_us for row in rows],
         {name: values[:, column] for column, name in enumerate(PROFILE_FEATURES)},
-        np.array(
-            [
-                profile.get("used_coupon", "coupon_user" in (row.segments or ()))
-                for profile, row in zip(profiles, rows, strict=True)
-            ],
-            bool,
-        ),
+        np.array([profile["used_coupon"] for profile in profiles], bool),
         [profile["interests"] for profile in profiles],
         [profile["category_affinity"] for profile in profiles],
         ValueCurves.of(profiles),

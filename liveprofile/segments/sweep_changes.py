@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple
 
-import numpy as np
-
 from liveprofile.segments.definitions import SegmentSet
 from liveprofile.segments.evaluation import Evaluation, evaluate
 from liveprofile.segments.membership import (
@@ -108,31 +106,3 @@ def _evaluated(
     write_time_us = max(profile_us, 0 if old is None else old.write_time_us) + 1
     may_announce = plan.may_announce(user_id)
     return Evaluated(user_id, window_end_ms, plan.time_ms, write_time_us, plan.sweep, may_announce)
-
-
-class SegmentCounts:
-    """Members of each segment and of each pair of segments, over all pages of a sweep."""
-
-    def __init__(self, stored: Mapping[str, Mapping[str, int]] | None = None, users: int = 0):
-        self.users = users
-        self.overlaps: dict[str, dict[str, int]] = {
-            name: dict(others) for name, others in (stored or {}).items()
-        }
-
-    def add(self, evaluation: Evaluation, users: int) -> None:
-        self.users += users
-        names = list(evaluation.members)
-        if not names:
-            return
-        member_NS = np.column_stack([evaluation.members[name] for name in names])
-        both_SS = member_NS.T.astype(np.int64) @ member_NS.astype(np.int64)
-        for name, row in zip(names, both_SS.tolist(), strict=True):
-            counts = self.overlaps.setdefault(name, {})
-            for other, count in zip(names, row, strict=True):
-                counts[other] = counts.get(other, 0) + count
-
-    def copy(self) -> dict[str, dict[str, int]]:
-        return {name: dict(others) for name, others in self.overlaps.items()}
-
-    def members(self, segment_id: str) -> int:
-        return self.overlaps.get(segment_id, {}).get(segment_id, 0)

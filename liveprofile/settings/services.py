@@ -260,8 +260,6 @@ class ServeSettings(Certificate):
     """requests at once; more are answered with 503"""
     max_scan_rows: Annotated[int, within(1)] = 500_000
     """rows that one retention, preview or campaign may read through the API"""
-    max_explanations: Annotated[int, within(0, 64)] = 1
-    """windows explained at a time, a process of 2 GB each; 0: none"""
     console_port: Annotated[int, within(0, 65_535)] = 8072
     """of the console (docs/console.md); 0: any free port"""
     second_approver: bool = True

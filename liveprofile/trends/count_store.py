@@ -15,7 +15,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import orjson
 from cassandra.cluster import Session
 from cassandra.query import BatchStatement, BatchType, BoundStatement
 
@@ -69,19 +68,6 @@ class Chunk(NamedTuple):
         return min(clocks) - out_of_orderness_ms if clocks else None
 
 
-class ChunkReport(NamedTuple):
-    """What became of a chunk's records."""
-
-    records: int = 0
-    events: int = 0  # counted
-    duplicates: int = 0
-    rejected: int = 0
-    heartbeats: int = 0
-
-    def plus(self, other: ChunkReport) -> ChunkReport:
-        return ChunkReport(*map(sum, zip(self, other, strict=True)))
-
-
 class CountStore:
     """The stored counts. session: closed by its owner. Methods raise ServiceError."""
 
@@ -97,12 +83,12 @@ class CountStore:
         )
         self._insert_count = prepare(session, TREND.insert(ttl_s))
         self._insert_series = prepare(session, TREND_SERIES.insert(ttl_s))
-        chunk = TREND_CHUNK.insert(ttl_s, time="", without=["report"], condition=" IF NOT EXISTS")
+        chunk = TREND_CHUNK.insert(ttl_s, time="", condition=" IF NOT EXISTS")
         self._insert_chunk = prepare(session, chunk)
         self._finish_chunk = prepare(
             session,
-            f"UPDATE trend_chunk USING TTL {ttl_s} SET first = ?, end = ?, clocks = ?, done = true,"
-            " report = ? WHERE topic = ? AND number = ? IF EXISTS",
+            f"UPDATE trend_chunk USING TTL {ttl_s} SET first = ?, end = ?, clocks = ?, done = true"
+            " WHERE topic = ? AND number = ? IF EXISTS",
         )
         for statement in (self._insert_count, self._insert_series):
             statement.is_idempotent = True
@@ -131,10 +117,9 @@ class CountStore:
             itertools.chain(self._series_writes(number, counts), self._writes(number, counts)),
         )
 
-    def finish(self, chunk: Chunk, report: ChunkReport) -> None:
+    def finish(self, chunk: Chunk) -> None:
         """Marks a chunk as done, with its clocks."""
-        result = orjson.dumps(report._asdict()).decode()
-        values = (chunk.first, chunk.end, chunk.clocks_ms, result, self._topic, chunk.number)
+        values = (chunk.first, chunk.end, chunk.clocks_ms, self._topic, chunk.number)
         execute(self._session, self._finish_chunk.bind(values))
 
     def _series_writes(self, number: int, counts: Counts) -> Iterator[BoundStatement]:

@@ -32,7 +32,6 @@ MIN_WEEKS = 3
 LIMIT = 3.5
 FORECAST_LIMIT = 1.5  # holds 80 % of busy hours, where others are quiet and narrow the spread
 FIRST_DAYS = 28  # a forecast needs so many
-SCORED_DAYS = 56  # at most
 _MAD_TO_SIGMA = 1.4826  # for a normal distribution
 _QUANTILE, _QUANTILE_SIGMAS = 0.95, 1.96  # of absolute values of a normal distribution
 Metric = Literal["events", "users", "amount"]
@@ -174,10 +173,6 @@ class DayForecast(NamedTuple):
     total: float
     total_low: float
     total_high: float
-    # Mean absolute errors by hour, in the last SCORED_DAYS days with a forecast: of what would have
-    # been forecast, and of seasonal naive (the same hour a week ago).
-    mae: float
-    naive_mae: float
 
 
 def forecast_next_day(values: np.ndarray, unit: float = 1.0) -> DayForecast | None:
@@ -187,7 +182,7 @@ def forecast_next_day(values: np.ndarray, unit: float = 1.0) -> DayForecast | No
     """
     if len(values) < FIRST_DAYS:
         return None
-    values = values[-HISTORY_MS // DAY_MS - SCORED_DAYS :]
+    values = values[-HISTORY_MS // DAY_MS :]
     hours, days = (
         # The value of the day to forecast is not known, and changes nothing.
         expected_range(
@@ -195,11 +190,6 @@ def forecast_next_day(values: np.ndarray, unit: float = 1.0) -> DayForecast | No
         )
         for known, more, period in ((values.ravel(), 24, 7 * 24), (values.sum(axis=1), 1, 7))
     )
-    forecast = hours.expected[:-24].reshape(-1, 24)
-    scored = max(MIN_WEEKS * 7, len(values) - SCORED_DAYS)
-    naive = values[scored - 7 : -7]
     return DayForecast(
-        *(each[-24:].tolist() for each in hours),
-        *(float(each[-1]) for each in days),
-        *(float(np.abs(each - values[scored:]).mean()) for each in (forecast[scored:], naive)),
+        *(each[-24:].tolist() for each in hours), *(float(each[-1]) for each in days)
     )

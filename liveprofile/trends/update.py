@@ -18,12 +18,12 @@ import itertools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from liveprofile.errors import ServiceError
 from liveprofile.events.validation import Heartbeat, accept
 from liveprofile.kafka import offsets
 from liveprofile.kafka.records import Record, read_topic
@@ -35,7 +35,6 @@ from liveprofile.trends.count_store import (
     OTHER,
     SPANS_MS,
     Chunk,
-    ChunkReport,
     Count,
     Counts,
     CountStore,
@@ -53,11 +52,18 @@ BATCH_RECORDS = 10_000
 TIME_SAMPLE_RECORDS = 100
 
 
-class UpdateReport(NamedTuple):
-    chunks: int
-    counts: ChunkReport  # of all chunks of this update
-    behind: int  # records after the job's last checkpoint
-    skipped: int  # records that had expired before they were counted (`skip_lost`)
+@dataclass
+class UpdateReport:
+    """What an update has done, in numbers of records and chunks."""
+
+    records: int = 0
+    events: int = 0  # counted
+    duplicates: int = 0
+    rejected: int = 0
+    heartbeats: int = 0
+    chunks: int = 0
+    behind: int = 0  # records after the job's last checkpoint
+    lost: int = 0  # records that had expired before they were counted
 
 
 class InputTopic:
@@ -88,31 +94,30 @@ def update(
     store: CountStore,
     settings: Settings,
     *,
-    skip_lost: bool = False,
     chunk_records: int = CHUNK_RECORDS,
     progress: Callable[[int], None] = lambda _: None,
 ) -> UpdateReport:
     """Counts all records up to the job's last checkpoint that are not counted yet.
 
-    skip_lost: go on where the topic begins now if records between have expired, or if the topic was
-    created anew. progress: is called with numbers of records that have been counted.
-    Raises ServiceError.
+    Goes on with the first record that is left if records have expired uncounted, or if the topic
+    was created anew. progress: is called with numbers of records that have been counted. Raises
+    ServiceError.
     """
     recent: RecentEvents | None = None
-    total, chunks, skipped = ChunkReport(), 0, 0
+    report = UpdateReport()
     while True:
         present, committed = topic.ranges(), topic.committed()
         last = store.last_chunk()
-        if last is not None and not last.done and not _is_retained(last, present):
-            _require_skip(skip_lost, f"chunk {last.number} was not counted to its end")
-            store.finish(last, ChunkReport())
+        if last is not None and not last.done and (lost := _expired(_ranges(last), present)):
+            report.lost += lost
+            store.finish(last)
             continue
         if last is None or last.done:
-            starts, lost = _starts(last, present, skip_lost)
+            starts, lost = _starts(last, present)
             planned = _plan(last, starts, present, committed, chunk_records)
             if planned is None:
                 break
-            skipped += lost
+            report.lost += lost
             if lost:
                 recent = None
             last = store.begin(planned)
@@ -121,55 +126,42 @@ def update(
         read = _read(topic, _ranges(last), settings, progress)
         first = read.events[recent.add(read.events)]
         store.add(last.number, count_events(first, store.categories(), MAX_CATEGORIES))
-        copies = len(read.events) - len(first)
-        report = ChunkReport(read.records, len(first), copies, read.rejected, read.heartbeats)
         clocks_ms = {
             number: max(clock_ms, last.clocks_ms.get(number, clock_ms))
             for number, clock_ms in read.clocks_ms.items()
         }
-        store.finish(last._replace(clocks_ms=last.clocks_ms | clocks_ms), report)
-        total, chunks = total.plus(report), chunks + 1
-    behind = sum(
+        store.finish(last._replace(clocks_ms=last.clocks_ms | clocks_ms))
+        report.records += read.records
+        report.events += len(first)
+        report.duplicates += len(read.events) - len(first)
+        report.rejected += read.rejected
+        report.heartbeats += read.heartbeats
+        report.chunks += 1
+    report.behind = sum(
         span.end - max(span.first, committed.get(number, 0)) for number, span in present.items()
     )
-    return UpdateReport(chunks, total, behind, skipped)
+    return report
+
+
+def _expired(ranges: Mapping[int, PartitionRange], present: Mapping[int, PartitionRange]) -> int:
+    """How many records of the ranges the topic has no more."""
+    lost = 0
+    for number, (first, end) in ranges.items():
+        left = present.get(number, PartitionRange(0, 0))
+        lost += max(0, end - first) - max(0, min(end, left.end) - max(first, left.first))
+    return lost
 
 
 def _starts(
-    last: Chunk | None, present: Mapping[int, PartitionRange], skip_lost: bool
+    last: Chunk | None, present: Mapping[int, PartitionRange]
 ) -> tuple[dict[int, int], int]:
     """Returns where to go on, and how many records have expired since the last chunk."""
-    if last is None:
-        return {number: span.first for number, span in present.items()}, 0
-    starts, skipped = {}, 0
+    starts, lost = {}, 0
     for number, span in present.items():
-        start = last.end.get(number, 0)
-        if not span.first <= start <= span.end:
-            _require_skip(
-                skip_lost,
-                f"partition {number} is counted up to offset {start} and now has offsets"
-                f" {span.first} to {span.end}",
-            )
-            skipped += max(0, span.first - start)
-            start = span.first
-        starts[number] = start
-    return starts, skipped
-
-
-def _is_retained(chunk: Chunk, present: Mapping[int, PartitionRange]) -> bool:
-    return all(
-        number in present and present[number].first <= first and end <= present[number].end
-        for (number, first), end in zip(chunk.first.items(), chunk.end.values(), strict=True)
-        if end > first
-    )
-
-
-def _require_skip(skip_lost: bool, fault: str) -> None:
-    if not skip_lost:
-        raise ServiceError(
-            f"{fault}: records have expired, or the topic was created anew. `liveprofile shop"
-            " trends update --skip-lost` goes on with the first record that is left"
-        )
+        start = span.first if last is None else last.end.get(number, 0)
+        lost += max(0, span.first - start)
+        starts[number] = start if span.first <= start <= span.end else span.first
+    return starts, lost
 
 
 def _plan(

@@ -51,8 +51,7 @@ from tests.support.waiting import until
 WINDOW = {"length_ms": 600_000, "out_of_orderness_ms": 10_000}
 STEP_MS = 40  # event time between two events
 WARM_UP_S, LIMIT_S, TIMEOUT_S = 60.0, 600.0, 900.0
-STATE_TTL_S = 900  # longer than the load; the last savepoint is taken 1.5 times later
-TIMERS_S = 15.0  # until timers that are due have run
+STATE_TTL_S = 900  # longer than the load; the last savepoint is taken after it
 # Files of RocksDB with entries whose time to live is over are merged at this age, while events
 # arrive: here sooner than a cluster's day, and with few events.
 MERGED_AFTER_S = 30
@@ -235,7 +234,7 @@ def run(seed: int, scale: float) -> dict[str, Any]:
         alter_all(session, "gc_grace_seconds = 0")
         time.sleep(2.0)  # a tombstone is older than the grace from the next second on
         found["tables"] = marks.in_tables(job, jmx_port)
-        limit_s = 1.5 * STATE_TTL_S + TIMERS_S + 2 * MERGED_AFTER_S
+        limit_s = STATE_TTL_S + 2 * MERGED_AFTER_S
         wait_s = max(0.0, last_s + limit_s - time.monotonic())
         say(f"after: {found}; the state ends in {wait_s:.0f} s")
         with sending(job, trickle(users, closed_ms + 1), TRICKLE_PER_S):

@@ -9,25 +9,22 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pyarrow.dataset as ds
 import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
-from liveprofile.features.entity import (
-    EVENT_FEATURES,
-    SCORED_TYPES,
-    features_from_lists,
-    parse_lists,
-)
+from liveprofile.features.entity import SCORED_TYPES, features_from_lists, parse_lists
+from liveprofile.settings import load
 from liveprofile.simulator import Shop, ShopConfig
 from liveprofile.units import DAY_MS
 from liveprofile.wire.scored_events import read_rows
-from models.fraud.datasets.event_dataset import simulate_shop
 from models.fraud.model import FraudModel
 from offline import backfill as offline_backfill
 from tests.pipeline.harness import run_backfill_in_this_process
+from tests.reference.entity_features import Arrival, Event, features
+from tests.reference.scoring import read_events, read_label
+from tests.reference.windows import Record
 
 pytestmark = pytest.mark.pipeline
 
@@ -81,25 +78,27 @@ def backfill(
     return run_backfill(tmp_path_factory.mktemp("shop"), *shop)
 
 
-def test_features_equal_those_of_the_numpy_history(
+def test_features_equal_the_reference(
     backfill: Backfill, shop: tuple[list[dict], list[dict]]
 ) -> None:
-    """models.fraud.datasets.entity_history builds the lists with numpy, without Flink."""
-    scored = [event["event_id"] for event in shop[0] if event["event_type"] in SCORED_TYPES]
+    """Compares every 40th row with tests/reference/entity_features.py."""
+    events, labels = shop
+    records = [Record(0, 0, _time_ms(event), None, json.dumps(event).encode()) for event in events]
+    arrivals: list[Arrival] = read_events(records, load().limits)
     rows = {row["event_id"]: row for row in backfill.rows}
-    assert rows.keys() == set(scored) and len(rows) == len(backfill.rows) == backfill.report["rows"]
-    in_order = [rows[event_id] for event_id in scored]
-    history = simulate_shop(CONFIG).history
-    expected = history.features(np.arange(len(scored)), list(EVENT_FEATURES), DELAY_DAYS)
-    for start in range(0, len(scored), 400):
-        part = in_order[start : start + 400]
-        batch = read_rows([row["user_id"] for row in part], [row["parts"] for row in part])
-        found = features_from_lists(parse_lists(batch), DELAY_DAYS)
-        for f, name in enumerate(EVENT_FEATURES):
-            np.testing.assert_array_equal(
-                found[name].astype(np.float32), expected[start : start + 400, f], name
-            )
-    assert expected[:, list(EVENT_FEATURES).index("device_frauds_30d")].any()
+    assert len(rows) == len(backfill.rows) == backfill.report["rows"] == len(arrivals)
+    given = [json.dumps(label | {"time": label["known_at"]}).encode() for label in labels]
+    arrivals += [label for value in given if (label := read_label(Record(0, 0, 0, None, value)))]
+    arrivals.sort(key=lambda arrival: (arrival.time_ms, isinstance(arrival, Event)))
+    positions = [at for at, one in enumerate(arrivals) if isinstance(one, Event)][::40]
+    part = [rows[arrivals[position].id] for position in positions]
+    batch = read_rows([row["user_id"] for row in part], [row["parts"] for row in part])
+    found = features_from_lists(parse_lists(batch), DELAY_DAYS)
+    for place, position in enumerate(positions):
+        for name, value in features(arrivals, position, delay_days=DELAY_DAYS).items():
+            expected = pytest.approx(value, rel=1e-6, abs=1e-6, nan_ok=True)
+            assert found[name][place] == expected, (name, arrivals[position])
+    assert found["device_frauds_30d"].any()
 
 
 def test_later_events_and_labels_do_not_change_earlier_rows(

@@ -1,8 +1,11 @@
 """Monitors the drift of the fraud model's inputs and scores across all workers.
 
 Each worker counts its own events, writes the counts to the drift store, and decides for all workers
-whether a finished hour or day drifted, unless another worker has decided before. The store is used
-by a thread of its own: while it is slow or away, scoring goes on and drift is decided later.
+whether a finished hour drifted, unless another worker has decided before. The store is used by a
+thread of its own: while it is slow or away, scoring goes on and drift is decided later.
+
+Each worker sends the newest alert when it first sees it in the store. So the alert of a worker that
+failed before a checkpoint covered it is sent by the others, and by the worker after its restart.
 """
 
 from __future__ import annotations
@@ -11,9 +14,8 @@ import logging
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from typing import Literal, NamedTuple
 
 import numpy as np
 import orjson
@@ -23,42 +25,20 @@ from liveprofile.drift.alert import DriftAlert
 from liveprofile.drift.comparison import DriftVerdict, assess_drift
 from liveprofile.drift.reference import LATENESS_MS, DriftReference, HourlyHistograms
 from liveprofile.errors import ServiceError
-from liveprofile.units import DAY_MS, HOUR_MS
-from udfs.scoring.drift_store import (
-    PERIOD_MS,
-    CassandraDriftStore,
-    DriftDecision,
-    DriftState,
-    decision_scope,
-)
+from liveprofile.units import DAY_MS, HOUR_MS, SECOND_MS
+from udfs.scoring.drift_store import CassandraDriftStore, DriftDecision, DriftState
 
 log = logging.getLogger(__name__)
 
 WRITE_EVERY_S, CHECK_EVERY_S = 5.0, 60.0
-# After this time an alert that its worker has not marked as sent may be lost: the worker may have
-# failed before it sent the alert.
-RESEND_AFTER_MS = 180_000
-# Periods that wait for a decision. A job that catches up decides on the latest ones only.
-MAX_PENDING_PERIODS = 48
+MAX_ALERT_AGE_MS = DAY_MS  # a worker that starts sends no older one
+# Hours that wait for a decision. A job that catches up decides on the latest ones only.
+MAX_PENDING_HOURS = 48
 # Drift starts if a distance exceeds its limit by this factor, or if the same distance exceeds its
-# limit in two consecutive periods: of some 700 hours a month and 33 distributions, one exceeds its
+# limit in two consecutive hours: of some 700 hours a month and 33 distributions, one exceeds its
 # limit now and then by chance.
-IMMEDIATE_FACTOR = {"hour": 2.0, "day": 1.0}
-CALM_PERIODS = {"hour": 2, "day": 1}  # consecutive calm periods that end drift
-
-
-_AlertStates = list[tuple[str, DriftState]]  # scope, and the state whose alert must be sent
-
-
-class DriftPeriod(NamedTuple):
-    """An hour or a day of event time."""
-
-    kind: Literal["hour", "day"]
-    start_ms: int
-
-    @property
-    def end_ms(self) -> int:
-        return self.start_ms + PERIOD_MS[self.kind]
+IMMEDIATE_FACTOR = 2.0
+CALM_HOURS = 2  # consecutive calm hours that end drift
 
 
 class DriftMonitor:
@@ -89,13 +69,13 @@ class DriftMonitor:
         self._worker = uuid.uuid4().hex
         self._histograms = HourlyHistograms(reference, names)
         self._executor = executor or ThreadPoolExecutor(1, "drift")
-        self._task: Future[_AlertStates] | None = None
+        self._task: Future[list[str]] | None = None
         self._written_s = self._checked_s = clock()
-        self._returned: _AlertStates = []  # by `observe` since the last check
         # Only the task uses these.
         self._unwritten: dict[int, np.ndarray] = {}  # totals by hour
-        self._open: set[DriftPeriod] = set()
-        self._pending: deque[DriftPeriod] = deque(maxlen=MAX_PENDING_PERIODS)
+        self._open: set[int] = set()  # hours
+        self._pending: deque[int] = deque(maxlen=MAX_PENDING_HOURS)
+        self._seen = ""  # the newest alert
 
     def observe(
         self,
@@ -111,139 +91,110 @@ class DriftMonitor:
         the CloudEvents are stored already. Does not wait for the store.
         """
         self._histograms.add(x_nF, score_n, event_ms_n, user_n, rows)
-        finished = self._finished_task()
+        alerts = self._finished_task()
         now_s = self._clock()
         if self._task is None and now_s - self._written_s >= WRITE_EVERY_S:
             self._written_s = now_s
-            confirmed = None
-            if now_s - self._checked_s >= CHECK_EVERY_S:
+            if is_check := now_s - self._checked_s >= CHECK_EVERY_S:
                 self._checked_s = now_s
-                # Without those that this call returns: no checkpoint has covered them yet.
-                confirmed, self._returned = dict(self._returned), []
-            self._task = self._executor.submit(
-                self._write_and_check,
-                self._histograms.take_changed(),
-                self._histograms.max_event_ms,
-                confirmed,
-            )
-            finished += self._finished_task()
-        self._returned += finished
-        return [state.alert for _, state in finished]
+            changed, max_ms = self._histograms.take_changed(), self._histograms.max_event_ms
+            self._task = self._executor.submit(self._write_and_check, changed, max_ms, is_check)
+            alerts += self._finished_task()
+        return alerts
 
     def close(self) -> None:
         """Does not wait for the store: what is missing there is written after the next start."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    def _finished_task(self) -> _AlertStates:
+    def _finished_task(self) -> list[str]:
         """Returns what the task has returned if it has just finished, else nothing."""
         if self._task is None or not self._task.done():
             return []
-        finished, self._task = self._task.result(), None
-        return finished
+        alerts, self._task = self._task.result(), None
+        return alerts
 
     def _write_and_check(
-        self,
-        changed: dict[int, np.ndarray],
-        max_event_ms: int,
-        confirmed: Mapping[str, DriftState] | None,
-    ) -> _AlertStates:
-        """Runs in the thread.
-
-        confirmed: by scope the states whose alerts were sent since the last check; None: no check
-        is due.
-        """
+        self, changed: dict[int, np.ndarray], max_event_ms: int, is_check: bool
+    ) -> list[str]:
+        """Runs in the thread. Returns alerts."""
         self._unwritten |= changed
-        returned: _AlertStates = []
+        alerts: list[str] = []
         try:
             self._write(max_event_ms)
-            if confirmed is not None:
-                self._check(max_event_ms, confirmed, returned)
+            if is_check:
+                self._check(max_event_ms, alerts)
         except ServiceError as error:
-            # The next task writes the counts and decides. An alert that was stored is sent again.
+            # The next task writes the counts and decides.
             log.warning("drift monitoring is behind: %s", error)
-        return returned
+        return alerts
 
     def _write(self, max_event_ms: int) -> None:
         for hour_ms, counts_SW in self._unwritten.items():
             self._store.write(self._reference.version, hour_ms, self._worker, counts_SW)
-            self._open |= {
-                DriftPeriod("hour", hour_ms),
-                DriftPeriod("day", hour_ms // DAY_MS * DAY_MS),
-            }
+            self._open.add(hour_ms)
         self._unwritten.clear()
-        finished = {period for period in self._open if period.end_ms + LATENESS_MS <= max_event_ms}
+        finished = {ms for ms in self._open if ms + HOUR_MS + LATENESS_MS <= max_event_ms}
         self._open -= finished
-        self._pending.extend(sorted(finished, key=lambda period: period.end_ms))
+        self._pending.extend(sorted(finished))
 
-    def _check(
-        self, max_event_ms: int, confirmed: Mapping[str, DriftState], returned: _AlertStates
-    ) -> None:
-        """Adds the states whose alerts must be sent to `returned`."""
-        self._confirm_and_resend(confirmed, returned)
+    def _check(self, max_event_ms: int, alerts: list[str]) -> None:
+        """Decides on the hours that are finished. Adds to `alerts` what must be sent."""
+        state = self._store.state(self._reference.version)
+        self._see(state, alerts)
         if not self._pending:
             return
         # Taken from the latest hour, because a single event may carry any time in the past.
         hour_ms = max_event_ms // HOUR_MS * HOUR_MS
         decided_from_ms = self._store.first_hour(hour_ms) + self._after_ms
         while self._pending:
-            period = self._pending[0]
-            if period.start_ms >= decided_from_ms:
-                self._decide(period, returned)
+            if self._pending[0] >= decided_from_ms:
+                self._decide(self._pending[0], alerts)
             self._pending.popleft()
 
-    def _decide(self, period: DriftPeriod, returned: _AlertStates) -> None:
-        """Decides on a period unless that is done; adds the state if drift starts or ends."""
-        scope = decision_scope(self._reference, period.kind)
-        before = self._store.state(scope)
-        if before.decided_until_ms is not None and before.decided_until_ms >= period.end_ms:
+    def _see(self, state: DriftState, alerts: list[str]) -> None:
+        """Adds the newest alert, unless this worker has sent it or it is old."""
+        if state.alert != self._seen:
+            self._seen = state.alert
+            if self._clock() * SECOND_MS - state.alert_at_ms <= MAX_ALERT_AGE_MS:
+                message = orjson.loads(state.alert)["data"]["message"]
+                log.warning("model %s: drift: %s", self._model_version, message)
+                alerts.append(state.alert)
+
+    def _decide(self, hour_ms: int, alerts: list[str]) -> None:
+        """Decides on an hour unless that is done."""
+        version = self._reference.version
+        before = self._store.state(version)
+        if before.decided_until_ms is not None and before.decided_until_ms > hour_ms:
             return
-        counts = self._store.totals(self._reference.version, period.start_ms, period.end_ms)
+        counts = self._store.totals(version, hour_ms)
         if counts is None:
             return
-        reference = self._reference.daily if period.kind == "day" else self._reference
-        verdict = assess_drift(reference, counts.reshape(len(reference.series), -1))
+        verdict = assess_drift(self._reference, counts.reshape(len(self._reference.series), -1))
         if verdict is None:
             return
-        after, alert = self._next_state(scope, before, period, verdict)
-        distances = {
-            distance.name: [distance.value, distance.limit] for distance in verdict.distances
-        }
+        after = self._next_state(before, hour_ms, verdict)
+        distances = {each.name: [each.value, each.limit] for each in verdict.distances}
         decision = DriftDecision(
-            period.start_ms,
-            verdict.events,
-            after.since_ms is not None,
-            orjson.dumps(distances).decode(),
+            hour_ms, verdict.events, after.since_ms is not None, orjson.dumps(distances).decode()
         )
-        if not self._store.decide(scope, before, after, decision) or alert is None:
-            return  # another worker decided first, or drift neither starts nor ends
-        returned.append((scope, after))
-        log.warning("model %s: drift %s: %s", self._model_version, alert.state, alert.sentence())
+        if self._store.decide(version, before, after, decision):  # else another worker was first
+            self._see(after, alerts)
 
-    def _next_state(
-        self, scope: str, before: DriftState, period: DriftPeriod, verdict: DriftVerdict
-    ) -> tuple[DriftState, DriftAlert | None]:
-        since_ms, calm_periods, change = before.since_ms, 0, ""
+    def _next_state(self, before: DriftState, hour_ms: int, verdict: DriftVerdict) -> DriftState:
+        since_ms, calm_hours, end_ms = before.since_ms, 0, hour_ms + HOUR_MS
         if since_ms is None:
-            since_ms = self._drift_start_ms(scope, period, verdict)
-            change = "" if since_ms is None else "started"
+            since_ms = self._drift_start_ms(hour_ms, verdict)
         elif not verdict.drifted:
-            calm_periods = before.calm_periods + 1 if verdict.calm else 0
-            if calm_periods >= CALM_PERIODS[period.kind]:
-                since_ms, change = None, "ended"
-        after = before._replace(
-            decided_until_ms=period.end_ms,
-            since_ms=since_ms,
-            calm_periods=calm_periods,
-            decided_by=self._worker,
-            decided_at_ms=round(self._clock() * 1_000),
-        )
-        if not change:
-            return after, None
+            calm_hours = before.calm_hours + 1 if verdict.calm else 0
+            if calm_hours >= CALM_HOURS:
+                since_ms = None
+        after = before._replace(decided_until_ms=end_ms, since_ms=since_ms, calm_hours=calm_hours)
+        if (since_ms is None) == (before.since_ms is None):
+            return after
         alert = DriftAlert(
-            change,
-            period.kind,
-            period.start_ms,
-            period.end_ms,
+            "ended" if since_ms is None else "started",
+            hour_ms,
+            end_ms,
             before.since_ms if since_ms is None else since_ms,
             self._model_version,
             self._reference.version,
@@ -251,32 +202,15 @@ class DriftMonitor:
             verdict.reasons,
             self._origin,
         )
-        return after._replace(alert=alert.cloud_event().decode(), sent=False), alert
+        return after._replace(
+            alert=alert.cloud_event().decode(), alert_at_ms=round(self._clock() * SECOND_MS)
+        )
 
-    def _drift_start_ms(self, scope: str, period: DriftPeriod, verdict: DriftVerdict) -> int | None:
-        """Returns the start of the first drifted period, or None if there is no drift."""
-        if verdict.exceeds(IMMEDIATE_FACTOR[period.kind]):
-            return period.start_ms
-        for latest in self._store.decisions(scope, 1) if verdict.drifted else ():
+    def _drift_start_ms(self, hour_ms: int, verdict: DriftVerdict) -> int | None:
+        """Returns the start of the first drifted hour, or None if there is no drift."""
+        if verdict.exceeds(IMMEDIATE_FACTOR):
+            return hour_ms
+        for latest in self._store.decisions(self._reference.version, 1) if verdict.drifted else ():
             if latest.exceeded & verdict.drifted:
                 return latest.start_ms
         return None
-
-    def _confirm_and_resend(
-        self, confirmed: Mapping[str, DriftState], returned: _AlertStates
-    ) -> None:
-        """Marks alerts as sent, and adds the states whose alerts must be sent again.
-
-        A checkpoint has covered the `confirmed` ones by now. An alert that no worker has marked as
-        sent within RESEND_AFTER_MS is sent again.
-        """
-        now_ms = self._clock() * 1_000
-        for kind in PERIOD_MS:
-            scope = decision_scope(self._reference, kind)
-            state = self._store.state(scope)
-            if state.sent:
-                continue
-            if scope in confirmed and confirmed[scope].alert == state.alert:
-                self._store.mark_sent(scope, state)
-            elif now_ms - state.decided_at_ms > RESEND_AFTER_MS:
-                returned.append((scope, state))

@@ -4,7 +4,7 @@ Counts are one worker's running totals of an hour, stored under the worker's own
 them again changes nothing. A restarted worker has a new name. The events that it replays since the
 last checkpoint are counted twice: a few seconds of an hour, which hardly change its shares.
 
-One worker takes a decision: its row names the end of the latest decided period and is written only
+One worker takes a decision: its row names the end of the latest decided hour and is written only
 if the row still is the one that was read (a lightweight transaction).
 """
 
@@ -18,31 +18,21 @@ import orjson
 from cassandra.cluster import ResultSet, Session
 from cassandra.query import BatchStatement, BoundStatement
 
-from liveprofile.drift.reference import DriftReference
 from liveprofile.rows.risk import RISK_HISTOGRAM
 from liveprofile.settings import CassandraSettings
 from liveprofile.storage.cql import execute, from_ms, prepare_once, to_ms
-from liveprofile.units import DAY_MS, HOUR_MS
 
-PERIOD_MS = {"hour": HOUR_MS, "day": DAY_MS}
 _START = "start"  # a scope of drift_state with one entry: the first hour ever counted
 
 
-def decision_scope(reference: DriftReference, kind: str) -> str:
-    """Returns the key of a sequence of decisions: one per reference and kind of period."""
-    return f"{reference.version}/{kind}"
-
-
 class DriftState(NamedTuple):
-    """State of a scope after its latest decision."""
+    """State of a reference after its latest decision."""
 
-    decided_until_ms: int | None = None  # end of the latest decided period; None: no decision yet
-    since_ms: int | None = None  # start of the first drifted period; None: no drift
-    calm_periods: int = 0  # consecutive ones, while drifting
-    decided_by: str = ""  # the worker
-    decided_at_ms: int = 0  # by the clock
+    decided_until_ms: int | None = None  # end of the latest decided hour; None: no decision yet
+    since_ms: int | None = None  # start of the first drifted hour; None: no drift
+    calm_hours: int = 0  # consecutive ones, while drifting
     alert: str = ""  # the latest CloudEvent
-    sent: bool = True  # whether a checkpoint has covered the alert
+    alert_at_ms: int = 0  # when it was decided, by the clock
 
 
 class Distance(NamedTuple):
@@ -59,9 +49,9 @@ class Distance(NamedTuple):
 
 
 class DriftDecision(NamedTuple):
-    """One entry of a scope's history."""
+    """The decision about one hour."""
 
-    start_ms: int  # of the period
+    start_ms: int  # of the hour
     events: int
     drifting: bool
     distances: str  # JSON: {series: [value, limit]}; limit null if there is none
@@ -101,13 +91,13 @@ class CassandraDriftStore:
         statement.is_idempotent = True
         execute(self._session, statement)
 
-    def totals(self, reference: str, start_ms: int, end_ms: int) -> np.ndarray | None:
-        """Returns the (S * W,) counts of all workers over hours of one day; None for no counts."""
-        start = from_ms(start_ms)
+    def totals(self, reference: str, hour_ms: int) -> np.ndarray | None:
+        """Returns the (S * W,) counts of all workers in an hour; None for no counts."""
+        hour = from_ms(hour_ms)
         rows = self._read(
             f"SELECT counts FROM {self._keyspace}.risk_histogram"
-            " WHERE day = ? AND reference = ? AND hour >= ? AND hour < ?",
-            *(start.date(), reference, start, from_ms(end_ms)),
+            " WHERE day = ? AND reference = ? AND hour = ?",
+            *(hour.date(), reference, hour),
         )
         counts = [np.frombuffer(row.counts, ">u4").astype(np.int64) for row in rows]
         return np.sum(counts, axis=0) if counts else None
@@ -122,42 +112,37 @@ class CassandraDriftStore:
         self._read(insert, _START, from_ms(hour_ms))
         return hour_ms
 
-    def state(self, scope: str) -> DriftState:
+    def state(self, reference: str) -> DriftState:
         row = self._read(
-            "SELECT decided_until, since, calm_periods, decided_by, decided_at, alert, sent"
+            "SELECT decided_until, since, calm_hours, alert, alert_at"
             f" FROM {self._table} WHERE scope = ? LIMIT 1",
-            scope,
+            reference,
         ).one()
         if row is None or row.decided_until is None:
             return DriftState()
         return DriftState(
             to_ms(row.decided_until),
             None if row.since is None else to_ms(row.since),
-            row.calm_periods,
-            row.decided_by,
-            to_ms(row.decided_at),
+            row.calm_hours,
             row.alert,
-            row.sent,
+            to_ms(row.alert_at),
         )
 
     def decide(
-        self, scope: str, before: DriftState, after: DriftState, decision: DriftDecision
+        self, reference: str, before: DriftState, after: DriftState, decision: DriftDecision
     ) -> bool:
         """Stores `after` and `decision` and returns True if the state still is `before`."""
         batch = BatchStatement()
         batch.add(
             self._bound(
                 f"UPDATE {self._table} USING TTL {self._ttl_s} SET decided_until = ?, since = ?,"
-                " calm_periods = ?, decided_by = ?, decided_at = ?, alert = ?, sent = ?"
-                " WHERE scope = ? IF decided_until = ?",
+                " calm_hours = ?, alert = ?, alert_at = ? WHERE scope = ? IF decided_until = ?",
                 from_ms(after.decided_until_ms),
                 _timestamp(after.since_ms),
-                after.calm_periods,
-                after.decided_by,
-                from_ms(after.decided_at_ms),
+                after.calm_hours,
                 after.alert,
-                after.sent,
-                scope,
+                from_ms(after.alert_at_ms),
+                reference,
                 _timestamp(before.decided_until_ms),
             )
         )
@@ -165,26 +150,18 @@ class CassandraDriftStore:
             self._bound(
                 f"INSERT INTO {self._table} (scope, start, events, drifting, distances)"
                 f" VALUES (?, ?, ?, ?, ?) USING TTL {self._ttl_s}",
-                *(scope, from_ms(decision.start_ms), *decision[1:]),
+                *(reference, from_ms(decision.start_ms), *decision[1:]),
             )
         )
         return execute(self._session, batch).was_applied
 
-    def decisions(self, scope: str, count: int) -> list[DriftDecision]:
+    def decisions(self, reference: str, count: int) -> list[DriftDecision]:
         """Returns the latest decisions, newest first."""
         rows = self._read(
             f"SELECT start, events, drifting, distances FROM {self._table} WHERE scope = ? LIMIT ?",
-            *(scope, count),
+            *(reference, count),
         )
         return [DriftDecision(to_ms(start), *rest) for start, *rest in rows]
-
-    def mark_sent(self, scope: str, state: DriftState) -> None:
-        """Marks the alert of `state` as sent, unless there is a newer state."""
-        self._read(
-            f"UPDATE {self._table} USING TTL {self._ttl_s} SET sent = true WHERE scope = ?"
-            " IF decided_until = ?",
-            *(scope, from_ms(state.decided_until_ms)),
-        )
 
     def _read(self, query: str, *values: Any) -> ResultSet:
         return execute(self._session, self._bound(query, *values))

@@ -1,7 +1,7 @@
 """Computes the drift reference of a model's inputs and score (liveprofile.drift).
 
-Shape suffixes: M events of a dataset, N events that the reference counts, F features, P periods
-(hours or days), B bins.
+Shape suffixes: M events of a dataset, N events that the reference counts, F features, H hours, B
+bins.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from liveprofile.drift.comparison import (
 )
 from liveprofile.drift.reference import ALERT_RATE, SCORE, DriftReference, Series, UserHourCap
 from liveprofile.units import HOUR_MS
-from models.fraud.datasets.event_dataset import SHOP_BITS, EventDataset
+from models.fraud.datasets.event_dataset import EventDataset
 from models.fraud.model import FraudModel, probability
 
 MAX_MONITORED = 30
@@ -45,9 +45,6 @@ _ALWAYS_MONITORED = (
     "user_new_shop",
     "user_new_address",
 )
-
-
-_PeriodRows = tuple[list[np.ndarray], ...]
 
 
 def monitored_features(booster: xgb.Booster, names: Sequence[str]) -> list[str]:
@@ -73,11 +70,10 @@ def drift_reference_of_dataset(
     x_NF = dataset.labelled.x_NF[settled_M]
     names = monitored_features(model.booster, model.names)
     columns = [model.names.index(name) for name in names]
-    shop_N = dataset.user_M[settled_M] >> SHOP_BITS
-    hour_N = dataset.time_ms_M[settled_M] // HOUR_MS + shop_N * HOUR_MS
+    hour_M = dataset.time_ms_M // HOUR_MS + dataset.shop_M * HOUR_MS
     score_N = probability(model.log_odds(x_NF))
     return build_drift_reference(
-        x_NF[:, columns], names, score_N, hour_N, dataset.user_M[settled_M], alert_score
+        x_NF[:, columns], names, score_N, hour_M[settled_M], dataset.user_M[settled_M], alert_score
     )
 
 
@@ -96,21 +92,21 @@ def build_drift_reference(
     the events of a user are in order of time. alert_score: lowest score of an alert.
     """
     counted_N = np.zeros(len(hour_N), bool)
-    for rows in _rows_by_period(hour_N):
+    for rows in _rows_by_hour(hour_N):
         counted_N[rows] = UserHourCap().admit(user_N[rows])
     x_NF, hour_N, scores_N = x_NF[counted_N], hour_N[counted_N], score_N[counted_N]
     scores_N = scores_N.astype(np.float32)
     alert_N = scores_N >= np.float32(alert_score)
-    quiet_periods = _rows_of_hours_and_days(hour_N[~alert_N])
+    quiet_hours = _tested_hours(hour_N[~alert_N])
     series = [
-        _series(name, values_N, _bin_edges(values_N), quiet_periods)
+        _series(name, values_N, _bin_edges(values_N), quiet_hours)
         for name, values_N in zip(names, x_NF[~alert_N].T, strict=True)
     ]
     quiet_N = scores_N[~alert_N]
-    series.append(_series(SCORE, quiet_N, _bin_edges(quiet_N), quiet_periods))
+    series.append(_series(SCORE, quiet_N, _bin_edges(quiet_N), quiet_hours))
     # A bin excludes its lower edge, so the edge is just below the lowest score of an alert.
     below = float(np.nextafter(np.float32(alert_score), np.float32(-np.inf)))
-    series.append(_series(ALERT_RATE, scores_N, [below], _rows_of_hours_and_days(hour_N)))
+    series.append(_series(ALERT_RATE, scores_N, [below], _tested_hours(hour_N)))
     return DriftReference(len(scores_N), alert_score, tuple(series))
 
 
@@ -144,23 +140,19 @@ def _quantile_edges(sorted_values: np.ndarray) -> np.ndarray:
 
 
 def _series(
-    name: str, values_N: np.ndarray, edges: Sequence[float], periods: _PeriodRows
+    name: str, values_N: np.ndarray, edges: Sequence[float], hours: list[np.ndarray]
 ) -> Series:
+    """hours: rows of each."""
     size = len(edges) + 2
     bin_N = Series(name, tuple(edges), (0,) * size).bins(values_N)
     series = Series(name, tuple(edges), tuple(np.bincount(bin_N, minlength=size).tolist()))
     if name == ALERT_RATE:
-        hour, day = (_rounded(_rate_spread(series, bin_N, groups)) for groups in periods)
-        return replace(series, spread=hour, day_spread=day)
-    counts_HB, counts_DB = (
-        [np.bincount(bin_N[rows], minlength=size) for rows in groups] for groups in periods
-    )
+        return replace(series, spread=_rounded(_rate_spread(series, bin_N, hours)))
+    counts_HB = [np.bincount(bin_N[rows], minlength=size) for rows in hours]
     return replace(
         series,
         spread=_rounded(_spread(series, counts_HB)),
         shift_spread=_shift_spread(series, counts_HB),
-        day_spread=_rounded(_spread(series, counts_DB)),
-        day_shift_spread=_shift_spread(series, counts_DB),
     )
 
 
@@ -168,53 +160,50 @@ def _rounded(spread: float) -> float:
     return round(max(1.0, float(spread)), 3)
 
 
-def _spread(series: Series, counts_PB: list[np.ndarray]) -> float:
-    """Returns the overdispersion of PSI: its mean over periods to that of independent events.
+def _spread(series: Series, counts_HB: list[np.ndarray]) -> float:
+    """Returns the overdispersion of PSI: its mean over hours to that of independent events.
 
-    The result is larger if that would leave a period above its bound.
+    The result is larger if that would leave an hour above its bound.
     """
     degrees_of_freedom = np.count_nonzero(series.merge_bins(np.array(series.counts))) - 1
-    if not degrees_of_freedom or not counts_PB:
+    if not degrees_of_freedom or not counts_HB:
         return 1.0
-    psi_P = np.array([psi(series, counts_B) for counts_B in counts_PB])
-    events_P = np.array([counts_B.sum() for counts_B in counts_PB])
-    chance_P = np.array([psi_bound(series, events) for events in events_P.tolist()])
-    mean_P = degrees_of_freedom * (1 / events_P + 1 / sum(series.counts))
-    return float(max(np.mean(psi_P / mean_P), np.max(psi_P / chance_P)))
+    psi_H = np.array([psi(series, counts_B) for counts_B in counts_HB])
+    events_H = np.array([counts_B.sum() for counts_B in counts_HB])
+    chance_H = np.array([psi_bound(series, events) for events in events_H.tolist()])
+    mean_H = degrees_of_freedom * (1 / events_H + 1 / sum(series.counts))
+    return float(max(np.mean(psi_H / mean_H), np.max(psi_H / chance_H)))
 
 
-def _shift_spread(series: Series, counts_PB: list[np.ndarray]) -> float | None:
-    """Returns the same for the squared mean shift, or None if no period has enough events."""
-    judged = [counts_B for counts_B in counts_PB if has_enough_for_shift(series, counts_B)]
+def _shift_spread(series: Series, counts_HB: list[np.ndarray]) -> float | None:
+    """Returns the same for the squared mean shift, or None if no hour has enough events."""
+    judged = [counts_B for counts_B in counts_HB if has_enough_for_shift(series, counts_B)]
     if not judged:
         return None
-    square_P = np.array([mean_shift(counts_B, series) ** 2 for counts_B in judged])
-    chance_P = np.array(
+    square_H = np.array([mean_shift(counts_B, series) ** 2 for counts_B in judged])
+    chance_H = np.array(
         [shift_bound(series, counts_B[series.value_bins].sum(), CHANCE) for counts_B in judged]
     )
-    excess_P = square_P / chance_P
-    return _rounded(max(excess_P.mean() * chdtri(1, CHANCE), excess_P.max()))
+    excess_H = square_H / chance_H
+    return _rounded(max(excess_H.mean() * chdtri(1, CHANCE), excess_H.max()))
 
 
-def _rate_spread(series: Series, bin_N: np.ndarray, groups: list[np.ndarray]) -> float:
-    """Returns the variance of the number of alerts per period to that of independent events."""
+def _rate_spread(series: Series, bin_N: np.ndarray, hours: list[np.ndarray]) -> float:
+    """Returns the variance of the number of alerts per hour to that of independent events."""
     rate = series.share_B[1]
     errors = [
         ((bin_N[rows] == 1).sum() - len(rows) * rate) ** 2 / (len(rows) * rate * (1 - rate))
-        for rows in groups
+        for rows in hours
     ]
     return float(np.mean(errors)) if errors else 1.0
 
 
-def _rows_of_hours_and_days(hour_N: np.ndarray) -> _PeriodRows:
-    """Returns the rows of each hour, and of each day, with at least MIN_EVENTS events."""
-    return tuple(
-        [rows for rows in _rows_by_period(period_N) if len(rows) >= MIN_EVENTS]
-        for period_N in (hour_N, hour_N // 24)
-    )
+def _tested_hours(hour_N: np.ndarray) -> list[np.ndarray]:
+    """Returns the rows of each hour with at least MIN_EVENTS events."""
+    return [rows for rows in _rows_by_hour(hour_N) if len(rows) >= MIN_EVENTS]
 
 
-def _rows_by_period(period_N: np.ndarray) -> list[np.ndarray]:
-    """Returns the rows of each period, in order of rows."""
-    order = np.argsort(period_N, kind="stable")
-    return np.split(order, np.flatnonzero(np.diff(period_N[order])) + 1)
+def _rows_by_hour(hour_N: np.ndarray) -> list[np.ndarray]:
+    """Returns the rows of each hour, in order of rows."""
+    order = np.argsort(hour_N, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(hour_N[order])) + 1)

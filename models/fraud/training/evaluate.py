@@ -12,7 +12,7 @@ Shape suffixes: N scores, M events, R rules.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from liveprofile.errors import InputError
-from liveprofile.progress import Progress
 from liveprofile.rules.flag_policy import (
     FlagPolicy,
     NoFlagHistory,
@@ -30,14 +29,8 @@ from liveprofile.rules.flag_policy import (
 )
 from liveprofile.rules.flags import Severity
 from liveprofile.rules.rules import SCORE_FEATURE, SCORING_ONLY_FEATURES, Rule, RuleSet
-from liveprofile.simulator import ShopConfig
 from liveprofile.wire.tokens import EVENT_TYPES
-from models.fraud.datasets.event_dataset import (
-    EventDataset,
-    concatenate,
-    first_columns,
-    simulate_dataset,
-)
+from models.fraud.datasets.event_dataset import EventDataset, first_columns
 from models.fraud.model import FraudModel, probability
 from models.fraud.training.drift_reference import drift_reference_of_dataset
 from models.fraud.training.fit import score_metrics
@@ -45,7 +38,6 @@ from models.fraud.training.fit import score_metrics
 NO_ALERT_SCORE = 1.0  # above every calibrated score
 BUDGETS = (10.0, 20.0, 30.0)  # alerts per 10,000 users and day
 FALSE_ALARM_COST = 5.0  # in the currency of the amounts
-SEEDS = (401, 402, 403, 404)  # no recipe uses these
 
 
 def complete(
@@ -137,35 +129,17 @@ def _ranked_steps(score_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def alert_metrics(dataset: EventDataset, alert_M: np.ndarray) -> dict[str, Any]:
-    """Returns alert and fraud rates per 10,000 user-days, and recall by kind of case.
-
-    A case is alerted if one of its events is. `user_days_alerted` is the alerted share of the
-    user-days of a kind: a ring has many users.
-    """
+    """Returns alert and fraud rates per 10,000 user-days."""
     pairs = np.column_stack([dataset.user_M, dataset.day_M])
-    user_day_M = np.unique(pairs, axis=0, return_inverse=True)[1].ravel()
+    fraud_M = dataset.labelled.fraud_N
 
     def user_days_per_10_000(selected_M: np.ndarray) -> float:
-        return round(len(np.unique(user_day_M[selected_M])) / dataset.user_days * 10_000, 2)
+        return round(len(np.unique(pairs[selected_M], axis=0)) / dataset.user_days * 10_000, 2)
 
-    def share_alerted(key_M: np.ndarray, is_kind_M: np.ndarray) -> float:
-        """The share of the kind's keys that have an alert."""
-        alerted = np.unique(key_M[is_kind_M & alert_M])
-        return round(len(alerted) / len(np.unique(key_M[is_kind_M])), 4)
-
-    kinds = {}
-    for kind in sorted(set(dataset.case_kind_M) - {""}):
-        is_kind_M = dataset.case_kind_M == kind
-        kinds[kind] = {
-            "cases": len(np.unique(dataset.case_M[is_kind_M])),
-            "alerted": share_alerted(dataset.case_M, is_kind_M),
-            "user_days_alerted": share_alerted(user_day_M, is_kind_M),
-        }
     return {
         "alerts_per_10000": user_days_per_10_000(alert_M),
-        "frauds_alerted_per_10000": user_days_per_10_000(alert_M & dataset.labelled.fraud_N),
-        "frauds_per_10000": user_days_per_10_000(dataset.labelled.fraud_N),
-        "kinds": kinds,
+        "frauds_alerted_per_10000": user_days_per_10_000(alert_M & fraud_M),
+        "frauds_per_10000": user_days_per_10_000(fraud_M),
     }
 
 
@@ -177,53 +151,14 @@ class EventScores(NamedTuple):
     alert_MR: np.ndarray  # bool: the rule sends an alert
 
 
-def compare_rules_and_model(
-    model: FraudModel,
-    rules: RuleSet,
-    seeds: Sequence[int] = SEEDS,
-    users: int = 2_500,
-    days: int = 45,
-    warm_up_days: int = 14,
-    budgets: Sequence[float] = BUDGETS[:2],
-    on_progress: Progress = lambda stage, done, total: None,
-) -> dict[str, Any]:
-    """Returns the report of `detection_report` for the shops of these seeds.
-
-    The first `warm_up_days` of a shop fill the lists, and their events do not count. Raises
-    InputError for a seed of the model's recipe, and if `days` does not exceed `warm_up_days`.
-    """
-    recipe = model.metadata.get("recipe", {})
-    used = {seed for name, each in recipe.items() if name.endswith("_seeds") for seed in each}
-    for seed in used.intersection(seeds):
-        raise InputError(f"seed {seed}: the model's training used it, choose another seed")
-    if days <= warm_up_days:
-        raise InputError(f"days = {days}: must be more than the {warm_up_days} that fill the lists")
-    event_rules = rules.evaluated("event")
-    names = list(dict.fromkeys([*model.names, *features_used_by(event_rules)]))
-    datasets, scores = [], []
-    for done, seed in enumerate(seeds, 1):
-        config = ShopConfig(users, days, seed=seed)
-        dataset = simulate_dataset(config, names, model.delay_days, warm_up_days, None)
-        scores.append(score_events(model, rules, names, dataset))
-        no_features = dataset.labelled._replace(x_NF=dataset.labelled.x_NF[:, :0].copy())
-        datasets.append(dataset._replace(labelled=no_features))
-        on_progress("shops", done, len(seeds))
-    all_scores = EventScores(*map(np.concatenate, zip(*scores, strict=True)))
-    return {
-        "model": model.version,
-        "rules": rules.version,
-        "shops": {"seeds": list(seeds), "users": users, "days": days - warm_up_days},
-        **detection_report(concatenate(datasets), all_scores, event_rules, budgets),
-    }
-
-
 def detection_report(
     dataset: EventDataset,
     scores: EventScores,
     event_rules: Sequence[Rule],
     budgets: Sequence[float],
+    measure: Callable[[EventDataset, np.ndarray], dict[str, Any]] = alert_metrics,
 ) -> dict[str, Any]:
-    """Returns what the model and the rules find.
+    """Returns what the model and the rules find, by the `measure` of a dataset's alerts.
 
     - `score`: metrics of the model's score.
     - `at`: alert metrics of `rules`, `model` and `both`, for each budget (`budget_N`, most
@@ -238,7 +173,7 @@ def detection_report(
     at: dict[str, dict[str, Any]] = {}
     for budget in budgets:
         at[f"budget_{budget:g}"] = {
-            name: alert_metrics(
+            name: measure(
                 dataset,
                 (each_M >= threshold_per_10000_users(dataset, each_M, budget)) & (each_M > 0),
             )
@@ -247,14 +182,14 @@ def detection_report(
     uses_score_R = np.array([_uses_score(rule) for rule in event_rules])
     parts = {"rules": ~uses_score_R, "model": uses_score_R, "both": uses_score_R | True}
     at["as_they_are"] = {
-        name: alert_metrics(dataset, scores.alert_MR[:, part_R].any(axis=1))
+        name: measure(dataset, scores.alert_MR[:, part_R].any(axis=1))
         for name, part_R in parts.items()
     }
     return {
         "score": score_metrics(scores.score_M, dataset.labelled.fraud_N),
         "at": at,
         "of_rules": {
-            rule.id: alert_metrics(dataset, alert_M)
+            rule.id: measure(dataset, alert_M)
             for rule, alert_M in zip(event_rules, scores.alert_MR.T, strict=True)
         },
     }

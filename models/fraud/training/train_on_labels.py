@@ -213,8 +213,6 @@ def _build_dataset(
         events.type_N[rows_M],
         events.time_ms_N[rows_M],
         events.user_N[rows_M],
-        np.full(len(rows_M), -1),  # labels do not say which frauds belong to one case
-        np.full(len(rows_M), "", object),
         user_days,
     )
 

@@ -159,26 +159,6 @@ def test_broken_records_are_rejected_with_their_reason(outcome: Outcome) -> None
 
 
 @pytest.mark.usefixtures("outcome")
-def test_record_that_could_not_be_decoded_is_corrected_as_json(job: JobUnderTest) -> None:
-    settings = job.settings
-    [record] = job.run("events", "rejected", "list", "--reason", "BAD_MAGIC")
-    assert record["topic"] == settings.topics.encoded
-    fields = event(0) | {"event_id": "corrected"}
-    corrections = job.config_file.with_name("corrected.jsonl")
-    corrections.write_text(json.dumps({"id": record["id"], "payload": fields}))
-    job.cli("events", "rejected", "resend", corrections)
-    last = list(read_topic(settings, settings.topics.events))
-    assert [each.headers for each in last if b"corrected" in each.value] == [
-        {
-            "resent_topic": settings.topics.encoded.encode(),
-            "resent_partition": str(record["partition"]).encode(),
-            "resent_offset": str(record["offset"]).encode(),
-            "resent_reason": b"BAD_MAGIC",
-        }
-    ]
-
-
-@pytest.mark.usefixtures("outcome")
 def test_lost_outcome_is_unaccounted(job: JobUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The audit itself finds a record whose outcome is missing."""
     monkeypatch.setattr(TopicSettings, "events", TopicSettings.late)

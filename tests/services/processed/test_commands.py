@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from liveprofile.client import Client, NotFoundError, calls
-from tests.support.api_server import api_server, wait_until_ready
 from tests.support.compare_scoring import sent_events
 from tests.support.job_under_test import JobUnderTest
 from tests.support.streams.shop import HOT_USER, REGULAR_USER
@@ -22,18 +19,6 @@ RECORD_CLASSES = ("heartbeats", "used", "duplicate", "late", "rejected")
 def json_lines(job: JobUnderTest, name: str, *arguments: str) -> list[dict[str, Any]]:
     done = job.cli(name, *arguments, "--json")
     return [json.loads(line) for line in done.stdout.splitlines()]
-
-
-def rounded(value: Any) -> Any:
-    """JSON with floats as equal as sums in another order are."""
-    match value:
-        case float():
-            return round(value, 5) + 0.0
-        case dict():
-            return {name: rounded(each) for name, each in value.items()}
-        case list():
-            return [rounded(each) for each in value]
-    return value
 
 
 def test_audit_accounts_for_every_record(processed) -> None:
@@ -65,19 +50,6 @@ def test_why_finds_the_events_of_a_stored_window(job: JobUnderTest) -> None:
         stored = newest["delta"]["after"][name]
         assert found["stored"][name] == pytest.approx(stored, rel=1e-3, abs=1e-3)
     assert any(effect["interests"] for effect in found["effects"])
-
-    # The API computes the same in a child process, and records it.
-    with api_server(job.config_file) as url:
-        wait_until_ready(url)
-        key = job.run("serve", "key", "create", "mia", "--role", "admin")["key"]
-        with Client(url, key, timeout_s=30) as client:
-            answer = client.send(calls.explanation(REGULAR_USER, at_ms=found["window_end_ms"]))
-            assert rounded(json.loads(answer.model_dump_json())) == rounded(found)
-            with pytest.raises(NotFoundError, match="no window"):
-                client.send(calls.explanation("nobody"))
-            [entry] = client.send(calls.audit(day=datetime.now(UTC))).items
-    assert (entry.action, entry.outcome) == ("window.explain", "done")
-    assert entry.target == f"{REGULAR_USER} {found['window_end_ms']}"
 
 
 def test_flags_and_alerts_agree(job: JobUnderTest) -> None:

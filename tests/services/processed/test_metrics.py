@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
 import pytest
 
+from liveprofile.audit.results import AuditResult, store_result
 from liveprofile.kafka.records import send_all
+from liveprofile.storage.connection import open_session
+from liveprofile.storage.cql import now_ms
 from monitoring.catalogue import exported_names
 from tests.support.api_server import api_server
 from tests.support.job_under_test import JobUnderTest
@@ -33,16 +35,17 @@ LATENCIES = ("event_to_score_seconds", "event_to_alert_seconds", "window_to_prof
 
 @pytest.fixture(scope="module")
 def server(processed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """Scrapes an exporter of the job, with the state of an audit, once it knows all sources."""
+    """Scrapes an exporter of the job, with a clean audit, once it knows all sources."""
     job: JobUnderTest = processed.job
     folder = tmp_path_factory.mktemp("metrics")
-    state = folder / "audit.json"
-    state.write_text(json.dumps({"topic": job.settings.topics.events, "offsets": {"0": 1}}))
+    with open_session(job.settings.cassandra) as session:
+        audited = AuditResult(now_ms(), True, {}, {0: 1})
+        store_result(session, job.settings.topics.events, audited, ttl_s=600)
     with (
-        api_server(job.config_file, "metrics", "--audit-state", str(state)) as url,
+        api_server(job.config_file, "metrics") as url,
         prometheus(folder, url.split("/")[2]) as server,
     ):
-        sources = {("audit",), ("cassandra",), ("flink",), ("kafka",)}
+        sources = {("cassandra",), ("flink",), ("kafka",)}
         until(lambda: server.values("liveprofile_source_up == 1").keys() == sources)
         yield server
 

@@ -1,13 +1,14 @@
-"""`liveprofile events audit --state` and `--since` while the job runs."""
+"""`liveprofile events audit --new` and `--since` while the job runs."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from collections.abc import Mapping
 
 import pytest
 
+from liveprofile.audit.results import last_noted
 from liveprofile.kafka.offsets import partition_ranges
+from liveprofile.storage.connection import open_session
 from liveprofile.units import DAY_MS, MINUTE_MS
 from tests.services.records.conftest import OUT_OF_ORDERNESS_MS
 from tests.support.job_under_test import JobUnderTest
@@ -28,25 +29,25 @@ def event(user: int, at_ms: int, event_id: str = "") -> Message:
 
 
 @pytest.fixture(scope="module")
-def state_file(job: JobUnderTest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The state of an audit of all that was sent before."""
+def audited(job: JobUnderTest) -> None:
+    """All that was sent before has had a clean audit."""
     job.send_heartbeats(BASE_MS)
     job.wait_until_committed()
-    file = tmp_path_factory.mktemp("state") / "audit.json"
-    assert job.audit("--state", str(file))["ok"]
-    return file
+    assert job.audit("--new")["ok"]
 
 
-def offsets_in(state_file: Path) -> dict[int, int]:
-    offsets = json.loads(state_file.read_text())["offsets"]
-    return {int(number): offset for number, offset in offsets.items()}
+def noted_offsets(job: JobUnderTest) -> Mapping[int, int] | None:
+    with open_session(job.settings.cassandra) as session:
+        last = last_noted(session, job.settings.topics.events)
+    return last and last.next_offsets
 
 
 def ends(job: JobUnderTest, topic: str) -> dict[int, int]:
     return {number: span.end for number, span in partition_ranges(job.settings, topic).items()}
 
 
-def test_first_audit_leaves_open_windows_to_the_next(job: JobUnderTest, state_file: Path) -> None:
+@pytest.mark.usefixtures("audited")
+def test_first_audit_leaves_open_windows_to_the_next(job: JobUnderTest) -> None:
     count = job.send(
         event(user, window * MINUTE_MS) for window in range(CLOSED_WINDOWS) for user in range(USERS)
     )
@@ -55,28 +56,27 @@ def test_first_audit_leaves_open_windows_to_the_next(job: JobUnderTest, state_fi
     first_open = ends(job, job.settings.topics.events)
     count += job.send(event(user, CLOSED_WINDOWS * MINUTE_MS) for user in range(USERS))
     job.wait_until_committed()
-    report = job.audit("--state", str(state_file))
+    report = job.audit("--new")
     assert report["ok"], report
     assert (report["in_topic"], report["used"]) == (count, USERS * CLOSED_WINDOWS)
     assert report["unaccounted"] == report["open_windows"] == USERS
-    assert offsets_in(state_file) == first_open
+    assert noted_offsets(job) == first_open
 
 
-def test_next_audit_classifies_by_records_before_its_range(
-    job: JobUnderTest, state_file: Path
-) -> None:
+@pytest.mark.usefixtures("audited")
+def test_next_audit_classifies_by_records_before_its_range(job: JobUnderTest) -> None:
     copies = job.send(event(user, 0) for user in range(USERS))
     late = job.send([event(1, 7)])
     broken = job.send([Message(b"key", b"{")])
     job.send_heartbeats(BASE_MS + (CLOSED_WINDOWS + 2) * MINUTE_MS)
     job.wait_until_committed()
-    report = job.audit("--state", str(state_file))
+    report = job.audit("--new")
     assert report["ok"], report
     counts = tuple(report[name] for name in ("used", "duplicate", "late", "rejected"))
     assert counts == (USERS, copies, late, broken)
     assert report["open_windows"] == report["unaccounted"] == 0
-    assert offsets_in(state_file) == ends(job, job.settings.topics.events)
-    assert job.audit("--state", str(state_file))["in_topic"] == 0
+    assert noted_offsets(job) == ends(job, job.settings.topics.events)
+    assert job.audit("--new")["in_topic"] == 0
 
 
 def test_corrected_event_is_neither_late_nor_unaccounted(job: JobUnderTest) -> None:

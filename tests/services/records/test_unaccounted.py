@@ -2,44 +2,42 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 
+from liveprofile.audit.results import AuditResult, store_result
 from liveprofile.kafka.offsets import partition_ranges
 from liveprofile.storage.connection import open_session
-from liveprofile.storage.cql import from_ms
+from liveprofile.storage.cql import from_ms, now_ms
 from liveprofile.units import MINUTE_MS
 from stack.local import Stack
 from tests.services.records.test_partitions import HEARTBEAT_TIMEOUT_S
-from tests.services.records.test_ranges import BASE_MS, event
+from tests.services.records.test_ranges import BASE_MS, event, noted_offsets
 from tests.support.job_under_test import JobUnderTest
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.services
 
 
-def test_failed_audit_keeps_the_state_file(job: JobUnderTest, tmp_path: Path) -> None:
+def test_the_next_audit_covers_the_records_of_a_failed_one(job: JobUnderTest) -> None:
+    before = noted_offsets(job)
     with open_session(job.settings.cassandra) as session:
         session.execute(
             "DELETE FROM profile_delta WHERE user_id = %s AND window_end = %s",
             ("user-0", from_ms(BASE_MS + MINUTE_MS)),
         )
-    file = tmp_path / "audit.json"
-    report = job.audit("--since", "1h", "--state", str(file))
+    report = job.audit("--since", "1h", "--new")
     # The event and its copy.
     assert (report["ok"], report["unaccounted"], report["open_windows"]) == (False, 2, 0)
-    assert not file.exists()
-    newest = job.audit("--since", "2100-01-01", "--state", str(file))
+    assert noted_offsets(job) == before
+    newest = job.audit("--since", "2100-01-01", "--new")
     assert (newest["ok"], newest["in_topic"]) == (True, 0)
 
 
-def test_state_beyond_the_topic_is_refused(job: JobUnderTest, tmp_path: Path) -> None:
-    file = tmp_path / "audit.json"
+def test_offsets_beyond_the_topic_are_refused(job: JobUnderTest) -> None:
     topic = job.settings.topics.events
-    file.write_text(json.dumps({"topic": topic, "offsets": {"0": 10**6}}))
-    done = job.cli("events", "audit", "--state", file, ok=False)
+    with open_session(job.settings.cassandra) as session:
+        store_result(session, topic, AuditResult(now_ms(), True, {}, {0: 10**6}), ttl_s=60)
+    done = job.cli("events", "audit", "--new", ok=False)
     assert done.returncode == 3
     assert f"the audit stopped at offset 1000000 of {topic}/0" in done.stderr
 

@@ -8,7 +8,6 @@ from cassandra.cluster import Session
 from liveprofile.errors import ServiceError
 from liveprofile.segments import members
 from liveprofile.segments.membership import ChangeKey, Membership, MembershipWrite
-from liveprofile.segments.sweep_changes import SegmentCounts
 from liveprofile.settings import CassandraSettings
 from liveprofile.storage.queries import TOKEN_MAX, TOKEN_MIN
 from offline.sweep_store import CassandraSweepStore
@@ -129,7 +128,7 @@ def test_sweep_is_claimed_by_one_process_and_continued_after_its_lease(
     state = first.claim(1_000)
     assert (state.time_ms, state.position) == (1_000, TOKEN_MIN)
     assert not state.known_definitions
-    progress = state._replace(position=5, pending=9, users=2, overlaps={"loyal": {"loyal": 1}})
+    progress = state._replace(position=5, pending=9, users=9, members={"loyal": 4})
     first.advance(progress)
     second = store()
     assert second.claim(2_000) == progress
@@ -137,24 +136,9 @@ def test_sweep_is_claimed_by_one_process_and_continued_after_its_lease(
         first.advance(progress)
     with pytest.raises(ServiceError, match="another process sweeps"):
         store().claim(2_000)
-    counts = SegmentCounts({"loyal": {"loyal": 4, "lapsing": 1}, "lapsing": {"lapsing": 1}}, 9)
-    second.finish(progress, counts)
+    second.finish(progress)
     [size] = members.sizes(session, "loyal")
-    assert size == members.SegmentSize(1_000, 4, 9, {"lapsing": 1})
+    assert size == members.SegmentSize(1_000, 4, 9)
     fresh = store().claim(3_000)
     assert (fresh.time_ms, fresh.position) == (3_000, TOKEN_MIN) and fresh.sweep != state.sweep
     assert fresh.known_definitions
-
-
-def test_look_alikes_resemble_members_and_are_outside(sink: CassandraProfileSink, session: Session):
-    session.execute("TRUNCATE user_lookalike", timeout=60)
-    near = [with_membership(f"in{n}", 0, 1)._replace(write_lookalike=True) for n in range(3)]
-    outside = [
-        profile_row(f"out{n}", window=n, write_lookalike=True, embedding=near[0].embedding * 0 + v)
-        for n, v in enumerate(([1, 0.1, 0, 0], [0, 1, 0, 0], [-1, 0, 0, 0]))
-    ]
-    write_and_flush(sink, *near, *outside)
-    found = members.look_alikes(session, "loyal", 2)
-    assert [user.user_id for user in found] == ["out0", "out1"]
-    assert found[0].cosine == pytest.approx(0.995, abs=1e-3)
-    assert members.look_alikes(session, "nothing", 2) == []

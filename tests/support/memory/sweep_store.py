@@ -33,7 +33,6 @@ def stored_profile(user_id: str, token: int, window_end_ms: int, **features: flo
         window_end_ms=window_end_ms,
         write_time_us=window_end_ms * 1_000 + 1,
         profile=orjson.dumps(profile).decode(),
-        segments=[],
     )
 
 

@@ -94,6 +94,6 @@ def fill(api: MemoryApi) -> MemoryApi:
         api.put(stored_flag_of(number, USERS[number % 2], event_id=event_id))
     api.put(*map(alert_case, range(1, 4)))
     api.put_members("loyal", *USERS)
-    size = {"segment": "loyal", "time": NOW_MS, "members": 3, "users": 3, "overlaps": {"new": 1}}
+    size = {"segment": "loyal", "time": NOW_MS, "members": 3, "users": 3}
     api.session.put("segment_size", size)
     return api

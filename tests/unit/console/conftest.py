@@ -12,7 +12,6 @@ from console.app import create_console
 from liveprofile.settings import ServeSettings
 from serve.keys import Role
 from tests.support.memory.api import MemoryApi
-from tests.support.memory.explainer import MemoryExplainer
 from tests.support.paths import ROOT
 from tests.support.rows.console_rows import fill_console
 from tests.unit.serve.conftest import Clock
@@ -60,14 +59,7 @@ def job() -> MemoryJob:
 
 
 @pytest.fixture
-def explainer() -> MemoryExplainer:
-    return MemoryExplainer()
-
-
-@pytest.fixture
-def browse(
-    api: MemoryApi, job: MemoryJob, clock: Clock, explainer: MemoryExplainer
-) -> Iterator[Callable[..., TestClient]]:
+def browse(api: MemoryApi, job: MemoryJob, clock: Clock) -> Iterator[Callable[..., TestClient]]:
     """browse(role, name="anna", **settings): a browser signed in with this role, None: not."""
     models = {"user model": ROOT / "models/checkpoints/default", "other model": ROOT / "none"}
     browsers: list[TestClient] = []
@@ -80,7 +72,6 @@ def browse(
             models,
             clock_ms=clock.now_ms,
             clock_s=clock.now_s,
-            explainer=explainer,
         )
         browser = TestClient(app, base_url=ORIGIN)
         browsers.append(browser)

@@ -25,7 +25,7 @@ pytestmark = [
 ]
 
 TOKEN = "0123456789abcdef"
-# `every_figure` has drift in the periods hour and day, and a clean audit of 1970.
+# `every_figure` has drift, and a clean audit of 1970.
 FIRING = {"LiveprofileModelRefused", "LiveprofileDrift", "LiveprofileAuditOverdue"}
 
 

@@ -61,4 +61,4 @@ def test_unusable_token_is_an_error(tmp_path: Path, content: str | None) -> None
 def test_address_beyond_this_machine_needs_a_token() -> None:
     settings = load(serve={"host": "0.0.0.0", "allow_plaintext": True})
     with pytest.raises(ConfigError, match=r"serve\.host = .* needs metrics\.token_file"):
-        serve_metrics(settings, None, print)
+        serve_metrics(settings, print)

@@ -173,14 +173,12 @@ def test_drift_of_the_newest_decision() -> None:
     distances = json.dumps({"score": [0.3, 0.2], "amount": [0.1, 0.4], "new": [0.5, None]})
     newest = DriftDecision(0, 500, True, distances)
     state = DriftState(decided_until_ms=7_200_000, since_ms=3_600_000)
-    add_drift(readings, "hour", state, [newest])
-    add_drift(readings, "day", DriftState(), [])
+    add_drift(readings, state, [newest])
     assert values(readings) == {
-        "drift/hour": 1.0,
-        "drift/day": 0.0,
-        "drift_evaluated_timestamp_seconds/hour": 7_200.0,
-        "drift_distance_ratio/hour/score": pytest.approx(1.5),
-        "drift_distance_ratio/hour/amount": pytest.approx(0.25),
+        "drift": 1.0,
+        "drift_evaluated_timestamp_seconds": 7_200.0,
+        "drift_distance_ratio/score": pytest.approx(1.5),
+        "drift_distance_ratio/amount": pytest.approx(0.25),
     }
 
 

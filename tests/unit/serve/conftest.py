@@ -12,7 +12,6 @@ from liveprofile.settings import ServeSettings
 from serve.app import create_app
 from serve.keys import Role
 from tests.support.memory.api import NOW_MS, MemoryApi
-from tests.support.memory.explainer import MemoryExplainer
 from tests.support.rows.api_rows import fill
 
 
@@ -40,14 +39,7 @@ def api(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> MemoryApi:
 
 
 @pytest.fixture
-def explainer() -> MemoryExplainer:
-    return MemoryExplainer()
-
-
-@pytest.fixture
-def connect(
-    api: MemoryApi, explainer: MemoryExplainer, clock: Clock
-) -> Iterator[Callable[..., TestClient]]:
+def connect(api: MemoryApi, clock: Clock) -> Iterator[Callable[..., TestClient]]:
     """connect(role, name="anna", **settings): a client with a key of this role, None: without.
 
     store: other settings of the store.
@@ -59,7 +51,7 @@ def connect(
         # Requests of a busy machine have time, unless the test sets a deadline.
         patient = ServeSettings(**{"deadline_ms": 30_000} | settings)
         clocks = {"clock_ms": clock.now_ms, "clock_s": clock.now_s}
-        app = create_app(patient, store, explainer=explainer, **clocks)
+        app = create_app(patient, store, **clocks)
         key = None if role is None else api.add_key(role, name).text
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         client = TestClient(app, base_url="http://127.0.0.1", headers=headers)

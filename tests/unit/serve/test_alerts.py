@@ -107,7 +107,6 @@ def test_cases_come_page_by_page(connect: Connect) -> None:
         ("GET", "/v1/audit?day=2017-11-26", None, Role.ADMIN),
         ("GET", f"/v1/alerts/{FLAG}", None, Role.READER),
         ("PUT", "/v1/campaigns/spring", {}, Role.ANALYST),
-        ("POST", "/v1/users/42/explanations", None, Role.ANALYST),
         ("PUT", "/v1/rules", {"rules": []}, Role.ADMIN),
         ("PUT", "/v1/segments", {"segments": []}, Role.ANALYST),
         ("POST", "/v1/segments:preview", {"segments": []}, Role.ANALYST),

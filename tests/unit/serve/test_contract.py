@@ -15,7 +15,6 @@ from liveprofile.settings import ServeSettings
 from serve.app import create_app
 from serve.keys import Role
 from tests.support.memory.api import NOW_MS, MemoryApi
-from tests.support.memory.explainer import MemoryExplainer
 from tests.support.rows.api_rows import fill
 
 pytestmark = pytest.mark.slow
@@ -36,9 +35,7 @@ KEY = API.add_key(Role.ADMIN).text
 SETTINGS = ServeSettings(max_requests_per_s=1e6, deadline_ms=30_000)
 # Each request comes an hour later: otherwise 429 would answer many wrong keys.
 HOURS = partial(next, count(step=3_600.0))
-APP = create_app(
-    SETTINGS, API.store(), clock_ms=lambda: NOW_MS, clock_s=HOURS, explainer=MemoryExplainer()
-)
+APP = create_app(SETTINGS, API.store(), clock_ms=lambda: NOW_MS, clock_s=HOURS)
 load_all_checks()
 # An arbitrary cursor is answered with 400, a status that nothing else has.
 CONFIG = schemathesis.Config.from_dict(

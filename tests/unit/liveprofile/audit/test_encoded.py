@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import pytest
 
 from liveprofile.audit.archive_overlap import offsets_after_archive, read_archived_events
 from liveprofile.audit.encoded import DECODED, PRESENT, REJECTED, EncodedAudit, EncodedCounts
-from liveprofile.audit.state_file import AuditState, read_state, write_state
-from liveprofile.errors import InputError
 from liveprofile.kafka.topics import PartitionRange
 from liveprofile.settings import WindowSettings
 from tests.unit.liveprofile.audit.topics import InputRecord
@@ -77,20 +74,3 @@ def offsets(live: Sequence[Sequence[str]], *archive: Sequence[str]) -> dict[int,
 )
 def test_partition_goes_on_after_its_last_event_in_the_archive(live, archive, expected) -> None:
     assert offsets(live, *archive) == expected
-
-
-STATE = AuditState(topic="events", offsets={0: 7, 12: 0})
-
-
-def test_state_is_read_as_it_was_written(tmp_path: Path) -> None:
-    file = tmp_path / "audit.json"
-    assert read_state(file, "events") is None
-    write_state(file, STATE.model_copy(update={"offsets": {}}))
-    write_state(file, STATE)
-    assert read_state(file, "events") == STATE
-    assert list(tmp_path.iterdir()) == [file]
-    with pytest.raises(InputError, match="of topic events, not others"):
-        read_state(file, "others")
-    file.write_text('{"topic": "events", "offsets": {"0": -1}}')
-    with pytest.raises(InputError, match=r"audit\.json"):
-        read_state(file, "events")

@@ -119,7 +119,6 @@ def test_ids_values_and_tag_of_a_call() -> None:
         calls.snooze("42", for_s=60)
     campaign = calls.plan_campaign("spring"), calls.plan_campaign("spring", dry_run=True)
     assert [each.retried for each in campaign] == [False, True]
-    assert not calls.explanation("42").retried
 
 
 def client_of(answer: Callable[[httpx2.Request], httpx2.Response], **options: Any) -> Client:

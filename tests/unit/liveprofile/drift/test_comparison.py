@@ -141,31 +141,9 @@ def test_saved_reference_is_loaded_and_unknown_format_rejected(
     again = DriftReference.load(tmp_path)
     assert (again, again.version) == (reference, reference.version)
     text = (tmp_path / REFERENCE_FILE).read_text()
-    (tmp_path / REFERENCE_FILE).write_text(text.replace('"format": 2', '"format": 9'))
-    with pytest.raises(InputError, match="format 9, this version reads 2"):
+    (tmp_path / REFERENCE_FILE).write_text(text.replace('"format": 3', '"format": 9'))
+    with pytest.raises(InputError, match="format 9, this version reads 3"):
         DriftReference.load(tmp_path)
-
-
-def test_daily_reference_uses_the_spread_of_days() -> None:
-    """Every other day all amounts are doubled: the hours of a day are alike, the days are not."""
-    rng = np.random.default_rng(6)
-    x_NF, score_N = events(rng, 48_000)
-    hour_N = np.arange(48_000) // 100
-    plain = drift_reference.build_drift_reference(
-        x_NF, NAMES, score_N, hour_N, np.arange(48_000), ALERT_SCORE
-    )
-    x_NF[:, NAMES.index("amount")] *= 1 + (hour_N // 24 % 2)
-    waves = drift_reference.build_drift_reference(
-        x_NF, NAMES, score_N, hour_N, np.arange(48_000), ALERT_SCORE
-    )
-    of_hours, daily = (series(one, "amount") for one in (waves, waves.daily))
-    assert daily.spread == of_hours.day_spread > 5 * of_hours.spread
-    assert daily.shift_spread == of_hours.day_shift_spread > 5 * of_hours.shift_spread
-    assert series(plain, "amount").day_spread < 1.5
-    # A day like the others is no drift by the spread of days, but is by the spread of hours.
-    day = x_NF[24 * 100 : 48 * 100], score_N[24 * 100 : 48 * 100]
-    assert "amount" in assess_drift(waves, counts(waves, *day)).drifted
-    assert "amount" not in assess_drift(waves.daily, counts(waves, *day)).drifted
 
 
 def test_repeated_events_within_hours_raise_the_spread() -> None:

@@ -10,10 +10,8 @@ from liveprofile.features.entity import (
     EventBatch,
     InvalidLists,
     compute_features,
-    features_from_lists,
     parse_lists,
 )
-from models.fraud.datasets.entity_history import EntityHistory, EventColumns, LabelColumns
 from tests.reference.entity_features import (
     ENTITIES,
     TYPE_LETTERS,
@@ -178,48 +176,3 @@ def test_duplicate_event_is_detected() -> None:
     arrivals = a_day()
     rows = parse_lists(batch([*arrivals, arrivals[-1]], [0, 5, 6]))
     assert rows.duplicates().tolist() == [False, False, True]
-
-
-def codes(values: list[str]) -> np.ndarray:
-    """Encodes texts as numbers from 1; the empty text as 0."""
-    found = {value: number for number, value in enumerate(sorted({*values} - {""}), 1)}
-    return np.array([found.get(value, 0) for value in values], np.int32)
-
-
-@given(arrival_lists(), st.sampled_from([2, 128]))
-@settings(max_examples=40, deadline=None)
-def test_lists_built_from_files_equal_the_job_lists(arrivals: list[Arrival], keep: int) -> None:
-    """Compares lists that are built from arrays with lists parsed from the job's text."""
-    events = [one for one in arrivals if isinstance(one, Event)]
-    labels = [one for one in arrivals if isinstance(one, Label)]
-    clock = np.maximum.accumulate([one.time_ms for one in events])
-    # In a file, the time of a label is the only information on its arrival.
-    arrived, waiting = [], sorted(labels, key=lambda label: label.time_ms)
-    for event, now_ms in zip(events, clock, strict=True):
-        while waiting and waiting[0].time_ms <= now_ms:
-            arrived.append(waiting.pop(0))
-        arrived.append(event)
-    rows = scored(arrived)
-    flat = EntityHistory(
-        EventColumns(
-            np.array([one.time_ms for one in events]),
-            np.array([ord(TYPE_LETTERS[one.type]) for one in events], np.uint8),
-            np.array([one.amount for one in events]),
-            codes([one.id for one in events]),
-            codes([one.user for one in events]),
-            {name: codes([getattr(one, name) for one in events]) for name in ENTITIES},
-        ),
-        LabelColumns(
-            np.array([events.index(label.event) for label in labels], np.int64),
-            np.array([label.fraud for label in labels], bool),
-            np.array([label.time_ms for label in labels], np.int64),
-        ),
-        keep,
-    )
-    first = {arrived[row]: row for row in reversed(rows)}
-    wanted = np.array([n for n, event in enumerate(events) if event in first])
-    wanted = wanted[np.unique([rows.index(first[events[n]]) for n in wanted], return_index=True)[1]]
-    found = features_from_lists(flat.rows(wanted), delay_days=1)
-    expected = compute_features(batch(arrived, rows, keep), delay_days=1)
-    for name in EVENT_FEATURES:
-        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)

@@ -128,6 +128,6 @@ def test_outcome_counts_alerts_of_the_range_against_labels() -> None:
     assert found.alerts_by_day == {START_MS: 1, START_MS + DAY_MS: 2}
     assert found.alerts_by_rule == {"many": 2, "other": 1}
     assert (found.alerts, found.shadow_flags) == (3, 1)
-    assert found.users == {"a", "b"}
+    assert found.users == 2
     assert (found.frauds, found.labelled, found.precision) == (1, 2, 0.5)
     assert outcome([], START_MS, labels).precision is None

@@ -9,7 +9,6 @@ from liveprofile.kafka.topics import PartitionRange
 from liveprofile.trends.count_store import (
     CATEGORY,
     Chunk,
-    ChunkReport,
     Count,
     Counts,
     Series,
@@ -65,7 +64,6 @@ class MemoryCountStore:
     def __init__(self) -> None:
         self.rows: dict[tuple[str, Series, int], tuple[int, Count]] = {}
         self.chunks: dict[int, Chunk] = {}
-        self.reports: dict[int, ChunkReport] = {}
         self.writes_until_kill: int | None = None
 
     def last_chunk(self) -> Chunk | None:
@@ -87,10 +85,9 @@ class MemoryCountStore:
                     self._write()
                     self.rows[key] = (number, row)
 
-    def finish(self, chunk: Chunk, report: ChunkReport) -> None:
+    def finish(self, chunk: Chunk) -> None:
         self._write()
         self.chunks[chunk.number] = chunk._replace(done=True)
-        self.reports[chunk.number] = report
 
     def _write(self) -> None:
         if self.writes_until_kill is not None:

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from liveprofile.errors import ServiceError
 from liveprofile.settings import Settings, load
 from liveprofile.trends.count_store import ALL, CATEGORY, OTHER, Series, distinct_users
 from liveprofile.trends.update import update
@@ -91,7 +90,8 @@ def test_stream_with_faults_is_counted_as_by_the_reference(records, chunk_record
         topic.send(record.partition, record.value, record.timestamp_ms)
     report = update(topic, store, SETTINGS, chunk_records=chunk_records)
     assert counts(store) == expected_counts(topic, SETTINGS)
-    assert sum(report.counts[1:]) == report.counts.records == len(records)
+    fates = report.events + report.duplicates + report.rejected + report.heartbeats
+    assert fates == report.records == len(records)
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -125,7 +125,7 @@ def test_two_processes_with_one_chunk_count_it_once() -> None:
 
         def read(self, ranges):
             records = list(topic.read(ranges))
-            if not store.reports:
+            if not store.last_chunk().done:
                 update(topic, store, SETTINGS)
             yield from records
 
@@ -139,9 +139,9 @@ def test_records_after_the_checkpoint_are_left_to_the_next_update() -> None:
     topic, store = topic_of(*(payload(n) for n in range(10))), MemoryCountStore()
     topic.checkpoint = {0: 4}
     report = update(topic, store, SETTINGS)
-    assert (report.counts.events, report.behind) == (4, 6)
+    assert (report.events, report.behind) == (4, 6)
     topic.checkpoint = None
-    assert update(topic, store, SETTINGS).counts.events == 6
+    assert update(topic, store, SETTINGS).events == 6
 
 
 def test_copy_within_the_dedup_time_is_counted_once_and_later_again() -> None:
@@ -149,7 +149,7 @@ def test_copy_within_the_dedup_time_is_counted_once_and_later_again() -> None:
     for at_ms in (0, ttl_ms, 3 * ttl_ms):
         topic.send(0, payload(1), START_MS + DAY_MS + at_ms)
         report = update(topic, store, SETTINGS)
-    assert (report.counts.events, report.counts.duplicates) == (1, 0)
+    assert (report.events, report.duplicates) == (1, 0)
     assert counts(store) == expected_counts(topic, SETTINGS)
     assert counts(store)["day", Series(ALL, "", ALL), START_MS][0] == 2
 
@@ -161,19 +161,27 @@ def test_update_reads_back_only_the_dedup_time() -> None:
     update(topic, store, SETTINGS)
     topic.send(0, payload(1_000), START_MS + DAY_MS + 1_000 * ttl_ms // 100)
     topic.read_records = 0
-    assert update(topic, store, SETTINGS).counts.events == 1
+    assert update(topic, store, SETTINGS).events == 1
     assert topic.read_records <= 100 + 2
 
 
-def test_expired_records_are_an_error_until_they_are_skipped() -> None:
+def test_update_goes_on_after_records_that_have_expired_and_counts_them() -> None:
     topic, store = topic_of(*(payload(n) for n in range(10))), MemoryCountStore()
     topic.checkpoint = {0: 4}
     update(topic, store, SETTINGS)
     topic.checkpoint, topic.expired = None, [7]
-    with pytest.raises(ServiceError, match="counted up to offset 4 and now has offsets 7 to 10"):
-        update(topic, store, SETTINGS)
-    report = update(topic, store, SETTINGS, skip_lost=True)
-    assert (report.counts.events, report.skipped) == (3, 3)
+    report = update(topic, store, SETTINGS)
+    assert (report.events, report.lost) == (3, 3)
+
+
+def test_chunk_whose_records_have_expired_ends_as_far_as_it_was_counted() -> None:
+    topic, store = topic_of(*(payload(n) for n in range(10))), MemoryCountStore()
+    store.writes_until_kill = 1
+    with pytest.raises(KilledError):
+        update(topic, store, SETTINGS, chunk_records=6)
+    store.writes_until_kill, topic.expired = None, [2]
+    report = update(topic, store, SETTINGS)
+    assert (report.events, report.lost, report.chunks) == (4, 2, 1)
 
 
 def test_categories_beyond_the_limit_count_as_other(monkeypatch: pytest.MonkeyPatch) -> None:

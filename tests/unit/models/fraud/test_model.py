@@ -1,7 +1,6 @@
-"""The fraud model on a simulated shop: files, scores, calibration, reasons."""
+"""The fraud model: files, scores, calibration, reasons."""
 
 import json
-import math
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -10,41 +9,44 @@ import numpy as np
 import pytest
 
 from liveprofile.errors import InputError
-from liveprofile.features.entity import EVENT_FEATURES, SCORED_TYPES, EventLists
-from liveprofile.simulator import Shop, ShopConfig
-from liveprofile.units import DAY_MS
-from liveprofile.wire.scored_events import ENTITY_NAMES
-from models.fraud.datasets.entity_history import EntityHistory, EventColumns, LabelColumns
-from models.fraud.datasets.event_dataset import downsample_legitimate, simulate_shop
+from liveprofile.features.entity import EVENT_FEATURES, SCORED_TYPES, EventLists, parse_lists
+from liveprofile.wire.scored_events import read_rows
+from models.fraud.datasets.event_dataset import downsample_legitimate
 from models.fraud.model import CARD_FILE, TREES_FILE, FraudModel, probability
 from models.fraud.reasons import EARLIER_EVENT, explain, feature_groups, shapley_values
 from models.fraud.training.fit import fit_calibration
+from tests.reference.entity_features import Arrival, Event
+from tests.reference.scoring import event_parts, first_occurrences
 from tests.support.one_feature_model import one_feature_model
 from tests.support.paths import ROOT
+from tests.support.scoring_harness import random_arrivals, user_of
 
 pytestmark = pytest.mark.slow
 
 SHIPPED = ROOT / "models/checkpoints/event-risk"
-NO_LABELS = LabelColumns(np.empty(0, np.int64), np.empty(0, bool), np.empty(0, np.int64))
+ARRIVALS = random_arrivals(5, 600)
 
 
-class ScoredShop(NamedTuple):
+class ScoredEvents(NamedTuple):
     model: FraudModel  # the shipped one
-    events: EventColumns
-    rows: np.ndarray  # of the last events
+    rows: list[int]  # of ARRIVALS
     lists: EventLists  # of these rows
     columns: dict[str, np.ndarray]
 
 
+def lists_of(arrivals: list[Arrival], rows: list[int]) -> EventLists:
+    texts = [event_parts(arrivals, row) for row in rows]
+    return parse_lists(read_rows([user_of(arrivals, row) for row in rows], texts))
+
+
 @pytest.fixture(scope="module")
-def shop() -> ScoredShop:
-    events = simulate_shop(ShopConfig(150, 12, seed=5, takeovers=6)).history.events
-    model, rows = FraudModel.load(SHIPPED), np.arange(len(events.time_ms) - 1_000, len(events.user))
-    lists = EntityHistory(events, NO_LABELS).rows(rows)
-    return ScoredShop(model, events, rows, lists, model.columns(lists))
+def shop() -> ScoredEvents:
+    rows = [row for row in first_occurrences(ARRIVALS) if row > 200]
+    model, lists = FraudModel.load(SHIPPED), lists_of(ARRIVALS, rows)
+    return ScoredEvents(model, rows, lists, model.columns(lists))
 
 
-def test_saved_model_gives_the_same_scores_and_files(shop: ScoredShop, tmp_path: Path) -> None:
+def test_saved_model_gives_the_same_scores_and_files(shop: ScoredEvents, tmp_path: Path) -> None:
     shop.model.save(tmp_path)
     loaded = FraudModel.load(tmp_path)
     assert loaded.version == shop.model.version
@@ -54,7 +56,7 @@ def test_saved_model_gives_the_same_scores_and_files(shop: ScoredShop, tmp_path:
         assert (tmp_path / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 
 
-def test_score_does_not_depend_on_the_batch(shop: ScoredShop) -> None:
+def test_score_does_not_depend_on_the_batch(shop: ScoredEvents) -> None:
     scores = shop.model.score(shop.columns)
     assert scores.max() > 0.9
     for row in (0, 17, len(scores) - 1):
@@ -116,7 +118,7 @@ def test_each_feature_is_in_one_group_except_event_types() -> None:
     assert len({group.code for group in groups}) == len(groups)
 
 
-def test_first_reason_is_the_only_feature_that_the_model_uses(shop: ScoredShop) -> None:
+def test_first_reason_is_the_only_feature_that_the_model_uses(shop: ScoredEvents) -> None:
     model = one_feature_model("user_purchases_7d", 3)
     x = model.matrix(shop.columns)
     flagged = np.flatnonzero(model.score(shop.columns) > 0.5)[:5]
@@ -133,7 +135,7 @@ def test_first_reason_is_the_only_feature_that_the_model_uses(shop: ScoredShop) 
         assert first.weight == pytest.approx(float(values.sum()))
 
 
-def test_reason_names_the_type_of_an_earlier_event(shop: ScoredShop) -> None:
+def test_reason_names_the_type_of_an_earlier_event(shop: ScoredEvents) -> None:
     model = one_feature_model("user_type_2_before", -1)  # types are numbers from 0
     flagged = np.flatnonzero(~np.isnan(shop.columns["user_type_2_before"]))[:3]
     for place, reasons in zip(
@@ -144,27 +146,22 @@ def test_reason_names_the_type_of_an_earlier_event(shop: ScoredShop) -> None:
         assert (reasons[0].code, reasons[0].sentence) == ("ORDER", words)
 
 
-def test_drop_of_an_earlier_event_equals_a_history_without_it(shop: ScoredShop) -> None:
-    model, events = shop.model, shop.events
-    x = model.matrix(shop.columns)
-    for place in np.argsort(-model.log_odds(x))[:60]:
+def test_drop_of_an_earlier_event_equals_a_history_without_it(shop: ScoredEvents) -> None:
+    model, x = shop.model, shop.model.matrix(shop.columns)
+    for place in np.argsort(-model.log_odds(x)):
         reasons = explain(model, shop.lists, x, np.array([place]))[0]
         earlier = [reason for reason in reasons if reason.code == EARLIER_EVENT and reason.value]
         if earlier:
             break
-    reason, flagged = earlier[0], shop.rows[place]
-    before = np.flatnonzero(events.user[:flagged] == events.user[flagged])
-    same_amount = [row for row in before if events.amount[row] == reason.value]
+    reason, row = earlier[0], shop.rows[place]
+    own = ARRIVALS[row]
     drops = []
-    for removed in same_amount[-16:]:
-        kept = np.delete(np.arange(len(events.user)), removed)
-        without = EventColumns(
-            *(column[kept] for column in events[:-1]),
-            {name: codes[kept] for name, codes in events.entities.items()},
-        )
-        lists = EntityHistory(without, NO_LABELS).rows(np.array([flagged - 1]))
-        alone = model.log_odds(model.matrix(model.columns(lists)))
-        drops.append(float((model.log_odds(x[place : place + 1]) - alone)[0]))
+    for removed in {one for one in ARRIVALS[:row] if isinstance(one, Event)} - {own}:
+        if (removed.user, removed.amount) == (own.user, reason.value):
+            # Also without its labels and its duplicates.
+            kept = [one for one in ARRIVALS[: row + 1] if removed not in (one, one[0])]
+            alone = model.matrix(model.columns(lists_of(kept, [len(kept) - 1])))
+            drops.append(float((model.log_odds(x[place : place + 1]) - model.log_odds(alone))[0]))
     assert reason.weight == pytest.approx(min(drops, key=lambda each: abs(each - reason.weight)))
     assert f"of {reason.value:,.2f}" in reason.sentence
 
@@ -177,46 +174,3 @@ def test_unknown_feature_is_no_reason() -> None:
     assert shapley_values(model, x[None])[0, index] == 0
     x[index] = 9.0
     assert shapley_values(model, x[None])[0, index] > 0
-
-
-def test_simulated_shop_has_scored_types_labels_and_encoded_ids() -> None:
-    config = ShopConfig(180, 10, seed=1, takeovers=9, rings=1)
-    shop = simulate_shop(config)
-    days = list(Shop(config))
-    records = [record for day in days for record in day.records()]
-    events = [event for event in records if event["event_type"] in SCORED_TYPES]
-    labels = {label["event_id"]: label for day in days for label in day.labels.to_pylist()}
-    assert len(events) == len(shop.time_ms_N)
-    encoded = shop.history.events
-    for name, column in (("device", "device_id"), ("coupon", "coupon_id")):
-        ids = [event.get(column, "") for event in events]
-        pairs = set(zip(ids, encoded.entities[name].tolist(), strict=True))
-        assert len(pairs) == len(set(ids))
-        assert ("" in ids) == (("", 0) in pairs)
-    cells = [
-        (math.floor(event["place"]["lat"] * 100), math.floor(event["place"]["lon"] * 100))
-        for event in events
-    ]
-    pairs = set(zip(cells, encoded.entities["place"].tolist(), strict=True))
-    assert len(pairs) == len(set(cells))
-    for row in range(0, len(events), 11):
-        label = labels.get(events[row]["event_id"])
-        assert shop.fraud_N[row] == (label is not None and label["label"] == "fraud")
-        assert shop.case_kind_N[row] == ("" if label is None else label["kind"])
-        price_times_quantity = events[row].get("price", 0.0) * events[row].get("quantity", 1)
-        assert encoded.amount[row] == events[row].get("amount", price_times_quantity)
-
-
-@pytest.mark.parametrize("missing", [(), ENTITY_NAMES], ids=["nothing", "all"])
-def test_missing_entities_of_an_honest_shop_do_not_raise_scores(missing: tuple[str, ...]) -> None:
-    """Measures the shipped model from the second week on."""
-    no_frauds = {"takeovers": 0, "card_tests": 0, "rings": 0}
-    shop = simulate_shop(ShopConfig(200, 14, seed=77, campaigns=1, **no_frauds))
-    events = shop.history.events
-    no_ids = {name: np.zeros_like(events.entities[name]) for name in missing}
-    history = EntityHistory(events._replace(entities=events.entities | no_ids), NO_LABELS)
-    rows = np.flatnonzero(shop.time_ms_N > shop.time_ms_N[0] + 7 * DAY_MS)
-    model = FraudModel.load(SHIPPED)
-    score_N = probability(model.log_odds(history.features(rows, model.names, model.delay_days)))
-    assert len(rows) > 1_000
-    assert (score_N >= 0.9).mean() < 0.002

@@ -32,8 +32,8 @@ from tests.support.memory.cassandra import MemoryCassandra
 from tests.support.paths import ROOT
 from tests.support.rows.drift_data import NAMES, START_MS, events, make_reference
 from tests.support.scoring_harness import ScoringHarness, purchases
-from udfs.scoring.drift_monitor import RESEND_AFTER_MS, DriftMonitor
-from udfs.scoring.drift_store import CassandraDriftStore, decision_scope
+from udfs.scoring.drift_monitor import MAX_ALERT_AGE_MS, DriftMonitor
+from udfs.scoring.drift_store import CassandraDriftStore, DriftState
 
 SCHEMA = json.loads((ROOT / "schemas/drift-alert.schema.json").read_text("utf-8"))
 
@@ -97,31 +97,26 @@ class Workers:
                     x_NF[:, 0] *= factor
                 rows = range(of_count)
                 found += monitor.observe(x_NF, score_N, np.full(of_count, at_ms), rows, rows)
-                self.clock.now_s += 31
+                self.clock.now_s += 61
         return [json.loads(alert) for alert in found]
 
-    def state(self, kind: str = "hour"):
-        return self.store.state(decision_scope(self.reference, kind))
+    def state(self) -> DriftState:
+        return self.store.state(self.reference.version)
 
 
-def test_drift_sends_one_alert_at_start_and_one_at_end(reference: DriftReference) -> None:
+def test_drift_is_told_by_each_worker_at_start_and_at_end(reference: DriftReference) -> None:
     workers = Workers(reference)
     sent = {hour: workers.step(5.0 if 4 <= hour < 7 else 1.0) for hour in range(12)}
-    by_hour = {
-        hour: [alert["data"]["state"] for alert in alerts if alert["data"]["period"] == "hour"]
-        for hour, alerts in sent.items()
-    }
-    assert {hour: states for hour, states in by_hour.items() if states} == {
-        4: ["started"],
-        8: ["ended"],
-    }
-    started, ended = (sent[hour][0] for hour in (4, 8))
+    alerts = {alert["id"]: alert for of_hour in sent.values() for alert in of_hour}
+    assert [alert["data"]["state"] for alert in alerts.values()] == ["started", "ended"]
+    assert sum(map(len, sent.values())) == 2 * len(workers.monitors)
+    assert [hour for hour, of_hour in sent.items() if of_hour] == [4, 8]
+    started, ended = alerts.values()
     for alert in (started, ended):
         jsonschema.Draft202012Validator(SCHEMA).validate(alert)
         assert alert["type"] == f"com.example.shop.{DRIFT_ALERT_TYPE}"
         assert alert["subject"] == "m-1"
         assert alert["source"] == "urn:shop:eu/profile-job"
-    assert started["id"] != ended["id"]
     assert started["data"]["events"] >= 2_000  # of both workers
     assert started["data"]["reasons"][0]["name"] == "amount"
     assert started["data"]["since"] == ended["data"]["since"] == started["data"]["period_start"]
@@ -129,48 +124,37 @@ def test_drift_sends_one_alert_at_start_and_one_at_end(reference: DriftReference
 
 
 def test_hours_with_too_few_events_change_no_state(reference: DriftReference) -> None:
-    workers = Workers(reference)
+    workers = Workers(reference, count=1)
     assert workers.step(5.0)
     before = workers.state()
     for _ in range(4):
         assert workers.step(1.0, count=10) == []
-    assert workers.state()._replace(sent=before.sent) == before
-
-
-def test_day_is_decided_by_all_its_hours(reference: DriftReference) -> None:
-    workers = Workers(reference)
-    alerts = [alert for _ in range(48) for alert in workers.step(2.0, count=100)]
-    days = [alert["data"] for alert in alerts if alert["data"]["period"] == "day"]
-    assert [day["state"] for day in days] == ["started"]
-    assert days[0]["events"] >= 24 * 200
+    assert workers.state() == before
 
 
 def test_young_shop_gets_no_decision(reference: DriftReference) -> None:
-    workers = Workers(reference, after_days=0.25)
+    workers = Workers(reference, count=1, after_days=0.25)
     sent = [bool(workers.step(5.0)) for _ in range(9)]
     assert sent == [False] * 6 + [True] + [False] * 2
 
 
-def test_moderate_shift_starts_drift_in_its_second_hour(
+def test_moderate_shift_starts_drift_in_its_second_hour(reference: DriftReference) -> None:
+    workers = Workers(reference, count=1)
+    sent = [workers.step(factor, count=4_000) for factor in (1.45, 1, 1, 1.45, 1.45)]
+    assert [len(of_hour) for of_hour in sent] == [0, 0, 0, 0, 1]
+    assert sent[4][0]["data"]["since"] < sent[4][0]["data"]["period_start"]
+
+
+def test_restarted_worker_sends_the_newest_alert_again_unless_it_is_old(
     reference: DriftReference,
 ) -> None:
-    workers = Workers(reference)
-    sent = [workers.step(factor, count=2_000) for factor in (1.45, 1, 1, 1.45, 1.45)]
-    hours = [[alert["data"] for alert in of if alert["data"]["period"] == "hour"] for of in sent]
-    assert [len(of) for of in hours] == [0, 0, 0, 0, 1]
-    assert hours[4][0]["since"] < hours[4][0]["period_start"]
-
-
-def test_unsent_alert_of_a_lost_worker_is_sent_by_another(reference: DriftReference) -> None:
-    workers = Workers(reference)
+    workers = Workers(reference, count=1)
     (alert,) = workers.step(5.0)
-    assert not workers.state().sent
     workers.monitors = [workers.monitor()]
-    workers.clock.now_s += RESEND_AFTER_MS / 1_000
-    sent = [one for _ in range(4) for one in workers.step(5.0)]
-    assert sent == [alert]
-    assert workers.state().sent
-    assert [workers.step(5.0) for _ in range(10)] == [[]] * 10  # once sent, not again
+    assert [workers.step(5.0) for _ in range(4)] == [[alert], [], [], []]
+    workers.monitors = [workers.monitor()]
+    workers.clock.now_s += MAX_ALERT_AGE_MS / 1_000
+    assert [workers.step(5.0) for _ in range(4)] == [[]] * 4
 
 
 class SlowStore(CassandraDriftStore):
@@ -217,7 +201,7 @@ def test_slow_store_does_not_delay_scoring_and_loses_no_counts(
     observe()
     wait_for_task()
     monitor.close()
-    totals = store.totals(reference.version, START_MS, START_MS + HOUR_MS)
+    totals = store.totals(reference.version, START_MS)
     assert totals.reshape(len(reference.series), -1)[-1].sum() == 1_500
 
 

@@ -1,4 +1,4 @@
-"""Comparison of rules and model on simulated shops, and the commands that train and evaluate."""
+"""Comparison of rules and model on simulated shops, and its command."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from cli.main import app
+from lab.__main__ import app
+from lab.simulated.rules_and_model import compare_rules_and_model
 from liveprofile.errors import InputError
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import Rule, RuleSet, read_rules
 from models.fraud.model import FraudModel
-from models.fraud.training.evaluate import compare_rules_and_model
 
 SHIPPED = product_path(Path("models/checkpoints/event-risk"))
 RULES = read_rules(product_path(Path("rules.toml")))
@@ -99,7 +99,7 @@ def test_seed_of_the_training_or_too_few_days_are_rejected(
 
 def test_evaluate_command_measures_the_shipped_model(model: FraudModel) -> None:
     options = ["--users", "300", "--days", "16", "--seed", "6"]
-    result = CliRunner().invoke(app, ["model", "evaluate", "event-risk", *options])
+    result = CliRunner().invoke(app, ["event-risk", *options])
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout.splitlines()[-1])
     assert (report["model"], report["rules"]) == (model.version, RULES.version)

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from liveprofile.consent.changes import ConsentTable
 from liveprofile.errors import InputError
@@ -49,24 +49,9 @@ from offline.occlusion import WindowEffects, occlusion_effects
 from udfs.profile.model_feed import load_checkpoint
 from udfs.profile.udf import open_text_encoder
 
-RefusalKind = Literal[
-    "erased-user", "no-consent", "other-model", "other-events", "other-values", "unknown-window"
-]
-
-
-class ExplanationRefused(InputError):
-    """The window cannot or may not be explained. `kind`: why, for programs."""
-
-    def __init__(self, kind: RefusalKind, detail: str):
-        super().__init__(detail)
-        self.kind, self.detail = kind, detail
-
 
 def as_document(effects: WindowEffects, delta: StoredDelta) -> dict[str, Any]:
-    """All events of a stored window in order of time, with their effects.
-
-    liveprofile.client.analysis_models describes the fields.
-    """
+    """All events of a stored window in order of time, with their effects (docs/reading.md)."""
     before = delta.delta.get("before") or {}
     return {
         "user_id": delta.user_id,
@@ -107,13 +92,12 @@ def explain(
 ) -> WindowEffects:
     """The effects of the events of a stored window.
 
-    config: the settings' file. version: of its model. Raises ExplanationRefused if the user does
+    config: the settings' file. version: of its model. Raises InputError if the user does
     not allow profiles or was erased, or if the events or the model of the window are not there any
     more, and ServiceError.
     """
     if version != delta.model_version:
-        raise ExplanationRefused(
-            "other-model",
+        raise InputError(
             f"the window was scored by model {delta.model_version}, model.checkpoint is {version}:"
             " set model.checkpoint to the folder of that model",
         )
@@ -150,11 +134,11 @@ def explain(
 def check_permission(
     consents: ConsentTable, erasures: ErasureTable, delta: StoredDelta, now_ms: int
 ) -> None:
-    """Raises ExplanationRefused for a window of a user who does not allow it, or was erased."""
+    """Raises InputError for a window of a user who does not allow it, or was erased."""
     if erasures.is_erased(delta.user_id, delta.window_start_ms):
-        raise ExplanationRefused("erased-user", "the user was erased after this window began")
+        raise InputError("the user was erased after this window began")
     if not consents.allowed(delta.user_id, "profiling", now_ms):
-        raise ExplanationRefused("no-consent", "the user does not allow profiling")
+        raise InputError("the user does not allow profiling")
 
 
 class KnownEvents(NamedTuple):
@@ -264,10 +248,9 @@ def has_stored_events(row: Mapping[str, Any] | None, delta: StoredDelta) -> bool
     return found == [split_digests(delta.digests)] and events_total(row) == _events(delta)
 
 
-def other_events(delta: StoredDelta) -> ExplanationRefused:
+def other_events(delta: StoredDelta) -> InputError:
     """The error for events that are not those that the job has used."""
-    return ExplanationRefused(
-        "other-events",
+    return InputError(
         f"the user's events until the window's end are not the {_events(delta)} that the job has"
         " used: earlier ones have expired from the input topic, or the user"
         " was erased or has several ids, or consents have changed",
@@ -279,12 +262,11 @@ def _events(delta: StoredDelta) -> int:
 
 
 def check_values(effects: WindowEffects, delta: StoredDelta) -> None:
-    """Raises ExplanationRefused if the recomputed values of the window are not the stored ones."""
+    """Raises InputError if the recomputed values of the window are not the stored ones."""
     for name in ("churn", "expected_spend"):
         stored, recomputed = delta.delta["after"][name], getattr(effects.served, name)
         if abs(recomputed - stored) > LARGEST_DIFFERENCE * max(stored, 1.0):
-            raise ExplanationRefused(
-                "other-values",
+            raise InputError(
                 f"{name} is {stored:g} in the stored delta, and {recomputed:g} from the user's"
                 " events: the settings of windows or state have changed since, or state has"
                 " expired",

@@ -1,4 +1,4 @@
-"""python -m lab.event_risk FOLDER: trains the shipped fraud model on simulated shops.
+"""python -m lab.simulated.train FOLDER: trains the shipped fraud model on simulated shops.
 
 Each seed is a different shop with its own people, frauds, honest changes of habit and crowds. Three
 disjoint sets of seeds serve as splits:
@@ -21,17 +21,12 @@ from pathlib import Path
 import numpy as np
 
 from cli.progress import progress
+from lab.simulated.entity_history import EntityHistory
+from lab.simulated.shops import SimulatedShop, concatenate, dataset_of_shop, simulate_shop
 from liveprofile.features.entity import ORDER_FEATURES
 from liveprofile.progress import Progress
 from liveprofile.simulator import ShopConfig
-from models.fraud.datasets.entity_history import EntityHistory
-from models.fraud.datasets.event_dataset import (
-    EventDataset,
-    SimulatedShop,
-    concatenate,
-    dataset_of_shop,
-    simulate_shop,
-)
+from models.fraud.datasets.event_dataset import EventDataset
 from models.fraud.model import FraudModel
 from models.fraud.training.evaluate import FALSE_ALARM_COST, complete
 from models.fraud.training.fit import FEATURES, fit_model
@@ -127,7 +122,7 @@ def train_simulated(
             shop = hide_entities(shop, config.seed) if hide else shop
             datasets.append(dataset_of_shop(shop, names, recipe.delay_days, from_day, legitimate))
             on_progress("shops", next(done), total)
-        return concatenate(datasets)
+        return concatenate(datasets).events
 
     names, warm_up_days = [*SIMULATED_FEATURES, *ORDER_FEATURES], recipe.warm_up_days
     train = simulate(train_shops, names, 0, recipe.legitimate_rows, (False, True))

@@ -1,0 +1,1 @@
+"""Simulated shops: their events as the fraud model reads them, without Flink."""

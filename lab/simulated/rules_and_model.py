@@ -1,0 +1,97 @@
+"""The rules, the fraud model and both together on simulated shops, by kind of case."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lab.simulated.shops import SimulatedDataset, concatenate, simulate_dataset
+from liveprofile.errors import InputError
+from liveprofile.progress import Progress
+from liveprofile.rules.rules import RuleSet
+from liveprofile.simulator import ShopConfig
+from models.fraud.datasets.event_dataset import EventDataset
+from models.fraud.model import FraudModel
+from models.fraud.training.evaluate import (
+    BUDGETS,
+    EventScores,
+    alert_metrics,
+    detection_report,
+    features_used_by,
+    score_events,
+)
+
+SEEDS = (401, 402, 403, 404)  # no recipe uses these
+
+
+def alerted_kinds(dataset: SimulatedDataset, alert_M: np.ndarray) -> dict[str, dict[str, Any]]:
+    """Returns the alerted shares of each kind of case: of its cases, and of its user-days.
+
+    A case is alerted if one of its events is. A ring has many users.
+    """
+    events = dataset.events
+    pairs = np.column_stack([events.user_M, events.day_M])
+    user_day_M = np.unique(pairs, axis=0, return_inverse=True)[1].ravel()
+
+    def share_alerted(key_M: np.ndarray, is_kind_M: np.ndarray) -> float:
+        """The share of the kind's keys that have an alert."""
+        alerted = np.unique(key_M[is_kind_M & alert_M])
+        return round(len(alerted) / len(np.unique(key_M[is_kind_M])), 4)
+
+    kinds = {}
+    for kind in sorted(set(dataset.case_kind_M) - {""}):
+        is_kind_M = dataset.case_kind_M == kind
+        kinds[kind] = {
+            "cases": len(np.unique(dataset.case_M[is_kind_M])),
+            "alerted": share_alerted(dataset.case_M, is_kind_M),
+            "user_days_alerted": share_alerted(user_day_M, is_kind_M),
+        }
+    return kinds
+
+
+def compare_rules_and_model(
+    model: FraudModel,
+    rules: RuleSet,
+    seeds: Sequence[int] = SEEDS,
+    users: int = 2_500,
+    days: int = 45,
+    warm_up_days: int = 14,
+    budgets: Sequence[float] = BUDGETS[:2],
+    on_progress: Progress = lambda stage, done, total: None,
+) -> dict[str, Any]:
+    """Returns the report of `detection_report` for the shops of these seeds.
+
+    The first `warm_up_days` of a shop fill the lists, and their events do not count. Raises
+    InputError for a seed of the model's recipe, and if `days` does not exceed `warm_up_days`.
+    """
+    recipe = model.metadata.get("recipe", {})
+    used = {seed for name, each in recipe.items() if name.endswith("_seeds") for seed in each}
+    for seed in used.intersection(seeds):
+        raise InputError(f"seed {seed}: the model's training used it, choose another seed")
+    if days <= warm_up_days:
+        raise InputError(f"days = {days}: must be more than the {warm_up_days} that fill the lists")
+    event_rules = rules.evaluated("event")
+    names = list(dict.fromkeys([*model.names, *features_used_by(event_rules)]))
+    datasets, scores = [], []
+    for done, seed in enumerate(seeds, 1):
+        config = ShopConfig(users, days, seed=seed)
+        dataset = simulate_dataset(config, names, model.delay_days, warm_up_days, None)
+        events = dataset.events
+        scores.append(score_events(model, rules, names, events))
+        no_features = events.labelled._replace(x_NF=events.labelled.x_NF[:, :0].copy())
+        datasets.append(dataset._replace(events=events._replace(labelled=no_features)))
+        on_progress("shops", done, len(seeds))
+    all_scores = EventScores(*map(np.concatenate, zip(*scores, strict=True)))
+    dataset = concatenate(datasets)
+
+    def measure(events: EventDataset, alert_M: np.ndarray) -> dict[str, Any]:
+        return {**alert_metrics(events, alert_M), "kinds": alerted_kinds(dataset, alert_M)}
+
+    return {
+        "model": model.version,
+        "rules": rules.version,
+        "shops": {"seeds": list(seeds), "users": users, "days": days - warm_up_days},
+        **detection_report(dataset.events, all_scores, event_rules, budgets, measure),
+    }

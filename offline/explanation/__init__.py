@@ -1,1 +1,0 @@
-"""Which events of a window moved a profile: the effects, and a process for servers."""
