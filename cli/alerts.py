@@ -26,7 +26,6 @@ from cli.options import Commands
 from liveprofile.alerts.cases import flags
 from liveprofile.alerts.cases.snooze import check_end
 from liveprofile.alerts.cases.states import AlertState
-from liveprofile.alerts.cloud_events import is_type
 from liveprofile.drift.alert import DRIFT_ALERT_TYPE
 from liveprofile.kafka.offsets import ranges_since
 from liveprofile.kafka.records import Record, read_topic
@@ -61,7 +60,7 @@ def deduplicate(records: Iterable[Record], seen: set[str]) -> Iterator[dict[str,
 def alert_line(alert: dict[str, Any]) -> str:
     """Formats an alert: 2017-11-26 01:05:00  high  user 42  REASON: message -> action  flag ID"""
     data = alert.get("data") or {}
-    is_drift = is_type(str(alert.get("type")), DRIFT_ALERT_TYPE)  # it has no flag
+    is_drift = alert.get("type") == DRIFT_ALERT_TYPE  # it has no flag
     return (
         f"{format_utc(alert_time_ms(alert))}  {data.get('severity', '?'):<8}"
         f"  {'model' if is_drift else 'user'} {alert.get('subject', '?')}"

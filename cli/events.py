@@ -161,7 +161,6 @@ def replay(
     call: Call,
     file: Path,
     mapping: Path | None = None,
-    rate: float | None = None,
     limit: Annotated[int | None, typer.Option(min=1)] = None,
     close_windows: bool = False,
 ) -> None:
@@ -173,7 +172,6 @@ def replay(
     file: CSV, Parquet or JSON lines.
     mapping FILE: Mapping of the file's columns to event fields (TOML, see mappings/). Default: FILE
         holds events as JSON lines.
-    rate: Events per second. Default: as fast as Kafka accepts.
     limit: Maximum number of events.
     close_windows: Send heartbeats after the last event to close the open windows. Events for these
         windows that are sent later are late.
@@ -184,7 +182,6 @@ def replay(
             file,
             mapping,
             call.settings,
-            rate=rate,
             limit=limit,
             close_windows=close_windows,
             progress=advance,
@@ -292,29 +289,25 @@ def recompute_late(
     call: Call,
     files: Annotated[list[Path] | None, typer.Argument()] = None,
     mapping: MappingOption = None,
-    work: Path | None = None,
 ) -> None:
-    """Recompute the profiles of users with late events, and keep what was stored before.
+    """Recompute the profiles of users with late events.
 
     Also those of persons with several ids: the earlier events of an alias come into the windows of
     the person, and its own are deleted. Uses events that were late by at most
-    window.correction_days. The old deltas stay in the table replaced_delta. Flags that would not
-    have been raised are marked WITHDRAWN, new ones ADDED; no alert is sent. The job may be running,
-    and a run may be repeated.
+    window.correction_days. Flags that would not have been raised are marked WITHDRAWN, new ones
+    ADDED; no alert is sent. The job may be running, and a run may be repeated.
 
     Example: `liveprofile events recompute-late 2023-10.jsonl --json`
 
     Options:
     files [FILE]...: Archives of events from before the first record of the input topic: CSV,
         Parquet or JSON lines, in the order of the events. Default: the topic has all of them.
-    work FOLDER: Run on the cluster at flink.rest_url, whose machines see this folder, and work in
-        it. Default: an embedded Flink and a temporary folder.
     """
     from offline.late_windows.run import check_arguments, check_definitions, run
 
-    check_arguments(files or [], mapping, work)
+    check_arguments(files or [], mapping)
     check_definitions(call.settings)
-    result = run(call.settings, call.file, files or [], mapping, work, print_line)
+    result = run(call.settings, call.file, files or [], mapping, print_line)
     call.print(result)
     if result["incomplete"]:
         print_line("users are left out whose earlier events are not all there: pass archives")

@@ -63,8 +63,8 @@ def setup(call: Call, dry_run: bool = False) -> None:
 def migrations(call: Call) -> None:
     """List the migrations of this version and of the keyspace.
 
-    States: applied; pending; incomplete (a table or column is missing: `setup` adds it); unknown
-    (a newer version has applied it).
+    States: applied; pending (also if a table or column is missing: `setup` adds it); unknown (a
+    newer version has applied it).
 
     Example: `liveprofile job migrations`
     """
@@ -156,7 +156,7 @@ def stop(call: Call, savepoint: SavepointFolderOption = None, job: JobOption = N
     Example: `liveprofile job stop --savepoint file:///shared/savepoints`
     """
     rest_url, job_id = _running_job(call, job)
-    location = rest.stop_with_savepoint(rest_url, job_id, savepoint)
+    location = rest.savepoint(rest_url, job_id, savepoint, stop=True)
     found = {"job_id": job_id, "savepoint": location}
     call.print(found, found | {"to go on": f"{submit_command(call, location)} --wait"})
 
@@ -174,7 +174,7 @@ def savepoint(call: Call, folder: SavepointFolderOption = None, job: JobOption =
     Example: `liveprofile job savepoint --savepoint file:///shared/savepoints`
     """
     rest_url, job_id = _running_job(call, job)
-    location = rest.take_savepoint(rest_url, job_id, folder)
+    location = rest.savepoint(rest_url, job_id, folder)
     call.print({"job_id": job_id, "savepoint": location})
 
 
@@ -221,7 +221,7 @@ def upgrade(
     rest_url, job_id = _running_job(call, job)
 
     def stop() -> str:
-        location = rest.stop_with_savepoint(rest_url, job_id, savepoint)
+        location = rest.savepoint(rest_url, job_id, savepoint, stop=True)
         print_line(f"job {job_id} is stopped, savepoint {location}")
         return location
 

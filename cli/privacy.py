@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Annotated, Any
 
+import orjson
 import typer
 from cassandra.cluster import Session
 
@@ -40,7 +41,7 @@ from liveprofile.privacy.erasure_log import (
     scan_runs,
     write_run,
 )
-from liveprofile.privacy.export import ExportFile, as_json, private_file, table_rows, user_records
+from liveprofile.privacy.export import as_json, private_file, table_rows, user_records
 from liveprofile.privacy.places import TABLES, read_user_keys, retention, unlimited
 from liveprofile.privacy.trained_users import FALSE_POSITIVE_RATE, erase_rows, find_checkpoints
 from liveprofile.settings import TOPICS, Settings
@@ -296,30 +297,32 @@ def export(
     settings = call.settings
     ids = of_persons(read_merges(settings), [user])
     with private_file(out) as file, call.session() as session:
+        stored: dict[str, Any] = {}
+        keys = [read_user_keys(session, each) for each in ids]
+        for name, declared in TABLES.items():
+            limits = {"what": declared.holds, "limit": declared.limit}
+            rows = [row for each in keys for row in table_rows(session, declared, each)]
+            stored[name] = limits | {"rows": rows}
+        for setting, topic in TOPICS.items() if topics else ():
+            name = getattr(settings.topics, setting)
+            if not topic.limit:
+                continue
+            records = list(user_records(read_topic(settings, name), ids))
+            limits = {"what": topic.holds, "limit": f"topics.{topic.limit}"}
+            stored[name] = limits | {"records": records}
+        found = {name: each.get("rows", each.get("records")) for name, each in stored.items()}
+        counts = {name: len(items) for name, items in found.items() if items}
+        if not counts:
+            end_without_result(f"nothing is stored about user {user!r}")
         about = {
             "user_id": user,
             "ids": ids,
             "exported_at": as_json(datetime.now(UTC)),
             "keyspace": settings.cassandra.keyspace,
             "topics_included": topics,
+            "stored": stored,
         }
-        result = ExportFile(file, about)
-        keys = [read_user_keys(session, each) for each in ids]
-        for name, declared in TABLES.items():
-            limits = {"what": declared.holds, "limit": declared.limit}
-            rows = (row for each in keys for row in table_rows(session, declared, each))
-            result.add(name, limits, rows, "rows")
-        for setting, topic in TOPICS.items() if topics else ():
-            name = getattr(settings.topics, setting)
-            if not topic.limit:
-                continue
-            records = user_records(read_topic(settings, name), ids)
-            limits = {"what": topic.holds, "limit": f"topics.{topic.limit}"}
-            result.add(name, limits, records, "records")
-        result.end()
-        if not any(result.counts.values()):
-            end_without_result(f"nothing is stored about user {user!r}")
-    counts = {name: count for name, count in result.counts.items() if count}
+        file.write(orjson.dumps(about, option=orjson.OPT_INDENT_2))
     call.print({"file": str(out), "bytes": out.stat().st_size, "stored": counts})
 
 

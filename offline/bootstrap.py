@@ -89,7 +89,7 @@ def run(
         rest.wait_until_running(archive.flink.rest_url, job_id, START_TIMEOUT_S)
         _wait_until_read(archive, job_id)
         on_step("stopping the job with a savepoint")
-        savepoint = rest.stop_with_savepoint(archive.flink.rest_url, job_id, savepoint_dir)
+        savepoint = rest.savepoint(archive.flink.rest_url, job_id, savepoint_dir, stop=True)
         offsets.commit_offsets(live, live.topics.events, archive.kafka.group_id, starts)
         return BootstrapResult(events, savepoint, starts, no_overlap)
 

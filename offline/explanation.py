@@ -9,12 +9,13 @@ events that the job has used. The job's views then prove that they are the right
 from __future__ import annotations
 
 import shutil
+import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from liveprofile.consent.changes import ConsentTable
 from liveprofile.errors import InputError
@@ -29,22 +30,20 @@ from liveprofile.resources import product_path
 from liveprofile.settings import Settings
 from liveprofile.storage import queries
 from liveprofile.storage.connection import open_session
-from liveprofile.storage.queries import StoredDelta, WindowDigests
+from liveprofile.storage.queries import StoredDelta
 from liveprofile.units import DAY_MS
-from liveprofile.wire.payload import as_id, digest, load, split_digests
+from liveprofile.wire.payload import split_digests
 from models.profile.model_card import ModelCard
 from offline.backfill import run_job
 from offline.late_windows.chains import events_total, to_batch
 from offline.late_windows.late_events import (
     LateTable,
     RecordSelection,
-    SpooledRecord,
     choose_late_events,
     read_late_events,
     read_rows,
     write_records,
 )
-from offline.late_windows.run import work_folder
 from offline.occlusion import WindowEffects, occlusion_effects
 from udfs.profile.model_feed import load_checkpoint
 from udfs.profile.udf import open_text_encoder
@@ -103,16 +102,15 @@ def explain(
         )
     consents = read_consents(settings)
     check_permission(consents, read_erasures(settings), delta, round(time.time() * 1_000))
-    table, known = _late_book(settings, consents, delta), _known_events(settings, delta)
-    with work_folder(None) as folder:
-        for ranges in _searches(settings, table, delta, known):
+    table = _late_book(settings, consents, delta)
+    with tempfile.TemporaryDirectory(prefix=".explain-") as name:
+        folder = Path(name)
+        for ranges in _searches(settings, delta):
             on_step(f"reading events of the user from {settings.topics.events}")
             records = read_topic(settings, settings.topics.events, ranges)
             selection = RecordSelection(table, settings.window, settings.limits)
-            found: set[bytes] = set()
             chosen = selection.select(filter(may_be_of_user(delta.user_id), records))
-            write_records(folder / "records.json", _noting_ids(chosen, found))
-            if known.are_in(found):
+            if write_records(folder / "records.json", chosen) >= _events(delta):
                 earlier, row = _last_rows(settings, config, folder, delta, on_step)
                 if has_stored_events(row, delta):
                     break
@@ -141,33 +139,6 @@ def check_permission(
         raise InputError("the user does not allow profiling")
 
 
-class KnownEvents(NamedTuple):
-    """What is stored of a user's events up to a window."""
-
-    digests: frozenset[bytes]  # of the windows that have not expired
-    events: int  # of all windows
-    first_ms: int | None  # start of the first window; None: a window has expired
-
-    def are_in(self, found: Collection[bytes]) -> bool:
-        """Whether these digests may be all events: of others there are too few."""
-        return len(found) >= self.events and self.digests.issubset(found)
-
-
-def known_events(stored: Sequence[WindowDigests], windows: int, events: int) -> KnownEvents:
-    """stored: the windows up to one, newest first. windows, events: numbers of all of them."""
-    digests = frozenset[bytes]().union(*(split_digests(each.digests) for each in stored))
-    is_whole = len(stored) == windows and sum(each.events for each in stored) == events
-    first_ms = min(each.window_start_ms for each in stored) if stored and is_whole else None
-    return KnownEvents(digests, events, first_ms)
-
-
-def _known_events(settings: Settings, delta: StoredDelta) -> KnownEvents:
-    after = delta.delta["after"]
-    with open_session(settings.cassandra) as session:
-        stored = queries.window_digests(session, delta.user_id, delta.window_end_ms)
-    return known_events(stored, round(after["windows"]), round(after["events"]))
-
-
 def may_be_of_user(user_id: str) -> Callable[[Record], bool]:
     """Whether a record can be an event of the user, without parsing it.
 
@@ -179,28 +150,16 @@ def may_be_of_user(user_id: str) -> Callable[[Record], bool]:
     )
 
 
-def _noting_ids(records: Iterable[SpooledRecord], found: set[bytes]) -> Iterator[SpooledRecord]:
-    for record in records:
-        found.add(digest(as_id(load(record.payload).get("event_id"))))
-        yield record
-
-
-def _searches(
-    settings: Settings, table: LateTable, delta: StoredDelta, known: KnownEvents
-) -> Iterator[dict[int, PartitionRange]]:
-    """The records to read, the likeliest first: those near the windows, then all."""
+def _searches(settings: Settings, delta: StoredDelta) -> Iterator[dict[int, PartitionRange]]:
+    """The records to read, the likeliest first: the user's partition up to the close of the window,
+    then all."""
     topic, skew_ms = settings.topics.events, settings.limits.max_clock_skew_ms
     ranges = offsets.partition_ranges(settings, topic)
     own = partition_of(delta.user_id.encode("utf-8", "surrogatepass"), len(ranges))
-    first = ranges[own].first
-    if known.first_ms is not None:
-        starts = offsets.offsets_at(settings, topic, max(0, known.first_ms - skew_ms))
-        # Late events that are left out are read too: later copies of them are not used.
-        late = (at for number, at in table.left_out.get(delta.user_id, ()) if number == own)
-        first = max(first, min([starts.get(own, first), *late]))
+    first, last = ranges[own]
     closed_ms = delta.window_end_ms + settings.window.out_of_orderness_ms + skew_ms
-    end = offsets.offsets_at(settings, topic, closed_ms).get(own, ranges[own].end)
-    yield {own: PartitionRange(first, max(first, min(end, ranges[own].end)))}
+    end = offsets.offsets_at(settings, topic, closed_ms).get(own, last)
+    yield {own: PartitionRange(first, max(first, min(end, last)))}
     yield ranges
 
 

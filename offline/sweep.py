@@ -21,7 +21,6 @@ from typing import NamedTuple
 
 from cassandra.cluster import Session
 
-from liveprofile.alerts.cloud_events import origin_of
 from liveprofile.feeds.definitions import announce_sweep
 from liveprofile.feeds.users import read_consents
 from liveprofile.kafka import records
@@ -206,9 +205,9 @@ def run_sweep(
 
     def send(writes: Sequence[MembershipWrite]) -> None:
         if writes:
-            topic, origin = settings.topics.segment_changes, origin_of(settings.job)
+            topic, source = settings.topics.segment_changes, settings.job.event_source
             events = (
-                (write.user_id.encode(), change_event(write, origin), CONTENT_TYPE)
+                (write.user_id.encode(), change_event(write, source), CONTENT_TYPE)
                 for write in writes
             )
             records.send_all(settings, topic, events)

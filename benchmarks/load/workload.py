@@ -155,7 +155,7 @@ class EventSender(ReplayProducer):
             self._producer.begin_transaction()
 
     def send_message(self, message: EventMessage) -> None:
-        self._produce(message.value, message.key)
+        self.produce(message.value, message.key)
 
     def send_workload(self, workload: Workload, until_ms: int) -> None:
         """Sends the workload and, to each partition, a heartbeat that moves the watermark to

@@ -31,8 +31,6 @@ train = Commands(
 VALIDATION = {
     "category_ndcg_at_10": "next category, NDCG@10 on validation",
     "item_ndcg_at_10": "next item, NDCG@10 on validation",
-    "churn_auc": "churn AUC",
-    "spend_mae": "spend MAE",
 }
 OWN_METADATA = (
     *("split", "labels", "train", "order", "setting", "thresholds", "validation", "test"),

@@ -23,7 +23,6 @@ _LOGIN_MODULES = {
     "PLAIN": f"{_KAFKA}.security.plain.PlainLoginModule",
     "SCRAM-SHA-256": f"{_KAFKA}.security.scram.ScramLoginModule",
     "SCRAM-SHA-512": f"{_KAFKA}.security.scram.ScramLoginModule",
-    "OAUTHBEARER": f"{_KAFKA}.security.oauthbearer.OAuthBearerLoginModule",
 }
 
 
@@ -34,35 +33,15 @@ def kafka_properties(kafka: KafkaSettings) -> dict[str, str]:
         "security.protocol": kafka.security_protocol,
     }
     if kafka.uses_sasl:
-        oauth = kafka.sasl_mechanism == "OAUTHBEARER"
+        password = kafka.password.get_secret_value().replace("\\", "\\\\").replace('"', '\\"')
         properties["sasl.mechanism"] = kafka.sasl_mechanism
         properties["sasl.jaas.config"] = (
-            f"{_LOGIN_MODULES[kafka.sasl_mechanism]} required{'' if oauth else _password(kafka)};"
+            f"{_LOGIN_MODULES[kafka.sasl_mechanism]} required"
+            f' username="{kafka.username}" password="{password}";'
         )
-        properties |= _oauth(kafka) if oauth else {}
     if kafka.uses_tls:
         properties |= _tls(kafka)
     return {f"properties.{name}": value for name, value in properties.items()}
-
-
-def _password(kafka: KafkaSettings) -> str:
-    password = kafka.password.get_secret_value().replace("\\", "\\\\").replace('"', '\\"')
-    return f' username="{kafka.username}" password="{password}"'
-
-
-def _oauth(kafka: KafkaSettings) -> dict[str, str]:
-    oauth = f"{_KAFKA}.security.oauthbearer"
-    return {
-        "sasl.login.callback.handler.class": f"{oauth}.OAuthBearerLoginCallbackHandler",
-        # The default validator needs a library for signatures that only brokers check.
-        "sasl.oauthbearer.jwt.validator.class": f"{oauth}.ClientJwtValidator",
-        "sasl.oauthbearer.token.endpoint.url": kafka.oauth_token_url,
-        "sasl.oauthbearer.client.credentials.client.id": kafka.oauth_client_id,
-        "sasl.oauthbearer.client.credentials.client.secret": (
-            kafka.oauth_client_secret.get_secret_value()
-        ),
-        "sasl.oauthbearer.scope": kafka.oauth_scope,
-    }
 
 
 def _tls(kafka: KafkaSettings) -> dict[str, str]:

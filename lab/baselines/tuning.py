@@ -183,7 +183,7 @@ def tune_recurrent(cell: Cell, tuned_on: Source, tuning: Rows, split: Split, on_
     fitted = fit_recurrent(
         cell,
         tuned_on.baskets,
-        split.train,
+        next_baskets(tuned_on.streams, tuned_on.kind, split.train),
         lambda each: tuning.quality(each.rank(tuned_on.baskets, tuning.baskets.window_W)),
         on_epoch,
     )

@@ -103,9 +103,9 @@ def cold_start_report(
         streams,
         Vocabulary([*items, *cold], model.shape.item_buckets),
         Vocabulary(categories, model.shape.category_buckets),
-        card.horizon_days,
     )
-    cold_token = (corpus.item_N > len(items)) & (corpus.item_N <= len(items) + len(cold))
+    item_N = corpus.item_row_I[streams.item_N]
+    cold_token = (item_N > len(items)) & (item_N <= len(items) + len(cold))
     windows = windows[np.add.reduceat(cold_token, streams.first_W)[windows] > 0]
     ranks_by_method = {}
     for method, added in rows_by_method.items():

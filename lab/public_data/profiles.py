@@ -23,7 +23,7 @@ class UserFeatures:
     def __init__(self, recipe: Recipe, streams: Streams):
         none = Vocabulary([], 1)  # names do not matter for numbers
         self._recipe, self._end_ms_W = recipe, streams.end_ms_W
-        self._corpus = build_corpus(streams, none, none, recipe.horizon_days)
+        self._corpus = build_corpus(streams, none, none)
 
     def at(self, window_W: np.ndarray) -> np.ndarray:
         """(W, F) user features."""

@@ -1,8 +1,11 @@
-"""The rules, the fraud model and both together on simulated shops, by kind of case."""
+"""The rules, the fraud model and both together on simulated shops, by kind of case.
+
+Events are ranked by the suspicion of rules, by the model's score, or by the mean of both.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +13,7 @@ import numpy as np
 from lab.simulated.shops import SimulatedDataset, concatenate, simulate_dataset
 from liveprofile.errors import InputError
 from liveprofile.progress import Progress
-from liveprofile.rules.rules import RuleSet
+from liveprofile.rules.rules import Rule, RuleSet
 from liveprofile.simulator import ShopConfig
 from models.fraud.datasets.event_dataset import EventDataset
 from models.fraud.model import FraudModel
@@ -18,10 +21,12 @@ from models.fraud.training.evaluate import (
     BUDGETS,
     EventScores,
     alert_metrics,
-    detection_report,
+    alerts_within_budget,
     features_used_by,
     score_events,
+    uses_score,
 )
+from models.fraud.training.fit import score_metrics
 
 SEEDS = (401, 402, 403, 404)  # no recipe uses these
 
@@ -94,4 +99,45 @@ def compare_rules_and_model(
         "rules": rules.version,
         "shops": {"seeds": list(seeds), "users": users, "days": days - warm_up_days},
         **detection_report(dataset.events, all_scores, event_rules, budgets, measure),
+    }
+
+
+def detection_report(
+    dataset: EventDataset,
+    scores: EventScores,
+    event_rules: Sequence[Rule],
+    budgets: Sequence[float],
+    measure: Callable[[EventDataset, np.ndarray], dict[str, Any]],
+) -> dict[str, Any]:
+    """Returns what the model and the rules find, by the `measure` of a dataset's alerts.
+
+    - `score`: metrics of the model's score.
+    - `at`: alert metrics of `rules`, `model` and `both`, for each budget (`budget_N`, most
+      suspicious first) and with the current thresholds (`as_they_are`).
+    - `of_rules`: alert metrics of each rule with its current threshold.
+    """
+    rankings = {
+        "rules": scores.suspicion_M,
+        "model": scores.score_M,
+        "both": (scores.score_M + scores.suspicion_M) / 2,
+    }
+    at: dict[str, dict[str, Any]] = {}
+    for budget in budgets:
+        at[f"budget_{budget:g}"] = {
+            name: measure(dataset, alerts_within_budget(dataset, each_M, budget))
+            for name, each_M in rankings.items()
+        }
+    uses_score_R = np.array([uses_score(rule) for rule in event_rules])
+    parts = {"rules": ~uses_score_R, "model": uses_score_R, "both": uses_score_R | True}
+    at["as_they_are"] = {
+        name: measure(dataset, scores.alert_MR[:, part_R].any(axis=1))
+        for name, part_R in parts.items()
+    }
+    return {
+        "score": score_metrics(scores.score_M, dataset.labelled.fraud_N),
+        "at": at,
+        "of_rules": {
+            rule.id: measure(dataset, alert_M)
+            for rule, alert_M in zip(event_rules, scores.alert_MR.T, strict=True)
+        },
     }

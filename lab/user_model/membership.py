@@ -63,7 +63,6 @@ def membership_report(
         streams,
         Vocabulary(items, model.shape.item_buckets),
         Vocabulary(categories, model.shape.category_buckets),
-        card.horizon_days,
     )
     windows = np.flatnonzero(streams.end_ms_W <= trained_until_ms(card))
     some = _sample(windows)

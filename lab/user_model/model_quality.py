@@ -14,8 +14,9 @@ from sklearn.metrics import roc_auc_score
 
 from benchmarks.support import runs
 from lab.user_model.next_events import gains, predict_churn_spend, score_next_events
+from liveprofile.units import DAY_MS
 from models.profile.data.examples import Corpus, build_corpus
-from models.profile.data.moments import validation_windows
+from models.profile.data.moments import Moments, outcomes
 from models.profile.data.prepared import Split
 from models.profile.data.training_rows import Streams
 from models.profile.encoding import Vocabulary
@@ -64,7 +65,7 @@ def quality(
         if ids not in corpora:
             corpora[ids] = _build_corpus(variant, streams, recipe)
         corpus = corpora[ids]
-        sample = _draw_sample(corpus, parts, windows)
+        sample = _draw_sample(corpus, parts, windows, recipe.horizon_days)
         predictions = _predict(variant, corpus, sample, recipe)
         reference = reference or predictions
         results[name] = _compare_heads(predictions, reference, sample, streams)
@@ -77,19 +78,22 @@ def _build_corpus(variant: Variant, streams: Streams, recipe: Recipe) -> Corpus:
         streams,
         Vocabulary(variant.served.items, shape.item_buckets),
         Vocabulary(variant.served.categories, shape.category_buckets),
-        recipe.horizon_days,
     )
 
 
-def _draw_sample(corpus: Corpus, parts: Split, windows: int) -> EvaluationSample:
+def _draw_sample(corpus: Corpus, parts: Split, windows: int, horizon_days: int) -> EvaluationSample:
     random = np.random.default_rng(SEED)
-    labelled_windows = random.permutation(validation_windows(corpus, parts))[:windows]
-    labelled_windows.sort()
+    end_ms_W = corpus.streams.end_ms_W
+    label_ms_W = end_ms_W + horizon_days * DAY_MS
+    is_labelled_W = (label_ms_W > parts.train_until_ms) & (label_ms_W <= parts.validation_until_ms)
+    labelled_windows = np.sort(random.permutation(np.flatnonzero(is_labelled_W))[:windows])
+    moments = Moments(labelled_windows, end_ms_W[labelled_windows])
+    truth = outcomes(corpus.streams, moments, horizon_days)
     return EvaluationSample(
         np.sort(random.permutation(parts.validation)[:windows]),
         labelled_windows,
-        corpus.purchases_W[labelled_windows] == 0,
-        corpus.spend_W[labelled_windows],
+        truth.churned_M,
+        truth.spend_M,
     )
 
 

@@ -97,7 +97,6 @@ def _event_gains(
         streams,
         Vocabulary(model.items, recipe.item_buckets),
         Vocabulary(model.categories, recipe.category_buckets),
-        recipe.horizon_days,
     )
     events = score_next_events(model.model, corpus, windows, recipe)
     return (

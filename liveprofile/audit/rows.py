@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
+from liveprofile.events.validation import event_time_ms
 from liveprofile.events.window_times import end_ms, stagger_offset_ms
 from liveprofile.identity.merges import END_OF_TIME_MS, IdentityTable
-from liveprofile.ingest.translation import parse_time_ms
 from liveprofile.kafka.records import Record
 from liveprofile.settings import WindowSettings
 from liveprofile.storage.queries import WindowDigests
@@ -135,7 +135,7 @@ def parse_event(value: bytes | None) -> tuple[int, int, bytes, str]:
         event = load(value or b"")
     except BadEvent:
         return UNREADABLE, NO_TIME, _NO_EVENT, ""
-    time_ms = parse_time_ms(event.get("event_time"))
+    time_ms = event_time_ms(event.get("event_time"))
     time_ms = NO_TIME if time_ms is None else time_ms
     if event.get("event_type") == "heartbeat":
         return HEARTBEAT, time_ms, _NO_EVENT, ""

@@ -8,11 +8,9 @@ in the past: only the control group tells what this campaign changes.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import Counter
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
 from itertools import compress, islice
-from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,7 +34,6 @@ FEATURES = (
     "purchase_amount_std",
 )
 TREATMENT, CONTROL = "treatment", "control"
-SIGNIFICANCE, POWER = 0.05, 0.8
 _BATCH = 2_000
 
 
@@ -157,19 +154,16 @@ def choose(
 
 
 def summary_of(plan: Plan, wish: Wish) -> dict[str, Any]:
-    """What a plan costs and brings, and the smallest change that it would show."""
+    """What a plan costs and brings."""
     treated = [target for target in plan.targets if target.group == TREATMENT]
     users = len(plan.targets)
     rate = sum(1 - target.churn for target in plan.targets) / users if users else None
-    share = wish.campaign.control_share
-    effect = None if rate is None else detectable_effect(rate, users, share)
     return {
         "treatment": len(treated),
         "control": users - len(treated),
         "cost": wish.campaign.cost * len(treated),
         "expected_gain": sum(target.expected_gain for target in treated),
         "expected_purchase_rate": rate,
-        "detectable_change_of_rate": effect,
         "left_out": plan.left_out,
     }
 
@@ -204,37 +198,3 @@ def is_control(campaign: str, user_id: str, share: float) -> bool:
     text = f"{campaign}\x1f{user_id}".encode("utf-8", "surrogatepass")
     digest = hashlib.blake2b(text, digest_size=8, person=b"liveprofile-ctrl").digest()
     return int.from_bytes(digest, "big") < share * 2.0**64
-
-
-def users_needed(rate: float, effect: float, control_share: float) -> int:
-    """Returns how many users show a change of a rate by `effect` with the power POWER.
-
-    rate: of the control group. control_share: of all users. A two-sided test at SIGNIFICANCE
-    (Fleiss, Levin and Paik 2003, Statistical Methods for Rates and Proportions, section 4.3).
-    Raises ValueError for a rate outside 0 to 1.
-    """
-    treated = rate + effect
-    if not 0 <= rate <= 1 or not 0 <= treated <= 1 or not effect or not 0 < control_share < 1:
-        raise ValueError(f"rate {rate}, effect {effect}, control {control_share}: not possible")
-    ratio = (1 - control_share) / control_share
-    mean = (rate + ratio * treated) / (1 + ratio)
-    alpha = NormalDist().inv_cdf(1 - SIGNIFICANCE / 2)
-    beta = NormalDist().inv_cdf(POWER)
-    numerator = alpha * math.sqrt((1 + ratio) * mean * (1 - mean))
-    numerator += beta * math.sqrt(ratio * rate * (1 - rate) + treated * (1 - treated))
-    control = numerator**2 / (ratio * effect**2)
-    return math.ceil(control * (1 + ratio))
-
-
-def detectable_effect(rate: float, users: int, control_share: float) -> float | None:
-    """Returns the smallest increase of a rate that so many users show; None if there is none."""
-    low, high = 0.0, 1 - rate
-    if not high or not 0 < control_share < 1 or users_needed(rate, high, control_share) > users:
-        return None
-    for _ in range(50):
-        middle = (low + high) / 2
-        if users_needed(rate, middle, control_share) > users:
-            low = middle
-        else:
-            high = middle
-    return high

@@ -11,27 +11,17 @@ from liveprofile.client.client import (
     ApiClientError,
     BadAnswerError,
     Client,
-    ConflictError,
-    InvalidRequestError,
     NoAnswerError,
     NotFoundError,
     RefusedError,
-    TooManyRequestsError,
-    UnauthorizedError,
-    UnavailableError,
 )
 
 __all__ = [
     "ApiClientError",
     "BadAnswerError",
     "Client",
-    "ConflictError",
-    "InvalidRequestError",
     "NoAnswerError",
     "NotFoundError",
     "RefusedError",
-    "TooManyRequestsError",
-    "UnauthorizedError",
-    "UnavailableError",
     "calls",
 ]

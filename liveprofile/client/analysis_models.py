@@ -136,9 +136,6 @@ class PlanSummary(Answer):
     cost: float
     expected_gain: float
     expected_purchase_rate: float | None
-    detectable_change_of_rate: float | None = Field(
-        description="the smallest that so many users show with 80 % power; null: none"
-    )
     left_out: dict[str, int] = Field(description="reason: users who fit but are not in the plan")
 
 

@@ -38,45 +38,15 @@ class BadAnswerError(ApiClientError):
 
 
 class RefusedError(ApiClientError):
-    """The server answered with an error. `problem` says which."""
+    """The server answered with an error: `problem` says which, by its `status` and `type`."""
 
     def __init__(self, problem: Problem):
         super().__init__(f"{problem.status} {problem.detail} (request {problem.request_id})")
         self.problem = problem
 
 
-class UnauthorizedError(RefusedError):
-    """401 or 403: the key is missing, wrong, revoked, or has not the role."""
-
-
 class NotFoundError(RefusedError):
     """404: no such user or alert."""
-
-
-class ConflictError(RefusedError):
-    """409 or 412: the state does not allow the change, or somebody else was faster."""
-
-
-class InvalidRequestError(RefusedError):
-    """400, 413, 422 or 428: the arguments are wrong; `problem.errors` names them."""
-
-
-class TooManyRequestsError(RefusedError):
-    """429, after the retries."""
-
-
-class UnavailableError(RefusedError):
-    """503, after the retries: the server's database does not answer."""
-
-
-_BY_STATUS: dict[int, type[RefusedError]] = {
-    **dict.fromkeys((401, 403), UnauthorizedError),
-    **dict.fromkeys((400, 413, 422, 428), InvalidRequestError),
-    **dict.fromkeys((409, 412), ConflictError),
-    404: NotFoundError,
-    429: TooManyRequestsError,
-    503: UnavailableError,
-}
 
 
 class Client:
@@ -129,7 +99,7 @@ class Client:
         except ValidationError as error:
             detail = f"{named}: status {response.status_code}: is this the address of the API?"
             raise BadAnswerError(f"{detail} {error}") from None
-        raise _BY_STATUS.get(problem.status, RefusedError)(problem)
+        raise (NotFoundError if problem.status == 404 else RefusedError)(problem)
 
     def items(self, call: Call[Page[Item]]) -> Iterator[Item]:
         """Yields the items of all pages from the call's page on."""

@@ -6,12 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
-from liveprofile.alerts.cloud_events import (
-    DEFAULT_ORIGIN,
-    EventOrigin,
-    to_rfc3339,
-    traceparent,
-)
+from liveprofile.alerts.cloud_events import DEFAULT_SOURCE, job_source, to_rfc3339
 from liveprofile.wire.tokens import FIELD
 from liveprofile.wire.user_records import RecordKind
 
@@ -28,16 +23,14 @@ class DriftAlert(NamedTuple):
     reference: str  # version of the drift reference
     events: int
     reasons: Sequence[dict[str, Any]]  # empty if ended
-    origin: EventOrigin = DEFAULT_ORIGIN
+    event_source: str = DEFAULT_SOURCE
 
     def cloud_event(self) -> bytes:
         """Returns CloudEvents 1.0 structured JSON. Copies of an alert have the same id."""
         identity = FIELD.join((self.reference, str(self.start_ms), self.state))
         event_id = hashlib.sha256(identity.encode()).hexdigest()[:32]
         started = self.state == "started"
-        kind = RecordKind(
-            self.origin.job, self.origin.type_of(DRIFT_ALERT_TYPE), DRIFT_ALERT_SCHEMA
-        )
+        kind = RecordKind(job_source(self.event_source), DRIFT_ALERT_TYPE, DRIFT_ALERT_SCHEMA)
         data = {
             "state": self.state,
             "reason": "MODEL_DRIFT" if started else "MODEL_DRIFT_ENDED",
@@ -52,10 +45,7 @@ class DriftAlert(NamedTuple):
             "events": self.events,
             "reasons": list(self.reasons),
         }
-        # Its start and its end are one trace.
-        cause = ("drift", self.reference, str(self.since_ms))
-        time, trace = to_rfc3339(self.end_ms), traceparent(event_id, *cause)
-        return kind.value(self.model_version, time, data, event_id, traceparent=trace)
+        return kind.value(self.model_version, to_rfc3339(self.end_ms), data, event_id)
 
     def sentence(self) -> str:
         if self.state == "ended":

@@ -213,16 +213,20 @@ def _is_id(text: str) -> bool:
     return 0 < len(text) <= ID_CHARS and not is_bad
 
 
-def _time_ms(event: dict[str, Any], latest_ms: int) -> int:
-    value = event.get("event_time")
+def event_time_ms(value: Any) -> int | None:
+    """An event_time in epoch milliseconds; None if it is invalid."""
     if type(value) is not int:
         text = as_id(value)
         value = int(text) if _DIGITS.fullmatch(text) else _iso_ms(text)
-    if value is None or not EARLIEST_MS <= value < 10**15:
-        raise RejectedError("BAD_TIME", str(event.get("event_time")))
-    if value > latest_ms:
-        raise RejectedError("FUTURE_TIME", str(event.get("event_time")))
-    return value
+    return value if value is not None and EARLIEST_MS <= value < 10**15 else None
+
+
+def _time_ms(event: dict[str, Any], latest_ms: int) -> int:
+    time_ms = event_time_ms(event.get("event_time"))
+    if time_ms is None or time_ms > latest_ms:
+        reason = "BAD_TIME" if time_ms is None else "FUTURE_TIME"
+        raise RejectedError(reason, str(event.get("event_time")))
+    return time_ms
 
 
 def _iso_ms(text: str) -> int | None:

@@ -14,6 +14,7 @@ from liveprofile.errors import ServiceError, ServiceUnavailableError
 from liveprofile.retry import until_deadline
 
 TERMINAL_STATES = {"FINISHED", "CANCELED", "FAILED"}
+SAVEPOINT_TIMEOUT_S = 600.0
 
 
 def request(rest_url: str, path: str, method: str = "GET", body: Any = None) -> dict[str, Any]:
@@ -160,35 +161,28 @@ def cancel(rest_url: str, job_id: str, timeout_s: float = 60) -> None:
     wait_for_state(rest_url, job_id, {"CANCELED"}, timeout_s)
 
 
-def stop_with_savepoint(
-    rest_url: str, job_id: str, folder: str | None, timeout_s: float = 600
-) -> str:
-    """Stops the job with a savepoint and returns the path of the savepoint.
+def savepoint(rest_url: str, job_id: str, folder: str | None, *, stop: bool = False) -> str:
+    """Takes a savepoint of a job, which then ends or goes on, and returns its path.
 
-    `folder`: a URI of the cluster's file system; None: the cluster's folder for savepoints.
-    Raises ServiceError.
+    folder: a URI of the cluster's file system; None: the cluster's folder for savepoints. Raises
+    ServiceError.
     """
-    wait_until_running(rest_url, job_id, timeout_s)
-    body = {"targetDirectory": folder, "drain": False}
-    trigger = request(rest_url, f"/jobs/{job_id}/stop", "POST", body)["request-id"]
-    location = _wait_for_savepoint(rest_url, job_id, trigger, timeout_s)
-    wait_for_state(rest_url, job_id, {"FINISHED"}, timeout_s=60)
+    wait_until_running(rest_url, job_id, SAVEPOINT_TIMEOUT_S)
+    path = f"/jobs/{job_id}/" + ("stop" if stop else "savepoints")
+    body = (
+        {"targetDirectory": folder, "drain": False}
+        if stop
+        else {"target-directory": folder, "cancel-job": False}
+    )
+    trigger = request(rest_url, path, "POST", body)["request-id"]
+    location = _wait_for_savepoint(rest_url, job_id, trigger)
+    if stop:
+        wait_for_state(rest_url, job_id, {"FINISHED"}, timeout_s=60)
     return location
 
 
-def take_savepoint(rest_url: str, job_id: str, folder: str | None, timeout_s: float = 600) -> str:
-    """Takes a savepoint of a job that goes on, and returns its path.
-
-    `folder`: as of `stop_with_savepoint`. Raises ServiceError.
-    """
-    wait_until_running(rest_url, job_id, timeout_s)
-    body = {"target-directory": folder, "cancel-job": False}
-    trigger = request(rest_url, f"/jobs/{job_id}/savepoints", "POST", body)["request-id"]
-    return _wait_for_savepoint(rest_url, job_id, trigger, timeout_s)
-
-
-def _wait_for_savepoint(rest_url: str, job_id: str, trigger: str, timeout_s: float) -> str:
-    deadline_s = time.monotonic() + timeout_s
+def _wait_for_savepoint(rest_url: str, job_id: str, trigger: str) -> str:
+    deadline_s = time.monotonic() + SAVEPOINT_TIMEOUT_S
     while time.monotonic() < deadline_s:
         answer = request(rest_url, f"/jobs/{job_id}/savepoints/{trigger}")
         if answer["status"]["id"] == "COMPLETED":
@@ -199,7 +193,7 @@ def _wait_for_savepoint(rest_url: str, job_id: str, trigger: str, timeout_s: flo
                 )
             return answer["operation"]["location"]
         time.sleep(0.2)
-    raise ServiceError(f"no savepoint of job {job_id} in {timeout_s:.0f} s")
+    raise ServiceError(f"no savepoint of job {job_id} in {SAVEPOINT_TIMEOUT_S:.0f} s")
 
 
 def failure_reason(output: str) -> str:

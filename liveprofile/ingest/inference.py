@@ -21,7 +21,6 @@ import pyarrow.parquet as pq
 from liveprofile.errors import InputError
 from liveprofile.ingest.column_names import NAMES, TYPE_OF_NAME, fields_by_name, words
 from liveprofile.ingest.mapping import NUMBER_FIELDS, SIGNED_FIELDS
-from liveprofile.ingest.sources import REMEDIES, format_of
 from liveprofile.ingest.values import DAY, currency_of, finite, iso, number_of, time_ms
 from liveprofile.wire.tokens import TYPE_INDEX
 
@@ -72,13 +71,15 @@ class Draft(NamedTuple):
 
 def infer(source: Path) -> Draft:
     """Drafts the mapping of a file from its first rows. Raises InputError."""
-    kind = format_of(source)
-    if kind == "Parquet":
+    try:
+        with source.open("rb") as file:
+            start = file.read(SAMPLE_BYTES)
+    except OSError as error:
+        raise InputError(f"{source}: {error.strerror}") from None
+    if start.startswith(b"PAR1"):
         head, columns = {"format": "parquet"}, _first_of_parquet(source)
-    elif kind in REMEDIES:
-        raise InputError(f"{source} is {kind}: {REMEDIES[kind]}")
     else:
-        head, columns = _first_of_csv(source)
+        head, columns = _first_of_csv(source, start)
     if not any(columns.values()):
         raise InputError(f"{source} has column names and no rows to draft a mapping from")
     return _draft(head, columns)
@@ -301,10 +302,8 @@ def _first_of_parquet(source: Path) -> dict[str, list[Any]]:
     return {name: [] if batch is None else batch[name].to_pylist() for name in names}
 
 
-def _first_of_csv(source: Path) -> tuple[dict[str, Any], dict[str, list[str]]]:
+def _first_of_csv(source: Path, head: bytes) -> tuple[dict[str, Any], dict[str, list[str]]]:
     """The form of the file as in a mapping, and the first values by column. Raises InputError."""
-    with source.open("rb") as file:
-        head = file.read(SAMPLE_BYTES)
     encoding, text = _decoded(source, head)
     lines = text.splitlines(keepends=True)[: SAMPLE_ROWS + 1]
     # Every line has the delimiter of the file about as often; another occurs in some texts only.
@@ -313,8 +312,8 @@ def _first_of_csv(source: Path) -> tuple[dict[str, Any], dict[str, list[str]]]:
     rows = [row for row in csv.reader(lines, delimiter=delimiter) if row]
     if not rows or len(rows[0]) < 2 or rows[0][0].startswith("{"):
         raise InputError(
-            f"{source}: neither Parquet nor a CSV with several columns. Events as JSON lines"
-            " (docs/data-contract.md) need no mapping"
+            f"{source}: neither Parquet nor a CSV with several columns: unpack it, or save it as"
+            " one. Events as JSON lines (docs/data-contract.md) need no mapping"
         )
     names, width = rows[0], len(rows[0])
     # Names are texts, each once; a row of data nearly always has a number or a time.

@@ -1,4 +1,4 @@
-"""Replay: sends the rows of a file to the events topic, at full speed or at a given pace."""
+"""Replay: sends the rows of a file to the events topic, and heartbeats."""
 
 from __future__ import annotations
 
@@ -9,21 +9,18 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import orjson
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from liveprofile.errors import InputError, ServiceError
+from liveprofile.errors import ServiceError
 from liveprofile.events.window_times import end_ms
 from liveprofile.ingest import sources
 from liveprofile.ingest.mapping import check_columns, read_mapping
 from liveprofile.ingest.translation import EventRecords, Translator, events_of_lines
-from liveprofile.kafka.connection import client_config
+from liveprofile.kafka.records import RecordSender
 from liveprofile.kafka.topics import partitions
 from liveprofile.settings import Settings, WindowSettings
 
-DELIVERY_TIMEOUT_S = 120
 # Allowed difference to the broker's clock, which decides whether an event lies in the future.
 CLOCK_MARGIN_MS = 5_000
-POLL_S = 0.1
 
 
 class ReplayResult(NamedTuple):
@@ -41,24 +38,20 @@ def replay(
     mapping: Path | str | None,
     settings: Settings,
     *,
-    rate: float | None = None,
     limit: int | None = None,
     close_windows: bool = False,
     skip: Container[bytes] = frozenset(),
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], None] = lambda count: None,
 ) -> ReplayResult:
     """Sends each row of `source` as one event keyed by its user; waits for all acknowledgements.
 
     `mapping`: a mapping file; None if `source` contains events of the data contract as JSON lines.
-    `rate`: events per second.
     `close_windows`: sends a final heartbeat to each partition, which closes the last windows.
     `skip`: payloads that are not sent, such as those that an interrupted replay has sent.
     `progress`: receives the number of events sent since its last call.
     Raises InputError for the file or the mapping, ServiceError if Kafka refuses an event or does
     not answer.
     """
-    if rate is not None and not rate > 0:
-        raise InputError(f"rate = {rate}: must be above 0")
     batches = open_source(Path(source), mapping, limit)
     producer = ReplayProducer(settings, settings.topics.events, progress)
     last_ms: int | None = None
@@ -66,7 +59,7 @@ def replay(
     for events in batches:
         unsent = events.without(skip) if skip else events
         if unsent.values:
-            producer.send(unsent, rate)
+            producer.send(unsent)
         last_ms = _latest_ms(events, last_ms, settings.limits.max_clock_skew_ms)
     heartbeat_ms = None
     if close_windows and last_ms is not None:
@@ -140,58 +133,32 @@ def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-class ReplayProducer:
-    """Kafka producer of a replay. Its methods raise ServiceError for a failed delivery."""
+class ReplayProducer(RecordSender):
+    """Sends events and heartbeats."""
 
     def __init__(
         self,
         settings: Settings,
         topic: str,
-        progress: Callable[[int], None] | None = None,
+        progress: Callable[[int], None] = lambda count: None,
         options: Mapping[str, Any] = MappingProxyType({}),
     ):
-        """options: of librdkafka, besides those of the settings."""
-        self._topic, self._progress = topic, progress
-        self._first_error = ""
-        self._failed = 0
-        self._started_s = 0.0
-        self.sent = 0
-        self._producer = Producer(
-            client_config(settings.kafka)
-            | {
-                # The Java clients' partitioner: a user stays in one partition for every producer.
-                "partitioner": "murmur2_random",
-                "enable.idempotence": True,
-                "compression.type": "lz4",
-                "linger.ms": 20,
-                "batch.size": 512 * 1024,
-                "queue.buffering.max.messages": 200_000,
-                "queue.buffering.max.kbytes": 131_072,
-                "message.timeout.ms": DELIVERY_TIMEOUT_S * 1_000,
-                "delivery.report.only.error": True,
-                **options,
-            }
-        )
-        self._kafka = settings.kafka
+        super().__init__(settings, topic, options)
+        self._kafka, self._progress = settings.kafka, progress
+        self.sent = 0  # events
         self.find_partitions()
 
     def find_partitions(self) -> None:
         """Reads the topic's partitions, of which new ones may have been added."""
         self.partitions = partitions(self._producer, self._kafka, self._topic)
 
-    def send(self, events: EventRecords, rate: float | None = None) -> None:
-        """Produces the events, at most `rate` a second since the first one."""
-        self._started_s = self._started_s or time.monotonic()
+    def send(self, events: EventRecords) -> None:
+        """Produces the events."""
         for key, value in zip(events.keys, events.values, strict=True):
-            while rate and (wait_s := self._started_s + self.sent / rate - time.monotonic()) > 0:
-                self.poll(min(wait_s, POLL_S))
-            self._produce(value, key)
-            self.sent += 1
-            if rate and self._progress is not None:
-                self._progress(1)
-        self.poll(0)
-        if not rate and self._progress is not None:
-            self._progress(len(events.values))
+            self.produce(value, key)
+        self.sent += len(events.values)
+        self.poll()
+        self._progress(len(events.values))
 
     def send_heartbeats(self, time_ms: int) -> None:
         """Produces one heartbeat to each partition, after all events sent before."""
@@ -201,45 +168,7 @@ class ReplayProducer:
                 "event_type": "heartbeat",
                 "event_time": time_ms,
             }
-            self._produce(orjson.dumps(event), None, partition)
-
-    def flush(self) -> None:
-        """Waits for the acknowledgement of every event."""
-        while self._producer.flush(1.0):
-            self._raise_failure()
-        self._raise_failure()
-
-    def _produce(self, value: bytes, key: bytes | None, partition: int = -1) -> None:
-        while True:
-            try:
-                self._producer.produce(
-                    self._topic, value, key, partition, on_delivery=self._on_delivery
-                )
-                return
-            except BufferError:  # the producer's queue is full
-                self.poll(POLL_S)
-            except KafkaException as error:
-                raise ServiceError(
-                    f"Kafka refused event {self.sent} of {len(value)} bytes for {self._topic}:"
-                    f" {error.args[0].str()}"
-                ) from None
-
-    def poll(self, timeout_s: float = 0) -> None:
-        """Handles acknowledgements, waiting at most so long."""
-        self._producer.poll(timeout_s)
-        self._raise_failure()
-
-    def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
-        if error is not None:
-            self._failed += 1
-            self._first_error = self._first_error or error.str()
-
-    def _raise_failure(self) -> None:
-        if self._failed:
-            raise ServiceError(
-                f"Kafka did not accept {self._failed} of {self.sent} events for {self._topic}:"
-                f" {self._first_error}"
-            )
+            self.produce(orjson.dumps(event), None, partition=partition)
 
 
 def send_heartbeats(

@@ -28,22 +28,6 @@ BATCH_ROWS = 20_000
 BLOCK_LINES = 1_000  # of events with vectors, these are some 20 MB
 BLOCK_BYTES = 2 << 20
 
-# Formats that are not JSON lines, by suffix, and what to do with a file that no mapping can read.
-FORMATS = {
-    **{".csv": "CSV", ".tsv": "CSV", ".parquet": "Parquet", ".pq": "Parquet"},
-    **dict.fromkeys((".xls", ".xlsx"), "Excel"), ".avro": "Avro", ".orc": "ORC",
-    **dict.fromkeys((".gz", ".zip", ".bz2", ".xz", ".zst"), "compressed"),
-}  # fmt: skip
-FIRST_BYTES = {
-    b"PAR1": "Parquet", b"Obj\x01": "Avro", b"ORC": "ORC",
-    **dict.fromkeys((b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ"), "compressed"),
-    b"\x28\xb5\x2f\xfd": "compressed",
-}  # fmt: skip
-REMEDIES = {
-    "compressed": "unpack it first",
-    **dict.fromkeys(("Excel", "Avro", "ORC"), "save it as CSV or Parquet first"),
-}
-
 
 def column_names(path: Path, mapping: FileMapping) -> list[str]:
     with _file_errors(path):
@@ -64,20 +48,11 @@ def rows_estimate(path: Path, is_parquet: bool) -> int:
 
 
 def require_json_lines(path: Path, remedy: str) -> None:
-    """Raises InputError if the file has another format. remedy: for a CSV or Parquet file."""
-    if found := format_of(path):
-        raise InputError(f"{path} is {found}, not JSON lines: {REMEDIES.get(found, remedy)}")
-
-
-def format_of(path: Path) -> str | None:
-    """The format that a file's first bytes or its suffix tell; None if neither does."""
+    """Raises InputError if the file does not begin with a JSON object."""
     with _file_errors(path), path.open("rb") as file:
-        head = file.read(8)
-    by_suffix = FORMATS.get(path.suffix.lower())
-    if by_suffix == "Excel":  # its bytes are those of a compressed file
-        return by_suffix
-    by_bytes = (name for first, name in FIRST_BYTES.items() if head.startswith(first))
-    return next(by_bytes, by_suffix)
+        head = file.read(BLOCK_BYTES).strip()
+    if head and not head.startswith(b"{"):
+        raise InputError(f"{path} does not begin with a JSON object: {remedy}")
 
 
 def read_lines(path: Path, limit: int | None = None) -> Iterator[list[bytes]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator
-from datetime import UTC
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from liveprofile.errors import InputError
+from liveprofile.events.validation import event_time_ms
 from liveprofile.ingest.mapping import (
     NUMBER_FIELDS,
     ROW_NUMBER,
@@ -23,7 +23,7 @@ from liveprofile.ingest.mapping import (
     template_columns,
 )
 from liveprofile.ingest.sources import ROW, lookup_table
-from liveprofile.ingest.values import DAY, epoch_ms, iso, number_of, time_ms
+from liveprofile.ingest.values import DAY, number_of, time_ms
 
 
 class EventRecords(NamedTuple):
@@ -45,7 +45,7 @@ def events_of_lines(batches: Iterable[list[bytes]]) -> Iterator[EventRecords]:
     """Lines with events of the data contract, byte for byte."""
     for lines in batches:
         events = list(map(_json_object, lines))
-        times_ms = [parse_time_ms(event.get("event_time")) for event in events]
+        times_ms = [event_time_ms(event.get("event_time")) for event in events]
         yield EventRecords([_key(event.get("user_id")) for event in events], lines, times_ms)
 
 
@@ -145,18 +145,6 @@ class Translator:
                 f" {source} in row {row}; it has {', '.join(types)} (map the value to itself to"
                 " have the job reject the event)"
             ) from None
-
-
-def parse_time_ms(value: Any) -> int | None:
-    """An event_time of the data contract in epoch milliseconds; None if it is invalid."""
-    if type(value) is int:
-        return value if 0 <= value < 10**15 else None
-    if not isinstance(value, str):
-        return None
-    if value.isascii() and value.isdigit():
-        return int(value) if len(value) <= 15 else None
-    moment = iso(value)
-    return moment and epoch_ms(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
 
 
 def _texts(array: pa.Array) -> list[str | None]:

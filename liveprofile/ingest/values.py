@@ -78,17 +78,12 @@ def time_ms(value: Any, unit: str, time_format: str, zone: tzinfo) -> int | None
     elif isinstance(value, date) and not isinstance(value, datetime):
         value = datetime(value.year, value.month, value.day)
     if isinstance(value, datetime):
-        return epoch_ms(value if value.tzinfo else value.replace(tzinfo=zone))
+        delta = (value if value.tzinfo else value.replace(tzinfo=zone)) - _EPOCH
+        return (delta.days * 86_400 + delta.seconds) * 1_000 + delta.microseconds // 1_000
     if isinstance(value, int | float) and unit in _PER_SECOND and abs(value) < 1e21:
         time = value * 1_000 // _PER_SECOND[unit]
         return int(time) if abs(time) < 1e15 else None
     return None
-
-
-def epoch_ms(moment: datetime) -> int:
-    """moment: with a time zone. Rounded down."""
-    delta = moment - _EPOCH
-    return (delta.days * 86_400 + delta.seconds) * 1_000 + delta.microseconds // 1_000
 
 
 def iso(text: str) -> datetime | None:

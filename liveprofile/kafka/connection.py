@@ -31,14 +31,8 @@ def client_config(kafka: KafkaSettings) -> dict[str, Any]:
     }
     if kafka.uses_sasl:
         config["sasl.mechanism"] = kafka.sasl_mechanism
-        config |= (
-            _oauth(kafka)
-            if kafka.sasl_mechanism == "OAUTHBEARER"
-            else {
-                "sasl.username": kafka.username,
-                "sasl.password": kafka.password.get_secret_value(),
-            }
-        )
+        config["sasl.username"] = kafka.username
+        config["sasl.password"] = kafka.password.get_secret_value()
     if kafka.ca_file:
         config["ssl.ca.location"] = kafka.ca_file
     if kafka.certificate_file:
@@ -47,17 +41,6 @@ def client_config(kafka: KafkaSettings) -> dict[str, Any]:
     if kafka.key_password:
         config["ssl.key.password"] = kafka.key_password.get_secret_value()
     return config
-
-
-def _oauth(kafka: KafkaSettings) -> dict[str, str]:
-    """librdkafka fetches and renews the token itself."""
-    scope = {"sasl.oauthbearer.scope": kafka.oauth_scope} if kafka.oauth_scope else {}
-    return scope | {
-        "sasl.oauthbearer.method": "oidc",
-        "sasl.oauthbearer.token.endpoint.url": kafka.oauth_token_url,
-        "sasl.oauthbearer.client.id": kafka.oauth_client_id,
-        "sasl.oauthbearer.client.secret": kafka.oauth_client_secret.get_secret_value(),
-    }
 
 
 def service_error(message: str, error: KafkaException) -> ServiceError:

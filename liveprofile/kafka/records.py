@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    Producer,
+    TopicPartition,
+)
 
 from liveprofile.errors import ServiceError
 from liveprofile.kafka.connection import client_config, error_text
@@ -17,6 +25,7 @@ from liveprofile.settings import KafkaSettings, Settings
 READ_TIMEOUT_S = 60.0
 FETCH_RECORDS = 10_000
 POLL_INTERVAL_S = 1.0
+DELIVERY_TIMEOUT_MS = 120_000
 # A writer that dies in its transaction keeps readers from later records for this long.
 EXCLUSIVE_TRANSACTION_MS = 10_000
 FENCED_ERRORS = (
@@ -65,43 +74,95 @@ def read_topic(
         yield from _read_ranges(consumer, settings.kafka, topic, ranges)
 
 
-def send_all(
-    settings: Settings,
-    topic: str,
-    records: Iterable[OutputRecord],
-) -> int:
+class RecordSender:
+    """Sends records to a topic. `flush` waits until Kafka has acknowledged all of them.
+
+    Each method raises ServiceError once a record was refused. options: of librdkafka, besides those
+    of the settings.
+    """
+
+    def __init__(
+        self, settings: Settings, topic: str, options: Mapping[str, Any] = MappingProxyType({})
+    ):
+        self._topic, self._failed, self._first_error = topic, 0, ""
+        self.produced = 0  # records
+        self._producer = Producer(
+            client_config(settings.kafka)
+            | {
+                # The Java clients' partitioner: a user stays in one partition for every producer.
+                "partitioner": "murmur2_random",
+                "enable.idempotence": True,
+                "compression.type": "lz4",
+                "linger.ms": 20,
+                "batch.size": 512 * 1024,
+                "queue.buffering.max.messages": 200_000,
+                "queue.buffering.max.kbytes": 131_072,
+                "message.timeout.ms": DELIVERY_TIMEOUT_MS,
+                "delivery.report.only.error": True,
+                **options,
+            }
+        )
+
+    def produce(
+        self,
+        value: bytes | None,
+        key: bytes | None,
+        headers: Mapping[str, str] | None = None,
+        partition: int = -1,
+    ) -> None:
+        """Sends a record soon; waits while too many are on their way."""
+        while True:
+            try:
+                self._producer.produce(
+                    *(self._topic, value, key, partition),
+                    headers=dict(headers or {}),
+                    on_delivery=self._on_delivery,
+                )
+            except BufferError:  # the producer's queue is full
+                self.poll(POLL_INTERVAL_S)
+            except KafkaException as error:  # such as no right to write to any topic
+                raise ServiceError(
+                    f"Kafka did not accept record {self.produced} of {len(value or b'')} bytes for"
+                    f" {self._topic}: {error_text(error)}"
+                ) from None
+            else:
+                self.produced += 1
+                return
+
+    def poll(self, timeout_s: float = 0) -> None:
+        """Handles acknowledgements, waiting at most so long."""
+        self._producer.poll(timeout_s)
+        self._raise_failure()
+
+    def flush(self) -> None:
+        """Waits for all acknowledgements."""
+        while self._producer.flush(1.0):
+            self._raise_failure()
+        self._raise_failure()
+
+    def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
+        if error is not None:
+            self._failed += 1
+            self._first_error = self._first_error or error.str()
+
+    def _raise_failure(self) -> None:
+        if self._failed:
+            raise ServiceError(
+                f"Kafka did not accept {self._failed} of {self.produced} records for {self._topic}:"
+                f" {self._first_error}"
+            )
+
+
+def send_all(settings: Settings, topic: str, records: Iterable[OutputRecord]) -> int:
     """Sends records, waits for all acknowledgements, returns the count.
 
     Raises ServiceError if Kafka does not accept a record.
     """
-    producer = Producer(
-        client_config(settings.kafka)
-        | {"partitioner": "murmur2_random", "enable.idempotence": True, "linger.ms": 5}
-    )
-    errors: list[KafkaError] = []
-    count = 0
-    try:
-        for key, value, headers in records:
-            producer.produce(
-                topic,
-                value,
-                key,
-                headers=dict(headers),
-                on_delivery=lambda error, _: errors.append(error) if error is not None else None,
-            )
-            count += 1
-            if count % 10_000 == 0:
-                producer.flush()
-        producer.flush()
-    except KafkaException as error:  # such as no right to write to any topic
-        raise ServiceError(
-            f"Kafka did not accept records for {topic}: {error_text(error)}"
-        ) from None
-    if errors:
-        raise ServiceError(
-            f"Kafka did not accept {len(errors)} of {count} records for {topic}: {errors[0].str()}"
-        )
-    return count
+    sender = RecordSender(settings, topic)
+    for key, value, headers in records:
+        sender.produce(value, key, headers)
+    sender.flush()
+    return sender.produced
 
 
 class WriterFencedError(ServiceError):

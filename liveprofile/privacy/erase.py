@@ -27,7 +27,7 @@ from liveprofile.privacy.places import (
 )
 from liveprofile.rows.table import Table
 from liveprofile.settings import WindowSettings
-from liveprofile.storage.cql import from_ms, prepare_once, read_pages, write_all
+from liveprofile.storage.cql import from_ms, prepare, read_pages, write_all
 from liveprofile.units import HOUR_MS, SECOND_MS
 
 # Their rows have the times of windows: those that begin before an erasure may end after it.
@@ -80,10 +80,6 @@ class Cut(NamedTuple):
         # end at least a second apart. The other limit holds if windows were staggered otherwise.
         return max(before_us + self.window_ms * 1_000, (self.last_end_ms + SECOND_MS) * 1_000) - 1
 
-    def nothing_later(self, now_us: int) -> bool:
-        """Whether no later window has ended: newer rows are of clients whose clock is ahead."""
-        return now_us < (self.before_ms + self.window_ms) * 1_000
-
 
 class Cell(NamedTuple):
     """A row as far as its deletion needs it."""
@@ -96,20 +92,17 @@ class Cell(NamedTuple):
 class _User(NamedTuple):
     keys: UserKeys
     now_us: int
-    cut: Cut | None
+    cut: Cut
     rows: Counter[str]  # deleted, by table
-
-    def limit_us(self, table: str) -> int:
-        """Up to which write time rows are deleted."""
-        return self.now_us if self.cut is None else self.cut.limit_us(table)
 
     @property
     def takes_all(self) -> bool:
-        return self.cut is None or self.cut.nothing_later(self.now_us)
+        """Whether no later window has ended: newer rows are of clients whose clock is ahead."""
+        return self.now_us < (self.cut.before_ms + self.cut.window_ms) * 1_000
 
     def deletion_us(self, table: str, cell: Cell) -> int:
         """The time of the deletion of a row."""
-        limit_us = self.limit_us(table)
+        limit_us = self.cut.limit_us(table)
         return max(limit_us, cell.time_us) if self.takes_all else limit_us
 
     def left(self, table: str, cells: Iterable[Cell]) -> int:
@@ -118,28 +111,28 @@ class _User(NamedTuple):
             return sum(1 for _ in cells)
         if table == HOURS:
             return sum(_end_us(cell.values[-1]) > self.now_us for cell in cells)
-        return sum(0 < cell.time_us <= self.limit_us(table) for cell in cells)
+        return sum(0 < cell.time_us <= self.cut.limit_us(table) for cell in cells)
 
 
 def erase_users(
     session: Session,
-    cuts: Mapping[str, Cut | None],
+    cuts: Mapping[str, Cut],
     now_us: Callable[[], int] = lambda: time.time_ns() // 1_000,
     write: Write = write_all,
 ) -> Iterator[tuple[str, Erasure]]:
     """Deletes the rows of up to some hundred users; yields each user when all is done.
 
     Each deletion has the time of the user's cut, or of the newest cell if that is later and no
-    later window can have ended, so it also hides later writes about the time before. Without a cut
-    it has the time of now. The list of hours keeps the hour that is not over: repeat the erasure
-    after it. Repeat it after a failure, too. Raises ServiceError.
+    later window can have ended, so it also hides later writes about the time before. The list of
+    hours keeps the hour that is not over: repeat the erasure after it. Repeat it after a failure,
+    too. Raises ServiceError.
     """
     pool = ThreadPoolExecutor(AT_ONCE)
 
     def begin(user_id: str) -> _User:
-        keys, cut = read_user_keys(session, user_id), cuts[user_id]
-        if cut is not None:  # a worker that does not know of the erasure yet may still write here
-            keys = keys.with_hour(from_ms(cut.before_ms))
+        cut = cuts[user_id]
+        # A worker that does not know of the erasure yet may still write into this hour.
+        keys = read_user_keys(session, user_id).with_hour(from_ms(cut.before_ms))
         user = _User(keys, now_us(), cut, Counter())
         erase(user, OWN)
         return user
@@ -187,7 +180,7 @@ def _deletions(
     Partitions and ranges are deleted as a whole, with one time: rows that a replay writes later are
     hidden too.
     """
-    rows, at_us = 0, user.limit_us(name)
+    rows, at_us = 0, user.cut.limit_us(name)
     latest_us: dict[tuple[str, tuple[Any, ...]], int] = {}
     if not TABLES[name].users.read_whole and name != HOURS:
         # Also without a row: a window that is under way may write one.
@@ -196,7 +189,7 @@ def _deletions(
         place = (cell.where, cell.values)
         if name != HOURS:
             time_us = user.deletion_us(name, cell)
-            rows += user.cut is None or cell.time_us <= time_us
+            rows += cell.time_us <= time_us
             latest_us[place] = max(latest_us.get(place, at_us), time_us)
         elif _is_over(session, cell.values, user):
             rows += 1
@@ -211,7 +204,7 @@ def delete_statement(
     session: Session, table: str, where: str, time_us: int, values: tuple[Any, ...]
 ) -> Statement:
     """A deletion that may be repeated."""
-    statement = prepare_once(session, f"DELETE FROM {table} USING TIMESTAMP ? WHERE {where}")
+    statement = prepare(session, f"DELETE FROM {table} USING TIMESTAMP ? WHERE {where}")
     statement.is_idempotent = True
     return statement.bind((time_us, *values))
 
@@ -220,10 +213,10 @@ def _is_over(session: Session, key: tuple[Any, ...], user: _User) -> bool:
     """Whether an hour has ended and has no later events, which its deletion would hide."""
     if _end_us(key[-1]) > user.now_us:
         return False
-    if _end_us(key[-1]) <= user.limit_us(HOURS):
+    if _end_us(key[-1]) <= user.cut.limit_us(HOURS):
         return True
     query = "SELECT event_id FROM risk_score_by_hour WHERE user_id = ? AND hour = ?"
-    return not any(True for _ in read_pages(session, prepare_once(session, query), key))
+    return not any(True for _ in read_pages(session, prepare(session, query), key))
 
 
 def _end_us(hour: Any) -> int:
@@ -256,7 +249,7 @@ def read_rows(
     single = single or table.users.shares_partitions or table.name == HOURS
     own = table.key if single else table.partition_key
     query = f"SELECT {', '.join(selected)} FROM {table.name}"
-    prepared = prepare_once(session, f"{query} WHERE {where}" if where else query)
+    prepared = prepare(session, f"{query} WHERE {where}" if where else query)
     for row in read_pages(session, prepared, values):
         times = (getattr(row, f"written_{index}") for index in range(len(timed)))
         place, marks = where, values

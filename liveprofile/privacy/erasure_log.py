@@ -11,7 +11,6 @@ from typing import NamedTuple
 import orjson
 from cassandra.cluster import Session
 
-from liveprofile.errors import InputError
 from liveprofile.privacy.erase import KEPT, Erasure
 from liveprofile.privacy.places import limit_of
 from liveprofile.rows.users import ERASURE
@@ -20,7 +19,6 @@ from liveprofile.storage.cql import (
     execute_per_key,
     from_ms,
     prepare,
-    prepare_once,
     read_pages,
     to_ms,
     write_all,
@@ -47,7 +45,7 @@ def is_done(run: ErasureRun | None, before_ms: int) -> bool:
 
 def write_run(session: Session, user_id: str, run: ErasureRun, ttl_s: int) -> None:
     """Raises ServiceError."""
-    insert = prepare_once(session, ERASURE.insert(ttl_s))
+    insert = prepare(session, ERASURE.insert(ttl_s))
     insert.is_idempotent = True
     values = (
         user_id,
@@ -165,20 +163,6 @@ def proof_line(key: str, user_id: str, keyspace: str, at_ms: int, done: Erasure)
         "not_reached": NOT_REACHED,
     }
     return orjson.dumps(fields | {"signature": _signature(key, fields)}) + b"\n"
-
-
-def verify_line(key: str, line: bytes) -> dict[str, object]:
-    """The fields of a line. Raises InputError if it was not signed with the key."""
-    try:
-        fields = orjson.loads(line)
-        signature = fields.pop("signature")
-    except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
-        raise InputError("no line of a proof") from None
-    if not isinstance(signature, str) or not hmac.compare_digest(
-        signature, _signature(key, fields)
-    ):
-        raise InputError("the signature is wrong")
-    return fields
 
 
 def _signature(key: str, fields: dict[str, object]) -> str:

@@ -19,40 +19,10 @@ from liveprofile.errors import InputError
 from liveprofile.kafka.records import Record
 from liveprofile.privacy.places import UserKeys, conditions, is_theirs
 from liveprofile.rows.table import Table
-from liveprofile.storage.cql import prepare_once, read_pages
+from liveprofile.storage.cql import prepare, read_pages
 
 # Cassandra stores some texts that are JSON.
 _JSON_STARTS = ("{", "[")
-
-
-class ExportFile:
-    """Writes tables and topics as they are read, so that memory does not grow with the user."""
-
-    def __init__(self, file: IO[bytes], about: Mapping[str, Any]):
-        self._file = file
-        self.counts: dict[str, int] = {}
-        file.write(b"{\n")
-        for name, value in about.items():
-            file.write(orjson.dumps(name) + b": " + orjson.dumps(value) + b",\n")
-        file.write(b'"stored": {')
-
-    def add(
-        self, name: str, about: Mapping[str, Any], items: Iterable[dict[str, Any]], key: str
-    ) -> None:
-        """Adds a table or a topic with its rows or records."""
-        file, count = self._file, 0
-        file.write(b",\n" if self.counts else b"\n")
-        # The list is the last value of the object, so the items go before its end.
-        file.write(orjson.dumps(name) + b": " + orjson.dumps({**about, key: []})[:-2])
-        for item in items:
-            file.write(b",\n" if count else b"\n")
-            file.write(orjson.dumps(item, option=orjson.OPT_INDENT_2))
-            count += 1
-        file.write(b"]}")
-        self.counts[name] = count
-
-    def end(self) -> None:
-        self._file.write(b"\n}\n}\n")
 
 
 @contextmanager
@@ -84,7 +54,7 @@ def table_rows(session: Session, table: Table, keys: UserKeys) -> Iterator[dict[
     names = table.names()
     for where, values in conditions(table, keys):
         query = f"SELECT {', '.join(names)} FROM {table.name}"
-        prepared = prepare_once(session, f"{query} WHERE {where}" if where else query)
+        prepared = prepare(session, f"{query} WHERE {where}" if where else query)
         for row in read_pages(session, prepared, values):
             if is_theirs(table, row, keys):
                 yield {

@@ -17,7 +17,7 @@ from liveprofile.rows.risk import flag_bucket
 from liveprofile.rows.table import Table
 from liveprofile.rows.users import segment_bucket
 from liveprofile.settings import MAX_TTL_S, TOPICS, Settings
-from liveprofile.storage.cql import prepare_once, read_pages
+from liveprofile.storage.cql import prepare, read_pages
 from liveprofile.storage.migrations import RECORD_TTL_S
 from liveprofile.units import DAY_MS, HOUR_MS, SECOND_MS
 from liveprofile.wire.scored_events import ENTITIES
@@ -44,7 +44,7 @@ def read_user_keys(session: Session, user_id: str) -> UserKeys:
     """Reads the keys from the tables that list them. Raises ServiceError."""
 
     def read(table: str, columns: str) -> list[Any]:
-        query = prepare_once(session, f"SELECT {columns} FROM {table} WHERE user_id = ?")
+        query = prepare(session, f"SELECT {columns} FROM {table} WHERE user_id = ?")
         return list(read_pages(session, query, (user_id,)))
 
     flags = read("risk_flag", "flag_id, window_end")

@@ -16,7 +16,7 @@ from liveprofile.privacy import places
 from liveprofile.privacy.erase import WINDOW_TABLES, Cell, delete_statement, read_rows
 from liveprofile.privacy.places import UserKeys, read_user_keys
 from liveprofile.settings import WindowSettings
-from liveprofile.storage.cql import prepare_once, read_pages, to_ms, write_all
+from liveprofile.storage.cql import prepare, read_pages, to_ms, write_all
 from liveprofile.wire.payload import split_digests
 
 DELTAS = "profile_delta"
@@ -94,7 +94,7 @@ def delete_windows(session: Session, user_id: str, until_ms: int, window: Window
 def read_digests(session: Session, user_id: str, ends_ms: Iterable[int]) -> set[bytes]:
     """The digests of the events that these windows of the user used. Raises ServiceError."""
     wanted, found = frozenset(ends_ms), set()
-    select = prepare_once(session, f"SELECT window_end, digests FROM {DELTAS} WHERE user_id = ?")
+    select = prepare(session, f"SELECT window_end, digests FROM {DELTAS} WHERE user_id = ?")
     for row in read_pages(session, select, (user_id,)):
         if to_ms(row.window_end) in wanted:
             digests = bytes(row.digests or b"")

@@ -92,18 +92,6 @@ PROFILE_DELTA = table(
     options=(BY_DAY, ZSTD),
 )
 
-REPLACED_DELTA = table(
-    "replaced_delta",
-    """The deltas that a correction has replaced, as they were. Revision 0 is the job's;
-    corrected_at and correction say when and why this row was made, null: by the job.""",
-    StoredDelta,
-    "user_id, window_end DESC, revision DESC",
-    limit="cassandra.delta_ttl_s",
-    holds="deltas before their correction",
-    users=BY_WINDOW,
-    options=(BY_DAY, ZSTD),
-)
-
 USER_LOOKALIKE = table(
     "user_lookalike",
     """Users by embedding and by segment. Because of the cost of the indexes, a row is written only

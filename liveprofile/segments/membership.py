@@ -17,13 +17,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import orjson
 
-from liveprofile.alerts.cloud_events import (
-    DEFAULT_ORIGIN,
-    EventOrigin,
-    to_rfc3339,
-    traceparent,
-    window_cause,
-)
+from liveprofile.alerts.cloud_events import DEFAULT_SOURCE, job_source, to_rfc3339
 from liveprofile.segments.definitions import Segment, SegmentSet
 from liveprofile.wire.tokens import FIELD
 from liveprofile.wire.user_records import RecordKind
@@ -168,18 +162,13 @@ def change_id(user_id: str, segment_id: str, membership: Membership) -> str:
 _SCHEMA = "https://liveprofile.example/schemas/segment-change.schema.json#/$defs/data"
 
 
-def change_event(write: MembershipWrite, origin: EventOrigin = DEFAULT_ORIGIN) -> bytes:
+def change_event(write: MembershipWrite, event_source: str = DEFAULT_SOURCE) -> bytes:
     """Returns a CloudEvent in structured JSON (schemas/segment-change.schema.json)."""
     membership = write.membership
     reason = orjson.loads(membership.reason)
     event_id = change_id(write.user_id, write.segment_id, membership)
-    cause = (
-        ("sweep", write.user_id, str(membership.since_ms))
-        if membership.sweep
-        else window_cause(write.user_id, membership.window_end_ms)
-    )
-    source = f"{origin.source}/segment-sweep" if membership.sweep else origin.job
-    kind = RecordKind(source, origin.type_of(f"liveprofile.segment.{write.change}"), _SCHEMA)
+    source = f"{event_source}/segment-sweep" if membership.sweep else job_source(event_source)
+    kind = RecordKind(source, f"liveprofile.segment.{write.change}", _SCHEMA)
     data = {
         "user_id": write.user_id,
         "segment_id": write.segment_id,
@@ -190,8 +179,7 @@ def change_event(write: MembershipWrite, origin: EventOrigin = DEFAULT_ORIGIN) -
         "values": reason["values"],
         "window_end": to_rfc3339(membership.window_end_ms),
     }
-    time, trace = to_rfc3339(membership.since_ms), traceparent(event_id, *cause)
-    return kind.value(write.user_id, time, data, event_id, traceparent=trace)
+    return kind.value(write.user_id, to_rfc3339(membership.since_ms), data, event_id)
 
 
 MAX_USERS = 200_000  # about 150 bytes each

@@ -100,11 +100,6 @@ class JobSettings(Section):
     ] = "liveprofile"
     """first part of `source` in CloudEvents, a URI reference. Deployments that share topics need
     different ones"""
-    # Off: consumers compare types.
-    event_type_prefix: Annotated[
-        str, Field(pattern=r"^([a-z0-9-]+(\.[a-z0-9-]+)*)?$", max_length=200)
-    ] = ""
-    """in front of `type` in CloudEvents, a reversed DNS name, such as com.example.shop"""
     parallelism: Annotated[int, within(1, 4096)] = 2
     """of the job"""
     checkpoint_interval_ms: Annotated[int, within(100)] = 10_000

@@ -138,18 +138,8 @@ class KafkaSettings(Login, Certificate):
     """where a job without a savepoint starts reading; group: at committed offsets"""
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     """with SSL: TLS"""
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = (
-        "SCRAM-SHA-512"
-    )
-    """with SASL; OAUTHBEARER takes no username and password"""
-    oauth_token_url: Annotated[str, Field(pattern="^(https?://.+)?$")] = ""
-    """token endpoint of OAUTHBEARER (OIDC client credentials)"""
-    oauth_client_id: str = ""
-    """for the token endpoint"""
-    oauth_client_secret: SecretStr = SecretStr("")
-    """for the token endpoint"""
-    oauth_scope: str = ""
-    """scope of the token"""
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    """with SASL"""
     request_timeout_ms: Annotated[int, within(100)] = 15_000
     """of requests that commands send to brokers"""
 
@@ -157,17 +147,6 @@ class KafkaSettings(Login, Certificate):
     def _complete_credentials(self) -> KafkaSettings:
         if self.certificate_file and not self.uses_tls:
             raise ValueError("certificate_file needs security_protocol SSL or SASL_SSL")
-        oauth = {
-            name: getattr(self, name)
-            for name in ("oauth_token_url", "oauth_client_id", "oauth_client_secret")
-        }
-        if self.sasl_mechanism != "OAUTHBEARER":
-            if any(oauth.values()) or self.oauth_scope:
-                raise ValueError("settings oauth_... need sasl_mechanism OAUTHBEARER")
-        elif not self.uses_sasl:
-            raise ValueError("OAUTHBEARER needs security_protocol SASL_SSL or SASL_PLAINTEXT")
-        elif missing := [name for name, value in oauth.items() if not value]:
-            raise ValueError(f"OAUTHBEARER needs {', '.join(missing)}")
         return self
 
     @property

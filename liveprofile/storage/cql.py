@@ -51,9 +51,11 @@ def read(
 
 
 def prepare(session: Session, query: str) -> PreparedStatement:
-    """Prepares a statement, again if Cassandra does not answer in time (liveprofile/retry.py).
+    """Prepares a statement, once for each session: for few queries that are executed often.
 
-    Raises ServiceError, also if the keyspace lacks the table.
+    Again if Cassandra does not answer in time (liveprofile/retry.py). May be called in several
+    threads; two may prepare the same query. Raises ServiceError, also if the keyspace lacks the
+    table.
     """
 
     def attempt() -> PreparedStatement:
@@ -62,17 +64,9 @@ def prepare(session: Session, query: str) -> PreparedStatement:
         except (NoHostAvailable, DriverException, ErrorMessage) as error:
             raise service_error(session, error) from None
 
-    return until_deadline(attempt)
-
-
-def prepare_once(session: Session, query: str) -> PreparedStatement:
-    """As `prepare`, once for each session: for few queries that are executed for many users.
-
-    May be called in several threads; two may prepare the same query. Raises ServiceError.
-    """
     known = _prepared.setdefault(session, {})
     if query not in known:
-        known[query] = prepare(session, query)
+        known[query] = until_deadline(attempt)
     return known[query]
 
 

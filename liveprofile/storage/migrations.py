@@ -73,13 +73,13 @@ class Applied(NamedTuple):
 class Step(NamedTuple):
     """A migration and what the keyspace knows of it.
 
-    State: pending has no record; incomplete has one, but the keyspace lacks a table or a column;
-    unknown has a record only, of a newer version.
+    State: pending has no record, or the keyspace lacks a table or a column; unknown has a record
+    only, of a newer version.
     """
 
     number: int
     name: str
-    state: Literal["applied", "pending", "incomplete", "unknown"]
+    state: Literal["applied", "pending", "unknown"]
     migration: Migration | None
     applied: Applied | None
 
@@ -109,7 +109,7 @@ def filled(statement: str, values: Mapping[str, str]) -> str:
 
 
 def to_apply(steps: Iterable[Step]) -> list[Migration]:
-    return [step.migration for step in steps if step.state in ("pending", "incomplete")]
+    return [step.migration for step in steps if step.state == "pending"]
 
 
 class Migrator:
@@ -147,7 +147,9 @@ class Migrator:
         )
         columns = {(row.table_name, row.column_name) for row in rows}
         records = self._read_records() if (TABLE, "number") in columns else {}
-        lost = any(
+        # A new migration may add what is missing; else somebody has dropped it. Every statement may
+        # be repeated, so all are, whichever table is missing.
+        lost = len(records) >= len(self._migrations) and any(
             (table, name) not in columns
             for table, names in self._declared.items()
             for name in names
@@ -161,27 +163,21 @@ class Migrator:
                     f" applied at {record.applied_at:%Y-%m-%d %H:%M:%S} UTC: its statements were"
                     " edited. Restore the file, and write a change as a new migration"
                 )
-            # Every statement may be repeated, so all are, whichever table is missing.
-            state = "pending" if record is None else "incomplete" if lost else "applied"
+            state = "pending" if record is None or lost else "applied"
             steps.append(Step(migration.number, migration.name, state, migration, record))
-        if any(step.state == "pending" for step in steps):  # they may add what is missing
-            steps = [
-                step._replace(state="applied") if step.state == "incomplete" else step
-                for step in steps
-            ]
         return steps + [
             Step(number, record.name, "unknown", None, record)
             for number, record in sorted(records.items())
         ]
 
     def apply(self) -> list[str]:
-        """Applies what is pending or incomplete, and returns the titles."""
+        """Applies what is pending, and returns the titles."""
         if not to_apply(self.steps()):
             return []
         titles = []
         self._execute(SCHEMA_MIGRATION.create()[0])
         with self._locked():
-            for _ in range(2):  # after what is pending, what is incomplete
+            for _ in range(2):  # after new migrations, what is missing still
                 for migration in to_apply(self.steps()):
                     self._run(migration)
                     titles.append(migration.title)

@@ -112,13 +112,6 @@ def deltas(
     ]
 
 
-def window_digests(session: Session, user_id: str, until_ms: int) -> list[WindowDigests]:
-    """The event digests of the user's stored windows that ended by then, newest first."""
-    query = select("profile_delta", WindowDigests, "user_id = ? AND window_end <= ?")
-    rows = read_pages(session, prepare(session, query), (user_id, from_ms(until_ms)))
-    return list(map(WindowDigests._make, rows))
-
-
 def flags(
     session: Session,
     user_id: str | None = None,

@@ -36,12 +36,7 @@ class RecordKind(NamedTuple):
     schema: str = ""
 
     def value(
-        self,
-        subject: str,
-        time: str,
-        data: dict[str, Any],
-        event_id: str | None = None,
-        **extensions: str,
+        self, subject: str, time: str, data: dict[str, Any], event_id: str | None = None
     ) -> bytes:
         """CloudEvents 1.0 structured JSON.
 
@@ -56,7 +51,6 @@ class RecordKind(NamedTuple):
             "time": time,
             "datacontenttype": "application/json",
             **({"dataschema": self.schema} if self.schema else {}),
-            **extensions,
             "data": data,
         }
         return orjson.dumps(event)

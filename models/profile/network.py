@@ -61,9 +61,9 @@ class Shape(NamedTuple):
 class Block(nn.Module):
     """Pre-norm residual block: self-attention, then a two-layer perceptron."""
 
-    def __init__(self, dim: int, heads: int, dropout: float = 0.0):
+    def __init__(self, dim: int, heads: int):
         super().__init__()
-        self.heads, self.dropout = heads, dropout
+        self.heads = heads
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.mix = nn.Linear(dim, dim, bias=False)
         self.up = nn.Linear(dim, 4 * dim, bias=False)
@@ -75,14 +75,11 @@ class Block(nn.Module):
         A position attends to itself and earlier positions, so padding on the right needs no mask.
         """
         dim = qkv_P3D.shape[1] // 3
-        dropout = self.dropout if self.training else 0.0
         parts = []
         for start, rows, length in groups:
             group = qkv_P3D[start : start + rows * length]
             qkv_3BHTE = group.view(rows, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-            mixed_BHTE = F.scaled_dot_product_attention(
-                *qkv_3BHTE.unbind(0), dropout_p=dropout, is_causal=True
-            )
+            mixed_BHTE = F.scaled_dot_product_attention(*qkv_3BHTE.unbind(0), is_causal=True)
             parts.append(mixed_BHTE.transpose(1, 2).reshape(rows * length, dim))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -98,11 +95,6 @@ class Block(nn.Module):
         if flat_position_N is not None:
             x_PD = x_PD.index_select(0, flat_position_N)
             mixed_PD = mixed_PD.index_select(0, flat_position_N)
-        if self.dropout and self.training:
-            x_PD = x_PD + F.dropout(self.mix(mixed_PD), self.dropout)
-            hidden_PD = torch.relu(self.up(F.layer_norm(x_PD, width)))
-            down_PD = self.down(F.dropout(hidden_PD, self.dropout))
-            return x_PD + F.dropout(down_PD, self.dropout)
         x_PD = torch.addmm(x_PD, mixed_PD, self.mix.weight.t())
         hidden_PD = torch.relu_(self.up(F.layer_norm(x_PD, width)))
         return torch.addmm(x_PD, hidden_PD, self.down.weight.t())

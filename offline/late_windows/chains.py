@@ -201,7 +201,6 @@ class Correction(NamedTuple):
 
     row: ProfileRow
     revision: int  # of the chain; row.revision orders the writes
-    replaced_revision: int | None  # of the row that it replaces; None: there is none
     marks: Mapping[str, str]  # by rule: WITHDRAWN or KEPT, of flags that are stored
     corrected_at_ms: int
     reason: str = REASON
@@ -290,7 +289,6 @@ def _correction(
 ) -> Correction:
     known = {flag.rule_id: flag for flag in stored.flags if flag.end_ms == row.window_end_ms}
     raised = {flag.rule_id for flag in row.flags}
-    replaced = stored.windows.get(row.window_end_ms)
     return Correction(
         row._replace(
             revision=min(FIRST_REVISION + window.revision, LAST_REVISION),
@@ -298,7 +296,6 @@ def _correction(
             memberships=(),
         ),
         window.revision,
-        None if replaced is None else replaced.revision,
         {
             rule_id: mark
             for rule_id, flag in known.items()

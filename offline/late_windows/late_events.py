@@ -16,9 +16,9 @@ import orjson
 
 from liveprofile.consent.changes import ConsentTable
 from liveprofile.errors import InputError, ServiceError
+from liveprofile.events.validation import event_time_ms
 from liveprofile.identity.merges import END_OF_TIME_MS as NOW
 from liveprofile.identity.merges import IdentityTable
-from liveprofile.ingest.translation import parse_time_ms
 from liveprofile.kafka.records import Record
 from liveprofile.settings import LimitSettings, WindowSettings
 from liveprofile.wire.payload import BadEvent, as_id, load
@@ -50,7 +50,7 @@ def read_late_events(records: Iterable[Record], topic: str) -> Iterator[LateEven
                 (int(partition), int(offset)),
                 as_id(event["user_id"]),
                 as_id(event["event_id"]),
-                parse_time_ms(event["event_time"]) or 0,
+                event_time_ms(event["event_time"]) or 0,
                 int(lateness),
             )
         except (KeyError, ValueError):
@@ -172,7 +172,7 @@ class RecordSelection:
                 continue
             self._advance_clock(record, event)
             own_id, event_id = as_id(event.get("user_id")), as_id(event.get("event_id"))
-            time_ms = parse_time_ms(event.get("event_time")) or 0
+            time_ms = event_time_ms(event.get("event_time")) or 0
             user_id = self._merges.owner(own_id, time_ms)
             if user_id not in self._book.used:
                 continue
@@ -214,7 +214,7 @@ class RecordSelection:
         return True
 
     def _advance_clock(self, record: Record, event: Mapping[str, object]) -> None:
-        time_ms = parse_time_ms(event.get("event_time"))
+        time_ms = event_time_ms(event.get("event_time"))
         if (
             time_ms is None
             or record.partition not in self._clocks_ms
@@ -233,17 +233,23 @@ class RecordSelection:
         )
 
 
-def write_records(path: Path, records: Iterable[SpooledRecord]) -> None:
-    """Writes a file for jobs.sql.tables.record_file. Raises InputError if the disk is full."""
-    lines = (orjson.dumps(record._asdict()) + b"\n" for record in records)
+def write_records(path: Path, records: Iterable[SpooledRecord]) -> int:
+    """Writes a file for jobs.sql.tables.record_file, and returns the number of records.
+
+    Raises InputError if the disk is full.
+    """
+    count = 0
     try:
         with path.open("wb") as file:
-            file.writelines(lines)
+            for record in records:
+                file.write(orjson.dumps(record._asdict(), option=orjson.OPT_APPEND_NEWLINE))
+                count += 1
     except OSError as error:
         raise InputError(
             f"{path}: records of users with late events cannot be written: {error.strerror}. Set"
-            " TMPDIR or --work to a folder with more space"
+            " TMPDIR to a folder with more space"
         ) from None
+    return count
 
 
 def read_rows(folder: Path) -> Iterator[dict[str, Any]]:

@@ -6,7 +6,6 @@ import itertools
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -37,14 +36,12 @@ from offline.late_windows.late_events import (
 OnStep = Callable[[str], None]
 
 
-def check_arguments(files: Sequence[Path], mapping: Path | None, work: Path | None) -> None:
+def check_arguments(files: Sequence[Path], mapping: Path | None) -> None:
     """Checks what can be checked before connecting. Raises InputError."""
     if mapping is not None and not files:
         raise InputError(f"--mapping {mapping} needs FILE: the topic holds events")
     for file in files:
         open_source(file, mapping)
-    if work is not None and not work.is_dir():
-        raise InputError(f"--work {work}: no such folder")
 
 
 def check_definitions(settings: Settings) -> None:
@@ -59,7 +56,6 @@ def run(
     config: Path | None,
     files: Sequence[Path],
     mapping: Path | None,
-    work: Path | None,
     on_step: OnStep,
 ) -> dict[str, int]:
     """Corrects what late events change; returns counts by name. Raises LiveprofileError.
@@ -86,14 +82,15 @@ def run(
         )
         counts = CorrectionCounts()
         if table.used:
-            with work_folder(work) as folder:
+            with tempfile.TemporaryDirectory(prefix=".correct-") as name:
+                folder = Path(name)
                 on_step(f"reading events of {len(table.used):,} users")
                 archived = (each for file in files for each in archived_records(file, mapping))
                 records = read_topic(settings, settings.topics.events, ranges)
                 chosen = selection.select(itertools.chain(archived, records))
                 write_records(folder / "records.json", chosen)
                 arguments = ["--records", str((folder / "records.json").resolve())]
-                run_job(settings, arguments, folder, config, work is not None, on_step)
+                run_job(settings, arguments, folder, config, False, on_step)
                 on_step("recomputing profiles")
                 with open_corrector(
                     settings, lambda user_id: user_id in erasures.current()
@@ -117,13 +114,6 @@ def checkpointed_ranges(settings: Settings) -> dict[int, PartitionRange]:
         number: PartitionRange(span.first, max(span.first, min(committed.get(number, 0), span.end)))
         for number, span in offsets.partition_ranges(settings, topic).items()
     }
-
-
-@contextmanager
-def work_folder(work: Path | None) -> Iterator[Path]:
-    """A temporary folder for records and rows."""
-    with tempfile.TemporaryDirectory(prefix=".correct-", dir=work) as name:
-        yield Path(name)
 
 
 def archived_records(file: Path, mapping: Path | None) -> Iterator[Record]:

@@ -1,23 +1,21 @@
 """Reads what is stored of users, and stores corrections, in Cassandra.
 
-A correction is written in steps. First the replaced delta is copied and stored flags are marked.
-Then new flags are written by day. The delta comes last, with profile, look-alike row and new flags,
-in one mutation. Its revision thus says that everything of its window is stored: a run that is
-killed is repeated from there. Write times are those of the job's rows with a higher revision, so
-the row of a newer window that the job stores in the meantime wins, and a replay of the job does not
-undo a correction.
+A correction is written in steps. First stored flags are marked. Then new flags are written by day.
+The delta comes last, with profile, look-alike row and new flags, in one mutation. Its revision thus
+says that everything of its window is stored: a run that is killed is repeated from there. Write
+times are those of the job's rows with a higher revision, so the row of a newer window that the job
+stores in the meantime wins, and a replay of the job does not undo a correction.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import orjson
 from cassandra.cluster import Session
 
 from liveprofile.privacy.withdrawals import delete_windows
-from liveprofile.rows.profiles import MARKS, PROFILE_DELTA, REPLACED_DELTA
+from liveprofile.rows.profiles import MARKS, PROFILE_DELTA
 from liveprofile.settings import CassandraSettings, WindowSettings
 from liveprofile.storage.cql import from_ms, read_pages
 from offline.late_windows.chains import ADDED, Correction, StoredRuleFlag, StoredUser, StoredWindow
@@ -26,7 +24,6 @@ from udfs.cassandra.batch_writer import Partition, Write, bound_statement
 from udfs.cassandra.executor import StatementExecutor
 from udfs.profile.sink import CassandraProfileSink
 
-_REPLACED = REPLACED_DELTA.names()
 _MARK_KEY = ("user_id", "window_end", "rule_id", "event_id")
 WINDOW_FLAG = b""  # the event_id of a window's flag
 
@@ -55,13 +52,6 @@ class CassandraCorrectionTables(CassandraProfileSink):
             "SELECT rule_id, to_unix_timestamp(window_end) AS end_ms, event_id, rule_version,"
             f" correction FROM {keyspace}.risk_flag WHERE user_id = ?"
         )
-        self._select_delta = prepare(
-            f"SELECT {', '.join(_REPLACED)} FROM {keyspace}.profile_delta"
-            " WHERE user_id = ? AND window_end = ?"
-        )
-        self._insert_replaced = self._prepare_insert(
-            settings, REPLACED_DELTA, settings.delta_ttl_s, without=()
-        )
         written = set(PROFILE_DELTA.columns) - {"user_id", "window_end", *MARKS}
         self._insert_corrected = self._prepare_insert(
             settings, PROFILE_DELTA, settings.delta_ttl_s, without=written
@@ -76,8 +66,7 @@ class CassandraCorrectionTables(CassandraProfileSink):
             f"UPDATE {keyspace}.risk_flag_by_day USING TIMESTAMP ? AND TTL {ttl_s}"
             f" SET corrected_at = ?, correction = ? WHERE {where} AND day = ? AND bucket = ?"
         )
-        for statement in (self._insert_replaced, self._mark_flag, self._mark_flag_by_day):
-            statement.is_idempotent = True
+        self._mark_flag.is_idempotent = self._mark_flag_by_day.is_idempotent = True
 
     def stored(self, user_id: str, since_ms: int) -> StoredUser:
         """What is stored of a user, of windows that end at `since_ms` or later."""
@@ -112,8 +101,6 @@ class CassandraCorrectionTables(CassandraProfileSink):
         if not corrections:
             return
         for correction in corrections:
-            if correction.replaced_revision is not None:
-                self._copy_replaced(correction)
             for rule_id, mark in correction.marks.items():
                 for write in (
                     self._mark(correction, rule_id, mark),
@@ -136,17 +123,6 @@ class CassandraCorrectionTables(CassandraProfileSink):
             ]
         )
         self._writer.drain()
-
-    def _copy_replaced(self, correction: Correction) -> None:
-        """Copies the delta as it is, also if another run has corrected it meanwhile."""
-        row = correction.row
-        key = (row.user_id, from_ms(row.window_end_ms))
-        for stored in read_pages(self._session, self._select_delta, key):
-            values: dict[str, Any] = dict(zip(_REPLACED, stored, strict=True))
-            values["revision"] = values["revision"] or 0
-            if values["revision"] < correction.revision:
-                bound = [*values.values(), encoding.write_time_us(row)]
-                self._first_writes.submit(self._insert_replaced.bind(bound))
 
     def _mark(self, correction: Correction, rule_id: str, mark: str) -> Write:
         row = correction.row

@@ -31,7 +31,7 @@ from cassandra.cluster import Session
 
 from cli.doctor.checks import MERGE_OPTION
 from liveprofile.feeds.users import read_erasures
-from liveprofile.flink.rest import take_savepoint
+from liveprofile.flink.rest import savepoint
 from liveprofile.ingest.replay import closing_time_ms
 from liveprofile.kafka.records import read_topic
 from liveprofile.rows import TABLES
@@ -118,7 +118,7 @@ class Marks:
 
     def in_savepoint(self, job: JobUnderTest) -> set[str]:
         with tempfile.TemporaryDirectory() as folder:
-            path = take_savepoint(job.rest_url, job.id or "", Path(folder).as_uri())
+            path = savepoint(job.rest_url, job.id or "", Path(folder).as_uri())
             found = self.in_files(Path(path.removeprefix("file:")), lambda _: "savepoint")
         return found.get("savepoint", set())
 

@@ -1,4 +1,4 @@
-"""Certificates, tokens and ACLs, with both Kafka clients and a broker that requires them."""
+"""Certificates, passwords and ACLs, with both Kafka clients and a broker that requires them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ from confluent_kafka.admin import (
 
 from liveprofile.errors import ServiceError
 from liveprofile.feeds.definitions import read_definition_topic
-from liveprofile.flink.jars import JARS
 from liveprofile.flink.launcher import link_jars, pyflink_home
 from liveprofile.kafka.offsets import committed_offsets
 from liveprofile.kafka.records import exclusive_writer, read_topic, send_all
@@ -32,8 +31,7 @@ from liveprofile.rules.rules import RULES
 from liveprofile.settings import Settings, load
 from stack.local import to_toml
 from tests.support.security.certificates import CertificateAuthority
-from tests.support.security.secured_broker import SecuredBroker
-from tests.support.security.token_issuer import CLIENT_ID, CLIENT_SECRET, SCOPE, TokenIssuer, serve
+from tests.support.security.secured_broker import CLIENT, PASSWORD, SecuredBroker
 from tests.support.streams.shop import shop_events
 from udfs.profile.model_feed import read_user_models
 
@@ -42,10 +40,7 @@ pytestmark = pytest.mark.services
 BACKFILL_TIMEOUT_S = 300
 KEY_PASSWORD = "of the key"
 NO_CERTIFICATE = {"certificate_file": "", "key_file": "", "key_password": ""}
-ALLOWED_URLS = "org.apache.flink.kafka.shaded.org.apache.kafka.sasl.oauthbearer.allowed.urls"
 EVENTS = list(itertools.islice(shop_events(5, users=3, step_ms=60_000), 60))
-# What the Kafka client in the connector needs for tokens, and the connector lacks.
-JSON_JARS = ("jackson-annotations", "jackson-core", "jackson-databind")
 
 
 class SecuredKafka:
@@ -53,18 +48,15 @@ class SecuredKafka:
 
     def __init__(self, folder: Path):
         self.authority = CertificateAuthority(folder)
-        self.issuer = TokenIssuer(folder)
-        self.broker = SecuredBroker(folder / "broker", self.authority, self.issuer)
-        self.mtls = self.certificate_of(CLIENT_ID, KEY_PASSWORD)
-        self.token: dict[str, Any] = {
-            "bootstrap_servers": self.broker.token,
+        self.broker = SecuredBroker(folder / "broker", self.authority)
+        self.mtls = self.certificate_of(CLIENT, KEY_PASSWORD)
+        self.password: dict[str, Any] = {
+            "bootstrap_servers": self.broker.password,
             "security_protocol": "SASL_SSL",
-            "sasl_mechanism": "OAUTHBEARER",
+            "sasl_mechanism": "PLAIN",
             "ca_file": str(self.authority.file),
-            "oauth_token_url": self.issuer.token_url,
-            "oauth_client_id": CLIENT_ID,
-            "oauth_client_secret": CLIENT_SECRET,
-            "oauth_scope": SCOPE,
+            "username": CLIENT,
+            "password": PASSWORD,
         }
 
     def certificate_of(self, name: str, key_password: str = "") -> dict[str, Any]:
@@ -84,18 +76,17 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredKafka]:
     """Its input topic holds EVENTS."""
     kafka = SecuredKafka(tmp_path_factory.mktemp("secured"))
     records = [(event["user_id"].encode(), json.dumps(event).encode(), {}) for event in EVENTS]
-    with serve(kafka.issuer):
-        try:
-            kafka.broker.start()
-            settings = load(kafka={"bootstrap_servers": kafka.broker.bootstrap_servers})
-            create_topics(settings)
-            send_all(settings, settings.topics.events, records)
-            yield kafka
-        finally:
-            kafka.broker.stop()
+    try:
+        kafka.broker.start()
+        settings = load(kafka={"bootstrap_servers": kafka.broker.bootstrap_servers})
+        create_topics(settings)
+        send_all(settings, settings.topics.events, records)
+        yield kafka
+    finally:
+        kafka.broker.stop()
 
 
-@pytest.fixture(params=["mtls", "token"])
+@pytest.fixture(params=["mtls", "password"])
 def client(kafka: SecuredKafka, request: pytest.FixtureRequest) -> dict[str, Any]:
     return getattr(kafka, request.param)
 
@@ -108,7 +99,7 @@ def test_confluent_client_produces_and_consumes(client: dict[str, Any]) -> None:
     assert len(list(read_topic(settings, topic))) == before + 1
 
 
-@pytest.mark.parametrize("missing", ["certificate", "authority", "token"])
+@pytest.mark.parametrize("missing", ["certificate", "authority", "password"])
 def test_confluent_client_without_credentials_is_refused(
     kafka: SecuredKafka, missing: str, tmp_path: Path
 ) -> None:
@@ -121,26 +112,19 @@ def test_confluent_client_without_credentials_is_refused(
             "key_file": str(stranger.key_file),
             "key_password": "",
         },
-        "token": kafka.token | {"oauth_client_secret": "wrong"},
+        "password": kafka.password | {"password": "wrong"},
     }
     settings = load(kafka=sections[missing] | {"request_timeout_ms": 3_000})
     with pytest.raises(ServiceError, match="does not answer"):
         list(read_topic(settings, settings.topics.events))
 
 
-def backfill(settings: dict[str, Any], folder: Path, *java: str) -> subprocess.CompletedProcess:
+def backfill(settings: dict[str, Any], folder: Path) -> subprocess.CompletedProcess:
     """Runs the backfill job over the topic in an embedded Flink."""
     config = folder / "liveprofile.toml"
     config.write_text(to_toml({"kafka": settings}))
     lib = link_jars(folder / "lib")
-    for name in JSON_JARS:
-        [jar] = (JARS / "kafka").glob(f"{name}-*.jar")
-        (lib / jar.name).symlink_to(jar)
-    environment = {
-        "FLINK_HOME": str(pyflink_home()),
-        "FLINK_LIB_DIR": str(lib),
-        "JAVA_TOOL_OPTIONS": " ".join([os.environ["JAVA_TOOL_OPTIONS"], *java]),
-    }
+    environment = {"FLINK_HOME": str(pyflink_home()), "FLINK_LIB_DIR": str(lib)}
     return subprocess.run(
         [
             *(sys.executable, "-m", "jobs.backfill_job", "--config", str(config)),
@@ -155,9 +139,9 @@ def backfill(settings: dict[str, Any], folder: Path, *java: str) -> subprocess.C
 
 
 def test_flink_connector_reads_with_the_same_settings(
-    kafka: SecuredKafka, client: dict[str, Any], tmp_path: Path
+    client: dict[str, Any], tmp_path: Path
 ) -> None:
-    done = backfill(client, tmp_path, f"-D{ALLOWED_URLS}={kafka.issuer.token_url}")
+    done = backfill(client, tmp_path)
     assert done.returncode == 0, done.stderr[-3_000:]
     rows = [
         json.loads(line)

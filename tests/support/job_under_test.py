@@ -219,7 +219,7 @@ class JobUnderTest:
 
     def send_heartbeats(self, time_ms: int) -> None:
         """Sends a heartbeat to every partition, which advances its event time to `time_ms`."""
-        sender = ReplayProducer(self.settings, self.settings.topics.events, lambda count: None)
+        sender = ReplayProducer(self.settings, self.settings.topics.events)
         sender.send_heartbeats(time_ms)
         sender.flush()
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from liveprofile.alerts.cloud_events import alert_records, origin_of
+from liveprofile.alerts.cloud_events import alert_records
 from liveprofile.attributes.statements import SEGMENT_PURPOSES
 from liveprofile.errors import InputError
 from liveprofile.events.modalities import PLACE, TEXT, Modality, Vectors, add_text_vectors
@@ -253,13 +253,13 @@ class ProfileUpdater:
         # The watermark passes the end of a window `out_of_orderness_ms` after it, if events arrive.
         close_ms = inputs.window_end_ms + self._settings.window.out_of_orderness_ms
         waited_ms = time.time() * SECOND_MS - close_ms
-        topics, origin = self._settings.topics, origin_of(self._settings.job)
+        topics, source = self._settings.topics, self._settings.job.event_source
         for row, profile in zip(kept, profiles, strict=True):
             if profile.flags:
                 snoozes = snoozed[profile.user_id]
-                sent[row] += alert_records(topics.alerts, profile, snoozes, origin)
+                sent[row] += alert_records(topics.alerts, profile, snoozes, source)
             if profile.memberships:
-                sent[row] += change_records(topics.segment_changes, profile.memberships, origin)
+                sent[row] += change_records(topics.segment_changes, profile.memberships, source)
         spent_ms = np.diff(clock) * 1000.0
         media = [window.modalities for window in inputs.windows.rows]
         self._on_batch(

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from liveprofile.alerts.cloud_events import EventOrigin
 from liveprofile.consent.changes import ConsentTable
 from liveprofile.rows.profiles import (
     LATER_SUMS,
@@ -147,10 +146,10 @@ def with_memberships(
     ]
 
 
-def change_records(topic: str, writes: Sequence[MembershipWrite], origin: EventOrigin) -> list[str]:
+def change_records(topic: str, writes: Sequence[MembershipWrite], event_source: str) -> list[str]:
     """Returns an output record for each change that is sent."""
     return [
-        output_records.record(topic, write.user_id, change_event(write, origin).decode())
+        output_records.record(topic, write.user_id, change_event(write, event_source).decode())
         for write in writes
         if write.is_sent
     ]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from liveprofile.alerts.cloud_events import alert_records, origin_of
+from liveprofile.alerts.cloud_events import alert_records
 from liveprofile.features.entity import EventBatch, EventLists, parse_lists
 from liveprofile.privacy.erasures import erased_rows
 from liveprofile.pseudonym import user_pseudonym
@@ -87,7 +87,7 @@ class EventScorer:
             self._model.names,
             store,
             DRIFT_AFTER_DAYS,
-            origin=origin_of(self._settings.job),
+            event_source=self._settings.job.event_source,
         )
 
     def close(self) -> None:
@@ -151,11 +151,11 @@ class EventScorer:
         self._sink.flush()
         clock.append(time.perf_counter())
         waited_ms = self._now_ms() - batch.arrived_ms
-        topic, origin = self._settings.topics.alerts, origin_of(self._settings.job)
+        topic, source = self._settings.topics.alerts, self._settings.job.event_source
         sent: list[list[str]] = [[] for _ in user_id]
         for row, event in zip(kept, scored, strict=True):
             if event.flags:
-                sent[row] = alert_records(topic, event, snoozed[event.user_id], origin)
+                sent[row] = alert_records(topic, event, snoozed[event.user_id], source)
         alerted = {row for row in kept if sent[row]}
         if self._monitor is not None and kept:
             alerts = self._monitor.observe(x_nF, score_n, batch.event_ms, batch.user_id, kept)

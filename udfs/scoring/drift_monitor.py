@@ -20,7 +20,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 import numpy as np
 import orjson
 
-from liveprofile.alerts.cloud_events import DEFAULT_ORIGIN, EventOrigin
+from liveprofile.alerts.cloud_events import DEFAULT_SOURCE
 from liveprofile.drift.alert import DriftAlert
 from liveprofile.drift.comparison import DriftVerdict, assess_drift
 from liveprofile.drift.reference import LATENESS_MS, DriftReference, HourlyHistograms
@@ -49,7 +49,7 @@ class DriftMonitor:
     are shorter than in the reference, which looks like drift.
     clock: returns epoch seconds.
     executor: runs one task at a time; None: a thread.
-    origin: of alerts.
+    event_source: of alerts.
     """
 
     def __init__(
@@ -61,11 +61,11 @@ class DriftMonitor:
         after_days: float,
         clock: Callable[[], float] = time.time,
         executor: Executor | None = None,
-        origin: EventOrigin = DEFAULT_ORIGIN,
+        event_source: str = DEFAULT_SOURCE,
     ):
         self._reference, self._model_version, self._store = reference, model_version, store
         self._after_ms = round(after_days * DAY_MS)
-        self._clock, self._origin = clock, origin
+        self._clock, self._event_source = clock, event_source
         self._worker = uuid.uuid4().hex
         self._histograms = HourlyHistograms(reference, names)
         self._executor = executor or ThreadPoolExecutor(1, "drift")
@@ -200,7 +200,7 @@ class DriftMonitor:
             self._reference.version,
             verdict.events,
             verdict.reasons,
-            self._origin,
+            self._event_source,
         )
         return after._replace(
             alert=alert.cloud_event().decode(), alert_at_ms=round(self._clock() * SECOND_MS)

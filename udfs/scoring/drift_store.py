@@ -20,7 +20,7 @@ from cassandra.query import BatchStatement, BoundStatement
 
 from liveprofile.rows.risk import RISK_HISTOGRAM
 from liveprofile.settings import CassandraSettings
-from liveprofile.storage.cql import execute, from_ms, prepare_once, to_ms
+from liveprofile.storage.cql import execute, from_ms, prepare, to_ms
 
 _START = "start"  # a scope of drift_state with one entry: the first hour ever counted
 
@@ -167,7 +167,7 @@ class CassandraDriftStore:
         return execute(self._session, self._bound(query, *values))
 
     def _bound(self, query: str, *values: Any) -> BoundStatement:
-        return prepare_once(self._session, query).bind(values)
+        return prepare(self._session, query).bind(values)
 
 
 def _timestamp(time_ms: int | None) -> datetime | None:

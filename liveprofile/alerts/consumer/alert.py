@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from liveprofile.alerts.cloud_events import ALERT_TYPE, is_type
+from liveprofile.alerts.cloud_events import ALERT_TYPE
 from liveprofile.rules.flags import Severity
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=256)]
@@ -49,7 +49,7 @@ class _CloudEventType(_AlertModel):
 
 
 class Alert(_AlertModel):
-    """A CloudEvents 1.0 event of type ALERT_TYPE, with any prefix."""
+    """A CloudEvents 1.0 event of type ALERT_TYPE."""
 
     specversion: Literal["1.0"]
     id: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]  # the flag's id; duplicates share it
@@ -57,7 +57,6 @@ class Alert(_AlertModel):
     type: str
     subject: Id  # the user_id
     time: AwareDatetime  # end of the window, or of the event
-    traceparent: str | None = None
     data: AlertData
 
     @property
@@ -77,7 +76,7 @@ def read_alert(value: bytes | None) -> Alert | None:
     """Parses a record; None for another event type, such as drift. Raises InvalidAlertError."""
     try:
         event_type = _CloudEventType.model_validate_json(value or b"").type
-        return Alert.model_validate_json(value or b"") if is_type(event_type, ALERT_TYPE) else None
+        return Alert.model_validate_json(value or b"") if event_type == ALERT_TYPE else None
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(map(str, first["loc"]))

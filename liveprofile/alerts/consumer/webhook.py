@@ -26,8 +26,6 @@ SECRET_PREFIX = "whsec_"
 SECRET_BYTES = (24, 64)  # minimum and maximum of the specification
 TIMEOUT_S = 15.0
 TOO_MANY_REQUESTS = 429
-# W3C Trace Context, version 00. Another text is no header that a receiver could read.
-TRACEPARENT = re.compile("00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class WebhookFailedError(Exception):
@@ -38,7 +36,6 @@ class Webhook:
     """A handler that POSTs the alert as JSON (CloudEvents, structured) and expects a 2xx status.
 
     `webhook-id` is the alert's id, the same for every attempt, so that receivers can deduplicate.
-    The header `traceparent` is the alert's.
     Only the status of the response is read. 5xx, 429, time-outs, broken connections and responses
     that are not HTTP are retried; any other status, redirects included, makes the alert a dead
     letter.
@@ -79,8 +76,6 @@ class Webhook:
             "webhook-timestamp": str(timestamp_s),
             "webhook-signature": sign(self._key, alert.id, timestamp_s, body),
         }
-        if alert.traceparent and TRACEPARENT.fullmatch(alert.traceparent):
-            headers["traceparent"] = alert.traceparent
         try:
             status = asyncio.run(self._post(body, headers))
         except (OSError, EOFError, asyncio.LimitOverrunError) as error:

@@ -24,8 +24,8 @@ import pyarrow.parquet as pq
 
 from liveprofile.disk_tables import mapped_zeros
 from liveprofile.errors import InputError
+from liveprofile.events.validation import event_time_ms
 from liveprofile.features.entity import features_from_lists, parse_lists
-from liveprofile.ingest.translation import parse_time_ms
 from liveprofile.labels.feedback import LabelRecord
 from liveprofile.privacy.trained_users import user_key
 from liveprofile.progress import Progress
@@ -34,8 +34,8 @@ from liveprofile.wire.tokens import EVENT_TYPES
 
 USER = "user_id"
 _CHUNK_ROWS = 400  # their lists fit a processor's cache
-_INDEX_COLUMNS = ("event_id", "user_id", "event_type", "event_ms", "amount")
-_LIST_COLUMNS = ("user_id", "parts")
+_INDEX_COLUMNS = ("event_id", USER, "event_type", "event_ms", "amount")
+_LIST_COLUMNS = (USER, "parts")
 _HASH_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, so no two times become the same number
 
 
@@ -53,7 +53,7 @@ class LabelLog(NamedTuple):
         events: dict[str, int] = {}
         rows = []
         for record in records:
-            time_ms = parse_time_ms(record["time"])
+            time_ms = event_time_ms(record["time"])
             if time_ms is not None:  # like the job, drop times such as 30 February
                 event = events.setdefault(record["event_id"], len(events))
                 rows.append((time_ms, event, record["label"] == "fraud"))
@@ -92,8 +92,8 @@ class LabelledEvents(NamedTuple):
     def user_keys(self) -> Iterator[bytes]:
         """The `user_key` of each user."""
         found: set[str] = set()
-        for group in _row_groups(self.files, self.without):
-            found.update(group.columns("user_id")["user_id"].unique().to_pylist())
+        for rows in _tables(self.files, self.without, (USER,)):
+            found.update(rows[USER].unique().to_pylist())
         return map(user_key, sorted(found))
 
     def features(
@@ -108,16 +108,13 @@ class LabelledEvents(NamedTuple):
         order = np.argsort(self.key_N[rows_W])
         key_W = self.key_N[rows_W][order]
         done = 0
-        for group in _row_groups(self.files, self.without):
-            key_n = _event_keys(group.columns("event_id", "event_ms"))
+        for table in _tables(self.files, self.without, ("event_id", "event_ms", *_LIST_COLUMNS)):
+            key_n = _event_keys(table)
             position_n = np.minimum(np.searchsorted(key_W, key_n), len(key_W) - 1)
             rows = np.flatnonzero(key_W[position_n] == key_n)
-            if not len(rows):
-                continue
-            lists = group.columns(*_LIST_COLUMNS).take(pa.array(rows))
+            lists = table.select(_LIST_COLUMNS).take(pa.array(rows))
             for start in range(0, len(rows), _CHUNK_ROWS):
-                chunk = slice(start, start + _CHUNK_ROWS)
-                target_rows = order[position_n[rows[chunk]]]
+                target_rows = order[position_n[rows[start : start + _CHUNK_ROWS]]]
                 columns = features_from_lists(_parse(lists.slice(start, _CHUNK_ROWS)), delay_days)
                 for f, name in enumerate(names):
                     x_WF[target_rows, f] = columns[name]
@@ -136,10 +133,7 @@ def read_labelled_events(
     """
     files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
     left_out = frozenset(without)
-    indexed = [
-        _read_index(group.columns(*_INDEX_COLUMNS), labels)
-        for group in _row_groups(files, left_out)
-    ]
+    indexed = [_read_index(rows, labels) for rows in _tables(files, left_out, _INDEX_COLUMNS)]
     if not sum(len(chunk["key"]) for chunk in indexed):
         raise InputError(f"training rows {path}: no events in them")
     columns = {name: np.concatenate([chunk[name] for chunk in indexed]) for name in indexed[0]}
@@ -165,34 +159,26 @@ def read_labelled_events(
     )
 
 
-class _RowGroup(NamedTuple):
-    file: Path
-    parquet: pq.ParquetFile
-    number: int
-    without: frozenset[str]  # users
+def _tables(
+    files: Sequence[Path], without: frozenset[str], columns: Sequence[str]
+) -> Iterator[pa.Table]:
+    """These columns, USER among them, of each row group without the users of `without`.
 
-    def columns(self, *names: str) -> pa.Table:
-        """These columns of the rows of all other users. Raises InputError."""
-        read = list(dict.fromkeys([*names, USER] if self.without else names))
-        missing = [name for name in read if name not in self.parquet.schema_arrow.names]
-        if missing:
-            raise InputError(
-                f"training rows {self.file}: column {missing[0]} is missing; did"
-                " `liveprofile model backfill --pipeline scoring` write it?"
-            )
-        rows = self.parquet.read_row_group(self.number, read, use_threads=False)
-        if not self.without:
-            return rows
-        gone = pa.array(sorted(self.without), pa.string())
-        return rows.filter(pc.invert(pc.is_in(rows[USER], gone))).select(list(names))
-
-
-def _row_groups(files: Sequence[Path], without: frozenset[str]) -> Iterator[_RowGroup]:
+    Raises InputError.
+    """
+    gone = pa.array(sorted(without), pa.string())
     for file in files:
         try:
             with pq.ParquetFile(file) as parquet:
+                missing = [name for name in columns if name not in parquet.schema_arrow.names]
+                if missing:
+                    raise InputError(
+                        f"training rows {file}: column {missing[0]} is missing; did"
+                        " `liveprofile model backfill --pipeline scoring` write it?"
+                    )
                 for number in range(parquet.num_row_groups):
-                    yield _RowGroup(file, parquet, number, without)
+                    rows = parquet.read_row_group(number, list(columns), use_threads=False)
+                    yield rows.filter(pc.invert(pc.is_in(rows[USER], gone))) if without else rows
         except (OSError, pa.ArrowInvalid) as error:
             raise InputError(f"training rows {file}: {str(error).splitlines()[0]}") from None
 

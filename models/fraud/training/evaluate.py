@@ -1,18 +1,15 @@
-"""Alert thresholds, what alerts find, and rules compared with the model.
+"""Alert thresholds, what alerts find, and what the rules find.
 
-One alert is a user on a day, whatever the number of that user's flagged events. Events are ranked
-by suspicion, 0 to 1:
-- rules: the severity of the most severe matching rule, then the ratio of its value to its
-  threshold. Rules on the model's score and rules that send no alerts are ignored.
-- model: the score.
-- both: the mean of both.
+One alert is a user on a day, whatever the number of that user's flagged events. The suspicion of
+rules, 0 to 1, is the severity of the most severe matching rule, then the ratio of its value to its
+threshold. Rules on the model's score and rules that send no alerts are ignored.
 
 Shape suffixes: N scores, M events, R rules.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -119,6 +116,11 @@ def threshold_per_10000_users(dataset: EventDataset, score_M: np.ndarray, budget
     return threshold_by_budget(score_M, dataset.day_M, dataset.user_M, alerts)
 
 
+def alerts_within_budget(dataset: EventDataset, score_M: np.ndarray, budget: float) -> np.ndarray:
+    """Returns (M,) bool: the most suspicious events, with at most `budget` alerts as above."""
+    return (score_M >= threshold_per_10000_users(dataset, score_M, budget)) & (score_M > 0)
+
+
 def _ranked_steps(score_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns indices by descending score, and the last position of each distinct score."""
     if not len(score_N):
@@ -149,50 +151,6 @@ class EventScores(NamedTuple):
     score_M: np.ndarray  # the model's probability of fraud
     suspicion_M: np.ndarray  # of the rules, from 0 (no match) to 1
     alert_MR: np.ndarray  # bool: the rule sends an alert
-
-
-def detection_report(
-    dataset: EventDataset,
-    scores: EventScores,
-    event_rules: Sequence[Rule],
-    budgets: Sequence[float],
-    measure: Callable[[EventDataset, np.ndarray], dict[str, Any]] = alert_metrics,
-) -> dict[str, Any]:
-    """Returns what the model and the rules find, by the `measure` of a dataset's alerts.
-
-    - `score`: metrics of the model's score.
-    - `at`: alert metrics of `rules`, `model` and `both`, for each budget (`budget_N`, most
-      suspicious first) and with the current thresholds (`as_they_are`).
-    - `of_rules`: alert metrics of each rule with its current threshold.
-    """
-    rankings = {
-        "rules": scores.suspicion_M,
-        "model": scores.score_M,
-        "both": (scores.score_M + scores.suspicion_M) / 2,
-    }
-    at: dict[str, dict[str, Any]] = {}
-    for budget in budgets:
-        at[f"budget_{budget:g}"] = {
-            name: measure(
-                dataset,
-                (each_M >= threshold_per_10000_users(dataset, each_M, budget)) & (each_M > 0),
-            )
-            for name, each_M in rankings.items()
-        }
-    uses_score_R = np.array([_uses_score(rule) for rule in event_rules])
-    parts = {"rules": ~uses_score_R, "model": uses_score_R, "both": uses_score_R | True}
-    at["as_they_are"] = {
-        name: measure(dataset, scores.alert_MR[:, part_R].any(axis=1))
-        for name, part_R in parts.items()
-    }
-    return {
-        "score": score_metrics(scores.score_M, dataset.labelled.fraud_N),
-        "at": at,
-        "of_rules": {
-            rule.id: measure(dataset, alert_M)
-            for rule, alert_M in zip(event_rules, scores.alert_MR.T, strict=True)
-        },
-    }
 
 
 def features_used_by(rules: Sequence[Rule]) -> list[str]:
@@ -234,7 +192,7 @@ def score_events(
     return EventScores(score_M, suspicion_M, alert_MR)
 
 
-def _uses_score(rule: Rule) -> bool:
+def uses_score(rule: Rule) -> bool:
     return SCORE_FEATURE in rule.condition.names
 
 
@@ -242,7 +200,7 @@ def _suspicion(matches: Sequence[RuleMatch]) -> float:
     """Returns a rank above 0, at most 1, or 0. A higher severity outranks any value."""
     highest = 0.0
     for rule, value in ((match.rule, match.value) for match in matches):
-        if rule.state == "ACTIVE" and not _uses_score(rule):
+        if rule.state == "ACTIVE" and not uses_score(rule):
             ratio = max(value / rule.threshold, 0.0) if rule.threshold > 0 else 0.0
             rank = Severity(rule.severity).rank + 1 + ratio / (1 + ratio)
             highest = max(highest, rank / (len(Severity) + 1))

@@ -45,10 +45,12 @@ from models.fraud.training import fit
 from models.fraud.training.evaluate import (
     BUDGETS,
     FALSE_ALARM_COST,
+    alert_metrics,
+    alerts_within_budget,
     complete,
-    detection_report,
     features_used_by,
     score_events,
+    uses_score,
 )
 
 NAME = "event-risk-own"
@@ -218,20 +220,23 @@ def _build_dataset(
 
 
 def _evaluate_rules(
-    model: FraudModel,
-    rules: RuleSet,
-    names: list[str],
-    dataset: EventDataset,
+    model: FraudModel, rules: RuleSet, names: list[str], dataset: EventDataset
 ) -> dict[str, Any]:
-    """Measures each rule, all rules, and rules against the model with the same number of alerts."""
-    scores = score_events(model, rules, names, dataset)
-    report = detection_report(dataset, scores, rules.evaluated("event"), BUDGETS)
+    """Measures each rule, all rules, and as many of their alerts as the model may have."""
+    scores, event_rules = score_events(model, rules, names, dataset), rules.evaluated("event")
     precision = average_precision_score(dataset.labelled.fraud_N, scores.suspicion_M)
+    alerts = {
+        f"budget_{budget:g}": alerts_within_budget(dataset, scores.suspicion_M, budget)
+        for budget in BUDGETS
+    }
+    without_score_R = np.array([not uses_score(rule) for rule in event_rules])
+    alerts["as_they_are"] = scores.alert_MR[:, without_score_R].any(axis=1)
+    of_rules = zip(event_rules, scores.alert_MR.T, strict=True)
     return {
         "version": rules.version,
         "average_precision": round(float(precision), 4),
-        "at": report["at"],
-        "of_rules": report["of_rules"],
+        "at": {name: alert_metrics(dataset, alert_M) for name, alert_M in alerts.items()},
+        "of_rules": {rule.id: alert_metrics(dataset, alert_M) for rule, alert_M in of_rules},
     }
 
 

@@ -1,8 +1,8 @@
-"""Training examples: the inputs that serving would compute for a window, and its labels.
+"""Training examples: the inputs that serving would compute for a window.
 
 Shape suffixes
     W windows of the corpus   B sequences (one window each)   N tokens of all sequences together
-    M augmented tokens, or users at given times   T positions of a padded sequence
+    M augmented tokens   T positions of a padded sequence
     P = B x T flat positions   7 fields of a token (models/profile/encoding.py)
 """
 
@@ -16,8 +16,6 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from liveprofile.disk_tables import mapped_zeros
-from liveprofile.units import DAY_MS
 from liveprofile.wire.tokens import TYPE_INDEX
 from models.profile.data.training_rows import Streams
 from models.profile.encoding import (
@@ -51,21 +49,14 @@ MAX_PAUSE_S = 300.0
 
 
 class Corpus(NamedTuple):
-    """Streams with vocabulary rows and the labels of each window. N: all tokens of the streams."""
+    """Streams with the vocabulary rows of their I items and C categories."""
 
     streams: Streams
-    item_N: np.ndarray  # row of the vocabulary
-    item_hash_N: np.ndarray  # row of the item's hash bucket
-    category_N: np.ndarray
-    category_hash_N: np.ndarray
+    item_row_I: np.ndarray  # row of the vocabulary
+    item_bucket_I: np.ndarray  # row of the item's hash bucket
+    category_row_C: np.ndarray
+    category_bucket_C: np.ndarray
     position_W: np.ndarray  # index of the window among the windows of its user
-    purchases_W: np.ndarray  # purchases of the user in (end, end + horizon]
-    spend_W: np.ndarray  # sum of their amounts, in currency
-    horizon_ms: int
-
-    def has_known_labels(self, windows: np.ndarray, until_ms: int) -> np.ndarray:
-        """Whether the horizon of each of `windows` has passed by `until_ms`."""
-        return self.streams.end_ms_W[windows] + self.horizon_ms <= until_ms
 
 
 class Sequences(NamedTuple):
@@ -93,40 +84,16 @@ class Sequences(NamedTuple):
         return self._replace(**chosen)
 
 
-def build_corpus(
-    streams: Streams, items: Vocabulary, categories: Vocabulary, horizon_days: int
-) -> Corpus:
-    """Looks up ids and labels each window with its user's purchases in the horizon after it.
-
-    The arrays are memory-mapped files, as those of the streams.
-    """
-    tokens, windows = len(streams.item_N), len(streams.user_W)
-    corpus = Corpus(
-        streams=streams,
-        item_N=mapped_zeros(tokens, np.int32),
-        item_hash_N=mapped_zeros(tokens, np.int32),
-        category_N=mapped_zeros(tokens, np.int32),
-        category_hash_N=mapped_zeros(tokens, np.int32),
-        position_W=mapped_zeros(windows, np.int64),
-        purchases_W=mapped_zeros(windows, np.int64),
-        spend_W=mapped_zeros(windows, np.float64),
-        horizon_ms=horizon_days * DAY_MS,
+def build_corpus(streams: Streams, items: Vocabulary, categories: Vocabulary) -> Corpus:
+    """Looks up the ids of the streams."""
+    return Corpus(
+        streams,
+        items.indexes(streams.items),
+        _hash_rows(streams.items, items),
+        categories.indexes(streams.categories),
+        _hash_rows(streams.categories, categories),
+        np.arange(len(streams.user_W)) - np.searchsorted(streams.user_W, streams.user_W),
     )
-    look_ups = (
-        (corpus.item_N, streams.item_N, items.indexes(streams.items)),
-        (corpus.item_hash_N, streams.item_N, _hash_rows(streams.items, items)),
-        (corpus.category_N, streams.category_N, categories.indexes(streams.categories)),
-        (corpus.category_hash_N, streams.category_N, _hash_rows(streams.categories, categories)),
-    )
-    for part_W, part_N in streams.parts():
-        for rows_N, code_N, row_of in look_ups:
-            rows_N[part_N] = row_of[code_N[part_N]]
-        user_W, end_ms_W = streams.user_W[part_W], streams.end_ms_W[part_W]
-        corpus.position_W[part_W] = np.arange(len(user_W)) - np.searchsorted(user_W, user_W)
-        corpus.purchases_W[part_W], corpus.spend_W[part_W], _ = purchases_in_part(
-            streams, part_W, part_N, user_W, end_ms_W, corpus.horizon_ms
-        )
-    return corpus
 
 
 def slice_sequences(
@@ -308,48 +275,21 @@ class _VocabularyRows:
         self._draw = random and random.random(rows)  # by vocabulary row
 
     def items(self, source_N: np.ndarray) -> np.ndarray:
-        return self._read(self._corpus.item_N, self._corpus.item_hash_N, source_N)
+        corpus = self._corpus
+        code_N = corpus.streams.item_N[source_N]
+        return self._read(corpus.item_row_I[code_N], corpus.item_bucket_I[code_N])
 
     def categories(self, source_N: np.ndarray) -> np.ndarray:
-        return self._read(self._corpus.category_N, self._corpus.category_hash_N, source_N)
+        corpus = self._corpus
+        code_N = corpus.streams.category_N[source_N]
+        return self._read(corpus.category_row_C[code_N], corpus.category_bucket_C[code_N])
 
-    def _read(self, row_N: np.ndarray, hash_N: np.ndarray, source_N: np.ndarray) -> np.ndarray:
-        known_N = row_N[source_N]
+    def _read(self, row_N: np.ndarray, bucket_N: np.ndarray) -> np.ndarray:
         if self._draw is None:
-            return known_N
-        draw_N = self._draw[known_N]
-        hashed_N = np.where(draw_N < self._share, hash_N[source_N], known_N)
+            return row_N
+        draw_N = self._draw[row_N]
+        hashed_N = np.where(draw_N < self._share, bucket_N, row_N)
         return np.where(draw_N < 0.1 * self._share, 0, hashed_N)
-
-
-def purchases_in_part(
-    streams: Streams,
-    part_W: slice,
-    part_N: slice,
-    user_M: np.ndarray,
-    at_ms_M: np.ndarray,
-    horizon_ms: int,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Number and total amount of purchases of users in (at, at + horizon], and ms to the next one.
-
-    The windows of all these users are in the part. The ms are undefined without a purchase.
-    """
-    counts_W = streams.last_W[part_W] - streams.first_W[part_W]
-    purchase_N = streams.type_N[part_N] == PURCHASE
-    user_N = np.repeat(streams.user_W[part_W], counts_W)[purchase_N]
-    time_ms_N, amount_N = streams.time_ms_N[part_N], streams.amount_N[part_N][purchase_N]
-    # One ascending key for (user, time). The span includes a horizon after the last time.
-    start_ms, last_ms = int(time_ms_N.min()), int(time_ms_N.max())
-    span_ms = max(last_ms, int(at_ms_M.max(initial=0))) - start_ms + horizon_ms + 1
-    key_N = user_N * span_ms + time_ms_N[purchase_N] - start_ms
-    at_key_M = user_M * span_ms + at_ms_M - start_ms
-    first_M = np.searchsorted(key_N, at_key_M, side="right")
-    last_M = np.searchsorted(key_N, at_key_M + horizon_ms, side="right")
-    # Separate sums: differences of a running total would depend on other users in the last bits.
-    pairs = np.column_stack([first_M, last_M]).ravel()
-    spend_M = np.add.reduceat(np.append(amount_N, 0.0), pairs)[::2]
-    wait_ms_M = np.append(time_ms_N[purchase_N], 0)[first_M] - at_ms_M
-    return last_M - first_M, np.where(last_M > first_M, spend_M, 0.0), wait_ms_M
 
 
 def _hash_rows(names: list[str], vocabulary: Vocabulary) -> np.ndarray:

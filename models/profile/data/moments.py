@@ -18,7 +18,7 @@ from liveprofile.features.baselines import SUMS
 from liveprofile.units import DAY_MS
 from liveprofile.wire.histories import MEMORY_WINDOWS
 from models.profile import user_features
-from models.profile.data.examples import PURCHASE, Corpus, purchases_in_part
+from models.profile.data.examples import PURCHASE, Corpus
 from models.profile.data.prepared import Split
 from models.profile.data.training_rows import Streams
 from models.profile.recipes import Recipe
@@ -90,16 +90,24 @@ class Outcomes(NamedTuple):
 
 
 def outcomes(streams: Streams, moments: Moments, horizon_days: float) -> Outcomes:
-    """The outcomes of moments whose windows ascend."""
-    purchases_M, spend_M, wait_ms_M = np.zeros((3, len(moments.at_ms_M)))
-    for part_W, part_N in streams.parts():
-        part_M = slice(*np.searchsorted(moments.window_M, [part_W.start, part_W.stop]))
-        user_M, at_ms_M = streams.user_W[moments.window_M[part_M]], moments.at_ms_M[part_M]
-        purchases_M[part_M], spend_M[part_M], wait_ms_M[part_M] = purchases_in_part(
-            streams, part_W, part_N, user_M, at_ms_M, round(horizon_days * DAY_MS)
-        )
-    days_M = np.where(purchases_M > 0, wait_ms_M / DAY_MS, float(horizon_days))
-    return Outcomes(purchases_M == 0, spend_M, days_M)
+    """What the users of the moments' windows buy in (at, at + horizon]."""
+    horizon_ms, at_ms_M = round(horizon_days * DAY_MS), moments.at_ms_M
+    token_N = np.flatnonzero(streams.type_N == PURCHASE)
+    user_N = streams.user_W[np.searchsorted(streams.last_W, token_N, side="right")]
+    time_ms_N, amount_N = streams.time_ms_N[token_N], streams.amount_N[token_N]
+    # One ascending key for (user, time). The span includes a horizon after the last time.
+    start_ms, last_ms = int(streams.time_ms_N.min()), int(streams.time_ms_N.max())
+    span_ms = max(last_ms, int(at_ms_M.max(initial=0))) - start_ms + horizon_ms + 1
+    key_N = user_N * span_ms + time_ms_N - start_ms
+    key_M = streams.user_W[moments.window_M] * span_ms + at_ms_M - start_ms
+    first_M = np.searchsorted(key_N, key_M, side="right")
+    last_M = np.searchsorted(key_N, key_M + horizon_ms, side="right")
+    buys_M = last_M > first_M
+    # Separate sums: differences of a running total would depend on other users in the last bits.
+    pairs = np.column_stack([first_M, last_M]).ravel()
+    spend_M = np.where(buys_M, np.add.reduceat(np.append(amount_N, 0.0), pairs)[::2], 0.0)
+    days_M = (np.append(time_ms_N, 0)[first_M] - at_ms_M) / DAY_MS
+    return Outcomes(~buys_M, spend_M, np.where(buys_M, days_M, float(horizon_days)))
 
 
 def month_ends(after_ms: int, until_ms: int) -> list[int]:
@@ -118,13 +126,6 @@ def _last_windows(streams: Streams, of_user: np.ndarray, at_ms: np.ndarray) -> n
 
 
 AMOUNT, EVENTS = SUMS.index("amount"), SUMS.index("events")
-
-
-def validation_windows(corpus: Corpus, split: Split) -> np.ndarray:
-    """Windows whose horizon ends in the validation split, so that training uses none of them."""
-    windows = np.arange(len(corpus.streams.end_ms_W))
-    known_W = corpus.has_known_labels(windows, split.validation_until_ms)
-    return windows[known_W & ~corpus.has_known_labels(windows, split.train_until_ms)]
 
 
 def user_features_at(

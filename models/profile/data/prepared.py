@@ -5,7 +5,6 @@ Shape suffixes: W windows of the corpus, I items of the streams, C categories of
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,11 +16,12 @@ from liveprofile.errors import InputError
 from liveprofile.privacy import trained_users
 from liveprofile.privacy.trained_users import TrainedUsers
 from liveprofile.progress import Progress
+from liveprofile.units import DAY_MS
 from models.profile import checkpoint
 from models.profile.data import training_rows
 from models.profile.data.examples import Corpus, build_corpus
-from models.profile.data.training_rows import PART_WINDOWS, Streams
-from models.profile.encoding import Vocabulary, concatenated_ranges
+from models.profile.data.training_rows import Streams
+from models.profile.encoding import Vocabulary
 from models.profile.model_card import ModelCard
 from models.profile.network import BehaviourTransformer
 from models.profile.recipes import Recipe
@@ -151,8 +151,8 @@ def prepare(
     data = prepare_streams(recipe, streams, split, teacher)
     if not data.items:
         raise InputError(f"training rows {rows_path}: no event of the training part has an item")
-    labelled = data.corpus.has_known_labels(split.train, split.train_until_ms)
-    if not incremental and not labelled.any():
+    last_labelled_ms = split.train_until_ms - recipe.horizon_days * DAY_MS
+    if not incremental and not (streams.end_ms_W[split.train] <= last_labelled_ms).any():
         raise InputError(
             f"training rows {rows_path}: shorter than the recipe's horizon of"
             f" {recipe.horizon_days} days; use a recipe with a shorter horizon"
@@ -178,7 +178,6 @@ def prepare_streams(
         streams,
         Vocabulary(items, recipe.item_buckets),
         Vocabulary(categories, recipe.category_buckets),
-        recipe.horizon_days,
     )
     return PreparedData(corpus, split, items, item_counts, categories, category_counts, teacher)
 
@@ -236,15 +235,13 @@ def add_replay(
     return np.sort(np.concatenate([new, random.permutation(old)[:replayed]]))
 
 
-def _event_counts(streams: Streams, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _event_counts(streams: Streams, windows: np.ndarray) -> list[np.ndarray]:
     """(I,) and (C,) number of events of each item and category in these windows."""
-    counts_I = np.zeros(len(streams.items), np.int64)
-    counts_C = np.zeros(len(streams.categories), np.int64)
-    for part in np.array_split(windows, math.ceil(len(windows) / PART_WINDOWS)):
-        tokens = concatenated_ranges(streams.first_W[part], streams.last_W[part])
-        counts_I += np.bincount(streams.item_N[tokens], minlength=len(counts_I))
-        counts_C += np.bincount(streams.category_N[tokens], minlength=len(counts_C))
-    return counts_I, counts_C
+    is_chosen_W = np.zeros(len(streams.user_W), bool)
+    is_chosen_W[windows] = True
+    is_chosen_N = np.repeat(is_chosen_W, streams.last_W - streams.first_W)
+    columns = (streams.item_N, streams.items), (streams.category_N, streams.categories)
+    return [np.bincount(code_N[is_chosen_N], minlength=len(names)) for code_N, names in columns]
 
 
 def _counts_by_name(names: list[str], stream_names: list[str], counts: np.ndarray) -> np.ndarray:

@@ -124,18 +124,6 @@ class Streams(NamedTuple):
                 digest.update(vectors.vector_KV[vectors.row_K[first : first + BATCH_ROWS]])
         return digest.hexdigest()
 
-    def parts(self) -> Iterator[tuple[slice, slice]]:
-        """Yields slices of windows and of their tokens, about PART_WINDOWS windows at a time.
-
-        All windows of a user are in one slice.
-        """
-        first = 0
-        while first < len(self.user_W):
-            user = self.user_W[first : first + PART_WINDOWS][-1]
-            last = int(np.searchsorted(self.user_W, user, side="right"))
-            yield slice(first, last), slice(self.first_W[first], self.last_W[last - 1])
-            first = last
-
 
 class _Spool:
     """Records that are appended to a temporary file, and memory-mapped at the end."""

@@ -201,7 +201,6 @@ def checkpoint_report(
         streams,
         Vocabulary(items, model.shape.item_buckets),
         Vocabulary(categories, model.shape.category_buckets),
-        card.horizon_days,
     )
     served = ProfileModel.load(folder, device="cpu")
 

@@ -13,13 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from sklearn.metrics import roc_auc_score
 
 from liveprofile.progress import Progress
 from models.profile import checkpoint
 from models.profile.data.examples import Corpus, run_trunk
-from models.profile.data.moments import inputs_at, validation_windows
-from models.profile.data.prepared import PreparedData, Split
+from models.profile.data.prepared import PreparedData
 from models.profile.forward import log_p
 from models.profile.model_card import ModalityTrial
 from models.profile.network import BehaviourTransformer
@@ -99,28 +97,14 @@ def fit_embedding(
     return {"kept": round(float(share), 4)}
 
 
-def validation_metrics(
-    trainer: Trainer, corpus: Corpus, split: Split, recipe: Recipe
-) -> dict[str, float | None]:
-    """What validation measures of a model with all parts: the progress of a training.
+def validation_metrics(trainer: Trainer) -> dict[str, float | None]:
+    """Losses (nats) and NDCG@10 of next events inside windows; None for what validation lacks.
 
-    Losses (nats) and NDCG@10 of next events inside windows, churn and spend at the windows' ends;
-    None for what validation lacks. models/profile/evaluation/served.py measures what is served.
+    The progress of a training. models/profile/evaluation/served.py measures what is served.
     """
-    model, best = trainer.model, trainer.curves[trainer.best_epoch - 1]
+    best = trainer.curves[trainer.best_epoch - 1]
     found = {name: round(best[f"validation_{name}"], 4) for name in (*LOSS_TERMS, *METRICS)}
-    if not model.shape.categories:
-        found["category_ndcg_at_10"] = None
-    windows = validation_windows(corpus, split)
-    churned_W, spend_W = corpus.purchases_W[windows] == 0, corpus.spend_W[windows]
-    if not churned_W.any() or churned_W.all():
-        return {**found, "churn_auc": None, "spend_mae": None}
-    input_WX = inputs_at(corpus, recipe, windows, corpus.streams.end_ms_W[windows])
-    with torch.inference_mode():
-        churn_W, expected_W, _ = model.value_curves(torch.from_numpy(input_WX))[:, 0, :, 0].T
-    error_W = np.abs(expected_W.numpy() - spend_W)
-    auc = roc_auc_score(churned_W, churn_W.numpy())
-    return {**found, "churn_auc": round(auc, 4), "spend_mae": round(error_W.mean(), 4)}
+    return found if trainer.model.shape.categories else {**found, "category_ndcg_at_10": None}
 
 
 def surprise_quantiles(

@@ -105,7 +105,7 @@ def train(
         "best_epoch": trainer.best_epoch,
         **parts.metrics(),
         "seconds": trainer.seconds(),
-        "validation": validation_metrics(trainer, data.corpus, data.split, recipe),
+        "validation": validation_metrics(trainer),
     }
     # Also of a refitted model: what it was trained on surprises it less than what comes.
     surprise = surprise_quantiles(model, data.corpus, data.split.validation, recipe)

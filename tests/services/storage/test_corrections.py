@@ -62,7 +62,6 @@ def correction(
     user: str,
     window: int,
     revision: int = 1,
-    replaced: int | None = 0,
     flags: tuple[Flag, ...] = (),
     marks: dict[str, str] | None = None,
 ) -> Correction:
@@ -77,7 +76,7 @@ def correction(
         events=3,
         digests=bytes(24),
     )
-    return Correction(row, revision, replaced, marks or {}, NOW_MS)
+    return Correction(row, revision, marks or {}, NOW_MS)
 
 
 def flag_rows(session: Session, user: str) -> dict[str, list[Any]]:
@@ -90,12 +89,11 @@ def flag_rows(session: Session, user: str) -> dict[str, list[Any]]:
     }
 
 
-def test_correction_replaces_the_delta_and_keeps_the_old_one(
+def test_correction_replaces_the_delta(
     tables: CassandraCorrectionTables, session: Session, user: str
 ):
     first, second = job_row(user, 0), job_row(user, 1)
     write_and_flush(tables, first, second)
-    old = queries.deltas(session, user)
     stored = tables.stored(user, second.window_end_ms)
     assert stored.windows == {
         second.window_end_ms: StoredWindow(second.window_end_ms, 0, 8, frozenset({"rule"}))
@@ -107,44 +105,23 @@ def test_correction_replaces_the_delta_and_keeps_the_old_one(
     windows = tables.stored(user, 0).windows
     assert [(each.revision, each.events_total) for each in windows.values()] == [(1, 9), (1, 8)]
     assert queries.profile(session, user).churn == 0.75
-    replaced = session.execute(
-        "SELECT revision, delta, events, corrected_at, to_unix_timestamp(window_end) AS end_ms"
-        " FROM replaced_delta WHERE user_id = %s",
-        (user,),
-    )
-    assert [tuple(row) for row in replaced] == [
-        (0, totals(7 + window).decode(), 2, None, old[1 - window].window_end_ms)
-        for window in (1, 0)
-    ]
     for delta in queries.deltas(session, user):
         assert (delta.revision, delta.correction) == (1, "LATE_EVENTS")
         assert delta.corrected_at_ms == NOW_MS
     assert {each.revision for each in queries.scan_digests(session) if each.user_id == user} == {1}
 
 
-def test_further_late_event_keeps_every_earlier_delta(
-    tables: CassandraCorrectionTables, session: Session, user: str
-):
-    write_and_flush(tables, job_row(user, 0))
-    tables.correct([correction(user, 0)])
-    tables.correct([correction(user, 0, revision=3, replaced=1)])
-    rows = session.execute("SELECT revision, delta FROM replaced_delta WHERE user_id = %s", (user,))
-    assert [tuple(row) for row in rows] == [(1, totals(8).decode()), (0, totals(7).decode())]
-    [window] = tables.stored(user, 0).windows.values()
-    assert (window.revision, window.events_total) == (3, 10)
-
-
 def test_job_does_not_undo_a_correction_and_a_correction_no_newer_window(
     tables: CassandraCorrectionTables, session: Session, user: str
 ):
-    tables.correct([correction(user, 0, replaced=None)])
+    tables.correct([correction(user, 0)])
     write_and_flush(tables, job_row(user, 0))  # a replay
     assert queries.profile(session, user).churn == 0.75
     [window] = tables.stored(user, 0).windows.values()
     assert (window.revision, window.events_total) == (1, 8)
     newer = job_row(user, 2)
     write_and_flush(tables, newer)
-    tables.correct([correction(user, 1, replaced=None)])
+    tables.correct([correction(user, 1)])
     profile = queries.profile(session, user)
     assert (profile.window_end_ms, profile.churn) == (newer.window_end_ms, 0.25)
 
@@ -229,7 +206,7 @@ def rows_of(session: Session, user: str) -> list[tuple[str, dict[str, Any]]]:
     """The user's rows in all tables that corrections write, without what follows from the id."""
     by_table = flag_rows(session, user) | {
         table: session.execute(f"SELECT * FROM {table} WHERE user_id = %s", (user,)).all()
-        for table in ("profile_delta", "replaced_delta", "user_profile")
+        for table in ("profile_delta", "user_profile")
     }
     return [
         (table, {name: value for name, value in row._asdict().items() if name not in OF_IDS})

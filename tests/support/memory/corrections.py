@@ -32,7 +32,6 @@ class MemoryCorrectionTables:
 
     def __init__(self, sink: MemoryProfileSink, writes_left: int | None = None):
         self.sink, self.writes_left = sink, writes_left
-        self.replaced: dict[tuple[str, int, int], ProfileRow] = {}
         self.marks: dict[tuple[str, int, str], str] = {}
         self.statements, self.memberships = sink.statements, sink.memberships
 
@@ -61,10 +60,6 @@ class MemoryCorrectionTables:
             for rule_id, mark in correction.marks.items():
                 self._write()
                 self.marks[row.user_id, row.window_end_ms, rule_id] = mark
-            self._write()
-            old = self.sink.deltas.get((row.user_id, row.window_end_ms))
-            if old is not None and revision_of(old) < correction.revision:
-                self.replaced[row.user_id, row.window_end_ms, revision_of(old)] = old
             self._write()
             self.sink.write([row])
             for flag in row.flags:

@@ -70,7 +70,6 @@ def run(monkeypatch: pytest.MonkeyPatch, command: str) -> int:
         ("profile flags --since yesterday", "--since 'yesterday': neither a duration"),
         ("events recompute-late --mapping mapping.toml", "needs FILE"),
         ("events recompute-late nowhere.csv", "nowhere.csv"),
-        ("events recompute-late --work nowhere", "--work nowhere: no such folder"),
         ("events recompute-late --config no_rules.toml", "nowhere.toml"),
         ("risk alerts ack f --by ''", "must not be empty"),
         ("risk alerts snooze u --for 5", "--for '5': not a number above 0 with m, h or d"),

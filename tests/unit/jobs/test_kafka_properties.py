@@ -72,25 +72,3 @@ def test_option_without_value_is_left_out_of_the_table() -> None:
     table = kafka_source("source", settings)
     assert "'properties.ssl.keystore.key' = '${directory:/:k.pem}'" in table
     assert "ssl.key.password" not in table
-
-
-def test_oauth_settings_name_the_shaded_classes() -> None:
-    written = properties(
-        security_protocol="SASL_SSL",
-        sasl_mechanism="OAUTHBEARER",
-        oauth_token_url="https://login.example/token",
-        oauth_client_id="liveprofile",
-        oauth_client_secret="secret",
-        oauth_scope="kafka",
-    )
-    oauth = f"{SHADED}.security.oauthbearer"
-    assert written == {
-        "sasl.mechanism": "OAUTHBEARER",
-        "sasl.jaas.config": f"{oauth}.OAuthBearerLoginModule required;",
-        "sasl.login.callback.handler.class": f"{oauth}.OAuthBearerLoginCallbackHandler",
-        "sasl.oauthbearer.jwt.validator.class": f"{oauth}.ClientJwtValidator",
-        "sasl.oauthbearer.token.endpoint.url": "https://login.example/token",
-        "sasl.oauthbearer.client.credentials.client.id": "liveprofile",
-        "sasl.oauthbearer.client.credentials.client.secret": "secret",
-        "sasl.oauthbearer.scope": "kafka",
-    }

@@ -1,4 +1,4 @@
-"""Client certificates and OAUTHBEARER: combinations of settings, and what clients get of them."""
+"""Client certificates: combinations of settings, and what clients get of them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,6 @@ from liveprofile.storage.connection import tls_context
 from stack.local import to_toml
 from tests.support.security.certificates import CertificateAuthority
 
-OAUTH = {
-    "security_protocol": "SASL_SSL",
-    "sasl_mechanism": "OAUTHBEARER",
-    "oauth_token_url": "https://login.example/token",
-    "oauth_client_id": "liveprofile",
-    "oauth_client_secret": "hunter2",
-}
 CERTIFICATE = {"certificate_file": "/c.pem", "key_file": "/k.pem", "key_password": "hunter2"}
 
 
@@ -32,15 +25,6 @@ CERTIFICATE = {"certificate_file": "/c.pem", "key_file": "/k.pem", "key_password
         ("kafka", {"key_file": "/k.pem"}, "certificate_file and key_file need each other"),
         ("kafka", {"key_password": "hunter2"}, "key_password needs key_file"),
         ("kafka", CERTIFICATE, "certificate_file needs security_protocol SSL or SASL_SSL"),
-        ("kafka", OAUTH | {"oauth_token_url": ""}, "OAUTHBEARER needs oauth_token_url"),
-        (
-            "kafka",
-            OAUTH | {"oauth_client_id": "", "oauth_client_secret": ""},
-            "OAUTHBEARER needs oauth_client_id, oauth_client_secret",
-        ),
-        ("kafka", OAUTH | {"security_protocol": "SSL"}, "OAUTHBEARER needs security_protocol"),
-        ("kafka", OAUTH | {"sasl_mechanism": "PLAIN"}, "need sasl_mechanism OAUTHBEARER"),
-        ("kafka", {"oauth_scope": "x"}, "need sasl_mechanism OAUTHBEARER"),
         ("cassandra", {"key_file": "/k.pem"}, "certificate_file and key_file need each other"),
         ("cassandra", CERTIFICATE, "certificate_file needs ca_file"),
     ],
@@ -55,27 +39,21 @@ def test_incomplete_credentials_are_rejected_in_one_line_without_secrets(
     assert "\n" not in str(raised.value) and "hunter2" not in str(raised.value)
 
 
-def test_token_url_must_be_a_url() -> None:
-    with pytest.raises(ConfigError, match=r"setting kafka\.oauth_token_url = 'login'"):
-        load(kafka=OAUTH | {"oauth_token_url": "login"})
-
-
 def test_secrets_do_not_appear_in_errors() -> None:
-    for name in ("oauth_client_secret", "key_password"):
-        with pytest.raises(ConfigError) as raised:
-            load(kafka={name: ["hunter2"]})
-        assert "hunter2" not in str(raised.value)
+    with pytest.raises(ConfigError) as raised:
+        load(kafka={"key_password": ["hunter2"]})
+    assert "hunter2" not in str(raised.value)
 
 
 def test_file_and_variable_together_complete_the_credentials(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "liveprofile.toml"
-    file.write_text(to_toml({"kafka": {**OAUTH, "oauth_client_secret": ""}}))
-    with pytest.raises(ConfigError, match="OAUTHBEARER needs oauth_client_secret"):
+    file.write_text(to_toml({"decoder": {"username": "shop"}}))
+    with pytest.raises(ConfigError, match="username and password need each other"):
         load(file)
-    monkeypatch.setenv("LIVEPROFILE_KAFKA__OAUTH_CLIENT_SECRET", "hunter2")
-    assert load(file).kafka.oauth_client_secret.get_secret_value() == "hunter2"
+    monkeypatch.setenv("LIVEPROFILE_DECODER__PASSWORD", "hunter2")
+    assert load(file).decoder.password.get_secret_value() == "hunter2"
 
 
 def test_confluent_client_gets_certificate_and_key() -> None:
@@ -83,18 +61,6 @@ def test_confluent_client_gets_certificate_and_key() -> None:
     assert config["ssl.certificate.location"] == "/c.pem"
     assert config["ssl.key.location"] == "/k.pem"
     assert config["ssl.key.password"] == "hunter2"
-
-
-def test_confluent_client_fetches_tokens_itself() -> None:
-    config = client_config(load(kafka=OAUTH | {"oauth_scope": "kafka"}).kafka)
-    assert config["sasl.mechanism"] == "OAUTHBEARER"
-    assert config["sasl.oauthbearer.method"] == "oidc"
-    assert config["sasl.oauthbearer.token.endpoint.url"] == "https://login.example/token"
-    assert config["sasl.oauthbearer.client.id"] == "liveprofile"
-    assert config["sasl.oauthbearer.client.secret"] == "hunter2"
-    assert config["sasl.oauthbearer.scope"] == "kafka"
-    assert "sasl.username" not in config
-    assert "sasl.oauthbearer.scope" not in client_config(load(kafka=OAUTH).kafka)
 
 
 def test_cassandra_client_certificate_is_loaded_with_its_password(tmp_path: Path) -> None:

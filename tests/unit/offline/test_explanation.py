@@ -18,7 +18,7 @@ from liveprofile.features import baselines
 from liveprofile.kafka.partitioner import partition_of
 from liveprofile.kafka.records import Record
 from liveprofile.privacy.erasures import ErasureTable
-from liveprofile.storage.queries import StoredDelta, WindowDigests
+from liveprofile.storage.queries import StoredDelta
 from liveprofile.wire.payload import BadEvent, as_id, digest, load
 from liveprofile.wire.window_events import WindowEvent, join
 from offline.explanation import (
@@ -26,7 +26,6 @@ from offline.explanation import (
     check_permission,
     check_values,
     has_stored_events,
-    known_events,
     may_be_of_user,
     other_events,
     without_interests,
@@ -160,16 +159,3 @@ def test_no_record_of_the_user_fails(user_id: str, ascii_: bool) -> None:
 def test_partition_is_that_of_java_clients(key: bytes, hashed: int) -> None:
     for partitions in (1, 3, 16):
         assert partition_of(key, partitions) == (hashed & 0x7FFFFFFF) % partitions
-
-
-def test_first_window_is_known_only_if_all_windows_are_stored() -> None:
-    rows = [
-        WindowDigests("u", 60, 120, 2, digest("b") + digest("c")),
-        WindowDigests("u", 0, 60, 1, digest("a")),
-    ]
-    known = known_events(rows, 2, 3)
-    assert known == (frozenset(map(digest, "abc")), 3, 0)
-    assert known.are_in(set(map(digest, "abcd"))) and not known.are_in(set(map(digest, "abd")))
-    assert known_events(rows, 3, 3).first_ms is None
-    assert known_events(rows, 2, 4).first_ms is None
-    assert known_events([], 0, 0).first_ms is None

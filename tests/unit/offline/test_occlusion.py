@@ -16,7 +16,6 @@ from liveprofile.resources import product_path
 from liveprofile.settings import load
 from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS
 from offline.occlusion import (
-    MOST_EVENTS,
     TARGETS,
     WindowEffects,
     occlusion_effects,
@@ -71,25 +70,6 @@ def rows(events: Sequence[Event]) -> list[ProfileBatch]:
 def effects(model: Any, window: list[Event]) -> WindowEffects:
     *_, earlier, row = rows([*habit(model), *window])
     return occlusion_effects(row, earlier, model)
-
-
-def usual_window(model: Any, kind: str = "purchase") -> list[Event]:
-    return [
-        event(2 * DAYS, number, kind, model.items[10 * (number % 3)], model.categories[number % 3])
-        for number in range(7)
-    ]
-
-
-def test_new_taste_moves_interests_most(model: Any) -> None:
-    planted = event(2 * DAYS, 9, "purchase", model.items[500], model.categories[40])
-    found = effects(model, [*usual_window(model), planted])
-    [first] = found.strongest("interests", 1)
-    assert (first.event_id, first.category) == (planted["event_id"], planted["category_id"])
-    assert first.event_type == "purchase" and first.time_ms == planted["event_time"]
-    category, without, stored = first.moved_interests[0]
-    assert category == planted["category_id"] and stored > 2 * without
-    others = [each.interests for each in found.effects if each is not first]
-    assert first.interests > 3 * max(others)
 
 
 def random_window(model: Any, random: np.random.Generator) -> list[Event]:
@@ -160,17 +140,6 @@ def test_only_event_of_a_window_is_compared_with_the_profile_before_it(model: An
     [row] = rows([only])
     [first] = occlusion_effects(row, None, model).effects
     assert all(without == 0.0 for _, without, _ in first.moved_interests)
-
-
-@pytest.mark.slow
-def test_effects_of_a_large_window_are_those_of_its_newest_events(model: Any) -> None:
-    window = [
-        event(2 * DAYS, number, "view", model.items[number % 50], "")
-        for number in range(MOST_EVENTS + 3)
-    ]
-    found = effects(model, window)
-    assert found.events == MOST_EVENTS + 3 and len(found.effects) == MOST_EVENTS
-    assert found.effects[0].event_id == window[3]["event_id"]
 
 
 def test_window_whose_events_cannot_be_read_is_an_error(model: Any) -> None:

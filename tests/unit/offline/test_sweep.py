@@ -126,22 +126,6 @@ def test_users_leave_and_enter_by_time() -> None:
     world.assert_consistent(END_MS + 11 * DAY_MS)
 
 
-def test_window_after_a_sweep_enters_again() -> None:
-    world = World()
-    world.window("a", recency_days=29)
-    world.segments = RECENT.model_copy(update={"sweep": "s1", "sweeping": True})
-    world.sweep(END_MS + 3 * DAY_MS)
-    world.window("a", END_MS + DAY_MS, recency_days=0)
-    assert [(change, cause) for _, _, change, cause in world.changes()] == [
-        ("entered", "window"),
-        ("left", "time"),
-        ("entered", "window"),
-    ]
-    times = [event["time"] for event in world.sent]
-    assert times == sorted(times)
-    world.assert_consistent(END_MS + DAY_MS)
-
-
 def test_new_definition_applies_to_all_users_and_removed_one_loses_its_members() -> None:
     world = World()
     for user in range(8):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from cassandra.query import BatchStatement
-from pydantic import ValidationError
 
 from liveprofile.alerts.cases import snooze, states
 from liveprofile.alerts.cases.states import (
@@ -17,15 +15,7 @@ from liveprofile.alerts.cases.states import (
     StoredAlertState,
     TransitionError,
 )
-from liveprofile.alerts.cloud_events import (
-    ALERT_TYPE,
-    EventOrigin,
-    origin_of,
-    traceparent,
-    window_cause,
-)
 from liveprofile.errors import InputError
-from liveprofile.settings import JobSettings
 from liveprofile.storage.cql import from_ms
 from liveprofile.storage.queries import StoredFlag
 
@@ -124,22 +114,3 @@ def test_snooze_silences_its_rule_or_all_rules_until_its_end(snoozed: dict[str, 
 def test_snooze_in_the_past_or_beyond_a_year_is_rejected(ahead_ms: int):
     with pytest.raises(InputError, match="must be in the future, at most 365 days"):
         snooze.snooze(None, "42", "*", snooze.now_ms() + ahead_ms, "anna")
-
-
-def test_prefix_is_a_reversed_dns_name() -> None:
-    origin = origin_of(JobSettings(event_type_prefix="com.example.shop-1"))
-    assert origin == EventOrigin("liveprofile", "com.example.shop-1")
-    assert origin.type_of(ALERT_TYPE) == "com.example.shop-1.liveprofile.risk.flag"
-    for bad in ("com.", ".com", "com example", "Com", "a..b"):
-        with pytest.raises(ValidationError, match="event_type_prefix"):
-            JobSettings(event_type_prefix=bad)
-
-
-def test_trace_is_that_of_the_cause_and_the_same_in_every_copy() -> None:
-    cause = window_cause("user \ud800", 1_764_000_000_000)
-    first, copy = traceparent("flag", *cause), traceparent("flag", *cause)
-    assert first == copy
-    assert re.fullmatch("00-[0-9a-f]{32}-[0-9a-f]{16}-00", first)
-    other_event = traceparent("other", *cause)
-    assert other_event[:35] == first[:35] and other_event != first
-    assert traceparent("flag", *window_cause("user", 1))[:35] != first[:35]

@@ -18,12 +18,12 @@ from types import SimpleNamespace
 import pytest
 
 from liveprofile.alerts.consumer import Webhook
-from liveprofile.alerts.consumer.alert import Alert, read_alert
+from liveprofile.alerts.consumer.alert import Alert
 from liveprofile.alerts.consumer.loop import DeliveryFailure
 from liveprofile.alerts.consumer.webhook import WebhookFailedError, decode_secret, sign
 from liveprofile.errors import ConfigError
 from tests.support.security.certificates import CertificateAuthority
-from tests.unit.liveprofile.alerts.fake_kafka import EXAMPLE, FakeKafka, Run, an_alert, payload
+from tests.unit.liveprofile.alerts.fake_kafka import FakeKafka, Run, an_alert, payload
 
 KEY = bytes(range(32))
 SECRET = "whsec_" + base64.b64encode(KEY).decode()
@@ -104,15 +104,6 @@ def test_webhook_request_is_signed_by_the_specification():
     signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
     mac = base64.b64encode(hmac.new(KEY, signed, hashlib.sha256).digest()).decode()
     assert headers["webhook-signature"] == f"v1,{mac}"
-    assert headers["traceparent"] == alert.traceparent
-
-
-def test_text_that_is_no_trace_context_becomes_no_header():
-    _, headers, body = handled(
-        read_alert(json.dumps(EXAMPLE | {"traceparent": "00-1\r\nx: y"}).encode())
-    )
-    assert not {"traceparent", "x"} & headers.keys()
-    assert json.loads(body)["traceparent"] == "00-1\r\nx: y"
 
 
 def test_signature_matches_the_specification_example():

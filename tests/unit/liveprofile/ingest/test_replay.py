@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 
 from liveprofile.errors import InputError, ServiceError
 from liveprofile.ingest.rejected import RejectedRecord, parse_record
-from liveprofile.ingest.replay import ReplayProducer, closing_time_ms, replay, send_heartbeats
-from liveprofile.ingest.translation import EventRecords
+from liveprofile.ingest.replay import closing_time_ms, send_heartbeats
 from liveprofile.kafka.records import Record
-from liveprofile.settings import Settings, WindowSettings
+from liveprofile.settings import WindowSettings
 from tests.reference.windows import window_end_ms
 
 
@@ -33,26 +32,6 @@ def test_closing_heartbeat_moves_the_watermark_past_the_last_window(
     watermark_ms = closing_time_ms(last_ms, window) - out_of_orderness_ms
     end_ms = window_end_ms(user_id, last_ms, window)
     assert end_ms <= watermark_ms <= end_ms + 2 * length_ms
-
-
-def test_invalid_rate_is_rejected_before_the_file_is_read():
-    with pytest.raises(InputError, match="rate = 0: must be above 0"):
-        replay("nowhere.csv", None, Settings(), rate=0)
-
-
-def test_events_are_sent_at_the_rate(monkeypatch) -> None:
-    monkeypatch.setattr(ReplayProducer, "find_partitions", lambda self: None)
-    sent: list[float] = []
-    monkeypatch.setattr(
-        ReplayProducer, "_produce", lambda self, value, key: sent.append(time.monotonic())
-    )
-    counted: list[int] = []
-    producer = ReplayProducer(Settings(), "events", counted.append)
-    for _ in range(2):
-        producer.send(EventRecords([None] * 3, [b"{}"] * 3, [None] * 3), rate=50)
-    assert sent[-1] - sent[0] >= 0.09 and counted == [1] * 6
-    producer.send(EventRecords([None] * 3, [b"{}"] * 3, [None] * 3))
-    assert counted[6:] == [3]
 
 
 EVERY_S = 0.01

@@ -106,7 +106,9 @@ def test_missing_file_or_other_format_is_rejected(tmp_path: Path):
         list(read_labels(tmp_path / "none.jsonl", "bank"))
     parquet = tmp_path / "labels.parquet"
     parquet.write_bytes(b"PAR1")
-    with pytest.raises(InputError, match="is Parquet, not JSON lines: labels are JSON lines"):
+    with pytest.raises(
+        InputError, match="does not begin with a JSON object: labels are JSON lines"
+    ):
         list(read_labels(parquet, "bank"))
 
 

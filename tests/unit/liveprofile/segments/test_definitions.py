@@ -74,16 +74,16 @@ def test_set_leaves_out_segments_with_invalid_references() -> None:
     assert [fault.name for fault in faults] == ["reads_paused", "reads_broken"]
 
 
-def stored(user_id: str, recency_days: float | None, **more: object) -> SimpleNamespace:
+def stored(user_id: str, recency_days: float | None, used_coupon: bool = True) -> SimpleNamespace:
     features = dict.fromkeys(PROFILE_FEATURES, 1.0) | {"recency_days": recency_days}
-    profile = {"features": features, "interests": {"A": 0.5}, "category_affinity": {}} | more
+    profile = {"features": features, "interests": {"A": 0.5}, "category_affinity": {}}
+    profile |= {"used_coupon": used_coupon}
     return SimpleNamespace(
         user_id=user_id,
         user_token=len(user_id),
         window_end_ms=DAY_MS,
         write_time_us=1,
         profile=orjson.dumps(profile).decode(),
-        segments=["coupon_user"],
     )
 
 

@@ -7,7 +7,6 @@ import math
 from collections import Counter
 
 import jsonschema
-import numpy as np
 import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
@@ -15,10 +14,8 @@ from typer.testing import CliRunner
 from cli.main import app
 from liveprofile.errors import InputError
 from liveprofile.labels.feedback import RejectedLabel, read_labels
-from liveprofile.simulator import Shop, ShopConfig, shared_device_ring
+from liveprofile.simulator import Shop, ShopConfig
 from liveprofile.simulator.plan import HABIT_CHANGES, CaseKind
-from liveprofile.simulator.shop import write_shop
-from liveprofile.units import DAY_MS
 from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.slow
@@ -44,16 +41,6 @@ def events(days):
 @pytest.fixture(scope="module")
 def labels(days):
     return pa.concat_tables(day.labels for day in days)
-
-
-def case_events(events, labels, case):
-    """The events of one planted case, and all other events."""
-    ids = {row["event_id"] for row in labels.to_pylist() if row["case"] == case}
-    rows = events.to_pylist()
-    return (
-        [event for event in rows if event["event_id"] in ids],
-        [event for event in rows if event["event_id"] not in ids],
-    )
 
 
 def test_events_satisfy_the_event_schema(days):
@@ -94,29 +81,6 @@ def test_number_of_planted_cases_matches_the_configuration(labels):
     assert all(2 <= cases[kind.text] <= 3 for kind in HABIT_CHANGES)
 
 
-def test_ring_has_the_configured_users_and_devices(events, labels):
-    row = next(row for row in labels.to_pylist() if row["kind"] == "coupon_ring")
-    ring, others = case_events(events, labels, row["case"])
-    ring_users = {event["user_id"] for event in ring}
-    assert len(ring_users) == SMALL["ring_users"]
-    assert len({event["device_id"] for event in ring}) == SMALL["ring_devices"]
-    # Some of the ring's users also have ordinary events.
-    ordinary = ring_users & {event["user_id"] for event in others}
-    assert 0 < len(ordinary) < SMALL["ring_users"]
-
-
-def test_rings_with_few_and_many_devices_differ_in_devices_and_labels_only():
-    shared = shared_device_ring(seed=3)
-    separate = shared_device_ring(50, 50, labelled=False, seed=3)
-    without_devices = shared.events.drop_columns(["device_id"])
-    assert without_devices.equals(separate.events.drop_columns(["device_id"]))
-    assert shared.labels.num_rows == shared.events.num_rows and separate.labels.num_rows == 0
-    owners = {(record["user_id"], record["device_id"]) for record in separate.records()}
-    assert len(owners) == len({device for _, device in owners}) == 50
-    assert len({record["device_id"] for record in shared.records()}) == 3
-    assert {record["event_type"] for record in shared.records()} == {"purchase"}
-
-
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -129,19 +93,6 @@ def test_rings_with_few_and_many_devices_differ_in_devices_and_labels_only():
 def test_value_out_of_range_is_rejected(changed, message):
     with pytest.raises(InputError, match=message):
         Shop(ShopConfig(**{**SMALL, **changed}))
-
-
-def test_days_follow_each_other_in_order_of_time_and_do_not_depend_on_other_readers(days):
-    shop = Shop(ShopConfig(**SMALL, seed=7))
-    first_reader, second_reader = iter(shop), iter(shop)
-    for index, day in enumerate(days):
-        times = day.events["event_time"].to_numpy()
-        assert (np.diff(times) >= 0).all()
-        assert shop.config.start_ms + index * DAY_MS <= times[0]
-        assert times[-1] < shop.config.start_ms + (index + 1) * DAY_MS
-        assert next(first_reader).events.equals(day.events)
-        if index % 2:  # the second reader interleaves with the first
-            assert next(second_reader).events.equals(days[index // 2].events)
 
 
 def test_generate_command_writes_the_same_bytes_and_valid_labels_for_a_seed(tmp_path):
@@ -169,9 +120,3 @@ def test_generate_command_writes_the_same_bytes_and_valid_labels_for_a_seed(tmp_
             assert row.get(name) == flat.get(name)
         cell = [math.floor(degrees * 100) for degrees in event.get("place", {}).values()]
         assert row.get("place", "") == ":".join(map(str, cell))
-
-
-@pytest.mark.parametrize("name", ["events.csv", "no/folder/events.jsonl"])
-def test_file_that_cannot_be_written_is_named(tmp_path, name):
-    with pytest.raises(InputError, match=name):
-        write_shop(Shop(ShopConfig(users=5, days=1)), tmp_path / name)

@@ -108,7 +108,7 @@ def test_missing_column_of_an_applied_migration_is_added_again() -> None:
     session = MemorySchema()
     migrator(session).apply()
     session.execute("ALTER TABLE shop.user DROP IF EXISTS (age)")
-    assert states(session) == ["incomplete"] * 2
+    assert states(session) == ["pending"] * 2
     migrator(session).apply()
     assert states(session) == ["applied"] * 2 and "age" in session.columns()["user"]
 

@@ -154,17 +154,6 @@ def test_copy_within_the_dedup_time_is_counted_once_and_later_again() -> None:
     assert counts(store)["day", Series(ALL, "", ALL), START_MS][0] == 2
 
 
-def test_update_reads_back_only_the_dedup_time() -> None:
-    ttl_ms, store, topic = SETTINGS.state.dedup_ttl_ms, MemoryCountStore(), MemoryTopic(1)
-    for number in range(1_000):
-        topic.send(0, payload(number), START_MS + DAY_MS + number * ttl_ms // 100)
-    update(topic, store, SETTINGS)
-    topic.send(0, payload(1_000), START_MS + DAY_MS + 1_000 * ttl_ms // 100)
-    topic.read_records = 0
-    assert update(topic, store, SETTINGS).events == 1
-    assert topic.read_records <= 100 + 2
-
-
 def test_update_goes_on_after_records_that_have_expired_and_counts_them() -> None:
     topic, store = topic_of(*(payload(n) for n in range(10))), MemoryCountStore()
     topic.checkpoint = {0: 4}

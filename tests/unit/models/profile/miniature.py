@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from benchmarks.load.rows import batches
 from benchmarks.load.workload import EventMessage
-from cli.learning import evaluate, train
+from cli.learning import train
 from cli.main import app
 from liveprofile.settings import load
 from liveprofile.units import DAY_MS
@@ -42,7 +42,7 @@ MINIATURE = dataclasses.replace(
 )
 
 
-COMMANDS = evaluate.evaluate, train.train  # made before a test changes the recipes
+COMMANDS = train.train  # made before a test changes the recipes
 
 
 def run(command, *arguments, **paths):

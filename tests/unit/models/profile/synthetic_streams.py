@@ -62,8 +62,8 @@ def churning_customers(users=80, days=200, seed=2):
 
 
 def corpus_and_split(streams):
-    """Labels with a horizon of 30 days, and a split at days 110, 150 and 200."""
-    corpus = build_corpus(streams, Vocabulary([], 1), Vocabulary([], 1), 30)
+    """With a split at days 110, 150 and 200."""
+    corpus = build_corpus(streams, Vocabulary([], 1), Vocabulary([], 1))
     end_ms_W = np.asarray(streams.end_ms_W)
     until_ms = [START_MS + day * DAY_MS for day in (110, 150, 200)]
     split = Split(

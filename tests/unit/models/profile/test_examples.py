@@ -27,8 +27,8 @@ from models.profile.data.examples import (
     build_corpus,
     slice_sequences,
 )
-from models.profile.data.moments import user_features_at, validation_windows
-from models.profile.data.prepared import prepare, split_by_time
+from models.profile.data.moments import Moments, outcomes, user_features_at
+from models.profile.data.prepared import prepare
 from models.profile.encoding import Encoder, Layout, Vocabulary
 from models.profile.evaluation.served import _tokens
 from models.profile.recipes import recipe
@@ -87,7 +87,7 @@ def corpus_of(table, file):
     streams = training_rows.read(file)
     items = [f"i{number:06}" for number in range(300)]
     categories = [f"c{number:03}" for number in range(40)]
-    return build_corpus(streams, Vocabulary(items, 64), Vocabulary(categories, 8), HORIZON_DAYS)
+    return build_corpus(streams, Vocabulary(items, 64), Vocabulary(categories, 8))
 
 
 def assert_equal(first, second):
@@ -122,30 +122,30 @@ def test_changed_future_leaves_user_features_unchanged(both):
     )
 
 
-def test_changed_future_leaves_known_labels_unchanged(both):
-    labels = []
+def test_changed_future_leaves_known_outcomes_unchanged(both):
+    found = []
     for corpus, own in both:
-        known = own[corpus.has_known_labels(own, NOW_MS)]
-        labels.append((corpus.purchases_W[known], corpus.spend_W[known]))
-    assert 20 < np.count_nonzero(labels[0][0]) < len(labels[0][0])
-    for first, second in zip(*labels, strict=True):
+        end_ms = corpus.streams.end_ms_W[own]
+        is_known = end_ms + HORIZON_DAYS * DAY_MS <= NOW_MS
+        moments = Moments(own[is_known], end_ms[is_known])
+        found.append(outcomes(corpus.streams, moments, HORIZON_DAYS))
+    assert 20 < np.count_nonzero(found[0].churned_M) < len(found[0].churned_M) - 20
+    for first, second in zip(*found, strict=True):
         np.testing.assert_array_equal(first, second)
 
 
-def test_labels_are_the_purchases_within_the_horizon_after_window_end(table, tmp_path):
-    corpus = corpus_of(table, tmp_path / "rows.parquet")
-    streams = corpus.streams
+def test_outcomes_are_the_purchases_within_the_horizon(table, tmp_path):
+    streams = corpus_of(table, tmp_path / "rows.parquet").streams
     user_N = np.repeat(streams.user_W, streams.last_W - streams.first_W)
-    for window in range(0, len(streams.user_W), 7):
-        end_ms = streams.end_ms_W[window]
-        in_horizon = (
-            (user_N == streams.user_W[window])
-            & (streams.type_N == PURCHASE)
-            & (streams.time_ms_N > end_ms)
-            & (streams.time_ms_N <= end_ms + HORIZON_DAYS * DAY_MS)
-        )
-        assert corpus.purchases_W[window] == np.count_nonzero(in_horizon)
-        assert corpus.spend_W[window] == pytest.approx(streams.amount_N[in_horizon].sum())
+    windows = np.arange(0, len(streams.user_W), 7)
+    found = outcomes(streams, Moments(windows, streams.end_ms_W[windows]), HORIZON_DAYS)
+    for window, churned, spend, days in zip(windows, *found, strict=True):
+        wait_ms = streams.time_ms_N - streams.end_ms_W[window]
+        bought = (user_N == streams.user_W[window]) & (streams.type_N == PURCHASE)
+        bought &= (wait_ms > 0) & (wait_ms <= HORIZON_DAYS * DAY_MS)
+        assert churned == (not bought.any())
+        assert spend == pytest.approx(streams.amount_N[bought].sum())
+        assert days == wait_ms[bought].min(initial=HORIZON_DAYS * DAY_MS) / DAY_MS
 
 
 def test_changed_future_leaves_vocabularies_unchanged(table, tmp_path):
@@ -160,19 +160,10 @@ def test_changed_future_leaves_vocabularies_unchanged(table, tmp_path):
         np.testing.assert_array_equal(*(getattr(data, name) for data in prepared), name)
 
 
-def test_validation_labels_are_unknown_when_training_ends(miniature_rows):
-    streams = training_rows.read(miniature_rows)
-    corpus = build_corpus(streams, Vocabulary([], 1), Vocabulary([], 1), 7)
-    split = split_by_time(MINIATURE, streams.end_ms_W)
-    end_ms = streams.end_ms_W[validation_windows(corpus, split)]
-    assert len(end_ms) and (end_ms + 7 * DAY_MS > split.train_until_ms).all()
-    assert (end_ms + 7 * DAY_MS <= split.validation_until_ms).all()
-
-
 def test_serving_encodes_windows_as_training_does(miniature_rows):
     streams = training_rows.read(miniature_rows)
     vocabularies = Vocabulary(streams.items[:5], 16), Vocabulary(streams.categories[:4], 8)
-    corpus, encoder = build_corpus(streams, *vocabularies, 7), Encoder(*vocabularies, 32, 30.0)
+    corpus, encoder = build_corpus(streams, *vocabularies), Encoder(*vocabularies, 32, 30.0)
     for window in np.flatnonzero(corpus.position_W % 6 == 1):
         first, of_row = window - min(8, corpus.position_W[window]), np.array([window])
         sequences = slice_sequences(corpus, of_row, np.array([8]), 32)
@@ -188,7 +179,7 @@ def test_serving_encodes_windows_as_training_does(miniature_rows):
 
 def test_serving_computes_the_user_features_of_training(miniature_rows):
     streams = training_rows.read(miniature_rows)
-    corpus = build_corpus(streams, Vocabulary([], 1), Vocabulary([], 1), 7)
+    corpus = build_corpus(streams, Vocabulary([], 1), Vocabulary([], 1))
     windows = np.arange(len(streams.user_W))
     in_training = user_features_at(corpus, MINIATURE, windows, streams.end_ms_W)
     served = []
@@ -210,7 +201,7 @@ def test_serving_computes_the_user_features_of_training(miniature_rows):
 
 def test_augmented_sequences_have_every_event_type_in_order_of_time(miniature_rows):
     streams = training_rows.read(miniature_rows)
-    corpus = build_corpus(streams, Vocabulary(["i1-0"], 4), Vocabulary(["c1"], 2), 7)
+    corpus = build_corpus(streams, Vocabulary(["i1-0"], 4), Vocabulary(["c1"], 2))
     windows = np.arange(len(streams.user_W))
     plain = slice_sequences(corpus, windows, np.full(len(windows), 8), 32)
     augmented = augment(plain, 1.0, 32, np.random.default_rng(0))
@@ -228,7 +219,7 @@ def test_training_draws_the_order_of_events_of_one_time(miniature_rows):
     sizes = streams.last_W - streams.first_W
     time_ms = np.repeat(streams.time_ms_N[streams.first_W], sizes)
     streams = streams._replace(time_ms_N=time_ms)
-    corpus = build_corpus(streams, Vocabulary([], 1), Vocabulary([], 1), 7)
+    corpus = build_corpus(streams, Vocabulary([], 1), Vocabulary([], 1))
     windows = np.flatnonzero(corpus.position_W >= 8)[:40]
     past = np.full(len(windows), 8)
     random = np.random.default_rng(1)

@@ -7,8 +7,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from liveprofile.events.modalities import PLACE, Modality
 from liveprofile.units import DAY_MS
@@ -16,19 +14,13 @@ from liveprofile.wire.token_columns import TokenColumns
 from liveprofile.wire.tokens import Token
 from models.profile import text_encoder, user_features
 from models.profile.encoding import (
-    AMOUNT_BUCKETS,
-    BOS_TYPE,
-    FIELDS,
-    GAP_BUCKETS,
     MAX_CACHED_IDS,
-    Encoder,
     Vocabulary,
-    amount_bucket,
     hash_row,
     kept_token_counts,
 )
 from models.profile.inference import ProfileModel
-from models.profile.network import CELL_ROWS, BehaviourTransformer, Fusion, Shape, grid_cells
+from models.profile.network import BehaviourTransformer, Fusion, Shape
 from models.profile.ranker.network import Ranker
 from models.profile.values import INPUTS, ValueCurveHead
 from tests.reference.plain_model import PlainProfileModel
@@ -42,21 +34,6 @@ from tests.unit.models.profile.miniature import (
     usual_tokens,
 )
 
-MONDAY_MS = 1_483_315_200_000  # 2017-01-02 00:00 UTC
-
-
-def event(minute=0, item="i1", category="c1", kind=0, amount=0.0):
-    return Token(MONDAY_MS + 60_000 * minute, kind, item, category, amount)
-
-
-def encoder(max_len=8):
-    return Encoder(Vocabulary(["i1", "i2"], 4), Vocabulary(["c1"], 2), max_len, 30.0)
-
-
-def encode(histories, windows, length_buckets):
-    tokens = encoder().index_tokens(TokenColumns.of(histories), TokenColumns.of(windows))
-    return encoder().encode(tokens, np.arange(len(histories)), length_buckets)
-
 
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(2, 40))
 def test_long_window_leaves_history_a_quarter_of_the_positions(histories, windows, max_len):
@@ -66,16 +43,6 @@ def test_long_window_leaves_history_a_quarter_of_the_positions(histories, window
     assert history + window == min(histories + windows, capacity)
     assert min(histories, capacity // 4) <= history <= histories
     assert window == min(windows, capacity - min(histories, capacity // 4))
-
-
-def test_too_many_tokens_keep_the_newest():
-    history = [event(minute, amount=1.0 + minute) for minute in range(9)]
-    window = [event(minute, amount=1.0 + minute) for minute in range(9, 20)]
-    batch = encode([history], [window], (8,))
-    assert batch.groups == [(0, 1, 8)]
-    amounts = (batch.embedding_rows_P7 - encoder().layout.offsets)[1:, FIELDS.index("amount")]
-    kept = np.array([9.0, 15.0, 16.0, 17.0, 18.0, 19.0, 20.0])
-    assert amounts.tolist() == amount_bucket(kept).tolist()
 
 
 def test_id_maps_to_its_name_row_a_hash_bucket_or_row_zero():
@@ -93,34 +60,6 @@ def test_many_unknown_ids_leave_cache_bounded():
     vocabulary.indexes([str(i) for i in range(MAX_CACHED_IDS + 10)])
     assert len(vocabulary) <= MAX_CACHED_IDS + 2
     assert vocabulary.indexes(["a", ""]).tolist() == [1, 0]
-
-
-def test_rows_are_laid_out_with_bos_and_padding():
-    history = [event(0), event(1, "i2", "new", 3, 9.5)]
-    window = [event(90, "", "")]
-    batch = encode([[], history], [[event(5)], window], (8,))
-    assert batch.groups == [(0, 2, 4)]
-    columns = dict(zip(FIELDS, (batch.embedding_rows_P7 - encoder().layout.offsets).T, strict=True))
-    assert columns["type"][[0, 4]].tolist() == [BOS_TYPE, BOS_TYPE]
-    assert columns["amount"][[0, 4]].tolist() == [AMOUNT_BUCKETS, AMOUNT_BUCKETS + 6]
-    assert columns["gap"][0] == GAP_BUCKETS and columns["gap"][4] == GAP_BUCKETS + 23
-    assert columns["item"][[1, 5, 6, 7]].tolist() == [1, 1, 2, 0]
-    assert columns["category"][[1, 5, 7]].tolist() == [1, 1, 0]
-    assert columns["category"][6] in (2, 3)
-    assert columns["position"][[4, 5, 6, 7]].tolist() == [0, 1, 2, 3]
-    assert columns["hour"][[5, 7]].tolist() == [0, 1]
-    assert columns["gap"][[1, 5]].tolist() == [0, 0] and columns["gap"][6] > 1
-    assert batch.after_B.tolist() == [1, 7]
-    assert batch.scored_S.tolist() == [0, 6]
-    assert batch.category_S.tolist() == [1, 0] and batch.type_S.tolist() == [0, 0]
-
-
-def test_rows_of_different_lengths_are_grouped_by_length_bucket():
-    histories = [[event(i) for i in range(size)] for size in (0, 1, 2, 6, 6)]
-    windows = [[event(99)]] * 5
-    batch = encode(histories, windows, (3, 5))
-    assert batch.groups == [(0, 2, 3), (6, 1, 4), (10, 2, 8)]
-    assert batch.after_B.tolist() == [1, 5, 9, 17, 25]
 
 
 START_MS = 1_500_000_000_000
@@ -232,14 +171,6 @@ def test_missing_vectors_or_modalities_leave_scores_unchanged(network, fused):
         assert_scores_equal(score(profile_model(model), histories, windows, inputs), without, 0)
 
 
-def test_nearby_places_share_cells_of_two_grids():
-    near = np.array([[48.137, 11.575], [48.138, 11.574], [48.6, 11.575], [-48.137, -11.575]])
-    fine_N, coarse_N = grid_cells(near.astype(np.float32)).T
-    assert fine_N[0] == fine_N[1] != fine_N[2]
-    assert coarse_N[0] == coarse_N[1] == coarse_N[2] != coarse_N[3]
-    assert fine_N.max() < CELL_ROWS <= coarse_N.min() < coarse_N.max() < 2 * CELL_ROWS
-
-
 @pytest.mark.slow
 def test_scores_before_the_window_do_not_depend_on_it(miniature_model):
     histories = [usual_tokens(), usual_tokens(2, 3), []]
@@ -276,24 +207,6 @@ def test_row_scores_the_same_alone_and_in_any_batch(miniature_model, miniature_c
 
 
 @pytest.mark.slow
-def test_scores_have_the_documented_shapes_and_ranges(miniature_model):
-    histories, windows = random_tokens()
-    scores = miniature.score(miniature_model, histories, windows)
-    count, categories = len(histories), len(miniature_model.categories)
-    assert scores.embedding_after.shape == (count, miniature_model.dim)
-    np.testing.assert_allclose(np.linalg.norm(scores.embedding_before, axis=1), 1, 1e-5)
-    assert scores.interests_after.shape == scores.interests_after_p.shape == (count, categories)
-    assert (np.diff(scores.interests_after_p, axis=1) <= 0).all()
-    assert (scores.interests_after_p.sum(1) <= 1 + 1e-5).all()
-    assert scores.next_items.shape == (count, 10)
-    assert scores.next_items.min() >= 0
-    assert scores.next_items.max() < len(miniature_model.items)
-    assert ((scores.churn_after >= 0) & (scores.churn_after <= 1)).all()
-    assert (scores.spend_before >= 0).all() and np.isfinite(scores.spend_after).all()
-    assert {value.dtype.name for value in scores[:-1]} == {"float32", "int32"}
-
-
-@pytest.mark.slow
 def test_unknown_ids_and_missing_history_are_scored(miniature_model):
     unknown = [Token(FIRST_DAY_MS, kind, f"?{kind}", "\ud800 new", -3.0) for kind in range(12)]
     no_ids = [Token(0, 0, "", "", 1e9)]
@@ -302,32 +215,6 @@ def test_unknown_ids_and_missing_history_are_scored(miniature_model):
     assert scores.surprise[2:].tolist() == [0, 0]
     assert scores.embedding_before[3].tolist() == scores.embedding_after[3].tolist()
     assert len(miniature.score(miniature_model, [], []).surprise) == 0
-
-
-# What makes the CPU wait for a GPU.
-WAITS = {
-    *(Tensor.cpu, Tensor.numpy, Tensor.item, Tensor.tolist, Tensor.nonzero, Tensor.__bool__),
-    *(Tensor.__int__, Tensor.__float__, Tensor.__index__, torch.masked_select, torch.nonzero),
-}
-
-
-def test_all_passes_start_before_the_first_result_is_read(network, monkeypatch):
-    calls, trunk = [], BehaviourTransformer.trunk
-
-    class RecordsWaits(TorchFunctionMode):
-        def __torch_function__(self, func, types, args=(), kwargs=None):
-            if func in WAITS:
-                calls.append("wait")
-            return func(*args, **(kwargs or {}))
-
-    def recorded(*args):
-        calls.append("pass")
-        return trunk(*args)
-
-    monkeypatch.setattr(BehaviourTransformer, "trunk", recorded)
-    with RecordsWaits():
-        score(profile_model(network, batch_rows=8), *random_users())
-    assert calls.index("wait") == calls.count("pass") == 7
 
 
 # The first four numbers that sentence-transformers 6.2.0 returns for all-MiniLM-L6-v2.

@@ -37,7 +37,7 @@ from models.profile.ranker.memory import (
     MemoryTokens,
     pairs,
 )
-from models.profile.ranker.network import Ranker, item_candidates, memory_pairs
+from models.profile.ranker.network import item_candidates, memory_pairs
 from models.profile.training import fit_ranker
 from models.profile.training.fit_ranker import RankingExamples, ndcg_at_10, ndcg_loss, set_loss
 from models.profile.values import INPUTS, ValueCurveHead
@@ -119,7 +119,7 @@ def test_tie_breaks_depend_on_names_only() -> None:
     assert values[0] == values[1] and values[0][0] == 0 and values[0][1] != values[0][2]
 
 
-CATEGORIES, NAMED, DIM = 3, 6, 8
+CATEGORIES, NAMED = 3, 6
 ROWS = [
     [(0, [MemoryToken(3, "i4", "c1"), MemoryToken(3, "new", "c2")])],
     [],
@@ -130,23 +130,9 @@ ROWS = [
 ]
 
 
-@pytest.fixture
-def ranker() -> Ranker:
-    torch.manual_seed(2)
-    ranker = Ranker(DIM, CATEGORIES, NAMED, biased_items=4).eval().requires_grad_(False)
-    for weight in ranker.parameters():
-        torch.nn.init.normal_(weight, std=0.5)
-    return ranker
-
-
-def read_of_network(rows: list) -> tuple:
-    reader = MemoryReader([f"i{n}" for n in range(NAMED)], [f"c{n}" for n in range(CATEGORIES)])
-    tokens = reader.read(of_windows(rows))
-    return tokens, *memory_pairs(tokens)
-
-
 def test_candidates_are_the_memory_and_the_new_ones_of_the_trunk() -> None:
-    _, item, category = read_of_network(ROWS)
+    reader = MemoryReader([f"i{n}" for n in range(NAMED)], [f"c{n}" for n in range(CATEGORIES)])
+    item, category = memory_pairs(reader.read(of_windows(ROWS)))
     trunk_BK = np.array([[4, 0], [5, 2], [1, 3]])
     found = item_candidates(item, category, trunk_BK, np.array([1, 1, 1, 3, 1, 0]))
     candidates = [
@@ -164,24 +150,6 @@ def test_candidates_are_the_memory_and_the_new_ones_of_the_trunk() -> None:
         (2, 4, False, 3, False),
         (2, 5, True, 1, True),
     ]
-
-
-@pytest.mark.slow
-def test_category_logits_are_those_of_each_row_alone(ranker: Ranker) -> None:
-    h_BD, trunk_BC = torch.randn(3, DIM), torch.randn(3, CATEGORIES)
-
-    def logits(rows: slice) -> Any:
-        tokens, _, category = read_of_network(ROWS[rows])
-        state_BZ = ranker.states(h_BD[rows], tokens, category)
-        return ranker.category_logits(state_BZ, category, trunk_BC[rows])
-
-    together = logits(slice(None))
-    assert together.row_M.tolist() == [2] and together.code_M.tolist() == [CATEGORIES + 1]
-    for row in range(3):
-        alone = logits(slice(row, row + 1))
-        torch.testing.assert_close(alone.named_BC[0], together.named_BC[row])
-        if len(alone.row_M):
-            torch.testing.assert_close(alone.further_M, together.further_M)
 
 
 def test_set_loss_is_the_cross_entropy_with_all_positives() -> None:
@@ -240,7 +208,7 @@ def shop() -> PreparedData:
     streams = make_streams(*(np.array(column) for column in zip(*rows, strict=True)))
     # Most items have no name in the model: a memory names them.
     items, categories = streams.items[1:9], streams.categories[:4]
-    corpus = build_corpus(streams, Vocabulary(items, 4), Vocabulary(categories, 2), 7)
+    corpus = build_corpus(streams, Vocabulary(items, 4), Vocabulary(categories, 2))
     until = [START_MS + day * DAY_MS for day in (33, DAYS, DAYS)]
     end_ms_W = np.asarray(streams.end_ms_W)
     train = np.flatnonzero(end_ms_W <= until[0])
@@ -321,7 +289,9 @@ def test_epoch_for_ndcg_that_does_not_help_is_undone(shop: PreparedData) -> None
     weights = []
     for learning_rate in (0.0, 100.0):  # no step, and steps that destroy the ranker
         model = new_network(shop)
-        recipe = dataclasses.replace(RECIPE, ranker_ndcg_learning_rate=learning_rate)
+        recipe = dataclasses.replace(
+            RECIPE, ranker_epochs=1, ranker_ndcg_learning_rate=learning_rate
+        )
         assert not fit_ranker.fit(model, shop, recipe)["ndcg"]["kept"]
         weights.append(model.ranker.state_dict())
     for name, value in weights[0].items():
@@ -359,21 +329,6 @@ def test_memories_of_training_equal_those_of_serving(shop: PreparedData) -> None
     code_of = dict(zip(names, trained.item_T.tolist(), strict=True))
     assert [code_of[name] for name in names] == trained.item_T.tolist()
     assert all(shop.items[code - 1] == name for name, code in code_of.items() if code <= 8)
-
-
-def test_targets_are_the_sets_of_the_next_window_without_returns() -> None:
-    kinds = [PURCHASE, PURCHASE, PURCHASE, RETURN, PURCHASE]
-    days, items = [0, 1, 1, 1, 2], [1, 2, 2, 3, 1]
-    time_ms = START_MS + np.array(days) * DAY_MS
-    streams = make_streams(np.zeros(5, int), time_ms, np.array(kinds), np.ones(5), np.array(items))
-    examples = RankingExamples(streams, ["2"], [])
-    windows = examples.with_target(np.arange(3))
-    assert windows.tolist() == [0, 1]
-    target = examples.target(windows)
-    rows, codes = np.divmod(np.arange(2 * target.item_width), target.item_width)
-    held = target.has_item(rows, codes)
-    found = [(int(row), int(code)) for row, code in zip(rows[held], codes[held], strict=True)]
-    assert found == [(0, 1), (1, 2)]  # codes: 1 is the name "2", then "1", then "3"
 
 
 def test_checkpoint_with_a_category_that_it_does_not_name_is_rejected(

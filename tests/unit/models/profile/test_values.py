@@ -13,7 +13,6 @@ import torch
 from liveprofile.features.baselines import SUMS
 from liveprofile.units import DAY_MS
 from liveprofile.value_curves import VALUES
-from liveprofile.wire.histories import MemoryToken, of_windows
 from models.profile.data.examples import PURCHASE, Corpus, build_corpus
 from models.profile.data.moments import Moments, inputs_at, outcomes, user_features_at
 from models.profile.data.prepared import Split
@@ -27,10 +26,8 @@ from models.profile.training import fit_value_curves
 from models.profile.training.fit_value_curves import fit_link
 from models.profile.user_features import FEATURE_NAMES
 from models.profile.values import (
-    INPUTS,
     HorizonLinks,
     PurchaseWindows,
-    ValueCurveHead,
     curve_inputs,
     score_curves,
 )
@@ -59,7 +56,7 @@ def corpus() -> Corpus:
     streams = make_streams(*(np.array(column) for column in zip(*rows, strict=True)))
     streams = streams._replace(**sums_of(streams))
     return build_corpus(
-        streams, Vocabulary(streams.items[1:], 2), Vocabulary(streams.categories[1:], 2), 7
+        streams, Vocabulary(streams.items[1:], 2), Vocabulary(streams.categories[1:], 2)
     )
 
 
@@ -150,27 +147,6 @@ def test_curve_reads_the_same_inputs_in_training_and_in_serving(
             served["value_curves"].values_BHK[name], trained[:, :, value], atol=0.011
         )
     np.testing.assert_allclose(served["churn_after"], trained[:, 0, 0, 0], atol=1e-5)
-
-
-@pytest.mark.slow
-def test_values_before_a_window_do_not_depend_on_it_but_on_its_end() -> None:
-    torch.manual_seed(2)
-    head = ValueCurveHead(len(INPUTS), 1, 3)
-    head.after_days.copy_(torch.tensor([0.0, 1.0, 7.0]))
-    torch.nn.init.normal_(head.out.weight)
-    reader = MemoryReader(["i"], ["c"])
-    history = [(START_MS + day * DAY_MS, [MemoryToken(PURCHASE, "i", "c")]) for day in (1, 3, 9)]
-    features = np.ones((1, len(FEATURE_NAMES)), np.float32)
-
-    def before(last: list[MemoryToken], days: float) -> tuple[float, float]:
-        row = [*history, (START_MS + 12 * DAY_MS, last)]
-        memory = reader.windows(of_windows([row]))
-        found = score_curves(head.eval(), memory, (features, features), np.array([days]))
-        return found["churn_before"][0], found["spend_before"][0]
-
-    bought = before([MemoryToken(PURCHASE, "i", "c")] * 3, 1.0)
-    assert before([MemoryToken(0, "i", "c")], 1.0) == bought
-    assert before([MemoryToken(PURCHASE, "i", "c")] * 3, 2.0) != bought
 
 
 @pytest.mark.slow

@@ -73,7 +73,7 @@ def test_flag_that_is_raised_again_is_kept():
 
 def test_correction_is_written_after_the_job_and_before_the_next_window():
     [found] = corrections_of([profile_row(window=1)], stored(), PLAN, RULES, NOW_MS)
-    assert (found.revision, found.replaced_revision, found.corrected_at_ms) == (1, 0, NOW_MS)
+    assert (found.revision, found.corrected_at_ms) == (1, NOW_MS)
     assert found.row.revision == FIRST_REVISION + 1
     many = Plan([ChainWindow({}, SECOND, 0, 10**6, 9)], frozenset({SECOND}))
     [last] = corrections_of([profile_row(window=1)], stored(), many, RULES, NOW_MS)

@@ -15,7 +15,6 @@ import jsonschema
 import numpy as np
 import pytest
 
-from liveprofile.alerts.cloud_events import EventOrigin
 from liveprofile.drift.alert import DRIFT_ALERT_TYPE
 from liveprofile.drift.reference import (
     LATENESS_MS,
@@ -83,7 +82,7 @@ class Workers:
             self.after_days,
             self.clock,
             executor,
-            EventOrigin("urn:shop:eu", "com.example.shop"),
+            "urn:shop:eu",
         )
 
     def step(self, factor: float = 1.0, count: int = 1_000) -> list[dict]:
@@ -114,7 +113,7 @@ def test_drift_is_told_by_each_worker_at_start_and_at_end(reference: DriftRefere
     started, ended = alerts.values()
     for alert in (started, ended):
         jsonschema.Draft202012Validator(SCHEMA).validate(alert)
-        assert alert["type"] == f"com.example.shop.{DRIFT_ALERT_TYPE}"
+        assert alert["type"] == DRIFT_ALERT_TYPE
         assert alert["subject"] == "m-1"
         assert alert["source"] == "urn:shop:eu/profile-job"
     assert started["data"]["events"] >= 2_000  # of both workers

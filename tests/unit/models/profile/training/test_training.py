@@ -13,12 +13,11 @@ import torch
 from liveprofile.errors import InputError
 from liveprofile.units import DAY_MS
 from models.profile import checkpoint, recipes
-from models.profile.data.prepared import prepare, split_by_time, split_new_windows
+from models.profile.data.prepared import split_by_time, split_new_windows
 from models.profile.device import ModelError
 from models.profile.inference import ProfileModel
 from models.profile.recipes import recipe
 from models.profile.training import curves
-from models.profile.training.parts import fit_embedding
 from models.profile.training.train import train
 from tests.unit.models.profile.miniature import (
     FIRST_DAY_MS,
@@ -42,7 +41,7 @@ def test_training_lowers_the_validation_loss_and_draws_its_curves(miniature_chec
     assert len(rows) == card["metrics"]["epochs"]
     assert float(rows[-1]["validation_loss"]) < float(rows[0]["validation_loss"]) - 0.5
     validation = card["metrics"]["validation"]
-    assert validation["category_ndcg_at_10"] > 0.8 and validation["churn_auc"] > 0.5
+    assert validation["category_ndcg_at_10"] > 0.8
     assert (folder / "curves.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
@@ -70,12 +69,6 @@ def test_card_describes_recipe_data_and_model(miniature_checkpoint, miniature_mo
     model = miniature_model
     assert (model.version, model.revision) == ("miniature-1", 1)
     assert (model.max_len, model.dim, card["shape"]["categories"]) == (32, 16, 6)
-
-
-def test_same_recipe_and_rows_give_the_same_weights(miniature_rows, tmp_path):
-    short = dataclasses.replace(MINIATURE, epochs=1, windows_per_epoch=64)
-    cards = [train(short, miniature_rows, tmp_path / str(run)) for run in range(2)]
-    assert cards[0]["sha256"] == cards[1]["sha256"]
 
 
 def test_loaded_and_saved_model_scores_as_before(miniature_checkpoint, tmp_path):
@@ -112,14 +105,6 @@ def test_cuda_without_a_gpu_is_rejected(miniature_checkpoint):
             ProfileModel.load(miniature_checkpoint[0], device="cuda")
 
 
-def test_embedding_as_wide_as_the_state_keeps_all_of_it(miniature_checkpoint, miniature_rows):
-    model, data = checkpoint.load(miniature_checkpoint[0])[0], prepare(MINIATURE, miniature_rows)
-    assert fit_embedding(model, data.corpus, data.split.train, MINIATURE) == {"kept": 1.0}
-    state = torch.randn(9, MINIATURE.dim)
-    cosines, kept = torch.nn.functional.normalize(state, dim=1), model.embeddings(state)
-    torch.testing.assert_close(kept @ kept.T, cosines @ cosines.T, rtol=1e-4, atol=1e-4)
-
-
 def test_horizon_longer_than_the_rows_is_rejected(miniature_rows, tmp_path):
     long_horizon = dataclasses.replace(MINIATURE, horizon_days=300)
     with pytest.raises(InputError, match="horizon of 300 days"):
@@ -137,11 +122,13 @@ def test_split_follows_the_days_of_the_recipe():
 def test_train_command_prints_its_metrics(miniature_rows, tmp_path, monkeypatch):
     monkeypatch.setitem(recipes.RECIPES, "general", MINIATURE)
     paths = {"rows": miniature_rows, "out": tmp_path / "m"}
-    result = run("model train general --epochs 1 --json", **paths)
-    assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout.splitlines()[-1])["epochs"] == 1
     result = run("model train general --epochs 1", **paths)
-    assert "churn AUC" in result.stdout and "miniature-1" in result.stdout
+    assert result.exit_code == 0, result.output
+    assert (
+        "1, best 1" in result.stdout
+        and "next category" in result.stdout
+        and "miniature-1" in result.stdout
+    )
     result = run("model train none")
     assert result.exit_code == 2 and "none" in result.output
 
