@@ -148,8 +148,8 @@ def test_scores_show_the_person_and_nothing_of_an_erased_past(tmp_path: Path) ->
     rng, merges = random.Random(7), IdentityTable()
     users = sorted({event["user_id"] for event in events})
     # Of a user whose id ends in 7, all events lack entities.
-    with_alias = [user for user in users[::5] if not user.endswith("7")]
-    since_ms = events[len(events) // 3]["event_time"]
+    with_alias = [user for user in users[::2] if not user.endswith("7")]
+    since_ms = events[len(events) // 4]["event_time"]
     for user_id in with_alias:
         merges.put(f"{user_id}-phone", [Merge(user_id, since_ms)])
     erased = {
