@@ -73,7 +73,7 @@ def test_stream_with_faults_vectors_and_odd_payloads_equals_reference(tmp_path: 
     """The messages that poison a parser are last: none may stop the job or be lost."""
     folder = checkpoint_with_modalities(tmp_path / "model")
     settings = load(job=JOB, model={"checkpoint": str(folder)})
-    events = map(with_media, shop_events(7, 15, 20_000), range(900))
+    events = map(with_media, shop_events(7, 8, 20_000), range(900))
     stream = seeded.with_faults(events, seed=7, duplicates=0.02, late=0.02, broken=0.02)
     variants, poison = seeded.payload_variants(1_500, seed=3), seeded.poison_messages(300, seed=2)
     records = in_one_partition(stream.messages + variants + poison)
