@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from benchmarks.alerts import alerts
-from benchmarks.gpu import gpu
 from benchmarks.latency import latency
 from benchmarks.serve import serve
 from benchmarks.support.report import run
@@ -11,7 +10,7 @@ from benchmarks.throughput import throughput
 from cli.options import Commands
 
 app = Commands(add_completion=False, pretty_exceptions_enable=False)
-for command in (throughput, latency, alerts, serve, gpu):
+for command in (throughput, latency, alerts, serve):
     app.command()(command)
 
 if __name__ == "__main__":

@@ -28,7 +28,6 @@ from liveprofile.flink.job_report import (
 )
 from liveprofile.kafka.topics import create_topics, missing_topics
 from liveprofile.settings import load
-from liveprofile.storage.cql import to_ms
 from liveprofile.storage.migrations import to_apply
 from liveprofile.storage.schema import migration_steps
 from services.operations import job_status
@@ -47,39 +46,21 @@ def setup(call: Call, dry_run: bool = False) -> None:
     """
     settings = call.settings
     card = read_model_card(settings)
-    stored = settings.job.store == "cassandra"
-    keyspace = settings.cassandra.keyspace if stored else None
     if dry_run:
         topics = missing_topics(settings)
-        steps = migration_steps(settings.cassandra) if stored else []
+        steps = migration_steps(settings.cassandra)
         pending = [migration.title for migration in to_apply(steps)]
         call.print({"topics_missing": topics, "migrations_pending": pending})
         return
     topics = create_topics(settings)
     applied = create_tables(settings, card)
-    call.print({"topics_created": topics, "keyspace": keyspace, "migrations_applied": applied})
-
-
-def migrations(call: Call) -> None:
-    """List the migrations of this version and of the keyspace.
-
-    States: applied; pending (also if a table or column is missing: `setup` adds it); unknown (a
-    newer version has applied it).
-
-    Example: `liveprofile job migrations`
-    """
-    rows = [
+    call.print(
         {
-            "number": step.number,
-            "name": step.name,
-            "state": step.state,
-            "applied_at_ms": step.applied and to_ms(step.applied.applied_at),
-            "version": step.applied and step.applied.version,
-            "checksum": step.applied and step.applied.checksum,
+            "topics_created": topics,
+            "keyspace": settings.cassandra.keyspace,
+            "migrations_applied": applied,
         }
-        for step in migration_steps(call.settings.cassandra)
-    ]
-    call.rows(rows, "number name state applied_at_ms version")
+    )
 
 
 def refuse_relative(folder: str | None) -> str | None:

@@ -64,7 +64,7 @@ GROUPS = (
         "job",
         OPERATE,
         "Tables and topics, and the Flink job: start, watch, stop, upgrade.",
-        {"job": "setup migrations submit status stop savepoint cancel upgrade"},
+        {"job": "setup submit status stop savepoint cancel upgrade"},
     ),
     Group(
         "events",

@@ -11,14 +11,11 @@ from cli.common import Call, format_utc, table, time_option
 from cli.definitions import FileArgument, add_commands
 from cli.options import Commands
 from cli.progress import progress
-from liveprofile.attributes.table import AttributeTable
-from liveprofile.segments.evaluation import preview as evaluate_both
 from liveprofile.segments.members import members as stored_members
 from liveprofile.segments.members import sizes as stored_sizes
-from liveprofile.segments.stored_profiles import scan_profiles, with_attributes
 from liveprofile.storage.cql import now_ms
 from liveprofile.storage.queries import TOKEN_MAX, TOKEN_MIN
-from services.definitions import read_definitions, read_kind
+from services.definitions import preview_segments, read_definitions, read_kind
 
 if TYPE_CHECKING:
     from offline.sweep_store import SweepState
@@ -134,10 +131,7 @@ def preview(call: Call, file: FileArgument, at: MomentOption = None) -> None:
     time_ms = now_ms() if at is None else at
     now = read_kind(settings, "segments").definitions
     with call.session() as session:
-        pages = scan_profiles(session)
-        if now.reads_attributes or then.reads_attributes:
-            pages = with_attributes(pages, AttributeTable(session, settings.cassandra))
-        users, found = evaluate_both(pages, now, then, time_ms, settings.state.decay_days)
+        users, found = preview_segments(session, settings, now, then.segments, time_ms)
     call.print(
         {"users": users, "segments": [one._asdict() for one in found]},
         f"{users} users",

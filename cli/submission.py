@@ -71,12 +71,7 @@ def read_model_card(settings: Settings) -> ModelCard:
 
 
 def create_tables(settings: Settings, card: ModelCard) -> list[str]:
-    """Applies pending migrations of the tables, if the job stores anything; returns their titles.
-
-    Raises LiveprofileError.
-    """
-    if settings.job.store != "cassandra":
-        return []
+    """Applies pending migrations of the tables; returns their titles. Raises LiveprofileError."""
     return create_schema(settings.cassandra, card.shape["embedding"])
 
 

@@ -113,7 +113,6 @@ def is_fetch(request: Request) -> bool:
 Reader = Annotated[Call, Depends(Visitor(Role.READER))]
 Analyst = Annotated[Call, Depends(Visitor(Role.ANALYST))]
 Labeller = Annotated[Call, Depends(Visitor(Role.ANALYST, deadline_s=SEND_DEADLINE_S))]
-Planner = Annotated[Call, Depends(Visitor(Role.ANALYST, SCAN_COST, SCAN_DEADLINE_S))]
 Scanner = Annotated[Call, Depends(Visitor(Role.READER, SCAN_COST, SCAN_DEADLINE_S))]
 # Of pages that ask Flink or Kafka, or read many rows.
 SlowReader = Annotated[Call, Depends(Visitor(Role.READER, deadline_s=KAFKA_DEADLINE_S))]

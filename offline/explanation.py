@@ -122,7 +122,7 @@ def explain(
             to_batch([row]),
             to_batch([earlier]) if earlier else None,
             model,
-            open_text_encoder(settings, model),
+            open_text_encoder(settings),
         )
     check_values(effects, delta)
     allowed = consents.allowed(delta.user_id, "recommendation", delta.window_end_ms)

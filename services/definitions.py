@@ -13,6 +13,7 @@ from typing import Any, Literal
 from cassandra.cluster import Session
 
 from liveprofile.attributes.definitions import AttributesError, check_attributes
+from liveprofile.attributes.table import AttributeTable
 from liveprofile.errors import ServiceError
 from liveprofile.feeds.definitions import (
     Applied,
@@ -33,9 +34,9 @@ from liveprofile.rules.proposals import (
     store_proposal,
 )
 from liveprofile.rules.rules import RULES, Rule
-from liveprofile.segments.definitions import SEGMENTS, Segment
+from liveprofile.segments.definitions import SEGMENTS, Segment, SegmentSet
 from liveprofile.segments.evaluation import SegmentPreview, preview
-from liveprofile.segments.stored_profiles import scan_profiles
+from liveprofile.segments.stored_profiles import ProfilePage, scan_profiles, with_attributes
 from liveprofile.settings import Settings
 from services.audit import AuditEntry, audited
 
@@ -131,17 +132,22 @@ def apply(
 def preview_segments(
     session: Session,
     settings: Settings,
+    now: SegmentSet,
     segments: Sequence[Segment],
     at_ms: int,
     *,
-    watch: Callable[..., Any],
+    watch: Callable[..., Iterable[ProfilePage]] = lambda pages, size: pages,
 ) -> tuple[int, list[SegmentPreview]]:
-    """What these definitions would change at a time: all users, and each segment."""
+    """What these segments would change at a time: the number of users, and each segment.
+
+    now: those in force. watch: passes the pages on, and may end the scan with an exception.
+    """
     then, _ = SEGMENTS.valid_set(segments)
-    now = in_force(session, settings, "segments").definitions
     pages = watch(
         scan_profiles(session, page_rows=PREVIEW_PAGE_ROWS), lambda page: len(page.user_ids)
     )
+    if now.reads_attributes or then.reads_attributes:
+        pages = with_attributes(pages, AttributeTable(session, settings.cassandra))
     return preview(pages, now, then, at_ms, settings.state.decay_days)
 
 

@@ -79,20 +79,6 @@ def status(root: Root = DEFAULT_ROOT) -> None:
 
 
 @app.command()
-def restart(
-    service: Annotated[str, typer.Argument(help="kafka, cassandra, jobmanager or taskmanager")],
-    root: Root = DEFAULT_ROOT,
-    slots: Slots = None,
-) -> None:
-    """Stop and start one service. It keeps its port and data."""
-    stack = Stack(root, slots=slots)
-    restarted = stack.service(service)
-    restarted.stop()
-    restarted.start()
-    _report(stack)
-
-
-@app.command()
 def config(
     gpu: Annotated[bool, typer.Option("--gpu", help="For a cluster with GPUs.")] = False,
 ) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from liveprofile.errors import PortTakenError, ServiceError
+from liveprofile.errors import PortTakenError
 from liveprofile.flink import jars, submission
 from liveprofile.kafka.topics import create_topics
 from liveprofile.resources import ROOT
@@ -221,12 +221,6 @@ class Stack:
         """Submits a PyFlink file to this cluster and returns the job id. Raises ServiceError."""
         options = {"parallelism.default": parallelism or self.parallelism} | dict(conf or {})
         return submission.flink_run(self.rest_url, job, args, savepoint=savepoint, conf=options)
-
-    def service(self, name: str) -> Service:
-        """The service with this name. Raises ServiceError for an unknown name."""
-        if name not in self.services:
-            raise ServiceError(f"unknown service {name!r}: use one of {', '.join(self.services)}")
-        return self.services[name]
 
     def status(self) -> dict[str, Any]:
         """{"config", "services": {name: {"pid", "address", "memory_mb", "log"}}}."""

@@ -8,6 +8,7 @@ same merges gives each event to the same person.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 
 import pandas as pd
 from pyflink.table import DataTypes, TableEnvironment
@@ -17,7 +18,7 @@ from liveprofile.feeds.feed import Current
 from liveprofile.feeds.users import follow_merges
 from liveprofile.identity.merges import IdentityTable
 from liveprofile.settings import Settings
-from udfs.worker_guard import open_worker_guard
+from udfs.worker_guard import worker_guard
 
 OpenMerges = Callable[[Settings], Current[IdentityTable]]
 
@@ -34,12 +35,13 @@ class PersonIdUdf(ScalarFunction):
         return False
 
     def open(self, function_context: FunctionContext) -> None:
-        self._guard = open_worker_guard()
-        self._merges = self._open_merges(self._settings)
+        with ExitStack() as opening:
+            opening.enter_context(worker_guard())
+            self._merges = opening.enter_context(closing(self._open_merges(self._settings)))
+            self._opened = opening.pop_all()
 
     def close(self) -> None:
-        self._merges.close()
-        self._guard.release()
+        self._opened.close()
 
     def eval(self, user_id: pd.Series, event_ms: pd.Series) -> pd.Series:
         merges = self._merges.current()

@@ -1,8 +1,7 @@
-"""What both UDFs have in a Python worker: feeds, metrics of latencies, garbage collection."""
+"""What both UDFs have in a Python worker: feeds, and metrics of latencies."""
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple
@@ -24,9 +23,6 @@ DATA_ERRORS = (ValueError, TypeError, KeyError, IndexError, ArithmeticError)
 # Malformed rows come mixed with good ones. If so many rows in a row fail, the code or the model is
 # at fault: the task fails, because rejecting every event would lose them all.
 MAX_CONSECUTIVE_FAILED_ROWS = 100
-# A batch makes tens of thousands of objects and drops them again without cycles. The default of
-# 700 would scan its living objects a hundred times.
-NEW_OBJECTS = 20_000
 NO_SEGMENTS = SegmentSet(version="none", segments=())
 
 
@@ -85,8 +81,7 @@ class WorkerParts(NamedTuple):
     # From Flink's metric group; the result is called with the timing of each batch.
     open_metrics: Callable[[Any], Callable[[Any], None]]
     open_feeds: Callable[[Settings, RuleSet, SegmentSet | None], Feeds] = follow_feeds
-    # Of profiles: from the settings, the model of the settings, and whether the settings ask for
-    # texts that it does not read.
+    # Of profiles: from the settings and their model.
     open_models: Callable[..., Any] | None = None
 
 
@@ -140,14 +135,3 @@ class BatchMetrics:
             counter.inc(round(getattr(timing, name) * 1000))
         for name, counters in self._latencies.items():
             counters.observe(getattr(timing, name))
-
-
-def collect_rarely() -> None:
-    """Call it when everything is loaded: what exists now is never scanned again.
-
-    Torch, pandas and Beam leave 300,000 permanent objects. Scanning them again and again took a
-    quarter of a batch's time.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(NEW_OBJECTS)

@@ -17,15 +17,15 @@ The process imports only the standard library: 7 MB of its own, no measurable CP
 
 from __future__ import annotations
 
-import argparse
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,34 +48,27 @@ class Watched(NamedTuple):
     socket_inode: int
 
 
-class WorkerGuard:
-    """The guard process of this worker."""
-
-    def __init__(self, process: subprocess.Popen[bytes] | None):
-        self._process = process
-
-    def release(self) -> None:
-        """Ends the guard, because the worker ends in order."""
-        if self._process:
-            self._process.terminate()
-            self._process.wait()
-            self._process = None
-
-
-def open_worker_guard(
+@contextmanager
+def worker_guard(
     notice_s: float = NOTICE_S, pauses_s: Sequence[float] = PAUSES_S
-) -> WorkerGuard:
-    """Starts the guard of this process, a worker of a TaskManager. An embedded Flink gets none."""
+) -> Iterator[None]:
+    """Guards this process, a worker of a TaskManager, until it ends in order.
+
+    An embedded Flink gets no guard.
+    """
     watched = find_watched(os.getpid(), os.environ.get(CONTROL_ENDPOINT, ""))
-    return WorkerGuard(start(watched, notice_s, pauses_s) if watched else None)
+    process = start(watched, notice_s, pauses_s) if watched else None
+    try:
+        yield
+    finally:
+        if process:
+            process.terminate()
+            process.wait()
 
 
-def start(
-    watched: Watched, notice_s: float = NOTICE_S, pauses_s: Sequence[float] = PAUSES_S
-) -> subprocess.Popen[bytes]:
+def start(watched: Watched, notice_s: float, pauses_s: Sequence[float]) -> subprocess.Popen[bytes]:
     """Starts a guard as a child of this process. Its messages go where the TaskManager's go."""
-    command = [sys.executable, "-m", "udfs.worker_guard", *map(str, watched)]
-    command += ["--notice-s", str(notice_s), "--pauses-s", *map(str, pauses_s)]
+    command = [sys.executable, "-m", "udfs.worker_guard", json.dumps([watched, notice_s, pauses_s])]
     stderr = subprocess.DEVNULL
     with suppress(OSError):  # a socket cannot be opened again
         stderr = os.open(f"/proc/{watched.taskmanager_pid}/fd/{STDERR}", os.O_WRONLY | os.O_APPEND)
@@ -100,7 +93,8 @@ def find_watched(worker_pid: int, control_endpoint: str) -> Watched | None:
         command = Path(f"/proc/{taskmanager_pid}/cmdline").read_text(errors="replace")
     except FileNotFoundError:  # started by the first process of a container
         return None
-    inode = listening_inode(int(port[1]))
+    sockets = listening_sockets().items()
+    inode = next((inode for inode, of_port in sockets if of_port == int(port[1])), None)
     if not TASKMANAGER.search(command) or inode is None:
         return None
     return Watched(worker_pid, taskmanager_pid, inode)
@@ -109,11 +103,6 @@ def find_watched(worker_pid: int, control_endpoint: str) -> Watched | None:
 def parent_pid(pid: int) -> int:
     # The name, in parentheses, may contain spaces.
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-
-
-def listening_inode(port: int) -> int | None:
-    """Returns the inode of the TCP socket that listens on `port`, None if none does."""
-    return next((inode for inode, of_port in listening_sockets().items() if of_port == port), None)
 
 
 def listening_sockets() -> dict[int, int]:
@@ -177,18 +166,8 @@ def _log(watched: Watched, message: str) -> None:
     print(f"{now},000 ERROR worker guard: {worker}; its operator {message}.", file=sys.stderr)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    for name in Watched._fields:
-        parser.add_argument(name, type=int)
-    parser.add_argument("--notice-s", type=float, required=True)
-    parser.add_argument("--pauses-s", type=float, nargs="+", required=True)
-    options = parser.parse_args()
+if __name__ == "__main__":
     # Without a handler, a guard that is terminated would leave the TaskManager suspended.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-    watched = Watched(*(getattr(options, name) for name in Watched._fields))
-    guard(watched, options.notice_s, options.pauses_s)
-
-
-if __name__ == "__main__":
-    main()
+    pids, notice, pauses = json.loads(sys.argv[1])
+    guard(Watched(*pids), notice, pauses)

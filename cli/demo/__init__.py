@@ -17,11 +17,10 @@ def demo(
 ) -> None:
     """Start the local stack, replay a year of real purchases, and show profiles and risk flags.
 
-    The demo uses its own topics, tables and job. It recreates them on each run, unless its job
-    still runs after an interrupted replay: then it resumes the replay. Everything keeps running,
-    so that other commands can read it, and the console, which opens if there is a display. With
-    --json the last line is a summary. Exit code 1 if there is no profile or no flag, or if a record
-    is not accounted for.
+    The demo uses its own topics, tables and job, and recreates them on each run. Everything keeps
+    running, so that other commands can read it, and the console, which opens if there is a display.
+    With --json the last line is a summary. Exit code 1 if there is no profile or no flag, or if a
+    record is not accounted for.
 
     Example: `liveprofile demo`
 

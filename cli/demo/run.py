@@ -74,8 +74,7 @@ def run(
     """Runs the demo and returns its summary; `ok` is the verdict.
 
     `stays`: the stack keeps running, so the next commands are printed too.
-    A demo that was interrupted during its replay resumes. Raises LiveprofileError: one line with
-    the step and its log.
+    Raises LiveprofileError: one line with the step and its log.
     """
     started_s = time.monotonic()
     steps = Steps(console)
@@ -89,24 +88,16 @@ def run(
         purchases = preparing.result()
     file, settings = scene.write_settings(stack)
     horizon_days = ModelCard.read(settings.model.checkpoint).horizon_days
-    job_id = scene.interrupted_job(stack, settings)
-    sent: set[bytes] = set()
-    if job_id:
-        resumed = "the job of the interrupted demo still runs: resuming its replay"
-        with steps.step("resume", "reading what was sent", stack.kafka.log, resumed):
-            sent = scene.sent_payloads(settings)
-    else:
-        with steps.step("clear", "clearing up", stack.jobmanager.log, "earlier demos are removed"):
-            scene.clear(settings)
-        running = "the job is running and its model is warm"
-        with steps.step("submit", "submitting the job", stack.jobmanager.log, running):
-            job_id = scene.submit(file, settings, JOB_START_TIMEOUT_S)
-        scene.job_file(stack).write_text(job_id)
+    with steps.step("clear", "clearing up", stack.jobmanager.log, "earlier demos are removed"):
+        scene.clear(settings)
+    running = "the job is running and its model is warm"
+    with steps.step("submit", "submitting the job", stack.jobmanager.log, running):
+        job_id = scene.submit(file, settings, JOB_START_TIMEOUT_S)
     with open_session(settings.cassandra) as session:
         about = f"{purchases.rows:,} purchases of {purchases.households} households"
         console.print(view.heading(f"A year of groceries: {about} through Kafka, at full speed"))
         with steps.step("replay", "replaying", stack.taskmanager.log, spinner=False):
-            last = send_and_watch(console, session, settings, purchases, job_id, sent)
+            last = send_and_watch(console, session, settings, purchases, job_id)
         with steps.step("audit", "auditing", stack.kafka.log, spinner=False):
             account = audit.run_audit(settings).report.counts
         users = sorted(row.user_id for row in read(session, "SELECT user_id FROM user_profile"))
@@ -118,7 +109,6 @@ def run(
     console.print(view.tour(changes, flags, account, horizon_days))
     about = f"Simulated fraud ring: {ring.USERS} accounts on {ring.DEVICES} devices start to buy"
     console.print(view.heading(about))
-    scene.job_file(stack).unlink()  # the ring can be sent only once
     with steps.step("ring", "sending the ring's purchases", stack.taskmanager.log):
         alerts = ring.send_ring(settings, last.closed_ms)
     console.print(view.ring(alerts))

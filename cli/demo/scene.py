@@ -23,7 +23,6 @@ from cli.submission import submit_job
 from liveprofile.errors import InputError, ServiceError
 from liveprofile.flink import rest
 from liveprofile.kafka.connection import client_config
-from liveprofile.kafka.records import read_topic
 from liveprofile.kafka.topics import topic_configs
 from liveprofile.resources import ROOT
 from liveprofile.settings import Settings, load
@@ -143,23 +142,3 @@ def submit(file: Path, settings: Settings, timeout_s: float) -> str:
     job_id, _ = submit_job(settings, file)
     rest.wait_until_running(settings.flink.rest_url, job_id, timeout_s)
     return job_id
-
-
-def job_file(stack: Stack) -> Path:
-    """Holds the id of a job whose replay has started, so that an interrupted demo can resume."""
-    return stack.root / "demo" / "job"
-
-
-def interrupted_job(stack: Stack, settings: Settings) -> str | None:
-    """The id of the job that an interrupted demo left running; None if there is none."""
-    if not (file := job_file(stack)).is_file():
-        return None
-    job_id = file.read_text(encoding="utf-8")
-    jobs = rest.request(settings.flink.rest_url, "/jobs/overview")["jobs"]
-    return job_id if (job_id, "RUNNING") in {(job["jid"], job["state"]) for job in jobs} else None
-
-
-def sent_payloads(settings: Settings) -> set[bytes]:
-    """The payloads of all purchases in the demo's topic. Raises ServiceError."""
-    records = read_topic(settings, settings.topics.events)
-    return {record.value for record in records if record.value and record.key is not None}

@@ -72,13 +72,9 @@ def send_and_watch(
     settings: Settings,
     purchases: Purchases,
     job_id: str,
-    skip: set[bytes],
 ) -> Snapshot:
-    """Returns when every sent event is in a stored profile. skip: payloads that were sent before.
-
-    Raises ServiceError.
-    """
-    watcher, sent = JobWatcher(session, settings), len(skip)
+    """Returns when every sent event is in a stored profile. Raises ServiceError."""
+    watcher, sent = JobWatcher(session, settings), 0
 
     def count(events: int) -> None:
         nonlocal sent
@@ -88,7 +84,7 @@ def send_and_watch(
     printed_s, before = 0.0, (0, 0)
     with ThreadPoolExecutor(1) as pool, console.status("replaying") as status:
         sending = pool.submit(
-            replay, purchases.file, MAPPING, settings, close_windows=True, skip=skip, progress=count
+            replay, purchases.file, MAPPING, settings, close_windows=True, progress=count
         )
         while True:
             snapshot, now_s = watcher.look(), time.monotonic()

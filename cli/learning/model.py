@@ -100,7 +100,6 @@ def _check(settings: Settings, folder: Path) -> None:
         ModelCard.read(folder),
         settings.state.decay_days,
         configured.shape["embedding"],
-        texts_unread=False,  # only the workers know
     )
     if reason:
         raise InputError(reason)

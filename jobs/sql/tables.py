@@ -109,6 +109,34 @@ def _start_at(offsets: Mapping[int, int]) -> dict[str, str]:
     }
 
 
+_ALL_OF_IT = {"scan.startup.mode": "earliest-offset", "scan.bounded.mode": "latest-offset"}
+# Without a minimum, a steady stream is fetched a few records at a time.
+_FETCH = {"properties.fetch.min.bytes": 65_536}
+
+
+def _source(
+    name: str,
+    clock: str,
+    arrival: str,
+    options: str,
+    *,
+    columns: str = _RECORD,
+    watermark: str = "",
+) -> str:
+    """A table of payloads, which `event_views.parsed` parses, with their rowtime and order."""
+    return f"""
+        CREATE TEMPORARY TABLE {name} (
+            {columns},
+            event_clock AS {clock},
+            arrival AS {arrival}
+            {watermark}
+        ) WITH ({options})"""
+
+
+def _clock(settings: Settings, payload: str = "payload", record_time: str = "record_time") -> str:
+    return sql.event_clock(payload, record_time, settings.limits.max_clock_skew_ms)
+
+
 def kafka_source(
     name: str,
     settings: Settings,
@@ -121,38 +149,27 @@ def kafka_source(
     `start_offsets`: by partition, where a job without offsets in its state starts; none:
     `kafka.startup_mode`.
 
-    `event_views.parsed` parses the fields. The STRING keeps the bytes of the payload, valid UTF-8
-    or not. The json format is no option: it calls the next
-    operators inside the try block that ignores parse errors, so a row whose operator fails would
-    be lost without an error.
+    The STRING keeps the bytes of the payload, valid UTF-8 or not. The json format is no option: it
+    calls the next operators inside the try block that ignores parse errors, so a row whose operator
+    fails would be lost without an error.
     """
-    kafka, window = settings.kafka, settings.window
-    clock = sql.event_clock("payload", "record_time", settings.limits.max_clock_skew_ms)
-    more: dict[str, str | int] = {
-        # Without a minimum, a steady stream is fetched a few records at a time.
-        "properties.fetch.min.bytes": 65_536,
+    window = settings.window
+    more: dict[str, str | int] = _FETCH | {
         "properties.fetch.max.wait.ms": 50,
         # With a timer, which events are late would change from run to run.
         "scan.watermark.emit.strategy": "on-event",
-    } | _start_at(start_offsets)
+    }
+    more |= _ALL_OF_IT if bounded else _start_at(start_offsets)
     if window.max_partition_drift_ms and not bounded:
         more |= {
             "scan.watermark.alignment.group": name,
             "scan.watermark.alignment.max-drift": f"{window.max_partition_drift_ms} ms",
             "scan.watermark.alignment.update-interval": "1 s",
         }
-    if bounded:
-        more |= {"scan.startup.mode": "earliest-offset", "scan.bounded.mode": "latest-offset"}
-    options = _kafka_options(settings, settings.topics.events, kafka.group_id, **more)
+    options = _kafka_options(settings, settings.topics.events, settings.kafka.group_id, **more)
     arrival = "record_offset" if bounded else "PROCTIME()"
     watermark = "" if bounded else f", WATERMARK FOR event_clock AS {sql.watermark(window)}"
-    return f"""
-        CREATE TEMPORARY TABLE {name} (
-            {_RECORD},
-            event_clock AS {clock},
-            arrival AS {arrival}
-            {watermark}
-        ) WITH ({options})"""
+    return _source(name, _clock(settings), arrival, options, watermark=watermark)
 
 
 def kafka_scoring_source(
@@ -167,21 +184,9 @@ def kafka_scoring_source(
     Columns and `start_offsets` are those of `kafka_source`. `max_wait_ms`: how long the broker may
     gather records.
     """
-    clock = sql.event_clock("payload", "record_time", settings.limits.max_clock_skew_ms)
-    options = _kafka_options(
-        settings,
-        topic,
-        scoring_group(settings.kafka),
-        # One fetch for each record would cost more than it gains.
-        **{"properties.fetch.min.bytes": 65_536, "properties.fetch.max.wait.ms": max_wait_ms},
-        **_start_at(start_offsets),
-    )
-    return f"""
-        CREATE TEMPORARY TABLE {name} (
-            {_RECORD},
-            event_clock AS {clock},
-            arrival AS PROCTIME()
-        ) WITH ({options})"""
+    more = _FETCH | {"properties.fetch.max.wait.ms": max_wait_ms} | _start_at(start_offsets)
+    options = _kafka_options(settings, topic, scoring_group(settings.kafka), **more)
+    return _source(name, _clock(settings), "PROCTIME()", options)
 
 
 def bounded_scoring_source(name: str, settings: Settings) -> str:
@@ -191,18 +196,11 @@ def bounded_scoring_source(name: str, settings: Settings) -> str:
     times are equal. The record time is no substitute: in a topic filled by a replay all events
     would arrive at once, long after their labels.
     """
-    clock = sql.event_clock("payload", "record_time", settings.limits.max_clock_skew_ms)
-    event_ms = sql.scoring_ms(clock, "record_time", settings.scoring)
-    bounds = {"scan.startup.mode": "earliest-offset", "scan.bounded.mode": "latest-offset"}
-    options = _kafka_options(
-        settings, settings.topics.events, scoring_group(settings.kafka), **bounds
-    )
-    return f"""
-        CREATE TEMPORARY TABLE {name} (
-            {_RECORD},
-            event_clock AS {clock},
-            arrival AS {sql.arrival_order(event_ms, "record_offset")}
-        ) WITH ({options})"""
+    event_ms = sql.scoring_ms(_clock(settings), "record_time", settings.scoring)
+    arrival = sql.arrival_order(event_ms, "record_offset")
+    group = scoring_group(settings.kafka)
+    options = _kafka_options(settings, settings.topics.events, group, **_ALL_OF_IT)
+    return _source(name, _clock(settings), arrival, options)
 
 
 def numbered_file(name: str, path: Path | str, settings: Settings, *, labels: bool = False) -> str:
@@ -212,22 +210,18 @@ def numbered_file(name: str, path: Path | str, settings: Settings, *, labels: bo
     order of the file if times are equal. A line has no record time, so no event is in the future.
     """
     tab = "LOCATE('\t', line)"
-    payload = f"SUBSTRING(line, {tab} + 1)"
-    offset = f"CAST(LEFT(line, {tab} - 1) AS BIGINT)"
-    clock = sql.event_clock(payload, _END_OF_TIME, settings.limits.max_clock_skew_ms)
+    payload, offset = f"SUBSTRING(line, {tab} + 1)", f"CAST(LEFT(line, {tab} - 1) AS BIGINT)"
+    clock = _clock(settings, payload, _END_OF_TIME)
     at_ms = sql.label_ms(payload) if labels else sql.epoch_ms(clock)
-    options = _options(connector="filesystem", path=_uri(path), format="raw")
-    return f"""
-        CREATE TEMPORARY TABLE {name} (
-            line STRING,
+    columns = f"""line STRING,
             record_topic STRING METADATA FROM 'file.path' VIRTUAL,
             payload AS {payload},
             record_partition AS 0,
             record_offset AS {offset},
-            record_time AS {_END_OF_TIME},
-            event_clock AS {clock},
-            arrival AS {sql.arrival_order(at_ms, offset, label=labels)}
-        ) WITH ({options})"""
+            record_time AS {_END_OF_TIME}"""
+    options = _options(connector="filesystem", path=_uri(path), format="raw")
+    arrival = sql.arrival_order(at_ms, offset, label=labels)
+    return _source(name, clock, arrival, options, columns=columns)
 
 
 def record_file(name: str, path: Path | str, settings: Settings) -> str:
@@ -236,20 +230,16 @@ def record_file(name: str, path: Path | str, settings: Settings) -> str:
     `number` is the order of arrival (offline/late_windows/files.py writes the file).
     """
     record_time = "TO_TIMESTAMP_LTZ(record_ms, 3)"
-    clock = sql.event_clock("payload", record_time, settings.limits.max_clock_skew_ms)
-    options = _options(connector="filesystem", path=_uri(path), format="json")
-    return f"""
-        CREATE TEMPORARY TABLE {name} (
-            payload STRING,
+    columns = f"""payload STRING,
             record_topic STRING,
             record_partition INT,
             record_offset BIGINT,
             record_ms BIGINT,
             number BIGINT,
-            record_time AS {record_time},
-            event_clock AS {clock},
-            arrival AS number
-        ) WITH ({options})"""
+            record_time AS {record_time}"""
+    options = _options(connector="filesystem", path=_uri(path), format="json")
+    clock = _clock(settings, record_time=record_time)
+    return _source(name, clock, "number", options, columns=columns)
 
 
 def file_sink(name: str, path: Path | str, columns: str) -> str:

@@ -11,9 +11,11 @@ from benchmarks.support.report import USERS, Events, Users, report, report_on_st
 from benchmarks.support.runs import BENCH_ROOT
 from cli.options import Commands
 from lab.benchmarks.against_bytewax import bytewax
+from lab.benchmarks.gpu import gpu
 
 app = Commands(add_completion=False, pretty_exceptions_enable=False)
 app.command()(bytewax)
+app.command()(gpu)
 
 
 @app.command()

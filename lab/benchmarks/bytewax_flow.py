@@ -42,8 +42,8 @@ from liveprofile.events.validation import accept
 from liveprofile.resources import product_path
 from liveprofile.settings import Settings, load
 from models.profile.inference import ProfileModel
+from udfs.pipeline_udf import collect_rarely
 from udfs.profile.sink import open_profile_sink
-from udfs.worker import collect_rarely
 
 SOURCE_ROWS = 4_000  # per read: makes the model's batches as large as the job's
 SNAPSHOT_INTERVAL = timedelta(seconds=10)

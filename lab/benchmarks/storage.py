@@ -31,7 +31,7 @@ from stack.cassandra import nodetool
 from stack.local import Stack
 from stack.state import free_ports
 from udfs.profile.batch import ProfileUpdater
-from udfs.profile.sink import CassandraProfileSink, ProfileSink
+from udfs.profile.sink import CassandraProfileSink
 from udfs.scoring.sink import CassandraScoringSink, ScoredEvent
 from udfs.worker import fixed_feeds
 
@@ -51,7 +51,9 @@ TABLES = {
 }
 
 
-def profile_updater(settings: Settings, model: ProfileModel, sink: ProfileSink) -> ProfileUpdater:
+def profile_updater(
+    settings: Settings, model: ProfileModel, sink: CassandraProfileSink
+) -> ProfileUpdater:
     """An updater that stores in `sink`."""
     rules, segments = read_rules(ROOT / settings.rules), read_segments(ROOT / settings.segments)
     feeds = fixed_feeds(settings, rules, segments)

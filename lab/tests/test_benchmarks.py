@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from benchmarks.load.rows import generated_rows
 from benchmarks.load.workload import Workload
 from lab.benchmarks import audit, storage, training_rows
+from lab.benchmarks.gpu import NOT_MEASURED, measure_gpu, time_batches
 from liveprofile.rows import TABLES
 from liveprofile.settings import load
 from models.profile.data import training_rows as rows
+from tests.support.model_folders import SHIPPED
 
 
 @pytest.mark.parametrize("windows", [300, 900])
@@ -56,3 +61,27 @@ def test_scores_are_those_of_the_workloads_events() -> None:
 
 def test_every_counted_table_exists() -> None:
     assert storage.TABLES.keys() <= TABLES.keys()
+
+
+class Model:
+    decay_days = 30.0
+
+    def __init__(self, calls: list[Any]):
+        self._calls = calls
+
+    def score(self, *inputs: Any) -> None:
+        self._calls.append((len(inputs), len(inputs[2])))
+
+
+def test_clock_is_read_when_the_gpu_has_finished() -> None:
+    calls: list[Any] = []
+    found = generated_rows(Workload(4_000, 300, hours=1)).take(range(150))
+    times = time_batches(Model(calls), found, 2, lambda: calls.append("wait"))
+    assert [*times] == [1, 64]
+    assert calls[-4:] == ["wait", (6, 64), (6, 64), "wait"]
+    assert calls.count("wait") == 2 * 2**2  # before and after each size and round
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch finds a CUDA GPU")
+def test_without_a_gpu_nothing_is_measured() -> None:
+    assert measure_gpu(SHIPPED, Workload(4_000, 300, hours=1), 1) == {"result": NOT_MEASURED}

@@ -29,8 +29,8 @@ from liveprofile.errors import InputError, ServiceError
 from liveprofile.wire import training_rows as schema
 from liveprofile.wire.payload import load
 from liveprofile.wire.window_events import parse
+from udfs.pipeline_udf import collect_rarely
 from udfs.profile.batch import ProfileBatch
-from udfs.worker import collect_rarely
 
 SIZES = (64, 256, 512, 1_000)  # rows per batch
 # mode -> (processes, threads per process)

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 BATCH_RECORDS = 1_000
 POLL_S = 0.5
-RETRY_S = 2.0
+RETRY_S = 1.0
 LOG_INTERVAL_S = 60.0
 SESSION_TIMEOUT_MS = 10_000
 POSITION = ("topic", "partition", "offset")
@@ -87,6 +87,7 @@ class Decoder:
         self._settings, self._consumer, self._producer = settings, consumer, producer
         self._reader_of, self._retry_s = reader_of, retry_s
         self._pending: deque[Record] = deque()
+        self._waits = False  # for the registry
         self._undelivered: list[str] = []
         self._stop = threading.Event()
         self.counts: Counter[str] = Counter()
@@ -136,8 +137,7 @@ class Decoder:
         try:
             while not self._stop.is_set():
                 self._pending.extend(self._poll())
-                if (error := self._work_off()) is not None:
-                    self._wait_for_registry(error)
+                self._note(self._work_off())
                 if time.monotonic() - logged_s >= LOG_INTERVAL_S:
                     logged_s = time.monotonic()
                     log.info("%s", self.counts)
@@ -148,7 +148,14 @@ class Decoder:
         return dict(self.counts)
 
     def _poll(self) -> list[Record]:
-        """Waits for a record only if there is none: what has arrived goes on at once."""
+        """Waits for a record only if there is none: what has arrived goes on at once.
+
+        While the registry does not answer, it waits without records, but polls: otherwise the group
+        would take the partitions away.
+        """
+        if self._waits:
+            self._consumer.pause(self._consumer.assignment())
+            return self._consume(1, self._retry_s)
         records = self._consume(1, POLL_S)
         return records + self._consume(BATCH_RECORDS, 0) if records else []
 
@@ -211,19 +218,14 @@ class Decoder:
         if (error := commit_unless_reassigned(self._consumer, offsets)) is not None:
             log.warning("offsets not committed, partitions were reassigned: %s", error)
 
-    def _wait_for_registry(self, error: RegistryUnavailable) -> None:
-        """Returns when the pending records are worked off, or at `stop`."""
-        log.error("%s. Waiting; no record is lost", error)
-        while self._pending and not self._stop.is_set():
-            # Without polling, the group would take the partitions away.
-            self._consumer.pause(self._consumer.assignment())
-            deadline_s = time.monotonic() + self._retry_s
-            while self._pending and time.monotonic() < deadline_s and not self._stop.is_set():
-                self._pending.extend(self._consume(1, min(self._retry_s, POLL_S)))
-            self._work_off()
-        self._consumer.resume(self._consumer.assignment())
-        if not self._stop.is_set():
+    def _note(self, error: RegistryUnavailable | None) -> None:
+        """Logs when the registry fails and when it answers again."""
+        if error is not None and not self._waits:
+            log.error("%s. Waiting; no record is lost", error)
+        if error is None and self._waits:
+            self._consumer.resume(self._consumer.assignment())
             log.error("the schema registry answers again")
+        self._waits = error is not None
 
     def _on_revoked(self, consumer: Any, partitions: list[TopicPartition]) -> None:
         """The next owner of a partition reads its pending records: they are not committed."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -40,14 +40,12 @@ def replay(
     *,
     limit: int | None = None,
     close_windows: bool = False,
-    skip: Container[bytes] = frozenset(),
     progress: Callable[[int], None] = lambda count: None,
 ) -> ReplayResult:
     """Sends each row of `source` as one event keyed by its user; waits for all acknowledgements.
 
     `mapping`: a mapping file; None if `source` contains events of the data contract as JSON lines.
     `close_windows`: sends a final heartbeat to each partition, which closes the last windows.
-    `skip`: payloads that are not sent, such as those that an interrupted replay has sent.
     `progress`: receives the number of events sent since its last call.
     Raises InputError for the file or the mapping, ServiceError if Kafka refuses an event or does
     not answer.
@@ -57,9 +55,7 @@ def replay(
     last_ms: int | None = None
     started = time.monotonic()
     for events in batches:
-        unsent = events.without(skip) if skip else events
-        if unsent.values:
-            producer.send(unsent)
+        producer.send(events)
         last_ms = _latest_ms(events, last_ms, settings.limits.max_clock_skew_ms)
     heartbeat_ms = None
     if close_windows and last_ms is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,13 +32,6 @@ class EventRecords(NamedTuple):
     keys: list[bytes | None]
     values: list[bytes]
     times_ms: list[int | None]
-
-    def without(self, values: Container[bytes]) -> EventRecords:
-        """The events whose payload is not in `values`."""
-        kept = [event for event in zip(*self, strict=True) if event[1] not in values]
-        return (
-            EventRecords(*map(list, zip(*kept, strict=True))) if kept else EventRecords([], [], [])
-        )
 
 
 def events_of_lines(batches: Iterable[list[bytes]]) -> Iterator[EventRecords]:

@@ -99,8 +99,7 @@ class DefinitionKind(Generic[Model, Set]):
     """Reads definitions of one kind.
 
     model, set_model: of one definition and of a file. faults: of a definition besides those that
-    its model finds. faults_of_all: of definitions that are valid each by itself. condition_faults:
-    of the `when` of a table; called if the table is invalid, but not in the keys `condition_keys`.
+    its model finds. faults_of_all: of definitions that are valid each by itself.
     """
 
     def __init__(
@@ -111,13 +110,10 @@ class DefinitionKind(Generic[Model, Set]):
         *,
         faults: Callable[[Model], Faults] = lambda definition: (),
         faults_of_all: Callable[[list[Model]], Faults] = lambda definitions: (),
-        condition_faults: Callable[[str, Mapping[str, Any]], Faults] = lambda name, table: (),
-        condition_keys: Iterable[str] = (),
     ):
         self.error, self.set_model, self._model = error, set_model, model
         self.name = f"{error.kind}s"  # of tables, of settings, and of the topic in the settings
         self._faults, self._faults_of_all = faults, faults_of_all
-        self._condition_faults, self._condition_keys = condition_faults, set(condition_keys)
 
     def read_file(self, path: Path) -> Set:
         """Reads a TOML file. Raises the kind's error with every fault."""
@@ -217,10 +213,7 @@ class DefinitionKind(Generic[Model, Set]):
             definition = self._model.model_validate(table)
         except ValidationError as error:
             name = name if isinstance(name, str) else default_name
-            problems = _validation_problems(name, error)
-            if self._condition_keys.isdisjoint(fault.key for fault in problems):
-                problems += self._condition_faults(name, table)
-            return None, problems
+            return None, _validation_problems(name, error)
         return definition, list(self._faults(definition))
 
 
@@ -238,9 +231,14 @@ def _validation_problems(name: str, error: ValidationError) -> list[DefinitionPr
     ]
 
 
-def condition_problem(name: str, when: str, error: ConditionError) -> DefinitionProblem:
-    """The fault of the condition `when`."""
-    return DefinitionProblem(name, "when", error.reason, _column(when, error.position))
+def condition_problems(definition: Definition, when: str) -> list[DefinitionProblem]:
+    """The fault of the condition `when` of a definition, if it has one."""
+    try:
+        _ = definition.condition
+    except ConditionError as error:
+        column = _column(when, error.position)
+        return [DefinitionProblem(definition.id, "when", error.reason, column)]
+    return []
 
 
 def _column(text: str, position: int) -> str:

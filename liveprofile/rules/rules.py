@@ -10,7 +10,7 @@ import re
 import string
 from collections.abc import Iterator, Mapping
 from functools import cache, lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import ConfigDict, Field
 
@@ -18,7 +18,6 @@ from liveprofile.features import entity, window_features
 from liveprofile.rules.conditions import (
     ATTRIBUTE,
     Condition,
-    ConditionError,
     ValueKind,
     parse_condition,
 )
@@ -28,7 +27,7 @@ from liveprofile.rules.definitions import (
     DefinitionProblem,
     DefinitionsError,
     DefinitionSet,
-    condition_problem,
+    condition_problems,
 )
 from liveprofile.rules.flags import Severity
 
@@ -124,8 +123,8 @@ def _condition(when: str, scope: Scope, threshold: float) -> Condition:
 
 
 def _problems(rule: Rule) -> Iterator[DefinitionProblem]:
-    condition_problems = _condition_problems(rule.id, dict(rule))
-    yield from condition_problems
+    of_condition = condition_problems(rule, rule.when)
+    yield from of_condition
     if rule.types and rule.scope == "window":
         yield DefinitionProblem(
             rule.id, "types", "is for scope event; a window has events of all types"
@@ -143,24 +142,13 @@ def _problems(rule: Rule) -> Iterator[DefinitionProblem]:
     for name in sorted(set(rule.evidence) & {"value", "threshold", "usual"}):
         yield DefinitionProblem(rule.id, f"evidence.{name}", "is always available; remove it")
     # The message's names come from the evidence, else from a valid condition.
-    if rule.evidence or not condition_problems:
+    if rule.evidence or not of_condition:
         known = {"value", "threshold", *rule.message_features} | (
             {"usual"} if rule.usual else set()
         )
         texts = {name for name, key in rule.message_features.items() if key in TEXT_FEATURES}
         for reason in _message_problems(rule.message, known, texts):
             yield DefinitionProblem(rule.id, "message", reason)
-
-
-def _condition_problems(rule: str, table: Mapping[str, Any]) -> list[DefinitionProblem]:
-    threshold = table.get("threshold")
-    try:
-        _condition(
-            table["when"], table["scope"], threshold if isinstance(threshold, float) else 0.0
-        )
-    except ConditionError as error:
-        return [condition_problem(rule, table["when"], error)]
-    return []
 
 
 def _message_problems(message: str, known: set[str], texts: set[str]) -> Iterator[str]:
@@ -178,12 +166,5 @@ def _message_problems(message: str, known: set[str], texts: set[str]) -> Iterato
             yield f"{{{name}}} has an invalid format; use {{{name}:.2f}}, with , or % if needed"
 
 
-RULES = DefinitionKind(
-    RulesError,
-    Rule,
-    RuleSet,
-    faults=_problems,
-    condition_faults=_condition_problems,
-    condition_keys=("when", "scope"),
-)
+RULES = DefinitionKind(RulesError, Rule, RuleSet, faults=_problems)
 read_rules, read_rule = RULES.read_file, RULES.read_record

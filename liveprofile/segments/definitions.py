@@ -10,14 +10,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from functools import cached_property, lru_cache
 from graphlib import CycleError, TopologicalSorter
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from liveprofile.rules.conditions import (
     ATTRIBUTE,
     Condition,
-    ConditionError,
     FunctionKind,
     ValueKind,
     parse_condition,
@@ -28,7 +27,7 @@ from liveprofile.rules.definitions import (
     DefinitionProblem,
     DefinitionsError,
     DefinitionSet,
-    condition_problem,
+    condition_problems,
 )
 from liveprofile.segments.features import AFFINITY, INTEREST, SEGMENT, SEGMENT_FEATURES
 
@@ -132,21 +131,11 @@ def _condition(when: str) -> Condition:
     return parse_condition(when, _NAMES, {}, _FUNCTIONS)
 
 
-def _condition_problems(name: str, table: Mapping[str, Any]) -> list[DefinitionProblem]:
-    try:
-        _condition(table["when"])
-    except ConditionError as error:
-        return [condition_problem(name, table["when"], error)]
-    return []
-
-
 SEGMENTS = DefinitionKind(
     SegmentsError,
     Segment,
     SegmentSet,
-    faults=lambda segment: _condition_problems(segment.id, dict(segment)),
+    faults=lambda segment: condition_problems(segment, segment.when),
     faults_of_all=reference_problems,
-    condition_faults=_condition_problems,
-    condition_keys=("when",),
 )
 read_segments = SEGMENTS.read_file

@@ -114,8 +114,6 @@ class JobSettings(Section):
     buffer_timeout_ms: Annotated[int, within(0)] = 5
     """maximum wait of a record in a network buffer, at each exchange; a longer wait delays alerts
     and saves CPU"""
-    store: Literal["cassandra", "none"] = "cassandra"
-    """none: score and raise flags, store nothing; every true rule then raises a flag"""
 
 
 class ScoringSettings(Section):

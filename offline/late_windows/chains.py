@@ -17,12 +17,13 @@ from liveprofile.attributes.statements import Statement
 from liveprofile.features import baselines
 from liveprofile.rules.flags import FlagHistory, FlagQuery, RowPosition
 from liveprofile.rules.rules import RuleSet
+from liveprofile.segments.membership import ChangeKey, Membership, Memberships
 from liveprofile.wire import window_events
 from offline.late_windows.late_events import Position
-from udfs.cassandra.memberships import Memberships
+from udfs.privacy import SumsKey
 from udfs.profile.batch import ProfileBatch
 from udfs.profile.row import ProfileRow
-from udfs.profile.sink import CassandraProfileSink, NullSink
+from udfs.profile.sink import CassandraProfileSink
 
 _TEXTS = ("events", "history", "purchases")
 _EVENTS = list(baselines.COLUMNS).index("events")
@@ -206,8 +207,8 @@ class Correction(NamedTuple):
     reason: str = REASON
 
 
-class RecomputedRows(NullSink):
-    """Collects the rows of recomputed windows: a ProfileSink without tables.
+class RecomputedRows:
+    """Collects the rows of recomputed windows: a sink of profiles without tables.
 
     Flags and true rules of earlier windows are the stored ones, those of recomputed windows the
     recomputed ones. So a flag that was raised for a window is decided anew.
@@ -258,8 +259,20 @@ class RecomputedRows(NullSink):
             last_raised_ms=max(raised, default=None),
         )
 
+    def stored_changes(self, keys: Iterable[ChangeKey]) -> dict[ChangeKey, Membership]:
+        return {}
+
+    def later_sums(self, keys: Sequence[SumsKey]) -> list[None]:
+        return [None] * len(keys)
+
+    def snoozed(self, user_ids: Iterable[str]) -> dict[str, dict[str, int]]:
+        return {user_id: {} for user_id in user_ids}
+
     def write(self, rows: Sequence[ProfileRow]) -> None:
         self.rows += rows
+
+    def flush(self) -> None:
+        """Nothing is under way."""
 
 
 def corrections_of(

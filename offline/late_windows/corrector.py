@@ -228,7 +228,7 @@ def open_corrector(settings: Settings, is_erased: Callable[[str], bool]) -> Iter
     Raises LiveprofileError.
     """
     model = load_checkpoint(settings, product_path(settings.model.checkpoint))
-    encoder = open_text_encoder(settings, model)
+    encoder = open_text_encoder(settings)
     with ExitStack() as opened:
         tables = opened.enter_context(
             closing(CassandraCorrectionTables(settings.cassandra, model.dim))
@@ -239,6 +239,5 @@ def open_corrector(settings: Settings, is_erased: Callable[[str], bool]) -> Iter
             read_segments(product_path(settings.segments)),
         )
         opened.callback(feeds.close)
-        texts_unread = settings.model.texts and encoder is None
-        models = opened.enter_context(closing(open_model_feed(settings, model, texts_unread)))
+        models = opened.enter_context(closing(open_model_feed(settings, model)))
         yield Corrector(settings, tables, model, feeds, encoder, models, is_erased)

@@ -96,7 +96,8 @@ async def preview_segments(
     """Who would enter and leave each segment. Evaluates all profiles and changes nothing."""
     segments = parse("segments", body.segments, call.store.settings.attributes)
     at_ms = call.now_ms if at is None else at
-    users, found = await call.scan(definitions.preview_segments, segments, at_ms)
+    now = await call.run(definitions.in_force, "segments")
+    users, found = await call.scan(definitions.preview_segments, now.definitions, segments, at_ms)
     return answers.json_response({"at_ms": at_ms, "users": users, "segments": found})
 
 

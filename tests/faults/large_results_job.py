@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import argparse
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pandas as pd
 from pyflink.table import DataTypes, EnvironmentSettings, StreamTableEnvironment
 from pyflink.table.udf import FunctionContext, ScalarFunction, udf
 
-from udfs.worker_guard import open_worker_guard
+from udfs.worker_guard import worker_guard
 
 CALL_S = 2.0
 RESULT_CHARS = 8_000_000  # a channel takes 1 MiB before its receiver reads
@@ -27,10 +28,11 @@ class LargeResultUdf(ScalarFunction):
         self._folder, self._notice_s, self._pause_s = folder, notice_s, pause_s
 
     def open(self, function_context: FunctionContext) -> None:
-        self._guard = open_worker_guard(self._notice_s, [self._pause_s])
+        self._opened = ExitStack()
+        self._opened.enter_context(worker_guard(self._notice_s, [self._pause_s]))
 
     def close(self) -> None:
-        self._guard.release()
+        self._opened.close()
 
     def eval(self, number: pd.Series) -> pd.Series:
         (Path(self._folder) / "called").touch()

@@ -74,7 +74,7 @@ def paused(part: str) -> Callable[[Scene], None]:
         suspended: Any = (
             scene.stack.taskmanager.workers()[0]
             if part == "Python worker"
-            else psutil.Process(scene.stack.service(part).pid)
+            else psutil.Process(scene.stack.services[part].pid)
         )
         suspended.suspend()
         try:
@@ -97,7 +97,7 @@ def down(part: str) -> Callable[[Scene], None]:
     """Kills (-9) the only process of a service."""
 
     def fault(scene: Scene) -> None:
-        service = scene.stack.service(part)
+        service = scene.stack.services[part]
         service.kill()
         scene.wait_until_down(part)
         service.start()

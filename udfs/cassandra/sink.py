@@ -22,11 +22,9 @@ from liveprofile.storage.schema import check_table
 from udfs.cassandra import encoding
 from udfs.cassandra.batch_writer import BatchWriter, Partition, Write, bound_statement
 from udfs.cassandra.executor import StatementExecutor, is_retryable
-from udfs.cassandra.flag_state_cache import CachedFlagState, FlagStateCache
 from udfs.cassandra.memberships import in_statements
 
 Row = TypeVar("Row", bound=FlaggedRow)
-_UserRow = tuple[str, RowPosition]  # user id, window or event
 Read = tuple[BoundStatement, Callable[[Sequence[Any]], None]]  # a SELECT; takes its rows
 
 
@@ -55,26 +53,17 @@ class StoredState:
             row in raised,
         )
 
-    def before(self, row: RowPosition) -> CachedFlagState:
-        """The state before the row."""
-        last_raised_ms: dict[str, int] = {}
-        for rule_id, time_ms, event_id in self.raised:
-            if RowPosition(time_ms, event_id) < row:
-                last_raised_ms[rule_id] = max(time_ms, last_raised_ms.get(rule_id, time_ms))
-        return CachedFlagState(row.time_ms - 1, self.latest, self.active_rules, last_raised_ms)
-
 
 class CassandraSink(ABC, Generic[Row]):
     """Writes rows with their flags. udfs/profile/sink.py gives the contract.
 
     session: closed by its owner; None: the sink opens and closes its own.
-    cache: the flag states of users whose rows the sink wrote or read.
     Statements of the set-up that time out are repeated for `cassandra.retry_timeout_ms`: otherwise
     one of them would restart the whole job. Then their last error is raised.
     Raises ServiceError if Cassandra does not answer or lacks the tables.
     """
 
-    def __init__(self, settings: CassandraSettings, session: Session | None, cache: FlagStateCache):
+    def __init__(self, settings: CassandraSettings, session: Session | None):
         self._owns_session = session is None
         self._session = connect(settings) if session is None else session
         try:
@@ -85,8 +74,6 @@ class CassandraSink(ABC, Generic[Row]):
             self.close()
             raise
         self._reads = StatementExecutor(self._session, settings, "read")
-        self._unflushed_users: set[str] = set()
-        self._cache = cache
 
     def _set_up(self, settings: CassandraSettings) -> None:
         self._prepare(settings)
@@ -106,13 +93,12 @@ class CassandraSink(ABC, Generic[Row]):
         """Returns the rows' writes, without those to risk_flag_by_day."""
 
     def flag_history(self, queries: Sequence[FlagQuery]) -> list[FlagHistory]:
-        """Returns the history of each query, from the cache or from Cassandra."""
-        rows = sorted({(query.user_id, query.position) for query in queries}, reverse=True)
-        found = {row: StoredState() for row in rows}
-        self._read_in_steps([self._look_up(row, found[row]) for row in rows])
-        # A user's earliest row comes last. Writes of the later ones update the cache.
-        for (user_id, position), state in {row[0]: (row, found[row]) for row in rows}.values():
-            self._cache.put(user_id, state.before(position))
+        """Returns the history of each query."""
+        if not queries:
+            return []
+        self.flush()
+        found = {(query.user_id, query.position): StoredState() for query in queries}
+        self._read_in_steps([self._look_up(*row, state) for row, state in found.items()])
         return [
             found[query.user_id, query.position].history(query.position, query.rule_id)
             for query in queries
@@ -131,36 +117,22 @@ class CassandraSink(ABC, Generic[Row]):
             self._reads.drain()
             lookups = unfinished
 
-    def _look_up(self, row: _UserRow, state: StoredState) -> Iterator[list[Read]]:
-        """Fills the state of a row from the cache, and yields the reads for the rest."""
-        user_id, position = row
-        cached = self._cache.get(user_id, position.time_ms)
-        if cached is not None:
-            state.latest, state.active_rules = cached.latest, cached.active_rules
-            if cached.last_raised_ms is not None:
-                state.raised = [
-                    (rule_id, raised_ms, "") for rule_id, raised_ms in cached.last_raised_ms.items()
-                ]
-                return
-        if user_id in self._unflushed_users:
-            self.flush()
+    def _look_up(
+        self, user_id: str, position: RowPosition, state: StoredState
+    ) -> Iterator[list[Read]]:
         key = user_id.encode()
-        latest_reads = iter(()) if cached else self._latest_reads(key, position, state)
+        latest_reads = self._latest_reads(key, position, state)
         flags_read = (self._bound(self._select_flags, [key]), state.raised.extend)
-        yield [flags_read, *next(latest_reads, [])]
+        yield [flags_read, *next(latest_reads)]
         yield from latest_reads
 
     def write(self, rows: Sequence[Row]) -> None:
-        if not rows:
-            return
-        self._unflushed_users.update(row.user_id for row in rows)
-        self._cache.update(rows)
-        self._writer.send(self._partitions(rows))
-        self._writer.send(self._flags_by_day(rows))
+        if rows:
+            self._writer.send(self._partitions(rows))
+            self._writer.send(self._flags_by_day(rows))
 
     def flush(self) -> None:
         self._writer.drain()
-        self._unflushed_users.clear()
 
     def snoozed(self, user_ids: Iterable[str]) -> dict[str, dict[str, int]]:
         snoozes_of: dict[str, dict[str, int]] = {user_id: {} for user_id in user_ids}
@@ -224,8 +196,7 @@ class CassandraSink(ABC, Generic[Row]):
                 values = encoding.encode_flag(RISK_FLAG_BY_DAY, row, flag)
                 day, bucket, *_ = values
                 writes = [(self._insert_flag_by_day, values)]
-                size = encoding.mutation_bytes(writes)
-                partitions.append(Partition(encoding.partition_key(day, bucket), writes, size))
+                partitions.append(Partition(encoding.partition_key(day, bucket), writes))
         return sorted(partitions, key=lambda partition: partition.key)
 
     _bound = staticmethod(bound_statement)

@@ -37,7 +37,7 @@ from udfs.privacy import (
 from udfs.profile import assemble
 from udfs.profile.model_feed import ActiveModels
 from udfs.profile.row import ProfileRow, change_records, with_memberships
-from udfs.profile.sink import ProfileSink
+from udfs.profile.sink import CassandraProfileSink
 from udfs.worker import DATA_ERRORS, MAX_CONSECUTIVE_FAILED_ROWS, Feeds
 
 if TYPE_CHECKING:  # only the workers need torch, not the client that submits the job
@@ -151,7 +151,7 @@ class ProfileUpdater:
         self,
         settings: Settings,
         model: ProfileModel,
-        sink: ProfileSink,
+        sink: CassandraProfileSink,
         feeds: Feeds,
         on_batch: Callable[[ProfileBatchTiming], None] = lambda timing: None,
         encode_texts: TextEncoder | None = None,
@@ -202,17 +202,7 @@ class ProfileUpdater:
         if not usable.rows:
             return sent
         batch = batch.take(usable.rows)._replace(events=usable.events)
-        self._later_users, *columns = self._later.without_past(
-            batch.user_id,
-            batch.window_start_ms.tolist(),
-            batch.history,
-            batch.purchases,
-            batch.added,
-            batch.sums,
-            erasures,
-        )
-        history, purchases, sums = columns
-        batch = batch._replace(history=history, purchases=purchases, sums=sums)
+        batch, self._later_users = self._later.without_past(batch, erasures)
         for model, rows in self._models.current().split(batch.user_id):
             updated = self._update_rows(batch.take(rows), model)
             for row, records in zip(rows, updated, strict=True):

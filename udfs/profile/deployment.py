@@ -21,7 +21,6 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from liveprofile.errors import InputError
-from liveprofile.events.modalities import TEXT
 from liveprofile.resources import sha256
 from models.profile.model_card import CARD, VOCABULARY, WEIGHTS, ModelCard
 
@@ -241,13 +240,10 @@ def in_canary(user_id: str, version: str, percent: int) -> bool:
     return int.from_bytes(digest.digest()) * 100 < percent * _HASH_RANGE
 
 
-def incompatibility(
-    card: ModelCard, decay_days: float, embedding: int, *, texts_unread: bool
-) -> str:
+def incompatibility(card: ModelCard, decay_days: float, embedding: int) -> str:
     """Why the running job cannot serve a model, "" if it can.
 
-    decay_days: of the job's sums. embedding: numbers of a stored embedding. texts_unread: model
-    inputs shall include texts, but the workers started without the sentence encoder.
+    decay_days: of the job's sums. embedding: numbers of a stored embedding.
     """
     if card.decay_days != decay_days:
         return (
@@ -258,10 +254,5 @@ def incompatibility(
         return (
             f"model {card.version} has embeddings of {card.shape.get('embedding')} numbers, but"
             f" the job stores {embedding}"
-        )
-    if texts_unread and any(trial.kept and trial.name == TEXT.name for trial in card.modalities):
-        return (
-            f"model {card.version} reads texts, but the job started with a model that does not:"
-            " start it with this model as model.checkpoint"
         )
     return ""

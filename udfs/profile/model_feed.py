@@ -252,36 +252,31 @@ def load_checkpoint(settings: Settings, folder: Path) -> ProfileModel:
     return model
 
 
-def load_reference(
-    settings: Settings, embedding: int, texts_unread: bool, reference: ModelReference
-) -> ProfileModel:
-    """Loads what a deployment names. For the arguments see `incompatibility`.
+def load_reference(settings: Settings, embedding: int, reference: ModelReference) -> ProfileModel:
+    """Loads what a deployment names. embedding: numbers of a stored one.
 
     Raises InputError if the files are not those that were applied, or the job cannot serve them.
     Loaded beside the models in force, it must leave them the device's memory.
     """
     reference.verify()
     card = ModelCard.read(reference.path)
-    reason = incompatibility(card, settings.state.decay_days, embedding, texts_unread=texts_unread)
-    if reason:
+    if reason := incompatibility(card, settings.state.decay_days, embedding):
         raise InputError(reason)
     return load_checkpoint(settings, reference.path)
 
 
-def open_model_feed(settings: Settings, configured: ProfileModel, texts_unread: bool) -> ModelFeed:
-    """Opens the feed of a job. For the arguments see ModelFeed and `incompatibility`."""
+def open_model_feed(settings: Settings, configured: ProfileModel) -> ModelFeed:
+    """Opens the feed of a job. configured: see ModelFeed."""
     spec = models_spec(settings)
     return ModelFeed(
         spec,
         configured,
-        lambda reference: load_reference(settings, configured.dim, texts_unread, reference),
+        lambda reference: load_reference(settings, configured.dim, reference),
         lambda: spec.open(settings),
     )
 
 
-def fixed_models(
-    settings: Settings, configured: ProfileModel, texts_unread: bool
-) -> Fixed[ActiveModels]:
+def fixed_models(settings: Settings, configured: ProfileModel) -> Fixed[ActiveModels]:
     """Replaces `open_model_feed` where there is no Kafka: the model of the settings only."""
     return Fixed(ActiveModels(configured))
 

@@ -17,63 +17,25 @@ Contract of a sink, which Flink's checkpoints rely on:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 from cassandra.cluster import Session
 
-from liveprofile.attributes.statements import Statement
 from liveprofile.rows.profiles import (
     LATER_SUMS,
     PROFILE_DELTA,
     USER_LOOKALIKE,
     USER_PROFILE,
 )
-from liveprofile.rules.flag_policy import NoFlagHistory
 from liveprofile.rules.flags import RowPosition
 from liveprofile.segments.membership import ChangeKey, Membership, Memberships, MembershipWrite
 from liveprofile.settings import CassandraSettings, Settings
 from liveprofile.storage.schema import check_embedding_dim
 from udfs.cassandra import encoding
 from udfs.cassandra.batch_writer import Partition
-from udfs.cassandra.flag_state_cache import FlagStateCache
-from udfs.cassandra.memberships import (
-    MembershipTables,
-    read_memberships,
-    read_stored_changes,
-)
+from udfs.cassandra.memberships import MembershipTables
 from udfs.cassandra.sink import CassandraSink, Read, StoredState
 from udfs.privacy import StoredSums, SumsKey
 from udfs.profile.row import ProfileRow, decode_sums, encode_rows, encode_sums
-
-
-class NullSink(NoFlagHistory):
-    """The sink of `job.store = "none"` for both pipelines: stores nothing."""
-
-    drift_store = None
-
-    def snoozed(self, user_ids: Iterable[str]) -> dict[str, dict[str, int]]:
-        return {user_id: {} for user_id in user_ids}
-
-    def statements(self, user_ids: Iterable[str]) -> dict[str, list[Statement]]:
-        return {user_id: [] for user_id in user_ids}
-
-    def memberships(self, user_ids: Iterable[str]) -> dict[str, Memberships]:
-        return {user_id: {} for user_id in user_ids}
-
-    def stored_changes(self, keys: Iterable[ChangeKey]) -> dict[ChangeKey, Membership]:
-        return {}
-
-    def later_sums(self, keys: Sequence[Any]) -> list[None]:
-        return [None] * len(keys)
-
-    def write(self, rows: Sequence[Any]) -> None:
-        """Drops the rows."""
-
-    def flush(self) -> None:
-        """Returns at once."""
-
-    def close(self) -> None:
-        """Does nothing."""
 
 
 class CassandraProfileSink(CassandraSink[ProfileRow]):
@@ -89,7 +51,7 @@ class CassandraProfileSink(CassandraSink[ProfileRow]):
         self, settings: CassandraSettings, embedding_dim: int, session: Session | None = None
     ):
         self._embedding_dim = embedding_dim
-        super().__init__(settings, session, FlagStateCache())
+        super().__init__(settings, session)
 
     def _latest_reads(
         self, user_id: bytes, before: RowPosition, state: StoredState
@@ -118,10 +80,10 @@ class CassandraProfileSink(CassandraSink[ProfileRow]):
         self._membership_tables = MembershipTables(self._session, settings)
 
     def memberships(self, user_ids: Iterable[str]) -> dict[str, Memberships]:
-        return read_memberships(self._membership_tables, self._reads, user_ids)
+        return self._membership_tables.memberships(self._reads, user_ids)
 
     def stored_changes(self, keys: Iterable[ChangeKey]) -> dict[ChangeKey, Membership]:
-        return read_stored_changes(self._membership_tables, self._reads, keys)
+        return self._membership_tables.stored_changes(self._reads, keys)
 
     def later_sums(self, keys: Sequence[SumsKey]) -> list[StoredSums | None]:
         found: list[list[tuple[int, bytes]]] = [[] for _ in keys]
@@ -170,15 +132,10 @@ class CassandraProfileSink(CassandraSink[ProfileRow]):
             if row.later_sums is not None:
                 writes.append((self._insert_sums, encode_sums(row)))
             writes += self._flag_writes(row)
-            partitions.append(Partition(key, writes, encoding.mutation_bytes(writes)))
+            partitions.append(Partition(key, writes))
         return partitions
 
 
-ProfileSink = CassandraProfileSink | NullSink
-
-
-def open_profile_sink(settings: Settings, embedding_dim: int) -> ProfileSink:
-    """Opens the sink that `job.store` names. Raises like CassandraProfileSink."""
-    if settings.job.store == "none":
-        return NullSink()
+def open_profile_sink(settings: Settings, embedding_dim: int) -> CassandraProfileSink:
+    """Opens the sink of a worker. Raises like CassandraProfileSink."""
     return CassandraProfileSink(settings.cassandra, embedding_dim)

@@ -28,7 +28,7 @@ from models.fraud.reasons import explain
 from udfs.attribute_reads import CachedAttributes
 from udfs.privacy import LaterFlags, later_lists
 from udfs.scoring.drift_monitor import DriftMonitor
-from udfs.scoring.sink import ScoredEvent, ScoringSink
+from udfs.scoring.sink import CassandraScoringSink, ScoredEvent
 from udfs.worker import DATA_ERRORS, MAX_CONSECUTIVE_FAILED_ROWS, Feeds
 
 DRIFT_AFTER_DAYS = 30.0  # of events before the first drift alert
@@ -63,7 +63,7 @@ class EventScorer:
         self,
         settings: Settings,
         model: FraudModel,
-        sink: ScoringSink,
+        sink: CassandraScoringSink,
         feeds: Feeds,
         on_batch: Callable[[ScoringBatchTiming], None] = lambda timing: None,
         now_ms: Callable[[], float] = lambda: time.time() * SECOND_MS,
@@ -76,16 +76,15 @@ class EventScorer:
         self._failed_rows = 0  # since the last successful batch
 
     def _drift_monitor(self) -> DriftMonitor | None:
-        reference, store = self._model.reference, self._sink.drift_store
-        if reference is None or store is None:
-            missing = "store" if store is None else "reference.json"
-            log.info("drift monitoring is off: model %s has no %s", self._model.version, missing)
+        reference, version = self._model.reference, self._model.version
+        if reference is None:
+            log.info("drift monitoring is off: model %s has no reference.json", version)
             return None
         return DriftMonitor(
             reference,
-            self._model.version,
+            version,
             self._model.names,
-            store,
+            self._sink.drift_store,
             DRIFT_AFTER_DAYS,
             event_source=self._settings.job.event_source,
         )

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from cassandra.cluster import Session
 from cassandra.query import UNSET_VALUE
 
 from liveprofile.rows.risk import RISK_SCORE_BY_HOUR, RISK_SCORE_HOURS, score_hour_ms
-from liveprofile.rules.flags import Flag, FlaggedRow, RowPosition
+from liveprofile.rules.flags import Flag, RowPosition
 from liveprofile.settings import MAX_TTL_S, CassandraSettings, Settings
 from liveprofile.units import HOUR_MS
 from liveprofile.wire.scored_events import ENTITIES
 from udfs.cassandra import encoding
 from udfs.cassandra.batch_writer import Partition
 from udfs.cassandra.encoding import Values
-from udfs.cassandra.flag_state_cache import CachedFlagState, FlagStateCache
 from udfs.cassandra.sink import CassandraSink, Read, StoredState
-from udfs.profile.sink import NullSink
 from udfs.scoring.drift_store import CassandraDriftStore
 
 # How often the row of a user's hour is written again, and how long it outlives the hour's scores.
@@ -56,20 +54,6 @@ class ScoredEvent(NamedTuple):
         return 0
 
 
-class _NoFlagStateCache(FlagStateCache):
-    """Caches nothing, so that every flag history is read from the tables.
-
-    The scoring pipeline does not deliver a user's events in time order: a late event may follow
-    later ones that are stored. Few events need their history.
-    """
-
-    def put(self, user_id: str, state: CachedFlagState) -> None:
-        """Does nothing."""
-
-    def update(self, rows: Iterable[FlaggedRow]) -> None:
-        """Does nothing."""
-
-
 class WrittenHours:
     """The hours of users that were written lately. When full (MAX_HOURS), it is cleared.
 
@@ -102,7 +86,7 @@ class CassandraScoringSink(CassandraSink[ScoredEvent]):
     ):
         self._score_ttl_s = score_ttl_s
         self._written_hours = WrittenHours()
-        super().__init__(settings, session, _NoFlagStateCache())
+        super().__init__(settings, session)
 
     def _latest_reads(
         self, user_id: bytes, before: RowPosition, state: StoredState
@@ -148,26 +132,19 @@ class CassandraScoringSink(CassandraSink[ScoredEvent]):
             user_id, hour_ms = row.user_id.encode(), score_hour_ms(row.event_ms)
             hour = encoding.bigint(hour_ms)
             score_writes = [(self._insert_score, _encode_score(row))]
-            partitions.append((encoding.partition_key(user_id, hour), score_writes))
+            partitions.append(Partition(encoding.partition_key(user_id, hour), score_writes))
             of_user = self._flag_writes(row)
             if self._written_hours.add(row.user_id, hour_ms):
                 # Of the hour's end, so that a delete of the events up to a time keeps the hour.
                 written_us = (hour_ms + HOUR_MS) * 1_000 - 1
                 of_user.append((self._insert_hour, [user_id, hour, encoding.bigint(written_us)]))
             if of_user:
-                partitions.append((user_id, of_user))
-        return [
-            Partition(key, writes, encoding.mutation_bytes(writes)) for key, writes in partitions
-        ]
+                partitions.append(Partition(user_id, of_user))
+        return partitions
 
 
-ScoringSink = CassandraScoringSink | NullSink
-
-
-def open_scoring_sink(settings: Settings) -> ScoringSink:
-    """Opens the sink that `job.store` names. Raises like CassandraScoringSink."""
-    if settings.job.store == "none":
-        return NullSink()
+def open_scoring_sink(settings: Settings) -> CassandraScoringSink:
+    """Opens the sink of a worker. Raises like CassandraSink."""
     return CassandraScoringSink(settings.cassandra, settings.scoring.score_ttl_s)
 
 

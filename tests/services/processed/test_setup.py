@@ -1,4 +1,4 @@
-"""Commands about a job and its stack: setup, migrations, doctor, rejected events."""
+"""Commands about a job and its stack: setup, doctor, rejected events."""
 
 from __future__ import annotations
 
@@ -63,8 +63,6 @@ def test_setup_creates_nothing_that_exists(job: JobUnderTest) -> None:
         "keyspace": job.settings.cassandra.keyspace,
         "migrations_applied": [],
     }
-    steps = job.run("job", "migrations")
-    assert {step["state"] for step in steps} == {"applied"} and steps
 
 
 def test_rejected_event_is_listed_and_shown(job: JobUnderTest) -> None:

@@ -27,7 +27,7 @@ def raw_profile(user_id: str = "42", end_ms: int = NOW_MS) -> RawProfile:
         events_total=7,
         segments=("new", "loyal"),
         profile='{"features":{"churn":0.25,"recency_days":null},"interests":{"café":0.5,"tea":0.25},'
-        '"category_affinity":{"café":1.0},"next_items":["b","a","c"]}',
+        '"category_affinity":{"café":1.0},"next_items":["b","a","c"],"used_coupon":false}',
         embedding=[1.0, 0.0],
     )
     return RawProfile(**profile_fields() | values)

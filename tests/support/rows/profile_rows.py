@@ -8,7 +8,7 @@ from liveprofile.rules.flags import Flag
 from liveprofile.units import MINUTE_MS
 from tests.support.rows.stored_rows import profile_fields
 from udfs.profile.row import ProfileRow
-from udfs.profile.sink import ProfileSink
+from udfs.profile.sink import CassandraProfileSink
 
 DIM = 4
 TABLES = ("user_profile", "profile_delta", "risk_flag", "risk_flag_by_day", "user_lookalike")
@@ -65,6 +65,6 @@ def flag(rule_id: str = "rule", **changes: object) -> Flag:
     )._replace(**changes)
 
 
-def write_and_flush(sink: ProfileSink, *rows: ProfileRow) -> None:
+def write_and_flush(sink: CassandraProfileSink, *rows: ProfileRow) -> None:
     sink.write(rows)
     sink.flush()

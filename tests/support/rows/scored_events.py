@@ -5,7 +5,7 @@ from __future__ import annotations
 from liveprofile.rules.flags import Flag
 from liveprofile.units import HOUR_MS
 from tests.support.rows import profile_rows
-from udfs.scoring.sink import ScoredEvent, ScoringSink
+from udfs.scoring.sink import CassandraScoringSink, ScoredEvent
 
 START_MS = 1_700_000_000_000
 
@@ -32,6 +32,6 @@ def flag(rule_id: str = "a", hour: int = 0, **changes: object) -> Flag:
     return profile_rows.flag(rule_id, **{"event_id": f"e{hour}", **changes})
 
 
-def write_and_flush(sink: ScoringSink, *rows: ScoredEvent) -> None:
+def write_and_flush(sink: CassandraScoringSink, *rows: ScoredEvent) -> None:
     sink.write(rows)
     sink.flush()

@@ -6,17 +6,13 @@ import asyncio
 import json
 import time
 from contextlib import closing
-from typing import Any
 from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
-import torch
 
 from benchmarks import alerts
-from benchmarks.gpu import NOT_MEASURED, measure_gpu, time_batches
 from benchmarks.latency import schedule
-from benchmarks.load.rows import generated_rows
 from benchmarks.load.workload import START_MS, Workload
 from benchmarks.serve import (
     Measured,
@@ -26,7 +22,6 @@ from benchmarks.serve import (
 from benchmarks.support.journal import Journal, JournalReader, OpenJournalMetrics
 from liveprofile.kafka.partitioner import partition_of
 from liveprofile.settings import Settings
-from tests.support.model_folders import SHIPPED
 
 SMALL = Workload(4_000, 300, hours=1)
 SETTINGS = Settings()
@@ -132,29 +127,3 @@ def test_latency_counts_from_the_planned_time() -> None:
     slow = measured_on(0.02)
     assert slow.statuses["200"] == len(slow.latency_ms["single"]) == fast.statuses["200"]
     assert max(slow.latency_ms["single"]) > 200
-
-
-class Model:
-    decay_days = 30.0
-
-    def __init__(self, calls: list[Any]):
-        self._calls = calls
-
-    def score(self, *inputs: Any) -> None:
-        self._calls.append((len(inputs), len(inputs[2])))
-
-
-@pytest.mark.slow
-def test_clock_is_read_when_the_gpu_has_finished() -> None:
-    calls: list[Any] = []
-    rows = generated_rows(SMALL).take(range(150))
-    times = time_batches(Model(calls), rows, 2, lambda: calls.append("wait"))
-    assert [*times] == [1, 64]
-    assert calls[-4:] == ["wait", (6, 64), (6, 64), "wait"]
-    assert calls.count("wait") == 2 * 2**2  # before and after each size and round
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(torch.cuda.is_available(), reason="torch finds a CUDA GPU")
-def test_without_a_gpu_nothing_is_measured() -> None:
-    assert measure_gpu(SHIPPED, SMALL, 1) == {"result": NOT_MEASURED}

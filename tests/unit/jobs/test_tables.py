@@ -1,4 +1,4 @@
-"""Where the sources of the job start, and how far their partitions may drift apart."""
+"""The options of the job's sources and sink."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import re
 
 import pytest
 
-from jobs import profile_job
 from jobs.sql import tables
 from liveprofile.settings import load
 
@@ -39,19 +38,6 @@ def test_partitions_are_aligned_by_the_setting_in_a_stream_only() -> None:
         assert "alignment" not in ddl
 
 
-def test_setting_bounds_the_wait_of_a_fetch_of_scored_events_only() -> None:
-    made = profile_job.kafka_scoring_tables(load(scoring={"fetch_wait_ms": 123}))
-    assert "'properties.fetch.max.wait.ms' = '123'" in made.source
-    assert "'properties.fetch.max.wait.ms' = '500'" in made.labels
-
-
-def test_sink_writes_every_topic_that_the_job_sends_to() -> None:
-    topics = load().topics
-    ddl = tables.kafka_sink("sink", load())
-    sent = (topics.rejected, topics.late, topics.alerts, topics.segment_changes)
-    assert f"'topic' = '{';'.join(sent)}'" in ddl
-
-
 def test_two_jobs_share_no_consumer_group_and_no_transaction() -> None:
     """So an old and a new job can run at the same time (docs/operate.md)."""
     old, new = load(), load(job={"name": "green"}, kafka={"group_id": "green"})
@@ -69,3 +55,25 @@ def test_two_jobs_share_no_consumer_group_and_no_transaction() -> None:
     ddl = tables.kafka_sink("sink", new)
     assert "'sink.delivery-guarantee' = 'at-least-once'" in ddl and "transactional" not in ddl
     assert ddl == tables.kafka_sink("sink", old)
+
+
+SHADED = "org.apache.flink.kafka.shaded.org.apache.kafka.common"
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "module"),
+    [("PLAIN", "plain.PlainLoginModule"), ("SCRAM-SHA-256", "scram.ScramLoginModule")],
+)
+def test_password_is_quoted_for_the_login_module(mechanism: str, module: str) -> None:
+    kafka = {
+        "security_protocol": "SASL_PLAINTEXT",
+        "sasl_mechanism": mechanism,
+        "username": "me",
+        "password": 'a "quoted" \\ one',
+    }
+    written = tables.kafka_properties(load(kafka=kafka).kafka)
+    assert written["properties.sasl.mechanism"] == mechanism
+    assert written["properties.sasl.jaas.config"] == (
+        f'{SHADED}.security.{module} required username="me" password="a \\"quoted\\" \\\\ one";'
+    )
+    assert not any("ssl" in name for name in written)

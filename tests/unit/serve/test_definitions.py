@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 from serve.keys import Role
 from tests.support.memory.api import NOW_MS, MemoryApi
 from tests.support.rows.rule_examples import SHIPPED_RULES, rule
+from tests.support.rows.statements import stated
 
 Connect = Callable[..., TestClient]
 SEGMENT = {"id": "big", "when": "amount > 100", "owner": "anna", "description": "Big spenders"}
@@ -145,3 +146,11 @@ def test_preview_says_who_enters_and_leaves(connect: Connect, api: MemoryApi) ->
     bad = {"segments": [SEGMENT | {"when": "x > 1"}]}
     assert client.post("/v1/segments:preview", json=bad).status_code == 422
     assert api.audit == []
+
+
+def test_preview_knows_what_others_state_about_users(connect: Connect, api: MemoryApi) -> None:
+    api.put(stated("42", NOW_MS, purpose="marketing", age_band="65+"))
+    body = {"segments": [SEGMENT | {"id": "seniors", "when": 'attribute("age_band") == "65+"'}]}
+    preview = connect(Role.ANALYST).post("/v1/segments:preview", json=body).json()
+    [found] = [each for each in preview["segments"] if each["segment_id"] == "seniors"]
+    assert (found["enter"], found["entering"]) == (1, ["42"])

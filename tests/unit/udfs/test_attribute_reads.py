@@ -6,7 +6,6 @@ from collections.abc import Iterable
 
 from liveprofile.attributes.statements import SEGMENT_PURPOSES, Statement
 from liveprofile.rules.conditions import TextCall
-from liveprofile.units import DAY_MS
 from tests.support.rows.statements import stated
 from udfs.attribute_reads import CachedAttributes
 
@@ -50,12 +49,6 @@ def test_full_cache_is_cleared() -> None:
     assert store.reads == [["u"], ["u", "v", "w"]]
     assert values(cache, "x") == [{}]
     assert store.reads[2:] == [["x"]]
-
-
-def test_each_row_sees_what_is_valid_at_its_time() -> None:
-    cache = CachedAttributes(Store(stated("u", START_MS, days=1, a=1)))
-    times_ms = [START_MS, START_MS + DAY_MS - 1, START_MS + DAY_MS]
-    assert cache.values(["u"] * 3, times_ms, SEGMENT_PURPOSES) == [{"a": 1}, {"a": 1}, {}]
 
 
 def test_rules_see_attributes_for_risk_only() -> None:

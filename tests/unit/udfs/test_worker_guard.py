@@ -20,7 +20,7 @@ from udfs.worker_guard import Watched
 
 pytestmark = pytest.mark.slow
 
-NOTICE_S, PAUSE_S = 1.0, 1.5
+NOTICE_S, PAUSE_S = 0.5, 1.0
 TIMEOUT_S = 60.0
 
 # Its operator closes, so its server too, when argv[1] is sent to it. It outlives that, as a
@@ -55,8 +55,7 @@ class Processes:
     def __init__(self, closes_on: str):
         self.taskmanager = self._start(TASKMANAGER, closes_on)
         port = int(self._first_line(self.taskmanager))
-        inode = worker_guard.listening_inode(port)
-        assert inode is not None
+        inode = next(i for i, p in worker_guard.listening_sockets().items() if p == port)
         arguments = (self.taskmanager.pid, inode, NOTICE_S, PAUSE_S)
         self.worker = self._start(WORKER, *map(str, arguments))
         self.guard = psutil.Process(int(self._first_line(self.worker)))
@@ -124,16 +123,6 @@ def test_taskmanager_is_suspended_if_operator_stays_open(
     assert "still hangs" not in written
 
 
-def test_taskmanager_goes_on_and_log_says_so_if_suspension_does_not_help(
-    processes: Callable[[str], Processes],
-) -> None:
-    each = processes("SIGUSR1")
-    each.kill_worker()
-    wait_until(lambda: not each.guard.is_running())
-    assert not each.is_suspended()
-    assert "still hangs. Restart the TaskManager" in each.end()
-
-
 def test_nothing_is_suspended_if_operator_notices(processes: Callable[[str], Processes]) -> None:
     each = processes("SIGUSR1")
     each.kill_worker()
@@ -164,12 +153,6 @@ def test_terminated_guard_leaves_no_taskmanager_suspended(
     wait_until(lambda: not each.is_suspended())
 
 
-def test_release_ends_the_guard_of_a_worker_that_closes_in_order() -> None:
-    process = worker_guard.start(Watched(os.getpid(), os.getpid(), 0))
-    worker_guard.WorkerGuard(process).release()
-    assert process.returncode is not None
-
-
 @pytest.mark.parametrize(
     ("main_class", "found"),
     [
@@ -191,8 +174,3 @@ def test_taskmanager_is_found_as_parent_of_the_shell(main_class: str, found: boo
         inode = os.fstat(server.fileno()).st_ino
     expected = Watched(int(worker_pid), int(taskmanager_pid), inode) if found else None
     assert watched.strip() == str(expected)
-
-
-def test_process_without_control_endpoint_gets_no_guard() -> None:
-    assert worker_guard.find_watched(os.getpid(), "") is None
-    worker_guard.open_worker_guard().release()

@@ -39,15 +39,6 @@ def test_unknown_id_is_requested_again_after_a_while(server: RegistryServer) -> 
         assert registry.reader(1)(b"\x02c") == b'{"id":"c"}'
 
 
-def test_id_out_of_range_and_a_missing_url_ask_nobody(
-    server: RegistryServer, registry: SchemaRegistry
-) -> None:
-    assert "not negative" in unknown(registry, -1)
-    with closing(SchemaRegistry(DecoderSettings())) as without:
-        assert "decoder.registry_url is not set" in unknown(without, 1)
-    assert server.requests == []
-
-
 @pytest.mark.parametrize("status", [401, 429, 500, 503])
 def test_refusal_is_an_outage_and_not_a_verdict_on_the_schema(
     status: int, server: RegistryServer, registry: SchemaRegistry

@@ -73,24 +73,16 @@ def test_accepted_message_format_works_for_every_number(spec: str, number: float
 
 def test_error_lists_every_problem(tmp_path: Path) -> None:
     file = tmp_path / "rules.toml"
-    broken = RULES_TOML.replace("[[rules]]", "[[rules]]\ntypo = 1").replace(
-        "purchases >=", "purchase >="
-    )
-    file.write_text(RULES_TOML + broken.partition("\n")[2])
+    broken = RULES_TOML.replace("[[rules]]", "[[rules]]\ntypo = 1")
+    first = RULES_TOML.replace("purchases >=", "purchase >=")
+    file.write_text(first + broken.partition("\n")[2])
     with pytest.raises(RulesError) as error:
         read_rules(file)
     assert [(found.line, found.key) for found in error.value.problems] == [
+        (6, "when"),
         (16, "typo"),
-        (19, "when"),
     ]
     assert "(and 1 more:" in str(error.value)
-
-
-def test_repeated_rule_id_is_rejected(tmp_path: Path) -> None:
-    file = tmp_path / "rules.toml"
-    file.write_text(RULES_TOML + RULES_TOML.partition("\n")[2])
-    with pytest.raises(RulesError, match=r":16: rule many: id: another rule has the same id"):
-        read_rules(file)
 
 
 @pytest.mark.parametrize(
@@ -140,6 +132,7 @@ def test_signed_record_gives_its_signing_time(value: bytes | None) -> None:
         (RuleSigner("o" * 32, "risk-rules"), b"a", b"1", {}),
         (RuleSigner(KEY, "other-rules"), b"a", b"1", {}),
         (SIGNER, b"b", b"1", {}),
+        (SIGNER, b"", b"a1", {}),
         (SIGNER, b"a", b"2", {}),
         (SIGNER, b"a", b"", {}),
         (SIGNER, b"a", None, {}),
@@ -155,9 +148,3 @@ def test_change_of_any_part_is_detected(
     headers = as_read(SIGNER.headers(b"a", b"1", 5))
     with pytest.raises(SignatureError, match="the signature is wrong"):
         signer.verify(rule_id, value, headers | changed)
-
-
-def test_bytes_cannot_move_between_key_and_value() -> None:
-    headers = as_read(SIGNER.headers(b"ab", b"c", 5))
-    with pytest.raises(SignatureError):
-        SIGNER.verify(b"a", b"bc", headers)

@@ -1,4 +1,4 @@
-"""Batches: the server's limits, packing and grouping by replica set."""
+"""Batches: the server's limits, and packing."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 from cassandra import InvalidRequest, Unauthorized
-from cassandra.metadata import Murmur3Token
 from hypothesis import given
 from hypothesis import strategies as st
 
-from udfs.cassandra.batch_writer import BatchLimits, ReplicaSets, pack, parse_size, server_limits
+from udfs.cassandra.batch_writer import BatchLimits, pack, server_limits
 
 
 @given(st.lists(st.integers(1, 300)), st.integers(1, 400), st.integers(1, 9))
@@ -25,14 +24,6 @@ def test_pack_puts_every_position_in_one_batch_within_the_limits(
         assert len(batch) == 1 or sum(sizes[position] for position in batch) <= limit_bytes
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [("5KiB", 5_120), ("64 KiB", 65_536), ("1MiB", 1 << 20), ("10", 10), (None, 7), ("null", 7)],
-)
-def test_parse_size(text, expected):
-    assert parse_size(text, default=7) == expected
-
-
 TUNED = {
     "batch_size_warn_threshold": "64KiB",
     "unlogged_batch_across_partitions_warn_threshold": "200",
@@ -44,44 +35,17 @@ TUNED = {
     [
         (TUNED, (40_000, 200)),
         ({"batch_size_warn_threshold": "5KiB"}, (5_120, 10)),
+        ({"batch_size_warn_threshold": "1MiB"}, (40_000, 10)),
+        ({"batch_size_warn_threshold": None}, (5_120, 10)),
         (Unauthorized("no"), (5_120, 10)),
         (InvalidRequest("no such table"), (5_120, 10)),
     ],
-    ids=["settings lower", "server lower", "server hides its limits", "server without the table"],
+    ids=["ours lower", "server lower", "larger unit", "off", "hidden", "without the table"],
 )
 def test_server_limits_are_the_lower_of_settings_and_server(answer, expected):
     def execute(query):
         if isinstance(answer, Exception):
             raise answer
-        return [SimpleNamespace(name=name, value=value) for name, value in answer.items()]
+        return answer.items()
 
     assert server_limits(SimpleNamespace(execute=execute)) == expected
-
-
-def metadata(replicas: dict[int, set[str]]) -> SimpleNamespace:
-    """A cluster's metadata; replicas: token at the end of a range -> nodes that hold the range."""
-    ring = sorted(map(Murmur3Token, replicas))
-    token_map = SimpleNamespace(
-        token_class=Murmur3Token,
-        ring=ring,
-        get_replicas=lambda keyspace, token: [
-            SimpleNamespace(host_id=host) for host in sorted(replicas[token.value])
-        ],
-    )
-    return SimpleNamespace(token_map=token_map)
-
-
-def test_keys_are_grouped_by_the_nodes_that_hold_them():
-    quarter = 1 << 62
-    nodes = {-quarter: {"a", "b"}, 0: {"b", "c"}, quarter: {"a", "b"}}
-    keys = [str(n).encode() for n in range(500)]
-
-    def nodes_of(key: bytes) -> set[str]:
-        token = Murmur3Token.hash_fn(key)
-        return nodes[next((end for end in sorted(nodes) if token <= end), min(nodes))]
-
-    groups = ReplicaSets(metadata(nodes), "ks").group(keys)
-    assert sorted(position for group in groups for position in group) == list(range(500))
-    assert len(groups) == 2
-    for group in groups:
-        assert len({frozenset(nodes_of(keys[position])) for position in group}) == 1

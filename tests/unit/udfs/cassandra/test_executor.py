@@ -17,7 +17,7 @@ from cassandra.protocol import OverloadedErrorMessage
 from liveprofile.errors import StoreError
 from liveprofile.settings import CassandraSettings
 from udfs.cassandra import executor as executor_module
-from udfs.cassandra.executor import MAX_BACKOFF_S, StatementExecutor, backoff_s, is_retryable
+from udfs.cassandra.executor import StatementExecutor, is_retryable
 
 TIMED_OUT = OperationTimedOut({"node": "time-out"})
 
@@ -134,9 +134,3 @@ def test_error_that_is_not_retryable_raises_at_once():
 )
 def test_is_retryable(error, expected):
     assert is_retryable(error) is expected
-
-
-def test_backoff_grows_to_its_maximum():
-    longest = [backoff_s(attempts, 1.0) for attempts in range(1, 100)]
-    assert longest == sorted(longest) and longest[-1] == MAX_BACKOFF_S
-    assert backoff_s(1, 0.0) == pytest.approx(longest[0] / 2)

@@ -13,11 +13,8 @@ import pytest
 
 from liveprofile.errors import InputError
 from liveprofile.events.modalities import PLACE, TEXT, Modality
-from liveprofile.resources import product_path
 from liveprofile.rules.rules import RuleSet
 from liveprofile.settings import load
-from liveprofile.units import DAY_MS
-from liveprofile.value_curves import values_at
 from liveprofile.wire.tokens import FIELD, WINDOW
 from tests.support.memory.sinks import MemoryProfileSink
 from tests.support.paths import ROOT
@@ -227,47 +224,3 @@ def test_rules_and_segments_read_what_others_state_for_their_purpose(model: Any)
     assert sink.segments.members_of("low") == set()
     reason = sink.segments.memberships(["a"])["a"]["high"].reason
     assert json.loads(reason)["values"] == {'attribute("band")': "high"}
-
-
-def test_profile_carries_the_curves_of_the_model() -> None:
-    import torch
-
-    from models.profile import checkpoint
-    from models.profile.inference import ProfileModel
-    from models.profile.values import INPUTS, ValueCurveHead
-
-    network, items, categories, card = checkpoint.load(product_path(load().model.checkpoint))
-    head = network.value_curves = ValueCurveHead(len(INPUTS), 2, 2).eval()
-    head.after_days.copy_(torch.tensor([0.0, 7.0]))
-    head.horizon_days.copy_(torch.tensor([30.0, 7.0]))
-    # Order of the outputs: horizon, value, knot.
-    churn_and_rest = [-1.0, 1.0, 0.0, 0.0, 0.0, 0.0]
-    head.out.bias.data.copy_(torch.tensor([*churn_and_rest, *[0.0] * 6]))
-    model = ProfileModel(
-        network,
-        items,
-        categories,
-        card.model_dump(),
-        device=torch.device("cpu"),
-        batch_rows=512,
-        length_buckets=(8,),
-    )
-    sink = MemoryProfileSink()
-    ProfileUpdater(load(), model, sink, feeds()).update(batch("a", "b"))
-    row = sink.profiles["a"]
-    profile, delta = orjson.loads(row.profile), orjson.loads(row.delta)
-    assert "value_curves" not in delta
-    assert profile["value_curves"] == {
-        "after_days": [0.0, 7.0],
-        "horizon_days": [30, 7],
-        "churn": [[0.2689, 0.7311], [0.5, 0.5]],
-        "expected_spend": [[0.69, 0.69], [0.69, 0.69]],
-        "purchase_in_days": [[0.69, 0.69], [0.69, 0.69]],
-    }
-    assert row.churn == profile["features"]["churn"] == pytest.approx(0.268941, abs=1e-6)
-    # Before and after are values at one moment: the window's end, five minutes after its start.
-    share = np.log1p(300_000 / 86_400_000) / np.log(8)
-    expected = 0.268941 + share * (0.731059 - 0.268941)
-    assert delta["before"]["churn"] == pytest.approx(expected, abs=2e-6)
-    later = values_at(profile, profile["features"], END_MS, END_MS + 7 * DAY_MS)
-    assert later["churn"] == 0.7311

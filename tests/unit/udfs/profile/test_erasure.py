@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from liveprofile.consent.changes import PURPOSES, ConsentTable
 from liveprofile.features.baselines import COLUMNS
 from liveprofile.privacy.erasures import ErasureTable
 from liveprofile.segments.membership import Membership
@@ -18,8 +17,8 @@ from udfs.privacy import (
     LaterWindows,
     StoredSums,
     SumsKey,
-    usable_windows,
 )
+from udfs.profile.batch import ProfileBatch
 
 LENGTH_MS = 100
 
@@ -34,16 +33,6 @@ def table(**before_ms: int) -> ErasureTable:
 def window(end_ms: int, *times_ms: int) -> str:
     tokens = (FIELD.join((str(time_ms), "d", "i", "c", "2.5")) for time_ms in times_ms)
     return EVENT.join((str(end_ms), *tokens))
-
-
-def test_windows_that_begin_before_the_erasure_are_refused_without_payloads() -> None:
-    event = FIELD.join(("150", "3", "77", '{"secret": 1}'))
-    consents = ConsentTable(dict.fromkeys(PURPOSES, True))
-    rows = ["a", "a", "b", "a"], [100, 200, 100, 201], [event] * 4
-    found = usable_windows(*rows, consents, table(a=201, c=900))
-    assert found.rows == [2, 3]
-    assert [len(row) for row in found.refused] == [1, 1, 0, 0]
-    assert found.refused[0][0] == ("ERASED", "window", "3", "77", "")
 
 
 def test_history_keeps_later_windows_and_purchases() -> None:
@@ -91,16 +80,12 @@ class Job:
         sums = added + 1_000_000
         count = len(starts_ms)
         history = [window(start_ms + LENGTH_MS, start_ms + 1) for start_ms in starts_ms]
-        found = self.worker.without_past(
-            ["a"] * count,
-            starts_ms,
-            history,
-            [""] * count,
-            added,
-            sums,
-            erased,
+        starts = np.array(starts_ms)
+        batch = ProfileBatch(
+            ["a"] * count, starts, starts + LENGTH_MS, [], history, [""] * count, added, sums
         )
-        if found.users:
+        found, users = self.worker.without_past(batch, erased)
+        if users:
             for start_ms, row in zip(starts_ms, found.sums, strict=True):
                 end_ms = start_ms + LENGTH_MS
                 self.stored[end_ms] = StoredSums(end_ms, tuple(row.tolist()))

@@ -13,7 +13,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from liveprofile.errors import ServiceError
 from liveprofile.kafka.records import Record
 from liveprofile.resources import sha256
 from liveprofile.settings import load
@@ -72,20 +71,13 @@ def configured() -> Any:
 def feed_of(configured: Any) -> Iterator[Callable[..., ModelFeed]]:
     feeds = []
 
-    def open_feed(*topics: FakeTopic, texts_unread: bool = False) -> ModelFeed:
-        left = list(topics)
-
-        def open_source() -> FakeTopic:
-            if not left:
-                raise ServiceError("Kafka is down")
-            return left.pop(0)
-
+    def open_feed(topic: FakeTopic) -> ModelFeed:
         feeds.append(
             ModelFeed(
                 models_spec(SETTINGS),
                 configured,
-                lambda reference: load_reference(SETTINGS, configured.dim, texts_unread, reference),
-                open_source,
+                lambda reference: load_reference(SETTINGS, configured.dim, reference),
+                lambda: topic,
                 poll_timeout_s=0.01,
                 retry_s=0.01,
             )
@@ -100,17 +92,6 @@ def feed_of(configured: Any) -> Iterator[Callable[..., ModelFeed]]:
 def versions(feed: ModelFeed) -> dict[str, int]:
     """The number of USERS by model version."""
     return {model.version: len(rows) for model, rows in feed.current().split(USERS)}
-
-
-def test_configured_model_serves_with_its_own_revision_until_the_first_record(
-    feed_of: Callable[..., ModelFeed], configured: Any, models: Models
-) -> None:
-    topic = FakeTopic()
-    feed = feed_of(topic)
-    assert feed.current().model is configured and feed.revision == 0
-    topic.put(models.apply("b"))
-    until(lambda: versions(feed) == {"b": len(USERS)})
-    assert feed.current().model.revision == feed.revision == deployment.FIRST_REVISION
 
 
 def test_canary_then_all_then_rollback(
@@ -131,30 +112,11 @@ def test_canary_then_all_then_rollback(
     assert configured.revision < deployment.FIRST_REVISION
 
 
-def _damage_weights(folder: Path) -> None:
-    file = folder / WEIGHTS
-    file.write_bytes(file.read_bytes()[:-100] + b"x" * 100)
-
-
-def _remove_vocabulary(folder: Path) -> None:
-    (folder / "vocabulary.json").unlink()
-
-
 def _remove_folder(folder: Path) -> None:
     folder.rename(folder.with_name("elsewhere"))
 
 
-@pytest.mark.parametrize(
-    ("damage", "reason"),
-    [
-        (_damage_weights, "its SHA-256 is not that of the record"),
-        (_remove_vocabulary, "No such file"),
-        (_remove_folder, "No such file"),
-    ],
-)
-def test_damaged_model_is_refused_and_the_old_one_serves_also_after_a_restart(
-    damage: Callable[[Path], None],
-    reason: str,
+def test_missing_model_is_refused_and_the_old_one_serves_also_after_a_restart(
     feed_of: Callable[..., ModelFeed],
     models: Models,
     caplog: pytest.LogCaptureFixture,
@@ -163,12 +125,12 @@ def test_damaged_model_is_refused_and_the_old_one_serves_also_after_a_restart(
     feed = feed_of(topic)
     serving = feed.current()
     record = models.apply("c")
-    damage(models.folder("c"))
+    _remove_folder(models.folder("c"))
     with caplog.at_level(logging.WARNING):
         topic.put(record)
         until(lambda: feed.refused == 1)
     assert feed.current() is serving
-    assert reason in caplog.text and "model b stays in force" in caplog.text
+    assert "No such file" in caplog.text and "model b stays in force" in caplog.text
 
     restarted = feed_of(FakeTopic(record))
     assert versions(restarted) == {"b": len(USERS)}
@@ -183,7 +145,6 @@ def test_damaged_model_is_refused_and_the_old_one_serves_also_after_a_restart(
     ("card_fields", "reason"),
     [
         ({"decay_days": 7.0}, "state.decay_days = 30"),
-        ({"format": 1}, "format = 1"),
         ({"ranked_items": 0}, "ranked_items"),
     ],
 )
@@ -230,14 +191,13 @@ def test_model_whose_outputs_are_no_numbers_is_refused(
     assert "no finite numbers" in caplog.text
 
 
-@pytest.mark.parametrize("canary", [None, 20])
 def test_model_without_room_beside_the_old_one_is_refused(
-    canary: int | None, configured: Any, models: Models, caplog: pytest.LogCaptureFixture
+    configured: Any, models: Models, caplog: pytest.LogCaptureFixture
 ) -> None:
     def no_room(_reference: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
 
-    topic = FakeTopic(models.apply("b", canary=canary))
+    topic = FakeTopic(models.apply("b", canary=20))
     timing = {"poll_timeout_s": 0.01, "retry_s": 0.01}
     with caplog.at_level(logging.WARNING):
         feed = ModelFeed(models_spec(SETTINGS), configured, no_room, lambda: topic, **timing)
@@ -293,14 +253,3 @@ def test_rollback_needs_no_file(feed_of: Callable[..., ModelFeed], models: Model
     _remove_folder(models.folder("b"))
     topic.put(models.rollback())
     until(lambda: versions(feed) == {"b": len(USERS)})
-
-
-def test_failing_topic_keeps_the_model_and_is_read_again(
-    feed_of: Callable[..., ModelFeed], models: Models
-) -> None:
-    record = models.apply("b")
-    first, second = FakeTopic(record), FakeTopic(models.apply("c"))
-    feed = feed_of(first, second)
-    assert versions(feed) == {"b": len(USERS)}
-    first.put(ServiceError("the broker ended"))
-    until(lambda: versions(feed) == {"c": len(USERS)})

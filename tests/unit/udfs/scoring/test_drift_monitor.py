@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import logging
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from dataclasses import replace
 from typing import Any
 
 import jsonschema
@@ -226,11 +224,3 @@ def test_scorer_sends_alerts_of_the_monitor_without_duplicates() -> None:
     assert monitor.seen == [(len(model.names), ["u"] * 5, [0, 1, 2, 3])]
     message = FIELD.join(("risk-alerts", model.version, *[""] * 5)) + WINDOW + '{"drift": 1}'
     assert [message in of_row for of_row in sent] == [False] * 3 + [True, False]
-
-
-def test_model_without_reference_is_not_monitored(caplog: pytest.LogCaptureFixture) -> None:
-    model = replace(FraudModel.load(product_path(load().scoring.checkpoint)), reference=None)
-    with caplog.at_level(logging.INFO):
-        scorer = ScoringHarness(model)
-    assert f"drift monitoring is off: model {model.version} has no reference.json" in caplog.text
-    assert scorer.score(purchases(2), range(2)) is not None

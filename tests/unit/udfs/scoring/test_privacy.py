@@ -114,20 +114,3 @@ def test_users_who_are_erased_while_events_arrive_start_from_nothing(
     of_erased = {key: row for key, row in before.items() if key[0] in erased}
     assert len(of_erased) > 20 and {key: whole[key] for key in of_erased} == of_erased
     assert sum(user in erased for user, _, _ in kept) > 20
-
-
-def test_erased_events_are_not_scored_and_others_of_the_batch_are(model: FraudModel) -> None:
-    feed = HashedErasureTable()
-    feed.put("gone", START_MS + 90_000)
-    scorer = ScoringHarness(model, erasures=feed)
-    arrivals = [
-        each
-        for pair in zip(purchases(3, user="gone"), purchases(3, user="kept"), strict=True)
-        for each in pair
-    ]
-    scorer.score(arrivals, range(6))
-    scored = {event_key(each) for each in arrivals if isinstance(each, Event)}
-    gone = {event_key(each) for each in arrivals[:4:2] if isinstance(each, Event)}
-    assert scorer.sink.scores.keys() == scored - gone
-    assert [timing.rows for timing in scorer.timings] == [4]
-    assert scorer.score(arrivals, [0, 2]) == [[], []] and len(scorer.timings) == 1

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from cassandra.query import SimpleStatement
 
-from liveprofile.rules.flags import FlagHistory, FlagQuery
 from liveprofile.units import HOUR_MS
-from tests.support.rows.scored_events import START_MS, flag, scored_event
+from tests.support.rows.scored_events import START_MS
 from udfs.cassandra.encoding import bigint, partition_key
-from udfs.profile.sink import NullSink
 from udfs.scoring.sink import HOUR_REFRESH_S, WrittenHours
 
 
@@ -30,10 +28,3 @@ def test_partition_key_is_that_of_the_driver() -> None:
     statement = SimpleStatement("")
     statement.routing_key = parts
     assert partition_key(*parts) == statement.routing_key
-
-
-def test_sink_that_stores_nothing_knows_no_flags_and_no_snoozes() -> None:
-    sink = NullSink()
-    sink.write([scored_event(active_rules=["a"], flags=[flag("a")])])
-    assert sink.flag_history([FlagQuery("u", "a", START_MS + 1)]) == [FlagHistory()]
-    assert sink.snoozed(["u"]) == {"u": {}}
