@@ -178,10 +178,12 @@ def behaviour_stream(
     broken events of every reason, heartbeats, odd ids and odd texts.
 
     close: the stream ends with a heartbeat in every partition, which closes the last window.
-    series: number of the stream, if a job reads several: their times and event ids differ.
+    series: number of the stream, if a job reads several: their times, users and event ids differ.
     """
     start_ms = START_MS + series * (LATEST_MS - START_MS + DAY_MS)
     users = draw(st.lists(_IDS, min_size=1, max_size=4, unique_by=str))
+    if series:
+        users = [f"{series}-{user}"[:256] for user in users]
     users += users[:1] * 3
     topic = _Topic(partitions, start_ms)
     steps = st.sampled_from(["event"] * 12 + ["duplicate", "late", "broken", "heartbeat", "edge"])
