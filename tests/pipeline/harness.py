@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -109,14 +109,16 @@ def write_records(path: Path, records: Iterable[Record], topic: str) -> None:
             file.write(json.dumps(row) + "\n")
 
 
-def read_sent(folder: Path) -> Iterable[SentRecord]:
+def read_rows(folder: Path) -> Iterator[dict[str, Any]]:
     for file in sorted(folder.rglob("part-*")):
-        for line in file.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            headers = {
-                name: base64.b64decode(value).decode() for name, value in row["headers"].items()
-            }
-            yield SentRecord(row["topic"], row.get("record_key"), row.get("payload"), headers)
+        with file.open(encoding="utf-8", newline="\n") as lines:
+            yield from map(json.loads, lines)
+
+
+def read_sent(folder: Path) -> Iterator[SentRecord]:
+    for row in read_rows(folder):
+        headers = {name: base64.b64decode(value).decode() for name, value in row["headers"].items()}
+        yield SentRecord(row["topic"], row.get("record_key"), row.get("payload"), headers)
 
 
 def run_profile_pipeline(
@@ -234,9 +236,4 @@ def run_scoring_views(
     scoring_views.create(t_env, "scoring_source", "label_source", settings)
     t_env.execute_sql(tables.file_sink("sink", folder / "rows", "user_id STRING, parts STRING"))
     t_env.execute_sql("INSERT INTO sink SELECT user_id, parts FROM scoring_input").wait()
-    lines = [
-        line
-        for file in sorted((folder / "rows").rglob("part-*"))
-        for line in file.read_text(encoding="utf-8").splitlines()
-    ]
-    return [ScoringInput(**json.loads(line)) for line in lines]
+    return [ScoringInput(**row) for row in read_rows(folder / "rows")]

@@ -17,7 +17,7 @@ from liveprofile.kafka.records import Record
 from liveprofile.resources import sha256
 from liveprofile.settings import load
 from models.profile.model_card import CARD, WEIGHTS
-from tests.support.memory.topic import FakeTopic
+from tests.support.memory.kafka import FakeTopic
 from tests.support.model_folders import SHIPPED, copy_model
 from tests.support.waiting import until
 from udfs.profile import deployment
