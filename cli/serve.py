@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import getpass
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import typer
-from cassandra.cluster import Session
 
 from cli.common import Call, format_utc, option
 from cli.options import Commands
 from liveprofile.settings import Settings, load
-from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import now_ms
-from liveprofile.storage.schema import create_api_tables
 from liveprofile.units import DAY_MS, SECOND_MS
 from serve.keys import Role, StoredKey, new_key, read_keys, revoke_key, write_key
 
@@ -109,7 +105,7 @@ def create(
     ttl_s = call.settings.serve.api_key_ttl_s if days is None else days * DAY_MS // SECOND_MS
     now = now_ms()
     made = new_key(name, Role(role), getpass.getuser(), now, ttl_s)
-    with _session(call.settings) as session:
+    with call.session() as session:
         write_key(session, made.stored, now)
     call.print(_public(made.stored) | {"key": made.text}, made.text)
     if not call.json:
@@ -124,7 +120,7 @@ def list_keys(call: Call) -> None:
 
     Example: `liveprofile serve key list --json`
     """
-    with _session(call.settings) as session:
+    with call.session() as session:
         keys = read_keys(session)
     columns = "key_id role name expires_at_ms revoked_at_ms"
     call.rows([_public(each) for each in keys], columns, empty="no keys")
@@ -139,17 +135,9 @@ def revoke(call: Call, key_id: str) -> None:
     Options:
     key_id ID: Id of the key: its middle part.
     """
-    with _session(call.settings) as session:
+    with call.session() as session:
         revoked = revoke_key(session, key_id, now_ms())
     call.print(_public(revoked))
-
-
-@contextmanager
-def _session(settings: Settings) -> Iterator[Session]:
-    """A session; tables of the API that an older keyspace lacks are created first."""
-    create_api_tables(settings.cassandra)
-    with open_session(settings.cassandra) as session:
-        yield session
 
 
 def _public(stored: StoredKey) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""A client of the read API (docs/api.md), and the models that client and server share.
+"""A client of the read API (docs/api.md), and the models of what the server takes and answers.
 
-It needs httpx2 and pydantic only: neither the model nor Flink nor a database driver.
+The client needs httpx2 only: neither the model nor Flink nor a database driver.
 
     with Client("http://127.0.0.1:8070", key) as client:
         profile = client.send(calls.profile("42"))
@@ -8,6 +8,7 @@ It needs httpx2 and pydantic only: neither the model nor Flink nor a database dr
 
 from liveprofile.client import calls
 from liveprofile.client.client import (
+    Answer,
     ApiClientError,
     BadAnswerError,
     Client,
@@ -17,6 +18,7 @@ from liveprofile.client.client import (
 )
 
 __all__ = [
+    "Answer",
     "ApiClientError",
     "BadAnswerError",
     "Client",

@@ -9,22 +9,26 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from liveprofile.campaigns.plan import Target
+from liveprofile.campaigns.report import Difference
 from liveprofile.client.models import WHOLE, Answer, RequestBody, UserIdText, WholeNumber
+from liveprofile.rows.table import row_model
+from liveprofile.segments.members import Member, SegmentSize
+from liveprofile.trends.points import DayForecast, Metric, Point
+from liveprofile.trends.retention import Cohort
 
 MAX_DEFINITIONS = 1_000
 CAMPAIGN_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 StartTime = Annotated[int, Field(ge=0, le=4_102_444_800_000), WHOLE]  # until 2100
 
 
-class TrendPoint(Answer):
-    """An hour or a day. The range is null with too few earlier weeks."""
-
-    start_ms: int
-    value: float
-    expected: float | None
-    low: float | None
-    high: float | None
-    outside: bool = Field(description="of the range")
+# Rows that are answered as they are.
+TrendPoint = row_model(Point, Answer)
+WeekCohort = row_model(Cohort, Answer)
+SegmentMember = row_model(Member, Answer)
+SizeOfSegment = row_model(SegmentSize, Answer)
+CampaignTarget = row_model(Target, Answer)
+ReportedDifference = row_model(Difference, Answer)
 
 
 class Trend(Answer):
@@ -34,38 +38,11 @@ class Trend(Answer):
     points: list[TrendPoint]
 
 
-class TrendForecast(Answer):
+class TrendForecast(row_model(DayForecast, Answer)):
     """The next day of one series by hour, with an 80 % interval."""
 
     day_ms: int
-    metric: Literal["events", "users", "amount"]
-    hours: list[float]
-    low: list[float]
-    high: list[float]
-    total: float
-    total_low: float
-    total_high: float
-
-
-class WeekCohort(Answer):
-    """The users whose first window ever starts in a week."""
-
-    week_ms: int = Field(description="Monday, 00:00 UTC")
-    users: int
-    active: list[int] = Field(description="active users of the week, the next one, and so on")
-
-
-class SegmentMember(Answer):
-    user_id: str
-    since_ms: int
-
-
-class SizeOfSegment(Answer):
-    """At the end of a sweep."""
-
-    time_ms: int
-    members: int
-    users: int = Field(description="all users")
+    metric: Metric
 
 
 class UserSegment(Answer):
@@ -150,25 +127,6 @@ class CampaignAnswer(Answer):
     planned_by: str
     requested: dict[str, Any]
     summary: PlanSummary
-
-
-class CampaignTarget(Answer):
-    """A user of a plan. Only the treatment group is to be contacted."""
-
-    user_id: str
-    group: Literal["treatment", "control"]
-    segments: list[str]
-    churn: float
-    expected_spend: float
-    expected_gain: float
-
-
-class ReportedDifference(Answer):
-    """Treatment minus control, with a 95 % interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 class ReportOfGroup(Answer):

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import random
 import ssl
 import time
 from collections.abc import Iterator
-from typing import Self, TypeVar
+from typing import Any, Self
 
 import httpx2
-from pydantic import ValidationError
 
 from liveprofile import __version__
 from liveprofile.client.calls import Call
-from liveprofile.client.models import Page, Problem
-
-Result = TypeVar("Result")
-Item = TypeVar("Item")
 
 # Longer than the server takes at most, also for a label.
 TIMEOUT_S = 6.0
 ATTEMPTS = 3
 RETRIED_STATUSES = frozenset({429, 502, 503, 504})
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
+
+
+class Answer(dict):
+    """A JSON object whose fields are attributes, too: `profile.churn` is `profile["churn"]`."""
+
+    def __getattribute__(self, name: str) -> Any:
+        # A field comes before a method of dict, such as items.
+        return self[name] if name in self else super().__getattribute__(name)
 
 
 class ApiClientError(Exception):
@@ -40,7 +44,7 @@ class BadAnswerError(ApiClientError):
 class RefusedError(ApiClientError):
     """The server answered with an error: `problem` says which, by its `status` and `type`."""
 
-    def __init__(self, problem: Problem):
+    def __init__(self, problem: Answer):
         super().__init__(f"{problem.status} {problem.detail} (request {problem.request_id})")
         self.problem = problem
 
@@ -77,8 +81,8 @@ class Client:
         )
         self._attempts = attempts
 
-    def send(self, call: Call[Result]) -> Result:
-        """Sends a call and returns its typed answer."""
+    def send(self, call: Call) -> Any:
+        """Sends a call and returns its Answer; None if it has no body."""
         named = f"{call.method} {call.path}"
         for left in reversed(range(self._attempts if call.retried else 1)):
             after = ""
@@ -93,15 +97,17 @@ class Client:
                 after = response.headers.get("retry-after", "")
             time.sleep(_pause_s(self._attempts - left, after))
         try:
+            content = response.content
+            answer = json.loads(content, object_hook=Answer) if content else None
             if response.is_success:
-                return call.parse(response.content)
-            problem = Problem.model_validate_json(response.content)
-        except ValidationError as error:
+                return answer
+            refused = (NotFoundError if response.status_code == 404 else RefusedError)(answer)
+        except (ValueError, AttributeError) as error:
             detail = f"{named}: status {response.status_code}: is this the address of the API?"
             raise BadAnswerError(f"{detail} {error}") from None
-        raise (NotFoundError if problem.status == 404 else RefusedError)(problem)
+        raise refused
 
-    def items(self, call: Call[Page[Item]]) -> Iterator[Item]:
+    def items(self, call: Call) -> Iterator[Answer]:
         """Yields the items of all pages from the call's page on."""
         while True:
             page = self.send(call)

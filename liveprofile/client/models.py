@@ -9,9 +9,16 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from liveprofile.alerts.cases.case_store import AlertCase
+from liveprofile.alerts.cases.snooze import Snooze
+from liveprofile.alerts.cases.states import StateChange, StoredAlertState
+from liveprofile.attributes.statements import Attribute as StatedAttribute
+from liveprofile.consent.changes import ConsentChange
+from liveprofile.privacy.erasure_log import PlaceStatus
 from liveprofile.rows.profiles import StoredDelta, UserProfile
 from liveprofile.rows.risk import StoredFlag, StoredScore
 from liveprofile.rows.table import row_model
+from liveprofile.storage.queries import SimilarUser
 
 MAX_BATCH_USERS = 100
 MAX_PAGE_ROWS = 1_000
@@ -39,6 +46,16 @@ class RequestBody(BaseModel):
     """The body of a request. Unknown fields and other types are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+# Rows that are answered as they are.
+StateFields = row_model(StoredAlertState, Answer)
+AlertChange = row_model(StateChange, Answer)
+UserSnooze = row_model(Snooze, Answer)
+CustomerCase = row_model(AlertCase, Answer)
+Lookalike = row_model(SimilarUser, Answer)
+ConsentChanged = row_model(ConsentChange, Answer)
+ErasedPlace = row_model(PlaceStatus, Answer)
 
 
 class Profile(row_model(UserProfile, Answer, without=["embedding"])):
@@ -80,42 +97,8 @@ class RiskFlag(row_model(StoredFlag, Answer)):
     """A risk flag of a window or an event."""
 
 
-class StateFields(Answer):
-    state: AlertStateName
-    by: str
-    updated_at_ms: int | None
-    note: str
-
-
 class RiskAlert(StateFields, RiskFlag):
     """A flag with what analysts made of it."""
-
-
-class AlertChange(Answer):
-    at_ms: int
-    by: str
-    from_state: AlertStateName
-    to_state: AlertStateName
-    note: str
-
-
-class UserSnooze(Answer):
-    rule_id: str = Field(description="or * for all rules")
-    until_ms: int
-    by: str
-    note: str
-
-
-class CustomerCase(Answer):
-    user_id: str
-    rule_id: str
-    number: int
-    is_open: bool
-    opened_at_ms: int
-    severity: str
-    action: str
-    message: str
-    alerts: dict[str, int] = Field(description="alert id: its time in ms")
 
 
 class AlertDetails(RiskAlert):
@@ -161,28 +144,15 @@ class Interests(PartOfProfile):
     category_affinity: dict[str, float] = Field(description="long-term shares")
 
 
-class Lookalike(Answer):
-    user_id: str
-    cosine: float
-    segments: list[str]
-    window_end_ms: int
-
-
 class Lookalikes(Answer):
     user_id: str
     similar: list[Lookalike]
 
 
-class Attribute(Answer):
+class Attribute(row_model(StatedAttribute, Answer)):
     """What another system states about the user: not inferred by Liveprofile."""
 
     name: str
-    value: bool | int | float | str
-    source: str
-    kind: Literal["third_party", "declared", "verified"]
-    purpose: Literal["any", "marketing", "risk"] = Field(description="what it may be used for")
-    time_ms: int = Field(description="when it became true or was found")
-    expires_ms: int
 
 
 class Items(Answer, Generic[Item]):
@@ -198,33 +168,17 @@ class Page(Answer, Generic[Item]):
     next_cursor: str | None
 
 
-class ConsentText(Answer):
+class ConsentInForce(Answer):
     basis: str
     text_version: str
-
-
-class ConsentInForce(ConsentText):
     allowed: bool
     since_ms: int | None = Field(description="null: the default of the settings")
-
-
-class ConsentChanged(ConsentText):
-    time_ms: int
-    purpose: str
-    granted: bool
 
 
 class UserConsents(Answer):
     user_id: str
     purposes: dict[str, ConsentInForce] = Field(description="what is in force now, by purpose")
     history: list[ConsentChanged] = Field(description="the newest 200 changes, newest first")
-
-
-class ErasedPlace(Answer):
-    place: str
-    clear_ms: int | None = Field(description="by when at the latest; null: no limit in time")
-    done: bool
-    note: str
 
 
 class UserErasure(Answer):

@@ -59,9 +59,6 @@ class UserFilter(NamedTuple):
             bits[_positions(key, salt, hashes, len(bits))] = True
         return cls(len(known), salt, hashes, bits)
 
-    def __contains__(self, user_id: str) -> bool:
-        return self.has_key(user_key(user_id))
-
     def has_key(self, key: bytes) -> bool:
         """Whether a user with this `user_key` may be in the filter."""
         return bool(self.bits[_positions(key, self.salt, self.hashes, len(self.bits))].all())

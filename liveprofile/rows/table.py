@@ -225,7 +225,7 @@ def _plain(hint: Any) -> Any:
 def row_model(
     kind: type[NamedTuple], base: type[BaseModel], without: Collection[str] = ()
 ) -> type[BaseModel]:
-    """A model with the fields of a row class; a field whose default is None may be missing."""
+    """A model with name and fields of a row class; a field whose default is None may be missing."""
     hints = get_type_hints(kind, include_extras=True)
     fields: dict[str, Any] = {}
     for name in (name for name in kind._fields if name not in without):
@@ -234,7 +234,7 @@ def row_model(
             _plain(hints[name]),
             Field(default, description=_meaning(hints[name]) or None),
         )
-    return create_model(f"{kind.__name__}Fields", __base__=base, **fields)
+    return create_model(kind.__name__, __base__=base, __doc__=kind.__doc__, **fields)
 
 
 def columns(kind: type[NamedTuple]) -> str:

@@ -57,9 +57,8 @@ ENV_PREFIX = "LIVEPROFILE_"
 OTHER_VARIABLES = frozenset({CONFIG_VARIABLE, "LIVEPROFILE_SERVICE", "LIVEPROFILE_WEBHOOK_SECRET"})
 # Kubernetes sets these in each container for a service whose name starts with `liveprofile`.
 KUBERNETES_VARIABLE = re.compile(
-    r"LIVEPROFILE_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)\w*)?)"
+    r"LIVEPROFILE_(?!.*__)(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)\w*)?)"
 )
-KUBERNETES_PORT = re.compile(r"(tcp|udp|sctp)://")
 
 
 class Settings(Section):
@@ -156,7 +155,8 @@ def _read_variables() -> tuple[dict[Keys, str], dict[str, Any], list[str]]:
     values: dict[str, Any] = {}
     problems = []
     for variable, text in os.environ.items():
-        if not variable.upper().startswith(ENV_PREFIX) or _is_other(variable, text):
+        is_other = variable in OTHER_VARIABLES or KUBERNETES_VARIABLE.fullmatch(variable)
+        if not variable.upper().startswith(ENV_PREFIX) or is_other:
             continue
         if (path := by_name.get(variable.upper())) is None:
             problems.append(f"variable {variable} names no setting; docs/settings.md lists all")
@@ -173,14 +173,6 @@ def _read_variables() -> tuple[dict[Keys, str], dict[str, Any], list[str]]:
             value = {key: value}
         values = _merged(values, value)
     return names, values, problems
-
-
-def _is_other(variable: str, value: str) -> bool:
-    if variable in OTHER_VARIABLES:
-        return True
-    if not KUBERNETES_VARIABLE.fullmatch(variable):
-        return False
-    return not variable.endswith("_PORT") or bool(KUBERNETES_PORT.match(value))
 
 
 def _line(fault: Any) -> str:

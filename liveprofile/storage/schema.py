@@ -19,7 +19,6 @@ from liveprofile.storage.connection import address, close, connect, describe_err
 from liveprofile.storage.migrations import Migrator, Step, filled
 
 CREATE_KEYSPACE = "CREATE KEYSPACE IF NOT EXISTS {keyspace} WITH replication = {replication}"
-API_TABLES = ("api_key", "api_audit")
 
 
 def create_schema(settings: CassandraSettings, embedding_dim: int) -> list[str]:
@@ -46,22 +45,6 @@ def migration_steps(settings: CassandraSettings) -> list[Step]:
     """
     with _without_keyspace(settings) as session:
         return Migrator(session, _values(settings, embedding_dim=1)).steps()
-
-
-def create_api_tables(settings: CassandraSettings) -> None:
-    """Creates the tables of the read API, and the keyspace, if they are missing.
-
-    Keys can thus be created before the first `liveprofile job submit`.
-    Raises ServiceError if Cassandra refuses a statement.
-    """
-    with _without_keyspace(settings) as session:
-        found = session.cluster.metadata.keyspaces.get(settings.keyspace)
-        missing = [name for name in API_TABLES if found is None or name not in found.tables]
-        wanted = [f"CREATE TABLE IF NOT EXISTS {settings.keyspace}.{name} " for name in missing]
-        if found is None:
-            wanted.append("CREATE KEYSPACE ")
-        statements = schema_statements(settings, embedding_dim=1)
-        _execute_all(session, [each for each in statements if each.startswith(tuple(wanted))])
 
 
 @contextmanager

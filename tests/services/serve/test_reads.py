@@ -49,11 +49,11 @@ def test_profiles_equal_the_stored_ones(api: Api) -> None:
 def test_deltas_and_past_profiles_equal_the_stored_ones(api: Api) -> None:
     stored = [comparable(row) for row in queries.deltas(api.session, "u7")]
     with api.client() as client:
-        answers = [each.model_dump() for each in client.items(calls.deltas("u7", limit=2))]
+        answers = list(client.items(calls.deltas("u7", limit=2)))
         assert answers == stored
         assert len(answers) == WINDOWS
         at = datetime.fromtimestamp((START_MS + 3 * WINDOW_MS + 1) / 1_000, UTC)
-        past = client.send(calls.profile_at("u7", at=at))
+        past = client.send(calls.profile("u7", at=at))
         assert past.window_end_ms == START_MS + 3 * WINDOW_MS
         assert past.features == {"churn": 0.25}
 
@@ -95,7 +95,7 @@ PAGED = {
 def test_pages_are_complete(api: Api, name: str, limit: int) -> None:
     call, read, count = PAGED[name]
     with api.client() as client:
-        answers = [each.model_dump() for each in client.items(call(limit=limit))]
+        answers = list(client.items(call(limit=limit)))
     stored = [comparable(row) for row in read(api.session)]
     assert len(answers) == len(stored) == count
     if name in ("scores", "flags", "cases"):

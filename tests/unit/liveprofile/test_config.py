@@ -38,12 +38,6 @@ def written(tmp_path):
     return write
 
 
-def test_load_without_a_file_returns_the_defaults():
-    settings = load()
-    assert settings.window.length_ms == 300_000
-    assert settings.topics.events == "behavior-events"
-
-
 def test_overrides_take_precedence_over_variables_and_variables_over_the_file(written, monkeypatch):
     file = written('[kafka]\nbootstrap_servers = "file:1"\ngroup_id = "file"\nusername = "file"\n')
     monkeypatch.setenv("LIVEPROFILE_KAFKA__GROUP_ID", "variable")

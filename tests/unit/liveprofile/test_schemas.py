@@ -18,7 +18,7 @@ from liveprofile.rules.flags import Flag
 from liveprofile.rules.rules import Rule, read_rules
 from liveprofile.segments.definitions import Segment, read_segments
 from liveprofile.settings import TopicSettings
-from tests.reference.validation import HEARTBEAT, REASONS, TYPES
+from tests.reference.validation import REASONS
 from tests.support.paths import ROOT
 from tests.support.streams.corruptions import CORRUPTIONS
 from tests.support.streams.strategies import RECORD_MS, START_MS, payload, valid_events
@@ -50,10 +50,6 @@ def test_schema_is_valid_and_its_examples_satisfy_it(schema: dict[str, Any]) -> 
     jsonschema.Draft202012Validator.check_schema(schema)
     for example in schema.get("examples", ()):
         jsonschema.Draft202012Validator(schema).validate(example)
-
-
-def test_event_schema_lists_the_event_types_of_the_contract() -> None:
-    assert EVENT["properties"]["event_type"]["enum"] == [*TYPES, HEARTBEAT]
 
 
 @given(st.data())

@@ -154,18 +154,6 @@ def close_windows(job: SimulatedJob) -> None:
         job.process(Step("heartbeat", partition, 2 * MINUTE_MS, 0, 0, False))
 
 
-@pytest.mark.parametrize(("after_ms", "of_event"), [(1_000, 0), (2 * MINUTE_MS, 1)])
-def test_copy_of_a_used_event_before_the_range_is_a_duplicate(after_ms: int, of_event: int):
-    """Also one with another time."""
-    job = job_of(("event", 0, 0), ("event", 0, 0))
-    starts = job.ends()
-    job.process(Step("copy", 0, after_ms, 0, of_event, False))
-    close_windows(job)
-    report = audit_range(job, starts, job.ends())
-    assert report.counts.ok
-    assert (report.counts.used, report.counts.duplicate) == (0, 1)
-
-
 def test_copy_in_a_lower_partition_of_an_event_before_the_range_is_a_duplicate():
     job = job_of(Step("event", 1, 0, 0, 0, False))
     event, starts = job.records[-1], job.ends()
@@ -174,16 +162,6 @@ def test_copy_in_a_lower_partition_of_an_event_before_the_range_is_a_duplicate()
     report = audit_range(job, starts, job.ends())
     assert report.counts.ok
     assert (report.counts.used, report.counts.duplicate) == (0, 1)
-
-
-def test_copy_of_a_lost_event_before_the_range_is_lost():
-    job = job_of(Step("event", 0, 0, 0, 0, True))
-    starts = job.ends()
-    job.process(Step("copy", 0, 1_000, 0, 0, True))
-    close_windows(job)
-    report = audit_range(job, starts, job.ends())
-    assert (report.counts.unaccounted, report.counts.open_windows) == (1, 0)
-    assert not report.counts.ok
 
 
 def test_late_copy_of_an_event_used_longer_ago_than_the_look_back_is_late():

@@ -22,21 +22,6 @@ from tests.unit.liveprofile.audit.topics import (
 )
 
 
-def test_each_class_of_record_is_counted():
-    topic = Topic()
-    topic.add("a")
-    topic.add("b")
-    topic.add("a")
-    topic.add("c")
-    topic.raw(b"{broken")
-    topic.heartbeat(0)
-    found = reconciled(topic, stored("a", "b"), rejected=[(0, 4)], late=[(0, 3)])
-    assert found.ok
-    counts = (found.used, found.duplicate, found.late, found.rejected, found.heartbeats)
-    assert counts == (2, 1, 1, 1, 1)
-    assert sum(counts) + found.unaccounted == found.in_topic == 6
-
-
 def test_records_without_a_trace_of_erased_windows_are_erased():
     topic = Topic()
     topic.add("a")

@@ -12,6 +12,7 @@ from liveprofile.audit.audit import Audit, Report
 from liveprofile.audit.reconciliation import Reconciliation
 from liveprofile.kafka.topics import PartitionRange
 from liveprofile.settings import Settings, WindowSettings, load
+from liveprofile.storage.queries import WindowDigests as Delta
 from liveprofile.units import MINUTE_MS, SECOND_MS
 from liveprofile.wire.payload import digest
 
@@ -29,15 +30,6 @@ class InputRecord(NamedTuple):
     offset: int
     timestamp_ms: int
     value: bytes | None
-
-
-class Delta(NamedTuple):
-    user_id: str
-    window_start_ms: int
-    window_end_ms: int
-    events: int
-    digests: bytes
-    revision: int | None = None
 
 
 class Step(NamedTuple):

@@ -43,7 +43,7 @@ def api(monkeypatch: pytest.MonkeyPatch) -> MemoryApi:
     return fill(MemoryApi().install(monkeypatch))
 
 
-def run(api: MemoryApi, call: Call[Any], role: Role = Role.READER) -> Any:
+def run(api: MemoryApi, call: Call, role: Role = Role.READER) -> Any:
     """Runs a call against the API on this store."""
     app = create_app(ServeSettings(deadline_ms=30_000), api.store(), clock_ms=lambda: NOW_MS)
     options = {"attempts": 1, "transport": TestClient(app)._transport}
@@ -54,7 +54,7 @@ def run(api: MemoryApi, call: Call[Any], role: Role = Role.READER) -> Any:
 
 def test_each_read_returns_its_type(api: MemoryApi) -> None:
     at = datetime.fromtimestamp(NOW_MS / 1_000, UTC)
-    assert run(api, calls.profile_at("42", at=at)).window_end_ms == NOW_MS
+    assert run(api, calls.profile("42", at=at)).window_end_ms == NOW_MS
     assert run(api, calls.profiles(user_ids=["42", "x"])).unknown == ["x"]
     assert run(api, calls.next_items("42", limit=1)).next_items == ["b"]
     assert run(api, calls.interests("42")).category_affinity == {"café": 1.0}

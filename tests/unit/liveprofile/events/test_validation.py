@@ -124,41 +124,13 @@ def test_anonymous_id_that_is_no_id_never_rejects_its_event(given: Any, expected
         st.one_of(
             st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False),
             st.text(max_size=5),
-            st.sampled_from(["1e5", "-1", " 1", "1.", "heartbeat", "view", "2024-02-29 10:00"]),
-            st.just({"lat": "91"}), st.just([]),
+            st.sampled_from(["1e5", "-1", " 1", "1.", "heartbeat", "view", "x" * 256, "x" * 257]),
+            st.sampled_from([0, 1e9, 1.1e9, 1e6, RECORD_MS + 600_000, RECORD_MS + 600_001]),
+            st.sampled_from(["2024-02-29 10:00", "2023-02-30T00:00:00Z", "1999-12-31T23:59:59Z"]),
+            st.builds(dict, lat=st.sampled_from([90, 91, "91"]), lon=st.sampled_from([180, -181])),
+            st.just([]),
         ),
     )
 )  # fmt: skip
 def test_random_field_values_are_judged_as_by_the_reference(fields: dict[str, Any]) -> None:
     assert_same(json.dumps(EVENT | fields).encode())
-
-
-CHANGES: list[dict[str, Any]] = [
-    {},
-    *({"event_id": value} for value in (None, "", {}, [], 7, "x" * 256, "x" * 257, "a\tb")),
-    *({"user_id": value} for value in (None, "", ["42"], 7, "x" * 257, "\x01")),
-    *({"event_type": value} for value in (None, "", "odd", "View", "login")),
-    *(
-        {"event_time": value}
-        for value in (
-            None, "", str(RECORD_MS), "2023-11-14T22:20:00Z", "2023-11-14 22:13", "yesterday",
-            "1999-12-31T23:59:59Z", "2023-02-30T00:00:00Z", RECORD_MS + 600_000,
-            RECORD_MS + 600_001, -5, 5,
-        )
-    ),
-    *(
-        {name: value}
-        for name in ("price", "quantity", "amount", "rating")
-        for value in (None, 0, -1, 1e9, 1.1e9, "5", "5.", "-0.5", "1e3", "x", True, {}, "")
-    ),
-    *({"place": {"lat": lat, "lon": 0}} for lat in (90, 91, -91, "x")),
-    *({"place": {"lat": 0, "lon": lon}} for lon in (180, -181)),
-    {"price": 1e6, "quantity": 1e6},
-    {"price": 1e6, "quantity": 1e6, "amount": 3},
-    {"text": "x" * 100_000},
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("change", CHANGES, ids=lambda change: json.dumps(change)[:60])
-def test_changed_field_is_judged_as_by_the_reference(change: dict[str, Any]) -> None:
-    assert_same(payload(**change))

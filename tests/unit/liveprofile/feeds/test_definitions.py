@@ -117,14 +117,6 @@ def test_old_copy_of_a_removed_rule_is_refused_after_compaction_of_its_removal()
     assert topic.has_records and ids(topic.value()) == []
 
 
-def test_empty_topic_keeps_the_file_rules_until_its_first_record() -> None:
-    topic = FakeTopic()
-    with feed_of(topic) as feed:
-        assert feed.current() is SHIPPED_RULES
-        topic.put(rule_record("a"))
-        until(lambda: ids(feed.current()) == ["a"])
-
-
 def test_new_records_change_the_rules_but_not_the_set_returned_before() -> None:
     topic = FakeTopic(rule_record("a"), rule_record("b"))
     with feed_of(topic) as feed:

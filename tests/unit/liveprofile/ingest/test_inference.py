@@ -14,9 +14,9 @@ import pytest
 from liveprofile.errors import InputError
 from liveprofile.events.validation import AcceptedEvent, accept
 from liveprofile.ingest.column_names import telling_name
-from liveprofile.ingest.inference import FORMATS, Draft, infer
+from liveprofile.ingest.inference import Draft, infer
 from liveprofile.ingest.replay import open_source
-from liveprofile.ingest.values import check_format, currency_of, number_of
+from liveprofile.ingest.values import number_of
 from liveprofile.settings import LimitSettings
 
 MAY_2026_MS = 1_777_593_600_000
@@ -275,20 +275,6 @@ def test_number_with_thousands_or_currency(
 
 
 @pytest.mark.parametrize(
-    ("texts", "currency"),
-    [
-        (["5 €", "6 €", "7"], "€"),
-        (["$5", "-$6"], "$"),
-        (["EUR 5", "6,00 EUR"], "EUR"),
-        (["5", "6 €", "7"], ""),
-        ([], ""),
-    ],
-)
-def test_currency_is_that_of_most_texts(texts: list[str], currency: str) -> None:
-    assert currency_of(texts) == currency
-
-
-@pytest.mark.parametrize(
     ("column", "name"),
     [
         ("Kunden-Nr.", "kunden_nr"),
@@ -301,7 +287,3 @@ def test_currency_is_that_of_most_texts(texts: list[str], currency: str) -> None
 )
 def test_name_is_found_in_other_words(column: str, name: str | None) -> None:
     assert telling_name(column) == name
-
-
-def test_every_known_format_is_valid() -> None:
-    assert [check_format(each) for each in FORMATS] == list(FORMATS)

@@ -66,14 +66,6 @@ def event(event_id: str, event_type: str, event_time: int, **more: Any) -> dict[
     return fields | more
 
 
-def test_user_behaviour_csv_is_sorted_and_translated(written):
-    source = written("ub.csv", "1,10,7,buy,1511658002\n2,11,8,pv,1511658001\n")
-    assert replayed_events(source, MAPPINGS / "user_behavior.toml") == [
-        event("2-1", "view", 1511658001000, user_id="2", item_id="11", category_id="8"),
-        event("1-0", "purchase", 1511658002000, user_id="1", item_id="10", category_id="7"),
-    ]
-
-
 @pytest.mark.slow
 def test_whole_taobao_slice_is_translated():
     if not TAOBAO.is_file():
@@ -85,24 +77,6 @@ def test_whole_taobao_slice_is_translated():
         last_ms = events.times_ms[-1]
         ids.update(json.loads(value)["event_id"] for value in events.values)
     assert len(ids) == 110_300
-
-
-def test_online_retail_lines_are_purchases_of_the_customer(tmp_path):
-    source = tmp_path / "lines.parquet"
-    lines = {
-        "invoice": ["536365"],
-        "item": ["85123A"],
-        "description": ["T-LIGHT HOLDER"],
-        "quantity": [6],
-        "time": pa.array([datetime(2010, 12, 1, 8, 26)], pa.timestamp("ms")),
-        "unit_price": [2.55],
-        "customer": ["17850"],
-    }
-    pq.write_table(pa.table(lines), source)
-    about = {"user_id": "17850", "item_id": "85123A", "price": 2.55, "quantity": 6}
-    about |= {"session_id": "536365", "text": "T-LIGHT HOLDER"}
-    expected = event("536365-85123A-0", "purchase", 1291191960000, **about)
-    assert replayed_events(source, MAPPINGS / "online_retail.toml") == [expected]
 
 
 def test_complete_journey_purchases_join_the_products(tmp_path):
@@ -156,16 +130,6 @@ def test_file_that_only_claims_to_be_json_lines_is_refused(tmp_path, content):
         replayed_events(source, None)
 
 
-def test_json_lines_may_be_in_a_text_file(written):
-    assert replayed_events(written("a.txt", '{"event_id": "e1"}\n'), None) == [{"event_id": "e1"}]
-
-
-def test_record_key_is_the_user_id(written):
-    source = written("a.csv", "id,who,what,when,price,lat,lon\ne1,ü1,view,,,,\ne2,,view,,,,\n")
-    [events] = open_source(source, written("m.toml", CSV))
-    assert events.keys == ["ü1".encode(), None]
-
-
 LADEN = """Zeitpunkt;Kundennr;Aktion;Artikel;Warengruppe;Betrag
 26.11.2026 13:05:07;K1;Ansicht;A1;;
 26.11.2026 13:06:00;K2;Kauf;A2;;1.234,50
@@ -190,11 +154,6 @@ def test_json_lines_without_a_mapping_are_sent_byte_for_byte(written):
     assert events.values == [line.encode() for line in lines]
     assert events.keys == [b"u", None, b"7"]
     assert events.times_ms == [1483228800000, None, None]
-
-
-def test_limit_keeps_the_first_rows(written):
-    source = written("a.jsonl", '{"a":1}\n' * 5)
-    assert len(replayed_events(source, None, limit=3)) == 3
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-from typer.testing import CliRunner
 
-from cli.main import app
 from liveprofile.errors import InputError
 from liveprofile.privacy.places import (
     Kept,
@@ -204,15 +202,3 @@ def test_every_write_of_a_row_has_a_ttl() -> None:
         if not any(part in text for part in ("TTL", "SELECT", ENDLESS))
     ]
     assert endless == []
-
-
-def test_places_command_prints_each_and_fails_without_a_limit(tmp_path: Path) -> None:
-    file = tmp_path / "liveprofile.toml"
-    file.write_text("")
-    done = CliRunner().invoke(app, ["privacy", "data-inventory", "--json", "--config", str(file)])
-    assert done.exit_code == 0, done.output
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [row["place"] for row in rows] == [each.place for each in retention(load())]
-    file.write_text("[topics]\nretention_ms = -1\n")
-    done = CliRunner().invoke(app, ["privacy", "data-inventory", "--config", str(file)])
-    assert done.exit_code == 1 and "behavior-events (topics.retention_ms)" in done.stderr
