@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +21,7 @@ from cli.common import (
 from cli.definitions import check_file
 from cli.options import Commands
 from liveprofile.attributes.definitions import read_catalogue
-from liveprofile.attributes.files import FileDefaults, FileProblem, read_statements
+from liveprofile.attributes.files import FileFields, FileProblem, read_statements
 from liveprofile.attributes.statements import (
     SOURCE_PATTERN,
     Purpose,
@@ -35,13 +34,11 @@ from liveprofile.attributes.table import (
     send_statements,
     send_withdrawal,
 )
-from liveprofile.errors import InputError, ServiceUnavailableError
+from liveprofile.errors import InputError
 from liveprofile.resources import product_path
 from liveprofile.storage.cql import now_ms
 
 attributes = Commands()
-
-FOLLOW_S = 2.0
 
 
 @attributes.command()
@@ -60,9 +57,9 @@ def check(call: Call, file: Path) -> None:
 def send(
     call: Call,
     file: Path,
-    source: str | None = None,
-    kind: StatementKind | None = None,
-    purpose: Purpose | None = None,
+    source: Annotated[str, typer.Option()],
+    kind: Annotated[StatementKind, typer.Option()],
+    purpose: Annotated[Purpose, typer.Option()],
     valid_days: Annotated[float | None, typer.Option(min=0.001, max=3_660)] = None,
     at: Annotated[int | None, time_option("--time")] = None,
     dry_run: bool = False,
@@ -77,10 +74,10 @@ def send(
     --valid-days 365`
 
     Options:
-    file FILE: CSV or JSON lines, by the name's ending.
-    source NAME: Who says so, of rows without a source.
-    kind: Of rows without a kind.
-    purpose: Of rows without a purpose: marketing (segments), risk (rules) or any (both).
+    file FILE: CSV with a header.
+    source NAME: Who says so.
+    kind: How it is known.
+    purpose: marketing (segments), risk (rules) or any (both).
     valid_days: Rows without an expiry expire so many days after their time.
     at TIME: Time of rows without one (UTC), such as 2026-11-26T01:00. Default: now.
     dry_run: Check the rows without sending them.
@@ -88,10 +85,10 @@ def send(
     settings, clock_ms = call.settings, now_ms()
     catalogue = read_catalogue(product_path(settings.attributes))
     time_ms = clock_ms if at is None else at
-    defaults = FileDefaults(time_ms, valid_days, source, kind, purpose)
+    fields = FileFields(source, kind, purpose, time_ms, valid_days)
     latest_ms = clock_ms + settings.limits.max_clock_skew_ms
     problems: list[FileProblem] = []
-    valid = sum(1 for _ in read_statements(file, catalogue, defaults, latest_ms, problems.append))
+    valid = sum(1 for _ in read_statements(file, catalogue, fields, latest_ms, problems.append))
     if problems:
         reporter = FaultReporter(file)
         for each in problems:
@@ -101,7 +98,7 @@ def send(
         raise InputError(f"{file}: {len(problems)} rows are invalid; nothing is sent")
     sent = 0
     if not dry_run:
-        statements = read_statements(file, catalogue, defaults, latest_ms, problems.append)
+        statements = read_statements(file, catalogue, fields, latest_ms, problems.append)
         sent = send_statements(settings, statements)
     if problems:
         raise InputError(f"{file} was changed while it was sent; send it again")
@@ -109,42 +106,27 @@ def send(
 
 
 @attributes.command()
-def apply(call: Call, follow: bool = False) -> None:
+def apply(call: Call) -> None:
     """Store what has been sent to the topic, up to its present end. Run it on a schedule.
 
     Goes on where the last run has ended. A run that is killed loses nothing, and storing a record
     again changes nothing. Invalid records are skipped and reported; exit code 1 if there are any.
 
     Example: `liveprofile attributes apply`
-
-    Options:
-    follow: Go on every 2 seconds until it is stopped; wait if Kafka or Cassandra do not answer.
     """
     settings, topic = call.settings, call.settings.topics.attributes
     catalogue = read_catalogue(product_path(settings.attributes))
+    reporter = FaultReporter(topic)
     with call.session() as session:
-        stored = AttributeTable(session, settings.cassandra)
-        while True:
-            reporter = FaultReporter(topic)
-            try:
-                progress = apply_records(
-                    settings,
-                    catalogue,
-                    stored.write,
-                    lambda each, add=reporter.add: add(
-                        f"{topic}/{each.partition} offset {each.offset}", each.reason
-                    ),
-                )
-            except ServiceUnavailableError as error:
-                if not follow:
-                    raise
-                typer.echo(f"liveprofile: {error}; trying again", err=True)
-            else:
-                if any(progress) or not follow:
-                    call.print(progress._asdict())
-                if not follow:
-                    break
-            time.sleep(FOLLOW_S)
+        progress = apply_records(
+            settings,
+            catalogue,
+            AttributeTable(session, settings.cassandra).write,
+            lambda each: reporter.add(
+                f"{topic}/{each.partition} offset {each.offset}", each.reason
+            ),
+        )
+    call.print(progress._asdict())
     if progress.rejected:
         raise typer.Exit(1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -63,4 +64,4 @@ def backfill(
         on_rejected=FaultReporter(labels or settings.topics.feedback),
         **decisions,
     )
-    call.print(result._asdict(), f"{result.rows:,} rows in {result.folder}")
+    call.print(asdict(result), f"{result.rows:,} rows in {result.folder}")

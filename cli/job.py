@@ -28,8 +28,7 @@ from liveprofile.flink.job_report import (
 )
 from liveprofile.kafka.topics import create_topics, missing_topics
 from liveprofile.settings import load
-from liveprofile.storage.migrations import to_apply
-from liveprofile.storage.schema import migration_steps
+from liveprofile.storage.schema import pending_migrations
 from services.operations import job_status
 
 
@@ -48,8 +47,7 @@ def setup(call: Call, dry_run: bool = False) -> None:
     card = read_model_card(settings)
     if dry_run:
         topics = missing_topics(settings)
-        steps = migration_steps(settings.cassandra)
-        pending = [migration.title for migration in to_apply(steps)]
+        pending = pending_migrations(settings.cassandra)
         call.print({"topics_missing": topics, "migrations_pending": pending})
         return
     topics = create_topics(settings)

@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -27,17 +26,14 @@ from cli.common import (
 from cli.definitions import FileArgument, add_commands
 from cli.options import Commands
 from cli.progress import count_bar
-from liveprofile.alerts.cases.flags import find_flag
 from liveprofile.alerts.consumer import (
     AlertConsumer,
     Handler,
     OpenCase,
-    RestrictAccount,
     Severity,
     Webhook,
     stop_on_signals,
 )
-from liveprofile.alerts.consumer.handlers import load_accounts
 from liveprofile.errors import InputError
 from liveprofile.labels import feedback as labels
 from liveprofile.labels.rule_backtest import Backtest, as_json
@@ -54,7 +50,6 @@ def consume(
     call: Call,
     open_case: bool = False,
     webhook: str | None = None,
-    restrict: str | None = None,
     min_severity: Literal["low", "medium", "high", "critical"] = "low",
     group: Annotated[str, typer.Option(callback=refuse_empty)] = "liveprofile-alerts",
 ) -> None:
@@ -68,16 +63,13 @@ def consume(
     Options:
     open_case: Open a customer-service case per alert in Cassandra.
     webhook URL: POST each alert to this URL, signed with the secret in LIVEPROFILE_WEBHOOK_SECRET.
-    restrict MODULE:NAME: Restrict accounts with this Python object; it has the method
-        restrict(user_id, action, until, reason).
     min_severity: Ignore alerts below this severity.
     group NAME: Kafka consumer group; the consumers of a group share the alerts.
     """
     # Created before anything connects, because they check the options.
     post = Webhook.from_environment(webhook) if webhook else None
-    accounts = load_accounts(restrict) if restrict else None
-    if not (open_case or post or accounts):
-        raise InputError("no handler: give --open-case, --webhook or --restrict")
+    if not (open_case or post):
+        raise InputError("no handler: give --open-case or --webhook")
     # The consumer logs the outcome of each alert; user ids in these lines are hashed.
     logging.getLogger("liveprofile.alerts.consumer").setLevel(logging.INFO)
     with call.session() as session:
@@ -86,8 +78,6 @@ def consume(
             handlers.append(OpenCase(session, call.settings.cassandra.case_ttl_s))
         if post is not None:
             handlers.append(post)
-        if accounts is not None:
-            handlers.append(RestrictAccount(accounts, partial(find_flag, session)))
         consumer = AlertConsumer.connect(
             call.settings,
             handlers,

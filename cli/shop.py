@@ -14,7 +14,6 @@ from liveprofile.errors import InputError, ServiceError
 from liveprofile.settings import Settings
 from liveprofile.trends.count_store import ALL, CATEGORY, SPANS_MS, CountStore, Series
 from liveprofile.trends.points import FIRST_DAYS
-from liveprofile.trends.update import InputTopic
 from liveprofile.trends.update import update as count
 from liveprofile.wire.tokens import EVENT_TYPES
 from services import trends as service
@@ -54,7 +53,7 @@ def update(call: Call) -> None:
     settings = call.settings
     with call.session() as session, count_bar("counting", 0, "records") as bar:
         store = CountStore(session, settings)
-        report = count(InputTopic(settings), store, settings, progress=bar)
+        report = count(store, settings, progress=bar)
     call.print(asdict(report))
     if report.lost:
         end_without_result(f"{report.lost} records had expired before they were counted")

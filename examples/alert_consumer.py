@@ -2,10 +2,9 @@
 
     LIVEPROFILE_WEBHOOK_SECRET=whsec_... python examples/alert_consumer.py https://shop.example/risk
 
-The command line does the same:
+The command line does the same without restrictions:
 
-    liveprofile risk consume --open-case --webhook https://shop.example/risk \\
-        --restrict examples.alert_consumer:PrintingAccounts --min-severity high
+    liveprofile risk consume --open-case --webhook https://shop.example/risk --min-severity high
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Container, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,10 +51,11 @@ class RowFormat(NamedTuple):
     has_labels: bool = False  # the job reads labels, too
 
 
-class BackfillResult(NamedTuple):
-    events: int | None  # events in the source files; None for the topic
-    rows: int  # rows written to Parquet
+@dataclass
+class BackfillResult:
     folder: str
+    events: int | None = None  # events in the source files; None for the topic
+    rows: int = 0  # rows written to Parquet
     labels: int | None = None  # labels read; None for the profile pipeline
     copies: int = 0  # duplicate events, left out of the rows
     no_consent: int = 0  # rows of users who do not allow training, left out
@@ -93,7 +95,7 @@ def backfill_rows(
     """
     check_files(out, source, mapping, labels)
     arguments: list[str] = []
-    events = count = None
+    result = BackfillResult(str(out))
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".backfill-", dir=out) as name:
         work = Path(name)
@@ -101,7 +103,7 @@ def backfill_rows(
             on_step("reading labels")
             found = keep_valid(read_file_or_topic(settings, labels, UNKNOWN_ANALYST), on_rejected)
             file = work / "labels.txt"
-            count = _write_lines(file, map(orjson.dumps, found))
+            result.labels = _write_lines(file, map(orjson.dumps, found))
             arguments = ["--labels", str(file.resolve())]
         if source is None:
             arguments.append(TOPIC)
@@ -110,12 +112,12 @@ def backfill_rows(
             batches = open_source(source, mapping)
             values = (value for events in batches for value in events.values)
             file = work / "events.txt"
-            events = _write_lines(file, values)
+            result.events = _write_lines(file, values)
             arguments += ["--events", str(file.resolve())]
         run_job(settings, arguments, work, config, cluster, on_step)
         on_step("writing Parquet")
-        counts = _to_parquet(work, out, rows, consents, erased)
-    return BackfillResult(events, counts.written, str(out), count, *counts[1:])
+        _to_parquet(work, out, rows, consents, erased, result)
+    return result
 
 
 def check_files(
@@ -181,26 +183,18 @@ def _run_embedded(settings: Settings, arguments: list[str]) -> None:
         raise ServiceError(f"the backfill job failed: {reason}")
 
 
-class RowCounts(NamedTuple):
-    written: int
-    copies: int
-    no_consent: int
-    erased: int
-
-
 def _to_parquet(
     work: Path,
     out: Path,
     row_format: RowFormat,
     consents: ConsentTable | None,
     erased: Container[str],
-) -> RowCounts:
-    """Converts the job's JSON rows to Parquet."""
-    written = copies = no_consent = of_erased = 0
+    result: BackfillResult,
+) -> None:
+    """Converts the job's JSON rows to Parquet, and counts them in `result`."""
     now_ms = round(time.time() * 1_000)
 
     def converted_batches() -> Iterator[pa.RecordBatch]:
-        nonlocal written, copies, no_consent, of_erased
         parse_options = pj.ParseOptions(
             explicit_schema=row_format.job_schema, unexpected_field_behavior="error"
         )
@@ -210,12 +204,12 @@ def _to_parquet(
             table = pj.read_json(pa.BufferReader(block), read_options, parse_options)
             for batch in table.to_batches(max_chunksize=BATCH_ROWS):
                 converted = row_format.convert(batch)
-                copies += len(batch) - len(converted)
                 present = without_users(converted, erased)
-                of_erased += len(converted) - len(present)
                 allowed = allowed_rows(present, row_format.time_column, consents, now_ms)
-                no_consent += len(present) - len(allowed)
-                written += len(allowed)
+                result.copies += len(batch) - len(converted)
+                result.erased += len(converted) - len(present)
+                result.no_consent += len(present) - len(allowed)
+                result.rows += len(allowed)
                 yield allowed
 
     ds.write_dataset(
@@ -226,7 +220,6 @@ def _to_parquet(
         partitioning=ds.partitioning(pa.schema([MONTH_FIELD]), flavor="hive"),
         existing_data_behavior="overwrite_or_ignore",
     )
-    return RowCounts(written, copies, no_consent, of_erased)
 
 
 def without_users(batch: pa.RecordBatch, users: Container[str]) -> pa.RecordBatch:

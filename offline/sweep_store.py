@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import orjson
 from cassandra.cluster import Session
@@ -30,23 +30,17 @@ from liveprofile.settings import CassandraSettings
 from liveprofile.storage.cql import execute, from_ms, now_ms, read, read_pages
 from liveprofile.storage.queries import TOKEN_MIN
 from udfs.cassandra.batch_writer import BatchWriter, Partition
-from udfs.cassandra.encoding import mutation_bytes
 from udfs.cassandra.executor import StatementExecutor
 from udfs.cassandra.memberships import (
     SELECTED,
     MembershipTables,
     add_rows,
     in_statements,
-    read_memberships,
 )
 
 LEASE_S = 60.0  # a sweep that has not stored its position for so long can be taken over
 PAGE_USERS = 2_000
 _NAME = "last"
-_STATE_COLUMNS = (
-    "sweep, owner, to_unix_timestamp(lease_until) AS lease_until_ms,"
-    " to_unix_timestamp(time) AS time_ms, version, position, counts, finished"
-)
 
 
 class SweepState(NamedTuple):
@@ -80,7 +74,7 @@ class CassandraSweepStore:
     ):
         self._session, self._segments = session, segments
         self._page_users, self._lease_s = page_users, lease_s
-        self._state_ttl_s, self._size_ttl_s = settings.flag_ttl_s, settings.flag_ttl_s
+        self._ttl_s = settings.flag_ttl_s
         self._owner = uuid.uuid4().hex
         self._tables = MembershipTables(session, settings)
         self._writer = BatchWriter(session, settings)
@@ -103,35 +97,23 @@ class CassandraSweepStore:
 
         Raises ServiceError if another process sweeps.
         """
-        row = read(
-            self._session,
-            f"SELECT {_STATE_COLUMNS} FROM segment_sweep WHERE name = %s",
-            (_NAME,),
-        ).one()
-        if row is None or row.finished:
-            state = SweepState(
-                uuid.uuid4().hex[:12],
-                time_ms,
-                self._segments.version,
-                known_definitions=row is not None and row.version == self._segments.version,
-            )
+        query = (
+            "SELECT owner, to_unix_timestamp(lease_until) AS lease_until_ms, state, finished"
+            " FROM segment_sweep WHERE name = %s"
+        )
+        row, version = read(self._session, query, (_NAME,)).one(), self._segments.version
+        last = None if row is None else SweepState(**orjson.loads(row.state))
+        if last is None or row.finished:
+            known = last is not None and last.version == version
+            state = SweepState(uuid.uuid4().hex[:12], time_ms, version, known_definitions=known)
         elif row.lease_until_ms > now_ms():
             seconds = (row.lease_until_ms - now_ms()) / 1_000
             raise ServiceError(
                 f"another process sweeps the segments. If it has ended, wait {seconds:.0f} s"
             )
         else:
-            counts = orjson.loads(row.counts)
-            state = SweepState(
-                row.sweep,
-                row.time_ms,
-                row.version,
-                row.position,
-                counts["pending"],
-                counts["users"],
-                counts["members"],
-                counts.get("known_definitions", False) and row.version == self._segments.version,
-            )
+            known = last.known_definitions and last.version == version
+            state = last._replace(known_definitions=known)
         self._store(state, None if row is None else row.owner)
         return state
 
@@ -162,7 +144,7 @@ class CassandraSweepStore:
         return found
 
     def memberships(self, user_ids: Sequence[str]) -> dict[str, Memberships]:
-        return read_memberships(self._tables, self._reads, user_ids)
+        return self._tables.memberships(self._reads, user_ids)
 
     def changes_between(
         self, sweep: str, after_token: int, until_token: int
@@ -179,12 +161,12 @@ class CassandraSweepStore:
         by_user: dict[str, list[MembershipWrite]] = {}
         for write in writes:
             by_user.setdefault(write.user_id, []).append(write)
-        partitions = []
-        for user_id, of_user in by_user.items():
-            statements = self._tables.user_writes(of_user)
-            size = mutation_bytes(statements)
-            partitions.append(Partition(user_id.encode(), statements, size))
-        self._writer.send(partitions)
+        self._writer.send(
+            [
+                Partition(user_id.encode(), self._tables.user_writes(of_user))
+                for user_id, of_user in by_user.items()
+            ]
+        )
         self._writer.send(self._tables.member_partitions(writes))
         self._writer.drain()
 
@@ -197,35 +179,18 @@ class CassandraSweepStore:
         for name, members in state.members.items():
             values = (name, moment, members, state.users)
             write_time_us = time.time_ns() // 1_000
-            execute(self._session, self._insert_size, (*values, write_time_us, self._size_ttl_s))
+            execute(self._session, self._insert_size, (*values, write_time_us, self._ttl_s))
         self._store(state, self._owner, finished=True)
 
     def _store(self, state: SweepState, owner: str | None, finished: bool = False) -> None:
         """Stores the state if `owner` still owns the row; None: if there is no row."""
         lease_ms = 0 if finished else now_ms() + round(self._lease_s * 1_000)
-        counts = {
-            "pending": state.pending,
-            "users": state.users,
-            "members": state.members,
-            "known_definitions": state.known_definitions,
-        }
-        values: tuple[Any, ...] = (
-            state.sweep,
-            self._owner,
-            from_ms(lease_ms),
-            from_ms(state.time_ms),
-            state.version,
-            state.position,
-            orjson.dumps(counts).decode(),
-            finished,
-        )
-        condition = "IF owner = %s"
+        text = orjson.dumps(state._asdict()).decode()
         applied = execute(
             self._session,
-            f"UPDATE segment_sweep USING TTL {self._state_ttl_s} SET sweep = %s, owner = %s,"
-            " lease_until = %s, time = %s, version = %s, position = %s, counts = %s,"
-            f" finished = %s WHERE name = %s {condition}",
-            (*values, _NAME, owner),
+            f"UPDATE segment_sweep USING TTL {self._ttl_s} SET owner = %s, lease_until = %s,"
+            " state = %s, finished = %s WHERE name = %s IF owner = %s",
+            (self._owner, from_ms(lease_ms), text, finished, _NAME, owner),
         ).one()
         if not applied[0]:
             raise SweepTakenOverError("another process has taken over the sweep of the segments")

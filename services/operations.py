@@ -56,7 +56,7 @@ def job_status(settings: Settings) -> dict[str, Any]:
 
 def audits(session: Session, settings: Settings, limit: int) -> list[AuditResult]:
     """What `liveprofile events audit` has found, newest first."""
-    return read_results(session, settings.topics.events, limit)
+    return list(read_results(session, settings.topics.events, limit))
 
 
 def drift(session: Session, settings: Settings, hours: int) -> DriftHistory | None:

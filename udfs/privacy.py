@@ -94,15 +94,6 @@ class StoredSums(NamedTuple):
     sums: Sums  # in the order of liveprofile.features.baselines.COLUMNS
 
 
-class LaterRows(NamedTuple):
-    """Columns of a batch without what is erased, as udfs.profile.batch.ProfileBatch has them."""
-
-    users: frozenset[str]  # whose columns are changed
-    history: list[str]
-    purchases: list[str]
-    sums: np.ndarray
-
-
 class LaterWindows:
     """The windows of users after their erasure, which start from nothing.
 
@@ -116,41 +107,34 @@ class LaterWindows:
         self._sums: dict[str, StoredSums] = {}
         self._restarted_ms: dict[str, int] = {}  # erasures that `on_restart` has been called for
 
-    def without_past(
-        self,
-        user_ids: Sequence[str],
-        starts_ms: Sequence[int],
-        history: list[str],
-        purchases: list[str],
-        added: np.ndarray,
-        sums: np.ndarray,
-        table: ErasureTable,
-    ) -> LaterRows:
-        """Takes the past out of rows that `usable_windows` has passed. Raises StoreError.
+    def without_past(self, batch: Any, table: ErasureTable) -> tuple[Any, frozenset[str]]:
+        """Takes the past out of a batch that `usable_windows` has passed. Raises StoreError.
 
-        added, sums: (n, len(COLUMNS)). The windows of a user are in time order.
+        batch: a udfs.profile.batch.ProfileBatch. Returns it with the users whose rows are changed.
         """
+        user_ids, starts_ms = batch.user_id, batch.window_start_ms.tolist()
         firsts_ms = {
             row: first_window_ms(starts_ms[row], before_ms, self._length_ms)
             for row, user_id in enumerate(user_ids)
             if (before_ms := table.before_ms(user_id)) is not None
         }
         if not firsts_ms:
-            return LaterRows(frozenset(), history, purchases, sums)
-        history, purchases, sums = list(history), list(purchases), sums.copy()
+            return batch, frozenset()
+        history, purchases, sums = list(batch.history), list(batch.purchases), batch.sums.copy()
         self._restart((user_ids[row], first_ms) for row, first_ms in firsts_ms.items())
         self._read_sums(user_ids, starts_ms, firsts_ms)
         for row, first_ms in firsts_ms.items():
             history[row] = history_since(history[row], first_ms)
             purchases[row] = purchases_since(purchases[row], first_ms)
-            user_id, total = user_ids[row], added[row]
+            user_id, total = user_ids[row], batch.added[row]
             known = self._sums.get(user_id)
             if known is not None and known.window_end_ms > first_ms:
                 total = total + np.array(known.sums)
             sums[row] = total
-            end_ms = int(starts_ms[row]) + self._length_ms
+            end_ms = starts_ms[row] + self._length_ms
             self._sums[user_id] = StoredSums(end_ms, tuple(total.tolist()))
-        return LaterRows(frozenset(user_ids[row] for row in firsts_ms), history, purchases, sums)
+        changed = batch._replace(history=history, purchases=purchases, sums=sums)
+        return changed, frozenset(user_ids[row] for row in firsts_ms)
 
     def _restart(self, erasures: Iterable[tuple[str, int]]) -> None:
         for user_id, first_ms in erasures:
@@ -168,7 +152,7 @@ class LaterWindows:
             self._sums.clear()
         unknown: dict[str, SumsKey] = {}
         for row in reversed(firsts_ms):
-            user_id, end_ms = user_ids[row], int(starts_ms[row]) + self._length_ms
+            user_id, end_ms = user_ids[row], starts_ms[row] + self._length_ms
             known = self._sums.get(user_id)
             unknown.pop(user_id, None)
             # A window that is replayed comes before the one whose sums are known.

@@ -15,7 +15,7 @@ from liveprofile.settings import Settings
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import now_ms
 from liveprofile.trends.count_store import CountStore
-from liveprofile.trends.update import InputTopic, update
+from liveprofile.trends.update import update
 from liveprofile.units import DAY_MS
 from serve.keys import Role, new_key, write_key
 from services import campaigns
@@ -45,7 +45,7 @@ def open_console(
     closed_ms: end of the last closed window. Raises ServiceError.
     """
     with open_session(settings.cassandra) as session:
-        update(InputTopic(settings), CountStore(session, settings), settings)
+        update(CountStore(session, settings), settings)
         # Its outcomes are past, and nobody was contacted: its groups should not differ.
         start_ms = closed_ms - OUTCOME_DAYS * DAY_MS
         asked = CampaignRequest(control_share=CONTROL_SHARE, cost=CONTACT_COST, start_ms=start_ms)

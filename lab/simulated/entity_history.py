@@ -148,7 +148,9 @@ class _ListsByKey:
         end_W = self.sorted_index_M[arrival_W] + 1
         size_W = np.minimum(end_W - self.key_start_M[arrival_W], keep)
         size_W[self.missing_M[arrival_W]] = 0
-        return self._tokens.ending_at(end_W, size_W)
+        starts = np.concatenate([[0], np.cumsum(size_W)])
+        index_T = np.arange(starts[-1]) + np.repeat(end_W - starts[1:], size_W)
+        return self._tokens.take(index_T, starts)
 
 
 def _empty_lists(count: int) -> TokenLists:

@@ -1,7 +1,7 @@
-"""Statements from a file: CSV or JSON lines, with a row for each user.
+"""Statements from a CSV file with a row for each user.
 
-The columns user_id, time, expires, source, kind and purpose are fields, which options may give for
-all rows; every other column is an attribute. An empty value is no value.
+The column user_id is a field, and time and expires are fields of a row that has them; every other
+column is an attribute. An empty value is no value.
 """
 
 from __future__ import annotations
@@ -10,35 +10,34 @@ import csv
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from liveprofile.attributes.definitions import Catalogue
 from liveprofile.attributes.statements import (
+    Purpose,
     Statement,
     StatementError,
-    check_scalars,
-    json_object,
+    StatementKind,
     new_statement,
 )
 from liveprofile.errors import InputError
 from liveprofile.units import DAY_MS
 
-CSV, JSON_LINES = (".csv",), (".jsonl", ".ndjson")
-_FIELDS = ("source", "kind", "purpose")
+_FIELDS = ("user_id", "time", "expires")
 
 
-class FileDefaults(NamedTuple):
-    """The fields of rows that lack a column or value. None: the file must have it."""
+class FileFields(NamedTuple):
+    """The fields of all rows; the last two of rows that lack them."""
 
+    source: str
+    kind: StatementKind
+    purpose: Purpose
     time_ms: int
-    valid_days: float | None
-    source: str | None
-    kind: str | None
-    purpose: str | None
+    valid_days: float | None  # from the time to the expiry; None: the row must have an expiry
 
 
 class FileProblem(NamedTuple):
-    """A fault of a row; rows count from 1, without the header of a CSV file."""
+    """A fault of a row; rows count from 1, without the header."""
 
     row: int
     reason: str
@@ -47,7 +46,7 @@ class FileProblem(NamedTuple):
 def read_statements(
     path: Path,
     catalogue: Catalogue,
-    defaults: FileDefaults,
+    fields: FileFields,
     latest_ms: int,
     on_problem: Callable[[FileProblem], None],
 ) -> Iterator[Statement]:
@@ -58,9 +57,7 @@ def read_statements(
     """
     for number, row in enumerate(_rows(path, catalogue), 1):
         try:
-            statement = _statement(
-                json_object(row) if isinstance(row, bytes) else row, catalogue, defaults
-            )
+            statement = _statement(row, catalogue, fields)
             if statement.time_ms > latest_ms:
                 raise StatementError("time: is in the future")
             if problems := catalogue.value_problems(statement.values):
@@ -71,64 +68,50 @@ def read_statements(
             yield statement
 
 
-def _rows(path: Path, catalogue: Catalogue) -> Iterator[Mapping[str, Any] | bytes]:
-    """The file's rows; those of JSON lines are not parsed."""
-    if path.suffix.lower() not in CSV + JSON_LINES:
-        raise InputError(f"{path}: the name must end with {', '.join(CSV + JSON_LINES)}")
+def _rows(path: Path, catalogue: Catalogue) -> Iterator[Mapping[str, str]]:
+    if path.suffix.lower() != ".csv":
+        raise InputError(f"{path}: the name must end with .csv")
     try:
-        if path.suffix.lower() in JSON_LINES:
-            with path.open("rb") as lines:
-                yield from filter(None, map(bytes.strip, lines))
-            return
         with path.open(newline="", encoding="utf-8-sig") as texts:
             reader = csv.DictReader(texts, restkey="", strict=True)
-            known = {"user_id", "time", "expires", *_FIELDS, *catalogue.by_id}
             names = reader.fieldnames or ()
-            if unknown := [name for name in names if name not in known]:
+            if unknown := [name for name in names if name not in {*_FIELDS, *catalogue.by_id}]:
                 raise InputError(f"{path}: {catalogue.unknown(unknown[0])}: define or rename it")
             if "user_id" not in names:
                 raise InputError(f"{path}: no column user_id; it has {', '.join(names)}")
-            for row in reader:
-                yield {
-                    name: catalogue.by_id[name].parse(value)
-                    if value and name in catalogue.by_id
-                    else value
-                    for name, value in row.items()
-                }
+            yield from reader
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: {error}") from None
 
 
-def _statement(row: Mapping[str, Any], catalogue: Catalogue, defaults: FileDefaults) -> Statement:
-    values = {name: value for name, value in row.items() if value not in (None, "")}
-    time_ms = _time_ms("time", values.pop("time", defaults.time_ms))
-    fields = {name: values.pop(name, getattr(defaults, name)) for name in _FIELDS}
-    expires = values.pop("expires", None)
-    if expires is None and defaults.valid_days is not None:
-        expires = time_ms + round(defaults.valid_days * DAY_MS)
-    if expires is None:
+def _statement(row: Mapping[str, str], catalogue: Catalogue, fields: FileFields) -> Statement:
+    values = {name: text for name, text in row.items() if text}
+    if "" in values:
+        raise StatementError("has more values than the header has columns")
+    time_ms, days = fields.time_ms, fields.valid_days
+    if "time" in values:
+        time_ms = _time_ms("time", values.pop("time"))
+    if "expires" in values:
+        expires_ms = _time_ms("expires", values.pop("expires"))
+    elif days is None:
         raise StatementError("expires: is missing; give --valid-days")
-    for name, value in fields.items():
-        if value is None:
-            raise StatementError(f"{name}: is missing; give --{name}")
-    user_id = values.pop("user_id", None)
+    else:
+        expires_ms = time_ms + round(days * DAY_MS)
     return new_statement(
-        user_id=str(user_id) if type(user_id) is int else user_id,
+        user_id=values.pop("user_id", ""),
+        source=fields.source,
+        kind=fields.kind,
+        purpose=fields.purpose,
         time_ms=time_ms,
-        expires_ms=_time_ms("expires", expires),
-        values=check_scalars(values),
-        **fields,
+        expires_ms=expires_ms,
+        values={name: catalogue.by_id[name].parse(text) for name, text in values.items()},
     )
 
 
-def _time_ms(name: str, value: Any) -> int:
-    """Epoch milliseconds, or ISO text; UTC if it has no zone."""
-    if type(value) is int:
-        return value
+def _time_ms(name: str, text: str) -> int:
+    """Epoch milliseconds of an ISO text; UTC if it has no zone."""
     try:
-        moment = datetime.fromisoformat(value)
+        moment = datetime.fromisoformat(text)
         return round(moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() * 1_000)
-    except (TypeError, ValueError, OverflowError):
-        raise StatementError(
-            f"{name}: must be a time such as 2026-01-05T09:35 or epoch milliseconds"
-        ) from None
+    except (ValueError, OverflowError):
+        raise StatementError(f"{name}: must be a time such as 2026-01-05T09:35") from None

@@ -122,17 +122,6 @@ def to_event(statement: Statement) -> bytes:
     return kind.value(statement.user_id, time, data, statement.event_id)
 
 
-def json_object(value: bytes) -> dict[str, Any]:
-    """Raises StatementError."""
-    try:
-        found = orjson.loads(value)
-    except orjson.JSONDecodeError as error:
-        raise StatementError(f"is no JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise StatementError("is no JSON object")
-    return found
-
-
 def parse_event(value: bytes) -> Statement:
     """Reads an event. Raises StatementError.
 
@@ -140,7 +129,12 @@ def parse_event(value: bytes) -> Statement:
     """
     if len(value) > MAX_RECORD_BYTES:
         raise StatementError(f"has {len(value)} bytes, more than {MAX_RECORD_BYTES}")
-    event = json_object(value)
+    try:
+        event = orjson.loads(value)
+    except orjson.JSONDecodeError as error:
+        raise StatementError(f"is no JSON: {error}") from None
+    if not isinstance(event, dict):
+        raise StatementError("is no JSON object")
     for name, expected in (("specversion", "1.0"), ("type", EVENT_TYPE)):
         if event.get(name) != expected:
             raise StatementError(f"{name}: must be {expected}")
@@ -156,6 +150,9 @@ def parse_event(value: bytes) -> Statement:
         raise StatementError(f"data: unknown key {min(extra)}")
     if not isinstance(data["attributes"], dict):
         raise StatementError("data.attributes: must be an object")
+    for name, stated in data["attributes"].items():
+        if type(stated) not in (bool, int, float, str):
+            raise StatementError(f"{name[:64]}: must be a bool, a number or a text")
     found = new_statement(
         user_id=data["user_id"],
         source=event.get("source"),
@@ -163,19 +160,11 @@ def parse_event(value: bytes) -> Statement:
         purpose=data["purpose"],
         time_ms=_parse_time("time", event.get("time")),
         expires_ms=_parse_time("data.expires", data["expires"]),
-        values=check_scalars(data["attributes"]),
+        values=data["attributes"],
     )
     if event.get("subject") != found.user_id:
         raise StatementError("subject: must be data.user_id")
     return found
-
-
-def check_scalars(values: Mapping[str, Any]) -> Mapping[str, AttributeValue]:
-    """Raises StatementError unless each value is a bool, a number or a text."""
-    for name, value in values.items():
-        if type(value) not in (bool, int, float, str):
-            raise StatementError(f"{name[:64]}: must be a bool, a number or a text")
-    return values
 
 
 def _parse_time(name: str, text: Any) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import orjson
@@ -37,21 +37,15 @@ def store_result(session: Session, topic: str, result: AuditResult, ttl_s: int) 
     )
 
 
-def read_results(session: Session, topic: str, limit: int) -> list[AuditResult]:
+def read_results(session: Session, topic: str, limit: int) -> Iterator[AuditResult]:
     """The newest first. Raises ServiceError."""
     query = "SELECT ended, ok, counts, next_offsets FROM audit_result WHERE topic = %s LIMIT %s"
-    return [
-        AuditResult(
-            to_ms(row.ended),
-            row.ok,
-            orjson.loads(row.counts),
-            row.next_offsets and dict(row.next_offsets),
-        )
-        for row in read(session, query, (topic, limit))
-    ]
+    for row in read(session, query, (topic, limit)):
+        following = row.next_offsets and dict(row.next_offsets)
+        yield AuditResult(to_ms(row.ended), row.ok, orjson.loads(row.counts), following)
 
 
 def last_noted(session: Session, topic: str) -> AuditResult | None:
     """The newest result with `next_offsets`; None: there is none. Raises ServiceError."""
-    found = (each for each in read_results(session, topic, MAX_RESULTS) if each.next_offsets)
-    return next(found, None)
+    found = read_results(session, topic, MAX_RESULTS)
+    return next((each for each in found if each.next_offsets), None)

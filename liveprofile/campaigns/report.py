@@ -123,16 +123,11 @@ def mean_difference(values: np.ndarray, control: np.ndarray) -> Difference | Non
 
     if min(len(values), len(control)) < 2:
         return None
-    variances = [each.var(ddof=1) / len(each) for each in (values, control)]
-    error, value = math.sqrt(sum(variances)), float(values.mean() - control.mean())
-    if not error:
+    value = float(values.mean() - control.mean())
+    if not values.var() and not control.var():
         return Difference(value, value, value)
-    degrees = sum(variances) ** 2 / sum(
-        variance**2 / (len(each) - 1)
-        for variance, each in zip(variances, (values, control), strict=True)
-    )
-    margin = float(stats.t.ppf((1 + _LEVEL) / 2, degrees)) * error
-    return Difference(value, value - margin, value + margin)
+    interval = stats.ttest_ind(values, control, equal_var=False).confidence_interval(_LEVEL)
+    return Difference(value, float(interval.low), float(interval.high))
 
 
 def report_as_json(about: Campaign, end_ms: int, results: Mapping[str, Uplift]) -> dict[str, Any]:

@@ -9,10 +9,10 @@ otherwise. Rows are taken in order of time; the job takes them in order of arriv
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import chain, islice
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
@@ -47,8 +47,6 @@ STORED_FEATURES: Mapping[Scope, frozenset[str]] = {
 }
 Labels = Mapping[tuple[str, int], Label]  # by user and time of the event, or end of the window
 BLOCK_ROWS = 5_000
-Row = TypeVar("Row", "StoredWindow", "StoredEvent")
-Watch = Callable[[Iterable[Any]], Iterable[Any]]
 
 
 class StoredRows(NamedTuple):
@@ -196,49 +194,43 @@ class StoredEvent(NamedTuple):
         return self.event_time_ms
 
 
-def _blocks(
-    scope: Scope, rows: Iterable[Row], columns_of: Callable[[list[Row]], Mapping[str, np.ndarray]]
-) -> Iterator[StoredRows]:
+def blocks(rows: Iterable[StoredWindow] | Iterable[StoredEvent]) -> Iterator[StoredRows]:
+    """Rows of one scope, BLOCK_ROWS at a time."""
     remaining = iter(rows)
     while block := list(islice(remaining, BLOCK_ROWS)):
+        is_window = isinstance(block[0], StoredWindow)
         yield StoredRows(
-            scope,
+            "window" if is_window else "event",
             [each.user_id for each in block],
             [each.time_ms for each in block],
             [each.event_id for each in block],
-            columns_of(block),
+            _window_columns(block) if is_window else _event_columns(block),
             [frozenset(names_of(each.active_rules)) for each in block],
         )
 
 
-def window_blocks(windows: Iterable[StoredWindow]) -> Iterator[StoredRows]:
-    def columns_of(block: list[StoredWindow]) -> Mapping[str, np.ndarray]:
-        deltas = [orjson.loads(each.delta) for each in block]
-        inside = [delta["window"] for delta in deltas]
-        before = {
-            name: _floats(delta["before"].get(name) for delta in deltas)
-            for name in (IN_PROFILE.get(name, name) for name in BEFORE_WINDOW)
-        }
-        current = {
-            "events": _floats(each["events"] for each in inside),
-            "purchases": _floats(each["counts"].get("purchase", 0) for each in inside),
-            "amount": _floats(each["amount"] for each in inside),
-            "surprise": _floats(each.surprise for each in block),
-        }
-        return window_features(before, current)
-
-    return _blocks("window", windows, columns_of)
+def _window_columns(block: list[StoredWindow]) -> Mapping[str, np.ndarray]:
+    deltas = [orjson.loads(each.delta) for each in block]
+    inside = [delta["window"] for delta in deltas]
+    before = {
+        name: _floats(delta["before"].get(name) for delta in deltas)
+        for name in (IN_PROFILE.get(name, name) for name in BEFORE_WINDOW)
+    }
+    current = {
+        "events": _floats(each["events"] for each in inside),
+        "purchases": _floats(each["counts"].get("purchase", 0) for each in inside),
+        "amount": _floats(each["amount"] for each in inside),
+        "surprise": _floats(each.surprise for each in block),
+    }
+    return window_features(before, current)
 
 
-def event_blocks(events: Iterable[StoredEvent]) -> Iterator[StoredRows]:
-    def columns_of(block: list[StoredEvent]) -> Mapping[str, np.ndarray]:
-        return {
-            "event_type": np.array([each.event_type for each in block]),
-            "amount": _floats(each.amount for each in block),
-            SCORE_FEATURE: _floats(each.score for each in block),
-        }
-
-    return _blocks("event", events, columns_of)
+def _event_columns(block: list[StoredEvent]) -> Mapping[str, np.ndarray]:
+    return {
+        "event_type": np.array([each.event_type for each in block]),
+        "amount": _floats(each.amount for each in block),
+        SCORE_FEATURE: _floats(each.score for each in block),
+    }
 
 
 def _floats(values: Iterable[float | None]) -> np.ndarray:
@@ -260,15 +252,15 @@ class Backtest(NamedTuple):
 def compare(
     current: Sequence[Rule],
     edited: Sequence[Rule],
-    blocks: Iterable[StoredRows],
+    rows: Iterable[StoredRows],
     since_ms: int,
     until_ms: int,
     labels: Labels,
 ) -> Backtest:
-    """blocks: rows from `first_needed_ms` on."""
+    """rows: also of the longest cool-down before `since_ms`."""
     replays = RuleReplay(current, current), RuleReplay(edited, current)
     counts = {"window": 0, "event": 0}
-    for block in blocks:
+    for block in rows:
         counts[block.scope] += sum(time_ms >= since_ms for time_ms in block.times_ms)
         for replay in replays:
             replay.add(block)
@@ -284,12 +276,6 @@ def compare(
     )
 
 
-def first_needed_ms(rules: Iterable[Rule], since_ms: int) -> int:
-    """Flags before `since_ms` may start a cool-down that ends after it."""
-    longest_h = max((rule.cool_down_hours for rule in rules), default=0.0)
-    return since_ms - round(longest_h * HOUR_MS)
-
-
 def backtest(
     session: Session,
     settings: Settings,
@@ -297,29 +283,29 @@ def backtest(
     edited: Sequence[Rule],
     days: int,
     now_ms: int,
-    watch: Watch = iter,
 ) -> Backtest:
     """Of the last days until now; of a history without recent flags, until its last flag.
 
-    watch: passes the rows on. Raises ServiceError.
+    Raises ServiceError.
     """
     until_ms = _end_ms(session, days, now_ms)
     since_ms = until_ms - days * DAY_MS
-    first_ms = first_needed_ms([*current, *edited], since_ms)
+    # Flags before may start a cool-down that ends later.
+    longest_h = max((rule.cool_down_hours for rule in (*current, *edited)), default=0.0)
+    ends_ms = since_ms - round(longest_h * HOUR_MS), until_ms
     # Of two labels the later in order counts.
     labels = dict(chain(read_topic_labels(settings), read_flag_labels(session)))
 
-    def blocks() -> Iterable[StoredRows]:
-        ends_ms = first_ms, until_ms
+    def stored() -> Iterator[StoredRows]:
         select = f"SELECT {columns(StoredWindow)} FROM profile_delta"
         rows = scan_ring(session, select, ("window_end", *ends_ms))
-        yield from window_blocks(watch(map(StoredWindow._make, rows)))
+        yield from blocks(map(StoredWindow._make, rows))
         if any(rule.scope == "event" and rule.state != "PAUSED" for rule in (*current, *edited)):
             select = f"SELECT {columns(StoredEvent)} FROM risk_score_by_hour"
             rows = scan_ring(session, select, ("event_time", *ends_ms), key="user_id, hour")
-            yield from event_blocks(watch(map(StoredEvent._make, rows)))
+            yield from blocks(map(StoredEvent._make, rows))
 
-    return compare(current, edited, blocks(), since_ms, until_ms, labels)
+    return compare(current, edited, stored(), since_ms, until_ms, labels)
 
 
 def _end_ms(session: Session, days: int, now_ms: int) -> int:

@@ -74,13 +74,9 @@ SEGMENT_SWEEP = table(
     compares owner, so that only one process sweeps.""",
     """
     name text
-    sweep text
     owner text
     lease_until timestamp -- another process may go on after this time; wall clock
-    time timestamp -- at which segments are evaluated
-    version text -- of the definitions
-    position bigint -- all users up to this token are done
-    counts text -- JSON: users and members so far, whether definitions are new
+    state text -- JSON: time, definitions, position in the ring of tokens, counts so far
     finished boolean
     """,
     "name",
@@ -104,10 +100,10 @@ SEGMENT_SIZE = table(
 
 USER_ATTRIBUTE = table(
     "user_attribute",
-    """What others state about users. `liveprofile attributes apply` and `follow` write it, not the
-    job. USING TIMESTAMP is the statement's time; each write also deletes the source's older
-    statements, so that a late one stays hidden. A row is a statement: the newest of a source
-    counts, and the reader chooses among sources.""",
+    """What others state about users. `liveprofile attributes apply` writes it, not the job.
+    USING TIMESTAMP is the statement's time; each write also deletes the source's older
+    statements, so that a late one stays hidden. A row is a statement: the newest of a
+    source counts, and the reader chooses among sources.""",
     """
     user_id text
     source text

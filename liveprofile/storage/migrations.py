@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from cassandra import ConsistencyLevel
 from cassandra.cluster import ResultSet, Session
@@ -70,20 +70,6 @@ class Applied(NamedTuple):
     version: str  # of Liveprofile
 
 
-class Step(NamedTuple):
-    """A migration and what the keyspace knows of it.
-
-    State: pending has no record, or the keyspace lacks a table or a column; unknown has a record
-    only, of a newer version.
-    """
-
-    number: int
-    name: str
-    state: Literal["applied", "pending", "unknown"]
-    migration: Migration | None
-    applied: Applied | None
-
-
 def read_migrations(folder: Path = FOLDER) -> list[Migration]:
     """The migrations of the folder in their order.
 
@@ -106,10 +92,6 @@ def filled(statement: str, values: Mapping[str, str]) -> str:
     for name, value in values.items():
         statement = statement.replace("{" + name + "}", value)
     return statement
-
-
-def to_apply(steps: Iterable[Step]) -> list[Migration]:
-    return [step.migration for step in steps if step.state == "pending"]
 
 
 class Migrator:
@@ -135,10 +117,11 @@ class Migrator:
         self._declared = all_columns if declared is None else declared
         self._owner = f"{socket.gethostname()}, process {os.getpid()}, {uuid.uuid4().hex[:8]}"
 
-    def steps(self) -> list[Step]:
-        """What the keyspace has of the migrations, by number.
+    def pending(self) -> list[Migration]:
+        """The migrations without a record; all, if the keyspace lacks a table or a column then.
 
-        Raises ConfigError if a migration has changed since it was applied.
+        Every statement may be repeated. Records of a newer version are left alone. Raises
+        ConfigError if a migration has changed since it was applied.
         """
         rows = read(
             self._session,
@@ -147,38 +130,29 @@ class Migrator:
         )
         columns = {(row.table_name, row.column_name) for row in rows}
         records = self._read_records() if (TABLE, "number") in columns else {}
-        # A new migration may add what is missing; else somebody has dropped it. Every statement may
-        # be repeated, so all are, whichever table is missing.
-        lost = len(records) >= len(self._migrations) and any(
-            (table, name) not in columns
-            for table, names in self._declared.items()
-            for name in names
-        )
-        steps = []
         for migration in self._migrations:
-            record = records.pop(migration.number, None)
+            record = records.get(migration.number, None)
             if record is not None and record.checksum != migration.checksum:
                 raise ConfigError(
                     f"migration {migration.title} is not the one that Liveprofile {record.version}"
                     f" applied at {record.applied_at:%Y-%m-%d %H:%M:%S} UTC: its statements were"
                     " edited. Restore the file, and write a change as a new migration"
                 )
-            state = "pending" if record is None or lost else "applied"
-            steps.append(Step(migration.number, migration.name, state, migration, record))
-        return steps + [
-            Step(number, record.name, "unknown", None, record)
-            for number, record in sorted(records.items())
-        ]
+        pending = [each for each in self._migrations if each.number not in records]
+        if pending:  # they may add what is missing
+            return pending
+        declared = {(table, name) for table, names in self._declared.items() for name in names}
+        return [] if declared <= columns else list(self._migrations)
 
     def apply(self) -> list[str]:
         """Applies what is pending, and returns the titles."""
-        if not to_apply(self.steps()):
+        if not self.pending():
             return []
         titles = []
         self._execute(SCHEMA_MIGRATION.create()[0])
         with self._locked():
             for _ in range(2):  # after new migrations, what is missing still
-                for migration in to_apply(self.steps()):
+                for migration in self.pending():
                     self._run(migration)
                     titles.append(migration.title)
         return titles

@@ -16,7 +16,7 @@ from liveprofile.errors import ConfigError, ServiceError
 from liveprofile.rows import TABLES
 from liveprofile.settings import CassandraSettings
 from liveprofile.storage.connection import address, close, connect, describe_error
-from liveprofile.storage.migrations import Migrator, Step, filled
+from liveprofile.storage.migrations import Migrator, filled
 
 CREATE_KEYSPACE = "CREATE KEYSPACE IF NOT EXISTS {keyspace} WITH replication = {replication}"
 
@@ -37,14 +37,14 @@ def create_schema(settings: CassandraSettings, embedding_dim: int) -> list[str]:
         return titles
 
 
-def migration_steps(settings: CassandraSettings) -> list[Step]:
-    """The migrations of this version and of the keyspace; changes nothing.
+def pending_migrations(settings: CassandraSettings) -> list[str]:
+    """The titles of the migrations to apply, all of a keyspace that does not exist.
 
-    Of a keyspace that does not exist, all are pending. Raises ServiceError, and ConfigError if an
-    applied migration was edited.
+    Raises ServiceError, and ConfigError if an applied migration was edited.
     """
     with _without_keyspace(settings) as session:
-        return Migrator(session, _values(settings, embedding_dim=1)).steps()
+        pending = Migrator(session, _values(settings, embedding_dim=1)).pending()
+        return [migration.title for migration in pending]
 
 
 @contextmanager

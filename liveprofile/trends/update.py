@@ -17,7 +17,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -25,8 +25,8 @@ import numpy as np
 import pandas as pd
 
 from liveprofile.events.validation import Heartbeat, accept
-from liveprofile.kafka import offsets
-from liveprofile.kafka.records import Record, read_topic
+from liveprofile.kafka.offsets import committed_offsets, offsets_at, partition_ranges
+from liveprofile.kafka.records import read_topic
 from liveprofile.kafka.topics import PartitionRange
 from liveprofile.settings import Settings
 from liveprofile.trends.count_store import (
@@ -66,31 +66,7 @@ class UpdateReport:
     lost: int = 0  # records that had expired before they were counted
 
 
-class InputTopic:
-    """The input topic. Methods raise ServiceError."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings, self._topic = settings, settings.topics.events
-
-    def ranges(self) -> dict[int, PartitionRange]:
-        """Returns the offsets that the topic still has, by partition."""
-        return offsets.partition_ranges(self._settings, self._topic)
-
-    def committed(self) -> dict[int, int]:
-        """Returns the offsets of the job's last checkpoint."""
-        return offsets.committed_offsets(self._settings, self._topic)
-
-    def offsets_at(self, time_ms: int) -> dict[int, int]:
-        """Returns the offset of each partition's first record from this record timestamp on."""
-        return offsets.offsets_at(self._settings, self._topic, time_ms)
-
-    def read(self, ranges: dict[int, PartitionRange]) -> Iterator[Record]:
-        """Yields the records; those of a partition in order."""
-        return read_topic(self._settings, self._topic, ranges)
-
-
 def update(
-    topic: InputTopic,
     store: CountStore,
     settings: Settings,
     *,
@@ -104,9 +80,9 @@ def update(
     ServiceError.
     """
     recent: RecentEvents | None = None
-    report = UpdateReport()
+    topic, report = settings.topics.events, UpdateReport()
     while True:
-        present, committed = topic.ranges(), topic.committed()
+        present, committed = partition_ranges(settings, topic), committed_offsets(settings, topic)
         last = store.last_chunk()
         if last is not None and not last.done and (lost := _expired(_ranges(last), present)):
             report.lost += lost
@@ -122,8 +98,8 @@ def update(
                 recent = None
             last = store.begin(planned)
         if recent is None:
-            recent = _recent_events(topic, last, present, settings)
-        read = _read(topic, _ranges(last), settings, progress)
+            recent = _recent_events(last, present, settings)
+        read = _read(_ranges(last), settings, progress)
         first = read.events[recent.add(read.events)]
         store.add(last.number, count_events(first, store.categories(), MAX_CATEGORIES))
         clocks_ms = {
@@ -188,7 +164,7 @@ def _ranges(chunk: Chunk) -> dict[int, PartitionRange]:
 
 
 def _recent_events(
-    topic: InputTopic, chunk: Chunk, present: Mapping[int, PartitionRange], settings: Settings
+    chunk: Chunk, present: Mapping[int, PartitionRange], settings: Settings
 ) -> RecentEvents:
     """Reads the events of which the chunk may have copies."""
     ttl_ms = settings.state.dedup_ttl_ms
@@ -197,16 +173,17 @@ def _recent_events(
         number: PartitionRange(span.first, min(span.end, span.first + TIME_SAMPLE_RECORDS))
         for number, span in _ranges(chunk).items()
     }
-    begin_ms = min((record.timestamp_ms for record in topic.read(samples)), default=None)
+    records = read_topic(settings, settings.topics.events, samples)
+    begin_ms = min((record.timestamp_ms for record in records), default=None)
     if begin_ms is None:
         return recent
-    offsets = topic.offsets_at(begin_ms - ttl_ms)
+    offsets = offsets_at(settings, settings.topics.events, begin_ms - ttl_ms)
     ranges = {
         number: PartitionRange(max(present[number].first, min(offsets[number], first)), first)
         for number, first in chunk.first.items()
         if number in present and present[number].first < first
     }
-    recent.add(_read(topic, ranges, settings).events)
+    recent.add(_read(ranges, settings).events)
     return recent
 
 
@@ -219,7 +196,6 @@ class _ReadRecords(NamedTuple):
 
 
 def _read(
-    topic: InputTopic,
     ranges: dict[int, PartitionRange],
     settings: Settings,
     progress: Callable[[int], None] = lambda _: None,
@@ -227,7 +203,7 @@ def _read(
     rows: list[CountedEvent] = []
     records = rejected = heartbeats = 0
     clocks_ms: dict[int, int] = {}
-    remaining = topic.read(ranges)
+    remaining = read_topic(settings, settings.topics.events, ranges)
     while batch := list(itertools.islice(remaining, BATCH_RECORDS)):
         for record in batch:
             event = accept(record.value, record.timestamp_ms, settings.limits)

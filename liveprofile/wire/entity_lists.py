@@ -95,12 +95,6 @@ class TokenLists(NamedTuple):
             tuple(ids_T[index_T] for ids_T in self.ids),
         )
 
-    def ending_at(self, end_P: np.ndarray, size_P: np.ndarray) -> TokenLists:
-        """Builds P lists: list p has the size_P[p] tokens before index end_P[p]."""
-        starts = np.concatenate([[0], np.cumsum(size_P)])
-        index_T = np.arange(starts[-1]) + np.repeat(end_P - starts[1:], size_P)
-        return self.take(index_T, starts)
-
     def where(self, kept_T: np.ndarray) -> TokenLists:
         """The same lists with some of their tokens. kept_T: (T,) bool."""
         before = np.concatenate([[0], np.cumsum(kept_T, dtype=np.int64)])

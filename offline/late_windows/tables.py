@@ -155,4 +155,4 @@ class CassandraCorrectionTables(CassandraProfileSink):
         ]
         marks = [self._mark(correction, flag.rule_id, ADDED) for flag in row.flags]
         writes = [*partition.writes, (self._insert_corrected, values), *marks]
-        return Partition(partition.key, writes, encoding.mutation_bytes(writes))
+        return Partition(partition.key, writes)

@@ -1,10 +1,10 @@
-"""An HTTP server on loopback that answers with JSON."""
+"""HTTP servers on loopback that answer with JSON, one of them as Flink would."""
 
 from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -38,3 +38,20 @@ def http_server(answer: Answer) -> Iterator[str]:
         finally:
             server.shutdown()
             thread.join()
+
+
+@contextmanager
+def flink_rest(answers: Mapping[str, Sequence[Any]]) -> Iterator[str]:
+    """Flink's REST interface; yields its URL.
+
+    answers: by path, in order; the last one is repeated. Other paths: 404.
+    """
+    left = {path: list(each) for path, each in answers.items()}
+
+    def answer(path: str, _: str | None) -> tuple[int, Any]:
+        if (known := left.get(path)) is None:
+            return 404, {"errors": [f"unknown {path}"]}
+        return 200, known.pop(0) if len(known) > 1 else known[0]
+
+    with http_server(answer) as url:
+        yield url

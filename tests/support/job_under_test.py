@@ -237,6 +237,7 @@ class JobUnderTest:
 
     def wait_until_committed(self, timeout_s: float = 300.0) -> None:
         """Returns when the profile pipeline's consumer group has committed all records."""
+        self.wait_until_caught_up(timeout_s)
         self._wait_while(lambda: offsets.lag(self.settings), timeout_s, triggers=True)
 
     def unread(self) -> int:

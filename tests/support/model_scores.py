@@ -108,28 +108,6 @@ class Scored:
         )
 
 
-class BatchedModel:
-    """Scores windows in batches for a reference whose results are not used."""
-
-    def __init__(self, scored: Scored):
-        self._scored = scored
-        self._waiting: list[ModelInputs] = []
-        self._said_s = time.monotonic()
-
-    def __call__(self, *inputs: Any) -> dict[str, float]:
-        self._waiting.append(ModelInputs(*inputs))
-        if len(self._waiting) == BATCH_WINDOWS:
-            self.score_waiting()
-        return dict.fromkeys(RULE_VALUES, 0.0)
-
-    def score_waiting(self) -> None:
-        self._scored.score(self._waiting)
-        self._waiting = []
-        if time.monotonic() > self._said_s + PROGRESS_S:
-            self._said_s = time.monotonic()
-            say(f"the reference has scored {len(self._scored)} windows")
-
-
 class RecordingModel:
     """Scores one window at a time and records the scores in order.
 
@@ -160,9 +138,22 @@ def run_scored(
     A batch takes less time than its windows one by one. No input depends on scores; one that did
     would be scored in the second run.
     """
-    batched = BatchedModel(scored)
-    run(batched)
-    batched.score_waiting()
+    waiting: list[ModelInputs] = []
+    said_s = time.monotonic()
+
+    def collect(*inputs: Any) -> dict[str, float]:
+        nonlocal said_s
+        waiting.append(ModelInputs(*inputs))
+        if len(waiting) == BATCH_WINDOWS:
+            scored.score(waiting)
+            waiting.clear()
+            if time.monotonic() > said_s + PROGRESS_S:
+                said_s = time.monotonic()
+                say(f"the reference has scored {len(scored)} windows")
+        return dict.fromkeys(RULE_VALUES, 0.0)
+
+    run(collect)
+    scored.score(waiting)
     model = RecordingModel(scored)
     return run(model), model
 

@@ -16,7 +16,7 @@ from cassandra.query import BatchStatement, BatchType, BoundStatement, PreparedS
 
 from liveprofile.settings import CassandraSettings
 from liveprofile.storage.cql import MAX_BATCH_BYTES
-from udfs.cassandra.encoding import Values
+from udfs.cassandra.encoding import Values, mutation_bytes
 from udfs.cassandra.executor import StatementExecutor
 
 # A batch above one of these thresholds adds a line to the server's log and a warning to its answer.
@@ -68,7 +68,6 @@ class Partition(NamedTuple):
 
     key: bytes  # as routing needs it
     writes: list[Write]
-    size: int  # bytes as the server counts them, or a little more
 
 
 class BatchWriter:
@@ -85,7 +84,8 @@ class BatchWriter:
 
     def send(self, partitions: Sequence[Partition]) -> None:
         """Sends partitions, in batches of neighbours."""
-        for batch in pack([partition.size for partition in partitions], self.limits):
+        sizes = [mutation_bytes(partition.writes) for partition in partitions]
+        for batch in pack(sizes, self.limits):
             self._send(partitions[batch.start : batch.stop])
 
     def drain(self) -> None:

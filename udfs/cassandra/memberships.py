@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from cassandra.cluster import Session
@@ -23,7 +24,6 @@ from udfs.cassandra.encoding import (
     Values,
     bigint,
     encode_row,
-    mutation_bytes,
     partition_key,
     text_list,
 )
@@ -96,9 +96,7 @@ class MembershipTables:
         partitions = []
         for write in writes:
             key = [write.segment_id.encode(), struct.pack(">h", segment_bucket(write.user_id))]
-            writes_of_row = [self._member_write(write, key)]
-            size = mutation_bytes(writes_of_row)
-            partitions.append(Partition(partition_key(*key), writes_of_row, size))
+            partitions.append(Partition(partition_key(*key), [self._member_write(write, key)]))
         return sorted(partitions, key=lambda partition: partition.key)
 
     def _member_write(self, write: MembershipWrite, columns: list[bytes]) -> Write:
@@ -109,61 +107,41 @@ class MembershipTables:
             return self._insert_member, [*key, bigint(write.membership.since_ms), time]
         return self._delete_member, [time, *key]
 
-    def select(self, user_ids: Sequence[str]) -> Iterator[BoundStatement]:
-        """SELECTs for `add_rows`: the memberships of the users."""
-        return in_statements(self._select, user_ids)
+    def memberships(
+        self, reads: StatementExecutor, user_ids: Iterable[str]
+    ) -> dict[str, Memberships]:
+        """The stored memberships of each user, by segment. Raises StoreError."""
+        users = list(user_ids)
+        found: dict[str, Memberships] = {user_id: {} for user_id in users}
+        for statement in in_statements(self._select, users):
+            reads.submit(statement, partial(add_rows, found))
+        reads.drain()
+        return found
 
-    def select_changes(self, key: ChangeKey) -> BoundStatement:
-        """A SELECT for `job_change`: the changes from the window's end on."""
-        return bound_statement(
-            self._select_changes,
-            [key.user_id.encode(), key.segment_id.encode(), bigint(key.window_end_ms)],
-        )
+    def stored_changes(
+        self, reads: StatementExecutor, keys: Iterable[ChangeKey]
+    ) -> dict[ChangeKey, Membership]:
+        """The changes that the job has stored for these windows. Raises StoreError."""
+        found: dict[ChangeKey, Membership] = {}
+
+        def add(key: ChangeKey, rows: Iterable[Sequence[Any]]) -> None:
+            changes = (Membership(*values) for values in rows if None not in values)
+            for change in changes:
+                if change.window_end_ms == key.window_end_ms and not change.sweep:
+                    found.setdefault(key, change)
+
+        for key in keys:
+            values = [key.user_id.encode(), key.segment_id.encode(), bigint(key.window_end_ms)]
+            reads.submit(bound_statement(self._select_changes, values), partial(add, key))
+        reads.drain()
+        return found
 
 
 def add_rows(found: dict[str, Memberships], rows: Iterable[Sequence[Any]]) -> None:
-    """Adds rows of `MembershipTables.select` to the memberships of each user."""
+    """Adds rows of user and segment with SELECTED to the memberships of each user."""
     for user_id, segment_id, *values in rows:
         if None not in values:  # a row that expires between two columns
             found.setdefault(user_id, {})[segment_id] = Membership(*values)
-
-
-def job_change(key: ChangeKey, rows: Iterable[Sequence[Any]]) -> Membership | None:
-    """Returns the change that the job has stored for the window, from rows of a SELECT."""
-    for values in rows:
-        if None not in values:
-            change = Membership(*values)
-            if change.window_end_ms == key.window_end_ms and not change.sweep:
-                return change
-    return None
-
-
-def read_memberships(
-    tables: MembershipTables, reads: StatementExecutor, user_ids: Iterable[str]
-) -> dict[str, Memberships]:
-    """Returns the stored memberships of each user, by segment. Raises StoreError."""
-    users = list(user_ids)
-    found: dict[str, Memberships] = {user_id: {} for user_id in users}
-    for statement in tables.select(users):
-        reads.submit(statement, lambda rows: add_rows(found, rows))
-    reads.drain()
-    return found
-
-
-def read_stored_changes(
-    tables: MembershipTables, reads: StatementExecutor, keys: Iterable[ChangeKey]
-) -> dict[ChangeKey, Membership]:
-    """Returns the changes that the job has stored for these windows. Raises StoreError."""
-    found: dict[ChangeKey, Membership] = {}
-
-    def add(key: ChangeKey, rows: Iterable[Sequence[Any]]) -> None:
-        if (change := job_change(key, rows)) is not None:
-            found[key] = change
-
-    for key in keys:
-        reads.submit(tables.select_changes(key), lambda rows, key=key: add(key, rows))
-    reads.drain()
-    return found
 
 
 def _encode(write: MembershipWrite) -> Values:

@@ -196,8 +196,7 @@ class CassandraSink(ABC, Generic[Row]):
                 values = encoding.encode_flag(RISK_FLAG_BY_DAY, row, flag)
                 day, bucket, *_ = values
                 writes = [(self._insert_flag_by_day, values)]
-                size = encoding.mutation_bytes(writes)
-                partitions.append(Partition(encoding.partition_key(day, bucket), writes, size))
+                partitions.append(Partition(encoding.partition_key(day, bucket), writes))
         return sorted(partitions, key=lambda partition: partition.key)
 
     _bound = staticmethod(bound_statement)

@@ -202,17 +202,7 @@ class ProfileUpdater:
         if not usable.rows:
             return sent
         batch = batch.take(usable.rows)._replace(events=usable.events)
-        self._later_users, *columns = self._later.without_past(
-            batch.user_id,
-            batch.window_start_ms.tolist(),
-            batch.history,
-            batch.purchases,
-            batch.added,
-            batch.sums,
-            erasures,
-        )
-        history, purchases, sums = columns
-        batch = batch._replace(history=history, purchases=purchases, sums=sums)
+        batch, self._later_users = self._later.without_past(batch, erasures)
         for model, rows in self._models.current().split(batch.user_id):
             updated = self._update_rows(batch.take(rows), model)
             for row, records in zip(rows, updated, strict=True):

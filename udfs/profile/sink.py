@@ -32,11 +32,7 @@ from liveprofile.settings import CassandraSettings, Settings
 from liveprofile.storage.schema import check_embedding_dim
 from udfs.cassandra import encoding
 from udfs.cassandra.batch_writer import Partition
-from udfs.cassandra.memberships import (
-    MembershipTables,
-    read_memberships,
-    read_stored_changes,
-)
+from udfs.cassandra.memberships import MembershipTables
 from udfs.cassandra.sink import CassandraSink, Read, StoredState
 from udfs.privacy import StoredSums, SumsKey
 from udfs.profile.row import ProfileRow, decode_sums, encode_rows, encode_sums
@@ -84,10 +80,10 @@ class CassandraProfileSink(CassandraSink[ProfileRow]):
         self._membership_tables = MembershipTables(self._session, settings)
 
     def memberships(self, user_ids: Iterable[str]) -> dict[str, Memberships]:
-        return read_memberships(self._membership_tables, self._reads, user_ids)
+        return self._membership_tables.memberships(self._reads, user_ids)
 
     def stored_changes(self, keys: Iterable[ChangeKey]) -> dict[ChangeKey, Membership]:
-        return read_stored_changes(self._membership_tables, self._reads, keys)
+        return self._membership_tables.stored_changes(self._reads, keys)
 
     def later_sums(self, keys: Sequence[SumsKey]) -> list[StoredSums | None]:
         found: list[list[tuple[int, bytes]]] = [[] for _ in keys]
@@ -136,7 +132,7 @@ class CassandraProfileSink(CassandraSink[ProfileRow]):
             if row.later_sums is not None:
                 writes.append((self._insert_sums, encode_sums(row)))
             writes += self._flag_writes(row)
-            partitions.append(Partition(key, writes, encoding.mutation_bytes(writes)))
+            partitions.append(Partition(key, writes))
         return partitions
 
 

@@ -132,17 +132,15 @@ class CassandraScoringSink(CassandraSink[ScoredEvent]):
             user_id, hour_ms = row.user_id.encode(), score_hour_ms(row.event_ms)
             hour = encoding.bigint(hour_ms)
             score_writes = [(self._insert_score, _encode_score(row))]
-            partitions.append((encoding.partition_key(user_id, hour), score_writes))
+            partitions.append(Partition(encoding.partition_key(user_id, hour), score_writes))
             of_user = self._flag_writes(row)
             if self._written_hours.add(row.user_id, hour_ms):
                 # Of the hour's end, so that a delete of the events up to a time keeps the hour.
                 written_us = (hour_ms + HOUR_MS) * 1_000 - 1
                 of_user.append((self._insert_hour, [user_id, hour, encoding.bigint(written_us)]))
             if of_user:
-                partitions.append((user_id, of_user))
-        return [
-            Partition(key, writes, encoding.mutation_bytes(writes)) for key, writes in partitions
-        ]
+                partitions.append(Partition(user_id, of_user))
+        return partitions
 
 
 def open_scoring_sink(settings: Settings) -> CassandraScoringSink:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Protocol
 
 from cassandra.cluster import Session
@@ -15,7 +12,6 @@ from liveprofile.alerts.cases import case_store
 from liveprofile.alerts.cases.flags import UnknownFlagError
 from liveprofile.alerts.consumer.alert import Alert
 from liveprofile.alerts.consumer.loop import AlertRefusedError
-from liveprofile.errors import InputError
 from liveprofile.storage.cql import from_ms, to_ms
 from liveprofile.storage.queries import StoredFlag
 
@@ -98,24 +94,3 @@ class RestrictAccount:
         if flag.action in self._actions and until > datetime.now(UTC):
             reason = f"{flag.reason}: {flag.message}"
             self._accounts.restrict(flag.user_id, flag.action, until, reason)
-
-
-def load_accounts(path: str) -> Accounts:
-    """Imports the object `package.module:name`; instantiates it without arguments if it is a class.
-
-    Searches the working directory too. Raises InputError.
-    """
-    module, colon, name = path.partition(":")
-    if not (module and colon and name):
-        raise InputError(f"{path!r}: write package.module:name")
-    folder = str(Path.cwd())
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    try:
-        target = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"{path!r}: {error}") from None
-    accounts = target() if isinstance(target, type) else target
-    if not callable(getattr(accounts, "restrict", None)):
-        raise InputError(f"{path!r} has no method restrict(user_id, action, until, reason)")
-    return accounts

@@ -1,7 +1,7 @@
 """Features of a scored event, from the event lists of its user and its shared entities.
 
-Stream, backfill and training use the same definitions: `compute_features` takes the job's lists as
-text, `features_from_lists` takes lists that were built from files. A span covers the events in
+Stream, backfill and training use the same definitions: `parse_lists` reads the job's lists as text,
+`features_from_lists` takes lists. A span covers the events in
 (t - span, t], the scored event included. Later events and labels that were given later do not
 count. NaN means unknown.
 
@@ -34,7 +34,6 @@ __all__ = [
     "Feature",
     "InvalidLists",
     "TokenLists",
-    "compute_features",
     "features_from_lists",
     "parse_lists",
     "type_letter",
@@ -43,13 +42,6 @@ __all__ = [
 LABEL_DELAY_DAYS = 7.0  # most labels are known after this time
 NIGHT_UNTIL_HOUR = 6
 _MONDAY = 3  # 1970-01-01 was a Thursday
-
-
-def compute_features(
-    batch: EventBatch, delay_days: float = LABEL_DELAY_DAYS
-) -> dict[str, np.ndarray]:
-    """(n,) float64 for each of EVENT_FEATURES. Raises InvalidLists if a list is invalid."""
-    return features_from_lists(parse_lists(batch), delay_days)
 
 
 def features_from_lists(

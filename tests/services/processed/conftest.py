@@ -17,12 +17,12 @@ from tests.support.job_under_test import TWO_TASKS, JobUnderTest
 from tests.support.streams.seeded import Message, poison_messages, with_faults
 from tests.support.streams.shop import START_MS, shop_events, with_iso_times
 
-EVENTS = 3_000
+EVENTS = 2_000
 USERS = 40
 SPAN_MS = 48 * HOUR_MS
 # The time span of the poison messages: they reach the model instead of being late.
 OUT_OF_ORDERNESS_MS = 24 * HOUR_MS
-POISON_MESSAGES = 1_000
+POISON_MESSAGES = 500
 REPEATED_ID = b'"event_id":123456789'
 REPLAYED_EVENTS = 60
 REPLAY_START_MS = START_MS + SPAN_MS + 2 * OUT_OF_ORDERNESS_MS
@@ -43,7 +43,10 @@ def stream_with_faults() -> list[Message]:
     ]
     in_order = sorted([*events, *burst], key=lambda event: event["event_time"])
     return with_iso_times(
-        with_faults(in_order, seed=7, broken=0.03, late_by_ms=10 * 24 * HOUR_MS).messages, every=7
+        with_faults(
+            in_order, seed=7, late=0.02, broken=0.04, late_by_ms=10 * 24 * HOUR_MS
+        ).messages,
+        every=7,
     )
 
 

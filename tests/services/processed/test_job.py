@@ -1,4 +1,4 @@
-"""What a job has stored and sent equals what the reference, a backfill and a backtest compute.
+"""What a job has stored and sent equals what the reference and a backtest compute.
 
 Final state: the job ran without a restart, every window is closed, every record accounted for.
 """
@@ -6,9 +6,7 @@ Final state: the job ran without a restart, every window is closed, every record
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 
-import pyarrow.dataset as ds
 import pytest
 
 from liveprofile.kafka.records import read_topic
@@ -17,7 +15,6 @@ from liveprofile.storage import queries
 from liveprofile.storage.connection import open_session
 from tests.reference.validation import REASONS
 from tests.support.compare import compare_with_reference
-from tests.support.compare_profiles import scan
 from tests.support.job_under_test import JobUnderTest
 from tests.support.paths import ROOT
 
@@ -45,21 +42,6 @@ def test_every_rejection_reason_occurs(job: JobUnderTest) -> None:
     reasons = Counter(record.headers["reason"].decode() for record in rejected)
     assert set(reasons) >= set(REASONS)
     assert not reasons["SCORING_FAILED"] and not reasons["UNREADABLE"], reasons
-
-
-def test_backfill_has_a_row_of_each_stored_window_and_others_of_late_events(
-    job: JobUnderTest, tmp_path: Path
-) -> None:
-    folder = tmp_path / "rows"
-    late = job.audit()["late"]
-    found = job.run("model", "backfill", "--embedded", "--rows", str(folder))
-    rows = ds.dataset(folder).to_table(["user_id", "window_end_ms"]).to_pylist()
-    windows = {(row["user_id"], row["window_end_ms"]) for row in rows}
-    with open_session(job.settings.cassandra) as session:
-        deltas = scan(session, "profile_delta", queries.StoredDelta)
-        stored = {(delta.user_id, delta.window_end_ms) for delta in deltas}
-    assert found["rows"] == len(rows) == len(windows)
-    assert windows >= stored and 0 < len(windows - stored) <= late
 
 
 def test_rules_in_force_raise_the_alerts_that_the_job_has_raised(job: JobUnderTest) -> None:

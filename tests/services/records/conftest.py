@@ -22,7 +22,7 @@ WINDOW = {
     "out_of_orderness_ms": OUT_OF_ORDERNESS_MS,
     "max_partition_drift_ms": HOUR_MS,
 }
-LIMITS = {"max_window_events": 2_000, "max_window_chars": 1_000_000}
+LIMITS = {"max_window_events": 300, "max_window_chars": 500_000}
 
 
 @pytest.fixture(scope="package")

@@ -26,7 +26,9 @@ from tests.support.rows.profile_rows import START_MS, flag, profile_row
 from udfs.profile.sink import CassandraProfileSink
 
 SERVE = {"authentication": "keys", "deadline_ms": 10_000}
-PROFILE_JSON = b'{"features":{},"interests":{"caf\xc3\xa9":0.5},"category_affinity":{}}'
+PROFILE_JSON = (
+    b'{"features":{},"used_coupon":false,"interests":{"caf\xc3\xa9":0.5},"category_affinity":{}}'
+)
 WINDOWS = 5
 USERS = [f"u{number}" for number in range(30)]
 SCORES = 40

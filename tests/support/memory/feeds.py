@@ -12,7 +12,7 @@ from liveprofile.kafka.records import Record
 from liveprofile.rules.rules import RuleSet
 from liveprofile.segments.definitions import SegmentSet
 from liveprofile.settings import Settings
-from tests.support.memory.topic import FakeTopic
+from tests.support.memory.kafka import FakeTopic
 from udfs.worker import Feeds, fixed_feeds
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import queue
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -76,7 +78,7 @@ class MemoryKafka:
             records.exclusive_writer: self.exclusive_writer,
             offsets.partition_ranges: self.partition_ranges,
             topics.create_topics: lambda settings: [],
-            tail.TopicTail: self.source,
+            tail.TopicTail: self.tail,
         }
         replace_everywhere(monkeypatch, replaced)
 
@@ -110,21 +112,40 @@ class MemoryKafka:
 
         yield send
 
-    def source(self, settings: Any, topic: str, group: str, **_: Any) -> Source:
-        return Source(list(self.records[topic]))
+    def tail(self, settings: Any, topic: str, group: str, **_: Any) -> FakeTopic:
+        return FakeTopic(*self.records[topic])
 
 
-class Source:
-    """A TopicTail of the records that a topic has when it is opened."""
+class FakeTopic:
+    """A TopicTail: `records` exist when it is opened, `put` adds more later."""
 
-    def __init__(self, present: list[Record]):
-        self._present, self.caught_up = present, False
+    def __init__(self, *records: Record, pause_s: float = 0.0):
+        self._queue: queue.Queue[Record | Exception] = queue.Queue()
+        self._first, self._pause_s = list(records), pause_s
+        self.caught_up = False
+        self.closed = False
+
+    def put(self, *records: Record | Exception) -> None:
+        """Adds records; `poll` raises those that are exceptions."""
+        for record in records:
+            self._queue.put(record)
 
     def poll(self, timeout_s: float) -> list[Record]:
-        self.caught_up, found, self._present = True, self._present, []
-        return found
+        if not self.caught_up:  # one record per poll; the poll after the last one catches up
+            time.sleep(self._pause_s)
+            self.caught_up = not self._first
+            return [self._first.pop(0)] if self._first else []
+        try:
+            record = self._queue.get(timeout=timeout_s)
+        except queue.Empty:
+            return []
+        if isinstance(record, Exception):
+            raise record
+        return [record]
+
+    def close(self) -> None:
+        self.closed = True
 
     def read_on(self) -> list[Record]:
-        return self.poll(0)
-
-    def close(self) -> None: ...
+        found, self._first, self.caught_up = self._first, [], True
+        return found

@@ -20,37 +20,60 @@ from udfs.scoring.sink import ScoredEvent
 FlagKey = tuple[str, int, str, str]  # user, time in ms, rule, event ("" for a window)
 
 
-def _history(
-    query: FlagQuery, active_rules: dict[RowPosition, list[str]], flags: Iterable[FlagKey]
-) -> FlagHistory:
-    """active_rules: of each stored row of the user."""
-    latest = max((row for row in active_rules if row < query.position), default=None)
-    raised = [
-        RowPosition(time_ms, event_id)
-        for user_id, time_ms, rule_id, event_id in flags
-        if (user_id, rule_id) == (query.user_id, query.rule_id)
-    ]
-    return FlagHistory(
-        latest,
-        latest is not None and query.rule_id in active_rules[latest],
-        max((row.time_ms for row in raised if row < query.position), default=None),
-        min((row.time_ms for row in raised if row > query.position), default=None),
-        query.position in raised,
-    )
-
-
-class MemoryProfileSink:
-    """A ProfileSink whose tables are dicts by primary key."""
+class _MemorySink:
+    """What both sinks have. Tables are dicts by primary key; `write` stores at once."""
 
     def __init__(self) -> None:
-        self.profiles: dict[str, ProfileRow] = {}
-        self.deltas: dict[tuple[str, int], ProfileRow] = {}
-        self.lookalikes: dict[str, ProfileRow] = {}
         self.flags: dict[FlagKey, Flag] = {}
         self.snoozes: dict[str, dict[str, int]] = {}
         self.attributes: dict[str, list[Statement]] = {}
-        self.segments = MemoryMemberships()
         self.closed = False
+
+    def _active_rules(self, user_id: str) -> dict[RowPosition, list[str]]:
+        """Of each stored row of the user."""
+        raise NotImplementedError
+
+    def flag_history(self, queries: Sequence[FlagQuery]) -> list[FlagHistory]:
+        return [self._flag_history(query) for query in queries]
+
+    def _flag_history(self, query: FlagQuery) -> FlagHistory:
+        active_rules = self._active_rules(query.user_id)
+        latest = max((row for row in active_rules if row < query.position), default=None)
+        raised = [
+            RowPosition(time_ms, event_id)
+            for user_id, time_ms, rule_id, event_id in self.flags
+            if (user_id, rule_id) == (query.user_id, query.rule_id)
+        ]
+        return FlagHistory(
+            latest,
+            latest is not None and query.rule_id in active_rules[latest],
+            max((row.time_ms for row in raised if row < query.position), default=None),
+            min((row.time_ms for row in raised if row > query.position), default=None),
+            query.position in raised,
+        )
+
+    def statements(self, user_ids: Iterable[str]) -> dict[str, list[Statement]]:
+        return {user_id: self.attributes.get(user_id, []) for user_id in user_ids}
+
+    def snoozed(self, user_ids: Iterable[str]) -> dict[str, dict[str, int]]:
+        return {user_id: self.snoozes.get(user_id, {}) for user_id in user_ids}
+
+    def flush(self) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class MemoryProfileSink(_MemorySink):
+    """A ProfileSink."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.profiles: dict[str, ProfileRow] = {}
+        self.deltas: dict[tuple[str, int], ProfileRow] = {}
+        self.lookalikes: dict[str, ProfileRow] = {}
+        self.segments = MemoryMemberships()
         self._ends_ms: dict[str, set[int]] = {}  # of all deltas that were ever written, by user
 
     def memberships(self, user_ids: Iterable[str]) -> dict[str, Memberships]:
@@ -59,14 +82,8 @@ class MemoryProfileSink:
     def stored_changes(self, keys: Iterable[ChangeKey]) -> dict[ChangeKey, Membership]:
         return self.segments.stored_changes(keys)
 
-    def flag_history(self, queries: Sequence[FlagQuery]) -> list[FlagHistory]:
-        return [self._flag_history(query) for query in queries]
-
-    def _flag_history(self, query: FlagQuery) -> FlagHistory:
-        active_rules = {
-            RowPosition(end_ms): row.active_rules for end_ms, row in self._rows_of(query.user_id)
-        }
-        return _history(query, active_rules, self.flags)
+    def _active_rules(self, user_id: str) -> dict[RowPosition, list[str]]:
+        return {RowPosition(end_ms): row.active_rules for end_ms, row in self._rows_of(user_id)}
 
     def _rows_of(self, user_id: str) -> Iterator[tuple[int, ProfileRow]]:
         """The stored windows of a user, by end, without a look at those of all others."""
@@ -97,59 +114,29 @@ class MemoryProfileSink:
             for write in row.memberships:
                 self.segments.write(write)
 
-    def statements(self, user_ids: Iterable[str]) -> dict[str, list[Statement]]:
-        return {user_id: self.attributes.get(user_id, []) for user_id in user_ids}
-
-    def snoozed(self, user_ids: Iterable[str]) -> dict[str, dict[str, int]]:
-        return {user_id: self.snoozes.get(user_id, {}) for user_id in user_ids}
-
     @staticmethod
     def _upsert(table: dict[Any, ProfileRow], key: Any, row: ProfileRow) -> None:
         if key not in table or write_time_us(table[key]) <= write_time_us(row):
             table[key] = row
 
-    def flush(self) -> None:
-        """Does nothing: `write` stores at once."""
 
-    def close(self) -> None:
-        self.closed = True
-
-
-class MemoryScoringSink:
-    """A ScoringSink whose tables are dicts by primary key."""
+class MemoryScoringSink(_MemorySink):
+    """A ScoringSink."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.scores: dict[tuple[str, int, str], ScoredEvent] = {}
-        self.flags: dict[FlagKey, Flag] = {}
-        self.snoozes: dict[str, dict[str, int]] = {}
-        self.attributes: dict[str, list[Statement]] = {}
         self.drift_store = CassandraDriftStore(MemoryCassandra(), CassandraSettings(), 3_600)
 
-    def flag_history(self, queries: Sequence[FlagQuery]) -> list[FlagHistory]:
-        return [self._flag_history(query) for query in queries]
-
-    def _flag_history(self, query: FlagQuery) -> FlagHistory:
-        active_rules = {
+    def _active_rules(self, user_id: str) -> dict[RowPosition, list[str]]:
+        return {
             RowPosition(row.event_ms, row.event_id): row.active_rules
             for row in self.scores.values()
-            if row.user_id == query.user_id
+            if row.user_id == user_id
         }
-        return _history(query, active_rules, self.flags)
-
-    def statements(self, user_ids: Iterable[str]) -> dict[str, list[Statement]]:
-        return {user_id: self.attributes.get(user_id, []) for user_id in user_ids}
-
-    def snoozed(self, user_ids: Iterable[str]) -> dict[str, dict[str, int]]:
-        return {user_id: self.snoozes.get(user_id, {}) for user_id in user_ids}
 
     def write(self, rows: Sequence[ScoredEvent]) -> None:
         for row in rows:
             self.scores[row.user_id, row.event_ms, row.event_id] = row
             for flag in row.flags:
                 self.flags[row.user_id, row.event_ms, flag.rule_id, row.event_id] = flag
-
-    def flush(self) -> None:
-        """Does nothing: `write` stores at once."""
-
-    def close(self) -> None:
-        """Does nothing."""

@@ -1,5 +1,4 @@
-"""The shipped rules, a small rules file, a rule with changed fields, and
-columns of features."""
+"""The shipped rules, a small rules file, rules and their records, and columns of features."""
 
 from __future__ import annotations
 
@@ -8,6 +7,8 @@ from typing import Any
 import numpy as np
 import orjson
 
+from liveprofile.kafka.records import Record
+from liveprofile.rules.definitions import RuleSigner
 from liveprofile.rules.rules import Rule, feature_kinds, read_rule, read_rules
 from tests.support.paths import ROOT
 
@@ -53,3 +54,18 @@ def event_columns(**known: list[Any]) -> dict[str, np.ndarray]:
     unknown = dict.fromkeys(feature_kinds("event"), np.full(n, np.nan))
     given = {name: np.array(values) for name, values in known.items()}
     return unknown | {"event_type": np.full(n, "purchase")} | given
+
+
+def raw_rule_record(rule_id: str, value: bytes | None, offset: int = 0) -> Record:
+    """A record with any value; None: a tombstone."""
+    return Record("risk-rules", 0, offset, 0, rule_id.encode(), value, {})
+
+
+def rule_record(rule_id: str, **changes: object) -> Record:
+    """A record of a valid rule; `changes` overrides the rule's fields."""
+    return raw_rule_record(rule_id, rule(id=rule_id, **changes).model_dump_json().encode())
+
+
+def signed(record: Record, signer: RuleSigner, signed_ms: int) -> Record:
+    headers = signer.headers(record.key, record.value, signed_ms)
+    return record._replace(headers={name: value.encode() for name, value in headers.items()})

@@ -29,6 +29,8 @@ FILES = {
     "liveprofile.toml": SETTINGS,
     "shop.csv": "a,b\n1,2\n",
     "shop.parquet": "PAR1",
+    "shop.data": "PAR1",
+    "shop.jsonl.gz": "\x1f",
     "events.jsonl": json.dumps({"event_id": "1"}) + "\n",
     "mapping.toml": 'format = "csv"\n',
     "full/file": "",
@@ -52,6 +54,9 @@ def run(monkeypatch: pytest.MonkeyPatch, command: str) -> int:
     return ended.value.code
 
 
+STATED = "--source crm --kind declared --purpose risk"
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
     [
@@ -60,10 +65,10 @@ def run(monkeypatch: pytest.MonkeyPatch, command: str) -> int:
         ("profile explain 42 --mapping mapping.toml", "--mapping"),
         ("profile explain 42 --config no_model.toml", "/nowhere"),
         ("attributes withdraw 42 --source 'a b'", "--source"),
-        ("attributes send nowhere.csv --dry-run", "No such file"),
+        (f"attributes send nowhere.csv {STATED}", "No such file"),
         ("attributes send shop.csv --kind guess", "--kind"),
-        ("attributes send shop.csv", "unknown attribute a"),
-        ("attributes send shop.parquet", "shop.parquet"),
+        (f"attributes send shop.csv {STATED}", "unknown attribute a"),
+        (f"attributes send shop.parquet {STATED}", "shop.parquet"),
         ("profile flags --user ''", "must not be empty"),
         ("profile flags --since yesterday", "--since 'yesterday': neither a duration"),
         ("events recompute-late --mapping mapping.toml", "needs FILE"),
@@ -74,6 +79,7 @@ def run(monkeypatch: pytest.MonkeyPatch, command: str) -> int:
         ("risk alerts snooze u --for 9999d", "at most 365 days ahead"),
         ("events replay nowhere.jsonl", "no file at nowhere.jsonl"),
         ("events replay shop.csv", "shop.csv does not begin with a JSON object: give a mapping"),
+        ("events replay shop.jsonl.gz", "shop.jsonl.gz does not begin with a JSON object"),
         ("events replay shop.csv --mapping nowhere.toml", "mapping nowhere.toml: No such file"),
         ("events replay shop.csv --mapping mapping.toml", "mapping.toml: time: Field required"),
         ("model backfill --rows full", "full is not empty"),
@@ -108,10 +114,11 @@ def run(monkeypatch: pytest.MonkeyPatch, command: str) -> int:
         ("privacy export 42 --out shop.csv", "shop.csv exists"),
         ("privacy export 42 --out nowhere/user.json", "nowhere/user.json cannot be written"),
         ("risk feedback nowhere.jsonl", "no file at nowhere.jsonl"),
-        ("risk feedback shop.csv", "shop.csv does not begin with a JSON object: labels are JSON"),
+        (
+            "risk feedback shop.csv",
+            "shop.csv does not begin with a JSON object: labels are JSON lines",
+        ),
         ("risk consume", "no handler"),
-        ("risk consume --restrict accounts", "write package.module:name"),
-        ("risk consume --restrict json:nothing", "has no attribute 'nothing'"),
         ("risk rules apply nowhere.toml", "rules file nowhere.toml"),
         ("job submit --savepoint savepoint-1", "must be an absolute path or a URI"),
         ("job submit --config no_rules.toml", "rules file"),

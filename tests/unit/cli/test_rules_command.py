@@ -10,33 +10,23 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cli.main import app
-from liveprofile.feeds import definitions as rules_feed
-from liveprofile.feeds.definitions import APPLIED_KEY, TopicDefinitions, definition_signer
-from liveprofile.kafka import records, topics
+from liveprofile.feeds.definitions import APPLIED_KEY, definition_signer, read_definition_topic
+from liveprofile.kafka.records import Record
 from liveprofile.rules.rules import RULES
-from liveprofile.settings import Settings, load
-from tests.support.memory.definition_topic import FakeDefinitionTopic
+from liveprofile.settings import load
+from tests.support.memory.kafka import MemoryKafka
 from tests.support.paths import ROOT
-from tests.support.rows.rule_examples import RULES_TOML
-from tests.support.rows.rule_records import raw_rule_record, rule_record, signed
+from tests.support.rows.rule_examples import RULES_TOML, raw_rule_record, rule_record, signed
 
 SCHEMA = json.loads((ROOT / "schemas/risk-rule.schema.json").read_text("utf-8"))
 SETTINGS = 'rules = "{file}"\n'
 
 
-def new_topic(settings: Settings | None) -> TopicDefinitions:
-    return TopicDefinitions(RULES, settings and definition_signer(settings, settings.topics.rules))
-
-
 @pytest.fixture
-def topic(monkeypatch: pytest.MonkeyPatch) -> FakeDefinitionTopic:
-    fake = FakeDefinitionTopic("risk-rules", new_topic)
-    monkeypatch.setattr(
-        rules_feed, "read_definition_topic", lambda settings, kind: fake.read(settings)
-    )
-    monkeypatch.setattr(records, "exclusive_writer", fake.exclusive_writer)
-    monkeypatch.setattr(topics, "create_topics", fake.create_topics)
-    return fake
+def topic(monkeypatch: pytest.MonkeyPatch) -> list[Record]:
+    kafka = MemoryKafka()
+    kafka.install(monkeypatch)
+    return kafka.records["risk-rules"]
 
 
 @pytest.fixture
@@ -82,14 +72,12 @@ def test_check_prints_every_error_and_exits_with_2(file: Path) -> None:
     }
 
 
-def test_apply_writes_added_changed_and_removed_rules(
-    file: Path, topic: FakeDefinitionTopic
-) -> None:
+def test_apply_writes_added_changed_and_removed_rules(file: Path, topic: list[Record]) -> None:
     assert changes(run(file, "apply", str(file), "--json", "--by", "anna")) == {
         "many": ("added", 1),
         "more": ("added", 1),
     }
-    applied, *rules = topic.records
+    applied, *rules = topic
     assert applied.key == APPLIED_KEY and json.loads(applied.value)["applied_by"] == "anna"
     for written_record in rules:
         value = json.loads(written_record.value)
@@ -101,43 +89,43 @@ def test_apply_writes_added_changed_and_removed_rules(
         "many": ("changed", 2),
         "more": ("removed", None),
     }
-    assert [(record.key, record.value is None) for record in topic.records[3:]] == [
+    assert [(record.key, record.value is None) for record in topic[3:]] == [
         (APPLIED_KEY, False),
         (b"many", False),
         (b"more", True),
     ]
-    [left] = topic.read(None).value().rules
+    [left] = read_definition_topic(load(), RULES).value().rules
     assert (left.version, left.threshold) == (2, 4)
 
     result = run(file, "apply", str(file))
     assert result.stdout.split()[-3:] == ["unchanged", "many", "2"]
-    assert (len(topic.records), topic.created) == (6, 2)
+    assert len(topic) == 6
 
 
 def test_apply_signs_its_records_with_the_signing_key(
-    file: Path, topic: FakeDefinitionTopic, monkeypatch: pytest.MonkeyPatch
+    file: Path, topic: list[Record], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LIVEPROFILE_RULES_SIGNING_KEY", "k" * 32)
     run(file, "apply", str(file))
     file.write_text(RULES_TOML)
     run(file, "apply", str(file))
     settings = load()
-    assert [rule.id for rule in topic.read(settings).value().rules] == ["many"]
-    first, second = topic.records[:3], topic.records[3:]
+    assert [rule.id for rule in read_definition_topic(settings, RULES).value().rules] == ["many"]
+    first, second = topic[:3], topic[3:]
     assert [record.value is None for record in second] == [False, True]
     times = [int(record.headers["signed-ms"]) for record in (*first, *second)]
     assert times[:3] == times[:1] * 3 and times[3:] == times[3:4] * 2 and times[3] > times[0]
 
     # A signing time ahead of this clock does not keep the next change from being accepted.
     signer = definition_signer(settings, settings.topics.rules)
-    topic.records.append(signed(rule_record("many", version=3), signer, times[-1] + 10**9))
+    topic.append(signed(rule_record("many", version=3), signer, times[-1] + 10**9))
     run(file, "apply", str(file))
-    assert topic.read(settings).invalid_records == 0
-    assert topic.read(settings).value().rules[0].version == 4
+    assert read_definition_topic(settings, RULES).invalid_records == 0
+    assert read_definition_topic(settings, RULES).value().rules[0].version == 4
 
 
 def test_apply_repairs_a_topic_with_unsigned_records(
-    file: Path, topic: FakeDefinitionTopic, monkeypatch: pytest.MonkeyPatch
+    file: Path, topic: list[Record], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(file, "apply", str(file))
     monkeypatch.setenv("LIVEPROFILE_RULES_SIGNING_KEY", "k" * 32)
@@ -145,31 +133,29 @@ def test_apply_repairs_a_topic_with_unsigned_records(
         "many": ("added", 1),
         "more": ("added", 1),
     }
-    assert topic.read(load()).invalid_ids == set()
+    assert read_definition_topic(load(), RULES).invalid_ids == set()
     for unsigned in (raw_rule_record("*", b"{}"), raw_rule_record("stranger", None)):
-        topic.records.append(unsigned)
+        topic.append(unsigned)
         run(file, "apply", str(file))
-        assert topic.read(load()).invalid_ids == set()
+        assert read_definition_topic(load(), RULES).invalid_ids == set()
 
 
 @pytest.mark.parametrize("key", ["", "hunter2"])
 def test_short_signing_key_is_rejected_without_showing_it(
-    key: str, file: Path, topic: FakeDefinitionTopic, monkeypatch: pytest.MonkeyPatch
+    key: str, file: Path, topic: list[Record], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LIVEPROFILE_RULES_SIGNING_KEY", key)
     result = run(file, "apply", str(file))
-    assert (result.exception.exit_code, topic.records) == (2, [])
+    assert (result.exception.exit_code, topic) == (2, [])
     assert "rules_signing_key = ********: " in str(result.exception)
     assert "at least 32" in str(result.exception) and "hunter2" not in str(result.exception)
 
 
-def test_list_shows_file_rules_until_topic_has_records(
-    file: Path, topic: FakeDefinitionTopic
-) -> None:
+def test_list_shows_file_rules_until_topic_has_records(file: Path, topic: list[Record]) -> None:
     result_json = json.loads(run(file, "list", "--json").stdout)
     assert (result_json["source"], result_json["version"]) == (f"file {file}", "1")
     assert [rule["id"] for rule in result_json["rules"]] == ["many", "more"]
-    topic.records.append(rule_record("other", state="SHADOW"))
+    topic.append(rule_record("other", state="SHADOW"))
     first, *_, last = run(file, "list").stdout.rstrip().splitlines()
     assert first.endswith("from topic risk-rules")
     assert last.split() == ["other", "1", "event", "SHADOW", "amount", ">=", "threshold"]

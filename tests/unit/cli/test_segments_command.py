@@ -9,23 +9,16 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cli.main import app
-from liveprofile.feeds import definitions as segments_feed
-from liveprofile.feeds.definitions import TopicDefinitions
-from liveprofile.kafka import records, topics
-from liveprofile.segments.definitions import SEGMENTS
-from tests.support.memory.definition_topic import FakeDefinitionTopic
+from liveprofile.kafka.records import Record
+from tests.support.memory.kafka import MemoryKafka
 from tests.support.rows.segment_examples import SEGMENTS_TOML
 
 
 @pytest.fixture
-def topic(monkeypatch: pytest.MonkeyPatch) -> FakeDefinitionTopic:
-    fake = FakeDefinitionTopic("segment-definitions", lambda _: TopicDefinitions(SEGMENTS))
-    monkeypatch.setattr(
-        segments_feed, "read_definition_topic", lambda settings, kind: fake.read(settings)
-    )
-    monkeypatch.setattr(records, "exclusive_writer", fake.exclusive_writer)
-    monkeypatch.setattr(topics, "create_topics", lambda settings: [])
-    return fake
+def topic(monkeypatch: pytest.MonkeyPatch) -> list[Record]:
+    kafka = MemoryKafka()
+    kafka.install(monkeypatch)
+    return kafka.records["segment-definitions"]
 
 
 @pytest.fixture
@@ -41,13 +34,13 @@ def run(file: Path, *arguments: str) -> Result:
     return CliRunner().invoke(app, ["segments", *arguments, "--config", str(config)])
 
 
-def test_apply_writes_changes_that_list_then_shows(file: Path, topic: FakeDefinitionTopic) -> None:
+def test_apply_writes_changes_that_list_then_shows(file: Path, topic: list[Record]) -> None:
     assert f"version 1, from file {file}" in run(file, "list").stdout
     assert run(file, "apply", str(file), "--dry-run").stdout.split()[-3:] == ["added", "buyer", "1"]
-    assert topic.records == []
+    assert topic == []
     run(file, "apply", str(file), "--by", "anna")
-    assert [record.key for record in topic.records] == [b"*", b"buyer"]
-    assert json.loads(topic.records[1].value)["applied_by"] == "anna"
+    assert [record.key for record in topic] == [b"*", b"buyer"]
+    assert json.loads(topic[1].value)["applied_by"] == "anna"
     file.write_text(SEGMENTS_TOML.replace(">= 3", ">= 4"))
     listed = json.loads(run(file, "apply", str(file), "--json").stdout)
     assert listed["changes"] == [{"segment_id": "buyer", "what": "changed", "version": 2}]

@@ -10,7 +10,7 @@ import typer
 from cli.common import Call, cell
 from cli.profile import change_sentence, profile_fields
 from cli.risk import shown_backtest
-from liveprofile.labels.rule_backtest import StoredEvent, compare, event_blocks
+from liveprofile.labels.rule_backtest import StoredEvent, blocks, compare
 from liveprofile.units import DAY_MS
 from tests.support.rows.rule_examples import rule
 from tests.support.rows.stored_rows import stored_profile
@@ -110,7 +110,7 @@ def test_alerts_of_both_sides_stand_in_one_row(capsys: pytest.CaptureFixture[str
     edited = [rule(threshold=9), ring]
     end_ms = START_MS + 2 * DAY_MS
     labels = {("a", START_MS): "legitimate"}
-    found = compare([rule()], edited, event_blocks(events), START_MS, end_ms, labels)
+    found = compare([rule()], edited, blocks(events), START_MS, end_ms, labels)
     Call().print(None, *shown_backtest(found))
     assert found.skipped["ring"].startswith("reads user_purchases_1d")
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]

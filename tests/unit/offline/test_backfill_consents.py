@@ -41,14 +41,8 @@ def test_a_row_needs_consent_at_its_time_and_now() -> None:
     assert kept(table, *pairs) == [
         pair for pair in pairs if pair[0] != "withdrew" and pair != ("returned", 60)
     ]
-
-
-def test_without_consents_all_rows_are_kept() -> None:
-    assert kept(None, ("a", 1)) == [("a", 1)]
-
-
-def test_no_row_is_left_if_training_is_not_allowed_by_default() -> None:
-    assert kept(ConsentTable(ALL | {"training": False}), ("a", 1), ("b", 2)) == []
+    assert kept(ConsentTable(ALL | {"training": False}), *pairs) == []
+    assert kept(None, *pairs) == pairs
 
 
 def test_users_who_were_erased_at_any_time_have_no_rows() -> None:

@@ -168,26 +168,6 @@ def test_expired_profile_ends_memberships() -> None:
     world.assert_consistent(END_MS)
 
 
-def test_window_between_reading_and_writing_is_evaluated_again() -> None:
-    world = World()
-    world.segments = RECENT.model_copy(update={"sweep": "s1", "sweeping": True})
-    world.window("a", recency_days=29)
-
-    def step(name: str) -> None:
-        if name == "written":  # the worker had read the membership before the sweep wrote it
-            world.store.step = lambda name: None
-            world.store.put(stored_profile("a", 0, END_MS + DAY_MS, recency_days=0.0))
-
-    world.store.step = step
-    world.sweep(END_MS + 3 * DAY_MS)
-    assert [(change, cause) for _, _, change, cause in world.changes()] == [
-        ("entered", "window"),
-        ("left", "time"),
-        ("entered", "time"),
-    ]
-    world.assert_consistent(END_MS + 3 * DAY_MS)
-
-
 @pytest.mark.parametrize("seed", range(40))
 def test_killed_sweep_goes_on_and_sends_every_change_exactly_once(seed: int) -> None:
     rng = random.Random(seed)

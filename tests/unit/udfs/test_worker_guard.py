@@ -20,7 +20,7 @@ from udfs.worker_guard import Watched
 
 pytestmark = pytest.mark.slow
 
-NOTICE_S, PAUSE_S = 1.0, 1.5
+NOTICE_S, PAUSE_S = 0.5, 1.0
 TIMEOUT_S = 60.0
 
 # Its operator closes, so its server too, when argv[1] is sent to it. It outlives that, as a

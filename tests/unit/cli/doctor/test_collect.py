@@ -9,7 +9,7 @@ import pytest
 
 from cli.doctor.collect import FlinkFacts, flink_facts, kafka_facts, local_facts
 from liveprofile.settings import load
-from tests.support.flink_rest import flink_rest
+from tests.support.http_server import flink_rest
 
 
 def test_flink_facts_come_from_its_rest_interface() -> None:

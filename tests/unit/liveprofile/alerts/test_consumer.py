@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import timedelta
 from typing import Any
@@ -22,9 +21,8 @@ from liveprofile.alerts.consumer import (
     Severity,
 )
 from liveprofile.alerts.consumer.alert import read_alert
-from liveprofile.alerts.consumer.handlers import load_accounts
 from liveprofile.alerts.consumer.loop import DeliveryFailure
-from liveprofile.errors import InputError, ServiceError
+from liveprofile.errors import ServiceError
 from liveprofile.storage.cql import from_ms, now_ms
 from liveprofile.storage.queries import StoredFlag
 from tests.unit.liveprofile.alerts.fake_kafka import (
@@ -145,39 +143,30 @@ def test_event_of_another_type_is_no_alert():
     assert read_alert(json.dumps(EXAMPLE | {"type": "liveprofile.risk.drift"}).encode()) is None
 
 
-def stored_flag(time_ms: int, action: str) -> StoredFlag:
-    return StoredFlag(
+def restrictions(time_ms: int, action: str) -> list[Any]:
+    """What an alert and its duplicate restrict. It names another user, action and time than the
+    stored flag, and only that counts."""
+    flag = StoredFlag(
         "u-1", time_ms, time_ms, "rule", an_alert().id, "CODE", "high", action, 9.0, 3.0, "9 of 3",
         {}, "model", "rules",
     )  # fmt: skip
-
-
-def restrictions(find_flag: Callable[[str], StoredFlag]) -> list[Any]:
-    """What an alert and its duplicate restrict. It names another user, action and time: only the
-    stored flag counts."""
     accounts = Mock()
     for _ in range(2):
-        handler = RestrictAccount(accounts, find_flag, timedelta(hours=2))
+        handler = RestrictAccount(accounts, lambda _: flag, timedelta(hours=2))
         handler.handle(an_alert(action="restrict_trading"))
     return accounts.restrict.call_args_list
 
 
 def test_restriction_is_that_of_the_stored_flag_and_starts_at_its_time():
-    flag = stored_flag(now_ms(), "limit_trading")
-    until = from_ms(flag.window_end_ms) + timedelta(hours=2)
-    assert restrictions(lambda _: flag) == 2 * [call("u-1", "limit_trading", until, "CODE: 9 of 3")]
+    time_ms = now_ms()
+    until = from_ms(time_ms) + timedelta(hours=2)
+    expected = 2 * [call("u-1", "limit_trading", until, "CODE: 9 of 3")]
+    assert restrictions(time_ms, "limit_trading") == expected
 
 
 def test_old_flag_or_other_action_or_no_stored_flag_restricts_nobody():
-    assert not restrictions(lambda _: stored_flag(now_ms() - 3 * 3_600_000, "limit_trading"))
-    assert not restrictions(lambda _: stored_flag(now_ms(), "notify_customer_service"))
+    assert not restrictions(now_ms() - 3 * 3_600_000, "limit_trading")
+    assert not restrictions(now_ms(), "notify_customer_service")
+    unknown = Mock(side_effect=UnknownFlagError("f"))
     with pytest.raises(AlertRefusedError, match="no flag is stored"):
-        restrictions(Mock(side_effect=UnknownFlagError("f")))
-
-
-@pytest.mark.parametrize(
-    "path", ["", "json", "json:", ":x", "no_such:x", "json:none", "json:dumps"]
-)
-def test_error_names_the_invalid_path(path: str):
-    with pytest.raises(InputError, match=repr(path)):
-        load_accounts(path)
+        RestrictAccount(Mock(), unknown).handle(an_alert())

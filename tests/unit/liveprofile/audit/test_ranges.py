@@ -52,7 +52,7 @@ def audit_whole(job: SimulatedJob, part_rows: int = PART_ROWS) -> Report:
 def audit_range(
     job: SimulatedJob, starts: list[int], ends: list[int], part_rows: int = PART_ROWS
 ) -> Report:
-    """Reads what `liveprofile events audit --state` reads."""
+    """Reads what `liveprofile events audit --new` reads."""
     ranges = {
         number: PartitionRange(start, max(start, end))
         for number, (start, end) in enumerate(zip(starts, ends, strict=True))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import count
+from typing import Any
+
 import pytest
 
 from liveprofile.feeds import definitions
@@ -13,24 +16,20 @@ from liveprofile.feeds.definitions import (
     read_in_force,
     tag_of,
 )
-from liveprofile.kafka import records, topics
+from liveprofile.kafka.records import Record
 from liveprofile.rules.rules import RULES, Rule
 from liveprofile.settings import Settings, load
-from tests.support.memory.definition_topic import FakeDefinitionTopic
+from tests.support.memory.kafka import MemoryKafka
 from tests.support.rows.rule_examples import SHIPPED_RULES, rule
 
 TOPIC = "risk-rules"
 
 
-@pytest.fixture
-def topic(monkeypatch: pytest.MonkeyPatch) -> FakeDefinitionTopic:
-    fake = FakeDefinitionTopic(TOPIC, lambda _: TopicDefinitions(RULES))
-    monkeypatch.setattr(
-        definitions, "read_definition_topic", lambda settings, kind: fake.read(settings)
-    )
-    monkeypatch.setattr(records, "exclusive_writer", fake.exclusive_writer)
-    monkeypatch.setattr(topics, "create_topics", fake.create_topics)
-    return fake
+@pytest.fixture(autouse=True)
+def topic(monkeypatch: pytest.MonkeyPatch) -> list[Record]:
+    kafka = MemoryKafka()
+    kafka.install(monkeypatch)
+    return kafka.records[TOPIC]
 
 
 @pytest.fixture
@@ -38,54 +37,60 @@ def settings() -> Settings:
     return load()
 
 
-def apply(
-    settings: Settings, topic: FakeDefinitionTopic, *rules: Rule, tag: str | None = None
-) -> Applied:
+def apply(settings: Settings, *rules: Rule, tag: str | None = None) -> Applied:
     return apply_definitions(settings, RULES, rules, by="anna", expected_tag=tag)
 
 
-def test_tag_of_an_apply_is_that_of_the_next_read(
-    settings: Settings, topic: FakeDefinitionTopic
-) -> None:
+def ids_in_topic(settings: Settings) -> list[str]:
+    found = definitions.read_definition_topic(settings, RULES)
+    return [each.id for each in found.definitions]
+
+
+def test_tag_of_an_apply_is_that_of_the_next_read(settings: Settings) -> None:
     found = read_in_force(settings, RULES)
     assert (found.definitions, found.tag) == (SHIPPED_RULES, "file")
-    applied = apply(settings, topic, rule(id="b"), rule(id="a"), tag=found.tag)
-    assert applied.tag == tag_of(topic.read(settings)) != found.tag
+    applied = apply(settings, rule(id="b"), rule(id="a"), tag=found.tag)
+    assert applied.tag == tag_of(definitions.read_definition_topic(settings, RULES)) != found.tag
     found = read_in_force(settings, RULES)
     assert (found.source, found.tag) == (f"topic {TOPIC}", applied.tag)
     assert [each.id for each in found.definitions.rules] == ["a", "b"]
 
 
-def test_second_editor_of_the_same_definitions_is_refused(
-    settings: Settings, topic: FakeDefinitionTopic
-) -> None:
-    tag = apply(settings, topic, rule(id="a")).tag
-    apply(settings, topic, rule(id="a"), rule(id="b"), tag=tag)
+def test_second_editor_of_the_same_definitions_is_refused(settings: Settings) -> None:
+    tag = apply(settings, rule(id="a")).tag
+    apply(settings, rule(id="a"), rule(id="b"), tag=tag)
     with pytest.raises(DefinitionsChangedError, match="read them again"):
-        apply(settings, topic, rule(id="c"), tag=tag)
-    assert [each.id for each in topic.read(settings).definitions] == ["a", "b"]
+        apply(settings, rule(id="c"), tag=tag)
+    assert ids_in_topic(settings) == [
+        "a",
+        "b",
+    ]
 
 
 def test_repeated_apply_writes_nothing_and_is_not_refused(
-    settings: Settings, topic: FakeDefinitionTopic
+    settings: Settings, topic: list[Record]
 ) -> None:
-    tag = apply(settings, topic, rule(id="a")).tag
-    first = apply(settings, topic, rule(id="b"), tag=tag)
-    written = len(topic.records)
-    assert apply(settings, topic, rule(id="b"), tag=tag).tag == first.tag
-    assert len(topic.records) == written
+    tag = apply(settings, rule(id="a")).tag
+    first = apply(settings, rule(id="b"), tag=tag)
+    written = len(topic)
+    assert apply(settings, rule(id="b"), tag=tag).tag == first.tag
+    assert len(topic) == written
 
 
 def test_apply_that_another_one_overtakes_after_its_last_read_is_refused(
-    settings: Settings, topic: FakeDefinitionTopic
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    apply(settings, topic, rule(id="a"))
+    apply(settings, rule(id="a"))
 
-    def overtake_first_read() -> None:
-        # The second read of `apply_definitions` is the one that it decides by.
-        topic.after_read = lambda: apply(settings, topic, rule(id="other")) and None
+    read, reads = definitions.read_definition_topic, count(1)
 
-    topic.after_read = overtake_first_read
+    def read_and_overtake(*arguments: Any) -> TopicDefinitions:
+        found = read(*arguments)
+        if next(reads) == 2:  # the second read is the one that `apply_definitions` decides by
+            apply(settings, rule(id="other"))
+        return found
+
+    monkeypatch.setattr(definitions, "read_definition_topic", read_and_overtake)
     with pytest.raises(DefinitionsChangedError):
-        apply(settings, topic, rule(id="a"), rule(id="b"))
-    assert [each.id for each in topic.read(settings).definitions] == ["other"]
+        apply(settings, rule(id="a"), rule(id="b"))
+    assert ids_in_topic(settings) == ["other"]

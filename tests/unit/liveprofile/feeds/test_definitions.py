@@ -24,9 +24,14 @@ from liveprofile.rules.definitions import RuleSigner
 from liveprofile.rules.rules import RULES, RuleSet
 from liveprofile.segments.definitions import SEGMENTS
 from liveprofile.settings import load
-from tests.support.memory.topic import FakeTopic
-from tests.support.rows.rule_examples import SHIPPED_RULES, rule
-from tests.support.rows.rule_records import raw_rule_record, rule_record, signed
+from tests.support.memory.kafka import FakeTopic
+from tests.support.rows.rule_examples import (
+    SHIPPED_RULES,
+    raw_rule_record,
+    rule,
+    rule_record,
+    signed,
+)
 from tests.support.rows.segment_examples import SHIPPED_SEGMENTS, segment, segment_record
 from tests.support.waiting import until
 
@@ -222,10 +227,3 @@ def test_sweep_record_is_no_definition_and_keeps_those_of_the_file() -> None:
         assert (feed.current().sweep, feed.current().sweeping) == ("7", True)
         topic.put(segment_record(SWEEP_KEY.decode(), None))
         until(lambda: not feed.current().sweeping)
-
-
-def test_invalid_sweep_record_is_ignored() -> None:
-    topic = TopicDefinitions(SEGMENTS)
-    topic.apply([segment_record(SWEEP_KEY.decode(), value) for value in (b"{", b"[]", b"{}")])
-    assert (topic.invalid_records, topic.has_records) == (3, False)
-    assert topic.sweep == {"sweep": "", "sweeping": False}

@@ -8,14 +8,12 @@ from typing import Any
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
 
-from liveprofile.feeds.users import erasures_spec, follow
 from liveprofile.kafka.tail import TopicTail
 from liveprofile.kafka.topics import NoTopicError
 from liveprofile.privacy.erasures import to_record
 from liveprofile.settings import load
 from liveprofile.wire.user_records import key_of
 from tests.support.memory.kafka import message
-from tests.support.waiting import until
 
 TIME_MS = 1_767_605_700_000
 TOPIC = "user-erasures"
@@ -52,10 +50,6 @@ class MemoryConsumer:
                 value, key = to_record(user_id, TIME_MS), key_of(user_id)
                 return [message(TOPIC, partition, offset, value, key, TIME_MS)]
         return []
-
-    def append(self, partition: int, user_id: str) -> None:
-        self.topic[partition].append(user_id)
-        self._next[partition] -= partition in self._next  # the end is reported again
 
     def close(self) -> None: ...
 
@@ -102,15 +96,3 @@ def test_a_topic_that_does_not_exist_is_an_error(consumer: MemoryConsumer) -> No
     consumer.topic.clear()
     with pytest.raises(NoTopicError):
         open_source(consumer)
-
-
-def test_an_erasure_in_a_new_partition_is_applied_without_a_restart(
-    consumer: MemoryConsumer,
-) -> None:
-    feed = follow(load(), erasures_spec(load()), lambda: open_source(consumer), poll_timeout_s=0.01)
-    assert feed.current().users() == {"a": TIME_MS}
-    consumer.topic.append(["b"])
-    until(lambda: "b" in feed.current())
-    consumer.append(0, "c")
-    until(lambda: "c" in feed.current())
-    feed.close()

@@ -28,7 +28,7 @@ from liveprofile.kafka.topics import NoTopicError
 from liveprofile.privacy.erasures import to_record as erasure_record
 from liveprofile.settings import Settings, load
 from liveprofile.wire.user_records import key_of
-from tests.support.memory.topic import FakeTopic
+from tests.support.memory.kafka import FakeTopic
 from tests.support.waiting import until
 
 TIME_MS = 1_767_605_700_000

@@ -18,7 +18,7 @@ from liveprofile.flink.job_report import (
 )
 from liveprofile.flink.operator_metrics import ModelReport, OverSubtasks
 from liveprofile.flink.rest import wait_for_first_checkpoint
-from tests.support.flink_rest import flink_rest
+from tests.support.http_server import flink_rest
 
 FAILURE = {
     "exceptionHistory": {"entries": [{"stacktrace": "x.Exception: a\n\tat b\nCaused by: no model"}]}
@@ -70,13 +70,8 @@ def warnings(
     ("facts", "expected"),
     [
         ({}, []),
-        ({"scoring": ScoringReport(100, unscored=0)}, []),
-        ({"models": ModelReport(0, 0, 0)}, []),
-        ({"models": ModelReport(1_003, 1_003, 0)}, []),
-        (
-            {"scoring": ScoringReport(100, unscored=2)},
-            ["2 events could not be scored"],
-        ),
+        ({"scoring": ScoringReport(100, unscored=0), "models": ModelReport(1_003, 1_003, 0)}, []),
+        ({"scoring": ScoringReport(100, unscored=2)}, ["2 events could not be scored"]),
         (
             {"models": ModelReport(1_002, 1_003, refused=1)},
             [

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from liveprofile.consent.changes import ConsentChange, ConsentTable, PersonConsentTable
@@ -24,7 +24,6 @@ from liveprofile.kafka.records import Record
 from liveprofile.privacy.erasures import ErasureTable
 from liveprofile.settings import Settings, load
 from liveprofile.wire.user_records import key_of
-from tests.reference import validation as reference
 from tests.support.memory.login_topics import (
     MemoryEvents,
     MemoryKafka,
@@ -32,7 +31,7 @@ from tests.support.memory.login_topics import (
     opened,
     run_to_end,
 )
-from tests.support.streams.strategies import RECORD_MS, START_MS, behaviour_stream
+from tests.support.streams.strategies import RECORD_MS, START_MS
 
 ID = "5f0c2f3e-8f4b-4f0e-9a51-0d7a2f6c1b9e"
 OTHER_ID = ID.replace("5f", "60")
@@ -70,27 +69,6 @@ RULES = rules_of(Settings())
 def test_event_is_a_login_or_has_a_reason(fields: dict[str, Any], expected: Any) -> None:
     value = json.dumps(EVENT | fields).encode()
     assert RULES.read(Record("behavior-events", 2, 7, RECORD_MS, b"u1", value, {})) == expected
-
-
-@pytest.mark.slow
-@given(behaviour_stream())
-@settings(max_examples=30)
-def test_logins_are_those_of_the_events_that_the_reference_accepts(records: list[Any]) -> None:
-    options = load(logins={"anonymous_id_pattern": "a.*"})
-    rules = rules_of(options)
-    for record in records:
-        found = rules.read(
-            Record("t", *record[:3], None, record.value, {})  # partition, offset, timestamp
-        )
-        expected = reference.validate(record.value, record.timestamp_ms, options.limits)
-        is_login = (
-            isinstance(expected, reference.ValidEvent)
-            and expected.anonymous_id.startswith("a")
-            and not expected.user_id.startswith("a")
-        )
-        assert isinstance(found, Login) == is_login
-        if is_login:
-            assert found[:2] == (expected.anonymous_id, expected.user_id)
 
 
 def decisions(

@@ -61,18 +61,6 @@ def test_merges_that_contradict_each_other_are_refused(merges: list[Merge], mess
         IdentityTable().put("a", merges)
 
 
-def test_a_merge_is_refused_that_would_be_ambiguous() -> None:
-    table = book_of(a=[Merge("b", 0)], b=[Merge("c", 0)])
-    for alias_id, user_id, message in (
-        ("c", "a", "'a' is an alias of 'c'"),
-        ("c", "c", "alias of itself"),
-        ("a", "d", "'a' is an alias of 'b' already"),
-    ):
-        with pytest.raises(MergeError, match=message):
-            merged(table, alias_id, user_id, 50)
-    assert merged(table, "c", "d", 50) == (Merge("d", 50),)
-
-
 def test_a_person_has_a_limited_number_of_ids() -> None:
     table = IdentityTable()
     for number in range(MAX_IDS - 1):

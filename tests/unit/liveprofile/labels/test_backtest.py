@@ -15,10 +15,9 @@ from liveprofile.labels.rule_backtest import (
     RuleReplay,
     StoredEvent,
     StoredWindow,
-    event_blocks,
+    blocks,
     not_evaluable,
     outcome,
-    window_blocks,
 )
 from liveprofile.rules.rules import Rule
 from liveprofile.units import DAY_MS, HOUR_MS
@@ -35,7 +34,7 @@ def event(hours: float, amount: float, user: str = "u", *active: str, score: flo
 
 def replayed(rules: list[Rule], *events: StoredEvent, in_force: list[Rule] | None = None):
     replay = RuleReplay(rules, rules if in_force is None else in_force)
-    for block in event_blocks(events):
+    for block in blocks(events):
         replay.add(block)
     hour = [
         (flag.user_id, (flag.time_ms - START_MS) / HOUR_MS, flag.rule_id) for flag in replay.flags()
@@ -63,7 +62,7 @@ def test_types_and_states_count() -> None:
     assert replayed([login], event(0, 5.0))[0] == []
     assert replayed([rule(state="PAUSED")], event(0, 5.0)) == ([], {})
     replay = RuleReplay([rule(state="SHADOW")], [])
-    [block] = event_blocks([event(0, 5.0)])
+    [block] = blocks([event(0, 5.0)])
     replay.add(block)
     assert list(replay.flags()) == [RaisedFlag("u", START_MS, "many", False)]
 
@@ -100,7 +99,7 @@ def test_stored_windows_have_all_features_of_rules() -> None:
     before = {name: float(number) for number, name in enumerate(FEATURES, 1)}
     before |= {"recency_days": None}
     inside = {"events": 7, "counts": {"view": 4, "purchase": 3}, "amount": 120.5}
-    [block] = window_blocks([window("a", 0, {"before": before, "window": inside}, surprise=2.5)])
+    [block] = blocks([window("a", 0, {"before": before, "window": inside}, surprise=2.5)])
     assert block.columns.keys() == WINDOW_FEATURES.keys() == STORED_FEATURES["window"]
     shown = {name: float(column[0]) for name, column in block.columns.items()}
     assert (shown["events"], shown["purchases"], shown["amount"]) == (7, 3, 120.5)

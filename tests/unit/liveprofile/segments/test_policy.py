@@ -139,15 +139,6 @@ def test_every_change_is_sent_exactly_once_despite_kills(seed: int) -> None:
         assert {name for name, row in rows.items() if row.member} == last[user_id]
 
 
-def test_windows_of_known_users_read_no_stored_memberships() -> None:
-    store = MemoryMemberships()
-    policy = MembershipPolicy(store, REWRITE_MS)
-    for number in range(1, 20):
-        policy.changes([window("u", number, "a"), window("v", number)], SEGMENTS)
-        policy.stored()
-    assert store.reads == 1
-
-
 def apply(
     policy: MembershipPolicy,
     store: MemoryMemberships,
@@ -196,33 +187,6 @@ def test_old_membership_is_written_again_without_an_event() -> None:
     assert write.membership.since_ms == WINDOW_MS
     assert write.membership.write_time_us == 11 * WINDOW_MS * 1_000 + 1
     assert apply(policy, store, SEGMENTS, window("u", 12, "a")) == [[]]
-
-
-def test_memberships_that_a_sweep_has_changed_are_read_again() -> None:
-    store = MemoryMemberships()
-    policy = MembershipPolicy(store, REWRITE_MS)
-    apply(policy, store, SEGMENTS, window("u", 1, "a"))
-    sweeping = SEGMENTS.model_copy(update={"sweep": "s1", "sweeping": True})
-    apply(policy, store, sweeping, window("u", 2, "a"))
-    row = store.users["u"]["a"]
-    later_us = 2 * WINDOW_MS * 1_000 + 1_000
-    left = row._replace(
-        member=False,
-        number=2,
-        announced=False,
-        since_ms=5 * WINDOW_MS,
-        window_end_ms=2 * WINDOW_MS,
-        sweep="s1",
-        write_time_us=later_us,
-    )
-    store.write(MembershipWrite("u", "a", left, True, True))
-    [[write]] = apply(policy, store, sweeping, window("u", 3, "a"))
-    assert (write.change, write.membership.number) == ("entered", 3)
-    assert write.membership.since_ms == 5 * WINDOW_MS + 1  # after the sweep's time
-    # A replay of the windows before the sweep finds the job's own changes only.
-    again = MembershipPolicy(store, REWRITE_MS)
-    replayed = apply(again, store, sweeping, window("u", 1, "a"), window("u", 2, "a"))
-    assert [[one.change for one in writes] for writes in replayed] == [["entered"], []]
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
+from unittest.mock import patch
 
 from liveprofile.kafka.records import Record
 from liveprofile.kafka.topics import PartitionRange
+from liveprofile.settings import Settings, load
 from liveprofile.trends.count_store import (
     CATEGORY,
     Chunk,
@@ -14,6 +17,9 @@ from liveprofile.trends.count_store import (
     Series,
     total,
 )
+from liveprofile.trends.update import UpdateReport, update
+
+SETTINGS = load()
 
 
 class KilledError(Exception):
@@ -21,41 +27,49 @@ class KilledError(Exception):
 
 
 class MemoryTopic:
-    """An InputTopic. The job's checkpoint is at the end unless `checkpoint` is set."""
+    """The input topic. The job's checkpoint is at the end unless `checkpoint` is set."""
 
     def __init__(self, partitions: int) -> None:
         self.partitions: list[list[Record]] = [[] for _ in range(partitions)]
         self.expired = [0] * partitions
         self.checkpoint: dict[int, int] | None = None
-        self.read_records = 0
 
     def send(self, partition: int, value: bytes | None, timestamp_ms: int) -> None:
         records = self.partitions[partition]
         records.append(Record("events", partition, len(records), timestamp_ms, None, value, {}))
 
-    def ranges(self) -> dict[int, PartitionRange]:
+    def update(self, store: MemoryCountStore, **options: Any) -> UpdateReport:
+        """Runs `update` on this topic."""
+        functions = {
+            name: getattr(self, name)
+            for name in ("partition_ranges", "committed_offsets", "offsets_at", "read_topic")
+        }
+        with patch.multiple("liveprofile.trends.update", **functions):
+            return update(store, SETTINGS, **options)
+
+    def partition_ranges(self, settings: Settings, topic: str) -> dict[int, PartitionRange]:
         return {
             number: PartitionRange(self.expired[number], len(records))
             for number, records in enumerate(self.partitions)
         }
 
-    def committed(self) -> dict[int, int]:
+    def committed_offsets(self, settings: Settings, topic: str) -> dict[int, int]:
         if self.checkpoint is not None:
             return self.checkpoint
         return {number: len(records) for number, records in enumerate(self.partitions)}
 
-    def offsets_at(self, time_ms: int) -> dict[int, int]:
+    def offsets_at(self, settings: Settings, topic: str, time_ms: int) -> dict[int, int]:
         return {
             number: next((r.offset for r in records if r.timestamp_ms >= time_ms), len(records))
             for number, records in enumerate(self.partitions)
         }
 
-    def read(self, ranges: dict[int, PartitionRange]) -> Iterator[Record]:
+    def read_topic(
+        self, settings: Settings, topic: str, ranges: dict[int, PartitionRange]
+    ) -> Iterator[Record]:
         for number, (first, end) in ranges.items():
             assert self.expired[number] <= first <= end <= len(self.partitions[number])
-            for record in self.partitions[number][first:end]:
-                self.read_records += 1
-                yield record
+            yield from self.partitions[number][first:end]
 
 
 class MemoryCountStore:

@@ -62,65 +62,52 @@ def test_revision_is_the_number_of_late_events_so_far():
     assert reopened_ms(read_chain(ROWS, {(5, 5)})) is None
 
 
-def changed(user: StoredUser, closed_ms: int = CLOSED_MS) -> tuple[list[int], list[int]]:
+@pytest.mark.parametrize(
+    ("user", "closed_ms", "recomputed", "changed"),
+    [
+        (JOB, CLOSED_MS, [200, 300, 400], [200, 300, 400]),
+        # The job has not closed the last window.
+        (JOB, CLOSED_MS - 1, [200, 300], [200, 300]),
+        # A window without a row and without late events stays without one.
+        (stored({1: (0, 2), 3: (0, 3)}), CLOSED_MS, [200, 300, 400], [200, 300]),
+        # All are corrected.
+        (stored({1: (0, 2), 2: (1, 3), 3: (2, 5), 4: (2, 6)}), CLOSED_MS, [], []),
+        # A run that was killed goes on with the first window that is not stored.
+        (stored({1: (0, 2), 2: (1, 3), 3: (0, 3), 4: (2, 6)}), CLOSED_MS, [300, 400], [300]),
+        (stored({1: (0, 2), 2: (1, 3), 3: (1, 4), 4: (1, 5)}), CLOSED_MS, [300, 400], [300, 400]),
+    ],
+)
+def test_closed_windows_whose_row_lacks_late_events_are_changed(
+    user: StoredUser, closed_ms: int, recomputed: list[int], changed: list[int]
+) -> None:
     found = plan(CHAIN, user, closed_ms)
-    return [window.end_ms for window in found.recomputed], sorted(found.changed)
-
-
-def test_all_windows_from_the_late_event_on_are_changed():
-    assert changed(JOB) == ([200, 300, 400], [200, 300, 400])
-
-
-def test_windows_that_the_job_has_not_closed_are_left_to_it():
-    assert changed(JOB, CLOSED_MS - 1) == ([200, 300], [200, 300])
-
-
-def test_window_without_a_row_and_without_late_events_stays_without_one():
-    assert changed(stored({1: (0, 2), 3: (0, 3)})) == ([200, 300, 400], [200, 300])
-
-
-def test_windows_that_are_corrected_stay():
-    done = stored({1: (0, 2), 2: (1, 3), 3: (2, 5), 4: (2, 6)})
-    assert changed(done) == ([], [])
-
-
-def test_run_that_was_killed_goes_on_with_the_first_window_that_is_not_stored():
-    half = stored({1: (0, 2), 2: (1, 3), 3: (0, 3), 4: (2, 6)})
-    assert changed(half) == ([300, 400], [300])
-    one_late_event = stored({1: (0, 2), 2: (1, 3), 3: (1, 4), 4: (1, 5)})
-    assert changed(one_late_event) == ([300, 400], [300, 400])
+    assert [window.end_ms for window in found.recomputed] == recomputed
+    assert sorted(found.changed) == changed
 
 
 @pytest.mark.parametrize(
-    "user",
+    ("user", "complete"),
     [
-        JOB,
-        stored({2: (1, 3), 3: (2, 5)}),
-        stored({}),
-        stored({}, (400, 4)),  # the job's profile; the deltas have expired
-        stored({}, (400, 6)),  # a corrected one
+        (JOB, True),
+        (stored({2: (1, 3), 3: (2, 5)}), True),
+        (stored({}), True),
+        (stored({}, (400, 4)), True),  # the job's profile; the deltas have expired
+        (stored({}, (400, 6)), True),  # a corrected one
         # Windows that the job has closed since the records were read are not compared.
-        stored({1: (0, 2), 5: (0, 9)}),
+        (stored({1: (0, 2), 5: (0, 9)}), True),
+        (stored({1: (0, 3)}), False),  # an earlier event is missing
+        (stored({3: (1, 5)}), False),
+        (stored({1: (0, 2), 3: (0, 5)}), False),
+        (stored({1: (0, 2)} | {0: (0, 1)}), False),  # a window before all of the chain
+        (stored({}, (50, 4)), False),
+        (stored({}, (400, 9)), False),
+        (stored({}, (500, 6)), False),  # nothing to compare with yet
     ],
 )
-def test_history_with_all_events_is_complete(user: StoredUser):
-    assert is_complete(CHAIN, user, CLOSED_MS)
-
-
-@pytest.mark.parametrize(
-    "user",
-    [
-        stored({1: (0, 3)}),  # an earlier event is missing
-        stored({3: (1, 5)}),
-        stored({1: (0, 2), 3: (0, 5)}),
-        stored({1: (0, 2)} | {0: (0, 1)}),  # a window before all of the chain
-        stored({}, (50, 4)),
-        stored({}, (400, 9)),
-        stored({}, (500, 6)),  # nothing to compare with yet
-    ],
-)
-def test_history_that_differs_from_what_the_job_has_seen_is_incomplete(user: StoredUser):
-    assert not is_complete(CHAIN, user, CLOSED_MS)
+def test_history_is_complete_with_all_events_that_the_job_has_seen(
+    user: StoredUser, complete: bool
+) -> None:
+    assert is_complete(CHAIN, user, CLOSED_MS) is complete
 
 
 @pytest.mark.parametrize(

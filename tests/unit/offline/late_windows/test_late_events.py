@@ -89,10 +89,16 @@ def test_users_who_do_not_allow_profiles_are_left_out():
     assert (table.used, table.no_consent) == ({}, 1)
 
 
-def selected(table: LateTable, *records: Record, **options: Any) -> list[tuple[int, int]]:
-    selection = RecordSelection(table, WINDOW, LIMITS, [0])
+def selected(
+    table: LateTable, *records: Record, merges: IdentityTable | None = None, allowed: Any = None
+) -> list[SpooledRecord]:
+    selection = RecordSelection(table, WINDOW, LIMITS, [0], merges, allowed or consents())
     found = list(selection.select(records))
     assert [each.number for each in found] == list(range(1, len(found) + 1))
+    return found
+
+
+def positions(found: list[SpooledRecord]) -> list[tuple[int, int]]:
     return [(each.record_partition, each.record_offset) for each in found]
 
 
@@ -100,7 +106,7 @@ def test_late_event_that_is_left_out_takes_its_copies_with_it():
     events = [late("u", 1), late("u", 2, 5_000)]
     table = choose_late_events(events, 1_000, consents(), (), NOW_MS)
     records = [record(f"e{offset}", offset=offset) for offset in (1, 2)]
-    assert selected(table, *records, record("e2", offset=3)) == [(0, 1)]
+    assert positions(selected(table, *records, record("e2", offset=3))) == [(0, 1)]
 
 
 def test_record_of_the_topic_counts_of_a_late_event_that_an_archive_has():
@@ -109,7 +115,8 @@ def test_record_of_the_topic_counts_of_a_late_event_that_an_archive_has():
         record(event_id, partition=ARCHIVE, offset=offset, record_ms=END_OF_TIME_MS)
         for offset, event_id in enumerate(("a", "e1"))
     ]
-    assert selected(table, *archived, record("e1", offset=1)) == [(ARCHIVE, 0), (0, 1)]
+    found = selected(table, *archived, record("e1", offset=1))
+    assert positions(found) == [(ARCHIVE, 0), (0, 1)]
 
 
 def test_watermark_is_that_of_the_slowest_partition():
@@ -136,44 +143,41 @@ def merged(**more: list[Merge]) -> IdentityTable:
     return table
 
 
+def of_alias(*times_ms: int) -> list[Record]:
+    return [
+        record(f"e{offset}", "alias", offset, time_ms=time_ms)
+        for offset, time_ms in enumerate(times_ms)
+    ]
+
+
 def test_earlier_events_of_an_alias_move_to_the_person():
     table = choose_late_events([], 1_000, consents(), (), NOW_MS, merged())
     assert table.used == {"u": set()} and not table.late
-    records = [
-        record("a", "alias", 0, time_ms=MERGE_MS - 1),
-        record("b", "alias", 1, time_ms=MERGE_MS),
-        record("c", "u", 2, time_ms=MERGE_MS - 1),
-        record("d", "other", 3),
-    ]
-    selection = RecordSelection(table, WINDOW, LIMITS, [0], merged(), consents())
-    found = list(selection.select(records))
-    assert [each.record_offset for each in found] == [0, 1, 2]
+    own = record("c", "u", 2, time_ms=MERGE_MS - 1)
+    records = [*of_alias(MERGE_MS - 1, MERGE_MS), own, record("d", "other", 3)]
+    found = selected(table, *records, merges=merged())
+    assert positions(found) == [(0, 0), (0, 1), (0, 2)]
     assert {json.loads(each.payload)["user_id"] for each in found} == {"u"}
-    # The job has stored b in the profile of u itself.
+    # The job has stored the alias's second event in the profile of u itself.
     assert table.used == {"u": {(0, 0)}} == {"u": table.moved["u"]["alias"].used}
-    assert found[2].payload == (records[2].value or b"").decode()
+    assert found[2].payload == (own.value or b"").decode()
 
 
 def test_a_late_event_of_an_alias_is_a_late_event_of_the_person():
-    events = [late("alias", 1), late("alias", 2, 5_000)]
+    events = [late("alias", 0), late("alias", 1, 5_000)]
     table = choose_late_events(events, 1_000, consents(), (), NOW_MS, merged())
-    assert table.used == {"u": {(0, 1)}} and table.left_out == {"u": {(0, 2)}}
-    selection = RecordSelection(table, WINDOW, LIMITS, [0], merged(), consents())
-    records = [record(f"e{offset}", "alias", offset, time_ms=MERGE_MS - 1) for offset in (1, 2)]
-    assert [each.record_offset for each in selection.select(records)] == [1]
+    assert table.used == {"u": {(0, 0)}} and table.left_out == {"u": {(0, 1)}}
+    records = of_alias(MERGE_MS - 1, MERGE_MS - 1)
+    assert positions(selected(table, *records, merges=merged())) == [(0, 0)]
     assert table.moved == {"u": {"alias": (set(), [])}}
 
 
 def test_events_that_the_alias_did_not_allow_do_not_move():
-    changes = ConsentTable(Settings().consent.defaults)
+    changes = consents()
     changes.put("alias", [ConsentChange(MERGE_MS - 5, "profiling", False)])
     table = choose_late_events([], 1_000, changes, (), NOW_MS, merged())
-    selection = RecordSelection(table, WINDOW, LIMITS, [0], merged(), changes)
-    records = [
-        record(f"e{offset}", "alias", offset, time_ms=MERGE_MS - 10 + 6 * offset)
-        for offset in (0, 1)
-    ]
-    assert [each.record_offset for each in selection.select(records)] == [0]
+    records = of_alias(MERGE_MS - 10, MERGE_MS - 4)
+    assert positions(selected(table, *records, merges=merged(), allowed=changes)) == [(0, 0)]
     moved = table.moved["u"]["alias"]
     assert moved.used == {(0, 0)} and moved.not_allowed_ms == [MERGE_MS - 4]
     refused = choose_late_events([late("alias", 1)], 1_000, changes, (), NOW_MS, merged())
@@ -183,13 +187,9 @@ def test_events_that_the_alias_did_not_allow_do_not_move():
 def test_after_a_split_nothing_moves():
     split = merged(alias=[Merge("u", MERGE_MS - 10, MERGE_MS)])
     table = choose_late_events([late("u", 9)], 1_000, consents(), (), NOW_MS, split)
-    selection = RecordSelection(table, WINDOW, LIMITS, [0], split, consents())
-    records = [
-        record(f"e{offset}", "alias", offset, time_ms=MERGE_MS - 15 + 10 * offset)
-        for offset in (0, 1, 2)
-    ]
+    records = of_alias(MERGE_MS - 15, MERGE_MS - 5, MERGE_MS + 5)
     # The event between merge and split is in the profile of u.
-    assert [each.record_offset for each in selection.select(records)] == [1]
+    assert positions(selected(table, *records, merges=split)) == [(0, 1)]
     assert not table.moved
 
 

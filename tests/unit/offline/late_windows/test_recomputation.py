@@ -47,28 +47,26 @@ PLAN = Plan(
 )
 
 
-def marks(user: StoredUser, *, raised: bool) -> tuple[dict[str, str], list[str]]:
-    """What is marked of the second window, and the rules of its new flags."""
+@pytest.mark.parametrize(
+    ("known", "raised", "mark"),
+    [
+        (flag_of(SECOND), False, WITHDRAWN),
+        (flag_of(SECOND, ADDED), False, WITHDRAWN),
+        (flag_of(SECOND, WITHDRAWN), False, None),
+        # The flag of another version of its rule, or of a rule that is gone, is not judged.
+        (flag_of(SECOND, version=RULE.version + 1), False, None),
+        (StoredRuleFlag("gone_rule", SECOND, 1, ""), False, None),
+        (flag_of(SECOND), True, None),
+        (flag_of(SECOND, WITHDRAWN), True, KEPT),
+    ],
+)
+def test_stored_flag_is_marked_if_the_correction_decides_otherwise(
+    known: StoredRuleFlag, raised: bool, mark: str | None
+) -> None:
     row = profile_row(window=1, flags=[flag(RULE.id)] if raised else [])
-    [found] = corrections_of([row, profile_row(window=2)], user, PLAN, RULES, NOW_MS)
-    return dict(found.marks), [each.rule_id for each in found.row.flags]
-
-
-def test_flag_that_would_not_have_been_raised_is_withdrawn():
-    assert marks(stored(flag_of(SECOND)), raised=False) == ({RULE.id: WITHDRAWN}, [])
-    assert marks(stored(flag_of(SECOND, ADDED)), raised=False) == ({RULE.id: WITHDRAWN}, [])
-    assert marks(stored(flag_of(SECOND, WITHDRAWN)), raised=False) == ({}, [])
-
-
-def test_flag_of_another_version_of_its_rule_is_not_judged():
-    assert marks(stored(flag_of(SECOND, version=RULE.version + 1)), raised=False) == ({}, [])
-    other = StoredRuleFlag("gone_rule", SECOND, 1, "")
-    assert marks(stored(other), raised=False) == ({}, [])
-
-
-def test_flag_that_is_raised_again_is_kept():
-    assert marks(stored(flag_of(SECOND)), raised=True) == ({}, [])
-    assert marks(stored(flag_of(SECOND, WITHDRAWN)), raised=True) == ({RULE.id: KEPT}, [])
+    [found] = corrections_of([row, profile_row(window=2)], stored(known), PLAN, RULES, NOW_MS)
+    assert found.marks == ({known.rule_id: mark} if mark else {})
+    assert not found.row.flags  # none is new
 
 
 def test_correction_is_written_after_the_job_and_before_the_next_window():

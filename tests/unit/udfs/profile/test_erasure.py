@@ -18,6 +18,7 @@ from udfs.privacy import (
     StoredSums,
     SumsKey,
 )
+from udfs.profile.batch import ProfileBatch
 
 LENGTH_MS = 100
 
@@ -79,16 +80,12 @@ class Job:
         sums = added + 1_000_000
         count = len(starts_ms)
         history = [window(start_ms + LENGTH_MS, start_ms + 1) for start_ms in starts_ms]
-        found = self.worker.without_past(
-            ["a"] * count,
-            starts_ms,
-            history,
-            [""] * count,
-            added,
-            sums,
-            erased,
+        starts = np.array(starts_ms)
+        batch = ProfileBatch(
+            ["a"] * count, starts, starts + LENGTH_MS, [], history, [""] * count, added, sums
         )
-        if found.users:
+        found, users = self.worker.without_past(batch, erased)
+        if users:
             for start_ms, row in zip(starts_ms, found.sums, strict=True):
                 end_ms = start_ms + LENGTH_MS
                 self.stored[end_ms] = StoredSums(end_ms, tuple(row.tolist()))

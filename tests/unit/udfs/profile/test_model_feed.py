@@ -17,7 +17,7 @@ from liveprofile.kafka.records import Record
 from liveprofile.resources import sha256
 from liveprofile.settings import load
 from models.profile.model_card import CARD, WEIGHTS
-from tests.support.memory.topic import FakeTopic
+from tests.support.memory.kafka import FakeTopic
 from tests.support.model_folders import SHIPPED, copy_model
 from tests.support.waiting import until
 from udfs.profile import deployment
@@ -191,14 +191,13 @@ def test_model_whose_outputs_are_no_numbers_is_refused(
     assert "no finite numbers" in caplog.text
 
 
-@pytest.mark.parametrize("canary", [None, 20])
 def test_model_without_room_beside_the_old_one_is_refused(
-    canary: int | None, configured: Any, models: Models, caplog: pytest.LogCaptureFixture
+    configured: Any, models: Models, caplog: pytest.LogCaptureFixture
 ) -> None:
     def no_room(_reference: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
 
-    topic = FakeTopic(models.apply("b", canary=canary))
+    topic = FakeTopic(models.apply("b", canary=20))
     timing = {"poll_timeout_s": 0.01, "retry_s": 0.01}
     with caplog.at_level(logging.WARNING):
         feed = ModelFeed(models_spec(SETTINGS), configured, no_room, lambda: topic, **timing)

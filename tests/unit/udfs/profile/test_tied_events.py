@@ -83,7 +83,7 @@ class AnyModality:
         return True
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(same_events_twice())
 def test_parsed_window_is_the_same_for_any_order_of_arrival_and_ids(texts: tuple[str, str]):
     first, second = texts
