@@ -13,22 +13,14 @@ from collections.abc import Callable
 from datetime import date, datetime
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from benchmarks.load.workload import Workload
 from benchmarks.support.report import USERS, report, report_on_stack
 from cli.common import print_json, read_user_ids
-from cli.learning.options import (
-    CheckpointOption,
-    DeviceOption,
-    OutFolderOption,
-    ParamsOption,
-    PartOption,
-    RowsOption,
-    TestLogOption,
-)
+from cli.learning.options import DeviceOption, OutFolderOption, RowsOption
 from cli.progress import progress
 from lab.card_transactions.data import ColumnNames
 from lab.next_item.readers import READERS
@@ -37,6 +29,38 @@ from liveprofile.progress import Progress
 from liveprofile.resources import ROOT, product_path
 from models.profile.recipes import override_from_toml, recipe
 
+CheckpointOption = Annotated[
+    Path,
+    typer.Option(
+        "--checkpoint",
+        metavar="FOLDER",
+        help="Model checkpoint that `liveprofile model train` wrote.",
+    ),
+]
+ParamsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--params",
+        metavar="FILE",
+        help="TOML file that overrides values of the recipe, such as one of `liveprofile model"
+        " tune`.",
+    ),
+]
+PartOption = Annotated[
+    Literal["validation", "test"],
+    typer.Option(
+        "--part", help="Part of the rows: validation to compare choices, test for the final result."
+    ),
+]
+TestLogOption = Annotated[
+    Path,
+    typer.Option(
+        "--test-log",
+        metavar="FILE",
+        help="With --part test: the JSON-lines file to which this look at the test part is appended"
+        " (date, commit, recipe, figures).",
+    ),
+]
 OptionalOutFolderOption = Annotated[
     Path | None,
     typer.Option(

@@ -191,6 +191,6 @@ class CassandraSweepStore:
             f"UPDATE segment_sweep USING TTL {self._ttl_s} SET owner = %s, lease_until = %s,"
             " state = %s, finished = %s WHERE name = %s IF owner = %s",
             (self._owner, from_ms(lease_ms), text, finished, _NAME, owner),
-        ).one()
-        if not applied[0]:
+        ).was_applied
+        if not applied:
             raise SweepTakenOverError("another process has taken over the sweep of the segments")

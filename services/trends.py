@@ -20,7 +20,7 @@ from liveprofile.trends.points import (
     points,
     unit_of,
 )
-from liveprofile.trends.retention import Cohort, retention, user_windows
+from liveprofile.trends.retention import Cohort, retention
 
 Row = TypeVar("Row")
 # Passes the rows of a scan on, and may end it with an exception.
@@ -77,4 +77,4 @@ def stored_retention(
     users = watch(scan_users(session))
     until_ms = max((user.window_end_ms for user in users), default=0)
     changes = watch(scan_changes(session, 0, until_ms))
-    return retention(user_windows(changes), event_type, until_ms)
+    return retention(changes, event_type, until_ms)

@@ -14,7 +14,6 @@ from cli.learning.options import (
     DayOption,
     DeviceOption,
     OutFolderOption,
-    ParamsOption,
     RowsOption,
 )
 from cli.options import Commands
@@ -44,7 +43,7 @@ def _profile_command(name: str) -> Callable[..., None]:
         rows: RowsOption,
         out: OutFolderOption,
         epochs: Annotated[int | None, typer.Option(min=1)] = None,
-        params: ParamsOption = None,
+        params: Path | None = None,
         teacher: Path | None = None,
         incremental: Annotated[Path | None, typer.Option("--continue")] = None,
         texts: bool = False,
@@ -57,6 +56,8 @@ def _profile_command(name: str) -> Callable[..., None]:
 
         Options:
         epochs: Maximum number of epochs. Default: the recipe's.
+        params FILE: TOML file that overrides values of the recipe, such as one of `liveprofile
+            model tune`.
         teacher FOLDER: Model checkpoint to start from and to distil.
         incremental FOLDER: Model checkpoint to train further on the rows after its own training;
             distillation keeps what it has learned.

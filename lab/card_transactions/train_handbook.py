@@ -183,11 +183,9 @@ def train_handbook(
         "fraud-handbook",
         booster,
         fit_calibration(chosen.tuned.log_odds_N, chosen.fraud_N),
-        inputs.train,
-        inputs.names,
+        inputs,
         float(period.delay_days),
         report,
-        inputs.transitions,
     )
     log_odds_N = model.log_odds(test.x_NF)
     report["test"] = ranking_metrics(data, test_rows, log_odds_N)._asdict()

@@ -204,7 +204,7 @@ def measure_simulated() -> dict[str, Any]:
         validation.user_M,
         NAMES,
         SETTING,
-    ).report
+    )[1]
 
 
 def measure_handbook(file: Path) -> dict[str, Any]:
@@ -215,9 +215,7 @@ def measure_handbook(file: Path) -> dict[str, Any]:
     train_rows, rows_N = train_test_rows(data, VALIDATION_WEEK)
     train, weight, card_N = features.training(train_rows, [*names, *ORDER_FEATURES])
     validation = features.labelled(rows_N, [*names, *ORDER_FEATURES])
-    return choose_order(
-        train, card_N, weight, validation, data.card_N[rows_N], names, SETTING
-    ).report
+    return choose_order(train, card_N, weight, validation, data.card_N[rows_N], names, SETTING)[1]
 
 
 def main() -> None:

@@ -4,36 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from liveprofile.storage.queries import WindowChange
 from liveprofile.units import DAY_MS
-
-
-class UserWindow(NamedTuple):
-    """One window of a user."""
-
-    start_ms: int
-    counts: dict[str, int]  # by event type
-    is_first: bool  # the user's first window ever
-
-
-def user_windows(changes: Iterable[WindowChange]) -> Iterator[list[UserWindow]]:
-    """Yields the windows of each user.
-
-    changes: those of a user follow each other (`queries.scan_changes`).
-    """
-    for _, of_user in itertools.groupby(changes, key=lambda change: change.user_id):
-        yield [
-            UserWindow(
-                change.window_start_ms,
-                (change.delta.get("window") or {}).get("counts") or {},
-                (change.delta.get("before") or {}).get("windows") == 0,
-            )
-            for change in of_user
-        ]
-
 
 WEEK_MS = 7 * DAY_MS
 _FIRST_MONDAY_MS = 4 * DAY_MS  # 1970-01-05
@@ -54,27 +29,29 @@ def week_start_ms(time_ms: int) -> int:
 
 
 def retention(
-    users: Iterable[list[UserWindow]], event_type: str | None, complete_until_ms: int
+    changes: Iterable[WindowChange], event_type: str | None, complete_until_ms: int
 ) -> list[Cohort]:
     """Returns the cohorts, oldest first.
 
-    event_type: a user is active in a week with such an event; None: with any event. A week counts
-    that ends by complete_until_ms. Users whose first window is not stored any more are in none.
+    changes: those of a user follow each other (`queries.scan_changes`). event_type: a user is
+    active in a week with such an event; None: with any event. A week counts that ends by
+    complete_until_ms. Users whose first window is not stored any more are in none.
     """
     sizes: Counter[int] = Counter()
     active: dict[int, Counter[int]] = defaultdict(Counter)
-    for windows in users:
-        first = next((window for window in windows if window.is_first), None)
-        if first is None:
+    for _, of_user in itertools.groupby(changes, key=lambda change: change.user_id):
+        first_ms, weeks = None, set[int]()
+        for change in of_user:
+            if first_ms is None and (change.delta.get("before") or {}).get("windows") == 0:
+                first_ms = change.window_start_ms
+            counts = (change.delta.get("window") or {}).get("counts") or {}
+            if event_type is None or counts.get(event_type):
+                weeks.add(week_start_ms(change.window_start_ms))
+        if first_ms is None:
             continue
-        week_ms = week_start_ms(first.start_ms)
+        week_ms = week_start_ms(first_ms)
         sizes[week_ms] += 1
-        weeks = {
-            (week_start_ms(window.start_ms) - week_ms) // WEEK_MS
-            for window in windows
-            if event_type is None or window.counts.get(event_type)
-        }
-        active[week_ms].update(weeks)
+        active[week_ms].update((each - week_ms) // WEEK_MS for each in weeks)
     last_ms = week_start_ms(complete_until_ms)  # the week that is not complete
     return [
         Cohort(

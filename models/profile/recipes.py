@@ -7,7 +7,7 @@ import math
 import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from liveprofile.errors import InputError
 
@@ -127,31 +127,6 @@ RECIPES = {
         Recipe(name="general", revision=1, data_licence="yours"),
         Recipe(name="general-7-days", revision=1, data_licence="yours", horizon_days=7),
     )
-}
-
-
-class SearchRange(NamedTuple):
-    """Interval with both ends included; integers if the recipe's value is an integer."""
-
-    low: float
-    high: float
-    log: bool = False
-
-
-# Search space of `liveprofile model tune`. It leaves out the loss weights, which scale the compared
-# metric, and enriched_share, which prepares for shops that validation does not contain.
-# forgotten_share stays above 0, since validation hardly contains ids that are new in the shop.
-SEARCH_SPACE: dict[str, SearchRange | tuple[int, ...]] = {
-    "learning_rate": SearchRange(5e-4, 2e-2, log=True),
-    "weight_decay": SearchRange(1e-3, 0.3, log=True),
-    "warm_up_share": SearchRange(0.01, 0.2),
-    "batch_rows": SearchRange(32, 512, log=True),
-    "dim": (16, 32, 64),
-    "layers": SearchRange(1, 4),
-    "heads": (1, 2, 4),
-    "item_negatives": SearchRange(64, 2048, log=True),
-    "short_history_share": SearchRange(0.05, 0.3),
-    "forgotten_share": SearchRange(0.01, 0.1),
 }
 
 

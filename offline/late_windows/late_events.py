@@ -85,11 +85,6 @@ class LateTable:
     no_consent: int = 0
     erased: int = 0
 
-    @property
-    def late(self) -> int:
-        """The number of late events that are used."""
-        return sum(map(len, self.used.values()))
-
 
 def choose_late_events(
     events: Iterable[LateEvent],

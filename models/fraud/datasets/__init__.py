@@ -1,1 +1,1 @@
-"""Labelled events for the fraud model: of simulated shops, and of a shop's own labels."""
+"""Labelled events for the fraud model, of a shop's own labels."""

@@ -190,31 +190,6 @@ def score_metrics(score_N: np.ndarray, fraud_N: np.ndarray) -> dict[str, Any]:
     }
 
 
-def build_model(
-    name: str,
-    booster: xgb.Booster,
-    calibration: Calibration,
-    train: LabelledFeatures,
-    names: list[str],
-    delay_days: float,
-    metadata: dict[str, Any],
-    transitions: TransitionModel | None = None,
-) -> FraudModel:
-    """train: provides the model's usual values; its first columns are `names`. metadata: fields
-    for the model card."""
-    booster.set_param({"nthread": 1})
-    versions = {
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "xgboost": xgb.__version__,
-    }
-    usual = usual_values(train, names)
-    metadata = {**metadata, "versions": versions}
-    return FraudModel(
-        name, names, delay_days, booster, calibration, usual, metadata, transitions=transitions
-    )
-
-
 class TreeInputs(NamedTuple):
     """What the trees are trained on, and what they read of events that they were not trained on."""
 
@@ -235,11 +210,31 @@ class TreeInputs(NamedTuple):
         return split._replace(x_NF=x_NC)
 
 
-class OrderChoice(NamedTuple):
-    inputs: TreeInputs
-    # `chosen`, `average_precision` of `without` and `with` order, and `gain_95`, the 95 % interval
-    # of the difference over users.
-    report: dict[str, bool | dict[str, float] | list[float]]
+def build_model(
+    name: str,
+    booster: xgb.Booster,
+    calibration: Calibration,
+    inputs: TreeInputs,
+    delay_days: float,
+    metadata: dict[str, Any],
+) -> FraudModel:
+    """The training events give the model's usual values. metadata: fields for the model card."""
+    booster.set_param({"nthread": 1})
+    versions = {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "xgboost": xgb.__version__,
+    }
+    return FraudModel(
+        name,
+        inputs.names,
+        delay_days,
+        booster,
+        calibration,
+        usual_values(inputs.train, inputs.names),
+        {**metadata, "versions": versions},
+        transitions=inputs.transitions,
+    )
 
 
 def tree_inputs(
@@ -289,11 +284,9 @@ def fit_model(
         name,
         tuned.booster,
         fit_calibration(tuned.log_odds_N, held_out.fraud_N),
-        inputs.train,
-        inputs.names,
+        inputs,
         delay_days,
         {**metadata, "order": report, "setting": tuned.setting},
-        inputs.transitions,
     )
 
 
@@ -305,8 +298,11 @@ def choose_order(
     validation_user_N: np.ndarray,
     names: list[str],
     setting: dict,
-) -> OrderChoice:
+) -> tuple[TreeInputs, dict[str, Any]]:
     """Chooses the inputs with order if all of the gain's 95 % interval is above 0.
+
+    The report has `chosen`, `average_precision` of `without` and `with` order, and `gain_95`, the
+    interval of the difference over users.
 
     Most frauds show in counts and amounts. There the order only adds noise to few labels, so a gain
     by chance must not choose it. names: the first columns of both splits; those of ORDER_FEATURES
@@ -330,4 +326,4 @@ def choose_order(
         },
         "gain_95": [round(gain.low, 5), round(gain.high, 5)],
     }
-    return OrderChoice(candidates[chosen], report)
+    return candidates[chosen], report

@@ -201,7 +201,7 @@ class _RankerTrainer:
         return ranker
 
     def _losses(self, windows_B: np.ndarray) -> _Losses:
-        rows, target = len(windows_B), self.examples.target(windows_B)
+        rows, (had_items, had_categories) = len(windows_B), self.examples.target(windows_B)
         h_BD = torch.from_numpy(self.state_WD[windows_B])
         ranked = rank(self.model, self.examples.memory(windows_B), h_BD, self.ranked_items)
         categories, candidates = ranked.categories, ranked.candidates
@@ -209,21 +209,16 @@ class _RankerTrainer:
         row_N = np.concatenate([np.repeat(np.arange(rows), named), categories.row_M])
         code_N = np.concatenate([np.tile(1 + np.arange(named), rows), categories.code_M])
         logit_N = torch.cat([categories.named_BC.flatten(), categories.further_M])
-        is_item_N = target.has_item(candidates.row_N, candidates.code_N)
+        is_item_N = had_items.has(candidates.row_N, candidates.code_N)
         lists = (
-            (logit_N, row_N, target.has_category(row_N, code_N)),
-            (ranked.item_N, candidates.row_N, is_item_N),
+            (logit_N, row_N, had_categories.has(row_N, code_N), had_categories.sizes(rows)),
+            (ranked.item_N, candidates.row_N, is_item_N, had_items.sizes(rows)),
         )
-        sizes = (
-            np.bincount(target.category // target.category_width, minlength=rows),
-            np.bincount(target.item // target.item_width, minlength=rows),
-        )
-        ranked_sizes = [(*each, size_B) for each, size_B in zip(lists, sizes, strict=True)]
         with torch.no_grad():
-            ndcg = [ndcg_at_10(*each).mean() for each in ranked_sizes]
+            ndcg = [ndcg_at_10(*each).mean() for each in lists]
         return _Losses(
-            torch.stack([set_loss(*each, rows) for each in lists]),
-            torch.stack([ndcg_loss(*each) for each in ranked_sizes]),
+            torch.stack([set_loss(*each[:3], rows) for each in lists]),
+            torch.stack([ndcg_loss(*each) for each in lists]),
             torch.stack(ndcg),
         )
 
@@ -243,21 +238,25 @@ def _copy(ranker: Ranker) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in ranker.state_dict().items()}
 
 
-class Target(NamedTuple):
-    """What B users had in their next windows, as sets: keys of a row and a code, ascending."""
+class RowSets(NamedTuple):
+    """Sets of codes of B rows: ascending keys of a row and a code."""
 
-    item: np.ndarray
-    category: np.ndarray
-    item_width: int
-    category_width: int
+    keys: np.ndarray
+    width: int  # above every code
 
-    def has_item(self, row_M: np.ndarray, code_M: np.ndarray) -> np.ndarray:
-        """(M,) bool: whether the row's set holds the item."""
-        return np.isin(row_M * self.item_width + code_M, self.item)
+    @classmethod
+    def of(cls, row_T: np.ndarray, code_T: np.ndarray, width: int) -> RowSets:
+        """Code 0 is left out."""
+        has_id_T = code_T > 0
+        return cls(np.unique(row_T[has_id_T] * width + code_T[has_id_T]), width)
 
-    def has_category(self, row_M: np.ndarray, code_M: np.ndarray) -> np.ndarray:
-        """(M,) bool: whether the row's set holds the category."""
-        return np.isin(row_M * self.category_width + code_M, self.category)
+    def has(self, row_M: np.ndarray, code_M: np.ndarray) -> np.ndarray:
+        """(M,) bool: whether the row's set holds the code."""
+        return np.isin(row_M * self.width + code_M, self.keys)
+
+    def sizes(self, rows: int) -> np.ndarray:
+        """(B,) members of each row's set."""
+        return np.bincount(self.keys // self.width, minlength=rows)
 
 
 class RankingExamples:
@@ -300,18 +299,15 @@ class RankingExamples:
             len(windows_B),
         )
 
-    def target(self, windows_B: np.ndarray) -> Target:
-        """What the users of `windows_B` had in the windows after these."""
+    def target(self, windows_B: np.ndarray) -> tuple[RowSets, RowSets]:
+        """The items, and the categories, that users had in the windows after `windows_B`."""
         tokens = self.memory(windows_B + 1)
         newest = tokens.windows_ago_T == 0
-        item, category = tokens.item_T[newest], tokens.category_T[newest]
-        row = tokens.row_T[newest]
-        return Target(
-            np.unique(row[item > 0] * self._item_width + item[item > 0]),
-            np.unique(row[category > 0] * self._category_width + category[category > 0]),
-            self._item_width,
-            self._category_width,
+        row, item, category = (
+            each[newest] for each in (tokens.row_T, tokens.item_T, tokens.category_T)
         )
+        items = RowSets.of(row, item, self._item_width)
+        return items, RowSets.of(row, category, self._category_width)
 
     def usual_categories(self, windows: np.ndarray) -> np.ndarray:
         """(I,) code of the named category that each named item has most often in `windows`.

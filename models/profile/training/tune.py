@@ -9,7 +9,6 @@ split.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,20 +16,41 @@ from pathlib import Path
 from typing import NamedTuple
 
 import optuna
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import (
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    distribution_to_json,
+)
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from liveprofile.errors import InputError
 from liveprofile.progress import Progress
 from models.profile.data.prepared import PreparedData, prepare
-from models.profile.recipes import SEARCH_SPACE, Recipe, SearchRange
+from models.profile.recipes import Recipe
 from models.profile.training import distributed, training_state
 from models.profile.training.train import fit
 
 Params = dict[str, int | float]
 PRUNER_STARTUP_TRIALS = 4  # trials that are never pruned
 PRUNER_WARMUP_EPOCHS = 2  # epochs without pruning, since the learning rate still warms up
+
+# It leaves out the loss weights, which scale the compared metric, and enriched_share, which
+# prepares for shops that validation does not contain. forgotten_share stays above 0, since
+# validation hardly contains ids that are new in the shop.
+SEARCH_SPACE = {
+    "learning_rate": FloatDistribution(5e-4, 2e-2, log=True),
+    "weight_decay": FloatDistribution(1e-3, 0.3, log=True),
+    "warm_up_share": FloatDistribution(0.01, 0.2),
+    "batch_rows": IntDistribution(32, 512, log=True),
+    "dim": CategoricalDistribution((16, 32, 64)),
+    "layers": IntDistribution(1, 4),
+    "heads": CategoricalDistribution((1, 2, 4)),
+    "item_negatives": IntDistribution(64, 2048, log=True),
+    "short_history_share": FloatDistribution(0.05, 0.3),
+    "forgotten_share": FloatDistribution(0.01, 0.1),
+}
 
 
 class TuningResult(NamedTuple):
@@ -59,7 +79,6 @@ def tune(
     trial that is unfinished at the start counts as killed and is repeated. Raises InputError, also
     for a study of another recipe, other rows or another search space.
     """
-    space = {name: _distribution(recipe, name) for name in SEARCH_SPACE}
     with distributed.process_group(device) as processes, _open_study(file, recipe) as study:
         if processes.size > 1:
             raise InputError("tune runs as one process, without torchrun")
@@ -70,7 +89,7 @@ def tune(
                 study.enqueue_trial({name: getattr(recipe, name) for name in SEARCH_SPACE})
             # A new sampler per trial makes a resumed study propose what it would have proposed.
             study.sampler = optuna.samplers.TPESampler(seed=recipe.seed + done)
-            trial = study.ask(space)
+            trial = study.ask(SEARCH_SPACE)
             trial_recipe = dataclasses.replace(recipe, **trial.params)
 
             def on_epoch(epoch: int, loss: float, trial: optuna.Trial = trial) -> None:
@@ -114,16 +133,6 @@ def write_params(file: Path, recipe: Recipe, best: TuningResult) -> None:
     file.write_text("\n".join(lines) + "\n")
 
 
-def _distribution(recipe: Recipe, name: str) -> optuna.distributions.BaseDistribution:
-    bounds = SEARCH_SPACE[name]
-    if not isinstance(bounds, SearchRange):
-        return CategoricalDistribution(bounds)
-    is_integer = isinstance(getattr(recipe, name), int)
-    return (IntDistribution if is_integer else FloatDistribution)(
-        bounds.low, bounds.high, bounds.log
-    )
-
-
 @contextmanager
 def _open_study(file: Path, recipe: Recipe) -> Iterator[optuna.Study]:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -148,9 +157,8 @@ def _begin_or_resume(study: optuna.Study, file: Path, recipe: Recipe, data: Prep
     run = {
         "recipe": dataclasses.asdict(recipe),
         "rows": data.corpus.streams.fingerprint(),
-        "space": SEARCH_SPACE,
+        "space": {name: distribution_to_json(each) for name, each in SEARCH_SPACE.items()},
     }
-    run = json.loads(json.dumps(run))  # the types that the stored value has
     if "run" not in study.user_attrs:
         study.set_user_attr("run", run)
     elif changes := training_state.differences(study.user_attrs["run"], run):

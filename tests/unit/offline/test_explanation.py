@@ -22,7 +22,6 @@ from liveprofile.storage.queries import StoredDelta
 from liveprofile.wire.payload import BadEvent, as_id, digest, load
 from liveprofile.wire.window_events import WindowEvent, join
 from offline.explanation import (
-    as_document,
     check_permission,
     check_values,
     has_stored_events,
@@ -69,12 +68,6 @@ def test_each_value_has_a_table_of_the_events_that_move_it_most() -> None:
 def cells(table: Any, header: str) -> list[str]:
     [column] = [each for each in table.columns if str(each.header) == header]
     return list(column.cells)
-
-
-def test_document_has_all_events_in_order_of_time() -> None:
-    found = as_document(FOUND, delta())
-    assert [each["event_id"] for each in found["effects"]] == ["e1", "e2"]
-    assert found["stored"] == {"churn": 0.3, "expected_spend": 40.0, "interests": {"tea": 0.2}}
 
 
 def test_user_without_consent_to_recommendations_has_no_interests() -> None:

@@ -155,19 +155,6 @@ def test_new_definition_applies_to_all_users_and_removed_one_loses_its_members()
     )
 
 
-def test_expired_profile_ends_memberships() -> None:
-    world = World()
-    for user in ("a", "b", "c", "d"):
-        world.window(user, recency_days=1)
-    del world.store.rows["b"], world.store.rows["d"]  # the last one too: it ends no page
-    world.sweep(END_MS)
-    assert world.changes()[4:] == [
-        ("b", "recent", "left", "expired"),
-        ("d", "recent", "left", "expired"),
-    ]
-    world.assert_consistent(END_MS)
-
-
 @pytest.mark.parametrize("seed", range(40))
 def test_killed_sweep_goes_on_and_sends_every_change_exactly_once(seed: int) -> None:
     rng = random.Random(seed)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import random
 from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from liveprofile.alerts.cloud_events import to_rfc3339
 from liveprofile.attributes.definitions import AttributeDefinition, Catalogue
 from liveprofile.attributes.statements import (
     SEGMENT_PURPOSES,
@@ -20,16 +16,13 @@ from liveprofile.attributes.statements import (
     to_event,
 )
 from liveprofile.attributes.table import (
-    KEEP_EXPIRED_S,
     AttributeTable,
     Withdrawal,
     parse_records,
-    ttl_s,
 )
 from liveprofile.kafka.records import Record
 from liveprofile.settings import load
 from liveprofile.units import DAY_MS
-from tests.reference.attributes import RANK, attributes_at
 from tests.support.memory.cassandra import MemoryCassandra
 
 START_MS = 1_700_000_000_000
@@ -73,44 +66,6 @@ def values(table: AttributeTable, at_day: float = 1, user: str = "u") -> dict[st
     return {name: (one.value, one.source) for name, one in found.items()}
 
 
-@st.composite
-def histories(draw: st.DrawFn) -> list[Statement]:
-    """Statements of few sources and times; of one source, time and kind there is one content."""
-    said: dict[tuple[str, str, int, str], Statement] = {}
-    for _ in range(draw(st.integers(1, 12))):
-        user, source = draw(st.sampled_from("uv")), draw(st.sampled_from(("crm", "bureau", "id")))
-        day, kind = draw(st.integers(0, 4)), draw(st.sampled_from(sorted(RANK)))
-        said.setdefault(
-            (user, source, day, kind),
-            statement(
-                source,
-                day,
-                draw(st.integers(1, 5)),
-                user_id=user,
-                kind=kind,
-                purpose=draw(st.sampled_from(("any", "marketing", "risk"))),
-                values=draw(st.dictionaries(st.sampled_from("abc"), st.integers(0, 3))),
-            ),
-        )
-    return list(said.values())
-
-
-@pytest.mark.slow
-@settings(max_examples=100)
-@given(histories(), st.randoms(use_true_random=False), st.integers(0, 10))
-def test_any_order_with_repetitions_gives_what_the_contract_says(
-    history: list[Statement], order: random.Random, at_day: int
-) -> None:
-    sent = history + order.choices(history, k=len(history))
-    order.shuffle(sent)
-    table = stored(sent)
-    at_ms = START_MS + at_day * DAY_MS
-    events = [orjson.loads(to_event(each)) for each in history]
-    for user in "uv":
-        expected = attributes_at(events, user, to_rfc3339(at_ms), set(SEGMENT_PURPOSES))
-        assert values(table, at_day, user) == expected
-
-
 def test_expired_statement_does_not_bring_back_an_older_one() -> None:
     older, newer = statement(day=0, days=100), statement(day=1, days=1, values={"a": 2})
     for sent in ([older, newer], [newer, older]):
@@ -133,13 +88,6 @@ def test_tombstone_withdraws_what_its_source_has_said_before() -> None:
     assert values(table) == {"b": (1, "bureau")}
     table.write([statement(day=0.1), statement(day=0.5, values={"c": 1})])
     assert values(table) == {"b": (1, "bureau"), "c": (1, "crm")}
-
-
-def test_row_stays_until_it_has_been_expired_for_a_while() -> None:
-    """Until then it hides older statements that arrive late."""
-    one = statement(day=1, days=1)
-    assert ttl_s(one, START_MS + DAY_MS) == 86_400 + KEEP_EXPIRED_S + 1
-    assert ttl_s(one, START_MS + 9 * DAY_MS) == KEEP_EXPIRED_S + 1
 
 
 @pytest.mark.parametrize(

@@ -249,13 +249,6 @@ def test_merge_of_an_operator_counts_from_the_next_login_on() -> None:
     assert len(kafka.merges) == 2
 
 
-def test_event_that_is_sent_again_and_again_is_counted_as_repeated() -> None:
-    kafka = kafka_of(*[login(1)] * 500, *[event("e", "anon-1", anonymous_id="anon-1")] * 100)
-    merger = opened(kafka, SETTINGS, NOW_MS)
-    run_to_end(kafka, merger)
-    assert merger.counts == {"merged": 1, "repeated": 499, "before_login": 100}
-
-
 def test_refusals_are_logged_with_one_example_each_and_without_ids(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

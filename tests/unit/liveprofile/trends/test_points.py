@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from liveprofile.proportions import wilson_interval
+from liveprofile.storage.queries import WindowChange
 from liveprofile.trends.count_store import EXACT_USERS, distinct_users, smallest, user_hash
 from liveprofile.trends.points import (
     FIRST_DAYS,
@@ -20,10 +18,8 @@ from liveprofile.trends.points import (
 )
 from liveprofile.trends.retention import (
     WEEK_MS,
-    UserWindow,
     retention,
 )
-from liveprofile.trends.update import RecentEvents
 from liveprofile.units import DAY_MS, HOUR_MS
 
 WEEK = 168
@@ -136,32 +132,14 @@ def test_estimate_beyond_the_limit_has_the_published_error(exact: int, error: fl
     assert 0.7 * error < np.std(estimates) / 20_000 < 1.3 * error
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 30)), max_size=200),
-    st.integers(1, 20),
-    st.integers(1, 10),
-)
-def test_event_is_first_unless_seen_within_the_time(steps, ttl_ms: int, batch: int) -> None:
-    recent, last, now_ms, records = RecentEvents(ttl_ms), {}, 0, []
-    for key, gap_ms in steps:
-        now_ms += gap_ms
-        expected = key not in last or now_ms - last[key] > ttl_ms
-        last[key] = now_ms
-        records.append((key, now_ms, expected))
-    actual = []
-    for start in range(0, len(records), batch):
-        keys, times_ms, _ = zip(*records[start : start + batch], strict=True)
-        events = {"digest": np.array(keys, np.uint64), "record_ms": np.array(times_ms)}
-        actual += recent.add(pd.DataFrame(events)).tolist()
-    assert actual == [expected for _, _, expected in records]
-    assert len(recent) == sum(time_ms >= now_ms - ttl_ms for _, time_ms, _ in records)
-
-
 MONDAY_MS = 1_699_833_600_000  # 2023-11-13
 
 
-def window(hour: int, *types: str, first: bool = False) -> UserWindow:
-    return UserWindow(MONDAY_MS + hour * HOUR_MS, dict.fromkeys(types, 1), first)
+def window(user: str, hour: int, *types: str, first: bool = False) -> WindowChange:
+    start_ms = MONDAY_MS + hour * HOUR_MS
+    counts = dict.fromkeys(types, 1)
+    delta = {"before": {"windows": 0.0 if first else 3.0}, "window": {"counts": counts}}
+    return WindowChange(user, start_ms, start_ms + HOUR_MS, 0.0, delta)
 
 
 def test_interval_of_a_share_is_wilsons() -> None:
@@ -172,16 +150,19 @@ def test_interval_of_a_share_is_wilsons() -> None:
 
 
 def test_retention_counts_active_users_of_complete_weeks() -> None:
-    users = [
-        [window(1, "view", first=True), window(2 * 168 + 3, "purchase")],
-        [window(100, "purchase", first=True), window(168, "view")],
-        [window(169, "view", first=True), window(170, "view")],
-        [window(5, "view")],  # an older user, whose first window is not stored any more
-        [window(3 * 168 + 1, "view", first=True)],  # of a week that is not complete
+    changes = [
+        window("a", 1, "view", first=True),
+        window("a", 2 * 168 + 3, "purchase"),
+        window("b", 168, "view"),
+        window("b", 100, "purchase", first=True),
+        window("c", 169, "view", first=True),
+        window("c", 170, "view"),
+        window("old", 5, "view"),  # the first window is not stored any more
+        window("new", 3 * 168 + 1, "view", first=True),  # of a week that is not complete
     ]
     until_ms = MONDAY_MS + 3 * WEEK_MS + DAY_MS
-    assert retention(users, None, until_ms) == [
+    assert retention(changes, None, until_ms) == [
         (MONDAY_MS, 2, [2, 1, 1]),
         (MONDAY_MS + WEEK_MS, 1, [1, 0]),
     ]
-    assert retention(users, "purchase", until_ms)[0].active == [1, 0, 1]
+    assert retention(changes, "purchase", until_ms)[0].active == [1, 0, 1]

@@ -8,14 +8,11 @@ from collections import defaultdict
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from liveprofile.settings import Settings
 from liveprofile.trends.count_store import ALL, CATEGORY, OTHER, Series, distinct_users
 from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS
 from tests.reference.validation import ValidEvent, validate
-from tests.support.streams.strategies import behaviour_stream
 from tests.unit.liveprofile.trends.fakes import (
     SETTINGS,
     KilledError,
@@ -82,19 +79,6 @@ def expected_counts(topic: MemoryTopic, settings: Settings) -> dict[Any, tuple[i
         )
         for key, them in events.items()
     }
-
-
-@pytest.mark.slow
-@given(behaviour_stream(partitions=3), st.integers(1, 40))
-@settings(max_examples=20)
-def test_stream_with_faults_is_counted_as_by_the_reference(records, chunk_records: int) -> None:
-    topic, store = MemoryTopic(3), MemoryCountStore()
-    for record in records:
-        topic.send(record.partition, record.value, record.timestamp_ms)
-    report = topic.update(store, chunk_records=chunk_records)
-    assert counts(store) == expected_counts(topic, SETTINGS)
-    fates = report.events + report.duplicates + report.rejected + report.heartbeats
-    assert fates == report.records == len(records)
 
 
 def test_kills_at_every_write_count_nothing_twice() -> None:

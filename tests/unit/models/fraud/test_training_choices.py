@@ -13,7 +13,7 @@ from models.fraud.training.evaluate import (
     threshold_by_budget,
     threshold_by_cost,
 )
-from models.fraud.training.fit import OrderChoice, choose_order, fit_trees
+from models.fraud.training.fit import TreeInputs, choose_order, fit_trees
 from models.fraud.transitions import COLUMNS
 
 SETTING = {"max_depth": 2, "rounds": 20, "eta": 0.3}
@@ -35,7 +35,7 @@ def order_split(decisive: str, seed: int) -> LabelledFeatures:
     return LabelledFeatures(x_NF, decisive_N > np.quantile(decisive_N, 0.8))
 
 
-def choose(decisive: str) -> OrderChoice:
+def choose(decisive: str) -> tuple[TreeInputs, dict]:
     train, validation = order_split(decisive, 0), order_split(decisive, 1)
     return choose_order(train, USERS, 1.0, validation, USERS, ORDER_NAMES, SETTING)
 

@@ -294,14 +294,15 @@ def test_nothing_is_measured_if_the_log_cannot_be_written(tmp_path):
 DAYS, BUYERS = 80, 24
 
 
-def shop():
-    """Each user buys three of the user's own six items every second day."""
+def shop(until=DAYS):
+    """Each user buys three of the user's own six items every second day, after `until` any."""
     rows = []
     for user in range(BUYERS):
         own = np.random.default_rng(user).choice(np.arange(1, 60), 6, replace=False)
         for day in range(user % 2, DAYS, 2):
             random = np.random.default_rng((1, user, day))
-            rows += [(user, day, item) for item in random.choice(own, 3, replace=False)]
+            items = own if day < until else np.arange(1, 60)
+            rows += [(user, day, item) for item in random.choice(items, 3, replace=False)]
     user, day, item = np.array(rows).T
     time_ms = START_MS + day * DAY_MS
     return make_streams(user, time_ms, np.full(len(user), PURCHASE), np.ones(len(user)), item)

@@ -81,7 +81,7 @@ def test_event_that_is_too_late_and_those_of_erased_users_are_left_out():
     table = choose_late_events(events, 1_000, consents(), {"gone"}, NOW_MS)
     assert table.used == {"u": {(0, 1)}}
     assert table.left_out == {"u": {(0, 2)}, "gone": {(0, 3)}}
-    assert (table.late, table.too_old, table.erased, table.no_consent) == (1, 1, 1, 0)
+    assert (table.too_old, table.erased, table.no_consent) == (1, 1, 0)
 
 
 def test_users_who_do_not_allow_profiles_are_left_out():
@@ -152,7 +152,7 @@ def of_alias(*times_ms: int) -> list[Record]:
 
 def test_earlier_events_of_an_alias_move_to_the_person():
     table = choose_late_events([], 1_000, consents(), (), NOW_MS, merged())
-    assert table.used == {"u": set()} and not table.late
+    assert table.used == {"u": set()}
     own = record("c", "u", 2, time_ms=MERGE_MS - 1)
     records = [*of_alias(MERGE_MS - 1, MERGE_MS), own, record("d", "other", 3)]
     found = selected(table, *records, merges=merged())

@@ -87,12 +87,6 @@ def history(user: StoredUser, at_ms: int, *rows: object) -> FlagHistory:
     return found
 
 
-@pytest.mark.parametrize("correction", ["", ADDED, KEPT])
-def test_history_before_the_first_changed_window_is_the_stored_one(correction: str):
-    user = stored(flag_of(FIRST, correction), true=True)
-    assert history(user, SECOND) == FlagHistory(RowPosition(FIRST), True, FIRST)
-
-
 def test_withdrawn_flag_starts_no_cool_down():
     user = stored(flag_of(FIRST, WITHDRAWN))
     assert history(user, SECOND) == FlagHistory(RowPosition(FIRST), False, None)

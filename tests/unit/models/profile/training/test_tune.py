@@ -7,9 +7,9 @@ import pytest
 
 from liveprofile.errors import InputError
 from models.profile.data.prepared import prepare
-from models.profile.recipes import RECIPES, SEARCH_SPACE, override_from_toml, recipe
+from models.profile.recipes import RECIPES, override_from_toml, recipe
 from models.profile.training import tune as tuning
-from models.profile.training.tune import tune
+from models.profile.training.tune import SEARCH_SPACE, tune
 from tests.unit.models.profile.miniature import MINIATURE, run
 
 pytestmark = pytest.mark.slow
