@@ -20,7 +20,7 @@ import typer
 from benchmarks.load.workload import Workload
 from benchmarks.support.report import USERS, report, report_on_stack
 from cli.common import print_json, read_user_ids
-from cli.learning.options import DeviceOption, OutFolderOption, RowsOption
+from cli.learning.train import DeviceOption, OutFolderOption, RowsOption
 from cli.progress import progress
 from lab.card_transactions.data import ColumnNames
 from lab.next_item.readers import READERS

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from cli.common import print_json
-from cli.learning.options import RowsOption
+from cli.learning.train import RowsOption
 from cli.progress import progress
 from models.profile.recipes import recipe
 

@@ -4,23 +4,36 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from cli.common import Call, ConfigCall, FaultReporter, print_json, read_user_ids
-from cli.learning.options import (
-    DayOption,
-    DeviceOption,
-    OutFolderOption,
-    RowsOption,
-)
 from cli.options import Commands
 from cli.progress import print_line, progress
 from liveprofile.errors import InputError
 from liveprofile.resources import product_path
 from models.profile.recipes import RECIPES, override_from_toml, recipe
+
+RowsOption = Annotated[
+    Path,
+    typer.Option(
+        "--rows",
+        metavar="PATH",
+        help="Training rows: Parquet file or folder that `liveprofile model backfill` wrote.",
+    ),
+]
+OutFolderOption = Annotated[
+    Path, typer.Option("--out", metavar="FOLDER", help="Folder for the model checkpoint.")
+]
+DeviceOption = Annotated[
+    Literal["auto", "cpu", "cuda"],
+    typer.Option("--device", help="Device; auto: a GPU if there is one."),
+]
+
+DayOption = Annotated[datetime, typer.Option(formats=["%Y-%m-%d"])]
 
 train = Commands(
     name="train",

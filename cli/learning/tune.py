@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cli.common import JsonCall
-from cli.learning.options import DeviceOption, RowsOption
+from cli.learning.train import DeviceOption, RowsOption
 from cli.progress import print_line, progress
 from models.profile.recipes import recipe
 

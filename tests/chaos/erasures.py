@@ -18,7 +18,6 @@ A search before the erasure finds them all, so it can find them.
 from __future__ import annotations
 
 import itertools
-import os
 import random
 import tempfile
 import time
@@ -40,7 +39,6 @@ from liveprofile.storage.connection import open_session
 from liveprofile.units import SECOND_MS
 from liveprofile.wire.user_records import key_of
 from stack.cassandra import nodetool
-from stack.state import free_ports
 from tests.support.compare import compare_with_reference
 from tests.support.job_under_test import JobUnderTest, job_on_own_stack, sending
 from tests.support.streams.seeded import Message
@@ -107,11 +105,11 @@ class Marks:
                     found.setdefault(name_of(file), set()).update(what)
         return found
 
-    def in_tables(self, job: JobUnderTest, jmx_port: int) -> dict[str, set[str]]:
+    def in_tables(self, job: JobUnderTest) -> dict[str, set[str]]:
         """By table, after a flush and a compaction."""
         keyspace = job.settings.cassandra.keyspace
-        nodetool(jmx_port, "flush", keyspace)
-        nodetool(jmx_port, "compact", keyspace)
+        for command in ("flush", "compact"):
+            nodetool(job.stack.cassandra.jmx_port, command, keyspace)
         folder = job.stack.cassandra.folder / "data" / "data" / keyspace
         assert folder.is_dir(), folder
         return self.in_files(folder, lambda file: file.parent.name.split("-")[0])
@@ -193,9 +191,6 @@ def run(seed: int, scale: float) -> dict[str, Any]:
     """1,000 of 5,000 users are erased under 2,000 events/s, half of what two slow cores take."""
     users, erased = max(10, round(5_000 * scale)), max(4, round(1_000 * scale))
     per_s, marks, clock = max(50.0, 2_000 * scale), Marks(seed), Clock()
-    [jmx_port] = free_ports(1)
-    # All services of the stack inherit it; only Cassandra reads it.
-    os.environ["JAVA_TOOL_OPTIONS"] = f"-Dcassandra.jmx.local.port={jmx_port}"
     gone = [f"user-{number}" for number in random.Random(seed).sample(range(users), erased - 1)]
     gone.append(marks.of["user"])
     ttl_ms = STATE_TTL_S * SECOND_MS
@@ -213,7 +208,7 @@ def run(seed: int, scale: float) -> dict[str, Any]:
             time.sleep(WARM_UP_S)
             select = "SELECT user_id FROM user_profile WHERE user_id = %s"
             until(lambda: list(session.execute(select, gone[-1:])), TIMEOUT_S, poll_s=1.0)
-            found["tables before"] = marks.in_tables(job, jmx_port)
+            found["tables before"] = marks.in_tables(job)
             found["savepoint before"] = marks.in_savepoint(job)
             say(f"before: {found}")
             started_s = time.monotonic()
@@ -233,7 +228,7 @@ def run(seed: int, scale: float) -> dict[str, Any]:
         comparison = compare_with_reference(job.settings, gone=frozenset(gone))
         alter_all(session, "gc_grace_seconds = 0")
         time.sleep(2.0)  # a tombstone is older than the grace from the next second on
-        found["tables"] = marks.in_tables(job, jmx_port)
+        found["tables"] = marks.in_tables(job)
         limit_s = STATE_TTL_S + 2 * MERGED_AFTER_S
         wait_s = max(0.0, last_s + limit_s - time.monotonic())
         say(f"after: {found}; the state ends in {wait_s:.0f} s")

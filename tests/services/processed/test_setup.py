@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
@@ -24,7 +23,7 @@ def test_doctor_has_no_finding_on_a_healthy_stack(job: JobUnderTest) -> None:
     assert len(report["checks"]) >= 15 and report["skipped"] == []
 
 
-def test_doctor_names_what_is_broken(job: JobUnderTest, tmp_path: Path) -> None:
+def test_doctor_names_what_is_broken(job: JobUnderTest) -> None:
     file = job.other_settings(
         "broken.toml",
         topics={"prefix": "broken-"},
