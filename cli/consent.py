@@ -19,13 +19,9 @@ from cli.progress import progress
 from liveprofile.alerts.cloud_events import to_rfc3339
 from liveprofile.audit.rows import EVENT, parse_event
 from liveprofile.consent.changes import (
-    PURPOSES,
     ConsentChange,
     change_json,
-    in_order,
-    newest,
     read_change,
-    read_changes,
 )
 from liveprofile.errors import InputError
 from liveprofile.feeds.users import read_consents, read_merges
@@ -37,7 +33,7 @@ from liveprofile.privacy.withdrawals import DELTAS, StoredRow, delete_rows, find
 from liveprofile.settings import Settings
 from liveprofile.storage.cql import now_ms
 from liveprofile.units import DAY_MS
-from services.privacy import change_consents
+from services.privacy import ConsentState, change_consents, consents
 
 SETTLE_S = 2.0  # until the workers know of a change
 USERS_AT_ONCE = 8
@@ -206,18 +202,9 @@ def show(call: Call, user: UserArgument) -> None:
 
     Example: `liveprofile privacy consent show 42`
     """
-    changes, moment_ms = _stored(call, user), now_ms()
-    rows: dict[str, dict[str, Any]] = {}
-    for purpose in PURPOSES:
-        change = newest(changes, purpose, moment_ms)
-        rows[purpose] = {
-            "allowed": change.granted if change else call.settings.consent.defaults[purpose],
-            "since": to_rfc3339(change.time_ms) if change else None,
-            "basis": change.basis if change else "",
-            "text_version": change.text_version if change else "",
-        }
+    rows = _stored(call, user).purposes(now_ms())
     shown = [{"purpose": purpose} | row for purpose, row in rows.items()]
-    columns = "purpose allowed since basis text_version"
+    columns = "purpose allowed since_ms basis text_version"
     call.print(rows, table(f"Consents of user {user}", shown, columns))
 
 
@@ -227,7 +214,7 @@ def history(call: Call, user: UserArgument) -> None:
 
     Example: `liveprofile privacy consent history 42 --json`
     """
-    changes = [change_json(each) for each in _stored(call, user)]
+    changes = [change_json(each) for each in _stored(call, user).changes]
     columns = "time purpose granted basis text_version"
     call.rows(changes, columns, missing=f"user {user!r} has changed no consent")
 
@@ -264,6 +251,6 @@ def _checked(settings: Settings, user: str, change: ConsentChange) -> tuple[str,
     return user, change
 
 
-def _stored(call: Call, user: str) -> list[ConsentChange]:
+def _stored(call: Call, user: str) -> ConsentState:
     with call.session() as session:
-        return in_order(read_changes(session, [user])[user])
+        return consents(session, call.settings, user)

@@ -12,7 +12,7 @@ from cli.options import Commands
 from cli.progress import count_bar
 from liveprofile.errors import InputError, ServiceError
 from liveprofile.settings import Settings
-from liveprofile.trends.count_store import ALL, CATEGORY, CountStore, Series
+from liveprofile.trends.count_store import ALL, CATEGORY, SPANS_MS, CountStore, Series
 from liveprofile.trends.points import FIRST_DAYS
 from liveprofile.trends.update import update as count
 from liveprofile.wire.tokens import EVENT_TYPES
@@ -20,10 +20,11 @@ from services import trends as service
 from services.trends import stored_retention
 
 
-def _check_event_type(name: str | None) -> None:
-    """Raises InputError for another name than an event type's."""
+def check_event_type(name: str | None) -> str | None:
+    """Callback of the option --type. Raises InputError for another name than an event type's."""
     if name is not None and name not in EVENT_TYPES:
         raise InputError(f"--type {name!r}: not one of {', '.join(EVENT_TYPES)}")
+    return name
 
 
 trends = Commands(
@@ -33,7 +34,7 @@ trends = Commands(
 
 Metric = Literal["events", "users", "amount"]
 TYPE_HELP = "Event type, such as view or purchase. Default: all types; of a category: purchase."
-TypeOption = Annotated[str | None, option("--type", "TYPE", TYPE_HELP)]
+TypeOption = Annotated[str | None, option("--type", "TYPE", TYPE_HELP, callback=check_event_type)]
 CATEGORY_HELP = "Only this category; empty text is the unknown one. Default: all together."
 CategoryOption = Annotated[str | None, option("--category", "NAME", CATEGORY_HELP)]
 MetricOption = Annotated[Metric, typer.Option("--metric", help="What is counted.")]
@@ -75,16 +76,11 @@ def show(
     by: Hours or days.
     last SPAN: How far back: 48h or 14d before the last.
     """
-    last_ms, series, settings = (
-        parse_duration_ms(last, "--last"),
-        _series(category, event_type),
-        call.settings,
-    )
+    count = max(1, parse_duration_ms(last, "--last") // SPANS_MS[by])
+    series = Series.of(category, event_type)
     with call.session() as session:
-        until_ms = _counted(settings, service.counted_until_ms(session, settings))
-        points = service.points_between(
-            session, settings, series, by, metric, until_ms - last_ms, until_ms
-        )
+        trend = service.trend(session, call.settings, series, by, metric, count)
+    until_ms, points = _counted(call.settings, trend)
     report = {"by": by, "metric": metric, "series": series._asdict()}
     report |= {"complete_until_ms": until_ms, "points": [point._asdict() for point in points]}
     title = f"{_name(series)}: {metric} by {by}"
@@ -104,7 +100,7 @@ def forecast(
 
     Example: liveprofile shop trends forecast --category beauty --type purchase
     """
-    series = _series(category, event_type)
+    series = Series.of(category, event_type)
     with call.session() as session:
         found = service.forecast(session, call.settings, series, metric)
     day_ms, days, day = _counted(call.settings, found)
@@ -139,21 +135,16 @@ def _counted(settings: Settings, found: Value | None) -> Value:
     return found
 
 
-def _series(category: str | None, event_type: str | None) -> Series:
-    """Raises InputError."""
-    _check_event_type(event_type)
-    if category is None:
-        return Series(ALL, "", event_type or ALL)
-    return Series(CATEGORY, category, event_type or "purchase")
-
-
 def _name(series: Series) -> str:
     names = {ALL: "all categories", CATEGORY: series.category or "unknown category"}
     event_type = "all types" if series.event_type == ALL else series.event_type
     return f"{names.get(series.scope, 'other categories')}, {event_type}"
 
 
-def retention(call: Call, event_type: Annotated[str | None, typer.Option("--type")] = None) -> None:
+def retention(
+    call: Call,
+    event_type: Annotated[str | None, typer.Option("--type", callback=check_event_type)] = None,
+) -> None:
     """Show the share of each week's new users that are active in the weeks after, from the deltas.
 
     Deltas live for `cassandra.delta_ttl_s` (30 days): older cohorts are incomplete.
@@ -163,7 +154,6 @@ def retention(call: Call, event_type: Annotated[str | None, typer.Option("--type
     Options:
     event_type TYPE: A user is active in a week with such an event. Default: any event.
     """
-    _check_event_type(event_type)
     with call.session() as session:
         cohorts = stored_retention(session, call.settings, event_type)
     columns = {

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cassandra.cluster import Session
 
 from liveprofile.consent import changes as consent_store
-from liveprofile.consent.changes import ConsentChange, newest
+from liveprofile.consent.changes import PURPOSES, ConsentChange, newest
 from liveprofile.identity import merges
 from liveprofile.identity.merges import IdentityTable, missing_erasures, without_users
 from liveprofile.kafka.records import send_all
@@ -34,9 +34,18 @@ class ConsentState(NamedTuple):
     changes: list[ConsentChange]
     defaults: Mapping[str, bool]
 
-    def allows(self, purpose: str, at_ms: int) -> bool:
-        change = newest(self.changes, purpose, at_ms)
-        return self.defaults[purpose] if change is None else change.granted
+    def purposes(self, at_ms: int) -> dict[str, dict[str, Any]]:
+        """Of each purpose: what is allowed at a time, and since when and why it is."""
+        newest_of = {purpose: newest(self.changes, purpose, at_ms) for purpose in PURPOSES}
+        return {
+            purpose: {
+                "allowed": change.granted if change else self.defaults[purpose],
+                "since_ms": change.time_ms if change else None,
+                "basis": change.basis if change else "",
+                "text_version": change.text_version if change else "",
+            }
+            for purpose, change in newest_of.items()
+        }
 
 
 class ErasureState(NamedTuple):
@@ -48,7 +57,7 @@ class ErasureState(NamedTuple):
 def consents(session: Session, settings: Settings, user_id: str) -> ConsentState:
     """What a user has allowed."""
     changes = consent_store.read_changes(session, [user_id])[user_id]
-    return ConsentState(changes, settings.consent.defaults)
+    return ConsentState(consent_store.in_order(changes), settings.consent.defaults)
 
 
 def change_consents(

@@ -53,22 +53,9 @@ def trend(
         return None
     span_ms = SPANS_MS[span]
     since_ms = until_ms // span_ms * span_ms - count * span_ms
-    found = points_between(session, settings, series, span, metric, since_ms, until_ms)
-    return TrendPoints(until_ms, found)
-
-
-def points_between(
-    session: Session,
-    settings: Settings,
-    series: Series,
-    span: str,
-    metric: Metric,
-    since_ms: int,
-    until_ms: int,
-) -> list[Point]:
     topic = settings.topics.events
     counts = read_counts(session, topic, span, series, since_ms - HISTORY_MS, until_ms)
-    return points(counts, span, metric, since_ms, until_ms)
+    return TrendPoints(until_ms, points(counts, span, metric, since_ms, until_ms))
 
 
 def forecast(

@@ -14,7 +14,7 @@ from console.formats import facts, number, utc
 from console.job import JobReader
 from console.rendering import page, part_page
 from liveprofile.ingest.rejected import RejectedRecord
-from liveprofile.trends.count_store import ALL, Series
+from liveprofile.trends.count_store import Series
 from liveprofile.trends.points import Metric
 from serve.security import Call
 from services import operations as service
@@ -47,7 +47,7 @@ async def job(call: SlowReader) -> Response:
 async def trend(
     call: Reader, by: Literal["hour", "day"] = "hour", metric: Metric = "events"
 ) -> Response:
-    found = await call.run(trends.trend, Series(ALL, "", ALL), by, metric, POINTS[by])
+    found = await call.run(trends.trend, Series.of(None, None), by, metric, POINTS[by])
     chart = None if found is None else trend_chart(found)
     return _part(call, "trend", "Trend", trend=found, chart=chart, by=by, metric=metric)
 

@@ -226,6 +226,13 @@ class Series(NamedTuple):
     category: str  # "" unless the scope is CATEGORY; there, "" is the unknown category
     event_type: str  # ALL occurs only with the scope ALL
 
+    @classmethod
+    def of(cls, category: str | None, event_type: str | None) -> Series:
+        """Of all categories and types; of a category without a type, its purchases."""
+        if category is None:
+            return cls(ALL, "", event_type or ALL)
+        return cls(CATEGORY, category, event_type or "purchase")
+
     @property
     def exact_users(self) -> int:
         """Up to how many users the number of users is exact."""

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from liveprofile.client import models
-from liveprofile.consent.changes import PURPOSES, ConsentChange, newest
+from liveprofile.consent.changes import ConsentChange
 from liveprofile.pseudonym import user_pseudonym
 from serve import answers
 from serve.problems import ApiError
@@ -80,14 +80,5 @@ def _past(time_ms: int | None, now_ms: int) -> int:
 
 async def _consents(call: Call, user_id: str, now_ms: int) -> Response:
     found = await call.run(privacy.consents, user_id)
-    purposes = {}
-    for purpose in PURPOSES:
-        change = newest(found.changes, purpose, now_ms)
-        purposes[purpose] = {
-            "allowed": change.granted if change else found.defaults[purpose],
-            "since_ms": change.time_ms if change else None,
-            "basis": change.basis if change else "",
-            "text_version": change.text_version if change else "",
-        }
-    answer = {"user_id": user_id, "purposes": purposes, "history": found.changes}
+    answer = {"user_id": user_id, "purposes": found.purposes(now_ms), "history": found.changes}
     return answers.json_response(answer)

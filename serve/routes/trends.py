@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from liveprofile.client import analysis_models as analyses
 from liveprofile.client.models import Items
-from liveprofile.trends.count_store import ALL, CATEGORY, Series
+from liveprofile.trends.count_store import Series
 from liveprofile.trends.points import Metric
 from liveprofile.wire.tokens import EVENT_TYPES
 from serve import answers
@@ -46,7 +46,7 @@ async def get_trend(
     event_type: TypeOfTrend = None,
 ) -> Response:
     """The last complete hours or days of all events, of a type, or of a type in a category."""
-    trend = await call.run(trends.trend, series_of(category, event_type), by, metric, count)
+    trend = await call.run(trends.trend, Series.of(category, event_type), by, metric, count)
     if trend is None:
         raise not_counted()
     return answers.json_response(trend)
@@ -60,7 +60,7 @@ async def get_forecast(
     event_type: TypeOfTrend = None,
 ) -> Response:
     """The hours of the day after the last complete one, with an 80 % interval."""
-    found = await call.run(trends.forecast, series_of(category, event_type), metric)
+    found = await call.run(trends.forecast, Series.of(category, event_type), metric)
     if found is None:
         raise not_counted()
     if found.forecast is None:
@@ -79,12 +79,6 @@ async def get_retention(
     """Which users of a first week come back in the weeks after it. May take long."""
     cohorts = await call.scan(trends.stored_retention, event_type)
     return answers.json_response({"items": cohorts})
-
-
-def series_of(category: str | None, event_type: str | None) -> Series:
-    if category is None:
-        return Series(ALL, "", event_type or ALL)
-    return Series(CATEGORY, category, event_type or "purchase")
 
 
 def not_counted() -> ApiError:

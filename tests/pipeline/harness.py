@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pyflink.table import EnvironmentSettings, TableEnvironment
 
-from jobs import profile_job
+from jobs import backfill_job, profile_job
 from jobs.compiled_plan import CompiledPlan
 from jobs.sql import expressions as sql
 from jobs.sql import scoring_views, tables
 from liveprofile.feeds.users import follow_merges
 from liveprofile.settings import Settings
-from tests.pipeline import shared_sinks
 from tests.reference.windows import Record
 from tests.support.memory.sinks import MemoryProfileSink, MemoryScoringSink
 from udfs.person_id import OpenMerges, register_person_id
@@ -28,6 +27,19 @@ from udfs.worker import Feeds, fixed_feeds
 
 OpenFeeds = Callable[..., Feeds]
 SINK_COLUMNS = "record_key STRING, payload STRING, topic STRING, headers MAP<STRING, BYTES>"
+
+
+# Of the pipeline that runs, in this process. The UDFs are pickled with the names of the functions
+# that open them, not with the sinks.
+_sinks: dict[str, Any] = {}
+
+
+def open_profile_sink(settings: Settings, embedding_dim: int) -> MemoryProfileSink:
+    return _sinks["profile"]
+
+
+def open_scoring_sink(settings: Settings) -> MemoryScoringSink:
+    return _sinks["scoring"]
 
 
 class SentRecord(NamedTuple):
@@ -97,14 +109,16 @@ def write_records(path: Path, records: Iterable[Record], topic: str) -> None:
             file.write(json.dumps(row) + "\n")
 
 
-def read_sent(folder: Path) -> Iterable[SentRecord]:
+def read_rows(folder: Path) -> Iterator[dict[str, Any]]:
     for file in sorted(folder.rglob("part-*")):
-        for line in file.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            headers = {
-                name: base64.b64decode(value).decode() for name, value in row["headers"].items()
-            }
-            yield SentRecord(row["topic"], row.get("record_key"), row.get("payload"), headers)
+        with file.open(encoding="utf-8", newline="\n") as lines:
+            yield from map(json.loads, lines)
+
+
+def read_sent(folder: Path) -> Iterator[SentRecord]:
+    for row in read_rows(folder):
+        headers = {name: base64.b64decode(value).decode() for name, value in row["headers"].items()}
+        yield SentRecord(row["topic"], row.get("record_key"), row.get("payload"), headers)
 
 
 def run_profile_pipeline(
@@ -115,7 +129,7 @@ def run_profile_pipeline(
     open_merges: OpenMerges = follow_merges,
 ) -> ProfileOutput:
     """Runs the profile pipeline of jobs.profile_job. The end of the input closes every window."""
-    sink = shared_sinks.new_profile_sink()
+    sink = _sinks["profile"] = MemoryProfileSink()
     events, sent = folder / "events.json", folder / "sent"
     write_records(events, records, settings.topics.events)
     t_env = TableEnvironment.create(EnvironmentSettings.in_streaming_mode())
@@ -127,7 +141,7 @@ def run_profile_pipeline(
         update_profile=profile_udf(
             settings,
             PARTS._replace(
-                open_sink=shared_sinks.open_shared_profile_sink,
+                open_sink=open_profile_sink,
                 open_feeds=open_feeds,
                 open_models=fixed_models,
             ),
@@ -156,9 +170,7 @@ def scoring_tables(
         tables.file_sink("scoring_sink", sent, SINK_COLUMNS),
         scoring_udf(
             settings,
-            SCORING_PARTS._replace(
-                open_sink=shared_sinks.open_shared_scoring_sink, open_feeds=open_feeds
-            ),
+            SCORING_PARTS._replace(open_sink=open_scoring_sink, open_feeds=open_feeds),
         ),
     )
 
@@ -172,7 +184,7 @@ def run_scoring_pipeline(
     open_merges: OpenMerges = follow_merges,
 ) -> ScoringOutput:
     """Runs the scoring pipeline alone. It reads events and labels in parallel, in any order."""
-    sink = shared_sinks.new_scoring_sink()
+    sink = _sinks["scoring"] = MemoryScoringSink()
     paths = {name: folder / f"{name}.json" for name in ("events", "labels")}
     write_records(paths["events"], records, settings.topics.events)
     write_records(paths["labels"], labels, settings.topics.feedback)
@@ -185,6 +197,11 @@ def run_scoring_pipeline(
     inserts = profile_job.add_scoring_pipeline(t_env, settings, scoring)
     CompiledPlan(t_env, inserts, profile_job.scoring_overrides(settings)).execute().wait()
     return ScoringOutput(sink, list(read_sent(folder / "sent")))
+
+
+def run_backfill_in_this_process(settings: Settings, arguments: list[str]) -> None:
+    """Instead of offline.backfill._run_embedded, which starts a process and its own Flink."""
+    assert backfill_job.main(arguments) == 0
 
 
 class ScoringInput(NamedTuple):
@@ -219,9 +236,4 @@ def run_scoring_views(
     scoring_views.create(t_env, "scoring_source", "label_source", settings)
     t_env.execute_sql(tables.file_sink("sink", folder / "rows", "user_id STRING, parts STRING"))
     t_env.execute_sql("INSERT INTO sink SELECT user_id, parts FROM scoring_input").wait()
-    lines = [
-        line
-        for file in sorted((folder / "rows").rglob("part-*"))
-        for line in file.read_text(encoding="utf-8").splitlines()
-    ]
-    return [ScoringInput(**json.loads(line)) for line in lines]
+    return [ScoringInput(**row) for row in read_rows(folder / "rows")]

@@ -1,4 +1,7 @@
-"""The backfill writes the rows that the model gets in the stream, and training reads them."""
+"""The backfill writes the rows that the model gets in the stream, and training reads them.
+
+test_corrections.py compares rows of staggered windows.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,13 @@ import numpy as np
 import pyarrow.dataset as ds
 import pytest
 
-from liveprofile.settings import Settings, load
+from liveprofile.settings import load
 from liveprofile.units import HOUR_MS
 from liveprofile.wire.tokens import EVENT, FIELD
 from models.profile.data import training_rows
-from offline.backfill import PROFILE_ROWS, BackfillResult, backfill_rows
+from offline import backfill
+from offline.backfill import PROFILE_ROWS, BackfillResult
+from tests.pipeline.harness import run_backfill_in_this_process
 from tests.reference.profile import run_reference
 from tests.reference.windows import Record
 from tests.support.streams.shop import START_MS, shop_events
@@ -44,46 +49,27 @@ def events() -> list[dict[str, Any]]:
 def backfilled(
     events: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[BackfillResult, Path]:
-    return run_backfill(events, load(), tmp_path_factory.mktemp("backfill"), config=None)
-
-
-def run_backfill(
-    events: list[dict[str, Any]], settings: Settings, work: Path, config: Path | None
-) -> tuple[BackfillResult, Path]:
+    work = tmp_path_factory.mktemp("backfill")
     archive, folder = work / "events.jsonl", work / "rows"
     archive.write_text("".join(json.dumps(event) + "\n" for event in events))
-    return backfill_rows(
-        settings, PROFILE_ROWS, folder, config=config, source=archive, cluster=False
-    ), folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backfill, "_run_embedded", run_backfill_in_this_process)
+        return backfill.backfill_rows(
+            load(), PROFILE_ROWS, folder, config=None, source=archive, cluster=False
+        ), folder
 
 
 def test_rows_equal_those_of_the_stream(
     events: list[dict[str, Any]], backfilled: tuple[BackfillResult, Path]
 ) -> None:
     result, folder = backfilled
-    assert_rows_equal_reference(events, load(), result, folder)
     streams = training_rows.read(folder)
     assert len(streams.time_ms_N) == len(events)
-
-
-def test_staggered_rows_equal_those_of_the_stream(
-    events: list[dict[str, Any]], tmp_path: Path
-) -> None:
-    config = tmp_path / "config.toml"
-    config.write_text("[window]\nstagger_ms = 10_000\n")
-    settings = load(config)
-    result, folder = run_backfill(events, settings, tmp_path, config)
-    assert_rows_equal_reference(events, settings, result, folder)
-
-
-def assert_rows_equal_reference(
-    events: list[dict[str, Any]], settings: Settings, result: BackfillResult, folder: Path
-) -> None:
     records = [
         Record(0, offset, 1_790_000_000_000, None, json.dumps(event).encode())
         for offset, event in enumerate(events)
     ]
-    expected = run_reference(records, settings, late=set()).profiles
+    expected = run_reference(records, load(), late=set()).profiles
     table = ds.dataset(folder, partitioning="hive").to_table()
     assert (result.events, result.rows) == (len(events), len(expected))
     rows = {(row["user_id"], row["window_end_ms"]): row for row in table.to_pylist()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from liveprofile.consent.changes import ConsentChange, to_record
 from liveprofile.kafka import records as kafka
 from liveprofile.settings import Settings, load
 from liveprofile.units import MINUTE_MS
-from tests.pipeline.harness import is_utf8, run_profile_pipeline
+from tests.pipeline.comparison import in_one_partition
+from tests.pipeline.harness import run_profile_pipeline
+from tests.reference.consents import is_allowed
 from tests.reference.profile import digest
 from tests.reference.windows import Classification, Position, Record, classify, window_end_ms
 from tests.support.memory.feeds import RecordedFeeds
@@ -26,8 +29,7 @@ from tests.support.streams.shop import START_MS, shop_events
 
 pytestmark = pytest.mark.pipeline
 
-USERS, EVENTS, STEP_MS = 250, 1_600, 13_000
-RECORD_MS = 1_790_000_000_000
+USERS, EVENTS, STEP_MS = 160, 1_000, 13_000
 Changes = dict[str, list[ConsentChange]]
 
 
@@ -44,37 +46,22 @@ def random_changes(rng: random.Random, users: list[str]) -> Changes:
     return found
 
 
-def allows(changes: Changes, user: str, purpose: str, at_ms: int) -> bool:
-    """By default yes; of changes at one time, a withdrawal counts."""
-    past = [
-        (each.time_ms, not each.granted)
-        for each in changes.get(user, [])
-        if each.purpose == purpose and each.time_ms <= at_ms
-    ]
-    return not max(past)[1] if past else True
-
-
-class Oracle:
-    """Which events are used in which window, and which are refused."""
-
-    def __init__(self, records: list[Record], settings: Settings, changes: Changes):
-        classes = Classification()
-        events = classify(records, settings, None, None, classes)
-        in_order = [
-            (record.partition, record.offset)
-            for record in records
-            if (record.partition, record.offset) in classes.used
-        ]
-        self.rejected = {position: each.reason for position, each in classes.rejected.items()}
-        self.windows: dict[tuple[str, int], set[bytes]] = {}
-        self.refused: set[Position] = set()
-        for position, event in zip(in_order, events, strict=True):
-            if not allows(changes, event.user_id, "profiling", event.time_ms):
-                self.refused.add(position)
-                self.rejected[position] = "NO_CONSENT"
-                continue
+def expected_use(
+    records: list[Record], settings: Settings, allows: Callable[[str, str, int], bool]
+) -> tuple[dict[Position, str], dict[tuple[str, int], set[bytes]]]:
+    """The reason of each rejected record, and the digests of the events in each window."""
+    classes = Classification()
+    events = classify(records, settings, None, None, classes)
+    reasons = {position: each.reason for position, each in classes.rejected.items()}
+    windows: dict[tuple[str, int], set[bytes]] = {}
+    used = (record[:2] for record in records if record[:2] in classes.used)
+    for position, event in zip(used, events, strict=True):
+        if allows(event.user_id, "profiling", event.time_ms):
             end_ms = window_end_ms(event.user_id, event.time_ms, settings.window)
-            self.windows.setdefault((event.user_id, end_ms), set()).add(digest(event.event_id))
+            windows.setdefault((event.user_id, end_ms), set()).add(digest(event.event_id))
+        else:
+            reasons[position] = "NO_CONSENT"
+    return reasons, windows
 
 
 def test_only_what_users_allow_is_scored_stored_and_sent(tmp_path: Path) -> None:
@@ -82,14 +69,7 @@ def test_only_what_users_allow_is_scored_stored_and_sent(tmp_path: Path) -> None
     stream = seeded.with_faults(
         islice(shop_events(11, USERS, STEP_MS), EVENTS), seed=11, late_by_ms=60 * MINUTE_MS
     )
-    records = [
-        record
-        for record in (
-            Record(0, offset, RECORD_MS, message.key, message.value)
-            for offset, message in enumerate(stream.messages)
-        )
-        if is_utf8(record)
-    ]
+    records = in_one_partition(stream.messages)
     users = sorted({message.key.decode() for message in stream.messages if message.key})
     changes = random_changes(random.Random(11), users)
     consents = RecordedFeeds(
@@ -99,28 +79,31 @@ def test_only_what_users_allow_is_scored_stored_and_sent(tmp_path: Path) -> None
         ]
     )
     output = run_profile_pipeline(records, settings, tmp_path, consents)
-    oracle = Oracle(records, settings, changes)
+
+    def allows(user: str, purpose: str, at_ms: int) -> bool:
+        return is_allowed(changes.get(user, ()), purpose, at_ms)
 
     rejected = output.sent_to(settings.topics.rejected)
-    assert {sent.position: sent.headers["reason"] for sent in rejected} == oracle.rejected
-    assert len(rejected) == len(oracle.rejected)
+    expected_reasons, windows = expected_use(records, settings, allows)
+    assert {sent.position: sent.headers["reason"] for sent in rejected} == expected_reasons
+    assert len(rejected) == len(expected_reasons)
     assert {sent.value for sent in rejected if sent.headers["reason"] == "NO_CONSENT"} == {""}
 
     stored = {
         key: {row.digests[i : i + 8] for i in range(0, len(row.digests), 8)}
         for key, row in output.sink.deltas.items()
     }
-    assert stored == oracle.windows
-    assert output.sink.profiles.keys() == {user for user, _ in oracle.windows}
+    assert stored == windows
+    assert output.sink.profiles.keys() == {user for user, _ in windows}
     alerts = [json.loads(sent.value or "") for sent in output.sent_to(settings.topics.alerts)]
     assert all(alert["subject"] in output.sink.profiles for alert in alerts)
 
     recommended, at_risk = Counter(), Counter()
     for (user, end_ms), row in output.sink.deltas.items():
         profile = json.loads(row.profile)
-        may_recommend = allows(changes, user, "recommendation", end_ms)
+        may_recommend = allows(user, "recommendation", end_ms)
         assert bool(profile["interests"]) is bool(profile["next_items"]) is may_recommend
-        may_flag = allows(changes, user, "risk", end_ms)
+        may_flag = allows(user, "risk", end_ms)
         assert may_flag or not (row.flags or row.active_rules)
         recommended[may_recommend] += 1
         at_risk[may_flag, bool(row.active_rules)] += 1
@@ -132,7 +115,7 @@ def test_only_what_users_allow_is_scored_stored_and_sent(tmp_path: Path) -> None
         announced.add((data["user_id"], data["segment_id"], data["change"]))
     for (user, end_ms), row in output.sink.deltas.items():
         for write in row.memberships:
-            assert not write.is_sent or allows(changes, user, "marketing", end_ms)
+            assert not write.is_sent or allows(user, "marketing", end_ms)
     assert announced == {
         (write.user_id, write.segment_id, write.change)
         for row in output.sink.deltas.values()
@@ -143,5 +126,6 @@ def test_only_what_users_allow_is_scored_stored_and_sent(tmp_path: Path) -> None
         write.is_sent for row in output.sink.deltas.values() for write in row.memberships
     )
     # The test means something only if all of this occurs often.
-    assert len(changes) > 200 and len(oracle.refused) > 100 and len(oracle.windows) > 800
+    refused = list(expected_reasons.values()).count("NO_CONSENT")
+    assert len(changes) > 140 and refused > 100 and len(windows) > 500
     assert min(counts[True], counts[False]) > 20

@@ -1,16 +1,18 @@
-"""Late events that are corrected, against the stream of the same events in perfect order.
+"""Late events and merges that are corrected, against the same events in order under one id.
 
-Both streams run through the job's pipeline. Final state: the tables of the late stream equal those
-of the other one, and a flag that only one of them raises is marked.
+All streams run through the job's pipeline. Final state: the tables of the late stream, and of the
+late stream with users under several ids, equal those of the other one; a flag that only one of them
+raises is marked.
 """
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from copy import deepcopy
 from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
@@ -20,6 +22,7 @@ from pyflink.table import EnvironmentSettings, TableEnvironment
 from jobs.backfill_job import run_profile_pipeline as run_batch
 from jobs.sql import tables
 from liveprofile.consent.changes import ConsentTable
+from liveprofile.identity.merges import IdentityTable
 from liveprofile.kafka import records as kafka
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import read_rules
@@ -40,10 +43,11 @@ from offline.late_windows.late_events import (
 )
 from tests.pipeline.comparison import RECORD_MS
 from tests.pipeline.harness import ProfileOutput, run_profile_pipeline
+from tests.pipeline.test_erasures_and_merges import feed_of, merges_at, under_several_ids
 from tests.reference.windows import Record
 from tests.support.compare_profiles import CURVE_TOLERANCE
 from tests.support.memory.corrections import KilledError, MemoryCorrectionTables, revision_of
-from tests.support.streams.shop import shop_events
+from tests.support.streams.shop import START_MS, shop_events
 from udfs.profile.model_feed import load_checkpoint
 from udfs.profile.row import ProfileRow
 from udfs.worker import fixed_feeds
@@ -80,8 +84,14 @@ def to_records(events: list[dict[str, Any]]) -> list[Record]:
     ]
 
 
+SECTIONS = {
+    "job": {"parallelism": 1, "name": "correct"},
+    "window": {"length_ms": HOUR_MS, "stagger_ms": 10 * MINUTE_MS},
+}
+
+
 def make_settings() -> Settings:
-    return load(job={"parallelism": 1, "name": "correct"}, window={"length_ms": HOUR_MS})
+    return load(**SECTIONS)
 
 
 class LateStream(NamedTuple):
@@ -90,7 +100,7 @@ class LateStream(NamedTuple):
     settings: Settings
     model: ProfileModel
     output: ProfileOutput
-    perfect: ProfileOutput  # of the same events in order
+    perfect: ProfileOutput  # of the same events in order, with one id a person
     rows: list[dict[str, Any]]
     book: LateTable
     closed_ms: int
@@ -116,27 +126,34 @@ def late_records(output: ProfileOutput, settings: Settings) -> Iterator[kafka.Re
 
 
 @pytest.fixture(scope="module")
-def late_stream(tmp_path_factory: pytest.TempPathFactory) -> LateStream:
-    settings, folder = make_settings(), tmp_path_factory.mktemp("correct")
-    events = shop_stream()
-    for name in ("late", "perfect"):
-        (folder / name).mkdir()
-    records = to_records(with_delays(events))
-    output = run_profile_pipeline(records, settings, folder / "late")
-    perfect = run_profile_pipeline(to_records(events), settings, folder / "perfect")
-    assert not perfect.sent_to(settings.topics.late)
+def perfect(tmp_path_factory: pytest.TempPathFactory) -> ProfileOutput:
+    settings = make_settings()
+    records = to_records(shop_stream())
+    output = run_profile_pipeline(records, settings, tmp_path_factory.mktemp("perfect"))
+    assert not output.sent_to(settings.topics.late)
+    return output
+
+
+def run_late_stream(
+    events: list[dict[str, Any]], merges: IdentityTable, perfect: ProfileOutput, folder: Path
+) -> LateStream:
+    """Runs the job on the events with delays, then the batch of the records to correct."""
+    settings = make_settings()
+    following = load(**SECTIONS, merges={"enabled": len(merges) > 0})
+    records, topics = to_records(with_delays(events)), settings.topics
+    output = run_profile_pipeline(records, following, folder, open_merges=feed_of(merges))
+    consents = ConsentTable(settings.consent.defaults)
     book = choose_late_events(
-        read_late_events(late_records(output, settings), settings.topics.events),
+        read_late_events(late_records(output, settings), topics.events),
         settings.window.correction_days * DAY_MS,
-        ConsentTable(settings.consent.defaults),
+        consents,
         frozenset(),
         RECORD_MS,
+        merges,
     )
-    assert late_events(book) > 0.04 * EVENTS and not book.left_out
-    selection = RecordSelection(book, settings.window, settings.limits, [0])
+    selection = RecordSelection(book, settings.window, settings.limits, [0], merges, consents)
     topic = [
-        kafka.Record(settings.topics.events, *record[:3], record.key, record.value, {})
-        for record in records
+        kafka.Record(topics.events, *record[:3], record.key, record.value, {}) for record in records
     ]
     file, rows = folder / "records.json", folder / "rows"
     write_records(file, selection.select(topic))
@@ -151,6 +168,15 @@ def late_stream(tmp_path_factory: pytest.TempPathFactory) -> LateStream:
     return LateStream(
         settings, model, output, perfect, list(read_rows(rows)), book, selection.closed_ms
     )
+
+
+@pytest.fixture(scope="module")
+def late_stream(perfect: ProfileOutput, tmp_path_factory: pytest.TempPathFactory) -> LateStream:
+    stream = run_late_stream(
+        shop_stream(), IdentityTable(), perfect, tmp_path_factory.mktemp("late")
+    )
+    assert late_events(stream.book) > 0.04 * EVENTS and not stream.book.left_out
+    return stream
 
 
 def assert_equal_rows(actual: ProfileRow, expected: ProfileRow) -> None:
@@ -182,14 +208,21 @@ def assert_near(actual: Any, expected: Any, tolerance: float = 2e-4) -> None:
         assert actual == expected
 
 
-def assert_equals_perfect(stored: MemoryCorrectionTables, perfect: ProfileOutput) -> None:
+def assert_equals_perfect(
+    stored: MemoryCorrectionTables, perfect: ProfileOutput, aliases: Collection[str] = ()
+) -> None:
+    """aliases: their flags stay, with what analysts have decided about them."""
+    assert_equal_tables(stored, perfect)
+    in_force = {key for key in stored.flags_in_force() if key[0] not in aliases}
+    assert in_force == {key[:3] for key in perfect.sink.flags}
+
+
+def assert_equal_tables(stored: MemoryCorrectionTables, perfect: ProfileOutput) -> None:
     for table in ("deltas", "profiles"):
         actual, expected = getattr(stored.sink, table), getattr(perfect.sink, table)
         assert actual.keys() == expected.keys()
         for key, row in expected.items():
             assert_equal_rows(actual[key], row)
-    expected_flags = {key[:3] for key in perfect.sink.flags}
-    assert stored.flags_in_force().keys() == expected_flags
 
 
 def late_events(book: LateTable) -> int:
@@ -251,10 +284,7 @@ def test_job_that_replays_a_window_does_not_undo_its_correction(late_stream: Lat
     tables = late_stream.tables()
     late_stream.correct(tables)
     tables.sink.write(list(late_stream.output.sink.deltas.values()))
-    for table in ("deltas", "profiles"):
-        actual, expected = getattr(tables.sink, table), getattr(late_stream.perfect.sink, table)
-        for key, row in expected.items():
-            assert_equal_rows(actual[key], row)
+    assert_equal_tables(tables, late_stream.perfect)
 
 
 def test_user_who_is_erased_meanwhile_is_left_out(late_stream: LateStream) -> None:
@@ -263,3 +293,23 @@ def test_user_who_is_erased_meanwhile_is_left_out(late_stream: LateStream) -> No
     counts = late_stream.correct(tables, is_erased=lambda each: each == user)
     assert counts.erased_meanwhile == 1
     assert corrected_users(tables) == late_stream.book.used.keys() - {user}
+
+
+def test_corrected_tables_of_merged_users_equal_those_of_one_id(
+    perfect: ProfileOutput, tmp_path: Path
+) -> None:
+    merges = merges_at(START_MS + EVENTS // 2 * STEP_MS)
+    aliases = merges.aliases()
+    stream = run_late_stream(under_several_ids(shop_stream()), merges, perfect, tmp_path)
+    before, stored = stream.output.sink, stream.tables()
+    assert {user for user, _ in before.deltas} > set(aliases)
+    counts = stream.correct(stored)
+    assert_equals_perfect(stored, perfect, aliases)
+    assert (counts.merged, counts.incomplete) == (len(aliases), 0)
+    assert counts.late_events > 0.02 * EVENTS
+    assert stored.sink.flags.keys() >= before.flags.keys()
+
+    again = deepcopy((stored.sink.deltas, stored.marks))
+    counts = stream.correct(stored)
+    assert (counts.windows, counts.merged) == (0, 0)
+    assert str(again) == str((stored.sink.deltas, stored.marks))

@@ -9,13 +9,13 @@ import pytest
 from pyflink.table import EnvironmentSettings, StreamTableEnvironment, TableEnvironment
 
 from jobs import profile_job, savepoint
-from jobs.compiled_plan import FIRST_STATELESS_ID, CompiledPlan, Override
+from jobs.compiled_plan import FIRST_STATELESS_ID, CompiledPlan
 from jobs.savepoint import NODE_IDS
 from jobs.sql import tables
 from liveprofile.flink.jars import JARS
 from liveprofile.privacy.places import STATES
 from liveprofile.settings import load
-from tests.pipeline import harness, shared_sinks
+from tests.pipeline import harness
 from udfs.profile.udf import profile_udf
 
 pytestmark = pytest.mark.pipeline
@@ -40,7 +40,7 @@ def build(folder: Path, with_scoring: bool, parallelism: int = 2) -> CompiledPla
         settings,
         source=harness.source_table(events, settings),
         sink=tables.file_sink("sink", sent, harness.SINK_COLUMNS),
-        update_profile=profile_udf(settings, shared_sinks.open_shared_profile_sink),
+        update_profile=profile_udf(settings),
         scoring_tables=(
             harness.scoring_tables(settings, events, labels, sent) if with_scoring else None
         ),
@@ -142,13 +142,6 @@ def test_parallelism_1_needs_no_exchange_between_lists(
 ) -> None:
     at_1 = build(tmp_path, with_scoring=True, parallelism=1)
     assert count(full_plan, "exchange") - count(at_1, "exchange") == len(savepoint.LISTS)
-
-
-def test_override_without_match_is_an_error(profile_plan: CompiledPlan) -> None:
-    with pytest.raises(ValueError, match="no stream-exec-over-aggregate with 'nobody'"):
-        profile_plan._apply(Override("stream-exec-over-aggregate", description="nobody"))
-    with pytest.raises(ValueError, match="not an exchange"):
-        profile_plan._apply(Override(PYTHON, chained=True))
 
 
 def kafka_plan(**sections: dict[str, Any]) -> CompiledPlan:

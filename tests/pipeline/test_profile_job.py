@@ -1,14 +1,13 @@
 """The profile pipeline on files, in an embedded Flink, against tests/reference/profile.py.
 
 Final state: the job has ended and every window is closed, because the end of the input advances the
-watermark to its maximum.
+watermark to its maximum. Staggered windows, erasures and merges: test_erasures_and_merges.py.
 """
 
 from __future__ import annotations
 
-import json
+import itertools
 from collections import Counter
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from liveprofile.events.modalities import PLACE, Modality
 from liveprofile.resources import product_path
@@ -29,40 +29,13 @@ from tests.pipeline.comparison import assert_equals_reference, in_one_partition
 from tests.pipeline.harness import is_utf8, run_profile_pipeline
 from tests.reference.profile import run_reference
 from tests.reference.windows import Record
-from tests.support.model_scores import RecordingModel, Scored
+from tests.support.model_scores import Scored, WindowScores, run_scored
 from tests.support.streams import seeded, strategies
-from tests.support.streams.seeded import Message
 from tests.support.streams.shop import shop_events
 
 pytestmark = pytest.mark.pipeline
 
-
-def make_settings(**window: int) -> Settings:
-    return load(job={"parallelism": 1, "name": "pipeline"}, window=window)
-
-
-@pytest.mark.parametrize("stagger_ms", [0, 10_000])
-def test_stream_with_faults_equals_reference(stagger_ms: int, tmp_path: Path) -> None:
-    settings = make_settings(stagger_ms=stagger_ms)
-    records = in_one_partition(
-        seeded.with_faults(islice(shop_events(7, 25, 20_000), 2_000), seed=7).messages
-    )
-    output = run_profile_pipeline(records, settings, tmp_path)
-    assert_equals_reference(records, output, settings)
-
-
-@pytest.mark.parametrize(
-    "limits", [{"max_window_events": 3}, {"max_window_chars": 1_024}], ids=["events", "characters"]
-)
-def test_window_takes_no_more_than_its_limits(limits: dict[str, int], tmp_path: Path) -> None:
-    settings = load(job={"parallelism": 1, "name": "pipeline"}, limits=limits)
-    records = in_one_partition(
-        seeded.with_faults(islice(shop_events(5, 4, 10_000), 600), seed=5).messages
-    )
-    output = run_profile_pipeline(records, settings, tmp_path)
-    assert_equals_reference(records, output, settings)
-    reasons = Counter(sent.headers["reason"] for sent in output.sent_to(settings.topics.rejected))
-    assert reasons["TOO_MANY"] > 100
+JOB = {"parallelism": 1, "name": "pipeline"}
 
 
 def checkpoint_with_modalities(folder: Path) -> Path:
@@ -96,33 +69,30 @@ def with_media(event: dict[str, Any], number: int) -> dict[str, Any]:
     return event | {"media_embedding": kinds[number % len(kinds)]}
 
 
-def test_vectors_of_events_reach_the_model(tmp_path: Path) -> None:
-    checkpoint_folder = checkpoint_with_modalities(tmp_path / "model")
-    settings = load(
-        job={"parallelism": 1, "name": "pipeline"}, model={"checkpoint": str(checkpoint_folder)}
-    )
-    events = [
-        with_media(event, number)
-        for number, event in enumerate(islice(shop_events(3, 6, 20_000), 300))
-    ]
-    records = in_one_partition(
-        [Message(event["user_id"].encode(), json.dumps(event).encode()) for event in events]
-    )
+def test_stream_with_faults_vectors_and_odd_payloads_equals_reference(tmp_path: Path) -> None:
+    """The messages that poison a parser are last: none may stop the job or be lost."""
+    folder = checkpoint_with_modalities(tmp_path / "model")
+    settings = load(job=JOB, model={"checkpoint": str(folder)})
+    events = map(with_media, shop_events(7, 8, 20_000), range(900))
+    stream = seeded.with_faults(events, seed=7, duplicates=0.02, late=0.02, broken=0.02)
+    variants, poison = seeded.payload_variants(1_500, seed=3), seeded.poison_messages(300, seed=2)
+    records = in_one_partition(stream.messages + variants + poison)
     output = run_profile_pipeline(records, settings, tmp_path)
-    assert_equals_reference(records, output, settings)
+    expected = assert_equals_reference(records, output, settings)
+    reasons = Counter(reason for reason, _ in expected.rejected.values())
+    assert len(reasons) > 8 and len(expected.late) > 10
 
-    model = RecordingModel(Scored(settings))
-    expected = run_reference(records, settings, late=set(), score=model)
-    with_vectors = dict(zip(expected.profiles, model.scores, strict=True))
-    blind_model = RecordingModel(Scored(settings))
-    blind_model.scored.model.modalities = frozenset()
-    run_reference(records, settings, late=set(), score=blind_model)
-    without_vectors = dict(zip(expected.profiles, blind_model.scores, strict=True))
+    # The vectors change the interests.
+    with_media_only = in_one_partition(stream.messages)
+    with_vectors = scores_by_window(with_media_only, settings, Scored(settings))
+    blind = Scored(settings)
+    blind.model.modalities = frozenset()
+    without_vectors = scores_by_window(with_media_only, settings, blind)
     changed = 0
-    for key, row in output.sink.deltas.items():
-        interests = list(orjson.loads(row.profile)["interests"].values())
+    for key, scores in with_vectors.items():
+        interests = list(orjson.loads(output.sink.deltas[key].profile)["interests"].values())
         with_p, without_p = (
-            scored[key].values.interests_after_p[0] for scored in (with_vectors, without_vectors)
+            each.values.interests_after_p[0] for each in (scores, without_vectors[key])
         )
         np.testing.assert_allclose(interests, with_p, atol=2e-4)
         changed += abs(with_p - without_p).max() > 0.01
@@ -131,37 +101,57 @@ def test_vectors_of_events_reach_the_model(tmp_path: Path) -> None:
     assert ["clip", "voice.v2"] in media and None in media
 
 
-def test_payload_variants_equal_reference(tmp_path: Path) -> None:
-    settings = make_settings()
-    records = in_one_partition(seeded.payload_variants(1_500, seed=3))
+def scores_by_window(
+    records: list[Record], settings: Settings, scored: Scored
+) -> dict[tuple[str, int], WindowScores]:
+    expected, model = run_scored(
+        scored, lambda score: run_reference(records, settings, score=score)
+    )
+    return dict(zip(expected.profiles, model.scores, strict=True))
+
+
+def test_window_takes_no_more_than_its_limits(tmp_path: Path) -> None:
+    """Long events of some users reach the limit of characters first, others that of events."""
+    settings = load(job=JOB, limits={"max_window_events": 4, "max_window_chars": 1_024})
+    events = [
+        event | ({"text": "long" * 100} if number % 240 < 120 else {})
+        for number, event in enumerate(itertools.islice(shop_events(5, 4, 10_000), 600))
+    ]
+    records = in_one_partition(seeded.with_faults(events, seed=5).messages)
+    output = run_profile_pipeline(records, settings, tmp_path)
+    expected = assert_equals_reference(records, output, settings)
+    exceeded = Counter(
+        detail for reason, detail in expected.rejected.values() if reason == "TOO_MANY"
+    )
+    assert exceeded["events"] > 100 and exceeded["characters"] > 100
+
+
+def test_generated_streams_equal_reference(tmp_path: Path) -> None:
+    """One job reads them one after the other, each in days of its own."""
+    records = [
+        record._replace(offset=offset)
+        for offset, record in enumerate(filter(is_utf8, generated_records()))
+    ]
+    settings = load(job=JOB)
     output = run_profile_pipeline(records, settings, tmp_path)
     assert_equals_reference(records, output, settings)
 
 
-def test_poison_messages_do_not_stop_the_job(tmp_path: Path) -> None:
-    settings = make_settings()
-    valid = list(islice(shop_events(1, 5, 20_000), 200))
-    messages = seeded.with_faults(valid, seed=1).messages + seeded.poison_messages(300, seed=2)
-    records = in_one_partition(messages)
-    output = run_profile_pipeline(records, settings, tmp_path)
-    used_digests = b"".join(row.digests for row in output.sink.deltas.values())
-    positions = [sent.position for sent in output.sent if "offset" in sent.headers]
-    assert len(used_digests) // 8 >= len(valid)
-    assert len(set(positions)) == len(positions)
+def generated_records() -> list[Record]:
+    found: list[Record] = []
+    numbers = itertools.count()
 
+    @hypothesis_settings(
+        max_examples=20,
+        deadline=None,
+        derandomize=True,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.data())
+    def generate(data: st.DataObject) -> None:
+        stream = strategies.behaviour_stream(partitions=1, close=False, series=next(numbers))
+        found.extend(data.draw(stream))
 
-@hypothesis_settings(
-    max_examples=3,
-    deadline=None,
-    derandomize=True,
-    phases=[Phase.generate],  # no shrinking: a run of embedded Flink takes seconds
-    suppress_health_check=list(HealthCheck),
-)
-@given(records=strategies.behaviour_stream(partitions=1, max_events=60, wrong_types=True))
-def test_generated_stream_equals_reference(
-    records: list[Record], tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    settings = make_settings()
-    sent = [record for record in records if is_utf8(record)]
-    output = run_profile_pipeline(sent, settings, tmp_path_factory.mktemp("any"))
-    assert_equals_reference(sent, output, settings)
+    generate()
+    return found

@@ -20,6 +20,8 @@ from liveprofile.simulator import Shop, ShopConfig
 from liveprofile.units import DAY_MS
 from liveprofile.wire.scored_events import read_rows
 from models.fraud.model import FraudModel
+from offline import backfill as offline_backfill
+from tests.pipeline.harness import run_backfill_in_this_process
 from tests.reference.entity_features import Arrival, Event, features
 from tests.reference.scoring import read_events, read_label
 from tests.reference.windows import Record
@@ -29,16 +31,10 @@ pytestmark = pytest.mark.pipeline
 CONFIG = ShopConfig(users=150, days=40, seed=12, takeovers=20, card_tests=30, rings=1)
 DELAY_DAYS = 5
 NOW_MS = CONFIG.start_ms + 20 * DAY_MS
-DAYS = [
-    "--train-start",
-    "2024-01-04",
-    "--validation-start",
-    "2024-01-22",
-    "--test-start",
-    "2024-02-01",
-    "--test-end",
-    "2024-02-08",
-]
+DAYS = (
+    "--train-start 2024-01-04 --validation-start 2024-01-22"
+    " --test-start 2024-02-01 --test-end 2024-02-08"
+)
 
 
 class Backfill(NamedTuple):
@@ -54,20 +50,10 @@ def run_backfill(folder: Path, events: list[dict], labels: list[dict]) -> Backfi
     for name, records in ("events", events), ("labels", labels):
         text = "".join(json.dumps(record) + "\n" for record in records)
         (folder / f"{name}.jsonl").write_text(text)
-    arguments = [
-        "model",
-        "backfill",
-        str(folder / "events.jsonl"),
-        "--labels",
-        str(folder / "labels.jsonl"),
-        "--pipeline",
-        "scoring",
-        "--rows",
-        str(folder / "rows"),
-        "--embedded",
-        "--no-consents",
-        "--json",
-    ]
+    arguments = (
+        f"model backfill {folder}/events.jsonl --labels {folder}/labels.jsonl"
+        f" --pipeline scoring --rows {folder}/rows --embedded --no-consents --json"
+    )
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     return Backfill(folder, json.loads(result.stdout))
@@ -116,7 +102,10 @@ def test_features_equal_the_reference(
 
 
 def test_later_events_and_labels_do_not_change_earlier_rows(
-    backfill: Backfill, shop: tuple[list[dict], list[dict]], tmp_path: Path
+    backfill: Backfill,
+    shop: tuple[list[dict], list[dict]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """After NOW_MS, events and labels differ, also labels of earlier events.
 
@@ -130,7 +119,9 @@ def test_later_events_and_labels_do_not_change_earlier_rows(
         label if label["known_at"] < NOW_MS else label | {"label": opposite[label["label"]]}
         for label in labels
     ]
-    changed = run_backfill(tmp_path, events, labels)
+    with monkeypatch.context() as patch:
+        patch.setattr(offline_backfill, "_run_embedded", run_backfill_in_this_process)
+        changed = run_backfill(tmp_path, events, labels)
     rows, changed_rows = (
         {row["event_id"]: _parts(row) for row in run.rows if row["event_ms"] < NOW_MS}
         for run in (backfill, changed)
@@ -151,21 +142,10 @@ def _parts(row: dict) -> list[str]:
 
 def test_model_trained_on_rows_finds_frauds(backfill: Backfill) -> None:
     out = backfill.folder / "model"
-    rows, labels = str(backfill.folder / "rows"), str(backfill.folder / "labels.jsonl")
-    arguments = [
-        "model",
-        "train",
-        "event-risk",
-        "--rows",
-        rows,
-        "--labels",
-        labels,
-        *DAYS,
-        "--delay-days",
-        str(DELAY_DAYS),
-        "--out",
-        str(out),
-    ]
+    arguments = (
+        f"model train event-risk --rows {backfill.folder}/rows"
+        f" --labels {backfill.folder}/labels.jsonl {DAYS} --delay-days {DELAY_DAYS} --out {out}"
+    )
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout.splitlines()[-1])

@@ -6,19 +6,16 @@ Final state: the job has ended and every event of the files is scored.
 from __future__ import annotations
 
 import json
-import tomllib
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from liveprofile.resources import product_path
 from liveprofile.settings import Settings, load
 from liveprofile.simulator import shared_device_ring
 from liveprofile.units import DAY_MS
 from liveprofile.wire.scored_events import ENTITIES, read_rows
-from models.fraud.model import FraudModel
 from tests.pipeline.harness import (
     ScoringInput,
     ScoringOutput,
@@ -29,7 +26,6 @@ from tests.reference.entity_features import TYPE_LETTERS, Arrival
 from tests.reference.entity_features import Event as ScoredEvent
 from tests.reference.scoring import (
     alerting_flag_ids,
-    decide,
     event_parts,
     first_occurrences,
     read_event,
@@ -37,9 +33,12 @@ from tests.reference.scoring import (
     read_label,
 )
 from tests.reference.units import HOUR_MS
+from tests.reference.validation import as_text
 from tests.reference.windows import Record
+from tests.support.compare_scoring import expected_decisions, file_rules
 from tests.support.scoring_harness import assert_matches_reference
 from tests.support.streams import simulated
+from tests.support.streams.shop import event_of
 from tests.support.streams.simulated import RECORD_MS, Event, payload, to_records
 
 pytestmark = pytest.mark.pipeline
@@ -68,6 +67,21 @@ def make_settings() -> Settings:
     )
 
 
+def card_tests() -> list[Event]:
+    """Purchases of a minute, which a second user dates a day apart."""
+    return [
+        event_of(
+            user,
+            RECORD_MS + number * 20_000 - age_ms,
+            kind="purchase",
+            amount=1.0,
+            device_id=f"device-{user}",
+        )
+        for number in range(6)
+        for user, age_ms in (("true", 0), ("backdated", (6 - number) * DAY_MS))
+    ]
+
+
 class ScoringRun(NamedTuple):
     records: list[Record]
     labels: list[Record]
@@ -77,7 +91,7 @@ class ScoringRun(NamedTuple):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> ScoringRun:
-    """Scores a shop, a fraud ring and two controls, with labels given after the last event.
+    """Scores a shop, a fraud ring, two controls and card tests, with labels given after the shop.
 
     The controls make the ring's purchases from a device of their own each, the second also to an
     address of their own each.
@@ -92,7 +106,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> ScoringRun:
         ),
         key=lambda event: event["event_time"],
     )
-    values = list(simulated.irregular_payloads(events, seed=7))
+    values = [*simulated.irregular_payloads(events, seed=7), *map(payload, card_tests())]
     after_ms = events[-1]["event_time"] + DAY_MS
     labels = [
         simulated.label_payload(event, ("fraud", "legitimate")[number % 2], after_ms + number)
@@ -108,10 +122,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> ScoringRun:
 
 
 def test_scores_rules_and_flags_equal_reference(run: ScoringRun) -> None:
-    model = FraudModel.load(product_path(run.settings.scoring.checkpoint))
-    rules = tomllib.loads(product_path(run.settings.rules).read_text(encoding="utf-8"))["rules"]
+    rules = file_rules(run.settings)
     arrivals = read_events(run.records, run.settings.limits)
-    expected = decide(arrivals, rules, model, run.settings.scoring.history)
+    expected = expected_decisions(run.settings, arrivals, rules)
     sink = run.output.sink
     assert len(arrivals) > len(expected) + 20  # duplicates
     assert sink.scores.keys() == expected.keys()
@@ -206,13 +219,27 @@ def reference_rows(arrivals: list[Arrival], max_entries: int) -> Counter:
 
 def test_rows_of_stream_equal_reference(tmp_path: Path) -> None:
     settings = load(job={"parallelism": 1}, scoring={"history": 8, "replay": True})
-    sent = to_records(simulated.irregular_payloads(small_shop(), seed=3))
+    odd = "ä'\"\\ {}\u2028😀%"
+    events = [
+        event | {"item_id": f"{odd}{number}", "category_id": (None, number, odd)[number % 3]}
+        for number, event in enumerate(small_shop())
+    ]
+    sent = to_records(simulated.irregular_payloads(events, seed=3))
     rows = run_scoring_views(sent, [], settings, tmp_path / "stream", batch=False)
     arrivals = read_events(sent, settings.limits)
     assert Counter(map(normalised, rows)) == reference_rows(arrivals, settings.scoring.history)
-    offsets = read_rows([row.user_id for row in rows], [row.parts for row in rows]).record_offset
-    scored = [record.offset for record in sent if read_event(record, settings.limits)]
-    assert sorted(offsets.tolist()) == sorted(scored)
+    batch = read_rows([row.user_id for row in rows], [row.parts for row in rows])
+    scored = {
+        record.offset: json.loads(record.value or b"")
+        for record in sent
+        if read_event(record, settings.limits)
+    }
+    assert sorted(batch.record_offset.tolist()) == sorted(scored)
+    assert set(batch.arrived_ms.tolist()) == {RECORD_MS}
+    texts = zip(batch.record_offset.tolist(), batch.item_id, batch.category_id, strict=True)
+    for offset, *item_and_category in texts:
+        names = ("item_id", "category_id")
+        assert item_and_category == [as_text(scored[offset].get(name)) for name in names]
     assert len(arrivals) > len(first_occurrences(arrivals)) > 100
 
 
@@ -241,32 +268,22 @@ def test_rows_of_batch_with_labels_equal_reference(tmp_path: Path) -> None:
     assert any("+" in row.parts for row in rows)
 
 
-@pytest.mark.parametrize("replay", [False, True])
 def test_card_test_with_dates_days_apart_is_flagged_unless_it_is_history(
-    replay: bool, tmp_path: Path
+    run: ScoringRun, tmp_path: Path
 ) -> None:
-    settings = load(job={"parallelism": 1, "name": "dates"}, scoring={"replay": replay})
-    records = []
-    for number in range(6):
-        for user, age_ms in ("true", 0), ("backdated", (6 - number) * DAY_MS):
-            record_ms = RECORD_MS + number * 20_000
-            event = {
-                "event_id": f"{user}-{number}",
-                "user_id": user,
-                "event_type": "purchase",
-                "event_time": record_ms - age_ms,
-                "amount": 1.0,
-                "device_id": f"device-{user}",
-            }
-            records.append(Record(0, len(records), record_ms, None, json.dumps(event).encode()))
+    settings = load(job={"parallelism": 1, "name": "dates"}, scoring={"replay": False})
+    records = to_records(map(payload, card_tests()))
+    records = [
+        record._replace(timestamp_ms=RECORD_MS + record.offset // 2 * 20_000) for record in records
+    ]
     output = run_scoring_pipeline(records, [], settings, tmp_path)
-    max_delay_ms = None if replay else settings.scoring.max_delay_ms
+    max_delay_ms = settings.scoring.max_delay_ms
     arrivals: list[Arrival] = [
         event for record in records if (event := read_event(record, settings.limits, max_delay_ms))
     ]
-    rules = tomllib.loads(product_path(settings.rules).read_text("utf-8"))["rules"]
-    model = FraudModel.load(product_path(settings.scoring.checkpoint))
-    expected = decide(arrivals, rules, model, settings.scoring.history)
+    expected = expected_decisions(settings, arrivals, file_rules(settings))
     assert_matches_reference(output.sink, expected)
-    flagged = {user for user, _, rule, _ in output.sink.flags if rule == "card_testing"}
-    assert flagged == ({"true"} if replay else {"true", "backdated"})
+    for live_or_history, users in (output, {"true", "backdated"}), (run.output, {"true"}):
+        flags = live_or_history.sink.flags
+        flagged = {user for user, _, rule, _ in flags if rule == "card_testing"}
+        assert flagged & {"true", "backdated"} == users

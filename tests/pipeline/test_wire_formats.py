@@ -12,17 +12,13 @@ import numpy as np
 import pytest
 from pyflink.table import EnvironmentSettings, TableEnvironment
 
-from jobs.sql import scoring_views
-from jobs.sql.event_views import create_view, register_functions
-from liveprofile.features.entity import parse_lists
-from liveprofile.settings import load
+from jobs.sql.event_views import register_functions
 from liveprofile.wire import (
     histories,
     output_records,
     token_columns,
     window_events,
 )
-from liveprofile.wire.scored_events import ENTITIES, read_rows
 from liveprofile.wire.tokens import EVENT_TYPES, TYPE_INDEX, Token, token_sql, type_letter_sql
 
 pytestmark = pytest.mark.pipeline
@@ -174,78 +170,6 @@ def test_window_events_written_by_sql_are_read_back(
         for one in window_events.parse(packed)
     }
     assert found == set(events)
-
-
-def hash_code(value: str) -> int:
-    """Flink's HASH_CODE: the absolute value of Java's String.hashCode over UTF-16."""
-    units = np.frombuffer(value.encode("utf-16-le"), np.uint16)
-    code = 0
-    for unit in units:
-        code = (31 * code + int(unit)) & 0xFFFFFFFF
-    return abs(code - (1 << 32)) if code >> 31 else code
-
-
-def test_scored_event_written_by_sql_is_read_with_its_lists(
-    t_env: TableEnvironment, rng: random.Random
-) -> None:
-    events = [
-        (
-            number,  # arrival
-            f"event-{number}",
-            rng.choice(["ann", "böb", "c"]),
-            rng.choice(["purchase", "login"]),
-            str(rng.randrange(10**12, 10**13)),
-            str(rng.choice([0.0, 19.99])),
-            text(rng),
-            text(rng),
-            *(rng.choice(["", "x", "y'ü"]) for _ in ENTITIES),
-            str(rng.randrange(10**12)),
-            str(rng.randrange(10**13)),
-        )
-        for number in range(60)
-    ]
-    names = ", ".join(f"{name} STRING" for name in ENTITIES)
-    register(
-        t_env,
-        "scored",
-        events,
-        "arrival INT, event_id STRING, user_id STRING, event_type STRING, event_ms STRING,"
-        f" amount STRING, item_id STRING, category_id STRING, {names}, record_offset STRING,"
-        " arrived_ms STRING",
-    )
-    create_view(t_env, "scorable_events", f"SELECT *, {type_letter_sql()} AS letter FROM scored")
-    create_view(t_env, "all_tokens", scoring_views.event_tokens())
-    for name, query in scoring_views.list_views(load(scoring={"history": 4})).items():
-        create_view(t_env, name, query)
-    rows = sorted(
-        (parts.split("\x1f", 1)[0], user_id, parts)
-        for user_id, parts in select(t_env, "SELECT user_id, parts FROM scoring_input")
-    )
-    order = [int(event_id.removeprefix("event-")) for event_id, _, _ in rows]
-    batch = read_rows([row[1] for row in rows], [row[2] for row in rows])
-    lists = parse_lists(batch)
-    for row, at in enumerate(order):
-        _arrival, event_id, user_id, kind, *numbers = events[at][:6]
-        *ids, offset, arrived_ms = events[at][8:]
-        assert (batch.event_id[row], batch.event_type[row]) == (event_id, kind)
-        assert (str(batch.event_ms[row]), str(batch.amount[row])) == tuple(numbers)
-        assert str(batch.record_offset[row]) == offset
-        assert str(batch.arrived_ms[row]) == arrived_ms
-        assert [of_entity[row] for of_entity in batch.entities] == ids
-        last_of_user = [one for one in events[: at + 1] if one[2] == user_id][-4:]
-        start, end = lists.user_lists.starts[row : row + 2]
-        assert lists.user_lists.event[start:end].tolist() == [
-            hash_code(one[1]) for one in last_of_user
-        ]
-        assert [int(column[end - 1]) for column in lists.user_lists.ids] == [
-            hash_code(one) if one else 0 for one in ids
-        ]
-        for place, entity in enumerate(ids):
-            number = place * len(order) + row
-            start, end = lists.entity_lists.starts[number : number + 2]
-            same = [one for one in events[: at + 1] if entity and one[8 + place] == entity][-4:]
-            users = lists.entity_lists.ids[0][start:end].tolist()
-            assert users == [hash_code(one[2]) for one in same]
 
 
 def test_output_record_written_by_python_is_split_by_sql(

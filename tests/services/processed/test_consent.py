@@ -38,7 +38,7 @@ def test_changes_are_stored_sent_and_shown(job: JobUnderTest, tmp_path: Path) ->
         "risk": True,
         "training": True,
     }
-    assert shown["profiling"]["since"] is None
+    assert shown["profiling"]["since_ms"] is None
     history = job.run("privacy", "consent", "history", "asked")
     assert [(each["purpose"], each["granted"]) for each in history] == [
         ("marketing", False),

@@ -146,17 +146,18 @@ def payload(event: dict[str, Any], ascii_only: bool = True) -> bytes:
 class _Topic:
     """A topic that is written record by record."""
 
-    def __init__(self, partitions: int) -> None:
+    def __init__(self, partitions: int, start_ms: int) -> None:
         self.records: list[Record] = []
+        self.record_ms = start_ms - START_MS + RECORD_MS
         self.next_offsets = [0] * partitions
-        self.latest_ms = START_MS
+        self.latest_ms = start_ms
         self.sent: list[tuple[int, dict[str, Any]]] = []  # partition, valid event
 
     def write(self, partition: int, key: str | None, value: bytes | None) -> None:
         offset = self.next_offsets[partition]
         self.next_offsets[partition] += 1
         key_bytes = None if key is None else key.encode("utf-8")
-        self.records.append(Record(partition, offset, RECORD_MS, key_bytes, value))
+        self.records.append(Record(partition, offset, self.record_ms, key_bytes, value))
 
 
 @st.composite
@@ -169,6 +170,7 @@ def behaviour_stream(
     out_of_orderness_ms: int = 30_000,
     wrong_types: bool = True,
     close: bool = True,
+    series: int = 0,
 ) -> list[Record]:
     """Draws records of a few users, one of whom has most events.
 
@@ -176,10 +178,14 @@ def behaviour_stream(
     broken events of every reason, heartbeats, odd ids and odd texts.
 
     close: the stream ends with a heartbeat in every partition, which closes the last window.
+    series: number of the stream, if a job reads several: their times, users and event ids differ.
     """
+    start_ms = START_MS + series * (LATEST_MS - START_MS + DAY_MS)
     users = draw(st.lists(_IDS, min_size=1, max_size=4, unique_by=str))
+    if series:
+        users = [f"{series}-{user}"[:256] for user in users]
     users += users[:1] * 3
-    topic = _Topic(partitions)
+    topic = _Topic(partitions, start_ms)
     steps = st.sampled_from(["event"] * 12 + ["duplicate", "late", "broken", "heartbeat", "edge"])
     gaps_ms = st.one_of(
         st.sampled_from([0, 0, 1, 1_000]),
@@ -187,7 +193,8 @@ def behaviour_stream(
         st.sampled_from([window_ms, 2 * window_ms + 1, HOUR_MS, 40 * DAY_MS]),
     )
     lags_ms = st.one_of(st.just(0), st.integers(0, out_of_orderness_ms))
-    for number in range(draw(st.integers(1, max_events))):
+    first = series * max_events
+    for number in range(first, first + draw(st.integers(1, max_events))):
         step = draw(steps)
         user = draw(st.sampled_from(users))
         partition = user_partition(str(user), partitions)
@@ -210,7 +217,7 @@ def behaviour_stream(
                 st.integers(0, 1)
             )
         else:
-            time_ms = min(now_ms + draw(gaps_ms), LATEST_MS) - draw(lags_ms)
+            time_ms = min(now_ms + draw(gaps_ms), start_ms + LATEST_MS - START_MS) - draw(lags_ms)
         event_id: int | str = number if draw(st.booleans()) else f"{number}-{draw(_ODD_IDS)}"[:256]
         event = draw(valid_events(event_id, user, time_ms, wrong_types))
         if step == "broken":

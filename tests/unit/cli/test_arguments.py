@@ -29,7 +29,6 @@ FILES = {
     "liveprofile.toml": SETTINGS,
     "shop.csv": "a,b\n1,2\n",
     "shop.parquet": "PAR1",
-    "shop.data": "PAR1",
     "shop.jsonl.gz": "\x1f",
     "events.jsonl": json.dumps({"event_id": "1"}) + "\n",
     "mapping.toml": 'format = "csv"\n',

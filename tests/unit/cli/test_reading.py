@@ -32,7 +32,6 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     api.put_counts(Series(ALL, "", ALL), "hour", {NOW_MS // HOUR_MS * HOUR_MS - HOUR_MS: (7, 2.0)})
     api.reject(RejectedRecord("0:0", NOW_MS, "BAD_ID", "", "t", 1, 5, False, b"payload"))
     monkeypatch.setattr(Call, "session", lambda call: nullcontext(api.session))
-    monkeypatch.setattr("cli.serve._session", lambda settings: nullcontext(api.session))
     return lambda *words: CliRunner().invoke(app, words)
 
 
