@@ -1,7 +1,7 @@
 """Long runs of random load and faults through a stack of their own, before a release.
 
     python -m tests.chaos                          # all programs at full size: about two hours
-    python -m tests.chaos fuzz kills --scale 0.1
+    python -m tests.chaos fuzz flood --scale 0.1
     python -m tests.chaos kills --seed 4711        # repeats a run
 
 Prints the seed first, then a line of JSON for each program. Exit code 1: something differs from the
@@ -23,6 +23,7 @@ from tests.support.summary import say
 PROGRAMS = {
     "faults": programs.faults,
     "kills": programs.kills,
+    "flood": programs.flood,
     "fuzz": programs.fuzz,
     "erasures": erasures.run,
     "consents": consents.run,
