@@ -15,7 +15,8 @@ import pytest
 from liveprofile.settings import Settings, load
 from liveprofile.simulator import shared_device_ring
 from liveprofile.units import DAY_MS
-from liveprofile.wire.scored_events import ENTITIES, read_rows
+from liveprofile.wire.scored_events import ENTITIES, HEAD_FIELDS, read_rows
+from liveprofile.wire.tokens import FIELD, WINDOW
 from tests.pipeline.harness import (
     ScoringInput,
     ScoringOutput,
@@ -236,10 +237,11 @@ def test_rows_of_stream_equal_reference(tmp_path: Path) -> None:
     }
     assert sorted(batch.record_offset.tolist()) == sorted(scored)
     assert set(batch.arrived_ms.tolist()) == {RECORD_MS}
-    texts = zip(batch.record_offset.tolist(), batch.item_id, batch.category_id, strict=True)
-    for offset, *item_and_category in texts:
-        names = ("item_id", "category_id")
-        assert item_and_category == [as_text(scored[offset].get(name)) for name in names]
+    for row in rows:
+        head = dict(zip(HEAD_FIELDS, row.parts.split(WINDOW)[0].split(FIELD), strict=True))
+        event = scored[int(head["record_offset"])]
+        for name in ("item_id", "category_id"):
+            assert head[name] == as_text(event.get(name))
     assert len(arrivals) > len(first_occurrences(arrivals)) > 100
 
 
