@@ -6,12 +6,15 @@ udfs/profile/sink.py gives the contract of a sink.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
 from cassandra import InvalidRequest, Unauthorized
 from cassandra.cluster import Session
+from cassandra.metadata import Metadata
+from cassandra.pool import Host
 from cassandra.query import BatchStatement, BatchType, BoundStatement, PreparedStatement
 
 from liveprofile.settings import CassandraSettings
@@ -70,6 +73,16 @@ class Partition(NamedTuple):
     writes: list[Write]
 
 
+def by_nodes(
+    partitions: Sequence[Partition], metadata: Metadata, keyspace: str
+) -> Iterable[list[Partition]]:
+    """Groups partitions by the nodes that hold them: no coordinator forwards a part of a batch."""
+    groups: dict[frozenset[Host], list[Partition]] = defaultdict(list)
+    for partition in partitions:
+        groups[frozenset(metadata.get_replicas(keyspace, partition.key))].append(partition)
+    return groups.values()
+
+
 class BatchWriter:
     """Sends partitions and returns before they are stored; `drain` waits for all of them.
 
@@ -79,14 +92,15 @@ class BatchWriter:
     def __init__(self, session: Session, settings: CassandraSettings):
         # The limits of a batch: MAX_BATCH_BYTES or the server's warning thresholds.
         self.limits = server_limits(session)
-        self._keyspace = settings.keyspace
+        self._metadata, self._keyspace = session.cluster.metadata, settings.keyspace
         self._executor = StatementExecutor(session, settings, "write")
 
     def send(self, partitions: Sequence[Partition]) -> None:
-        """Sends partitions, in batches of neighbours."""
-        sizes = [mutation_bytes(partition.writes) for partition in partitions]
-        for batch in pack(sizes, self.limits):
-            self._send(partitions[batch.start : batch.stop])
+        """Sends partitions in batches of those that the same nodes hold."""
+        for group in by_nodes(partitions, self._metadata, self._keyspace):
+            sizes = [mutation_bytes(partition.writes) for partition in group]
+            for batch in pack(sizes, self.limits):
+                self._send(group[batch.start : batch.stop])
 
     def drain(self) -> None:
         """Returns when every write is acknowledged."""

@@ -1,4 +1,4 @@
-"""Batches: the server's limits, and packing."""
+"""Batches: the server's limits, grouping by nodes, and packing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cassandra import InvalidRequest, Unauthorized
 from hypothesis import given
 from hypothesis import strategies as st
 
-from udfs.cassandra.batch_writer import BatchLimits, pack, server_limits
+from udfs.cassandra.batch_writer import BatchLimits, Partition, by_nodes, pack, server_limits
 
 
 @given(st.lists(st.integers(1, 300)), st.integers(1, 400), st.integers(1, 9))
@@ -49,3 +49,10 @@ def test_server_limits_are_the_lower_of_settings_and_server(answer, expected):
         return answer.items()
 
     assert server_limits(SimpleNamespace(execute=execute)) == expected
+
+
+def test_batch_has_partitions_of_the_same_nodes_only():
+    nodes = {b"1": ["a", "b"], b"2": ["b", "c"], b"3": ["b", "a"]}
+    metadata = SimpleNamespace(get_replicas=lambda keyspace, key: nodes[key])
+    groups = by_nodes([Partition(key, []) for key in nodes], metadata, "shop")
+    assert [[partition.key for partition in group] for group in groups] == [[b"1", b"3"], [b"2"]]
