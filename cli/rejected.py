@@ -46,7 +46,9 @@ def list_records(
 
 @rejected.command()
 def show(call: Call, record_id: str) -> None:
-    """Show a rejected record with its payload. Correct it, and send it with `events replay`.
+    """Show a rejected record with its payload.
+
+    Send a corrected event with `events replay`, a label with `risk feedback`.
 
     Example: `liveprofile events rejected show 0:17 --json`
 

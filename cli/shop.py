@@ -56,7 +56,7 @@ def update(call: Call) -> None:
         report = count(store, settings, progress=bar)
     call.print(asdict(report))
     if report.lost:
-        end_without_result(f"{report.lost} records had expired before they were counted")
+        end_without_result(f"{report.lost} records expired uncounted, or the topic was made anew")
 
 
 @trends.command()

@@ -77,8 +77,8 @@ FIGURES: dict[str, Figure] = {
     ),
     "cases": Figure("gauge", "Cases of customer service.", ("state",)),
     # Audit
-    "audit_clean_timestamp_seconds": Figure("gauge", "When the last clean audit ended."),
-    "audit_pending_records": Figure("gauge", "Records after the last clean audit."),
+    "audit_clean_timestamp_seconds": Figure("gauge", "When the last clean audit with --new ended."),
+    "audit_pending_records": Figure("gauge", "Records after it, up to 5 minutes ago."),
     # The exporter itself
     "source_up": Figure("gauge", "1: the figures of this source are up to date.", ("source",)),
     "source_read_seconds": Figure("gauge", "How long the last reading took.", ("source",)),

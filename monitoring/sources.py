@@ -192,14 +192,12 @@ def scan_tables(settings: Settings, session: Session) -> Readings:
     counts = Counter(row.state for row in rows)
     for state in CASE_STATES:
         readings.add("cases", counts[state], state)
-    if audited := last_noted(session, settings.topics.events):
+    topic = settings.topics.events
+    if audited := last_noted(session, topic):
         readings.add("audit_clean_timestamp_seconds", audited.ended_ms / SECOND_MS)
         with suppress(ServiceError):  # without Kafka the rest still counts
-            offsets, ranges = (
-                audited.next_offsets or {},
-                partition_ranges(settings, settings.topics.events),
-            )
-            pending = sum(span.end - offsets.get(number, 0) for number, span in ranges.items())
+            ranges, starts = partition_ranges(settings, topic), audited.next_offsets
+            pending = sum(span.end - starts.get(number, 0) for number, span in ranges.items())
             readings.add("audit_pending_records", pending)
     return readings
 

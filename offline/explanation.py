@@ -98,11 +98,11 @@ def explain(
     if version != delta.model_version:
         raise InputError(
             f"the window was scored by model {delta.model_version}, model.checkpoint is {version}:"
-            " set model.checkpoint to the folder of that model",
+            " set model.checkpoint to the folder of that model"
         )
     consents = read_consents(settings)
     check_permission(consents, read_erasures(settings), delta, round(time.time() * 1_000))
-    table = _late_book(settings, consents, delta)
+    table = _late_table(settings, consents, delta)
     with tempfile.TemporaryDirectory(prefix=".explain-") as name:
         folder = Path(name)
         for ranges in _searches(settings, delta):
@@ -151,8 +151,7 @@ def may_be_of_user(user_id: str) -> Callable[[Record], bool]:
 
 
 def _searches(settings: Settings, delta: StoredDelta) -> Iterator[dict[int, PartitionRange]]:
-    """The records to read, the likeliest first: the user's partition up to the close of the window,
-    then all."""
+    """The records to read: the user's partition up to the close of the window, then all."""
     topic, skew_ms = settings.topics.events, settings.limits.max_clock_skew_ms
     ranges = offsets.partition_ranges(settings, topic)
     own = partition_of(delta.user_id.encode("utf-8", "surrogatepass"), len(ranges))
@@ -181,7 +180,7 @@ def _last_rows(
     return earlier, row
 
 
-def _late_book(settings: Settings, consents: ConsentTable, delta: StoredDelta) -> LateTable:
+def _late_table(settings: Settings, consents: ConsentTable, delta: StoredDelta) -> LateTable:
     """The user's late events: those of a corrected delta are used, others are left out."""
     user_id = delta.user_id
     records = filter(may_be_of_user(user_id), read_topic(settings, settings.topics.late))

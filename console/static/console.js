@@ -264,8 +264,6 @@ function setUpParts() {
   });
 }
 
-// --- explanations of windows ---------------------------------------------------------------------
-
 setUpTheme();
 setUpParts();
 setUpSlider();

@@ -123,7 +123,7 @@ def _source(
     columns: str = _RECORD,
     watermark: str = "",
 ) -> str:
-    """A table of payloads, which `event_views.parsed` parses, with their rowtime and order."""
+    """A table of payloads with their clock and their order of arrival."""
     return f"""
         CREATE TEMPORARY TABLE {name} (
             {columns},

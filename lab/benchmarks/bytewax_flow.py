@@ -149,7 +149,7 @@ class UpdateProfiles:
         sink = open_profile_sink(settings, model.dim)
         self._updater = profile_updater(settings, model, sink)
         self._journal = journal
-        collect_rarely()  # as udfs.profile.udf does
+        collect_rarely()  # as udfs.pipeline_udf does
 
     def __call__(self, rows: list[tuple[str, tuple[Any, ...]]]) -> list[str]:
         if not rows:

@@ -127,7 +127,7 @@ def detection_report(
             name: measure(dataset, alerts_within_budget(dataset, each_M, budget))
             for name, each_M in rankings.items()
         }
-    uses_score_R = np.array([uses_score(rule) for rule in event_rules])
+    uses_score_R = np.array([uses_score(rule) for rule in event_rules], bool)
     parts = {"rules": ~uses_score_R, "model": uses_score_R, "both": uses_score_R | True}
     at["as_they_are"] = {
         name: measure(dataset, scores.alert_MR[:, part_R].any(axis=1))

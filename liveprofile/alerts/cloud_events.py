@@ -14,8 +14,6 @@ from liveprofile.wire.user_records import RecordKind
 
 ALERT_TYPE = "liveprofile.risk.flag"
 ALERT_SCHEMA = "https://liveprofile.example/schemas/risk-alert.schema.json#/$defs/data"
-
-
 DEFAULT_SOURCE = "liveprofile"  # of JobSettings.event_source
 
 

@@ -17,8 +17,8 @@ MAX_RESULTS = 10_000  # hourly audits of the 400 days that the table keeps
 class AuditResult(NamedTuple):
     """counts: as `liveprofile events audit` prints them.
 
-    next_offsets: by partition, all records of the topic before them have had a clean audit. Only
-    clean audits with `--new` have them.
+    next_offsets: by partition, where the next audit with `--new` starts. Only clean audits with
+    `--new` have them.
     """
 
     ended_ms: int

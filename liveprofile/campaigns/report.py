@@ -24,7 +24,7 @@ class Outcome(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """Treatment minus control."""
+    """Treatment minus control, with a 95 % interval."""
 
     value: float
     low: float
@@ -123,11 +123,14 @@ def mean_difference(values: np.ndarray, control: np.ndarray) -> Difference | Non
 
     if min(len(values), len(control)) < 2:
         return None
-    value = float(values.mean() - control.mean())
-    if not values.var() and not control.var():
+    variances = [each.var(ddof=1) / len(each) for each in (values, control)]
+    error, value = math.sqrt(sum(variances)), float(values.mean() - control.mean())
+    if not error:
         return Difference(value, value, value)
-    interval = stats.ttest_ind(values, control, equal_var=False).confidence_interval(_LEVEL)
-    return Difference(value, float(interval.low), float(interval.high))
+    freedoms = (len(values) - 1, len(control) - 1)
+    degrees = sum(variances) ** 2 / sum(v**2 / n for v, n in zip(variances, freedoms, strict=True))
+    low, high = stats.t.interval(_LEVEL, degrees, value, error)
+    return Difference(value, float(low), float(high))
 
 
 def report_as_json(about: Campaign, end_ms: int, results: Mapping[str, Uplift]) -> dict[str, Any]:

@@ -116,8 +116,8 @@ def store_plan(
     stored = StoredPlan(campaign, uuid.uuid4(), now_ms(), by, requested, summary)
     require_new(session, campaign.name)
     ttl_s = settings.cassandra.history_ttl_s
-    planned_us = str(stored.planned_at_ms * 1_000)
-    insert_target = prepare(session, CAMPAIGN_TARGET.insert(ttl_s, time=planned_us))
+    planned_us = stored.planned_at_ms * 1_000
+    insert_target = prepare(session, CAMPAIGN_TARGET.insert(ttl_s))
     insert_contact = prepare(session, CAMPAIGN_CONTACT.insert(ttl_s))
     insert_target.is_idempotent = insert_contact.is_idempotent = True
     start = from_ms(campaign.start_ms)
@@ -125,7 +125,7 @@ def store_plan(
     def statements() -> Iterator[BoundStatement]:
         for user_id, group, segments, *numbers in targets:
             key = (stored.plan_id, segment_bucket(user_id), user_id)
-            yield insert_target.bind((*key, group, set(segments), *numbers))
+            yield insert_target.bind((*key, group, set(segments), *numbers, planned_us))
             if group == TREATMENT:
                 written_us = campaign.start_ms * 1_000
                 yield insert_contact.bind((user_id, start, campaign.name, written_us))

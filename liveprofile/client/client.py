@@ -22,11 +22,16 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 
 
 class Answer(dict):
-    """A JSON object whose fields are attributes, too: `profile.churn` is `profile["churn"]`."""
+    """A JSON object whose fields are attributes, too: `profile.churn` is `profile["churn"]`.
 
-    def __getattribute__(self, name: str) -> Any:
-        # A field comes before a method of dict, such as items.
-        return self[name] if name in self else super().__getattribute__(name)
+    A field that is named like a method of dict is none: `page["items"]`.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
 
 
 class ApiClientError(Exception):
@@ -111,7 +116,7 @@ class Client:
         """Yields the items of all pages from the call's page on."""
         while True:
             page = self.send(call)
-            yield from page.items
+            yield from page["items"]
             if page.next_cursor is None:
                 return
             call = call.after(page.next_cursor)

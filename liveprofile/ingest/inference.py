@@ -339,4 +339,7 @@ def _decoded(source: Path, head: bytes) -> tuple[str, str]:
         with contextlib.suppress(UnicodeDecodeError):
             text = codecs.getincrementaldecoder(encoding)().decode(head)
             return encoding, text.removeprefix("\ufeff")
-    raise InputError(f"{source} is in none of the encodings {', '.join(encodings)}")
+    raise InputError(
+        f"{source} is in none of the encodings {', '.join(encodings)}: unpack it, or save it as CSV"
+        " or Parquet"
+    )

@@ -119,7 +119,7 @@ class RecordSender:
                     on_delivery=self._on_delivery,
                 )
             except BufferError:  # the producer's queue is full
-                self.poll(POLL_INTERVAL_S)
+                self.poll(0.1)
             except KafkaException as error:  # such as no right to write to any topic
                 raise ServiceError(
                     f"Kafka did not accept record {self.produced} of {len(value or b'')} bytes for"

@@ -94,6 +94,8 @@ _KEPT_TOPICS = ("consents", "erasures")  # what proves a decision of the user
 
 
 class PlaceStatus(NamedTuple):
+    """Whether a place is clear of a user. `clear_ms`: by when at the latest; null: no limit."""
+
     place: str
     clear_ms: int | None  # when it is clear at the latest; None: no limit in time
     done: bool

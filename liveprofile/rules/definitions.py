@@ -99,7 +99,8 @@ class DefinitionKind(Generic[Model, Set]):
     """Reads definitions of one kind.
 
     model, set_model: of one definition and of a file. faults: of a definition besides those that
-    its model finds. faults_of_all: of definitions that are valid each by itself.
+    its model finds; a definition that the model rejects is not checked further. faults_of_all: of
+    definitions that are valid each by itself.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Risk flags, and the queries for a rule's earlier flags."""
+"""Risk flags, and what is stored of a user's earlier ones."""
 
 from __future__ import annotations
 

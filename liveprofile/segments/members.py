@@ -13,6 +13,8 @@ from liveprofile.storage.cql import read, read_pages
 
 
 class Member(NamedTuple):
+    """A user of a segment, and since when."""
+
     user_id: str
     since_ms: int
 

@@ -155,7 +155,11 @@ def _read_variables() -> tuple[dict[Keys, str], dict[str, Any], list[str]]:
     values: dict[str, Any] = {}
     problems = []
     for variable, text in os.environ.items():
-        is_other = variable in OTHER_VARIABLES or KUBERNETES_VARIABLE.fullmatch(variable)
+        # LIVEPROFILE_CASSANDRA_PORT=9043 lacks an underscore; Kubernetes' is a URL.
+        is_service = KUBERNETES_VARIABLE.fullmatch(variable) and (
+            not variable.endswith("_PORT") or "://" in text or "_SERVICE_" in variable
+        )
+        is_other = variable in OTHER_VARIABLES or is_service
         if not variable.upper().startswith(ENV_PREFIX) or is_other:
             continue
         if (path := by_name.get(variable.upper())) is None:

@@ -94,7 +94,7 @@ def _connect(settings: CassandraSettings, use_keyspace: bool) -> Session:
             if settings.keyspace not in cluster.metadata.keyspaces:
                 raise ServiceError(
                     f"Cassandra at {address(settings)} has no keyspace {settings.keyspace}:"
-                    " `liveprofile job submit` creates it"
+                    " `liveprofile job setup` creates it"
                 )
             session.set_keyspace(settings.keyspace)
     except (NoHostAvailable, DriverException, ErrorMessage, OSError) as error:

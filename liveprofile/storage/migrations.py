@@ -131,7 +131,7 @@ class Migrator:
         columns = {(row.table_name, row.column_name) for row in rows}
         records = self._read_records() if (TABLE, "number") in columns else {}
         for migration in self._migrations:
-            record = records.get(migration.number, None)
+            record = records.get(migration.number)
             if record is not None and record.checksum != migration.checksum:
                 raise ConfigError(
                     f"migration {migration.title} is not the one that Liveprofile {record.version}"

@@ -90,7 +90,7 @@ def check_table(session: Session, keyspace: str, table: str) -> None:
     )
     if session.execute(query, (keyspace, table)).one() is None:
         raise ServiceError(
-            f"keyspace {keyspace} has no table {table}: `liveprofile job submit` creates it"
+            f"keyspace {keyspace} has no table {table}: `liveprofile job setup` creates it"
         )
 
 

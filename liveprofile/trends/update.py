@@ -63,7 +63,7 @@ class UpdateReport:
     heartbeats: int = 0
     chunks: int = 0
     behind: int = 0  # records after the job's last checkpoint
-    lost: int = 0  # records that had expired before they were counted
+    lost: int = 0  # records that went before they were counted, at most
 
 
 def update(
@@ -76,16 +76,17 @@ def update(
     """Counts all records up to the job's last checkpoint that are not counted yet.
 
     Goes on with the first record that is left if records have expired uncounted, or if the topic
-    was created anew. progress: is called with numbers of records that have been counted. Raises
-    ServiceError.
+    was created anew. A chunk that a killed run began and whose records have expired in part stays
+    as far as it was counted. progress: is called with numbers of records that have been counted.
+    Raises ServiceError.
     """
     recent: RecentEvents | None = None
     topic, report = settings.topics.events, UpdateReport()
     while True:
         present, committed = partition_ranges(settings, topic), committed_offsets(settings, topic)
         last = store.last_chunk()
-        if last is not None and not last.done and (lost := _expired(_ranges(last), present)):
-            report.lost += lost
+        if last is not None and not last.done and _has_expired(_ranges(last), present):
+            report.lost += sum(end - first for first, end in _ranges(last).values())
             store.finish(last)
             continue
         if last is None or last.done:
@@ -119,23 +120,28 @@ def update(
     return report
 
 
-def _expired(ranges: Mapping[int, PartitionRange], present: Mapping[int, PartitionRange]) -> int:
-    """How many records of the ranges the topic has no more."""
-    lost = 0
-    for number, (first, end) in ranges.items():
-        left = present.get(number, PartitionRange(0, 0))
-        lost += max(0, end - first) - max(0, min(end, left.end) - max(first, left.first))
-    return lost
+def _has_expired(
+    ranges: Mapping[int, PartitionRange], present: Mapping[int, PartitionRange]
+) -> bool:
+    """Whether the topic lacks a record of the ranges."""
+    return any(
+        first < end and not (left.first <= first and end <= left.end)
+        for number, (first, end) in ranges.items()
+        for left in (present.get(number, PartitionRange(0, 0)),)
+    )
 
 
 def _starts(
     last: Chunk | None, present: Mapping[int, PartitionRange]
 ) -> tuple[dict[int, int], int]:
-    """Returns where to go on, and how many records have expired since the last chunk."""
+    """Returns where to go on, and how many records have gone uncounted since the last chunk.
+
+    A topic that ends before the last chunk was created anew, or has lost its end.
+    """
     starts, lost = {}, 0
     for number, span in present.items():
         start = span.first if last is None else last.end.get(number, 0)
-        lost += max(0, span.first - start)
+        lost += max(0, span.first - start, start - span.end)
         starts[number] = start if span.first <= start <= span.end else span.first
     return starts, lost
 

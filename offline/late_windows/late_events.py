@@ -149,7 +149,7 @@ class RecordSelection:
     ):
         """merges: those that the job follows. consents: of the users who were merged."""
         self._merges, self._consents = merges or IdentityTable(), consents
-        self._book, self._window, self._limits = table, window, limits
+        self._table, self._window, self._limits = table, window, limits
         self._clocks_ms = dict.fromkeys(partitions, NO_TIME)
         self._left_out_events: set[tuple[str, str]] = set()
         self._number = 0
@@ -169,11 +169,11 @@ class RecordSelection:
             own_id, event_id = as_id(event.get("user_id")), as_id(event.get("event_id"))
             time_ms = event_time_ms(event.get("event_time")) or 0
             user_id = self._merges.owner(own_id, time_ms)
-            if user_id not in self._book.used:
+            if user_id not in self._table.used:
                 continue
-            if record.partition == ARCHIVE and (user_id, event_id) in self._book.event_ids:
+            if record.partition == ARCHIVE and (user_id, event_id) in self._table.event_ids:
                 continue
-            if (record.partition, record.offset) in self._book.left_out.get(user_id, ()):
+            if (record.partition, record.offset) in self._table.left_out.get(user_id, ()):
                 self._left_out_events.add((user_id, event_id))
             if (user_id, event_id) in self._left_out_events:
                 continue
@@ -198,14 +198,14 @@ class RecordSelection:
     def _moves(self, own_id: str, person: str, time_ms: int, position: Position) -> bool:
         """Notes an event that was stored in another profile; whether its consents allow it."""
         before = self._merges.resolve(own_id, time_ms)
-        if before == person or position in self._book.used[person]:
+        if before == person or position in self._table.used[person]:
             return True
-        moved = self._book.moved[person][before]
+        moved = self._table.moved[person][before]
         if self._consents and not self._consents.allowed(before, "profiling", time_ms):
             moved.not_allowed_ms.append(time_ms)
             return False
         moved.used.add(position)
-        self._book.used[person].add(position)
+        self._table.used[person].add(position)
         return True
 
     def _advance_clock(self, record: Record, event: Mapping[str, object]) -> None:

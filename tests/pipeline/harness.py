@@ -14,12 +14,14 @@ from jobs import backfill_job, profile_job
 from jobs.compiled_plan import CompiledPlan
 from jobs.sql import expressions as sql
 from jobs.sql import scoring_views, tables
+from liveprofile.feeds.feed import Fixed
 from liveprofile.feeds.users import follow_merges
 from liveprofile.settings import Settings
+from models.profile.inference import ProfileModel
 from tests.reference.windows import Record
 from tests.support.memory.sinks import MemoryProfileSink, MemoryScoringSink
 from udfs.person_id import OpenMerges, register_person_id
-from udfs.profile.model_feed import fixed_models
+from udfs.profile.model_feed import ActiveModels
 from udfs.profile.udf import PARTS, profile_udf
 from udfs.scoring.udf import PARTS as SCORING_PARTS
 from udfs.scoring.udf import scoring_udf
@@ -40,6 +42,11 @@ def open_profile_sink(settings: Settings, embedding_dim: int) -> MemoryProfileSi
 
 def open_scoring_sink(settings: Settings) -> MemoryScoringSink:
     return _sinks["scoring"]
+
+
+def fixed_models(settings: Settings, configured: ProfileModel) -> Fixed[ActiveModels]:
+    """The model of the settings only: no deployments."""
+    return Fixed(ActiveModels(configured))
 
 
 class SentRecord(NamedTuple):

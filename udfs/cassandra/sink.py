@@ -88,8 +88,6 @@ class CassandraSink(ABC, Generic[Row]):
 
     def past_flags(self, rows: Sequence[tuple[str, RowPosition]]) -> list[PastFlags]:
         """What the tables contain of each user before a row, and all of the user's flags."""
-        if not rows:
-            return []
         self.flush()
         found = [StoredState() for _ in rows]
         self._read_in_steps(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from liveprofile.errors import InputError, LiveprofileError
-from liveprofile.feeds.feed import Current, Feed, Fixed, OpenSource, TableSpec, TopicTable
+from liveprofile.feeds.feed import Current, Feed, OpenSource, TableSpec, TopicTable
 from liveprofile.kafka.records import Record, send_all
 from liveprofile.settings import Settings
 from models.profile.model_card import ModelCard
@@ -253,7 +253,7 @@ def load_checkpoint(settings: Settings, folder: Path) -> ProfileModel:
 
 
 def load_reference(settings: Settings, embedding: int, reference: ModelReference) -> ProfileModel:
-    """Loads what a deployment names. embedding: numbers of a stored one.
+    """Loads what a deployment names. embedding: see `incompatibility`.
 
     Raises InputError if the files are not those that were applied, or the job cannot serve them.
     Loaded beside the models in force, it must leave them the device's memory.
@@ -274,11 +274,6 @@ def open_model_feed(settings: Settings, configured: ProfileModel) -> ModelFeed:
         lambda reference: load_reference(settings, configured.dim, reference),
         lambda: spec.open(settings),
     )
-
-
-def fixed_models(settings: Settings, configured: ProfileModel) -> Fixed[ActiveModels]:
-    """Replaces `open_model_feed` where there is no Kafka: the model of the settings only."""
-    return Fixed(ActiveModels(configured))
 
 
 def report_models(group: Any, feed: Current[ActiveModels]) -> None:

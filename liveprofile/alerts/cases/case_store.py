@@ -41,6 +41,8 @@ class NewAlert(NamedTuple):
 
 
 class AlertCase(NamedTuple):
+    """The alerts of one user and rule. `alerts`: the time of each in ms, by its id."""
+
     user_id: str
     rule_id: str
     number: int  # 1 for the first case of this user and rule

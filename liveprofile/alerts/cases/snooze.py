@@ -17,6 +17,8 @@ MAX_SNOOZE_MS = 365 * DAY_MS
 
 
 class Snooze(NamedTuple):
+    """Alerts of a rule, or of all rules (`*`), are snoozed for a user until a time."""
+
     rule_id: str  # or ALL_RULES
     until_ms: int
     by: str

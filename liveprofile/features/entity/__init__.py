@@ -39,14 +39,11 @@ __all__ = [
     "type_letter",
 ]
 
-LABEL_DELAY_DAYS = 7.0  # most labels are known after this time
 NIGHT_UNTIL_HOUR = 6
 _MONDAY = 3  # 1970-01-01 was a Thursday
 
 
-def features_from_lists(
-    rows: EventLists, delay_days: float = LABEL_DELAY_DAYS
-) -> dict[str, np.ndarray]:
+def features_from_lists(rows: EventLists, delay_days: float) -> dict[str, np.ndarray]:
     """(n,) float64 for each of EVENT_FEATURES.
 
     delay_days: the matured features leave out the events of this last time, whose labels may still

@@ -108,7 +108,16 @@ class LabelledEvents(NamedTuple):
         order = np.argsort(self.key_N[rows_W])
         key_W = self.key_N[rows_W][order]
         done = 0
-        for table in _tables(self.files, self.without, ("event_id", "event_ms", *_LIST_COLUMNS)):
+        keys = ("event_id", "event_ms")
+        files = [  # that have wanted rows: lists are large
+            file
+            for file in self.files
+            if any(
+                np.isin(_event_keys(rows), key_W).any()
+                for rows in _tables([file], self.without, keys)
+            )
+        ]
+        for table in _tables(files, self.without, (*keys, *_LIST_COLUMNS)):
             key_n = _event_keys(table)
             position_n = np.minimum(np.searchsorted(key_W, key_n), len(key_W) - 1)
             rows = np.flatnonzero(key_W[position_n] == key_n)

@@ -229,7 +229,7 @@ def _evaluate_rules(
         f"budget_{budget:g}": alerts_within_budget(dataset, scores.suspicion_M, budget)
         for budget in BUDGETS
     }
-    without_score_R = np.array([not uses_score(rule) for rule in event_rules])
+    without_score_R = np.array([not uses_score(rule) for rule in event_rules], bool)
     alerts["as_they_are"] = scores.alert_MR[:, without_score_R].any(axis=1)
     of_rules = zip(event_rules, scores.alert_MR.T, strict=True)
     return {

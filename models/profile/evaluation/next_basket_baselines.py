@@ -199,11 +199,12 @@ def fit_recurrent(
     model = RecurrentRanker(len(code_V), cell)
     optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE)
     best_quality, best = -np.inf, (0, model.state_dict())
+    row_L = row_C[baskets.code_L]
     for epoch in range(1, EPOCHS + 1):
         shuffled = random.permutation(rows)
         for part in passes(rows, BATCH_ROWS):
             batch = shuffled[part]
-            inputs = _sequences(baskets, row_C[baskets.code_L], targets.window_W[batch])
+            inputs = _sequences(baskets, row_L, targets.window_W[batch])
             member_BV = torch.from_numpy(member_RV[batch].toarray())
             log_p_B = (model(*inputs).log_softmax(1) * member_BV).sum(1)
             optimizer.zero_grad()

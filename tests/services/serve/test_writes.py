@@ -38,12 +38,12 @@ def test_analyst_changes_alerts_and_each_write_is_audited(api: Api) -> None:
         assert [change.to_state for change in details.history] == ["confirmed", "acknowledged"]
         assert [snooze.by for snooze in details.snoozes] == ["anna"]
         anna.send(calls.end_snooze("u5", "rule0"))
-        assert otto.send(calls.snoozes("u5")).items == []
+        assert otto.send(calls.snoozes("u5"))["items"] == []
         [confirmed] = otto.items(calls.alerts(user_id="u5", state="confirmed"))
         assert (confirmed.flag_id, confirmed.note) == (flag_id, "chargeback")
     with api.client("root", "admin") as admin:
         trail = admin.send(calls.audit(day=datetime.now(UTC)))
-    writes = [(entry.name, entry.action, entry.outcome) for entry in trail.items]
+    writes = [(entry.name, entry.action, entry.outcome) for entry in trail["items"]]
     assert writes[:5] == [
         ("anna", "snooze.end", "done"),
         ("anna", "snooze.set", "done"),

@@ -56,9 +56,9 @@ def test_fields_of_answers_are_attributes_and_items(api: MemoryApi) -> None:
     assert past.window_end_ms == past["window_end_ms"] == NOW_MS
     assert run(api, calls.profiles(user_ids=["42", "x"])).unknown == ["x"]
     assert run(api, calls.interests("42")).category_affinity == {"café": 1.0}
-    assert len(run(api, calls.flags("42", since=at)).items) == 4
+    assert len(run(api, calls.flags("42", since=at))["items"]) == 4
     api.put(stated("42", NOW_MS, vip=True, score=0.5))
-    assert [one.value for one in run(api, calls.attributes("42")).items] == [0.5, True]
+    assert [one.value for one in run(api, calls.attributes("42"))["items"]] == [0.5, True]
     with pytest.raises(AttributeError):
         print(past.colour)
 

@@ -156,7 +156,7 @@ def test_chunk_whose_records_have_expired_ends_as_far_as_it_was_counted() -> Non
         topic.update(store, chunk_records=6)
     store.writes_until_kill, topic.expired = None, [2]
     report = topic.update(store)
-    assert (report.events, report.lost, report.chunks) == (4, 2, 1)
+    assert (report.events, report.lost, report.chunks) == (4, 6, 1)
 
 
 def test_categories_beyond_the_limit_count_as_other(monkeypatch: pytest.MonkeyPatch) -> None:
