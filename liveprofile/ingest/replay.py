@@ -84,8 +84,8 @@ def open_source(
     if mapping is None:
         sources.require_json_lines(
             source,
-            "give a mapping of its columns (--mapping; `liveprofile events mapping infer` drafts one)"
-            " or unpack it",
+            "give a mapping of its columns (--mapping), which `liveprofile events mapping infer`"
+            " drafts, or unpack it",
         )
         return events_of_lines(sources.read_lines(source, limit))
     file_mapping = read_mapping(mapping)

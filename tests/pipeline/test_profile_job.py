@@ -150,8 +150,7 @@ def generated_records() -> list[Record]:
     )
     @given(st.data())
     def generate(data: st.DataObject) -> None:
-        stream = strategies.behaviour_stream(partitions=1, close=False, series=next(numbers))
-        found.extend(data.draw(stream))
+        found.extend(data.draw(strategies.behaviour_stream(next(numbers))))
 
     generate()
     return found

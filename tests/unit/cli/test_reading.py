@@ -87,3 +87,12 @@ def test_analyst_acknowledges_and_snoozes(run: Run) -> None:
     assert "acknowledged" in shown and "anna" in shown and "snoozes" in shown
     document = json.loads(run("risk", "alerts", "show", flag["flag_id"], "--json").stdout)
     assert document["snoozes"][0]["by"] == "anna"
+
+
+def test_inventory_fails_for_a_place_without_a_limit(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("privacy", "data-inventory", "--json").exit_code == 0
+    monkeypatch.setenv("LIVEPROFILE_TOPICS__RETENTION_MS", "-1")
+    done = run("privacy", "data-inventory")
+    assert done.exit_code == 1 and "behavior-events (topics.retention_ms)" in done.stderr

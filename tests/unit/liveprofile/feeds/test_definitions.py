@@ -227,3 +227,10 @@ def test_sweep_record_is_no_definition_and_keeps_those_of_the_file() -> None:
         assert (feed.current().sweep, feed.current().sweeping) == ("7", True)
         topic.put(segment_record(SWEEP_KEY.decode(), None))
         until(lambda: not feed.current().sweeping)
+
+
+def test_invalid_sweep_record_is_ignored() -> None:
+    topic = TopicDefinitions(SEGMENTS)
+    topic.apply([segment_record(SWEEP_KEY.decode(), value) for value in (b"{", b"[]", b"{}")])
+    assert (topic.invalid_records, topic.has_records) == (3, False)
+    assert topic.sweep == {"sweep": "", "sweeping": False}

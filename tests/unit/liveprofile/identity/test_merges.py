@@ -61,6 +61,16 @@ def test_merges_that_contradict_each_other_are_refused(merges: list[Merge], mess
         IdentityTable().put("a", merges)
 
 
+@pytest.mark.parametrize(
+    ("alias_id", "user_id", "message"),
+    [("c", "a", "'a' is an alias of 'c'"), ("c", "c", "alias of itself")],
+)
+def test_merge_into_itself_is_refused(alias_id: str, user_id: str, message: str) -> None:
+    table = book_of(a=[Merge("b", 0)], b=[Merge("c", 0)])
+    with pytest.raises(MergeError, match=message):
+        merged(table, alias_id, user_id, 50)
+
+
 def test_a_person_has_a_limited_number_of_ids() -> None:
     table = IdentityTable()
     for number in range(MAX_IDS - 1):

@@ -137,3 +137,11 @@ def test_process_that_has_lost_the_lock_stops() -> None:
     with pytest.raises(ServiceError, match="another process has taken the lock"):
         migrator(session).apply()
     assert session.owner == "another" and list(session.records) == [1]
+
+
+def test_lock_that_is_never_released_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migrations, "_POLL_S", 0)
+    session, times_s = MemorySchema(), iter(range(0, 10_000, 100))
+    session.owner = "host a, process 1"
+    with pytest.raises(ServiceError, match=r"host a, process 1.*the lock ends 180 s after"):
+        Migrator(session, VALUES, BOTH, DECLARED, lambda: next(times_s)).apply()

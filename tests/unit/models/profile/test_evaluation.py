@@ -331,6 +331,20 @@ def test_baselines_rank_habits_above_popularity():
 
 
 @pytest.mark.slow
+def test_purchases_after_a_window_change_none_of_its_rankings():
+    first, changed = [], []
+    for streams, found in ((shop(), first), (shop(until=70), changed)):
+        split = split_of(streams)
+        targets = next_baskets(streams, "item", split.test)
+        early = streams.end_ms_W[targets.window_W] <= START_MS + 70 * DAY_MS
+        assert early.any() and not early.all()
+        ranked = rank_baselines(streams, "item", split, targets, True)
+        found += [ranked[name].ranking_RK[early] for name in sorted(ranked)]
+    for expected, actual in zip(first, changed, strict=True):
+        np.testing.assert_array_equal(actual, expected)
+
+
+@pytest.mark.slow
 def test_own_counts_decay_and_are_completed_by_popular_codes():
     # User 0: item 1 three times, item 2 later in two windows. User 1: item 3 in three windows.
     events = [(0, 0, 1)] * 3 + [(0, 30, 2), (0, 60, 2), (0, 60, 0), (0, 61, 5)]

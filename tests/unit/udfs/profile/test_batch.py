@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from typing import Any
+from unittest.mock import Mock
 
 import jsonschema
 import numpy as np
@@ -224,3 +225,10 @@ def test_rules_and_segments_read_what_others_state_for_their_purpose(model: Any)
     assert sink.segments.members_of("low") == set()
     reason = sink.segments.memberships(["a"])["a"]["high"].reason
     assert json.loads(reason)["values"] == {'attribute("band")': "high"}
+
+
+def test_nothing_is_returned_before_all_is_stored(model: Any) -> None:
+    updater = ProfileUpdater(load(), model, sink := MemoryProfileSink(), feeds())
+    sink.flush = Mock(side_effect=OSError("no store"))
+    with pytest.raises(OSError, match="no store"):
+        updater.update(batch("a"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -96,7 +97,7 @@ def test_out_of_order_events_match_the_reference_in_batches_of_any_size(model: F
         scorer, start = ScoringHarness(model, *rules), 0
         while start < len(arrivals):
             end = min(start + rng.choice([1, 2, 3, 10, 40]), len(arrivals))
-            scorer.score(arrivals, range(start, end))
+            scorer.score(arrivals, rng.sample(range(start, end), end - start))
             start = end
         assert_matches_reference(scorer.sink, expected)
         assert {flag.flag_id for flag in scorer.sink.flags.values()} == flags
@@ -179,3 +180,10 @@ def test_rule_reads_what_others_state_about_the_user(model: FraudModel) -> None:
     first, second = scorer.score(arrivals, [0, 1])
     assert [alert["subject"] for alert in first] == ["u"]
     assert second == []
+
+
+def test_no_alert_is_returned_before_all_is_stored(model: FraudModel) -> None:
+    scorer = ScoringHarness(model, ANY_PURCHASE)
+    scorer.sink.flush = Mock(side_effect=OSError("no store"))
+    with pytest.raises(OSError, match="no store"):
+        scorer.score(purchases(1), [0])
