@@ -310,9 +310,6 @@ class RecentEvents:
             {"digest": np.array([], np.uint64), "record_ms": np.array([], np.int64)}
         )
 
-    def __len__(self) -> int:
-        return len(self._seen)
-
     def add(self, events: pd.DataFrame) -> np.ndarray:
         """Returns (N,) whether each event is the first, and remembers all.
 

@@ -97,7 +97,7 @@ def documented_faults() -> dict[str, set[str]]:
 def test_each_fault_that_interrupts_the_job_has_an_alert_that_is_tested() -> None:
     tests = {test["name"]: test for test in yaml.safe_load(FAULT_TESTS.read_text("utf-8"))["tests"]}
     faults = documented_faults()
-    assert faults["broker killed, back when its alert fires"] == {"LiveprofileSourceDown"}
+    assert faults["broker killed, back when the exporter says so"] == {"LiveprofileSourceDown"}
     for fault, expected in faults.items():
         before, after = tests[fault]["promql_expr_test"] if expected else ({}, {})
         assert not expected or (before["eval_time"], after["eval_time"]) == ("2m", "3m"), fault
