@@ -169,7 +169,3 @@ class TaskManager(_FlinkService):
             for child in children
             if "python" in child.name() and PYTHON_WORKER_MODULE in str(child.cmdline())
         ]
-
-    def newest_worker(self) -> psutil.Process:
-        """An older one may be of the attempt before: its end would restart nothing."""
-        return max(self.workers(), key=psutil.Process.create_time)

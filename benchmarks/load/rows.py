@@ -1,7 +1,7 @@
 """Makes the rows that the job's SQL passes to the profile operator, in Python.
 
-They have the columns of the view `profile_input` (jobs/sql/profile_views.py) and serve to time the
-model, and as training rows, without Flink. Other tests check what the job computes.
+They have the columns of the view `profile_input` (jobs/sql/profile_views.py) and serve as training
+rows, and to time the model, without Flink. Other tests check what the job computes.
 """
 
 from __future__ import annotations
@@ -16,21 +16,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.load.workload import EventMessage, Workload
-from liveprofile.events.modalities import Vectors
-from liveprofile.events.window import parse_windows
+from benchmarks.load.workload import EventMessage
 from liveprofile.features import baselines
-from liveprofile.settings import Settings, load
+from liveprofile.settings import Settings
 from liveprofile.units import DAY_MS, HOUR_MS
 from liveprofile.wire import training_rows
 from liveprofile.wire.histories import (
     MEMORY_WINDOWS,
     PURCHASES,
-    Memories,
-    read_histories,
-    read_memories,
 )
-from liveprofile.wire.token_columns import TokenColumns
 from liveprofile.wire.tokens import (
     EVENT,
     FIELD,
@@ -39,8 +33,6 @@ from liveprofile.wire.tokens import (
     WINDOW,
     token,
 )
-from models.profile.recipes import Recipe
-from udfs.profile import assemble
 from udfs.profile.batch import ProfileBatch
 
 
@@ -141,22 +133,6 @@ def _amount(event: dict[str, Any]) -> float:
     return float(event["price"] * event.get("quantity", 1))
 
 
-MODEL_ROWS = 2_048
-
-# The arguments of ProfileModel.score.
-ModelInputs = tuple[TokenColumns, TokenColumns, np.ndarray, np.ndarray, Sequence[Vectors], Memories]
-
-
-def generated_rows(workload: Workload) -> ProfileBatch:
-    """The last MODEL_ROWS rows of a workload."""
-    rows = [
-        row
-        for batch in batches(workload.messages(), load(), MODEL_ROWS)
-        for row in zip(*batch, strict=True)
-    ]
-    return batch_of(rows[-MODEL_ROWS:])
-
-
 def batch_of(rows: Sequence[tuple[Any, ...]]) -> ProfileBatch:
     """rows: a tuple of the fields of a batch each."""
     user_id, start_ms, end_ms, events, history, purchases, added, sums = zip(*rows, strict=True)
@@ -170,23 +146,6 @@ def batch_of(rows: Sequence[tuple[Any, ...]]) -> ProfileBatch:
         np.array(added),
         np.array(sums),
     )
-
-
-def model_inputs(batch: ProfileBatch, decay_days: float) -> ModelInputs:
-    """The inputs that the operator passes to the model; rows without a valid event are left out."""
-    windows, kept, _ = parse_windows(batch.events)
-    start_ms, end_ms = batch.window_start_ms[kept], batch.window_end_ms[kept]
-    baselines = assemble.read_baselines(
-        batch.added[kept], batch.sums[kept], start_ms, end_ms, decay_days
-    )
-    texts, purchases = (
-        [column[row] for row in kept] for column in (batch.history, batch.purchases)
-    )
-    histories = read_histories(texts, purchases, start_ms, Recipe.history_windows)
-    users = [batch.user_id[row] for row in kept]
-    rows = assemble.ProfileInputs(users, start_ms, end_ms, windows, histories, *baselines)
-    numbers = assemble.numeric_inputs(rows)
-    return histories.tokens, windows.tokens, *numbers, (), read_memories(texts)
 
 
 def as_table(batch: ProfileBatch) -> pa.Table:

@@ -11,9 +11,9 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from benchmarks.load.rows import generated_rows, model_inputs
 from benchmarks.load.workload import Workload
 from benchmarks.support.report import Events, Users, report
+from lab.benchmarks.model_inputs import generated_rows, model_inputs
 from models.profile.inference import ProfileModel
 from udfs.profile.batch import ProfileBatch
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.load.rows import generated_rows
 from benchmarks.load.workload import Workload
 from lab.benchmarks import audit, storage, training_rows
 from lab.benchmarks.gpu import NOT_MEASURED, measure_gpu, time_batches
+from lab.benchmarks.model_inputs import generated_rows
 from liveprofile.rows import TABLES
 from liveprofile.settings import load
 from models.profile.data import training_rows as rows

@@ -10,9 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.load.rows import MODEL_ROWS, generated_rows
 from benchmarks.load.workload import Workload
 from benchmarks.support import runs
+from lab.benchmarks.model_inputs import MODEL_ROWS, generated_rows
 from lab.user_model import model_quality, model_speed
 from lab.user_model.variant import variants
 from models.profile.data.prepared import split_by_time

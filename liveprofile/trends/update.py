@@ -124,11 +124,11 @@ def _has_expired(
     ranges: Mapping[int, PartitionRange], present: Mapping[int, PartitionRange]
 ) -> bool:
     """Whether the topic lacks a record of the ranges."""
-    return any(
-        first < end and not (left.first <= first and end <= left.end)
-        for number, (first, end) in ranges.items()
-        for left in (present.get(number, PartitionRange(0, 0)),)
-    )
+    for number, (first, end) in ranges.items():
+        left = present.get(number, PartitionRange(0, 0))
+        if first < end and not left.first <= first <= end <= left.end:
+            return True
+    return False
 
 
 def _starts(

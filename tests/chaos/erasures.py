@@ -41,6 +41,7 @@ from liveprofile.wire.user_records import key_of
 from stack.cassandra import nodetool
 from tests.support.compare import compare_with_reference
 from tests.support.job_under_test import JobUnderTest, job_on_own_stack, sending
+from tests.support.local_stack import newest_worker
 from tests.support.streams.seeded import Message
 from tests.support.streams.shop import START_MS, event_of, shop_events, to_message
 from tests.support.summary import say
@@ -168,7 +169,7 @@ def erase_with_kills(job: JobUnderTest, file: Path, users: int) -> None:
         return len(read_erasures(job.settings)) >= users
 
     kill_after(job, ["--file", file], lambda _: until(all_are_sent, TIMEOUT_S, poll_s=0.5))
-    job.stack.taskmanager.newest_worker().kill()
+    newest_worker(job.stack.taskmanager).kill()
     say("killed erase while it deletes the first rows, and a worker")
     kill_after(job, ["--pending"], lambda out: list(itertools.islice(out, users // 2)))
     erase_pending(job)

@@ -18,6 +18,7 @@ from tests.support import service_restarts, summary
 from tests.support.compare import Scored, compare_with_reference
 from tests.support.compare_scoring import assert_scoring
 from tests.support.job_under_test import JobUnderTest, sending
+from tests.support.local_stack import newest_worker
 from tests.support.streams.seeded import Message, with_faults
 from tests.support.streams.shop import (
     CARD_TEST_PURCHASES,
@@ -152,7 +153,7 @@ class LoadedJob:
         False if Flink did not notice, and the worker's guard restarted the job (docs/operate.md).
         """
         since = self.job.restarts()
-        self.job.stack.taskmanager.newest_worker().kill()
+        newest_worker(self.job.stack.taskmanager).kill()
         if self._restarted(since, NOTICE_TIMEOUT_S):
             return True
         summary.LINES.append("Flink did not notice the end of a Python worker")

@@ -17,6 +17,7 @@ from liveprofile.flink import rest
 from stack.local import Stack
 from tests.support import summary
 from tests.support.job_under_test import task_restarts
+from tests.support.local_stack import newest_worker
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.faults
@@ -41,7 +42,7 @@ def test_job_recovers_when_operator_does_not_notice_the_death_of_its_worker(
     job_id = stack.submit(JOB, *options)
     try:
         wait_for("called")
-        worker = stack.taskmanager.newest_worker()
+        worker = newest_worker(stack.taskmanager)
         stack.taskmanager.pause()  # so that the results do not get through
         try:
             wait_for("returned")

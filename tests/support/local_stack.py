@@ -8,7 +8,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import psutil
+
 from stack.cassandra import CassandraNode, nodetool
+from stack.cluster import TaskManager
 from stack.local import Stack
 from stack.state import StackState
 from tests.support.more_services import ZooKeeper
@@ -72,3 +75,8 @@ class LocalStack(Stack):
     def stop(self) -> None:
         super().stop()
         self.zookeeper.stop()
+
+
+def newest_worker(taskmanager: TaskManager) -> psutil.Process:
+    """An older one may be of the attempt before: its end would restart nothing."""
+    return max(taskmanager.workers(), key=psutil.Process.create_time)

@@ -108,16 +108,14 @@ class LabelledEvents(NamedTuple):
         order = np.argsort(self.key_N[rows_W])
         key_W = self.key_N[rows_W][order]
         done = 0
-        keys = ("event_id", "event_ms")
-        files = [  # that have wanted rows: lists are large
-            file
-            for file in self.files
-            if any(
-                np.isin(_event_keys(rows), key_W).any()
-                for rows in _tables([file], self.without, keys)
-            )
-        ]
-        for table in _tables(files, self.without, (*keys, *_LIST_COLUMNS)):
+        keys = (USER, "event_id", "event_ms")
+
+        def has_wanted(file: Path) -> bool:  # lists are large
+            found = (_event_keys(rows) for rows in _tables([file], self.without, keys))
+            return any(np.isin(key_n, key_W).any() for key_n in found)
+
+        files = list(filter(has_wanted, self.files))
+        for table in _tables(files, self.without, (*keys, "parts")):
             key_n = _event_keys(table)
             position_n = np.minimum(np.searchsorted(key_W, key_n), len(key_W) - 1)
             rows = np.flatnonzero(key_W[position_n] == key_n)
