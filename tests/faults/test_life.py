@@ -93,7 +93,10 @@ def wait_for_model(
 ) -> None:
     """Returns when the windows that close from now on have the expected version for each user."""
     served = {"lowest_revision": revision, "highest_revision": revision}
-    until(lambda: served.items() <= status(loaded_job)["models"].items(), RECOVERY_TIMEOUT_S)
+    # None while Flink has no metrics.
+    until(
+        lambda: served.items() <= (status(loaded_job)["models"] or {}).items(), RECOVERY_TIMEOUT_S
+    )
     since_ms = loaded_job.clock_ms + WINDOW["length_ms"]
     expected = {
         user: {canary if canary and in_canary(user, canary, CANARY_PERCENT) else version}

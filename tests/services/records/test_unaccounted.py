@@ -39,7 +39,7 @@ def test_offsets_beyond_the_topic_are_refused(job: JobUnderTest) -> None:
         store_result(session, topic, AuditResult(now_ms(), True, {}, {0: 10**6}), ttl_s=60)
     done = job.cli("events", "audit", "--new", ok=False)
     assert done.returncode == 3
-    assert f"the audit stopped at offset 1000000 of {topic}/0" in done.stderr
+    assert f"the last audit stopped at offset 1000000 of {topic}/0" in done.stderr
 
 
 def test_records_that_the_job_has_not_read_are_behind(job: JobUnderTest) -> None:
