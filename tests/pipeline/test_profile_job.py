@@ -150,7 +150,8 @@ def generated_records() -> list[Record]:
     )
     @given(st.data())
     def generate(data: st.DataObject) -> None:
-        found.extend(data.draw(strategies.behaviour_stream(next(numbers))))
+        stream = strategies.behaviour_stream(partitions=1, close=False, series=next(numbers))
+        found.extend(data.draw(stream))
 
     generate()
     return found

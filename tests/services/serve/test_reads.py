@@ -106,7 +106,7 @@ def test_pages_are_complete(api: Api, name: str, limit: int) -> None:
 
 def test_segments_of_a_user(api: Api) -> None:
     with api.client() as client:
-        [segment] = client.send(calls.user_segments("u3")).items
+        [segment] = client.send(calls.user_segments("u3"))["items"]
         assert client.send(calls.segment_sizes("loyal"))["items"] == []
     assert (segment.segment, segment.member, segment.since_ms) == ("loyal", True, 1)
 

@@ -51,8 +51,8 @@ def test_analyst_changes_alerts_and_each_write_is_audited(api: Api) -> None:
         ("anna", "alert.state", "refused"),
         ("otto", "alert.state", "done"),
     ]
-    assert trail.items[2].before["state"] == "acknowledged"
-    assert trail.items[2].after["state"] == "confirmed"
+    assert trail["items"][2].before["state"] == "acknowledged"
+    assert trail["items"][2].after["state"] == "confirmed"
 
 
 def test_label_of_an_event_reaches_kafka(api: Api) -> None:
@@ -89,7 +89,7 @@ def test_consents_and_erasures_reach_the_topics_and_are_carried_out(api: Api) ->
         assert (report["user_id"], report["pending"]) == ("asked", {})
         assert client.send(calls.erasure("asked")).done
     with api.client("root", "admin") as admin:
-        entries = admin.send(calls.audit(day=datetime.now(UTC))).items
+        entries = admin.send(calls.audit(day=datetime.now(UTC)))["items"]
     done = [(entry.action, entry.target) for entry in entries if entry.name == "pia"]
     # What the trail says of the user by name is deleted with the user.
     assert done == [("user.erase", user_pseudonym("asked"))]
@@ -114,7 +114,7 @@ def test_of_two_editors_of_the_same_rules_one_wins(api: Api) -> None:
         now = admin.send(calls.rules())
         assert [rule["id"] for rule in now.rules] == sorted(written)
         assert now.source == f"topic {api.settings.topics.rules}"
-        trail = admin.send(calls.audit(day=datetime.now(UTC))).items
+        trail = admin.send(calls.audit(day=datetime.now(UTC)))["items"]
         outcomes = [entry.outcome for entry in trail if entry.action == "rules.put"]
         assert sorted(outcomes) == ["done", "refused"]
     listed = api.job.run("risk", "rules", "list")

@@ -1,11 +1,13 @@
 """Hypothesis strategies for streams of behaviour events.
 
-A generated stream is a list of `Record`s of one partition, in arrival order.
+A generated stream is a list of `Record`s in arrival order. All records of a user are in one
+partition.
 """
 
 from __future__ import annotations
 
 import json
+import zlib
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -19,8 +21,6 @@ from tests.support.streams.corruptions import CORRUPTIONS
 START_MS = 1_700_000_100_000  # 2023-11-14 22:15 UTC, the start of a 5-minute window
 LATEST_MS = START_MS + 400 * DAY_MS
 RECORD_MS = 1_750_000_000_000  # Kafka timestamp of all records, after LATEST_MS
-WINDOW_MS, OUT_OF_ORDERNESS_MS = 5 * MINUTE_MS, 30_000
-MAX_EVENTS = 60
 
 _TYPES = st.sampled_from(TYPES + ("purchase",) * 6 + ("view",) * 6)
 _ODD_IDS = st.one_of(
@@ -88,6 +88,10 @@ _WRONG_TYPES = {
 }
 
 
+def user_partition(user_id: str, partitions: int) -> int:
+    return zlib.crc32(user_id.encode("utf-8")) % partitions
+
+
 @st.composite
 def time_texts(draw: st.DrawFn, time_ms: int) -> int | str:
     """Draws a notation of this time."""
@@ -118,10 +122,19 @@ def _iso(time: datetime, separator: str, beyond_ms: str) -> str:
 
 @st.composite
 def valid_events(
-    draw: st.DrawFn, event_id: str | int, user_id: str | int, time_ms: int
+    draw: st.DrawFn,
+    event_id: str | int,
+    user_id: str | int,
+    time_ms: int,
+    wrong_types: bool = False,
 ) -> dict[str, Any]:
-    """An event that passes every check. Optional fields may have a JSON type of their own."""
-    optional = _OPTIONAL | (_WRONG_TYPES if draw(st.booleans()) else {})
+    """An event that passes every check.
+
+    wrong_types: optional fields may have a JSON type other than the contract's.
+    """
+    optional = dict(_OPTIONAL)
+    if wrong_types and draw(st.booleans()):
+        optional |= _WRONG_TYPES
     event = {"event_id": event_id, "user_id": user_id, "event_time": draw(time_texts(time_ms))}
     return event | draw(st.fixed_dictionaries({"event_type": _TYPES}, optional=optional))
 
@@ -130,65 +143,108 @@ def payload(event: dict[str, Any], ascii_only: bool = True) -> bytes:
     return json.dumps(event, ensure_ascii=ascii_only).encode("utf-8")
 
 
+class _Topic:
+    """A topic that is written record by record."""
+
+    def __init__(self, partitions: int, start_ms: int) -> None:
+        self.records: list[Record] = []
+        self.record_ms = start_ms - START_MS + RECORD_MS
+        self.next_offsets = [0] * partitions
+        self.latest_ms = start_ms
+        self.sent: list[tuple[int, dict[str, Any]]] = []  # partition, valid event
+
+    def write(self, partition: int, key: str | None, value: bytes | None) -> None:
+        offset = self.next_offsets[partition]
+        self.next_offsets[partition] += 1
+        key_bytes = None if key is None else key.encode("utf-8")
+        self.records.append(Record(partition, offset, self.record_ms, key_bytes, value))
+
+
 @st.composite
-def behaviour_stream(draw: st.DrawFn, series: int) -> list[Record]:
+def behaviour_stream(
+    draw: st.DrawFn,
+    *,
+    partitions: int = 3,
+    max_events: int = 60,
+    window_ms: int = 5 * MINUTE_MS,
+    out_of_orderness_ms: int = 30_000,
+    wrong_types: bool = True,
+    close: bool = True,
+    series: int = 0,
+) -> list[Record]:
     """Draws records of a few users, one of whom has most events.
 
     Events are out of order within and beyond the bound. Among them are duplicates, late events,
     broken events of every reason, heartbeats, odd ids and odd texts.
 
-    series: number of the stream, as a job reads several: times, users and event ids differ.
+    close: the stream ends with a heartbeat in every partition, which closes the last window.
+    series: number of the stream, if a job reads several: their times, users and event ids differ.
     """
-    records: list[Record] = []
-    latest_ms = start_ms = START_MS + series * (LATEST_MS - START_MS + DAY_MS)
-    record_ms = start_ms - START_MS + RECORD_MS
-    sent: list[dict[str, Any]] = []  # valid events
-
-    def write(user: object, value: bytes) -> None:
-        key = None if user is None else str(user).encode()
-        records.append(Record(0, len(records), record_ms, key, value))
-
-    ids = draw(st.lists(_IDS, min_size=1, max_size=4, unique_by=str))
-    users = [
-        user + series * 10**10 if isinstance(user, int) else f"{series}-{user}"[:256]
-        for user in ids
-    ]
+    start_ms = START_MS + series * (LATEST_MS - START_MS + DAY_MS)
+    users = draw(st.lists(_IDS, min_size=1, max_size=4, unique_by=str))
+    if series:
+        users = [
+            user + series * 10**10 if isinstance(user, int) else f"{series}-{user}"[:256]
+            for user in users
+        ]
     users += users[:1] * 3
+    topic = _Topic(partitions, start_ms)
     steps = st.sampled_from(["event"] * 12 + ["duplicate", "late", "broken", "heartbeat", "edge"])
     gaps_ms = st.one_of(
         st.sampled_from([0, 0, 1, 1_000]),
-        st.integers(0, WINDOW_MS // 4),
-        st.sampled_from([WINDOW_MS, 2 * WINDOW_MS + 1, HOUR_MS, 40 * DAY_MS]),
+        st.integers(0, window_ms // 4),
+        st.sampled_from([window_ms, 2 * window_ms + 1, HOUR_MS, 40 * DAY_MS]),
     )
-    lags_ms = st.one_of(st.just(0), st.integers(0, OUT_OF_ORDERNESS_MS))
-    first = series * MAX_EVENTS
-    for number in range(first, first + draw(st.integers(1, MAX_EVENTS))):
-        step, user = draw(steps), draw(st.sampled_from(users))
+    lags_ms = st.one_of(st.just(0), st.integers(0, out_of_orderness_ms))
+    first = series * max_events
+    for number in range(first, first + draw(st.integers(1, max_events))):
+        step = draw(steps)
+        user = draw(st.sampled_from(users))
+        partition = user_partition(str(user), partitions)
+        now_ms = topic.latest_ms
         if step == "heartbeat":
-            beat = {"event_type": "heartbeat", "event_time": draw(time_texts(latest_ms))}
-            write(None, payload(beat))
+            beat = {"event_type": "heartbeat", "event_time": draw(time_texts(now_ms))}
+            topic.write(draw(st.integers(0, partitions - 1)), None, payload(beat))
             continue
-        if step == "duplicate" and sent:
-            event = draw(st.sampled_from(sent))
+        if step == "duplicate" and topic.sent:
+            partition, event = draw(st.sampled_from(topic.sent))
             if draw(st.booleans()):
-                event = event | {"amount": 1, "event_time": latest_ms}
-            write(event["user_id"], payload(event))
+                event = event | {"amount": 1, "event_time": now_ms}
+            topic.write(partition, str(event["user_id"]), payload(event))
             continue
         if step == "late":
-            time_ms = latest_ms - OUT_OF_ORDERNESS_MS - draw(st.integers(1, 10 * WINDOW_MS))
+            lateness_ms = draw(st.integers(1, 10 * window_ms))
+            time_ms = now_ms - out_of_orderness_ms - lateness_ms
         elif step == "edge":
-            window = latest_ms // WINDOW_MS + draw(st.integers(0, 1))
-            time_ms = window * WINDOW_MS - draw(st.integers(0, 1))
+            time_ms = (now_ms // window_ms + draw(st.integers(0, 1))) * window_ms - draw(
+                st.integers(0, 1)
+            )
         else:
-            time_ms = min(latest_ms + draw(gaps_ms), start_ms + LATEST_MS - START_MS)
-            time_ms -= draw(lags_ms)
+            time_ms = min(now_ms + draw(gaps_ms), start_ms + LATEST_MS - START_MS) - draw(lags_ms)
         event_id: int | str = number if draw(st.booleans()) else f"{number}-{draw(_ODD_IDS)}"[:256]
-        event = draw(valid_events(event_id, user, time_ms))
+        event = draw(valid_events(event_id, user, time_ms, wrong_types))
         if step == "broken":
-            _name, corrupt = draw(st.sampled_from(CORRUPTIONS[draw(st.sampled_from(REASONS))]))
-            write(user, corrupt(event))
+            reason = draw(st.sampled_from(REASONS))
+            _name, corrupt = draw(st.sampled_from(CORRUPTIONS[reason]))
+            topic.write(partition, str(user), corrupt(event))
         # A broken event is followed by its valid form: it must not claim the event_id.
-        latest_ms = max(latest_ms, time_ms)
-        sent.append(event)
-        write(user, payload(event, draw(st.booleans())))
-    return records
+        topic.latest_ms = max(topic.latest_ms, time_ms)
+        topic.sent.append((partition, event))
+        topic.write(partition, str(user), payload(event, draw(st.booleans())))
+    if close:
+        for partition, value in closing_heartbeats(
+            partitions, topic.latest_ms, window_ms, out_of_orderness_ms
+        ):
+            topic.write(partition, None, value)
+    return topic.records
+
+
+def closing_heartbeats(
+    partitions: int, latest_ms: int, window_ms: int, out_of_orderness_ms: int
+) -> list[tuple[int, bytes]]:
+    """Returns (partition, payload) of heartbeats that close the window of `latest_ms`."""
+    time_ms = latest_ms + 2 * window_ms + out_of_orderness_ms
+    return [
+        (partition, payload({"event_type": "heartbeat", "event_time": time_ms}))
+        for partition in range(partitions)
+    ]
