@@ -183,10 +183,7 @@ def behaviour_stream(
     start_ms = START_MS + series * (LATEST_MS - START_MS + DAY_MS)
     users = draw(st.lists(_IDS, min_size=1, max_size=4, unique_by=str))
     if series:
-        users = [
-            user + series * 10**10 if isinstance(user, int) else f"{series}-{user}"[:256]
-            for user in users
-        ]
+        users = [f"{series}-{user}"[:256] for user in users]
     users += users[:1] * 3
     topic = _Topic(partitions, start_ms)
     steps = st.sampled_from(["event"] * 12 + ["duplicate", "late", "broken", "heartbeat", "edge"])
