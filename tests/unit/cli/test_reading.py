@@ -6,11 +6,13 @@ import json
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from cli import common
 from cli.common import Call
 from cli.main import app
 from liveprofile.ingest.rejected import RejectedRecord
@@ -32,6 +34,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     api.put_counts(Series(ALL, "", ALL), "hour", {NOW_MS // HOUR_MS * HOUR_MS - HOUR_MS: (7, 2.0)})
     api.reject(RejectedRecord("0:0", NOW_MS, "BAD_ID", "", "t", 1, 5, False, b"payload"))
     monkeypatch.setattr(Call, "session", lambda call: nullcontext(api.session))
+    monkeypatch.setattr(common, "LOCAL_STACK_CONFIG", Path("none"))  # of `make up`
     return lambda *words: CliRunner().invoke(app, words)
 
 
