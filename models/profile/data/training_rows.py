@@ -270,9 +270,8 @@ def _sorted_streams(
     place_W = np.empty_like(order_W)
     place_W[order_W] = np.arange(len(order_W))
     source_end_W = np.cumsum(windows["count"])
-    key_W = windows["user"][order_W]
-    new_user_W = np.append(True, key_W[1:] != key_W[:-1])
-    user_W, user_key_U = _mapped(np.cumsum(new_user_W) - 1), key_W[new_user_W]
+    user_W, user_key_U = _numbered(windows["user"][order_W])
+    new_user_W = np.diff(user_W, prepend=-1) > 0
     end_ms_W, count_W = (_mapped(windows[name][order_W]) for name in ("end_ms", "count"))
     duplicates_ms = end_ms_W[~new_user_W & (np.diff(end_ms_W, prepend=0) == 0)]
     if len(duplicates_ms):
@@ -315,6 +314,12 @@ def _sorted_streams(
         streams.last_purchase_ms_W[part_W] = newest_W
     _carry_over(streams.last_purchase_ms_W, new_user_W)
     return streams, place_W
+
+
+def _numbered(key_W: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The number of each window's user, and each user's key. `key_W` ascends."""
+    is_new_W = np.append(True, key_W[1:] != key_W[:-1])
+    return _mapped(np.cumsum(is_new_W) - 1), key_W[is_new_W]
 
 
 def _mapped(values: np.ndarray) -> np.ndarray:
