@@ -20,6 +20,7 @@ from tests.support.paths import PROMETHEUS, ROOT
 from tests.support.waiting import until
 
 FIRES_WITHIN_S = 180.0
+POLL_S = 0.3  # it evaluates once a second
 ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yaml"
 
 
@@ -55,7 +56,7 @@ class Prometheus:
 
     def wait_for(self, query: str) -> dict[tuple[str, ...], float]:
         """`values` once there are any: a source that answers late has none for a while."""
-        return until(lambda: self.values(query))
+        return until(lambda: self.values(query), poll_s=POLL_S)
 
     def first_time_s(self, query: str, since_s: float) -> float | None:
         """When the query first had a value, in seconds of the epoch; None if it had none yet."""
@@ -118,12 +119,12 @@ def fires(alert: str, exporter: str, folder: Path) -> Iterator[Callable[[], floa
     # An increase needs a sample before it.
     sampled = "count_over_time(liveprofile_job_running[1m]) > 1"
     with prometheus(folder, exporter.split("/")[2]) as server:
-        until(lambda: server.values(sampled), FIRES_WITHIN_S)
+        until(lambda: server.values(sampled), FIRES_WITHIN_S, POLL_S)
         assert not server.values(firing), f"{alert} fires before the fault"
         fault_s = time.time()
 
         def wait() -> float:
-            return until(lambda: server.first_time_s(firing, fault_s), FIRES_WITHIN_S)
+            return until(lambda: server.first_time_s(firing, fault_s), FIRES_WITHIN_S, POLL_S)
 
         yield wait
         summary.LINES.append(f"alert {alert}: fires {wait() - fault_s:.0f} s after the fault")
