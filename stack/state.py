@@ -74,8 +74,7 @@ class StackState:
     def ports(self, *names: str) -> dict[str, int]:
         """The ports of these names; the first call chooses them and later calls return the same."""
         with self.update() as content:
-            missing = [name for name in names if name not in content["ports"]]
-            if missing:
+            if missing := [name for name in names if name not in content["ports"]]:
                 content["ports"].update(zip(missing, free_ports(len(missing)), strict=True))
             return {name: content["ports"][name] for name in names}
 
