@@ -22,7 +22,8 @@ from services.definitions import KINDS, read_definitions
 JOB = ROOT / "jobs" / "profile_job.py"
 RUNNING_TIMEOUT_S = 180.0
 # A checkpoint completes after the job has stored what it read, so the first one proves that it can.
-CHECKPOINT_TIMEOUT_S = 60.0
+# Before it the workers start, and the job works through what waits in the topic.
+CHECKPOINT_TIMEOUT_S = 180.0
 CHECKPOINT_INTERVALS = 3
 
 

@@ -291,7 +291,7 @@ def test_outage_longer_than_retry_timeout_raises(settings: CassandraSettings, st
     ("changes", "dim", "error", "message"),
     [
         ({"port": 1}, DIM, ServiceError, r"Cassandra at 127\.0\.0\.1:1 .*refused"),
-        ({"keyspace": "absent"}, DIM, ServiceError, "no keyspace absent: `liveprofile job submit`"),
+        ({"keyspace": "absent"}, DIM, ServiceError, "no keyspace absent: `liveprofile job setup`"),
         ({}, DIM + 1, ConfigError, r"vector<float, 4> .* vector<float, 5>"),
     ],
     ids=["unreachable", "no keyspace", "another embedding"],
