@@ -11,7 +11,7 @@ from liveprofile.events.modalities import Modality
 from liveprofile.resources import product_path
 from liveprofile.settings import Settings
 from liveprofile.wire import tokens as events
-from liveprofile.wire.histories import MemoryToken, of_windows
+from liveprofile.wire.histories import Memories, MemoryToken, window_text
 from liveprofile.wire.token_columns import TokenColumns
 from models.profile.inference import ProfileModel, Scores
 from models.profile.user_features import FEATURE_NAMES
@@ -95,13 +95,17 @@ def _score(model: ProfileModel, rows: list[ModelInputs]) -> list[WindowScores]:
         }
         for row in rows
     ]
+    # A window is in the memories of the forty that follow it.
+    windows = {id(window): window for row in rows for window in row.memory}
+    texts = {at: _memory_text(*window) for at, window in windows.items()}
+    memories = [texts[id(window)] for row in rows for window in row.memory]
     scores = model.score(
         _columns(row.history for row in rows),
         _columns(row.window for row in rows),
         _model_features([row.numbers_before for row in rows]),
         _model_features([row.numbers_after for row in rows]),
         vectors,
-        of_windows([list(map(_memory_window, row.memory)) for row in rows]),
+        Memories(np.array([len(row.memory) for row in rows]), memories),
         np.array([row.window_days for row in rows]),
     )
     return [
@@ -125,9 +129,8 @@ def _columns(rows: Iterable[Iterable[Token]]) -> TokenColumns:
     return TokenColumns.of([[events.Token(*token) for token in tokens] for tokens in rows])
 
 
-def _memory_window(window: tuple[int, Sequence[Token]]) -> tuple[int, list[MemoryToken]]:
-    end_ms, tokens = window
-    return end_ms, [MemoryToken(*token[1:4]) for token in tokens]
+def _memory_text(end_ms: int, tokens: Sequence[Token]) -> str:
+    return window_text(end_ms, [MemoryToken(*token[1:4]) for token in tokens])
 
 
 def _row(scores: Scores, i: int) -> Scores:
