@@ -1,6 +1,5 @@
 """The life of one job under load: other models, a dead replica, upgrades, other parallelisms, stop.
 
-Its state has a changelog, until it resumes at other parallelisms.
 Cassandra is a ring of three nodes; each has a copy of all rows, two must acknowledge a write.
 Must hold at the end: no event is lost or used twice, all output is as the reference's.
 """
@@ -58,8 +57,7 @@ def life(
             "replication": len(nodes),
             "consistency": "LOCAL_QUORUM",
         }
-        with_changelog = BUSY_JOB | {"changelog": True}
-        job = new_job("life", job=with_changelog, window=WINDOW, cassandra=replicated)
+        job = new_job("life", job=BUSY_JOB, window=WINDOW, cassandra=replicated)
         job.submit()
         with open_loaded_job(job) as loaded_job:
             yield Life(loaded_job, nodes)
@@ -166,7 +164,6 @@ def upgrade(config: Path, *options: str | Path, code: int = 0) -> dict[str, Any]
 
 
 def test_killed_replica_causes_no_restart(life: Life, tmp_path: Path) -> None:
-    """It stays down in all that follows."""
     loaded_job, nodes = life
     restarts = loaded_job.job.restarts()
     hosts = {host.address for host in loaded_job.session.cluster.metadata.all_hosts()}
@@ -178,22 +175,29 @@ def test_killed_replica_causes_no_restart(life: Life, tmp_path: Path) -> None:
         loaded_job.recovery("one of three Cassandra nodes killed"),
     ):
         nodes[1].kill()
+    nodes[1].start()
     assert loaded_job.job.restarts() == restarts
 
 
-def test_failed_upgrade_falls_back(life: Life) -> None:
+def test_failed_upgrade_falls_back_and_the_next_one_succeeds(life: Life) -> None:
+    """The settings in force afterwards keep state with a changelog."""
     loaded_job, _ = life
     job, first = loaded_job.job, loaded_job.job.id
     assert str(first) in job.cli("job", "status", ok=False).stdout
     loaded_job.load()
+    changelog = job.other_settings("changelog.toml", job={"changelog": True})
     # The savepoint does not fit these windows, so the job refuses to start.
-    refused = job.other_settings("other.toml", window={"length_ms": 2 * WINDOW["length_ms"]})
-    failed = upgrade(refused, "--fallback", job.config_file, code=1)
+    double = {"length_ms": 2 * WINDOW["length_ms"]}
+    refused = job.other_settings("other.toml", window=double)
+    failed = upgrade(refused, "--fallback", changelog, code=1)
     assert "window.length_ms" in failed["failure"]
     assert job.run("job", "status", ok=False)["job_id"] == failed["job_id"] != first
     assert rest.job_state(job.rest_url, first) == "FINISHED"
-    job.id = failed["job_id"]
     # From a savepoint with the changelog: in claim mode NO_CLAIM Flink would refuse its first one.
+    upgraded = upgrade(changelog)
+    assert upgraded["failure"] is None
+    assert rest.job_state(job.rest_url, failed["job_id"]) == "FINISHED"
+    job.id = upgraded["job_id"]
     configured = rest.request(job.rest_url, f"/jobs/{job.id}/checkpoints/config")
     assert configured["state_changelog_enabled"]
 
@@ -205,7 +209,9 @@ def test_job_with_changelog_recovers_when_its_python_worker_is_killed(life: Life
         loaded_job.kill_worker()
 
 
-def test_job_resumes_at_other_parallelisms_with_late_events_first(life: Life) -> None:
+def test_job_resumes_at_other_parallelisms_with_late_events_first(
+    life: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """At 1 Flink chains the last operator of the scoring pipeline; its state must stay its own."""
     loaded_job, _ = life
     job = loaded_job.job
@@ -216,26 +222,37 @@ def test_job_resumes_at_other_parallelisms_with_late_events_first(life: Life) ->
         assert stopped["job_id"] == job.id
         again = job.cli("job", "stop", ok=False)
         assert again.returncode == 1 and "no job named" in again.stderr
-        options = ("--savepoint", stopped["savepoint"], "--parallelism")
-        refused = job.cli("job", "submit", *options, "3", ok=False)
-        assert refused.returncode != 0
-        message = "has parallelism 2, the job 3; start at parallelism 2"  # with a changelog
-        assert message in refused.stderr, refused.stderr
+        check_refusals(job, stopped["savepoint"], monkeypatch)
         earlier_ms = loaded_job.clock_ms - LATE_BY_MS
         job.send(
             to_message(event | {"event_id": f"late-after-savepoint-{event['event_id']}"})
             for event in itertools.islice(shop_events(99, USERS, STEP_MS, earlier_ms), LATE_EVENTS)
         )
-        job.config_file = job.other_settings("plain.toml", job={"changelog": False})
-        job.submit(*options, "1")
+        job.submit("--savepoint", stopped["savepoint"], "--parallelism", "1")
         loaded_job.load()
-    with loaded_job.recovery("upgraded to parallelism 3"):
-        first = job.id
-        upgraded = upgrade(job.other_settings("three.toml", job={"parallelism": 3}))
-        assert upgraded["failure"] is None
-        assert rest.job_state(job.rest_url, first) == "FINISHED"
-        job.id = upgraded["job_id"]
+    with loaded_job.recovery("stopped with a savepoint, resumed at parallelism 3"):
+        stopped = job.run("job", "stop")
+        job.submit("--savepoint", stopped["savepoint"], "--parallelism", "3")
     loaded_job.close_windows()
+
+
+def check_refusals(job: JobUnderTest, savepoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job does not start with settings that its savepoint does not fit."""
+    for settings, parallelism, messages in (
+        ({"STATE__DECAY_DAYS": "29"}, "2", ("setting state.decay_days = 29", "Set it to 30")),
+        (
+            {"JOB__CHANGELOG": "true"},
+            "3",
+            ("has parallelism 2, the job 3; start at parallelism 2",),
+        ),
+    ):
+        with monkeypatch.context() as changed:
+            for name, value in settings.items():
+                changed.setenv(f"LIVEPROFILE_{name}", value)
+            options = ("--savepoint", savepoint, "--parallelism", parallelism)
+            refused = job.cli("job", "submit", *options, ok=False)
+        assert refused.returncode != 0
+        assert all(message in refused.stderr for message in messages), refused.stderr
 
 
 def test_savepoint_leaves_the_job_running_and_cancel_ends_it(life: Life) -> None:

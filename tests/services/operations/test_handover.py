@@ -95,8 +95,6 @@ def blue(new_job: Callable[..., JobUnderTest], tmp_path_factory) -> Iterator[Boo
     job.send(stream[int(LIVE_FROM * len(stream)) :])
     leave_topic_of_a_killed_bootstrap(job)
     report = job.run("events", "bootstrap", *map(str, files), "--savepoint-dir", folder.as_uri())
-    # From a plain savepoint on, its state has a changelog.
-    job.config_file = job.other_settings("changelog.toml", job={"changelog": True})
     job.submit("--savepoint", report["savepoint"])
     job.send_heartbeats(START_MS + SPAN_MS + 2 * HOUR_MS)
     job.wait_until_caught_up()
