@@ -303,10 +303,9 @@ def recompute_late(
     files [FILE]...: Archives of events from before the first record of the input topic: CSV,
         Parquet or JSON lines, in the order of the events. Default: the topic has all of them.
     """
-    from offline.late_windows.run import check_arguments, check_definitions, run
+    from offline.late_windows.run import check, run
 
-    check_arguments(files or [], mapping)
-    check_definitions(call.settings)
+    check(call.settings, files or [], mapping)
     result = run(call.settings, call.file, files or [], mapping, print_line)
     call.print(result)
     if result["incomplete"]:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from datetime import date, datetime
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -24,81 +24,24 @@ from cli.learning.train import DeviceOption, OutFolderOption, RowsOption
 from cli.progress import progress
 from lab.card_transactions.data import ColumnNames
 from lab.next_item.readers import READERS
+from lab.options import (
+    TEST_LOG,
+    CatalogueOption,
+    CheckpointOption,
+    OptionalOutFolderOption,
+    ParamsOption,
+    PartOption,
+    RecipeArgument,
+    SequencesArgument,
+    SequencesFormatOption,
+    TestLogOption,
+    TransactionsArgument,
+    day_option,
+)
 from liveprofile.errors import InputError, LiveprofileError
 from liveprofile.progress import Progress
-from liveprofile.resources import ROOT, product_path
+from liveprofile.resources import product_path
 from models.profile.recipes import override_from_toml, recipe
-
-CheckpointOption = Annotated[
-    Path,
-    typer.Option(
-        "--checkpoint",
-        metavar="FOLDER",
-        help="Model checkpoint that `liveprofile model train` wrote.",
-    ),
-]
-ParamsOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--params",
-        metavar="FILE",
-        help="TOML file that overrides values of the recipe, such as one of `liveprofile model"
-        " tune`.",
-    ),
-]
-PartOption = Annotated[
-    Literal["validation", "test"],
-    typer.Option(
-        "--part", help="Part of the rows: validation to compare choices, test for the final result."
-    ),
-]
-TestLogOption = Annotated[
-    Path,
-    typer.Option(
-        "--test-log",
-        metavar="FILE",
-        help="With --part test: the JSON-lines file to which this look at the test part is appended"
-        " (date, commit, recipe, figures).",
-    ),
-]
-OptionalOutFolderOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--out",
-        metavar="FOLDER",
-        help="Folder for the model checkpoint. Default: the model is not saved.",
-        show_default=False,
-    ),
-]
-
-
-def day_option(name: str, help_text: str, **extra: Any) -> Any:
-    """A typer option for a day written as 2018-07-25."""
-    return typer.Option(name, formats=["%Y-%m-%d"], metavar="DAY", help=help_text, **extra)
-
-
-TEST_LOG = ROOT / "lab/test-looks.jsonl"
-RecipeArgument = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="Recipe that defines the data split.")
-]
-SequencesArgument = Annotated[
-    Path, typer.Argument(metavar="FILE", help="Item sequences of users, in the format --format.")
-]
-SequencesFormatOption = Annotated[
-    str,
-    typer.Option(
-        "--format",
-        help="File format; s3rec: a line per user with the user's items; pairs: a line per user and"
-        " item, in order of time; movielens: ratings.csv of MovieLens.",
-    ),
-]
-CatalogueOption = Annotated[
-    Path,
-    typer.Option("--catalogue", metavar="FILE", help="Parquet file with the vectors of all items."),
-]
-TransactionsArgument = Annotated[
-    Path, typer.Argument(help="Transactions of the Fraud Detection Handbook (Parquet).")
-]
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 next_item = typer.Typer(no_args_is_help=True, help="Rank the items that a user takes next.")
@@ -431,8 +374,7 @@ def train_cards(
 def replay(
     file: TransactionsArgument,
     first: Annotated[
-        datetime,
-        typer.Option(formats=["%Y-%m-%d"], help="First day of the training and of the replay."),
+        datetime, day_option("--first", "First day of the training and of the replay.")
     ] = datetime(2018, 6, 20),
 ) -> None:
     """Compare the job's stored scores for the Handbook's test week with the offline scores."""

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -126,12 +126,17 @@ def check_files(
     """Checks what can be checked before the backfill. Raises InputError."""
     if out.exists() and any(out.iterdir()):
         raise InputError(f"{out} is not empty: choose another folder for the rows")
-    if source is not None:
-        open_source(source, mapping)
-    elif mapping is not None:
-        raise InputError(f"--mapping {mapping} needs FILE: the topic holds events")
+    check_sources([] if source is None else [source], mapping)
     if labels is not None:
         estimate_rows(labels)
+
+
+def check_sources(files: Sequence[Path], mapping: Path | None) -> None:
+    """Raises InputError for a file that cannot be read, and for a mapping without a file."""
+    if mapping is not None and not files:
+        raise InputError(f"--mapping {mapping} needs FILE: the topic holds events")
+    for file in files:
+        open_source(file, mapping)
 
 
 def _write_lines(file: Path, values: Iterable[bytes]) -> int:

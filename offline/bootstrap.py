@@ -19,10 +19,11 @@ from liveprofile.errors import InputError, ServiceError
 from liveprofile.flink import rest
 from liveprofile.flink.job_report import running_jobs
 from liveprofile.ingest.mapping import ROW_NUMBER, read_mapping, template_columns
-from liveprofile.ingest.replay import open_source, replay
+from liveprofile.ingest.replay import replay
 from liveprofile.kafka import offsets, topics
 from liveprofile.kafka.records import read_topic
 from liveprofile.settings import ENV_PREFIX, Settings
+from offline.backfill import check_sources
 
 START_TIMEOUT_S = 180.0
 POLL_INTERVAL_S = 1.0
@@ -100,17 +101,12 @@ def check_files(files: Sequence[Path], mapping: Path | None) -> None:
     Events of different files must not have the same event_id, so a mapping must not number rows.
     """
     if mapping is not None and len(files) > 1:
-        _require_unique_ids(mapping)
-    for file in files:
-        open_source(file, mapping)
-
-
-def _require_unique_ids(mapping: Path) -> None:
-    template = read_mapping(mapping).fields.get("event_id", "")
-    if ROW_NUMBER in template_columns(template):
-        raise InputError(
-            f"mapping {mapping}: event_id = {template!r} repeats in each file: pass one file"
-        )
+        template = read_mapping(mapping).fields.get("event_id", "")
+        if ROW_NUMBER in template_columns(template):
+            raise InputError(
+                f"mapping {mapping}: event_id = {template!r} repeats in each file: pass one file"
+            )
+    check_sources(files, mapping)
 
 
 @contextmanager
@@ -125,7 +121,13 @@ def _nothing_left_over(archive: Settings, on_step: OnStep) -> Iterator[None]:
         )
         raise
     finally:
-        _remove_or_report(archive, on_step)
+        try:
+            _remove_leftovers(archive)
+        except ServiceError as error:
+            on_step(
+                f"topics {', '.join(_own_topics(archive))} or job {archive.job.name} remain;"
+                f" the next bootstrap removes them ({error})"
+            )
 
 
 def _remove_leftovers(archive: Settings) -> None:
@@ -137,16 +139,6 @@ def _remove_leftovers(archive: Settings) -> None:
 
 def _own_topics(archive: Settings) -> tuple[str, ...]:
     return (archive.topics.events, archive.topics.alerts, archive.topics.segment_changes)
-
-
-def _remove_or_report(archive: Settings, on_step: OnStep) -> None:
-    try:
-        _remove_leftovers(archive)
-    except ServiceError as error:
-        on_step(
-            f"topics {', '.join(_own_topics(archive))} or job {archive.job.name}"
-            f" remain; the next bootstrap removes them ({error})"
-        )
 
 
 def _reset_offsets(archive: Settings) -> None:

@@ -68,9 +68,6 @@ def as_document(effects: WindowEffects, delta: StoredDelta) -> dict[str, Any]:
 LARGEST_DIFFERENCE = 1e-3
 
 
-NO_LATE_EVENT_DAYS = -1.0
-
-
 def model_version(settings: Settings) -> str:
     """The version of the model in the settings. Raises InputError."""
     return ModelCard.read(product_path(settings.model.checkpoint)).version
@@ -115,7 +112,11 @@ def explain(
                 if has_stored_events(row, delta):
                     break
         else:
-            raise other_events(delta)
+            raise InputError(
+                f"the user's events until the window's end are not the {_events(delta)} that the"
+                " job has used: earlier ones have expired from the input topic, or the user was"
+                " erased or has several ids, or consents have changed"
+            )
         on_step("scoring the window without each of its events")
         model = load_checkpoint(settings, product_path(settings.model.checkpoint))
         effects = occlusion_effects(
@@ -189,8 +190,8 @@ def _late_table(settings: Settings, consents: ConsentTable, delta: StoredDelta) 
         for event in read_late_events(records, settings.topics.events)
         if event.user_id == user_id
     ]
-    # The job's own delta has none of them.
-    days = settings.window.correction_days if delta.revision else NO_LATE_EVENT_DAYS
+    # The job's own delta has none of them: each is too old.
+    days = settings.window.correction_days if delta.revision else -1
     now_ms = delta.corrected_at_ms or delta.window_end_ms
     table = choose_late_events(late, days * DAY_MS, consents, frozenset(), now_ms)
     table.used.setdefault(user_id, set())
@@ -204,15 +205,6 @@ def has_stored_events(row: Mapping[str, Any] | None, delta: StoredDelta) -> bool
     windows, _, _ = parse_windows([row["events"]])
     found = [split_digests(window.digests) for window in windows.rows]
     return found == [split_digests(delta.digests)] and events_total(row) == _events(delta)
-
-
-def other_events(delta: StoredDelta) -> InputError:
-    """The error for events that are not those that the job has used."""
-    return InputError(
-        f"the user's events until the window's end are not the {_events(delta)} that the job has"
-        " used: earlier ones have expired from the input topic, or the user"
-        " was erased or has several ids, or consents have changed",
-    )
 
 
 def _events(delta: StoredDelta) -> int:

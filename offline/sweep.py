@@ -165,11 +165,9 @@ class Sweep:
             self._changed.popleft()
 
     def _apply(self, writes: Sequence[MembershipWrite]) -> None:
-        if writes:
-            self._store.write(writes)
-            self._send_changes(writes)
-
-    def _send_changes(self, writes: Sequence[MembershipWrite]) -> None:
+        if not writes:
+            return
+        self._store.write(writes)
         changes = [write for write in writes if write.is_change]
         # Changes that an earlier process has stored may be of users who have withdrawn since.
         may_announce = self._plan.may_announce

@@ -1,34 +1,70 @@
 """The rules, the fraud model and both together on simulated shops, by kind of case.
 
 Events are ranked by the suspicion of rules, by the model's score, or by the mean of both.
+
+Shape suffixes: M events, R rules.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lab.simulated.shops import SimulatedDataset, concatenate, simulate_dataset
 from liveprofile.errors import InputError
 from liveprofile.progress import Progress
+from liveprofile.rules.flag_policy import FlagPolicy, NoPastFlags, RuleEvaluation
 from liveprofile.rules.rules import Rule, RuleSet
 from liveprofile.simulator import ShopConfig
 from models.fraud.datasets.event_dataset import EventDataset
 from models.fraud.model import FraudModel
 from models.fraud.training.evaluate import (
     BUDGETS,
-    EventScores,
     alert_metrics,
     alerts_within_budget,
     features_used_by,
-    score_events,
+    match_rules,
+    suspicion,
     uses_score,
 )
 from models.fraud.training.fit import score_metrics
 
 SEEDS = (401, 402, 403, 404)  # no recipe uses these
+
+
+class EventScores(NamedTuple):
+    """Model score and rule results of M events."""
+
+    score_M: np.ndarray  # the model's probability of fraud
+    suspicion_M: np.ndarray  # of the rules, from 0 (no match) to 1
+    alert_MR: np.ndarray  # bool: the rule sends an alert
+
+
+def score_events(
+    model: FraudModel, rules: RuleSet, names: list[str], dataset: EventDataset
+) -> EventScores:
+    """Applies the model and the rules to all events.
+
+    names: columns of the dataset's features. They must include all that model and rules use.
+    """
+    score_M = model.score(dict(zip(names, dataset.labelled.x_NF.T, strict=True)))
+    matches_M = match_rules(rules, names, dataset, score_M)
+    # As in the job, a rule raises a flag when it turns true and is not in its cool-down.
+    flags = FlagPolicy(NoPastFlags()).raise_flags(
+        [
+            RuleEvaluation(str(user), int(time_ms), matches, str(index))
+            for index, (user, time_ms, matches) in enumerate(
+                zip(dataset.user_M, dataset.time_ms_M, matches_M, strict=True)
+            )
+        ],
+        rules.version,
+    )
+    alerts = [{flag.rule_id for flag in raised if flag.rule_state == "ACTIVE"} for raised in flags]
+    event_rules = rules.evaluated("event")
+    alert_MR = np.array([[rule.id in rule_ids for rule in event_rules] for rule_ids in alerts])
+    return EventScores(score_M, np.array(list(map(suspicion, matches_M))), alert_MR)
 
 
 def alerted_kinds(dataset: SimulatedDataset, alert_M: np.ndarray) -> dict[str, dict[str, Any]]:

@@ -25,7 +25,10 @@ from udfs.profile.batch import ProfileBatch
 from udfs.profile.row import ProfileRow
 from udfs.profile.sink import CassandraProfileSink
 
-_TEXTS = ("events", "history", "purchases")
+_DTYPES = {  # of the columns of a batch that are arrays
+    **dict.fromkeys(("window_start_ms", "window_end_ms"), np.int64),
+    **dict.fromkeys(("added", "sums"), np.float64),
+}
 _EVENTS = list(baselines.COLUMNS).index("events")
 
 
@@ -172,19 +175,9 @@ def plan(chain: Sequence[ChainWindow], stored: StoredUser, closed_ms: int) -> Pl
 
 def to_batch(rows: Sequence[Mapping[str, Any]]) -> ProfileBatch:
     """Rows of liveprofile.wire.training_rows.PROFILE_INPUT as `update_profile` receives them."""
-    columns = {
-        name: [row[name] for row in rows]
-        for name in ("user_id", "window_start_ms", "window_end_ms", *_TEXTS)
-    }
-    added, sums = (np.array([row[name] for row in rows], np.float64) for name in ("added", "sums"))
-    return ProfileBatch(
-        columns["user_id"],
-        np.array(columns["window_start_ms"], np.int64),
-        np.array(columns["window_end_ms"], np.int64),
-        *(columns[name] for name in _TEXTS),
-        added,
-        sums,
-    )
+    columns = {name: [row[name] for row in rows] for name in ProfileBatch._fields}
+    arrays = {name: np.array(columns[name], dtype) for name, dtype in _DTYPES.items()}
+    return ProfileBatch(**columns | arrays)
 
 
 # Above the revisions of models and deployments, below the next window: the write time of a

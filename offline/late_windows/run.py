@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from liveprofile.errors import InputError
 from liveprofile.feeds.users import erasures_spec, follow, read_consents, read_merges
 from liveprofile.ingest.replay import open_source
 from liveprofile.kafka import offsets
@@ -21,7 +20,7 @@ from liveprofile.segments.definitions import read_segments
 from liveprofile.settings import Settings
 from liveprofile.units import DAY_MS
 from models.profile.model_card import ModelCard
-from offline.backfill import run_job
+from offline.backfill import check_sources, run_job
 from offline.late_windows.corrector import CorrectionCounts, open_corrector
 from offline.late_windows.late_events import (
     ARCHIVE,
@@ -36,16 +35,12 @@ from offline.late_windows.late_events import (
 OnStep = Callable[[str], None]
 
 
-def check_arguments(files: Sequence[Path], mapping: Path | None) -> None:
-    """Checks what can be checked before connecting. Raises InputError."""
-    if mapping is not None and not files:
-        raise InputError(f"--mapping {mapping} needs FILE: the topic holds events")
-    for file in files:
-        open_source(file, mapping)
+def check(settings: Settings, files: Sequence[Path], mapping: Path | None) -> None:
+    """Checks what can be checked before connecting: also the files that are read at the end.
 
-
-def check_definitions(settings: Settings) -> None:
-    """Reads the files that the recomputation needs at its end. Raises LiveprofileError."""
+    Raises LiveprofileError.
+    """
+    check_sources(files, mapping)
     read_rules(product_path(settings.rules))
     read_segments(product_path(settings.segments))
     ModelCard.read(product_path(settings.model.checkpoint))

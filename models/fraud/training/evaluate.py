@@ -4,7 +4,7 @@ One alert is a user on a day, whatever the number of that user's flagged events.
 rules, 0 to 1, is the severity of the most severe matching rule, then the ratio of its value to its
 threshold. Rules on the model's score and rules that send no alerts are ignored.
 
-Shape suffixes: N scores, M events, R rules.
+Shape suffixes: N scores, M events.
 """
 
 from __future__ import annotations
@@ -12,18 +12,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from liveprofile.errors import InputError
-from liveprofile.rules.flag_policy import (
-    FlagPolicy,
-    NoPastFlags,
-    RuleEvaluation,
-    RuleMatch,
-    evaluate_rules,
-)
+from liveprofile.rules.flag_policy import RuleMatch, evaluate_rules
 from liveprofile.rules.flags import Severity
 from liveprofile.rules.rules import SCORE_FEATURE, SCORING_ONLY_FEATURES, Rule, RuleSet
 from liveprofile.wire.tokens import EVENT_TYPES
@@ -145,14 +139,6 @@ def alert_metrics(dataset: EventDataset, alert_M: np.ndarray) -> dict[str, Any]:
     }
 
 
-class EventScores(NamedTuple):
-    """Model score and rule results of M events."""
-
-    score_M: np.ndarray  # the model's probability of fraud
-    suspicion_M: np.ndarray  # of the rules, from 0 (no match) to 1
-    alert_MR: np.ndarray  # bool: the rule sends an alert
-
-
 def features_used_by(rules: Sequence[Rule]) -> list[str]:
     """Returns the features of an event that the rules use."""
     used = (
@@ -163,41 +149,25 @@ def features_used_by(rules: Sequence[Rule]) -> list[str]:
     return [name for name in dict.fromkeys(used) if name and name not in SCORING_ONLY_FEATURES]
 
 
-def score_events(
-    model: FraudModel, rules: RuleSet, names: list[str], dataset: EventDataset
-) -> EventScores:
-    """Applies the model and the rules to all events.
+def match_rules(
+    rules: RuleSet, names: list[str], dataset: EventDataset, score_M: np.ndarray
+) -> list[list[RuleMatch]]:
+    """The rules that match each event.
 
-    names: columns of the dataset's features. They must include all that model and rules use.
+    names: columns of the dataset's features. They must include all that the rules use. score_M: the
+    model's.
     """
-    event_rules = rules.evaluated("event")
     columns = dict(zip(names, dataset.labelled.x_NF.T, strict=True))
-    score_M = model.score(columns)
-    columns[SCORE_FEATURE] = score_M
-    columns["event_type"] = np.array(EVENT_TYPES)[dataset.type_M]
-    matches_M = evaluate_rules(event_rules, columns, len(dataset.time_ms_M))
-    # As in the job, a rule raises a flag when it turns true and is not in its cool-down.
-    flags = FlagPolicy(NoPastFlags()).raise_flags(
-        [
-            RuleEvaluation(str(user), int(time_ms), matches, str(index))
-            for index, (user, time_ms, matches) in enumerate(
-                zip(dataset.user_M, dataset.time_ms_M, matches_M, strict=True)
-            )
-        ],
-        rules.version,
-    )
-    alerts = [{flag.rule_id for flag in raised if flag.rule_state == "ACTIVE"} for raised in flags]
-    alert_MR = np.array([[rule.id in rule_ids for rule in event_rules] for rule_ids in alerts])
-    suspicion_M = np.array([_suspicion(matches) for matches in matches_M])
-    return EventScores(score_M, suspicion_M, alert_MR)
+    columns |= {SCORE_FEATURE: score_M, "event_type": np.array(EVENT_TYPES)[dataset.type_M]}
+    return evaluate_rules(rules.evaluated("event"), columns, len(score_M))
 
 
 def uses_score(rule: Rule) -> bool:
     return SCORE_FEATURE in rule.condition.names
 
 
-def _suspicion(matches: Sequence[RuleMatch]) -> float:
-    """Returns a rank above 0, at most 1, or 0. A higher severity outranks any value."""
+def suspicion(matches: Sequence[RuleMatch]) -> float:
+    """The suspicion of an event's matches: 0 without any. A higher severity outranks any value."""
     highest = 0.0
     for rule, value in ((match.rule, match.value) for match in matches):
         if rule.state == "ACTIVE" and not uses_score(rule):

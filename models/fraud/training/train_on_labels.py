@@ -49,8 +49,8 @@ from models.fraud.training.evaluate import (
     alerts_within_budget,
     complete,
     features_used_by,
-    score_events,
-    uses_score,
+    match_rules,
+    suspicion,
 )
 
 NAME = "event-risk-own"
@@ -222,21 +222,19 @@ def _build_dataset(
 def _evaluate_rules(
     model: FraudModel, rules: RuleSet, names: list[str], dataset: EventDataset
 ) -> dict[str, Any]:
-    """Measures each rule, all rules, and as many of their alerts as the model may have."""
-    scores, event_rules = score_events(model, rules, names, dataset), rules.evaluated("event")
-    precision = average_precision_score(dataset.labelled.fraud_N, scores.suspicion_M)
-    alerts = {
-        f"budget_{budget:g}": alerts_within_budget(dataset, scores.suspicion_M, budget)
-        for budget in BUDGETS
-    }
-    without_score_R = np.array([not uses_score(rule) for rule in event_rules], bool)
-    alerts["as_they_are"] = scores.alert_MR[:, without_score_R].any(axis=1)
-    of_rules = zip(event_rules, scores.alert_MR.T, strict=True)
+    """Measures the rules with as many alerts as the model may have."""
+    score_M = model.score(dict(zip(names, dataset.labelled.x_NF.T, strict=True)))
+    suspicion_M = np.array(list(map(suspicion, match_rules(rules, names, dataset, score_M))))
+    precision = average_precision_score(dataset.labelled.fraud_N, suspicion_M)
     return {
         "version": rules.version,
         "average_precision": round(float(precision), 4),
-        "at": {name: alert_metrics(dataset, alert_M) for name, alert_M in alerts.items()},
-        "of_rules": {rule.id: alert_metrics(dataset, alert_M) for rule, alert_M in of_rules},
+        "at": {
+            f"budget_{budget:g}": alert_metrics(
+                dataset, alerts_within_budget(dataset, suspicion_M, budget)
+            )
+            for budget in BUDGETS
+        },
     }
 
 

@@ -208,23 +208,20 @@ def read(
         windows, tokens = _Spool(files, WINDOW_DTYPE), _Spool(files, TOKEN_DTYPE)
         vector_spool = _VectorSpool(files)
         for batch in _read_batches(path, on_progress):
-            rows = [
-                row
-                for row, user in enumerate(batch.user_id)
-                if batch.events[row] and user not in left_out
-            ]
-            parsed = [parse_training_window(batch.events[row]) for row in rows]
-            unusable += sum(window.rejected for window in parsed)
-            used = [
-                (row, window) for row, window in zip(rows, parsed, strict=True) if window.tokens
-            ]
-            rows, parsed = [row for row, _ in used], [window for _, window in used]
+            rows, parsed = [], []
+            for row, (user, events) in enumerate(zip(batch.user_id, batch.events, strict=True)):
+                if events and user not in left_out:
+                    window = parse_training_window(events)
+                    unusable += window.rejected
+                    if window.tokens:
+                        rows.append(row)
+                        parsed.append(window)
             vectors = [window.modalities.vectors for window in parsed]
             if encode_texts:
                 texts = [window.text for window in parsed]
                 vectors = add_text_vectors(vectors, texts, encode_texts)
-            for window, its_vectors in enumerate(vectors, windows.size):
-                vector_spool.add(window, its_vectors)
+            for place, its_vectors in enumerate(vectors, windows.size):
+                vector_spool.add(place, its_vectors)
             windows.add(_window_records(batch, rows, parsed))
             tokens.add(_token_records(parsed, items, categories))
         if not windows.size:
@@ -289,11 +286,7 @@ def _sorted_streams(
         users=len(user_key_U),
         items=item_names,
         categories=category_names,
-        item_N=mapped_zeros(len(tokens), np.int32),
-        category_N=mapped_zeros(len(tokens), np.int32),
-        type_N=mapped_zeros(len(tokens), np.int32),
-        amount_N=mapped_zeros(len(tokens), np.float64),
-        time_ms_N=mapped_zeros(len(tokens), np.int64),
+        **{f"{name}_N": mapped_zeros(len(tokens), TOKEN_DTYPE[name]) for name in TOKEN_DTYPE.names},
         user_W=user_W,
         end_ms_W=end_ms_W,
         first_W=_mapped(last_W - count_W),
@@ -310,9 +303,9 @@ def _sorted_streams(
         part_N, source_W = slice(first[0], last[-1]), order_W[part_W]
         source_end = source_end_W[source_W]
         of_part = tokens[concatenated_ranges(source_end - count_W[part_W], source_end)]
-        streams.item_N[part_N] = item_code[of_part["item"]]
-        streams.category_N[part_N] = category_code[of_part["category"]]
-        for name in ("type", "amount", "time_ms"):
+        of_part["item"] = item_code[of_part["item"]]
+        of_part["category"] = category_code[of_part["category"]]
+        for name in TOKEN_DTYPE.names:
             getattr(streams, f"{name}_N")[part_N] = of_part[name]
         streams.added_WS[part_W] = windows["added"][source_W]
         streams.sums_WS[part_W] = windows["sums"][source_W]
@@ -323,10 +316,10 @@ def _sorted_streams(
     return streams, place_W
 
 
-def _numbered(user_W: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The number of each window's user, and each user's key. `user_W` ascends."""
-    is_new_W = np.append(True, user_W[1:] != user_W[:-1])
-    return _mapped(np.cumsum(is_new_W) - 1), user_W[is_new_W]
+def _numbered(key_W: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The number of each window's user, and each user's key. `key_W` ascends."""
+    is_new_W = np.append(True, key_W[1:] != key_W[:-1])
+    return _mapped(np.cumsum(is_new_W) - 1), key_W[is_new_W]
 
 
 def _mapped(values: np.ndarray) -> np.ndarray:

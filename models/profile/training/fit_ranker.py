@@ -13,6 +13,7 @@ that count; others as in models/profile/ranker/network.py.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -102,7 +103,7 @@ class _RankerTrainer:
             if chosen is None:
                 losses.append(self._validate()[0])
                 if min(losses) == losses[-1]:
-                    best_weights = _copy(ranker)
+                    best_weights = copy.deepcopy(ranker.state_dict())
             elif epoch == chosen["epoch"]:
                 break
         if chosen is None:
@@ -123,7 +124,7 @@ class _RankerTrainer:
         later_W = self.train_W[end_ms_W >= np.median(end_ms_W)]
         later_W = self._sample(later_W, self.recipe.ranker_ndcg_windows)
         report: dict[str, Any] = {"windows": len(later_W)}
-        weights = _copy(self.model.ranker)
+        weights = copy.deepcopy(self.model.ranker.state_dict())
         before = self._validate()[1] if is_validated else 0.0
         list(self._epochs("ranker, NDCG", later_W, on_progress))
         if is_validated:
@@ -191,10 +192,8 @@ class _RankerTrainer:
         own_MF[pair_M >= 0, item.features_MF.shape[1] :] = category.features_MF[pair_M[pair_M >= 0]]
         if shape.categories:  # without categories, nothing else has their features either
             own_MF = own_MF[pair_M >= 0]
-        for scorer, features_MF in (
-            (ranker.categories, category.features_MF),
-            (ranker.items, own_MF),
-        ):
+        scorers = (ranker.categories, category.features_MF), (ranker.items, own_MF)
+        for scorer, features_MF in scorers:
             if len(features_MF):
                 scorer.mean.copy_(torch.from_numpy(features_MF.mean(0)))
                 scorer.std.copy_(torch.from_numpy(features_MF.std(0).clip(min=MIN_STD)))
@@ -232,10 +231,6 @@ class _RankerTrainer:
                 loss += len(windows_B) * losses.set_2.sum().item()
                 ndcg += len(windows_B) * losses.ndcg_at_10_2.mean().item()
         return loss / len(self.validation_W), ndcg / len(self.validation_W)
-
-
-def _copy(ranker: Ranker) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in ranker.state_dict().items()}
 
 
 class RowSets(NamedTuple):

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +14,7 @@ from models.fraud.datasets.event_dataset import downsample_legitimate
 from models.fraud.model import CARD_FILE, TREES_FILE, FraudModel, probability
 from models.fraud.reasons import EARLIER_EVENT, explain, feature_groups, shapley_values
 from models.fraud.training.fit import fit_calibration
-from tests.reference.entity_features import Arrival, Event
+from tests.reference.entity_features import Event
 from tests.reference.scoring import event_parts, first_occurrences
 from tests.support.one_feature_model import one_feature_model
 from tests.support.paths import ROOT
@@ -34,19 +33,19 @@ class ScoredEvents(NamedTuple):
     columns: dict[str, np.ndarray]
 
 
-def lists_of(arrivals: list[Arrival], rows: list[int]) -> EventLists:
+def lists_of(arrivals, rows):
     texts = [event_parts(arrivals, row) for row in rows]
     return parse_lists(read_rows([user_of(arrivals, row) for row in rows], texts))
 
 
 @pytest.fixture(scope="module")
-def shop() -> ScoredEvents:
+def shop():
     rows = [row for row in first_occurrences(ARRIVALS) if row > 200]
     model, lists = FraudModel.load(SHIPPED), lists_of(ARRIVALS, rows)
     return ScoredEvents(model, rows, lists, model.columns(lists))
 
 
-def test_saved_model_gives_the_same_scores_and_files(shop: ScoredEvents, tmp_path: Path) -> None:
+def test_saved_model_gives_the_same_scores_and_files(shop, tmp_path):
     shop.model.save(tmp_path)
     loaded = FraudModel.load(tmp_path)
     assert loaded.version == shop.model.version
@@ -56,7 +55,7 @@ def test_saved_model_gives_the_same_scores_and_files(shop: ScoredEvents, tmp_pat
         assert (tmp_path / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 
 
-def test_score_does_not_depend_on_the_batch(shop: ScoredEvents) -> None:
+def test_score_does_not_depend_on_the_batch(shop):
     scores = shop.model.score(shop.columns)
     assert scores.max() > 0.9
     for row in (0, 17, len(scores) - 1):
@@ -72,7 +71,7 @@ def test_score_does_not_depend_on_the_batch(shop: ScoredEvents) -> None:
         ({"names": ["amount"]}, "its drift reference has"),
     ],
 )
-def test_card_that_does_not_fit_is_rejected(tmp_path: Path, change: dict, message: str) -> None:
+def test_card_that_does_not_fit_is_rejected(tmp_path, change, message):
     folder = shutil.copytree(SHIPPED, tmp_path / "model")
     card = json.loads((folder / CARD_FILE).read_text())
     (folder / CARD_FILE).write_text(json.dumps({**card, **change}))
@@ -80,7 +79,7 @@ def test_card_that_does_not_fit_is_rejected(tmp_path: Path, change: dict, messag
         FraudModel.load(folder)
 
 
-def test_missing_or_broken_model_file_is_rejected(tmp_path: Path) -> None:
+def test_missing_or_broken_model_file_is_rejected(tmp_path):
     with pytest.raises(InputError, match="No such file"):
         FraudModel.load(tmp_path)
     folder = shutil.copytree(SHIPPED, tmp_path / "model")
@@ -89,7 +88,7 @@ def test_missing_or_broken_model_file_is_rejected(tmp_path: Path) -> None:
         FraudModel.load(folder)
 
 
-def test_downsampling_keeps_all_frauds_and_weights_the_other_rows() -> None:
+def test_downsampling_keeps_all_frauds_and_weights_the_other_rows():
     fraud = np.arange(1_000) % 50 == 0
     rows, weight = downsample_legitimate(fraud, legitimate=98)
     assert fraud[rows].sum() == fraud.sum()
@@ -97,7 +96,7 @@ def test_downsampling_keeps_all_frauds_and_weights_the_other_rows() -> None:
     assert downsample_legitimate(fraud)[1] == 1.0
 
 
-def test_calibrated_score_equals_the_share_of_frauds() -> None:
+def test_calibrated_score_equals_the_share_of_frauds():
     random = np.random.default_rng(3)
     true_log_odds = np.sort(random.normal(-2, 2, 60_000))
     fraud = random.random(60_000) < probability(true_log_odds)
@@ -109,7 +108,7 @@ def test_calibrated_score_equals_the_share_of_frauds() -> None:
         assert fraud[part].mean() == pytest.approx(score[part].mean(), abs=noise)
 
 
-def test_each_feature_is_in_one_group_except_event_types() -> None:
+def test_each_feature_is_in_one_group_except_event_types():
     names = tuple(EVENT_FEATURES)
     groups = feature_groups(names)
     grouped = [names[index] for group in groups for index in group.features]
@@ -118,7 +117,7 @@ def test_each_feature_is_in_one_group_except_event_types() -> None:
     assert len({group.code for group in groups}) == len(groups)
 
 
-def test_first_reason_is_the_only_feature_that_the_model_uses(shop: ScoredEvents) -> None:
+def test_first_reason_is_the_only_feature_that_the_model_uses(shop):
     model = one_feature_model("user_purchases_7d", 3)
     x = model.matrix(shop.columns)
     flagged = np.flatnonzero(model.score(shop.columns) > 0.5)[:5]
@@ -135,7 +134,7 @@ def test_first_reason_is_the_only_feature_that_the_model_uses(shop: ScoredEvents
         assert first.weight == pytest.approx(float(values.sum()))
 
 
-def test_reason_names_the_type_of_an_earlier_event(shop: ScoredEvents) -> None:
+def test_reason_names_the_type_of_an_earlier_event(shop):
     model = one_feature_model("user_type_2_before", -1)  # types are numbers from 0
     flagged = np.flatnonzero(~np.isnan(shop.columns["user_type_2_before"]))[:3]
     for place, reasons in zip(
@@ -146,7 +145,7 @@ def test_reason_names_the_type_of_an_earlier_event(shop: ScoredEvents) -> None:
         assert (reasons[0].code, reasons[0].sentence) == ("ORDER", words)
 
 
-def test_drop_of_an_earlier_event_equals_a_history_without_it(shop: ScoredEvents) -> None:
+def test_drop_of_an_earlier_event_equals_a_history_without_it(shop):
     model, x = shop.model, shop.model.matrix(shop.columns)
     for place in np.argsort(-model.log_odds(x)):
         reasons = explain(model, shop.lists, x, np.array([place]))[0]
@@ -166,7 +165,7 @@ def test_drop_of_an_earlier_event_equals_a_history_without_it(shop: ScoredEvents
     assert f"of {reason.value:,.2f}" in reason.sentence
 
 
-def test_unknown_feature_is_no_reason() -> None:
+def test_unknown_feature_is_no_reason():
     model = one_feature_model("coupon_users_1d", 3)
     x = np.zeros(len(model.names), np.float32)
     index = model.names.index("coupon_users_1d")

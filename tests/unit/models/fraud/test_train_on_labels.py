@@ -1,7 +1,5 @@
 """Training on a shop's own events and labels: backfill rows, labels, splits, errors, command."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import replace
@@ -17,19 +15,18 @@ from typer.testing import CliRunner
 from cli.main import app
 from liveprofile.errors import InputError
 from liveprofile.features.entity import ORDER_FEATURES, features_from_lists, parse_lists
-from liveprofile.labels.feedback import LabelRecord
 from liveprofile.privacy import trained_users
 from liveprofile.privacy.trained_users import erase_rows, user_key
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import read_rules
 from liveprofile.units import DAY_MS
 from liveprofile.wire.scored_events import read_rows
-from models.fraud.datasets.labelled_rows import LabelledEvents, LabelLog, read_labelled_events
+from models.fraud.datasets.labelled_rows import LabelLog, read_labelled_events
 from models.fraud.model import FraudModel
 from models.fraud.training import fit
 from models.fraud.training.train_on_labels import DateSplit, train_on_labels
 from offline.backfill import SCORING_ROWS
-from tests.reference.entity_features import Arrival, Event, Label
+from tests.reference.entity_features import Event, Label
 from tests.reference.scoring import event_parts
 
 pytestmark = pytest.mark.slow
@@ -43,7 +40,7 @@ FAST_SETTINGS = ({"max_depth": 3, "rounds": 20, "eta": 0.3},)
 RULES = read_rules(product_path(Path("rules.toml")))
 
 
-def make_events() -> list[Event]:
+def make_events():
     """Users buy on a device of their own; frauds are large amounts on a shared stolen device."""
     random = np.random.default_rng(4)
     events = []
@@ -57,7 +54,7 @@ def make_events() -> list[Event]:
     return events
 
 
-def make_labels(events: list[Event]) -> list[LabelRecord]:
+def make_labels(events):
     """Labels each fraud after 1.5 days, every fourth after 4 days, which exceeds the delay.
 
     Labels every tenth other event as legitimate.
@@ -81,7 +78,7 @@ def make_labels(events: list[Event]) -> list[LabelRecord]:
     return labels
 
 
-def arrivals(events: list[Event], labels: list[LabelRecord]) -> list[Arrival]:
+def arrivals(events, labels):
     by_id = {event.id: event for event in events}
     label_tokens = [
         Label(by_id[label["event_id"]], label["label"] == "fraud", label["time"])
@@ -92,31 +89,24 @@ def arrivals(events: list[Event], labels: list[LabelRecord]) -> list[Arrival]:
     )
 
 
-def write_rows(
-    folder: Path, events: list[Event], labels: list[LabelRecord], files: int = 3
-) -> None:
-    """Writes rows out of order, split over several files."""
-    arrived = arrivals(events, labels)
+def scoring_rows(arrived):
+    """What the backfill writes of the events among the arrivals."""
     rows = [
-        {
-            "user_id": event.user,
-            "event_id": event.id,
-            "event_type": event.type,
-            "event_ms": event.time_ms,
-            "amount": event.amount,
-            "parts": event_parts(arrived, index),
-        }
+        {"user_id": event.user, "parts": event_parts(arrived, index)}
         for index, event in enumerate(arrived)
         if isinstance(event, Event)
     ]
+    return SCORING_ROWS.convert(pa.RecordBatch.from_pylist(rows, SCORING_ROWS.job_schema))
+
+
+def write_rows(folder, events, labels, files=3):
+    """Writes rows out of order, split over several files."""
+    rows = pa.Table.from_batches([scoring_rows(arrivals(events, labels))]).drop_columns("month")
     for number in range(files):
         part = folder / f"month=2024-0{number}"
         part.mkdir(parents=True)
-        schema = SCORING_ROWS.parquet_schema.remove(
-            SCORING_ROWS.parquet_schema.get_field_index("month")
-        )
-        table = pa.Table.from_pylist(rows[number::files][::-1], schema)
-        pq.write_table(table, part / "part-0.parquet", row_group_size=300)
+        own = rows.take(np.arange(number, len(rows), files)[::-1])
+        pq.write_table(own, part / "part-0.parquet", row_group_size=300)
 
 
 EVENTS = make_events()
@@ -124,46 +114,39 @@ LABELS = make_labels(EVENTS)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("rows")
     write_rows(folder, EVENTS, LABELS)
     return folder
 
 
 @pytest.fixture(scope="module")
-def labelled_events(folder: Path) -> LabelledEvents:
+def labelled_events(folder):
     return read_labelled_events(folder, LabelLog.from_records(LABELS))
 
 
 @pytest.fixture(scope="module")
-def trained(
-    labelled_events: LabelledEvents, tmp_path_factory: pytest.TempPathFactory
-) -> FraudModel:
+def trained(labelled_events, tmp_path_factory):
     out = tmp_path_factory.mktemp("model")
     model = train_on_labels(labelled_events, SPLIT, RULES, out, settings=FAST_SETTINGS)
     assert FraudModel.load(out).version == model.version
     return model
 
 
-def test_backfill_drops_duplicates_and_adds_the_month() -> None:
-    duplicated = [
-        EVENTS[0],
-        EVENTS[40],
-        EVENTS[0],
-        EVENTS[40]._replace(time_ms=EVENTS[40].time_ms + 32 * DAY_MS),
-    ]
-    rows = [
-        {"user_id": event.user, "parts": event_parts(duplicated, row)}
-        for row, event in enumerate(duplicated)
-    ]
-    kept = SCORING_ROWS.convert(pa.RecordBatch.from_pylist(rows, SCORING_ROWS.job_schema))
-    assert kept["event_id"].to_pylist() == ["e0", "e40", "e40"]
-    assert kept["month"].to_pylist() == ["2024-01", "2024-01", "2024-02"]
-    assert kept["amount"].to_pylist() == [EVENTS[0].amount, EVENTS[40].amount, EVENTS[40].amount]
-    assert kept["parts"].to_pylist() == [row["parts"] for row in (rows[0], rows[1], rows[3])]
+def test_backfill_drops_duplicates_and_adds_the_month():
+    first, second = EVENTS[0], EVENTS[40]
+    later = second._replace(time_ms=second.time_ms + 32 * DAY_MS)
+    duplicated = [first, second, first, later]
+    kept = scoring_rows(duplicated).to_pydict()
+    assert kept["event_id"] == ["e0", "e40", "e40"]
+    assert kept["event_type"] == ["purchase"] * 3
+    assert kept["event_ms"] == [first.time_ms, second.time_ms, later.time_ms]
+    assert kept["month"] == ["2024-01", "2024-01", "2024-02"]
+    assert kept["amount"] == [first.amount, second.amount, second.amount]
+    assert kept["parts"] == [event_parts(duplicated, row) for row in (0, 1, 3)]
 
 
-def test_features_equal_those_of_the_scoring_pipeline(labelled_events: LabelledEvents) -> None:
+def test_features_equal_those_of_the_scoring_pipeline(labelled_events):
     names = ["amount", "user_events_7d", "device_frauds_7d", "device_risk_1d", "user_new_device"]
     rows = np.array([1_200, 3, 713, 712])
     arrived = arrivals(EVENTS, LABELS)
@@ -176,7 +159,7 @@ def test_features_equal_those_of_the_scoring_pipeline(labelled_events: LabelledE
     assert x_WF[:, names.index("device_frauds_7d")].any()
 
 
-def test_model_finds_more_frauds_than_rules_and_reports_its_baselines(trained: FraudModel) -> None:
+def test_model_finds_more_frauds_than_rules_and_reports_its_baselines(trained):
     metadata = trained.metadata
     assert metadata["test"]["average_precision"] > 0.9
     assert metadata["baselines"]["logistic_regression"]["events"] == metadata["test"]["events"]
@@ -188,14 +171,11 @@ def test_model_finds_more_frauds_than_rules_and_reports_its_baselines(trained: F
     # There are 60 events a day. Each split ends the delay before the next one.
     parts = [metadata[part]["events"] for part in ("train", "validation", "test")]
     assert parts == [7 * 60, 4 * 60, 5 * 60]
-    assert metadata["labels"] == {
-        "given": len(LABELS),
-        "events": len(LABELS),
-        "of_unknown_events": 0,
-    }
+    known = {"given": len(LABELS), "events": len(LABELS), "of_unknown_events": 0}
+    assert metadata["labels"] == known
 
 
-def test_latest_label_before_the_given_time_counts(folder: Path) -> None:
+def test_latest_label_before_the_given_time_counts(folder):
     first = LABELS[0] | {"event_id": "e10", "label": "fraud", "time": START_MS + 1_000}
     later = first | {"label": "legitimate", "time": "2024-01-01T00:00:02Z"}
     events = read_labelled_events(folder, LabelLog.from_records([later, first]))
@@ -205,8 +185,8 @@ def test_latest_label_before_the_given_time_counts(folder: Path) -> None:
 
 
 def test_rows_of_users_who_are_left_out_are_those_that_an_erasure_would_take_out(
-    folder: Path, labelled_events: LabelledEvents, tmp_path: Path
-) -> None:
+    folder, labelled_events, tmp_path
+):
     shutil.copytree(folder, tmp_path / "rows")
     gone = {"u3", "u7", "nobody"}
     assert sum(each.erased for each in erase_rows(tmp_path / "rows", gone)) > 50
@@ -224,7 +204,7 @@ def test_rows_of_users_who_are_left_out_are_those_that_an_erasure_would_take_out
     assert events.fingerprint() == expected.fingerprint() != labelled_events.fingerprint()
 
 
-def change_after(after_ms: int) -> tuple[list[Event], list[LabelRecord]]:
+def change_after(after_ms):
     events = [
         event if event.time_ms < after_ms else event._replace(amount=7.0, device="another")
         for event in EVENTS
@@ -238,9 +218,7 @@ def change_after(after_ms: int) -> tuple[list[Event], list[LabelRecord]]:
 
 
 @pytest.mark.parametrize("part", ["validation", "test"])
-def test_later_events_and_labels_do_not_change_earlier_splits(
-    trained: FraudModel, tmp_path: Path, part: str
-) -> None:
+def test_later_events_and_labels_do_not_change_earlier_splits(trained, tmp_path, part):
     """Changes all events and labels from the start of a split on, including later labels of earlier
     events. The results of the earlier splits stay identical."""
     start_ms = SPLIT.spans_ms[part][0]
@@ -273,13 +251,13 @@ def test_later_events_and_labels_do_not_change_earlier_splits(
     ],
 )
 def test_split_that_is_empty_or_has_too_few_or_incomplete_labels_is_rejected(
-    labelled_events: LabelledEvents, changed: dict, message: str
-) -> None:
+    labelled_events, changed, message
+):
     with pytest.raises(InputError, match=message):
         train_on_labels(labelled_events, replace(SPLIT, **changed), RULES, settings=FAST_SETTINGS)
 
 
-def test_unusable_rows_or_labels_are_rejected(folder: Path, tmp_path: Path) -> None:
+def test_unusable_rows_or_labels_are_rejected(folder, tmp_path):
     labels = LabelLog.from_records(LABELS)
     with pytest.raises(InputError, match="no events in them"):
         read_labelled_events(tmp_path, labels)
@@ -302,9 +280,7 @@ def test_unusable_rows_or_labels_are_rejected(folder: Path, tmp_path: Path) -> N
         read_labelled_events(tmp_path, labels)
 
 
-def test_train_command_writes_the_model_and_reports_rejected_labels(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_train_command_writes_the_model_and_reports_rejected_labels(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(fit, "SETTINGS", FAST_SETTINGS)
     file, out = tmp_path / "labels.jsonl", tmp_path / "model"
     file.write_text("".join(json.dumps(label) + "\n" for label in [*LABELS, {"event_id": "e1"}]))

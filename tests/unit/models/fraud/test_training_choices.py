@@ -1,19 +1,13 @@
 """What the training of the fraud model chooses: order, the forest, thresholds."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 
 from liveprofile.features.entity import ORDER_FEATURES
 from models.fraud.datasets.event_dataset import LabelledFeatures
 from models.fraud.model import trees_log_odds
-from models.fraud.training.evaluate import (
-    NO_ALERT_SCORE,
-    threshold_by_budget,
-    threshold_by_cost,
-)
-from models.fraud.training.fit import TreeInputs, choose_order, fit_trees
+from models.fraud.training.evaluate import NO_ALERT_SCORE, threshold_by_budget, threshold_by_cost
+from models.fraud.training.fit import choose_order, fit_trees
 from models.fraud.transitions import COLUMNS
 
 SETTING = {"max_depth": 2, "rounds": 20, "eta": 0.3}
@@ -24,7 +18,7 @@ FOREST = 6.0
 USERS = np.arange(1_500) % 300
 
 
-def order_split(decisive: str, seed: int) -> LabelledFeatures:
+def order_split(decisive, seed):
     """Events whose label is the sign of one column. Types are 0 to 5, gaps above 0."""
     columns, random = [*ORDER_NAMES, *ORDER_FEATURES], np.random.default_rng(seed)
     x_NF = random.lognormal(3, 2, (len(USERS), len(columns))).astype(np.float32)
@@ -35,12 +29,12 @@ def order_split(decisive: str, seed: int) -> LabelledFeatures:
     return LabelledFeatures(x_NF, decisive_N > np.quantile(decisive_N, 0.8))
 
 
-def choose(decisive: str) -> tuple[TreeInputs, dict]:
+def choose(decisive):
     train, validation = order_split(decisive, 0), order_split(decisive, 1)
     return choose_order(train, USERS, 1.0, validation, USERS, ORDER_NAMES, SETTING)
 
 
-def test_order_is_chosen_if_it_shows_the_frauds() -> None:
+def test_order_is_chosen_if_it_shows_the_frauds():
     inputs, report = choose("user_gap_3_before")
     assert inputs.names == [*ORDER_NAMES, *ORDER_FEATURES]
     assert inputs.tree_names == [*inputs.names, *COLUMNS]
@@ -50,7 +44,7 @@ def test_order_is_chosen_if_it_shows_the_frauds() -> None:
     assert report["gain_95"][0] > 0.5
 
 
-def test_order_is_not_chosen_if_other_features_show_the_frauds() -> None:
+def test_order_is_not_chosen_if_other_features_show_the_frauds():
     inputs, report = choose("amount")
     assert inputs.names == inputs.tree_names == ORDER_NAMES
     assert inputs.transitions is None
@@ -58,7 +52,7 @@ def test_order_is_not_chosen_if_other_features_show_the_frauds() -> None:
     assert set(report["average_precision"]) == {"without", "with"}
 
 
-def events(noise: float = 0.0, count: int = 4_000) -> LabelledFeatures:
+def events(noise=0.0, count=4_000):
     """Each column decides which events are frauds, up to noise; a twentieth is.
 
     A node of the forest sees one of the three columns, drawn by chance.
@@ -70,9 +64,7 @@ def events(noise: float = 0.0, count: int = 4_000) -> LabelledFeatures:
     return LabelledFeatures(x_NF, suspicion_N > np.quantile(suspicion_N, 0.95))
 
 
-def forest_log_odds(
-    dataset: LabelledFeatures, legitimate_weight: float, boosted: dict
-) -> np.ndarray:
+def forest_log_odds(dataset, legitimate_weight, boosted):
     """(N,) what the forest adds."""
     alone, both = (
         fit_trees(dataset, legitimate_weight, COLUMN_NAMES, boosted | {"forest": forest})
@@ -82,9 +74,7 @@ def forest_log_odds(
 
 
 @pytest.mark.parametrize("legitimate_weight", [1.0, 4.0])
-def test_forest_adds_its_log_odds_times_the_share_of_frauds_above_the_average(
-    legitimate_weight: float,
-) -> None:
+def test_forest_adds_its_log_odds_times_the_share_of_frauds_above_the_average(legitimate_weight):
     dataset = events()
     added_N = forest_log_odds(dataset, legitimate_weight, BOOSTED)
     share = 0.05 / (0.05 + 0.95 * legitimate_weight)
@@ -93,14 +83,14 @@ def test_forest_adds_its_log_odds_times_the_share_of_frauds_above_the_average(
     assert np.median(added_N[~dataset.fraud_N]) == pytest.approx(-FOREST * share, rel=0.05)
 
 
-def test_threshold_by_cost_has_the_minimum_cost_of_all_thresholds() -> None:
+def test_threshold_by_cost_has_the_minimum_cost_of_all_thresholds():
     random = np.random.default_rng(5)
     for _ in range(20):
         score = np.floor(random.random(60) * 10) / 10  # with ties
         fraud, amount = random.random(60) < score / 2, random.lognormal(3, 1, 60)
         false_alarm = float(random.choice([0, 5, 40]))
 
-        def cost(threshold: float, score=score, fraud=fraud, amount=amount) -> float:
+        def cost(threshold, score=score, fraud=fraud, amount=amount):
             alert = score >= threshold
             return (alert & ~fraud).sum() * false_alarm + amount[fraud & ~alert].sum()  # noqa: B023
 
@@ -108,12 +98,12 @@ def test_threshold_by_cost_has_the_minimum_cost_of_all_thresholds() -> None:
         assert cost(threshold) == pytest.approx(min(map(cost, [*score, NO_ALERT_SCORE + 1])))
 
 
-def test_threshold_by_budget_is_the_lowest_that_keeps_the_budget() -> None:
+def test_threshold_by_budget_is_the_lowest_that_keeps_the_budget():
     random = np.random.default_rng(6)
     score = np.floor(random.random(500) * 100) / 100
     day, user = random.integers(0, 10, 500), random.integers(0, 40, 500)
 
-    def flagged(threshold: float) -> int:
+    def flagged(threshold):
         alert = score >= threshold
         return len({(d, u) for d, u in zip(day[alert], user[alert], strict=True)})
 

@@ -1,9 +1,6 @@
 """The Markov model of the last events against plain Python (tests/reference/transitions.py)."""
 
-from __future__ import annotations
-
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +16,7 @@ from tests.reference import transitions as reference
 NAMES = [name for name in EVENT_FEATURES if name.split("_")[0] in ("user", "is")]
 
 
-def make_pasts(count: int, seed: int) -> list[list[reference.Event]]:
+def make_pasts(count, seed):
     """1 to 12 events of random types, some in the same millisecond."""
     random = np.random.default_rng(seed)
     pasts = []
@@ -31,7 +28,7 @@ def make_pasts(count: int, seed: int) -> list[list[reference.Event]]:
     return pasts
 
 
-def features(pasts: list[list[reference.Event]]) -> np.ndarray:
+def features(pasts):
     """(n, F) the columns of NAMES that the model reads; the others are 0."""
     x_nF = np.zeros((len(pasts), len(NAMES)), np.float32)
     for row, past in enumerate(pasts):
@@ -51,7 +48,7 @@ PASTS = make_pasts(400, 0)
 FRAUDS = np.random.default_rng(1).random(len(PASTS)) < 0.2
 
 
-def test_columns_equal_the_reference() -> None:
+def test_columns_equal_the_reference():
     model = TransitionModel.fit(features(PASTS), NAMES, FRAUDS)
     ratios = reference.log_ratios(PASTS, FRAUDS.tolist())
     assert model.ratio_SS.shape == (STATES, STATES) == (len(reference.STATES),) * 2
@@ -64,7 +61,7 @@ def test_columns_equal_the_reference() -> None:
     np.testing.assert_allclose(found[:, len(NAMES) :], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_columns_of_a_training_event_do_not_depend_on_the_labels_of_its_user() -> None:
+def test_columns_of_a_training_event_do_not_depend_on_the_labels_of_its_user():
     user_n = np.arange(len(PASTS)) % 50 + (1 << 32)
     x_nF = features(PASTS)
     before = append_out_of_fold(x_nF, NAMES, FRAUDS, user_n)
@@ -74,7 +71,7 @@ def test_columns_of_a_training_event_do_not_depend_on_the_labels_of_its_user() -
     assert (before != after).any()
 
 
-def fitted() -> FraudModel:
+def fitted():
     """Trees on the columns of a Markov model alone."""
     transitions = TransitionModel.fit(features(PASTS), NAMES, FRAUDS)
     inputs = transitions.append(features(PASTS), NAMES)
@@ -89,7 +86,7 @@ def fitted() -> FraudModel:
     return FraudModel("order", NAMES, 3, booster, calibration, usual, {}, transitions=transitions)
 
 
-def test_saved_model_scores_as_before_and_its_version_names_the_transitions(tmp_path: Path) -> None:
+def test_saved_model_scores_as_before_and_its_version_names_the_transitions(tmp_path):
     model, x_nF = fitted(), features(make_pasts(50, 3))
     model.save(tmp_path)
     loaded = FraudModel.load(tmp_path)
@@ -101,7 +98,7 @@ def test_saved_model_scores_as_before_and_its_version_names_the_transitions(tmp_
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\0" * 4 * STATES**2])
-def test_missing_or_wrong_transitions_are_rejected(tmp_path: Path, content: bytes | None) -> None:
+def test_missing_or_wrong_transitions_are_rejected(tmp_path, content):
     fitted().save(tmp_path)
     (tmp_path / TRANSITIONS_FILE).unlink()
     if content is not None:
@@ -110,7 +107,7 @@ def test_missing_or_wrong_transitions_are_rejected(tmp_path: Path, content: byte
         FraudModel.load(tmp_path)
 
 
-def test_shapley_values_of_transitions_belong_to_the_types_of_earlier_events() -> None:
+def test_shapley_values_of_transitions_belong_to_the_types_of_earlier_events():
     """The values of an event and the bias add up to its log-odds."""
     model, x_nF = fitted(), features([past for past in make_pasts(60, 4) if len(past) > 8])
     values_nF = shapley_values(model, x_nF)

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from typer.testing import CliRunner
 
-from benchmarks.load.rows import batches
+import cli.learning.train  # noqa: F401 (its commands exist before a test changes the recipes)
+from benchmarks.load.rows import as_table, batches
 from benchmarks.load.workload import EventMessage
-from cli.learning import train
 from cli.main import app
 from liveprofile.settings import load
 from liveprofile.units import DAY_MS
@@ -40,9 +40,6 @@ MINIATURE = dataclasses.replace(
     curve_moments=12,
     curve_epochs=2,
 )
-
-
-COMMANDS = train.train  # made before a test changes the recipes
 
 
 def run(command, *arguments, **paths):
@@ -74,23 +71,36 @@ def job_batches(users=16, days=40, has_categories=True):
         for user in range(users)
         if user < 12 or day < 20
     ]
-    messages = (EventMessage(b"", orjson.dumps(event)) for event in events)
+    return daily_batches(EventMessage(b"", orjson.dumps(event)) for event in events)
+
+
+def daily_batches(messages):
+    """The windows of a day, as the job's operator receives them."""
     return batches(messages, load(window={"length_ms": DAY_MS}), batch_rows=1_000)
+
+
+def rows_table(parts):
+    """The training rows of the operator's batches."""
+    return pa.concat_tables(map(as_table, parts))
 
 
 def write_rows(folder, users=16, days=40, has_categories=True):
     """Writes the training rows of `job_batches` to a new folder and returns the folder."""
     folder.mkdir()
-    table = {"user_id": [], "window_end_ms": [], "events": [], "added": [], "sums": []}
-    for batch in job_batches(users, days, has_categories):
-        table["user_id"] += batch.user_id
-        table["window_end_ms"] += batch.window_end_ms.tolist()
-        # Newest first, because the SQL does not encode events in order of time.
-        table["events"] += [EVENT.join(reversed(text.split(EVENT))) for text in batch.events]
-        table["added"] += batch.added.tolist()
-        table["sums"] += batch.sums.tolist()
-    pq.write_table(pa.table(table), folder / "part-0.parquet")
+    table = rows_table(job_batches(users, days, has_categories))
+    # Newest first, because the SQL does not encode events in order of time.
+    newest_first = [EVENT.join(reversed(row.split(EVENT))) for row in table["events"].to_pylist()]
+    place = table.schema.get_field_index("events")
+    pq.write_table(table.set_column(place, "events", [newest_first]), folder / "part-0.parquet")
     return folder
+
+
+def write_params(file, wanted):
+    """The file of --params that makes `general-7-days` the recipe `wanted`; returns the file."""
+    base = dataclasses.asdict(recipe("general-7-days"))
+    changed = {k: v for k, v in dataclasses.asdict(wanted).items() if k != "name" and v != base[k]}
+    file.write_text("".join(f"{name} = {value}\n" for name, value in changed.items()))
+    return file
 
 
 def purchase_token(step, category=1, rank=0, kind=PURCHASE):

@@ -41,6 +41,18 @@ def make_streams(user_N, time_ms_N, type_N, amount_N, item_N, window_ms=DAY_MS):
     return Streams(**{name: fields.get(name) for name in Streams._fields})
 
 
+def streams_of_rows(rows):
+    """`make_streams` of rows (user, time in ms, type, amount, item)."""
+    return make_streams(*(np.array(column) for column in zip(*rows, strict=True)))
+
+
+def split_at(streams, *days):
+    """The windows that end up to each of three days after START_MS."""
+    until_ms = [START_MS + day * DAY_MS for day in days]
+    part_W = np.searchsorted(until_ms, np.asarray(streams.end_ms_W))
+    return Split(*(np.flatnonzero(part_W == part) for part in range(3)), *until_ms)
+
+
 def churning_customers(users=80, days=200, seed=2):
     """Purchases at each user's own rate and amount until the user churns, half of them early.
 
@@ -58,18 +70,10 @@ def churning_customers(users=80, days=200, seed=2):
                     item = 1 if last_days and random.random() < 0.8 else random.integers(2, 40)
                     time_ms = START_MS + day * DAY_MS + random.integers(DAY_MS)
                     rows.append((user, time_ms, PURCHASE, amount * random.lognormal(0, 0.3), item))
-    return make_streams(*(np.array(column) for column in zip(*rows, strict=True)))
+    return streams_of_rows(rows)
 
 
 def corpus_and_split(streams):
     """With a split at days 110, 150 and 200."""
     corpus = build_corpus(streams, Vocabulary([], 1), Vocabulary([], 1))
-    end_ms_W = np.asarray(streams.end_ms_W)
-    until_ms = [START_MS + day * DAY_MS for day in (110, 150, 200)]
-    split = Split(
-        np.flatnonzero(end_ms_W <= until_ms[0]),
-        np.flatnonzero((end_ms_W > until_ms[0]) & (end_ms_W <= until_ms[1])),
-        np.flatnonzero(end_ms_W > until_ms[1]),
-        *until_ms,
-    )
-    return corpus, split
+    return corpus, split_at(streams, 110, 150, 200)

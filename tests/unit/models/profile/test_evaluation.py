@@ -15,7 +15,7 @@ from models.profile import recipes
 from models.profile.data import training_rows
 from models.profile.data.examples import PURCHASE, VIEW
 from models.profile.data.moments import Outcomes, outcomes
-from models.profile.data.prepared import Split, split_by_time
+from models.profile.data.prepared import split_by_time
 from models.profile.evaluation.any_time import (
     HORIZONS_DAYS,
     Predictions,
@@ -41,27 +41,23 @@ from tests.unit.models.profile.synthetic_streams import (
     START_MS,
     churning_customers,
     corpus_and_split,
-    make_streams,
+    split_at,
+    streams_of_rows,
 )
 
 
 def streams_of(*events):
-    """Events as (user, day, item, type); item 0 has no name."""
-    user, day, item, kind = (np.array(column) for column in zip(*events, strict=True))
-    return make_streams(user, START_MS + day * DAY_MS, kind, np.ones(len(user)), item)
+    """Events as (user, day, item) or (user, day, item, type); item 0 has no name."""
+    typed = ((*event, PURCHASE)[:4] for event in events)
+    return streams_of_rows(
+        [(user, START_MS + day * DAY_MS, kind, 1.0, item) for user, day, item, kind in typed]
+    )
 
 
 SHOP = streams_of(
-    (0, 0, 3, PURCHASE),
-    (0, 0, 4, PURCHASE),
-    (0, 2, 4, PURCHASE),
-    (0, 2, 4, PURCHASE),
-    (0, 2, 5, VIEW),
-    (0, 2, 0, VIEW),
-    (0, 2, 3, RETURN),
-    (0, 5, 6, PURCHASE),
-    (1, 1, 6, PURCHASE),
-    (1, 3, 0, PURCHASE),
+    *((0, 0, 3), (0, 0, 4)),
+    *((0, 2, 4), (0, 2, 4), (0, 2, 5, VIEW), (0, 2, 0, VIEW), (0, 2, 3, RETURN)),
+    *((0, 5, 6), (1, 1, 6), (1, 3, 0)),
 )
 ALL = np.arange(5)
 
@@ -99,8 +95,8 @@ def test_repeat_and_explore_count_only_their_members_of_the_same_ranking():
 
 
 def test_best_ranking_has_the_score_1_also_for_more_than_ten_members():
-    events = [(0, 0, 1, PURCHASE), *((0, 1, item, PURCHASE) for item in range(1, 15))]
-    baskets = next_baskets(streams_of(*events), "item", np.array([1]))
+    streams = streams_of((0, 0, 1), *((0, 1, item) for item in range(1, 15)))
+    baskets = next_baskets(streams, "item", np.array([1]))
     scores = basket_scores(baskets, np.arange(1, 11)[None])
     np.testing.assert_allclose(scores.ndcg_at_10, [1])
     np.testing.assert_allclose(scores.recall_at_10, [10 / 14])
@@ -108,32 +104,7 @@ def test_best_ranking_has_the_score_1_also_for_more_than_ten_members():
 
 def random_shop(seed):
     random = np.random.default_rng(seed)
-    events = 2_000
-    return make_streams(
-        random.integers(0, 30, events),
-        START_MS + random.integers(0, 40, events) * DAY_MS,
-        np.full(events, PURCHASE),
-        np.ones(events),
-        random.integers(1, 20, events),
-    )
-
-
-@pytest.mark.parametrize("kind", ["item", "category"])
-def test_permuting_the_events_of_a_window_changes_no_score(kind):
-    """The lines of a receipt have one time: a measure must not know their order."""
-    streams = random_shop(1)
-    random = np.random.default_rng(2)
-    order = np.concatenate(
-        [
-            random.permutation(np.arange(first, last))
-            for first, last in zip(streams.first_W, streams.last_W, strict=True)
-        ]
-    )
-    shuffled = streams._replace(item_N=streams.item_N[order], category_N=streams.category_N[order])
-    windows = np.arange(len(streams.user_W))
-    first, second = (next_baskets(each, kind, windows) for each in (streams, shuffled))
-    for actual, expected in zip(second[:5], first[:5], strict=True):
-        np.testing.assert_array_equal(actual, expected)
+    return streams_of(*random.integers((0, 0, 1), (30, 40, 20), (2_000, 3)).tolist())
 
 
 def test_comparison_has_scores_differences_and_intervals_by_part():
@@ -303,25 +274,13 @@ def shop(until=DAYS):
             random = np.random.default_rng((1, user, day))
             items = own if day < until else np.arange(1, 60)
             rows += [(user, day, item) for item in random.choice(items, 3, replace=False)]
-    user, day, item = np.array(rows).T
-    time_ms = START_MS + day * DAY_MS
-    return make_streams(user, time_ms, np.full(len(user), PURCHASE), np.ones(len(user)), item)
-
-
-def split_of(streams, train_days=50, validation_days=65):
-    day = (streams.end_ms_W - START_MS) // DAY_MS
-    parts = (
-        day <= train_days,
-        (day > train_days) & (day <= validation_days),
-        day > validation_days,
-    )
-    return Split(*(np.flatnonzero(part) for part in parts), 0, 0, 0)
+    return streams_of(*rows)
 
 
 @pytest.mark.slow
 def test_baselines_rank_habits_above_popularity():
     streams = shop()
-    split = split_of(streams)
+    split = split_at(streams, 50, 65, DAYS)
     targets = next_baskets(streams, "item", split.test)
     recall = {
         name: basket_scores(targets, each.ranking_RK).recall_at_10.mean()
@@ -334,7 +293,7 @@ def test_baselines_rank_habits_above_popularity():
 def test_purchases_after_a_window_change_none_of_its_rankings():
     first, changed = [], []
     for streams, found in ((shop(), first), (shop(until=70), changed)):
-        split = split_of(streams)
+        split = split_at(streams, 50, 65, DAYS)
         targets = next_baskets(streams, "item", split.test)
         early = streams.end_ms_W[targets.window_W] <= START_MS + 70 * DAY_MS
         assert early.any() and not early.all()
@@ -348,11 +307,8 @@ def test_purchases_after_a_window_change_none_of_its_rankings():
 def test_own_counts_decay_and_are_completed_by_popular_codes():
     # User 0: item 1 three times, item 2 later in two windows. User 1: item 3 in three windows.
     events = [(0, 0, 1)] * 3 + [(0, 30, 2), (0, 60, 2), (0, 60, 0), (0, 61, 5)]
-    events += [(1, 0, 3), (1, 1, 3), (1, 2, 3), (0, 60, 4)]
-    user, day, item = np.array(events).T
-    kind = np.where(item == 4, RETURN, PURCHASE)
-    streams = make_streams(user, START_MS + day * DAY_MS, kind, np.ones(len(user)), item)
-    baskets = Baskets.from_streams(streams, "item")
+    events += [(1, 0, 3), (1, 1, 3), (1, 2, 3), (0, 60, 4, RETURN)]
+    baskets = Baskets.from_streams(streams_of(*events), "item")
     popularity_C = baskets.popularity(np.arange(len(baskets.user_W)))
 
     def rank(window, *settings):

@@ -13,10 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.sparse import issparse
 
-from benchmarks.load.rows import as_table, batches
 from benchmarks.load.workload import START_MS, Workload
 from liveprofile.events.window import parse_windows
-from liveprofile.settings import load
 from liveprofile.units import DAY_MS
 from liveprofile.wire.histories import read_histories
 from models.profile.data import training_rows
@@ -32,7 +30,7 @@ from models.profile.data.prepared import prepare
 from models.profile.encoding import Encoder, Layout, Vocabulary
 from models.profile.evaluation.served import _tokens
 from models.profile.recipes import recipe
-from tests.unit.models.profile.miniature import MINIATURE, job_batches
+from tests.unit.models.profile.miniature import MINIATURE, daily_batches, job_batches, rows_table
 from udfs.profile import assemble
 
 HORIZON_DAYS, DECAY_DAYS, MAX_LEN = 3, 30.0, 32
@@ -48,8 +46,7 @@ RECIPE = dataclasses.replace(
 @pytest.fixture(scope="module")
 def table():
     workload = Workload(n=6_000, users=40, zipf=1.05, hours=14 * 24)
-    made = batches(workload.messages(), load(window={"length_ms": DAY_MS}), 1_000)
-    return pa.concat_tables(map(as_table, made))
+    return rows_table(daily_batches(workload.messages()))
 
 
 def without_future(table):

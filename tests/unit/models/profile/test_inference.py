@@ -30,7 +30,6 @@ from tests.unit.models.profile.miniature import (
     assert_scores_equal,
     memories_of,
     purchase_token,
-    random_tokens,
     usual_tokens,
 )
 
@@ -187,23 +186,6 @@ def test_scores_before_the_window_do_not_depend_on_it(miniature_model):
             value, other = getattr(scores, name), getattr(other_scores, name)
             np.testing.assert_allclose(value, other, 1e-5, 1e-5)
     assert np.abs(scores.embedding_after - other_scores.embedding_after).max() > 1e-3
-
-
-@pytest.mark.slow
-def test_row_scores_the_same_alone_and_in_any_batch(miniature_model, miniature_checkpoint):
-    histories, windows = random_tokens()
-    together = miniature.score(miniature_model, histories, windows)
-    alone = [
-        miniature.score(miniature_model, [history], [window])
-        for history, window in zip(histories, windows, strict=True)
-    ]
-    for name in together._fields[:-1]:
-        stacked = np.concatenate([getattr(scores, name) for scores in alone])
-        np.testing.assert_allclose(getattr(together, name), stacked, 1e-5, 1e-5, err_msg=name)
-    small_batches = ProfileModel.load(
-        miniature_checkpoint[0], device="cpu", batch_rows=7, length_buckets=(4, 5, 20)
-    )
-    assert_scores_equal(together, miniature.score(small_batches, histories, windows))
 
 
 @pytest.mark.slow

@@ -1,12 +1,8 @@
 """The ranker: what it reads of a memory, its losses, what it learns, and that serving ranks so."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import math
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -25,38 +21,32 @@ from liveprofile.wire.histories import (
 from liveprofile.wire.tokens import TYPE_INDEX
 from models.profile import checkpoint
 from models.profile.data.examples import build_corpus
-from models.profile.data.prepared import PreparedData, Split
+from models.profile.data.prepared import PreparedData
 from models.profile.encoding import Vocabulary
 from models.profile.evaluation import next_basket, served
 from models.profile.evaluation.next_basket_baselines import OwnCounts
 from models.profile.inference import ProfileModel
 from models.profile.network import BehaviourTransformer, Shape
-from models.profile.ranker.memory import (
-    PAIR_FEATURES,
-    MemoryReader,
-    MemoryTokens,
-    pairs,
-)
+from models.profile.ranker.memory import PAIR_FEATURES, MemoryReader, pairs
 from models.profile.ranker.network import item_candidates, memory_pairs
 from models.profile.training import fit_ranker
 from models.profile.training.fit_ranker import RankingExamples, ndcg_at_10, ndcg_loss, set_loss
 from models.profile.values import INPUTS, ValueCurveHead
 from tests.unit.models.profile.miniature import MINIATURE
-from tests.unit.models.profile.synthetic_streams import START_MS, make_streams
+from tests.unit.models.profile.synthetic_streams import START_MS, split_at, streams_of_rows
 
 PURCHASE, RETURN = TYPE_INDEX["purchase"], TYPE_INDEX["return"]
-Rows = list[list[tuple[int, list[MemoryToken]]]]
 
 
-def token(item: str, category: str = "c", kind: int = PURCHASE) -> MemoryToken:
+def token(item, category="c", kind=PURCHASE):
     return MemoryToken(kind, item, category)
 
 
-def read(rows: Rows) -> MemoryTokens:
+def read(rows):
     return MemoryReader(["a", "b"], ["c", "d"]).read(of_windows(rows))
 
 
-def test_counts_recency_and_gaps_of_an_item() -> None:
+def test_counts_recency_and_gaps_of_an_item():
     row = [
         (0, [token("a")]),
         (10 * DAY_MS, [token("a"), token("a"), token("b")]),
@@ -65,7 +55,7 @@ def test_counts_recency_and_gaps_of_an_item() -> None:
     tokens = read([[(9 * DAY_MS, [token("b")])], row])
     found = pairs(tokens, tokens.item_T)
 
-    def features(row: int, code: int) -> dict[str, float]:
+    def features(row, code):
         [index] = np.flatnonzero((found.row_M == row) & (found.code_M == code))
         return dict(zip(PAIR_FEATURES, found.features_MF[index].tolist(), strict=True))
 
@@ -91,13 +81,13 @@ def test_counts_recency_and_gaps_of_an_item() -> None:
     assert once["once"] == once["in_last_window"] == 1 and once["last_over_gap"] == 0
 
 
-def test_returns_and_missing_ids_count_as_no_id() -> None:
+def test_returns_and_missing_ids_count_as_no_id():
     tokens = read([[(0, [token("a", kind=RETURN), token("", ""), token("b")])]])
     assert tokens.item_T.tolist() == [0, 0, 2] and tokens.category_T.tolist() == [0, 0, 1]
     assert pairs(tokens, tokens.item_T).code_M.tolist() == [2]
 
 
-def test_further_ids_follow_the_names_until_they_are_forgotten() -> None:
+def test_further_ids_follow_the_names_until_they_are_forgotten():
     reader = MemoryReader(["a", "b"], ["c"], max_windows=9)
     tokens = reader.read(of_windows([[(0, [token("new"), token("b", "other")])]]))
     assert [reader.items.names[code - 1] for code in tokens.item_T] == ["new", "b"]
@@ -109,7 +99,7 @@ def test_further_ids_follow_the_names_until_they_are_forgotten() -> None:
     assert [reader.items.names[code - 1] for code in tokens.item_T] == ["5", "a"]
 
 
-def test_tie_breaks_depend_on_names_only() -> None:
+def test_tie_breaks_depend_on_names_only():
     values = []
     for order in ("xy", "yx"):
         reader = MemoryReader(["a"], [])
@@ -130,7 +120,7 @@ ROWS = [
 ]
 
 
-def test_candidates_are_the_memory_and_the_new_ones_of_the_trunk() -> None:
+def test_candidates_are_the_memory_and_the_new_ones_of_the_trunk():
     reader = MemoryReader([f"i{n}" for n in range(NAMED)], [f"c{n}" for n in range(CATEGORIES)])
     item, category = memory_pairs(reader.read(of_windows(ROWS)))
     trunk_BK = np.array([[4, 0], [5, 2], [1, 3]])
@@ -152,7 +142,7 @@ def test_candidates_are_the_memory_and_the_new_ones_of_the_trunk() -> None:
     ]
 
 
-def test_set_loss_is_the_cross_entropy_with_all_positives() -> None:
+def test_set_loss_is_the_cross_entropy_with_all_positives():
     logit = torch.tensor([1.0, 2.0, 0.5, 0.1, -1.0])
     row, positive = np.array([0, 0, 0, 1, 1]), np.array([True, False, True, False, False])
     total = math.log(sum(math.exp(value) for value in (1.0, 2.0, 0.5)))
@@ -160,7 +150,7 @@ def test_set_loss_is_the_cross_entropy_with_all_positives() -> None:
     assert set_loss(logit, row, positive, rows=2).item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_ndcg_loss_weighs_each_pair_by_the_ndcg_that_a_swap_changes() -> None:
+def test_ndcg_loss_weighs_each_pair_by_the_ndcg_that_a_swap_changes():
     # Row 0 ranks negative, positive, negative; row 1 has a single candidate.
     logit = torch.tensor([0.5, -1.0, 2.0, 0.3])
     row, positive = np.array([0, 0, 0, 1]), np.array([True, False, False, True])
@@ -171,7 +161,7 @@ def test_ndcg_loss_weighs_each_pair_by_the_ndcg_that_a_swap_changes() -> None:
     assert loss.item() == pytest.approx(expected / 2, rel=1e-6)
 
 
-def test_ndcg_is_that_of_the_evaluation() -> None:
+def test_ndcg_is_that_of_the_evaluation():
     random, rows, codes = np.random.default_rng(5), 20, 60
     logit_RC = random.normal(size=(rows, codes)).astype(np.float32)
     member_RC = random.random((rows, codes)) < random.uniform(0.02, 0.5, (rows, 1))
@@ -196,7 +186,7 @@ RECIPE = dataclasses.replace(
 
 
 @pytest.fixture(scope="module")
-def shop() -> PreparedData:
+def shop():
     """Users have twelve items each, four of them on each third day. Counts tell nothing."""
     random = np.random.default_rng(4)
     rows = []
@@ -205,18 +195,15 @@ def shop() -> PreparedData:
         for day in range(DAYS):
             for item in random.permutation(own[day % EVERY_DAYS :: EVERY_DAYS]):
                 rows.append((user, START_MS + day * DAY_MS, PURCHASE, 1.0, item))
-    streams = make_streams(*(np.array(column) for column in zip(*rows, strict=True)))
+    streams = streams_of_rows(rows)
     # Most items have no name in the model: a memory names them.
     items, categories = streams.items[1:9], streams.categories[:4]
     corpus = build_corpus(streams, Vocabulary(items, 4), Vocabulary(categories, 2))
-    until = [START_MS + day * DAY_MS for day in (33, DAYS, DAYS)]
-    end_ms_W = np.asarray(streams.end_ms_W)
-    train = np.flatnonzero(end_ms_W <= until[0])
-    split = Split(train, np.flatnonzero(end_ms_W > until[0]), np.empty(0, int), *until)
+    split = split_at(streams, 33, DAYS, DAYS)
     return PreparedData(corpus, split, items, np.ones(8), categories, np.ones(4), None)
 
 
-def new_network(shop: PreparedData) -> BehaviourTransformer:
+def new_network(shop):
     torch.manual_seed(3)
     shape = Shape(len(shop.items), 4, len(shop.categories), 2, dim=16, layers=1, heads=2)
     model = BehaviourTransformer(shape).eval().requires_grad_(False)
@@ -225,7 +212,7 @@ def new_network(shop: PreparedData) -> BehaviourTransformer:
 
 
 @pytest.fixture(scope="module")
-def network(shop: PreparedData) -> BehaviourTransformer:
+def network(shop):
     model = new_network(shop)
     report = fit_ranker.fit(model, shop, RECIPE)
     assert report["windows"] == USERS * 32
@@ -235,16 +222,14 @@ def network(shop: PreparedData) -> BehaviourTransformer:
     return model
 
 
-def profile_model(network: BehaviourTransformer, shop: PreparedData) -> ProfileModel:
+def profile_model(network, shop):
     card = {"version": "x", "revision": 1, "decay_days": 30.0, "ranked_items": 4096}
-    options: dict[str, Any] = {"device": torch.device("cpu"), "batch_rows": 50}
+    options = {"device": torch.device("cpu"), "batch_rows": 50}
     return ProfileModel(network, shop.items, shop.categories, card, length_buckets=(8,), **options)
 
 
 @pytest.mark.slow
-def test_stored_items_are_better_than_counts_where_gaps_tell_more(
-    network: BehaviourTransformer, shop: PreparedData
-) -> None:
+def test_stored_items_are_better_than_counts_where_gaps_tell_more(network, shop):
     streams = shop.corpus.streams
     targets = next_basket.next_baskets(streams, "item", shop.split.validation)
     ranking = served.served_rankings(profile_model(network, shop), streams, targets.window_W, 8)
@@ -258,7 +243,7 @@ def test_stored_items_are_better_than_counts_where_gaps_tell_more(
     assert served_ndcg > 0.85 > 0.6 > counts_ndcg
 
 
-def test_one_window_of_each_user_in_validation_is_enough(shop: PreparedData) -> None:
+def test_one_window_of_each_user_in_validation_is_enough(shop):
     """As in data where each user's last baskets are held out."""
     streams, split = shop.corpus.streams, shop.split
     first = split.validation[np.diff(streams.user_W[split.validation], prepend=-1) != 0]
@@ -270,7 +255,7 @@ def test_one_window_of_each_user_in_validation_is_enough(shop: PreparedData) -> 
     assert report["windows"] == USERS * 32 and model.ranker is not None
 
 
-def test_without_next_windows_the_order_is_the_transformer_s(shop: PreparedData) -> None:
+def test_without_next_windows_the_order_is_the_transformer_s(shop):
     streams, split = shop.corpus.streams, shop.split
     first = np.flatnonzero(np.diff(streams.user_W, prepend=-1))
     alone = shop._replace(split=split._replace(train=first, validation=np.empty(0, int)))
@@ -285,7 +270,7 @@ def test_without_next_windows_the_order_is_the_transformer_s(shop: PreparedData)
 
 
 @pytest.mark.slow
-def test_epoch_for_ndcg_that_does_not_help_is_undone(shop: PreparedData) -> None:
+def test_epoch_for_ndcg_that_does_not_help_is_undone(shop):
     weights = []
     for learning_rate in (0.0, 100.0):  # no step, and steps that destroy the ranker
         model = new_network(shop)
@@ -298,9 +283,7 @@ def test_epoch_for_ndcg_that_does_not_help_is_undone(shop: PreparedData) -> None
         torch.testing.assert_close(weights[1][name], value, rtol=0, atol=0)
 
 
-def test_order_of_events_in_a_window_changes_no_ranking(
-    network: BehaviourTransformer, shop: PreparedData
-) -> None:
+def test_order_of_events_in_a_window_changes_no_ranking(network, shop):
     model, random = profile_model(network, shop), np.random.default_rng(1)
     texts = served._memories(shop.corpus.streams, shop.split.validation[:40])
     shuffled = []
@@ -316,7 +299,7 @@ def test_order_of_events_in_a_window_changes_no_ranking(
         np.testing.assert_array_equal(one, two)
 
 
-def test_memories_of_training_equal_those_of_serving(shop: PreparedData) -> None:
+def test_memories_of_training_equal_those_of_serving(shop):
     streams = shop.corpus.streams
     windows = np.flatnonzero(np.arange(len(streams.user_W)) % 7 == 0)
     trained = RankingExamples(streams, shop.items, shop.categories).memory(windows)
@@ -331,10 +314,8 @@ def test_memories_of_training_equal_those_of_serving(shop: PreparedData) -> None
     assert all(shop.items[code - 1] == name for name, code in code_of.items() if code <= 8)
 
 
-def test_checkpoint_with_a_category_that_it_does_not_name_is_rejected(
-    network: BehaviourTransformer, shop: PreparedData, tmp_path: Path
-) -> None:
-    card: dict[str, Any] = {
+def test_checkpoint_with_a_category_that_it_does_not_name_is_rejected(network, shop, tmp_path):
+    card = {
         "name": "x", "version": "x-1", "revision": 1, "horizon_days": 7, "decay_days": 30.0,
         "ranked_items": 8, "recipe": {}, "data": {}, "metrics": {}, "surprise_quantiles": {},
         "modalities": [], "libraries": {},

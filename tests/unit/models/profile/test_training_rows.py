@@ -10,25 +10,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.load.rows import as_table, batches
 from benchmarks.load.workload import Workload
 from liveprofile.errors import InputError
 from liveprofile.events.window import parse_training_window
 from liveprofile.features.baselines import SUMS
 from liveprofile.privacy.trained_users import user_key
-from liveprofile.settings import load
-from liveprofile.units import DAY_MS
 from liveprofile.wire.tokens import EVENT, FIELD, TYPE_INDEX
 from models.profile.data import training_rows
 from models.profile.data.examples import build_corpus
 from models.profile.encoding import Vocabulary
-
-SETTINGS = load(window={"length_ms": DAY_MS})
+from tests.unit.models.profile.miniature import daily_batches, rows_table
 
 
 def make_rows(events=3_000, users=40, days=12):
     workload = Workload(events, users, 1.05, days * 24)
-    return pa.concat_tables(map(as_table, batches(workload.messages(), SETTINGS, 1_000)))
+    return rows_table(daily_batches(workload.messages()))
 
 
 @pytest.fixture(scope="module")
@@ -58,17 +54,14 @@ def test_streams_equal_rows_sorted_in_memory(table, tmp_path, small_runs):
     streams = training_rows.read(write_parquet(table, tmp_path / "rows.parquet"))
     expected = sorted_rows(table)
     tokens = [token for row in expected for token in parse_training_window(row["events"]).tokens]
-    assert [
-        (time_ms, kind, streams.items[item], streams.categories[category], amount)
-        for time_ms, kind, item, category, amount in zip(
-            streams.time_ms_N.tolist(),
-            streams.type_N.tolist(),
-            streams.item_N,
-            streams.category_N,
-            streams.amount_N.tolist(),
-            strict=True,
-        )
-    ] == tokens
+    found = (
+        streams.time_ms_N.tolist(),
+        streams.type_N.tolist(),
+        [streams.items[item] for item in streams.item_N],
+        [streams.categories[category] for category in streams.category_N],
+        streams.amount_N.tolist(),
+    )
+    assert list(zip(*found, strict=True)) == tokens
     assert streams.items == sorted({token.item for token in tokens})
     users = list(dict.fromkeys(row["user_id"] for row in expected))
     assert (streams.users, len(streams.user_W)) == (len(users), len(expected))
@@ -77,18 +70,14 @@ def test_streams_equal_rows_sorted_in_memory(table, tmp_path, small_runs):
     assert (streams.first_W[1:] == streams.last_W[:-1]).all()
     for name, column in (("added", streams.added_WS), ("sums", streams.sums_WS)):
         assert column.tolist() == [row[name][: len(SUMS)] for row in expected]
-
-
-def test_last_purchase_is_that_of_the_windows_so_far(table, tmp_path, small_runs):
-    streams = training_rows.read(write_parquet(table, tmp_path / "rows.parquet"))
-    last_ms, expected = {}, []
-    for row in sorted_rows(table):
+    last_ms, last_purchases_ms = {}, []
+    for row in expected:
         for token in parse_training_window(row["events"]).tokens:
             if token.type_index == TYPE_INDEX["purchase"]:
                 last_ms[row["user_id"]] = token.time_ms
-        expected.append(last_ms.get(row["user_id"], 0))
-    assert 0 < np.count_nonzero(expected) < len(table)
-    assert streams.last_purchase_ms_W.tolist() == expected
+        last_purchases_ms.append(last_ms.get(row["user_id"], 0))
+    assert 0 < np.count_nonzero(last_purchases_ms) < len(table)
+    assert streams.last_purchase_ms_W.tolist() == last_purchases_ms
 
 
 def test_other_files_with_the_same_rows_give_the_same_streams(
@@ -103,15 +92,10 @@ def test_other_files_with_the_same_rows_give_the_same_streams(
     write_parquet(mixed.slice(100, 90), folder / "b.parquet")
     write_parquet(mixed.slice(190), folder / "c.parquet")
     (folder / "_SUCCESS").touch()
-    other = training_rows.read(folder)
-    assert other.fingerprint() == whole.fingerprint()
-    changed = table.set_column(
-        table.schema.get_field_index("sums"), "sums", table["added"].combine_chunks()
-    )
-    assert (
-        training_rows.read(write_parquet(changed, tmp_path / "c.parquet")).fingerprint()
-        != whole.fingerprint()
-    )
+    assert training_rows.read(folder).fingerprint() == whole.fingerprint()
+    place, added = table.schema.get_field_index("sums"), table["added"].combine_chunks()
+    changed = write_parquet(table.set_column(place, "sums", added), tmp_path / "c.parquet")
+    assert training_rows.read(changed).fingerprint() != whole.fingerprint()
 
 
 def test_duplicate_windows_in_different_files_are_rejected(table, tmp_path, small_runs):

@@ -1,10 +1,7 @@
 """Value curves: they learn when users buy again, serving stores what training fits, and links."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +10,8 @@ import torch
 from liveprofile.features.baselines import SUMS
 from liveprofile.units import DAY_MS
 from liveprofile.value_curves import VALUES
-from models.profile.data.examples import PURCHASE, Corpus, build_corpus
+from models.profile.data.examples import PURCHASE, build_corpus
 from models.profile.data.moments import Moments, inputs_at, outcomes, user_features_at
-from models.profile.data.prepared import Split
-from models.profile.data.training_rows import Streams
 from models.profile.encoding import Vocabulary
 from models.profile.evaluation.served import _memories
 from models.profile.network import BehaviourTransformer, Shape
@@ -25,42 +20,32 @@ from models.profile.ranker.network import Ranker
 from models.profile.training import fit_value_curves
 from models.profile.training.fit_value_curves import fit_link
 from models.profile.user_features import FEATURE_NAMES
-from models.profile.values import (
-    HorizonLinks,
-    PurchaseWindows,
-    curve_inputs,
-    score_curves,
-)
+from models.profile.values import HorizonLinks, PurchaseWindows, curve_inputs, score_curves
 from tests.unit.models.profile.miniature import MINIATURE
-from tests.unit.models.profile.synthetic_streams import START_MS, make_streams
+from tests.unit.models.profile.synthetic_streams import START_MS, split_at, streams_of_rows
 
 USERS, DAYS = 40, 150
 RECIPE = dataclasses.replace(MINIATURE, curve_epochs=12, curve_batch_rows=128, seed=3)
 
 
 @pytest.fixture(scope="module")
-def corpus() -> Corpus:
+def corpus():
     """Half of the users buy each day, half each 20 days, for 3 or for 30."""
+    noon_ms = START_MS + DAY_MS // 2
     rows = [
-        (
-            user,
-            START_MS + day * DAY_MS + DAY_MS // 2,
-            PURCHASE,
-            3.0 if user % 2 else 30.0,
-            1 + user % 4,
-        )
+        (user, noon_ms + day * DAY_MS, PURCHASE, 3.0 if user % 2 else 30.0, 1 + user % 4)
         for user in range(USERS)
         for day in range(user // 2 % 20, DAYS)
         if user % 2 or day % 20 == user // 2 % 20
     ]
-    streams = make_streams(*(np.array(column) for column in zip(*rows, strict=True)))
+    streams = streams_of_rows(rows)
     streams = streams._replace(**sums_of(streams))
     return build_corpus(
         streams, Vocabulary(streams.items[1:], 2), Vocabulary(streams.categories[1:], 2)
     )
 
 
-def sums_of(streams: Streams) -> dict[str, np.ndarray]:
+def sums_of(streams):
     """What the SQL adds: here totals without decay. Each window has one purchase."""
     first_W = np.searchsorted(streams.user_W, streams.user_W)
     position_W = np.arange(len(first_W)) - first_W
@@ -73,18 +58,11 @@ def sums_of(streams: Streams) -> dict[str, np.ndarray]:
     }
 
 
-def split_of(corpus: Corpus) -> Split:
-    until = [START_MS + day * DAY_MS for day in (110, 130, DAYS)]
-    end_ms_W = np.asarray(corpus.streams.end_ms_W)
-    return Split(
-        np.flatnonzero(end_ms_W <= until[0]),
-        np.flatnonzero((end_ms_W > until[0]) & (end_ms_W <= until[1])),
-        np.flatnonzero(end_ms_W > until[1]),
-        *until,
-    )
+def split_of(corpus):
+    return split_at(corpus.streams, 110, 130, DAYS)
 
 
-def model_of(corpus: Corpus) -> BehaviourTransformer:
+def model_of(corpus):
     torch.manual_seed(1)
     items, categories = len(corpus.streams.items) - 1, len(corpus.streams.categories) - 1
     model = BehaviourTransformer(Shape(items, 2, categories, 2, dim=16))
@@ -93,18 +71,18 @@ def model_of(corpus: Corpus) -> BehaviourTransformer:
 
 
 @pytest.fixture(scope="module")
-def fitted(corpus: Corpus) -> tuple[BehaviourTransformer, dict[str, Any]]:
+def fitted(corpus):
     model = model_of(corpus)
     torch.set_num_threads(1)  # more would wait for each other on a busy machine
     return model, fit_value_curves.fit(model, corpus, split_of(corpus), RECIPE)
 
 
-def last_windows(corpus: Corpus, day: int) -> np.ndarray:
+def last_windows(corpus, day):
     return Moments.at(corpus.streams, START_MS + day * DAY_MS).window_M
 
 
 @pytest.mark.slow
-def test_curve_says_when_a_user_buys_again(corpus: Corpus, fitted: Any) -> None:
+def test_curve_says_when_a_user_buys_again(corpus, fitted):
     model, report = fitted
     assert report["horizons_days"] == [7, 30]  # 90 days are longer than the training data
     assert report["examples"]["7"] > report["examples"]["30"] > 100
@@ -127,9 +105,7 @@ def test_curve_says_when_a_user_buys_again(corpus: Corpus, fitted: Any) -> None:
 
 
 @pytest.mark.slow
-def test_curve_reads_the_same_inputs_in_training_and_in_serving(
-    corpus: Corpus, fitted: Any
-) -> None:
+def test_curve_reads_the_same_inputs_in_training_and_in_serving(corpus, fitted):
     model, _ = fitted
     streams, windows = corpus.streams, last_windows(corpus, 120)
     ends_ms = streams.end_ms_W[windows]
@@ -150,7 +126,7 @@ def test_curve_reads_the_same_inputs_in_training_and_in_serving(
 
 
 @pytest.mark.slow
-def test_short_data_gives_the_curve_of_the_model_s_horizon_alone(corpus: Corpus) -> None:
+def test_short_data_gives_the_curve_of_the_model_s_horizon_alone(corpus):
     model = model_of(corpus)
     split = split_of(corpus)
     short = split._replace(train_until_ms=START_MS + 12 * DAY_MS)
@@ -162,13 +138,13 @@ def test_short_data_gives_the_curve_of_the_model_s_horizon_alone(corpus: Corpus)
     assert model.value_curves is before
 
 
-def linked(link: HorizonLinks, churn: float, spend: float, days: float) -> list[float]:
+def linked(link, churn, spend, days):
     """Churn, spend and days of 90 days."""
     first_N3K = torch.tensor([churn, spend, days]).view(1, 3, 1)
     return link(first_N3K, torch.tensor([30.0, 7.0, 90.0]))[0, 0, :, 0].tolist()
 
 
-def test_fit_finds_the_logistic_link_and_the_median_ratio() -> None:
+def test_fit_finds_the_logistic_link_and_the_median_ratio():
     random = torch.Generator().manual_seed(1)
     churn_M = torch.rand(4_000, generator=random)
     truth_M = torch.sigmoid(-1.0 + 1.5 * churn_M.logit(1e-6))
@@ -184,13 +160,13 @@ def test_fit_finds_the_logistic_link_and_the_median_ratio() -> None:
 
 
 @pytest.mark.parametrize("churned", [0.0, 1.0])
-def test_labels_of_one_class_and_no_spend_give_finite_values(churned: float) -> None:
+def test_labels_of_one_class_and_no_spend_give_finite_values(churned):
     link = HorizonLinks(1)
     fit_link(link, 0, np.zeros((50, 2)), np.full(50, churned), np.zeros(50))
     assert np.isfinite([linked(link, 0.0, 0.0, 3.0), linked(link, 1.0, 0.0, 30.0)]).all()
 
 
-def test_days_between_the_horizons_follow_a_constant_hazard_and_churn_does_not_rise() -> None:
+def test_days_between_the_horizons_follow_a_constant_hazard_and_churn_does_not_rise():
     link = HorizonLinks(1)
     link.intercept[0] = math.log(0.1 / 0.9)  # 0.1 where the first horizon's churn is one half
     churn, _, days = linked(link, 0.8, 5.0, 30.0)
@@ -202,7 +178,7 @@ def test_days_between_the_horizons_follow_a_constant_hazard_and_churn_does_not_r
     assert (churn, days) == (pytest.approx(0.6), 90.0)
 
 
-def inputs(user_U: np.ndarray, end_ms_UW: np.ndarray) -> np.ndarray:
+def inputs(user_U, end_ms_UW):
     """Of users who bought in each of their windows, one day after the last."""
     windows = end_ms_UW.shape[1]
     user_P = np.repeat(np.arange(len(user_U)), windows)
@@ -215,7 +191,7 @@ def inputs(user_U: np.ndarray, end_ms_UW: np.ndarray) -> np.ndarray:
     )
 
 
-def test_a_user_has_the_same_inputs_alone_and_in_any_batch() -> None:
+def test_a_user_has_the_same_inputs_alone_and_in_any_batch():
     rng = np.random.default_rng(5)
     # Regular users, whose gaps hardly spread, beside users whose clocks jump by years.
     gap_ms_UW = rng.integers(1, 4, (200, 1)) * DAY_MS + rng.integers(0, 2, (200, 12))
@@ -226,7 +202,7 @@ def test_a_user_has_the_same_inputs_alone_and_in_any_batch() -> None:
     np.testing.assert_array_equal(together_UX, alone_UX)
 
 
-def test_a_user_without_purchases_has_inputs() -> None:
+def test_a_user_without_purchases_has_inputs():
     nobody = PurchaseWindows(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
     zero, features = np.zeros(1, np.int64), np.zeros((1, len(FEATURE_NAMES)))
     assert np.isfinite(curve_inputs(features, nobody, zero, zero, zero, np.array([DAY_MS]))).all()

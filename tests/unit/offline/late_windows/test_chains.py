@@ -1,3 +1,5 @@
+"""Chains of windows with late events: which are recomputed, and what is stored of them."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -5,16 +7,33 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from liveprofile.features import baselines
+from liveprofile.resources import product_path
+from liveprofile.rules.flags import PastFlags, RowPosition
+from liveprofile.rules.rules import read_rules
+from liveprofile.settings import Settings
 from liveprofile.wire.window_events import WindowEvent, join
 from offline.late_windows.chains import (
+    ADDED,
+    FIRST_REVISION,
+    KEPT,
+    LAST_REVISION,
+    WITHDRAWN,
+    ChainWindow,
+    Plan,
+    RecomputedRows,
+    StoredRuleFlag,
     StoredUser,
     StoredWindow,
+    corrections_of,
     is_complete,
     is_complete_profile,
     plan,
     read_chain,
     reopened_ms,
 )
+from tests.support.memory.sinks import MemoryProfileSink
+from tests.support.rows.profile_rows import flag, profile_row
+from udfs.cassandra.encoding import write_time_us
 
 LATE = {(0, 3), (0, 9)}
 CLOSED_MS = 399  # four windows of 100 ms
@@ -124,3 +143,86 @@ def test_profile_that_becomes_part_of_another_needs_all_of_its_events(
     times_ms: list[int], profile: tuple[int, int] | None, complete: bool
 ) -> None:
     assert is_complete_profile(times_ms, profile, CLOSED_MS) is complete
+
+
+RULES = read_rules(product_path(Settings().rules))
+RULE = RULES.evaluated("window")[0]
+NOW_MS = 7
+FIRST, SECOND, THIRD = (profile_row(window=window).window_end_ms for window in range(3))
+
+
+def flagged(*flags: StoredRuleFlag, true: bool = False) -> StoredUser:
+    """A user with two windows of the job; true: whether the rule was true in the first."""
+    rules = frozenset([RULE.id] if true else [])
+    windows = {end_ms: StoredWindow(end_ms, 0, 1, rules) for end_ms in (FIRST, SECOND)}
+    return StoredUser(windows, flags, None)
+
+
+def flag_of(end_ms: int, correction: str = "", version: int = RULE.version) -> StoredRuleFlag:
+    return StoredRuleFlag(RULE.id, end_ms, version, correction)
+
+
+PLAN = Plan(
+    [ChainWindow({}, end_ms, 0, revision, 9) for end_ms, revision in ((SECOND, 1), (THIRD, 2))],
+    frozenset({SECOND}),
+)
+
+
+@pytest.mark.parametrize(
+    ("known", "raised", "mark"),
+    [
+        (flag_of(SECOND), False, WITHDRAWN),
+        (flag_of(SECOND, ADDED), False, WITHDRAWN),
+        (flag_of(SECOND, WITHDRAWN), False, None),
+        # The flag of another version of its rule, or of a rule that is gone, is not judged.
+        (flag_of(SECOND, version=RULE.version + 1), False, None),
+        (StoredRuleFlag("gone_rule", SECOND, 1, ""), False, None),
+        (flag_of(SECOND), True, None),
+        (flag_of(SECOND, WITHDRAWN), True, KEPT),
+    ],
+)
+def test_stored_flag_is_marked_if_the_correction_decides_otherwise(
+    known: StoredRuleFlag, raised: bool, mark: str | None
+) -> None:
+    row = profile_row(window=1, flags=[flag(RULE.id)] if raised else [])
+    [found] = corrections_of([row, profile_row(window=2)], flagged(known), PLAN, RULES, NOW_MS)
+    assert found.marks == ({known.rule_id: mark} if mark else {})
+    assert not found.row.flags  # none is new
+
+
+def test_correction_is_written_after_the_job_and_before_the_next_window():
+    [found] = corrections_of([profile_row(window=1)], flagged(), PLAN, RULES, NOW_MS)
+    assert (found.revision, found.corrected_at_ms) == (1, NOW_MS)
+    assert found.row.revision == FIRST_REVISION + 1
+    many = Plan([ChainWindow({}, SECOND, 0, 10**6, 9)], frozenset({SECOND}))
+    [last] = corrections_of([profile_row(window=1)], flagged(), many, RULES, NOW_MS)
+    assert last.row.revision == LAST_REVISION
+    assert write_time_us(last.row) < (SECOND + 1_000) * 1_000
+
+
+def past(user: StoredUser, at_ms: int, *rows: object) -> PastFlags:
+    recomputed = RecomputedRows(MemoryProfileSink())
+    recomputed.begin({"u": (user, PLAN)})
+    recomputed.write(rows)
+    [found] = recomputed.past_flags([("u", RowPosition(at_ms))])
+    return found
+
+
+def known(latest_ms: int, true: bool, raised_ms: int | None) -> PastFlags:
+    rules = frozenset({RULE.id} if true else ())
+    raised = set() if raised_ms is None else {(RULE.id, RowPosition(raised_ms))}
+    return PastFlags(RowPosition(latest_ms), rules, frozenset(raised))
+
+
+def test_withdrawn_flag_starts_no_cool_down():
+    user = flagged(flag_of(FIRST, WITHDRAWN))
+    assert past(user, SECOND) == known(FIRST, False, None)
+
+
+def test_flags_of_changed_windows_are_decided_anew():
+    user = flagged(flag_of(SECOND), flag_of(THIRD))
+    assert past(user, SECOND) == known(FIRST, False, None)
+    again = profile_row(window=1, active_rules=[RULE.id], flags=[flag(RULE.id)])
+    assert past(user, THIRD, again) == known(SECOND, True, SECOND)
+    others = profile_row("other", window=1, active_rules=[RULE.id])
+    assert past(user, THIRD, others) == known(FIRST, False, None)

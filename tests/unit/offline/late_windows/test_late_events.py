@@ -38,15 +38,9 @@ def record(
     record_ms: int = NOW_MS,
     headers: dict[str, bytes] | None = None,
 ) -> Record:
-    event = {
-        "event_id": event_id,
-        "user_id": user_id,
-        "event_type": "view",
-        "event_time": time_ms,
-    }
-    return Record(
-        "events", partition, offset, record_ms, None, json.dumps(event).encode(), headers or {}
-    )
+    event = {"event_id": event_id, "user_id": user_id, "event_type": "view", "event_time": time_ms}
+    value = json.dumps(event).encode()
+    return Record("events", partition, offset, record_ms, None, value, headers or {})
 
 
 def late_headers(**changes: str) -> dict[str, bytes]:
@@ -58,8 +52,8 @@ def late(user_id: str, offset: int, lateness_ms: int = 500) -> LateEvent:
     return LateEvent((0, offset), user_id, f"e{offset}", NOW_MS, lateness_ms)
 
 
-def consents(**defaults: bool) -> ConsentTable:
-    return ConsentTable(Settings().consent.defaults | defaults)
+def consents() -> ConsentTable:
+    return ConsentTable(Settings().consent.defaults)
 
 
 def test_late_events_have_their_place_in_the_input_topic():
@@ -76,17 +70,14 @@ def test_record_of_another_program_in_the_late_topic_is_an_error(headers: dict[s
         list(read_late_events([record("a", headers=headers)._replace(topic="late", offset=3)], ""))
 
 
-def test_event_that_is_too_late_and_those_of_erased_users_are_left_out():
-    events = [late("u", 1), late("u", 1), late("u", 2, 1_001), late("gone", 3)]
-    table = choose_late_events(events, 1_000, consents(), {"gone"}, NOW_MS)
+def test_events_that_are_too_late_or_of_users_who_were_erased_or_refused_are_left_out():
+    changes = consents()
+    changes.put("refused", [ConsentChange(NOW_MS, "profiling", False)])
+    events = [late("u", 1), late("u", 1), late("u", 2, 1_001), late("gone", 3), late("refused", 4)]
+    table = choose_late_events(events, 1_000, changes, {"gone"}, NOW_MS)
     assert table.used == {"u": {(0, 1)}}
-    assert table.left_out == {"u": {(0, 2)}, "gone": {(0, 3)}}
-    assert (table.too_old, table.erased, table.no_consent) == (1, 1, 0)
-
-
-def test_users_who_do_not_allow_profiles_are_left_out():
-    table = choose_late_events([late("u", 1)], 1_000, consents(profiling=False), (), NOW_MS)
-    assert (table.used, table.no_consent) == ({}, 1)
+    assert table.left_out == {"u": {(0, 2)}, "gone": {(0, 3)}, "refused": {(0, 4)}}
+    assert (table.too_old, table.erased, table.no_consent) == (1, 1, 1)
 
 
 def selected(

@@ -3,45 +3,42 @@
 import dataclasses
 
 import numpy as np
-import pyarrow as pa
+import orjson
 import pyarrow.parquet as pq
 import pytest
 import torch
 
-from benchmarks.load.rows import as_table, batches
+from benchmarks.load.workload import EventMessage
 from liveprofile.errors import InputError
 from liveprofile.events.modalities import PLACE, TEXT, Modality
 from liveprofile.events.window import parse_training_window
 from liveprofile.privacy.trained_users import user_key
-from liveprofile.settings import load
 from liveprofile.units import DAY_MS
 from models.profile import checkpoint, text_encoder
 from models.profile.data import training_rows
 from models.profile.data.prepared import prepare, prepare_refit
 from models.profile.model_card import WEIGHTS
-from models.profile.recipes import recipe
 from models.profile.training import fit_modalities
 from models.profile.training.train import fit as fit_trunk
 from models.profile.training.train import train
-from tests.support.streams import modality_shop
-from tests.support.streams.modality_shop import CATEGORIES, ENCODER, VECTOR_LENGTH
+from tests.unit.models.profile.miniature import (
+    FIRST_DAY_MS,
+    MINIATURE,
+    daily_batches,
+    rows_table,
+)
 
 pytestmark = pytest.mark.slow
 
-SETTINGS = load(window={"length_ms": DAY_MS})
 USERS, DAYS = 60, 32
 TINY = dataclasses.replace(
-    recipe("general-7-days"),
+    MINIATURE,
     name="tiny",
     epochs=1,
-    windows_per_epoch=400,
     validation_windows=100,
     batch_rows=64,
-    item_negatives=16,
-    item_buckets=16,
-    category_buckets=8,
+    learning_rate=3e-3,
     enriched_share=0.0,
-    dim=16,
     layers=1,
     ranker_epochs=1,
     ranker_ndcg_windows=100,
@@ -49,11 +46,54 @@ TINY = dataclasses.replace(
     curve_epochs=1,
     seed=2,
 )
+CATEGORIES, MEDIA = 24, Modality("clip-tiny", 12)
+NOUNS = (
+    "bread", "shoes", "guitars", "tents", "cameras", "roses", "bicycles", "lamps", "novels",
+    "cheese", "laptops", "perfume", "tyres", "sofas", "whisky", "dolls", "sunglasses", "paint",
+    "coffee", "aquariums", "candles", "skis", "jeans", "knives",
+)  # fmt: skip
+CENTRES = np.random.default_rng(1).normal(size=(CATEGORIES, MEDIA.numbers))
+CENTRES /= np.linalg.norm(CENTRES, axis=1, keepdims=True)
+NOISE_STD = 0.3  # of each number of a vector, whose centre has length 1
 
 
-def write_rows(file, messages):
-    tables = map(as_table, batches(messages, SETTINGS, 1_000))
-    pq.write_table(pa.concat_tables(tables), file)
+def signal(kind, category, random, common):
+    """The field of an event that tells a category. Towns of places are at least a degree apart."""
+    if kind == "media":
+        vector = CENTRES[category] + random.normal(0, NOISE_STD, MEDIA.numbers)
+        vector[0] += common
+        return {"media_embedding": {"encoder": MEDIA.name, "vector": vector.round(4).tolist()}}
+    if kind == "place":
+        lat, lon = random.uniform(0, 0.02, 2).tolist()
+        return {"place": {"lat": 40.01 + category + lat, "lon": 10.01 - 2 * category + lon}}
+    return {"query": f"where do I find good {NOUNS[category]}?"} if kind == "text" else {}
+
+
+def write_shop(file, kind, users=USERS, shuffled=False, common=0.0):
+    """Rows of users who buy a random category each day: `kind` tells that of the next day.
+
+    kind: media, place, text or nothing. shuffled: it tells that of an unrelated purchase.
+    common: added to the first number of every vector, so that all are alike.
+    """
+    random = np.random.default_rng(5)
+    category = random.integers(0, CATEGORIES, (DAYS + 1, users))
+    predicted = random.permuted(category) if shuffled else category
+    events = [
+        {
+            "event_id": f"5-{user}-{day}",
+            "user_id": f"u5-{user}",
+            "event_type": "purchase",
+            "event_time": FIRST_DAY_MS + day * DAY_MS + 600_000,
+            "item_id": f"i{category[day, user]}",
+            "category_id": f"c{category[day, user]}",
+            "price": 10,
+            **signal(kind, int(predicted[day + 1, user]), random, common),
+        }
+        for day in range(DAYS)
+        for user in range(users)
+    ]
+    messages = (EventMessage(each["user_id"].encode(), orjson.dumps(each)) for each in events)
+    pq.write_table(rows_table(daily_batches(messages)), file)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -75,8 +115,7 @@ def trained(tmp_path_factory):
     def train_with(kind, shuffled=False):
         name = f"{kind}-{shuffled}"
         if name not in done:
-            messages = modality_shop.messages(USERS, DAYS, kind, shuffled=shuffled)
-            write_rows(root / f"{name}.parquet", messages)
+            write_shop(root / f"{name}.parquet", kind, shuffled=shuffled)
             encode_texts = text_encoder.encode if kind == "text" else None
             train(TINY, root / f"{name}.parquet", root / name, encode_texts=encode_texts)
             done[name] = root / name
@@ -87,7 +126,7 @@ def trained(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("kind", "modality"),
-    [("media", Modality(ENCODER, VECTOR_LENGTH)), ("place", PLACE), ("text", TEXT)],
+    [("media", MEDIA), ("place", PLACE), ("text", TEXT)],
 )
 def test_modality_that_predicts_the_next_category_is_kept(trained, kind, modality):
     (trial,) = checkpoint.load(trained(kind))[3].modalities
@@ -107,8 +146,7 @@ def test_uninformative_modality_is_dropped_and_leaves_the_weights_unchanged(trai
 
 def test_modality_that_only_corrects_biases_is_dropped(tmp_path):
     """A component that all vectors share acts as an additional bias of the categories."""
-    messages = modality_shop.messages(USERS, DAYS, "media", shuffled=True, common=4.0)
-    write_rows(tmp_path / "rows.parquet", messages)
+    write_shop(tmp_path / "rows.parquet", "media", shuffled=True, common=4.0)
     data = prepare(TINY, tmp_path / "rows.parquet")
     model = fit_trunk(TINY, data).model
     with torch.no_grad():
@@ -120,7 +158,7 @@ def test_modality_that_only_corrects_biases_is_dropped(tmp_path):
 
 
 def test_modality_with_too_few_windows_is_not_tried(tmp_path):
-    write_rows(tmp_path / "rows.parquet", modality_shop.messages(12, DAYS, "media"))
+    write_shop(tmp_path / "rows.parquet", "media", users=12)
     data = prepare(TINY, tmp_path / "rows.parquet")
     assert fit_modalities.fit(fit_trunk(TINY, data).model, data.corpus, data.split, TINY) == []
 
@@ -137,7 +175,7 @@ def test_vectors_stay_with_their_windows_in_any_row_order(trained, tmp_path, mon
     windows = np.array([5, 0, len(shuffled_streams.user_W) - 1])
     index, vector_KV = window_vectors.select(windows)
     expected = [
-        parse_training_window(row["events"]).modalities.vectors[Modality(ENCODER, VECTOR_LENGTH)]
+        parse_training_window(row["events"]).modalities.vectors[MEDIA]
         for row in sorted(
             table.to_pylist(), key=lambda row: (user_key(row["user_id"]), row["window_end_ms"])
         )

@@ -21,34 +21,25 @@ SHORT = dataclasses.replace(MINIATURE, epochs=3, windows_per_epoch=96, learning_
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory):
-    return write_rows(tmp_path_factory.mktemp("refit") / "rows")
+def data(miniature_rows):
+    return prepare(SHORT, miniature_rows)
 
 
 @pytest.fixture(scope="module")
-def data(rows):
-    return prepare(SHORT, rows)
-
-
-@pytest.fixture(scope="module")
-def plain(rows, tmp_path_factory):
-    """The card of a training without a refit."""
-    return train(SHORT, rows, tmp_path_factory.mktemp("plain"))
-
-
-@pytest.fixture(scope="module")
-def refitted(rows, tmp_path_factory):
+def refitted(miniature_rows, tmp_path_factory):
     """The folder and the card of a training that is repeated on training and validation."""
     folder = tmp_path_factory.mktemp("refitted")
-    return folder, train(SHORT, rows, folder, refit="validation")
+    return folder, train(SHORT, miniature_rows, folder, refit="validation")
 
 
 def without_times(metrics):
     return {name: value for name, value in metrics.items() if name not in ("seconds", "refit")}
 
 
-def test_card_of_a_refit_has_the_figures_before_and_says_what_it_was_trained_on(plain, refitted):
-    card = refitted[1]
+def test_card_of_a_refit_has_the_figures_before_and_says_what_it_was_trained_on(
+    miniature_rows, refitted, tmp_path
+):
+    plain, card = train(SHORT, miniature_rows, tmp_path), refitted[1]
     assert without_times(card["metrics"]) == without_times(plain["metrics"])
     assert card["surprise_quantiles"] == plain["surprise_quantiles"]
     assert (card["version"], plain["version"]) == ("miniature-1-refit", "miniature-1")
@@ -98,12 +89,14 @@ def test_labels_of_the_value_curves_are_purged_only_if_a_part_is_left(data):
         assert last_ms == split.train_until_ms - horizons * 7 * DAY_MS
 
 
-def test_part_that_a_checkpoint_was_trained_on_is_refused(rows, refitted, tmp_path, monkeypatch):
+def test_part_that_a_checkpoint_was_trained_on_is_refused(
+    miniature_rows, refitted, tmp_path, monkeypatch
+):
     monkeypatch.setitem(recipes.RECIPES, "general-7-days", SHORT)
-    paths = {"rows": rows, "checkpoint": refitted[0]}
+    paths = {"rows": miniature_rows, "checkpoint": refitted[0]}
     result = run("model evaluate general-7-days", **paths)
     assert isinstance(result.exception, InputError) and result.exception.exit_code == 2
     text = str(result.exception)
     assert "was trained on the validation part" in text and "\n" not in text
     with pytest.raises(InputError, match="was trained on the validation part"):
-        train(SHORT, rows, tmp_path, teacher_folder=refitted[0])
+        train(SHORT, miniature_rows, tmp_path, teacher_folder=refitted[0])

@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,6 +26,7 @@ from tests.unit.models.profile.miniature import (
     random_tokens,
     run,
     score,
+    write_params,
     write_rows,
     write_trained_shop,
 )
@@ -119,20 +119,6 @@ def test_split_follows_the_days_of_the_recipe():
         split_by_time(recipe("complete-journey"), days[:300])
 
 
-def test_train_command_prints_its_metrics(miniature_rows, tmp_path, monkeypatch):
-    monkeypatch.setitem(recipes.RECIPES, "general", MINIATURE)
-    paths = {"rows": miniature_rows, "out": tmp_path / "m"}
-    result = run("model train general --epochs 1", **paths)
-    assert result.exit_code == 0, result.output
-    assert (
-        "1, best 1" in result.stdout
-        and "next category" in result.stdout
-        and "miniature-1" in result.stdout
-    )
-    result = run("model train none")
-    assert result.exit_code == 2 and "none" in result.output
-
-
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
     return write_trained_shop(tmp_path_factory.mktemp("incremental"))
@@ -183,33 +169,19 @@ def test_new_windows_are_split_by_time_and_mixed_with_replayed_ones():
     assert len(set(split.train)) == len(split.train) and not len(split.test)
 
 
-RECIPE = "general-7-days"
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> tuple[Path, dict]:
-    """The folder of a model that the train command made, and the metrics of its card."""
-    folder = tmp_path_factory.mktemp("without_categories")
-    rows = write_rows(folder / "rows", has_categories=False)
-    params = folder / "params.toml"
-    base = dataclasses.asdict(recipe(RECIPE))
-    wanted = dataclasses.asdict(dataclasses.replace(MINIATURE, epochs=1, windows_per_epoch=64))
-    changed = {name: wanted[name] for name in base if name != "name" and wanted[name] != base[name]}
-    params.write_text("".join(f"{name} = {value}\n" for name, value in changed.items()))
-    result = run(f"model train {RECIPE}", rows=rows, out=folder / "model", params=params)
+def test_model_without_categories_learns_and_serves_items_and_no_interests(tmp_path):
+    rows = write_rows(tmp_path / "rows", has_categories=False)
+    short = dataclasses.replace(MINIATURE, epochs=1, windows_per_epoch=64)
+    params = write_params(tmp_path / "params.toml", short)
+    result = run("model train general-7-days", rows=rows, out=tmp_path / "model", params=params)
     assert result.exit_code == 0, result.output
     assert "next item, NDCG@10" in result.output and "next category" not in result.output
-    return folder / "model", json.loads((folder / "model/card.json").read_text())["metrics"]
-
-
-def test_items_are_learned_without_categories(trained: tuple[Path, dict]) -> None:
-    validation = trained[1]["validation"]
+    assert "1, best 1" in result.output and "general-7-days-1" in result.output
+    metrics = json.loads((tmp_path / "model/card.json").read_text())["metrics"]
+    validation = metrics["validation"]
     assert validation["category_ndcg_at_10"] is None and validation["item_ndcg_at_10"] > 0.3
-    assert trained[1]["ranker"]["windows"] > 0
-
-
-def test_model_without_categories_serves_items_and_no_interests(trained: tuple[Path, dict]) -> None:
-    model = ProfileModel.load(trained[0], device="cpu")
+    assert metrics["ranker"]["windows"] > 0
+    model = ProfileModel.load(tmp_path / "model", device="cpu")
     assert model.categories == []
     histories, windows = (
         [[token._replace(category="") for token in row] for row in rows]

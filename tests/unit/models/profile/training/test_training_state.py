@@ -12,47 +12,23 @@ import psutil
 import pytest
 
 from liveprofile.errors import InputError
-from models.profile.recipes import override_from_toml, recipe
 from models.profile.training import curves, training_state
 from models.profile.training.train import train
 from models.profile.training.trainer import METRICS
-from tests.unit.models.profile.miniature import write_rows
+from tests.unit.models.profile.miniature import MINIATURE, write_params
 
 pytestmark = pytest.mark.slow
 
 PROCESSES_S = 120
 STEPS_PER_EPOCH = 7
-PARAMS = """
-epochs = 4
-windows_per_epoch = 200
-validation_windows = 60
-batch_rows = 32
-dim = 16
-item_buckets = 16
-category_buckets = 8
-item_negatives = 16
-learning_rate = 1e-2
-"""
+SHORT = dataclasses.replace(MINIATURE, name="general-7-days", epochs=4, windows_per_epoch=200)
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory):
-    """A folder with rows and the parameters of a recipe that trains on them in a second."""
-    folder = tmp_path_factory.mktemp("shop")
-    write_rows(folder / "rows")
-    (folder / "params.toml").write_text(PARAMS)
-    return folder
-
-
-def miniature_recipe(shop):
-    return override_from_toml(recipe("general-7-days"), shop / "params.toml")
-
-
-@pytest.fixture(scope="module")
-def expected(shop):
+def expected(miniature_rows, tmp_path_factory):
     """The model card and the curves of an undisturbed training."""
-    card = train(miniature_recipe(shop), shop / "rows", shop / "expected")
-    return card, read_curves(shop / "expected")
+    folder = tmp_path_factory.mktemp("expected")
+    return train(SHORT, miniature_rows, folder), read_curves(folder)
 
 
 def read_curves(folder):
@@ -61,11 +37,10 @@ def read_curves(folder):
 
 
 @contextmanager
-def start_training(shop, out, *launcher, options=()):
+def start_training(rows, out, *launcher, options=()):
     """Runs the train command in a process that is killed at the end if it still runs."""
     command = [sys.executable, *launcher, "-m", "cli", "model", "train", "general-7-days"]
-    command += ["--rows", str(shop / "rows"), "--out", str(out), "--device", "cpu", "--json"]
-    command += ["--params", str(shop / "params.toml"), *options]
+    command += ["--rows", str(rows), "--out", str(out), "--device", "cpu", "--json", *options]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as training:
@@ -89,8 +64,10 @@ class Killed(Exception):
     """Stops a training in this process."""
 
 
-def test_training_resumes_after_its_last_epoch_with_the_same_result(shop, expected, tmp_path):
-    short_recipe, notes = miniature_recipe(shop), []
+def test_training_resumes_after_its_last_epoch_with_the_same_result(
+    miniature_rows, expected, tmp_path
+):
+    notes = []
     for last in (1, STEPS_PER_EPOCH + 1, 2 * STEPS_PER_EPOCH + 2, None):
 
         def on_progress(stage, done, total, last=last):
@@ -98,25 +75,25 @@ def test_training_resumes_after_its_last_epoch_with_the_same_result(shop, expect
                 raise Killed
 
         with nullcontext() if last is None else pytest.raises(Killed):
-            card = train(short_recipe, shop / "rows", tmp_path, on_progress, notes.append)
+            card = train(SHORT, miniature_rows, tmp_path, on_progress, notes.append)
     assert [int(note.split()[3]) for note in notes] == [1, 2]
     assert card["sha256"] == expected[0]["sha256"]
 
 
-def test_state_of_another_run_is_rejected_until_it_is_removed(shop, tmp_path):
-    one_epoch = dataclasses.replace(miniature_recipe(shop), epochs=1)
+def test_state_of_another_run_is_rejected_until_it_is_removed(miniature_rows, tmp_path):
+    one_epoch = dataclasses.replace(SHORT, epochs=1)
     state = training_state.StateFile(
         tmp_path / training_state.FILE, {"recipe": {"dim": 16}, "rows": "a"}
     )
     state.write({"step": 3})
     assert state.read() == {"step": 3}
     with pytest.raises(InputError, match=r"recipe\.name was None, is general.*more; remove it"):
-        train(one_epoch, shop / "rows", tmp_path)
+        train(one_epoch, miniature_rows, tmp_path)
     state.file.write_bytes(state.file.read_bytes()[:100])
     with pytest.raises(InputError, match=r"training-state\.pt: .*remove it"):
-        train(one_epoch, shop / "rows", tmp_path)
+        train(one_epoch, miniature_rows, tmp_path)
     state.file.unlink()
-    assert train(one_epoch, shop / "rows", tmp_path)["metrics"]["epochs"] == 1
+    assert train(one_epoch, miniature_rows, tmp_path)["metrics"]["epochs"] == 1
 
 
 def test_failed_write_keeps_the_old_state(tmp_path, monkeypatch):
@@ -132,19 +109,22 @@ def test_failed_write_keeps_the_old_state(tmp_path, monkeypatch):
     assert state.read() == {"step": 1}
 
 
-def test_two_processes_resume_after_a_kill_and_train_as_one_process(shop, expected, tmp_path):
+def test_two_processes_resume_after_a_kill_and_train_as_one_process(
+    miniature_rows, expected, tmp_path, tmp_path_factory
+):
     """Each process has half of the same batches: only the order of additions differs.
 
     Both also train the refit.
     """
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    options = ("--refit", "validation")
-    with start_training(shop, tmp_path, *launcher, options=options) as training:
+    params = write_params(tmp_path_factory.mktemp("params") / "params.toml", SHORT)
+    options = ("--params", str(params), "--refit", "validation")
+    with start_training(miniature_rows, tmp_path, *launcher, options=options) as training:
         wait_for_state(training, tmp_path)
         psutil.Process(training.pid).children()[-1].kill()
         _, notes = training.communicate(timeout=PROCESSES_S)
     assert training.returncode == 1 and not (tmp_path / "card.json").exists(), notes
-    with start_training(shop, tmp_path, *launcher, options=options) as training:
+    with start_training(miniature_rows, tmp_path, *launcher, options=options) as training:
         printed, notes = training.communicate(timeout=PROCESSES_S)
     assert training.returncode == 0, notes
     assert notes.count("resuming after epoch") == printed.count("\n") == 1
