@@ -44,22 +44,18 @@ def counted(*batches: list[float], operator: str = "PythonCalc[52]") -> dict[str
     return values
 
 
-def test_bucket_has_the_latencies_up_to_its_bound_and_a_negative_one_is_zero() -> None:
-    values = counted([25.0, 25.1, 700.0], [80_000.0, -40.0])
+def test_buckets_of_all_operators_have_latencies_up_to_their_bounds_and_a_negative_one_is_0() -> (
+    None
+):
+    values = counted([25.0, 25.1], [80_000.0])
+    values |= counted([700.0], [-40.0], operator="PythonCalc[53]")
     assert all(map(is_latency, values))
-    found = count_latencies(values)[EVENT_TO_SCORE]
+    counts = count_latencies(values | {"Calc[1].sum": 9.0})
+    assert EVENT_TO_ALERT not in counts
+    found = counts[EVENT_TO_SCORE]
     assert [*found.buckets] == [*map(str, BUCKETS_MS), NO_BOUND]
     assert found.buckets["25"] == 2
     assert found.buckets["50"] == found.buckets["500"] == 3
     assert found.buckets["800"] == found.buckets["60000"] == 4
     assert found.count == 5
     assert found.sum_ms == 80_750
-
-
-def test_counters_of_two_operators_are_added() -> None:
-    found = count_latencies(
-        counted([10.0]) | counted([10.0, 600.0], operator="PythonCalc[53]") | {"Calc[1].sum": 9.0}
-    )
-    assert found[EVENT_TO_SCORE].buckets["25"] == 2
-    assert found[EVENT_TO_SCORE].count == 3
-    assert EVENT_TO_ALERT not in found

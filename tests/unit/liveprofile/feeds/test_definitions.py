@@ -122,32 +122,6 @@ def test_old_copy_of_a_removed_rule_is_refused_after_compaction_of_its_removal()
     assert topic.has_records and ids(topic.value()) == []
 
 
-def test_new_records_change_the_rules_but_not_the_set_returned_before() -> None:
-    topic = FakeTopic(rule_record("a"), rule_record("b"))
-    with feed_of(topic) as feed:
-        before = feed.current()
-        topic.put(rule_record("a", version=2, state="PAUSED"), raw_rule_record("b", None))
-        until(lambda: ids(feed.current()) == ["a"])
-        assert feed.current().evaluated("event") == []
-        assert ids(before) == ["a", "b"]
-    assert topic.closed
-
-
-def test_failing_topic_is_reopened_and_each_failure_is_logged_once(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    first = FakeTopic(rule_record("a"))
-    second = FakeTopic(rule_record("a"), rule_record("b"))
-    down = ServiceError("Kafka is down")
-    with caplog.at_level(logging.WARNING), feed_of(first, down, down, second) as feed:
-        assert ids(feed.current()) == ["a"]
-        first.put(ServiceError("the broker ended"))
-        until(lambda: ids(feed.current()) == ["a", "b"])
-    failures = [line.partition(";")[0] for line in caplog.messages]
-    assert failures == ["the broker ended", "Kafka is down"]
-    assert first.closed and second.closed
-
-
 def test_topic_that_does_not_answer_is_awaited_for_the_timeout_only() -> None:
     answer = threading.Event()
 

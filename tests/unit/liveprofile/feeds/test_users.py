@@ -137,14 +137,26 @@ def test_a_topic_that_cannot_be_read_prevents_the_start(kind: Kind) -> None:
         feed_of(kind, unreachable, first_read_timeout_s=0.2)
 
 
-def test_after_a_failure_the_topic_is_read_again_from_its_beginning(kind: Kind) -> None:
+def test_after_failures_which_are_logged_once_the_topic_is_read_again_from_its_beginning(
+    kind: Kind, caplog: pytest.LogCaptureFixture
+) -> None:
     first, second = (FakeTopic(record(user, kind.value(user))) for user in "ab")
-    topics = [first, second]
-    feed = feed_of(kind, lambda: topics.pop(0))
-    first.put(ServiceError("broken"))
-    until(lambda: kind.says(feed.current(), "b", TIME_MS))
+    down = ServiceError("down")
+    topics = [first, down, down, second]
+
+    def open_source() -> FakeTopic:
+        if isinstance(topic := topics.pop(0), ServiceError):
+            raise topic
+        return topic
+
+    with caplog.at_level(logging.WARNING):
+        feed = feed_of(kind, open_source)
+        first.put(ServiceError("broken"))
+        until(lambda: kind.says(feed.current(), "b", TIME_MS))
     assert not kind.says(feed.current(), "a", TIME_MS)  # compaction has removed it
+    assert [line.partition(";")[0] for line in caplog.messages] == ["broken", "down"]
     feed.close()
+    assert first.closed and second.closed
 
 
 def test_a_job_that_does_not_follow_merges_reads_nothing() -> None:

@@ -1,12 +1,9 @@
-"""Evaluation of the shipped rules, and when a true rule raises a flag."""
+"""Evaluation of the shipped rules, and what a flag holds."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-import random
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,12 +11,7 @@ import pytest
 
 from liveprofile.features import window_features
 from liveprofile.rules import flag_policy
-from liveprofile.rules.flag_policy import FlagPolicy, RuleEvaluation
-from liveprofile.rules.flags import Flag
-from liveprofile.units import HOUR_MS, MINUTE_MS
-from tests.support.memory.sinks import MemoryScoringSink
 from tests.support.rows.rule_examples import SHIPPED_RULES, event_columns, rule
-from tests.support.rows.scored_events import START_MS, scored_event
 from udfs.profile.assemble import FEATURES
 
 EVENTS = {rule.id: rule for rule in SHIPPED_RULES.evaluated("event")}
@@ -131,98 +123,3 @@ def test_event_flag_has_id_evidence_and_state() -> None:
     }
     assert flag.message == flag.reasons[0]["sentence"] == "purchase of 5.25, 50%"
     assert (flag.event_id, flag.rule_version, flag.rule_state) == ("e1", 4, "SHADOW")
-
-
-RULES = (rule(), rule(id="free", cool_down_hours=0))
-KILLS = 200
-
-
-class Store:
-    """Evaluates batches as the scoring pipeline does, with the store of its tests."""
-
-    def __init__(self) -> None:
-        self.sink = MemoryScoringSink()
-        self._policy = FlagPolicy(self.sink)
-
-    def evaluate(self, rows: Sequence[RuleEvaluation]) -> list[Flag]:
-        """Stores the rows with their flags and returns the flags, which are not sent yet."""
-        raised = self._policy.raise_flags(rows, "1")
-        self.sink.write(
-            [
-                scored_event(
-                    row.user_id,
-                    event_id=row.event_id,
-                    event_ms=row.time_ms,
-                    active_rules=[match.rule.id for match in row.matches],
-                    flags=flags,
-                )
-                for row, flags in zip(rows, raised, strict=True)
-            ]
-        )
-        return [flag for flags in raised for flag in flags]
-
-
-def stream(rng: random.Random, events: int = 40) -> list[RuleEvaluation]:
-    """Events of two users, some in one millisecond, some out of order; at most of them all rules
-    are true."""
-    matches, _ = flag_policy.evaluate_rules(RULES, event_columns(amount=[5.0, 0.0]), 2)
-    return [
-        RuleEvaluation(
-            rng.choice("uv"),
-            START_MS + number // 4 * 20 * MINUTE_MS - rng.choice([0, 0, 0, 2 * HOUR_MS]),
-            [match for match in matches if rng.random() < 0.7],
-            f"e{rng.random()}",
-        )
-        for number in range(events)
-    ]
-
-
-def batches(rng: random.Random, rows: Sequence[RuleEvaluation]) -> Iterator[list[RuleEvaluation]]:
-    start = 0
-    while start < len(rows):
-        end = start + rng.choice([1, 2, 5, 20, len(rows)])
-        yield list(rows[start:end])
-        start = end
-
-
-@pytest.mark.slow
-def test_flags_do_not_depend_on_batches_and_keep_the_cool_down() -> None:
-    """In the same millisecond and for late events, too."""
-    rng, cool_down_ms = random.Random(1), RULES[0].cool_down_hours * HOUR_MS
-    for _ in range(40):
-        rows, one_by_one = stream(rng), Store()
-        for row in rows:
-            one_by_one.evaluate([row])
-        expected = one_by_one.sink.flags.keys()
-        assert 5 < len(expected) < len(rows) * len(RULES) / 2
-        for _ in range(10):
-            store = Store()
-            for batch in batches(rng, rows):
-                store.evaluate(batch)
-            assert store.sink.flags.keys() == expected
-        for user_id in "uv":
-            raised_ms = sorted(
-                time_ms
-                for user, time_ms, rule_id, _ in expected
-                if (user, rule_id) == (user_id, RULES[0].id)
-            )
-            assert all(b - a >= cool_down_ms for a, b in pairwise(raised_ms))
-
-
-@pytest.mark.slow
-def test_every_stored_flag_is_sent_although_tasks_are_killed() -> None:
-    """A kill between store and send loses the batch's alerts. The rows after the last checkpoint
-    come again, in other batches, and late events that followed them are in the store by then."""
-    rng, kills = random.Random(3), 0
-    while kills < KILLS:
-        rows, store, sent, covered, start = stream(rng), Store(), set(), 0, 0
-        while start < len(rows):
-            end = min(start + rng.randrange(1, 15), len(rows))
-            flags = store.evaluate(rows[start:end])
-            if rng.random() < 0.3:
-                start, kills = covered, kills + 1
-                continue
-            sent |= {flag.flag_id for flag in flags}
-            start = end
-            covered = end if rng.random() < 0.5 else covered
-        assert sent == {flag.flag_id for flag in store.sink.flags.values()}

@@ -14,7 +14,6 @@ from liveprofile.rules.definitions import RuleSigner, SignatureError
 from liveprofile.rules.rules import (
     Rule,
     RulesError,
-    read_rule,
     read_rules,
 )
 from tests.support.paths import ROOT
@@ -83,20 +82,6 @@ def test_error_lists_every_problem(tmp_path: Path) -> None:
         (16, "typo"),
     ]
     assert "(and 1 more:" in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("value", "reason"),
-    [
-        (b"{", "record: JSON: "),
-        (b"[]", "record: JSON: must be an object"),
-        (b"{}", "record: rule ?: id: Field required"),
-    ],
-)
-def test_invalid_record_is_rejected(value: bytes, reason: str) -> None:
-    with pytest.raises(RulesError) as error:
-        read_rule(value, "record")
-    assert str(error.value).startswith(reason)
 
 
 def test_contract_lists_every_rule_key_and_window_feature() -> None:
