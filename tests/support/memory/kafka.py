@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from confluent_kafka import KafkaException, TopicPartition
 
 from liveprofile.feeds import definitions, feed
 from liveprofile.ingest import rejected
@@ -35,6 +36,67 @@ def message(
     fields = {"topic": topic, "partition": partition, "offset": offset, "value": value, "key": key}
     fields |= {"timestamp": (2, timestamp_ms), "error": error, "headers": None}
     return SimpleNamespace(**{name: lambda field=each: field for name, each in fields.items()})
+
+
+class FakeConsumer:
+    """A confluent_kafka.Consumer of the values of each partition; it records the commits.
+
+    It calls `on_empty` after the last record, and `while_paused` while it is paused.
+    """
+
+    def __init__(
+        self,
+        topic: str,
+        *partitions: list[bytes | None],
+        key: bytes = b"key",
+        timestamp_ms: int = 0,
+    ):
+        self.topic = topic
+        self.messages = [
+            message(topic, number, offset, value, key, timestamp_ms)
+            for number, values in enumerate(partitions)
+            for offset, value in enumerate(values)
+        ]
+        self.committed: dict[int, int] = {}
+        self.paused = self.closed = False
+        self.on_empty: Callable[[], None] = lambda: None
+        self.while_paused: Callable[[], None] = lambda: None
+        self.on_revoke: Any = None
+        self.commit_error: KafkaException | None = None
+
+    def subscribe(self, topics: list[str], on_revoke: Any = None, on_lost: Any = None) -> None:
+        assert topics == [self.topic] and on_revoke == on_lost
+        self.on_revoke = on_revoke
+
+    def consume(self, count: int, timeout: float) -> list[Any]:
+        if self.paused:
+            self.while_paused()
+            return []
+        taken, self.messages = self.messages[:count], self.messages[count:]
+        if not taken and timeout:
+            self.on_empty()
+        return taken
+
+    def poll(self, timeout: float) -> Any:
+        return next(iter(self.consume(1, timeout)), None)
+
+    def assignment(self) -> list[TopicPartition]:
+        return []
+
+    def pause(self, places: list[TopicPartition]) -> None:
+        self.paused = True
+
+    def resume(self, places: list[TopicPartition]) -> None:
+        self.paused = False
+
+    def commit(self, offsets: list[TopicPartition], asynchronous: bool) -> None:
+        assert not asynchronous
+        if self.commit_error:
+            raise self.commit_error
+        self.committed |= {place.partition: place.offset for place in offsets}
+
+    def close(self) -> None:
+        self.closed = True
 
 
 # Modules that import the replaced names when a test runs would keep those of the test.

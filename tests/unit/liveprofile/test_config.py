@@ -1,8 +1,10 @@
-"""Settings: precedence of file, variables and overrides; errors of one line."""
+"""Settings: precedence of file, variables and overrides; errors of one line; credentials."""
 
 from __future__ import annotations
 
+import os
 import re
+import ssl
 
 import pytest
 
@@ -13,16 +15,17 @@ from liveprofile.settings import (
     CONFIG_VARIABLE,
     ENV_PREFIX,
     OTHER_VARIABLES,
+    CassandraSettings,
     load,
     setting_types,
 )
+from liveprofile.storage.connection import tls_context
 from tests.support.paths import ROOT
+from tests.support.security.certificates import CertificateAuthority
 
 
 @pytest.fixture(autouse=True)
 def _no_variables(monkeypatch):
-    import os
-
     for name in os.environ:
         if name.startswith("LIVEPROFILE_"):
             monkeypatch.delenv(name)
@@ -153,22 +156,21 @@ def test_password_does_not_appear_in_errors_or_repr(written):
 
 def test_security_settings_become_kafka_client_settings():
     plain = client_config(load().kafka)
-    assert plain["security.protocol"] == "PLAINTEXT"
-    assert "sasl.password" not in plain
+    assert plain["security.protocol"] == "PLAINTEXT" and "sasl.password" not in plain
+    sasl = {"sasl_mechanism": "PLAIN", "username": "me", "password": "secret", "ca_file": "/ca.pem"}
     secured = client_config(
-        load(
-            kafka={
-                "security_protocol": "SASL_SSL",
-                "sasl_mechanism": "PLAIN",
-                "username": "me",
-                "password": "secret",
-                "ca_file": "/ca.pem",
-            }
-        ).kafka
+        load(kafka=CERTIFICATE | sasl | {"security_protocol": "SASL_SSL"}).kafka
     )
-    assert secured["sasl.mechanism"] == "PLAIN"
-    assert (secured["sasl.username"], secured["sasl.password"]) == ("me", "secret")
-    assert secured["ssl.ca.location"] == "/ca.pem"
+    expected = {
+        "sasl.mechanism": "PLAIN",
+        "sasl.username": "me",
+        "sasl.password": "secret",
+        "ssl.ca.location": "/ca.pem",
+        "ssl.certificate.location": "/c.pem",
+        "ssl.key.location": "/k.pem",
+        "ssl.key.password": "hunter2",
+    }
+    assert expected.items() <= secured.items()
 
 
 def test_topics_use_arrival_time_and_their_retention():
@@ -193,3 +195,51 @@ def test_topics_use_arrival_time_and_their_retention():
 def test_replicated_topics_require_two_replicas_for_a_write(replication, expected):
     for config in topic_configs(load(topics={"replication": replication}).topics).values():
         assert config.get("min.insync.replicas") == expected
+
+
+CERTIFICATE = {"certificate_file": "/c.pem", "key_file": "/k.pem", "key_password": "hunter2"}
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "message"),
+    [
+        ("kafka", {"certificate_file": "/c.pem"}, "certificate_file and key_file need each other"),
+        ("kafka", {"key_file": "/k.pem"}, "certificate_file and key_file need each other"),
+        ("kafka", {"key_password": "hunter2"}, "key_password needs key_file"),
+        ("kafka", CERTIFICATE, "certificate_file needs security_protocol SSL or SASL_SSL"),
+        ("cassandra", {"key_file": "/k.pem"}, "certificate_file and key_file need each other"),
+        ("cassandra", CERTIFICATE, "certificate_file needs ca_file"),
+    ],
+)
+def test_incomplete_credentials_are_rejected_in_one_line_without_secrets(section, values, message):
+    with pytest.raises(ConfigError) as raised:
+        load(**{section: values})
+    assert message in str(raised.value)
+    assert str(raised.value).startswith(f"setting {section}: ")
+    assert "\n" not in str(raised.value) and "hunter2" not in str(raised.value)
+
+
+def test_file_and_variable_together_complete_the_credentials(written, monkeypatch):
+    file = written('[decoder]\nusername = "shop"\n')
+    with pytest.raises(ConfigError, match="username and password need each other"):
+        load(file)
+    monkeypatch.setenv("LIVEPROFILE_DECODER__PASSWORD", "hunter2")
+    assert load(file).decoder.password.get_secret_value() == "hunter2"
+
+
+def test_cassandra_client_certificate_is_loaded_with_its_password(tmp_path):
+    authority = CertificateAuthority(tmp_path)
+    certificate = authority.issue("liveprofile", key_password="hunter2")
+
+    def context(**changes: str) -> ssl.SSLContext | None:
+        own = {"ca_file": authority.file, "certificate_file": certificate.file}
+        own |= {"key_file": certificate.key_file, "key_password": "hunter2"}
+        return tls_context(
+            load(cassandra={k: str(v) for k, v in (own | changes).items()}).cassandra
+        )
+
+    assert isinstance(context(), ssl.SSLContext)
+    for wrong in ({"key_password": "other"}, {"key_password": ""}, {"certificate_file": "/no"}):
+        with pytest.raises(ConfigError, match=r"settings cassandra\.certificate_file = "):
+            context(**wrong)
+    assert tls_context(CassandraSettings()) is None

@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
+from unittest.mock import Mock
+
 import pytest
 
 from liveprofile import retry
 from liveprofile.errors import ServiceError, ServiceUnavailableError
 
 
-class Service:
-    """Raises one error for each call until none is left, then answers."""
-
-    def __init__(self, *errors: Exception):
-        self._errors = list(errors)
-        self.calls = 0
-
-    def read(self) -> str:
-        self.calls += 1
-        if self._errors:
-            raise self._errors.pop(0)
-        return "answer"
-
-
-def test_read_is_repeated_until_the_service_answers() -> None:
-    service = Service(ServiceUnavailableError("slow"), ServiceUnavailableError("slow"))
-    assert retry.until_deadline(service.read) == "answer"
-    assert service.calls == 3
-
-
-def test_refused_read_is_not_repeated() -> None:
-    service = Service(ServiceError("no such table"))
+def test_read_is_repeated_until_the_service_answers_or_refuses() -> None:
+    read = Mock(side_effect=[*2 * [ServiceUnavailableError("slow")], "answer"])
+    assert retry.until_deadline(read) == "answer" and read.call_count == 3
+    read = Mock(side_effect=ServiceError("no such table"))
     with pytest.raises(ServiceError, match="no such table"):
-        retry.until_deadline(service.read)
-    assert service.calls == 1
+        retry.until_deadline(read)
+    assert read.call_count == 1

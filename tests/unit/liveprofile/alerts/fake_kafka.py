@@ -1,16 +1,13 @@
-"""A fake Kafka consumer and helpers for the tests of the alert consumer."""
+"""Alerts, handlers and runs for the tests of the alert consumer."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
-
-from confluent_kafka import KafkaException, TopicPartition
 
 from liveprofile.alerts.consumer import Alert, AlertConsumer, RetryPolicy
 from liveprofile.alerts.consumer.alert import read_alert
-from tests.support.memory.kafka import message
+from tests.support.memory.kafka import FakeConsumer
 from tests.support.paths import ROOT
 
 SCHEMA = ROOT / "schemas/risk-alert.schema.json"
@@ -27,37 +24,8 @@ def an_alert(**data: Any) -> Alert:
     return read_alert(payload(**data))
 
 
-class FakeKafka:
-    """Serves the values of each partition, then calls `on_empty`. Records the commits."""
-
-    def __init__(self, *partitions: list[bytes | None]):
-        self.messages = [
-            message(TOPIC, number, offset, value, b"u-4711")
-            for number, values in enumerate(partitions)
-            for offset, value in enumerate(values)
-        ]
-        self.committed: dict[int, int] = {}
-        self.closed = False
-        self.on_empty: Callable[[], None] = lambda: None
-        self.commit_error: KafkaException | None = None
-
-    def subscribe(self, topics: list[str]) -> None:
-        assert topics == [TOPIC]
-
-    def poll(self, timeout: float) -> Any:
-        if self.messages:
-            return self.messages.pop(0)
-        self.on_empty()
-        return None
-
-    def commit(self, offsets: list[TopicPartition], asynchronous: bool) -> None:
-        assert not asynchronous
-        if self.commit_error:
-            raise self.commit_error
-        self.committed |= {place.partition: place.offset for place in offsets}
-
-    def close(self) -> None:
-        self.closed = True
+def kafka_of(*partitions: list[bytes | None]) -> FakeConsumer:
+    return FakeConsumer(TOPIC, *partitions, key=b"u-4711")
 
 
 class MemoryHandledStore:
@@ -89,7 +57,7 @@ class Recorder:
 class Run:
     """One run of the consumer over the records of a fake Kafka."""
 
-    def __init__(self, kafka: FakeKafka, *handlers: Any, handled: Any = None, **options: Any):
+    def __init__(self, kafka: FakeConsumer, *handlers: Any, handled: Any = None, **options: Any):
         self.kafka, self.dead = kafka, []
         self.consumer = AlertConsumer(
             kafka,

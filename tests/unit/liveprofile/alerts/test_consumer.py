@@ -29,16 +29,16 @@ from tests.unit.liveprofile.alerts.fake_kafka import (
     EXAMPLE,
     FAST,
     TOPIC,
-    FakeKafka,
     Recorder,
     Run,
     an_alert,
+    kafka_of,
     payload,
 )
 
 
 def test_alerts_of_a_partition_are_handled_in_order_then_committed():
-    kafka = FakeKafka([payload(1), payload(2)], [payload(3)])
+    kafka = kafka_of([payload(1), payload(2)], [payload(3)])
     handler = Recorder()
     run = Run(kafka, handler)()
     assert sorted(handler.seen) == [f"{n:032x}" for n in (1, 2, 3)]
@@ -49,14 +49,14 @@ def test_alerts_of_a_partition_are_handled_in_order_then_committed():
 
 def test_duplicate_alert_is_handled_once_by_each_handler():
     first, second = Recorder(name="first"), Recorder(name="second")
-    run = Run(FakeKafka([payload(1), payload(1)]), first, second)()
+    run = Run(kafka_of([payload(1), payload(1)]), first, second)()
     assert len(first.seen) == len(second.seen) == 1
     assert (run.counts.handled, run.counts.known) == (2, 2)
 
 
 def test_transient_failure_is_retried():
     handler = Recorder(TimeoutError(), TimeoutError())
-    run = Run(FakeKafka([payload(1)]), handler)()
+    run = Run(kafka_of([payload(1)]), handler)()
     assert len(handler.seen) == 3 and not run.dead
     assert (run.counts.handled, run.counts.retried) == (1, 2)
 
@@ -64,7 +64,7 @@ def test_transient_failure_is_retried():
 def test_poison_alert_goes_to_dead_letters_and_blocks_nothing():
     poison = Recorder(*[ValueError("no\nsuch thing")] * FAST.attempts, name="poison")
     other = Recorder(name="other")
-    run = Run(kafka := FakeKafka([payload(1), payload(2)]), poison, other)()
+    run = Run(kafka := kafka_of([payload(1), payload(2)]), poison, other)()
     assert run.dead == [
         (0, DeliveryFailure("poison", "HANDLER_FAILED", "ValueError: no such thing"))
     ]
@@ -74,7 +74,7 @@ def test_poison_alert_goes_to_dead_letters_and_blocks_nothing():
 
 def test_refused_alert_is_not_retried():
     handler = Recorder(AlertRefusedError("gone"))
-    run = Run(FakeKafka([payload(1)]), handler)()
+    run = Run(kafka_of([payload(1)]), handler)()
     assert len(handler.seen) == 1
     assert run.dead == [(0, DeliveryFailure("recorder", "REFUSED", "AlertRefusedError: gone"))]
 
@@ -82,7 +82,7 @@ def test_refused_alert_is_not_retried():
 @pytest.mark.parametrize("value", [None, b"x", b"{}", payload(severity="fatal")])
 def test_invalid_alert_goes_to_dead_letters(value: bytes | None):
     handler = Recorder()
-    run = Run(kafka := FakeKafka([value, payload(1)]), handler)()
+    run = Run(kafka := kafka_of([value, payload(1)]), handler)()
     assert [(offset, failure.reason) for offset, failure in run.dead] == [(0, "NOT_AN_ALERT")]
     assert len(handler.seen) == 1 and kafka.committed == {0: 2}
 
@@ -90,13 +90,13 @@ def test_invalid_alert_goes_to_dead_letters(value: bytes | None):
 def test_alerts_below_minimum_severity_are_skipped():
     handler = Recorder()
     values = [payload(n, severity=severity) for n, severity in enumerate(Severity)]
-    run = Run(FakeKafka(values), handler, min_severity=Severity.HIGH)()
+    run = Run(kafka_of(values), handler, min_severity=Severity.HIGH)()
     assert len(handler.seen) == 2 and run.counts.below == 2
 
 
 def test_service_outage_ends_consumer_without_commit_or_dead_letter():
     handler = Recorder(*[ServiceError("Cassandra is away")] * FAST.attempts)
-    kafka = FakeKafka([payload(1), payload(2)])
+    kafka = kafka_of([payload(1), payload(2)])
     run = Run(kafka, handler)
     with pytest.raises(ServiceError, match="Cassandra is away"):
         run()
@@ -105,7 +105,7 @@ def test_service_outage_ends_consumer_without_commit_or_dead_letter():
 
 def test_stop_interrupts_retry_wait_and_commits_handled_records():
     handler = Recorder()
-    kafka = FakeKafka([payload(1), payload(2), payload(3)])
+    kafka = kafka_of([payload(1), payload(2), payload(3)])
     run = Run(kafka, handler, retries=RetryPolicy(3, initial_wait_s=60.0, max_wait_s=60.0))
     handle = handler.handle
 
@@ -125,7 +125,7 @@ def test_stop_interrupts_retry_wait_and_commits_handled_records():
 @pytest.mark.parametrize("is_lost", [True, False])
 def test_commit_error_ends_the_consumer_unless_the_partition_is_lost(is_lost: bool):
     code = KafkaError.ILLEGAL_GENERATION if is_lost else KafkaError.GROUP_AUTHORIZATION_FAILED
-    kafka = FakeKafka([payload(1)])
+    kafka = kafka_of([payload(1)])
     kafka.commit_error = KafkaException(KafkaError(code))
     with nullcontext() if is_lost else pytest.raises(ServiceError, match=TOPIC):
         assert Run(kafka, Recorder())().counts.handled == 1
@@ -134,7 +134,7 @@ def test_commit_error_ends_the_consumer_unless_the_partition_is_lost(is_lost: bo
 def test_user_ids_in_logs_are_hashed(caplog):
     caplog.set_level("INFO")
     errors = TimeoutError(), AlertRefusedError("u-4711 is gone")
-    Run(FakeKafka([payload(1), payload(2)]), Recorder(*errors))()
+    Run(kafka_of([payload(1), payload(2)]), Recorder(*errors))()
     assert "recorder took" in caplog.text and "REFUSED" in caplog.text
     assert "user:" in caplog.text and "u-4711" not in caplog.text
 

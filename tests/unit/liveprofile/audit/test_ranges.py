@@ -40,12 +40,13 @@ def outcomes(job: SimulatedJob, since_ms: int = 0) -> Iterator[tuple[int, int, s
                 yield record.partition, record.offset, outcome
 
 
-def audit_whole(job: SimulatedJob, part_rows: int = PART_ROWS) -> Report:
+def audit_whole(job: SimulatedJob, part_rows: int = PART_ROWS, order: int = 1) -> Report:
+    """order: -1 adds the last record first."""
     with Audit(SETTINGS.window, part_rows=part_rows) as audit:
         audit.add_deltas(job.deltas)
         audit.add_outcomes(outcomes(job))
         ranges = {number: PartitionRange(0, end) for number, end in enumerate(job.ends())}
-        audit.add_records(job.records, ranges)
+        audit.add_records(job.records[::order], ranges)
         return audit.report()
 
 
@@ -104,8 +105,16 @@ def test_audits_of_ranges_add_up_to_the_audit_of_the_topic(data):
         assert report.counts.unknown == 0
         total.update(additive(report))
     whole = audit_whole(job)
-    assert whole == audit_whole(job, part_rows=10)  # of event_ids, classified one after the other
+    # Parts of event_ids, classified one after the other, of records in another order.
+    assert whole == audit_whole(job, part_rows=10, order=-1)
     assert whole.counts.unknown == 0
+    expected = {
+        "used": sum(delta.events for delta in job.deltas),
+        "late": len(job.late),
+        "rejected": len(job.rejected),
+        "heartbeats": sum(b'"heartbeat"' in record.value for record in job.records),
+    }
+    assert expected.items() <= additive(whole).items()
     assert total == additive(whole)
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from liveprofile.audit.rows import stored_rows
 from liveprofile.identity.merges import IdentityTable, Merge
@@ -155,40 +153,6 @@ def test_record_from_the_future_does_not_close_windows():
     assert reconciled(topic).open_windows == 1
     topic.heartbeat(10 * MINUTE_MS, record_ms=2 * MINUTE_MS)
     assert reconciled(topic).open_windows == 0
-
-
-@pytest.mark.slow
-@given(st.data())
-def test_random_topic_matches_a_plain_python_job(data):
-    """A plain Python job classifies the records; the audit must count the same from its output."""
-    topic = Topic()
-    rejected, late, used, seen = [], [], [], set()
-    expected = dict.fromkeys(("used", "duplicate", "late", "rejected", "heartbeats"), 0)
-    for partition in data.draw(st.lists(st.integers(0, 2), max_size=60)):
-        kind = data.draw(st.sampled_from(["event", "late", "broken", "heartbeat"]))
-        offset = sum(record.partition == partition for record in topic.records)
-        # Copies of an event have the same key and therefore the same partition.
-        event_id = f"{partition}-{data.draw(st.integers(0, 8))}"
-        if kind == "heartbeat":
-            topic.heartbeat(0, partition)
-            expected["heartbeats"] += 1
-            continue
-        topic.add(event_id, partition=partition)
-        if kind == "broken":
-            rejected.append((partition, offset))
-            expected["rejected"] += 1
-        elif event_id in seen:
-            expected["duplicate"] += 1
-        else:
-            seen.add(event_id)
-            (late if kind == "late" else used).append(
-                (partition, offset) if kind == "late" else event_id
-            )
-            expected["late" if kind == "late" else "used"] += 1
-    topic.records = data.draw(st.permutations(topic.records))
-    found = reconciled(topic, stored(*used), rejected=rejected, late=late)
-    assert found.ok
-    assert {name: getattr(found, name) for name in expected} == expected
 
 
 def test_staggered_window_closes_at_its_own_end():

@@ -15,58 +15,11 @@ from liveprofile.decoding.service import Decoder, output_of
 from liveprofile.errors import ServiceError
 from liveprofile.kafka.records import Record
 from liveprofile.settings import LimitSettings, Settings
-from tests.support.memory.kafka import message
+from tests.support.memory.kafka import FakeConsumer, message
 from tests.support.streams.encoded import framed
 
 SETTINGS = Settings()
 TIME_MS = 1_800_000_000_000
-
-
-class EncodedTopic:
-    """A consumer of records of partition 0 and, behind them, of partition 1."""
-
-    def __init__(self, *partitions: list[bytes | None]):
-        self.messages = [
-            message(SETTINGS.topics.encoded, number, offset, value, timestamp_ms=TIME_MS)
-            for number, values in enumerate(partitions)
-            for offset, value in enumerate(values)
-        ]
-        self.committed: dict[int, int] = {}
-        self.paused = self.closed = False
-        self.while_paused: Callable[[], None] = lambda: None
-        self.on_empty: Callable[[], None] = lambda: None
-        self.commit_error: KafkaException | None = None
-        self.on_revoke: Any = None
-
-    def subscribe(self, topics: list[str], on_revoke: Any, on_lost: Any) -> None:
-        assert topics == [SETTINGS.topics.encoded] and on_revoke == on_lost
-        self.on_revoke = on_revoke
-
-    def consume(self, count: int, timeout: float) -> list[Any]:
-        if self.paused:
-            self.while_paused()
-            return []
-        taken, self.messages = self.messages[:count], self.messages[count:]
-        if not taken and timeout:
-            self.on_empty()
-        return taken
-
-    def assignment(self) -> list[TopicPartition]:
-        return []
-
-    def pause(self, places: list[TopicPartition]) -> None:
-        self.paused = True
-
-    def resume(self, places: list[TopicPartition]) -> None:
-        self.paused = False
-
-    def commit(self, offsets: list[TopicPartition], asynchronous: bool) -> None:
-        if self.commit_error:
-            raise self.commit_error
-        self.committed |= {place.partition: place.offset for place in offsets}
-
-    def close(self) -> None:
-        self.closed = True
 
 
 class SentRecords:
@@ -112,8 +65,9 @@ class Registry:
 
 def prepared(
     *partitions: list[bytes | None],
-) -> tuple[Decoder, EncodedTopic, SentRecords, Registry]:
-    topic, sent, registry = EncodedTopic(*partitions), SentRecords(), Registry()
+) -> tuple[Decoder, FakeConsumer, SentRecords, Registry]:
+    topic = FakeConsumer(SETTINGS.topics.encoded, *partitions, timestamp_ms=TIME_MS)
+    sent, registry = SentRecords(), Registry()
     decoder = Decoder(SETTINGS, topic, sent, registry.reader, retry_s=0.001)
     topic.on_empty = decoder.stop
     return decoder, topic, sent, registry

@@ -19,10 +19,9 @@ from liveprofile.ingest.mapping import read_mapping
 from liveprofile.ingest.replay import open_source
 from liveprofile.ingest.sources import sort_by_time
 from liveprofile.ingest.values import time_ms
-from tests.support.paths import ROOT, SHARED_DATA
+from tests.support.paths import ROOT
 
 MAPPINGS = ROOT / "mappings"
-TAOBAO = SHARED_DATA / "taobao/slice_20171126_110300.csv"
 UTC = ZoneInfo("UTC")
 
 CSV = """
@@ -64,19 +63,6 @@ def test_shipped_mappings_are_valid(path):
 def event(event_id: str, event_type: str, event_time: int, **more: Any) -> dict[str, Any]:
     fields = {"event_id": event_id, "event_type": event_type, "event_time": event_time}
     return fields | more
-
-
-@pytest.mark.slow
-def test_whole_taobao_slice_is_translated():
-    if not TAOBAO.is_file():
-        pytest.skip("the Taobao slice is not available")
-    ids, last_ms = set(), 0
-    for events in open_source(TAOBAO, MAPPINGS / "user_behavior.toml"):
-        assert events.times_ms == sorted(events.times_ms)
-        assert last_ms <= events.times_ms[0]
-        last_ms = events.times_ms[-1]
-        ids.update(json.loads(value)["event_id"] for value in events.values)
-    assert len(ids) == 110_300
 
 
 def test_complete_journey_purchases_join_the_products(tmp_path):

@@ -15,7 +15,9 @@ from liveprofile.labels.rule_backtest import (
     RuleReplay,
     StoredEvent,
     StoredWindow,
+    as_json,
     blocks,
+    compare,
     not_evaluable,
     outcome,
 )
@@ -130,3 +132,17 @@ def test_outcome_counts_alerts_of_the_range_against_labels() -> None:
     assert found.users == 2
     assert (found.frauds, found.labelled, found.precision) == (1, 2, 0.5)
     assert outcome([], START_MS, labels).precision is None
+
+
+def test_both_sides_are_compared_over_the_same_rows() -> None:
+    stored = [("early", -1, 50.0), ("small", 1, 4.0), ("large", 2, 40.0), ("large", 3, 0.0)]
+    events = [event(hours, amount, user) for user, hours, amount in [*stored, ("login", 4, 2.0)]]
+    current, edited = [rule()], [rule(when="amount >= 20 or amount == 2")]
+    labels = {("large", START_MS + 2 * HOUR_MS): "fraud"}
+    found = compare(current, edited, blocks(events), START_MS, START_MS + DAY_MS, labels)
+    assert (found.windows, found.events) == (0, 4)
+    assert (found.current.alerts, found.edited.alerts) == (2, 2)
+    assert found.edited.precision == 1.0
+    shown = orjson.loads(orjson.dumps(as_json(found), option=orjson.OPT_NON_STR_KEYS))
+    assert shown["current"]["users"] == 2
+    assert shown["edited"]["labelled"] == 1

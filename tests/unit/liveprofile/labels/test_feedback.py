@@ -6,22 +6,13 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import orjson
 import pytest
 
 from liveprofile.errors import InputError
 from liveprofile.kafka.records import Record
 from liveprofile.labels import feedback
 from liveprofile.labels.feedback import keep_valid, read_file_or_topic, read_labels, schema_error
-from liveprofile.labels.rule_backtest import (
-    StoredEvent,
-    as_json,
-    blocks,
-    compare,
-)
 from liveprofile.settings import Settings, load
-from liveprofile.units import DAY_MS, HOUR_MS
-from tests.support.rows.rule_examples import rule
 
 SCHEMA = json.loads(feedback.SCHEMA_FILE.read_text("utf-8"))
 LABEL = {
@@ -96,28 +87,3 @@ def test_missing_file_or_other_format_is_rejected(tmp_path: Path):
         InputError, match="does not begin with a JSON object: labels are JSON lines"
     ):
         list(read_labels(parquet, "bank"))
-
-
-START_MS = 1_511_654_400_000
-EVENTS = [
-    StoredEvent(user, START_MS + hours * HOUR_MS, f"{user}{hours}", "purchase", amount, 0.5, None)
-    for user, hours, amount in [
-        ("early", -1, 50.0),
-        ("small", 1, 4.0),
-        ("large", 2, 40.0),
-        ("large", 3, 0.0),
-        ("login", 4, 2.0),
-    ]
-]
-
-
-def test_both_sides_are_compared_over_the_same_rows() -> None:
-    current, edited = [rule()], [rule(when="amount >= 20 or amount == 2")]
-    labels = {("large", START_MS + 2 * HOUR_MS): "fraud"}
-    found = compare(current, edited, blocks(EVENTS), START_MS, START_MS + DAY_MS, labels)
-    assert (found.windows, found.events) == (0, 4)
-    assert (found.current.alerts, found.edited.alerts) == (2, 2)
-    assert found.edited.precision == 1.0
-    shown = orjson.loads(orjson.dumps(as_json(found), option=orjson.OPT_NON_STR_KEYS))
-    assert shown["current"]["users"] == 2
-    assert shown["edited"]["labelled"] == 1
