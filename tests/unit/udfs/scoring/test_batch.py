@@ -51,17 +51,6 @@ def test_batches_of_any_size_match_the_reference(
     assert sum(timing.duplicates for timing in scorer.timings) == len(rows) - len(expected) > 5
 
 
-def test_duplicate_event_is_not_scored_again(model: FraudModel) -> None:
-    [event] = purchases(1)
-    scorer = ScoringHarness(model, ANY_PURCHASE)
-    first, second = scorer.score([event, event], [0, 1])
-    assert [alert["data"]["event_id"] for alert in first] == ["u0"]
-    assert second == []
-    assert scorer.score([event, event, event], [2]) == [[]]
-    assert len(scorer.sink.scores) == 1
-    assert [(timing.rows, timing.duplicates) for timing in scorer.timings] == [(1, 1), (0, 1)]
-
-
 def test_timing_counts_from_the_arrival_of_each_event(model: FraudModel) -> None:
     """Not from event_time, which is the client's clock. A duplicate is not counted.
 
