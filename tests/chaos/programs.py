@@ -73,7 +73,9 @@ def faults(seed: int, scale: float) -> dict[str, Any]:
             with loaded_job.recovery(fault.name):
                 fault.happens(Scene(loaded_job, job.stack, lambda source: time.sleep(30)))
             say(summary.LINES[-1])
-        loaded_job.check()
+        loaded_job.close_windows()
+        job.cancel()
+        loaded_job.compare()
     return {"ok": True, "faults": Counter(fault.name for fault in drawn)}
 
 
@@ -91,8 +93,10 @@ def kills(seed: int, scale: float) -> dict[str, Any]:
                 unnoticed += not loaded_job.kill_worker()
             dropped += job.late_records_dropped()
             say(summary.LINES[-1])
-        loaded_job.check()
+        loaded_job.close_windows()
         dropped += job.late_records_dropped()
+        job.cancel()
+        loaded_job.compare()
         audit = job.audit()
     counts = {"kills": times, "unnoticed": unnoticed, "late_records_dropped": dropped}
     return {"ok": not dropped, **counts, "audit": audit}

@@ -240,6 +240,9 @@ def test_job_recovers(
 
 
 def test_output_after_all_faults_equals_reference(loaded_job: LoadedJob) -> None:
-    loaded_job.check()
-    loaded_job.job.wait_for_checkpoint(RECOVERY_TIMEOUT_S)
-    assert loaded_job.job.cli("job", "status").stderr == ""
+    job = loaded_job.job
+    loaded_job.close_windows()
+    job.wait_for_checkpoint(RECOVERY_TIMEOUT_S)
+    assert job.cli("job", "status").stderr == ""
+    job.cancel()
+    loaded_job.compare()

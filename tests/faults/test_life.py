@@ -1,7 +1,7 @@
 """The life of one job under load: other models, a dead replica, upgrades, other parallelisms, stop.
 
 Cassandra is a ring of three nodes; each has a copy of all rows, two must acknowledge a write.
-Must hold at each comparison: no event is lost or used twice, all output is as the reference's.
+Must hold at the end: no event is lost or used twice, all output is as the reference's.
 """
 
 from __future__ import annotations
@@ -95,7 +95,9 @@ def wait_for_model(
     served = {"lowest_revision": revision, "highest_revision": revision}
     # None while Flink has no metrics.
     until(
-        lambda: served.items() <= (status(loaded_job)["models"] or {}).items(), RECOVERY_TIMEOUT_S
+        lambda: served.items() <= (status(loaded_job)["models"] or {}).items(),
+        RECOVERY_TIMEOUT_S,
+        1.0,
     )
     since_ms = loaded_job.clock_ms + WINDOW["length_ms"]
     expected = {
@@ -105,6 +107,7 @@ def wait_for_model(
     until(
         lambda: len(revisions_by_version(loaded_job, since_ms)) >= len(MODEL_USERS) - 1,
         RECOVERY_TIMEOUT_S,
+        0.5,
     )
     for user, of_user in revisions_by_version(loaded_job, since_ms).items():
         assert of_user == {each: {revision} for each in expected[user]}, user
@@ -138,7 +141,7 @@ def test_model_changes_under_load_without_a_restart(life: Life, tmp_path: Path) 
     job.run("model", "apply", second)
     wait_for_model(loaded_job, "second", first + 1)
     apply_and_damage(job, copy_model(tmp_path, "damaged"))
-    until(lambda: status(loaded_job)["models"]["refused"] == 1, RECOVERY_TIMEOUT_S)
+    until(lambda: status(loaded_job)["models"]["refused"] == 1, RECOVERY_TIMEOUT_S, 1.0)
     wait_for_model(loaded_job, "second", first + 1)
 
     job.run("model", "rollback")
@@ -204,7 +207,6 @@ def test_job_with_changelog_recovers_when_its_python_worker_is_killed(life: Life
     loaded_job.load()
     with loaded_job.recovery("Python worker killed, state with a changelog"):
         loaded_job.kill_worker()
-    loaded_job.check()
 
 
 def test_job_resumes_at_other_parallelisms_with_late_events_first(
@@ -231,7 +233,7 @@ def test_job_resumes_at_other_parallelisms_with_late_events_first(
     with loaded_job.recovery("stopped with a savepoint, resumed at parallelism 3"):
         stopped = job.run("job", "stop")
         job.submit("--savepoint", stopped["savepoint"], "--parallelism", "3")
-    loaded_job.check()
+    loaded_job.close_windows()
 
 
 def check_refusals(job: JobUnderTest, savepoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,3 +264,7 @@ def test_savepoint_leaves_the_job_running_and_cancel_ends_it(life: Life) -> None
     cancelled = job.run("job", "cancel")
     assert cancelled["job_id"] == job.id and cancelled["checkpoint"].startswith("file:")
     assert job.state() == "CANCELED"
+
+
+def test_output_of_the_whole_life_equals_reference(life: Life) -> None:
+    life.loaded_job.compare()

@@ -23,7 +23,7 @@ from tests.support.waiting import until
 pytestmark = pytest.mark.faults
 
 JOB = Path(__file__).with_name("large_results_job.py")
-NOTICE_S, PAUSE_S = 10.0, 25.0  # longer than heartbeat.timeout of tests.support.local_stack
+NOTICE_S, PAUSE_S = 6.0, 23.0  # longer than heartbeat.timeout of tests.support.local_stack
 SENT_S = 4.0  # after it the worker has sent all that the channel takes
 TIMEOUT_S = 240.0
 

@@ -15,7 +15,7 @@ from tests.reference.profile import Result, run_reference
 from tests.reference.validation import REASONS_WITH_DETAIL
 from tests.reference.windows import NOBODY, Record
 from tests.support.compare_profiles import Comparison, Expected, Key, compare_window
-from tests.support.model_scores import Scored, run_scored
+from tests.support.model_scores import load_model, run_scored
 from tests.support.streams import seeded
 from udfs.profile.row import ProfileRow
 
@@ -42,8 +42,8 @@ def assert_equals_reference(
     """
     late = {sent.position for sent in output.sent_to(settings.topics.late)}
     rules = tomllib.loads(product_path(settings.rules).read_text(encoding="utf-8"))["rules"]
-    expected, model = run_scored(
-        Scored(settings),
+    expected, scores_by_window = run_scored(
+        load_model(settings),
         lambda score: run_reference(records, settings, score=score, rules=rules, erased=erased),
     )
     assert expected.late == late
@@ -65,7 +65,7 @@ def assert_equals_reference(
     comparison = Comparison()
     stored = {Key(*key): row for key, row in output.sink.deltas.items()}
     assert stored.keys() == expected.profiles.keys()
-    for (key, profile), scores in zip(expected.profiles.items(), model.scores, strict=True):
+    for (key, profile), scores in zip(expected.profiles.items(), scores_by_window, strict=True):
         row = stored[Key(*key)]
         compare_window(
             comparison,

@@ -23,13 +23,14 @@ from liveprofile.events.modalities import PLACE, Modality
 from liveprofile.resources import product_path
 from liveprofile.settings import Settings, load
 from models.profile import checkpoint
+from models.profile.inference import ProfileModel
 from models.profile.model_card import ModalityTrial
 from models.profile.network import Fusion
 from tests.pipeline.comparison import assert_equals_reference, in_one_partition
 from tests.pipeline.harness import is_utf8, run_profile_pipeline
 from tests.reference.profile import run_reference
 from tests.reference.windows import Record
-from tests.support.model_scores import Scored, WindowScores, run_scored
+from tests.support.model_scores import WindowScores, load_model, run_scored
 from tests.support.streams import seeded, strategies
 from tests.support.streams.shop import shop_events
 
@@ -84,9 +85,9 @@ def test_stream_with_faults_vectors_and_odd_payloads_equals_reference(tmp_path: 
 
     # The vectors change the interests.
     with_media_only = in_one_partition(stream.messages)
-    with_vectors = scores_by_window(with_media_only, settings, Scored(settings))
-    blind = Scored(settings)
-    blind.model.modalities = frozenset()
+    with_vectors = scores_by_window(with_media_only, settings, load_model(settings))
+    blind = load_model(settings)
+    blind.modalities = frozenset()
     without_vectors = scores_by_window(with_media_only, settings, blind)
     changed = 0
     for key, scores in with_vectors.items():
@@ -102,12 +103,12 @@ def test_stream_with_faults_vectors_and_odd_payloads_equals_reference(tmp_path: 
 
 
 def scores_by_window(
-    records: list[Record], settings: Settings, scored: Scored
+    records: list[Record], settings: Settings, model: ProfileModel
 ) -> dict[tuple[str, int], WindowScores]:
-    expected, model = run_scored(
-        scored, lambda score: run_reference(records, settings, score=score)
+    expected, scores = run_scored(
+        model, lambda score: run_reference(records, settings, score=score)
     )
-    return dict(zip(expected.profiles, model.scores, strict=True))
+    return dict(zip(expected.profiles, scores, strict=True))
 
 
 def test_window_takes_no_more_than_its_limits(tmp_path: Path) -> None:

@@ -5,8 +5,10 @@ A condition is a Python expression, so Python's own `eval` decides whether it is
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping
+from types import CodeType
 from typing import Any, NamedTuple
 
 
@@ -21,7 +23,12 @@ class Flag(NamedTuple):
 def is_true(rule: Mapping[str, Any], features: Mapping[str, Any]) -> bool:
     """Evaluates the condition of a rule, a table of rules.toml, with these features."""
     names = {**features, "threshold": rule["threshold"], "abs": abs, "min": min, "max": max}
-    return bool(eval(f"({rule['when']}\n)", {"__builtins__": {}}, names))
+    return bool(eval(_compiled(rule["when"]), {"__builtins__": {}}, names))
+
+
+@functools.cache
+def _compiled(condition: str) -> CodeType:
+    return compile(f"({condition}\n)", "condition", "eval")
 
 
 def flag_id(user_id: str, rule_id: str, window_end_or_event_id: int | str) -> str:

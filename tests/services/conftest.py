@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
 from cassandra.cluster import Session
@@ -30,10 +30,15 @@ def _keyspace(cassandra_settings: CassandraSettings) -> Iterator[CassandraSettin
 def settings(_keyspace: CassandraSettings) -> CassandraSettings:
     """Settings with a keyspace whose tables are empty when a file begins."""
     with open_session(_keyspace) as session:
-        for table in ALL_TABLES.keys() - {SCHEMA_MIGRATION.name}:
-            if session.execute(f"SELECT * FROM {table} LIMIT 1").one() is not None:
-                session.execute(f"TRUNCATE {table}", timeout=60)
+        empty(session, ALL_TABLES.keys() - {SCHEMA_MIGRATION.name})
     return _keyspace
+
+
+def empty(session: Session, tables: Iterable[str]) -> None:
+    """Truncates those that have rows: that takes longer than to ask for one."""
+    for table in tables:
+        if session.execute(f"SELECT * FROM {table} LIMIT 1").one() is not None:
+            session.execute(f"TRUNCATE {table}", timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +49,5 @@ def session(settings: CassandraSettings) -> Iterator[Session]:
 
 @pytest.fixture
 def sink(settings: CassandraSettings, session: Session) -> Iterator[CassandraProfileSink]:
-    for table in TABLES:
-        session.execute(f"TRUNCATE {table}", timeout=60)
+    empty(session, TABLES)
     yield CassandraProfileSink(settings, DIM, session)

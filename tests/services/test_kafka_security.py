@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,15 +18,16 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
+from jobs import backfill_job
 from liveprofile.errors import ServiceError
 from liveprofile.feeds.definitions import read_definition_topic
-from liveprofile.flink.launcher import link_jars, pyflink_home
 from liveprofile.kafka.offsets import committed_offsets
 from liveprofile.kafka.records import exclusive_writer, read_topic, send_all
 from liveprofile.kafka.topics import create_topics
 from liveprofile.rules.rules import RULES
 from liveprofile.settings import Settings, load
 from stack.local import to_toml
+from tests.pipeline.harness import read_rows
 from tests.support.security.certificates import CertificateAuthority
 from tests.support.security.secured_broker import CLIENT, PASSWORD, SecuredBroker
 from tests.support.streams.shop import shop_events
@@ -37,7 +35,6 @@ from udfs.profile.model_feed import read_user_models
 
 pytestmark = pytest.mark.services
 
-BACKFILL_TIMEOUT_S = 300
 KEY_PASSWORD = "of the key"
 NO_CERTIFICATE = {"certificate_file": "", "key_file": "", "key_password": ""}
 EVENTS = list(itertools.islice(shop_events(5, users=3, step_ms=60_000), 60))
@@ -119,36 +116,14 @@ def test_confluent_client_without_credentials_is_refused(
         list(read_topic(settings, settings.topics.events))
 
 
-def backfill(settings: dict[str, Any], folder: Path) -> subprocess.CompletedProcess:
-    """Runs the backfill job over the topic in an embedded Flink."""
-    config = folder / "liveprofile.toml"
-    config.write_text(to_toml({"kafka": settings}))
-    lib = link_jars(folder / "lib")
-    environment = {"FLINK_HOME": str(pyflink_home()), "FLINK_LIB_DIR": str(lib)}
-    return subprocess.run(
-        [
-            *(sys.executable, "-m", "jobs.backfill_job", "--config", str(config)),
-            *("--topic", "--rows", str(folder / "rows")),
-        ],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=BACKFILL_TIMEOUT_S,
-    )
-
-
 def test_flink_connector_reads_with_the_same_settings(
     client: dict[str, Any], tmp_path: Path
 ) -> None:
-    done = backfill(client, tmp_path)
-    assert done.returncode == 0, done.stderr[-3_000:]
-    rows = [
-        json.loads(line)
-        for part in (tmp_path / "rows").rglob("part-*")
-        for line in part.read_text().splitlines()
-    ]
-    assert {row["user_id"] for row in rows} == {event["user_id"] for event in EVENTS}
+    """The backfill job over the topic, in an embedded Flink."""
+    config, folder = tmp_path / "liveprofile.toml", tmp_path / "rows"
+    config.write_text(to_toml({"kafka": client}))
+    assert backfill_job.main(["--config", str(config), "--topic", "--rows", str(folder)]) == 0
+    assert {row["user_id"] for row in read_rows(folder)} == {event["user_id"] for event in EVENTS}
 
 
 TOPIC, GROUP = ResourceType.TOPIC, ResourceType.GROUP

@@ -33,7 +33,7 @@ from tests.support.compare_profiles import (
     compare_windows,
     scan,
 )
-from tests.support.model_scores import RecordingModel, Scored, run_scored
+from tests.support.model_scores import WindowScores, load_model, run_scored
 
 RULE_TOLERANCE = 1e-4
 TRUNCATED_SURPRISE_TOLERANCE = 3.0  # nats, if histories are truncated at different tokens
@@ -53,15 +53,14 @@ NO_ARCHIVE = Archive()
 
 def compare_with_reference(
     settings: Settings,
-    scored: Scored | None = None,
     gone: Collection[str] = (),
     copies: Collection[str] = (),
     archive: Archive = NO_ARCHIVE,
 ) -> Comparison:
     """Raises ServiceError if Kafka or Cassandra does not answer.
 
-    scored: of earlier comparisons of the same job. gone: users who were erased while the job ran,
-    of whom nothing may be stored. copies: versions with the shipped weights that scored, too.
+    gone: users who were erased while the job ran, of whom nothing may be stored.
+    copies: versions with the shipped weights that scored, too.
     """
     comparison = Comparison()
     topics = settings.topics
@@ -78,8 +77,9 @@ def compare_with_reference(
     too_many = {
         position for position, record in rejected.items() if record.headers["reason"] == b"TOO_MANY"
     }
-    expected, model = run_scored(
-        scored or Scored(settings),
+    model = load_model(settings)
+    expected, scores = run_scored(
+        model,
         lambda score: run_reference(records, settings, too_many=too_many, score=score, rules=rules),
     )
     # A bootstrap sends nothing about the archive.
@@ -88,12 +88,12 @@ def compare_with_reference(
     _compare_late(comparison, late, expected, values, settings)
     closed = {
         key: window
-        for key, window in _closed_windows(expected, model, HISTORY_WINDOWS).items()
+        for key, window in _closed_windows(expected, scores, HISTORY_WINDOWS).items()
         if key.user_id not in gone
     }
     with open_session(settings.cassandra) as session:
         active = compare_windows(comparison, session, closed)
-        versions = (model.scored.model.version, *copies)
+        versions = (model.version, *copies)
         users = compare_profiles(comparison, session, closed, versions)
         flags = _compare_flags(comparison, session, closed, active, rules)
     _compare_alerts(comparison, flags, rules, settings, gone, archive.silent_until_ms)
@@ -112,21 +112,20 @@ def compare_with_reference(
     return comparison
 
 
-def _closed_windows(expected: Result, model: RecordingModel, history: int) -> dict[Key, Expected]:
+def _closed_windows(
+    expected: Result, scores: list[WindowScores], history: int
+) -> dict[Key, Expected]:
     """Returns the windows that must be stored, each user's in time order."""
     closed: dict[Key, Expected] = {}
     truncated_in_history: dict[str, deque[bool]] = defaultdict(lambda: deque(maxlen=history))
     in_memory: dict[str, deque[bool]] = defaultdict(lambda: deque(maxlen=MEMORY_WINDOWS))
-    # The reference scored each window once, in the order of its profiles.
-    for profile, scores, truncated in zip(
-        expected.profiles.values(), model.scores, model.truncated, strict=True
-    ):
+    for profile, of_window in zip(expected.profiles.values(), scores, strict=True):
         before, memory = truncated_in_history[profile.user_id], in_memory[profile.user_id]
-        memory.append(truncated)
+        memory.append(of_window.truncated)
         if profile.window_end_ms - 1 <= (expected.watermark_ms or 0):
             key = Key(profile.user_id, profile.window_end_ms)
-            closed[key] = Expected(profile, scores, any(before), any(memory))
-        before.append(truncated)
+            closed[key] = Expected(profile, of_window, any(before), any(memory))
+        before.append(of_window.truncated)
     return closed
 
 

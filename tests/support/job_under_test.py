@@ -49,6 +49,7 @@ QUIET = {
 # For what several tasks might do differently, and for tests of faults.
 TWO_TASKS = {"parallelism": 2}
 BUSY_JOB = TWO_TASKS | {"checkpoint_interval_ms": 2_000}
+POLL_S = 0.4
 CHECKPOINT_AGAIN_S = 5.0  # after a trigger that a restart may have cancelled
 SOURCE_OFFSET = re.compile(r"KafkaSourceReader\.topic\.(.+)\.partition\.(\d+)\.currentOffset$")
 
@@ -291,7 +292,7 @@ class JobUnderTest:
                 with suppress(ServiceError):
                     rest.request(self.rest_url, path, "POST", kind)
                 trigger_s = now_s + CHECKPOINT_AGAIN_S
-            time.sleep(0.2)
+            time.sleep(POLL_S)
 
     def other_settings(self, name: str, /, **sections: Mapping[str, Any]) -> Path:
         """A settings file like the job's, with other values."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,16 +11,14 @@ from liveprofile.events.modalities import Modality
 from liveprofile.resources import product_path
 from liveprofile.settings import Settings
 from liveprofile.wire import tokens as events
-from liveprofile.wire.histories import MemoryToken, of_windows
+from liveprofile.wire.histories import Memories, MemoryToken, window_text
 from liveprofile.wire.token_columns import TokenColumns
 from models.profile.inference import ProfileModel, Scores
 from models.profile.user_features import FEATURE_NAMES
 from tests.reference.history import TOKEN_CHARS, Token, token_text
 from tests.reference.profile import Result, ScoreWindow
-from tests.support.summary import say
 
 BATCH_WINDOWS = 256
-PROGRESS_S = 10.0
 # What rules read of a window's scores -> field of Scores.
 RULE_VALUES = {
     "churn_before": "churn_before",
@@ -44,9 +40,6 @@ class ModelInputs(NamedTuple):
     memory: Sequence[tuple[int, Sequence[Token]]]
     window_days: float
 
-    def digest(self) -> bytes:
-        return hashlib.sha256(repr(tuple(self)).encode("utf-8", "surrogatepass")).digest()
-
 
 class WindowScores(NamedTuple):
     """The scores of one window."""
@@ -55,107 +48,75 @@ class WindowScores(NamedTuple):
     # Best first. By name, because the model forgets further ids of earlier calls.
     interests: list[str]
     next_items: list[str]
+    truncated: bool  # its tokens are too long for history to keep them all
 
 
-class Scored:
-    """The job's model, which scores equal inputs once.
-
-    A comparison of a topic that has grown since the last one then scores the new windows only.
-    """
-
-    def __init__(self, settings: Settings):
-        self.model = ProfileModel.load(product_path(settings.model.checkpoint), device="cpu")
-        self._scores: dict[bytes, WindowScores] = {}
-
-    def __len__(self) -> int:
-        return len(self._scores)
-
-    def score(self, rows: Sequence[ModelInputs]) -> list[WindowScores]:
-        """Returns the scores of each row, as those of a batch of one row."""
-        digests = [row.digest() for row in rows]
-        new = {
-            digest: row
-            for digest, row in zip(digests, rows, strict=True)
-            if digest not in self._scores
-        }
-        if new:
-            scores = self._score_batch(list(new.values()))
-            for i, digest in enumerate(new):
-                self._scores[digest] = WindowScores(
-                    _row(scores, i),
-                    [self.model.categories[index] for index in scores.interests_after[i]],
-                    [self.model.items[index] for index in scores.next_items[i]],
-                )
-        return [self._scores[digest] for digest in digests]
-
-    def _score_batch(self, rows: list[ModelInputs]) -> Scores:
-        vectors = [
-            {
-                Modality(*modality): np.array(vector, np.float32)
-                for modality, vector in row.vectors.items()
-                if modality in self.model.modalities
-            }
-            for row in rows
-        ]
-        return self.model.score(
-            _columns(row.history for row in rows),
-            _columns(row.window for row in rows),
-            _model_features([row.numbers_before for row in rows]),
-            _model_features([row.numbers_after for row in rows]),
-            vectors,
-            of_windows([list(map(_memory_window, row.memory)) for row in rows]),
-            np.array([row.window_days for row in rows]),
-        )
-
-
-class RecordingModel:
-    """Scores one window at a time and records the scores in order.
-
-    truncated: for each window, whether its tokens are too long for history to keep them all.
-    """
-
-    def __init__(self, scored: Scored):
-        self.scored = scored
-        self.scores: list[WindowScores] = []
-        self.truncated: list[bool] = []
-
-    def __call__(self, *inputs: Any) -> dict[str, float]:
-        row = ModelInputs(*inputs)
-        [scores] = self.scored.score([row])
-        self.scores.append(scores)
-        size_chars = sum(len(token_text(token)) + 1 for token in row.window)
-        self.truncated.append(size_chars > TOKEN_CHARS)
-        return {
-            name: float(getattr(scores.values, field)[0]) for name, field in RULE_VALUES.items()
-        }
+def load_model(settings: Settings) -> ProfileModel:
+    return ProfileModel.load(product_path(settings.model.checkpoint), device="cpu")
 
 
 def run_scored(
-    scored: Scored, run: Callable[[ScoreWindow], Result]
-) -> tuple[Result, RecordingModel]:
+    model: ProfileModel, run: Callable[[ScoreWindow], Result]
+) -> tuple[Result, list[WindowScores]]:
     """Runs a reference for what its windows' inputs are, then with the scores of these.
 
-    A batch takes less time than its windows one by one. No input depends on scores; one that did
-    would be scored in the second run.
+    Returns the result, and the scores in the order of its profiles. A batch takes less time than
+    its windows one by one. No input depends on scores.
     """
-    waiting: list[ModelInputs] = []
-    said_s = time.monotonic()
+    inputs: list[ModelInputs] = []
 
-    def collect(*inputs: Any) -> dict[str, float]:
-        nonlocal said_s
-        waiting.append(ModelInputs(*inputs))
-        if len(waiting) == BATCH_WINDOWS:
-            scored.score(waiting)
-            waiting.clear()
-            if time.monotonic() > said_s + PROGRESS_S:
-                said_s = time.monotonic()
-                say(f"the reference has scored {len(scored)} windows")
+    def collect(*of_window: Any) -> dict[str, float]:
+        inputs.append(ModelInputs(*of_window))
         return dict.fromkeys(RULE_VALUES, 0.0)
 
     run(collect)
-    scored.score(waiting)
-    model = RecordingModel(scored)
-    return run(model), model
+    scores = [
+        of_window
+        for first in range(0, len(inputs), BATCH_WINDOWS)
+        for of_window in _score(model, inputs[first : first + BATCH_WINDOWS])
+    ]
+    in_order = zip(inputs, scores, strict=True)
+
+    def scored(*of_window: Any) -> dict[str, float]:
+        collected, found = next(in_order)
+        assert collected == of_window
+        return {name: float(getattr(found.values, of)[0]) for name, of in RULE_VALUES.items()}
+
+    return run(scored), scores
+
+
+def _score(model: ProfileModel, rows: list[ModelInputs]) -> list[WindowScores]:
+    """The scores of each row, as those of a batch of one row."""
+    vectors = [
+        {
+            Modality(*modality): np.array(vector, np.float32)
+            for modality, vector in row.vectors.items()
+            if modality in model.modalities
+        }
+        for row in rows
+    ]
+    # A window is in the memories of the forty that follow it.
+    windows = {id(window): window for row in rows for window in row.memory}
+    texts = {at: _memory_text(*window) for at, window in windows.items()}
+    memories = [texts[id(window)] for row in rows for window in row.memory]
+    scores = model.score(
+        _columns(row.history for row in rows),
+        _columns(row.window for row in rows),
+        _model_features([row.numbers_before for row in rows]),
+        _model_features([row.numbers_after for row in rows]),
+        vectors,
+        Memories(np.array([len(row.memory) for row in rows]), memories),
+        np.array([row.window_days for row in rows]),
+    )
+    return [
+        WindowScores(
+            _row(scores, i),
+            [model.categories[index] for index in scores.interests_after[i]],
+            [model.items[index] for index in scores.next_items[i]],
+            sum(len(token_text(token)) + 1 for token in row.window) > TOKEN_CHARS,
+        )
+        for i, row in enumerate(rows)
+    ]
 
 
 def _model_features(rows: list[Mapping[str, float]]) -> np.ndarray:
@@ -168,9 +129,8 @@ def _columns(rows: Iterable[Iterable[Token]]) -> TokenColumns:
     return TokenColumns.of([[events.Token(*token) for token in tokens] for tokens in rows])
 
 
-def _memory_window(window: tuple[int, Sequence[Token]]) -> tuple[int, list[MemoryToken]]:
-    end_ms, tokens = window
-    return end_ms, [MemoryToken(*token[1:4]) for token in tokens]
+def _memory_text(end_ms: int, tokens: Sequence[Token]) -> str:
+    return window_text(end_ms, [MemoryToken(*token[1:4]) for token in tokens])
 
 
 def _row(scores: Scores, i: int) -> Scores:

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 
 import pytest
 
+from liveprofile.alerts.cloud_events import to_rfc3339
 from liveprofile.audit.results import last_noted
 from liveprofile.kafka.offsets import partition_ranges
+from liveprofile.kafka.records import read_topic
 from liveprofile.storage.connection import open_session
 from liveprofile.units import DAY_MS, MINUTE_MS
 from tests.services.records.conftest import OUT_OF_ORDERNESS_MS
@@ -102,3 +104,28 @@ def test_corrected_event_is_neither_late_nor_unaccounted(job: JobUnderTest) -> N
     totals = [(delta["events"], delta["delta"]["after"]["events"]) for delta in deltas]
     assert totals == [(1, 4.0), (2, 3.0), (1, 1.0)]
     assert job.run("profile", "show", f"user-{SLOW_USER}")["events_total"] == 4
+
+
+def test_late_withdrawal_rejects_the_events_of_its_windows_and_deletes_these(
+    job: JobUnderTest,
+) -> None:
+    user = "user-3"
+    withdraw = ("set", user, "--withdraw", "profiling", "--time", to_rfc3339(BASE_MS - MINUTE_MS))
+    job.run("privacy", "consent", *withdraw)
+    of_another = job.run("profile", "deltas", "user-4")
+    backwards = ("privacy", "consent", "backwards", user, "--days", "10000")
+    found = job.run(*backwards, ok=False)
+    assert (found["rows"]["profile_delta"], found["deleted"]) == (CLOSED_WINDOWS + 1, False)
+    assert job.run(*backwards, "--delete")["rows"] == found["rows"]
+    assert "consents forbid no row" in job.cli(*backwards).stdout
+    assert "no profile" in job.cli("profile", "show", user, ok=False).stderr
+    rejected = [
+        (record.key, record.value)
+        for record in read_topic(job.settings, job.settings.topics.rejected)
+        if record.headers["reason"] == b"NO_CONSENT"
+    ]
+    copies = 1
+    assert rejected == [(user.encode(), b"")] * (CLOSED_WINDOWS + 1 + copies)
+    report = job.audit("--since", "1h")
+    assert report["ok"], report
+    assert job.run("profile", "deltas", "user-4") == of_another

@@ -31,6 +31,7 @@ from liveprofile.rows.risk import score_hour_ms
 from liveprofile.settings import CassandraSettings, Settings
 from liveprofile.storage.cql import from_ms, now_ms
 from stack.local import to_toml
+from tests.services.conftest import empty
 from tests.support.job_under_test import JobUnderTest, run_cli
 from tests.support.rows.profile_rows import flag, profile_row, write_and_flush
 from tests.support.waiting import until
@@ -50,8 +51,9 @@ def job(new_job: Callable[..., JobUnderTest], settings: CassandraSettings) -> Jo
 @pytest.fixture
 def open_flag(sink: CassandraProfileSink, session: Session) -> Any:
     """A stored flag of an event, in state OPEN. Another user has a flag of a window."""
-    for table in ("flag_state", "risk_snooze", "risk_case", "alert_handled", "risk_score_by_hour"):
-        session.execute(f"TRUNCATE {table}", timeout=60)
+    empty(
+        session, ("flag_state", "risk_snooze", "risk_case", "alert_handled", "risk_score_by_hour")
+    )
     reasons = [{"code": "R", "value": 13.5, "usual": None, "sentence": "unlike the user"}]
     event_flag = flag(flag_id=FLAG_ID, event_id="e1", reasons=reasons)
     write_and_flush(

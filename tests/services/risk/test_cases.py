@@ -11,6 +11,7 @@ from liveprofile.alerts.cases import case_store, states
 from liveprofile.alerts.cases.case_store import AlertCase, NewAlert
 from liveprofile.alerts.cases.states import AlertState
 from liveprofile.storage import queries
+from tests.services.conftest import empty
 from tests.support.rows.profile_rows import flag, profile_row, write_and_flush
 from tests.support.waiting import until
 from udfs.profile.sink import CassandraProfileSink
@@ -23,7 +24,7 @@ COLUMNS = ("state", "opened_at", "updated_at", "severity", "action", "message", 
 
 @pytest.fixture(autouse=True)
 def _no_cases(session: Session) -> None:
-    session.execute("TRUNCATE risk_case", timeout=60)
+    empty(session, ["risk_case"])
 
 
 def add_alert(session: Session, number: int, ttl_s: int = TTL_S) -> AlertCase:

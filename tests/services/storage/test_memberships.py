@@ -11,6 +11,7 @@ from liveprofile.segments.membership import ChangeKey, Membership, MembershipWri
 from liveprofile.settings import CassandraSettings
 from liveprofile.storage.queries import TOKEN_MAX, TOKEN_MIN
 from offline.sweep_store import CassandraSweepStore
+from tests.services.conftest import empty
 from tests.support.rows.profile_rows import profile_row, write_and_flush
 from tests.support.rows.segment_examples import segments
 from udfs.cassandra.encoding import write_time_us
@@ -49,9 +50,8 @@ def member_ids(session: Session, segment_id: str = "loyal") -> set[str]:
 
 
 @pytest.fixture(autouse=True)
-def empty(session: Session) -> None:
-    for table in ("user_segment", "segment_member", "segment_change", "segment_sweep"):
-        session.execute(f"TRUNCATE {table}", timeout=60)
+def _no_memberships(session: Session) -> None:
+    empty(session, ("user_segment", "segment_member", "segment_change", "segment_sweep"))
 
 
 def test_memberships_are_read_as_they_were_written(sink: CassandraProfileSink, session: Session):

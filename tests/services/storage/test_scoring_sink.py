@@ -15,6 +15,7 @@ from liveprofile.settings import CassandraSettings
 from liveprofile.storage import queries
 from liveprofile.storage.cql import from_ms, now_ms, to_ms
 from liveprofile.units import HOUR_MS, MINUTE_MS
+from tests.services.conftest import empty
 from tests.support.memory.sinks import MemoryScoringSink
 from tests.support.rows.scored_events import START_MS, flag, scored_event, write_and_flush
 from tests.support.waiting import until
@@ -28,8 +29,7 @@ SCORE_TTL_S = 86_400
 
 @pytest.fixture
 def sink(settings: CassandraSettings, session: Session) -> Iterator[CassandraScoringSink]:
-    for table in TABLES:
-        session.execute(f"TRUNCATE {table}", timeout=60)
+    empty(session, TABLES)
     yield CassandraScoringSink(settings, SCORE_TTL_S, session)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from liveprofile.attributes.statements import SEGMENT_PURPOSES, Statement
-from liveprofile.rules.conditions import TextCall
 from tests.support.rows.statements import stated
 from udfs.attribute_reads import CachedAttributes
 
@@ -31,6 +30,7 @@ def values(cache: CachedAttributes, *user_ids: str) -> list[dict[str, object]]:
 def test_user_is_read_once_until_the_entry_is_too_old() -> None:
     store, clock_s = Store(stated("u", START_MS, a=1)), [0.0]
     cache = CachedAttributes(store, max_age_s=30, clock_s=lambda: clock_s[0])
+    assert cache.rule_columns([], ["u"], [START_MS]) == {} and store.reads == []
     assert values(cache, "u", "v", "u") == [{"a": 1}, {}, {"a": 1}]
     clock_s[0] = 30
     assert values(cache, "u") == [{"a": 1}]
@@ -49,12 +49,3 @@ def test_full_cache_is_cleared() -> None:
     assert store.reads == [["u"], ["u", "v", "w"]]
     assert values(cache, "x") == [{}]
     assert store.reads[2:] == [["x"]]
-
-
-def test_rules_see_attributes_for_risk_only() -> None:
-    store = Store(stated("u", START_MS, purpose="risk", a=1), stated("v", START_MS, b=2))
-    store.stored["w"] = [stated("w", START_MS, purpose="marketing", a=3)]
-    cache = CachedAttributes(store)
-    assert cache.rule_columns([], ["u"], [START_MS]) == {} and store.reads == []
-    columns = cache.rule_columns(["a"], list("uvw"), [START_MS] * 3)
-    assert columns[TextCall("attribute", "a")].tolist() == [1, None, None]
