@@ -22,7 +22,6 @@ from liveprofile.privacy.erasure_log import (
 )
 from liveprofile.privacy.erasures import (
     ErasureTable,
-    HashedErasureTable,
     first_window_ms,
     later_flags,
 )
@@ -45,7 +44,7 @@ def test_the_latest_erasure_of_a_user_counts() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_events_in_lists_are_erased_by_hash_and_time(seed: int) -> None:
-    rng, book = random.Random(seed), HashedErasureTable()
+    rng, book = random.Random(seed), ErasureTable()
     users = [f"user-{number}" for number in range(400)]
     erased = {user: rng.randrange(100) for user in rng.sample(users, 40)}
     for user, before_ms in erased.items():
