@@ -74,7 +74,7 @@ def test_newest_record_of_a_rule_wins_and_tombstone_removes_the_rule() -> None:
     assert [rule.id for rule in topic.value().evaluated("event")] == ["a"]
 
 
-@pytest.mark.parametrize("value", [b"{", b"{}", rule(id="other").model_dump_json().encode()])
+@pytest.mark.parametrize("value", [b"{", b"[]", b"{}", rule(id="other").model_dump_json().encode()])
 def test_invalid_record_is_logged_counted_and_ignored(
     value: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -94,6 +94,12 @@ def test_old_deployments_are_dropped_and_rolling_back_to_them_names_the_remedy()
         deployment.rollback(models, "test")
 
 
+def test_candidates_lead_from_the_newest_to_what_it_rolls_back_to() -> None:
+    models = after("a", "b", "<", "c", "d20")
+    versions = [one.revision - FIRST_REVISION for one in models.candidates(above=0)]
+    assert versions == [4, 3, 2]  # neither b, which was rolled back, nor the first a
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
