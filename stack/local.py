@@ -5,7 +5,6 @@ Example: `with Stack(folder) as stack: stack.submit(job, "--config", str(stack.c
 
 from __future__ import annotations
 
-import json
 import sys
 import urllib.error
 import urllib.request
@@ -20,6 +19,7 @@ from liveprofile.flink import jars, submission
 from liveprofile.kafka.topics import create_topics
 from liveprofile.resources import ROOT
 from liveprofile.settings import load
+from liveprofile.toml_text import to_toml
 from stack import DEFAULT_ROOT
 from stack.cassandra import CassandraNode
 from stack.cluster import JobManager, TaskManager
@@ -207,7 +207,7 @@ class Stack:
     def write_config(self) -> Path:
         """Writes `settings` to `config_file` and returns its path."""
         self.root.mkdir(parents=True, exist_ok=True)
-        self.config_file.write_text(to_toml(self.settings()))
+        self.config_file.write_text(to_toml(self.settings()), "utf-8")
         return self.config_file
 
     def submit(
@@ -237,17 +237,3 @@ class Stack:
                 "log": str(service.log),
             }
         return {"config": str(self.config_file), "services": services}
-
-
-def to_toml(settings: Mapping[str, Any]) -> str:
-    """TOML of plain values and one level of tables.
-
-    JSON strings, numbers and lists are valid TOML.
-    """
-    plain = {key: value for key, value in settings.items() if not isinstance(value, Mapping)}
-    lines = [f"{key} = {json.dumps(value)}" for key, value in plain.items()]
-    for name, table in settings.items():
-        if isinstance(table, Mapping):
-            lines += ["", f"[{name}]"]
-            lines += [f"{key} = {json.dumps(value)}" for key, value in table.items()]
-    return "\n".join(lines) + "\n"

@@ -23,8 +23,9 @@ from liveprofile.resources import ROOT, STACK_FOLDER
 from liveprofile.settings import Settings, load
 from liveprofile.storage import connection
 from liveprofile.storage.schema import create_schema
+from liveprofile.toml_text import to_toml
 from models.profile.model_card import ModelCard
-from stack.local import Stack, to_toml
+from stack.local import Stack
 
 BENCH_ROOT = STACK_FOLDER / "bench"
 JOB = Path(__file__).with_name("job.py")
@@ -168,7 +169,7 @@ def own_topics_and_keyspace(
         for section, values in update.items():
             sections[section] = {**sections.get(section, {}), **values}
     file = config_file(stack, name)
-    file.write_text(to_toml(sections | top_level))
+    file.write_text(to_toml(sections | top_level), "utf-8")
     settings = load(file)
     create_topics(settings)
     dim = ModelCard.read(settings.model.checkpoint).shape["embedding"]

@@ -27,8 +27,9 @@ from liveprofile.kafka.topics import topic_configs
 from liveprofile.resources import ROOT
 from liveprofile.settings import Settings, load
 from liveprofile.storage import connection
+from liveprofile.toml_text import to_toml
 from liveprofile.units import DAY_MS, MINUTE_MS
-from stack.local import Stack, to_toml
+from stack.local import Stack
 
 # A few households with their whole year: rules compare a day with the past.
 EVERY_NTH_HOUSEHOLD = 16
@@ -72,7 +73,7 @@ def write_settings(stack: Stack) -> tuple[Path, Settings]:
     text = to_toml(settings_of(stack))
     file = stack.root / "demo.toml"
     for target in (file, stack.config_file):
-        target.write_text(text)
+        target.write_text(text, "utf-8")
     return file, load(file)
 
 

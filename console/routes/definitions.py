@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import difflib
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import orjson
 from fastapi import APIRouter, Query, Request
 from fastapi import Path as PathParameter
 from starlette.responses import RedirectResponse, Response
@@ -21,6 +20,7 @@ from liveprofile.errors import LiveprofileError
 from liveprofile.rules.definitions import Definition, DefinitionProblem, DefinitionsError
 from liveprofile.rules.proposals import Proposal, ProposalState, find_proposal, read_proposals
 from liveprofile.segments.members import SegmentSize, sizes
+from liveprofile.toml_text import toml_value
 from serve.keys import Role
 from serve.problems import ApiError
 from serve.routes.common import KAFKA_DEADLINE_S
@@ -249,36 +249,17 @@ def to_toml(kind: DefinitionKind, definitions: Iterable[Definition]) -> str:
     texts = []
     for each in definitions:
         table = each.model_dump(mode="json")
-        lines = [f"{name} = {_value(value)}" for name, value in table.items() if value is not None]
+        lines = [
+            f"{name} = {toml_value(value)}" for name, value in table.items() if value is not None
+        ]
         texts.append("\n".join([f"[[{kind}]]", *lines, ""]))
     return "\n".join(texts)
-
-
-def _value(value: Any) -> str:
-    match value:
-        case bool():
-            return str(value).lower()
-        case str() if "\n" in value:
-            return '"""\n' + "\n".join(map(_escaped, value.split("\n"))) + '"""'
-        case str():
-            return f'"{_escaped(value)}"'
-        case Mapping():
-            pairs = (f'"{_escaped(k)}" = {_value(v)}' for k, v in value.items())
-            return f"{{ {', '.join(pairs)} }}" if value else "{}"
-        case Sequence():
-            return f"[{', '.join(map(_value, value))}]"
-    return repr(value)
-
-
-def _escaped(text: str) -> str:
-    """JSON's escapes are TOML's, which also forbids DEL."""
-    return orjson.dumps(text)[1:-1].decode().replace("\x7f", "\\u007f")
 
 
 def details(definition: Definition) -> list[tuple[str, str]]:
     """What a table of definitions has no column for, without what the definition does not set."""
     return [
-        (name, _value(value).strip('"'))
+        (name, toml_value(value).strip('"'))
         for name, value in definition.model_dump(mode="json").items()
         if name not in _COLUMNS and value not in (None, "", [], {})
     ]

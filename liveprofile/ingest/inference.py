@@ -6,7 +6,6 @@ import codecs
 import contextlib
 import csv
 import itertools
-import json
 import re
 import statistics
 from collections import Counter
@@ -22,6 +21,7 @@ from liveprofile.errors import InputError
 from liveprofile.ingest.column_names import NAMES, TYPE_OF_NAME, fields_by_name, words
 from liveprofile.ingest.mapping import NUMBER_FIELDS, SIGNED_FIELDS
 from liveprofile.ingest.values import DAY, currency_of, finite, iso, number_of, time_ms
+from liveprofile.toml_text import quoted, toml_value
 from liveprofile.wire.tokens import TYPE_INDEX
 
 MOST_TYPES = 50  # a column with more values is no event type
@@ -50,7 +50,9 @@ class Draft(NamedTuple):
         ]
         sections = {key: value for key, value in self.mapping.items() if isinstance(value, dict)}
         lines += [
-            f"{key} = {_text(value)}" for key, value in self.mapping.items() if key not in sections
+            f"{key} = {toml_value(value)}"
+            for key, value in self.mapping.items()
+            if key not in sections
         ]
         for section, values in sections.items():
             start = f"{section}."
@@ -60,7 +62,7 @@ class Draft(NamedTuple):
             lines += ["", f"[{section}]"] * bool(values or notes)
             for key, value in values.items():
                 note = f"  # ? {notes.pop(key)}" if key in notes else ""
-                lines.append(f"{_key(key)} = {_text(value)}{note}")
+                lines.append(f"{_key(key)} = {toml_value(value)}{note}")
             lines += [f"# {_key(key)} = ?  {note}" for key, note in notes.items()]
         if self.unused:
             lines += ["", f"# Columns that are not used: {', '.join(self.unused)}"]
@@ -285,11 +287,7 @@ def _present(values: list[Any]) -> list[Any]:
 
 
 def _key(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _text(key)
-
-
-def _text(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else quoted(key)
 
 
 def _first_of_parquet(source: Path) -> dict[str, list[Any]]:

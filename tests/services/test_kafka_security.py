@@ -26,7 +26,7 @@ from liveprofile.kafka.records import exclusive_writer, read_topic, send_all
 from liveprofile.kafka.topics import create_topics
 from liveprofile.rules.rules import RULES
 from liveprofile.settings import Settings, load
-from stack.local import to_toml
+from liveprofile.toml_text import to_toml
 from tests.pipeline.harness import read_rows
 from tests.support.security.certificates import CertificateAuthority
 from tests.support.security.secured_broker import CLIENT, PASSWORD, SecuredBroker

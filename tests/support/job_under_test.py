@@ -33,8 +33,9 @@ from liveprofile.kafka.connection import client_config
 from liveprofile.kafka.topics import create_topics
 from liveprofile.settings import Settings, load
 from liveprofile.storage.schema import create_schema
+from liveprofile.toml_text import to_toml
 from models.profile.model_card import ModelCard
-from stack.local import Stack, to_toml
+from stack.local import Stack
 from tests.support.local_stack import LocalStack
 from tests.support.streams.seeded import Message
 from tests.support.summary import say

@@ -30,7 +30,7 @@ from liveprofile.pseudonym import user_pseudonym
 from liveprofile.rows.risk import score_hour_ms
 from liveprofile.settings import CassandraSettings, Settings
 from liveprofile.storage.cql import from_ms, now_ms
-from stack.local import to_toml
+from liveprofile.toml_text import to_toml
 from tests.services.conftest import empty
 from tests.support.job_under_test import JobUnderTest, run_cli
 from tests.support.rows.profile_rows import flag, profile_row, write_and_flush
