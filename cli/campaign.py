@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,6 +41,7 @@ def plan(
     cost: Annotated[float, typer.Option(min=0)] = 0.0,
     margin: Annotated[float, typer.Option(min=0, max=1)] = 1.0,
     response: Annotated[float | None, typer.Option(min=0, max=1)] = None,
+    cap: str | None = None,
     exclude: Path | None = None,
     start: Annotated[int | None, time_option("--start")] = None,
     dry_run: bool = False,
@@ -49,7 +51,7 @@ def plan(
     Users with an open fraud case, or without marketing consent, are left out.
 
     Example: `liveprofile campaign plan spring --segment lapsing --when "churn < 0.9" --cost 0.2
-    --budget 500`
+    --budget 500 --cap 2/30d`
 
     Options:
     name NAME: Name of the campaign: a-z, 0-9, `.`, `_`, `-`.
@@ -61,6 +63,7 @@ def plan(
     cost: Of one contact.
     margin: Share of the spend that is gain.
     response: Probability of a purchase. Default: 1 - churn.
+    cap N/DAYS: Frequency cap, such as 2/30d.
     exclude FILE: User ids that must not be contacted.
     start TIME: Outcomes count from here. Default: now.
     dry_run: Print the summary, store nothing.
@@ -74,6 +77,7 @@ def plan(
             cost=cost,
             margin=margin,
             response=response,
+            cap=None if cap is None else _cap(cap),
         )
     except ValidationError as error:
         fault = error.errors()[0]
@@ -99,7 +103,7 @@ def send(call: Call, name: NameArgument, topic: Annotated[str, typer.Option()]) 
     """Send the treatment group to a topic as CloudEvents.
 
     Sending a plan again sends the same ids. Users are left out who have withdrawn marketing consent
-    since.
+    since, or whom other campaigns have contacted too often (`--cap` of the plan).
 
     Example: `liveprofile campaign send spring --topic campaign-targets`
 
@@ -152,6 +156,14 @@ def list_campaigns(call: Call) -> None:
     listed = [plan_as_json(each) for each in plans]
     shown = [each | each["summary"] for each in listed]
     call.print(listed, table("Campaigns", shown, columns))
+
+
+def _cap(text: str) -> dict[str, int]:
+    """Reads a number of contacts and days. Raises InputError."""
+    found = re.fullmatch(r"(\d{1,4})/(\d{1,4})d", text)
+    if found is None:
+        raise InputError(f"--cap {text!r}: not a number of contacts and days such as 2/30d")
+    return {"contacts": int(found[1]), "days": int(found[2])}
 
 
 def _values(values: dict[str, Any]) -> str:

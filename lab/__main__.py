@@ -286,8 +286,7 @@ def add(
     from lab.catalogue.item_side_info import add_catalogue_items
 
     card = add_catalogue_items(folder, file, out, candidates)
-    added = card.data["catalogue"]["items_added"]
-    counts = {"items": card.shape["items"], "items_added": added}
+    counts = {"items": card.shape["items"], "items_added": card.data["catalogue"]["items_added"]}
     print_json({"version": card.version, "folder": str(out), **counts})
 
 

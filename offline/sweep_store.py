@@ -14,12 +14,7 @@ from liveprofile.attributes.table import AttributeTable
 from liveprofile.errors import ServiceError
 from liveprofile.rows.users import SEGMENT_SIZE
 from liveprofile.segments.definitions import SegmentSet
-from liveprofile.segments.membership import (
-    Membership,
-    Memberships,
-    MembershipWrite,
-    stored_change,
-)
+from liveprofile.segments.membership import Membership, Memberships, MembershipWrite, stored_change
 from liveprofile.segments.stored_profiles import (
     ProfilePage,
     read_profiles,
@@ -31,12 +26,7 @@ from liveprofile.storage.cql import execute, from_ms, now_ms, read, read_pages
 from liveprofile.storage.queries import TOKEN_MIN
 from udfs.cassandra.batch_writer import BatchWriter, Partition
 from udfs.cassandra.executor import StatementExecutor
-from udfs.cassandra.memberships import (
-    SELECTED,
-    MembershipTables,
-    add_rows,
-    in_statements,
-)
+from udfs.cassandra.memberships import SELECTED, MembershipTables, add_rows, in_statements
 
 LEASE_S = 60.0  # a sweep that has not stored its position for so long can be taken over
 PAGE_USERS = 2_000

@@ -9,8 +9,8 @@ from typing import Any
 from cassandra.cluster import Session
 
 from liveprofile.campaigns.plan import (
-    TREATMENT,
     Campaign,
+    Cap,
     Plan,
     Target,
     Wish,
@@ -27,6 +27,7 @@ from liveprofile.campaigns.store import (
     plan_campaign,
     read_targets,
     require_new,
+    still_allowed,
     store_plan,
 )
 from liveprofile.client.analysis_models import CAMPAIGN_PATTERN, CampaignRequest
@@ -44,8 +45,9 @@ def wish_of(name: str, body: CampaignRequest, now_ms: int, when: str = "when") -
     if not re.fullmatch(CAMPAIGN_PATTERN, name):
         raise InputError(f"name {name!r}: up to 64 of a-z, 0-9, dots, dashes and underscores")
     start_ms = now_ms if body.start_ms is None else body.start_ms
+    cap = body.cap and Cap(body.cap.contacts, body.cap.days)
     return Wish(
-        Campaign(name, start_ms, body.control_share, body.cost),
+        Campaign(name, start_ms, body.control_share, body.cost, cap),
         None if body.when is None else condition_of(body.when, when),
         frozenset(body.segments),
         frozenset(body.excluded),
@@ -67,17 +69,16 @@ def choose(session: Session, settings: Settings, wish: Wish, *, watch: Watch = i
 
 
 def send(session: Session, settings: Settings, name: str, topic: str) -> tuple[int, dict[str, int]]:
-    """Sends the treatment group to a topic, without those who no longer allow marketing.
+    """Sends the treatment group to a topic.
 
-    Returns how many were sent, and how many were left out by reason: no_consent. Raises
-    UnknownCampaignError.
+    Returns how many were sent, and how many were left out by reason: no_consent, frequency_cap.
+    Raises UnknownCampaignError.
     """
     found = find_plan(session, name)
     allows = read_consents(settings).allowing("marketing", now_ms())
-    treated = [each for each in read_targets(session, found) if each.group == TREATMENT]
-    allowed = [target for target in treated if allows(target.user_id)]
-    sent = send_all(settings, topic, messages(found.campaign, allowed))
-    return sent, {"no_consent": len(treated) - len(allowed)}
+    users = read_targets(session, found)
+    remaining, left_out = still_allowed(session, found.campaign, users, allows)
+    return send_all(settings, topic, messages(found.campaign, remaining)), left_out
 
 
 def plan(

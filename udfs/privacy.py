@@ -21,7 +21,6 @@ from liveprofile.consent.changes import ConsentTable
 from liveprofile.features.entity import EventLists, TokenLists
 from liveprofile.privacy.erasures import (
     ErasureTable,
-    HashedErasureTable,
     erased_rows,
     first_window_ms,
     later_flags,
@@ -211,9 +210,7 @@ class LaterFlags:
         ]
 
 
-def later_lists(
-    lists: EventLists, user_ids: Sequence[str], table: HashedErasureTable
-) -> EventLists:
+def later_lists(lists: EventLists, user_ids: Sequence[str], table: ErasureTable) -> EventLists:
     """The lists of n events without erased tokens. The event's own token, its list's last, stays.
 
     user_ids: of each event.

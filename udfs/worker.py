@@ -13,7 +13,7 @@ from liveprofile.feeds.definitions import follow_definitions
 from liveprofile.feeds.feed import Current, Fixed
 from liveprofile.feeds.users import erasures_spec, follow, follow_consents
 from liveprofile.flink.operator_metrics import BOUND_LABEL, BUCKET, BUCKETS_MS, NO_BOUND, SUM
-from liveprofile.privacy.erasures import HashedErasureTable
+from liveprofile.privacy.erasures import ErasureTable
 from liveprofile.rules.rules import RULES, RuleSet
 from liveprofile.segments.definitions import SEGMENTS, SegmentSet
 from liveprofile.settings import Settings
@@ -32,7 +32,7 @@ class Feeds(NamedTuple):
     rules: Current[RuleSet]
     segments: Current[SegmentSet]
     consents: Current[ConsentTable]
-    erasures: Current[HashedErasureTable]
+    erasures: Current[ErasureTable]
 
     def close(self) -> None:
         for feed in self:
@@ -43,7 +43,7 @@ def fixed_feeds(settings: Settings, rules: RuleSet, segments: SegmentSet | None 
     """Without Kafka: definitions stay, all users have the default consents, nobody is erased."""
     consents = ConsentTable(settings.consent.defaults)
     return Feeds(
-        Fixed(rules), Fixed(segments or NO_SEGMENTS), Fixed(consents), Fixed(HashedErasureTable())
+        Fixed(rules), Fixed(segments or NO_SEGMENTS), Fixed(consents), Fixed(ErasureTable())
     )
 
 

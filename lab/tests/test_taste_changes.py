@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from liveprofile.wire.tokens import Token
-from tests.unit.liveprofile.features.test_affinity import affinity, tokens
+from tests.unit.liveprofile.features.test_features import affinity, tokens
 
 HISTORY_WINDOWS, WINDOWS, EVENTS, USERS = 8, 20, 10, 60
 TASTES = [f"c{number:02}" for number in range(60)]

@@ -18,6 +18,7 @@ import numpy as np
 from liveprofile.errors import InputError
 from liveprofile.rules.conditions import Condition, ConditionError, parse_condition
 from liveprofile.storage.queries import StoredProfile
+from liveprofile.units import DAY_MS
 
 # What a condition may read: typed columns of a profile, and these of its features.
 COLUMNS = ("churn", "expected_spend", "recency_days", "purchases_decayed", "amount_decayed")
@@ -36,6 +37,13 @@ TREATMENT, CONTROL = "treatment", "control"
 _BATCH = 2_000
 
 
+class Cap(NamedTuple):
+    """A user is left out with so many contacts of other campaigns in the days before the start."""
+
+    contacts: int
+    days: int
+
+
 class Campaign(NamedTuple):
     """What a plan is about."""
 
@@ -43,6 +51,7 @@ class Campaign(NamedTuple):
     start_ms: int  # event time from which on outcomes count
     control_share: float
     cost: float  # of a contact
+    cap: Cap | None = None
 
 
 class Wish(NamedTuple):
@@ -157,6 +166,27 @@ def summary_of(plan: Plan, wish: Wish) -> dict[str, Any]:
         "expected_purchase_rate": rate,
         "left_out": plan.left_out,
     }
+
+
+class Contact(NamedTuple):
+    """A stored contact of a user."""
+
+    start_ms: int  # of the campaign
+    campaign: str
+
+
+def is_at_cap(contacts: Iterable[Contact], own: Contact, cap: Cap) -> bool:
+    """Whether a user with these contacts must not get the contact `own`.
+
+    Contacts of campaigns that start later count too, unless `own` is stored already: of two
+    campaigns that were planned at once, the one that starts first keeps the user.
+    """
+    stored = set(contacts)
+    others = {each for each in stored if each.campaign != own.campaign}
+    recent = {each for each in others if each.start_ms >= own.start_ms - cap.days * DAY_MS}
+    if own in stored:
+        recent = {each for each in recent if each < own}
+    return len(recent) >= cap.contacts
 
 
 def is_control(campaign: str, user_id: str, share: float) -> bool:

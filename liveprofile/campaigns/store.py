@@ -18,15 +18,20 @@ from cassandra.query import BoundStatement, SimpleStatement
 
 from liveprofile.alerts.cloud_events import to_rfc3339
 from liveprofile.campaigns.plan import (
+    TREATMENT,
     Campaign,
+    Cap,
+    Contact,
     Plan,
     Target,
     Wish,
     candidates,
     choose,
+    is_at_cap,
 )
 from liveprofile.errors import InputError, LiveprofileError
 from liveprofile.rows.users import (
+    CAMPAIGN_CONTACT,
     CAMPAIGN_PLAN,
     CAMPAIGN_TARGET,
     SEGMENT_BUCKETS,
@@ -82,12 +87,16 @@ def plan_campaign(
     """
     profiles = (each.at(wish.campaign.start_ms) for each in watch(scan_profiles(session)))
     found = list(candidates(profiles, wish))
+    users = [each.user_id for each in found]
+    at_cap = users_at_cap(session, users, wish.campaign)
     query = "SELECT state FROM risk_case WHERE user_id = ?"
-    users, open_cases = (each.user_id for each in found), set[str]()
-    while part := list(itertools.islice(users, _USERS_AT_ONCE)):
-        states = execute_per_key(session, query, part).items()
-        open_cases |= {user for user, rows in states if any(row.state == "open" for row in rows)}
-    return choose(found, wish, {"open fraud case": open_cases}, allows)
+    open_cases = {
+        user
+        for user, rows in _rows_by_user(session, query, users)
+        if any(row.state == "open" for row in rows)
+    }
+    excluded = {"open fraud case": open_cases, "frequency cap": at_cap}
+    return choose(found, wish, excluded, allows)
 
 
 def store_plan(
@@ -99,21 +108,27 @@ def store_plan(
     requested: dict[str, Any],
     summary: dict[str, Any],
 ) -> StoredPlan:
-    """Stores a new plan. Raises CampaignExistsError.
+    """Stores a new plan and the contacts of its treatment group. Raises CampaignExistsError.
 
-    A failure leaves at most targets of a plan that no campaign names. They expire.
+    A failure leaves at most targets of a plan that no campaign names, and contacts that nobody
+    makes. Both expire. The other order could lose contacts, and users would hear too often.
     """
     stored = StoredPlan(campaign, uuid.uuid4(), now_ms(), by, requested, summary)
     require_new(session, campaign.name)
     ttl_s = settings.cassandra.history_ttl_s
     planned_us = stored.planned_at_ms * 1_000
-    insert = prepare(session, CAMPAIGN_TARGET.insert(ttl_s))
-    insert.is_idempotent = True
+    insert_target = prepare(session, CAMPAIGN_TARGET.insert(ttl_s))
+    insert_contact = prepare(session, CAMPAIGN_CONTACT.insert(ttl_s))
+    insert_target.is_idempotent = insert_contact.is_idempotent = True
+    start = from_ms(campaign.start_ms)
 
     def statements() -> Iterator[BoundStatement]:
         for user_id, group, segments, *numbers in targets:
             key = (stored.plan_id, segment_bucket(user_id), user_id)
-            yield insert.bind((*key, group, set(segments), *numbers, planned_us))
+            yield insert_target.bind((*key, group, set(segments), *numbers, planned_us))
+            if group == TREATMENT:
+                written_us = campaign.start_ms * 1_000
+                yield insert_contact.bind((user_id, start, campaign.name, written_us))
 
     write_all(session, statements())
     execute(
@@ -122,7 +137,7 @@ def store_plan(
         (
             campaign.name,
             stored.plan_id,
-            from_ms(campaign.start_ms),
+            start,
             campaign.control_share,
             campaign.cost,
             from_ms(stored.planned_at_ms),
@@ -186,7 +201,7 @@ def plan_as_json(plan: StoredPlan) -> dict[str, Any]:
     """The campaign as `campaign list --json` and the read API give it."""
     about = plan.campaign
     return {
-        **about._asdict(),
+        **{name: value for name, value in about._asdict().items() if name != "cap"},
         "planned_at_ms": plan.planned_at_ms,
         "planned_by": plan.planned_by,
         "requested": plan.requested,
@@ -195,9 +210,11 @@ def plan_as_json(plan: StoredPlan) -> dict[str, Any]:
 
 
 def _stored(row: Any) -> StoredPlan:
-    about = Campaign(row.campaign, to_ms(row.start), row.control_share, row.cost)
+    requested = orjson.loads(row.requested)
+    cap = requested.get("cap") and Cap(**requested["cap"])
+    about = Campaign(row.campaign, to_ms(row.start), row.control_share, row.cost, cap)
     planned = (row.plan_id, to_ms(row.planned_at), row.planned_by)
-    return StoredPlan(about, *planned, orjson.loads(row.requested), orjson.loads(row.summary))
+    return StoredPlan(about, *planned, requested, orjson.loads(row.summary))
 
 
 def _exists(name: str) -> CampaignExistsError:
@@ -220,6 +237,36 @@ def write_csv(file: Path, campaign: Campaign, targets: Iterable[Target]) -> None
         raise InputError(f"{file}: {error.strerror}") from None
 
 
+def users_at_cap(session: Session, users: Iterable[str], campaign: Campaign) -> set[str]:
+    """The users whom the campaign must not contact because of its cap."""
+    cap = campaign.cap
+    if cap is None:
+        return set()
+    query = "SELECT start, campaign FROM campaign_contact WHERE user_id = ?"
+    own = Contact(campaign.start_ms, campaign.name)
+    return {
+        user
+        for user, rows in _rows_by_user(session, query, users)
+        if is_at_cap((Contact(to_ms(row.start), row.campaign) for row in rows), own, cap)
+    }
+
+
+def still_allowed(
+    session: Session, campaign: Campaign, targets: list[Target], allows: Callable[[str], bool]
+) -> tuple[list[Target], dict[str, int]]:
+    """The treatment group without who has withdrawn since the plan was made, and who is at the cap
+    now; how many each of the two are.
+
+    allows: whether a user allows marketing.
+    """
+    treated = [target for target in targets if target.group == TREATMENT]
+    withdrawn = {target.user_id for target in treated if not allows(target.user_id)}
+    users = (target.user_id for target in treated if target.user_id not in withdrawn)
+    at_cap = users_at_cap(session, users, campaign)
+    kept = [target for target in treated if target.user_id not in withdrawn | at_cap]
+    return kept, {"no_consent": len(withdrawn), "frequency_cap": len(at_cap)}
+
+
 def messages(
     campaign: Campaign, targets: Iterable[Target]
 ) -> Iterator[tuple[bytes, bytes, dict[str, str]]]:
@@ -237,3 +284,9 @@ def messages(
         }
         event = kind.value(target.user_id, time, data, f"{campaign.name}/{target.user_id}")
         yield target.user_id.encode(), event, CONTENT_TYPE
+
+
+def _rows_by_user(session: Session, query: str, users: Iterable[str]) -> Iterator[tuple[str, Any]]:
+    remaining = iter(users)
+    while part := list(itertools.islice(remaining, _USERS_AT_ONCE)):
+        yield from execute_per_key(session, query, part).items()

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from liveprofile.campaigns.plan import Target
 from liveprofile.campaigns.report import Difference
-from liveprofile.client.models import WHOLE, Answer, RequestBody, UserIdText
+from liveprofile.client.models import WHOLE, Answer, RequestBody, UserIdText, WholeNumber
 from liveprofile.rows.table import row_model
 from liveprofile.segments.members import Member, SegmentSize
 from liveprofile.trends.points import DayForecast, Metric, Point
@@ -160,6 +160,13 @@ class SegmentsRequest(RequestBody):
     )
 
 
+class FrequencyCap(RequestBody):
+    """Leaves out users with so many contacts of other campaigns in the days before the start."""
+
+    contacts: WholeNumber = Field(ge=1, le=1_000)
+    days: WholeNumber = Field(ge=1, le=3_650)
+
+
 class CampaignRequest(RequestBody):
     """docs/campaigns.md defines the values."""
 
@@ -170,5 +177,6 @@ class CampaignRequest(RequestBody):
     cost: float = Field(0.0, ge=0, le=1e9, description="of one contact")
     margin: float = Field(1.0, ge=0, le=1, description="share of the spend that counts as gain")
     response: float | None = Field(None, ge=0, le=1, description="null: 1 - churn")
+    cap: FrequencyCap | None = None
     excluded: list[UserIdText] = Field([], max_length=200, description="users to leave out")
     start_ms: StartTime | None = Field(None, description="null: now")

@@ -6,7 +6,6 @@ that is decoded twice after a failure is a duplicate, which the job drops by its
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 import time
@@ -21,7 +20,7 @@ from liveprofile.decoding.registry import RegistryUnavailable
 from liveprofile.errors import ServiceError
 from liveprofile.kafka.connection import client_config, error_text
 from liveprofile.kafka.offsets import decoder_group, partition_ranges
-from liveprofile.kafka.records import Record, commit_unless_reassigned, to_record
+from liveprofile.kafka.records import Record, commit_unless_reassigned, to_record, truncated
 from liveprofile.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -55,15 +54,9 @@ def output_of(record: Record, settings: Settings, reader_of: ReaderOf) -> Output
     try:
         event = decode(record, reader_of, max_chars)
     except Undecodable as error:
-        headers = {"reason": error.reason, "detail": error.detail} | position
-        value = record.value or b""
-        if len(value) > max_chars:
-            headers |= {
-                "truncated": "true",
-                "payload_bytes": str(len(value)),
-                "payload_sha256": hashlib.sha256(value).hexdigest(),
-            }
-        return Output(settings.topics.rejected, None, value[:max_chars], headers, error.reason)
+        value, cut = truncated(record.value or b"", max_chars)
+        headers = {"reason": error.reason, "detail": error.detail, **position, **cut}
+        return Output(settings.topics.rejected, None, value, headers, error.reason)
     headers = {f"encoded_{name}": value for name, value in position.items()}
     return Output(settings.topics.events, event.key, event.value, headers, "decoded")
 

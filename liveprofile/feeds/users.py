@@ -14,7 +14,7 @@ from liveprofile.feeds.feed import Current, Feed, Fixed, OpenSource, TableSpec, 
 from liveprofile.identity.merges import IdentityTable
 from liveprofile.identity.merges import read_record as read_merge
 from liveprofile.kafka.records import Record
-from liveprofile.privacy.erasures import HashedErasureTable
+from liveprofile.privacy.erasures import ErasureTable
 from liveprofile.privacy.erasures import read_record as read_erasure
 from liveprofile.pseudonym import key_pseudonym
 from liveprofile.settings import Settings
@@ -86,8 +86,8 @@ def consents_spec(settings: Settings) -> TableSpec[ConsentTable]:
     return _spec("consents", settings.topics.consents, new, read_consent, ())
 
 
-def erasures_spec(settings: Settings) -> TableSpec[HashedErasureTable]:
-    return _spec("erasures", settings.topics.erasures, HashedErasureTable, read_erasure, None)
+def erasures_spec(settings: Settings) -> TableSpec[ErasureTable]:
+    return _spec("erasures", settings.topics.erasures, ErasureTable, read_erasure, None)
 
 
 def merges_spec(settings: Settings) -> TableSpec[IdentityTable]:
@@ -148,7 +148,7 @@ def read_consents(settings: Settings) -> ConsentTable:
     return PersonConsentTable(consents, merges, settings.consent.defaults)
 
 
-def read_erasures(settings: Settings) -> HashedErasureTable:
+def read_erasures(settings: Settings) -> ErasureTable:
     """Reads the topic once to its end. Raises ServiceError."""
     return erasures_spec(settings).read(settings).value()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -274,6 +275,15 @@ def _read_ranges(
         for position in consumer.position(requested):
             if position.offset >= ranges[position.partition].end:
                 open_partitions.discard(position.partition)
+
+
+def truncated(value: bytes, max_bytes: int) -> tuple[bytes, dict[str, str]]:
+    """The start of a value, and the headers that tell what a longer one was."""
+    if len(value) <= max_bytes:
+        return value, {}
+    digest = hashlib.sha256(value).hexdigest()
+    headers = {"truncated": "true", "payload_bytes": str(len(value)), "payload_sha256": digest}
+    return value[:max_bytes], headers
 
 
 def to_record(message: Any) -> Record:

@@ -26,18 +26,27 @@ _MASK = (1 << _FILTER_BITS) - 1
 
 
 class ErasureTable:
-    """The newest erasure of each user. `put` may be called in another thread than the rest."""
+    """The newest erasure of each user. `put` may be called in another thread than the rest.
+
+    It also finds erased users by the hash that stands for them in lists of entities. Hashes have
+    31 bits: another user with the same hash is forgotten in these lists, too.
+    """
 
     def __init__(self) -> None:
         self._before_ms: dict[str, int] = {}
+        self._by_hash: dict[int, int] = {}
+        self._filter = np.zeros(1 << _FILTER_BITS, bool)
 
     def put(self, user_id: str, before_ms: int | None) -> None:
-        """Adds an erasure; an older one than the user's newest changes nothing. None: removes it
-        from the table, but not from a table of hashes."""
+        """Adds an erasure; an older one than the user's newest changes nothing. None: removes it,
+        but not from the hashes."""
         if before_ms is None:
             self._before_ms.pop(user_id, None)
-        else:
-            self._before_ms[user_id] = max(before_ms, self._before_ms.get(user_id, before_ms))
+            return
+        self._before_ms[user_id] = max(before_ms, self._before_ms.get(user_id, before_ms))
+        code = hash_code(user_id)
+        self._by_hash[code] = max(before_ms, self._by_hash.get(code, before_ms))
+        self._filter[code & _MASK] = True
 
     def __len__(self) -> int:
         """The number of erased users."""
@@ -58,25 +67,6 @@ class ErasureTable:
         """Whether an event at this time, or a window that begins at it, is erased."""
         before_ms = self._before_ms.get(user_id)
         return before_ms is not None and time_ms < before_ms
-
-
-class HashedErasureTable(ErasureTable):
-    """Also finds erased users by the hash that stands for them in lists of entities.
-
-    Hashes have 31 bits: another user with the same hash is forgotten in these lists, too.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._by_hash: dict[int, int] = {}
-        self._filter = np.zeros(1 << _FILTER_BITS, bool)
-
-    def put(self, user_id: str, before_ms: int | None) -> None:
-        super().put(user_id, before_ms)
-        if before_ms is not None:
-            code = hash_code(user_id)
-            self._by_hash[code] = max(before_ms, self._by_hash.get(code, before_ms))
-            self._filter[code & _MASK] = True
 
     def erased(self, user_T: np.ndarray, time_ms_T: np.ndarray) -> np.ndarray:
         """(T,) bool: whether each event is erased. user_T: (T,) int32 hashes."""

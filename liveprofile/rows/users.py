@@ -155,6 +155,21 @@ ERASURE = table(
     users=Users("user", kept="proof of erasures"),
 )
 
+CAMPAIGN_CONTACT = table(
+    "campaign_contact",
+    """The treatment groups of planned campaigns; frequency caps count the rows. USING TIMESTAMP is
+    the campaign's start, so writing a contact again changes nothing.""",
+    """
+    user_id text
+    start timestamp
+    campaign text
+    """,
+    "user_id, start DESC, campaign",
+    limit="cassandra.history_ttl_s",
+    holds="contacts of campaigns",
+    users=BY_USER,
+)
+
 CAMPAIGN_PLAN = table(
     "campaign_plan",
     "Planned campaigns. The name is taken by IF NOT EXISTS.",

@@ -190,7 +190,7 @@ class CassandraSettings(Login, Certificate):
     case_ttl_s: Ttl = 730 * DAY_S
     """of a case after its last change"""
     history_ttl_s: Ttl = 400 * DAY_S
-    """of trends and plans of campaigns, and the audit trail"""
+    """of trends, contacts and plans of campaigns, and the audit trail"""
 
     @model_validator(mode="after")
     def _certificate_with_tls(self) -> CassandraSettings:

@@ -11,7 +11,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from liveprofile.feeds.feed import Current, Fixed
-from liveprofile.privacy.erasures import HashedErasureTable
+from liveprofile.privacy.erasures import ErasureTable
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import read_rules
 from liveprofile.segments.definitions import read_segments
@@ -87,7 +87,7 @@ class Corrector:
             model,
             self._recomputed,
             # Users who were erased at any time are not corrected at all.
-            feeds._replace(erasures=Fixed(HashedErasureTable())),
+            feeds._replace(erasures=Fixed(ErasureTable())),
             encode_texts=encode_texts,
             models=models,
         )

@@ -11,7 +11,7 @@ import pytest
 
 from liveprofile.consent.changes import ConsentTable
 from liveprofile.feeds.feed import Fixed
-from liveprofile.privacy.erasures import HashedErasureTable
+from liveprofile.privacy.erasures import ErasureTable
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import RuleSet, read_rules
 from liveprofile.settings import load
@@ -61,7 +61,7 @@ class ScoringHarness:
         model: FraudModel,
         *rules: dict[str, Any],
         now_ms: float = 0.0,
-        erasures: HashedErasureTable | None = None,
+        erasures: ErasureTable | None = None,
         consents: ConsentTable | None = None,
     ):
         self.sink = MemoryScoringSink()

@@ -93,7 +93,9 @@ def add_alert(session: Session, alert: NewAlert, *, ttl_s: int) -> AlertCase | N
         if alert.alert_id in case.alerts:
             return case
     if cases and cases[0].is_open:
-        return _append_alert(session, cases[0], alert, ttl_s)
+        longer = cases[0]._replace(alerts=cases[0].alerts | {alert.alert_id: alert.time_ms})
+        # None: the case has changed since it was read.
+        return longer if _replace_row(session, cases[0], longer, None, ttl_s) else None
     return _open_case(session, cases[0].number + 1 if cases else 1, alert, ttl_s)
 
 
@@ -114,14 +116,6 @@ def close_if_resolved(
     closed = case._replace(is_open=False)
     # If an alert arrived in the meantime, the case stays open.
     return closed if _replace_row(session, case, closed, by, ttl_s) else case
-
-
-def _append_alert(
-    session: Session, case: AlertCase, alert: NewAlert, ttl_s: int
-) -> AlertCase | None:
-    """Returns None if the case has changed since it was read."""
-    longer = case._replace(alerts=case.alerts | {alert.alert_id: alert.time_ms})
-    return longer if _replace_row(session, case, longer, None, ttl_s) else None
 
 
 def _open_case(session: Session, number: int, alert: NewAlert, ttl_s: int) -> AlertCase | None:

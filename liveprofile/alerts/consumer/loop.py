@@ -8,7 +8,6 @@ Several consumers of one group share the partitions.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import signal
 import threading
@@ -32,7 +31,7 @@ from liveprofile.alerts.consumer.alert import Alert, InvalidAlertError, read_ale
 from liveprofile.errors import ServiceError
 from liveprofile.kafka import offsets
 from liveprofile.kafka.connection import client_config
-from liveprofile.kafka.records import commit_unless_reassigned, send_all
+from liveprofile.kafka.records import commit_unless_reassigned, send_all, truncated
 from liveprofile.kafka.topics import create_topics, topic_configs
 from liveprofile.pseudonym import user_pseudonym
 from liveprofile.rows.risk import ALERT_HANDLED
@@ -336,13 +335,9 @@ def dead_letter_sender(settings: Settings) -> SendDeadLetter:
             "offset": str(record.offset()),
         }
         key, value = record.key(), record.value()
-        if value is not None and len(value) > MAX_VALUE_BYTES:
-            headers |= {
-                "truncated": "true",
-                "payload_bytes": str(len(value)),
-                "payload_sha256": hashlib.sha256(value).hexdigest(),
-            }
-            value = value[:MAX_VALUE_BYTES]
+        if value is not None:
+            value, cut = truncated(value, MAX_VALUE_BYTES)
+            headers |= cut
         send_all(settings, topic, [(key and key[:MAX_KEY_BYTES], value, headers)])
 
     return send_dead_letter

@@ -22,12 +22,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from liveprofile.disk_tables import mapped_zeros
 from liveprofile.features.entity import EVENT_FEATURES, ORDER_FEATURES, SCORED_TYPES
 from liveprofile.progress import Progress
-from models.fraud.datasets.event_dataset import (
-    SEED,
-    EventDataset,
-    LabelledFeatures,
-    first_columns,
-)
+from models.fraud.datasets.event_dataset import SEED, EventDataset, LabelledFeatures, first_columns
 from models.fraud.model import ANY_TYPE, Calibration, FraudModel, trees_log_odds
 from models.fraud.transitions import COLUMNS, TransitionModel, append_out_of_fold
 from models.profile.evaluation.intervals import UserBootstrap

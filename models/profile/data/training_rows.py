@@ -218,17 +218,15 @@ def read(
                         parsed.append(window)
             vectors = [window.modalities.vectors for window in parsed]
             if encode_texts:
-                texts = [window.text for window in parsed]
-                vectors = add_text_vectors(vectors, texts, encode_texts)
+                vectors = add_text_vectors(vectors, [each.text for each in parsed], encode_texts)
             for place, its_vectors in enumerate(vectors, windows.size):
                 vector_spool.add(place, its_vectors)
             windows.add(_window_records(batch, rows, parsed))
             tokens.add(_token_records(parsed, items, categories))
         if not windows.size:
             raise InputError(f"training rows {path}: no events in them")
-        streams, place_W = _sorted_streams(
-            path, windows.mapped(), tokens.mapped(), items, categories
-        )
+        spooled = windows.mapped(), tokens.mapped()
+        streams, place_W = _sorted_streams(path, *spooled, items, categories)
         return streams._replace(
             unusable_events=unusable, window_vectors=vector_spool.by_window(place_W)
         )

@@ -36,11 +36,7 @@ from models.profile.evaluation.intervals import UserBootstrap
 from models.profile.model_card import ModalityTrial
 from models.profile.network import BehaviourTransformer, Fusion, ModalityInputs, ModalityRows
 from models.profile.recipes import Recipe
-from models.profile.training.losses import (
-    ItemTargets,
-    item_logits,
-    train_epochs,
-)
+from models.profile.training.losses import ItemTargets, item_logits, train_epochs
 
 MIN_EPOCHS, MIN_STEPS = 8, 1_000
 LEARNING_RATE = 3e-2

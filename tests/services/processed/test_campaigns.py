@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from liveprofile.alerts.cases.case_store import NewAlert, add_alert
-from liveprofile.campaigns.plan import Campaign, Target
+from liveprofile.campaigns.plan import Campaign, Cap, Target
 from liveprofile.campaigns.store import find_plan, read_targets, store_plan
 from liveprofile.kafka.records import read_topic
 from liveprofile.kafka.topics import create_unlimited_topic
@@ -57,6 +57,11 @@ def test_plan_send_and_report(job: JobUnderTest, tmp_path: Path) -> None:
     assert len(events) == 2 * len(treated)
     assert {event["id"] for event in events} == {f"spring/{user}" for user in treated}
 
+    capped = plan(job, "summer", "--cap", "1/30d", "--dry-run")
+    assert capped["left_out"]["frequency cap"] == len(treated)
+    own = plan(job, "spring", "--cap", "1/30d", "--dry-run")
+    assert own["left_out"].get("frequency cap", 0) == 0
+
     report = job.run("campaign", "report", "spring", "--days", str(DAYS))
     result = report["groups"]["all"]
     assert report["has_control"] and result["rate_difference"] is not None
@@ -84,19 +89,25 @@ def test_stored_plan_is_listed_sent_reported_and_counted(job: JobUnderTest) -> N
     topic = f"{job.settings.topics.events}-campaign-listed"
     groups = ("treatment", "treatment", "control")
     targets = [Target(f"api-{n}", group, (), 0.5, 9.0, 4.0) for n, group in enumerate(groups)]
-    about = Campaign(name="autumn", start_ms=START_MS, control_share=0.3, cost=0.1)
+    cap = Cap(contacts=1, days=30)
+    about = Campaign(name="autumn", start_ms=START_MS, control_share=0.3, cost=0.1, cap=cap)
     summary = {"treatment": 2, "control": 1, "expected_gain": 8.0}
     with open_session(job.settings.cassandra) as session:
-        requested = {"budget": 5.0}
-        stored = store_plan(session, job.settings, about, targets, "anna", requested, summary)
+        requested = {"cap": {"contacts": 1, "days": 30}}
+        store = (session, job.settings)
+        stored = store_plan(*store, about, targets, "anna", requested, summary)
         assert find_plan(session, "autumn") == stored
+        later = about._replace(name="later", start_ms=START_MS + DAY_MS)
+        store_plan(*store, later, targets, "anna", requested, summary)
     [listed] = [each for each in job.run("campaign", "list") if each["name"] == "autumn"]
     assert (listed["planned_by"], listed["summary"]["treatment"]) == ("anna", 2)
 
     create_unlimited_topic(job.settings, topic, 1)
     send = ("campaign", "send", "--topic", topic)
+    left_out = {"sent": 0, "no_consent": 0, "frequency_cap": 2}
+    assert job.run(*send, "later") == left_out
     for _ in range(2):  # again, as after a failure
-        assert job.run(*send, "autumn") == {"sent": 2, "no_consent": 0}
+        assert job.run(*send, "autumn") == {"sent": 2, "no_consent": 0, "frequency_cap": 0}
     report = job.run("campaign", "report", "autumn")
     assert report["groups"]["all"]["users"] == {"treatment": 2, "control": 1}
     done = job.cli("campaign", "report", "unknown", ok=False)

@@ -50,7 +50,6 @@ class MemoryEvents:
             number: kafka.progress.get(number, Progress(0)).offset
             for number in range(kafka.partitions)
         }
-        self.closed = False
 
     def poll(self, timeout_s: float) -> list[Record]:
         self._kafka.arrive()
@@ -73,8 +72,7 @@ class MemoryEvents:
     def group_metadata(self) -> str:
         return "group"
 
-    def close(self) -> None:
-        self.closed = True
+    def close(self) -> None: ...
 
 
 class MemoryTransactions:
@@ -103,20 +101,14 @@ class MemoryTransactions:
             kafka.commits_left -= 1
 
 
-def opened(
-    kafka: MemoryKafka,
-    settings: Settings,
-    now_ms: int,
-    consents: ConsentTable | None = None,
-    erasures: ErasureTable | None = None,
-) -> LoginMerger:
+def opened(kafka: MemoryKafka, settings: Settings, now_ms: int) -> LoginMerger:
     """A new process, where the last one was."""
     defaults = settings.consent.defaults
 
     def read_decisions() -> Decisions:
         table = kafka.table()
-        of_persons = PersonConsentTable(consents or ConsentTable(defaults), table, defaults)
-        return Decisions(table, of_persons, erasures or ErasureTable())
+        of_persons = PersonConsentTable(ConsentTable(defaults), table, defaults)
+        return Decisions(table, of_persons, ErasureTable())
 
     return LoginMerger(
         settings,

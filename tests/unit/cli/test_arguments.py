@@ -133,6 +133,7 @@ STATED = "--source crm --kind declared --purpose risk"
         ("shop trends show --last 7w", "--last '7w': not a number above 0"),
         ("shop trends show --type buy", "--type 'buy': not one of view, cart"),
         ("campaign plan A", "name 'A'"),
+        ("campaign plan a --cap 2", "--cap '2': not a number of contacts"),
         ("campaign plan a --when churn", "--when, character"),
         ("campaign plan a --exclude none.txt", "--exclude none.txt"),
         ("job status --colour", "No such option: --colour"),

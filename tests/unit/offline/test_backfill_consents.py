@@ -6,10 +6,7 @@ import pyarrow as pa
 
 from liveprofile.consent.changes import PURPOSES, ConsentChange, ConsentTable
 from liveprofile.privacy.erasures import ErasureTable
-from offline.backfill import (
-    allowed_rows,
-    without_users,
-)
+from offline.backfill import allowed_rows, without_users
 
 NOW_MS = 100
 ALL = dict.fromkeys(PURPOSES, True)

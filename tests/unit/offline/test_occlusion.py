@@ -15,12 +15,7 @@ from benchmarks.load.workload import EventMessage
 from liveprofile.resources import product_path
 from liveprofile.settings import load
 from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS
-from offline.occlusion import (
-    TARGETS,
-    WindowEffects,
-    occlusion_effects,
-    served_values,
-)
+from offline.occlusion import TARGETS, WindowEffects, occlusion_effects, served_values
 from udfs.profile.batch import ProfileBatch
 
 SETTINGS = load(window={"length_ms": DAY_MS})

@@ -184,6 +184,7 @@ def test_report_compares_the_groups(connect: Connect) -> None:
     [
         ({"when": "chrn < 1"}, "when, character 1: unknown name chrn"),
         ({"control_share": 1.0}, "control_share"),
+        ({"cap": {"contacts": 2}}, "days"),
         ({"segment": "loyal"}, "segment"),
     ],
 )

@@ -13,11 +13,14 @@ from liveprofile.campaigns.plan import (
     CONTROL,
     TREATMENT,
     Campaign,
+    Cap,
+    Contact,
     Target,
     Wish,
     candidates,
     choose,
     condition_of,
+    is_at_cap,
     is_control,
 )
 from liveprofile.campaigns.report import (
@@ -30,6 +33,7 @@ from liveprofile.campaigns.report import (
 from liveprofile.campaigns.store import messages, write_csv
 from liveprofile.errors import InputError
 from liveprofile.storage.queries import StoredProfile, WindowChange
+from liveprofile.units import DAY_MS
 from tests.support.rows.stored_rows import stored_profile
 
 SPRING = Campaign(name="spring", start_ms=1_700_000_000_000, control_share=0.0, cost=0.0)
@@ -98,7 +102,7 @@ def test_budget_goes_to_the_largest_gains_and_control_costs_nothing() -> None:
 
 def test_reasons_to_leave_out_a_user_are_counted() -> None:
     found = [candidate(user, gain) for user, gain in zip("abcde", (5, 4, 3, -1, 1), strict=True)]
-    excluded = {"open fraud case": {"b", "a"}, "another reason": {"c"}}
+    excluded = {"open fraud case": {"b", "a"}, "frequency cap": {"c"}}
     found += [candidate("f", 9)]
     plan = choose(found, FREE._replace(opted_out={"a"}), excluded, lambda user: user != "f")
     assert [target.user_id for target in plan.targets] == ["e"]
@@ -106,7 +110,7 @@ def test_reasons_to_leave_out_a_user_are_counted() -> None:
         "no marketing consent": 1,
         "excluded by file": 1,
         "open fraud case": 1,
-        "another reason": 1,
+        "frequency cap": 1,
         "no expected gain": 1,
     }
 
@@ -199,3 +203,34 @@ def test_outcomes_are_purchases_of_windows_that_start_in_the_time() -> None:
         change("other", 12, 5.0, "purchase"),
     ]
     assert outcomes(changes, {"a", "b"}, 10, 20) == {"a": Outcome(True, 3.0)}
+
+
+START_MS = 1_700_000_000_000
+OWN = Contact(START_MS, "spring")
+
+
+def contact(campaign: str, days: float) -> Contact:
+    return Contact(START_MS + round(days * DAY_MS), campaign)
+
+
+@pytest.mark.parametrize(
+    ("contacts", "most", "expected"),
+    [
+        ([], 1, False),
+        ([contact("a", -1)], 1, True),
+        ([contact("a", -1)], 2, False),
+        ([contact("a", -30)], 1, True),
+        ([contact("a", -30.01)], 1, False),
+        ([contact("a", -1), contact("a", -2)], 2, True),
+        ([contact("spring", -1)], 1, False),  # the same campaign, planned for another time
+        ([contact("a", 5)], 1, True),  # planned for later
+        ([contact("a", 5), OWN], 1, False),  # this one was first
+        ([contact("a", -5), OWN], 1, True),
+        ([contact("a", 0), OWN], 1, True),
+        ([contact("z", 0), OWN], 1, False),
+    ],
+)
+def test_contacts_of_other_campaigns_count(
+    contacts: list[Contact], most: int, expected: bool
+) -> None:
+    assert is_at_cap(iter(contacts), OWN, Cap(contacts=most, days=30)) is expected

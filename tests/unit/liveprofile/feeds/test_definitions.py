@@ -70,9 +70,11 @@ def test_newest_record_of_a_rule_wins_and_tombstone_removes_the_rule() -> None:
     records = [rule_record("b"), rule_record("a"), rule_record("b", version=2), rule_record("c")]
     topic.apply([*records, raw_rule_record("c", None)])
     assert [(rule.id, rule.version) for rule in topic.value().rules] == [("a", 1), ("b", 2)]
+    topic.apply([rule_record("b", version=3, state="PAUSED")])
+    assert [rule.id for rule in topic.value().evaluated("event")] == ["a"]
 
 
-@pytest.mark.parametrize("value", [b"{", b"{}", rule(id="other").model_dump_json().encode()])
+@pytest.mark.parametrize("value", [b"{", b"[]", b"{}", rule(id="other").model_dump_json().encode()])
 def test_invalid_record_is_logged_counted_and_ignored(
     value: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -206,10 +206,10 @@ def test_order_cuts_kills_and_replays_do_not_change_the_merges(
     assert_merged_once(kafka)
 
 
-def kafka_of(*values: bytes, partitions: int = 1) -> MemoryKafka:
+def kafka_of(*values: bytes) -> MemoryKafka:
     """Records in one partition."""
     records = [record(0, offset, value) for offset, value in enumerate(values)]
-    return MemoryKafka(records, partitions, random.Random(1))
+    return MemoryKafka(records, 1, random.Random(1))
 
 
 def login(number: int, user_id: str = "user") -> bytes:

@@ -9,7 +9,7 @@ import numpy as np
 import orjson
 import pytest
 
-from liveprofile.privacy.erase import KEPT, LISTS, OWN, WHOLE, Erasure
+from liveprofile.privacy.erase import Erasure
 from liveprofile.privacy.erasure_log import (
     BY_HAND,
     FORMAT,
@@ -22,11 +22,9 @@ from liveprofile.privacy.erasure_log import (
 )
 from liveprofile.privacy.erasures import (
     ErasureTable,
-    HashedErasureTable,
     first_window_ms,
     later_flags,
 )
-from liveprofile.privacy.places import TABLES
 from liveprofile.rules.flags import PastFlags, RowPosition
 from liveprofile.settings import TOPICS, load
 from liveprofile.units import DAY_MS
@@ -46,7 +44,7 @@ def test_the_latest_erasure_of_a_user_counts() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_events_in_lists_are_erased_by_hash_and_time(seed: int) -> None:
-    rng, book = random.Random(seed), HashedErasureTable()
+    rng, book = random.Random(seed), ErasureTable()
     users = [f"user-{number}" for number in range(400)]
     erased = {user: rng.randrange(100) for user in rng.sample(users, 40)}
     for user, before_ms in erased.items():
@@ -87,20 +85,6 @@ def test_flags_of_later_rows_stay() -> None:
 
 KEY = "k" * 32
 DONE = Erasure({"user_profile": 1, "risk_flag": 3}, {})
-
-
-def test_tables_that_list_keys_of_others_come_last() -> None:
-    order = [*OWN, *WHOLE, *LISTS]
-    assert set(order) == TABLES.keys() - KEPT.keys() and len(order) == len(set(order))
-    for table, listed_in in (
-        ("risk_score_by_hour", "risk_score_hours"),
-        ("risk_flag_by_day", "risk_flag"),
-        ("flag_state", "risk_case"),
-        ("alert_handled", "risk_case"),
-        ("segment_member", "user_segment"),
-        ("segment_member", "segment_change"),
-    ):
-        assert order.index(table) < order.index(listed_in)
 
 
 def test_a_proof_names_no_user_and_is_signed() -> None:

@@ -186,6 +186,12 @@ comparisons = st.one_of(
             ('0 < attribute("n") < 3', _known("n", (int, float), lambda n: 0 < n < 3)),
             ('attribute("n") in [1, 2]', _known("n", (int, float), lambda n: n in (1, 2))),
             ('max(attribute("n"), 3) > 2', _known("n", (int, float), lambda n: max(n, 3) > 2)),
+            ('attribute("n") * 2 - threshold > 0', _known("n", (int, float), lambda n: n > 2)),
+            (
+                'attribute("t") == kind',
+                lambda row: _known("t", str, lambda t: t == row["kind"])(row),
+            ),
+            ('attribute("n") >= attribute("nobody has it")', lambda row: None),
             ('segment("s")', operator.itemgetter("s")),
         ]
     ),

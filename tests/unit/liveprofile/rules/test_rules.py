@@ -1,15 +1,19 @@
-"""Risk rules: validation of files and records."""
+"""Risk rules: validation of files, signatures, evaluation of the shipped ones, and flags."""
 
 from __future__ import annotations
 
+import hashlib
 import math
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from liveprofile.features import window_features
+from liveprofile.rules import flag_policy
 from liveprofile.rules.definitions import RuleSigner, SignatureError
 from liveprofile.rules.rules import (
     Rule,
@@ -17,7 +21,8 @@ from liveprofile.rules.rules import (
     read_rules,
 )
 from tests.support.paths import ROOT
-from tests.support.rows.rule_examples import RULES_TOML, rule
+from tests.support.rows.rule_examples import RULES_TOML, SHIPPED_RULES, event_columns, rule
+from udfs.profile.assemble import FEATURES
 
 
 @pytest.mark.parametrize(
@@ -133,3 +138,114 @@ def test_change_of_any_part_is_detected(
     headers = as_read(SIGNER.headers(b"a", b"1", 5))
     with pytest.raises(SignatureError, match="the signature is wrong"):
         signer.verify(rule_id, value, headers | changed)
+
+
+EVENTS = {rule.id: rule for rule in SHIPPED_RULES.evaluated("event")}
+PAST = dict.fromkeys(FEATURES, 0.0) | {"windows": 3.0, "purchase_windows": 5.0}
+COUNTS = PAST | {"purchase_count_mean": 1.0, "purchase_count_std": 0.5}
+AMOUNTS = PAST | {"purchase_amount_mean": 20.0, "purchase_amount_std": 1.0}
+QUIET = {"events": 2, "purchases": 0, "amount": 0.0, "surprise": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("rule_id", "past", "now", "but", "value", "message"),
+    [
+        ("purchase_frequency", COUNTS, {"purchases": 5}, {"purchases": 4}, 4.0,
+         "5 purchases in this window; usually 1.0 ± 0.5"),
+        ("purchase_frequency", PAST, {"purchases": 4}, {"purchase_windows": 4.0}, 4.0,
+         "4 purchases in this window; usually 0.0 ± 0.0"),
+        ("purchase_amount", AMOUNTS, {"purchases": 1, "amount": 28.0}, {"amount": 27.9}, 4.0,
+         "28.00 spent in this window; usually 20.00 ± 1.00"),
+        ("purchase_amount", AMOUNTS | {"purchase_amount_std": 5.0},
+         {"purchases": 1, "amount": 40.0}, {"purchases": 0}, 4.0,
+         "40.00 spent in this window; usually 20.00 ± 5.00"),
+        ("purchase_amount", PAST, {"purchases": 1, "amount": 4.0}, {"purchase_windows": 4.0}, 4.0,
+         "4.00 spent in this window; usually 0.00 ± 0.00"),
+        *(("behaviour_surprise", PAST, {"events": 3, "surprise": 7.5}, but, 7.5,
+           "3 events in this window that do not fit this user's past:"
+           " surprise 7.5, flagged from 7.5")
+          for but in ({"events": 2}, {"surprise": 7.4}, {"windows": 2.0})),
+    ],
+)  # fmt: skip
+def test_shipped_window_rule_is_true_only_above_its_limits(
+    rule_id: str,
+    past: dict[str, float],
+    now: dict[str, float],
+    but: dict[str, float],
+    value: float,
+    message: str,
+) -> None:
+    cases = [past | QUIET | now, past | QUIET | now | but]
+    before, current = (
+        {name: np.array([case[name] for case in cases], float) for name in names}
+        for names in (FEATURES, QUIET)
+    )
+    columns = window_features.window_features(before, current)
+    assert columns.keys() == window_features.WINDOW_FEATURES.keys()
+    rules = SHIPPED_RULES.evaluated("window")
+    [match], below = flag_policy.evaluate_rules(rules, columns, 2)
+    flag = flag_policy.build_flag(match, "u", 300_000, "1")
+    assert (flag.rule_id, flag.value, flag.message) == (rule_id, value, message)
+    assert below == []
+
+
+def true(rule_id: str, **known: Any) -> bool:
+    columns = event_columns(**{name: [value] for name, value in known.items()})
+    return bool(flag_policy.evaluate_rules([EVENTS[rule_id]], columns, 1)[0])
+
+
+CARD_TEST = {"user_purchases_10m": 5, "user_amount_10m": 20, "device_list_days": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("rule_id", "known", "but"),
+    [
+        ("card_testing", CARD_TEST, {"user_amount_10m": 21}),
+        ("card_testing", CARD_TEST, {"event_type": "login"}),
+        ("account_takeover",
+         {"device_list_days": 0, "user_new_address": 1, "user_earlier_purchases": 5,
+          "user_amount_ratio": 2, "user_usual_amount": 10, "amount": 20},
+         {"user_new_address": 0}),
+        ("device_many_users", {"device_users_1d": 8}, {"device_users_1d": 7}),
+        ("coupon_ring",
+         {"coupon_users_1d": 5, "device_users_7d": 8}, {"device_users_7d": math.nan}),
+        ("device_known_fraud", {"device_frauds_30d": 1}, {"device_frauds_30d": 0}),
+        ("shop_known_fraud", {"shop_frauds_7d": 2, "shop_fraud_rate_7d": 0.05},
+         {"shop_frauds_7d": 1}),
+        ("fraud_score", {"score": 0.9}, {"score": 0.89}),
+    ],
+)  # fmt: skip
+def test_shipped_event_rule_is_true_only_above_its_limits(
+    rule_id: str, known: dict[str, Any], but: dict[str, Any]
+) -> None:
+    assert true(rule_id, **known)
+    assert not true(rule_id, **known | but)
+
+
+def test_rule_with_unknown_value_is_false() -> None:
+    columns = event_columns(amount=[5.0], score=[math.nan])
+    assert flag_policy.evaluate_rules([rule(value="score")], columns, 1) == [[]]
+    [[match]] = flag_policy.evaluate_rules([rule(usual="score")], columns, 1)
+    assert flag_policy.reason_entry(match)["usual"] is None
+
+
+def test_event_flag_has_id_evidence_and_state() -> None:
+    seen = rule(
+        when='event_type == "login" or amount > 3',
+        version=4,
+        state="SHADOW",
+        usual="score",
+        message="{event_type} of {amount:.2f}, {usual:.0%}",
+    )
+    [[match]] = flag_policy.evaluate_rules([seen], event_columns(amount=[5.25], score=[0.5]), 1)
+    flag = flag_policy.build_flag(match, "u", 99, "9", "e1")
+    assert flag.flag_id == hashlib.sha256(b"u\x1fmany\x1fe1").hexdigest()[:32]
+    assert flag.evidence == {
+        "value": 5.25,
+        "usual": 0.5,
+        "threshold": 3.0,
+        "event_type": "purchase",
+        "amount": 5.25,
+    }
+    assert flag.message == flag.reasons[0]["sentence"] == "purchase of 5.25, 50%"
+    assert (flag.event_id, flag.rule_version, flag.rule_state) == ("e1", 4, "SHADOW")

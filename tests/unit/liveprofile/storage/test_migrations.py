@@ -1,4 +1,4 @@
-"""Migrations: their files, and that they are applied once, in order, under a lock."""
+"""Migrations are applied once, in order, under a lock; what the tables are, and limits of TTLs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 from cassandra import Unauthorized
+from pydantic import BaseModel
 
 from liveprofile.errors import ConfigError, ServiceError
 from liveprofile.rows import TABLES
+from liveprofile.settings import MAX_TTL_S, CassandraSettings, load
 from liveprofile.storage import migrations
 from liveprofile.storage.migrations import Migration, Migrator, filled, read_migrations
+from liveprofile.storage.schema import schema_statements
 from liveprofile.storage.schema_files import texts
 from tests.support.memory.schema import MemorySchema, columns_after
 
@@ -145,3 +148,30 @@ def test_lock_that_is_never_released_is_an_error(monkeypatch: pytest.MonkeyPatch
     session.owner = "host a, process 1"
     with pytest.raises(ServiceError, match=r"host a, process 1.*the lock ends 180 s after"):
         Migrator(session, VALUES, BOTH, DECLARED, lambda: next(times_s)).apply()
+
+
+def test_settings_and_embedding_size_are_filled_into_the_schema():
+    settings = CassandraSettings(keyspace="shop", replication=3, local_dc="eu")
+    statements = schema_statements(settings, 7)
+    assert statements[0] == (
+        "CREATE KEYSPACE IF NOT EXISTS shop"
+        " WITH replication = {'class': 'NetworkTopologyStrategy', 'eu': 3}"
+    )
+    assert all(text.startswith("CREATE ") for text in statements)
+    assert not any("{" in text.partition("WITH")[0] for text in statements)
+    assert sum("vector<float, 7>" in text for text in statements) == 2
+
+
+@pytest.mark.parametrize("value", [0, MAX_TTL_S + 1])
+def test_ttl_of_a_table_is_at_least_a_second_and_at_most_20_years(value: int) -> None:
+    ttls = [
+        (name, key)
+        for name, section in load()
+        if isinstance(section, BaseModel)
+        for key in type(section).model_fields
+        if key.endswith("_ttl_s")
+    ]
+    assert len(ttls) >= 5
+    for section, key in ttls:
+        with pytest.raises(ConfigError, match=rf"{section}.{key} = {value}: Input should be"):
+            load(**{section: {key: value}})

@@ -74,17 +74,9 @@ def test_hour_without_events_is_a_point_and_incomplete_hours_are_not() -> None:
     assert (found[5].value, found[5].outside) == (0, True) and not found[4].outside
 
 
-def seasonal_of_forecast(days: int, mean: float, seed: int = 0) -> np.ndarray:
-    hour = np.arange(24)
-    by_hour = np.where((hour >= 7) & (hour < 22), 1 + np.sin(np.pi * (hour - 7) / 15), 0)
-    by_weekday = np.array([1, 1, 1.2, 1, 1.4, 0, 0.6])
-    level = mean * by_weekday[np.arange(days) % 7][:, None] * by_hour
-    return np.random.default_rng(seed).poisson(level).astype(float)
-
-
 @pytest.mark.parametrize("mean", [5, 200])
 def test_forecast_beats_naive_on_seasonal_counts_and_covers_80_percent(mean: float) -> None:
-    values = seasonal_of_forecast(200, mean)
+    values = seasonal(29, mean).reshape(-1, 24)[:200]
     found = [(forecast_next_day(values[:day]), values[day]) for day in range(80, 200)]
     hours = np.array([(each.hours, each.low, each.high, day) for each, day in found])
     forecast, low, high, actual = hours.transpose(1, 0, 2)
@@ -97,7 +89,7 @@ def test_forecast_beats_naive_on_seasonal_counts_and_covers_80_percent(mean: flo
 
 
 def test_forecast_needs_28_days_and_of_a_shop_without_events_is_zero() -> None:
-    assert forecast_next_day(seasonal_of_forecast(FIRST_DAYS - 1, 20)) is None
+    assert forecast_next_day(seasonal(4, 20).reshape(-1, 24)[: FIRST_DAYS - 1]) is None
     assert forecast_next_day(np.zeros((0, 24))) is None
     found = forecast_next_day(np.zeros((FIRST_DAYS, 24)))
     assert found.total == 0

@@ -20,6 +20,7 @@ from liveprofile.wire.token_columns import TokenColumns
 from liveprofile.wire.tokens import EVENT, TYPE_INDEX, Token
 from models.profile import user_features
 from models.profile.recipes import recipe
+from models.profile.training.train import train
 
 FIRST_DAY_MS = 1_483_228_800_000  # 2017-01-01
 PURCHASE = TYPE_INDEX["purchase"]
@@ -170,8 +171,6 @@ SHORT = dataclasses.replace(MINIATURE, epochs=2, windows_per_epoch=200, continue
 
 def write_trained_shop(folder: Path) -> Path:
     """Rows of 40 days ("early") and of 80 ("all"), and a model trained on the first 28 days."""
-    from models.profile.training.train import train
-
     write_rows(folder / "early")
     write_rows(folder / "all", days=80)
     train(SHORT, folder / "early", folder / "model")

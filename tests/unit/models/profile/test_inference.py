@@ -13,12 +13,7 @@ from liveprofile.units import DAY_MS
 from liveprofile.wire.token_columns import TokenColumns
 from liveprofile.wire.tokens import Token
 from models.profile import text_encoder, user_features
-from models.profile.encoding import (
-    MAX_CACHED_IDS,
-    Vocabulary,
-    hash_row,
-    kept_token_counts,
-)
+from models.profile.encoding import MAX_CACHED_IDS, Vocabulary, hash_row, kept_token_counts
 from models.profile.inference import ProfileModel
 from models.profile.network import BehaviourTransformer, Fusion, Shape
 from models.profile.ranker.network import Ranker

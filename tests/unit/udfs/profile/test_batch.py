@@ -215,11 +215,12 @@ def test_rules_and_segments_read_what_others_state_for_their_purpose(model: Any)
         "a": [stated("a", END_MS - 1, vip=True, band="high")],
         "b": [stated("b", END_MS - 1, purpose="risk", vip=True, band="high")],
         "c": [stated("c", END_MS - 10_000, days=0.0001, vip=True, band="high")],
+        "e": [stated("e", END_MS - 1, purpose="marketing", vip=True)],
     }
     rule = ANY_WINDOW | {"when": 'attribute("vip") and events >= threshold'}
     rules = RuleSet.model_validate({"version": "1", "rules": [rule]})
     found = segments(high='attribute("band") == "high"', low='attribute("band") != "high"')
-    ProfileUpdater(load(), model, sink, feeds(rules, found)).update(batch(*"abcd"))
+    ProfileUpdater(load(), model, sink, feeds(rules, found)).update(batch(*"abcde"))
     assert {user for user, *_ in sink.flags} == {"a", "b"}
     assert sink.segments.members_of("high") == {"a"}
     assert sink.segments.members_of("low") == set()

@@ -149,7 +149,8 @@ def test_missing_model_is_refused_and_the_old_one_serves_also_after_a_restart(
 @pytest.mark.parametrize(
     ("card_fields", "reason"),
     [
-        ({"decay_days": 7.0}, "state.decay_days = 30"),
+        ({"decay_days": 7.0}, "state.decay_days = 30, but model b was trained with 7"),
+        ({"shape": {"embedding": 16}}, "embeddings of 16 numbers, but the job stores 32"),
         ({"ranked_items": 0}, "ranked_items"),
         (None, "no finite numbers"),
     ],
@@ -211,7 +212,7 @@ def test_invalid_record_is_refused_until_a_valid_one_follows(
     assert feed.refused == 0
 
 
-def test_record_of_an_older_revision_is_not_served(
+def test_record_of_an_older_revision_is_not_served_but_a_later_one_of_the_same_is(
     feed_of: Callable[..., ModelFeed], models: Models, caplog: pytest.LogCaptureFixture
 ) -> None:
     old = models.apply("b")
@@ -221,3 +222,6 @@ def test_record_of_an_older_revision_is_not_served(
         topic.put(old)
         until(lambda: "is older than revision" in caplog.text)
     assert versions(feed) == {"c": len(USERS)}
+    models.newest = UserModels.parse(old.value)  # as if two commands had applied models at once
+    topic.put(models.apply("d"))
+    until(lambda: versions(feed) == {"d": len(USERS)})

@@ -1,4 +1,4 @@
-"""EventScorer on batches: scores, flags, stored rows and alerts."""
+"""EventScorer on batches: scores, flags, stored rows and hours, alerts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from unittest.mock import Mock
 import pytest
 
 from liveprofile.pseudonym import user_pseudonym
-from liveprofile.units import MINUTE_MS
+from liveprofile.units import HOUR_MS, MINUTE_MS
 from models.fraud.model import FraudModel
 from tests.reference.entity_features import Arrival, Event
 from tests.reference.scoring import (
@@ -30,6 +30,7 @@ from tests.support.scoring_harness import (
     purchases,
     random_arrivals,
 )
+from udfs.scoring.sink import HOUR_REFRESH_S, WrittenHours
 from udfs.worker import MAX_CONSECUTIVE_FAILED_ROWS
 
 
@@ -49,17 +50,6 @@ def test_batches_of_any_size_match_the_reference(
     assert sorted(alert["id"] for alerts in sent for alert in alerts) == sorted(flag_ids)
     assert len({flag.rule_id for flag in scorer.sink.flags.values()}) >= 2
     assert sum(timing.duplicates for timing in scorer.timings) == len(rows) - len(expected) > 5
-
-
-def test_duplicate_event_is_not_scored_again(model: FraudModel) -> None:
-    [event] = purchases(1)
-    scorer = ScoringHarness(model, ANY_PURCHASE)
-    first, second = scorer.score([event, event], [0, 1])
-    assert [alert["data"]["event_id"] for alert in first] == ["u0"]
-    assert second == []
-    assert scorer.score([event, event, event], [2]) == [[]]
-    assert len(scorer.sink.scores) == 1
-    assert [(timing.rows, timing.duplicates) for timing in scorer.timings] == [(1, 1), (0, 1)]
 
 
 def test_timing_counts_from_the_arrival_of_each_event(model: FraudModel) -> None:
@@ -199,3 +189,16 @@ def test_no_alert_is_returned_before_all_is_stored(model: FraudModel) -> None:
     scorer.sink.flush = Mock(side_effect=OSError("no store"))
     with pytest.raises(OSError, match="no store"):
         scorer.score(purchases(1), [0])
+
+
+def test_hour_is_written_once_until_it_must_be_refreshed() -> None:
+    now_s = [5.0]  # a clock that starts when the machine does
+    hours = WrittenHours(lambda: now_s[0])
+    assert hours.add("u", 0)
+    assert not hours.add("u", 0)
+    assert hours.add("u", HOUR_MS) and hours.add("v", 0)
+    now_s[0] += HOUR_REFRESH_S - 1
+    assert not hours.add("u", 0)
+    now_s[0] += 1
+    assert hours.add("u", 0)
+    assert not hours.add("u", 0)

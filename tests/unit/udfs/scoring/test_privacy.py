@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from liveprofile.consent.changes import ConsentChange, ConsentTable
-from liveprofile.privacy.erasures import HashedErasureTable
+from liveprofile.privacy.erasures import ErasureTable
 from models.fraud.model import FraudModel
 from tests.reference.entity_features import Event
 from tests.reference.scoring import decide, event_key
@@ -83,7 +83,7 @@ def test_users_who_are_erased_while_events_arrive_start_from_nothing(
     model: FraudModel, seed: int, shipped_rules: list[dict[str, Any]]
 ) -> None:
     arrivals, rng = random_arrivals(seed, count=160), random.Random(seed)
-    feed = HashedErasureTable()
+    feed = ErasureTable()
     scorer = ScoringHarness(model, erasures=feed)
     middle = len(arrivals) // 2
     rows = [row for row, arrival in enumerate(arrivals) if isinstance(arrival, Event)]

@@ -21,12 +21,7 @@ from models.profile.model_card import WEIGHTS
 from models.profile.training import fit_modalities
 from models.profile.training.train import fit as fit_trunk
 from models.profile.training.train import train
-from tests.unit.models.profile.miniature import (
-    FIRST_DAY_MS,
-    MINIATURE,
-    daily_batches,
-    rows_table,
-)
+from tests.unit.models.profile.miniature import FIRST_DAY_MS, MINIATURE, daily_batches, rows_table
 
 pytestmark = pytest.mark.slow
 
