@@ -14,6 +14,7 @@ from benchmarks.load.rows import as_table, batches
 from benchmarks.load.workload import EventMessage
 from cli.main import app
 from liveprofile.settings import load
+from liveprofile.toml_text import to_toml
 from liveprofile.units import DAY_MS
 from liveprofile.wire.histories import MemoryToken, of_windows
 from liveprofile.wire.token_columns import TokenColumns
@@ -100,7 +101,7 @@ def write_params(file, wanted):
     """The file of --params that makes `general-7-days` the recipe `wanted`; returns the file."""
     base = dataclasses.asdict(recipe("general-7-days"))
     changed = {k: v for k, v in dataclasses.asdict(wanted).items() if k != "name" and v != base[k]}
-    file.write_text("".join(f"{name} = {value}\n" for name, value in changed.items()))
+    file.write_text(to_toml(changed))
     return file
 
 

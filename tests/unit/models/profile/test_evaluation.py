@@ -107,6 +107,17 @@ def random_shop(seed):
     return streams_of(*random.integers((0, 0, 1), (30, 40, 20), (2_000, 3)).tolist())
 
 
+def test_permuting_the_events_of_a_window_changes_no_target():
+    streams, random = random_shop(1), np.random.default_rng(2)
+    spans = zip(streams.first_W, streams.last_W, strict=True)
+    order = np.concatenate([random.permutation(np.arange(*span)) for span in spans])
+    shuffled = streams._replace(item_N=streams.item_N[order])
+    windows = np.arange(len(streams.user_W))
+    first, second = (next_baskets(each, "item", windows) for each in (streams, shuffled))
+    for actual, expected in zip(second[:5], first[:5], strict=True):
+        np.testing.assert_array_equal(actual, expected)
+
+
 def test_comparison_has_scores_differences_and_intervals_by_part():
     streams = random_shop(3)
     baskets = next_baskets(streams, "item", np.arange(len(streams.user_W)))
