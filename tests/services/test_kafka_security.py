@@ -121,7 +121,7 @@ def test_flink_connector_reads_with_the_same_settings(
 ) -> None:
     """The backfill job over the topic, in an embedded Flink."""
     config, folder = tmp_path / "liveprofile.toml", tmp_path / "rows"
-    config.write_text(to_toml({"kafka": client}))
+    config.write_text(to_toml({"kafka": client}), "utf-8")
     assert backfill_job.main(["--config", str(config), "--topic", "--rows", str(folder)]) == 0
     assert {row["user_id"] for row in read_rows(folder)} == {event["user_id"] for event in EVENTS}
 

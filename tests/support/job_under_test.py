@@ -301,7 +301,7 @@ class JobUnderTest:
         for section, values in sections.items():
             content[section] = content.get(section, {}) | values
         file = self.config_file.with_name(name)
-        file.write_text(to_toml(content))
+        file.write_text(to_toml(content), "utf-8")
         return file
 
     # --- results ------------------------------------------------------------------------------

@@ -141,7 +141,7 @@ def test_label_command_without_kafka_names_the_command_to_repeat(
     file = tmp_path / "unreachable.toml"
     settings["cassandra"].pop("password")
     unreachable = {"bootstrap_servers": "127.0.0.1:1", "request_timeout_ms": 1_000}
-    file.write_text(to_toml(settings | {"kafka": unreachable}))
+    file.write_text(to_toml(settings | {"kafka": unreachable}), "utf-8")
     arguments = ("risk", "alerts", "label", FLAG_ID, "legitimate", "--by", "anna")
     done = run_cli(*arguments, "--config", file, ok=False)
     assert done.returncode == 3

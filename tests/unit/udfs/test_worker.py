@@ -90,9 +90,7 @@ def counted(*batches: list[float], operator: str = "PythonCalc[52]") -> dict[str
     return values
 
 
-def test_buckets_of_all_operators_have_latencies_up_to_their_bounds_and_a_negative_one_is_0() -> (
-    None
-):
+def test_latencies_of_all_operators_are_in_buckets_and_a_negative_one_is_zero() -> None:
     values = counted([25.0, 25.1], [80_000.0])
     values |= counted([700.0], [-40.0], operator="PythonCalc[53]")
     assert all(map(is_latency, values))

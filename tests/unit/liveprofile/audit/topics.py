@@ -148,9 +148,9 @@ class Topic:
         event = {"event_id": event_id, "user_id": user_id, "event_type": "view"}
         self.raw(json.dumps(event | {"event_time": START_MS + at_ms}).encode(), partition)
 
-    def heartbeat(self, at_ms: int, partition: int = 0, record_ms: int = ARRIVAL_MS) -> None:
+    def heartbeat(self, at_ms: int, record_ms: int = ARRIVAL_MS) -> None:
         event = {"event_type": "heartbeat", "event_time": START_MS + at_ms}
-        self.raw(json.dumps(event).encode(), partition, record_ms)
+        self.raw(json.dumps(event).encode(), record_ms=record_ms)
 
     def raw(self, value: bytes | None, partition: int = 0, record_ms: int = ARRIVAL_MS) -> None:
         offset = sum(record.partition == partition for record in self.records)

@@ -120,7 +120,7 @@ def problem(status: int) -> httpx2.Response:
         (calls.profile("42"), [httpx2.Response(404, text="nginx")], BadAnswerError),
     ],
 )
-def test_read_is_repeated_and_a_snooze_sent_once(
+def test_only_reads_that_may_succeed_later_are_repeated(
     call: Call, answers: list[Any], error: type[Exception]
 ) -> None:
     answer = Mock(side_effect=answers)

@@ -9,7 +9,6 @@ import orjson
 import pytest
 
 from liveprofile.consent.changes import ConsentChange, ConsentTable
-from liveprofile.features import baselines
 from liveprofile.features.baselines import COLUMNS
 from liveprofile.privacy.erasures import ErasureTable
 from liveprofile.rules.rules import RuleSet
@@ -201,7 +200,7 @@ def test_windows_from_before_an_erasure_reach_neither_model_nor_tables(model: An
     start_ms = END_MS - 300_000
     erasures.put("b", start_ms + 1)
     erasures.put("c", start_ms)
-    rows = batch("a", "b", "c")._replace(sums=np.full((3, len(baselines.COLUMNS)), 9.0))
+    rows = batch("a", "b", "c")._replace(sums=np.full((3, len(COLUMNS)), 9.0))
     sent = updater.update(rows)
     assert set(sink.profiles) == {"a", "c"} and [len(each) for each in sent] == [0, 1, 0]
     head, value = sent[1][0].split(WINDOW, 1)
@@ -209,5 +208,5 @@ def test_windows_from_before_an_erasure_reach_neither_model_nor_tables(model: An
     before = {user: orjson.loads(row.delta)["before"] for user, row in sink.profiles.items()}
     assert (before["a"]["windows"], before["c"]["windows"]) == (8.0, 0.0)
     assert sink.profiles["a"].later_sums is None
-    assert sink.profiles["c"].later_sums == (1.0,) * len(baselines.COLUMNS)
+    assert sink.profiles["c"].later_sums == (1.0,) * len(COLUMNS)
     assert [len(each) for each in updater.update(rows.take([1]))] == [1]
