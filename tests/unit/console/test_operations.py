@@ -1,4 +1,4 @@
-"""Job, trends and rejected records in the console."""
+"""Job, trends, rejected records and models in the console."""
 
 from __future__ import annotations
 
@@ -116,3 +116,11 @@ def test_records_are_listed_by_reason(browse: Browse) -> None:
     assert browse().get(f"{PAGE}?reason=nothing").status_code == 422
     part = browse().get(f"{PAGE}/summary", headers={"X-Console": "fetch"}).text
     assert "reason=BAD_NUMBER" in part
+
+
+def test_page_has_card_and_curves_of_each_model(browse: Browse) -> None:
+    page = browse().get("/models").text
+    assert "<dt>horizon days</dt><dd>30</dd>" in page
+    assert "<dt>validation, churn, model, auc</dt>" in page
+    assert page.count("<svg") == 4
+    assert "The checkpoint is not on this machine" in page
