@@ -14,13 +14,12 @@ from liveprofile.alerts.cases.states import AlertState
 from serve.keys import Role
 from tests.support.memory.api import NOW_MS, MemoryApi
 from tests.support.rows.api_rows import USERS, alert_case, stored_flag_of
-from tests.unit.console.conftest import SAME_ORIGIN
+from tests.unit.console.conftest import FETCH, SAME_ORIGIN
 from tests.unit.serve.conftest import Clock
 
 Browse = Callable[..., TestClient]
 FLAG = "f" * 32
 EVENT_FLAG = f"{4:032x}"
-FETCH = SAME_ORIGIN | {"X-Console": "fetch"}
 
 
 def shown(page: str) -> list[str]:
