@@ -39,6 +39,7 @@ class MemoryJob:
 
 ORIGIN = "http://127.0.0.1"
 SAME_ORIGIN = {"Origin": ORIGIN}
+FETCH = SAME_ORIGIN | {"X-Console": "fetch"}
 # Tests share the machine: a page may wait for its turn.
 PATIENT = {"deadline_ms": 30_000}
 

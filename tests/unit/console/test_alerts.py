@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 
 import pytest
+from httpx2 import Response
 from starlette.testclient import TestClient
 
 from console.routes.alerts import FRESH_S, PAGE_FLAGS
@@ -13,22 +14,25 @@ from liveprofile.alerts.cases.states import AlertState
 from serve.keys import Role
 from tests.support.memory.api import NOW_MS, MemoryApi
 from tests.support.rows.api_rows import USERS, alert_case, stored_flag_of
-from tests.unit.console.conftest import SAME_ORIGIN
+from tests.unit.console.conftest import FETCH, SAME_ORIGIN
 from tests.unit.serve.conftest import Clock
 
 Browse = Callable[..., TestClient]
 FLAG = "f" * 32
 EVENT_FLAG = f"{4:032x}"
-FETCH = SAME_ORIGIN | {"X-Console": "fetch"}
 
 
 def shown(page: str) -> list[str]:
     return re.findall(r'data-flag="([^"]+)"', page)
 
 
-def act(browser: TestClient, action: str, flag_id: str = FLAG, **fields: str) -> str:
+def post(browser: TestClient, action: str, flag_id: str = FLAG, **fields: str) -> Response:
     form = {"flag_id": flag_id, "action": action, **fields}
-    answer = browser.post("/alerts/act", data=form, headers=FETCH)
+    return browser.post("/alerts/act", data=form, headers=FETCH)
+
+
+def act(browser: TestClient, action: str, flag_id: str = FLAG, **fields: str) -> str:
+    answer = post(browser, action, flag_id, **fields)
     assert answer.status_code == 200, answer.text
     return answer.text
 
@@ -91,17 +95,14 @@ def test_snooze_is_for_so_many_hours_and_can_be_ended(browse: Browse, api: Memor
 
 @pytest.mark.parametrize("hours", ["0", "-1", "", "x", "99999", "1.5", "٣"])
 def test_wrong_hours_of_a_snooze_are_refused(browse: Browse, api: MemoryApi, hours: str) -> None:
-    form = {"flag_id": FLAG, "action": "snooze", "hours": hours}
-    answer = browse(Role.ANALYST).post("/alerts/act", data=form, headers=FETCH)
-    assert answer.status_code == 422
+    assert post(browse(Role.ANALYST), "snooze", hours=hours).status_code == 422
     assert api.session.rows("risk_snooze") == []
 
 
 def test_change_that_the_state_forbids_is_told(browse: Browse) -> None:
     browser = browse(Role.ANALYST)
     act(browser, "close")
-    form = {"flag_id": FLAG, "action": "acknowledge"}
-    answer = browser.post("/alerts/act", data=form, headers=FETCH)
+    answer = post(browser, "acknowledge")
     assert answer.status_code == 409
     assert answer.text.startswith('<div class="notice bad"')
     disabled = browser.get(f"/alerts/detail?flag_id={FLAG}").text
@@ -116,17 +117,14 @@ def test_form_works_without_javascript(browse: Browse) -> None:
 
 
 def test_reader_cannot_change_anything(browse: Browse, api: MemoryApi) -> None:
-    form = {"flag_id": FLAG, "action": "close"}
-    answer = browse(Role.READER).post("/alerts/act", data=form, headers=FETCH)
-    assert answer.status_code == 403
+    assert post(browse(Role.READER), "close").status_code == 403
     assert api.audit == []
 
 
 def test_unknown_alert_action_and_cursor_are_told(browse: Browse) -> None:
     browser = browse(Role.ANALYST)
     assert browser.get("/alerts?selected=none").status_code == 404
-    form = {"flag_id": FLAG, "action": "burn"}
-    assert browser.post("/alerts/act", data=form, headers=FETCH).status_code == 422
+    assert post(browser, "burn").status_code == 422
     assert browser.get("/alerts?cursor=x").status_code == 400
     assert browser.post("/alerts/act", content=b"\xff", headers=FETCH).status_code == 422
 

@@ -1,4 +1,4 @@
-"""Job, trends and rejected records in the console."""
+"""Job, trends, rejected records and models in the console."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ from liveprofile.trends.count_store import Series
 from liveprofile.units import HOUR_MS
 from tests.support.event_loop import on_loop
 from tests.support.memory.api import NOW_MS, MemoryApi
-from tests.unit.console.conftest import SAME_ORIGIN, STATUS, MemoryJob
+from tests.unit.console.conftest import FETCH, STATUS, MemoryJob
 
 Browse = Callable[..., TestClient]
-FETCH = SAME_ORIGIN | {"X-Console": "fetch"}
 
 
 def test_page_loads_its_parts_by_themselves(browse: Browse, job: MemoryJob) -> None:
@@ -114,5 +113,13 @@ def test_records_are_listed_by_reason(browse: Browse) -> None:
     filtered = browse().get(f"{PAGE}?reason=TOO_MANY").text
     assert ">0:1<" in filtered and ">0:0<" not in filtered
     assert browse().get(f"{PAGE}?reason=nothing").status_code == 422
-    part = browse().get(f"{PAGE}/summary", headers={"X-Console": "fetch"}).text
+    part = browse().get(f"{PAGE}/summary", headers=FETCH).text
     assert "reason=BAD_NUMBER" in part
+
+
+def test_page_has_card_and_curves_of_each_model(browse: Browse) -> None:
+    page = browse().get("/models").text
+    assert "<dt>horizon days</dt><dd>30</dd>" in page
+    assert "<dt>validation, churn, model, auc</dt>" in page
+    assert page.count("<svg") == 4
+    assert "The checkpoint is not on this machine" in page

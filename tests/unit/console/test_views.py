@@ -16,15 +16,8 @@ from console.charts import (
     line_chart,
     radar,
 )
-from console.formats import facts, listed, number, sentence, share, utc, words
-from console.user_page import (
-    FIGURES,
-    activity,
-    figures,
-    interests,
-    timeline,
-    who,
-)
+from console.formats import facts, number, sentence, share, utc, words
+from console.user_page import FIGURES, activity, figures, interests, timeline, who
 from liveprofile.units import HOUR_MS
 from tests.support.memory.api import NOW_MS
 from tests.support.rows.api_rows import stored_flag_of
@@ -74,14 +67,11 @@ def test_radar_needs_three_axes_and_a_value() -> None:
 
 
 def test_formats() -> None:
-    values = (1234.5, 3.0, 100, None, math.nan, -0.25)
-    assert [number(each) for each in values] == ["1,234.5", "3", "100", "–", "–", "-0.25"]
+    values = (1234.5, 100, math.nan, -0.25)
+    assert [number(each) for each in values] == ["1,234.5", "100", "–", "-0.25"]
     shares = [share(each) for each in (0.0, 0.004, 0.5, 1.0, None)]
     assert shares == ["0 %", "< 1 %", "50 %", "100 %", "–"]
     assert (utc(0), utc(None), words("STEP_UP")) == ("1970-01-01 00:00:00", "–", "step up")
-    assert [listed(list(each)) for each in ("", "a", "ab", "abc")] == [
-        *("", "a", "a and b", "a, b and c")
-    ]
     document = {"names": list("abcdefghij"), "at": {"x": {"y_z": True}}, "empty": {}, "n": None}
     told = ["a, b, c, d, e, f, g, h and 2 more", "true", "–"]
     assert list(facts(document)) == list(zip(("names", "at, x, y z", "n"), told, strict=True))

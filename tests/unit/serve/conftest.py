@@ -71,3 +71,7 @@ def every_item(client: TestClient, path: str, **params: Any) -> list[dict[str, A
         if page["next_cursor"] is None:
             return items
         params["cursor"] = page["next_cursor"]
+
+
+def kind_of(answer: Any) -> str:
+    return answer.json()["type"].rpartition(":")[2]

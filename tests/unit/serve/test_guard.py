@@ -22,6 +22,7 @@ from tests.support.memory.api import NOW_MS, MemoryApi
 from tests.unit.serve.conftest import Clock
 
 Connect = Callable[..., TestClient]
+BAD_CURSORS = ("x", "WyJhIl0", "e30", "Z", "é", "W10")
 
 
 def test_request_id_is_echoed_or_made(connect: Connect) -> None:
@@ -37,6 +38,15 @@ def test_request_id_is_echoed_or_made(connect: Connect) -> None:
     [
         ("GET", "/nothing", 404),
         ("GET", "/v1/users/", 404),
+        ("GET", "/v1/users/nobody", 404),
+        *(
+            ("GET", f"/v1/users/{each}", 422)
+            for each in ("%00", "%1F", "%FF", "x" * 257, "é" * 257)
+        ),
+        *(("GET", f"/v1/users/42/deltas?cursor={each}", 400) for each in BAD_CURSORS),
+        # Buckets that do not exist: [64,"x"] and [-1,"x"].
+        ("GET", "/v1/segments/loyal/members?cursor=WzY0LCJ4Il0", 400),
+        ("GET", "/v1/segments/loyal/members?cursor=Wy0xLCJ4Il0", 400),
         ("DELETE", "/v1/users/42", 405),
         ("GET", "/v1/users/42?at=x", 422),
         ("GET", "/v1/users/42/deltas?limit=0", 422),
@@ -47,8 +57,10 @@ def test_every_error_is_a_problem(connect: Connect, method: str, path: str, stat
     answer = connect().request(method, path)
     assert answer.status_code == status
     assert answer.headers["content-type"] == "application/problem+json"
-    assert answer.json()["status"] == status
-    assert answer.json()["request_id"] == answer.headers["x-request-id"]
+    problem = answer.json()
+    assert (problem["status"], problem["request_id"]) == (status, answer.headers["x-request-id"])
+    if status == 400:
+        assert problem["type"].endswith("invalid-cursor")
 
 
 def test_store_that_does_not_answer_is_503_and_recovers(connect: Connect, api: MemoryApi) -> None:
@@ -132,25 +144,16 @@ def test_metrics_count_requests_by_route(connect: Connect) -> None:
     assert "elsewhere" not in text
 
 
-@pytest.mark.parametrize(
-    "header", [None, "Bearer x", "Basic eDp5", "Bearer lp_000000000000_" + "0" * 64]
-)
-def test_request_without_a_valid_key_is_a_401_problem(connect: Connect, header: str | None) -> None:
-    client = connect(None)
-    headers = {} if header is None else {"Authorization": header}
-    answer = client.get("/v1/users/42", headers=headers)
-    assert answer.status_code == 401
-    assert answer.headers["www-authenticate"] == "Bearer"
-    assert answer.json()["type"].endswith("unauthorized")
-
-
-def test_key_with_another_secret_is_refused(connect: Connect, api: MemoryApi) -> None:
-    key = api.add_key(Role.READER)
-    forged = f"lp_{key.stored.key_id}_{'0' * 64}"
-    client = connect(None)
-    for text, status in ((forged, 401), (key.text, 200)):
-        headers = {"Authorization": f"Bearer {text}"}
-        assert client.get("/v1/users/42", headers=headers).status_code == status
+def test_request_without_a_valid_key_is_a_401_problem(connect: Connect, api: MemoryApi) -> None:
+    client, key = connect(None), api.add_key(Role.READER)
+    wrong = [f"Bearer lp_{key_id}_{'0' * 64}" for key_id in ("000000000000", key.stored.key_id)]
+    for header in (None, "Bearer x", "Basic eDp5", *wrong):
+        headers = {} if header is None else {"Authorization": header}
+        answer = client.get("/v1/users/42", headers=headers)
+        assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer"), header
+        assert answer.json()["type"].endswith("unauthorized")
+    headers = {"Authorization": f"Bearer {key.text}"}
+    assert client.get("/v1/users/42", headers=headers).status_code == 200
 
 
 def test_revoked_key_ends_when_the_cache_expires(

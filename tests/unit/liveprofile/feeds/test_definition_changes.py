@@ -13,14 +13,12 @@ from liveprofile.feeds.definitions import (
     DefinitionsChangedError,
     TopicDefinitions,
     apply_definitions,
-    read_in_force,
-    tag_of,
 )
 from liveprofile.kafka.records import Record
 from liveprofile.rules.rules import RULES, Rule
 from liveprofile.settings import Settings, load
 from tests.support.memory.kafka import MemoryKafka
-from tests.support.rows.rule_examples import SHIPPED_RULES, rule
+from tests.support.rows.rule_examples import rule
 
 TOPIC = "risk-rules"
 
@@ -44,27 +42,6 @@ def apply(settings: Settings, *rules: Rule, tag: str | None = None) -> Applied:
 def ids_in_topic(settings: Settings) -> list[str]:
     found = definitions.read_definition_topic(settings, RULES)
     return [each.id for each in found.definitions]
-
-
-def test_tag_of_an_apply_is_that_of_the_next_read(settings: Settings) -> None:
-    found = read_in_force(settings, RULES)
-    assert (found.definitions, found.tag) == (SHIPPED_RULES, "file")
-    applied = apply(settings, rule(id="b"), rule(id="a"), tag=found.tag)
-    assert applied.tag == tag_of(definitions.read_definition_topic(settings, RULES)) != found.tag
-    found = read_in_force(settings, RULES)
-    assert (found.source, found.tag) == (f"topic {TOPIC}", applied.tag)
-    assert [each.id for each in found.definitions.rules] == ["a", "b"]
-
-
-def test_second_editor_of_the_same_definitions_is_refused(settings: Settings) -> None:
-    tag = apply(settings, rule(id="a")).tag
-    apply(settings, rule(id="a"), rule(id="b"), tag=tag)
-    with pytest.raises(DefinitionsChangedError, match="read them again"):
-        apply(settings, rule(id="c"), tag=tag)
-    assert ids_in_topic(settings) == [
-        "a",
-        "b",
-    ]
 
 
 def test_repeated_apply_writes_nothing_and_is_not_refused(

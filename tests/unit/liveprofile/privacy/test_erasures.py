@@ -20,11 +20,7 @@ from liveprofile.privacy.erasure_log import (
     proof_line,
     user_digest,
 )
-from liveprofile.privacy.erasures import (
-    ErasureTable,
-    first_window_ms,
-    later_flags,
-)
+from liveprofile.privacy.erasures import ErasureTable, first_window_ms, later_flags
 from liveprofile.rules.flags import PastFlags, RowPosition
 from liveprofile.settings import TOPICS, load
 from liveprofile.units import DAY_MS

@@ -36,15 +36,13 @@ def test_values_become_json(value: Any, expected: Any) -> None:
     assert as_json(value) == expected
 
 
-def test_file_is_private(tmp_path: Path) -> None:
+def test_file_is_private_and_a_failed_export_leaves_none(tmp_path: Path) -> None:
     path = tmp_path / "42.json"
     with private_file(path) as file:
         file.write(b"{}")
     assert path.read_bytes() == b"{}" and stat.S_IMODE(path.stat().st_mode) == 0o600
-
-
-def test_a_failed_export_leaves_no_file(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), private_file(tmp_path / "42.json") as file:
+    path.unlink()
+    with pytest.raises(RuntimeError), private_file(path) as file:
         file.write(b"half")
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []

@@ -12,11 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from liveprofile.errors import InputError
-from liveprofile.privacy.places import (
-    Kept,
-    retention,
-    unlimited,
-)
+from liveprofile.privacy.places import Kept, retention, unlimited
 from liveprofile.privacy.trained_users import (
     FILE,
     TrainedUsers,

@@ -57,10 +57,8 @@ def test_record_fits_its_schema_and_reads_back(kind: Kind) -> None:
     assert kind.of.to_record("ü42", kind.value) == value
     assert orjson.loads(kind.of.to_record("ü42", kind.other))["id"] != orjson.loads(value)["id"]
     for example in schema["examples"]:
-        assert (
-            kind.of.read_record(example["subject"].encode(), orjson.dumps(example))[0]
-            == example["subject"]
-        )
+        user = example["subject"]
+        assert kind.of.read_record(user.encode(), orjson.dumps(example))[0] == user
 
 
 def test_record_of_consents_holds_the_newest_changes_in_order() -> None:

@@ -15,11 +15,7 @@ from hypothesis import strategies as st
 from liveprofile.features import window_features
 from liveprofile.rules import flag_policy
 from liveprofile.rules.definitions import RuleSigner, SignatureError
-from liveprofile.rules.rules import (
-    Rule,
-    RulesError,
-    read_rules,
-)
+from liveprofile.rules.rules import Rule, RulesError, read_rules
 from tests.support.paths import ROOT
 from tests.support.rows.rule_examples import RULES_TOML, SHIPPED_RULES, event_columns, rule
 from udfs.profile.assemble import FEATURES

@@ -11,12 +11,7 @@ import numpy as np
 import orjson
 import pytest
 
-from liveprofile.segments.definitions import (
-    SEGMENTS,
-    SegmentsError,
-    SegmentSet,
-    read_segments,
-)
+from liveprofile.segments.definitions import SEGMENTS, SegmentsError, SegmentSet, read_segments
 from liveprofile.segments.evaluation import SegmentPreview, evaluate, preview
 from liveprofile.segments.features import PROFILE_FEATURES, features_at
 from liveprofile.segments.stored_profiles import ProfilePage, profile_page
