@@ -299,10 +299,8 @@ def run(seed: int, scale: float) -> dict[str, Any]:
             say(f"part {part + 1} of {parts} is stored")
         used = Used.of(job)
         backwards = ("privacy", "consent", "backwards", "--json", "--config", job.config_file)
-        rows = [json.loads(line) for line in run_cli(*backwards, ok=False).stdout.splitlines()]
         run_cli(*backwards, "--delete")
         run_cli(*backwards)  # finds nothing
-        say(f"consent backwards has deleted rows of {len(rows)} users")
         scored = {
             (each.user_id, window_end_ms(each.user_id, each.time_ms, job.settings.window))
             for each in used.events

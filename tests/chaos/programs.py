@@ -96,8 +96,7 @@ def kills(seed: int, scale: float) -> dict[str, Any]:
         loaded_job.close_windows()
         dropped += job.late_records_dropped()
         job.cancel()
-        loaded_job.compare()
-        audit = job.audit()
+        audit = loaded_job.compare()
     counts = {"kills": times, "unnoticed": unnoticed, "late_records_dropped": dropped}
     return {"ok": not dropped, **counts, "audit": audit}
 

@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 from cassandra.cluster import Session
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
@@ -175,10 +176,11 @@ class LoadedJob:
         self.clock_ms += self.job.settings.window.length_ms
         self.job.wait_until_committed(RECOVERY_TIMEOUT_S)
 
-    def compare(self) -> None:
-        """Asserts what must hold after every fault: all output is as the reference's, once each.
+    def compare(self) -> dict[str, Any]:
+        """Asserts what must hold after all faults: all output is as the reference's, once each.
 
-        All windows are closed. An idle job would take the CPU time that this needs.
+        Call it when the job has ended: an idle one would take the CPU time that this needs. Returns
+        the audit's report.
         """
         audit_report = self.job.audit()
         assert audit_report["ok"] and not audit_report["open_windows"], audit_report
@@ -186,3 +188,4 @@ class LoadedJob:
         assert comparison.ok, comparison.as_json()
         assert comparison.job == comparison.reference
         assert_scoring(self.job.settings, TESTER_PREFIX, CARD_TEST_RULE)
+        return audit_report

@@ -13,12 +13,7 @@ import pytest
 from pyflink.table import EnvironmentSettings, TableEnvironment
 
 from jobs.sql.event_views import register_functions
-from liveprofile.wire import (
-    histories,
-    output_records,
-    token_columns,
-    window_events,
-)
+from liveprofile.wire import histories, output_records, token_columns, window_events
 from liveprofile.wire.tokens import EVENT_TYPES, TYPE_INDEX, Token, token_sql, type_letter_sql
 
 pytestmark = pytest.mark.pipeline

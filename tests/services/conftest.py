@@ -35,7 +35,10 @@ def settings(_keyspace: CassandraSettings) -> CassandraSettings:
 
 
 def empty(session: Session, tables: Iterable[str]) -> None:
-    """Truncates those that have rows: that takes longer than to ask for one."""
+    """Truncates those that have rows, because that takes longer than to ask for one.
+
+    Deletions in a table without rows stay, and hide rows with earlier write times.
+    """
     for table in tables:
         if session.execute(f"SELECT * FROM {table} LIMIT 1").one() is not None:
             session.execute(f"TRUNCATE {table}", timeout=60)

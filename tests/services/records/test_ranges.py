@@ -1,4 +1,4 @@
-"""`liveprofile events audit --new` and `--since` while the job runs."""
+"""Audits of ranges, corrections and late withdrawals while the job runs."""
 
 from __future__ import annotations
 
@@ -106,9 +106,7 @@ def test_corrected_event_is_neither_late_nor_unaccounted(job: JobUnderTest) -> N
     assert job.run("profile", "show", f"user-{SLOW_USER}")["events_total"] == 4
 
 
-def test_late_withdrawal_rejects_the_events_of_its_windows_and_deletes_these(
-    job: JobUnderTest,
-) -> None:
+def test_late_withdrawal_rejects_and_deletes_its_windows(job: JobUnderTest) -> None:
     user = "user-3"
     withdraw = ("set", user, "--withdraw", "profiling", "--time", to_rfc3339(BASE_MS - MINUTE_MS))
     job.run("privacy", "consent", *withdraw)
@@ -124,7 +122,7 @@ def test_late_withdrawal_rejects_the_events_of_its_windows_and_deletes_these(
         for record in read_topic(job.settings, job.settings.topics.rejected)
         if record.headers["reason"] == b"NO_CONSENT"
     ]
-    copies = 1
+    copies = 1  # that the test of the next audit sends of this user
     assert rejected == [(user.encode(), b"")] * (CLOSED_WINDOWS + 1 + copies)
     report = job.audit("--since", "1h")
     assert report["ok"], report

@@ -9,12 +9,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from liveprofile.client import (
-    Client,
-    NotFoundError,
-    RefusedError,
-    calls,
-)
+from liveprofile.client import Client, NotFoundError, RefusedError, calls
 from liveprofile.feeds.users import read_consents, read_erasures
 from liveprofile.kafka.records import read_topic
 from liveprofile.pseudonym import user_pseudonym

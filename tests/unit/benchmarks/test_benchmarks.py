@@ -14,11 +14,7 @@ import pytest
 from benchmarks import alerts
 from benchmarks.latency import schedule
 from benchmarks.load.workload import START_MS, Workload
-from benchmarks.serve import (
-    Measured,
-    measure,
-    plan_requests,
-)
+from benchmarks.serve import Measured, measure, plan_requests
 from benchmarks.support.journal import Journal, JournalReader, OpenJournalMetrics
 from liveprofile.kafka.partitioner import partition_of
 from liveprofile.settings import Settings

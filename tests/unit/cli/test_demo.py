@@ -10,9 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console, RenderableType
 
-from cli.demo import scene, view, watch
+from cli.demo import scene, view
 from cli.demo.run import Steps, one_line
-from cli.demo.watch import Snapshot
 from liveprofile.audit.reconciliation import Reconciliation
 from liveprofile.errors import ConfigError, ServiceError
 from liveprofile.settings import load
@@ -124,14 +123,6 @@ def test_tour_fits_100_columns_and_shows_values_before_and_after():
     assert "2 risk flags" in shown
     assert re.search(r"2017-11-29 +77 +high +a message +limit purchases", shown)
     assert "Every record is accounted for." in shown
-
-
-def test_progress_is_one_line():
-    line = watch.progress_line(Snapshot(9_500, 9_000, 3, END_MS, 7), 10_000, 12.3)
-    assert line == (
-        "    12 s  10,000 sent, 9,500 read, 9,000 in 3 profiles, 7 alerts,"
-        " days closed up to 2017-11-29"
-    )
 
 
 def test_finished_step_prints_one_line_and_failed_step_names_log(tmp_path: Path, capsys):

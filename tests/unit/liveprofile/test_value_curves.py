@@ -8,13 +8,7 @@ import numpy as np
 import pytest
 
 from liveprofile.units import DAY_MS, HOUR_MS
-from liveprofile.value_curves import (
-    KEY,
-    VALUES,
-    ValueCurves,
-    reading_time_ms,
-    values_at,
-)
+from liveprofile.value_curves import KEY, VALUES, ValueCurves, reading_time_ms, values_at
 from tests.support.rows.value_curves import curve_document
 
 END_MS = 1_500_000_000_000 - 1_500_000_000_000 % HOUR_MS

@@ -16,13 +16,7 @@ from liveprofile.ingest.rejected import CLAIMED_REASONS
 from liveprofile.kafka.records import Record
 from liveprofile.settings import Settings, load
 from monitoring.catalogue import Readings
-from monitoring.sources import (
-    PROBE,
-    CassandraSource,
-    add_drift,
-    flink_readings,
-    is_needed,
-)
+from monitoring.sources import PROBE, CassandraSource, add_drift, flink_readings, is_needed
 from monitoring.topic_counts import (
     MAX_SERIES,
     OTHER,

@@ -40,7 +40,7 @@ SIGNER = RuleSigner("k" * 32, "risk-rules")
 
 @contextmanager
 def feed_of(
-    *topics: FakeTopic | Exception | Callable[[], FakeTopic],
+    *topics: FakeTopic | Callable[[], FakeTopic],
     kind: Any = RULES,
     signer: RuleSigner | None = None,
     first_read_timeout_s: float = 5,
@@ -49,9 +49,9 @@ def feed_of(
     left = list(topics)
 
     def open_source() -> FakeTopic:
-        topic = left.pop(0) if left else ServiceError("Kafka is down")
-        if isinstance(topic, Exception):
-            raise topic
+        if not left:
+            raise ServiceError("Kafka is down")
+        topic = left.pop(0)
         return topic if isinstance(topic, FakeTopic) else topic()
 
     spec = definitions_spec(load(), kind, signer)

@@ -16,10 +16,7 @@ from liveprofile.trends.points import (
     hours_by_day,
     points,
 )
-from liveprofile.trends.retention import (
-    WEEK_MS,
-    retention,
-)
+from liveprofile.trends.retention import WEEK_MS, retention
 from liveprofile.units import DAY_MS, HOUR_MS
 
 WEEK = 168

@@ -21,13 +21,7 @@ from tests.support.memory.sinks import MemoryProfileSink
 from tests.support.paths import ROOT
 from tests.support.rows.segment_examples import SHIPPED_SEGMENTS, segments
 from tests.support.rows.statements import stated
-from tests.unit.udfs.profile.batches import (
-    ANY_WINDOW,
-    END_MS,
-    FailingModel,
-    batch,
-    feeds,
-)
+from tests.unit.udfs.profile.batches import ANY_WINDOW, END_MS, FailingModel, batch, feeds
 from udfs.profile.batch import ProfileBatch, ProfileBatchTiming, ProfileUpdater
 from udfs.profile.deployment import in_canary
 from udfs.profile.model_feed import ActiveModels

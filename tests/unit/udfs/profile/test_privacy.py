@@ -17,19 +17,8 @@ from liveprofile.settings import load
 from liveprofile.wire.histories import history_since, purchases_since, read_histories
 from liveprofile.wire.tokens import EVENT, FIELD, WINDOW
 from tests.support.memory.sinks import MemoryProfileSink
-from tests.unit.udfs.profile.batches import (
-    ANY_WINDOW,
-    END_MS,
-    FailingModel,
-    batch,
-    feeds,
-)
-from udfs.privacy import (
-    LaterMemberships,
-    LaterWindows,
-    StoredSums,
-    SumsKey,
-)
+from tests.unit.udfs.profile.batches import ANY_WINDOW, END_MS, FailingModel, batch, feeds
+from udfs.privacy import LaterMemberships, LaterWindows, StoredSums, SumsKey
 from udfs.profile.batch import ProfileBatch, ProfileUpdater
 
 LENGTH_MS = 100

@@ -13,11 +13,7 @@ from liveprofile.pseudonym import user_pseudonym
 from liveprofile.units import HOUR_MS, MINUTE_MS
 from models.fraud.model import FraudModel
 from tests.reference.entity_features import Arrival, Event
-from tests.reference.scoring import (
-    alerting_flag_ids,
-    decide,
-    event_parts,
-)
+from tests.reference.scoring import alerting_flag_ids, decide, event_parts
 from tests.reference.units import DAY_MS
 from tests.support.rows.statements import stated
 from tests.support.scoring_harness import (

@@ -14,10 +14,7 @@ import numpy as np
 import pytest
 
 from liveprofile.drift.alert import DRIFT_ALERT_TYPE
-from liveprofile.drift.reference import (
-    LATENESS_MS,
-    DriftReference,
-)
+from liveprofile.drift.reference import LATENESS_MS, DriftReference
 from liveprofile.errors import ServiceError
 from liveprofile.resources import product_path
 from liveprofile.settings import CassandraSettings, load
