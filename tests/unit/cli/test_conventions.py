@@ -7,7 +7,8 @@ import shlex
 
 import pytest
 
-from tests.support.commands import commands, parse
+from cli.main import GROUPS, START
+from tests.support.commands import ROOT_COMMAND, commands, parse
 
 # Commands that print nothing, or a file format of their own.
 WITHOUT_OUTPUT = {"events heartbeat"}
@@ -36,3 +37,9 @@ def test_each_option_has_a_help_text(name: str) -> None:
     for parameter in COMMANDS[name].params:
         if parameter.name != "help" and parameter.param_type_name == "option":
             assert getattr(parameter, "help", None), f"{name}: {parameter.opts}"
+
+
+def test_groups_are_few_and_in_panels() -> None:
+    panels = {START, *(group.panel for group in GROUPS)}
+    assert len(ROOT_COMMAND.commands) == 14  # 12 groups, demo and doctor
+    assert all(command.rich_help_panel in panels for command in ROOT_COMMAND.commands.values())
