@@ -310,17 +310,12 @@ def run(seed: int, scale: float) -> dict[str, Any]:
         check_profiles(found, session, knowledge, windows)
         check_scores(found, session, knowledge, used)
         check_messages(found, job, knowledge, used, scored)
-        say(f"rows and messages: {len(found.examples)} differences {found.examples[:3]}")
         check_training_rows(found, job, knowledge, used, folder)
         audit = job.audit()
-        say(f"the audit is {'clean' if audit['ok'] else audit}")
     return {
         "ok": not found.examples and audit["ok"],
         "users": len(names),
         "events": len(used.events),
-        "kills": kills,
-        "changes": sum(map(len, on_time.values())),
-        "late_changes": sum(len(each) for of in late for each in of.values()),
         "compared": {what: dict(+counts) for what, counts in found.counts.items()},
         "differences": found.examples[:20],
         "audit": audit,
