@@ -49,7 +49,7 @@ class Queue {
     this.section = section; this.detail = detail; this.status = status;
     this.shown = ""; this.known = new Set(this.flags()); this.asked = 0; this.busy = false;
     this.acting = Promise.resolve(); this.posting = false;
-    this.loading = Promise.resolve(); this.awaitsNote = false;
+    this.loading = Promise.resolve(); this.awaitsNote = false; this.acted = null;
     const current = section.querySelector("tr[aria-current]");
     this.selected = current ? current.dataset.flag : "";
   }
@@ -145,16 +145,24 @@ class Queue {
       }
       this.detail.innerHTML = text;
       this.say(this.detail.querySelector(".notice")?.textContent ?? "");
+      this.acted = { flag, later: before.slice(before.indexOf(flag) + 1) };
       await this.refresh();
-      const left = this.flags();
-      if (left.includes(flag)) { this.mark(true); return; }
-      const later = before.slice(before.indexOf(flag) + 1).find((each) => left.includes(each));
-      if (later || left.length) await this.select(later ?? left[left.length - 1]);
+      if (this.flags().includes(flag)) this.mark(true);
+      await this.moveOn();
     } catch {
       this.say("Not done: the console does not answer. Try again.");
     } finally {
       this.busy = this.posting = false;
     }
+  }
+
+  // The alert of an act leaves the queue with this reading or, if that failed, with a later one.
+  async moveOn() {
+    const left = this.flags();
+    if (this.acted?.flag !== this.selected || left.includes(this.selected)) return;
+    const next = this.acted.later.find((each) => left.includes(each)) ?? left[left.length - 1];
+    this.acted = null;
+    await this.select(next);
   }
 
   // Letters that follow an n belong to the note, also before its field is there.
@@ -210,7 +218,10 @@ function setUpAlerts() {
   });
   if (section.dataset.live !== "yes") return;
   const turn = async () => {
-    if (!document.hidden && !queue.busy) await queue.refresh();
+    if (!document.hidden && !queue.busy) {
+      await queue.refresh();
+      await queue.moveOn();
+    }
     setTimeout(turn, REFRESH_MS);
   };
   setTimeout(turn, REFRESH_MS);

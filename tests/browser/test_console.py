@@ -70,6 +70,8 @@ def test_analyst_works_on_twenty_alerts_by_keyboard(console: Console) -> None:
         flag_id = current.get_attribute("data-flag")
         expect(detail.locator("input[name=flag_id]").first).to_have_value(flag_id)
         key = "aflc"[number % 4]
+        if key == "a":  # the next reading of the queue fails
+            page.route("**/alerts/queue?*", lambda route: route.abort(), times=1)
         page.keyboard.press(key)
         expect(page.locator(f"tr[data-flag='{flag_id}']")).to_have_count(0)
         worked[flag_id] = KEYS[key]

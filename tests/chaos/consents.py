@@ -314,8 +314,6 @@ def run(seed: int, scale: float) -> dict[str, Any]:
         audit = job.audit()
     return {
         "ok": not found.examples and audit["ok"],
-        "users": len(names),
-        "events": len(used.events),
         "compared": {what: dict(+counts) for what, counts in found.counts.items()},
         "differences": found.examples[:20],
         "audit": audit,
