@@ -34,7 +34,7 @@ from tests.reference.consents import PURPOSES, Change, Changes, Knowledge
 from tests.reference.profile import digest
 from tests.reference.validation import ValidEvent
 from tests.reference.windows import Classification, Record, classify, window_end_ms
-from tests.support.job_under_test import JobUnderTest, job_on_own_stack, run_cli
+from tests.support.job_under_test import JobUnderTest, job_on_own_stack
 from tests.support.streams.shop import shop_events, to_message
 from tests.support.summary import say
 
@@ -298,9 +298,9 @@ def run(seed: int, scale: float) -> dict[str, Any]:
             send_changes(job, flat(late[part], 0, end_ms), folder)
             say(f"part {part + 1} of {parts} is stored")
         used = Used.of(job)
-        backwards = ("privacy", "consent", "backwards", "--json", "--config", job.config_file)
-        run_cli(*backwards, "--delete")
-        run_cli(*backwards)  # finds nothing
+        backwards = ("privacy", "consent", "backwards", "--days", "10000")
+        job.cli(*backwards, "--delete")
+        job.cli(*backwards)  # finds nothing
         scored = {
             (each.user_id, window_end_ms(each.user_id, each.time_ms, job.settings.window))
             for each in used.events
