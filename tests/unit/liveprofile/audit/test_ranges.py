@@ -112,6 +112,7 @@ def test_audits_of_ranges_add_up_to_the_audit_of_the_topic(data):
         "used": sum(delta.events for delta in job.deltas),
         "late": len(job.late),
         "rejected": len(job.rejected),
+        "duplicate": job.duplicates,
         "heartbeats": sum(b'"heartbeat"' in record.value for record in job.records),
     }
     assert expected.items() <= additive(whole).items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter, defaultdict
 from typing import Any, NamedTuple
@@ -71,12 +72,19 @@ class SimulatedJob:
         # Of each partition: event_id, first event time, first record timestamp.
         self._events: dict[int, list[tuple[str, int, int]]] = defaultdict(list)
         self._claimed: set[str] = set()
+        self._copies: Counter[str] = Counter()
         self._windows: dict[tuple[int, int], list[str]] = defaultdict(list)
         self._now_ms = START_MS
 
     @property
     def watermark_ms(self) -> int:
         return min(self._clocks_ms.values()) - SETTINGS.window.out_of_orderness_ms
+
+    @property
+    def duplicates(self) -> int:
+        """Further records of events whose windows are closed."""
+        is_open = set(itertools.chain(*self._windows.values()))
+        return sum(number for each, number in self._copies.items() if each not in is_open)
 
     def ends(self) -> list[int]:
         """The end offset of each partition."""
@@ -108,7 +116,9 @@ class SimulatedJob:
         if step.kind != "heartbeat":
             if not is_copy:
                 events.append((event_id, time_ms, self._now_ms))
-            if event_id not in self._claimed and not step.dropped:
+            if event_id in self._claimed:
+                self._copies[event_id] += 1
+            elif not step.dropped:
                 self._use(record, event_id, time_ms)
         clock_ms = min(time_ms, self._now_ms)
         self._clocks_ms[step.partition] = max(self._clocks_ms[step.partition], clock_ms)
