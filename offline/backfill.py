@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +21,7 @@ from liveprofile.consent.changes import ConsentTable
 from liveprofile.errors import InputError, ServiceError
 from liveprofile.features.entity import parse_lists
 from liveprofile.flink import jars, launcher, rest, submission
-from liveprofile.ingest.replay import open_source
+from liveprofile.ingest.replay import check_sources, open_source
 from liveprofile.labels.feedback import RejectedLabel, estimate_rows, keep_valid, read_file_or_topic
 from liveprofile.resources import module_environment, product_path
 from liveprofile.settings import Settings
@@ -124,14 +124,6 @@ def check_files(
     check_sources([] if source is None else [source], mapping)
     if labels is not None:
         estimate_rows(labels)
-
-
-def check_sources(files: Sequence[Path], mapping: Path | None) -> None:
-    """Raises InputError for a file that cannot be read, and for a mapping without a file."""
-    if mapping is not None and not files:
-        raise InputError(f"--mapping {mapping} needs FILE: the topic holds events")
-    for file in files:
-        open_source(file, mapping)
 
 
 def _write_lines(file: Path, values: Iterable[bytes]) -> int:

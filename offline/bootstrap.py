@@ -19,11 +19,10 @@ from liveprofile.errors import InputError, ServiceError
 from liveprofile.flink import rest
 from liveprofile.flink.job_report import running_jobs
 from liveprofile.ingest.mapping import ROW_NUMBER, read_mapping, template_columns
-from liveprofile.ingest.replay import replay
+from liveprofile.ingest.replay import check_sources, replay
 from liveprofile.kafka import offsets, topics
 from liveprofile.kafka.records import read_topic
 from liveprofile.settings import ENV_PREFIX, Settings
-from offline.backfill import check_sources
 
 START_TIMEOUT_S = 180.0
 POLL_INTERVAL_S = 1.0

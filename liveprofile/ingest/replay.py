@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import orjson
 
-from liveprofile.errors import ServiceError
+from liveprofile.errors import InputError, ServiceError
 from liveprofile.events.window_times import end_ms
 from liveprofile.ingest import sources
 from liveprofile.ingest.mapping import check_columns, read_mapping
@@ -96,6 +96,14 @@ def open_source(
     if file_mapping.sort_by_time:
         batches = sources.sort_by_time((batch, translator.times_ms(batch)) for batch in batches)
     return map(translator.translate, sources.limit_rows(batches, limit))
+
+
+def check_sources(files: Sequence[Path], mapping: Path | None) -> None:
+    """Raises InputError for a file that cannot be read, and for a mapping without a file."""
+    if mapping is not None and not files:
+        raise InputError(f"--mapping {mapping} needs FILE: the topic holds events")
+    for file in files:
+        open_source(file, mapping)
 
 
 def rows_estimate(source: Path, mapping: Path | str | None) -> int:

@@ -25,9 +25,12 @@ from udfs.profile.batch import ProfileBatch
 from udfs.profile.row import ProfileRow
 from udfs.profile.sink import CassandraProfileSink
 
-_DTYPES = {  # of the columns of a batch that are arrays
-    **dict.fromkeys(("window_start_ms", "window_end_ms"), np.int64),
-    **dict.fromkeys(("added", "sums"), np.float64),
+# Of the columns of a batch that are arrays.
+_DTYPES = {
+    "window_start_ms": np.int64,
+    "window_end_ms": np.int64,
+    "added": np.float64,
+    "sums": np.float64,
 }
 _EVENTS = list(baselines.COLUMNS).index("events")
 

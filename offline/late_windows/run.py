@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from liveprofile.feeds.users import erasures_spec, follow, read_consents, read_merges
-from liveprofile.ingest.replay import open_source
+from liveprofile.ingest.replay import check_sources, open_source
 from liveprofile.kafka import offsets
 from liveprofile.kafka.records import Record, read_topic
 from liveprofile.kafka.topics import PartitionRange
@@ -20,7 +20,7 @@ from liveprofile.segments.definitions import read_segments
 from liveprofile.settings import Settings
 from liveprofile.units import DAY_MS
 from models.profile.model_card import ModelCard
-from offline.backfill import check_sources, run_job
+from offline.backfill import run_job
 from offline.late_windows.corrector import CorrectionCounts, open_corrector
 from offline.late_windows.late_events import (
     ARCHIVE,
