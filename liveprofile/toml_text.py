@@ -23,6 +23,7 @@ def _pairs(table: Mapping[str, Any]) -> list[str]:
 
 
 def toml_value(value: Any) -> str:
+    """Raises TypeError for what TOML does not have."""
     match value:
         case bool():
             return str(value).lower()
@@ -35,7 +36,9 @@ def toml_value(value: Any) -> str:
             return f"{{ {', '.join(pairs)} }}" if value else "{}"
         case Sequence():
             return f"[{', '.join(map(toml_value, value))}]"
-    return repr(value)
+        case int() | float():
+            return repr(value)
+    raise TypeError(f"{value!r} is no TOML")
 
 
 def quoted(text: str) -> str:

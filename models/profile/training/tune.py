@@ -27,6 +27,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from liveprofile.errors import InputError
 from liveprofile.progress import Progress
+from liveprofile.toml_text import to_toml
 from models.profile.data.prepared import PreparedData, prepare
 from models.profile.recipes import Recipe
 from models.profile.training import distributed, training_state
@@ -126,11 +127,8 @@ def tune(
 
 def write_params(file: Path, recipe: Recipe, best: TuningResult) -> None:
     """Writes the best parameters as TOML for `recipes.override_from_toml`."""
-    lines = [
-        f"# Trial {best.trial} of recipe {recipe.name}: validation loss {best.validation_loss}"
-    ]
-    lines += [f"{name} = {value!r}" for name, value in best.params.items()]
-    file.write_text("\n".join(lines) + "\n")
+    comment = f"Trial {best.trial} of recipe {recipe.name}: validation loss {best.validation_loss}"
+    file.write_text(f"# {comment}\n{to_toml(best.params)}", "utf-8")
 
 
 @contextmanager
