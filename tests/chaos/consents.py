@@ -5,7 +5,8 @@ time, some after the windows that they concern were stored: `consent backwards -
 these. A Python worker is killed with -9 in each of the first parts of the stream. Passes if every
 row, message and training row is allowed, and none that is allowed is missing, by
 tests/reference/consents.py. Where the job may have decided before or after a late change, both are
-allowed, and counted. Not searched for are flags that are missing: tests/pipeline compares rules.
+allowed, and counted. Without kills the calls of the model are counted, too. Not searched for are
+flags that are missing: tests/pipeline compares rules.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any, NamedTuple
 import pyarrow.parquet as pq
 from cassandra.cluster import Session
 
+from liveprofile.flink.operator_metrics import operator_metrics
 from liveprofile.ingest.replay import closing_time_ms
 from liveprofile.kafka.records import read_topic
 from liveprofile.storage.connection import open_session
@@ -104,6 +106,12 @@ def send_changes(job: JobUnderTest, changes: Iterable[tuple[str, Change]], folde
 def flat(changes: Changes, first_ms: int, end_ms: int) -> Iterator[tuple[str, Change]]:
     for user, of_user in changes.items():
         yield from ((user, each) for each in of_user if first_ms <= each.time_ms < end_ms)
+
+
+def model_calls(job: JobUnderTest) -> int:
+    """Windows that the model has scored since the last restart."""
+    found = operator_metrics(job.rest_url, job.id or "", lambda n: n.endswith("liveprofile.rows"))
+    return sum(int(each.sum) for each in found.values())
 
 
 class Used(NamedTuple):
@@ -297,7 +305,7 @@ def run(seed: int, scale: float) -> dict[str, Any]:
             job.wait_until_caught_up(TIMEOUT_S)
             send_changes(job, flat(late[part], 0, end_ms), folder)
             say(f"part {part + 1} of {parts} is stored")
-        used = Used.of(job)
+        calls, used = model_calls(job), Used.of(job)
         backwards = ("privacy", "consent", "backwards", "--days", "10000")
         job.cli(*backwards, "--delete")
         job.cli(*backwards)  # finds nothing
@@ -312,6 +320,8 @@ def run(seed: int, scale: float) -> dict[str, Any]:
         check_messages(found, job, knowledge, used, scored)
         check_training_rows(found, job, knowledge, used, folder)
         audit = job.audit()
+    if not kills:
+        found.check("model calls", calls, calls == len(scored), [True])
     return {
         "ok": not found.examples and audit["ok"],
         "compared": {what: dict(+counts) for what, counts in found.counts.items()},

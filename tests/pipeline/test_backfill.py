@@ -85,9 +85,7 @@ def test_rows_equal_those_of_the_stream(
         assert max(times) < key[1]
 
 
-def test_later_events_do_not_change_earlier_rows(
-    backfilled: tuple[BackfillResult, Path],
-) -> None:
+def test_later_events_do_not_change_earlier_rows(backfilled: tuple[BackfillResult, Path]) -> None:
     rows = ds.dataset(backfilled[1], partitioning="hive").to_table().to_pylist()
     by_window = {(row["user_id"], row["window_end_ms"]): row for row in rows}
     pairs = [

@@ -36,7 +36,7 @@ class ZooKeeper(Service):
         return {
             "high-availability.type": "zookeeper",
             "high-availability.zookeeper.quorum": f"{LOOPBACK}:{self.port}",
-            # A new JobManager waits so long for the end of a killed one. No pause is longer.
+            # A new JobManager waits this long for the end of a killed one.
             "high-availability.zookeeper.client.session-timeout": "30 s",
             "high-availability.storageDir": (self.folder / "ha").as_uri(),
             "high-availability.jobmanager.port": self.state.ports("flink_ha")["flink_ha"],

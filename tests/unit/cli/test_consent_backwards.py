@@ -28,18 +28,12 @@ def test_used_events_are_rejected_with_their_position() -> None:
     digests = {name: parse_event(record(0, "u", name).value)[2] for name in "abc"}
     used = {("u", digests["a"]), ("u", digests["c"]), ("v", digests["b"])}
     sent = list(rejections(records, used, "events", IdentityTable()))
-    assert [(key, value, headers["offset"]) for key, value, headers in sent] == [
-        (b"u", b"", "0"),
-        (b"u", b"", "3"),
-    ]
+    places = [(key, value, headers["offset"]) for key, value, headers in sent]
+    assert places == [(b"u", b"", "0"), (b"u", b"", "3")]
     headers = {name: text.encode() for name, text in sent[0][2].items()}
     found = parse_record(Record("rejected", 0, 7, 0, b"u", b"", headers))
-    assert (found.reason, found.topic, found.partition, found.offset) == (
-        "NO_CONSENT",
-        "events",
-        2,
-        0,
-    )
+    assert (found.reason, found.topic) == ("NO_CONSENT", "events")
+    assert (found.partition, found.offset) == (2, 0)
     assert found.reason in CLAIMED_REASONS
 
 

@@ -67,8 +67,8 @@ def test_radar_needs_three_axes_and_a_value() -> None:
 
 
 def test_formats() -> None:
-    values = (1234.5, 100, math.nan, -0.25)
-    assert [number(each) for each in values] == ["1,234.5", "100", "–", "-0.25"]
+    values = (1234.5, 3.0, 100, None, math.nan, -0.25)
+    assert [number(each) for each in values] == ["1,234.5", "3", "100", "–", "–", "-0.25"]
     shares = [share(each) for each in (0.0, 0.004, 0.5, 1.0, None)]
     assert shares == ["0 %", "< 1 %", "50 %", "100 %", "–"]
     assert (utc(0), utc(None), words("STEP_UP")) == ("1970-01-01 00:00:00", "–", "step up")

@@ -219,11 +219,7 @@ class Cassandra:
         return readings
 
     def read(self) -> dict[str, float]:
-        return {
-            f"{family.name.removeprefix('liveprofile_')}/{sample.labels['state']}": sample.value
-            for family in self.source.read().families()
-            for sample in family.samples
-        }
+        return values(self.source.read())
 
 
 @pytest.fixture

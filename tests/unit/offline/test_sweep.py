@@ -203,10 +203,7 @@ def test_user_enters_and_leaves_with_an_attribute_from_elsewhere_and_its_expiry(
     world.sweep(END_MS + DAY_MS, "s2")
     world.sweep(END_MS + 2 * DAY_MS, "s3")
     world.sweep(END_MS + 5 * DAY_MS, "s4")
-    assert world.changes() == [
-        ("u", "vip", "entered", "time"),
-        ("u", "vip", "left", "time"),
-    ]
+    assert world.changes() == [("u", "vip", "entered", "time"), ("u", "vip", "left", "time")]
 
 
 def test_cause_is_the_definition_for_all_users_that_it_has_not_seen() -> None:

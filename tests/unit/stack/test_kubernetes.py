@@ -79,17 +79,11 @@ def test_pod_mounts_what_exists_and_what_its_settings_name(name: str, settings: 
     secrets = {each["secret"]["secretName"] for each in volumes.values() if "secret" in each}
     secrets |= {each["secretRef"]["name"] for each in container["envFrom"]}
     assert secrets <= SECRETS
+    pair = [settings.serve.certificate_file, settings.serve.key_file]
     files = {
-        "Deployment/liveprofile-api": [settings.serve.certificate_file, settings.serve.key_file],
-        "Deployment/liveprofile-console": [
-            settings.serve.certificate_file,
-            settings.serve.key_file,
-        ],
-        "Deployment/liveprofile-metrics": [
-            settings.serve.certificate_file,
-            settings.serve.key_file,
-            settings.metrics.token_file,
-        ],
+        "Deployment/liveprofile-api": pair,
+        "Deployment/liveprofile-console": pair,
+        "Deployment/liveprofile-metrics": [*pair, settings.metrics.token_file],
     }
     for file in files.get(name, []):
         assert str(Path(file).parent) in mounts, file

@@ -25,7 +25,7 @@ from liveprofile.alerts.consumer.loop import DeliveryFailure
 from liveprofile.errors import ServiceError
 from liveprofile.storage.cql import from_ms, now_ms
 from liveprofile.storage.queries import StoredFlag
-from tests.unit.liveprofile.alerts.fake_kafka import (
+from tests.unit.liveprofile.alerts.consumer_runs import (
     EXAMPLE,
     FAST,
     TOPIC,

@@ -20,7 +20,7 @@ from liveprofile.alerts.consumer.loop import DeliveryFailure
 from liveprofile.alerts.consumer.webhook import WebhookFailedError, decode_secret, sign
 from liveprofile.errors import ConfigError
 from tests.support.security.certificates import CertificateAuthority
-from tests.unit.liveprofile.alerts.fake_kafka import Run, an_alert, kafka_of, payload
+from tests.unit.liveprofile.alerts.consumer_runs import Run, an_alert, kafka_of, payload
 
 KEY = bytes(range(32))
 SECRET = "whsec_" + base64.b64encode(KEY).decode()

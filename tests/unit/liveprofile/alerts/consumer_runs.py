@@ -57,13 +57,13 @@ class Recorder:
 class Run:
     """One run of the consumer over the records of a fake Kafka."""
 
-    def __init__(self, kafka: FakeConsumer, *handlers: Any, handled: Any = None, **options: Any):
+    def __init__(self, kafka: FakeConsumer, *handlers: Any, **options: Any):
         self.kafka, self.dead = kafka, []
         self.consumer = AlertConsumer(
             kafka,
             TOPIC,
             handlers,
-            handled or MemoryHandledStore(),
+            MemoryHandledStore(),
             lambda record, failure: self.dead.append((record.offset(), failure)),
             **{"retries": FAST, **options},
         )
