@@ -45,9 +45,8 @@ class Draft(NamedTuple):
 
     def to_toml(self, source: str) -> str:
         """The mapping as TOML, with a comment at each key to look at."""
-        lines = [
-            f"# Drafted from {source} by `liveprofile events mapping infer`: look at each comment."
-        ]
+        drafted = f"Drafted from {_in_comment(source)} by `liveprofile events mapping infer`"
+        lines = [f"# {drafted}: look at each comment."]
         sections = {key: value for key, value in self.mapping.items() if isinstance(value, dict)}
         lines += [
             f"{key} = {toml_value(value)}"
@@ -65,7 +64,8 @@ class Draft(NamedTuple):
                 lines.append(f"{_key(key)} = {toml_value(value)}{note}")
             lines += [f"# {_key(key)} = ?  {note}" for key, note in notes.items()]
         if self.unused:
-            lines += ["", f"# Columns that are not used: {', '.join(self.unused)}"]
+            unused = ", ".join(map(_in_comment, self.unused))
+            lines += ["", f"# Columns that are not used: {unused}"]
             if free := [name for name in COMMON_FIELDS if name not in self.mapping["fields"]]:
                 lines.append("# [fields] may have: " + ", ".join(free))
         return "\n".join(lines) + "\n"
@@ -288,6 +288,11 @@ def _present(values: list[Any]) -> list[Any]:
 
 def _key(key: str) -> str:
     return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else quoted(key)
+
+
+def _in_comment(text: str) -> str:
+    """A text of a file: a line break in it would end the comment."""
+    return text if text.isprintable() else quoted(text)
 
 
 def _first_of_parquet(source: Path) -> dict[str, list[Any]]:

@@ -125,9 +125,9 @@ def test_day_and_month_are_told_by_the_order_of_the_rows_or_asked_for(tmp_path: 
     assert "sort_by_time" not in day_first.mapping | month_first.mapping
 
 
-INVOICES = """InvoiceNo,StockCode,Quantity,InvoiceDate,UnitPrice,CustomerID,Color
-1,A1,6,2026-05-01 09:00:00,2.5,17850,UK
-C2,A1,-6,2026-05-01 08:00:00,2.5,17850,UK
+INVOICES = """InvoiceNo,StockCode,Quantity,InvoiceDate,UnitPrice,CustomerID,Color,"a\nb\x7f"
+1,A1,6,2026-05-01 09:00:00,2.5,17850,UK,x
+C2,A1,-6,2026-05-01 08:00:00,2.5,17850,UK,x
 """
 
 
@@ -152,13 +152,13 @@ def test_draft_is_a_valid_mapping_with_comments(tmp_path: Path) -> None:
     assert found.unsure["fields.quantity"] == "1 of 2 rows are negative: returns?"
     assert {"time.column", "fields.event_id", "fixed.event_type"} < set(found.unsure)
     text = found.to_toml("shop.csv")
-    assert text.count("# ?") == 4 and "# Columns that are not used: Color" in text
+    assert text.count("# ?") == 4 and '# Columns that are not used: Color, "a\\nb\\u007f"\n' in text
     pairs = [(event["event_type"], event["quantity"]) for event in events]
     assert pairs == [("return", 6), ("purchase", 6)]
 
 
 def test_rows_without_a_user_are_counted(tmp_path: Path) -> None:
-    found = draft(tmp_path, INVOICES.replace("2.5,17850,UK\nC2", "2.5,,UK\nC2"))
+    found = draft(tmp_path, INVOICES.replace("17850,UK,x\nC2", ",UK,x\nC2"))
     assert found.mapping["fields"]["event_id"] == "{row}"  # the id of such a row is not at fault
     assert found.unsure["fields.user_id"] == "1 of 2 rows have none: rejected"
 
