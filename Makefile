@@ -42,7 +42,7 @@ check: lint ## lint, layers and the fast unit tests: about a minute
 	@$(ONE_THREAD) $(BIN)/python -m pytest -q -n 2 -m "not slow" tests/unit $(ARGS)
 
 # Three processes: fault tests, which mostly wait; services and browser; embedded Flinks and units.
-test: lint .stack/prometheus/.complete .stack/helm/.complete .stack/browser ## lint, layers and every test level
+test: lint .stack/class-archive/.complete .stack/prometheus/.complete .stack/helm/.complete .stack/browser ## lint, layers and every test level
 	@$(ONE_THREAD) $(BIN)/python -m pytest -n 3 --no-loadscope-reorder $(ARGS)
 
 chaos: venv .venv/.ready-test ## random load and faults at full size: about two hours, before a release
@@ -119,4 +119,9 @@ clean: stop ## remove everything that make created
 # The functions are compiled against the jars of apache-flink.
 .stack/lib/.complete: liveprofile/flink/pom.xml $(wildcard jobs/java/*.java) .venv/.ready
 	@stack/step.sh "java packages" .stack/lib $(SETUP_LOG).maven $(BIN)/python -m liveprofile.flink.jars
+	@touch $@
+
+# Tests start many JVMs.
+.stack/class-archive/.complete: liveprofile/flink/class_archive.py .stack/lib/.complete
+	@stack/step.sh "archive of java classes" $(@D) $(SETUP_LOG).classes $(BIN)/python -m liveprofile.flink.class_archive
 	@touch $@

@@ -14,7 +14,7 @@ import yaml
 
 from liveprofile.flink import java
 from liveprofile.flink.jars import JARS, pyflink_home
-from liveprofile.resources import ROOT
+from liveprofile.resources import ROOT, STACK_FOLDER
 
 SHORT_LIVED_JVM_OPTIONS = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 # Planning allocates gigabytes of short-lived objects: a large young generation saves an eighth of
@@ -31,6 +31,9 @@ CPU_CONFIG = ROOT / "flink-conf" / "config.yaml"
 GPU_CONFIG = ROOT / "flink-conf" / "config.gpu.yaml"
 LOGGING = ROOT / "flink-conf" / "log4j-console.properties"
 CLIENT_LOGGING = ROOT / "flink-conf" / "log4j-cli.properties"
+CLASS_ARCHIVE = STACK_FOLDER / "class-archive" / "flink.jsa"  # of liveprofile.flink.class_archive
+# An archive contains no classes of Flink's own class loaders, of which the planner has one.
+PLANNER = CLASS_ARCHIVE.with_name("flink-table-planner.jar")
 
 
 def link_jars(folder: Path) -> Path:
@@ -45,6 +48,8 @@ def link_jars(folder: Path) -> Path:
         *(home / "opt").glob("flink-python-*.jar"),
         *(JARS / "flink").glob("*.jar"),
     ]
+    if PLANNER.is_file():
+        jars = [PLANNER, *(jar for jar in jars if "planner-loader" not in jar.name)]
     folder.mkdir(parents=True, exist_ok=True)
     for stale in set(folder.iterdir()) - {folder / jar.name for jar in jars}:
         stale.unlink()
@@ -112,16 +117,19 @@ def java_command(
     """
     # flink-dist comes last, as in Flink's scripts: the classes of the other jars take precedence.
     jars = sorted((folder / "lib").glob("*.jar"), key=lambda jar: ("flink-dist" in jar.name, jar))
+    # The jars of an archive come first, by paths that are the same for each folder.
+    jars = [*(jar.resolve() for jar in jars), *([extra_jar] if extra_jar else [])]
     options = yaml.safe_load((folder / "conf" / "config.yaml").read_text())
     return [
         str(java.home() / "bin" / "java"),
         *jvm,
+        *([f"-XX:SharedArchiveFile={CLASS_ARCHIVE}"] if CLASS_ARCHIVE.is_file() else []),
         *options["env.java.opts.all"].split(),
         *options.get(f"env.java.opts.{process}", "").split(),
         f"-Djava.io.tmpdir={folder / 'tmp'}",
         f"-Dlog4j.configurationFile={folder / 'conf' / f'log4j-{log4j}.properties'}",
         "-classpath",
-        ":".join(str(jar) for jar in [*([extra_jar] if extra_jar else []), *jars]),
+        ":".join(map(str, jars)),
         main_class,
     ]
 

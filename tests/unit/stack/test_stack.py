@@ -1,6 +1,7 @@
 """Parts of the local stack that work without a running service."""
 
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,7 +11,6 @@ import yaml
 
 from liveprofile.errors import PortTakenError, ServiceError
 from liveprofile.flink import launcher, rest
-from liveprofile.settings import load
 from stack import state
 from stack.local import Stack
 from stack.process import Service
@@ -22,23 +22,6 @@ def test_second_call_returns_the_same_ports(tmp_path: Path) -> None:
     assert StackState(tmp_path).ports("cassandra", "kafka") == first
     assert len(set(first.values())) == 2
     assert all(port in state.PORTS for port in first.values())
-
-
-def test_written_settings_point_at_the_stack(tmp_path: Path) -> None:
-    stack = Stack(tmp_path)
-    settings = load(stack.write_config())
-    assert settings.kafka.bootstrap_servers == stack.kafka.bootstrap_servers
-    assert settings.cassandra.port == stack.cassandra.port
-    assert settings.flink.rest_url == stack.rest_url
-    assert (settings.serve.host, settings.serve.port) == ("127.0.0.1", stack.api.port)
-    assert settings.serve.console_port == stack.console.port != stack.api.port
-
-
-def test_pausing_a_stopped_service_is_rejected(tmp_path: Path) -> None:
-    stack = Stack(tmp_path)
-    assert stack.kafka.pid is None
-    with pytest.raises(ServiceError, match="kafka is not running"):
-        stack.kafka.pause()
 
 
 class FileServer(Service):
@@ -94,10 +77,8 @@ def test_failure_reason_prefers_the_error_of_the_job() -> None:
     client = "Traceback (most recent call last):\npy4j.protocol.Py4JJavaError: An error occurred.\n"
     assert rest.failure_reason(f"{client}{planner}\t... 31 more\n") == "a.C: no table"
     assert rest.failure_reason(f"profile_job: no column: foo\n{java}") == "no column: foo"
-    frames = "\n\tat org.apache.flink.A.b(A.java:1)" * 15
-    assert rest.failure_reason(f"x.TimeoutException: a heartbeat{frames}") == (
-        "x.TimeoutException: a heartbeat"
-    )
+    error, frames = "x.TimeoutException: a heartbeat", "\n\tat org.apache.flink.A.b(A.java:1)" * 15
+    assert rest.failure_reason(error + frames) == error
 
 
 def test_unreachable_jobmanager_gives_an_error_of_one_line() -> None:
@@ -118,3 +99,22 @@ def test_gpu_configuration_has_one_slot_for_each_gpu() -> None:
     slots, gpus = options["taskmanager.numberOfTaskSlots"], options["external-resource.gpu.amount"]
     assert slots == gpus == 1
     assert launcher.flink_options()["taskmanager.numberOfTaskSlots"] > 1
+
+
+@pytest.mark.slow
+def test_stacks_share_archive_of_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive, extra = tmp_path / "flink.jsa", tmp_path / "extra.jar"
+    main = "org.apache.flink.client.cli.CliFrontend"
+    extra.touch()
+    monkeypatch.setattr(launcher, "CLASS_ARCHIVE", archive)
+
+    def start(folder: Path, *jvm: str, extra: Path | None = None) -> str:
+        launcher.write_configuration(folder / "conf", {})
+        launcher.link_jars(folder / "lib")
+        command = launcher.java_command(folder, main, *jvm, extra_jar=extra, log4j="cli")
+        environment = launcher.environment(folder)
+        return subprocess.check_output([*command, "--version"], env=environment, text=True)
+
+    start(tmp_path / "a", f"-XX:ArchiveClassesAtExit={archive}")
+    loaded = start(tmp_path / "other" / "b", "-Xlog:class+load", extra=extra)
+    assert f"{main} source: shared objects file (top)" in loaded
