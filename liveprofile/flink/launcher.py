@@ -32,8 +32,16 @@ GPU_CONFIG = ROOT / "flink-conf" / "config.gpu.yaml"
 LOGGING = ROOT / "flink-conf" / "log4j-console.properties"
 CLIENT_LOGGING = ROOT / "flink-conf" / "log4j-cli.properties"
 CLASS_ARCHIVE = STACK_FOLDER / "class-archive" / "flink.jsa"  # of liveprofile.flink.class_archive
-# An archive contains no classes of Flink's own class loaders, of which the planner has one.
-PLANNER = CLASS_ARCHIVE.with_name("flink-table-planner.jar")
+
+
+def planner_jars() -> tuple[Path, Path]:
+    """The pip package's jar that contains the planner, and the planner's own that replaces it.
+
+    An archive contains no classes of Flink's own class loaders, of which the former has one. The
+    latter exists if `liveprofile.flink.class_archive` has written it, for this version of Flink.
+    """
+    (loader,) = (pyflink_home() / "lib").glob("flink-table-planner-loader-*.jar")
+    return loader, CLASS_ARCHIVE.with_name(loader.name.replace("-loader", ""))
 
 
 def link_jars(folder: Path) -> Path:
@@ -42,14 +50,13 @@ def link_jars(folder: Path) -> Path:
     All but the first belong into the cluster's lib. As jars of a job, their classes are loaded
     again at each submission and leak until the TaskManager's metaspace is full.
     """
-    home = pyflink_home()
+    home, (loader, planner) = pyflink_home(), planner_jars()
     jars = [
-        *(home / "lib").glob("*.jar"),
+        *({*(home / "lib").glob("*.jar")} - {loader}),
+        planner if planner.is_file() else loader,
         *(home / "opt").glob("flink-python-*.jar"),
         *(JARS / "flink").glob("*.jar"),
     ]
-    if PLANNER.is_file():
-        jars = [PLANNER, *(jar for jar in jars if "planner-loader" not in jar.name)]
     folder.mkdir(parents=True, exist_ok=True)
     for stale in set(folder.iterdir()) - {folder / jar.name for jar in jars}:
         stale.unlink()
@@ -134,8 +141,7 @@ def java_command(
     ]
 
 
-def client_command(folder: Path) -> list[str]:
+def client_command(folder: Path, *jvm: str) -> list[str]:
     """The command of Flink's script `flink`, with options for a JVM that runs for seconds."""
-    return java_command(
-        folder, "org.apache.flink.client.cli.CliFrontend", *PLANNER_JVM_OPTIONS, log4j="cli"
-    )
+    main_class = "org.apache.flink.client.cli.CliFrontend"
+    return java_command(folder, main_class, *jvm, *PLANNER_JVM_OPTIONS, log4j="cli")

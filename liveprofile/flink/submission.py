@@ -62,35 +62,57 @@ def flink_run(
     if not Path(job).is_file():
         raise ServiceError(f"no job file at {job}")
     overview(rest_url)  # raises one clear line if no cluster answers, before the client does
-    python = str(python or ROOT / ".venv" / "bin" / "python")
+    options = ["--detached", *(f"-D{key}={value}" for key, value in (conf or {}).items())]
+    if savepoint:
+        options += ["--fromSavepoint", savepoint]
+    python = python or ROOT / ".venv" / "bin" / "python"
     with tempfile.TemporaryDirectory(prefix="liveprofile-submit-") as name:
         folder = Path(name)
-        launcher.write_configuration(folder / "conf", _client_options(rest_url), client=True)
-        launcher.link_jars(folder / "lib")
-        (folder / "tmp").mkdir()
-        files = [str(path) for path in pyfs] or [str(code_archive(folder / "liveprofile.zip"))]
-        command = [*launcher.client_command(folder), "run", "--detached"]
-        for key, value in (conf or {}).items():
-            command.append(f"-D{key}={value}")
-        if savepoint:
-            command += ["--fromSavepoint", savepoint]
-        command += ["--python", str(Path(job).resolve()), "--pyFiles", ",".join(files)]
-        command += ["--pyExecutable", python, "--pyClientExecutable", python, *args]
-        try:
-            done = subprocess.run(
-                command,
-                capture_output=True,
-                text=True,
-                env=os.environ | launcher.environment(folder),
-                timeout=SUBMIT_TIMEOUT_S,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise ServiceError(f"{job} was not submitted in {SUBMIT_TIMEOUT_S} s") from None
-    job_id = re.search(r"JobID ([0-9a-f]{32})", done.stdout)
-    if done.returncode or not job_id:
-        raise ServiceError(f"{job} was not submitted: {failure_reason(done.stdout + done.stderr)}")
+        files = pyfs or [code_archive(folder / "liveprofile.zip")]
+        printed = run_client(folder, _client_options(rest_url), job, args, python, files, options)
+    job_id = re.search(r"JobID ([0-9a-f]{32})", printed)
+    if not job_id:
+        raise ServiceError(f"{job} was not submitted: {failure_reason(printed)}")
     return job_id.group(1)
+
+
+def run_client(
+    folder: Path,
+    configuration: dict[str, Any],
+    job: Path | str,
+    args: Sequence[str],
+    python: Path | str,
+    pyfs: Sequence[Path | str],
+    options: Sequence[str] = (),
+    jvm: Sequence[str] = (),
+    environment: Mapping[str, str] = os.environ,
+) -> str:
+    """Runs `flink run` for `job` with its files in `folder`, and returns what it prints.
+
+    `args`, `python`, `pyfs`: as of flink_run. `options`: of `flink run`. `jvm`: of its JVM.
+    Raises ServiceError with the reason if it fails or takes longer than SUBMIT_TIMEOUT_S.
+    """
+    launcher.write_configuration(folder / "conf", configuration, client=True)
+    launcher.link_jars(folder / "lib")
+    (folder / "tmp").mkdir()
+    command = [*launcher.client_command(folder, *jvm), "run", *options]
+    command += ["--python", str(Path(job).resolve()), "--pyFiles", ",".join(map(str, pyfs))]
+    command += ["--pyExecutable", str(python), "--pyClientExecutable", str(python), *args]
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            env={**environment, **launcher.environment(folder)},
+            timeout=SUBMIT_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise ServiceError(f"{job} was not submitted in {SUBMIT_TIMEOUT_S} s") from None
+    if done.returncode:
+        reason = failure_reason(done.stdout + done.stderr)
+        raise ServiceError(f"{job} was not submitted: {reason}")
+    return done.stdout
 
 
 def _client_options(rest_url: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from liveprofile.alerts.cases.case_store import AlertCase
 from liveprofile.storage.queries import StoredFlag, StoredScore
 from serve.store.statements import RawDelta, RawProfile
 from tests.support.memory.api import MINUTE_MS, NOW_MS, MemoryApi
+from tests.support.rows.profile_rows import flag
 from tests.support.rows.stored_rows import profile_fields
 
 WINDOW_MS = 5 * MINUTE_MS
@@ -58,25 +59,10 @@ def stored_score(number: int, time_ms: int = NOW_MS) -> StoredScore:
 
 
 def stored_flag_of(number: int, user_id: str = "42", event_id: str = "") -> StoredFlag:
-    return StoredFlag(
-        user_id=user_id,
-        window_start_ms=NOW_MS - WINDOW_MS,
-        window_end_ms=NOW_MS,
-        rule_id=f"rule{number:03d}",
-        flag_id=f"{number:032x}",
-        reason="UNUSUAL_BEHAVIOUR",
-        severity="high",
-        action="step_up_verification",
-        value=13.5,
-        threshold=12.0,
-        message="unlike the user",
-        evidence={"events": 2},
-        model_version="m1",
-        rules_version="v1",
-        event_id=event_id,
-        rule_version=1,
-        reasons=[],
-    )
+    values = flag(f"rule{number:03d}", flag_id=f"{number:032x}", event_id=event_id)._asdict()
+    del values["rule_state"]
+    values |= dict(user_id=user_id, model_version="m1", reasons=[])
+    return StoredFlag(window_start_ms=NOW_MS - WINDOW_MS, window_end_ms=NOW_MS, **values)
 
 
 def alert_case(number: int, user_id: str = "42") -> AlertCase:

@@ -1,5 +1,6 @@
 """Parts of the local stack that work without a running service."""
 
+import shutil
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import yaml
 
 from liveprofile.errors import PortTakenError, ServiceError
 from liveprofile.flink import launcher, rest
+from liveprofile.settings import load
 from stack import state
 from stack.local import Stack
 from stack.process import Service
@@ -22,6 +24,23 @@ def test_second_call_returns_the_same_ports(tmp_path: Path) -> None:
     assert StackState(tmp_path).ports("cassandra", "kafka") == first
     assert len(set(first.values())) == 2
     assert all(port in state.PORTS for port in first.values())
+
+
+def test_written_settings_point_at_the_stack(tmp_path: Path) -> None:
+    stack = Stack(tmp_path)
+    settings = load(stack.write_config())
+    assert settings.kafka.bootstrap_servers == stack.kafka.bootstrap_servers
+    assert settings.cassandra.port == stack.cassandra.port
+    assert settings.flink.rest_url == stack.rest_url
+    assert (settings.serve.host, settings.serve.port) == ("127.0.0.1", stack.api.port)
+    assert settings.serve.console_port == stack.console.port != stack.api.port
+
+
+def test_pausing_a_stopped_service_is_rejected(tmp_path: Path) -> None:
+    stack = Stack(tmp_path)
+    assert stack.kafka.pid is None
+    with pytest.raises(ServiceError, match="kafka is not running"):
+        stack.kafka.pause()
 
 
 class FileServer(Service):
@@ -116,5 +135,6 @@ def test_stacks_share_archive_of_classes(tmp_path: Path, monkeypatch: pytest.Mon
         return subprocess.check_output([*command, "--version"], env=environment, text=True)
 
     start(tmp_path / "a", f"-XX:ArchiveClassesAtExit={archive}")
+    shutil.rmtree(tmp_path / "a")
     loaded = start(tmp_path / "other" / "b", "-Xlog:class+load", extra=extra)
     assert f"{main} source: shared objects file (top)" in loaded

@@ -17,24 +17,9 @@ from liveprofile.alerts.cases.states import (
 )
 from liveprofile.errors import InputError
 from liveprofile.storage.cql import from_ms
-from liveprofile.storage.queries import StoredFlag
+from tests.support.rows.api_rows import stored_flag_of
 
-FLAG = StoredFlag(
-    user_id="42",
-    window_start_ms=0,
-    window_end_ms=300_000,
-    rule_id="rule",
-    flag_id="0" * 32,
-    reason="R",
-    severity="high",
-    action="limit_trading",
-    value=5.0,
-    threshold=4.0,
-    message="m",
-    evidence={},
-    model_version="m",
-    rules_version="1",
-)
+FLAG = stored_flag_of(1)
 
 
 class FakeSession:
