@@ -22,13 +22,14 @@ from console.routes.alerts import AlertQueue
 from liveprofile.errors import LiveprofileError
 from liveprofile.resources import product_path
 from liveprofile.settings import ServeSettings, Settings
-from serve.app import new_app
+from serve.app import health, new_app
 from serve.guard import ApiMetrics, RequestGuard
 from serve.problems import to_api_error
 from serve.server import run
 from serve.store.store import Store
 
 ROUTERS = (
+    health,
     sign_in.router,
     users.router,
     alerts.router,

@@ -26,16 +26,16 @@ from serve.routes.common import Reader, known_parameters, problems
 from serve.security import Gatekeeper, ReadKey
 from serve.store.store import Store
 
-router = APIRouter(tags=["operations"])
+router, health = APIRouter(tags=["operations"]), APIRouter(tags=["operations"])
 
 
-@router.get("/health/live", response_model=Health)
+@health.get("/health/live", response_model=Health)
 async def live() -> Response:
     """The process answers."""
     return answers.json_response({"status": "ok"})
 
 
-@router.get("/health/ready", response_model=Health, responses=problems())
+@health.get("/health/ready", response_model=Health, responses=problems())
 async def ready(request: Request) -> Response:
     """Cassandra answers too; else 503."""
     await request.app.state.store.check()
@@ -64,6 +64,7 @@ ROUTERS = (
     alerts.router,
     privacy.router,
     trends.router,
+    health,
     router,
 )
 TITLE = "Liveprofile"

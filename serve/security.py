@@ -13,12 +13,12 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from liveprofile.loopback import is_loopback
+from liveprofile.rows.operations import AuditEntry
 from liveprofile.settings import ServeSettings
 from serve.guard import extend_deadline
 from serve.keys import Role, StoredKey, parse_key
 from serve.problems import ApiError
 from serve.store.store import Store
-from services.audit import AuditEntry
 
 CACHED_KEYS = 10_000
 KEY_CACHE_S = 5.0

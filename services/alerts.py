@@ -13,9 +13,10 @@ from liveprofile.alerts.cases.flags import find_flag
 from liveprofile.alerts.cases.snooze import ALL_RULES, Snooze
 from liveprofile.alerts.cases.states import AlertState, StateChange, StoredAlertState
 from liveprofile.errors import ServiceError
+from liveprofile.rows.operations import AuditEntry
 from liveprofile.settings import Settings
 from liveprofile.storage.queries import StoredFlag
-from services.audit import AuditEntry, OpenEntry, audited
+from services.audit import OpenEntry, audited
 
 LabelName = Literal["fraud", "legitimate"]
 

@@ -9,31 +9,16 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 from cassandra.cluster import Session
 from cassandra.util import datetime_from_uuid1, uuid_from_time
 
 from liveprofile.errors import LiveprofileError, ServiceError
-from liveprofile.rows.operations import API_AUDIT
+from liveprofile.rows.operations import API_AUDIT, AuditEntry
 from liveprofile.settings import Settings
 from liveprofile.storage.cql import execute, from_ms, read, to_ms
-
-
-class AuditEntry(NamedTuple):
-    """An act through API or console. `after`: what is stored now; None: nothing, or not done."""
-
-    key_id: str
-    name: str
-    action: str
-    target: str
-    request_id: str
-    requested: dict[str, Any]
-    before: dict[str, Any] | None = None
-    after: dict[str, Any] | None = None
-    outcome: str = "started"
-    at_ms: int = 0
 
 
 class OpenEntry:

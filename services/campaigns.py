@@ -35,9 +35,10 @@ from liveprofile.consent.changes import ConsentTable, read_changes
 from liveprofile.errors import InputError
 from liveprofile.feeds.users import read_consents
 from liveprofile.kafka.records import send_all
+from liveprofile.rows.operations import AuditEntry
 from liveprofile.settings import Settings
 from liveprofile.storage.cql import now_ms
-from services.audit import AuditEntry, audited
+from services.audit import audited
 
 
 def wish_of(name: str, body: CampaignRequest, now_ms: int, when: str = "when") -> Wish:

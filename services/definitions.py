@@ -22,6 +22,7 @@ from liveprofile.feeds.definitions import (
     apply_definitions,
     read_in_force,
 )
+from liveprofile.rows.operations import AuditEntry
 from liveprofile.rules.definitions import Definition, DefinitionsError, file_source
 from liveprofile.rules.definitions import DefinitionKind as Kind
 from liveprofile.rules.proposals import (
@@ -38,7 +39,7 @@ from liveprofile.segments.definitions import SEGMENTS, Segment, SegmentSet
 from liveprofile.segments.evaluation import SegmentPreview, preview
 from liveprofile.segments.stored_profiles import ProfilePage, scan_profiles, with_attributes
 from liveprofile.settings import Settings
-from services.audit import AuditEntry, audited
+from services.audit import audited
 
 PROPOSAL_TTL_S = 30 * 86_400
 

@@ -22,10 +22,11 @@ from liveprofile.privacy.erasure_log import (
     read_runs,
     write_run,
 )
+from liveprofile.rows.operations import AuditEntry
 from liveprofile.settings import Settings
 from liveprofile.storage.cql import now_ms
 from liveprofile.wire.user_records import CONTENT_TYPE, key_of
-from services.audit import AuditEntry, audited
+from services.audit import audited
 
 
 class ConsentState(NamedTuple):

@@ -17,19 +17,6 @@ async def home() -> Response:
     return RedirectResponse(HOME, 303)
 
 
-@router.get("/health/live")
-async def live() -> Response:
-    """The process answers."""
-    return Response("ok", media_type="text/plain")
-
-
-@router.get("/health/ready")
-async def ready(request: Request) -> Response:
-    """Cassandra answers too."""
-    await request.app.state.store.check()
-    return Response("ok", media_type="text/plain")
-
-
 @router.get("/sign-in")
 async def form(request: Request, next: str = HOME) -> Response:
     return page(request, "sign_in.html", next=local_path(next), problem="")

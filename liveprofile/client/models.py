@@ -5,7 +5,7 @@ Times are UTC epoch milliseconds. docs/data-contract.md defines the values, docs
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -15,6 +15,7 @@ from liveprofile.alerts.cases.states import StateChange, StoredAlertState
 from liveprofile.attributes.statements import Attribute as StatedAttribute
 from liveprofile.consent.changes import ConsentChange
 from liveprofile.privacy.erasure_log import PlaceStatus
+from liveprofile.rows.operations import AuditEntry
 from liveprofile.rows.profiles import StoredDelta, UserProfile
 from liveprofile.rows.risk import StoredFlag, StoredScore
 from liveprofile.rows.table import row_model
@@ -56,6 +57,7 @@ CustomerCase = row_model(AlertCase, Answer)
 Lookalike = row_model(SimilarUser, Answer)
 ConsentChanged = row_model(ConsentChange, Answer)
 ErasedPlace = row_model(PlaceStatus, Answer)
+AuditRecord = row_model(AuditEntry, Answer)
 
 
 class Profile(row_model(UserProfile, Answer, without=["embedding"])):
@@ -112,21 +114,6 @@ class StoredState(StateFields):
 
     flag_id: str
     labels_sent: int = Field(0, description="records sent to the topic risk-feedback")
-
-
-class AuditRecord(Answer):
-    """A write through the API."""
-
-    key_id: str
-    name: str
-    action: str
-    target: str
-    request_id: str
-    requested: dict[str, Any]
-    before: dict[str, Any] | None
-    after: dict[str, Any] | None
-    outcome: Literal["started", "done", "refused", "failed"]
-    at_ms: int
 
 
 class PartOfProfile(Answer):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal, NamedTuple
+
 from liveprofile.rows.table import BY_DAY, Users, table
 
 API_KEY = table(
@@ -21,6 +23,22 @@ API_KEY = table(
     limit="serve.api_key_ttl_s",
     holds="keys of systems and staff, with their names",
 )
+
+
+class AuditEntry(NamedTuple):
+    """An act through API or console. `after`: what is stored now; None: nothing, or not done."""
+
+    key_id: str
+    name: str
+    action: str
+    target: str
+    request_id: str
+    requested: dict[str, Any]
+    before: dict[str, Any] | None = None
+    after: dict[str, Any] | None = None
+    outcome: Literal["started", "done", "refused", "failed"] = "started"
+    at_ms: int = 0
+
 
 API_AUDIT = table(
     "api_audit",

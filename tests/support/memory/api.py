@@ -13,6 +13,7 @@ import pytest
 from liveprofile.alerts.cases.case_store import AlertCase
 from liveprofile.attributes.statements import Statement
 from liveprofile.ingest.rejected import RejectedRecord
+from liveprofile.rows.operations import AuditEntry
 from liveprofile.rows.risk import flag_bucket, score_hour_ms
 from liveprofile.rows.users import segment_bucket
 from liveprofile.settings import load
@@ -22,7 +23,7 @@ from liveprofile.trends.count_store import Series
 from serve.keys import NewKey, Role, new_key, write_key
 from serve.store.statements import RawDelta, RawProfile
 from serve.store.store import Store
-from services.audit import AuditEntry, _entry
+from services.audit import _entry
 from tests.support.memory.cassandra import MemoryCassandra
 from tests.support.memory.kafka import MemoryKafka, replace_everywhere
 from tests.support.memory.tables import Row
