@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import orjson
 import typer
 
-from cli.common import Call, UserArgument, table, time_option
+from cli.common import Call, UserArgument, table
 from cli.options import Commands
 from cli.progress import progress
 from liveprofile.alerts.cloud_events import to_rfc3339
@@ -151,7 +151,7 @@ def set_consent(
     withdraw: Annotated[list[str] | None, _purposes("--withdraw", "No longer allow")] = None,
     basis: str = "",
     text_version: str = "",
-    at: Annotated[int | None, time_option("--time")] = None,
+    at: Annotated[str | None, typer.Option("--time")] = None,
     file: Path | None = None,
 ) -> None:
     """Grant or withdraw purposes: profiling, recommendation, marketing, risk, training.
@@ -165,7 +165,7 @@ def set_consent(
     user USER: User id.
     basis: Legal basis, such as consent or contract.
     text_version: Version of the text that the user has read.
-    at TIME: From when on it counts. Default: now.
+    at TIME: From when on it counts: epoch milliseconds or ISO 8601 with an offset. Default: now.
     file FILE: Changes of many users: JSON lines with user_id, purpose, granted, time and, if known,
         basis and text_version.
     """
@@ -180,8 +180,8 @@ def set_consent(
             raise InputError("give --grant or --withdraw")
         if both := set(grant or ()) & set(withdraw or ()):
             raise InputError(f"{min(both)}: --grant or --withdraw, not both")
-        fields = {"time": now_ms() if at is None else at, "basis": basis}
-        fields |= {"text_version": text_version}
+        since = int(at) if at and at.isascii() and at.isdigit() else at
+        fields = {"time": since or now_ms(), "basis": basis, "text_version": text_version}
         changes = [
             _checked(settings, user or "", read_change(fields | {"purpose": name, "granted": yes}))
             for name, yes in granted.items()

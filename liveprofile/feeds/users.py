@@ -7,11 +7,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from liveprofile.consent.changes import ConsentTable, PersonConsentTable
+from liveprofile.consent.changes import ConsentChange, ConsentTable, PersonConsentTable
 from liveprofile.consent.changes import read_record as read_consent
 from liveprofile.errors import InputError
 from liveprofile.feeds.feed import Current, Feed, Fixed, OpenSource, TableSpec, TopicTable
-from liveprofile.identity.merges import IdentityTable
+from liveprofile.identity.merges import IdentityTable, Merge
 from liveprofile.identity.merges import read_record as read_merge
 from liveprofile.kafka.records import Record
 from liveprofile.privacy.erasures import ErasureTable
@@ -32,28 +32,36 @@ class ByUser(Protocol):
 
 
 Users = TypeVar("Users", bound=ByUser)
+ReadRecord = Callable[[bytes | None, bytes], tuple[str, Any]]
 
 
 class UserTable(TopicTable[Users]):
     """A topic whose records are keyed by users. Its value grows with later records.
 
-    read_record: the user and what to put, from key and value; raises InputError. removed: what to
-    put for a user whose record was removed.
+    read_record: the user and what to put, from key and value; raises InputError. newest_ms: the
+    latest time of what is put, at most `ahead_ms` after the record's. removed: what to put for a
+    user whose record was removed.
     """
 
     def __init__(
         self,
         users: Users,
-        read_record: Callable[[bytes | None, bytes], tuple[str, Any]],
+        read_record: ReadRecord,
+        newest_ms: Callable[[Any], int],
+        ahead_ms: int,
         removed: Any,
     ):
-        self._users, self._read_record, self._removed = users, read_record, removed
+        self._users, self._read_record, self._newest_ms = users, read_record, newest_ms
+        self._ahead_ms, self._removed = ahead_ms, removed
 
     def put(self, record: Record) -> None:
         if record.value is None:
             self._users.put(user_of(record.key), self._removed)
-        else:
-            self._users.put(*self._read_record(record.key, record.value))
+            return
+        user_id, found = self._read_record(record.key, record.value)
+        if self._newest_ms(found) > record.timestamp_ms + self._ahead_ms:
+            raise InputError("a time is in the future of the record")
+        self._users.put(user_id, found)
 
     def refuse(self, record: Record, error: InputError) -> None:
         position = f"{record.topic}/{record.partition} offset {record.offset}"
@@ -64,34 +72,42 @@ class UserTable(TopicTable[Users]):
         return self._users
 
 
-def _spec(
-    noun: str,
-    topic: str,
-    new: Callable[[], Users],
-    read_record: Callable[[bytes | None, bytes], tuple[str, Any]],
-    removed: Any,
-) -> TableSpec[Users]:
+def _spec(noun: str, topic: str, new: Callable[[], Users], *parts: Any) -> TableSpec[Users]:
+    """parts: what a UserTable needs besides the users."""
     return TableSpec(
         noun,
         topic,
         f"liveprofile-{noun}",
-        lambda: UserTable(new(), read_record, removed),
+        lambda: UserTable(new(), *parts),
         lambda users: f"the {noun} of {len(users)} users stay",
     )
 
 
 def consents_spec(settings: Settings) -> TableSpec[ConsentTable]:
     new = partial(ConsentTable, settings.consent.defaults)
+    skew_ms = settings.limits.max_clock_skew_ms
+
+    def newest_ms(changes: list[ConsentChange]) -> int:
+        return max((each.time_ms for each in changes), default=0)
+
     # A record is removed if the user is erased, or has no consents any more.
-    return _spec("consents", settings.topics.consents, new, read_consent, ())
+    return _spec("consents", settings.topics.consents, new, read_consent, newest_ms, skew_ms, ())
 
 
 def erasures_spec(settings: Settings) -> TableSpec[ErasureTable]:
-    return _spec("erasures", settings.topics.erasures, ErasureTable, read_erasure, None)
+    topic, skew_ms = settings.topics.erasures, settings.limits.max_clock_skew_ms
+    return _spec("erasures", topic, ErasureTable, read_erasure, int, skew_ms, None)
 
 
 def merges_spec(settings: Settings) -> TableSpec[IdentityTable]:
-    return _spec("merges", settings.topics.merges, IdentityTable, read_merge, ())
+    ahead_ms = settings.limits.max_clock_skew_ms + settings.merges.delay_ms
+
+    def newest_ms(merges: list[Merge]) -> int:
+        return max((each.until_ms or each.since_ms for each in merges), default=0)
+
+    return _spec(
+        "merges", settings.topics.merges, IdentityTable, read_merge, newest_ms, ahead_ms, ()
+    )
 
 
 def follow(

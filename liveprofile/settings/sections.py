@@ -21,7 +21,8 @@ class LimitSettings(Section):
     max_payload_chars: Annotated[int, within(1_024, 250_000)] = 65_536
     """a longer payload is rejected as TOO_LARGE and truncated in the rejected topic"""
     max_clock_skew_ms: Annotated[int, within(0)] = 10 * MINUTE_MS
-    """an event_time later than the record's timestamp plus this is rejected as FUTURE_TIME"""
+    """an event_time later than the record's timestamp plus this is rejected as FUTURE_TIME; a
+    consent or erasure with such a time is ignored"""
     # A batch of `job.max_bundle_rows` windows must fit into 2 GiB, and a stored window into 16 MiB.
     max_window_events: Annotated[int, within(1, 100_000)] = 10_000
     """that a window of a user takes; more are rejected as TOO_MANY"""

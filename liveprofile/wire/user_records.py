@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import orjson
@@ -71,16 +71,15 @@ def read_fields(
 
 
 def read_time_ms(name: str, value: Any, error: type[InputError]) -> int:
-    """Epoch milliseconds, or ISO 8601 (no zone: UTC), as epoch milliseconds. Raises `error`."""
+    """Epoch milliseconds, or ISO 8601 with an offset, as epoch milliseconds. Raises `error`."""
     time_ms = value if type(value) is int else None
     if isinstance(value, str):
         try:
             time = datetime.fromisoformat(value)
-            time_ms = round(time.replace(tzinfo=time.tzinfo or UTC).timestamp() * 1_000)
+            time_ms = round(time.timestamp() * 1_000) if time.tzinfo else None
         except (ValueError, OverflowError):
             pass
     if time_ms is None or not EARLIEST_MS <= time_ms <= LATEST_MS:
-        raise error(
-            f"{name} {value!r:.40}: neither epoch milliseconds nor ISO 8601 from 2000 to 9999"
-        )
+        expected = "neither epoch milliseconds nor ISO 8601 with an offset, from 2000 to 9999"
+        raise error(f"{name} {value!r:.40}: {expected}")
     return time_ms

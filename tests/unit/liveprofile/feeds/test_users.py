@@ -27,6 +27,7 @@ from liveprofile.kafka.records import Record
 from liveprofile.kafka.topics import NoTopicError
 from liveprofile.privacy.erasures import to_record as erasure_record
 from liveprofile.settings import Settings, load
+from liveprofile.units import MINUTE_MS
 from liveprofile.wire.user_records import key_of
 from tests.support.memory.kafka import FakeTopic
 from tests.support.waiting import until
@@ -115,6 +116,13 @@ def test_an_invalid_record_is_logged_without_the_user_id_and_changes_nothing(
         feed = feed_of(kind, FakeTopic(valid, record("secret-user", b"{}")))
     assert kind.says(feed.current(), "secret-user", TIME_MS)
     assert "topic/0 offset 7" in caplog.text and "secret-user" not in caplog.text
+    feed.close()
+
+
+def test_a_record_with_a_time_far_ahead_of_its_own_is_refused(kind: Kind) -> None:
+    valid, ahead = record("a", kind.value("a")), record("b", kind.value("b"))
+    feed = feed_of(kind, FakeTopic(valid, ahead._replace(timestamp_ms=TIME_MS - 12 * MINUTE_MS)))
+    assert "a" in feed.current() and "b" not in feed.current()
     feed.close()
 
 
