@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from liveprofile.features.entity import EventLists, TokenLists, features_from_lists
+from liveprofile.features.entity import COLUMN_OF, EventLists, TokenLists, features_from_lists
 from liveprofile.progress import Progress
 from liveprofile.wire.entity_lists import FRAUD, LEGITIMATE, MISSING
 from liveprofile.wire.scored_events import ENTITY_NAMES
@@ -88,12 +88,11 @@ class EntityHistory:
         on_progress: Progress = lambda stage, done, total: None,
     ) -> np.ndarray:
         """Returns (W, F) float32 features of these events."""
+        index = [COLUMN_OF[name] for name in names]
         x_WF = np.empty((len(rows_W), len(names)), np.float32)
         for start in range(0, len(rows_W), _CHUNK_ROWS):
             chunk = slice(start, start + _CHUNK_ROWS)
-            columns = features_from_lists(self.rows(rows_W[chunk]), delay_days)
-            for f, name in enumerate(names):
-                x_WF[chunk, f] = columns[name]
+            x_WF[chunk] = features_from_lists(self.rows(rows_W[chunk]), delay_days)[:, index]
             on_progress("features", min(chunk.stop, len(rows_W)), len(rows_W))
         return x_WF
 
@@ -117,7 +116,7 @@ class EntityHistory:
 
     def _lists(self, key_M: np.ndarray, ids: list[np.ndarray]) -> _ListsByKey:
         return _ListsByKey(
-            key_M, self._letter_M, self._time_M, self._event_M, self._amount_M, tuple(ids)
+            key_M, self._letter_M, self._time_M, self._event_M, self._amount_M, np.array(ids)
         )
 
 
@@ -131,7 +130,7 @@ class _ListsByKey:
         time_M: np.ndarray,
         event_M: np.ndarray,
         amount_M: np.ndarray,
-        ids: tuple[np.ndarray, ...],
+        ids: np.ndarray,
     ):
         order = np.argsort(key_M, kind="stable")
         self.sorted_index_M = np.empty(len(order), np.int64)
@@ -154,7 +153,7 @@ class _ListsByKey:
 
 
 def _empty_lists(count: int) -> TokenLists:
-    starts, ids = np.zeros(count + 1, np.int64), (np.empty(0, np.int32),)
+    starts, ids = np.zeros(count + 1, np.int64), np.empty((1, 0), np.int32)
     kinds = (np.uint8, np.int64, np.int32, np.float64)
     return TokenLists(starts, *(np.empty(0, kind) for kind in kinds), ids)
 
@@ -163,5 +162,5 @@ def _concatenate(chunks: list[TokenLists]) -> TokenLists:
     ends = np.cumsum([0, *(chunk.starts[-1] for chunk in chunks)])
     starts = [chunk.starts[:-1] + end for chunk, end in zip(chunks, ends, strict=False)]
     columns = (np.concatenate(values) for values in list(zip(*chunks, strict=True))[1:-1])
-    ids = (np.concatenate([chunk.ids[0] for chunk in chunks]),)
+    ids = np.concatenate([chunk.ids for chunk in chunks], axis=1)
     return TokenLists(np.concatenate([*starts, ends[-1:]]), *columns, ids)

@@ -49,7 +49,7 @@ def score_events(
 
     names: columns of the dataset's features. They must include all that model and rules use.
     """
-    score_M = model.score(dict(zip(names, dataset.labelled.x_NF.T, strict=True)))
+    score_M = model.score(dataset.labelled.x_NF[:, list(map(names.index, model.names))])
     matches_M = match_rules(rules, names, dataset, score_M)
     # As in the job, a rule raises a flag when it turns true and is not in its cool-down.
     flags = FlagPolicy(NoPastFlags()).raise_flags(

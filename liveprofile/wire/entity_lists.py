@@ -81,8 +81,8 @@ class TokenLists(NamedTuple):
     time_ms: np.ndarray  # (T,) int64
     event: np.ndarray  # (T,) int32, hash of the event id
     amount: np.ndarray  # (T,) float64
-    # Each (T,) int32: the ENTITY_NAMES of a user list's tokens, or the user of an entity list's.
-    ids: tuple[np.ndarray, ...]
+    # (5, T) int32: the ENTITY_NAMES of a user list's tokens; (1, T): the user of an entity list's.
+    ids: np.ndarray
 
     def take(self, index_T: np.ndarray | slice, starts: np.ndarray) -> TokenLists:
         """Selects tokens by index, in lists with the given starts."""
@@ -92,7 +92,7 @@ class TokenLists(NamedTuple):
             self.time_ms[index_T],
             self.event[index_T],
             self.amount[index_T],
-            tuple(ids_T[index_T] for ids_T in self.ids),
+            self.ids[:, index_T],
         )
 
     def where(self, kept_T: np.ndarray) -> TokenLists:
@@ -126,7 +126,9 @@ def parse_token_lists(texts: list[str], id_names: tuple[str, ...]) -> TokenLists
     if not lines:
         empty = (np.empty(0, dtype.to_pandas_dtype()) for dtype in list(types.values())[1:])
         time_ms, event, amount, *id_columns = empty
-        return TokenLists(starts, np.empty(0, np.uint8), time_ms, event, amount, tuple(id_columns))
+        return TokenLists(
+            starts, np.empty(0, np.uint8), time_ms, event, amount, np.array(id_columns)
+        )
     try:
         table = csv.read_csv(
             pa.BufferReader(lines),
@@ -144,4 +146,4 @@ def parse_token_lists(texts: list[str], id_names: tuple[str, ...]) -> TokenLists
         for column in table.columns[1:]
     )
     letter = np.frombuffer(letters, np.uint8)
-    return TokenLists(starts, letter, time_ms, event, amount, tuple(id_columns))
+    return TokenLists(starts, letter, time_ms, event, amount, np.array(id_columns))

@@ -7,14 +7,13 @@ trees into probabilities. The curve is monotonic, so it keeps the order of event
 shop whose frauds show in the order of events also has a Markov model (models.fraud.transitions),
 which adds inputs of the trees.
 
-Shape suffixes: n events, F features.
+Shape suffixes: n events, F features of the model, E of all events.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +24,7 @@ import xgboost as xgb
 
 from liveprofile.drift.reference import DriftReference
 from liveprofile.errors import InputError
-from liveprofile.features.entity import EVENT_FEATURES, EventLists, features_from_lists
+from liveprofile.features.entity import COLUMN_OF, EventLists, features_from_lists
 from models.fraud.transitions import STATES, TransitionModel
 
 FORMAT = 2
@@ -65,13 +64,17 @@ class FraudModel:
             content += self.transitions.ratio_SS.tobytes()
         return f"{self.name}-{hashlib.sha256(content).hexdigest()[:8]}"
 
-    def columns(self, rows: EventLists) -> dict[str, np.ndarray]:
-        """Returns (n,) columns by name: all EVENT_FEATURES."""
+    def features(self, rows: EventLists) -> np.ndarray:
+        """Returns (n, E) float64: all EVENT_FEATURES."""
         return features_from_lists(rows, self.delay_days)
 
-    def matrix(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Returns (n, F) float32 features from (n,) columns by name."""
-        return np.array([features[name] for name in self.names], np.float32).T
+    @cached_property
+    def _index(self) -> list[int]:
+        return [COLUMN_OF[name] for name in self.names]
+
+    def matrix(self, features_nE: np.ndarray) -> np.ndarray:
+        """Returns (n, F) float32: what the model reads of all EVENT_FEATURES."""
+        return features_nE[:, self._index].astype(np.float32)
 
     def log_odds(self, x_nF: np.ndarray) -> np.ndarray:
         """Returns (n,) calibrated log-odds."""
@@ -82,9 +85,9 @@ class FraudModel:
         """Returns the features, and behind them the columns of the Markov model if there is one."""
         return x_nF if self.transitions is None else self.transitions.append(x_nF, self.names)
 
-    def score(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Returns (n,) calibrated probabilities of fraud from (n,) columns by name."""
-        return probability(self.log_odds(self.matrix(features)))
+    def score(self, x_nF: np.ndarray) -> np.ndarray:
+        """Returns (n,) calibrated probabilities of fraud."""
+        return probability(self.log_odds(x_nF))
 
     def usual_for(self, event_type: str) -> np.ndarray:
         """Returns (F,) usual features for events of a type."""
@@ -132,7 +135,7 @@ class FraudModel:
             raise InputError(
                 f"fraud model {folder}: format {card.get('format')}, this version reads {FORMAT}"
             )
-        unknown = [name for name in card["names"] if name not in EVENT_FEATURES]
+        unknown = [name for name in card["names"] if name not in COLUMN_OF]
         if unknown:
             raise InputError(f"fraud model {folder}: needs the unknown feature {unknown[0]}")
         transitions = None

@@ -258,8 +258,8 @@ def _event_reasons(
     reasons: dict[int, list[ScoreReason]] = defaultdict(list)
     if not len(token_C):
         return reasons
-    columns = model.columns(events.without_event(row_C, events.user_lists.event[token_C]))
-    log_odds_C = model.log_odds(model.matrix(columns))
+    lists = events.without_event(row_C, events.user_lists.event[token_C])
+    log_odds_C = model.log_odds(model.matrix(model.features(lists)))
     drop_C = model.log_odds(x_nF)[row_C] - log_odds_C
     for c in np.argsort(-drop_C, kind="stable").tolist():
         of_row = reasons[int(row_C[c])]

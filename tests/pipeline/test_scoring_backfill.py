@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
-from liveprofile.features.entity import SCORED_TYPES, features_from_lists, parse_lists
+from liveprofile.features.entity import COLUMN_OF, SCORED_TYPES, features_from_lists, parse_lists
 from liveprofile.settings import load
 from liveprofile.simulator import Shop, ShopConfig
 from liveprofile.units import DAY_MS
@@ -97,8 +97,8 @@ def test_features_equal_the_reference(
     for place, position in enumerate(positions):
         for name, value in features(arrivals, position, delay_days=DELAY_DAYS).items():
             expected = pytest.approx(value, rel=1e-6, abs=1e-6, nan_ok=True)
-            assert found[name][place] == expected, (name, arrivals[position])
-    assert found["device_frauds_30d"].any()
+            assert found[place, COLUMN_OF[name]] == expected, (name, arrivals[position])
+    assert found[:, COLUMN_OF["device_frauds_30d"]].any()
 
 
 def test_later_events_and_labels_do_not_change_earlier_rows(

@@ -139,9 +139,8 @@ def decide(
     """
     positions = first_occurrences(arrivals)
     rows = [features(arrivals, position, max_entries, model.delay_days) for position in positions]
-    names = rows[0] if rows else {}
-    columns = {name: np.array([row[name] for row in rows]) for name in names}
-    scores = model.score(columns).tolist() if rows else []
+    x_nF = np.array([[row[name] for name in model.names] for row in rows], np.float32)
+    scores = model.score(x_nF).tolist() if rows else []
     by_user: dict[str, list[Decision]] = defaultdict(list)
     for position, row, score in zip(positions, rows, scores, strict=True):
         event = arrivals[position]

@@ -9,12 +9,12 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from itertools import chain, compress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from liveprofile.alerts.cloud_events import alert_records
-from liveprofile.features.entity import EventBatch, EventLists, parse_lists
+from liveprofile.features.entity import COLUMN_OF, EventBatch, EventLists, parse_lists
 from liveprofile.privacy.erasures import erased_rows
 from liveprofile.pseudonym import user_pseudonym
 from liveprofile.rules import flag_policy
@@ -23,7 +23,7 @@ from liveprofile.settings import Settings
 from liveprofile.units import SECOND_MS
 from liveprofile.wire import output_records
 from liveprofile.wire.scored_events import read_rows
-from models.fraud.model import FraudModel, probability
+from models.fraud.model import FraudModel
 from models.fraud.reasons import explain
 from udfs.attribute_reads import CachedAttributes
 from udfs.privacy import LaterFlags, later_lists
@@ -51,6 +51,17 @@ class ScoringBatchTiming(NamedTuple):
     # From the arrival of events in Kafka, without events of unknown arrival:
     event_to_score_ms: Sequence[float] = ()  # until the score was stored
     event_to_alert_ms: Sequence[float] = ()  # until the alert was handed to Flink's sink
+
+
+class _RuleColumns(dict[Any, np.ndarray]):
+    """(n,) columns by name; a feature is taken out of all EVENT_FEATURES when a rule reads it."""
+
+    def __init__(self, features_nE: np.ndarray):
+        super().__init__()
+        self._features_nE = features_nE
+
+    def __missing__(self, name: str) -> np.ndarray:
+        return self._features_nE[:, COLUMN_OF[name]]
 
 
 class EventScorer:
@@ -133,15 +144,16 @@ class EventScorer:
             return self._score_kept(user_id, parts, kept)
         lists = later_lists(parse_lists(batch), batch.user_id, table)
         clock.append(time.perf_counter())
-        features = self._model.columns(lists)
-        x_nF = self._model.matrix(features)
-        score_n = probability(self._model.log_odds(x_nF))
+        features_nE = self._model.features(lists)
+        x_nF = self._model.matrix(features_nE)
+        score_n = self._model.score(x_nF)
         clock.append(time.perf_counter())
         # Rules look back, so events are evaluated in the order of the topic, which does not depend
         # on the batch. Duplicates were evaluated before.
         order = np.argsort(batch.record_offset, kind="stable")
         kept = order[~lists.duplicates()[order]].tolist()
-        columns = features | {SCORE_FEATURE: score_n, "event_type": np.array(batch.event_type)}
+        columns = _RuleColumns(features_nE)
+        columns |= {SCORE_FEATURE: score_n, "event_type": np.array(batch.event_type)}
         scored = self._evaluate_rules(batch, columns, kept)
         scored = self._explain(scored, lists, x_nF, kept)
         clock.append(time.perf_counter())
@@ -187,17 +199,15 @@ class EventScorer:
         return [next(scored) if is_kept else [] for is_kept in kept]
 
     def _evaluate_rules(
-        self, batch: EventBatch, columns: dict[str, np.ndarray], kept: list[int]
+        self, batch: EventBatch, columns: _RuleColumns, kept: list[int]
     ) -> list[ScoredEvent]:
         """Returns the events of the rows `kept` with their flags."""
         rules = self._feeds.rules.current()
-        stated = self._attributes.rule_columns(
+        columns |= self._attributes.rule_columns(
             rules.attributes("event"), batch.user_id, batch.event_ms.tolist()
         )
         # For all rows: selecting the kept rows of 400 columns would cost more.
-        matches = flag_policy.evaluate_rules(
-            rules.evaluated("event"), columns | stated, len(batch.user_id)
-        )
+        matches = flag_policy.evaluate_rules(rules.evaluated("event"), columns, len(batch.user_id))
         evaluations = [
             flag_policy.RuleEvaluation(
                 batch.user_id[row], int(batch.event_ms[row]), matches[row], batch.event_id[row]

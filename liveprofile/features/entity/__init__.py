@@ -5,7 +5,7 @@ Stream, backfill and training use the same definitions: `parse_lists` reads the 
 (t - span, t], the scored event included. Later events and labels that were given later do not
 count. NaN means unknown.
 
-Array suffixes: n events, S lists.
+Array suffixes: n events, E features, S lists, C columns.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import numpy as np
 
 from liveprofile.features.entity.catalogue import EVENT_FEATURES, ORDER_FEATURES, Feature
 from liveprofile.features.entity.columns import (
+    LIST_COLUMNS,
     ORDER_DEPTH,
     SCORED_TYPES,
-    entity_columns,
-    user_columns,
+    USER_COLUMNS,
+    list_columns,
 )
 from liveprofile.features.entity.past_events import EventLists, parse_lists, type_letter
 from liveprofile.units import DAY_MS, HOUR_MS
@@ -25,6 +26,7 @@ from liveprofile.wire.entity_lists import InvalidLists, TokenLists
 from liveprofile.wire.scored_events import ENTITY_NAMES, EventBatch
 
 __all__ = [
+    "COLUMN_OF",
     "EVENT_FEATURES",
     "ORDER_DEPTH",
     "ORDER_FEATURES",
@@ -41,33 +43,37 @@ __all__ = [
 
 NIGHT_UNTIL_HOUR = 6
 _MONDAY = 3  # 1970-01-01 was a Thursday
+_SCORED_LETTERS = np.array([[type_letter(name)] for name in SCORED_TYPES], np.uint8)
+COLUMN_OF = {name: index for index, name in enumerate(EVENT_FEATURES)}
 
 
-def features_from_lists(rows: EventLists, delay_days: float) -> dict[str, np.ndarray]:
-    """(n,) float64 for each of EVENT_FEATURES.
+def _rows(owner: str, columns: tuple[str, ...]) -> list[int]:
+    """The rows of an owner's features among the columns of its lists."""
+    names = (name.partition("_") for name in EVENT_FEATURES)
+    return [columns.index(column) for prefix, _, column in names if prefix == owner]
+
+
+_USER_ROWS = _rows("user", LIST_COLUMNS + USER_COLUMNS)
+_ENTITY_ROWS = _rows(ENTITY_NAMES[0], LIST_COLUMNS)
+
+
+def features_from_lists(rows: EventLists, delay_days: float) -> np.ndarray:
+    """(n, E) float64: EVENT_FEATURES of each event.
 
     delay_days: the matured features leave out the events of this last time, whose labels may still
     arrive.
     """
-    delay_ms = round(delay_days * DAY_MS)
-    columns = _event_columns(rows)
-    columns |= {f"user_{name}": values_n for name, values_n in user_columns(rows, delay_ms).items()}
-    for name, values_S in entity_columns(rows, delay_ms).items():
-        for entity, values_n in zip(
-            ENTITY_NAMES, values_S.reshape(len(ENTITY_NAMES), -1), strict=True
-        ):
-            columns[f"{entity}_{name}"] = values_n
-    return {name: columns[name].astype(np.float64, copy=False) for name in EVENT_FEATURES}
+    of_lists_CS, of_users_Cn = list_columns(rows, round(delay_days * DAY_MS))
+    n = len(rows.event_ms)
+    of_entities_CS = of_lists_CS[_ENTITY_ROWS, n:]
+    of_entities_CS[:, np.diff(rows.entity_lists.starts) == 0] = np.nan
+    by_entity = of_entities_CS.reshape(len(_ENTITY_ROWS), len(ENTITY_NAMES), n).swapaxes(0, 1)
+    of_users_Cn = np.concatenate([of_lists_CS[:, :n], of_users_Cn])[_USER_ROWS]
+    return np.concatenate([_event_columns(rows), of_users_Cn, *by_entity]).T
 
 
-def _event_columns(rows: EventLists) -> dict[str, np.ndarray]:
+def _event_columns(rows: EventLists) -> np.ndarray:
     hour_n = rows.event_ms // HOUR_MS % 24
-    columns = {
-        "amount": rows.amount,
-        "hour": hour_n,
-        "weekend": (rows.event_ms // DAY_MS + _MONDAY) % 7 >= 5,
-        "night": hour_n <= NIGHT_UNTIL_HOUR,
-    }
-    return columns | {
-        f"is_{event_type}": rows.letter == type_letter(event_type) for event_type in SCORED_TYPES
-    }
+    weekend_n = (rows.event_ms // DAY_MS + _MONDAY) % 7 >= 5
+    columns = [rows.amount, hour_n, weekend_n, hour_n <= NIGHT_UNTIL_HOUR]
+    return np.concatenate([columns, rows.letter == _SCORED_LETTERS])

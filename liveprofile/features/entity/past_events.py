@@ -3,19 +3,24 @@
 liveprofile.wire.entity_lists describes and parses the lists. Every sum covers one list alone, in
 the list's order, so a row's features do not depend on its batch.
 
-Array suffixes: n events, P selected rows, S lists, T events of all lists, B bounds, C summed
-columns, W = B - 1 spans.
+Array suffixes: n events, P selected rows, S lists, U tokens and T past events of all lists, L
+labels, K kinds of keys, B bounds, C summed columns, W = B - 1 spans.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS
-from liveprofile.wire.entity_lists import MISSING, TokenLists, is_event, parse_token_lists
+from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS
+from liveprofile.wire.entity_lists import (
+    FRAUD,
+    MISSING,
+    TokenLists,
+    is_event,
+    parse_token_lists,
+)
 from liveprofile.wire.scored_events import ENTITY_NAMES, EventBatch
 from liveprofile.wire.tokens import TYPE_INDEX, TYPE_LETTERS
 
@@ -31,9 +36,8 @@ SPANS_MS = {
     "30d": 30 * DAY_MS,
     "90d": 90 * DAY_MS,
 }
-_LONGEST_FIRST = dict(reversed(SPANS_MS.items()))
 _MAX_AGE_MS = 1 << 41  # 69 years, more than the time between any two events
-_INDEX_BITS = 31
+_INDEX_BITS, _HASH_BITS = 31, 32
 # Amounts are summed as integers of 1 / _PARTS_PER_UNIT of the currency. Integer sums have no
 # rounding, so one running sum over all lists serves every list.
 _PARTS_PER_UNIT = 10_000
@@ -88,96 +92,95 @@ def parse_lists(batch: EventBatch) -> EventLists:
 
 
 class PastEvents:
-    """The deduplicated events of each list up to its time `now_ms_S`, in order of time.
+    """The deduplicated events of each list up to its time, in order of time.
 
-    The last event of a list is the scored event itself.
+    S = 6n lists: those of the users, then all devices, all places, ... T_user: the events in lists
+    of users, which come first. The last event of a list is the scored event itself.
     """
 
-    def __init__(self, lists: TokenLists, now_ms_S: np.ndarray):
-        self.lists, self.now_ms_S = lists, now_ms_S
-        list_T = np.repeat(np.arange(len(now_ms_S)), np.diff(lists.starts))
-        age_T = now_ms_S[list_T] - lists.time_ms
-        index_T = np.flatnonzero(is_event(lists.letter) & (age_T >= 0))
-        index_T = in_order_of_time(index_T, list_T, age_T)
-        index_T = _deduplicated(index_T, lists, list_T)
+    def __init__(self, rows: EventLists):
+        lists, owners = (rows.user_lists, rows.entity_lists), 1 + len(ENTITY_NAMES)
+        size_S = np.concatenate([np.diff(each.starts) for each in lists])
+        letter_T, time_ms_T, event_T, amount_T = map(
+            np.concatenate, zip(*(each[1:5] for each in lists), strict=True)
+        )
+        list_T = np.repeat(np.arange(len(size_S)), size_S)
+        age_T = np.repeat(np.tile(rows.event_ms, owners), size_S) - time_ms_T
+        past_T, is_event_T = age_T >= 0, is_event(letter_T)
+        index_T = np.flatnonzero(is_event_T & past_T)
+        index_T = _in_order_of_time(index_T, list_T, age_T)
+        index_T = _deduplicated(index_T, time_ms_T, event_T, list_T)
         self.list_T, self.age_T = list_T[index_T], age_T[index_T]
-        self.event_T = lists.event[index_T]
-        self.amount_T = lists.amount[index_T]
-        self.letter_T = lists.letter[index_T]
-        self.ids = tuple(ids[index_T] for ids in lists.ids)
+        self.amount_T, self.letter_T = amount_T[index_T], letter_T[index_T]
         self._sort_key_T = self.list_T * _MAX_AGE_MS - self.age_T
-        self._indices: dict[int, np.ndarray] = {}
-        self.start_S = self.index_before(_MAX_AGE_MS)
-        self.end_S = self.index_before(0)
+        self._list_key_S = np.arange(len(size_S)) * _MAX_AGE_MS
+        self.start_S, self.end_S = self.index_before(_MAX_AGE_MS, 0)
+        of_users = int(self.start_S[len(rows.event_ms)]) if len(size_S) else 0
+        # (5, T) int32: the entities of a user's events, the user of an entity's events; else 0.
+        self.key_KT = np.full((len(ENTITY_NAMES), len(index_T)), MISSING, np.int32)
+        self.key_KT[:, :of_users] = rows.user_lists.ids[:, index_T[:of_users]]
+        in_entity_lists = index_T[of_users:] - len(rows.user_lists.letter)
+        self.key_KT[0, of_users:] = rows.entity_lists.ids[0, in_entity_lists]
+        # Whether an event is a known fraud; list and age of each known fraud's label.
+        self.fraud_T = np.zeros(len(index_T), bool)
+        index_L = np.flatnonzero(~is_event_T & past_T)
+        index_L = _in_order_of_time(index_L, list_T, age_T)[::-1]
+        key_U = (list_T << _HASH_BITS) + event_T
+        # np.unique returns the first of equal keys: the latest label of an event, which counts.
+        key_L, first_L = np.unique(key_U[index_L], return_index=True)
+        is_fraud_L = letter_T[index_L[first_L]] == ord(FRAUD)
+        index_L, key_L = index_L[first_L][is_fraud_L], key_L[is_fraud_L]
+        self.label_list_L, self.label_age_L = list_T[index_L], age_T[index_L]
+        if len(key_L):
+            key_T = key_U[index_T]
+            at_T = np.minimum(np.searchsorted(key_L, key_T), len(key_L) - 1)
+            self.fraud_T = key_L[at_T] == key_T
 
-    def index_before(self, age_ms: int) -> np.ndarray:
-        """(S,) the index after each list's last event that is at least `age_ms` old."""
-        if age_ms not in self._indices:  # several features need the same index
-            key_S = np.arange(len(self.now_ms_S)) * _MAX_AGE_MS - age_ms
-            self._indices[age_ms] = np.searchsorted(self._sort_key_T, key_S, side="right")
-        return self._indices[age_ms]
-
-    def bounds(self, *ages_ms: int) -> np.ndarray:
-        """(S, B) `index_before` for each of the ages, largest first."""
-        return np.array([self.index_before(age_ms) for age_ms in ages_ms]).T
-
-    def sums_by_span(self, values: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
-        """Sums each (T,) array over each of SPANS_MS up to now: {name: {span: (S,)}}."""
-        total_CSW = sums_to_last(list(values.values()), self.bounds(*_LONGEST_FIRST.values(), 0))
-        return {
-            name: dict(zip(_LONGEST_FIRST, np.ascontiguousarray(total_SW.T), strict=True))
-            for name, total_SW in zip(values, total_CSW, strict=True)
-        }
+    def index_before(self, *ages_ms: int) -> np.ndarray:
+        """(B, S) the index after each list's last event that is at least as old as each age."""
+        key_BS = self._list_key_S - np.array(ages_ms)[:, None]
+        return np.searchsorted(self._sort_key_T, key_BS, side="right")
 
     def own(self, value_T: np.ndarray) -> np.ndarray:
-        """(S,) the value at each list's scored event; 0 for an empty list."""
-        padded_T = np.append(value_T, 0)
-        return np.where(self.end_S > self.start_S, padded_T[self.end_S - 1], 0)
+        """(..., S) the value at each list's scored event; 0 for an empty list. (..., T)."""
+        if not value_T.shape[-1]:
+            return np.zeros((*value_T.shape[:-1], len(self.end_S)), value_T.dtype)
+        return np.where(self.end_S > self.start_S, value_T[..., self.end_S - 1], 0)
 
-    def last_index(self, mask_T: np.ndarray) -> np.ndarray:
-        """(S,) the index of each list's last earlier event in the mask; -1 if there is none."""
-        last_T = np.maximum.accumulate(np.where(mask_T, np.arange(len(mask_T)), -1))
-        last_S = np.append(last_T, -1)[np.maximum(self.end_S - 2, 0)]
-        return np.where((self.end_S - 2 >= self.start_S) & (last_S >= self.start_S), last_S, -1)
-
-    def index_of_earlier(self, back: int) -> np.ndarray:
-        """(S,) the index of each list's event `back` events before the scored one; -1 if none."""
-        index_S = self.end_S - 1 - back
-        return np.where(index_S >= self.start_S, index_S, -1)
-
-    def seconds_since(self, mask_T: np.ndarray) -> np.ndarray:
-        """(S,) seconds since the last earlier event in the mask; NaN if there is none."""
-        last_S = self.last_index(mask_T)
-        return np.where(last_S >= 0, np.append(self.age_T, 0)[last_S] / SECOND_MS, np.nan)
-
-    def first_and_last_by_key(self, key_T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Two (T,) bool: whether an event is the first, the last with its key in its list.
+    def first_and_last_by_key(self) -> tuple[np.ndarray, np.ndarray]:
+        """Two (5, T) bool: whether an event is the first, the last with its key in its list.
 
         Both are false for missing keys.
         """
-        index = np.flatnonzero(key_T != MISSING)
-        order, repeated = _grouped(key_T[index], self.list_T[index])
+        index = np.flatnonzero(self.key_KT)
+        column = len(self._list_key_S) * np.arange(len(self.key_KT))[:, None]
+        order, repeated = _grouped(
+            self.key_KT.ravel()[index], (self.list_T + column).ravel()[index]
+        )
         order = index[order]
-        first_T, last_T = np.zeros((2, len(key_T)), bool)
-        first_T[order], last_T[order] = True, True
-        first_T[order[1:][repeated]] = False
-        last_T[order[:-1][repeated]] = False
-        return first_T, last_T
+        first_KT, last_KT = np.zeros((2, *self.key_KT.shape), bool)
+        first_KT.ravel()[order], last_KT.ravel()[order] = True, True
+        first_KT.ravel()[order[1:][repeated]] = False
+        last_KT.ravel()[order[:-1][repeated]] = False
+        return first_KT, last_KT
 
     def running_mean_amount(self, mask_T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns (T,) the number of earlier events in the mask and (T,) their mean amount."""
         parts_T = np.rint(np.where(mask_T, self.amount_T, 0.0) * _PARTS_PER_UNIT).astype(np.int64)
-        count_T = self._running_sum(mask_T.astype(np.int64))
-        mean_T = self._running_sum(parts_T) / _PARTS_PER_UNIT / np.maximum(count_T, 1)
-        return count_T, mean_T
-
-    def _running_sum(self, value_T: np.ndarray) -> np.ndarray:
-        """(T,) int64: the sum of the earlier values of the same list."""
-        before = np.concatenate([[0], np.cumsum(value_T)])
-        return before[:-1] - before[self.start_S[self.list_T]]
+        before_CT = counts_before(np.array([mask_T, parts_T]), np.int64)
+        count_T, parts_T = before_CT[:, :-1] - before_CT[:, self.start_S[self.list_T]]
+        return count_T, parts_T / _PARTS_PER_UNIT / np.maximum(count_T, 1)
 
 
-def in_order_of_time(index_T: np.ndarray, list_T: np.ndarray, age_T: np.ndarray) -> np.ndarray:
+def counts_before(value_CT: np.ndarray, dtype: type = np.int32) -> np.ndarray:
+    """(C, T + 1) sums of the values before each place. Integers, so sums between two places are
+    their exact difference."""
+    before_CT = np.zeros((len(value_CT), value_CT.shape[1] + 1), dtype)
+    np.cumsum(value_CT, axis=1, out=before_CT[:, 1:])
+    return before_CT
+
+
+def _in_order_of_time(index_T: np.ndarray, list_T: np.ndarray, age_T: np.ndarray) -> np.ndarray:
     """Sorts the indices by list, then oldest first; equal ages keep the order of arrival."""
     sort_key_T = list_T[index_T] * _MAX_AGE_MS - age_T[index_T]
     if (sort_key_T[1:] >= sort_key_T[:-1]).all():  # nearly all lists arrive in order
@@ -199,29 +202,26 @@ def _grouped(key_T: np.ndarray, list_T: np.ndarray) -> tuple[np.ndarray, np.ndar
     return order, (key_T[1:] == key_T[:-1]) & (list_T[1:] == list_T[:-1])
 
 
-def _deduplicated(index_T: np.ndarray, lists: TokenLists, list_T: np.ndarray) -> np.ndarray:
+def _deduplicated(
+    index_T: np.ndarray, time_ms_T: np.ndarray, event_T: np.ndarray, list_T: np.ndarray
+) -> np.ndarray:
     """Removes the indices of duplicates of an earlier event. index_T: in order of time."""
-    time_T, key_T = lists.time_ms[index_T], list_T[index_T]
+    time_T, key_T = time_ms_T[index_T], list_T[index_T]
     tied = np.flatnonzero((time_T[1:] == time_T[:-1]) & (key_T[1:] == key_T[:-1]))
     if not len(tied):  # duplicates have the same time, so most lists need no search
         return index_T
     tied = np.union1d(tied, tied + 1)
-    order, repeated = _grouped(lists.event[index_T[tied]], key_T[tied])
+    order, repeated = _grouped(event_T[index_T[tied]], key_T[tied])
     repeated &= time_T[tied[order[1:]]] == time_T[tied[order[:-1]]]
     return np.delete(index_T, tied[order[1:][repeated]])
 
 
-def sums_between(values: Sequence[np.ndarray], bounds_SB: np.ndarray) -> np.ndarray:
-    """(C, S, W) sums of C arrays (T,) between neighbouring bounds."""
-    padded_CT = np.empty((len(values), len(values[0]) + 1))
-    for row_T, value_T in zip(padded_CT, values, strict=True):
-        row_T[:-1], row_T[-1] = value_T, 0.0
+def sums_to_last(value_CT: np.ndarray, bounds_SB: np.ndarray) -> np.ndarray:
+    """(C, S, W) sums of C arrays (T,) from each bound to the last one, the shortest first."""
+    padded_CT = np.zeros((len(value_CT), value_CT.shape[1] + 1))
+    padded_CT[:, :-1] = value_CT
     sums_CSB = np.add.reduceat(padded_CT, bounds_SB.ravel(), axis=1)
-    sums_CSB = sums_CSB.reshape(len(values), *bounds_SB.shape)
+    sums_CSB = sums_CSB.reshape(len(value_CT), *bounds_SB.shape)
     # For two equal bounds reduceat returns the value there, not 0.
-    return np.where(bounds_SB[:, 1:] > bounds_SB[:, :-1], sums_CSB[:, :, :-1], 0.0)
-
-
-def sums_to_last(values: Sequence[np.ndarray], bounds_SB: np.ndarray) -> np.ndarray:
-    """(C, S, W) sums of C arrays (T,) from each bound to the last one."""
-    return sums_between(values, bounds_SB)[:, :, ::-1].cumsum(axis=2)[:, :, ::-1]
+    sums_CSW = np.where(bounds_SB[:, 1:] > bounds_SB[:, :-1], sums_CSB[:, :, :-1], 0.0)
+    return sums_CSW[:, :, ::-1].cumsum(axis=2)

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from liveprofile.disk_tables import mapped_zeros
 from liveprofile.errors import InputError
 from liveprofile.events.validation import event_time_ms
-from liveprofile.features.entity import features_from_lists, parse_lists
+from liveprofile.features.entity import COLUMN_OF, features_from_lists, parse_lists
 from liveprofile.labels.feedback import LabelRecord
 from liveprofile.privacy.trained_users import user_key
 from liveprofile.progress import Progress
@@ -107,7 +107,7 @@ class LabelledEvents(NamedTuple):
         x_WF = mapped_zeros((len(rows_W), len(names)), np.float32)
         order = np.argsort(self.key_N[rows_W])
         key_W = self.key_N[rows_W][order]
-        done = 0
+        done, index = 0, [COLUMN_OF[name] for name in names]
         keys = (USER, "event_id", "event_ms")
 
         def has_wanted(file: Path) -> bool:  # lists are large
@@ -122,9 +122,8 @@ class LabelledEvents(NamedTuple):
             lists = table.select(_LIST_COLUMNS).take(pa.array(rows))
             for start in range(0, len(rows), _CHUNK_ROWS):
                 target_rows = order[position_n[rows[start : start + _CHUNK_ROWS]]]
-                columns = features_from_lists(_parse(lists.slice(start, _CHUNK_ROWS)), delay_days)
-                for f, name in enumerate(names):
-                    x_WF[target_rows, f] = columns[name]
+                features = features_from_lists(_parse(lists.slice(start, _CHUNK_ROWS)), delay_days)
+                x_WF[target_rows] = features[:, index]
             done += len(rows)
             on_progress("features", done, len(rows_W))
         return x_WF

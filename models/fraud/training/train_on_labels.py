@@ -223,7 +223,7 @@ def _evaluate_rules(
     model: FraudModel, rules: RuleSet, names: list[str], dataset: EventDataset
 ) -> dict[str, Any]:
     """Measures the rules with as many alerts as the model may have."""
-    score_M = model.score(dict(zip(names, dataset.labelled.x_NF.T, strict=True)))
+    score_M = model.score(dataset.labelled.x_NF[:, list(map(names.index, model.names))])
     suspicion_M = np.array(list(map(suspicion, match_rules(rules, names, dataset, score_M))))
     precision = average_precision_score(dataset.labelled.fraud_N, suspicion_M)
     return {

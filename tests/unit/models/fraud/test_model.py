@@ -30,7 +30,8 @@ class ScoredEvents(NamedTuple):
     model: FraudModel  # the shipped one
     rows: list[int]  # of ARRIVALS
     lists: EventLists  # of these rows
-    columns: dict[str, np.ndarray]
+    features: np.ndarray
+    x: np.ndarray  # those that the model reads
 
 
 def lists_of(arrivals, rows):
@@ -42,25 +43,25 @@ def lists_of(arrivals, rows):
 def shop():
     rows = [row for row in first_occurrences(ARRIVALS) if row > 200]
     model, lists = FraudModel.load(SHIPPED), lists_of(ARRIVALS, rows)
-    return ScoredEvents(model, rows, lists, model.columns(lists))
+    features = model.features(lists)
+    return ScoredEvents(model, rows, lists, features, model.matrix(features))
 
 
 def test_saved_model_gives_the_same_scores_and_files(shop, tmp_path):
     shop.model.save(tmp_path)
     loaded = FraudModel.load(tmp_path)
     assert loaded.version == shop.model.version
-    assert np.array_equal(loaded.score(shop.columns), shop.model.score(shop.columns))
+    assert np.array_equal(loaded.score(shop.x), shop.model.score(shop.x))
     loaded.save(tmp_path / "again")
     for name in (CARD_FILE, TREES_FILE):
         assert (tmp_path / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 
 
 def test_score_does_not_depend_on_the_batch(shop):
-    scores = shop.model.score(shop.columns)
+    scores = shop.model.score(shop.x)
     assert scores.max() > 0.9
     for row in (0, 17, len(scores) - 1):
-        single = {name: values[row : row + 1] for name, values in shop.columns.items()}
-        assert shop.model.score(single)[0] == scores[row]
+        assert shop.model.score(shop.x[row : row + 1])[0] == scores[row]
 
 
 @pytest.mark.parametrize(
@@ -119,11 +120,11 @@ def test_each_feature_is_in_one_group_except_event_types():
 
 def test_first_reason_is_the_only_feature_that_the_model_uses(shop):
     model = one_feature_model("user_purchases_7d", 3)
-    x = model.matrix(shop.columns)
-    flagged = np.flatnonzero(model.score(shop.columns) > 0.5)[:5]
+    x = model.matrix(shop.features)
+    flagged = np.flatnonzero(model.score(x) > 0.5)[:5]
     assert len(flagged)
     for row, reasons in zip(flagged, explain(model, shop.lists, x, flagged), strict=True):
-        count = shop.columns["user_purchases_7d"][row]
+        count = x[row, model.names.index("user_purchases_7d")]
         first = reasons[0]
         assert (first.code, first.value, first.usual) == ("BURST", count, 0.0)
         words = f"purchases in the last 7 days: {count:.0f}, usually 0"
@@ -136,17 +137,17 @@ def test_first_reason_is_the_only_feature_that_the_model_uses(shop):
 
 def test_reason_names_the_type_of_an_earlier_event(shop):
     model = one_feature_model("user_type_2_before", -1)  # types are numbers from 0
-    flagged = np.flatnonzero(~np.isnan(shop.columns["user_type_2_before"]))[:3]
-    for place, reasons in zip(
-        flagged, explain(model, shop.lists, model.matrix(shop.columns), flagged), strict=True
-    ):
-        name = SCORED_TYPES[int(shop.columns["user_type_2_before"][place])]
+    x = model.matrix(shop.features)
+    type_2 = x[:, model.names.index("user_type_2_before")]
+    flagged = np.flatnonzero(~np.isnan(type_2))[:3]
+    for place, reasons in zip(flagged, explain(model, shop.lists, x, flagged), strict=True):
+        name = SCORED_TYPES[int(type_2[place])]
         words = f"order of this user's last events: type of the event 2 before: {name}"
         assert (reasons[0].code, reasons[0].sentence) == ("ORDER", words)
 
 
 def test_drop_of_an_earlier_event_equals_a_history_without_it(shop):
-    model, x = shop.model, shop.model.matrix(shop.columns)
+    model, x = shop.model, shop.x
     for place in np.argsort(-model.log_odds(x)):
         reasons = explain(model, shop.lists, x, np.array([place]))[0]
         earlier = [reason for reason in reasons if reason.code == EARLIER_EVENT and reason.value]
@@ -159,7 +160,7 @@ def test_drop_of_an_earlier_event_equals_a_history_without_it(shop):
         if (removed.user, removed.amount) == (own.user, reason.value):
             # Also without its labels and its duplicates.
             kept = [one for one in ARRIVALS[: row + 1] if removed not in (one, one[0])]
-            alone = model.matrix(model.columns(lists_of(kept, [len(kept) - 1])))
+            alone = model.matrix(model.features(lists_of(kept, [len(kept) - 1])))
             drops.append(float((model.log_odds(x[place : place + 1]) - model.log_odds(alone))[0]))
     assert reason.weight == pytest.approx(min(drops, key=lambda each: abs(each - reason.weight)))
     assert f"of {reason.value:,.2f}" in reason.sentence

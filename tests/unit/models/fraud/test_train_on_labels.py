@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from liveprofile.errors import InputError
-from liveprofile.features.entity import ORDER_FEATURES, features_from_lists, parse_lists
+from liveprofile.features.entity import COLUMN_OF, ORDER_FEATURES, features_from_lists, parse_lists
 from liveprofile.privacy import trained_users
 from liveprofile.privacy.trained_users import erase_rows, user_key
 from liveprofile.resources import product_path
@@ -154,8 +154,8 @@ def test_features_equal_those_of_the_scoring_pipeline(labelled_events):
     batch = read_rows([EVENTS[row].user for row in rows], texts)
     expected = features_from_lists(parse_lists(batch), DELAY)
     x_WF = labelled_events.features(rows, names, DELAY)
-    for column, name in zip(x_WF.T, names, strict=True):
-        np.testing.assert_array_equal(column, expected[name].astype(np.float32), name)
+    index = [COLUMN_OF[name] for name in names]
+    np.testing.assert_array_equal(x_WF, expected[:, index].astype(np.float32))
     assert x_WF[:, names.index("device_frauds_7d")].any()
 
 
