@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_left, insort
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -45,7 +46,7 @@ def evaluate_rules(
         value = columns[rule.value]
         true = rule.condition(columns, rows) & np.isfinite(value)
         if rule.types:
-            true &= np.isin(columns["event_type"], rule.types)
+            true &= reduce(np.logical_or, (columns["event_type"] == each for each in rule.types))
         for row in np.flatnonzero(true).tolist():
             matches[row].append(_rule_match(rule, columns, row))
     return matches

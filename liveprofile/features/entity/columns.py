@@ -16,6 +16,7 @@ from liveprofile.features.entity.past_events import (
     EventLists,
     PastEvents,
     counts_before,
+    of_owners,
     sums_to_last,
     type_letter,
 )
@@ -105,11 +106,11 @@ def list_columns(rows: EventLists, delay_ms: int) -> tuple[np.ndarray, np.ndarra
     large_T, tiny_T = ratio_T > LARGE_RATIO, past.amount_T <= TINY_AMOUNT
     marks = (bought_T & large_T, bought_T & tiny_T, past.fraud_T)
     before_CT = counts_before(np.concatenate([counted_CT, marks, first_KT[:1], last_KT]))
-    count_CWS = before_CT[:, past.end_S][:, None] - before_CT[:, bound_WS]
+    count_CWS = before_CT[:, None, past.end_S] - before_CT.take(bound_WS, axis=1)
     events_WS = past.end_S - bound_WS
     summed_CT = bought_T * np.array([past.amount_T, np.minimum(ratio_T, MAX_RATIO)])
     bound_SB = np.concatenate([bound_WS[::-1], [past.end_S]]).T
-    sum_CWS = np.moveaxis(sums_to_last(summed_CT, bound_SB), 1, 2)
+    sum_CWS = sums_to_last(summed_CT, bound_SB).swapaxes(1, 2)
     bought_WS = count_CWS[_PURCHASES]
     divisor_WS = np.maximum(bought_WS, 1)
     mean_CWS = np.where(bought_WS > 0, sum_CWS / divisor_WS, np.nan)
@@ -136,17 +137,16 @@ def _amount_columns(
     earlier_T = bought_T.copy()
     earlier_T[past.end_S[past.end_S > past.start_S] - 1] = False
     bound_SB = np.array([past.start_S, month_S, past.end_S]).T
-    count_WS, sum_WS = np.moveaxis(
-        sums_to_last(np.array([earlier_T, earlier_T * past.amount_T]), bound_SB), 1, 2
-    )
+    earlier_CT = np.array([earlier_T, earlier_T * past.amount_T])
+    count_WS, sum_WS = sums_to_last(earlier_CT, bound_SB).swapaxes(1, 2)
     divisor_WS = np.maximum(count_WS, 1)
     mean_WS = sum_WS / divisor_WS
     # Deviations from each list's mean keep precision: squares of large amounts in one list would
     # cancel the digits of small ones in another.
-    deviation_WT = np.where(earlier_T, past.amount_T - mean_WS[:, past.list_T], 0.0)
+    deviation_WT = np.where(earlier_T, past.amount_T - mean_WS.take(past.list_T, axis=1), 0.0)
     square_WSW = sums_to_last(deviation_WT**2, bound_SB)
     spread_WS = np.sqrt(square_WSW[[0, 1], :, [0, 1]] / divisor_WS)
-    amount_S = np.tile(amount_n, len(past.end_S) // max(len(amount_n), 1))
+    amount_S = of_owners(amount_n)
     known_WS = count_WS >= MIN_EARLIER_PURCHASES
     compared_WS = known_WS & past.own(bought_T)
     columns_CWS = np.where(

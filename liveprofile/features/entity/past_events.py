@@ -99,22 +99,23 @@ class PastEvents:
     """
 
     def __init__(self, rows: EventLists):
-        lists, owners = (rows.user_lists, rows.entity_lists), 1 + len(ENTITY_NAMES)
-        size_S = np.concatenate([np.diff(each.starts) for each in lists])
+        lists = (rows.user_lists, rows.entity_lists)
+        size_S = np.concatenate([each.starts[1:] - each.starts[:-1] for each in lists])
         letter_T, time_ms_T, event_T, amount_T = map(
             np.concatenate, zip(*(each[1:5] for each in lists), strict=True)
         )
         list_T = np.repeat(np.arange(len(size_S)), size_S)
-        age_T = np.repeat(np.tile(rows.event_ms, owners), size_S) - time_ms_T
+        age_T = np.repeat(of_owners(rows.event_ms), size_S) - time_ms_T
         past_T, is_event_T = age_T >= 0, is_event(letter_T)
-        index_T = np.flatnonzero(is_event_T & past_T)
-        index_T = _in_order_of_time(index_T, list_T, age_T)
+        sort_key_T = list_T * _MAX_AGE_MS - age_T
+        index_T = _in_order_of_time(np.flatnonzero(is_event_T & past_T), sort_key_T)
         index_T = _deduplicated(index_T, time_ms_T, event_T, list_T)
         self.list_T, self.age_T = list_T[index_T], age_T[index_T]
         self.amount_T, self.letter_T = amount_T[index_T], letter_T[index_T]
-        self._sort_key_T = self.list_T * _MAX_AGE_MS - self.age_T
-        self._list_key_S = np.arange(len(size_S)) * _MAX_AGE_MS
-        self.start_S, self.end_S = self.index_before(_MAX_AGE_MS, 0)
+        self._sort_key_T = sort_key_T[index_T]
+        events_S = np.bincount(self.list_T, minlength=len(size_S))
+        self.end_S = np.cumsum(events_S)
+        self.start_S = self.end_S - events_S
         of_users = int(self.start_S[len(rows.event_ms)]) if len(size_S) else 0
         # (5, T) int32: the entities of a user's events, the user of an entity's events; else 0.
         self.key_KT = np.full((len(ENTITY_NAMES), len(index_T)), MISSING, np.int32)
@@ -123,8 +124,7 @@ class PastEvents:
         self.key_KT[0, of_users:] = rows.entity_lists.ids[0, in_entity_lists]
         # Whether an event is a known fraud; list and age of each known fraud's label.
         self.fraud_T = np.zeros(len(index_T), bool)
-        index_L = np.flatnonzero(~is_event_T & past_T)
-        index_L = _in_order_of_time(index_L, list_T, age_T)[::-1]
+        index_L = _in_order_of_time(np.flatnonzero(~is_event_T & past_T), sort_key_T)[::-1]
         key_U = (list_T << _HASH_BITS) + event_T
         # np.unique returns the first of equal keys: the latest label of an event, which counts.
         key_L, first_L = np.unique(key_U[index_L], return_index=True)
@@ -138,7 +138,7 @@ class PastEvents:
 
     def index_before(self, *ages_ms: int) -> np.ndarray:
         """(B, S) the index after each list's last event that is at least as old as each age."""
-        key_BS = self._list_key_S - np.array(ages_ms)[:, None]
+        key_BS = np.arange(len(self.end_S)) * _MAX_AGE_MS - np.array(ages_ms)[:, None]
         return np.searchsorted(self._sort_key_T, key_BS, side="right")
 
     def own(self, value_T: np.ndarray) -> np.ndarray:
@@ -153,7 +153,7 @@ class PastEvents:
         Both are false for missing keys.
         """
         index = np.flatnonzero(self.key_KT)
-        column = len(self._list_key_S) * np.arange(len(self.key_KT))[:, None]
+        column = len(self.end_S) * np.arange(len(self.key_KT))[:, None]
         order, repeated = _grouped(
             self.key_KT.ravel()[index], (self.list_T + column).ravel()[index]
         )
@@ -168,8 +168,14 @@ class PastEvents:
         """Returns (T,) the number of earlier events in the mask and (T,) their mean amount."""
         parts_T = np.rint(np.where(mask_T, self.amount_T, 0.0) * _PARTS_PER_UNIT).astype(np.int64)
         before_CT = counts_before(np.array([mask_T, parts_T]), np.int64)
-        count_T, parts_T = before_CT[:, :-1] - before_CT[:, self.start_S[self.list_T]]
+        before_list_CT = before_CT.take(self.start_S, axis=1).take(self.list_T, axis=1)
+        count_T, parts_T = before_CT[:, :-1] - before_list_CT
         return count_T, parts_T / _PARTS_PER_UNIT / np.maximum(count_T, 1)
+
+
+def of_owners(value_n: np.ndarray) -> np.ndarray:
+    """(S,) what the event of each list has."""
+    return np.concatenate([value_n] * (1 + len(ENTITY_NAMES)))
 
 
 def counts_before(value_CT: np.ndarray, dtype: type = np.int32) -> np.ndarray:
@@ -180,9 +186,9 @@ def counts_before(value_CT: np.ndarray, dtype: type = np.int32) -> np.ndarray:
     return before_CT
 
 
-def _in_order_of_time(index_T: np.ndarray, list_T: np.ndarray, age_T: np.ndarray) -> np.ndarray:
+def _in_order_of_time(index_T: np.ndarray, sort_key_U: np.ndarray) -> np.ndarray:
     """Sorts the indices by list, then oldest first; equal ages keep the order of arrival."""
-    sort_key_T = list_T[index_T] * _MAX_AGE_MS - age_T[index_T]
+    sort_key_T = sort_key_U[index_T]
     if (sort_key_T[1:] >= sort_key_T[:-1]).all():  # nearly all lists arrive in order
         return index_T
     return index_T[np.argsort(sort_key_T, kind="stable")]
