@@ -54,7 +54,7 @@ def run_profile_pipeline(
     _configure(t_env, settings)
     register_person_id(t_env, settings)
     t_env.execute_sql(source)
-    profile_views.create(t_env, "source", settings, streaming=False)
+    event_views.create_views(t_env, profile_views.queries("source", settings, streaming=False))
     t_env.execute_sql(tables.file_sink("sink", rows, training_rows.columns_sql(schema)))
     t_env.execute_sql(f"INSERT INTO sink {profile_rows(schema)}").wait()
 
@@ -71,7 +71,7 @@ def run_scoring_pipeline(
     register_person_id(t_env, settings)
     t_env.execute_sql(source)
     t_env.execute_sql(labels)
-    scoring_views.create(t_env, "source", "label_source", settings)
+    event_views.create_views(t_env, scoring_views.queries("source", "label_source", settings))
     t_env.execute_sql(
         tables.file_sink("sink", rows, training_rows.columns_sql(training_rows.SCORING))
     )

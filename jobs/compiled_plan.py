@@ -2,19 +2,35 @@
 
 A compiled plan has a state TTL for each operator, where table.exec.state.ttl is one value for all.
 Its nodes can have ids that do not depend on other nodes, and an exchange can be removed from it.
+
+Planning takes seconds of CPU time, so a folder of the user keeps the last plans. A plan contains
+neither options of tables, such as a password, nor Python functions, only their names: the job
+registers both anew.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import re
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from pyflink.java_gateway import get_gateway
 from pyflink.table import TableEnvironment, TableResult
+from pyflink.version import __version__ as FLINK_VERSION
 
+from jobs.sql.event_views import create_views
+
+MAX_PLANS = 50  # of the last jobs
+# An option of a table that is no part of its plan: where records are, how the client reads them.
+_RUNTIME_OPTION = re.compile(r"'(?:path|topic|properties\.[\w.-]+)' = '(?:[^']|'')*',? ?")
 _SHORT_NAMES = "table.exec.simplify-operator-name-enabled"
 
 # What may have an id that changes: these nodes keep nothing in a checkpoint.
@@ -48,6 +64,15 @@ class Override(NamedTuple):
     chained: bool = False
 
 
+class Statements(NamedTuple):
+    """The SQL of a pipeline, whose functions are registered already."""
+
+    tables: Sequence[str]  # DDL
+    views: Mapping[str, str]  # queries by name, in order
+    inserts: Sequence[str]
+    texts: Mapping[str, str]  # replaces literals of the inserts once they are planned
+
+
 class CompiledPlan:
     """INSERT statements compiled together, so that shared views are computed once.
 
@@ -61,19 +86,21 @@ class CompiledPlan:
     def __init__(
         self,
         t_env: TableEnvironment,
-        inserts: Sequence[str],
+        statements: Sequence[Statements],
         overrides: Sequence[Override] = (),
         node_ids: Sequence[NodeId] = (),
     ):
         self._t_env = t_env
-        # The plan contains the tables' options, perhaps a password: this folder is private.
-        with tempfile.TemporaryDirectory(prefix="liveprofile-plan-") as folder:
-            path = Path(folder) / "plan.json"
-            statements = " ".join(f"{insert};" for insert in inserts)
-            t_env.execute_sql(
-                f"COMPILE PLAN '{path.as_uri()}' FOR STATEMENT SET BEGIN {statements} END"
-            )
-            self.plan = json.loads(path.read_text(encoding="utf-8"))
+        t_env.get_config().set("table.plan.compile.catalog-objects", "SCHEMA")
+        for pipeline in statements:
+            for table in pipeline.tables:
+                t_env.execute_sql(table)
+        file = cache_folder() / f"{_digest(t_env, statements)}.json"
+        try:
+            self.plan = _read(file, statements)
+        except (OSError, ValueError):  # missing, or broken
+            _compile(t_env, statements, file)
+            self.plan = _read(file, statements)
         if node_ids:
             self._renumber(node_ids)
         for override in overrides:
@@ -134,6 +161,67 @@ class CompiledPlan:
             path = Path(folder) / "plan.json"
             path.write_text(json.dumps(self.plan), encoding="utf-8")
             return self._t_env.execute_sql(f"EXECUTE PLAN '{path.as_uri()}'")
+
+
+def cache_folder() -> Path:
+    """The folder for plans, which only this user can read."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "liveprofile", "plans")
+    try:
+        folder = folder.expanduser()
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
+    except (OSError, RuntimeError):  # read-only, another user's, no home
+        return Path(tempfile.mkdtemp(prefix="liveprofile-plan-"))
+    return folder
+
+
+def _digest(t_env: TableEnvironment, statements: Sequence[Statements]) -> str:
+    """Of everything that the plan depends on."""
+    config, java = t_env.get_config()._j_table_config, get_gateway().jvm.java
+    options = dict(config.getRootConfiguration().toMap()) | dict(config.getConfiguration().toMap())
+    functions = java.lang.Class.forName("liveprofile.ParseEvent")
+    jar = Path(functions.getProtectionDomain().getCodeSource().getLocation().getPath())
+    code = {
+        name: module.__loader__.get_source(name)
+        for name, module in sys.modules.items()
+        if name.startswith(("jobs.", "udfs."))
+    }
+    parts = (
+        FLINK_VERSION,
+        hashlib.sha256(jar.read_bytes()).hexdigest(),
+        code,
+        {name: value for name, value in options.items() if name.startswith("table.")},
+        [
+            ([_RUNTIME_OPTION.sub("", table) for table in tables], views, inserts)
+            for tables, views, inserts, _ in statements
+        ],
+    )
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _compile(t_env: TableEnvironment, statements: Sequence[Statements], file: Path) -> None:
+    """Writes the plan to `file` at once, and removes older ones beside it."""
+    for pipeline in statements:
+        create_views(t_env, pipeline.views)
+    inserts = " ".join(f"{insert};" for pipeline in statements for insert in pipeline.inserts)
+    unfinished = file.with_suffix(f".{os.getpid()}")
+    unfinished.unlink(missing_ok=True)
+    t_env.execute_sql(f"COMPILE PLAN '{unfinished.as_uri()}' FOR STATEMENT SET BEGIN {inserts} END")
+    unfinished.replace(file)
+    with suppress(FileNotFoundError):  # another job removes them, too
+        plans = sorted(file.parent.iterdir(), key=lambda each: each.stat().st_mtime)
+        for old in plans[:-MAX_PLANS]:
+            old.unlink()
+
+
+def _read(file: Path, statements: Sequence[Statements]) -> dict[str, Any]:
+    """Raises OSError or ValueError."""
+    content = file.read_text("utf-8")
+    os.utime(file)
+    for pipeline in statements:
+        for literal, text in pipeline.texts.items():
+            content = content.replace(literal, text)
+    return json.loads(content)
 
 
 def _matches(node: dict[str, Any], node_type: str, description: str) -> bool:

@@ -19,9 +19,8 @@ from typing import Any, NamedTuple
 from pyflink.table import EnvironmentSettings, StreamTableEnvironment, TableEnvironment
 
 from jobs import savepoint
-from jobs.compiled_plan import CompiledPlan, NodeId, Override
+from jobs.compiled_plan import CompiledPlan, NodeId, Override, Statements
 from jobs.sql import event_views, profile_views, scoring_views, tables
-from jobs.sql.event_views import create_view
 from liveprofile.errors import ConfigError, LiveprofileError
 from liveprofile.feeds.users import follow_merges
 from liveprofile.kafka.offsets import bootstrap_group, committed_offsets
@@ -34,6 +33,9 @@ from udfs.scoring.udf import scoring_udf
 MAX_FAILED_CHECKPOINTS = 60  # consecutive ones after which the job goes on, as on a full disk
 # Between two checks whether a batch waits: it waits up to twice as long, and its alerts with it.
 BUNDLE_TIME_MS = 20
+
+# Stand for topics while the inserts are planned: jobs with other topics have the same plan.
+REJECTED, LATE = "<rejected>", "<late>"
 
 _OVER = "stream-exec-over-aggregate"
 
@@ -107,15 +109,15 @@ def rejected_records(settings: Settings, source: str, original: str | None = Non
     return f"""
         SELECT CAST(NULL AS STRING),
             CASE WHEN {is_long} THEN LEFT(payload, {chars}) ELSE payload END,
-            '{settings.topics.rejected}',
+            '{REJECTED}',
             CASE WHEN {is_long} THEN {record_headers(**headers, **truncated)}
                 ELSE {record_headers(**headers)} END
         FROM {source}"""
 
 
-def late_records(settings: Settings) -> str:
+def late_records() -> str:
     return f"""
-        SELECT user_id, payload, '{settings.topics.late}',
+        SELECT user_id, payload, '{LATE}',
             {record_headers(lateness_ms="CAST(lateness_ms AS STRING)")}
         FROM late"""
 
@@ -186,16 +188,19 @@ def build(
     """
     configure(t_env, settings)
     register_person_id(t_env, settings, open_merges)
-    t_env.execute_sql(source)
-    t_env.execute_sql(sink)
-    profile_views.create(t_env, "source", settings, streaming=True)
     t_env.create_temporary_system_function("update_profile", update_profile)
-    create_view(t_env, "profiles", profiles())
-    inserts = [
-        f"INSERT INTO sink {rejected_records(settings, 'rejected', 'original')}",
-        f"INSERT INTO sink {rejected_records(settings, 'too_many')}",
-        f"INSERT INTO sink {late_records(settings)}",
-        f"INSERT INTO sink {output_messages('profiles')}",
+    statements = [
+        Statements(
+            [source, sink],
+            profile_views.queries("source", settings, streaming=True) | {"profiles": profiles()},
+            [
+                f"INSERT INTO sink {rejected_records(settings, 'rejected', 'original')}",
+                f"INSERT INTO sink {rejected_records(settings, 'too_many')}",
+                f"INSERT INTO sink {late_records()}",
+                f"INSERT INTO sink {output_messages('profiles')}",
+            ],
+            {REJECTED: settings.topics.rejected, LATE: settings.topics.late},
+        )
     ]
     overrides = [
         Override(
@@ -212,24 +217,26 @@ def build(
         Override(_OVER, savepoint.HISTORY, chained=True),
     ]
     if scoring_tables is not None:
-        inserts += add_scoring_pipeline(t_env, settings, scoring_tables)
+        statements.append(scoring_pipeline(t_env, settings, scoring_tables))
         overrides += scoring_overrides(settings)
-    return CompiledPlan(t_env, inserts, overrides, node_ids)
+    return CompiledPlan(t_env, statements, overrides, node_ids)
 
 
-def add_scoring_pipeline(
+def scoring_pipeline(
     t_env: TableEnvironment, settings: Settings, scoring_tables: ScoringTables
-) -> list[str]:
-    """Adds the scoring pipeline with its own source and sink, so that windows never delay it."""
-    for table in (scoring_tables.source, scoring_tables.labels, scoring_tables.sink):
-        t_env.execute_sql(table)
-    scoring_views.create(t_env, "scoring_source", "label_source", settings)
+) -> Statements:
+    """The scoring pipeline has its own source and sink, so windows never delay it."""
     t_env.create_temporary_system_function("score_event", scoring_tables.score_event)
-    create_view(t_env, "scores", scores())
-    return [
-        f"INSERT INTO scoring_sink {rejected_records(settings, 'rejected_labels')}",
-        f"INSERT INTO scoring_sink {output_messages('scores')}",
-    ]
+    views = scoring_views.queries("scoring_source", "label_source", settings)
+    return Statements(
+        [scoring_tables.source, scoring_tables.labels, scoring_tables.sink],
+        views | {"scores": scores()},
+        [
+            f"INSERT INTO scoring_sink {rejected_records(settings, 'rejected_labels')}",
+            f"INSERT INTO scoring_sink {output_messages('scores')}",
+        ],
+        {REJECTED: settings.topics.rejected},
+    )
 
 
 def scoring_overrides(settings: Settings) -> list[Override]:

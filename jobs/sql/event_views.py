@@ -11,6 +11,8 @@ Each docstring ends with the columns of the view.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pyflink.table import TableEnvironment
 
 from jobs.sql import expressions as sql
@@ -50,12 +52,13 @@ def register_functions(t_env: TableEnvironment) -> None:
         t_env.create_java_temporary_system_function(name, f"liveprofile.{of_class}")
 
 
-def create_view(t_env: TableEnvironment, name: str, query: str) -> None:
-    """Creates a temporary view that keeps the planned query.
+def create_views(t_env: TableEnvironment, queries: Mapping[str, str]) -> None:
+    """Creates temporary views that keep the planned queries.
 
     CREATE VIEW keeps the text, which the planner parses again for each view and sink above it.
     """
-    t_env.create_temporary_view(name, t_env.sql_query(query))
+    for name, query in queries.items():
+        t_env.create_temporary_view(name, t_env.sql_query(query))
 
 
 def timed(source: str, settings: Settings) -> str:

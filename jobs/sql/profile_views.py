@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from jobs.sql import event_views
 from jobs.sql import expressions as sql
-from jobs.sql.event_views import RECORD, create_view
+from jobs.sql.event_views import RECORD
 from liveprofile.features import baselines
 from liveprofile.settings import LimitSettings, Settings, WindowSettings
 from liveprofile.wire import histories, token_columns, window_events
@@ -209,8 +209,8 @@ def profile_input() -> str:
               FROM window_contributions)"""
 
 
-def create(t_env, source: str, settings: Settings, *, streaming: bool) -> None:
-    """Registers the views over a source table (jobs/sql/tables.py), in the order of the path."""
+def queries(source: str, settings: Settings, *, streaming: bool) -> dict[str, str]:
+    """The views over a source table (jobs/sql/tables.py) by name, in the order of the path."""
     if streaming:
         views = {
             "timed": event_views.timed(source, settings),
@@ -238,7 +238,4 @@ def create(t_env, source: str, settings: Settings, *, streaming: bool) -> None:
         ),
         "profile_input": profile_input(),
     }
-    if streaming:
-        views["late"] = late(settings)
-    for name, query in views.items():
-        create_view(t_env, name, query)
+    return views | ({"late": late(settings)} if streaming else {})

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from jobs.sql import event_views
 from jobs.sql import expressions as sql
-from jobs.sql.event_views import create_view
 from liveprofile.features.entity import SCORED_TYPES
 from liveprofile.settings import Settings
 from liveprofile.wire import scored_events
@@ -188,9 +187,9 @@ def list_views(settings: Settings) -> dict[str, str]:
     return views | {"scoring_input": scoring_input(source)}
 
 
-def create(t_env, source: str, labels: str, settings: Settings) -> None:
-    """Registers the views over two source tables (jobs/sql/tables.py), in the order of the path."""
-    views = {
+def queries(source: str, labels: str, settings: Settings) -> dict[str, str]:
+    """The views over two source tables (jobs/sql/tables.py) by name, in the order of the path."""
+    return {
         "scoring_parsed": parsed(settings, source),
         **(
             {"scoring_identified": event_views.identified("scoring_parsed")}
@@ -207,5 +206,3 @@ def create(t_env, source: str, labels: str, settings: Settings) -> None:
         "all_tokens": "SELECT * FROM event_tokens UNION ALL SELECT * FROM label_tokens",
         **list_views(settings),
     }
-    for name, query in views.items():
-        create_view(t_env, name, query)

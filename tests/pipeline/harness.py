@@ -14,6 +14,7 @@ from jobs import backfill_job, profile_job
 from jobs.compiled_plan import CompiledPlan
 from jobs.sql import expressions as sql
 from jobs.sql import scoring_views, tables
+from jobs.sql.event_views import create_views
 from liveprofile.feeds.feed import Fixed
 from liveprofile.feeds.users import follow_merges
 from liveprofile.settings import Settings
@@ -201,8 +202,8 @@ def run_scoring_pipeline(
     scoring = scoring_tables(
         settings, paths["events"], paths["labels"], folder / "sent", open_feeds
     )
-    inserts = profile_job.add_scoring_pipeline(t_env, settings, scoring)
-    CompiledPlan(t_env, inserts, profile_job.scoring_overrides(settings)).execute().wait()
+    statements = profile_job.scoring_pipeline(t_env, settings, scoring)
+    CompiledPlan(t_env, [statements], profile_job.scoring_overrides(settings)).execute().wait()
     return ScoringOutput(sink, list(read_sent(folder / "sent")))
 
 
@@ -240,7 +241,7 @@ def run_scoring_views(
         t_env.execute_sql(
             source_table(paths[file], settings, name=name, watermark=False, **arrival)
         )
-    scoring_views.create(t_env, "scoring_source", "label_source", settings)
+    create_views(t_env, scoring_views.queries("scoring_source", "label_source", settings))
     t_env.execute_sql(tables.file_sink("sink", folder / "rows", "user_id STRING, parts STRING"))
     t_env.execute_sql("INSERT INTO sink SELECT user_id, parts FROM scoring_input").wait()
     return [ScoringInput(**row) for row in read_rows(folder / "rows")]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pyflink.table import EnvironmentSettings, StreamTableEnvironment, TableEnvironment
+from pyflink.table import EnvironmentSettings, StreamTableEnvironment
 
 from jobs import profile_job, savepoint
 from jobs.compiled_plan import FIRST_STATELESS_ID, CompiledPlan
@@ -15,7 +17,6 @@ from jobs.sql import tables
 from liveprofile.flink.jars import JARS
 from liveprofile.privacy.places import STATES
 from liveprofile.settings import load
-from tests.pipeline import harness
 from udfs.profile.udf import profile_udf
 
 pytestmark = pytest.mark.pipeline
@@ -29,34 +30,41 @@ WITHOUT_STATE = {
 ENDED_BY_WATERMARK = {"local-window-aggregate", "global-window-aggregate"}
 
 
-def build(folder: Path, with_scoring: bool, parallelism: int = 2) -> CompiledPlan:
-    settings = load(
-        job={"parallelism": parallelism},
-        state={"dedup_ttl_ms": 7_200_000, "user_ttl_ms": 86_400_000},
+def job_plan(**sections: dict[str, Any]) -> CompiledPlan:
+    """The plan of the job as it is submitted."""
+    settings = load(**sections)
+    t_env = StreamTableEnvironment.create(
+        environment_settings=EnvironmentSettings.in_streaming_mode()
     )
-    events, labels, sent = (folder / name for name in ("events.json", "labels.json", "sent"))
+    jars = [jar.resolve().as_uri() for jar in (JARS / "flink").glob("*.jar")]
+    t_env.get_config().set("pipeline.jars", ";".join(jars))
     return profile_job.build(
-        TableEnvironment.create(EnvironmentSettings.in_streaming_mode()),
+        t_env,
         settings,
-        source=harness.source_table(events, settings),
-        sink=tables.file_sink("sink", sent, harness.SINK_COLUMNS),
+        source=tables.kafka_source("source", settings),
+        sink=tables.kafka_sink("sink", settings),
         update_profile=profile_udf(settings),
         scoring_tables=(
-            harness.scoring_tables(settings, events, labels, sent) if with_scoring else None
+            profile_job.kafka_scoring_tables(settings) if settings.scoring.enabled else None
         ),
+        node_ids=NODE_IDS,
     )
 
 
+PROFILES_ONLY = {"scoring": {"enabled": False}}
+TTLS = {"state": {"dedup_ttl_ms": 7_200_000, "user_ttl_ms": 86_400_000}}
+
+
 @pytest.fixture(scope="module")
-def profile_plan(tmp_path_factory: pytest.TempPathFactory) -> CompiledPlan:
+def profile_plan() -> CompiledPlan:
     """The profile pipeline alone."""
-    return build(tmp_path_factory.mktemp("plan"), with_scoring=False)
+    return job_plan(**PROFILES_ONLY, **TTLS)
 
 
 @pytest.fixture(scope="module")
-def full_plan(tmp_path_factory: pytest.TempPathFactory) -> CompiledPlan:
+def full_plan() -> CompiledPlan:
     """Both pipelines."""
-    return build(tmp_path_factory.mktemp("plan"), with_scoring=True)
+    return job_plan(**TTLS)
 
 
 def node_types(plan: CompiledPlan) -> list[str]:
@@ -137,32 +145,9 @@ def test_only_window_counts_expire_early(full_plan: CompiledPlan) -> None:
     assert "partitionBy=[user_id, $" in description and ttl == "3930000 ms"
 
 
-def test_parallelism_1_needs_no_exchange_between_lists(
-    full_plan: CompiledPlan, tmp_path: Path
-) -> None:
-    at_1 = build(tmp_path, with_scoring=True, parallelism=1)
+def test_parallelism_1_needs_no_exchange_between_lists(full_plan: CompiledPlan) -> None:
+    at_1 = job_plan(**TTLS, job={"parallelism": 1})
     assert count(full_plan, "exchange") - count(at_1, "exchange") == len(savepoint.LISTS)
-
-
-def kafka_plan(**sections: dict[str, Any]) -> CompiledPlan:
-    """The plan of the job as it is submitted."""
-    settings = load(**sections)
-    t_env = StreamTableEnvironment.create(
-        environment_settings=EnvironmentSettings.in_streaming_mode()
-    )
-    jars = [jar.resolve().as_uri() for jar in (JARS / "flink").glob("*.jar")]
-    t_env.get_config().set("pipeline.jars", ";".join(jars))
-    return profile_job.build(
-        t_env,
-        settings,
-        source=tables.kafka_source("source", settings),
-        sink=tables.kafka_sink("sink", settings),
-        update_profile=profile_udf(settings),
-        scoring_tables=(
-            profile_job.kafka_scoring_tables(settings) if settings.scoring.enabled else None
-        ),
-        node_ids=NODE_IDS,
-    )
 
 
 def ids_with_state(plan: CompiledPlan) -> set[int]:
@@ -170,7 +155,7 @@ def ids_with_state(plan: CompiledPlan) -> set[int]:
 
 
 def test_job_that_follows_merges_restores_the_state_of_one_that_does_not() -> None:
-    plan = kafka_plan(merges={"enabled": True})
+    plan = job_plan(merges={"enabled": True})
     assert ids_with_state(plan) == {node.id for node in NODE_IDS}
     calls = [
         node["description"].count("person_id(")
@@ -182,7 +167,42 @@ def test_job_that_follows_merges_restores_the_state_of_one_that_does_not() -> No
 
 def test_ids_of_nodes_with_state_do_not_depend_on_other_nodes() -> None:
     """Staggered windows have further steps, and the scoring pipeline numbers the nodes anew."""
-    plan = kafka_plan(scoring={"enabled": False}, window={"stagger_ms": 60_000})
+    plan = job_plan(scoring={"enabled": False}, window={"stagger_ms": 60_000})
     assert ids_with_state(plan) == set(range(1, 9))
     with pytest.raises(ValueError, match="local-window-aggregate matches 0 known ids"):
         plan._renumber([node for node in NODE_IDS if "window" not in node.node_type])
+
+
+@pytest.fixture
+def plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the user's plans, which is empty."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "liveprofile" / "plans"
+
+
+def test_plan_of_an_earlier_job_is_that_of_a_job_with_other_services(plans: Path) -> None:
+    login = {"security_protocol": "SASL_SSL", "username": "me", "password": "it's secret"}
+    first = job_plan(**PROFILES_ONLY, kafka=login)
+    (file,) = plans.iterdir()
+    planned = file.read_text()
+    assert "secret" not in planned and plans.stat().st_mode & 0o777 == 0o700
+    other = PROFILES_ONLY | {"topics": {"prefix": "u-"}, "kafka": {"bootstrap_servers": "other:1"}}
+    cached = job_plan(**other)
+    assert list(plans.iterdir()) == [file]
+    file.write_text(planned[:-9])
+    assert job_plan(**other).plan == cached.plan != first.plan
+    assert file.read_text() == planned
+
+
+def test_job_with_another_setting_or_other_code_is_planned(
+    plans: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_plan(**PROFILES_ONLY)
+    job_plan(**PROFILES_ONLY, limits={"max_payload_chars": 9_999})
+    assert len(list(plans.iterdir())) == 2
+    name, source = "udfs.changed", plans.with_suffix(".py")
+    source.write_text("")
+    spec = importlib.util.spec_from_file_location(name, source)
+    monkeypatch.setitem(sys.modules, name, importlib.util.module_from_spec(spec))
+    job_plan(**PROFILES_ONLY)
+    assert len(list(plans.iterdir())) == 3
