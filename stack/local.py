@@ -1,6 +1,6 @@
 """Kafka, Cassandra and Flink in one folder; each folder is an independent stack.
 
-Example: `with Stack(folder) as stack: stack.submit(job, "--config", str(stack.config_file))`.
+Example: `with Stack(folder) as stack: flink_run(stack.rest_url, job, ["--config", ...])`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from liveprofile.errors import PortTakenError
-from liveprofile.flink import jars, submission
+from liveprofile.flink import jars
 from liveprofile.kafka.topics import create_topics
 from liveprofile.resources import ROOT
 from liveprofile.settings import load
@@ -209,18 +209,6 @@ class Stack:
         self.root.mkdir(parents=True, exist_ok=True)
         self.config_file.write_text(to_toml(self.settings()), "utf-8")
         return self.config_file
-
-    def submit(
-        self,
-        job: Path | str,
-        *args: str,
-        parallelism: int | None = None,
-        savepoint: str | None = None,
-        conf: Mapping[str, Any] | None = None,
-    ) -> str:
-        """Submits a PyFlink file to this cluster and returns the job id. Raises ServiceError."""
-        options = {"parallelism.default": parallelism or self.parallelism} | dict(conf or {})
-        return submission.flink_run(self.rest_url, job, args, savepoint=savepoint, conf=options)
 
     def status(self) -> dict[str, Any]:
         """{"config", "services": {name: {"pid", "address", "memory_mb", "log"}}}."""

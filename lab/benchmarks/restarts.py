@@ -21,6 +21,7 @@ from cli.submission import JOB
 from liveprofile.errors import ServiceError
 from liveprofile.flink import java, rest
 from liveprofile.flink.rest import wait_until_running
+from liveprofile.flink.submission import flink_run
 from liveprofile.kafka.topics import create_topics
 from liveprofile.settings import load
 from liveprofile.storage.schema import create_schema
@@ -76,7 +77,7 @@ class RestartableJob:
         self.submit()
 
     def submit(self) -> None:
-        self.job_id = self.stack.submit(JOB, "--config", str(self.stack.config_file))
+        self.job_id = flink_run(self.stack.rest_url, JOB, ["--config", str(self.stack.config_file)])
         self.submissions += 1
         self.wait()
 

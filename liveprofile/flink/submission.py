@@ -46,7 +46,6 @@ def flink_run(
     python: Path | str | None = None,
     pyfs: Sequence[Path | str] = (),
     savepoint: str | None = None,
-    conf: Mapping[str, Any] | None = None,
 ) -> str:
     """Submits the PyFlink file `job` detached and returns its job id (32 hex digits).
 
@@ -55,16 +54,13 @@ def flink_run(
     this project's virtual environment.
     `pyfs`: zips or folders for the workers' Python path; empty means a new `code_archive`.
     `savepoint`: folder of a savepoint or retained checkpoint to start from.
-    `conf`: Flink options such as {"parallelism.default": 2}.
     Raises ServiceError with the reason if the submission fails.
     """
     jars.require()
     if not Path(job).is_file():
         raise ServiceError(f"no job file at {job}")
     overview(rest_url)  # raises one clear line if no cluster answers, before the client does
-    options = ["--detached", *(f"-D{key}={value}" for key, value in (conf or {}).items())]
-    if savepoint:
-        options += ["--fromSavepoint", savepoint]
+    options = ["--detached", *(["--fromSavepoint", savepoint] if savepoint else [])]
     python = python or ROOT / ".venv" / "bin" / "python"
     with tempfile.TemporaryDirectory(prefix="liveprofile-submit-") as name:
         folder = Path(name)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from liveprofile.flink import rest
+from liveprofile.flink.submission import flink_run
 from stack.local import Stack
 from tests.support import summary
 from tests.support.job_under_test import task_restarts
@@ -39,7 +40,7 @@ def test_job_recovers_when_operator_does_not_notice_the_death_of_its_worker(
         wait_until((tmp_path / step).exists)
 
     options = ("--calls", str(tmp_path), "--notice-s", str(NOTICE_S), "--pause-s", str(PAUSE_S))
-    job_id = stack.submit(JOB, *options)
+    job_id = flink_run(stack.rest_url, JOB, options)
     try:
         wait_for("called")
         worker = newest_worker(stack.taskmanager)
