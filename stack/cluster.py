@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -34,16 +35,17 @@ TASKMANAGER_CLASS = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
 PYTHON_WORKER_MODULE = "pyflink.fn_execution"
 
 
-def _memory_options(folder: Path, process: str, dynamic: list[str]) -> tuple[list[str], list[str]]:
+@cache
+def _memory_options(folder: Path, process: str, options: str) -> tuple[list[str], list[str]]:
     """JVM options and Flink options that divide the configured process memory.
 
-    `process`: "JM" or "TM". `dynamic`: Flink options of the command line. Raises ServiceError if
-    Flink refuses the configuration.
+    `process`: "JM" or "TM". `options`: the content of config.yaml; a JVM reads it, for a second.
+    Raises ServiceError if Flink refuses it.
     """
     utilities = pyflink_home() / "bin" / "bash-java-utils.jar"
     main_class = "org.apache.flink.runtime.util.bash.BashJavaUtils"
     command = java_command(folder, main_class, *SHORT_LIVED_JVM_OPTIONS, extra_jar=utilities)
-    command += [f"GET_{process}_RESOURCE_PARAMS", "--configDir", str(folder / "conf"), *dynamic]
+    command += [f"GET_{process}_RESOURCE_PARAMS", "--configDir", str(folder / "conf")]
     done = subprocess.run(
         command, capture_output=True, text=True, env=environment(folder), check=False
     )
@@ -115,8 +117,9 @@ class _FlinkService(Service):
         self._temporary.mkdir()
 
     def _command(self, process: str, main_class: str, *dynamic: str) -> list[str]:
-        jvm, split = _memory_options(self.folder, process, list(dynamic))
-        arguments = ["--configDir", str(self.folder / "conf"), *split, *dynamic]
+        conf = self.folder / "conf"
+        jvm, split = _memory_options(self.folder, process, (conf / "config.yaml").read_text())
+        arguments = ["--configDir", str(conf), *split, *dynamic]
         command = java_command(self.folder, main_class, *jvm, process=self.name)
         return [*command, *arguments]
 
