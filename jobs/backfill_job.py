@@ -24,66 +24,41 @@ from liveprofile.wire import training_rows
 from udfs.person_id import register_person_id
 
 
-def profile_rows(schema: pa.Schema) -> str:
+def query(schema: pa.Schema) -> str:
+    """Selects the rows. Those of PROFILE_INPUT are the windows of a user one after the other."""
     columns = {
         "window_start_ms": f"{sql.epoch_ms('window_start')} AS window_start_ms",
         "window_end_ms": f"{sql.epoch_ms('window_end')} AS window_end_ms",
     }
     selected = ", ".join(columns.get(name, name) for name in schema.names)
+    view = "scoring_input" if schema == training_rows.SCORING else "profile_input"
     order = " ORDER BY user_id, window_end" if schema == training_rows.PROFILE_INPUT else ""
-    return f"SELECT {selected} FROM profile_input{order}"
+    return f"SELECT {selected} FROM {view}{order}"
 
 
-def scoring_rows() -> str:
-    return f"SELECT {', '.join(training_rows.SCORING.names)} FROM scoring_input"
-
-
-def run_profile_pipeline(
-    t_env: TableEnvironment,
-    settings: Settings,
-    *,
-    source: str,
-    rows: Path,
-    schema: pa.Schema = training_rows.PROFILE,
+def run(
+    t_env: TableEnvironment, settings: Settings, inputs: list[str], schema: pa.Schema, rows: Path
 ) -> None:
-    """Writes the rows of the profile pipeline and waits until all are written.
+    """Writes the rows of a pipeline and waits until all are written.
 
-    `source`: DDL of a bounded table named `source`. `schema`: of PROFILE_INPUT the windows of a
-    user are written one after the other.
+    `inputs`: DDL of bounded tables named `source` and, for SCORING, `label_source`, whose `arrival`
+    is then in the order of time (jobs.sql.expressions.arrival_order).
     """
-    _configure(t_env, settings)
-    register_person_id(t_env, settings)
-    t_env.execute_sql(source)
-    event_views.create_views(t_env, profile_views.queries("source", settings, streaming=False))
-    t_env.execute_sql(tables.file_sink("sink", rows, training_rows.columns_sql(schema)))
-    t_env.execute_sql(f"INSERT INTO sink {profile_rows(schema)}").wait()
-
-
-def run_scoring_pipeline(
-    t_env: TableEnvironment, settings: Settings, *, source: str, labels: str, rows: Path
-) -> None:
-    """Writes the rows of the scoring pipeline and waits until all are written.
-
-    `source`, `labels`: DDL of bounded tables named `source` and `label_source`, whose `arrival` is
-    in the order of time (jobs.sql.expressions.arrival_order).
-    """
-    _configure(t_env, settings)
-    register_person_id(t_env, settings)
-    t_env.execute_sql(source)
-    t_env.execute_sql(labels)
-    event_views.create_views(t_env, scoring_views.queries("source", "label_source", settings))
-    t_env.execute_sql(
-        tables.file_sink("sink", rows, training_rows.columns_sql(training_rows.SCORING))
-    )
-    t_env.execute_sql(f"INSERT INTO sink {scoring_rows()}").wait()
-
-
-def _configure(t_env: TableEnvironment, settings: Settings) -> None:
     config = t_env.get_config()
     config.set("pipeline.name", f"{settings.job.name}-backfill")
     config.set("parallelism.default", str(settings.job.parallelism))
     config.set("table.local-time-zone", "UTC")
     event_views.register_functions(t_env)
+    register_person_id(t_env, settings)
+    for table in (*inputs, tables.file_sink("sink", rows, training_rows.columns_sql(schema))):
+        t_env.execute_sql(table)
+    views = (
+        scoring_views.queries("source", "label_source", settings)
+        if schema == training_rows.SCORING
+        else profile_views.queries("source", settings, streaming=False)
+    )
+    event_views.create_views(t_env, views)
+    t_env.execute_sql(f"INSERT INTO sink {query(schema)}").wait()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -103,26 +78,21 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         settings = load(options.config)
         t_env = TableEnvironment.create(EnvironmentSettings.in_batch_mode())
+        schema = training_rows.PROFILE
         if options.records is not None:
+            schema = training_rows.PROFILE_INPUT
             # A correction names the person in each record.
             no_merges = settings.merges.model_copy(update={"enabled": False})
             settings = settings.model_copy(update={"merges": no_merges})
-            source = tables.record_file("source", options.records, settings)
-            run_profile_pipeline(
-                t_env,
-                settings,
-                source=source,
-                rows=options.rows,
-                schema=training_rows.PROFILE_INPUT,
-            )
+            inputs = [tables.record_file("source", options.records, settings)]
         elif options.labels is None:
-            source = (
+            inputs = [
                 tables.kafka_source("source", settings, bounded=True)
                 if options.topic
                 else tables.numbered_file("source", options.events, settings)
-            )
-            run_profile_pipeline(t_env, settings, source=source, rows=options.rows)
+            ]
         else:
+            schema = training_rows.SCORING
             if options.topic:
                 source = tables.bounded_scoring_source("source", settings)
             else:  # an archive is history
@@ -130,7 +100,8 @@ def main(arguments: list[str] | None = None) -> int:
                 settings = settings.model_copy(update={"scoring": scoring})
                 source = tables.numbered_file("source", options.events, settings)
             labels = tables.numbered_file("label_source", options.labels, settings, labels=True)
-            run_scoring_pipeline(t_env, settings, source=source, labels=labels, rows=options.rows)
+            inputs = [source, labels]
+        run(t_env, settings, inputs, schema, options.rows)
     except LiveprofileError as error:
         print(f"backfill_job: {error}", file=sys.stderr)
         return error.exit_code
