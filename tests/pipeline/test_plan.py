@@ -109,7 +109,7 @@ def test_scoring_pipeline_shares_no_operator(
         "deduplicate": 0,
         "over-aggregate": 7,
         "correlate": 2,
-        "sink": 2,
+        "sink": 1,
     }
 
 
