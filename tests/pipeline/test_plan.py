@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -188,7 +189,7 @@ def test_jobs_share_a_plan_unless_settings_or_code_differ(
     assert list(plans.iterdir()) == [file]
     file.write_text(planned[:-9])  # broken
     assert job_plan(**other).plan == shared != first.plan
-    assert file.read_text() == planned
+    assert json.loads(file.read_text())["nodes"]
     job_plan(**PROFILES_ONLY, limits={"max_payload_chars": 9_999})
     assert len(list(plans.iterdir())) == 2
     source = tmp_path / "changed.py"
