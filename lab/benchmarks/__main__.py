@@ -12,10 +12,12 @@ from benchmarks.support.runs import BENCH_ROOT
 from cli.options import Commands
 from lab.benchmarks.against_bytewax import bytewax
 from lab.benchmarks.gpu import gpu
+from lab.benchmarks.serve import serve
 
 app = Commands(add_completion=False, pretty_exceptions_enable=False)
 app.command()(bytewax)
 app.command()(gpu)
+app.command()(serve)
 
 
 @app.command()

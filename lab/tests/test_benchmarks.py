@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from benchmarks.load.workload import Workload
 from lab.benchmarks import audit, storage, training_rows
 from lab.benchmarks.gpu import NOT_MEASURED, measure_gpu, time_batches
 from lab.benchmarks.model_inputs import generated_rows
+from lab.benchmarks.serve import Measured, measure, plan_requests
 from liveprofile.rows import TABLES
 from liveprofile.settings import load
 from models.profile.data import training_rows as rows
@@ -85,3 +87,39 @@ def test_clock_is_read_when_the_gpu_has_finished() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="torch finds a CUDA GPU")
 def test_without_a_gpu_nothing_is_measured() -> None:
     assert measure_gpu(SHIPPED, Workload(4_000, 300, hours=1), 1) == {"result": NOT_MEASURED}
+
+
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+
+
+def measured_on(delay_s: float, seconds: float = 0.5) -> Measured:
+    """Measures 100 requests a second on a server that answers one connection after the other."""
+
+    async def run() -> Measured:
+        lock = asyncio.Lock()
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            try:
+                while True:
+                    await reader.readuntil(b"\r\n\r\n")
+                    async with lock:
+                        await asyncio.sleep(delay_s)
+                    writer.write(ANSWER)
+            except (asyncio.IncompleteReadError, ConnectionError):
+                writer.close()
+
+        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            return await measure(f"http://127.0.0.1:{port}", plan_requests(["u"], 100, 0, seconds))
+
+    return asyncio.run(run())
+
+
+@pytest.mark.slow
+def test_latency_counts_from_the_planned_time() -> None:
+    fast = measured_on(0.0)
+    assert set(fast.statuses) == {"200"}
+    # 100 requests a second of 20 ms each queue up: a closed loop would report about 20 ms.
+    slow = measured_on(0.02)
+    assert slow.statuses["200"] == len(slow.latency_ms["single"]) == fast.statuses["200"]
+    assert max(slow.latency_ms["single"]) > 200

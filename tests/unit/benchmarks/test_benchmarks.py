@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from contextlib import closing
@@ -14,7 +13,6 @@ import pytest
 from benchmarks import alerts
 from benchmarks.latency import schedule
 from benchmarks.load.workload import START_MS, Workload
-from benchmarks.serve import Measured, measure, plan_requests
 from benchmarks.support.journal import Journal, JournalReader, OpenJournalMetrics
 from liveprofile.kafka.partitioner import partition_of
 from liveprofile.settings import Settings
@@ -87,39 +85,3 @@ def test_scored_events_have_constant_rate_and_flagged_users_occur_once():
     flagged = [event for event in events if event["amount"] == alerts.FLAGGED_AMOUNT]
     assert [event["event_id"] for event in flagged] == list(planned)
     assert len({event["user_id"] for event in flagged}) == len(flagged) == 40
-
-
-ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
-
-
-def measured_on(delay_s: float, seconds: float = 0.5) -> Measured:
-    """Measures 100 requests a second on a server that answers one connection after the other."""
-
-    async def run() -> Measured:
-        lock = asyncio.Lock()
-
-        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            try:
-                while True:
-                    await reader.readuntil(b"\r\n\r\n")
-                    async with lock:
-                        await asyncio.sleep(delay_s)
-                    writer.write(ANSWER)
-            except (asyncio.IncompleteReadError, ConnectionError):
-                writer.close()
-
-        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
-            port = server.sockets[0].getsockname()[1]
-            return await measure(f"http://127.0.0.1:{port}", plan_requests(["u"], 100, 0, seconds))
-
-    return asyncio.run(run())
-
-
-@pytest.mark.slow
-def test_latency_counts_from_the_planned_time() -> None:
-    fast = measured_on(0.0)
-    assert set(fast.statuses) == {"200"}
-    # 100 requests a second of 20 ms each queue up: a closed loop would report about 20 ms.
-    slow = measured_on(0.02)
-    assert slow.statuses["200"] == len(slow.latency_ms["single"]) == fast.statuses["200"]
-    assert max(slow.latency_ms["single"]) > 200
