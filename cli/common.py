@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from liveprofile.errors import InputError
+from liveprofile.flink.jobs import Job, Pipeline, jobs
 from liveprofile.resources import ROOT
 from liveprofile.settings import CONFIG_VARIABLE, Settings, load
 from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS
@@ -153,9 +154,31 @@ class Call:
             typer.echo(empty, err=True)
 
 
+class JobCall(Call):
+    """A call for one job, with its settings: a command runs for each job in turn."""
+
+    job: Job
+
+    @classmethod
+    def each(cls, pipeline: Pipeline | None, **options: Any) -> Iterator[JobCall]:
+        """Raises ConfigError."""
+        for job in jobs(read_settings(options["config"]), pipeline):
+            call = cls(**options)
+            call.job, call.settings = job, job.settings
+            yield call
+
+
 # Of a command that has one of the two options only.
 ConfigCall = Annotated[Call, "config"]
 JsonCall = Annotated[Call, "json"]
+PIPELINE_HELP = "Only the job of this pipeline. Default: each job, one after the other."
+PipelineOption = Annotated[Pipeline | None, option("--pipeline", "profile|scoring", PIPELINE_HELP)]
+CALL_OPTIONS: dict[Any, dict[str, Any]] = {
+    Call: {"config": ConfigOption, "json": JsonOption},
+    ConfigCall: {"config": ConfigOption},
+    JsonCall: {"json": JsonOption},
+    JobCall: {"pipeline": PipelineOption, "config": ConfigOption, "json": JsonOption},
+}
 
 
 def end_without_result(problem: str) -> NoReturn:

@@ -278,7 +278,7 @@ def bootstrap(
         files,
         mapping,
         savepoint_dir,
-        lambda settings, path, arguments: submit_job(settings, path, arguments=arguments)[0],
+        lambda job, path, arguments: submit_job(job, path, arguments=arguments)[0],
         print_line,
     )
     fields = result._asdict()

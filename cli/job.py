@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import re
 import shlex
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cli.common import Call, option
+from cli.common import Call, JobCall, option
 from cli.progress import print_line
 from cli.submission import (
     check_submission,
@@ -21,11 +22,13 @@ from cli.submission import (
     start_job,
     submit_job,
 )
+from liveprofile.errors import LiveprofileError
 from liveprofile.flink import rest
 from liveprofile.flink.job_report import (
     last_checkpoint_path,
     require_running_job,
 )
+from liveprofile.flink.jobs import only_job
 from liveprofile.kafka.topics import create_topics, missing_topics
 from liveprofile.settings import load
 from liveprofile.storage.schema import pending_migrations
@@ -83,35 +86,35 @@ SavepointFolderOption = Annotated[
 ]
 JOB_HELP = "Id of the job. Default: the job that runs with the name job.name."
 JobOption = Annotated[str | None, option("--job", "ID", JOB_HELP)]
-PARALLELISM_VARIABLE = "LIVEPROFILE_JOB__PARALLELISM"
 WAIT_TIMEOUT_S = 180.0
 
 
 def submit(
-    call: Call,
+    call: JobCall,
     parallelism: Annotated[int | None, typer.Option(min=1)] = None,
     savepoint: SavepointOption = None,
     wait: bool = False,
 ) -> None:
-    """Create missing topics and tables, then submit the profile job to Flink.
+    """Create missing topics and tables, then submit the job to Flink.
 
     Example: `liveprofile job submit --wait`
 
     Options:
-    parallelism: Parallelism of the job. Default: job.parallelism.
+    parallelism: Parallelism of the job. Default: job.parallelism or scoring.parallelism.
     wait: Wait until all tasks of the job run (at most 180 s).
     """
     if parallelism is not None:
         # The job is another process: it reads its settings from the file and the environment.
-        os.environ[PARALLELISM_VARIABLE] = str(parallelism)
-    settings, file = call.settings, call.file
-    job_id, created = submit_job(settings, file, savepoint)
+        section = "SCORING" if call.job.pipeline == "scoring" else "JOB"
+        os.environ[f"LIVEPROFILE_{section}__PARALLELISM"] = str(parallelism)
+    settings = call.settings
+    job_id, created = submit_job(call.job, call.file, savepoint)
     if wait:
         rest.wait_until_running(settings.flink.rest_url, job_id, WAIT_TIMEOUT_S)
     call.print({"job_id": job_id, "name": settings.job.name, "topics_created": created})
 
 
-def status(call: Call) -> None:
+def status(call: JobCall) -> None:
     """Show the job's state, consumer lag, last checkpoint and model version.
 
     Exits with 1 if there is a warning: no checkpoint has completed for three intervals, events were
@@ -119,7 +122,7 @@ def status(call: Call) -> None:
 
     Example: `liveprofile job status --json`
     """
-    result = job_status(call.settings)
+    result = job_status(call.job)
     call.print(result)
     for warning in result["warnings"] if not call.json else ():
         typer.echo(f"warning: {warning}", err=True)
@@ -127,7 +130,7 @@ def status(call: Call) -> None:
         raise typer.Exit(1)
 
 
-def stop(call: Call, savepoint: SavepointFolderOption = None, job: JobOption = None) -> None:
+def stop(call: JobCall, savepoint: SavepointFolderOption = None, job: JobOption = None) -> None:
     """Stop the job with a savepoint, from which `submit --savepoint` goes on.
 
     Windows stay open and are completed by the next job. If the savepoint fails, the job goes on.
@@ -137,15 +140,16 @@ def stop(call: Call, savepoint: SavepointFolderOption = None, job: JobOption = N
     rest_url, job_id = _running_job(call, job)
     location = rest.savepoint(rest_url, job_id, savepoint, stop=True)
     found = {"job_id": job_id, "savepoint": location}
-    call.print(found, found | {"to go on": f"{submit_command(call, location)} --wait"})
+    command = submit_command(call, location, call.job.arguments)
+    call.print(found, found | {"to go on": f"{command} --wait"})
 
 
-def submit_command(call: Call, savepoint: str) -> str:
-    options = ["--config", str(call.config)] if call.config else []
+def submit_command(call: Call, savepoint: str, arguments: Sequence[str] = ()) -> str:
+    options = [*arguments, *(["--config", str(call.config)] if call.config else [])]
     return shlex.join(["liveprofile", "job", "submit", "--savepoint", savepoint, *options])
 
 
-def savepoint(call: Call, folder: SavepointFolderOption = None, job: JobOption = None) -> None:
+def savepoint(call: JobCall, folder: SavepointFolderOption = None, job: JobOption = None) -> None:
     """Take a savepoint of the job, which goes on.
 
     A second job of a new version starts from it beside this one (docs/operate.md).
@@ -157,7 +161,7 @@ def savepoint(call: Call, folder: SavepointFolderOption = None, job: JobOption =
     call.print({"job_id": job_id, "savepoint": location})
 
 
-def cancel(call: Call, job: JobOption = None) -> None:
+def cancel(call: JobCall, job: JobOption = None) -> None:
     """End the job without a savepoint. Its last retained checkpoint remains.
 
     A job that starts without a savepoint or checkpoint reads the topic again and knows nothing
@@ -170,14 +174,14 @@ def cancel(call: Call, job: JobOption = None) -> None:
     call.print({"job_id": job_id, "checkpoint": last_checkpoint_path(rest_url, job_id)})
 
 
-def _running_job(call: Call, job: str | None) -> tuple[str, str]:
+def _running_job(call: JobCall, job: str | None) -> tuple[str, str]:
     """Flink's REST address and the id of the running job. Raises LiveprofileError."""
     rest_url = call.settings.flink.rest_url
     return rest_url, require_running_job(rest_url, call.settings.job.name, job)
 
 
 def upgrade(
-    call: Call,
+    call: JobCall,
     fallback: Path | None = None,
     savepoint: SavepointFolderOption = None,
     job: JobOption = None,
@@ -194,9 +198,8 @@ def upgrade(
     fallback FILE: Settings file of the running job. If the new job does not run, a job with these
         settings goes on from the savepoint.
     """
-    settings, file = call.settings, call.file
-    old_settings = None if fallback is None else load(fallback)
-    check_submission(settings)
+    old = None if fallback is None else only_job(load(fallback), call.job.pipeline)
+    check_submission(call.settings)
     rest_url, job_id = _running_job(call, job)
 
     def stop() -> str:
@@ -206,10 +209,11 @@ def upgrade(
 
     result = replace_job(
         stop,
-        partial(start_job, settings, file),
-        old_settings and partial(start_job, old_settings, fallback),
+        partial(start_job, call.job, call.file),
+        old and partial(start_job, old, fallback),
         print_line,
+        call.job.arguments,
     )
     call.print(result._asdict())
-    if result.failure:
-        raise typer.Exit(1)
+    if result.failure:  # no other job follows
+        raise LiveprofileError(f"the job of {fallback} goes on: {result.failure}")

@@ -1,6 +1,7 @@
 """Commands whose options are described in their docstrings.
 
-A command with a parameter of the type `Call` has the options --config and --json.
+A command with a parameter of the type `Call` has the options --config and --json, of the type
+`JobCall` also --pipeline.
 """
 
 from __future__ import annotations
@@ -16,13 +17,7 @@ import typer
 from typer.core import TyperGroup
 from typer.models import ArgumentInfo, OptionInfo
 
-from cli.common import Call, ConfigCall, ConfigOption, JsonCall, JsonOption
-
-CALL_OPTIONS: dict[Any, dict[str, Any]] = {
-    Call: {"config": ConfigOption, "json": JsonOption},
-    ConfigCall: {"config": ConfigOption},
-    JsonCall: {"json": JsonOption},
-}
+from cli.common import CALL_OPTIONS, Call, JobCall
 
 SECTION = "\nOptions:\n"
 
@@ -66,12 +61,20 @@ def with_options_of_call(function: Callable[..., Any]) -> Callable[..., Any]:
     name = next((name for name, hint in hints.items() if hint in CALL_OPTIONS), None)
     if name is None:
         return function
-    options = CALL_OPTIONS[hints.pop(name)]
+    kind = hints.pop(name)
+    options = CALL_OPTIONS[kind]
 
     @wraps(function)
     def run(**given: Any) -> None:
-        call = Call(**{option: given.pop(option) for option in options})
-        function(**{name: call}, **given)
+        own = {option: given.pop(option) for option in options}
+        ends = []  # a warning about one job hides no other job
+        for call in JobCall.each(**own) if kind is JobCall else [Call(**own)]:
+            try:
+                function(**{name: call}, **given)
+            except typer.Exit as end:
+                ends.append(end)
+        if ends:
+            raise ends[0]
 
     parameters = dict(inspect.signature(function).parameters)
     del parameters[name]

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from liveprofile.errors import LiveprofileError, ServiceError
 from liveprofile.flink import rest
+from liveprofile.flink.jobs import Job
 from liveprofile.flink.submission import flink_run
 from liveprofile.kafka.topics import create_topics
 from liveprofile.resources import ROOT, product_path
@@ -28,7 +29,7 @@ CHECKPOINT_INTERVALS = 3
 
 
 def submit_job(
-    settings: Settings,
+    job: Job,
     settings_file: Path | None,
     savepoint: str | None = None,
     arguments: Sequence[str] = (),
@@ -40,6 +41,8 @@ def submit_job(
     Tables are created while Flink's client plans the job, which takes longer. If that fails, the
     job is cancelled. Raises LiveprofileError.
     """
+    settings = job.settings
+    arguments = [*job.arguments, *arguments]
     card = check_submission(settings)
     topics = create_topics(settings)
     with ThreadPoolExecutor(1) as pool:
@@ -89,15 +92,16 @@ def replace_job(
     start_new: Callable[[str], str],
     start_old: Callable[[str], str] | None,
     on_step: Callable[[str], None] = lambda step: None,
+    arguments: Sequence[str] = (),
 ) -> UpgradeResult:
     """Stops a job, and starts another from its savepoint.
 
     stop: returns the savepoint. start_new, start_old: start a job from a savepoint and return its
-    id, or leave no job behind and raise LiveprofileError.
+    id, or leave no job behind and raise LiveprofileError. arguments: of the job.
     Raises ServiceError that names the savepoint if no job runs at the end.
     """
     location = stop()
-    command = shlex.join(["liveprofile", "job", "submit", "--savepoint", location])
+    command = shlex.join(["liveprofile", "job", "submit", *arguments, "--savepoint", location])
     try:
         return UpgradeResult(start_new(location), location, None)
     except LiveprofileError as error:
@@ -118,11 +122,11 @@ def replace_job(
         ) from None
 
 
-def start_job(settings: Settings, file: Path | None, savepoint: str) -> str:
+def start_job(job: Job, file: Path | None, savepoint: str) -> str:
     """Starts a job and waits until it runs; cancels it if it does not. Raises LiveprofileError."""
-    rest_url = settings.flink.rest_url
-    job_id, _ = submit_job(settings, file, savepoint)
-    interval_s = settings.job.checkpoint_interval_ms / 1_000
+    rest_url = job.settings.flink.rest_url
+    job_id, _ = submit_job(job, file, savepoint)
+    interval_s = job.settings.job.checkpoint_interval_ms / 1_000
     try:
         rest.wait_until_running(rest_url, job_id, RUNNING_TIMEOUT_S)
         rest.wait_for_first_checkpoint(

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
+from liveprofile.flink.jobs import Job, jobs
 from liveprofile.settings import Settings
 from services.operations import job_status
 
@@ -19,19 +20,22 @@ Value = TypeVar("Value")
 class JobReader:
     """Reads Flink and Kafka in a thread: if they do not answer, they occupy no more than that.
 
-    read: blocks; the status of the job.
+    read: blocks; the status of a job.
     """
 
     def __init__(
         self,
         settings: Settings,
         clock_s: Callable[[], float] = time.monotonic,
-        read: Callable[[Settings], dict[str, Any]] = job_status,
+        read: Callable[[Job], dict[str, Any]] = job_status,
     ):
         threads = ThreadPoolExecutor(1, thread_name_prefix="job")
 
-        def reading() -> Awaitable[dict[str, Any]]:
-            return asyncio.get_running_loop().run_in_executor(threads, read, settings)
+        def reading() -> Awaitable[list[dict[str, Any]]]:
+            def read_all() -> list[dict[str, Any]]:
+                return [read(job) for job in jobs(settings)]
+
+            return asyncio.get_running_loop().run_in_executor(threads, read_all)
 
         # Raises ServiceError if Flink or Kafka does not answer.
         self.status = Shared(reading, FRESH_S, clock_s).get

@@ -2,9 +2,9 @@
 
     flink run -d -py jobs/profile_job.py -pyexec PYTHON -pyclientexec PYTHON -- --config FILE
 
-`build` reads from top to bottom as the path of an event; each step is a view. Two pipelines share
-the job and nothing else: the profile pipeline turns windows into profiles
-(jobs/sql/profile_views.py), the scoring pipeline scores single events as they arrive
+The code reads from top to bottom as the path of an event; each step is a view. Two pipelines share
+nothing but the job, or each has a job (`--pipeline`): the profile pipeline turns windows into
+profiles (jobs/sql/profile_views.py), the scoring pipeline scores single events as they arrive
 (jobs/sql/scoring_views.py). Both validate records in the same way (jobs/sql/event_views.py).
 """
 
@@ -23,6 +23,7 @@ from jobs.compiled_plan import CompiledPlan, NodeId, Override, Statements
 from jobs.sql import event_views, profile_views, scoring_views, tables
 from liveprofile.errors import ConfigError, LiveprofileError
 from liveprofile.feeds.users import follow_merges
+from liveprofile.flink.jobs import PIPELINES, Pipeline, only_job
 from liveprofile.kafka.offsets import bootstrap_group, committed_offsets
 from liveprofile.settings import Settings, load
 from liveprofile.wire import output_records
@@ -32,7 +33,7 @@ from udfs.scoring.udf import scoring_udf
 
 MAX_FAILED_CHECKPOINTS = 60  # consecutive ones after which the job goes on, as on a full disk
 # Between two checks whether a batch waits: it waits up to twice as long, and its alerts with it.
-BUNDLE_TIME_MS = 20
+BUNDLE_TIME_MS = {None: 20, "profile": 200, "scoring": 10}  # by the pipeline that is alone
 
 # Stand for topics while the inserts are planned: jobs with other topics have the same plan.
 REJECTED, LATE = "<rejected>", "<late>"
@@ -40,10 +41,12 @@ REJECTED, LATE = "<rejected>", "<late>"
 _OVER = "stream-exec-over-aggregate"
 
 
-def configure(t_env: TableEnvironment, settings: Settings) -> None:
-    """Sets the options that results depend on.
+def configure(
+    t_env: TableEnvironment, settings: Settings, pipeline: Pipeline | None = None
+) -> None:
+    """Sets the options that results depend on. pipeline: that the job has alone.
 
-    Memory, state backend and restarts belong to the cluster (flink-conf/config.yaml).
+    Memory and restarts belong to the cluster (flink-conf/config.yaml).
     """
     job = settings.job
     config = {
@@ -62,11 +65,13 @@ def configure(t_env: TableEnvironment, settings: Settings) -> None:
         # For both pipelines: a node of the plan has no Python configuration of its own.
         "python.fn-execution.bundle.size": job.max_bundle_rows,
         "python.fn-execution.arrow.batch.size": job.max_bundle_rows,
-        "python.fn-execution.bundle.time": BUNDLE_TIME_MS,
+        "python.fn-execution.bundle.time": BUNDLE_TIME_MS[pipeline],
         "python.metric.enabled": "true",
     }
     if job.checkpoint_dir:
         config["execution.checkpointing.dir"] = job.checkpoint_dir
+    if pipeline == "scoring":
+        config["state.backend.type"] = settings.scoring.state_backend
     if job.changelog:
         config["state.changelog.enabled"] = "true"
         # Flink refuses NO_CLAIM here, and CLAIM would delete the savepoint.
@@ -160,6 +165,14 @@ def output_messages(source: str) -> str:
         FROM (SELECT message FROM {source} CROSS JOIN UNNEST(messages) AS m(message))"""
 
 
+class ProfileTables(NamedTuple):
+    """DDL of the tables `source` and `sink` (jobs/sql/tables.py), and the function."""
+
+    source: str
+    sink: str
+    update_profile: Any
+
+
 class ScoringTables(NamedTuple):
     """DDL of the tables `scoring_source`, `label_source` and `scoring_sink`, and the function."""
 
@@ -172,41 +185,56 @@ class ScoringTables(NamedTuple):
 def build(
     t_env: TableEnvironment,
     settings: Settings,
-    *,
-    source: str,
-    sink: str,
-    update_profile,
+    profile_tables: ProfileTables | None = None,
     scoring_tables: ScoringTables | None = None,
+    *,
     node_ids: Sequence[NodeId] = (),
     open_merges: OpenMerges = follow_merges,
 ) -> CompiledPlan:
-    """Builds the whole path from source tables to sink tables, ready to execute.
+    """Builds the paths from source tables to sink tables, ready to execute.
 
-    `source`, `sink`: DDL of tables named `source` and `sink` (jobs/sql/tables.py). A test passes
-    its own tables and so runs the same path. `node_ids`: see CompiledPlan. `open_merges`: see
-    `register_person_id`.
+    A pipeline without tables is left out. A test passes its own tables and so runs the same path.
+    `node_ids`: see CompiledPlan. `open_merges`: see `register_person_id`.
     """
-    configure(t_env, settings)
+    alone: Pipeline | None = None
+    if settings.job.pipelines == "apart":
+        alone = "scoring" if profile_tables is None else "profile"
+    configure(t_env, settings, alone)
     register_person_id(t_env, settings, open_merges)
-    t_env.create_temporary_system_function("update_profile", update_profile)
-    statements = [
-        Statements(
-            [source, sink],
-            profile_views.queries("source", settings, streaming=True) | {"profiles": profiles()},
-            [
-                f"INSERT INTO sink {rejected_records(settings, 'rejected', 'original')}",
-                f"INSERT INTO sink {rejected_records(settings, 'too_many')}",
-                f"INSERT INTO sink {late_records()}",
-                f"INSERT INTO sink {output_messages('profiles')}",
-            ],
-            {REJECTED: settings.topics.rejected, LATE: settings.topics.late},
-        )
-    ]
-    overrides = [
+    statements, overrides = [], []
+    if profile_tables is not None:
+        statements.append(profile_pipeline(t_env, settings, profile_tables))
+        overrides += profile_overrides(settings)
+    if scoring_tables is not None:
+        statements.append(scoring_pipeline(t_env, settings, scoring_tables))
+        overrides += scoring_overrides(settings)
+    return CompiledPlan(t_env, statements, overrides, node_ids)
+
+
+def profile_pipeline(
+    t_env: TableEnvironment, settings: Settings, profile_tables: ProfileTables
+) -> Statements:
+    t_env.create_temporary_system_function("update_profile", profile_tables.update_profile)
+    views = profile_views.queries("source", settings, streaming=True)
+    return Statements(
+        [profile_tables.source, profile_tables.sink],
+        views | {"profiles": profiles()},
+        [
+            f"INSERT INTO sink {rejected_records(settings, 'rejected', 'original')}",
+            f"INSERT INTO sink {rejected_records(settings, 'too_many')}",
+            f"INSERT INTO sink {late_records()}",
+            f"INSERT INTO sink {output_messages('profiles')}",
+        ],
+        {REJECTED: settings.topics.rejected, LATE: settings.topics.late},
+    )
+
+
+def profile_overrides(settings: Settings) -> list[Override]:
+    return [
         Override(
             "stream-exec-deduplicate",
             ttl_ms=settings.state.dedup_ttl_ms,
-            name=savepoint.operator_name(settings),
+            name=savepoint.operator_name("profile", settings),
         ),
         Override(
             _OVER,
@@ -216,10 +244,6 @@ def build(
         # All windows of a user close in one task.
         Override(_OVER, savepoint.HISTORY, chained=True),
     ]
-    if scoring_tables is not None:
-        statements.append(scoring_pipeline(t_env, settings, scoring_tables))
-        overrides += scoring_overrides(settings)
-    return CompiledPlan(t_env, statements, overrides, node_ids)
 
 
 def scoring_pipeline(
@@ -241,9 +265,21 @@ def scoring_pipeline(
 
 def scoring_overrides(settings: Settings) -> list[Override]:
     """At parallelism 1, all steps of an event run in one task, which needs no exchanges."""
-    if settings.job.parallelism > 1:
-        return []
-    return [Override(_OVER, of_list, chained=True) for of_list in savepoint.LISTS]
+    at_1 = settings.job.parallelism == 1
+    chained = [Override(_OVER, of_list, chained=True) for of_list in savepoint.LISTS if at_1]
+    # Last: the name replaces the description.
+    named = Override(_OVER, savepoint.LISTS[0], name=savepoint.operator_name("scoring", settings))
+    return [*chained, named]
+
+
+def kafka_profile_tables(
+    settings: Settings, start_offsets: Mapping[int, int] = tables.NO_OFFSETS
+) -> ProfileTables:
+    return ProfileTables(
+        tables.kafka_source("source", settings, start_offsets=start_offsets),
+        tables.kafka_sink("sink", settings),
+        profile_udf(settings),
+    )
 
 
 def kafka_scoring_tables(
@@ -284,28 +320,28 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--config", type=Path, help="TOML file; default: LIVEPROFILE_CONFIG")
     parser.add_argument(
+        "--pipeline", choices=PIPELINES, help="only it; needs job.pipelines = apart"
+    )
+    parser.add_argument(
         "--bootstrap",
         action="store_true",
         help="topics.events holds an archive, and another job goes on from a savepoint of this job",
     )
     options = parser.parse_args(arguments)
     try:
-        settings = load(options.config)
+        job = only_job(load(options.config), options.pipeline)
+        settings = job.settings
         t_env = StreamTableEnvironment.create(
             environment_settings=EnvironmentSettings.in_streaming_mode()
         )
         start_offsets = tables.NO_OFFSETS
-        if savepoint.check(t_env, settings):
+        if savepoint.check(t_env, job):
             start_offsets = committed_start_offsets(settings)
         plan = build(
             t_env,
             settings,
-            source=tables.kafka_source("source", settings, start_offsets=start_offsets),
-            sink=tables.kafka_sink("sink", settings),
-            update_profile=profile_udf(settings),
-            scoring_tables=(
-                kafka_scoring_tables(settings, start_offsets) if settings.scoring.enabled else None
-            ),
+            kafka_profile_tables(settings, start_offsets) if job.has("profile") else None,
+            kafka_scoring_tables(settings, start_offsets) if job.has("scoring") else None,
             node_ids=savepoint.ARCHIVE_NODE_IDS if options.bootstrap else savepoint.NODE_IDS,
         )
         plan.execute()

@@ -9,8 +9,9 @@ continues from its savepoint restores all state but the offsets of the archive's
 of labels reads the same topic in both jobs and keeps its id.
 
 State means what the settings say that it was computed with. With other settings, Flink would
-restore windows of another length. So the job writes these settings into the name of an operator,
-which every checkpoint contains.
+restore windows of another length. So the job writes these settings into the name of an operator of
+each pipeline, which every checkpoint contains. A job of one pipeline restores its part of a
+savepoint of both.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pyflink.table import TableEnvironment
 
 from jobs.compiled_plan import FIRST_STATELESS_ID, NodeId
 from liveprofile.errors import ConfigError
+from liveprofile.flink.jobs import PIPELINES, Job, Pipeline
 from liveprofile.settings import Settings
 from liveprofile.wire.scored_events import ENTITIES
 
@@ -63,27 +65,32 @@ ARCHIVE_NODE_IDS = tuple(
 _PATH = "execution.state-recovery.path"  # `flink run -s`
 _IGNORE_STATE_WITHOUT_NODE = "execution.state-recovery.ignore-unclaimed-state"
 _NODE_OF_UID = re.compile(r"(?:^|: )(\d+)_")
-STATE_SETTINGS = (
-    "window.length_ms",
-    "window.stagger_ms",
-    "state.decay_days",
-    "scoring.enabled",
-)
-NAME_PREFIX = "Deduplicate "  # the settings follow as JSON
+STATE_SETTINGS: dict[Pipeline, tuple[str, ...]] = {
+    "profile": ("window.length_ms", "window.stagger_ms", "state.decay_days"),
+    "scoring": (),
+}
+_NAME = re.compile(r"(\w+): ({.*})")  # pipeline and settings
+StateSettings = Mapping[str, Mapping[str, Any]]  # by pipeline
 
 
 class SavedJob(NamedTuple):
     parallelism: int  # the highest of its operators
-    state_settings: dict[str, Any]
+    state_settings: StateSettings
     uids: tuple[str, ...]  # of its operators, such as "1_source" and "Sink Committer: 11_sink"
 
 
-def operator_name(settings: Settings) -> str:
+def operator_name(pipeline: Pipeline, settings: Settings) -> str:
     """The name of the operator that carries the settings which shape state."""
-    return NAME_PREFIX + json.dumps(_state_settings(settings))
+    return f"{pipeline}: {json.dumps(_state_settings(pipeline, settings))}"
 
 
-def check(t_env: TableEnvironment, settings: Settings) -> bool:
+def read_state_settings(operator_names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """The settings that shape the state of a job with these operators, by pipeline."""
+    found = map(_NAME.fullmatch, operator_names)
+    return {name[1]: json.loads(name[2]) for name in found if name}
+
+
+def check(t_env: TableEnvironment, job: Job) -> bool:
     """Checks the savepoint that the job starts from, if any. Raises ConfigError.
 
     Returns whether it is of a job over an archive. The job then ignores the offsets in it.
@@ -92,27 +99,29 @@ def check(t_env: TableEnvironment, settings: Settings) -> bool:
     if not path:
         return False
     saved = _read(path)
-    check_state_settings(path, saved.state_settings, settings)
-    if settings.job.changelog:
-        _check_parallelism(path, saved.parallelism, settings)
-    if not is_of_archive(path, saved.uids):
-        return False
-    t_env.get_config().set(_IGNORE_STATE_WITHOUT_NODE, "true")
-    return True
+    check_state_settings(path, saved.state_settings, job)
+    if job.settings.job.changelog:
+        _check_parallelism(path, saved.parallelism, job.settings)
+    is_archive = is_of_archive(saved.uids)
+    if is_archive or not all(map(job.has, saved.state_settings)):
+        check_nodes(path, saved.uids)
+        t_env.get_config().set(_IGNORE_STATE_WITHOUT_NODE, "true")
+    return is_archive
 
 
-def is_of_archive(path: str, uids: Iterable[str]) -> bool:
-    """Whether a savepoint with these operators is of a job over an archive.
+def is_of_archive(uids: Iterable[str]) -> bool:
+    """Whether a savepoint with these operators is of a job over an archive."""
+    return not ARCHIVE_SOURCE_IDS.isdisjoint(map(_node_id, uids))
 
-    Raises ConfigError if the job has no node for other state than the offsets in the archive's
-    topic: Flink would ignore that state too.
+
+def check_nodes(path: str, uids: Iterable[str]) -> None:
+    """Checks a savepoint of which Flink may ignore a part.
+
+    Raises ConfigError if no job has nodes for some state: Flink would ignore that state too.
     """
-    saved = {uid: _node_id(uid) for uid in uids}
-    if ARCHIVE_SOURCE_IDS.isdisjoint(saved.values()):
-        return False
     known = ARCHIVE_SOURCE_IDS | {node.id for node in NODE_IDS}
     unknown = [
-        uid for uid, node in saved.items() if node not in known and node < FIRST_STATELESS_ID
+        uid for uid in uids if (node := _node_id(uid)) not in known and node < FIRST_STATELESS_ID
     ]
     if unknown:
         raise ConfigError(
@@ -120,7 +129,6 @@ def is_of_archive(path: str, uids: Iterable[str]) -> bool:
             f" {path}: submit it with the version that made it, or repeat `liveprofile events"
             " bootstrap`"
         )
-    return True
 
 
 def _node_id(uid: str) -> int:
@@ -129,22 +137,30 @@ def _node_id(uid: str) -> int:
     return int(found[1]) if found else -1
 
 
-def check_state_settings(path: str, saved: Mapping[str, Any], settings: Settings) -> None:
-    """Raises ConfigError if a setting that shapes state differs from that of the saved job."""
+def check_state_settings(path: str, saved: StateSettings, job: Job) -> None:
+    """Raises ConfigError if a setting that shapes state differs from that of the saved job, or if
+    that job had no such pipeline.
+    """
     if not saved:
         raise ConfigError(f"{path} is no savepoint of this job: start without a savepoint")
-    for name, value in _state_settings(settings).items():
-        if saved.get(name) != value:
-            raise ConfigError(
-                f"setting {name} = {value}: the state in {path} was computed with"
-                f" {saved.get(name)}."
-                f" Set it to {saved.get(name)}, or start without a savepoint under a new job.name,"
-                " kafka.group_id and cassandra.keyspace and let the job read the topic again"
-            )
+    anew = (
+        "start without a savepoint under a new job.name, kafka.group_id and cassandra.keyspace and"
+        " let the job read the topic again"
+    )
+    for pipeline in filter(job.has, PIPELINES):
+        if (of_saved := saved.get(pipeline)) is None:
+            had = ", ".join(saved)
+            raise ConfigError(f"{path} has the state of {had}, not of {pipeline}: {anew}")
+        for name, value in _state_settings(pipeline, job.settings).items():
+            if (before := of_saved.get(name)) != value:
+                raise ConfigError(
+                    f"setting {name} = {value}: the state in {path} was computed with {before}."
+                    f" Set it to {before}, or {anew}"
+                )
 
 
-def _state_settings(settings: Settings) -> dict[str, Any]:
-    keys = {name: name.split(".") for name in STATE_SETTINGS}
+def _state_settings(pipeline: Pipeline, settings: Settings) -> dict[str, Any]:
+    keys = {name: name.split(".") for name in STATE_SETTINGS[pipeline]}
     return {name: getattr(getattr(settings, section), key) for name, (section, key) in keys.items()}
 
 
@@ -175,9 +191,8 @@ def _read(path: str) -> SavedJob:
         stream.close()
     operators = list(metadata.getOperatorStates())
     names = (operator.getOperatorName().orElse("") for operator in operators)
-    settings = [name for name in names if name.startswith(NAME_PREFIX)]
     return SavedJob(
         max(operator.getParallelism() for operator in operators),
-        json.loads(settings[0].removeprefix(NAME_PREFIX)) if settings else {},
+        read_state_settings(names),
         tuple(operator.getOperatorUid().orElse("") for operator in operators),
     )

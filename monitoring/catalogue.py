@@ -29,22 +29,27 @@ class Figure(NamedTuple):
     labels: tuple[str, ...] = ()
 
 
+OF_JOB = ("pipeline",)  # profile, scoring or both
 # Names without PREFIX, in base units. A counter's name ends with _total when it is scraped.
 FIGURES: dict[str, Figure] = {
     # Flink
-    "job_running": Figure("gauge", "1: every task of the job runs; 0: the job or a task does not."),
-    "job_uptime_seconds": Figure("gauge", "Since the job was submitted."),
-    "job_restarts": Figure("counter", "Restarts of the job since it was submitted."),
-    "job_tasks_running": Figure("gauge", "Running tasks."),
-    "job_tasks": Figure("gauge", "Tasks of the job."),
-    "job_events_per_second": Figure("gauge", "Records that the profile pipeline reads."),
-    "checkpoint_age_seconds": Figure(
-        "gauge", "Since the last completed checkpoint; of a job without one, its uptime."
+    "job_running": Figure(
+        "gauge", "1: every task of the job runs; 0: the job or a task does not.", OF_JOB
     ),
-    "checkpoint_interval_seconds": Figure("gauge", "Setting job.checkpoint_interval_ms."),
-    "checkpoint_duration_seconds": Figure("gauge", "Of the last completed checkpoint."),
-    "checkpoint_size_bytes": Figure("gauge", "Full state in the last completed checkpoint."),
-    "checkpoints_failed": Figure("counter", "Failed checkpoints."),
+    "job_uptime_seconds": Figure("gauge", "Since the job was submitted.", OF_JOB),
+    "job_restarts": Figure("counter", "Restarts of the job since it was submitted.", OF_JOB),
+    "job_tasks_running": Figure("gauge", "Running tasks.", OF_JOB),
+    "job_tasks": Figure("gauge", "Tasks of the job.", OF_JOB),
+    "job_events_per_second": Figure("gauge", "Records that the profile pipeline reads.", OF_JOB),
+    "checkpoint_age_seconds": Figure(
+        "gauge", "Since the last completed checkpoint; of a job without one, its uptime.", OF_JOB
+    ),
+    "checkpoint_interval_seconds": Figure("gauge", "Setting job.checkpoint_interval_ms.", OF_JOB),
+    "checkpoint_duration_seconds": Figure("gauge", "Of the last completed checkpoint.", OF_JOB),
+    "checkpoint_size_bytes": Figure(
+        "gauge", "Full state in the last completed checkpoint.", OF_JOB
+    ),
+    "checkpoints_failed": Figure("counter", "Failed checkpoints.", OF_JOB),
     "windows_stored": Figure("counter", "Windows whose profile is stored."),
     "events_scored": Figure("counter", "Events that are scored and stored."),
     "events_unscored": Figure("counter", "Events that could not be read or scored."),

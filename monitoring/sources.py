@@ -20,6 +20,7 @@ from liveprofile.flink.job_report import (
     running_jobs,
     scoring_report,
 )
+from liveprofile.flink.jobs import jobs
 from liveprofile.flink.operator_metrics import (
     NO_BOUND,
     OverSubtasks,
@@ -52,12 +53,15 @@ ROWS = re.compile(r"\.liveprofile\.(events\.)?rows$")
 
 
 def read_flink(settings: Settings) -> Readings:
-    """Readings of the job of the settings. Raises ServiceError if Flink does not answer."""
-    rest_url, name = settings.flink.rest_url, settings.job.name
-    if not running_jobs(rest_url, name):
-        return Readings(job_running=0.0)
-    job = report(rest_url, name)
-    return flink_readings(settings, job, operator_metrics(rest_url, job.job_id, is_needed))
+    """Readings of the jobs of the settings. Raises ServiceError if Flink does not answer."""
+    reports, metrics = {}, {}
+    for job in jobs(settings):
+        rest_url, name = job.settings.flink.rest_url, job.settings.job.name
+        running = report(rest_url, name) if running_jobs(rest_url, name) else None
+        reports[job.pipeline or "both"] = running
+        if running:
+            metrics |= operator_metrics(rest_url, running.job_id, is_needed)
+    return flink_readings(settings, reports, metrics)
 
 
 def is_needed(name: str) -> bool:
@@ -65,24 +69,37 @@ def is_needed(name: str) -> bool:
     return is_reported(name) or is_latency(name) or ROWS.search(name) is not None
 
 
-def flink_readings(
-    settings: Settings, job: JobReport, metrics: Mapping[str, OverSubtasks]
-) -> Readings:
-    """metrics: of all operators that `is_needed` selects."""
-    readings = Readings(
-        job_running=float(job.state == "RUNNING" and job.tasks_running == job.tasks > 0),
-        job_uptime_seconds=job.uptime_s,
-        job_restarts=job.restarts,
-        job_tasks_running=job.tasks_running,
-        job_tasks=job.tasks,
-        job_events_per_second=job.events_per_second,
-        checkpoint_interval_seconds=settings.job.checkpoint_interval_ms / SECOND_MS,
-        checkpoints_failed=job.checkpoints_failed,
-        checkpoint_age_seconds=job.checkpoint.age_s if job.checkpoint else job.uptime_s,
-    )
+def job_figures(settings: Settings, job: JobReport | None) -> dict[str, float]:
+    """job: None if it does not run."""
+    if job is None:
+        return {"job_running": 0.0}
+    figures = {
+        "job_running": float(job.state == "RUNNING" and job.tasks_running == job.tasks > 0),
+        "job_uptime_seconds": job.uptime_s,
+        "job_restarts": job.restarts,
+        "job_tasks_running": job.tasks_running,
+        "job_tasks": job.tasks,
+        "job_events_per_second": job.events_per_second,
+        "checkpoint_interval_seconds": settings.job.checkpoint_interval_ms / SECOND_MS,
+        "checkpoints_failed": job.checkpoints_failed,
+        "checkpoint_age_seconds": job.checkpoint.age_s if job.checkpoint else job.uptime_s,
+    }
     if job.checkpoint:
-        readings.add("checkpoint_duration_seconds", job.checkpoint.duration_ms / SECOND_MS)
-        readings.add("checkpoint_size_bytes", job.checkpoint.size_bytes)
+        figures["checkpoint_duration_seconds"] = job.checkpoint.duration_ms / SECOND_MS
+        figures["checkpoint_size_bytes"] = job.checkpoint.size_bytes
+    return figures
+
+
+def flink_readings(
+    settings: Settings,
+    reports: Mapping[str, JobReport | None],
+    metrics: Mapping[str, OverSubtasks],
+) -> Readings:
+    """reports: by pipeline. metrics: of all operators that `is_needed` selects."""
+    readings = Readings()
+    for pipeline, job in reports.items():
+        for name, value in job_figures(settings, job).items():
+            readings.add(name, value, pipeline)
     sums = {name: value.sum for name, value in metrics.items()}
     for name, value in sums.items():
         if match := ROWS.search(name):

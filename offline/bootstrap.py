@@ -18,6 +18,7 @@ from liveprofile.audit.rows import NO_TIME
 from liveprofile.errors import InputError, ServiceError
 from liveprofile.flink import rest
 from liveprofile.flink.job_report import running_jobs
+from liveprofile.flink.jobs import Job, jobs, only_job
 from liveprofile.ingest.mapping import ROW_NUMBER, read_mapping, template_columns
 from liveprofile.ingest.replay import check_sources, replay
 from liveprofile.kafka import offsets, topics
@@ -48,6 +49,8 @@ def archive_variables(settings: Settings) -> dict[str, str]:
     changed = {
         "topics.bootstrap": "true",
         "job.name": f"{settings.job.name}-bootstrap",
+        # Each job goes on from its part of this one's savepoint.
+        "job.pipelines": "together",
         "kafka.group_id": offsets.bootstrap_group(settings.kafka),
         "kafka.startup_mode": "earliest",
         "scoring.replay": "true",
@@ -62,7 +65,7 @@ def run(
     files: Sequence[Path],
     mapping: Path | None,
     savepoint_dir: str | None,
-    submit: Callable[[Settings, Path | None, Sequence[str]], str],
+    submit: Callable[[Job, Path | None, Sequence[str]], str],
     on_step: OnStep,
 ) -> BootstrapResult:
     """Runs the job over the files, and commits for `live` where the input topic goes on.
@@ -71,11 +74,12 @@ def run(
     submits the job with arguments of jobs/profile_job.py, and returns its id.
     Raises LiveprofileError. In any case it removes the topics and the job of the bootstrap.
     """
-    if running := running_jobs(live.flink.rest_url, live.job.name):
-        raise ServiceError(
-            f"job {live.job.name} is running ({running[0]}): stop it, and use a new job.name,"
-            " kafka.group_id and cassandra.keyspace"
-        )
+    for _, own in jobs(live):
+        if running := running_jobs(own.flink.rest_url, own.job.name):
+            raise ServiceError(
+                f"job {own.job.name} is running ({running[0]}): stop it, and use a new job.name,"
+                " kafka.group_id and cassandra.keyspace"
+            )
     topics.create_topics(live)
     with _nothing_left_over(archive, on_step):
         partitions = offsets.partition_ranges(live, live.topics.events)
@@ -84,7 +88,7 @@ def run(
         events = sum(replay(file, mapping, archive).sent for file in files)
         on_step(f"{events} events sent to {archive.topics.events}")
         starts, no_overlap = _find_starts(live, archive, on_step)
-        job_id = submit(archive, settings_file, ["--bootstrap"])
+        job_id = submit(only_job(archive), settings_file, ["--bootstrap"])
         on_step(f"job {job_id} reads them")
         rest.wait_until_running(archive.flink.rest_url, job_id, START_TIMEOUT_S)
         _wait_until_read(archive, job_id)

@@ -12,6 +12,7 @@ from cassandra.cluster import Session
 from liveprofile.audit.results import AuditResult, read_results
 from liveprofile.drift.reference import DriftReference
 from liveprofile.flink.job_report import is_reported, job_warnings, report, scoring_report
+from liveprofile.flink.jobs import Job
 from liveprofile.flink.operator_metrics import model_report, operator_metrics
 from liveprofile.ingest.rejected import RejectedRecord, last_ranges, latest_records
 from liveprofile.kafka.offsets import lag, scoring_group
@@ -32,20 +33,22 @@ class DriftHistory(NamedTuple):
     hours: Sequence[DriftDecision]  # newest first
 
 
-def job_status(settings: Settings) -> dict[str, Any]:
-    """What Flink and Kafka tell of the running job, with its warnings. Raises ServiceError."""
+def job_status(running: Job) -> dict[str, Any]:
+    """What Flink and Kafka tell of a running job, with its warnings. Raises ServiceError."""
+    settings = running.settings
     rest_url, checkpoint = settings.flink.rest_url, product_path(settings.model.checkpoint)
     job = report(rest_url, settings.job.name)
     metrics = operator_metrics(rest_url, job.job_id, is_reported)
     models, scoring, lag_scoring = model_report(metrics), None, None
-    if settings.scoring.enabled:
+    if running.has("scoring"):
         lag_scoring = lag(settings, scoring_group(settings.kafka))
         scoring = scoring_report(metrics)
     card = checkpoint / "card.json"  # it may be on another machine
     interval_ms = settings.job.checkpoint_interval_ms
     return job._asdict() | {
+        "name": settings.job.name,
         "checkpoint": job.checkpoint and job.checkpoint._asdict(),
-        "lag_events": lag(settings),
+        "lag_events": lag(settings) if running.has("profile") else None,
         "lag_scoring": lag_scoring,
         "scoring": scoring and scoring._asdict(),
         "model_version": orjson.loads(card.read_bytes())["version"] if card.is_file() else None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 import yaml
@@ -23,6 +23,10 @@ Slots = Annotated[
         min=1, help="Task slots, one Python worker each. Default: the last value, initially 4."
     ),
 ]
+Pipelines = Annotated[
+    Literal["together", "apart"] | None,
+    typer.Option(help="job.pipelines. Default: the last value, initially together."),
+]
 
 
 def _report(stack: Stack) -> None:
@@ -38,6 +42,7 @@ def _report(stack: Stack) -> None:
 def up(
     root: Root = DEFAULT_ROOT,
     slots: Slots = None,
+    pipelines: Pipelines = None,
     heartbeat: Annotated[
         bool,
         typer.Option(
@@ -51,7 +56,7 @@ def up(
 
     Example: `python -m stack up --heartbeat`
     """
-    stack = Stack(root, slots=slots)
+    stack = Stack(root, slots=slots, pipelines=pipelines)
     with Console(stderr=True).status("starting Kafka, Cassandra, Flink and the read API"):
         stack.start()
         stack.api.start()

@@ -1,4 +1,4 @@
-"""A Flink standalone cluster from the pip package's jars: one JobManager, one TaskManager."""
+"""Flink standalone clusters from the pip package's jars: a JobManager and a TaskManager each."""
 
 from __future__ import annotations
 
@@ -66,8 +66,11 @@ def _memory_options(folder: Path, process: str, options: str) -> tuple[list[str]
 class _FlinkService(Service):
     """`slots`: task slots; None means the number of the last start, initially DEFAULT_SLOTS.
 
-    `options`: of Flink, which override those of the stack.
+    `options`: of Flink, which override those of the stack. `cluster`: in front of the names of the
+    processes and ports of a second cluster.
     """
+
+    process: str  # as Flink's options call it
 
     def __init__(
         self,
@@ -75,30 +78,35 @@ class _FlinkService(Service):
         state: StackState,
         slots: int | None,
         options: Mapping[str, Any] = MappingProxyType({}),
+        cluster: str = "",
     ):
+        self.name = cluster + self.process
         super().__init__(root, state)
-        self._slots, self._options = slots, options
+        self._slots, self._options, self._cluster = slots, options, cluster
         self._durable = root / "flink"
         self._temporary = self.folder / "tmp"
 
     @property
     def rest_url(self) -> str:
-        return f"http://{LOOPBACK}:{self.state.ports('flink_rest')['flink_rest']}"
+        return f"http://{LOOPBACK}:{self._port('flink_rest')}"
+
+    def _port(self, name: str) -> int:
+        [port] = self.state.ports(self._cluster + name).values()
+        return port
 
     def _configure(self) -> None:
         with self.state.update() as content:
             slots = content["slots"] = self._slots or content.get("slots", DEFAULT_SLOTS)
-        ports = self.state.ports("flink_rest", "flink_rpc", "flink_blob")
         write_configuration(
             self.folder / "conf",
             {
                 "jobmanager.rpc.address": LOOPBACK,
-                "jobmanager.rpc.port": ports["flink_rpc"],
+                "jobmanager.rpc.port": self._port("flink_rpc"),
                 "jobmanager.bind-host": LOOPBACK,
-                "blob.server.port": ports["flink_blob"],
+                "blob.server.port": self._port("flink_blob"),
                 "rest.address": LOOPBACK,
                 "rest.bind-address": LOOPBACK,
-                "rest.port": ports["flink_rest"],
+                "rest.port": self._port("flink_rest"),
                 "taskmanager.host": LOOPBACK,
                 "taskmanager.bind-host": LOOPBACK,
                 "taskmanager.numberOfTaskSlots": slots,
@@ -120,7 +128,7 @@ class _FlinkService(Service):
         conf = self.folder / "conf"
         jvm, split = _memory_options(self.folder, process, (conf / "config.yaml").read_text())
         arguments = ["--configDir", str(conf), *split, *dynamic]
-        command = java_command(self.folder, main_class, *jvm, process=self.name)
+        command = java_command(self.folder, main_class, *jvm, process=self.process)
         return [*command, *arguments]
 
     def _get(self, path: str) -> dict[str, Any] | None:
@@ -135,7 +143,7 @@ class _FlinkService(Service):
 class JobManager(_FlinkService):
     """Ready when its REST interface answers."""
 
-    name = "jobmanager"
+    process = "jobmanager"
 
     def prepare(self) -> tuple[list[str], dict[str, str]]:
         self._configure()
@@ -147,9 +155,10 @@ class JobManager(_FlinkService):
 
 
 class TaskManager(_FlinkService):
-    """Ready when it is registered at the JobManager."""
+    """Ready when it is registered at the JobManager. nice: the priority of it and its workers."""
 
-    name = "taskmanager"
+    process = "taskmanager"
+    nice = 0
     _resource_id = ""
 
     def prepare(self) -> tuple[list[str], dict[str, str]]:
@@ -158,7 +167,7 @@ class TaskManager(_FlinkService):
         self._resource_id = f"taskmanager-{uuid.uuid4().hex[:8]}"
         identity = f"-Dtaskmanager.resource-id={self._resource_id}"
         command = self._command("TM", TASKMANAGER_CLASS, identity)
-        return command, environment(self.folder)
+        return ["nice", "-n", str(self.nice), *command], environment(self.folder)
 
     def ready(self) -> bool:
         answer = self._get("/taskmanagers") or {"taskmanagers": []}

@@ -28,6 +28,7 @@ from stack.process import Service
 from stack.state import LOOPBACK, StackState
 
 START_ATTEMPTS = 3
+PROFILE_NICE = 10
 
 
 CONFIG = "liveprofile.toml"
@@ -92,6 +93,8 @@ class Stack:
     """The four services of the folder `root`, running or not.
 
     `slots`: task slots; None means the number of the last start, initially 4.
+    `pipelines`: "apart" means a second cluster for the scoring job, and low priority for the first;
+    None as for `slots`, initially "together".
     `commit_log`: see stack.cassandra. `flink_options`: see stack.cluster.
 
     A second object with the same root, in any process, controls the same services.
@@ -102,6 +105,7 @@ class Stack:
         root: Path | str = DEFAULT_ROOT,
         *,
         slots: int | None = None,
+        pipelines: str | None = None,
         parallelism: int = 2,
         cassandra_heap_mb: int = 1024,
         commit_log: str = "batch",
@@ -114,6 +118,13 @@ class Stack:
         self.cassandra = CassandraNode(self.root, state, cassandra_heap_mb, commit_log)
         self.jobmanager = JobManager(self.root, state, slots, flink_options)
         self.taskmanager = TaskManager(self.root, state, slots, flink_options)
+        self.pipelines = pipelines or state.read().get("pipelines", "together")
+        self.scoring_cluster = (
+            JobManager(self.root, state, slots, flink_options, "scoring-"),
+            TaskManager(self.root, state, slots, flink_options, "scoring-"),
+        )
+        if self.pipelines == "apart":
+            self.taskmanager.nice = PROFILE_NICE
         # Not of the services: the job does not need them.
         self.api = HttpServer("api", self.root, state)
         self.console = HttpServer("console", self.root, state)
@@ -123,7 +134,8 @@ class Stack:
 
     @property
     def services(self) -> dict[str, Service]:
-        ordered = (self.kafka, self.cassandra, self.jobmanager, self.taskmanager)
+        ordered = [self.kafka, self.cassandra, self.jobmanager, self.taskmanager]
+        ordered += self.scoring_cluster if self.pipelines == "apart" else ()
         return {service.name: service for service in ordered}
 
     @property
@@ -167,22 +179,25 @@ class Stack:
         self.heartbeat.stop()
         self.console.stop()
         self.api.stop()
-        # The TaskManager stops before the JobManager that it reports to.
-        self._run_on("stop", (self.taskmanager, self.cassandra))
-        self._run_on("stop", (self.jobmanager, self.kafka))
+        # A TaskManager stops before the JobManager that it reports to.
+        scoring_jobmanager, scoring_taskmanager = self.scoring_cluster
+        self._run_on("stop", (self.taskmanager, scoring_taskmanager, self.cassandra))
+        self._run_on("stop", (self.jobmanager, scoring_jobmanager, self.kafka))
 
     def _run_on(self, action: str, services: Iterable[Service]) -> None:
-        with ThreadPoolExecutor(max_workers=4) as pool:
+        with ThreadPoolExecutor(max_workers=6) as pool:
             futures = [pool.submit(getattr(service, action)) for service in services]
         for future in futures:
             future.result()
 
     def settings(self) -> dict[str, Any]:
         """Overrides for `liveprofile.settings.load(**settings)` that point at this stack."""
+        apart = self.pipelines == "apart"
         return {
             "kafka": {"bootstrap_servers": self.kafka.bootstrap_servers},
             "cassandra": {"contact_points": [LOOPBACK], "port": self.cassandra.port},
-            "flink": {"rest_url": self.rest_url},
+            "flink": {"rest_url": self.rest_url}
+            | ({"scoring_rest_url": self.scoring_cluster[0].rest_url} if apart else {}),
             "serve": {
                 "host": LOOPBACK,
                 "port": self.api.port,
@@ -193,6 +208,7 @@ class Stack:
             "job": {
                 "checkpoint_dir": (self.root / "flink" / "checkpoints").as_uri(),
                 "parallelism": self.parallelism,
+                "pipelines": self.pipelines,
             },
             "model": {"checkpoint": str(ROOT / "models" / "checkpoints" / "default")},
             "scoring": {
@@ -206,7 +222,8 @@ class Stack:
 
     def write_config(self) -> Path:
         """Writes `settings` to `config_file` and returns its path."""
-        self.root.mkdir(parents=True, exist_ok=True)
+        with self._state.update() as content:
+            content["pipelines"] = self.pipelines
         self.config_file.write_text(to_toml(self.settings()), "utf-8")
         return self.config_file
 
@@ -216,7 +233,7 @@ class Stack:
         others = (self.api, self.console, self.heartbeat)
         services = {}
         for name, service in (self.services | {each.name: each for each in others}).items():
-            port = ports.get("flink_rest" if name == "jobmanager" else name, "")
+            port = ports.get(name.replace("jobmanager", "flink_rest"), "")
             scheme = "" if name in ("kafka", "cassandra") else "http://"
             services[name] = {
                 "pid": service.pid,

@@ -10,7 +10,7 @@ from pyflink.table import EnvironmentSettings, StreamTableEnvironment
 
 from benchmarks.support.journal import OpenJournalMetrics
 from jobs import profile_job
-from jobs.sql import tables
+from liveprofile.flink.jobs import PIPELINES, only_job
 from liveprofile.settings import load
 from udfs.profile.udf import PARTS, profile_udf
 
@@ -19,20 +19,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--journal", required=True, help="folder for the workers' journals")
+    parser.add_argument("--pipeline", choices=PIPELINES)
     options = parser.parse_args()
-    settings = load(options.config)
+    job = only_job(load(options.config), options.pipeline)
+    settings = job.settings
     t_env = StreamTableEnvironment.create(
         environment_settings=EnvironmentSettings.in_streaming_mode()
     )
     parts = PARTS._replace(open_metrics=OpenJournalMetrics(options.journal))
-    scoring = settings.scoring.enabled
+    profile_tables = profile_job.kafka_profile_tables(settings)._replace(
+        update_profile=profile_udf(settings, parts)
+    )
     profile_job.build(
         t_env,
         settings,
-        source=tables.kafka_source("source", settings),
-        sink=tables.kafka_sink("sink", settings),
-        update_profile=profile_udf(settings, parts),
-        scoring_tables=profile_job.kafka_scoring_tables(settings) if scoring else None,
+        profile_tables if job.has("profile") else None,
+        profile_job.kafka_scoring_tables(settings) if job.has("scoring") else None,
     ).execute()
 
 

@@ -22,6 +22,7 @@ from confluent_kafka.admin import AdminClient
 from cli.submission import submit_job
 from liveprofile.errors import InputError, ServiceError
 from liveprofile.flink import rest
+from liveprofile.flink.jobs import only_job
 from liveprofile.kafka.connection import client_config
 from liveprofile.kafka.topics import topic_configs
 from liveprofile.resources import ROOT
@@ -52,7 +53,7 @@ def settings_of(stack: Stack) -> dict[str, dict[str, Any] | Any]:
         "topics": {"prefix": "demo-"},
         "cassandra": {"keyspace": "liveprofile_demo"},
         "window": {"length_ms": DAY_MS, "out_of_orderness_ms": 60 * MINUTE_MS},
-        "job": {"name": NAME, "checkpoint_interval_ms": 5_000},
+        "job": {"name": NAME, "pipelines": "together", "checkpoint_interval_ms": 5_000},
         "serve": {"deadline_ms": 15_000},  # the job and two servers share the cores
     }
     # The shipped rules without those for payments: here each product of a basket is an event.
@@ -140,6 +141,6 @@ def submit(file: Path, settings: Settings, timeout_s: float) -> str:
 
     Raises ServiceError.
     """
-    job_id, _ = submit_job(settings, file)
+    job_id, _ = submit_job(only_job(settings), file)
     rest.wait_until_running(settings.flink.rest_url, job_id, timeout_s)
     return job_id

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import typer
 
-from cli.common import Call, table
+from cli.common import JobCall, table
 
 
-def doctor(call: Call) -> None:
+def doctor(call: JobCall) -> None:
     """Check services, permissions and settings, and print what is wrong with a way out.
 
     It changes nothing. Exit code 1 if there is a finding. A service that does not answer is one
@@ -36,7 +36,7 @@ def doctor(call: Call) -> None:
             "skipped": skipped,
             "checks": NAMES,
         },
-        table(None, rows, "check state problem way_out"),
+        table(call.job.pipeline, rows, "check state problem way_out"),
     )
     if findings:
         raise typer.Exit(1)

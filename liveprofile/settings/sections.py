@@ -94,6 +94,9 @@ class ModelSettings(Section):
 class JobSettings(Section):
     name: str = "liveprofile"
     """of the Flink job; `liveprofile job status` looks it up"""
+    pipelines: Literal["together", "apart"] = "together"
+    """together: in one job; apart: in jobs NAME-profile and NAME-scoring, so that windows delay
+    alerts less (docs/operate.md#pipelines-apart)"""
     # CloudEvents requires `source` and `id` together to be unique. The ids of two shops that share
     # a topic may be equal.
     event_source: Annotated[
@@ -122,6 +125,11 @@ class ScoringSettings(Section):
 
     enabled: bool = True
     """score single events as they arrive (docs/risk.md)"""
+    parallelism: Annotated[int, within(1, 4096)] = 1
+    """of the scoring job, with `job.pipelines = "apart"`"""
+    state_backend: Literal["rocksdb", "hashmap"] = "rocksdb"
+    """of the scoring job, with `job.pipelines = "apart"`. hashmap: in the JVM's heap, for small
+    shops"""
     # The state has K tokens of about 80 characters for each user, and of about 50 for each entity.
     history: Annotated[int, within(2, 1_024)] = 128
     """last events of a user or an entity that features use"""

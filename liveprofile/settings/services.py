@@ -218,6 +218,8 @@ class DecoderSettings(Login):
 class FlinkSettings(Section):
     rest_url: str = "http://localhost:8081"
     """REST API of Flink's JobManager"""
+    scoring_rest_url: str = ""
+    """of the cluster of the scoring job, with `job.pipelines = "apart"`; empty: `rest_url`"""
 
 
 class ServeSettings(Certificate):

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 from pyflink.table import EnvironmentSettings, TableEnvironment
 
 from jobs import backfill_job, profile_job
-from jobs.compiled_plan import CompiledPlan
 from jobs.sql import expressions as sql
 from jobs.sql import scoring_views, tables
 from jobs.sql.event_views import create_views
@@ -21,7 +20,7 @@ from liveprofile.settings import Settings
 from models.profile.inference import ProfileModel
 from tests.reference.windows import Record
 from tests.support.memory.sinks import MemoryProfileSink, MemoryScoringSink
-from udfs.person_id import OpenMerges, register_person_id
+from udfs.person_id import OpenMerges
 from udfs.profile.model_feed import ActiveModels
 from udfs.profile.udf import PARTS, profile_udf
 from udfs.scoring.udf import PARTS as SCORING_PARTS
@@ -144,20 +143,24 @@ def run_profile_pipeline(
     plan = profile_job.build(
         t_env,
         settings,
-        source=source_table(events, settings),
-        sink=tables.file_sink("sink", sent, SINK_COLUMNS),
-        update_profile=profile_udf(
-            settings,
-            PARTS._replace(
-                open_sink=open_profile_sink,
-                open_feeds=open_feeds,
-                open_models=fixed_models,
-            ),
-        ),
+        profile_tables(settings, events, sent, open_feeds),
         open_merges=open_merges,
     )
     plan.execute().wait()
     return ProfileOutput(sink, list(read_sent(sent)))
+
+
+def profile_tables(
+    settings: Settings, events: Path, sent: Path, open_feeds: OpenFeeds = fixed_feeds
+) -> profile_job.ProfileTables:
+    parts = PARTS._replace(
+        open_sink=open_profile_sink, open_feeds=open_feeds, open_models=fixed_models
+    )
+    return profile_job.ProfileTables(
+        source_table(events, settings),
+        tables.file_sink("sink", sent, SINK_COLUMNS),
+        profile_udf(settings, parts),
+    )
 
 
 class ScoringOutput(NamedTuple):
@@ -197,13 +200,11 @@ def run_scoring_pipeline(
     write_records(paths["events"], records, settings.topics.events)
     write_records(paths["labels"], labels, settings.topics.feedback)
     t_env = TableEnvironment.create(EnvironmentSettings.in_streaming_mode())
-    profile_job.configure(t_env, settings)
-    register_person_id(t_env, settings, open_merges)
     scoring = scoring_tables(
         settings, paths["events"], paths["labels"], folder / "sent", open_feeds
     )
-    statements = profile_job.scoring_pipeline(t_env, settings, scoring)
-    CompiledPlan(t_env, [statements], profile_job.scoring_overrides(settings)).execute().wait()
+    plan = profile_job.build(t_env, settings, scoring_tables=scoring, open_merges=open_merges)
+    plan.execute().wait()
     return ScoringOutput(sink, list(read_sent(folder / "sent")))
 
 

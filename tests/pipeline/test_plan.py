@@ -14,11 +14,10 @@ from pyflink.table import EnvironmentSettings, StreamTableEnvironment
 from jobs import profile_job, savepoint
 from jobs.compiled_plan import FIRST_STATELESS_ID, CompiledPlan
 from jobs.savepoint import NODE_IDS
-from jobs.sql import tables
 from liveprofile.flink.jars import JARS
+from liveprofile.flink.jobs import Job, Pipeline
 from liveprofile.privacy.places import STATES
 from liveprofile.settings import load
-from udfs.profile.udf import profile_udf
 
 pytestmark = pytest.mark.pipeline
 
@@ -31,9 +30,9 @@ WITHOUT_STATE = {
 ENDED_BY_WATERMARK = {"local-window-aggregate", "global-window-aggregate"}
 
 
-def job_plan(**sections: dict[str, Any]) -> CompiledPlan:
+def job_plan(pipeline: Pipeline | None = None, **sections: dict[str, Any]) -> CompiledPlan:
     """The plan of the job as it is submitted."""
-    settings = load(**sections)
+    job = Job(pipeline, settings := load(**sections))
     t_env = StreamTableEnvironment.create(
         environment_settings=EnvironmentSettings.in_streaming_mode()
     )
@@ -42,12 +41,8 @@ def job_plan(**sections: dict[str, Any]) -> CompiledPlan:
     return profile_job.build(
         t_env,
         settings,
-        source=tables.kafka_source("source", settings),
-        sink=tables.kafka_sink("sink", settings),
-        update_profile=profile_udf(settings),
-        scoring_tables=(
-            profile_job.kafka_scoring_tables(settings) if settings.scoring.enabled else None
-        ),
+        profile_job.kafka_profile_tables(settings) if job.has("profile") else None,
+        profile_job.kafka_scoring_tables(settings) if job.has("scoring") else None,
         node_ids=NODE_IDS,
     )
 
@@ -155,6 +150,10 @@ def ids_with_state(plan: CompiledPlan) -> set[int]:
     return {node["id"] for node in plan.plan["nodes"] if node["id"] < FIRST_STATELESS_ID}
 
 
+def state_settings(plan: CompiledPlan) -> dict[str, Any]:
+    return savepoint.read_state_settings(node["description"] for node in plan.plan["nodes"])
+
+
 def test_job_that_follows_merges_restores_the_state_of_one_that_does_not() -> None:
     plan = job_plan(merges={"enabled": True})
     assert ids_with_state(plan) == {node.id for node in NODE_IDS}
@@ -168,8 +167,12 @@ def test_job_that_follows_merges_restores_the_state_of_one_that_does_not() -> No
 
 def test_ids_of_nodes_with_state_do_not_depend_on_other_nodes() -> None:
     """Staggered windows have further steps, and the scoring pipeline numbers the nodes anew."""
-    plan = job_plan(scoring={"enabled": False}, window={"stagger_ms": 60_000})
+    plan = job_plan("scoring", job={"parallelism": 1})
+    assert ids_with_state(plan) == {node.id for node in NODE_IDS if node.id > 20}
+    assert state_settings(plan) == {"scoring": {}}
+    plan = job_plan("profile", window={"stagger_ms": 60_000})
     assert ids_with_state(plan) == set(range(1, 9))
+    assert state_settings(plan)["profile"]["window.stagger_ms"] == 60_000
     with pytest.raises(ValueError, match="local-window-aggregate matches 0 known ids"):
         plan._renumber([node for node in NODE_IDS if "window" not in node.node_type])
 

@@ -80,14 +80,18 @@ def test_lag_checkpoints_late_records_and_the_audit(processed, server: Prometheu
     job: JobUnderTest = processed.job
     job.wait_until_committed()
     until(lambda: server.values("liveprofile_lag_records") == {("profile",): 0, ("scoring",): 0})
-    assert server.wait_for("liveprofile_job_running") == {(): 1.0}
+    assert server.wait_for("liveprofile_job_running") == {("both",): 1.0}
     interval_s = job.settings.job.checkpoint_interval_ms / 1_000
-    assert server.wait_for("liveprofile_checkpoint_interval_seconds") == {(): interval_s}
+    assert server.wait_for("liveprofile_checkpoint_interval_seconds") == {("both",): interval_s}
     # As the alert LiveprofileCheckpointOverdue compares them.
     until(
-        lambda: 0 <= server.wait_for("liveprofile_checkpoint_age_seconds")[()] < 3 * interval_s + 5
+        lambda: (
+            0
+            <= server.wait_for("liveprofile_checkpoint_age_seconds")[("both",)]
+            < 3 * interval_s + 5
+        )
     )
-    assert server.wait_for("liveprofile_checkpoint_size_bytes")[()] > 0
+    assert server.wait_for("liveprofile_checkpoint_size_bytes")[("both",)] > 0
     assert server.wait_for("liveprofile_records_late_total")[()] > 20
     # Records of topics are counted from the start of the exporter.
     assert server.wait_for("liveprofile_records_rejected_total")[("BAD_ID",)] == 0.0

@@ -31,10 +31,10 @@ class MemoryJob:
     def __init__(self) -> None:
         self.state: dict[str, Any] | Exception = STATUS
 
-    async def status(self) -> dict[str, Any]:
+    async def status(self) -> list[dict[str, Any]]:
         if isinstance(self.state, Exception):
             raise self.state
-        return self.state
+        return [self.state]
 
 
 ORIGIN = "http://127.0.0.1"

@@ -62,7 +62,7 @@ async def test_many_browsers_read_the_job_once_at_a_time() -> None:
     reads, released = [], threading.Event()
     now_s = 0.0
 
-    def read(_settings: object) -> object:
+    def read(_job: object) -> object:
         reads.append(1)
         released.wait(10)
         return STATUS
@@ -74,7 +74,7 @@ async def test_many_browsers_read_the_job_once_at_a_time() -> None:
     late = asyncio.create_task(reader.status())
     await asyncio.sleep(0)
     released.set()
-    assert await asyncio.gather(*first, late) == 4 * [STATUS]
+    assert await asyncio.gather(*first, late) == 4 * [[STATUS]]
     assert len(reads) == 1
     await reader.status()
     assert len(reads) == 2

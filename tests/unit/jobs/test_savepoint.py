@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -10,44 +9,54 @@ import pytest
 from jobs.compiled_plan import NodeId
 from jobs.savepoint import (
     ARCHIVE_NODE_IDS,
-    NAME_PREFIX,
     NODE_IDS,
     STATE_SETTINGS,
+    check_nodes,
     check_state_settings,
     is_of_archive,
     operator_name,
+    read_state_settings,
 )
 from liveprofile.errors import ConfigError
+from liveprofile.flink.jobs import PIPELINES, Job, Pipeline
 from liveprofile.settings import load
 
-SAVED = json.loads(operator_name(load()).removeprefix(NAME_PREFIX))
+SAVED = read_state_settings([operator_name(each, load()) for each in PIPELINES] + ["Calc[3]"])
 CHANGED = {
     "window.length_ms": 60_000,
     "window.stagger_ms": 5_000,
     "state.decay_days": 29.5,
-    "scoring.enabled": False,
 }
 
 
-@pytest.mark.parametrize("name", STATE_SETTINGS)
+@pytest.mark.parametrize("name", STATE_SETTINGS["profile"])
 def test_changed_setting_is_refused_with_its_name_and_the_way_out(name: str) -> None:
     section, key = name.split(".")
     sections: dict[str, Any] = {section: {key: CHANGED[name]}}
     with pytest.raises(ConfigError) as refused:
-        check_state_settings("file:///savepoint", SAVED, load(**sections))
+        check_state_settings("file:///savepoint", SAVED, Job(None, load(**sections)))
+    check_state_settings("file:///savepoint", SAVED, Job("scoring", load(**sections)))
     message = str(refused.value)
     assert f"setting {name} = {CHANGED[name]}" in message and "file:///savepoint" in message
-    assert f"Set it to {SAVED[name]}" in message and "without a savepoint" in message
+    assert f"Set it to {SAVED['profile'][name]}" in message and "without a savepoint" in message
 
 
 def test_state_of_another_program_is_refused() -> None:
     with pytest.raises(ConfigError, match="path is no savepoint of this job"):
-        check_state_settings("path", {}, load())
+        check_state_settings("path", {}, Job(None, load()))
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_job_of_one_pipeline_starts_from_a_savepoint_of_both(pipeline: Pipeline) -> None:
+    check_state_settings("path", SAVED, Job(pipeline, load()))
+    [other] = SAVED.keys() - {pipeline}
+    with pytest.raises(ConfigError, match=f"path has the state of {other}, not of {pipeline}"):
+        check_state_settings("path", {other: SAVED[other]}, Job(None, load()))
 
 
 def test_other_settings_may_change() -> None:
     changed = load(job={"parallelism": 5}, state={"user_ttl_ms": 10**9}, limits={})
-    check_state_settings("path", SAVED, changed)
+    check_state_settings("path", SAVED, Job(None, changed))
 
 
 def uids(nodes: tuple[NodeId, ...]) -> list[str]:
@@ -63,12 +72,12 @@ def test_only_the_sources_of_an_archive_are_left_out() -> None:
         "default_database, scoring_source",
     }
     assert not {node.id for node in changed} & {node.id for node in NODE_IDS}
-    assert is_of_archive("path", uids(ARCHIVE_NODE_IDS))
-    assert not is_of_archive("path", uids(NODE_IDS))
-    assert not is_of_archive("path", [*uids(NODE_IDS), "99_removed", ""])
+    assert is_of_archive(uids(ARCHIVE_NODE_IDS))
+    assert not is_of_archive([*uids(NODE_IDS), "99_removed", ""])
+    check_nodes("path", uids(ARCHIVE_NODE_IDS) + uids(NODE_IDS))
 
 
 @pytest.mark.parametrize("uid", ["99_removed", "Writer: 99_removed", "", "of no node"])
 def test_other_state_without_a_node_is_refused(uid: str) -> None:
     with pytest.raises(ConfigError, match=f"no operators for the state of {uid} in path"):
-        is_of_archive("path", [*uids(ARCHIVE_NODE_IDS), uid])
+        check_nodes("path", [*uids(ARCHIVE_NODE_IDS), uid])

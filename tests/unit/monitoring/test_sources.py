@@ -53,33 +53,36 @@ def values(readings: Readings) -> dict[str, float]:
 
 
 def test_job_and_checkpoint() -> None:
-    found = values(flink_readings(SETTINGS, JOB, {}))
+    found = values(flink_readings(SETTINGS, {"both": JOB}, {}))
     assert found == {
-        "job_running": 1.0,
-        "job_uptime_seconds": 60.0,
-        "job_restarts_total": 2,
-        "job_tasks_running": 8,
-        "job_tasks": 8,
-        "job_events_per_second": 120.0,
-        "checkpoint_interval_seconds": 20.0,
-        "checkpoint_age_seconds": 4.0,
-        "checkpoint_duration_seconds": 0.25,
-        "checkpoint_size_bytes": 1_000_000,
-        "checkpoints_failed_total": 1,
+        "job_running/both": 1.0,
+        "job_uptime_seconds/both": 60.0,
+        "job_restarts_total/both": 2,
+        "job_tasks_running/both": 8,
+        "job_tasks/both": 8,
+        "job_events_per_second/both": 120.0,
+        "checkpoint_interval_seconds/both": 20.0,
+        "checkpoint_age_seconds/both": 4.0,
+        "checkpoint_duration_seconds/both": 0.25,
+        "checkpoint_size_bytes/both": 1_000_000,
+        "checkpoints_failed_total/both": 1,
     }
 
 
 def test_job_without_a_checkpoint_has_the_age_of_the_job() -> None:
-    found = values(flink_readings(SETTINGS, JOB._replace(checkpoint=None), {}))
-    assert found["checkpoint_age_seconds"] == 60.0
-    assert "checkpoint_size_bytes" not in found
+    found = values(flink_readings(SETTINGS, {"both": JOB._replace(checkpoint=None)}, {}))
+    assert found["checkpoint_age_seconds/both"] == 60.0
+    assert "checkpoint_size_bytes/both" not in found
 
 
 @pytest.mark.parametrize(
     "changed", [{"state": "RESTARTING"}, {"tasks_running": 7}, {"tasks": 0, "tasks_running": 0}]
 )
 def test_job_with_a_task_that_does_not_run_is_not_running(changed: dict[str, Any]) -> None:
-    assert values(flink_readings(SETTINGS, JOB._replace(**changed), {}))["job_running"] == 0.0
+    found = values(
+        flink_readings(SETTINGS, {"profile": None, "scoring": JOB._replace(**changed)}, {})
+    )
+    assert found["job_running/profile"] == found["job_running/scoring"] == 0.0
 
 
 def over(total: float, lowest: float = 0.0, highest: float = 0.0) -> OverSubtasks:
@@ -97,7 +100,7 @@ METRICS = {
 
 def test_operators_of_both_pipelines() -> None:
     assert all(map(is_needed, METRICS)) and not is_needed("Calc[24].numBytesOut")
-    found = values(flink_readings(SETTINGS, JOB, METRICS))
+    found = values(flink_readings(SETTINGS, {"both": JOB}, METRICS))
     expected = {
         "events_unscored_total": 2,
         "events_scored_total": 90,
@@ -114,7 +117,7 @@ def test_latency_is_a_histogram_in_seconds() -> None:
     metrics = {f"{name}.le.{bound}.bucket": over(3) for bound in BUCKETS_MS}
     metrics[f"{name}.le.+Inf.bucket"] = over(4)
     metrics[f"{name}.sum"] = over(91_500)
-    found = values(flink_readings(SETTINGS, JOB, metrics))
+    found = values(flink_readings(SETTINGS, {"both": JOB}, metrics))
     assert found["window_to_profile_seconds_bucket/0.025"] == 3
     assert found["window_to_profile_seconds_bucket/60.0"] == 3
     assert found["window_to_profile_seconds_bucket/+Inf"] == 4

@@ -12,6 +12,7 @@ import yaml
 
 from liveprofile.errors import PortTakenError, ServiceError
 from liveprofile.flink import launcher, rest
+from liveprofile.flink.jobs import jobs
 from liveprofile.settings import load
 from stack import state
 from stack.local import Stack
@@ -34,6 +35,17 @@ def test_written_settings_point_at_the_stack(tmp_path: Path) -> None:
     assert settings.flink.rest_url == stack.rest_url
     assert (settings.serve.host, settings.serve.port) == ("127.0.0.1", stack.api.port)
     assert settings.serve.console_port == stack.console.port != stack.api.port
+
+
+def test_second_cluster_of_the_scoring_job_is_remembered(tmp_path: Path) -> None:
+    Stack(tmp_path, pipelines="apart").write_config()
+    stack = Stack(tmp_path)
+    settings = load(stack.write_config())
+    profile, scoring = (job.settings for job in jobs(settings))
+    assert (profile.job.name, scoring.job.name) == ("liveprofile-profile", "liveprofile-scoring")
+    assert profile.flink.rest_url == stack.rest_url != scoring.flink.rest_url
+    assert [*stack.services][-2:] == ["scoring-jobmanager", "scoring-taskmanager"]
+    assert len(Stack(tmp_path, pipelines="together").services) == 4
 
 
 def test_pausing_a_stopped_service_is_rejected(tmp_path: Path) -> None:
