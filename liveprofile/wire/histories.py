@@ -20,7 +20,7 @@ from liveprofile.wire.token_columns import TokenColumns
 from liveprofile.wire.tokens import EVENT, FIELD, TYPE_LETTERS, WINDOW
 
 MEMORY_WINDOWS = 40
-MEMORY_CHARS = 32_768  # of ids: a memory that is longer loses its first windows
+MEMORY_CHARS = 65_536  # of a history: a longer one loses its first windows for the ranker
 PURCHASES = 2
 _FIELDS = 5
 _FIRST_LETTER = ord(TYPE_LETTERS[0])
@@ -39,12 +39,6 @@ class Memories(NamedTuple):
 
     sizes: np.ndarray  # (n,) int64 windows of each user
     windows: list[str]
-
-    def rows(self, rows: slice) -> Memories:
-        """Some of the memories, in order."""
-        starts = np.concatenate([[0], np.cumsum(self.sizes)])
-        first, last, _ = rows.indices(len(self.sizes))
-        return Memories(self.sizes[rows], self.windows[starts[first] : starts[last]])
 
 
 class Histories(NamedTuple):
@@ -133,29 +127,13 @@ def read_histories(
 
 def read_memories(texts: list[str]) -> Memories:
     """Splits n histories into all of their windows that the ranker can read."""
-    rows = [
-        windows if len(text) <= MEMORY_CHARS else _last_windows(windows)
-        for text, windows in ((text, text.split(WINDOW)) for text in texts)
-    ]
+    kept = (
+        text if len(text) <= MEMORY_CHARS else text[-MEMORY_CHARS:].partition(WINDOW)[2]
+        for text in texts
+    )
+    rows = [text.split(WINDOW) for text in kept]
     sizes = np.fromiter(map(len, rows), np.int64, len(rows))
     return Memories(sizes, list(chain.from_iterable(rows)))
-
-
-def _last_windows(windows: list[str]) -> list[str]:
-    """The windows without the first ones if their ids are too long.
-
-    Each counts as a mark, its end and the letter, item and category of its tokens, all with a
-    separator before it.
-    """
-    sizes = []
-    for window in windows:
-        end_ms, *tokens = window.split(EVENT)
-        ids = (text.rindex(FIELD) - text.index(FIELD) for text in tokens)
-        sizes.append(2 + len(end_ms) + sum(ids))
-    if sum(sizes) - 1 > MEMORY_CHARS:
-        while sum(sizes) > MEMORY_CHARS:
-            del sizes[0]
-    return windows[len(windows) - len(sizes) :]
 
 
 def window_text(end_ms: int, tokens: list[MemoryToken]) -> str:

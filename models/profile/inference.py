@@ -30,7 +30,7 @@ from models.profile.device import Device, passes, select_device, to_device
 from models.profile.encoding import EncodedBatch, Encoder, Vocabulary
 from models.profile.forward import PassResult, best_categories, best_items, forward, rank
 from models.profile.network import BehaviourTransformer, collate
-from models.profile.ranker.memory import MemoryReader
+from models.profile.ranker.memory import IndexedMemories, MemoryReader
 from models.profile.user_features import FEATURE_NAMES
 from models.profile.values import CurvesAfter, score_curves
 
@@ -96,7 +96,7 @@ class ProfileModel:
         self._lengths = (*(n for n in length_buckets if n < self.max_len), self.max_len)
         self._ranked_items = min(max(card["ranked_items"], TOP_K), len(items))
         self._k = min(TOP_K, len(categories)), min(TOP_K, len(items))
-        self._reader = MemoryReader(items, categories)
+        self.reader = MemoryReader(items, categories)
         self._encoder = Encoder(
             Vocabulary(items, model.shape.item_buckets),
             Vocabulary(categories, model.shape.category_buckets),
@@ -115,12 +115,12 @@ class ProfileModel:
 
         The model's names come first, then ids that the memories held.
         """
-        return self._reader.items.names
+        return self.reader.items.names
 
     @property
     def categories(self) -> list[str]:
         """As `items`, for categories."""
-        return self._reader.categories.names
+        return self.reader.categories.names
 
     @classmethod
     def load(
@@ -225,10 +225,11 @@ class ProfileModel:
             fused_BD = None
             if self.modalities and any(vectors):
                 fused_BD = after_BD + self._model.fusion(collate(vectors), rows)
-            interests, interests_p, items = self.rank(memories, after_BD, fused_BD)
+            indexed = self.reader.index(memories)
+            interests, interests_p, items = self.rank(indexed, after_BD, fused_BD)
             curves = score_curves(
                 self._model.value_curves,
-                self._reader.windows(memories),
+                self.reader.windows(indexed),
                 (user_features_before_BX, user_features_after_BX),
                 np.broadcast_to(window_days, rows),
             )
@@ -243,24 +244,23 @@ class ProfileModel:
         )
 
     def rank(
-        self, memories: Memories, h_BD: Tensor, fused_BD: Tensor | None = None
+        self, memories: IndexedMemories, h_BD: Tensor, fused_BD: Tensor | None = None
     ) -> tuple[np.ndarray, ...]:
         """Interests, their probabilities, next items as in Scores; h_BD, fused_BD as in `rank`.
 
-        The indexes are valid until the next call.
+        memories: of `reader`. The indexes are valid until it indexes the next ones.
         """
-        self._reader.make_room()
         chunks = []
         for part in passes(len(h_BD), RANKED_ROWS):
             part_BD = h_BD[part]
             ranked = rank(
                 self._model,
-                self._reader.read(memories.rows(part)),
+                self.reader.read(memories.rows(part)),
                 part_BD,
                 self._ranked_items,
                 None if fused_BD is None else fused_BD[part],
             )
-            tie_N = self._reader.item_tie_breaks(ranked.candidates.code_N)
+            tie_N = self.reader.item_tie_breaks(ranked.candidates.code_N)
             k_categories, k_items = self._k
             best = best_categories(ranked.categories, k_categories)
             chunks.append((*best, best_items(ranked, tie_N, len(part_BD), k_items)))

@@ -97,7 +97,7 @@ def random_tokens(
 def test_histories_written_by_sql_are_read_as_the_same_windows(
     t_env: TableEnvironment, rng: random.Random, longest_id: int
 ) -> None:
-    tokens = random_tokens(rng, users=3, windows=45, count=2 * ROWS, longest_id=longest_id)
+    tokens = random_tokens(rng, users=3, windows=45, count=4 * ROWS, longest_id=longest_id)
     name = f"history_tokens_{longest_id}"
     register(t_env, name, tokens, TOKEN_COLUMNS)
     over = "OVER (PARTITION BY u ORDER BY w ROWS UNBOUNDED PRECEDING)"

@@ -13,7 +13,7 @@ from tests.reference.validation import TYPES, ValidEvent
 TOKEN_CHARS = 4_096
 VECTORS_PER_ENCODER = 3
 HISTORY_WINDOWS = 8
-MEMORY_WINDOWS, MEMORY_CHARS = 40, 32_768
+MEMORY_WINDOWS, MEMORY_CHARS = 40, 65_536
 
 
 class Token(NamedTuple):
@@ -69,12 +69,10 @@ def window_tokens(arrived: Sequence[ValidEvent]) -> list[Token]:
 def long_history(
     windows: Sequence[tuple[int, Sequence[Token]]],
 ) -> Sequence[tuple[int, Sequence[Token]]]:
-    """The last windows of a user, this one last: those whose ids have room."""
+    """The last windows of a user, this one last: those whose texts have room."""
     kept = windows[-MEMORY_WINDOWS:]
-    sizes = []
-    for end_ms, tokens in kept:
-        ids = [1 + 1 + 1 + len(token.item) + 1 + len(token.category) for token in tokens]
-        sizes.append(1 + len(str(end_ms)) + sum(ids))
+    parts = [[str(end_ms), *map(token_text, tokens)] for end_ms, tokens in kept]
+    sizes = [len("\x1e".join(texts)) for texts in parts]
     # A kept window has a separator before it, so one that fills the room is dropped, too.
     if sum(sizes) + len(sizes) - 1 > MEMORY_CHARS:
         while sum(sizes) + len(sizes) > MEMORY_CHARS:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import zlib
 from array import array
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -57,6 +58,19 @@ class MemoryTokens(NamedTuple):
     age_days_T: np.ndarray  # from the end of the token's window to the end of the row's last one
     windows_ago_T: np.ndarray  # 0: in the row's last window
     row_features_BU: np.ndarray  # float32, ROW_FEATURES as log(1 + x)
+
+
+class IndexedMemories(NamedTuple):
+    """The windows of B memories end to end, each by its index in the arrays of a MemoryReader."""
+
+    sizes_B: np.ndarray
+    window_V: np.ndarray
+
+    def rows(self, rows: slice) -> IndexedMemories:
+        """Some of the memories, in order."""
+        starts = np.concatenate([[0], np.cumsum(self.sizes_B)])
+        first, last, _ = rows.indices(len(self.sizes_B))
+        return IndexedMemories(self.sizes_B[rows], self.window_V[starts[first] : starts[last]])
 
 
 class MemoryWindows(NamedTuple):
@@ -198,11 +212,24 @@ class _Codes(dict[str, int]):
         return self[name]
 
 
+class _Indexes(dict[str, int]):
+    """text of a window -> its index. A new text is parsed first."""
+
+    def __init__(self, parse: Callable[[str], None]):
+        super().__init__()
+        self._parse = parse
+
+    def __missing__(self, text: str) -> int:
+        self._parse(text)
+        self[text] = index = len(self)
+        return index
+
+
 class MemoryReader:
     """Turns the memories of a batch into codes.
 
     A user's memory shares all but one of its windows with the one before, so each window is parsed
-    once and remembered. max_windows: how many, before `make_room` forgets them.
+    once and remembered. max_windows: how many, before `index` forgets them.
     """
 
     def __init__(
@@ -216,47 +243,45 @@ class MemoryReader:
         self._forget()
 
     def _forget(self) -> None:
-        self._window_of: dict[str, int] = {}  # text of a window -> its index in the arrays
+        self._window_of = _Indexes(self._add)
         self._end_ms, self._purchases, self._item, self._category = (array("q") for _ in range(4))
         self._first_token = array("q", [0])  # of each window, and of the next one
 
-    def make_room(self) -> None:
-        """Forgets ids if there are many. Codes of earlier results are invalid afterwards."""
+    def index(self, texts: Memories) -> IndexedMemories:
+        """Parses the new windows of n memories.
+
+        Forgets windows and ids if there are many: earlier results are invalid afterwards.
+        """
         if len(self._window_of) > self._max_windows:
             self.items.reset()
             self.categories.reset()
             self._forget()
+        found = map(self._window_of.__getitem__, texts.windows)
+        return IndexedMemories(texts.sizes, np.fromiter(found, np.int64, len(texts.windows)))
 
     def item_tie_breaks(self, code_N: np.ndarray) -> np.ndarray:
         """(N,) float32 that order items with equal scores, below TIE_BREAK."""
         return np.asarray(self.items.tie_break)[code_N]
 
-    def read(self, texts: Memories) -> MemoryTokens:
+    def read(self, memories: IndexedMemories) -> MemoryTokens:
         """The tokens of n memories."""
-        window_V = self._windows(texts.windows)
+        sizes_B, window_V = memories
         first_token = np.asarray(self._first_token)
         first_V, end_V = first_token[window_V], first_token[window_V + 1]
         token_T = concatenated_ranges(first_V, end_V)
         return memory_tokens(
-            np.repeat(np.arange(len(texts.sizes)), texts.sizes),
+            np.repeat(np.arange(len(sizes_B)), sizes_B),
             np.asarray(self._end_ms)[window_V],
             end_V - first_V,
             np.asarray(self._item)[token_T],
             np.asarray(self._category)[token_T],
-            len(texts.sizes),
+            len(sizes_B),
         )
 
-    def windows(self, texts: Memories) -> MemoryWindows:
+    def windows(self, memories: IndexedMemories) -> MemoryWindows:
         """The windows of n memories."""
-        window_V = self._windows(texts.windows)
         columns = (np.asarray(each) for each in (self._end_ms, self._purchases))
-        return MemoryWindows(texts.sizes, *(column[window_V] for column in columns))
-
-    def _windows(self, texts: list[str]) -> np.ndarray:
-        for text in texts:
-            if text not in self._window_of:
-                self._add(text)
-        return np.fromiter(map(self._window_of.__getitem__, texts), np.int64, len(texts))
+        return MemoryWindows(memories.sizes_B, *(column[memories.window_V] for column in columns))
 
     def _add(self, text: str) -> None:
         tokens = histories.read_window(text)
@@ -267,4 +292,3 @@ class MemoryReader:
         self._first_token.append(len(self._item))
         self._end_ms.append(histories.read_end_ms(text))
         self._purchases.append(sum(token.type_index == PURCHASE for token in tokens))
-        self._window_of[text] = len(self._window_of)

@@ -42,8 +42,9 @@ def token(item, category="c", kind=PURCHASE):
     return MemoryToken(kind, item, category)
 
 
-def read(rows):
-    return MemoryReader(["a", "b"], ["c", "d"]).read(of_windows(rows))
+def read(rows, reader=None):
+    reader = reader or MemoryReader(["a", "b"], ["c", "d"])
+    return reader.read(reader.index(of_windows(rows)))
 
 
 def test_counts_recency_and_gaps_of_an_item():
@@ -89,13 +90,12 @@ def test_returns_and_missing_ids_count_as_no_id():
 
 def test_further_ids_follow_the_names_until_they_are_forgotten():
     reader = MemoryReader(["a", "b"], ["c"], max_windows=9)
-    tokens = reader.read(of_windows([[(0, [token("new"), token("b", "other")])]]))
+    tokens = read([[(0, [token("new"), token("b", "other")])]], reader)
     assert [reader.items.names[code - 1] for code in tokens.item_T] == ["new", "b"]
     assert reader.categories.names == ["c", "other"]
-    reader.read(of_windows([[(n, [token(str(n), "")]) for n in range(10)]]))
-    reader.make_room()
-    assert reader.items.names == ["a", "b"]
-    tokens = reader.read(of_windows([[(0, [token("5", ""), token("a", "")])]]))
+    read([[(n, [token(str(n), "")]) for n in range(10)]], reader)
+    tokens = read([[(0, [token("5", ""), token("a", "")])]], reader)
+    assert reader.items.names == ["a", "b", "5"]
     assert [reader.items.names[code - 1] for code in tokens.item_T] == ["5", "a"]
 
 
@@ -103,7 +103,7 @@ def test_tie_breaks_depend_on_names_only():
     values = []
     for order in ("xy", "yx"):
         reader = MemoryReader(["a"], [])
-        reader.read(of_windows([[(0, [token(name, "") for name in order])]]))
+        read([[(0, [token(name, "") for name in order])]], reader)
         codes = np.array([reader.items[name] for name in "axy"])
         values.append(reader.item_tie_breaks(codes).tolist())
     assert values[0] == values[1] and values[0][0] == 0 and values[0][1] != values[0][2]
@@ -122,7 +122,7 @@ ROWS = [
 
 def test_candidates_are_the_memory_and_the_new_ones_of_the_trunk():
     reader = MemoryReader([f"i{n}" for n in range(NAMED)], [f"c{n}" for n in range(CATEGORIES)])
-    item, category = memory_pairs(reader.read(of_windows(ROWS)))
+    item, category = memory_pairs(read(ROWS, reader))
     trunk_BK = np.array([[4, 0], [5, 2], [1, 3]])
     found = item_candidates(item, category, trunk_BK, np.array([1, 1, 1, 3, 1, 0]))
     candidates = [
@@ -259,11 +259,12 @@ def test_without_next_windows_the_order_is_the_transformer_s(shop):
     streams, split = shop.corpus.streams, shop.split
     first = np.flatnonzero(np.diff(streams.user_W, prepend=-1))
     alone = shop._replace(split=split._replace(train=first, validation=np.empty(0, int)))
-    model = new_network(shop)
+    model, memories = new_network(shop), served._memories(streams, first[:6])
     assert fit_ranker.fit(model, alone, RECIPE) == {}
     h_BD = torch.randn(6, 16)
     with torch.inference_mode():
-        interests = profile_model(model, shop).rank(served._memories(streams, first[:6]), h_BD)[0]
+        serving = profile_model(model, shop)
+        interests = serving.rank(serving.reader.index(memories), h_BD)[0]
         expected = model.category_logits(h_BD, torch.zeros(6, 7))[:, 1:5].argsort(1, True)
     # The last named category is level with those that only the memory names.
     np.testing.assert_array_equal(interests[:, :3], expected[:, :3])
@@ -294,7 +295,7 @@ def test_order_of_events_in_a_window_changes_no_ranking(network, shop):
     other = texts._replace(windows=shuffled)
     assert other.windows != texts.windows
     with torch.inference_mode():
-        both = [model.rank(each, torch.zeros(40, 16)) for each in (texts, other)]
+        both = [model.rank(model.reader.index(m), torch.zeros(40, 16)) for m in (texts, other)]
     for one, two in zip(*both, strict=True):
         np.testing.assert_array_equal(one, two)
 
@@ -304,7 +305,7 @@ def test_memories_of_training_equal_those_of_serving(shop):
     windows = np.flatnonzero(np.arange(len(streams.user_W)) % 7 == 0)
     trained = RankingExamples(streams, shop.items, shop.categories).memory(windows)
     reader = MemoryReader(shop.items, shop.categories)
-    read = reader.read(served._memories(streams, windows))
+    read = reader.read(reader.index(served._memories(streams, windows)))
     assert trained.windows_ago_T.max() == MEMORY_WINDOWS - 1
     for name in ("rows", "row_T", "age_days_T", "windows_ago_T", "row_features_BU"):
         np.testing.assert_array_equal(getattr(trained, name), getattr(read, name))

@@ -110,7 +110,8 @@ def test_curve_reads_the_same_inputs_in_training_and_in_serving(corpus, fitted):
     streams, windows = corpus.streams, last_windows(corpus, 120)
     ends_ms = streams.end_ms_W[windows]
     features_NX = user_features_at(corpus, RECIPE, windows, ends_ms)
-    memory = MemoryReader(["i"], ["c"]).windows(_memories(streams, windows))
+    reader = MemoryReader(["i"], ["c"])
+    memory = reader.windows(reader.index(_memories(streams, windows)))
     served = score_curves(
         model.value_curves, memory, (features_NX, features_NX), np.ones(len(windows))
     )
