@@ -95,8 +95,7 @@ PROFILE_DELTA = table(
 USER_LOOKALIKE = table(
     "user_lookalike",
     """Users by embedding and by segment. Because of the cost of the indexes, a row is written only
-    when the embedding has moved far enough, when the segments have changed, and every
-    16 windows.""",
+    every 16 windows, and its segments when they have changed.""",
     """
     user_id text
     window_end timestamp

@@ -30,7 +30,6 @@ from liveprofile.wire.tokens import EVENT_TYPES, TYPE_INDEX
 from models.profile import user_features
 from udfs.profile.row import ProfileRow
 
-LOOKALIKE_DISTANCE = 0.6  # cosine distance that writes a look-alike row
 LOOKALIKE_REFRESH_WINDOWS = 16
 
 if TYPE_CHECKING:  # only the workers need torch, not the client that submits the job
@@ -158,12 +157,9 @@ def assemble(
         ),
     )
     names = evaluation.names("ACTIVE")
-    # A row of user_lookalike (indexed by vector and by segment) costs ten times a row of the other
-    # tables. It is written if segments change (udfs.profile.row.with_memberships), if the embedding
-    # moves far, and every LOOKALIKE_REFRESH_WINDOWS windows for small changes that add up.
-    write_lookalike = (after["windows"] > NEW_USER_WINDOWS) & (
-        (distance >= LOOKALIKE_DISTANCE) | (after["windows"] % LOOKALIKE_REFRESH_WINDOWS == 0)
-    )
+    # The index of the vector makes a row of user_lookalike cost ten times a row of other tables.
+    later_windows = after["windows"] - NEW_USER_WINDOWS - 1
+    write_lookalike = (later_windows >= 0) & (later_windows % LOOKALIKE_REFRESH_WINDOWS == 0)
     hours = np.round(inputs.after.activity_hour, 4)
     weekdays = np.round(inputs.after.activity_weekday, 4)
     next_items, curves = scores.next_items.tolist(), _value_curves(scores)

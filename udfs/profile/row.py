@@ -34,14 +34,14 @@ WRITTEN = {
     for table in (USER_PROFILE, PROFILE_DELTA, USER_LOOKALIKE)
 }
 _STORED = [*WRITTEN[USER_PROFILE.name], *WRITTEN[PROFILE_DELTA.name]]
-_OTHERS = ("revision", "write_lookalike", "flags", "memberships", "later_sums")
+_OTHERS = ("revision", "write_lookalike", "flags", "memberships", "later_sums", "index_segments")
 
 
 class ProfileRow(
     namedtuple(
         "ProfileRow",
         (*dict.fromkeys(column.field for column in _STORED), *_OTHERS),
-        defaults=((), None),
+        defaults=((), None, False),
     )
 ):
     """One window of one user: the new profile, its change and the flags that were raised.
@@ -118,9 +118,8 @@ def with_memberships(
 ) -> list[ProfileRow]:
     """Returns the rows with the memberships that change. Raises StoreError.
 
-    rows: those of a user in time order; evaluation: of the same rows. A change writes the row of
-    user_lookalike, but not of a user who is still new (`knows_user`): leaving the segment "new"
-    writes the first one.
+    rows: those of a user in time order; evaluation: of the same rows. A change writes the segments
+    of user_lookalike, but not of a user who is still new (`knows_user`) and has no row there.
     """
     windows = [
         EvaluatedWindow(
@@ -137,8 +136,7 @@ def with_memberships(
     return [
         row._replace(
             memberships=writes,
-            write_lookalike=row.write_lookalike
-            or (known and any(write.is_change for write in writes)),
+            index_segments=known and any(write.is_change for write in writes),
         )
         if writes
         else row

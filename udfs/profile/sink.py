@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from cassandra.cluster import Session
+from cassandra.query import UNSET_VALUE
 
 from liveprofile.rows.profiles import (
     LATER_SUMS,
@@ -129,6 +130,10 @@ class CassandraProfileSink(CassandraSink[ProfileRow]):
                 writes += self._membership_tables.user_writes(memberships.pop(row.user_id, ()))
             if row.write_lookalike:
                 writes.append((self._insert_lookalike, lookalike))
+            elif row.index_segments:
+                user_id, _, segments, _, time = lookalike
+                values = [user_id, UNSET_VALUE, segments, UNSET_VALUE, time]
+                writes.append((self._insert_lookalike, values))
             if row.later_sums is not None:
                 writes.append((self._insert_sums, encode_sums(row)))
             writes += self._flag_writes(row)

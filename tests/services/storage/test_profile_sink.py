@@ -157,6 +157,8 @@ def test_similar_users_are_found_with_and_without_segment(
     assert [user.user_id for user in alike] == ["near", "far", "opposite"]
     assert alike[0].cosine > 0.99 and alike[2].cosine < 0.01
     assert [user.user_id for user in queries.similar_users(session, "u", 3, "loyal")] == ["far"]
+    write_and_flush(sink, profile_row("near", 9, segments=["old"], index_segments=True))
+    assert queries.similar_users(session, "u", 3, "old") == [alike[0]._replace(segments=["old"])]
     assert queries.similar_users(session, "nobody", 3) is None
 
 

@@ -66,7 +66,6 @@ class MemoryProfileSink(_MemorySink):
         super().__init__()
         self.profiles: dict[str, ProfileRow] = {}
         self.deltas: dict[tuple[str, int], ProfileRow] = {}
-        self.lookalikes: dict[str, ProfileRow] = {}
         self.segments = MemoryMemberships()
         self._ends_ms: dict[str, set[int]] = {}  # of all deltas that were ever written, by user
 
@@ -101,8 +100,6 @@ class MemoryProfileSink(_MemorySink):
             self._upsert(self.profiles, row.user_id, row)
             self._upsert(self.deltas, (row.user_id, row.window_end_ms), row)
             self._ends_ms.setdefault(row.user_id, set()).add(row.window_end_ms)
-            if row.write_lookalike:
-                self._upsert(self.lookalikes, row.user_id, row)
             for flag in row.flags:
                 self.flags[row.user_id, row.window_end_ms, flag.rule_id, flag.event_id] = flag
             for write in row.memberships:
