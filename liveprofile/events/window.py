@@ -113,8 +113,7 @@ def _parse_events(text: str) -> tuple[list[_ParsedEvent], list[Refused]]:
             # Java's JSON parser accepts a few payloads that Python's reads differently.
             detail = f"{type(error).__name__}: {error}"[:200]
             rejected.append(Refused("UNREADABLE", detail, partition, offset, payload))
-    if len(parsed) > 1:
-        parsed.sort(key=_BY_TIME_AND_ID)
+    parsed.sort(key=_BY_TIME_AND_ID)
     return parsed, rejected
 
 
@@ -129,6 +128,8 @@ def _by_content(events: list[_ParsedEvent]) -> list[_ParsedEvent]:
     nothing, so no output may depend on it. Tokens order as in a history
     (liveprofile/wire/token_columns.py).
     """
+    if len(events) < 2:
+        return events
     ordered = sorted(events, key=_TOKEN)
     if any(first.token == second.token for first, second in pairwise(ordered)):
         ordered.sort(key=lambda event: (event.token, _other_fields(event.payload)))

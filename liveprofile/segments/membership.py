@@ -292,7 +292,7 @@ class MembershipPolicy:
 
     def _unchanged(self, window: EvaluatedWindow) -> list[MembershipWrite]:
         known = self._found.get(window.user_id) or self._users[window.user_id]
-        self._found[window.user_id] = known._replace(until_ms=window.window_end_ms)
+        self._found[window.user_id] = _Known(window.window_end_ms, *known[1:])
         return []
 
     def _changes(

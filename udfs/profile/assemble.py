@@ -170,6 +170,7 @@ def assemble(
         ]
         for columns in (before, after)
     ]
+    sizes, type_counts = inputs.windows.tokens.sizes.tolist(), inputs.windows.counts.tolist()
     rows = []
     for n, (window, earlier, current) in enumerate(
         zip(inputs.windows.rows, *features, strict=True)
@@ -190,8 +191,7 @@ def assemble(
                 "tags": window.tags,
             },
         }
-        counts = inputs.windows.counts[n].tolist()
-        events, amount = int(inputs.windows.tokens.sizes[n]), float(inputs.windows.amount[n])
+        events, counts, amount = sizes[n], type_counts[n], float(inputs.windows.amount[n])
         delta = {
             "before": earlier,
             "after": current,
@@ -211,7 +211,7 @@ def assemble(
                 **_media(window),
             },
         }
-        recency = current["recency_days"]
+        recency = current["recency_days"]  # NaN without a purchase
         rows.append(
             ProfileRow(
                 user_id=inputs.user_id[n],
@@ -223,7 +223,7 @@ def assemble(
                 churn=current["churn"],
                 expected_spend=current["expected_spend"],
                 surprise=float(scores.surprise[n]),
-                recency_days=None if np.isnan(recency) else recency,
+                recency_days=recency if recency == recency else None,
                 purchases_decayed=current["purchases_decayed"],
                 amount_decayed=current["amount_decayed"],
                 segments=sorted(names[n]),

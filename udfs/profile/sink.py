@@ -116,13 +116,7 @@ class CassandraProfileSink(CassandraSink[ProfileRow]):
                 memberships.setdefault(row.user_id, []).extend(row.memberships)
         partitions = []
         for row, time_us, key, profile, delta, lookalike in zip(
-            rows,
-            times_us,
-            encoded.keys,
-            encoded.profiles,
-            encoded.deltas,
-            encoded.lookalikes,
-            strict=True,
+            rows, times_us, *encoded, strict=True
         ):
             writes = [(self._insert_delta, delta)]
             if time_us == newest_us[row.user_id]:
