@@ -12,7 +12,7 @@ Shapes: n rows, N tokens of all rows.
 from __future__ import annotations
 
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -101,28 +101,39 @@ def read_purchases(purchases: str, start_ms: int) -> tuple[int, int]:
 def read_histories(
     texts: list[str], purchases: list[str], starts_ms: np.ndarray, windows: int
 ) -> Histories:
-    """Parses n histories: the tokens of at most `windows` windows before that of the row.
-
-    Tokens have five fields each, so one split of all texts yields columns.
-    """
+    """Parses n histories: the tokens of at most `windows` windows before that of the row."""
     before = []
     for text in texts:
         *earlier, _ = text.rsplit(WINDOW, windows + 1)
         before.append(EVENT.join(window.partition(EVENT)[2] for window in earlier[-windows:]))
-    counts = np.array([text.count(EVENT) + 1 if text else 0 for text in before], np.int64)
-    joined = FIELD.join(filter(None, before)).replace(EVENT, FIELD)
-    fields = joined.split(FIELD) if joined else []
-    letters = np.frombuffer("".join(fields[1::_FIELDS]).encode(), np.uint8)
+    counts, type_index, times_ms, _, items, categories, amounts = _token_columns(before)
     tokens = TokenColumns(
         np.concatenate([[0], np.cumsum(counts)]),
-        np.fromiter(map(int, fields[0::_FIELDS]), np.int64, len(letters)),
-        letters.astype(np.int32) - _FIRST_LETTER,
-        fields[2::_FIELDS],
-        fields[3::_FIELDS],
-        np.fromiter(map(float, fields[4::_FIELDS]), np.float64, len(letters)),
+        np.fromiter(map(int, times_ms), np.int64, len(type_index)),
+        type_index,
+        items,
+        categories,
+        np.fromiter(map(float, amounts), np.float64, len(type_index)),
     )
     last = np.array(list(map(read_purchases, purchases, starts_ms.tolist())), np.int64)
     return Histories(tokens.sorted(), *last.reshape(-1, 2).T)
+
+
+def read_windows(windows: list[str]) -> tuple[Any, ...]:
+    """Ends in ms and numbers of tokens of n windows; types, items and categories of all tokens."""
+    parts = [window.partition(EVENT) for window in windows]
+    counts, type_index, _, _, *ids, _ = _token_columns([tokens for _, _, tokens in parts])
+    return [int(end_ms) for end_ms, *_ in parts], counts, type_index, *ids
+
+
+def _token_columns(texts: list[str]) -> tuple[Any, ...]:
+    """The numbers of tokens of n texts, type indexes, and a list for each of the five fields."""
+    counts = np.array([text.count(EVENT) + 1 if text else 0 for text in texts], np.int64)
+    joined = FIELD.join(filter(None, texts)).replace(EVENT, FIELD)
+    fields = joined.split(FIELD) if joined else []
+    columns = [fields[first::_FIELDS] for first in range(_FIELDS)]
+    letters = np.frombuffer("".join(columns[1]).encode(), np.uint8)
+    return counts, letters.astype(np.int32) - _FIRST_LETTER, *columns
 
 
 def read_memories(texts: list[str]) -> Memories:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import zlib
 from array import array
-from collections.abc import Callable
+from itertools import count
 from typing import NamedTuple
 
 import numpy as np
@@ -212,19 +212,6 @@ class _Codes(dict[str, int]):
         return self[name]
 
 
-class _Indexes(dict[str, int]):
-    """text of a window -> its index. A new text is parsed first."""
-
-    def __init__(self, parse: Callable[[str], None]):
-        super().__init__()
-        self._parse = parse
-
-    def __missing__(self, text: str) -> int:
-        self._parse(text)
-        self[text] = index = len(self)
-        return index
-
-
 class MemoryReader:
     """Turns the memories of a batch into codes.
 
@@ -243,7 +230,7 @@ class MemoryReader:
         self._forget()
 
     def _forget(self) -> None:
-        self._window_of = _Indexes(self._add)
+        self._window_of: dict[str, int] = {}  # text of a window -> its index in the arrays
         self._end_ms, self._purchases, self._item, self._category = (array("q") for _ in range(4))
         self._first_token = array("q", [0])  # of each window, and of the next one
 
@@ -256,7 +243,10 @@ class MemoryReader:
             self.items.reset()
             self.categories.reset()
             self._forget()
-        found = map(self._window_of.__getitem__, texts.windows)
+        known = self._window_of
+        if new := [*dict.fromkeys(text for text in texts.windows if text not in known)]:
+            self._add(new)
+        found = map(known.__getitem__, texts.windows)
         return IndexedMemories(texts.sizes, np.fromiter(found, np.int64, len(texts.windows)))
 
     def item_tie_breaks(self, code_N: np.ndarray) -> np.ndarray:
@@ -283,12 +273,14 @@ class MemoryReader:
         columns = (np.asarray(each) for each in (self._end_ms, self._purchases))
         return MemoryWindows(memories.sizes_B, *(column[memories.window_V] for column in columns))
 
-    def _add(self, text: str) -> None:
-        tokens = histories.read_window(text)
-        for token in tokens:
-            returned = token.type_index == RETURN
-            self._item.append(self.items["" if returned else token.item])
-            self._category.append(self.categories["" if returned else token.category])
-        self._first_token.append(len(self._item))
-        self._end_ms.append(histories.read_end_ms(text))
-        self._purchases.append(sum(token.type_index == PURCHASE for token in tokens))
+    def _add(self, texts: list[str]) -> None:
+        end_ms, sizes, type_T, item_T, category_T = histories.read_windows(texts)
+        self._window_of.update(zip(texts, count(len(self._window_of))))
+        self._end_ms.extend(end_ms)
+        self._first_token.extend((len(self._item) + np.cumsum(sizes)).tolist())
+        bought_T = np.repeat(np.arange(len(texts)), sizes)[type_T == PURCHASE]
+        self._purchases.extend(np.bincount(bought_T, minlength=len(texts)).tolist())
+        for token in np.flatnonzero(type_T == RETURN).tolist():
+            item_T[token] = category_T[token] = ""
+        self._item.extend(map(self.items.__getitem__, item_T))
+        self._category.extend(map(self.categories.__getitem__, category_T))
