@@ -24,6 +24,7 @@ CACHED_KEYS = 10_000
 KEY_CACHE_S = 5.0
 # Attempts with a wrong key from one address.
 WRONG_KEYS_PER_S, WRONG_KEYS_AT_ONCE = 5.0, 20.0
+WRONG_KEYS = "too many wrong keys from this address"
 
 ReadKey = Callable[[str], Awaitable[StoredKey | None]]
 bearer = HTTPBearer(auto_error=False, scheme_name="key", description="An API key: lp_...")
@@ -53,17 +54,17 @@ class RateLimiter:
         self._per_s, self._burst, self._clock_s = per_s, burst, clock_s
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # tokens, at
 
-    def wait_s(self, caller: str, cost: float = 1.0) -> float:
+    def wait_s(self, caller: str, cost: float = 1.0, *, take: bool = True) -> float:
         """Takes `cost` tokens and returns 0, or takes none and returns the seconds to wait.
 
-        A cost above the size of the bucket needs a full bucket.
+        A cost above the size of the bucket needs a full bucket. take: False only asks.
         """
         now_s = self._clock_s()
         tokens, at_s = self._buckets.pop(caller, (self._burst, now_s))
         tokens = min(self._burst, tokens + (now_s - at_s) * self._per_s)
         needed = min(cost, self._burst)
         taken = needed if tokens >= needed else 0.0
-        self._buckets[caller] = (tokens - taken, now_s)
+        self._buckets[caller] = (tokens - taken if take else tokens, now_s)
         if len(self._buckets) > MAX_CALLERS:
             self._buckets.popitem(last=False)
         return 0.0 if taken else (needed - tokens) / self._per_s
@@ -73,7 +74,8 @@ class Gatekeeper:
     """Authenticates callers. `clock_ms`: wall clock. `clock_s`: monotonic.
 
     A key is read again after KEY_CACHE_S, so a revoked key ends within that time. A store that
-    does not answer makes unknown keys wait for it, not pass.
+    does not answer makes unknown keys wait for it, not pass. Ids of no key are kept apart, so that
+    they displace no key, and are not read for an address that has sent many wrong keys.
     """
 
     def __init__(
@@ -85,7 +87,8 @@ class Gatekeeper:
     ):
         self._settings, self._read_key = settings, read_key
         self._clock_ms, self._clock_s = clock_ms, clock_s
-        self._cache: OrderedDict[str, tuple[StoredKey | None, float]] = OrderedDict()
+        self._known: OrderedDict[str, tuple[StoredKey | None, float]] = OrderedDict()
+        self._unknown: OrderedDict[str, tuple[StoredKey | None, float]] = OrderedDict()
         self._rates = RateLimiter(
             settings.max_requests_per_s, 2 * settings.max_requests_per_s, clock_s
         )
@@ -97,12 +100,12 @@ class Gatekeeper:
             _require_loopback_host(request)
             return ANONYMOUS
         text = credentials.credentials if credentials else ""
-        caller = await self._caller_of(text)
+        address = request.client.host if request.client else ""
+        caller = await self._caller_of(text, address)
         if caller is not None:
             return caller
         if text:
-            address = request.client.host if request.client else ""
-            _refuse_if(self._failures.wait_s(address), "too many wrong keys from this address")
+            _refuse_if(self._failures.wait_s(address), WRONG_KEYS)
         raise ApiError(
             401,
             "unauthorized",
@@ -114,25 +117,29 @@ class Gatekeeper:
         """Counts a request of this cost. Raises ApiError 429."""
         _refuse_if(self._rates.wait_s(caller.key_id, cost), "too many requests with this key")
 
-    async def _caller_of(self, text: str) -> Caller | None:
+    async def _caller_of(self, text: str, address: str) -> Caller | None:
         parsed = parse_key(text)
         if parsed is None:
             return None
         key_id, secret = parsed
-        key = await self._key(key_id)
+        key = await self._key(key_id, address)
         if key is None or not key.accepts(secret, self._clock_ms()):
             return None
         return Caller(key.key_id, key.name, key.role)
 
-    async def _key(self, key_id: str) -> StoredKey | None:
-        cached = self._cache.get(key_id)
+    async def _key(self, key_id: str, address: str) -> StoredKey | None:
+        cached = self._known.get(key_id) or self._unknown.get(key_id)
         now_s = self._clock_s()
         if cached and now_s - cached[1] < KEY_CACHE_S:
             return cached[0]
+        if key_id not in self._known:
+            _refuse_if(self._failures.wait_s(address, take=False), WRONG_KEYS)
         key = await self._read_key(key_id)
-        self._cache[key_id] = (key, now_s)
-        if len(self._cache) > CACHED_KEYS:
-            self._cache.popitem(last=False)
+        self._known.pop(key_id, None)
+        cache = self._unknown if key is None else self._known
+        cache[key_id] = (key, now_s)
+        if len(cache) > CACHED_KEYS:
+            cache.popitem(last=False)
         return key
 
 

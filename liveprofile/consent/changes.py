@@ -23,11 +23,11 @@ from liveprofile.errors import InputError
 from liveprofile.identity.merges import IdentityTable
 from liveprofile.rows.users import USER_CONSENT
 from liveprofile.settings import MAX_TTL_S
+from liveprofile.settings.sections import PURPOSES
 from liveprofile.storage.cql import execute_per_key, from_ms, prepare, to_ms, write_all
 from liveprofile.units import SECOND_MS
 from liveprofile.wire.user_records import EARLIEST_MS, RecordKind, key_of, read_fields, read_time_ms
 
-PURPOSES = ("profiling", "recommendation", "marketing", "risk", "training")
 # A record of the topic holds this many changes of a user, the newest.
 MAX_CHANGES = 200
 _PURPOSE_BITS = 3

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from fastapi import APIRouter
 from starlette.responses import Response
 
 from liveprofile.client import models
 from liveprofile.consent.changes import ConsentChange
 from liveprofile.pseudonym import user_pseudonym
+from liveprofile.settings.sections import Purpose
 from serve import answers
 from serve.problems import ApiError
 from serve.routes.common import PrivacyOfficer, PrivacySender, UserId, problems
 from serve.security import Call
 from services import privacy
-
-Purpose = Literal["profiling", "recommendation", "marketing", "risk", "training"]
 
 router = APIRouter(prefix="/v1", tags=["privacy"], responses=problems())
 

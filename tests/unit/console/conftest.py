@@ -24,6 +24,8 @@ STATUS = {
     "warnings": [],
 }
 
+Browse = Callable[..., TestClient]
+
 
 class MemoryJob:
     """A job with the status that a test sets; an exception is raised."""
@@ -60,7 +62,7 @@ def job() -> MemoryJob:
 
 
 @pytest.fixture
-def browse(api: MemoryApi, job: MemoryJob, clock: Clock) -> Iterator[Callable[..., TestClient]]:
+def browse(api: MemoryApi, job: MemoryJob, clock: Clock) -> Iterator[Browse]:
     """browse(role, name="anna", **settings): a browser signed in with this role, None: not."""
     models = {"user model": ROOT / "models/checkpoints/default", "other model": ROOT / "none"}
     browsers: list[TestClient] = []

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from starlette.testclient import TestClient
 
 from console.access import HOME, MAX_SESSIONS, Sessions, local_path
 from serve.keys import Role
 from tests.support.memory.api import MemoryApi
-from tests.unit.console.conftest import SAME_ORIGIN
+from tests.unit.console.conftest import SAME_ORIGIN, Browse
 from tests.unit.serve.conftest import Clock
-
-Browse = Callable[..., TestClient]
 
 
 def test_page_without_a_session_leads_to_the_sign_in_and_back(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 
 import pytest
 from httpx2 import Response
@@ -14,10 +13,9 @@ from liveprofile.alerts.cases.states import AlertState
 from serve.keys import Role
 from tests.support.memory.api import NOW_MS, MemoryApi
 from tests.support.rows.api_rows import USERS, alert_case, stored_flag_of
-from tests.unit.console.conftest import FETCH, SAME_ORIGIN
+from tests.unit.console.conftest import FETCH, SAME_ORIGIN, Browse
 from tests.unit.serve.conftest import Clock
 
-Browse = Callable[..., TestClient]
 FLAG = "f" * 32
 EVENT_FLAG = f"{4:032x}"
 

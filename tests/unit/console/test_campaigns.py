@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from starlette.testclient import TestClient
-
 from console.rendering import render
 from console.routes.campaigns import verdict
 from liveprofile.campaigns.report import Outcome, Uplift, uplift
 from liveprofile.client.analysis_models import CampaignRequest
 from services import campaigns
 from tests.support.memory.api import NOW_MS, MemoryApi
-
-Browse = Callable[..., TestClient]
+from tests.unit.console.conftest import Browse
 
 
 def test_plan_and_report_of_a_campaign(browse: Browse, api: MemoryApi) -> None:

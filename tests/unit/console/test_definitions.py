@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from html import unescape
 
 import pytest
@@ -16,9 +15,8 @@ from liveprofile.segments.definitions import read_segments
 from serve.keys import Role
 from tests.support.memory.api import MemoryApi
 from tests.support.paths import ROOT
-from tests.unit.console.conftest import FETCH, SAME_ORIGIN
+from tests.unit.console.conftest import FETCH, SAME_ORIGIN, Browse
 
-Browse = Callable[..., TestClient]
 RULES, SEGMENTS = "/definitions/rules", "/definitions/segments"
 RICH = """
 [[segments]]

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
 
 import pytest
-from starlette.testclient import TestClient
 
 from console.job import FRESH_S, JobReader
 from liveprofile.audit.results import AuditResult, store_result
@@ -18,9 +16,7 @@ from liveprofile.trends.count_store import Series
 from liveprofile.units import HOUR_MS
 from tests.support.event_loop import on_loop
 from tests.support.memory.api import NOW_MS, MemoryApi
-from tests.unit.console.conftest import FETCH, STATUS, MemoryJob
-
-Browse = Callable[..., TestClient]
+from tests.unit.console.conftest import FETCH, STATUS, Browse, MemoryJob
 
 
 def test_page_loads_its_parts_by_themselves(browse: Browse, job: MemoryJob) -> None:

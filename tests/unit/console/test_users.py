@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import UTC, datetime
 from urllib.parse import quote
 
 import orjson
-from starlette.testclient import TestClient
 
 from liveprofile.units import DAY_MS, SECOND_MS
 from tests.support.memory.api import NOW_MS, MemoryApi
 from tests.support.rows.console_rows import KNOWN_USER, known_delta, known_profile
 from tests.support.rows.value_curves import curve_document
+from tests.unit.console.conftest import Browse
 
-Browse = Callable[..., TestClient]
 ADDRESS = f"/user?id={quote(KNOWN_USER)}"
 
 

@@ -14,6 +14,8 @@ from serve.keys import Role
 from tests.support.memory.api import NOW_MS, MemoryApi
 from tests.support.rows.api_rows import fill
 
+Connect = Callable[..., TestClient]
+
 
 class Clock:
     """A clock that tests move."""
@@ -39,7 +41,7 @@ def api(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> MemoryApi:
 
 
 @pytest.fixture
-def connect(api: MemoryApi, clock: Clock) -> Iterator[Callable[..., TestClient]]:
+def connect(api: MemoryApi, clock: Clock) -> Iterator[Connect]:
     """connect(role, name="anna", **settings): a client with a key of this role, None: without.
 
     store: other settings of the store.

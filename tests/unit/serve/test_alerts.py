@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-from starlette.testclient import TestClient
 
 from liveprofile.client.models import UserConsents, UserErasure
 from liveprofile.pseudonym import user_pseudonym
@@ -14,9 +12,8 @@ from liveprofile.units import DAY_MS
 from serve.keys import Role
 from tests.support.memory.api import NOW_MS, MemoryApi
 from tests.support.rows.api_rows import USERS
-from tests.unit.serve.conftest import every_item, kind_of
+from tests.unit.serve.conftest import Connect, every_item, kind_of
 
-Connect = Callable[..., TestClient]
 FLAG = f"{0:032x}"
 EVENT_FLAG = f"{4:032x}"
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from starlette.testclient import TestClient
 
 from serve.keys import Role
 from tests.support.memory.api import NOW_MS, MemoryApi
 from tests.support.rows.rule_examples import SHIPPED_RULES, rule
 from tests.support.rows.statements import stated
-from tests.unit.serve.conftest import kind_of
+from tests.unit.serve.conftest import Connect, kind_of
 
-Connect = Callable[..., TestClient]
 SEGMENT = {"id": "big", "when": "amount > 100", "owner": "anna", "description": "Big spenders"}
 
 

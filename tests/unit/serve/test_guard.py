@@ -5,23 +5,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from contextlib import suppress
+from types import SimpleNamespace
 
 import httpx2
 import pytest
-from starlette.testclient import TestClient
+from fastapi.security import HTTPAuthorizationCredentials
 
 from liveprofile.errors import ConfigError, InputError
 from liveprofile.pseudonym import user_pseudonym
 from liveprofile.settings import ServeSettings, load
 from serve.app import create_app
 from serve.guard import MAX_BODY_BYTES
-from serve.keys import Role, new_key, parse_key, revoke_key
+from serve.keys import Role, StoredKey, new_key, parse_key, revoke_key
+from serve.problems import ApiError
+from serve.security import CACHED_KEYS, Gatekeeper
 from tests.support.event_loop import on_loop
 from tests.support.memory.api import NOW_MS, MemoryApi
-from tests.unit.serve.conftest import Clock
+from tests.unit.serve.conftest import Clock, Connect
 
-Connect = Callable[..., TestClient]
 BAD_CURSORS = ("x", "WyJhIl0", "e30", "Z", "é", "W10")
 
 
@@ -195,16 +197,33 @@ def test_rate_of_a_key_is_limited(connect: Connect, clock: Clock) -> None:
 
 
 def test_wrong_keys_from_one_address_are_limited(connect: Connect, api: MemoryApi) -> None:
-    client = connect(None)
-    key_id = api.add_key(Role.READER).stored.key_id
-    statuses = [
-        client.get(
-            "/v1/users/42", headers={"Authorization": f"Bearer lp_{key_id}_{number:064x}"}
-        ).status_code
-        for number in range(25)
+    client, key = connect(None), api.add_key(Role.READER)
+    secrets = [key.text, *(f"lp_{number:012x}_{'0' * 64}" for number in range(25)), key.text]
+    answers = [
+        client.get("/v1/users/42", headers={"Authorization": f"Bearer {secret}"}).status_code
+        for secret in secrets
     ]
-    assert statuses[0] == 401 and "api_key" in api.session.reads  # it was asked
-    assert statuses[-1] == 429
+    assert answers == [200, *[401] * 20, *[429] * 5, 200]
+    assert api.session.reads.count("api_key") == 21
+
+
+@on_loop
+async def test_unknown_ids_do_not_displace_a_key(clock: Clock) -> None:
+    key, reads = new_key("anna", Role.READER, "test", NOW_MS, 60), list[str]()
+
+    async def read(key_id: str) -> StoredKey | None:
+        reads.append(key_id)
+        return key.stored if key_id == key.stored.key_id else None
+
+    gatekeeper = Gatekeeper(ServeSettings(), read, clock.now_ms, clock.now_s)
+    wrong = [f"lp_{number:012x}_{'0' * 64}" for number in range(CACHED_KEYS + 1)]
+    for number, text in enumerate([key.text, *wrong, key.text]):
+        request = SimpleNamespace(client=SimpleNamespace(host=str(number)))
+        with suppress(ApiError):
+            await gatekeeper.identify(
+                request, HTTPAuthorizationCredentials(scheme="Bearer", credentials=text)
+            )
+    assert len(reads) == len(wrong) + 1
 
 
 def test_without_authentication_everybody_on_this_machine_reads(connect: Connect) -> None:

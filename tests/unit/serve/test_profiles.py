@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
 from contextlib import nullcontext
 from urllib.parse import quote
 
 import numpy as np
 import orjson
 import pytest
-from starlette.testclient import TestClient
 
 from liveprofile.rows.users import segment_bucket
 from liveprofile.settings import load
@@ -24,9 +22,7 @@ from tests.support.memory.api import MINUTE_MS, NOW_MS, MemoryApi
 from tests.support.rows.api_rows import USERS, WINDOW_MS, raw_delta, raw_profile
 from tests.support.rows.statements import stated
 from tests.support.rows.value_curves import curve_document
-from tests.unit.serve.conftest import Clock, every_item, kind_of
-
-Connect = Callable[..., TestClient]
+from tests.unit.serve.conftest import Clock, Connect, every_item, kind_of
 
 
 @pytest.mark.parametrize("user_id", USERS)
