@@ -13,6 +13,7 @@ from liveprofile.campaigns.plan import Target
 from liveprofile.campaigns.report import Difference
 from liveprofile.client.models import WHOLE, Answer, RequestBody, UserIdText, WholeNumber
 from liveprofile.rows.table import row_model
+from liveprofile.segments.evaluation import SegmentPreview
 from liveprofile.segments.members import Member, SegmentSize
 from liveprofile.trends.points import DayForecast, Metric, Point
 from liveprofile.trends.retention import Cohort
@@ -29,6 +30,7 @@ SegmentMember = row_model(Member, Answer)
 SizeOfSegment = row_model(SegmentSize, Answer)
 CampaignTarget = row_model(Target, Answer)
 ReportedDifference = row_model(Difference, Answer)
+PreviewOfSegment = row_model(SegmentPreview, Answer)
 
 
 class Trend(Answer):
@@ -83,18 +85,6 @@ class AppliedChanges(Answer):
     dry_run: bool
     tag: str = Field(description="of the definitions in force")
     changes: list[AppliedChange]
-
-
-class PreviewOfSegment(Answer):
-    """The users of one segment by the definitions in force and by those of the request."""
-
-    segment_id: str
-    users_now: int
-    users_then: int
-    enter: int
-    leave: int
-    entering: list[str] = Field(description="a few of the users who enter")
-    leaving: list[str]
 
 
 class PreviewAnswer(Answer):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import compress
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+from typing_extensions import Doc
 
 from liveprofile.rules.conditions import (
     ATTRIBUTE,
@@ -88,7 +89,7 @@ class SegmentPreview(NamedTuple):
     users_then: int
     enter: int
     leave: int
-    entering: list[str]  # a few of the users who enter
+    entering: Annotated[list[str], Doc("a few of the users who enter")]
     leaving: list[str]
 
 

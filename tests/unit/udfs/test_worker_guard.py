@@ -8,13 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import psutil
 import pytest
 
+from tests.support.waiting import until
 from udfs import worker_guard
 from udfs.worker_guard import Watched
 
@@ -102,21 +102,14 @@ def processes() -> Iterator[Callable[[str], Processes]]:
         each.end()
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.02)
-
-
 def test_taskmanager_is_suspended_if_operator_stays_open(
     processes: Callable[[str], Processes],
 ) -> None:
     each = processes("SIGCONT")
     each.kill_worker()
-    wait_until(each.is_suspended)
-    wait_until(lambda: not each.is_suspended())
-    wait_until(lambda: not each.guard.is_running())
+    until(each.is_suspended)
+    until(lambda: not each.is_suspended())
+    until(lambda: not each.guard.is_running())
     assert each.taskmanager.is_running()
     written = each.end()
     assert f"Python worker {each.worker.pid} died; its operator has hung since." in written
@@ -127,7 +120,7 @@ def test_nothing_is_suspended_if_operator_notices(processes: Callable[[str], Pro
     each = processes("SIGUSR1")
     each.kill_worker()
     each.taskmanager.send_signal(signal.SIGUSR1)
-    wait_until(lambda: not each.guard.is_running())
+    until(lambda: not each.guard.is_running())
     assert each.end() == ""
 
 
@@ -137,9 +130,9 @@ def test_worker_that_outlives_its_taskmanager_is_killed(
     each = processes("SIGCONT")
     each.taskmanager.kill()
     each.taskmanager.wait()
-    wait_until(lambda: each.worker.poll() is not None)
+    until(lambda: each.worker.poll() is not None)
     assert each.worker.returncode == -signal.SIGKILL
-    wait_until(lambda: not each.guard.is_running())
+    until(lambda: not each.guard.is_running())
 
 
 def test_terminated_guard_leaves_no_taskmanager_suspended(
@@ -147,10 +140,10 @@ def test_terminated_guard_leaves_no_taskmanager_suspended(
 ) -> None:
     each = processes("SIGCONT")
     each.kill_worker()
-    wait_until(each.is_suspended)
+    until(each.is_suspended)
     each.guard.terminate()
-    wait_until(lambda: not each.guard.is_running())
-    wait_until(lambda: not each.is_suspended())
+    until(lambda: not each.guard.is_running())
+    until(lambda: not each.is_suspended())
 
 
 @pytest.mark.parametrize(
