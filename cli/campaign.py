@@ -102,8 +102,8 @@ def plan(
 def send(call: Call, name: NameArgument, topic: Annotated[str, typer.Option()]) -> None:
     """Send the treatment group to a topic as CloudEvents.
 
-    Sending a plan again sends the same ids. Users are left out who have withdrawn marketing consent
-    since, or whom other campaigns have contacted too often (`--cap` of the plan).
+    Sending a plan again sends the same ids. Users are left out who were erased or have withdrawn
+    marketing consent since, or whom other campaigns have contacted too often (`--cap` of the plan).
 
     Example: `liveprofile campaign send spring --topic campaign-targets`
 

@@ -100,6 +100,9 @@ def erase(
         raise InputError(f"{named[0]} deletes no rows of tables: give no --proof with it")
     if proof is not None and settings.rules_signing_key is None:
         raise InputError("--proof needs the setting rules_signing_key, which signs it")
+    for folder in (rows, checkpoints):
+        if folder is not None and not folder.is_dir():
+            raise InputError(f"{folder}: no folder")
     if status:
         _show_status(call, ids)
     elif rows is not None:
@@ -185,8 +188,6 @@ def _delete(
 
 def _erase_rows(call: Call, folder: Path) -> None:
     """Rewrites training rows without the erased users."""
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no folder")
     found = list(erase_rows(folder, read_erasures(call.settings).users()))
     call.print(
         {
@@ -200,8 +201,6 @@ def _erase_rows(call: Call, folder: Path) -> None:
 
 def _list_checkpoints(call: Call, folder: Path) -> None:
     """Prints the model checkpoints of a folder; exits with 1 unless all are clean."""
-    if not folder.is_dir():
-        raise InputError(f"--checkpoints {folder}: no folder")
     erased = read_erasures(call.settings).users()
     found = list(find_checkpoints(folder, sorted(erased)))
     listed = [

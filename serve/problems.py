@@ -89,12 +89,22 @@ def to_api_error(error: Exception) -> ApiError:
         case ApiError():
             return error
         case RequestValidationError():
-            return _invalid(error)
+            faults = (
+                (".".join(map(str, each["loc"])), str(each["msg"])) for each in error.errors()
+            )
+            return _invalid("invalid-request", list(faults), MAX_ERRORS)
         case HTTPException():
             kind = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
             return ApiError(error.status_code, kind, str(error.detail), headers=error.headers)
         case DefinitionsError():
-            return _invalid_definitions(error)
+            faults = (
+                (
+                    f"{error.kind} {each.name}: {each.key}",
+                    ": ".join(filter(None, (each.column, each.reason))),
+                )
+                for each in error.problems
+            )
+            return _invalid("invalid-definitions", list(faults), MAX_DEFINITION_ERRORS)
         case UnknownFlagError():
             return ApiError(404, "unknown-alert", "no alert has this id")
         case ServiceError():
@@ -105,33 +115,12 @@ def to_api_error(error: Exception) -> ApiError:
     raise error
 
 
-def _invalid(error: RequestValidationError) -> ApiError:
-    errors = [
-        {
-            "field": ".".join(map(str, each["loc"])),
-            "message": str(each["msg"])[:MAX_MESSAGE_CHARS],
-        }
-        for each in error.errors()[:MAX_ERRORS]
-    ]
-    first = errors[0]
-    return ApiError(422, "invalid-request", f"{first['field']}: {first['message']}", errors=errors)
-
-
-def _invalid_definitions(error: DefinitionsError) -> ApiError:
-    errors = [
-        {
-            "field": f"{error.kind} {problem.name}: {problem.key}",
-            "message": ": ".join(filter(None, (problem.column, problem.reason)))[
-                :MAX_MESSAGE_CHARS
-            ],
-        }
-        for problem in error.problems[:MAX_DEFINITION_ERRORS]
-    ]
-    first = errors[0]
-    detail = f"{first['field']}: {first['message']}"
-    if len(error.problems) > 1:
-        detail += f" (and {len(error.problems) - 1} more)"
-    return ApiError(422, "invalid-definitions", detail, errors=errors)
+def _invalid(kind: str, faults: Sequence[tuple[str, str]], most: int) -> ApiError:
+    """422 with at most so many of the faults: field and message."""
+    listed = [(field, message[:MAX_MESSAGE_CHARS]) for field, message in faults[:most]]
+    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    errors = [{"field": field, "message": message} for field, message in listed]
+    return ApiError(422, kind, ": ".join(listed[0]) + more, errors=errors)
 
 
 async def _answer(request: Request, error: Exception) -> Response:

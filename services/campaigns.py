@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from cassandra.cluster import Session
@@ -33,11 +33,13 @@ from liveprofile.campaigns.store import (
 from liveprofile.client.analysis_models import CAMPAIGN_PATTERN, CampaignRequest
 from liveprofile.consent.changes import ConsentTable, read_changes
 from liveprofile.errors import InputError
-from liveprofile.feeds.users import read_consents
+from liveprofile.feeds.users import read_consents, read_erasures
 from liveprofile.kafka.records import send_all
+from liveprofile.privacy.erasure_log import read_runs
 from liveprofile.rows.operations import AuditEntry
 from liveprofile.settings import Settings
 from liveprofile.storage.cql import now_ms
+from liveprofile.storage.queries import StoredProfile
 from services.audit import audited
 
 
@@ -66,19 +68,23 @@ def requested_of(body: CampaignRequest) -> dict[str, Any]:
 def choose(session: Session, settings: Settings, wish: Wish, *, watch: Watch = iter) -> Plan:
     """The users that a campaign reaches, and its control group, of those who allow marketing."""
     allows = read_consents(settings).allowing("marketing", now_ms())
-    return plan_campaign(session, wish, allows, watch)
+    is_erased = read_erasures(settings).is_erased
+
+    def kept(profiles: Iterable[StoredProfile]) -> Iterator[StoredProfile]:
+        return (row for row in watch(profiles) if not is_erased(row.user_id, row.window_start_ms))
+
+    return plan_campaign(session, wish, allows, kept)
 
 
 def send(session: Session, settings: Settings, name: str, topic: str) -> tuple[int, dict[str, int]]:
     """Sends the treatment group to a topic.
 
-    Returns how many were sent, and how many were left out by reason: no_consent, frequency_cap.
-    Raises UnknownCampaignError.
+    Returns how many were sent, and how many were left out by reason: erased, no_consent,
+    frequency_cap. Raises UnknownCampaignError.
     """
     found = find_plan(session, name)
     allows = read_consents(settings).allowing("marketing", now_ms())
-    users = read_targets(session, found)
-    remaining, left_out = still_allowed(session, found.campaign, users, allows)
+    remaining, left_out = still_allowed(session, found, allows, read_erasures(settings).is_erased)
     return send_all(settings, topic, messages(found.campaign, remaining)), left_out
 
 
@@ -110,16 +116,21 @@ def plan(
 
 
 def targets(session: Session, settings: Settings, name: str, bucket: int) -> list[Target]:
-    """Of one of SEGMENT_BUCKETS buckets, without those who no longer allow marketing.
+    """Of one of SEGMENT_BUCKETS buckets, without those who were erased since the plan was made, and
+    who no longer allow marketing.
 
     Raises UnknownCampaignError.
     """
-    found = list(bucket_targets(session, find_plan(session, name).plan_id, bucket))
+    plan = find_plan(session, name)
+    found = list(bucket_targets(session, plan.plan_id, bucket))
+    users = [each.user_id for each in found]
+    runs = read_runs(session, users)
+    gone = {user for user, run in runs.items() if run.before_ms > plan.planned_at_ms}
     consents = ConsentTable(settings.consent.defaults)
-    for user_id, changes in read_changes(session, [each.user_id for each in found]).items():
+    for user_id, changes in read_changes(session, users).items():
         consents.put(user_id, changes)
     allows = consents.allowing("marketing", now_ms())
-    return [target for target in found if allows(target.user_id)]
+    return [each for each in found if each.user_id not in gone and allows(each.user_id)]
 
 
 def report(

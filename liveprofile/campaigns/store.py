@@ -81,7 +81,8 @@ class StoredPlan(NamedTuple):
 def plan_campaign(
     session: Session, wish: Wish, allows: Callable[[str], bool], watch: Watch = iter
 ) -> Plan:
-    """Chooses among all stored profiles, by the values at the campaign's start.
+    """Chooses among all stored profiles that `watch` passes on, by the values at the campaign's
+    start.
 
     Users with an open fraud case are left out. allows: whether a user allows marketing.
     """
@@ -114,7 +115,6 @@ def store_plan(
     makes. Both expire. The other order could lose contacts, and users would hear too often.
     """
     stored = StoredPlan(campaign, uuid.uuid4(), now_ms(), by, requested, summary)
-    require_new(session, campaign.name)
     ttl_s = settings.cassandra.history_ttl_s
     planned_us = stored.planned_at_ms * 1_000
     insert_target = prepare(session, CAMPAIGN_TARGET.insert(ttl_s))
@@ -252,19 +252,25 @@ def users_at_cap(session: Session, users: Iterable[str], campaign: Campaign) -> 
 
 
 def still_allowed(
-    session: Session, campaign: Campaign, targets: list[Target], allows: Callable[[str], bool]
+    session: Session,
+    plan: StoredPlan,
+    allows: Callable[[str], bool],
+    is_erased: Callable[[str, int], bool],
 ) -> tuple[list[Target], dict[str, int]]:
-    """The treatment group without who has withdrawn since the plan was made, and who is at the cap
-    now; how many each of the two are.
+    """The treatment group without who was erased or has withdrawn since the plan was made, and who
+    is at the cap now; how many each of the three are.
 
-    allows: whether a user allows marketing.
+    allows: whether a user allows marketing. is_erased: whether what is of a time is.
     """
-    treated = [target for target in targets if target.group == TREATMENT]
-    withdrawn = {target.user_id for target in treated if not allows(target.user_id)}
-    users = (target.user_id for target in treated if target.user_id not in withdrawn)
-    at_cap = users_at_cap(session, users, campaign)
-    kept = [target for target in treated if target.user_id not in withdrawn | at_cap]
-    return kept, {"no_consent": len(withdrawn), "frequency_cap": len(at_cap)}
+    treated = {
+        each.user_id: each for each in read_targets(session, plan) if each.group == TREATMENT
+    }
+    erased = {user for user in treated if is_erased(user, plan.planned_at_ms)}
+    withdrawn = {user for user in treated.keys() - erased if not allows(user)}
+    at_cap = users_at_cap(session, treated.keys() - erased - withdrawn, plan.campaign)
+    kept = [treated[user] for user in treated if user not in erased | withdrawn | at_cap]
+    left_out = {"erased": erased, "no_consent": withdrawn, "frequency_cap": at_cap}
+    return kept, {reason: len(users) for reason, users in left_out.items()}
 
 
 def messages(

@@ -32,7 +32,6 @@ class ByUser(Protocol):
 
 
 Users = TypeVar("Users", bound=ByUser)
-ReadRecord = Callable[[bytes | None, bytes], tuple[str, Any]]
 
 
 class UserTable(TopicTable[Users]):
@@ -46,7 +45,7 @@ class UserTable(TopicTable[Users]):
     def __init__(
         self,
         users: Users,
-        read_record: ReadRecord,
+        read_record: Callable[[bytes | None, bytes], tuple[str, Any]],
         newest_ms: Callable[[Any], int],
         ahead_ms: int,
         removed: Any,

@@ -21,6 +21,7 @@ from liveprofile.kafka import offsets, records, tail, topics
 from liveprofile.kafka.records import Record, WriterFencedError
 from liveprofile.kafka.topics import PartitionRange
 from liveprofile.labels import feedback
+from liveprofile.storage.cql import now_ms
 
 
 def message(
@@ -150,7 +151,7 @@ class MemoryKafka:
         log, before = self.records[topic], len(self.records[topic])
         for key, value, headers in sent:
             encoded = {name: text.encode() for name, text in headers.items()}
-            log.append(Record(topic, 0, len(log), 0, key, value, encoded))
+            log.append(Record(topic, 0, len(log), now_ms(), key, value, encoded))
         return len(log) - before
 
     def read_topic(

@@ -17,6 +17,7 @@ def test_page_without_a_session_leads_to_the_sign_in_and_back(
     browse: Browse, api: MemoryApi
 ) -> None:
     browser = browse(None)
+    assert browser.get("/health/ready").json() == {"status": "ok"}
     answer = browser.get("/user?id=42", follow_redirects=False)
     assert answer.status_code == 303
     target = urlsplit(answer.headers["location"])
@@ -119,7 +120,3 @@ def test_too_many_sessions_end_the_oldest() -> None:
         sessions.open("other")
     assert sessions.key_of(first) is None
     assert sessions.key_of(second) == "second"
-
-
-def test_health_needs_no_session(browse: Browse) -> None:
-    assert browse(None).get("/health/ready").json() == {"status": "ok"}

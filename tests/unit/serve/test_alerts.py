@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -10,9 +11,10 @@ from liveprofile.client.models import UserConsents, UserErasure
 from liveprofile.pseudonym import user_pseudonym
 from liveprofile.units import DAY_MS
 from serve.keys import Role
+from services import campaigns
 from tests.support.memory.api import NOW_MS, MemoryApi
 from tests.support.rows.api_rows import USERS
-from tests.unit.serve.conftest import Connect, every_item, kind_of
+from tests.unit.serve.conftest import Clock, Connect, every_item, kind_of
 
 FLAG = f"{0:032x}"
 EVENT_FLAG = f"{4:032x}"
@@ -156,6 +158,19 @@ def test_users_of_a_plan_come_page_by_page(connect: Connect) -> None:
     for cursor in ("WzYzXQ", "Wy0yXQ"):  # [63], [-2]
         answer = client.get(f"{PATH}/targets", params={"cursor": cursor})
         assert answer.status_code == 400
+
+
+def test_erased_users_are_neither_planned_nor_sent_nor_listed(
+    connect: Connect, api: MemoryApi, clock: Clock
+) -> None:
+    client, users = connect(Role.ADMIN), f"{PATH}/targets"
+    client.put(PATH, json=SHARE).raise_for_status()
+    clock.s = 1.0
+    client.put(f"/v1/users/{quote('a b%2F?&', safe='')}/erasure", json={}).raise_for_status()
+    assert [each["user_id"] for each in every_item(client, users)] == ["Zoë/ü"]
+    left_out = {"erased": 1, "no_consent": 0, "frequency_cap": 0}
+    assert campaigns.send(api.session, api.settings, "spring", "targets") == (0, left_out)
+    assert client.put("/v1/campaigns/later", json=SHARE).json()["treatment"] == 0
 
 
 def test_report_compares_the_groups(connect: Connect) -> None:

@@ -7,6 +7,7 @@ import logging
 import time
 from contextlib import suppress
 from types import SimpleNamespace
+from unittest.mock import AsyncMock
 
 import httpx2
 import pytest
@@ -17,7 +18,7 @@ from liveprofile.pseudonym import user_pseudonym
 from liveprofile.settings import ServeSettings, load
 from serve.app import create_app
 from serve.guard import MAX_BODY_BYTES
-from serve.keys import Role, StoredKey, new_key, parse_key, revoke_key
+from serve.keys import Role, new_key, parse_key, revoke_key
 from serve.problems import ApiError
 from serve.security import CACHED_KEYS, Gatekeeper
 from tests.support.event_loop import on_loop
@@ -209,21 +210,16 @@ def test_wrong_keys_from_one_address_are_limited(connect: Connect, api: MemoryAp
 
 @on_loop
 async def test_unknown_ids_do_not_displace_a_key(clock: Clock) -> None:
-    key, reads = new_key("anna", Role.READER, "test", NOW_MS, 60), list[str]()
-
-    async def read(key_id: str) -> StoredKey | None:
-        reads.append(key_id)
-        return key.stored if key_id == key.stored.key_id else None
-
+    key = new_key("anna", Role.READER, "test", NOW_MS, 60)
+    read = AsyncMock(side_effect=lambda key_id: {key.stored.key_id: key.stored}.get(key_id))
     gatekeeper = Gatekeeper(ServeSettings(), read, clock.now_ms, clock.now_s)
     wrong = [f"lp_{number:012x}_{'0' * 64}" for number in range(CACHED_KEYS + 1)]
     for number, text in enumerate([key.text, *wrong, key.text]):
         request = SimpleNamespace(client=SimpleNamespace(host=str(number)))
+        bearer = HTTPAuthorizationCredentials(scheme="Bearer", credentials=text)
         with suppress(ApiError):
-            await gatekeeper.identify(
-                request, HTTPAuthorizationCredentials(scheme="Bearer", credentials=text)
-            )
-    assert len(reads) == len(wrong) + 1
+            await gatekeeper.identify(request, bearer)
+    assert read.await_count == len(wrong) + 1
 
 
 def test_without_authentication_everybody_on_this_machine_reads(connect: Connect) -> None:
