@@ -36,6 +36,7 @@ async def sign_in(request: Request) -> Response:
         problem = "This key is not valid: it is wrong, expired or revoked."
         return page(request, "sign_in.html", 401, next=target, problem=problem)
     request.state.key_name = caller.name
+    request.app.state.gatekeeper.charge(caller, 1.0)
     answer = RedirectResponse(target, 303)
     settings = request.app.state.settings
     answer.set_cookie(

@@ -14,7 +14,9 @@ from serve.keys import Role
 from tests.support.memory.api import MemoryApi
 from tests.support.paths import ROOT
 from tests.support.rows.console_rows import fill_console
-from tests.unit.serve.conftest import Clock
+from tests.unit.serve.conftest import Clock, clock
+
+__all__ = ["clock"]  # a fixture
 
 STATUS = {
     "state": "RUNNING",
@@ -44,11 +46,6 @@ SAME_ORIGIN = {"Origin": ORIGIN}
 FETCH = SAME_ORIGIN | {"X-Console": "fetch"}
 # Tests share the machine: a page may wait for its turn.
 PATIENT = {"deadline_ms": 30_000}
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

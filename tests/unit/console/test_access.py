@@ -41,6 +41,12 @@ def test_wrong_key_is_told_on_the_form(browse: Browse, api: MemoryApi) -> None:
     assert not browser.cookies
 
 
+def test_signing_in_counts_as_a_request_of_the_key(browse: Browse, api: MemoryApi) -> None:
+    browser, fields = browse(None, max_requests_per_s=1), {"key": api.add_key(Role.READER).text}
+    sent = {"data": fields, "headers": SAME_ORIGIN, "follow_redirects": False}
+    assert [browser.post("/sign-in", **sent).status_code for _ in range(3)] == [303, 303, 429]
+
+
 def test_sign_out_ends_the_session_on_the_server(browse: Browse) -> None:
     browser = browse()
     cookies = dict(browser.cookies)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 from urllib.parse import quote
 
@@ -196,11 +197,14 @@ SNOOZES = "/v1/users/42/snoozes/*"
         (SNOOZES, {"for_s": 1}, "for_s"),
         (SNOOZES, {"for_s": 366 * 86_400}, "for_s"),
         (SNOOZES, {"for_s": 60, "until": 1}, "until"),
+        ("/v1/users/a/snoozes/b%20c", {"for_s": 60}, "without spaces"),
         *((SNOOZES, body, "") for body in ({}, [], "x")),
+        ("/v1/segments", {"segments": [{"id": "\ud800"}]}, "body: "),
     ],
 )
 def test_bad_body_is_a_422_problem(connect: Connect, path: str, body: Any, message: str) -> None:
-    answer = connect(Role.ANALYST).put(path, json=body)
+    content, headers = json.dumps(body), {"Content-Type": "application/json"}
+    answer = connect(Role.ANALYST).put(path, content=content, headers=headers)
     assert answer.status_code == 422
     assert message in answer.json()["detail"]
 
