@@ -36,7 +36,7 @@ pytestmark = pytest.mark.faults
 
 PAUSE_S = 7.0  # longer than a request to Cassandra may take
 SLOW_S = 0.5  # paused and answering in turn
-BROKEN_S = 15.0  # about seven checkpoints
+BROKEN_S = 22.0  # about four checkpoints; `job status` warns after three and 5 s
 # The parts that cannot be the size of a file: a disk without space refuses the rest of a file.
 NO_FILE_BYTES = 0
 

@@ -49,7 +49,7 @@ QUIET = {
 }
 # For what several tasks might do differently, and for tests of faults.
 TWO_TASKS = {"parallelism": 2}
-BUSY_JOB = TWO_TASKS | {"checkpoint_interval_ms": 2_000}
+BUSY_JOB = TWO_TASKS | {"checkpoint_interval_ms": 5_000}
 POLL_S = 0.4
 CHECKPOINT_AGAIN_S = 5.0  # after a trigger that a restart may have cancelled
 SOURCE_OFFSET = re.compile(r"KafkaSourceReader\.topic\.(.+)\.partition\.(\d+)\.currentOffset$")
