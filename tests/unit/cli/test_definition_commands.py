@@ -1,7 +1,8 @@
-"""Tests of `liveprofile risk rules`: output, records written to the topic, exit codes."""
+"""Commands of rules and segments: output, records written to the topic, exit codes."""
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
@@ -17,15 +18,20 @@ from liveprofile.settings import load
 from tests.support.memory.kafka import MemoryKafka
 from tests.support.paths import ROOT
 from tests.support.rows.rule_examples import RULES_TOML, raw_rule_record, rule_record, signed
+from tests.support.rows.segment_examples import SEGMENTS_TOML
 
 SCHEMA = json.loads((ROOT / "schemas/risk-rule.schema.json").read_text("utf-8"))
-SETTINGS = 'rules = "{file}"\n'
 
 
 @pytest.fixture
-def topic(monkeypatch: pytest.MonkeyPatch) -> list[Record]:
+def kafka(monkeypatch: pytest.MonkeyPatch) -> MemoryKafka:
     kafka = MemoryKafka()
     kafka.install(monkeypatch)
+    return kafka
+
+
+@pytest.fixture
+def topic(kafka: MemoryKafka) -> list[Record]:
     return kafka.records["risk-rules"]
 
 
@@ -36,10 +42,13 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def run(file: Path, *arguments: str) -> Result:
+def run(file: Path, *arguments: str, group: tuple[str, ...] = ("risk", "rules")) -> Result:
     config = file.with_name("liveprofile.toml")
-    config.write_text(SETTINGS.format(file=file))
-    return CliRunner().invoke(app, ["risk", "rules", *arguments, "--config", str(config)])
+    config.write_text(f'{group[-1]} = "{file}"\n')
+    return CliRunner().invoke(app, [*group, *arguments, "--config", str(config)])
+
+
+run_segments = functools.partial(run, group=("segments",))
 
 
 def changes(result: Result) -> dict[str, tuple[str, int | None]]:
@@ -159,3 +168,39 @@ def test_list_shows_file_rules_until_topic_has_records(file: Path, topic: list[R
     first, *_, last = run(file, "list").stdout.rstrip().splitlines()
     assert first.endswith("from topic risk-rules")
     assert last.split() == ["other", "1", "event", "SHADOW", "amount", ">=", "threshold"]
+
+
+@pytest.fixture
+def segments(tmp_path: Path) -> Path:
+    path = tmp_path / "segments.toml"
+    path.write_text(SEGMENTS_TOML)
+    return path
+
+
+def test_apply_writes_segments_that_list_then_shows(segments: Path, kafka: MemoryKafka) -> None:
+    topic = kafka.records["segment-definitions"]
+    assert f"version 1, from file {segments}" in run_segments(segments, "list").stdout
+    assert run_segments(segments, "apply", str(segments), "--dry-run").stdout.split()[-3:] == [
+        "added",
+        "buyer",
+        "1",
+    ]
+    assert topic == []
+    run_segments(segments, "apply", str(segments), "--by", "anna")
+    assert [record.key for record in topic] == [b"*", b"buyer"]
+    assert json.loads(topic[1].value)["applied_by"] == "anna"
+    segments.write_text(SEGMENTS_TOML.replace(">= 3", ">= 4"))
+    listed = json.loads(run_segments(segments, "apply", str(segments), "--json").stdout)
+    assert listed["changes"] == [{"segment_id": "buyer", "what": "changed", "version": 2}]
+    last = run_segments(segments, "list").stdout.rstrip().splitlines()[-1]
+    assert last.split() == ["buyer", "2", "ACTIVE", "purchases", ">=", "4"]
+
+
+def test_check_names_an_attribute_that_is_not_defined(segments: Path) -> None:
+    segments.write_text(SEGMENTS_TOML.replace("purchases >= 3", "attribute('age_bnd') == '65+'"))
+    result = run_segments(segments, "check", str(segments), "--json")
+    assert result.exit_code == 2
+    [problem] = json.loads(result.stdout)["problems"]
+    assert problem["reason"] == "unknown attribute age_bnd; age_band?"
+    segments.write_text(SEGMENTS_TOML.replace("purchases >= 3", "attribute('age_band') == '65+'"))
+    assert run_segments(segments, "check", str(segments)).exit_code == 0
