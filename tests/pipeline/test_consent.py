@@ -17,6 +17,7 @@ import pytest
 from liveprofile.consent.changes import ConsentChange, to_record
 from liveprofile.kafka import records as kafka
 from liveprofile.settings import Settings, load
+from liveprofile.storage.cql import now_ms
 from liveprofile.units import MINUTE_MS
 from tests.pipeline.comparison import in_one_partition
 from tests.pipeline.harness import run_profile_pipeline
@@ -74,7 +75,7 @@ def test_only_what_users_allow_is_scored_stored_and_sent(tmp_path: Path) -> None
     changes = random_changes(random.Random(11), users)
     consents = RecordedFeeds(
         [
-            kafka.Record("user-consents", 0, 0, 0, user.encode(), to_record(user, each), {})
+            kafka.Record("user-consents", 0, 0, now_ms(), user.encode(), to_record(user, each), {})
             for user, each in changes.items()
         ]
     )

@@ -21,6 +21,7 @@ from liveprofile.identity.merges import IdentityTable, Merge, to_record
 from liveprofile.kafka import records as kafka
 from liveprofile.privacy.erasures import to_record as to_erasure
 from liveprofile.settings import load
+from liveprofile.storage.cql import now_ms
 from liveprofile.units import HOUR_MS
 from liveprofile.wire.user_records import key_of
 from tests.pipeline.comparison import assert_equals_reference, in_one_partition
@@ -49,7 +50,13 @@ def erasures_of(erased: Mapping[str, int]) -> RecordedFeeds:
     return RecordedFeeds(
         erasures=[
             kafka.Record(
-                "user-erasures", 0, 0, 0, key_of(user), to_erasure(user, before_ms - older_ms), {}
+                "user-erasures",
+                0,
+                0,
+                now_ms(),
+                key_of(user),
+                to_erasure(user, before_ms - older_ms),
+                {},
             )
             for user, before_ms in erased.items()
             for older_ms in (0, 3_600_000)  # an older erasure that comes later changes nothing
@@ -61,7 +68,13 @@ def feed_of(merges: IdentityTable) -> RecordedMerges:
     return RecordedMerges(
         [
             kafka.Record(
-                "user-merges", 0, 0, 0, key_of(each), to_record(each, merges.merges(each)), {}
+                "user-merges",
+                0,
+                0,
+                now_ms(),
+                key_of(each),
+                to_record(each, merges.merges(each)),
+                {},
             )
             for each in merges.aliases()
         ]
