@@ -64,6 +64,9 @@ async def known_parameters(request: Request) -> None:
         )
 
 
+NAME_PATTERN = r"^[^\u0000-\u0020]+$"  # of rules, flags and segments
+
+
 def decoded_id(name: str, text: str) -> str:
     """An id of the path, as routes match the encoded path. Raises ApiError 422."""
     try:
@@ -81,11 +84,12 @@ def decoded_id(name: str, text: str) -> str:
 
 def _id_of(name: str, description: str) -> Any:
     """A dependency: the decoded id. The document describes it, FastAPI checks the encoded one."""
+    pattern = ID_PATTERN if name == "user_id" else NAME_PATTERN
     path = Path(
         alias=name,
         max_length=MAX_ENCODED_CHARS,
         description=description,
-        json_schema_extra={"minLength": 1, "maxLength": MAX_ID_CHARS, "pattern": ID_PATTERN},
+        json_schema_extra={"minLength": 1, "maxLength": MAX_ID_CHARS, "pattern": pattern},
     )
 
     async def decoded(request: Request, encoded: str = path) -> str:
