@@ -19,7 +19,7 @@ import orjson
 import pytest
 from pyflink.table import EnvironmentSettings, TableEnvironment
 
-from jobs.backfill_job import run_profile_pipeline as run_batch
+from jobs.backfill_job import run as run_batch
 from jobs.sql import tables
 from liveprofile.consent.changes import ConsentTable
 from liveprofile.identity.merges import IdentityTable
@@ -160,9 +160,9 @@ def run_late_stream(
     run_batch(
         TableEnvironment.create(EnvironmentSettings.in_batch_mode()),
         settings,
-        source=tables.record_file("source", file, settings),
-        rows=rows,
-        schema=training_rows.PROFILE_INPUT,
+        [tables.record_file("source", file, settings)],
+        training_rows.PROFILE_INPUT,
+        rows,
     )
     model = load_checkpoint(settings, product_path(settings.model.checkpoint))
     return LateStream(
