@@ -181,7 +181,8 @@ def set_consent(
         if both := set(grant or ()) & set(withdraw or ()):
             raise InputError(f"{min(both)}: --grant or --withdraw, not both")
         since = int(at) if at and at.isascii() and at.isdigit() else at
-        fields = {"time": since or now_ms(), "basis": basis, "text_version": text_version}
+        fields = {"time": now_ms() if since is None else since, "basis": basis}
+        fields |= {"text_version": text_version}
         changes = [
             _checked(settings, user or "", read_change(fields | {"purpose": name, "granted": yes}))
             for name, yes in granted.items()

@@ -94,6 +94,7 @@ STATED = "--source crm --kind declared --purpose risk"
         ("privacy consent set 42 --grant sales", "purpose 'sales': must be one of profiling"),
         ("privacy consent set 42 --grant risk --withdraw risk", "--grant or --withdraw, not both"),
         ("privacy consent set 42 --grant risk --time 2999-01-01T00:00Z", "is in the future"),
+        ("privacy consent set 42 --grant risk --time 0", "time 0: neither epoch milliseconds"),
         ("privacy consent set '' --grant risk", "must have 1 to 256 characters"),
         ("identity merge", "give ALIAS and USER, --split ALIAS, --show ID or --list"),
         ("identity merge a ' '", "must have 1 to 256 characters"),
