@@ -22,7 +22,7 @@ from serve import answers
 from serve.guard import ApiMetrics, RequestGuard
 from serve.problems import install
 from serve.routes import alerts, campaigns, definitions, privacy, trends, users
-from serve.routes.common import Reader, known_parameters, problems
+from serve.routes.common import Reader, known_parameters, problems, strict_json
 from serve.security import Gatekeeper, ReadKey
 from serve.store.store import Store
 
@@ -133,7 +133,7 @@ def _routes() -> list[BaseRoute]:
     """The routes of every app. FastAPI needs a third of a second to make them."""
     every = APIRouter(generate_unique_id_function=lambda route: route.name)
     for each in ROUTERS:
-        every.include_router(each, dependencies=[Depends(known_parameters)])
+        every.include_router(each, dependencies=[Depends(strict_json), Depends(known_parameters)])
     return [users.PlainProfile(), *every.routes]
 
 

@@ -42,13 +42,17 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 UNCHANGED: dict[int | str, dict[str, Any]] = {304: {"description": "Not modified"}}
 
 
-async def known_parameters(request: Request) -> None:
-    """A dependency of all routes: refuses misspelled parameters and lone surrogates in the body."""
+async def strict_json(request: Request) -> None:
+    """A dependency of all routes: FastAPI's parser accepts lone surrogates, which UTF-8 lacks."""
     if b"\\u" in (body := await request.body()):
         try:
             orjson.loads(body)
         except orjson.JSONDecodeError as error:
             raise ApiError(422, "invalid-request", f"body: {error}") from None
+
+
+async def known_parameters(request: Request) -> None:
+    """A dependency of all routes: a misspelled parameter must not be ignored."""
     if not request.url.query:
         return
     operations = request.app.openapi()["paths"].get(request.scope["route"].path, {})
