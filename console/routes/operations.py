@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from console.access import Reader, SlowReader
 from console.charts import LineChart, Sample, line_chart
-from console.formats import facts, number, utc, words
+from console.formats import facts, number, utc
 from console.job import JobReader
 from console.rendering import page, part_page
 from liveprofile.ingest.rejected import RejectedRecord
@@ -38,9 +38,9 @@ async def operations(
 @router.get("/job")
 async def job(call: SlowReader) -> Response:
     reader: JobReader = call.request.app.state.job
-    found = await reader.status()
-    warnings = [warning for of_job in found for warning in of_job["warnings"]]
-    figures = [fact for of_job in found for fact in facts(of_job) if fact[0] != words("warnings")]
+    found = list(map(dict, await reader.status()))  # the reader keeps its own
+    warnings = [warning for of_job in found for warning in of_job.pop("warnings")]
+    figures = [fact for of_job in found for fact in facts(of_job)]
     return _part(call, "job", "Job", figures=figures, warnings=warnings)
 
 
