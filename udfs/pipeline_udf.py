@@ -34,12 +34,14 @@ class PipelineUdf(ScalarFunction):
 
     def open(self, function_context: FunctionContext) -> None:
         """Loads the model and opens the parts."""
-        with ExitStack() as opening:
-            opening.enter_context(worker_guard())
-            gc.disable()  # importing makes no garbage: a tenth of its time
-            opening.callback(gc.enable)
-            self._open(opening, function_context.get_metric_group())
-            self._opened = opening.pop_all()
+        gc.disable()  # importing makes no garbage: a tenth of its time
+        try:
+            with ExitStack() as opening:
+                opening.enter_context(worker_guard())
+                self._open(opening, function_context.get_metric_group())
+                self._opened = opening.pop_all()
+        finally:
+            gc.enable()
         collect_rarely()
 
     @abstractmethod
@@ -64,5 +66,4 @@ def collect_rarely() -> None:
     """
     gc.collect()
     gc.freeze()
-    gc.enable()
     gc.set_threshold(NEW_OBJECTS)
