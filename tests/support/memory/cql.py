@@ -124,8 +124,9 @@ class Statement:
         check = self._where(keys)
         holds = True
         if self._skip("IF"):
-            found = next(filter(check, self._tables.ordered(table)), dict.fromkeys(row))
-            holds = self._conditions()(dict.fromkeys(TABLES[table].columns) | found)
+            found = next(filter(check, self._tables.ordered(table)), None)
+            held = dict.fromkeys(TABLES[table].columns) | (found or {})
+            holds = found is not None if self._skip("EXISTS") else self._conditions()(held)
         return holds, lambda: self._tables.write(table, row | keys, time_us)
 
     def _delete(self) -> tuple[bool, Callable[[], None]]:

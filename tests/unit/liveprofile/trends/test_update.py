@@ -10,30 +10,19 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
+from cassandra import DriverException
 
+from liveprofile.errors import ServiceError
 from liveprofile.kafka.records import Record
 from liveprofile.kafka.topics import PartitionRange
 from liveprofile.settings import Settings, load
-from liveprofile.trends.count_store import (
-    ALL,
-    CATEGORY,
-    OTHER,
-    Chunk,
-    Count,
-    Counts,
-    Series,
-    distinct_users,
-    total,
-)
+from liveprofile.trends.count_store import ALL, CATEGORY, OTHER, CountStore, Series
 from liveprofile.trends.update import UpdateReport, update
 from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS
 from tests.reference.validation import ValidEvent, validate
+from tests.support.memory.cassandra import MemoryCassandra
 
 SETTINGS = load()
-
-
-class KilledError(Exception):
-    """The process ends here."""
 
 
 class MemoryTopic:
@@ -48,7 +37,7 @@ class MemoryTopic:
         records = self.partitions[partition]
         records.append(Record("events", partition, len(records), timestamp_ms, None, value, {}))
 
-    def update(self, store: MemoryCountStore, **options: Any) -> UpdateReport:
+    def update(self, store: CountStore, **options: Any) -> UpdateReport:
         """Runs `update` on this topic."""
         functions = {
             name: getattr(self, name)
@@ -82,42 +71,23 @@ class MemoryTopic:
             yield from self.partitions[number][first:end]
 
 
-class MemoryCountStore:
-    """A CountStore."""
+class KilledCassandra(MemoryCassandra):
+    """Its client is killed before a write."""
 
-    def __init__(self) -> None:
-        self.rows: dict[tuple[str, Series, int], tuple[int, Count]] = {}
-        self.chunks: dict[int, Chunk] = {}
-        self.writes_until_kill: int | None = None
+    writes_until_kill: int | None = None
 
-    def last_chunk(self) -> Chunk | None:
-        return self.chunks[max(self.chunks)] if self.chunks else None
-
-    def begin(self, chunk: Chunk) -> Chunk:
-        self._write()
-        return self.chunks.setdefault(chunk.number, chunk)
-
-    def categories(self) -> list[str]:
-        return sorted({s.category for _, s, _ in self.rows if s.scope == CATEGORY})
-
-    def add(self, number: int, counts: Counts) -> None:
-        for (span, series), new in counts.items():
-            for start_ms, count in new.items():
-                key = (span, series, start_ms)
-                row = total(self.rows.get(key), number, count, series.exact_users)
-                if row is not None:
-                    self._write()
-                    self.rows[key] = (number, row)
-
-    def finish(self, chunk: Chunk) -> None:
-        self._write()
-        self.chunks[chunk.number] = chunk._replace(done=True)
-
-    def _write(self) -> None:
-        if self.writes_until_kill is not None:
+    def execute(self, query: Any, *arguments: Any, **options: Any) -> Any:
+        text = getattr(query, "query_string", query)
+        if self.writes_until_kill is not None and not str(text).startswith("SELECT"):
             if self.writes_until_kill == 0:
-                raise KilledError
+                raise DriverException("killed")
             self.writes_until_kill -= 1
+        return super().execute(query, *arguments, **options)
+
+
+def new_store() -> tuple[CountStore, KilledCassandra]:
+    session = KilledCassandra()
+    return CountStore(session, SETTINGS), session
 
 
 START_MS = 1_700_006_400_000  # 2023-11-15 00:00 UTC
@@ -142,14 +112,14 @@ def topic_of(*values: bytes | None, partitions: int = 1) -> MemoryTopic:
     return topic
 
 
-def counts(store: MemoryCountStore) -> dict[tuple[str, Series, int], tuple[int, float, int]]:
+def counts(session: KilledCassandra) -> dict[tuple[str, Series, int], tuple[int, float, int]]:
     return {
-        (span, series, start_ms): (
-            count.events,
-            pytest.approx(count.amount, abs=1e-6),
-            distinct_users(count.user_hashes, series.exact_users),
+        (row["span"], Series(row["scope"], row["category"], row["event_type"]), row["start"]): (
+            row["events"],
+            pytest.approx(row["amount"], abs=1e-6),
+            row["users"],
         )
-        for (span, series, start_ms), (_, count) in store.rows.items()
+        for row in session.rows("trend")
     }
 
 
@@ -182,7 +152,7 @@ def expected_counts(topic: MemoryTopic, settings: Settings) -> dict[Any, tuple[i
 
 
 def test_kills_at_every_write_count_nothing_twice() -> None:
-    rng, store, topic = random.Random(0), MemoryCountStore(), MemoryTopic(2)
+    rng, (store, session), topic = random.Random(0), new_store(), MemoryTopic(2)
     kills = 0
     for step in range(8):
         for number in range(step * 30, step * 30 + 30):
@@ -192,19 +162,19 @@ def test_kills_at_every_write_count_nothing_twice() -> None:
                 copied = max(number % 2, number - rng.choice([0, 20, 60]))
                 topic.send(number % 2, payload(copied), at_ms)
         for _ in range(15):
-            store.writes_until_kill = rng.randrange(6)
+            session.writes_until_kill = rng.randrange(6)
             try:
                 topic.update(store, chunk_records=rng.choice([20, 70, 1_000]))
-            except KilledError:
+            except ServiceError:
                 kills += 1
-        store.writes_until_kill = None
+        session.writes_until_kill = None
         topic.update(store)
-        assert counts(store) == expected_counts(topic, SETTINGS)
+        assert counts(session) == expected_counts(topic, SETTINGS)
     assert kills > 30
 
 
 def test_two_processes_with_one_chunk_count_it_once() -> None:
-    topic, store = topic_of(*(payload(n) for n in range(50))), MemoryCountStore()
+    topic, (store, session) = topic_of(*(payload(n) for n in range(50))), new_store()
 
     class SecondProcess(MemoryTopic):
         """Counts the chunk to its end while the first process reads it."""
@@ -218,11 +188,11 @@ def test_two_processes_with_one_chunk_count_it_once() -> None:
     second = SecondProcess(1)
     second.partitions = topic.partitions
     second.update(store)
-    assert counts(store) == expected_counts(topic, SETTINGS)
+    assert counts(session) == expected_counts(topic, SETTINGS)
 
 
 def test_records_after_the_checkpoint_are_left_to_the_next_update() -> None:
-    topic, store = topic_of(*(payload(n) for n in range(10))), MemoryCountStore()
+    topic, (store, _) = topic_of(*(payload(n) for n in range(10))), new_store()
     topic.checkpoint = {0: 4}
     report = topic.update(store)
     assert (report.events, report.behind) == (4, 6)
@@ -231,17 +201,18 @@ def test_records_after_the_checkpoint_are_left_to_the_next_update() -> None:
 
 
 def test_copy_within_the_dedup_time_is_counted_once_and_later_again() -> None:
-    ttl_ms, store, topic = SETTINGS.state.dedup_ttl_ms, MemoryCountStore(), MemoryTopic(1)
+    (store, session), topic = new_store(), MemoryTopic(1)
+    ttl_ms = SETTINGS.state.dedup_ttl_ms
     for at_ms in (0, ttl_ms, 3 * ttl_ms):
         topic.send(0, payload(1), START_MS + DAY_MS + at_ms)
         report = topic.update(store)
     assert (report.events, report.duplicates) == (1, 0)
-    assert counts(store) == expected_counts(topic, SETTINGS)
-    assert counts(store)["day", Series(ALL, "", ALL), START_MS][0] == 2
+    assert counts(session) == expected_counts(topic, SETTINGS)
+    assert counts(session)["day", Series(ALL, "", ALL), START_MS][0] == 2
 
 
 def test_update_goes_on_after_records_that_have_expired_and_counts_them() -> None:
-    topic, store = topic_of(*(payload(n) for n in range(10))), MemoryCountStore()
+    topic, (store, _) = topic_of(*(payload(n) for n in range(10))), new_store()
     topic.checkpoint = {0: 4}
     topic.update(store)
     topic.checkpoint, topic.expired = None, [7]
@@ -250,20 +221,20 @@ def test_update_goes_on_after_records_that_have_expired_and_counts_them() -> Non
 
 
 def test_chunk_whose_records_have_expired_ends_as_far_as_it_was_counted() -> None:
-    topic, store = topic_of(*(payload(n) for n in range(10))), MemoryCountStore()
-    store.writes_until_kill = 1
-    with pytest.raises(KilledError):
+    topic, (store, session) = topic_of(*(payload(n) for n in range(10))), new_store()
+    session.writes_until_kill = 1
+    with pytest.raises(ServiceError):
         topic.update(store, chunk_records=6)
-    store.writes_until_kill, topic.expired = None, [2]
+    session.writes_until_kill, topic.expired = None, [2]
     report = topic.update(store)
     assert (report.events, report.lost, report.chunks) == (4, 6, 1)
 
 
 def test_categories_beyond_the_limit_count_as_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("liveprofile.trends.update.MAX_CATEGORIES", 2)
-    topic, store = topic_of(*(payload(n) for n in range(9))), MemoryCountStore()
+    topic, (store, session) = topic_of(*(payload(n) for n in range(9))), new_store()
     topic.update(store, chunk_records=4)
-    days = {s: count[0] for (span, s, _), count in counts(store).items() if span == "day"}
+    days = {s: count[0] for (span, s, _), count in counts(session).items() if span == "day"}
     assert days == {
         Series(CATEGORY, "c0", "purchase"): 3,
         Series(CATEGORY, "c1", "purchase"): 3,
@@ -274,7 +245,7 @@ def test_categories_beyond_the_limit_count_as_other(monkeypatch: pytest.MonkeyPa
 
 
 def test_slowest_partition_decides_until_when_counts_are_complete() -> None:
-    store, topic = MemoryCountStore(), MemoryTopic(3)
+    (store, _), topic = new_store(), MemoryTopic(3)
     topic.send(0, payload(0), START_MS + DAY_MS)
     topic.send(1, payload(90), START_MS + DAY_MS)
     topic.update(store)
