@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
+import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
 
-from benchmarks.load.workload import Workload
+from benchmarks.load.workload import START_MS, Workload
+from benchmarks.support.journal import Journal, JournalReader, OpenJournalMetrics
 from lab.benchmarks import audit, storage, training_rows
 from lab.benchmarks.gpu import NOT_MEASURED, measure_gpu, time_batches
 from lab.benchmarks.model_inputs import generated_rows
@@ -19,6 +24,8 @@ from liveprofile.rows import TABLES
 from liveprofile.settings import load
 from models.profile.data import training_rows as rows
 from tests.support.model_folders import SHIPPED
+
+SMALL = Workload(4_000, 300, hours=1)
 
 
 @pytest.mark.parametrize("windows", [300, 900])
@@ -123,3 +130,38 @@ def test_latency_counts_from_the_planned_time() -> None:
     slow = measured_on(0.02)
     assert slow.statuses["200"] == len(slow.latency_ms["single"]) == fast.statuses["200"]
     assert max(slow.latency_ms["single"]) > 200
+
+
+def test_events_are_deterministic_ordered_and_disjoint_between_seeds():
+    first, again = (list(SMALL.messages()) for _ in range(2))
+    assert first == again
+    events = [json.loads(message.value) for message in first]
+    times = [event["event_time"] for event in events]
+    assert times == sorted(times)
+    assert START_MS <= times[0] <= times[-1] < SMALL.end_ms
+    ids = {event["event_id"] for event in events}
+    assert len(ids) == SMALL.n
+    assert ids.isdisjoint(
+        json.loads(message.value)["event_id"] for message in SMALL.warm_up().messages()
+    )
+
+
+def test_number_of_profiles_equals_number_of_user_window_pairs():
+    pairs = {
+        (event["user_id"], event["event_time"] // load().window.length_ms)
+        for event in (json.loads(message.value) for message in SMALL.messages())
+    }
+    assert SMALL.profiles(load().window) == len(pairs)
+
+
+def test_journal_is_read_while_being_written(tmp_path):
+    assert callable(OpenJournalMetrics(str(tmp_path))(MagicMock()))  # as a worker opens it
+    reader = JournalReader(tmp_path)
+    with closing(Journal(str(tmp_path))) as first, closing(Journal(str(tmp_path))) as second:
+        assert reader.update() == 0
+        first.write(3)
+        assert reader.update() == 3
+        (tmp_path / "half.jsonl").write_text("[1.0, 2,")
+        second.write(4)
+        assert reader.update() == 7
+    assert 0 < time.time() - reader.last_s < 60

@@ -38,6 +38,7 @@ from tests.support.streams.simulated import to_records
 pytestmark = pytest.mark.pipeline
 
 USERS, EVENTS, STEP_MS = 25, 1_800, 20_000
+ARRIVED = (0, 0, now_ms())  # partition, offset, time
 JOB = {"parallelism": 1, "name": "pipeline"}
 IDS = {
     HOT_USER: (HOT_USER, "hot-phone", "hot-tablet"),
@@ -50,13 +51,7 @@ def erasures_of(erased: Mapping[str, int]) -> RecordedFeeds:
     return RecordedFeeds(
         erasures=[
             kafka.Record(
-                "user-erasures",
-                0,
-                0,
-                now_ms(),
-                key_of(user),
-                to_erasure(user, before_ms - older_ms),
-                {},
+                "user-erasures", *ARRIVED, key_of(user), to_erasure(user, before_ms - older_ms), {}
             )
             for user, before_ms in erased.items()
             for older_ms in (0, 3_600_000)  # an older erasure that comes later changes nothing
@@ -68,13 +63,7 @@ def feed_of(merges: IdentityTable) -> RecordedMerges:
     return RecordedMerges(
         [
             kafka.Record(
-                "user-merges",
-                0,
-                0,
-                now_ms(),
-                key_of(each),
-                to_record(each, merges.merges(each)),
-                {},
+                "user-merges", *ARRIVED, key_of(each), to_record(each, merges.merges(each)), {}
             )
             for each in merges.aliases()
         ]
