@@ -80,7 +80,7 @@ class _FlinkService(Service):
         options: Mapping[str, Any] = MappingProxyType({}),
         cluster: str = "",
     ):
-        self.name = cluster + self.process
+        self.name = cluster + self.name
         super().__init__(root, state)
         self._slots, self._options, self._cluster = slots, options, cluster
         self._durable = root / "flink"
@@ -143,7 +143,7 @@ class _FlinkService(Service):
 class JobManager(_FlinkService):
     """Ready when its REST interface answers."""
 
-    process = "jobmanager"
+    name = process = "jobmanager"
 
     def prepare(self) -> tuple[list[str], dict[str, str]]:
         self._configure()
@@ -157,7 +157,7 @@ class JobManager(_FlinkService):
 class TaskManager(_FlinkService):
     """Ready when it is registered at the JobManager. nice: the priority of it and its workers."""
 
-    process = "taskmanager"
+    name = process = "taskmanager"
     nice = 0
     _resource_id = ""
 
