@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import tempfile
 from pathlib import Path
 from string import Template
 
-from liveprofile.errors import ServiceError
 from liveprofile.flink import java
 from liveprofile.flink.jars import JARS
 from stack.process import Service, is_listening
@@ -87,17 +84,3 @@ class CassandraNode(Service):
 
     def ready(self) -> bool:
         return is_listening(self.port, self.host)
-
-
-def nodetool(jmx_port: int, *arguments: str, timeout_s: float = 900) -> str:
-    """Runs Cassandra's nodetool and returns what it prints. Raises ServiceError if it fails."""
-    with tempfile.TemporaryDirectory() as home:  # for its history
-        command = [str(java.home() / "bin" / "java"), f"@{CONF / 'cassandra-jvm17.options'}"]
-        command += ["-Xmx256m", f"-Duser.home={home}", "-cp", f"{JARS / 'cassandra'}/*"]
-        command += ["org.apache.cassandra.tools.NodeTool", "-p", str(jmx_port), *arguments]
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=timeout_s, check=False
-        )
-    if done.returncode:
-        raise ServiceError(f"nodetool {' '.join(arguments)}: {done.stdout[-500:]}{done.stderr}")
-    return done.stdout

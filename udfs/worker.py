@@ -39,14 +39,6 @@ class Feeds(NamedTuple):
             feed.close()
 
 
-def fixed_feeds(settings: Settings, rules: RuleSet, segments: SegmentSet | None = None) -> Feeds:
-    """Without Kafka: definitions stay, all users have the default consents, nobody is erased."""
-    consents = ConsentTable(settings.consent.defaults)
-    return Feeds(
-        Fixed(rules), Fixed(segments or NO_SEGMENTS), Fixed(consents), Fixed(ErasureTable())
-    )
-
-
 def follow_feeds(settings: Settings, rules: RuleSet, segments: SegmentSet | None) -> Feeds:
     """Follows the topics in threads. Raises ServiceError if users' decisions cannot be read.
 

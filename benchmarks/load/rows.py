@@ -14,13 +14,11 @@ from itertools import groupby
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from benchmarks.load.workload import EventMessage
 from liveprofile.features import baselines
 from liveprofile.settings import Settings
 from liveprofile.units import DAY_MS, HOUR_MS
-from liveprofile.wire import training_rows
 from liveprofile.wire.histories import (
     MEMORY_WINDOWS,
     PURCHASES,
@@ -146,9 +144,3 @@ def batch_of(rows: Sequence[tuple[Any, ...]]) -> ProfileBatch:
         np.array(added),
         np.array(sums),
     )
-
-
-def as_table(batch: ProfileBatch) -> pa.Table:
-    """Training rows with the columns of a backfill."""
-    columns = {**batch._asdict(), "added": list(batch.added), "sums": list(batch.sums)}
-    return pa.table({name: columns[name] for name in training_rows.PROFILE.names})

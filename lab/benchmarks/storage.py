@@ -27,13 +27,13 @@ from liveprofile.storage.connection import open_session
 from liveprofile.storage.schema import create_schema
 from liveprofile.wire.scored_events import ENTITIES
 from models.profile.inference import ProfileModel
-from stack.cassandra import nodetool
 from stack.local import Stack
 from stack.state import free_ports
+from tests.support.local_stack import nodetool
+from tests.support.memory.feeds import fixed_feeds
 from udfs.profile.batch import ProfileUpdater
 from udfs.profile.sink import CassandraProfileSink
 from udfs.scoring.sink import CassandraScoringSink, ScoredEvent
-from udfs.worker import fixed_feeds
 
 BATCH_ROWS = 500
 SCORES = 50_000

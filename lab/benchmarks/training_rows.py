@@ -16,13 +16,14 @@ from typing import Any
 import psutil
 import pyarrow.parquet as pq
 
-from benchmarks.load.rows import as_table, batches
+from benchmarks.load.rows import batches
 from benchmarks.load.workload import Workload
 from benchmarks.support import runs
 from liveprofile.errors import ServiceError
 from liveprofile.resources import ROOT
 from liveprofile.settings import Settings, load
 from liveprofile.units import DAY_MS
+from tests.unit.models.profile.miniature import as_table
 
 DAYS, EVENTS_PER_WINDOW = 30, 5
 BATCH_ROWS = 2_000

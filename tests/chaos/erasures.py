@@ -38,10 +38,9 @@ from liveprofile.settings import TOPICS
 from liveprofile.storage.connection import open_session
 from liveprofile.units import SECOND_MS
 from liveprofile.wire.user_records import key_of
-from stack.cassandra import nodetool
 from tests.support.compare import compare_with_reference
 from tests.support.job_under_test import JobUnderTest, job_on_own_stack, sending
-from tests.support.local_stack import newest_worker
+from tests.support.local_stack import newest_worker, nodetool
 from tests.support.streams.seeded import Message
 from tests.support.streams.shop import START_MS, event_of, shop_events, to_message
 from tests.support.summary import say

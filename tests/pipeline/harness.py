@@ -19,13 +19,14 @@ from liveprofile.feeds.users import follow_merges
 from liveprofile.settings import Settings
 from models.profile.inference import ProfileModel
 from tests.reference.windows import Record
+from tests.support.memory.feeds import fixed_feeds
 from tests.support.memory.sinks import MemoryProfileSink, MemoryScoringSink
 from udfs.person_id import OpenMerges
 from udfs.profile.model_feed import ActiveModels
 from udfs.profile.udf import PARTS, profile_udf
 from udfs.scoring.udf import PARTS as SCORING_PARTS
 from udfs.scoring.udf import scoring_udf
-from udfs.worker import Feeds, fixed_feeds
+from udfs.worker import Feeds
 
 OpenFeeds = Callable[..., Feeds]
 SINK_COLUMNS = "record_key STRING, payload STRING, topic STRING, headers MAP<STRING, BYTES>"

@@ -47,10 +47,10 @@ from tests.pipeline.test_erasures_and_merges import feed_of, merges_at, under_se
 from tests.reference.windows import Record
 from tests.support.compare_profiles import CURVE_TOLERANCE
 from tests.support.memory.corrections import KilledError, MemoryCorrectionTables, revision_of
+from tests.support.memory.feeds import fixed_feeds
 from tests.support.streams.shop import START_MS, shop_events
 from udfs.profile.model_feed import load_checkpoint
 from udfs.profile.row import ProfileRow
-from udfs.worker import fixed_feeds
 
 pytestmark = pytest.mark.pipeline
 

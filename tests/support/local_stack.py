@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -10,7 +12,10 @@ from typing import Any
 
 import psutil
 
-from stack.cassandra import CassandraNode, nodetool
+from liveprofile.errors import ServiceError
+from liveprofile.flink import java
+from liveprofile.flink.jars import JARS
+from stack.cassandra import CONF, CassandraNode
 from stack.cluster import TaskManager
 from stack.local import Stack
 from stack.state import StackState
@@ -22,6 +27,20 @@ CASSANDRA_HEAP_MB = 512
 # A dead TaskManager is noticed sooner than with flink-conf/. No test pauses one for longer.
 HEARTBEATS = {"heartbeat.timeout": "20 s"}
 IN_WORKERS = ROOT / "tests" / "faults" / "in_workers"
+
+
+def nodetool(jmx_port: int, *arguments: str, timeout_s: float = 900) -> str:
+    """Runs Cassandra's nodetool and returns what it prints. Raises ServiceError if it fails."""
+    with tempfile.TemporaryDirectory() as home:  # for its history
+        command = [str(java.home() / "bin" / "java"), f"@{CONF / 'cassandra-jvm17.options'}"]
+        command += ["-Xmx256m", f"-Duser.home={home}", "-cp", f"{JARS / 'cassandra'}/*"]
+        command += ["org.apache.cassandra.tools.NodeTool", "-p", str(jmx_port), *arguments]
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout_s, check=False
+        )
+    if done.returncode:
+        raise ServiceError(f"nodetool {' '.join(arguments)}: {done.stdout[-500:]}{done.stderr}")
+    return done.stdout
 
 
 class QuickCassandra(CassandraNode):

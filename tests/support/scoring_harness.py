@@ -20,9 +20,9 @@ from liveprofile.wire.tokens import WINDOW
 from models.fraud.model import FraudModel
 from tests.reference.entity_features import Arrival, Event, Label
 from tests.reference.scoring import Decision, Key, event_parts
+from tests.support.memory.feeds import fixed_feeds
 from tests.support.memory.sinks import MemoryScoringSink
 from udfs.scoring.batch import EventScorer, ScoringBatchTiming
-from udfs.worker import fixed_feeds
 
 START_MS = 1_700_000_000_000
 SETTINGS = load()

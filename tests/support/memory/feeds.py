@@ -5,15 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from liveprofile.feeds.feed import Current
+from liveprofile.consent.changes import ConsentTable
+from liveprofile.feeds.feed import Current, Fixed
 from liveprofile.feeds.users import consents_spec, erasures_spec, follow, merges_spec
 from liveprofile.identity.merges import IdentityTable
 from liveprofile.kafka.records import Record
+from liveprofile.privacy.erasures import ErasureTable
 from liveprofile.rules.rules import RuleSet
 from liveprofile.segments.definitions import SegmentSet
 from liveprofile.settings import Settings
 from tests.support.memory.kafka import FakeTopic
-from udfs.worker import Feeds, fixed_feeds
+from udfs.worker import NO_SEGMENTS, Feeds
+
+
+def fixed_feeds(settings: Settings, rules: RuleSet, segments: SegmentSet | None = None) -> Feeds:
+    """Without Kafka: definitions stay, all users have the default consents, nobody is erased."""
+    consents = ConsentTable(settings.consent.defaults)
+    return Feeds(
+        Fixed(rules), Fixed(segments or NO_SEGMENTS), Fixed(consents), Fixed(ErasureTable())
+    )
 
 
 class RecordedFeeds(NamedTuple):

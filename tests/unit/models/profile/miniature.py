@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from typer.testing import CliRunner
 
 import cli.learning.train  # noqa: F401 (its commands exist before a test changes the recipes)
-from benchmarks.load.rows import as_table, batches
+from benchmarks.load.rows import batches
 from benchmarks.load.workload import EventMessage
 from cli.main import app
 from liveprofile.settings import load
@@ -19,6 +19,7 @@ from liveprofile.units import DAY_MS
 from liveprofile.wire.histories import MemoryToken, of_windows
 from liveprofile.wire.token_columns import TokenColumns
 from liveprofile.wire.tokens import EVENT, TYPE_INDEX, Token
+from liveprofile.wire.training_rows import PROFILE
 from models.profile import user_features
 from models.profile.recipes import recipe
 from models.profile.training.train import train
@@ -84,6 +85,12 @@ def daily_batches(messages):
 def rows_table(parts):
     """The training rows of the operator's batches."""
     return pa.concat_tables(map(as_table, parts))
+
+
+def as_table(batch):
+    """Training rows with the columns of a backfill."""
+    columns = {**batch._asdict(), "added": list(batch.added), "sums": list(batch.sums)}
+    return pa.table({name: columns[name] for name in PROFILE.names})
 
 
 def write_rows(folder, users=16, days=40, has_categories=True):

@@ -14,8 +14,9 @@ from liveprofile.rules.rules import RuleSet, read_rules
 from liveprofile.segments.definitions import SegmentSet
 from liveprofile.settings import load
 from liveprofile.wire.tokens import EVENT, FIELD
+from tests.support.memory.feeds import fixed_feeds
 from udfs.profile.batch import ProfileBatch
-from udfs.worker import Feeds, fixed_feeds
+from udfs.worker import Feeds
 
 END_MS = 1_700_000_100_000
 ANY_WINDOW = {
