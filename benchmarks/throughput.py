@@ -42,17 +42,15 @@ def throughput(
             stack, workload, repetitions, dict.fromkeys(runs.VARIANTS, measure_run)
         )
         figures = ("seconds", "events_per_s", "profiles_per_s", "cpu_us_per_event")
-        medians = {figure: medians_of(results, figure) for figure in figures}
+        medians = {
+            figure: {name: median(run[figure] for run in each) for name, each in results.items()}
+            for figure in figures
+        }
         return medians | {
             "runs": [run for variant_runs in results.values() for run in variant_runs]
         }
 
     report_on_stack("throughput", workload, measure)
-
-
-def medians_of(results: Mapping[str, list[dict[str, Any]]], figure: str) -> dict[str, float]:
-    """The median of a figure over the runs of each variant."""
-    return {variant: median(run[figure] for run in each) for variant, each in results.items()}
 
 
 def run_variants(

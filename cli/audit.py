@@ -35,10 +35,6 @@ from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import now_ms
 from liveprofile.storage.queries import scan_digests
 
-# Records of each partition whose timestamps tell when a range begins. More than one, because
-# offsets of transaction markers hold no record.
-TIME_SAMPLE_RECORDS = 100
-
 Ranges = Mapping[int, PartitionRange]
 COUNTS = [field.name for field in fields(Reconciliation) if field.type == "int"]
 
@@ -235,10 +231,7 @@ def _require_retained(
 
 def _begin_ms(settings: Settings, ranges: dict[int, PartitionRange]) -> int:
     """The smallest timestamp of the first records of the ranges; the present without records."""
-    samples = {
-        number: PartitionRange(span.first, min(span.end, span.first + TIME_SAMPLE_RECORDS))
-        for number, span in ranges.items()
-    }
+    samples = {number: span.beginning() for number, span in ranges.items()}
     records = read_topic(settings, settings.topics.events, samples)
     return min((record.timestamp_ms for record in records), default=now_ms())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -35,35 +36,19 @@ class Snapshot(NamedTuple):
     alerts: int
 
 
-class JobWatcher:
-    """Each `look` reads one row for each user: the demo has few users and many windows."""
-
-    def __init__(self, session: Session, settings: Settings):
-        self._session, self._settings = session, settings
-        self.skipped = 0  # looks during which a service did not answer
-        self._snapshot = Snapshot(0, 0, 0, None, 0)
-
-    def look(self) -> Snapshot:
-        """The present state; the last one if a service does not answer. Raises ServiceError."""
-        try:
-            self._snapshot = self._read_snapshot()
-        except ServiceUnavailableError:
-            self.skipped += 1
-        return self._snapshot
-
-    def _read_snapshot(self) -> Snapshot:
-        # Offsets first: what a checkpoint covers is stored and sent, so the later reads see it.
-        topics = self._settings.topics
-        read = sum(offsets.committed_offsets(self._settings, topics.events).values())
-        rows = list(execute(self._session, QUERY))
-        alerts = offsets.partition_ranges(self._settings, topics.alerts).values()
-        return Snapshot(
-            read=read,
-            used=sum(row.events_total for row in rows),
-            profiles=sum(int(orjson.loads(row.profile)["features"]["windows"]) for row in rows),
-            closed_ms=max((row.window_end_ms for row in rows), default=None),
-            alerts=sum(span.end - span.first for span in alerts),
-        )
+def read_snapshot(session: Session, settings: Settings) -> Snapshot:
+    """Reads one row for each user: the demo has few users and many windows."""
+    # Offsets first: what a checkpoint covers is stored and sent, so the later reads see it.
+    read = sum(offsets.committed_offsets(settings, settings.topics.events).values())
+    rows = list(execute(session, QUERY))
+    alerts = offsets.partition_ranges(settings, settings.topics.alerts).values()
+    return Snapshot(
+        read=read,
+        used=sum(row.events_total for row in rows),
+        profiles=sum(int(orjson.loads(row.profile)["features"]["windows"]) for row in rows),
+        closed_ms=max((row.window_end_ms for row in rows), default=None),
+        alerts=sum(span.end - span.first for span in alerts),
+    )
 
 
 def send_and_watch(
@@ -74,7 +59,7 @@ def send_and_watch(
     job_id: str,
 ) -> Snapshot:
     """Returns when every sent event is in a stored profile. Raises ServiceError."""
-    watcher, sent = JobWatcher(session, settings), 0
+    snapshot, sent = Snapshot(0, 0, 0, None, 0), 0
 
     def count(events: int) -> None:
         nonlocal sent
@@ -87,8 +72,9 @@ def send_and_watch(
             replay, purchases.file, MAPPING, settings, close_windows=True, progress=count
         )
         while True:
-            snapshot, now_s = watcher.look(), time.monotonic()
-            is_done = False
+            with suppress(ServiceUnavailableError):  # then it is the last one
+                snapshot = read_snapshot(session, settings)
+            now_s, is_done = time.monotonic(), False
             if sending.done():
                 everything = sent + sending.result().heartbeats
                 is_done = snapshot.used >= sent and snapshot.read >= everything

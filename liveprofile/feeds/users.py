@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from liveprofile.consent.changes import ConsentChange, ConsentTable, PersonConsentTable
 from liveprofile.consent.changes import read_record as read_consent
@@ -23,15 +23,7 @@ from liveprofile.wire.user_records import user_of
 log = logging.getLogger(__name__)
 
 
-class ByUser(Protocol):
-    """What the newest record of each user says."""
-
-    def __len__(self) -> int: ...
-
-    def put(self, user_id: str, value: Any) -> None: ...
-
-
-Users = TypeVar("Users", bound=ByUser)
+Users = TypeVar("Users", ConsentTable, ErasureTable, IdentityTable)
 
 
 class UserTable(TopicTable[Users]):

@@ -22,11 +22,19 @@ class NoTopicError(ServiceError):
     """Kafka answers but does not have the topic."""
 
 
+# More than one, because offsets of transaction markers hold no record.
+TIME_SAMPLE_RECORDS = 100
+
+
 class PartitionRange(NamedTuple):
     """Offsets [first, end) in a partition; first > 0 means that older records have expired."""
 
     first: int
     end: int
+
+    def beginning(self) -> PartitionRange:
+        """The offsets of the first records, whose timestamps tell when the range begins."""
+        return PartitionRange(self.first, min(self.end, self.first + TIME_SAMPLE_RECORDS))
 
 
 def topic_configs(topics: TopicSettings) -> dict[str, dict[str, str]]:

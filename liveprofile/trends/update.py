@@ -47,9 +47,6 @@ from liveprofile.wire.payload import digest
 MAX_CATEGORIES = 1_000  # with counts of their own; the others count as one
 CHUNK_RECORDS = 500_000  # counted in memory, about 500 bytes each
 BATCH_RECORDS = 10_000
-# The first records of a range tell when it begins. More than one, because offsets of transaction
-# markers hold no record.
-TIME_SAMPLE_RECORDS = 100
 
 
 @dataclass
@@ -175,10 +172,7 @@ def _recent_events(
     """Reads the events of which the chunk may have copies."""
     ttl_ms = settings.state.dedup_ttl_ms
     recent = RecentEvents(ttl_ms)
-    samples = {
-        number: PartitionRange(span.first, min(span.end, span.first + TIME_SAMPLE_RECORDS))
-        for number, span in _ranges(chunk).items()
-    }
+    samples = {number: span.beginning() for number, span in _ranges(chunk).items()}
     records = read_topic(settings, settings.topics.events, samples)
     begin_ms = min((record.timestamp_ms for record in records), default=None)
     if begin_ms is None:
