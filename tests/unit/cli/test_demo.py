@@ -18,6 +18,7 @@ from liveprofile.settings import load
 from liveprofile.storage.queries import StoredDelta, StoredFlag, StoredProfile
 from liveprofile.units import DAY_MS
 from stack.local import Stack
+from tests.support.rows.api_rows import stored_flag_of
 from tests.support.rows.stored_rows import stored_profile
 from udfs.profile.assemble import FEATURES
 
@@ -62,27 +63,15 @@ def profile_and_delta(
     return profile, delta
 
 
-def flag(user: str, rule: str, severity: str, value: float, evidence: dict[str, float]):
-    return StoredFlag(
-        user,
-        END_MS - DAY_MS,
-        END_MS,
-        rule,
-        user + rule,
-        "REASON",
-        severity,
-        "limit_trading",
-        value,
-        4.0,
-        "a message",
-        evidence,
-        "m",
-        "1",
+def flag(user: str, rule: str, severity: str, value: float) -> StoredFlag:
+    return stored_flag_of(1, user)._replace(
+        window_end_ms=END_MS,
+        rule_id=rule,
+        severity=severity,
+        action="limit_trading",
+        value=value,
+        message="a message",
     )
-
-
-AMOUNT = {"amount": 210.333, "mean": 22.1, "std": 18.2, "value": 9.0}
-COUNT = {"n": 31.0, "mean": 5.04, "std": 2.0, "value": 12.0}
 
 
 def test_largest_changes_picks_one_user_per_kind():
@@ -99,9 +88,9 @@ def test_largest_changes_picks_one_user_per_kind():
 
 def test_strongest_flags_has_the_highest_value_of_each_rule():
     flags = [
-        flag("1", "count", "medium", 9.0, COUNT),
-        flag("1", "amount", "high", 5.0, AMOUNT),
-        flag("2", "amount", "high", 8.0, AMOUNT),
+        flag("1", "count", "medium", 9.0),
+        flag("1", "amount", "high", 5.0),
+        flag("2", "amount", "high", 8.0),
     ]
     shown = [(e.rule_id, e.user_id, e.value) for e in view.strongest_flags(flags)]
     assert shown == [("amount", "2", 8.0), ("count", "1", 9.0)]
@@ -110,7 +99,7 @@ def test_strongest_flags_has_the_highest_value_of_each_rule():
 def test_tour_fits_100_columns_and_shows_values_before_and_after():
     moved = [["A CATEGORY WITH A NAME THAT DOES NOT FIT ITS COLUMN", 0.001, 0.31]]
     found = profile_and_delta("77", {"churn": 0.384, "recency_days": None}, {"churn": 0.121}, moved)
-    flags = [flag("77", "amount", "high", 9.0, AMOUNT), flag("8" * 9, "n", "medium", 9.0, COUNT)]
+    flags = [flag("77", "amount", "high", 9.0), flag("8" * 9, "n", "medium", 9.0)]
     shown = rendered_text(
         view.tour(view.largest_changes([found]), flags, Reconciliation(used=5), 30)
     )

@@ -17,8 +17,7 @@ INTERVAL_S = 15.0
 
 
 class Clock:
-    def __init__(self) -> None:
-        self.now_s = 0.0
+    now_s = 0.0
 
     def __call__(self) -> float:
         return self.now_s

@@ -12,7 +12,6 @@ import pytest
 
 from benchmarks.load.rows import batches
 from benchmarks.load.workload import EventMessage
-from liveprofile.resources import product_path
 from liveprofile.settings import load
 from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS
 from offline.occlusion import TARGETS, WindowEffects, occlusion_effects, served_values
@@ -24,13 +23,6 @@ DAYS = 12
 TOLERANCE = {"churn": 2e-5, "expected_spend": 2e-3, "interests": 5e-5}  # of float32 and rounding
 
 Event = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def model() -> Any:
-    from models.profile.inference import ProfileModel
-
-    return ProfileModel.load(product_path(load().model.checkpoint), device="cpu")
 
 
 def event(day: int, number: int, kind: str, item: str, category: str, price: float = 3.0) -> Event:

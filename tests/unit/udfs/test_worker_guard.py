@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 
 import psutil
@@ -90,22 +90,14 @@ class Processes:
 
 
 @pytest.fixture
-def processes() -> Iterator[Callable[[str], Processes]]:
-    started: list[Processes] = []
-
-    def start(closes_on: str) -> Processes:
-        started.append(Processes(closes_on))
-        return started[-1]
-
-    yield start
-    for each in started:
-        each.end()
+def each(request: pytest.FixtureRequest) -> Iterator[Processes]:
+    """The operator closes on a signal: the parameter, or the one that continues its TaskManager."""
+    started = Processes(getattr(request, "param", "SIGCONT"))
+    yield started
+    started.end()
 
 
-def test_taskmanager_is_suspended_if_operator_stays_open(
-    processes: Callable[[str], Processes],
-) -> None:
-    each = processes("SIGCONT")
+def test_taskmanager_is_suspended_if_operator_stays_open(each: Processes) -> None:
     each.kill_worker()
     until(each.is_suspended)
     until(lambda: not each.is_suspended())
@@ -116,18 +108,15 @@ def test_taskmanager_is_suspended_if_operator_stays_open(
     assert "still hangs" not in written
 
 
-def test_nothing_is_suspended_if_operator_notices(processes: Callable[[str], Processes]) -> None:
-    each = processes("SIGUSR1")
+@pytest.mark.parametrize("each", ["SIGUSR1"], indirect=True)
+def test_nothing_is_suspended_if_operator_notices(each: Processes) -> None:
     each.kill_worker()
     each.taskmanager.send_signal(signal.SIGUSR1)
     until(lambda: not each.guard.is_running())
     assert each.end() == ""
 
 
-def test_worker_that_outlives_its_taskmanager_is_killed(
-    processes: Callable[[str], Processes],
-) -> None:
-    each = processes("SIGCONT")
+def test_worker_that_outlives_its_taskmanager_is_killed(each: Processes) -> None:
     each.taskmanager.kill()
     each.taskmanager.wait()
     until(lambda: each.worker.poll() is not None)
@@ -135,10 +124,7 @@ def test_worker_that_outlives_its_taskmanager_is_killed(
     until(lambda: not each.guard.is_running())
 
 
-def test_terminated_guard_leaves_no_taskmanager_suspended(
-    processes: Callable[[str], Processes],
-) -> None:
-    each = processes("SIGCONT")
+def test_terminated_guard_leaves_no_taskmanager_suspended(each: Processes) -> None:
     each.kill_worker()
     until(each.is_suspended)
     each.guard.terminate()
