@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from cli.progress import print_line
 from liveprofile.errors import LiveprofileError, ServiceError
 from liveprofile.flink import rest
 from liveprofile.flink.jobs import Job
@@ -18,6 +19,7 @@ from liveprofile.resources import ROOT, product_path
 from liveprofile.settings import Settings
 from liveprofile.storage.schema import create_schema
 from models.profile.model_card import ModelCard
+from services.decisions import fill_topics
 from services.definitions import KINDS, read_definitions
 
 JOB = ROOT / "jobs" / "profile_job.py"
@@ -75,8 +77,13 @@ def read_model_card(settings: Settings) -> ModelCard:
 
 
 def create_tables(settings: Settings, card: ModelCard) -> list[str]:
-    """Applies pending migrations of the tables; returns their titles. Raises LiveprofileError."""
-    return create_schema(settings.cassandra, card.shape["embedding"])
+    """Applies pending migrations of the tables and returns their titles, then fills the topics of
+    users' decisions. Raises LiveprofileError."""
+    titles = create_schema(settings.cassandra, card.shape["embedding"])
+    for topic, users in fill_topics(settings).items():
+        if users:
+            print_line(f"topic {topic} was missing: it has the decisions of {users} users again")
+    return titles
 
 
 class UpgradeResult(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from cassandra.cluster import Session
@@ -72,20 +73,23 @@ def change_consents(
     Repeating it changes nothing. audit: of the only change.
     """
 
-    def send(records: Sequence[consent_store.Record]) -> None:
-        _send(settings, settings.topics.consents, records)
-
     listed = list(changes)
     with audited(session, settings, audit) as entry:
         count = consent_store.apply_changes(
             session,
             listed,
-            send,
+            partial(send, settings, settings.topics.consents),
             ttl_s=consent_store.ttl_s(settings.topics.decisions_retention_ms),
         )
         if audit is not None:
             entry.after = listed[0][1]._asdict()
     return count
+
+
+def send_consents(settings: Settings, session: Session, users: Sequence[str]) -> None:
+    """Tells the workers what the table says of users. Raises ServiceError."""
+    read, topic = partial(consent_store.read_changes, session), settings.topics.consents
+    consent_store.send_users(read, users, partial(send, settings, topic))
 
 
 def erasure(session: Session, settings: Settings, user_id: str) -> ErasureState | None:
@@ -137,7 +141,7 @@ def send_erasures(settings: Settings, before_ms: Mapping[str, int]) -> None:
     records = (
         (key_of(user_id), erasures.to_record(user_id, at)) for user_id, at in before_ms.items()
     )
-    _send(settings, settings.topics.erasures, records)
+    send(settings, settings.topics.erasures, records)
 
 
 def forget_merges(settings: Settings, table: IdentityTable, erased: Container[str]) -> int:
@@ -146,8 +150,9 @@ def forget_merges(settings: Settings, table: IdentityTable, erased: Container[st
         (key_of(alias_id), merges.to_record(alias_id, kept) if kept else None)
         for alias_id, kept in without_users(table, erased).items()
     )
-    return _send(settings, settings.topics.merges, records)
+    return send(settings, settings.topics.merges, records)
 
 
-def _send(settings: Settings, topic: str, records: Iterable[tuple[bytes, bytes | None]]) -> int:
+def send(settings: Settings, topic: str, records: Iterable[tuple[bytes, bytes | None]]) -> int:
+    """Sends records with keys and values; returns their number. Raises ServiceError."""
     return send_all(settings, topic, ((*each, CONTENT_TYPE) for each in records))

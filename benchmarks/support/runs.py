@@ -16,13 +16,13 @@ import typer
 
 from benchmarks.load.workload import Workload, delete_topics, send_warm_up
 from benchmarks.support.journal import JournalReader
+from cli.submission import create_tables
 from liveprofile.errors import ServiceError
 from liveprofile.flink import rest, submission
 from liveprofile.kafka.topics import create_topics
 from liveprofile.resources import ROOT, STACK_FOLDER
 from liveprofile.settings import Settings, load
 from liveprofile.storage import connection
-from liveprofile.storage.schema import create_schema
 from liveprofile.toml_text import to_toml
 from models.profile.model_card import ModelCard
 from stack.local import Stack
@@ -172,8 +172,7 @@ def own_topics_and_keyspace(
     file.write_text(to_toml(sections | top_level), "utf-8")
     settings = load(file)
     create_topics(settings)
-    dim = ModelCard.read(settings.model.checkpoint).shape["embedding"]
-    create_schema(settings.cassandra, dim)
+    create_tables(settings, ModelCard.read(settings.model.checkpoint))
     yield settings
     delete_topics(settings)
     with connection.open_session(settings.cassandra) as session:

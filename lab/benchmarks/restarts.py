@@ -17,14 +17,13 @@ import psutil
 
 from benchmarks.load.workload import EventSender, Workload
 from benchmarks.support import runs
-from cli.submission import JOB
+from cli.submission import JOB, create_tables
 from liveprofile.errors import ServiceError
 from liveprofile.flink import java, rest
 from liveprofile.flink.rest import wait_until_running
 from liveprofile.flink.submission import flink_run
 from liveprofile.kafka.topics import create_topics
 from liveprofile.settings import load
-from liveprofile.storage.schema import create_schema
 from models.profile.model_card import ModelCard
 from stack.local import Stack
 
@@ -69,9 +68,7 @@ class RestartableJob:
         self.stack = stack
         settings = load(**stack.settings())
         create_topics(settings)
-        create_schema(
-            settings.cassandra, ModelCard.read(settings.model.checkpoint).shape["embedding"]
-        )
+        create_tables(settings, ModelCard.read(settings.model.checkpoint))
         self._sender, self._window = EventSender(settings), window
         self.submissions = 0
         self.submit()

@@ -55,6 +55,9 @@ class TopicTable(ABC, Generic[Value]):
     def value(self) -> Value:
         """What readers get: a value that later records do not make inconsistent."""
 
+    def check_whole(self) -> None:
+        """Raises ServiceError if the topic is known to have lost records."""
+
 
 OpenSource = Callable[[], TopicTail]
 
@@ -76,13 +79,16 @@ class TableSpec(NamedTuple, Generic[Value]):
         return TopicTail(settings, self.topic, self.group, partitions_check_s=check_s)
 
     def read(self, settings: Settings) -> TopicTable[Value]:
-        """Reads the topic once to its end; empty without the topic. Raises ServiceError."""
+        """Reads the topic once to its end. Raises ServiceError."""
         with closing(TableTail(settings, self)) as tail:
             return tail.read()
 
 
 class TableTail(Generic[Value]):
-    """A table that its owner reads on; empty without the topic. Raises ServiceError."""
+    """A table that its owner reads on. Raises ServiceError.
+
+    Without the topic it is as empty as a topic without records.
+    """
 
     def __init__(self, settings: Settings, spec: TableSpec[Value]):
         self._table, self._topic = spec.new(), spec.topic
@@ -97,6 +103,7 @@ class TableTail(Generic[Value]):
                 self._table.apply(self._tail.read_on())
         except KafkaException as error:
             raise ServiceError(f"reading topic {self._topic}: {error}") from None
+        self._table.check_whole()
         return self._table
 
     def close(self) -> None:
@@ -165,7 +172,7 @@ class Feed(Generic[Value]):
             self.close()
             raise ServiceError(
                 f"topic {spec.topic} cannot be read: the job does not start without the"
-                f" {spec.noun} of users"
+                f" {spec.noun} of users. {self._last_warning}"
             )
         if not spec.required and not self._is_tried.wait(timeout_s):
             log.warning("topic %s is not read yet: %s", spec.topic, spec.stays(initial))
@@ -185,6 +192,12 @@ class Feed(Generic[Value]):
         self._current = table.value()
         return ""
 
+    def _accept_no_topic(self) -> None:
+        """Starts with the initial value if a topic without records would do."""
+        with suppress(ServiceError):
+            self._spec.new().check_whole()
+            self._is_read.set()
+
     def _warn_once(self, text: str) -> None:
         """Logs a failure, but not again at each retry."""
         if text != self._last_warning:
@@ -199,7 +212,7 @@ class Feed(Generic[Value]):
                         self._follow(source)
                 except NoTopicError as error:
                     self._warn_once(str(error))
-                    self._is_read.set()
+                    self._accept_no_topic()
                 except (ServiceError, KafkaException) as error:
                     self._warn_once(str(error))
                 self._is_tried.set()
@@ -220,6 +233,7 @@ class Feed(Generic[Value]):
             table.apply(records)
             changed |= bool(records)
             if changed and source.caught_up:
+                table.check_whole()
                 self._last_warning, changed = "", False
                 if problem := self._publish(table):
                     self._warn_once(problem)

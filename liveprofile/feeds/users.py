@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from liveprofile.consent.changes import ConsentChange, ConsentTable, PersonConsentTable
 from liveprofile.consent.changes import read_record as read_consent
-from liveprofile.errors import InputError
+from liveprofile.errors import InputError, ServiceError
 from liveprofile.feeds.feed import Current, Feed, Fixed, OpenSource, TableSpec, TopicTable
 from liveprofile.identity.merges import IdentityTable, Merge
 from liveprofile.identity.merges import read_record as read_merge
@@ -18,7 +18,7 @@ from liveprofile.privacy.erasures import ErasureTable
 from liveprofile.privacy.erasures import read_record as read_erasure
 from liveprofile.pseudonym import key_pseudonym
 from liveprofile.settings import Settings
-from liveprofile.wire.user_records import user_of
+from liveprofile.wire.user_records import WHOLE_KEY, user_of
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class UserTable(TopicTable[Users]):
 
     read_record: the user and what to put, from key and value; raises InputError. newest_ms: the
     latest time of what is put, at most `ahead_ms` after the record's. removed: what to put for a
-    user whose record was removed.
+    user whose record was removed. topic: must have the record with WHOLE_KEY; "": need not.
     """
 
     def __init__(
@@ -41,18 +41,21 @@ class UserTable(TopicTable[Users]):
         newest_ms: Callable[[Any], int],
         ahead_ms: int,
         removed: Any,
+        topic: str,
     ):
         self._users, self._read_record, self._newest_ms = users, read_record, newest_ms
-        self._ahead_ms, self._removed = ahead_ms, removed
+        self._ahead_ms, self._removed, self._topic = ahead_ms, removed, topic
 
     def put(self, record: Record) -> None:
-        if record.value is None:
+        if record.key == WHOLE_KEY:
+            self._topic = ""
+        elif record.value is None:
             self._users.put(user_of(record.key), self._removed)
-            return
-        user_id, found = self._read_record(record.key, record.value)
-        if self._newest_ms(found) > record.timestamp_ms + self._ahead_ms:
-            raise InputError("a time is in the future of the record")
-        self._users.put(user_id, found)
+        else:
+            user_id, found = self._read_record(record.key, record.value)
+            if self._newest_ms(found) > record.timestamp_ms + self._ahead_ms:
+                raise InputError("a time is in the future of the record")
+            self._users.put(user_id, found)
 
     def refuse(self, record: Record, error: InputError) -> None:
         position = f"{record.topic}/{record.partition} offset {record.offset}"
@@ -61,6 +64,13 @@ class UserTable(TopicTable[Users]):
 
     def value(self) -> Users:
         return self._users
+
+    def check_whole(self) -> None:
+        if self._topic:
+            raise ServiceError(
+                f"topic {self._topic} is missing or was created again:"
+                " `liveprofile job setup` fills it from its table"
+            )
 
 
 def _spec(noun: str, topic: str, new: Callable[[], Users], *parts: Any) -> TableSpec[Users]:
@@ -82,12 +92,13 @@ def consents_spec(settings: Settings) -> TableSpec[ConsentTable]:
         return max((each.time_ms for each in changes), default=0)
 
     # A record is removed if the user is erased, or has no consents any more.
-    return _spec("consents", settings.topics.consents, new, read_consent, newest_ms, skew_ms, ())
+    topic = settings.topics.consents
+    return _spec("consents", topic, new, read_consent, newest_ms, skew_ms, (), topic)
 
 
 def erasures_spec(settings: Settings) -> TableSpec[ErasureTable]:
     topic, skew_ms = settings.topics.erasures, settings.limits.max_clock_skew_ms
-    return _spec("erasures", topic, ErasureTable, read_erasure, int, skew_ms, None)
+    return _spec("erasures", topic, ErasureTable, read_erasure, int, skew_ms, None, topic)
 
 
 def merges_spec(settings: Settings) -> TableSpec[IdentityTable]:
@@ -96,9 +107,8 @@ def merges_spec(settings: Settings) -> TableSpec[IdentityTable]:
     def newest_ms(merges: list[Merge]) -> int:
         return max((each.until_ms or each.since_ms for each in merges), default=0)
 
-    return _spec(
-        "merges", settings.topics.merges, IdentityTable, read_merge, newest_ms, ahead_ms, ()
-    )
+    topic, parts = settings.topics.merges, (read_merge, newest_ms, ahead_ms, ())
+    return _spec("merges", topic, IdentityTable, *parts, "")  # no table has the merges
 
 
 def follow(
@@ -148,7 +158,7 @@ def follow_merges(settings: Settings) -> Current[IdentityTable]:
 
 
 def read_consents(settings: Settings) -> ConsentTable:
-    """Reads the topic once to its end; without the topic, the defaults. Raises ServiceError."""
+    """Reads the topic once to its end. Raises ServiceError."""
     consents, merges = consents_spec(settings).read(settings).value(), read_merges(settings)
     if not len(merges):
         return consents

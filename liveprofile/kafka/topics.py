@@ -6,7 +6,14 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicCollection,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from liveprofile.errors import ServiceError
@@ -144,6 +151,19 @@ def delete_topics(kafka: KafkaSettings, names: Sequence[str]) -> None:
             raise service_error(
                 f"Kafka did not delete topic {name}: {error_text(error)}", error
             ) from None
+
+
+def topic_id(settings: Settings, name: str) -> str:
+    """Kafka's id of a topic, another one after it was deleted and created. Raises ServiceError."""
+    admin = AdminClient(client_config(settings.kafka))
+    timeout_s = settings.kafka.request_timeout_s
+    found = admin.describe_topics(TopicCollection([name]), request_timeout=timeout_s)[name]
+    try:
+        return str(found.result().topic_id)
+    except KafkaException as error:
+        raise service_error(
+            f"Kafka does not describe topic {name}: {error_text(error)}", error
+        ) from None
 
 
 def partitions(

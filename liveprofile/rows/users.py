@@ -155,6 +155,19 @@ ERASURE = table(
     users=Users("user", kept="proof of erasures"),
 )
 
+DECISION_TOPIC = table(
+    "decision_topic",
+    """The topics of consents and erasures that hold all that their tables hold. Another topic of
+    the same name is filled from its table before the job takes it.""",
+    """
+    topic text
+    topic_id text -- Kafka's, new whenever the topic is created
+    """,
+    "topic",
+    limit="topics.decisions_retention_ms",
+    holds="ids of topics",
+)
+
 CAMPAIGN_CONTACT = table(
     "campaign_contact",
     """The treatment groups of planned campaigns; frequency caps count the rows. USING TIMESTAMP is

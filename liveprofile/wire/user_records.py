@@ -11,6 +11,9 @@ import orjson
 from liveprofile.errors import InputError
 
 CONTENT_TYPE = {"content-type": "application/cloudevents+json"}
+# The key of the record that says that a topic holds all that its table in Cassandra holds. A topic
+# that was deleted and created again lacks it.
+WHOLE_KEY = b"\x00"
 # Times that records may have: from 2000 (events, too) to the end of 9999.
 EARLIEST_MS, LATEST_MS = 946_684_800_000, 253_402_300_799_999
 

@@ -24,6 +24,7 @@ from unittest import mock
 from confluent_kafka import KafkaError, Producer
 
 import liveprofile_app
+from cli.submission import create_tables
 from liveprofile.errors import ServiceError
 from liveprofile.flink import rest
 from liveprofile.flink.operator_metrics import operator_metrics, vertex_metrics
@@ -32,7 +33,6 @@ from liveprofile.kafka import offsets
 from liveprofile.kafka.connection import client_config
 from liveprofile.kafka.topics import create_topics
 from liveprofile.settings import Settings, load
-from liveprofile.storage.schema import create_schema
 from liveprofile.toml_text import to_toml
 from models.profile.model_card import ModelCard
 from stack.local import Stack
@@ -118,7 +118,7 @@ class JobUnderTest:
         if not tables:
             return
         card = ModelCard.read(self.settings.model.checkpoint)
-        create_schema(self.settings.cassandra, card.shape["embedding"])
+        create_tables(self.settings, card)
 
     # --- life cycle ---------------------------------------------------------------------------
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+from subprocess import CompletedProcess
 
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from liveprofile.errors import ServiceError
+from liveprofile.feeds.users import read_consents, read_erasures
 from liveprofile.kafka.connection import client_config
-from liveprofile.kafka.topics import delete_topics
+from liveprofile.kafka.topics import create_topics, delete_topics, missing_topics, topic_configs
 from liveprofile.settings import load
+from liveprofile.storage.cql import now_ms
+from liveprofile.units import MINUTE_MS
 from tests.support.job_under_test import JobUnderTest, run_cli
 from tests.support.streams.seeded import Message
 from tests.support.streams.shop import shop_events
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.services
 
@@ -62,6 +68,33 @@ def test_setup_creates_nothing_that_exists(job: JobUnderTest) -> None:
         "keyspace": job.settings.cassandra.keyspace,
         "migrations_applied": [],
     }
+
+
+def test_decisions_of_a_topic_that_was_created_again_are_refused_until_setup_fills_it(
+    job: JobUnderTest,
+) -> None:
+    other = {"topics": {"prefix": "lost-"}, "cassandra": {"keyspace": "lost"}}
+    settings = load(file := job.other_settings("lost.toml", **other))
+
+    def run(*arguments: str, ok: bool = True) -> CompletedProcess[str]:
+        return run_cli(*arguments, "--config", file, ok=ok)
+
+    run("job", "setup")
+    run("privacy", "consent", "set", "withdrawn", "--withdraw", "profiling")
+    run("privacy", "erase", "erased")
+    decisions = {settings.topics.consents, settings.topics.erasures}
+    configs = {name: topic_configs(settings.topics)[name] for name in decisions}
+    delete_topics(settings.kafka, sorted(decisions))
+    until(lambda: decisions <= set(missing_topics(settings)))
+    create_topics(settings, configs)
+    for read in (read_consents, read_erasures):
+        with pytest.raises(ServiceError, match="created again"):
+            read(settings)
+    done = run("job", "setup")
+    assert done.stderr.count("decisions of 1 users again") == 2
+    assert not read_consents(settings).allowed("withdrawn", "profiling", now_ms())
+    assert read_erasures(settings).is_erased("erased", now_ms() - MINUTE_MS)
+    delete_topics(settings.kafka, list(topic_configs(settings.topics)))
 
 
 def test_rejected_event_is_listed_and_shown(job: JobUnderTest) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 from liveprofile.consent.changes import ConsentTable
@@ -14,7 +15,7 @@ from liveprofile.privacy.erasures import ErasureTable
 from liveprofile.rules.rules import RuleSet
 from liveprofile.segments.definitions import SegmentSet
 from liveprofile.settings import Settings
-from tests.support.memory.kafka import FakeTopic
+from tests.support.memory.kafka import WHOLE, FakeTopic
 from udfs.worker import NO_SEGMENTS, Feeds
 
 
@@ -33,9 +34,10 @@ class RecordedFeeds(NamedTuple):
     erasures: Sequence[Record] = ()
 
     def __call__(self, settings: Settings, rules: RuleSet, segments: SegmentSet | None) -> Feeds:
+        topics = [partial(FakeTopic, WHOLE, *each) for each in self]
         return fixed_feeds(settings, rules, segments)._replace(
-            consents=follow(settings, consents_spec(settings), lambda: FakeTopic(*self.consents)),
-            erasures=follow(settings, erasures_spec(settings), lambda: FakeTopic(*self.erasures)),
+            consents=follow(settings, consents_spec(settings), topics[0]),
+            erasures=follow(settings, erasures_spec(settings), topics[1]),
         )
 
 

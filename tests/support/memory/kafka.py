@@ -22,6 +22,7 @@ from liveprofile.kafka.records import Record, WriterFencedError
 from liveprofile.kafka.topics import PartitionRange
 from liveprofile.labels import feedback
 from liveprofile.storage.cql import now_ms
+from liveprofile.wire.user_records import WHOLE_KEY
 
 
 def message(
@@ -176,7 +177,12 @@ class MemoryKafka:
         yield send
 
     def tail(self, settings: Any, topic: str, group: str, **_: Any) -> FakeTopic:
-        return FakeTopic(*self.records[topic])
+        holds_decisions = topic in (settings.topics.consents, settings.topics.erasures)
+        return FakeTopic(*[WHOLE] * holds_decisions, *self.records[topic])
+
+
+# What topics of consents and erasures have.
+WHOLE = Record("topic", 0, 0, 0, WHOLE_KEY, b"{}", {})
 
 
 class FakeTopic:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any, NamedTuple
 
 import pytest
@@ -29,7 +30,7 @@ from liveprofile.privacy.erasures import to_record as erasure_record
 from liveprofile.settings import Settings, load
 from liveprofile.units import MINUTE_MS
 from liveprofile.wire.user_records import key_of
-from tests.support.memory.kafka import FakeTopic
+from tests.support.memory.kafka import WHOLE, FakeTopic
 from tests.support.waiting import until
 
 TIME_MS = 1_767_605_700_000
@@ -71,6 +72,10 @@ def record(key: bytes | str | None, value: bytes | None) -> Record:
     return Record("topic", 0, 7, TIME_MS, key_of(key) if isinstance(key, str) else key, value, {})
 
 
+def topic_of(*records: Record) -> FakeTopic:
+    return FakeTopic(WHOLE, *records)
+
+
 def feed_of(kind: Kind, source: Any, first_read_timeout_s: float = 5.0, **sections: Any) -> Feed:
     settings = load(**sections)
     timing = {"poll_timeout_s": 0.01, "retry_s": 0.01, "first_read_timeout_s": first_read_timeout_s}
@@ -79,7 +84,7 @@ def feed_of(kind: Kind, source: Any, first_read_timeout_s: float = 5.0, **sectio
 
 
 def test_records_are_in_force_when_the_feed_is_open_and_later_ones_soon(kind: Kind) -> None:
-    topic = FakeTopic(record("a", kind.value("a")), record("b", kind.value("b")))
+    topic = topic_of(record("a", kind.value("a")), record("b", kind.value("b")))
     feed = feed_of(kind, topic)
     assert kind.says(feed.current(), "a", TIME_MS) and not kind.says(feed.current(), "c", TIME_MS)
     topic.put(record("c", kind.value("c")), record("b", None))
@@ -98,7 +103,7 @@ def test_records_of_no_user_do_not_end_a_feed(
     kind: Kind, key: str, value: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     bad = record(KEYS[key], VALUES[value])
-    topic = FakeTopic(bad, record("a", kind.value("a")))
+    topic = topic_of(bad, record("a", kind.value("a")))
     with caplog.at_level(logging.WARNING):
         feed = feed_of(kind, topic)
         assert "a" in feed.current()
@@ -113,7 +118,7 @@ def test_an_invalid_record_is_logged_without_the_user_id_and_changes_nothing(
 ) -> None:
     valid = record("secret-user", kind.value("secret-user"))
     with caplog.at_level(logging.WARNING):
-        feed = feed_of(kind, FakeTopic(valid, record("secret-user", b"{}")))
+        feed = feed_of(kind, topic_of(valid, record("secret-user", b"{}")))
     assert kind.says(feed.current(), "secret-user", TIME_MS)
     assert "topic/0 offset 7" in caplog.text and "secret-user" not in caplog.text
     feed.close()
@@ -121,20 +126,41 @@ def test_an_invalid_record_is_logged_without_the_user_id_and_changes_nothing(
 
 def test_a_record_with_a_time_far_ahead_of_its_own_is_refused(kind: Kind) -> None:
     valid, ahead = record("a", kind.value("a")), record("b", kind.value("b"))
-    feed = feed_of(kind, FakeTopic(valid, ahead._replace(timestamp_ms=TIME_MS - 12 * MINUTE_MS)))
+    feed = feed_of(kind, topic_of(valid, ahead._replace(timestamp_ms=TIME_MS - 12 * MINUTE_MS)))
     assert "a" in feed.current() and "b" not in feed.current()
     feed.close()
 
 
-def test_without_the_topic_the_defaults_are_in_force(kind: Kind) -> None:
-    def missing() -> FakeTopic:
-        raise NoTopicError("no topic")
+def missing() -> FakeTopic:
+    raise NoTopicError("no topic")
 
-    feed = feed_of(kind, missing, consent={"granted": ["profiling"]})
-    assert not kind.says(feed.current(), "a", TIME_MS)
-    if kind is KINDS["consents"]:
-        assert not feed.current().allowed("a", "training", TIME_MS)
-    feed.close()
+
+def test_without_merges_nobody_is_merged_but_no_job_starts_without_the_other_topics(
+    kind: Kind,
+) -> None:
+    if kind is KINDS["merges"]:
+        with closing(feed_of(kind, missing)) as feed:
+            assert not len(feed.current())
+        return
+    for source in (missing, lambda: FakeTopic(record("a", kind.value("a")))):
+        with pytest.raises(ServiceError, match=r"created again|no topic"):
+            feed_of(kind, source, first_read_timeout_s=0.2)
+
+
+def test_what_a_lost_topic_said_stays_in_force_until_it_is_filled(kind: Kind) -> None:
+    first, emptied = topic_of(record("a", kind.value("a"))), FakeTopic()
+    topics = [first, emptied]
+
+    def open_source() -> FakeTopic:
+        return topics.pop(0) if topics else missing()
+
+    with closing(feed_of(kind, open_source)) as feed:
+        first.put(ServiceError("deleted"))
+        emptied.put(ServiceError("deleted"))
+        until(lambda: emptied.closed)
+        assert kind.says(feed.current(), "a", TIME_MS) == (kind is not KINDS["merges"])
+        topics.append(topic_of(record("b", kind.value("b"))))
+        until(lambda: kind.says(feed.current(), "b", TIME_MS))
 
 
 def test_a_topic_that_cannot_be_read_prevents_the_start(kind: Kind) -> None:
@@ -148,7 +174,7 @@ def test_a_topic_that_cannot_be_read_prevents_the_start(kind: Kind) -> None:
 def test_after_failures_which_are_logged_once_the_topic_is_read_again_from_its_beginning(
     kind: Kind, caplog: pytest.LogCaptureFixture
 ) -> None:
-    first, second = (FakeTopic(record(user, kind.value(user))) for user in "ab")
+    first, second = (topic_of(record(user, kind.value(user))) for user in "ab")
     down = ServiceError("down")
     topics = [first, down, down, second]
 
@@ -173,11 +199,11 @@ def test_a_job_that_does_not_follow_merges_reads_nothing() -> None:
 
 
 def test_consents_of_a_job_are_those_of_persons() -> None:
-    merges = FakeTopic()
+    merges = topic_of()
     withdrawal = record("a", consent_record("a", [ConsentChange(TIME_MS, "risk", False)]))
     feed = PersonConsents(
         load(),
-        feed_of(KINDS["consents"], FakeTopic(withdrawal)),
+        feed_of(KINDS["consents"], topic_of(withdrawal)),
         feed_of(KINDS["merges"], merges),
     )
     assert feed.current().allowed("person", "risk", TIME_MS)

@@ -1,0 +1,63 @@
+"""The topics of users' decisions hold all that the tables of Cassandra hold.
+
+A topic that was deleted and created again would allow everything, and profile erased users. So
+readers take a topic only with the record of WHOLE_KEY, which is sent after the topic was filled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import islice
+
+from cassandra.cluster import Session
+
+from liveprofile.consent.changes import USERS_AT_ONCE, ttl_s
+from liveprofile.kafka.topics import topic_id
+from liveprofile.privacy.erasure_log import scan_runs
+from liveprofile.rows.users import DECISION_TOPIC
+from liveprofile.settings import Settings
+from liveprofile.storage.connection import open_session
+from liveprofile.storage.cql import execute, read
+from liveprofile.storage.queries import scan_ring
+from liveprofile.wire.user_records import WHOLE_KEY
+from services.privacy import send, send_consents, send_erasures
+
+_CONSENTED = "SELECT DISTINCT user_id FROM user_consent"
+
+
+def fill_topics(settings: Settings) -> dict[str, int]:
+    """Fills each topic that is not the one of the last call; returns the users sent by topic.
+
+    Needs topics and tables. Raises ServiceError; then call it again.
+    """
+    fills: dict[str, Callable[[Settings, Session], int]] = {
+        settings.topics.consents: _fill_consents,
+        settings.topics.erasures: _fill_erasures,
+    }
+    sent = {}
+    with open_session(settings.cassandra) as session:
+        known = dict(read(session, "SELECT topic, topic_id FROM decision_topic"))
+        insert = DECISION_TOPIC.insert(
+            ttl_s(settings.topics.decisions_retention_ms), time="", mark="%s"
+        )
+        for topic, fill in fills.items():
+            present = topic_id(settings, topic)
+            if known.get(topic) != present:
+                sent[topic] = fill(settings, session)
+                send(settings, topic, [(WHOLE_KEY, b"{}")])
+                execute(session, insert, (topic, present))
+    return sent
+
+
+def _fill_consents(settings: Settings, session: Session) -> int:
+    users, count = (row[0] for row in scan_ring(session, _CONSENTED)), 0
+    while part := list(islice(users, USERS_AT_ONCE)):
+        send_consents(settings, session, part)
+        count += len(part)
+    return count
+
+
+def _fill_erasures(settings: Settings, session: Session) -> int:
+    erased = {user: run.before_ms for user, run in scan_runs(session).items()}
+    send_erasures(settings, erased)
+    return len(erased)
