@@ -247,7 +247,13 @@ public class ParseEvent extends TableFunction<RowData> {
 
     private static boolean isBadId(String id) {
         boolean isLong = id.codePointCount(0, id.length()) > MAX_ID_CHARS;
-        return isLong || id.chars().anyMatch(c -> c < ' ');
+        return isLong || id.chars().anyMatch(ParseEvent::isControl);
+    }
+
+    /** Unicode's control characters, and those that change the direction of the text after them. */
+    private static boolean isControl(int c) {
+        boolean turns = c == 0x200e || c == 0x200f || c >= 0x202a && c <= 0x202e || c == 0x061c;
+        return Character.isISOControl(c) || turns || c >= 0x2066 && c <= 0x2069;
     }
 
     /** The numbers, NULL where one is missing. */

@@ -55,6 +55,7 @@ from liveprofile.wire.user_records import CONTENT_TYPE, RecordKind
 _COLUMNS = ", ".join(CAMPAIGN_PLAN.names())
 MESSAGE_TYPE = "liveprofile.campaign.target"
 _USERS_AT_ONCE = 10_000
+_FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 
 Watch = Callable[[Iterable[Any]], Iterable[Any]]
 
@@ -224,7 +225,8 @@ def _exists(name: str) -> CampaignExistsError:
 def write_csv(file: Path, campaign: Campaign, targets: Iterable[Target]) -> None:
     """Writes the treatment and the control group; segments are separated by spaces.
 
-    Raises InputError.
+    A text that a spreadsheet would take for a formula begins with an apostrophe (OWASP, CSV
+    injection). Raises InputError.
     """
     try:
         with file.open("w", newline="", encoding="utf-8") as output:
@@ -232,9 +234,13 @@ def write_csv(file: Path, campaign: Campaign, targets: Iterable[Target]) -> None
             writer.writerow(["campaign", *Target._fields])
             for target in targets:
                 row = target._replace(segments=" ".join(target.segments))
-                writer.writerow([campaign.name, *row])
+                writer.writerow([campaign.name, *map(_no_formula, row)])
     except OSError as error:
         raise InputError(f"{file}: {error.strerror}") from None
+
+
+def _no_formula(cell: Any) -> Any:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULAS) else cell
 
 
 def users_at_cap(session: Session, users: Iterable[str], campaign: Campaign) -> set[str]:

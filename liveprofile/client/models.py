@@ -24,8 +24,8 @@ from liveprofile.storage.queries import SimilarUser
 MAX_BATCH_USERS = 100
 MAX_PAGE_ROWS = 1_000
 MAX_ID_CHARS = 256
-# No control characters: the job rejects events with such an id.
-ID_PATTERN = r"^[^\u0000-\u001f]+$"
+# No control characters, as of events.
+ID_PATTERN = r"^[^\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]+$"
 MAX_NOTE_CHARS = 2_000
 DAY_S = 86_400
 

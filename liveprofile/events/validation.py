@@ -30,7 +30,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_ZONE = timedelta(hours=18)
 _IDS = ("event_id", "user_id", "item_id", "category_id", "anonymous_id")
 _REQUIRED = ("event_id", "user_id", "event_type", "event_time")
-_CONTROL = re.compile(r"[\x00-\x1f]")
+# Unicode's control characters, and those that change the direction of the text after them.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _DIGITS = re.compile(r"[0-9]{1,15}")
 _ISO_8601 = re.compile(

@@ -94,6 +94,8 @@ CORRUPTIONS: dict[str, list[Corruption]] = {
         ("a unit separator in event_id", _with(event_id="a\x1fb")),
         ("a line feed in user_id", _with(user_id="u1\n")),
         ("a group separator in user_id", _with(user_id="\x1d")),
+        ("a C1 control character in user_id", _with(user_id="u\x85")),
+        ("text from right to left in event_id", _with(event_id="\u202ee1")),
     ],
     "UNKNOWN_TYPE": [
         ("an unknown type", _with(event_type="buy")),

@@ -134,11 +134,12 @@ TARGETS = [
 ]
 
 
-def test_csv_has_a_line_for_each_user(tmp_path) -> None:
-    write_csv(tmp_path / "plan.csv", SPRING, TARGETS)
+def test_csv_has_a_line_for_each_user_and_no_formulas(tmp_path) -> None:
+    formula = TARGETS[0]._replace(user_id='=HYPERLINK("http://x")')
+    write_csv(tmp_path / "plan.csv", SPRING, [*TARGETS, formula])
     with (tmp_path / "plan.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["user_id"] for row in rows] == ["u1", 'u,"2']
+    assert [row["user_id"] for row in rows] == ["u1", 'u,"2', "'" + formula.user_id]
     assert rows[0]["segments"] == "loyal new" and rows[1]["group"] == CONTROL
 
 

@@ -110,8 +110,9 @@ def test_hostile_event_is_judged_as_by_the_reference(value: bytes) -> None:
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ("a1", "a1"), (7, "7"), (2**70, str(2**70)), ("ü" * 256, "ü" * 256), (None, None),
-        ("", ""), ("x" * 257, ""), ("a\x1f", ""), (10**256, ""), (True, ""), (1.5, ""), ({}, ""),
+        ("a1", "a1"), (7, "7"), (2**70, str(2**70)), ("ü" * 256, "ü" * 256), (None, None), ("", ""),
+        ("x" * 257, ""), ("a\x9f", ""), ("\u2066", ""), (10**256, ""), (True, ""), (1.5, ""),
+        ({}, ""),
     ],
 )  # fmt: skip
 def test_anonymous_id_that_is_no_id_never_rejects_its_event(given: Any, expected: Any) -> None:
