@@ -17,7 +17,6 @@ from cli.progress import print_line
 from cli.submission import (
     check_submission,
     create_tables,
-    read_model_card,
     replace_job,
     start_job,
     submit_job,
@@ -47,7 +46,7 @@ def setup(call: Call, dry_run: bool = False) -> None:
     dry_run: Only list what is missing and pending; change nothing.
     """
     settings = call.settings
-    card = read_model_card(settings)
+    card = check_submission(settings)
     if dry_run:
         topics = missing_topics(settings)
         pending = pending_migrations(settings.cassandra)

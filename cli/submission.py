@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cli.progress import print_line
-from liveprofile.errors import LiveprofileError, ServiceError
+from liveprofile.errors import ConfigError, LiveprofileError, ServiceError
 from liveprofile.flink import rest
 from liveprofile.flink.jobs import Job
 from liveprofile.flink.submission import flink_run
@@ -65,15 +65,19 @@ def submit_job(
 
 
 def check_submission(settings: Settings) -> ModelCard:
-    """Raises LiveprofileError for files that the job would refuse, before anything is created."""
+    """The card of the user model that the job serves.
+
+    Raises LiveprofileError for what the job would refuse, before anything is created.
+    """
     for kind in KINDS:
         read_definitions(kind, product_path(getattr(settings, kind)), lambda: settings)
-    return read_model_card(settings)
-
-
-def read_model_card(settings: Settings) -> ModelCard:
-    """The card of the user model that the job serves. Raises InputError."""
-    return ModelCard.read(product_path(settings.model.checkpoint))
+    card = ModelCard.read(product_path(settings.model.checkpoint))
+    if settings.consent.mode is None:
+        raise ConfigError(
+            'set consent.mode: "opt-in" allows nothing of a user who has said nothing, "opt-out"'
+            " everything (docs/privacy.md#consent)"
+        )
+    return card
 
 
 def create_tables(settings: Settings, card: ModelCard) -> list[str]:

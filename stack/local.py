@@ -205,6 +205,7 @@ class Stack:
                 "authentication": "none",
                 "second_approver": False,  # who tries it out is alone
             },
+            "consent": {"mode": "opt-out"},
             "job": {
                 "checkpoint_dir": (self.root / "flink" / "checkpoints").as_uri(),
                 "parallelism": self.parallelism,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -151,13 +151,22 @@ class ScoringSettings(Section):
 class ConsentSettings(Section):
     """What is allowed of a user who has neither granted nor withdrawn it."""
 
-    granted: tuple[Purpose, ...] = PURPOSES
-    """purposes that a user allows who has said nothing (docs/privacy.md#consent)"""
+    mode: Literal["opt-in", "opt-out"] | None = None
+    """opt-in: nothing but `granted`; opt-out: everything. `liveprofile job setup` and `submit`
+    demand it"""
+    granted: tuple[Purpose, ...] = ()
+    """with opt-in: purposes that need no consent (docs/privacy.md#consent)"""
+
+    @model_validator(mode="after")
+    def _granted_with_opt_in(self) -> Self:
+        if self.granted and self.mode != "opt-in":
+            raise ValueError('granted needs mode = "opt-in"')
+        return self
 
     @property
     def defaults(self) -> dict[str, bool]:
         """By purpose."""
-        return {purpose: purpose in self.granted for purpose in PURPOSES}
+        return {purpose: self.mode != "opt-in" or purpose in self.granted for purpose in PURPOSES}
 
 
 class MergeSettings(Section):

@@ -123,6 +123,7 @@ STATED = "--source crm --kind declared --purpose risk"
         ("job submit --savepoint savepoint-1", "must be an absolute path or a URI"),
         ("job submit --config no_rules.toml", "rules file"),
         ("job submit --config no_model.toml", "model checkpoint /nowhere"),
+        ("job submit", "set consent.mode"),
         ("events mapping infer events.jsonl", "neither Parquet nor a CSV with several columns"),
         ("events mapping infer shop.csv --out full/file", "full/file: File exists"),
         ("events mapping check shop.csv nowhere.toml", "mapping nowhere.toml: No such file"),

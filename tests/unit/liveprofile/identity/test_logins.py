@@ -121,7 +121,7 @@ def test_login_is_merged_or_has_a_reason(given: Decisions, expected: Any) -> Non
 
 
 def test_login_needs_consent_if_nothing_is_allowed_by_default() -> None:
-    options = load(consent={"granted": ["risk"]})
+    options = load(consent={"mode": "opt-in", "granted": ["risk"]})
     assert decide(decisions(options=options)) == Outcome.NO_CONSENT
     both = decisions(options=options, consents={ID: True, "u1": True})
     assert decide(both) == MERGED
