@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from benchmarks.alerts import alerts
 from benchmarks.latency import latency
 from benchmarks.support.report import run
 from benchmarks.throughput import throughput
 from cli.options import Commands
 
 app = Commands(add_completion=False, pretty_exceptions_enable=False)
-for command in (throughput, latency, alerts):
+for command in (throughput, latency):
     app.command()(command)
 
 if __name__ == "__main__":

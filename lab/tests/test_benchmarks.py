@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
 
+import numpy as np
 import pytest
 import torch
 
 from benchmarks.load.workload import START_MS, Workload
 from benchmarks.support.journal import Journal, JournalReader, OpenJournalMetrics
-from lab.benchmarks import audit, storage, training_rows
+from lab.benchmarks import alerts, audit, storage, training_rows
 from lab.benchmarks.gpu import NOT_MEASURED, measure_gpu, time_batches
 from lab.benchmarks.model_inputs import generated_rows
 from lab.benchmarks.serve import Measured, measure, plan_requests
@@ -165,3 +166,17 @@ def test_journal_is_read_while_being_written(tmp_path):
         second.write(4)
         assert reader.update() == 7
     assert 0 < time.time() - reader.last_s < 60
+
+
+def test_scored_events_have_constant_rate_and_flagged_users_occur_once():
+    planned: dict[str, float] = {}
+    workload = Workload.of(2_000, 500)
+    events_due = list(alerts.scored_events(workload, 50.0, 10.0, 4.0, planned))
+    assert [event.at_s for event in events_due] == pytest.approx(np.arange(200) / 50)
+    events = [json.loads(event.message.value) for event in events_due]
+    assert (
+        events[50]["event_time"] - events[0]["event_time"] == 10_000
+    )  # a second, ten times as fast
+    flagged = [event for event in events if event["amount"] == alerts.FLAGGED_AMOUNT]
+    assert [event["event_id"] for event in flagged] == list(planned)
+    assert len({event["user_id"] for event in flagged}) == len(flagged) == 40

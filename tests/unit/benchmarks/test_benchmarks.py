@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
-import pytest
 
-from benchmarks import alerts
 from benchmarks.latency import schedule
 from benchmarks.load.workload import Workload
 from liveprofile.kafka.partitioner import partition_of
@@ -30,17 +28,3 @@ def test_window_closes_when_slowest_partition_passes_its_end():
             break
     else:
         raise AssertionError("no event closes the window")
-
-
-def test_scored_events_have_constant_rate_and_flagged_users_occur_once():
-    planned: dict[str, float] = {}
-    workload = Workload.of(2_000, 500)
-    events_due = list(alerts.scored_events(workload, 50.0, 10.0, 4.0, planned))
-    assert [event.at_s for event in events_due] == pytest.approx(np.arange(200) / 50)
-    events = [json.loads(event.message.value) for event in events_due]
-    assert (
-        events[50]["event_time"] - events[0]["event_time"] == 10_000
-    )  # a second, ten times as fast
-    flagged = [event for event in events if event["amount"] == alerts.FLAGGED_AMOUNT]
-    assert [event["event_id"] for event in flagged] == list(planned)
-    assert len({event["user_id"] for event in flagged}) == len(flagged) == 40
