@@ -15,18 +15,20 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.latency import schedule
 from benchmarks.load.workload import START_MS, Workload
 from benchmarks.support.journal import Journal, JournalReader, OpenJournalMetrics
 from lab.benchmarks import alerts, audit, storage, training_rows
 from lab.benchmarks.gpu import NOT_MEASURED, measure_gpu, time_batches
 from lab.benchmarks.model_inputs import generated_rows
 from lab.benchmarks.serve import Measured, measure, plan_requests
+from liveprofile.kafka.partitioner import partition_of
 from liveprofile.rows import TABLES
-from liveprofile.settings import load
+from liveprofile.settings import Settings, load
 from models.profile.data import training_rows as rows
 from tests.support.model_folders import SHIPPED
 
-SMALL = Workload(4_000, 300, hours=1)
+SMALL, SETTINGS = Workload(4_000, 300, hours=1), Settings()
 
 
 @pytest.mark.parametrize("windows", [300, 900])
@@ -180,3 +182,19 @@ def test_scored_events_have_constant_rate_and_flagged_users_occur_once():
     flagged = [event for event in events if event["amount"] == alerts.FLAGGED_AMOUNT]
     assert [event["event_id"] for event in flagged] == list(planned)
     assert len({event["user_id"] for event in flagged}) == len(flagged) == 40
+
+
+def test_window_closes_when_slowest_partition_passes_its_end():
+    plan = schedule(SMALL, SETTINGS, events_per_s=1_000)
+    assert abs(plan.due_s[-1] - SMALL.n / 1_000) < 0.1
+    events = [json.loads(message.value) for message in plan.messages]
+    end_ms, closes_s = sorted(plan.closes_s.items())[0]
+    watermarks = np.zeros(SETTINGS.topics.partitions)
+    for message, event, due_s in zip(plan.messages, events, plan.due_s, strict=True):
+        partition = partition_of(message.key, SETTINGS.topics.partitions)
+        watermarks[partition] = event["event_time"] - SETTINGS.window.out_of_orderness_ms
+        if watermarks.min() >= end_ms - 1:
+            assert due_s == closes_s
+            break
+    else:
+        raise AssertionError("no event closes the window")
