@@ -31,9 +31,11 @@ from liveprofile.flink.operator_metrics import operator_metrics, vertex_metrics
 from liveprofile.ingest.replay import ReplayProducer
 from liveprofile.kafka import offsets
 from liveprofile.kafka.connection import client_config
+from liveprofile.kafka.records import send_all
 from liveprofile.kafka.topics import create_topics
 from liveprofile.settings import Settings, load
 from liveprofile.toml_text import to_toml
+from liveprofile.wire.user_records import WHOLE_KEY
 from models.profile.model_card import ModelCard
 from stack.local import Stack
 from tests.support.local_stack import LocalStack
@@ -115,10 +117,11 @@ class JobUnderTest:
     def prepare(self, tables: bool = True) -> None:
         """Creates the topics, and the keyspace with its tables."""
         create_topics(self.settings)
-        if not tables:
+        if tables:
+            create_tables(self.settings, ModelCard.read(self.settings.model.checkpoint))
             return
-        card = ModelCard.read(self.settings.model.checkpoint)
-        create_tables(self.settings, card)
+        for topic in (self.settings.topics.consents, self.settings.topics.erasures):
+            send_all(self.settings, topic, [(WHOLE_KEY, b"{}", {})])
 
     # --- life cycle ---------------------------------------------------------------------------
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from subprocess import CompletedProcess
 
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
@@ -73,24 +72,19 @@ def test_setup_creates_nothing_that_exists(job: JobUnderTest) -> None:
 def test_decisions_of_a_topic_that_was_created_again_are_refused_until_setup_fills_it(
     job: JobUnderTest,
 ) -> None:
-    other = {"topics": {"prefix": "lost-"}, "cassandra": {"keyspace": "lost"}}
-    settings = load(file := job.other_settings("lost.toml", **other))
-
-    def run(*arguments: str, ok: bool = True) -> CompletedProcess[str]:
-        return run_cli(*arguments, "--config", file, ok=ok)
-
-    run("job", "setup")
-    run("privacy", "consent", "set", "withdrawn", "--withdraw", "profiling")
-    run("privacy", "erase", "erased")
-    decisions = {settings.topics.consents, settings.topics.erasures}
-    configs = {name: topic_configs(settings.topics)[name] for name in decisions}
-    delete_topics(settings.kafka, sorted(decisions))
-    until(lambda: decisions <= set(missing_topics(settings)))
-    create_topics(settings, configs)
+    sections = {"topics": {"prefix": "lost-"}, "cassandra": {"keyspace": "lost"}}
+    settings = load(file := job.other_settings("lost.toml", **sections))
+    withdrawal = "privacy consent set withdrawn --withdraw profiling"
+    for command in ("job setup", withdrawal, "privacy erase erased"):
+        run_cli(*command.split(), "--config", file)
+    decisions = [settings.topics.consents, settings.topics.erasures]
+    delete_topics(settings.kafka, decisions)
+    until(lambda: {*decisions} <= {*missing_topics(settings)})
+    create_topics(settings)
     for read in (read_consents, read_erasures):
         with pytest.raises(ServiceError, match="created again"):
             read(settings)
-    done = run("job", "setup")
+    done = run_cli("job", "setup", "--config", file)
     assert done.stderr.count("decisions of 1 users again") == 2
     assert not read_consents(settings).allowed("withdrawn", "profiling", now_ms())
     assert read_erasures(settings).is_erased("erased", now_ms() - MINUTE_MS)

@@ -46,10 +46,6 @@ class StreamWithFaults:
     late: list[int] = field(default_factory=list)
     broken: dict[str, list[int]] = field(default_factory=dict)  # by reason
 
-    @property
-    def injected(self) -> int:
-        return len(self.duplicates) + len(self.late) + sum(map(len, self.broken.values()))
-
 
 def with_faults(
     events: Iterable[dict[str, Any]],
