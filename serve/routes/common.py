@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Any
 from urllib.parse import unquote
@@ -78,8 +79,8 @@ def decoded_id(name: str, text: str) -> str:
     except UnicodeDecodeError:
         value = ""
     # The audit trail writes `user rule`: a space in the rule would name another user.
-    first = " " if name == "user_id" else "!"
-    if not 0 < len(value) <= MAX_ID_CHARS or any(char < first for char in value):
+    pattern = ID_PATTERN if name == "user_id" else NAME_PATTERN
+    if len(value) > MAX_ID_CHARS or not re.fullmatch(pattern, value):
         kinds = "control characters" if name == "user_id" else "spaces and control characters"
         detail = f"{name}: 1 to {MAX_ID_CHARS} characters in UTF-8 without {kinds}"
         raise ApiError(422, "invalid-request", detail)
