@@ -12,7 +12,7 @@ from itertools import islice
 from cassandra.cluster import Session
 
 from liveprofile.consent.changes import USERS_AT_ONCE, ttl_s
-from liveprofile.kafka.topics import topic_id
+from liveprofile.kafka.topics import topic_ids
 from liveprofile.privacy.erasure_log import scan_runs
 from liveprofile.rows.users import DECISION_TOPIC
 from liveprofile.settings import Settings
@@ -40,10 +40,9 @@ def fill_topics(settings: Settings) -> dict[str, int]:
         insert = DECISION_TOPIC.insert(
             ttl_s(settings.topics.decisions_retention_ms), time="", mark="%s"
         )
-        for topic, fill in fills.items():
-            present = topic_id(settings, topic)
+        for topic, present in topic_ids(settings, fills).items():
             if known.get(topic) != present:
-                sent[topic] = fill(settings, session)
+                sent[topic] = fills[topic](settings, session)
                 send(settings, topic, [(WHOLE_KEY, b"{}")])
                 execute(session, insert, (topic, present))
     return sent

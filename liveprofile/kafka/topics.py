@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from confluent_kafka import (
@@ -153,16 +153,16 @@ def delete_topics(kafka: KafkaSettings, names: Sequence[str]) -> None:
             ) from None
 
 
-def topic_id(settings: Settings, name: str) -> str:
-    """Kafka's id of a topic, another one after it was deleted and created. Raises ServiceError."""
+def topic_ids(settings: Settings, names: Collection[str]) -> dict[str, str]:
+    """Kafka's ids of topics, others after they were deleted and created. Raises ServiceError."""
     admin = AdminClient(client_config(settings.kafka))
     timeout_s = settings.kafka.request_timeout_s
-    found = admin.describe_topics(TopicCollection([name]), request_timeout=timeout_s)[name]
+    found = admin.describe_topics(TopicCollection(list(names)), request_timeout=timeout_s)
     try:
-        return str(found.result().topic_id)
+        return {name: str(future.result().topic_id) for name, future in found.items()}
     except KafkaException as error:
         raise service_error(
-            f"Kafka does not describe topic {name}: {error_text(error)}", error
+            f"Kafka does not describe {', '.join(names)}: {error_text(error)}", error
         ) from None
 
 
