@@ -3,8 +3,6 @@
 The stack starts when the first test needs it.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 import os

@@ -3,8 +3,6 @@
 Of the files that git tracks. Prints one JSON line last; exits with 1 if a budget is exceeded.
 """
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The console as a process on a real node, and Debian's Chromium."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Callable, Iterator

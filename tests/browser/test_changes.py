@@ -1,7 +1,5 @@
 """What marketers and two risk analysts do in a browser."""
 
-from __future__ import annotations
-
 import pytest
 from playwright.sync_api import expect
 

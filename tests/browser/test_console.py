@@ -1,7 +1,5 @@
 """An analyst's work in a real browser, against real rows."""
 
-from __future__ import annotations
-
 import time
 
 import pytest

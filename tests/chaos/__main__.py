@@ -8,8 +8,6 @@ Prints the seed first, then a line of JSON for each program. Exit code 1: someth
 reference, is lost, or is left over.
 """
 
-from __future__ import annotations
-
 import json
 import random
 from typing import Annotated

@@ -15,8 +15,6 @@ else:
 A search before the erasure finds them all, so it can find them.
 """
 
-from __future__ import annotations
-
 import itertools
 import random
 import tempfile

@@ -1,7 +1,5 @@
 """Programs of tests.chaos that compare all output of a job with the reference."""
 
-from __future__ import annotations
-
 import itertools
 import random
 import threading

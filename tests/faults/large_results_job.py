@@ -4,8 +4,6 @@ It needs only Flink. Each call leaves the files `called` and `returned` in the f
 Flink pickles the class with the job, because the Python workers have no tests.
 """
 
-from __future__ import annotations
-
 import argparse
 import time
 from contextlib import ExitStack

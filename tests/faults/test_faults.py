@@ -6,8 +6,6 @@ alert is as the reference's. Recovery is automatic; a paused or slow part causes
 A source is down until the exporter says so; its alert fires in test_serve.py.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext

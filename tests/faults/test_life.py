@@ -4,8 +4,6 @@ Cassandra is a ring of three nodes; each has a copy of all rows, two must acknow
 Must hold at the end: no event is lost or used twice, all output is as the reference's.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections.abc import Callable, Iterator

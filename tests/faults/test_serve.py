@@ -5,8 +5,6 @@ process stays alive and ready for health checks; the alert of the suspension fir
 Recovery: automatic, without a restart of the API.
 """
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable, Iterator

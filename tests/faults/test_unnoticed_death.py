@@ -5,8 +5,6 @@ Must hold: the job restarts, although no task has failed.
 Recovery: automatic; the worker's guard suspends the TaskManager until the JobManager gives it up.
 """
 
-from __future__ import annotations
-
 import time
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Models on a CUDA GPU against the same on the CPU: the profile model within bfloat16 precision."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Compares the output of the profile pipeline with tests/reference/profile.py."""
 
-from __future__ import annotations
-
 import json
 import tomllib
 from collections import Counter

@@ -1,7 +1,5 @@
 """Runs the job's pipelines on files in an embedded Flink and returns what they store and send."""
 
-from __future__ import annotations
-
 import base64
 import json
 from collections.abc import Callable, Iterable, Iterator

@@ -3,8 +3,6 @@
 test_corrections.py compares rows of staggered windows.
 """
 
-from __future__ import annotations
-
 import json
 from itertools import islice
 from operator import itemgetter

@@ -3,8 +3,6 @@
 The consents are complete before the stream begins, as after a restart of the job.
 """
 
-from __future__ import annotations
-
 import json
 import random
 from collections import Counter

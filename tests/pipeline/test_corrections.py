@@ -5,8 +5,6 @@ late stream with users under several ids, equal those of the other one; a flag t
 raises is marked.
 """
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Collection, Iterator

@@ -5,8 +5,6 @@ state still collects each erased user's past, and later windows and events must 
 From the merge on, events of an alias are in the windows, the state and the scores of the person.
 """
 
-from __future__ import annotations
-
 import json
 import random
 from collections import Counter

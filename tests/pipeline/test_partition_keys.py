@@ -1,7 +1,5 @@
 """Keys of partitions: Flink's own hash spreads them evenly over tasks."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import pytest

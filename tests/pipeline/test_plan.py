@@ -1,7 +1,5 @@
 """The compiled plan: shared views run once, each state has its TTL, node ids do not change."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import sys

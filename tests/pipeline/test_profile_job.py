@@ -4,8 +4,6 @@ Final state: the job has ended and every window is closed, because the end of th
 watermark to its maximum. Staggered windows, erasures and merges: test_erasures_and_merges.py.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter
 from pathlib import Path

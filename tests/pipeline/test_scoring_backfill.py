@@ -3,8 +3,6 @@
 Final state: the jobs have ended; each has a folder with rows and a model.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import NamedTuple

@@ -3,8 +3,6 @@
 Final state: the job has ended and every event of the files is scored.
 """
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Every text format between SQL and Python: Flink writes random values, Python reads them back."""
 
-from __future__ import annotations
-
 import random
 import string
 from collections import Counter

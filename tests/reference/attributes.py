@@ -1,7 +1,5 @@
 """docs/data-contract.md in plain Python: a user's attributes, from all records of the topic."""
 
-from __future__ import annotations
-
 from typing import Any
 
 RANK = {"third_party": 0, "declared": 1, "verified": 2}

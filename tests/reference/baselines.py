@@ -1,7 +1,5 @@
 """Section 4 of docs/data-contract.md in plain Python: baselines and category affinity."""
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence

@@ -4,8 +4,6 @@ A stream is sent in parts. Before each part all changes that happen in it are kn
 ones, which are known after it. After a failure the job may decide again, and knows more by then.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 

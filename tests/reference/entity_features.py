@@ -4,8 +4,6 @@ Computes one event at a time, from the definitions alone: it is slow and shares 
 liveprofile.features.entity, which it checks.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Iterator

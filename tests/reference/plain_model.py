@@ -4,8 +4,6 @@ Shapes: B rows of a batch, S scored events, C categories, K types; 2B are the ro
 the window.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

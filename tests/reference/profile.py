@@ -5,8 +5,6 @@ clarity over speed. State never expires: `state.dedup_ttl_ms` and `state.user_tt
 time, which the reference does not simulate.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections import Counter, defaultdict

@@ -3,8 +3,6 @@
 A condition is a Python expression, so Python's own `eval` decides whether it is true.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 from collections.abc import Mapping

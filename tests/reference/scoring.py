@@ -5,8 +5,6 @@ must be in time order, no two at the same time: otherwise the result depends on 
 batched.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

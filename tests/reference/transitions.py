@@ -3,8 +3,6 @@
 Shares no code with models.fraud.transitions, which it checks.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections import defaultdict

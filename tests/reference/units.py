@@ -1,7 +1,5 @@
 """Durations in milliseconds."""
 
-from __future__ import annotations
-
 SECOND_MS = 1_000
 HOUR_MS = 3_600_000
 DAY_MS = 86_400_000

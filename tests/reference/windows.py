@@ -1,7 +1,5 @@
 """Section 3 of docs/data-contract.md in plain Python: duplicates, lateness and windows."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """A keyspace and a profile sink for the tests of stores."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 
 import pytest

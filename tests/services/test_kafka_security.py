@@ -1,7 +1,5 @@
 """Certificates, passwords and ACLs, with both Kafka clients and a broker that requires them."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections.abc import Iterator

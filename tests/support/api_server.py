@@ -1,7 +1,5 @@
 """A process of `liveprofile serve api`, `console` or `metrics`."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The commands of `liveprofile`, for tests of their help and of texts that name them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any
 

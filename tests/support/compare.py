@@ -3,8 +3,6 @@
 Every window must be closed.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import tomllib

@@ -1,7 +1,5 @@
 """Compares what the scoring pipeline stored and sent with the reference over the same topics."""
 
-from __future__ import annotations
-
 import json
 import tomllib
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """Tests as coroutines, on the kind of loop that uvicorn runs the server on."""
 
-from __future__ import annotations
-
 import asyncio
 import functools
 from collections.abc import Callable, Coroutine

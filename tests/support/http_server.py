@@ -1,7 +1,5 @@
 """HTTP servers on loopback that answer with JSON, one of them as Flink would."""
 
-from __future__ import annotations
-
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """The local stack as tests start it: Flink is highly available, and its workers can fail."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import tempfile

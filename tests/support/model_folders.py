@@ -1,7 +1,5 @@
 """Copies of the shipped user model under other versions."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

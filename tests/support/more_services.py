@@ -1,7 +1,5 @@
 """Services that a test adds to the stack: ZooKeeper, a second TaskManager, a Cassandra ring."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager

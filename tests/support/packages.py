@@ -1,7 +1,5 @@
 """The packages that the project pins, by extra."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

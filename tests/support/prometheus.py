@@ -1,7 +1,5 @@
 """Debian's Prometheus on a loopback port, with the alert rules of the product."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import time

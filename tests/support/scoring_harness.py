@@ -1,7 +1,5 @@
 """Runs an EventScorer with an in-memory sink over the arrivals of tests/reference/scoring.py."""
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Sequence

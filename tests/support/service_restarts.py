@@ -1,7 +1,5 @@
 """Restarts services of the stack that stopped by themselves, and reports them in the summary."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What tests and programs print: lines after the results, and progress."""
 
-from __future__ import annotations
-
 from datetime import datetime
 
 import typer

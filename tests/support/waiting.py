@@ -1,7 +1,5 @@
 """Waits for what other processes or threads do."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from typing import TypeVar

@@ -1,7 +1,5 @@
 """The shipped user model."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

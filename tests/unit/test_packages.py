@@ -1,7 +1,5 @@
 """Pins, lock file and extras: each extra installs what its commands import, and no more."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,7 +1,5 @@
 """The wheel works in an empty environment, outside the checkout."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -4,8 +4,6 @@ Python imports this module at its start if PYTHONPATH has this folder: tests/con
 the TaskManagers. The workers have the product's code, but no tests.
 """
 
-from __future__ import annotations
-
 import functools
 import os
 import sys

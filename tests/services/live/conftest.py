@@ -4,8 +4,6 @@ test_members uses November 2023 to January 2024, test_own_data May 2026, test_sc
 One partition and one task, so that the order of an entity's events is fixed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 
 import pytest

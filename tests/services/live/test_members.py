@@ -1,8 +1,6 @@
 """Segments on a running job: definitions apply while it runs, each change is sent exactly once and
 only after it can be read, users leave by the passage of time, and the audit stays clean."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections import Counter

@@ -1,7 +1,5 @@
 """From the export of a shop to its first profile, by the commands of README.md and no others."""
 
-from __future__ import annotations
-
 from datetime import datetime, timedelta
 from pathlib import Path
 

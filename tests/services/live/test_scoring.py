@@ -3,8 +3,6 @@
 Final state: the job ran without a restart, every event is scored, every window is closed.
 """
 
-from __future__ import annotations
-
 import threading
 import time
 from collections import Counter

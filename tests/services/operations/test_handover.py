@@ -8,8 +8,6 @@ read the archive and the topic; alerts and segment changes that both have sent h
 content.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import re

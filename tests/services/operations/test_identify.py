@@ -1,8 +1,6 @@
 """`liveprofile identity link-logins` with a real broker: kills, a replay and a second process write
 each merge once."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections import Counter

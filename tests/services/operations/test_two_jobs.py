@@ -1,7 +1,5 @@
 """Both pipelines in one job, then in two jobs that go on from its savepoint."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections.abc import Callable

@@ -3,8 +3,6 @@
 It occupies half of the task slots, so tests of jobs of their own are in other folders.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """`liveprofile campaign` on the profiles and deltas of a job."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

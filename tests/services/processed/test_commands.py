@@ -1,7 +1,5 @@
 """The installed command reads what the job has stored and sent."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

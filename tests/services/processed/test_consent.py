@@ -1,7 +1,5 @@
 """`liveprofile privacy consent` on the tables and the topic of a job."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

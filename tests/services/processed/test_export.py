@@ -1,7 +1,5 @@
 """`liveprofile privacy export` finds each row of a user that a scan of all tables finds."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -3,8 +3,6 @@
 Final state: the job ran without a restart, every window is closed, every record accounted for.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 
 import pytest

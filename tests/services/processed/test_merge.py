@@ -1,7 +1,5 @@
 """`liveprofile identity merge` on the topics of a running job, for users without events."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """`liveprofile shop trends` counts what a running job has processed, with kills and repetitions."""
 
-from __future__ import annotations
-
 import random
 import time
 from collections import Counter

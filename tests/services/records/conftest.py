@@ -5,8 +5,6 @@ test_unaccounted deletes a row, ends the job and uses the present. Records keep 
 test gives them, and do not expire although these are past.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 
 import pytest

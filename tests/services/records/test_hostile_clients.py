@@ -3,8 +3,6 @@
 The time of the records is the true time.
 """
 
-from __future__ import annotations
-
 import json
 import random
 from collections import Counter

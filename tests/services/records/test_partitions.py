@@ -3,8 +3,6 @@
 Final state: the output for these records and those of test_hostile_clients is the reference's.
 """
 
-from __future__ import annotations
-
 import time
 
 import pytest

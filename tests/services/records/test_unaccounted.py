@@ -1,7 +1,5 @@
 """Audits of a job that has lost a row, or does not run; the heartbeats of a stack."""
 
-from __future__ import annotations
-
 import pytest
 
 from liveprofile.audit.results import AuditResult, store_result

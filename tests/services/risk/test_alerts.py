@@ -1,7 +1,5 @@
 """Alert states, commands, snoozes and consumers with a real Kafka broker and Cassandra node."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import threading

@@ -1,7 +1,5 @@
 """Cases of customer service on a real node."""
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest

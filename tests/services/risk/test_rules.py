@@ -1,7 +1,5 @@
 """Signed rules of the topic. tests/services/live/test_scoring.py applies others to a job."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from functools import partial

@@ -1,7 +1,5 @@
 """The API on a keyspace and topics of its own, with rows in every table that it reads."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple

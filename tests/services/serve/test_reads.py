@@ -1,7 +1,5 @@
 """The read API on a real node: every answer equals what the queries of the command line return."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from datetime import UTC, datetime

@@ -1,7 +1,5 @@
 """Writes through the API on a real node and broker, and their audit trail."""
 
-from __future__ import annotations
-
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor

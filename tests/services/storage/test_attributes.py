@@ -1,7 +1,5 @@
 """Attributes on real Kafka and Cassandra: what is read is what the contract says."""
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """CassandraCorrectionTables on a real node. Each test has a user of its own."""
 
-from __future__ import annotations
-
 import itertools
 import uuid
 from collections.abc import Iterator

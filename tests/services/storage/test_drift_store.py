@@ -1,7 +1,5 @@
 """Counts and decisions of drift in Cassandra."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from cassandra.cluster import Session

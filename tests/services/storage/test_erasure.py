@@ -3,8 +3,6 @@
 And rows that a late withdrawal forbids: they are found and deleted, and no others.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest

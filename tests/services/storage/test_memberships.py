@@ -1,7 +1,5 @@
 """The tables of segment members on a real node, written by the job's sink and by a sweep."""
 
-from __future__ import annotations
-
 import pytest
 from cassandra.cluster import Session
 

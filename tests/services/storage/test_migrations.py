@@ -1,7 +1,5 @@
 """Migrations on Cassandra: applied by one process at a time, and repaired."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 

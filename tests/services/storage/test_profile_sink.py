@@ -1,7 +1,5 @@
 """CassandraProfileSink and the queries on a real node, also when it is down or does not fit."""
 
-from __future__ import annotations
-
 import random
 import re
 import socket

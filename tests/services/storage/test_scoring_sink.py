@@ -1,7 +1,5 @@
 """CassandraScoringSink on a real node, and its flag history beside that in memory."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator
 

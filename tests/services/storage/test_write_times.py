@@ -3,8 +3,6 @@
 The sinks write to a real node. Each test has a user of its own.
 """
 
-from __future__ import annotations
-
 import time
 import uuid
 from collections.abc import Callable

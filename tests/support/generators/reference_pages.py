@@ -5,8 +5,6 @@
 tests/unit/cli/test_docs.py compares.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from itertools import groupby

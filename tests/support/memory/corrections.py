@@ -1,7 +1,5 @@
 """The tables of corrections in memory, over those of MemoryProfileSink."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from liveprofile.rules.flags import Flag

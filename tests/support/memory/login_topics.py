@@ -1,8 +1,6 @@
 """Kafka in memory, for `liveprofile identity link-logins`: events that arrive while they are read,
 merges, and offsets that are committed with them."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterable, Sequence
 

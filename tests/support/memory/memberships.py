@@ -1,7 +1,5 @@
 """The tables of segment members in memory."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from liveprofile.segments.membership import ChangeKey, Membership, Memberships, MembershipWrite

@@ -1,7 +1,5 @@
 """A server with the documented REST API of Confluent's schema registry, in memory."""
 
-from __future__ import annotations
-
 import base64
 import json
 from collections.abc import Iterator

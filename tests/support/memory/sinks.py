@@ -1,7 +1,5 @@
 """In-memory sinks with the semantics of the Cassandra sinks, for tests without services."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 

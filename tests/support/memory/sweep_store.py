@@ -1,7 +1,5 @@
 """A CassandraSweepStore in memory, whose process can be killed before any of its steps."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 

@@ -4,8 +4,6 @@ Of two writes of a cell the one with the later time stays. Rows do not expire: `
 each write.
 """
 
-from __future__ import annotations
-
 import functools
 import threading
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Rows that the read API answers with."""
 
-from __future__ import annotations
-
 from liveprofile.alerts.cases.case_store import AlertCase
 from liveprofile.storage.queries import StoredFlag, StoredScore
 from serve.store.statements import RawDelta, RawProfile

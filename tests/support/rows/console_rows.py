@@ -1,7 +1,5 @@
 """Rows of a user about whom much is known, for the pages of the console."""
 
-from __future__ import annotations
-
 import orjson
 
 from liveprofile.units import HOUR_MS

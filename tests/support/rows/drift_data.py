@@ -1,7 +1,5 @@
 """Synthetic events and a drift reference for the drift tests."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from liveprofile.drift.reference import DriftReference, HourlyHistograms, Series

@@ -1,7 +1,5 @@
 """Profile rows for tests of profile sinks."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from liveprofile.rules.flags import Flag

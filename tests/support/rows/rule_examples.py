@@ -1,7 +1,5 @@
 """The shipped rules, a small rules file, rules and their records, and columns of features."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Scored events for tests of scoring sinks."""
 
-from __future__ import annotations
-
 from liveprofile.rules.flags import Flag
 from liveprofile.units import HOUR_MS
 from tests.support.rows import profile_rows

@@ -1,7 +1,5 @@
 """Segment definitions, records of their topic, and inputs of segments."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

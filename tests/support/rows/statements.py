@@ -1,7 +1,5 @@
 """Statements about users, for tests."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from liveprofile.attributes.statements import Statement, new_statement

@@ -1,7 +1,5 @@
 """Rows of a row class for tests, with only the fields that a test is about."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from liveprofile.rows.profiles import USER_PROFILE

@@ -1,7 +1,5 @@
 """Windows of an hour with flags, as rows to store."""
 
-from __future__ import annotations
-
 import numpy as np
 import orjson
 

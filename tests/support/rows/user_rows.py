@@ -1,7 +1,5 @@
 """A row of a user for every table that has rows about users."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Callable
 from datetime import datetime

@@ -1,7 +1,5 @@
 """Value curves as a profile's JSON stores them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from liveprofile.value_curves import KEY

@@ -1,7 +1,5 @@
 """Throw-away certificates, made with the openssl command."""
 
-from __future__ import annotations
-
 import subprocess
 from pathlib import Path
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """A Kafka broker with listeners that require a client certificate or a password."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from string import Template
 

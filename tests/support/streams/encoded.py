@@ -1,7 +1,5 @@
 """Events in the formats that `liveprofile events decode` reads."""
 
-from __future__ import annotations
-
 import io
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Seeded events of a small shop: every event type, one hot user, one user with known flags."""
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Iterator

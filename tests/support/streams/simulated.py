@@ -1,7 +1,5 @@
 """Small seeded streams of the simulator for tests of the scoring pipeline, in time order."""
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Iterable, Iterator

@@ -4,8 +4,6 @@ A generated stream is a list of `Record`s in arrival order. All records of a use
 partition.
 """
 
-from __future__ import annotations
-
 import json
 import zlib
 from datetime import datetime, timedelta, timezone

@@ -1,7 +1,5 @@
 """Tests of the command line: help, exit codes, one-line errors, start time, alert output."""
 
-from __future__ import annotations
-
 import ast
 import importlib
 import json

@@ -1,7 +1,5 @@
 """Events of deleted windows are rejected as the job rejects events without consent."""
 
-from __future__ import annotations
-
 import json
 
 from cli.consent import rejections

@@ -1,7 +1,5 @@
 """What holds for every command: an example in its help, JSON where a program reads the output."""
 
-from __future__ import annotations
-
 import re
 import shlex
 

@@ -1,7 +1,5 @@
 """Commands of rules and segments: output, records written to the topic, exit codes."""
 
-from __future__ import annotations
-
 import functools
 import json
 from pathlib import Path

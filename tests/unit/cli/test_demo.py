@@ -1,7 +1,5 @@
 """The demo's output and settings, without a running stack."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The documentation matches what it describes: links, settings, commands, tables, folders."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from pathlib import Path

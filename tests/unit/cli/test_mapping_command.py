@@ -1,7 +1,5 @@
 """From a CSV to events: a drafted mapping, and a preview of what the job would reject."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`liveprofile model`: arguments are checked before Kafka is asked."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any

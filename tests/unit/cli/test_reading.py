@@ -1,7 +1,5 @@
 """Commands that read and write stored rows, on a Cassandra and a Kafka in memory."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """What commands print: tables, and that a pipe gets each row in one line."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

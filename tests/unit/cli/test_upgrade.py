@@ -1,7 +1,5 @@
 """An upgrade leaves the new job, the old one, or a message that names the savepoint."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest

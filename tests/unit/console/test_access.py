@@ -1,7 +1,5 @@
 """Signing in, sessions, forms of other sites, and what an answer says about itself."""
 
-from __future__ import annotations
-
 from urllib.parse import parse_qs, urlsplit
 
 import pytest

@@ -1,7 +1,5 @@
 """The queue of alerts over HTTP."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,7 +1,5 @@
 """Campaigns in the console: plans and reports."""
 
-from __future__ import annotations
-
 from console.rendering import render
 from console.routes.campaigns import verdict
 from liveprofile.campaigns.report import Outcome, Uplift, uplift

@@ -1,7 +1,5 @@
 """Rules and segments in the console: seeing, checking, comparing, applying and proposing them."""
 
-from __future__ import annotations
-
 import re
 from html import unescape
 

@@ -1,7 +1,5 @@
 """Job, trends, rejected records and models in the console."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 

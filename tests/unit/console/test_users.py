@@ -1,7 +1,5 @@
 """The page of a user over HTTP."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 from urllib.parse import quote
 

@@ -1,7 +1,5 @@
 """Charts and views: what a page shows, computed from rows."""
 
-from __future__ import annotations
-
 import math
 
 from console.charts import (

@@ -1,7 +1,5 @@
 """A job refuses a savepoint whose state was computed with other settings."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

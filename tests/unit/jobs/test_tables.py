@@ -1,7 +1,5 @@
 """The options of the job's sources and sink."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,7 +1,5 @@
 """Settings: precedence of file, variables and overrides; errors of one line; credentials."""
 
-from __future__ import annotations
-
 import os
 import re
 import ssl

@@ -1,7 +1,5 @@
 """Tables on disk name a full disk, and take bounded memory."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

@@ -1,7 +1,5 @@
 """The shipped schemas agree with the data contract, and their examples are valid."""
 
-from __future__ import annotations
-
 import json
 from types import SimpleNamespace
 from typing import Any

@@ -1,7 +1,5 @@
 """Values between, before and past the knots of stored curves."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The exporter answers from the last readings, and leaves out those that are old."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """Alert rules and dashboards name metrics that are exported, and promtool accepts the rules."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

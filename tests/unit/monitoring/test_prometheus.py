@@ -1,7 +1,5 @@
 """Debian's Prometheus scrapes the exporter over HTTP and evaluates the alert rules on it."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """`/metrics` over HTTP: token, address, certificate."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Training rows of users who do not allow training are left out."""
 
-from __future__ import annotations
-
 import pyarrow as pa
 
 from liveprofile.consent.changes import PURPOSES, ConsentChange, ConsentTable

@@ -1,7 +1,5 @@
 """Bootstrap: the settings of the job over the archive, and files that it refuses."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

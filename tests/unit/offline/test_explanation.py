@@ -1,7 +1,5 @@
 """`liveprofile profile explain`: which records it reads, its checks, and its output."""
 
-from __future__ import annotations
-
 import json
 from contextlib import suppress
 from typing import Any

@@ -1,7 +1,5 @@
 """Effects of a window's events, against streams in which the event never came."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Sweeps: users enter and leave by time, definitions apply to all users, kills lose nothing."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Sequence
 

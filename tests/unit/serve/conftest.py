@@ -1,7 +1,5 @@
 """The API in this process, on Cassandra and Kafka in memory."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Alerts, cases, campaigns, consents and erasures over HTTP."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 from urllib.parse import quote

@@ -1,7 +1,5 @@
 """Generated requests: no 5xx, and no answer that breaks the OpenAPI document."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 from itertools import count

@@ -1,7 +1,5 @@
 """Rules and segments over HTTP: editors see what is in force, and do not overwrite each other."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

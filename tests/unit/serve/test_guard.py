@@ -1,7 +1,5 @@
 """Request ids, limits, deadlines, log and metrics of every request; keys, roles and rates."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import time

@@ -1,7 +1,5 @@
 """schemas/openapi.json and docs/api.md: they name every route, problem and role."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The HTTP server on real sockets: limits, slow clients, TLS. The store is in memory."""
 
-from __future__ import annotations
-
 import socket
 import ssl
 import threading

@@ -1,7 +1,5 @@
 """Reads of single rows that become one statement while the store is busy."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Sequence
 from typing import Any

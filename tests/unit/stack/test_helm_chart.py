@@ -1,7 +1,5 @@
 """The Helm chart is what the manifests are, and its values change what they say."""
 
-from __future__ import annotations
-
 import copy
 import subprocess
 from pathlib import Path

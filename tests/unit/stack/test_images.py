@@ -3,8 +3,6 @@
 No container runtime is needed, and none has run them: docs/deploy.md.
 """
 
-from __future__ import annotations
-
 import re
 import tomllib
 from pathlib import Path

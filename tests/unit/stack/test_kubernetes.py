@@ -1,7 +1,5 @@
 """The manifests are valid and fit the command line, the settings and each other."""
 
-from __future__ import annotations
-
 from operator import attrgetter
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The guard against real processes: one is a TaskManager with an open operator, one its worker."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import signal

@@ -1,7 +1,5 @@
 """Alert states, snoozes and stored flags, with a fake Cassandra session."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

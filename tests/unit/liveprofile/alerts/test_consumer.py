@@ -1,7 +1,5 @@
 """The alert consumer: retries, duplicates, dead letters, rebalances, stopping."""
 
-from __future__ import annotations
-
 import json
 import time
 from contextlib import nullcontext

@@ -1,7 +1,5 @@
 """The webhook handler: signature, retries, URLs and secrets."""
 
-from __future__ import annotations
-
 import base64
 import json
 import socket

@@ -1,7 +1,5 @@
 """Attributes: definitions and files; late, repeated, contradicting and expired statements."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Every encoded record is decoded, rejected or unaccounted."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Sequence
 

@@ -1,7 +1,5 @@
 """Audits of ranges count and skip nothing twice, and check only what the range can prove."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections import Counter

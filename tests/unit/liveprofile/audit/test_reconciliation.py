@@ -1,7 +1,5 @@
 """The audit: every record is heartbeat, used, duplicate, late or rejected, else it is reported."""
 
-from __future__ import annotations
-
 import pytest
 
 from liveprofile.audit.rows import stored_rows

@@ -1,7 +1,5 @@
 """Topics that a test writes record by record or a plain Python job reads, and their audits."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections import Counter, defaultdict

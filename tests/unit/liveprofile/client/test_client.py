@@ -1,7 +1,5 @@
 """The client against the API in this process, and against servers that misbehave."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Records of the topic: their schema, and which are refused."""
 
-from __future__ import annotations
-
 import itertools
 import random
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Each format becomes the same event; what cannot be decoded has a reason, an outage has none."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from contextlib import closing

@@ -1,7 +1,5 @@
 """The decoder commits a record after what it became is acknowledged, and waits for the registry."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """The comparison with the reference: PSI, mean shift, alert rate."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Modality vectors, places and texts of windows, against the reference in plain Python."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Event features against plain Python (tests/reference/), and category affinity."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Changes of definitions by several editors: nobody overwrites what they have not seen."""
 
-from __future__ import annotations
-
 from itertools import count
 from typing import Any
 

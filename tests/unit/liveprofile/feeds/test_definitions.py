@@ -1,7 +1,5 @@
 """Which rules and segments the records of their topics put in force."""
 
-from __future__ import annotations
-
 import logging
 import threading
 from collections.abc import Callable, Iterator

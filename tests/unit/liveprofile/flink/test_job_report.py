@@ -1,7 +1,5 @@
 """Waits for checkpoints, warnings, and reports of jobs."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

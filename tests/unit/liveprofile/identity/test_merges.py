@@ -1,7 +1,5 @@
 """Which ids are one person at a time, against a plain reading of the merges."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

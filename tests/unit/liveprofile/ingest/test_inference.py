@@ -1,7 +1,5 @@
 """Exports of shops in many forms become valid events by the drafted mapping."""
 
-from __future__ import annotations
-
 import json
 from datetime import datetime
 from pathlib import Path

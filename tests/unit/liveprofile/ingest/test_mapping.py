@@ -1,7 +1,5 @@
 """Mappings: translation of the shipped formats, column types, and error messages."""
 
-from __future__ import annotations
-
 import json
 from datetime import datetime
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Committed offsets without a coordinator, and partitions added to a topic that is followed."""
 
-from __future__ import annotations
-
 from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any

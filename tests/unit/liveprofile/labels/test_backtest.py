@@ -1,7 +1,5 @@
 """Rules evaluated again over stored windows and events."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

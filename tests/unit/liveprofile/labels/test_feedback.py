@@ -1,7 +1,5 @@
 """Label records: schema, files, and the records of the topic."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """An erasure that is killed at any step and repeated leaves nothing of the user, and all others."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext

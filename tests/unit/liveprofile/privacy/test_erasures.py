@@ -1,7 +1,5 @@
 """What is erased, of whom, and the records that say so."""
 
-from __future__ import annotations
-
 import hmac
 import random
 

@@ -1,7 +1,5 @@
 """The file of an export: values as JSON, records of a user, nothing left behind after a failure."""
 
-from __future__ import annotations
-
 import stat
 from datetime import UTC, datetime
 from pathlib import Path

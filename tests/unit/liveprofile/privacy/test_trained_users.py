@@ -1,7 +1,5 @@
 """Which users a model was trained on: no member is missed, and few others are found."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Records of consents, erasures and merges: they fit their schemas, and which are refused."""
 
-from __future__ import annotations
-
 import json
 from types import ModuleType
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """Which stored rows consents forbid."""
 
-from __future__ import annotations
-
 import random
 
 import pytest

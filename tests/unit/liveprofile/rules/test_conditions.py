@@ -3,8 +3,6 @@
 A missing attribute makes a comparison unknown, as in SQL.
 """
 
-from __future__ import annotations
-
 import math
 import operator
 from collections.abc import Callable

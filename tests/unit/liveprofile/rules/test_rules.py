@@ -1,7 +1,5 @@
 """Risk rules: validation of files, signatures, evaluation of the shipped ones, and flags."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 from pathlib import Path

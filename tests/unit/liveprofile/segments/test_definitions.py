@@ -1,7 +1,5 @@
 """Segment definitions: validation of files, records and sets."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """MembershipPolicy: each change exactly once, whatever is cut, killed and replayed."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterable
 from typing import NamedTuple

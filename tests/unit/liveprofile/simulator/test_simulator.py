@@ -1,7 +1,5 @@
 """Events, labels and planted cases of the simulated shop."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections import Counter

@@ -1,7 +1,5 @@
 """Statements are sent again while Cassandra does not answer in time, and no other ones."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """Migrations are applied once, in order, under a lock; what the tables are, and limits of TTLs."""
 
-from __future__ import annotations
-
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The expected range: what falls outside, and how often normal hours do."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Counting a topic in chunks, with kills, repetitions, copies and expired records."""
 
-from __future__ import annotations
-
 import json
 import random
 from collections import defaultdict

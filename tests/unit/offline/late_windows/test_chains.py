@@ -1,7 +1,5 @@
 """Chains of windows with late events: which are recomputed, and what is stored of them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import pytest

@@ -1,7 +1,5 @@
 """Batches of windows and what a ProfileUpdater needs beside them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

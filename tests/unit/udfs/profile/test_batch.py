@@ -1,7 +1,5 @@
 """ProfileUpdater on batches: rejected rows, alerts, texts and other modalities."""
 
-from __future__ import annotations
-
 import copy
 import json
 from typing import Any

@@ -1,7 +1,5 @@
 """Deployments of the user model: which model serves which user, rollbacks, refusals."""
 
-from __future__ import annotations
-
 import json
 from datetime import UTC, datetime
 from pathlib import Path

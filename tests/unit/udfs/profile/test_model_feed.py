@@ -1,7 +1,5 @@
 """ModelFeed on real checkpoints: which model serves after which records of the topic."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Callable, Iterator

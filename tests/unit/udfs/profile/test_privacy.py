@@ -1,7 +1,5 @@
 """Windows of users who were erased or did not allow their use."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Events of one time are a set: the order of their arrival and of their ids changes no output."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

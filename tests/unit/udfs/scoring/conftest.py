@@ -1,7 +1,5 @@
 """The shipped fraud model and rules."""
 
-from __future__ import annotations
-
 import tomllib
 from typing import Any
 

@@ -1,7 +1,5 @@
 """EventScorer on batches: scores, flags, stored rows and hours, alerts."""
 
-from __future__ import annotations
-
 import logging
 import random
 from typing import Any

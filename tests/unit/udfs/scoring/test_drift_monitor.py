@@ -1,7 +1,5 @@
 """The drift monitor of several workers: decisions, alerts, resending."""
 
-from __future__ import annotations
-
 import json
 import threading
 import time

@@ -3,8 +3,6 @@
 The reference sees all events, or those without the past of erased users.
 """
 
-from __future__ import annotations
-
 import random
 from typing import Any
 
