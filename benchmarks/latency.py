@@ -4,8 +4,6 @@ It is open-loop: send times are planned in advance and latency counts from the p
 event that the benchmark sends late increases the latency.
 """
 
-from __future__ import annotations
-
 import threading
 import time
 from typing import Annotated, Any, NamedTuple

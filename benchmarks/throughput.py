@@ -1,7 +1,5 @@
 """Throughput benchmark: events per second of the job and CPU time per process, by variant."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping
 from statistics import median

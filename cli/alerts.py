@@ -1,7 +1,5 @@
 """`liveprofile risk alerts`: prints alerts and records what analysts decide about their flags."""
 
-from __future__ import annotations
-
 import getpass
 from collections.abc import Iterable, Iterator
 from datetime import datetime

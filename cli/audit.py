@@ -1,7 +1,5 @@
 """`liveprofile events audit`: checks that every record of the input topic is accounted for."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, fields
 from functools import cache
@@ -36,7 +34,7 @@ from liveprofile.storage.cql import now_ms
 from liveprofile.storage.queries import scan_digests
 
 Ranges = Mapping[int, PartitionRange]
-COUNTS = [field.name for field in fields(Reconciliation) if field.type == "int"]
+COUNTS = [field.name for field in fields(Reconciliation) if field.type is int]
 
 
 def audit(call: Call, since: SinceOption = None, new: bool = False) -> None:

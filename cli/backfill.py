@@ -1,7 +1,5 @@
 """`liveprofile model backfill`: makes training rows with the job's own SQL views."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal

@@ -1,7 +1,5 @@
 """`liveprofile campaign`: plans a campaign, sends it, and reports what it changed."""
 
-from __future__ import annotations
-
 import getpass
 import re
 from pathlib import Path

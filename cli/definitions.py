@@ -1,7 +1,5 @@
 """The commands that `liveprofile risk rules` and `liveprofile segments` share."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any

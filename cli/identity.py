@@ -1,7 +1,5 @@
 """`liveprofile identity`: ids that belong to one person."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterable
 from contextlib import closing

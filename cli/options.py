@@ -4,8 +4,6 @@ A command with a parameter of the type `Call` has the options --config and --jso
 `JobCall` also --pipeline.
 """
 
-from __future__ import annotations
-
 import copy
 import inspect
 import re

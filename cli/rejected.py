@@ -1,7 +1,5 @@
 """`liveprofile events rejected`: lists rejected records."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

@@ -4,8 +4,6 @@ A browser holds a random token in its cookie, never the key. The key is checked 
 request, so a revoked key ends its sessions within serve.security.KEY_CACHE_S. A restart ends all.
 """
 
-from __future__ import annotations
-
 import hashlib
 import secrets
 from collections import OrderedDict

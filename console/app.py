@@ -1,7 +1,5 @@
 """The console as an application, and the server that runs it."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path

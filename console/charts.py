@@ -1,7 +1,5 @@
 """Geometry of charts; templates/parts/charts.html draws it as SVG. Lengths are of its viewBox."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple

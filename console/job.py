@@ -1,7 +1,5 @@
 """Reads the job from Flink, and its lag from Kafka, for all browsers at once."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import Awaitable, Callable

@@ -1,7 +1,5 @@
 """Fills templates. Values are escaped; a template that names an unknown value fails."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote

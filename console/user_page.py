@@ -1,7 +1,5 @@
 """The page of a user, computed from stored rows: who it is, figures, charts and a timeline."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple

@@ -7,8 +7,6 @@ these rows (liveprofile/wire/training_rows.py), and `liveprofile events recomput
 profiles from them. A batch has no watermark, so no event is late.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path

@@ -8,8 +8,6 @@ neither options of tables, such as a password, nor Python functions, only their 
 registers both anew.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -8,8 +8,6 @@ profiles (jobs/sql/profile_views.py), the scoring pipeline scores single events 
 (jobs/sql/scoring_views.py). Both validate records in the same way (jobs/sql/event_views.py).
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Mapping, Sequence

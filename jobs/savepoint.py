@@ -14,8 +14,6 @@ each pipeline, which every checkpoint contains. A job of one pipeline restores i
 savepoint of both.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable, Mapping

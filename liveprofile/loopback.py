@@ -1,7 +1,5 @@
 """Which addresses mean this machine only."""
 
-from __future__ import annotations
-
 import ipaddress
 
 

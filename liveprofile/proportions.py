@@ -1,7 +1,5 @@
 """Intervals of proportions."""
 
-from __future__ import annotations
-
 import math
 
 _Z_95 = 1.959964

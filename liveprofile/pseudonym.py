@@ -1,7 +1,5 @@
 """Pseudonyms of user ids for logs and error messages."""
 
-from __future__ import annotations
-
 import hashlib
 
 

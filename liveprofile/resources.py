@@ -4,8 +4,6 @@ In a checkout they lie next to the package `liveprofile`; a wheel installs them 
 `liveprofile_app` next to it (pyproject.toml).
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 from pathlib import Path

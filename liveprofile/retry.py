@@ -4,8 +4,6 @@ A read is repeated with growing pauses while its service does not answer in time
 Writes of the job have a policy of their own (udfs/cassandra/executor.py).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar

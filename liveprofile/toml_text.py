@@ -1,7 +1,5 @@
 """Values as TOML text, which Python's own library only reads."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -4,8 +4,6 @@ A scrape never waits for a service. Figures of a source that has not answered fo
 out: an old lag that looks new is worse than none.
 """
 
-from __future__ import annotations
-
 import hmac
 import logging
 import signal

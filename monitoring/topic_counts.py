@@ -1,7 +1,5 @@
 """Counts the records of a topic by labels, from the start of the exporter on."""
 
-from __future__ import annotations
-
 import logging
 import threading
 from collections import Counter

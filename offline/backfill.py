@@ -1,7 +1,5 @@
 """Runs the backfill job (the job's SQL views in batch mode) and writes training rows to Parquet."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import tempfile

@@ -6,8 +6,6 @@ user's partition is read up to the close of the window, and all records only if 
 events that the job has used. The job's views then prove that they are the right ones.
 """
 
-from __future__ import annotations
-
 import shutil
 import tempfile
 import time

@@ -12,8 +12,6 @@ definitions: workers then read memberships again for each window (MembershipPoli
 it reads again the users it has changed. If a window has come in between, it evaluates them again.
 """
 
-from __future__ import annotations
-
 import time
 from collections import deque
 from collections.abc import Callable, Sequence

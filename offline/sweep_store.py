@@ -1,7 +1,5 @@
 """The Cassandra side of a sweep: profiles, memberships, and the sweep's own state."""
 
-from __future__ import annotations
-
 import time
 import uuid
 from collections.abc import Iterator, Sequence

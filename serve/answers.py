@@ -3,8 +3,6 @@
 A cursor is the position of the last row that was examined.
 """
 
-from __future__ import annotations
-
 import base64
 import binascii
 import hashlib

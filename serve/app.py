@@ -1,7 +1,5 @@
 """The application, from parts that tests can replace, with health and metrics."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext

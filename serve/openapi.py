@@ -1,7 +1,5 @@
 """Writes schemas/openapi.json: python -m serve.openapi."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

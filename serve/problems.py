@@ -1,7 +1,5 @@
 """Errors as problem details (RFC 9457): every error of the API has this form."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any

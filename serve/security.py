@@ -1,7 +1,5 @@
 """Who may do what: API keys, their roles, and the rate of each caller."""
 
-from __future__ import annotations
-
 import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping

@@ -1,7 +1,5 @@
 """Runs the API with uvicorn, with limits that uvicorn itself does not have."""
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import signal

@@ -1,7 +1,5 @@
 """What analysts do about alerts: states, labels and snoozes, each repeatable."""
 
-from __future__ import annotations
-
 from typing import Any, Literal, NamedTuple
 
 from cassandra.cluster import Session

@@ -4,8 +4,6 @@ So a write whose answer was lost, or a server that died in between, leaves an en
 stays `started`.
 """
 
-from __future__ import annotations
-
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Campaigns: planned and reported on by scans, stored with their users."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any

@@ -3,8 +3,6 @@
 Rules may need a second person: one proposes, another approves.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path

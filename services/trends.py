@@ -1,7 +1,5 @@
 """Counts of the input topic with expected ranges, forecasts and retention."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, TypeVar
 

@@ -1,7 +1,5 @@
 """A Cassandra node: a cluster of its own, or one of several."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from string import Template
 

@@ -1,7 +1,5 @@
 """Flink standalone clusters from the pip package's jars: a JobManager and a TaskManager each."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

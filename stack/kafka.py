@@ -1,7 +1,5 @@
 """A Kafka process that is both broker and controller (KRaft)."""
 
-from __future__ import annotations
-
 import subprocess
 from pathlib import Path
 from string import Template

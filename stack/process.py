@@ -1,7 +1,5 @@
 """A service of the stack: one process group, identified by pid and start time."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal

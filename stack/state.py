@@ -1,7 +1,5 @@
 """Ports and processes of a stack in <root>/state.json, shared between processes."""
 
-from __future__ import annotations
-
 import fcntl
 import json
 import random

@@ -1,7 +1,5 @@
 """What other systems state about the users of a batch: reads of user_attribute, with a cache."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Any

@@ -5,8 +5,6 @@ state: the result depends on the id, the event's time and the merges, so a repla
 same merges gives each event to the same person.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 

@@ -1,7 +1,5 @@
 """The Flink UDF of a pipeline: how it opens in a Python worker, and closes."""
 
-from __future__ import annotations
-
 import gc
 from abc import abstractmethod
 from contextlib import ExitStack

@@ -9,8 +9,6 @@ The sums of the SQL have no limit in time. So the sums since the erasure are add
 stored with each window of such a user: a worker that restarts goes on from them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from itertools import compress
 from typing import Any, NamedTuple

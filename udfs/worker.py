@@ -1,7 +1,5 @@
 """What both UDFs have in a Python worker: feeds, and metrics of latencies."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple

@@ -15,8 +15,6 @@ two of Beam's threads may wait for each other, one with the lock of the logger.
 The process imports only the standard library: 7 MB of its own, no measurable CPU time.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

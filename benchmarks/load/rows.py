@@ -4,8 +4,6 @@ They have the columns of the view `profile_input` (jobs/sql/profile_views.py) an
 rows, and to time the model, without Flink. Other tests check what the job computes.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections import defaultdict, deque

@@ -1,7 +1,5 @@
 """The job for the benchmarks: jobs/profile_job.py with a journal of each worker's batches."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path

@@ -4,8 +4,6 @@ Flink's metrics have no time of their own and a resolution of a second; a benchm
 end time of each batch.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import time

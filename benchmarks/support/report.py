@@ -1,7 +1,5 @@
 """What the commands of `python -m benchmarks` share: options, environment, the line of JSON."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

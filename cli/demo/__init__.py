@@ -1,7 +1,5 @@
 """`liveprofile demo`: replays real purchases through the whole pipeline and shows the result."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

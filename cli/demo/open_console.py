@@ -1,7 +1,5 @@
 """Opens the console on the data of the demo, with what else its pages show."""
 
-from __future__ import annotations
-
 import os
 import sys
 import time

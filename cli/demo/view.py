@@ -1,7 +1,5 @@
 """Selects what the demo shows, and formats it for 100 columns. Nothing here does I/O."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 

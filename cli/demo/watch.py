@@ -1,7 +1,5 @@
 """Sends the demo's purchases, and watches meanwhile how the job processes them."""
 
-from __future__ import annotations
-
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress

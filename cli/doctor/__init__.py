@@ -1,7 +1,5 @@
 """`liveprofile doctor`: finds misconfigurations of the services, and says what to do."""
 
-from __future__ import annotations
-
 import typer
 
 from cli.common import JobCall, table

@@ -1,7 +1,5 @@
 """Compares a user model with baseline models; the last line is JSON."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any, Literal
 

@@ -1,7 +1,5 @@
 """`liveprofile model train RECIPE`: trains a model; one subcommand per recipe."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from datetime import datetime

@@ -1,7 +1,5 @@
 """Searches the hyperparameters of a user model on validation data."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Annotated

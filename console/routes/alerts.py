@@ -1,7 +1,5 @@
 """The queue of alerts: reading it, and an analyst's work on it."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from functools import partial

@@ -1,7 +1,5 @@
 """Campaigns: their plans, and what they changed."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """Cards and training curves of models."""
 
-from __future__ import annotations
-
 import asyncio
 import csv
 from collections.abc import Mapping, Sequence

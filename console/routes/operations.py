@@ -1,7 +1,5 @@
 """Job, input and rejected records. Each part of a page is read by itself."""
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Annotated, Any, Literal
 

@@ -1,7 +1,5 @@
 """Signing in with an API key, and out."""
 
-from __future__ import annotations
-
 from fastapi import APIRouter, Request
 from starlette.responses import RedirectResponse, Response
 

@@ -1,7 +1,5 @@
 """The page of a user, now or at an earlier time."""
 
-from __future__ import annotations
-
 import asyncio
 from typing import Annotated
 

@@ -9,8 +9,6 @@ Both pipelines parse and validate with them (jobs/sql/profile_views.py, jobs/sql
 Each docstring ends with the columns of the view.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from pyflink.table import TableEnvironment

@@ -3,8 +3,6 @@
 In Flink SQL literals a backslash is an ordinary character, and a quote is doubled.
 """
 
-from __future__ import annotations
-
 from liveprofile.events.window_times import HASH_DIGITS
 from liveprofile.settings import ScoringSettings, WindowSettings
 

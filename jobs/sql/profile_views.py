@@ -9,8 +9,6 @@ the clock of a partition and the split of late events need a stream: a batch has
 docstring ends with the columns of the view.
 """
 
-from __future__ import annotations
-
 from jobs.sql import event_views
 from jobs.sql import expressions as sql
 from jobs.sql.event_views import RECORD

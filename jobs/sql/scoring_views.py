@@ -12,8 +12,6 @@ select from the lists by event time (liveprofile/features/entity). Views that bo
 carry the prefix `scoring_` here.
 """
 
-from __future__ import annotations
-
 from jobs.sql import event_views
 from jobs.sql import expressions as sql
 from liveprofile.features.entity import SCORED_TYPES

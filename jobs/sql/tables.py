@@ -1,7 +1,5 @@
 """Source and sink tables: Kafka topics, and files for the backfill and for tests."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType

@@ -1,7 +1,5 @@
 """Risk flags as CloudEvents for the alert topic, and what all CloudEvents of the product share."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime

@@ -4,8 +4,6 @@ The column user_id is a field, and time and expires are fields of a row that has
 column is an attribute. An empty value is no value.
 """
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime

@@ -10,8 +10,6 @@ contradict each other: the kind decides, then the content. So the result depends
 alone, not on the order of their arrival.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence

@@ -11,8 +11,6 @@ timestamp just below its own. So a late statement is hidden by what is newer, an
 replayed one changes nothing, whatever the order of arrival.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import Any, NamedTuple

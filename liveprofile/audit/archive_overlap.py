@@ -1,7 +1,5 @@
 """Where the input topic goes on from an archive of its events."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 

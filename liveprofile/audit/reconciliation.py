@@ -4,8 +4,6 @@ In SQL on the rows of liveprofile.audit.rows. It does not use the job's own coun
 in docs/data-contract.md, section 3.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """What audits have found, in the table audit_result."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 

@@ -3,8 +3,6 @@
 Shapes: N rows.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator

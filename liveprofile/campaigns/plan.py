@@ -5,8 +5,6 @@ model's expected spend and the response are those of users who are left alone or
 in the past: only the control group tells what this campaign changes.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping

@@ -1,7 +1,5 @@
 """What a campaign changed: treatment against control, with 95 % intervals."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple

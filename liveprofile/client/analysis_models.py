@@ -3,8 +3,6 @@
 models.py has the rest, and says what both have in common.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 from pydantic import Field

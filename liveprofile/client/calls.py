@@ -8,8 +8,6 @@
 answers. The server refuses unknown ones.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime

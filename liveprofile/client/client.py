@@ -1,7 +1,5 @@
 """The client of the read API, and what it raises."""
 
-from __future__ import annotations
-
 import json
 import random
 import ssl

@@ -9,8 +9,6 @@ the user's newest MAX_CHANGES changes, because compaction keeps one record of a 
 schemas/user-consents.schema.json is their schema.
 """
 
-from __future__ import annotations
-
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice, repeat

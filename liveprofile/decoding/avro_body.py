@@ -5,8 +5,6 @@ than O(n) memory or stack, so schemas that allow it are refused: values without 
 that contain themselves.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 from datetime import UTC, date, datetime, time, timedelta

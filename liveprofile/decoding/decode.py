@@ -4,8 +4,6 @@ The formats are JSON, Confluent's with a schema id, and CloudEvents 1.0: structu
 with ce_ headers (Kafka binding 1.0.2).
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, NoReturn

@@ -1,7 +1,5 @@
 """Schemas of a registry with Confluent's REST API, which Karapace and Apicurio have too."""
 
-from __future__ import annotations
-
 import ssl
 import time
 from collections.abc import Callable

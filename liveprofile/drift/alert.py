@@ -1,7 +1,5 @@
 """The alert that drift has started or ended, after schemas/drift-alert.schema.json."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple

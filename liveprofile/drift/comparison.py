@@ -21,8 +21,6 @@ errors, with the same correction.
 Array suffixes: S series, W bins of the widest series, B bins of a series, K value bins of a series.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 from typing import Any, NamedTuple
 

@@ -4,8 +4,6 @@ A shop sends the vectors of its own encoders with its events. The rules are in
 docs/data-contract.md, section 1.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Container, Mapping, Sequence
 from types import MappingProxyType

@@ -1,7 +1,5 @@
 """Parses the events of windows from the text that the SQL encodes (wire/window_events.py)."""
 
-from __future__ import annotations
-
 from collections.abc import Container
 from itertools import pairwise
 from operator import itemgetter

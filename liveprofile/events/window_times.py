@@ -1,7 +1,5 @@
 """The ends of a user's windows. jobs/sql/expressions.py computes the same in SQL."""
 
-from __future__ import annotations
-
 import hashlib
 from typing import TypeVar
 

@@ -6,8 +6,6 @@ have no category in common. It is a sum over the categories, so each has a part 
 has a larger part than an equal change of a large share.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

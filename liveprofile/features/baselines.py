@@ -6,8 +6,6 @@ sum(x_i * exp((e_i - T0) / tau)), which does not depend on t, and `read_baseline
 The formulas are in docs/data-contract.md, section 4.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import TypeVar
 

@@ -1,7 +1,5 @@
 """The features that rules of scope "window" read, and their columns for a batch of n windows."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

@@ -12,8 +12,6 @@ fences those that were opened before. So what a writer reads after it was opened
 until it writes, or its write fails with `DefinitionsChangedError`.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import time

@@ -4,8 +4,6 @@ Run as `python -m liveprofile.flink.class_archive`, after the jars. This is Java
 sharing: a JVM ignores an archive of other jars (path, size or time) and loads classes as usual.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import tempfile

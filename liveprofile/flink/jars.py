@@ -3,8 +3,6 @@
 Run as `python -m liveprofile.flink.jars`, with the Python that has apache-flink.
 """
 
-from __future__ import annotations
-
 import hashlib
 import shutil
 import subprocess

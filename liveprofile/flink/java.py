@@ -1,7 +1,5 @@
 """Finds a Java installation that Kafka, Cassandra and Flink run on."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

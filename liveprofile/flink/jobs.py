@@ -1,7 +1,5 @@
 """The Flink jobs of the settings: one with both pipelines, or one for each."""
 
-from __future__ import annotations
-
 from typing import Any, Literal, NamedTuple, get_args
 
 from liveprofile.errors import ConfigError

@@ -4,8 +4,6 @@ Each of Flink's scripts runs four short JVMs before the actual one. The jars com
 package apache-flink and from the Kafka connector.
 """
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What the job's operators report through Flink's REST interface: metrics, models, latencies."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple

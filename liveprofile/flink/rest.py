@@ -1,7 +1,5 @@
 """Flink's REST interface: job states, failures, savepoints, metrics."""
 
-from __future__ import annotations
-
 import json
 import re
 import time

@@ -1,7 +1,5 @@
 """Submits jobs with their code to any Flink cluster."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

@@ -8,8 +8,6 @@ Records are CloudEvents 1.0 in JSON, keyed by the alias. A record holds all merg
 because compaction keeps one record of a key. schemas/user-merges.schema.json is their schema.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 

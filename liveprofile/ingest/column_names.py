@@ -1,7 +1,5 @@
 """Names that files give to columns and event types, in the languages that shops most often use."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 

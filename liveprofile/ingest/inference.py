@@ -1,7 +1,5 @@
 """Drafts a mapping of a CSV or Parquet file from the names and the values of its columns."""
 
-from __future__ import annotations
-
 import codecs
 import contextlib
 import csv

@@ -1,7 +1,5 @@
 """Rejected records, as their topic has them."""
 
-from __future__ import annotations
-
 import heapq
 import re
 from collections.abc import Callable, Iterator, Mapping

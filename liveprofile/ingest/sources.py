@@ -4,8 +4,6 @@ Batches are Arrow record batches with the additional column ROW: the row's numbe
 from 0.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager

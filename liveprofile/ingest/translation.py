@@ -1,7 +1,5 @@
 """Translates the rows of a file into Kafka records of behaviour events: key, JSON, event time."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Numbers and times as people write them in files."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """Configuration of Kafka clients, and the text of Kafka errors."""
 
-from __future__ import annotations
-
 import logging
 from typing import Any
 

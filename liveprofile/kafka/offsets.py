@@ -1,7 +1,5 @@
 """Offset ranges of topics, committed offsets of consumer groups, and lag."""
 
-from __future__ import annotations
-
 import time
 
 from confluent_kafka import (

@@ -1,7 +1,5 @@
 """The partition that Kafka's clients choose for a key by default."""
 
-from __future__ import annotations
-
 SEED, FACTOR = 0x9747B28C, 0x5BD1E995
 _MASK = 0xFFFFFFFF
 

@@ -1,7 +1,5 @@
 """Reads topics up to their present end, and sends records."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager

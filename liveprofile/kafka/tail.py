@@ -1,7 +1,5 @@
 """Reads a topic on and on without a consumer group's assignment, and knows how far it has come."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Callable, Mapping

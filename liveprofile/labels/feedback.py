@@ -4,8 +4,6 @@ A label record is a JSON object after schemas/risk-feedback.schema.json, keyed b
 scoring job reads the topic.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache

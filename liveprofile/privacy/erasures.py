@@ -7,8 +7,6 @@ Records are CloudEvents 1.0 in JSON, keyed by user_id; schemas/user-erasures.sch
 schema.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Writes all that is stored about one user to a JSON file (docs/privacy.md)."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 import uuid

@@ -4,8 +4,6 @@ A row of a window is not allowed if no moment of the window is: of the window in
 falls, the events before it may have been used. Rows of events have the time of the event.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Tables of scored events, risk flags, what analysts do with them, and drift."""
 
-from __future__ import annotations
-
 import zlib
 from typing import Annotated, NamedTuple
 

@@ -4,8 +4,6 @@ The columns of a table are those of a row class, a NamedTuple, or lines of `name
 In a row class the field `x_ms` stands for the timestamp column `x`, in epoch milliseconds.
 """
 
-from __future__ import annotations
-
 import re
 import textwrap
 from collections.abc import Collection, Iterable

@@ -18,8 +18,6 @@ numpy operations: a condition takes the same few microseconds for one row as for
 never executes the text.
 """
 
-from __future__ import annotations
-
 import ast
 import math
 import operator

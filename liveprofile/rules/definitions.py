@@ -3,8 +3,6 @@
 A file has tables such as `[[rules]]`, a record of a topic has one definition as JSON.
 """
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 import re

@@ -4,8 +4,6 @@ The profile pipeline uses it for windows, the scoring pipeline for events with t
 rules are in docs/data-contract.md, section 6.
 """
 
-from __future__ import annotations
-
 import hashlib
 from bisect import bisect_left, insort
 from collections.abc import Mapping, Sequence

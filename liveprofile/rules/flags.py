@@ -1,7 +1,5 @@
 """Risk flags, and what is stored of a user's earlier ones."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple, Protocol

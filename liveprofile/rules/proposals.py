@@ -4,8 +4,6 @@ open -> approved -> applied, or outdated if the rules in force have changed sinc
 Who finds a proposal approved may go on: whoever approved it may have died before it was applied.
 """
 
-from __future__ import annotations
-
 import uuid
 from collections.abc import Sequence
 from enum import StrEnum

@@ -4,8 +4,6 @@ Rules come from a TOML file or, one per record, from the topic risk-rules
 (liveprofile/feeds/definitions.py). Both are validated here before use.
 """
 
-from __future__ import annotations
-
 import re
 import string
 from collections.abc import Iterator, Mapping

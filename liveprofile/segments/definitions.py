@@ -4,8 +4,6 @@ Definitions come from a TOML file or, one per record, from the topic segment-def
 (liveprofile/feeds/definitions.py). Conditions are those of rules (liveprofile/rules/conditions.py).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from functools import cached_property, lru_cache

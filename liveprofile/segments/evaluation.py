@@ -1,7 +1,5 @@
 """Evaluates the segments of n users at once, and what a change of definitions would do to them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from itertools import compress
 from typing import Annotated, Any, NamedTuple

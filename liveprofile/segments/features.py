@@ -1,7 +1,5 @@
 """The features that segments read, and their values at a time after the user's last window."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 

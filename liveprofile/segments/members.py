@@ -1,7 +1,5 @@
 """Typed reads of segment members and sizes. Every function raises ServiceError."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import NamedTuple
 

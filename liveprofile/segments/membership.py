@@ -9,8 +9,6 @@ is what it has stored itself: Flink sends all windows of a user to one worker, i
 sweep writes memberships too, so while one runs (SegmentSet.sweeping) nothing is kept.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol

@@ -1,7 +1,5 @@
 """Reads what segments need of stored profiles, page by page in the order of Cassandra's tokens."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 

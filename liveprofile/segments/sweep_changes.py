@@ -1,7 +1,5 @@
 """What a sweep changes: the memberships of stored profiles, evaluated at one time."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple

@@ -4,8 +4,6 @@ The functions return event rows in no particular order, drawn from the random st
 Array shapes: M members of a crowd, N purchases.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from liveprofile.simulator.plan import CARD_TEST_MINUTES, TAKEOVER_HOURS, PlantedCase

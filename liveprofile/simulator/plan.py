@@ -3,8 +3,6 @@
 Honest changes of habit are cases without events of their own. Array shapes: U users.
 """
 
-from __future__ import annotations
-
 from enum import IntEnum
 from typing import NamedTuple
 

@@ -3,8 +3,6 @@
 Array shapes: N rows.
 """
 
-from __future__ import annotations
-
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator

@@ -3,8 +3,6 @@
 Array shapes: U users, V visits, L views.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

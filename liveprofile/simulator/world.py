@@ -5,8 +5,6 @@ functions change the rows in place and return them. Array shapes: N items, draws
 rows, U users.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from enum import IntEnum

@@ -1,7 +1,5 @@
 """Connections to Cassandra for the job's sinks, the readers and the command line."""
 
-from __future__ import annotations
-
 import socket
 import ssl
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Execution of CQL statements with errors as ServiceError, and conversion of timestamps."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime

@@ -4,8 +4,6 @@ Each statement may be repeated, so a run that failed is resumed by the next one.
 time applies them, under a lock in the table schema_migration.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

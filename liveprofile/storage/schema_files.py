@@ -1,7 +1,5 @@
 """Writes the files that repeat liveprofile.rows: python -m liveprofile.storage.schema_files."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

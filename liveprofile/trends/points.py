@@ -17,8 +17,6 @@ The forecast of the next day is what is expected of it, with a narrower range.
 Shapes: N consecutive hours or days.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 

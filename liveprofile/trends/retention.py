@@ -1,7 +1,5 @@
 """Retention: how many users of a first week return in the weeks after."""
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable

@@ -9,8 +9,6 @@ the last purchases of the last two windows with one, joined by a space. `window_
 Shapes: n rows, N tokens of all rows.
 """
 
-from __future__ import annotations
-
 from itertools import chain
 from typing import Any, NamedTuple
 

@@ -5,8 +5,6 @@ offset, joined by FIELD, then WINDOW, then the value. An alert leaves the last f
 `record` and `rejected` write the text, `columns_sql` splits it in Flink SQL.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from liveprofile.wire.tokens import EVENT, FIELD, WINDOW

@@ -4,8 +4,6 @@ Flink SQL has validated the fields that it reads (jobs/sql/event_views.py). This
 the fields that only Python reads. The rules are in docs/data-contract.md.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from typing import Any

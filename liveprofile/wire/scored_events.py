@@ -5,8 +5,6 @@ each of ENTITIES, empty if it has none (`parts_sql`; `read_rows` parses them). T
 are described in `liveprofile.wire.entity_lists`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

@@ -6,8 +6,6 @@ SQL; `liveprofile.wire.histories` parses many of them at once; `token` makes the
 from a payload.
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 from liveprofile.wire.payload import amount, as_id

@@ -5,8 +5,6 @@ model backfill` stores them as Parquet; for the scoring pipeline it adds the fie
 (`SCORING_STORED`), so that a training can select events without parsing their lists.
 """
 
-from __future__ import annotations
-
 import pyarrow as pa
 
 PROFILE = pa.schema(

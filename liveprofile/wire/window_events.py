@@ -3,8 +3,6 @@
 Each event is its time in ms, its partition and offset in the input topic, and its payload.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 

@@ -9,8 +9,6 @@ because one costs as much as to score dozens. lab/reasons/faithfulness.py measur
 Shape suffixes: n events, F features, G groups, P sets of features, C occluded earlier events.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime

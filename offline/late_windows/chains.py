@@ -6,8 +6,6 @@ has revision 0. So each further late event raises the revision of its window and
 ones, and the same late events give the same revisions.
 """
 
-from __future__ import annotations
-
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 

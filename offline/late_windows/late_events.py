@@ -4,8 +4,6 @@ Events of an id that has become another user's alias are used like late ones: th
 them in the alias's own profile, and they come into the windows of the person.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Runs a correction: selects records, runs the job's views over them, and stores the result."""
 
-from __future__ import annotations
-
 import itertools
 import tempfile
 import time

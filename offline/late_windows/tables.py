@@ -7,8 +7,6 @@ times are those of the job's rows with a higher revision, so the row of a newer 
 stores in the meantime wins, and a replay of the job does not undo a correction.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import orjson

@@ -1,7 +1,5 @@
 """Alerts and cases: what analysts read, and what they write."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from fastapi import APIRouter, Query

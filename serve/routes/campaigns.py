@@ -1,7 +1,5 @@
 """Campaigns: plans with a control group, their users, and what they changed."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query

@@ -1,7 +1,5 @@
 """Rules and segments: the definitions in force, their change while jobs run, and members."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 

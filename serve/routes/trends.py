@@ -1,7 +1,5 @@
 """Counts by hour or day with their expected range, forecasts and retention."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query

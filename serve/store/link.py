@@ -1,7 +1,5 @@
 """The connection of the API to Cassandra: made when Cassandra is there, kept by the driver."""
 
-from __future__ import annotations
-
 import asyncio
 import contextvars
 import logging

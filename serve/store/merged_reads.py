@@ -6,8 +6,6 @@ statement; with less load nothing waits. This is the group commit of databases, 
 and others, "Implementation techniques for main memory database systems", SIGMOD 1984).
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress

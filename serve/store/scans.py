@@ -3,8 +3,6 @@
 Beyond the limit a caller has the commands of the shell, which have none.
 """
 
-from __future__ import annotations
-
 import asyncio
 import threading
 import time

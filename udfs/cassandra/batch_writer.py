@@ -3,8 +3,6 @@
 udfs/profile/sink.py gives the contract of a sink.
 """
 
-from __future__ import annotations
-
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence

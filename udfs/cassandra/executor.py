@@ -1,7 +1,5 @@
 """Executes Cassandra statements concurrently and retries those that fail."""
 
-from __future__ import annotations
-
 import logging
 import random
 import time

@@ -1,7 +1,5 @@
 """Statements on the tables of segment members: writes as encoded values, and reads."""
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial

@@ -1,7 +1,5 @@
 """The base of both Cassandra sinks: batched writes of rows and their flags, and flag history."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar

@@ -11,8 +11,6 @@ undo that.
 This module does not import torch, so that commands use it without its seconds of start-up.
 """
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import Path

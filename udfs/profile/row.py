@@ -1,7 +1,5 @@
 """The row that the profile pipeline stores for one window of one user, and its encoding."""
 
-from __future__ import annotations
-
 from collections import namedtuple
 from collections.abc import Sequence
 from functools import partial

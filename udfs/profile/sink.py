@@ -14,8 +14,6 @@ Contract of a sink, which Flink's checkpoints rely on:
 - A sink is used by one thread only.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 
 from cassandra.cluster import Session

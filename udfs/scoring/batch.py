@@ -3,8 +3,6 @@
 Shapes: n rows of a batch, F columns of the fraud model's feature matrix.
 """
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Callable, Sequence

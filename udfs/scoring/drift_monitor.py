@@ -8,8 +8,6 @@ Each worker sends the newest alert when it first sees it in the store. So the al
 failed before a checkpoint covered it is sent by the others, and by the worker after its restart.
 """
 
-from __future__ import annotations
-
 import logging
 import time
 import uuid

@@ -8,8 +8,6 @@ One worker takes a decision: its row names the end of the latest decided hour an
 if the row still is the one that was read (a lightweight transaction).
 """
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Any, NamedTuple
 

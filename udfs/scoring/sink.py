@@ -1,7 +1,5 @@
 """The sink of the scoring pipeline: writes scored events and their flags to Cassandra."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple

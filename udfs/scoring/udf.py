@@ -1,7 +1,5 @@
 """The Flink UDF of the scoring pipeline: `score_event`, a vectorized (pandas) function."""
 
-from __future__ import annotations
-
 import logging
 import sys
 from contextlib import ExitStack, closing

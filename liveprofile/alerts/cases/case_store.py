@@ -5,8 +5,6 @@ transaction (IF in CQL), so several consumers and analysts can work at once. It 
 row, so that a case expires as a whole, `cassandra.case_ttl_s` after its last change.
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 from cassandra.cluster import Session

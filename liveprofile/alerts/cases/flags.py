@@ -1,7 +1,5 @@
 """Reads flags together with their alert states."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

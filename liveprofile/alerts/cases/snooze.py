@@ -1,7 +1,5 @@
 """Snoozes: until a given time, a user's flags of a rule are stored but send no alert."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import NamedTuple
 

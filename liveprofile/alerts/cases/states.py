@@ -1,7 +1,5 @@
 """The alert state of a flag, its allowed transitions, and the audit trail of changes."""
 
-from __future__ import annotations
-
 import uuid
 from collections.abc import Iterable, Mapping
 from enum import StrEnum

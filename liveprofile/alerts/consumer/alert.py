@@ -1,7 +1,5 @@
 """A risk alert as a typed object, after schemas/risk-alert.schema.json."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError

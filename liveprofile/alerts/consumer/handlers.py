@@ -1,7 +1,5 @@
 """Alert handlers that open customer-service cases and restrict accounts."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime, timedelta
 from typing import Protocol

@@ -8,8 +8,6 @@ count. NaN means unknown.
 Array suffixes: n events, E features, S lists, C columns.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from liveprofile.features.entity.catalogue import EVENT_FEATURES, ORDER_FEATURES, Feature

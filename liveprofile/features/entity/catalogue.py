@@ -1,7 +1,5 @@
 """The catalogue of event features: name, unit and description."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from liveprofile.features.entity.columns import (

@@ -7,8 +7,6 @@ Array suffixes: n events, S lists, T events of all lists, C columns, K kinds of 
 spans.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from liveprofile.features.entity.past_events import (

@@ -3,8 +3,6 @@
 Shape suffixes: N, M events.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

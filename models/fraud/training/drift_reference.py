@@ -4,8 +4,6 @@ Shape suffixes: M events of a dataset, N events that the reference counts, F fea
 bins.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import replace

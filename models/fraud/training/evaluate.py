@@ -7,8 +7,6 @@ threshold. Rules on the model's score and rules that send no alerts are ignored.
 Shape suffixes: N scores, M events.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

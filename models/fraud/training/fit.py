@@ -8,8 +8,6 @@ Markov model of them (models.fraud.transitions).
 Shape suffixes: N events, F features.
 """
 
-from __future__ import annotations
-
 import platform
 from itertools import product
 from typing import Any, NamedTuple

@@ -12,8 +12,6 @@ labels.
 Shape suffix: M events of a split.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
