@@ -48,8 +48,8 @@ WORKER_GROUPS = {
     "browser": "services",
     "pipeline": "pipeline",
 }
-# Priority of a test by its level. Faults measure recoveries and answers, so they come first.
-NICE = {"faults": 0, "services": 5, "browser": 5}
+# Priority of a test by its group. Faults measure recoveries and answers, so they come first.
+NICE = {"faults": 0, "services": 5}
 LOW_PRIORITY_NICE = 10
 
 
@@ -98,9 +98,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     # An embedded job leaves this in the environment, and no child process could start a JVM.
     os.environ.pop("PYFLINK_GATEWAY_DISABLED", None)
     if "PYTEST_XDIST_WORKER" in os.environ:  # tests share the machine
-        levels = (marker.name for marker in item.iter_markers())
-        wanted = min((NICE[level] for level in levels if level in NICE), default=LOW_PRIORITY_NICE)
-        os.nice(max(0, wanted - os.nice(0)))
+        group = worker_group(item.nodeid.partition("::")[0])
+        os.nice(max(0, NICE.get(group, LOW_PRIORITY_NICE) - os.nice(0)))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -6,13 +6,10 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pytest
 from typer.testing import CliRunner
 
 from lab.public_data.__main__ import app
 from lab.public_data.next_basket import BASELINES
-
-pytestmark = pytest.mark.pipeline
 
 USERS, BASKETS, ITEMS = 60, 7, 40
 

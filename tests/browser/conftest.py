@@ -125,7 +125,7 @@ def console(new_job: Callable[..., JobUnderTest], browser: Browser) -> Iterator[
             yield Console(url, *keys, job, session, sink, dim, end_ms, browser, [])
 
 
-@pytest.fixture
-def no_other_hosts(console: Console) -> Iterator[None]:
+@pytest.fixture(autouse=True)
+def _no_other_hosts(console: Console) -> Iterator[None]:
     yield
     assert console.hosts() == {console.url.removeprefix("http://")}

@@ -1,13 +1,11 @@
 """What marketers and two risk analysts do in a browser."""
 
-import pytest
 from playwright.sync_api import expect
 
 from services.definitions import read_kind
 from tests.browser.conftest import Console
 from tests.support.paths import ROOT
 
-pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("no_other_hosts")]
 STRICTER = ("purchase_amount_z >= threshold", "purchase_amount_z >= 9")
 
 

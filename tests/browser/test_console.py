@@ -14,8 +14,6 @@ from tests.browser.conftest import NARROW, OTHERS, USER, WIDE, WINDOWS, Console
 from tests.support import summary
 from tests.support.rows.stored_windows import row_of, spike
 
-pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("no_other_hosts")]
-
 ALERTS, MINUTE_S = 20, 60.0
 ON_SCREEN_LIMIT_S = 3.0  # a second on a quiet machine; tests share two cores
 KEYS = {

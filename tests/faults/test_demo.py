@@ -33,8 +33,6 @@ from stack.local import Stack
 from tests.support.job_under_test import run_cli
 from tests.support.paths import ROOT
 
-pytestmark = pytest.mark.faults
-
 # Beside it, `make test` keeps the machine busy with the tests of other processes.
 BUSY_PROCESSES = 0 if "PYTEST_XDIST_WORKER" in os.environ else 2
 EVERY_NTH_HOUSEHOLD = 300

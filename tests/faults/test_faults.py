@@ -30,8 +30,6 @@ from tests.support.more_services import SecondTaskManager
 from tests.support.prometheus import fires
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.faults
-
 PAUSE_S = 7.0  # longer than a request to Cassandra may take
 SLOW_S = 0.5  # paused and answering in turn
 BROKEN_S = 22.0  # about four checkpoints; `job status` warns after three and 5 s

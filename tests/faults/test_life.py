@@ -34,8 +34,6 @@ from udfs.profile import deployment
 from udfs.profile.deployment import FIRST_REVISION, in_canary
 from udfs.profile.model_feed import read_user_models, write_user_models
 
-pytestmark = pytest.mark.faults
-
 LATE_EVENTS = 40
 
 

@@ -23,8 +23,6 @@ from tests.support.prometheus import prometheus
 from tests.support.summary import LINES
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.faults
-
 ALERT_WITHIN_S = 60.0
 LONGEST_ANSWER_S = 2.0
 READY_TIMEOUT_S = 120.0

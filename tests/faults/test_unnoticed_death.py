@@ -9,8 +9,6 @@ import time
 from functools import partial
 from pathlib import Path
 
-import pytest
-
 from liveprofile.flink import rest
 from liveprofile.flink.submission import flink_run
 from stack.local import Stack
@@ -18,8 +16,6 @@ from tests.support import summary
 from tests.support.job_under_test import task_restarts
 from tests.support.local_stack import newest_worker
 from tests.support.waiting import until
-
-pytestmark = pytest.mark.faults
 
 JOB = Path(__file__).with_name("large_results_job.py")
 NOTICE_S, PAUSE_S = 6.0, 23.0  # longer than heartbeat.timeout of tests.support.local_stack

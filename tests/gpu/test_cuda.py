@@ -12,10 +12,7 @@ from models.profile.inference import ProfileModel, Scores
 from models.profile.user_features import FEATURE_NAMES
 from tests.support.paths import ROOT
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA GPU"),
-]
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA GPU")
 
 CHECKPOINT = ROOT / "models" / "checkpoints" / "default"
 ROWS = 1_500  # three forward passes of 512

@@ -24,9 +24,6 @@ from tests.reference.profile import run_reference
 from tests.reference.windows import Record
 from tests.support.streams.shop import START_MS, shop_events
 
-pytestmark = pytest.mark.pipeline
-
-
 # Every user has a twin with the same events until this time and none after it.
 TWIN = "-twin"
 TWINS_END_MS = START_MS + 6 * HOUR_MS

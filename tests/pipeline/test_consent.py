@@ -10,8 +10,6 @@ from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
-import pytest
-
 from liveprofile.consent.changes import ConsentChange, to_record
 from liveprofile.kafka import records as kafka
 from liveprofile.settings import Settings, load
@@ -25,8 +23,6 @@ from tests.reference.windows import Classification, Position, Record, classify, 
 from tests.support.memory.feeds import RecordedFeeds
 from tests.support.streams import seeded
 from tests.support.streams.shop import START_MS, shop_events
-
-pytestmark = pytest.mark.pipeline
 
 USERS, EVENTS, STEP_MS = 160, 1_000, 13_000
 Changes = dict[str, list[ConsentChange]]

@@ -50,8 +50,6 @@ from tests.support.streams.shop import START_MS, shop_events
 from udfs.profile.model_feed import load_checkpoint
 from udfs.profile.row import ProfileRow
 
-pytestmark = pytest.mark.pipeline
-
 EVENTS, USERS, STEP_MS = 500, 8, 20 * MINUTE_MS
 LATE_SHARE, MOST_LATE_MS = 0.05, 3 * DAY_MS
 

@@ -13,8 +13,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from liveprofile.identity.merges import IdentityTable, Merge, to_record
 from liveprofile.kafka import records as kafka
 from liveprofile.privacy.erasures import to_record as to_erasure
@@ -32,8 +30,6 @@ from tests.support.scoring_harness import assert_matches_reference
 from tests.support.streams import seeded, simulated
 from tests.support.streams.shop import HOT_USER, REGULAR_USER, START_MS, shop_events
 from tests.support.streams.simulated import to_records
-
-pytestmark = pytest.mark.pipeline
 
 USERS, EVENTS, STEP_MS = 25, 1_800, 20_000
 ARRIVED = (0, 0, now_ms())  # partition, offset, time

@@ -9,8 +9,6 @@ from pyflink.table import EnvironmentSettings, TableEnvironment
 from jobs.sql.event_views import PARTITION_KEYS as KEYS
 from jobs.sql.event_views import partition_key_sql
 
-pytestmark = pytest.mark.pipeline
-
 KEY_GROUPS = 128
 
 

@@ -17,8 +17,6 @@ from liveprofile.flink.jobs import Job, Pipeline
 from liveprofile.privacy.places import STATES
 from liveprofile.settings import load
 
-pytestmark = pytest.mark.pipeline
-
 PYTHON = "stream-exec-python-calc"
 # The positions of a source are about partitions.
 WITHOUT_STATE = {

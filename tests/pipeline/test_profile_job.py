@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import orjson
-import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as hypothesis_settings
@@ -31,8 +30,6 @@ from tests.reference.windows import Record
 from tests.support.model_scores import WindowScores, load_model, run_scored
 from tests.support.streams import seeded, strategies
 from tests.support.streams.shop import shop_events
-
-pytestmark = pytest.mark.pipeline
 
 JOB = {"parallelism": 1, "name": "pipeline"}
 

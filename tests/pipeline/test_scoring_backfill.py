@@ -24,8 +24,6 @@ from tests.reference.entity_features import Arrival, Event, features
 from tests.reference.scoring import read_events, read_label
 from tests.reference.windows import Record
 
-pytestmark = pytest.mark.pipeline
-
 CONFIG = ShopConfig(users=150, days=40, seed=12, takeovers=20, card_tests=30, rings=1)
 DELAY_DAYS = 5
 NOW_MS = CONFIG.start_ms + 20 * DAY_MS

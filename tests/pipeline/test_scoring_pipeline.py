@@ -40,8 +40,6 @@ from tests.support.streams import simulated
 from tests.support.streams.shop import event_of
 from tests.support.streams.simulated import RECORD_MS, Event, payload, to_records
 
-pytestmark = pytest.mark.pipeline
-
 BROKEN_LABELS = {
     b"{": "not a JSON object",
     b'["fraud"]': "not a JSON object",

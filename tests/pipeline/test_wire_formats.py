@@ -14,8 +14,6 @@ from jobs.sql.event_views import register_functions
 from liveprofile.wire import histories, output_records, token_columns, window_events
 from liveprofile.wire.tokens import EVENT_TYPES, TYPE_INDEX, Token, token_sql, type_letter_sql
 
-pytestmark = pytest.mark.pipeline
-
 ROWS = 300
 # Everything but the three separators, which no id and no payload can contain.
 ALPHABET = string.printable.translate(str.maketrans("", "", "\x1d\x1e\x1f")) + "äß€😀\u2028'\\\"{}"

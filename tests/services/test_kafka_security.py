@@ -31,8 +31,6 @@ from tests.support.security.secured_broker import CLIENT, PASSWORD, SecuredBroke
 from tests.support.streams.shop import shop_events
 from udfs.profile.model_feed import read_user_models
 
-pytestmark = pytest.mark.services
-
 KEY_PASSWORD = "of the key"
 NO_CERTIFICATE = {"certificate_file": "", "key_file": "", "key_password": ""}
 EVENTS = list(itertools.islice(shop_events(5, users=3, step_ms=60_000), 60))

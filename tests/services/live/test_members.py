@@ -24,8 +24,6 @@ from tests.support.streams.seeded import Message
 from tests.support.streams.shop import event_of, to_message
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.services
-
 START_MS = 1_700_000_000_000 // HOUR_MS * HOUR_MS
 USERS = 300
 BUYERS = """

@@ -7,8 +7,6 @@ import pytest
 
 from tests.support.job_under_test import JobUnderTest, run_cli
 
-pytestmark = pytest.mark.services
-
 ROWS = 300
 CUSTOMERS = 20
 HEADER = "Bestellnummer;Bestelldatum;Uhrzeit;Kundennummer;Artikelnummer;Warengruppe;Menge;Betrag"

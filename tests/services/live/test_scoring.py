@@ -36,8 +36,6 @@ from tests.support.streams.seeded import Message
 from tests.support.streams.shop import event_of, to_message
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.services
-
 IN_FORCE_WITHIN_S = 5.0
 EVENTS_PER_SECOND = 100
 HEARTBEATS = 12  # one a second: a window length, the out-of-orderness and a margin

@@ -19,8 +19,6 @@ from tests.support.memory.schema_registry import RegistryServer, registry_server
 from tests.support.streams.encoded import avro, framed
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.services
-
 USERS = 7
 EVENTS = 700  # that can be decoded
 TIMEOUT_S = 180.0

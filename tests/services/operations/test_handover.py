@@ -43,8 +43,6 @@ from tests.support.streams.shop import (
     to_message,
 )
 
-pytestmark = pytest.mark.services
-
 EVENTS, USERS, SPAN_MS = 1_800, 30, 60 * HOUR_MS
 WINDOW = {"length_ms": HOUR_MS, "out_of_orderness_ms": HOUR_MS // 2}
 ARCHIVE_UNTIL, LIVE_FROM = 0.6, 0.5

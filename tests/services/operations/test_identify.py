@@ -19,8 +19,6 @@ from monitoring.sources import read_kafka
 from tests.support.job_under_test import JobUnderTest
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.services
-
 ACCOUNTS, IDS_OF_ACCOUNT, OTHER_EVENTS = 50, 4, 2_000
 TAKEN = range(0, ACCOUNTS * IDS_OF_ACCOUNT, 5)  # ids with which a second account logs in later
 FENCED = 3  # exit code

@@ -5,8 +5,6 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import pytest
-
 from liveprofile.kafka import offsets
 from liveprofile.units import HOUR_MS, MINUTE_MS
 from tests.support.compare import compare_with_reference
@@ -14,8 +12,6 @@ from tests.support.compare_scoring import assert_scoring
 from tests.support.job_under_test import JobUnderTest
 from tests.support.streams.shop import START_MS, card_test, shop_events, to_message
 from tests.support.waiting import until
-
-pytestmark = pytest.mark.services
 
 EVENTS, USERS, STEP_MS = 300, 20, 4 * MINUTE_MS  # before each change of the jobs
 PART_MS = EVENTS * STEP_MS

@@ -18,8 +18,6 @@ from liveprofile.units import DAY_MS
 from tests.support.job_under_test import JobUnderTest
 from tests.support.streams.shop import START_MS
 
-pytestmark = pytest.mark.services
-
 DAYS = 2
 
 

@@ -9,8 +9,6 @@ from tests.support.compare_scoring import sent_events
 from tests.support.job_under_test import JobUnderTest
 from tests.support.streams.shop import HOT_USER, REGULAR_USER
 
-pytestmark = pytest.mark.services
-
 RECORD_CLASSES = ("heartbeats", "used", "duplicate", "late", "rejected")
 
 

@@ -3,14 +3,10 @@
 import json
 from pathlib import Path
 
-import pytest
-
 from liveprofile.consent.changes import ConsentChange, read_record
 from liveprofile.feeds.users import read_consents
 from liveprofile.kafka.records import read_topic
 from tests.support.job_under_test import JobUnderTest
-
-pytestmark = pytest.mark.services
 
 TIME = "2026-01-05T09:35:00Z"
 TIME_MS = 1_767_605_700_000

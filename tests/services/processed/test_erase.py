@@ -5,8 +5,6 @@ only.
 import json
 from pathlib import Path
 
-import pytest
-
 from liveprofile.feeds.users import read_erasures
 from liveprofile.kafka.records import read_topic, send_all
 from liveprofile.privacy import trained_users
@@ -15,8 +13,6 @@ from liveprofile.privacy.trained_users import TrainedUsers, user_key
 from liveprofile.wire.user_records import CONTENT_TYPE, WHOLE_KEY, key_of
 from tests.support.job_under_test import JobUnderTest
 from tests.support.rows.stored_windows import store_windows
-
-pytestmark = pytest.mark.services
 
 END_MS = 1_511_654_400_000
 

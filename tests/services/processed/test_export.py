@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
 from cassandra.cluster import Session
 
 from liveprofile.alerts.cases.case_store import NewAlert, add_alert
@@ -19,8 +18,6 @@ from liveprofile.storage.cql import execute, now_ms, read
 from liveprofile.units import HOUR_MS
 from tests.support.job_under_test import JobUnderTest
 from tests.support.streams.shop import REGULAR_USER
-
-pytestmark = pytest.mark.services
 
 
 @contextmanager

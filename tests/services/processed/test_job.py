@@ -5,8 +5,6 @@ Final state: the job ran without a restart, every window is closed, every record
 
 from collections import Counter
 
-import pytest
-
 from liveprofile.kafka.records import read_topic
 from liveprofile.rules.rules import read_rules
 from liveprofile.storage import queries
@@ -15,8 +13,6 @@ from tests.reference.validation import REASONS
 from tests.support.compare import compare_with_reference
 from tests.support.job_under_test import JobUnderTest
 from tests.support.paths import ROOT
-
-pytestmark = pytest.mark.services
 
 
 def test_output_equals_reference(processed) -> None:

@@ -4,14 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from liveprofile.feeds.users import read_erasures, read_merges
 from liveprofile.identity.merges import END_OF_TIME_MS
 from liveprofile.settings import load
 from tests.support.job_under_test import JobUnderTest, run_cli
-
-pytestmark = pytest.mark.services
 
 
 def test_merges_are_sent_shown_split_and_erased(job: JobUnderTest, tmp_path: Path) -> None:

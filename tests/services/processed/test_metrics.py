@@ -17,10 +17,9 @@ from tests.support.paths import PROMETHEUS
 from tests.support.prometheus import Prometheus, prometheus
 from tests.support.waiting import until
 
-pytestmark = [
-    pytest.mark.services,
-    pytest.mark.skipif(not PROMETHEUS.is_file(), reason=f"{PROMETHEUS} is missing: `make test`"),
-]
+pytestmark = pytest.mark.skipif(
+    not PROMETHEUS.is_file(), reason=f"{PROMETHEUS} is missing: `make test`"
+)
 
 # These exist once an hour or a day has had enough events to compare.
 DRIFT_DECISION = {

@@ -19,8 +19,6 @@ from tests.support.streams.seeded import Message
 from tests.support.streams.shop import shop_events
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.services
-
 
 def test_doctor_has_no_finding_on_a_healthy_stack(job: JobUnderTest) -> None:
     report = job.run("doctor", ok=False)

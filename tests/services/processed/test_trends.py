@@ -4,8 +4,6 @@ import random
 import time
 from collections import Counter
 
-import pytest
-
 from liveprofile.kafka.records import read_topic
 from liveprofile.storage.connection import open_session
 from liveprofile.trends.count_store import (
@@ -23,8 +21,6 @@ from tests.services.processed.conftest import stream_with_faults
 from tests.support.job_under_test import JobUnderTest
 from tests.support.streams.seeded import Message
 from tests.support.streams.shop import START_MS, event_of, to_message
-
-pytestmark = pytest.mark.services
 
 
 def counted(job: JobUnderTest) -> list[ValidEvent]:

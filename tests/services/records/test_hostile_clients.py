@@ -18,8 +18,6 @@ from liveprofile.units import HOUR_MS, MINUTE_MS
 from tests.support.job_under_test import JobUnderTest
 from tests.support.streams.shop import START_MS, event_of
 
-pytestmark = pytest.mark.services
-
 MEGABYTE = 1 << 20
 CHARS = 65_536  # limits.max_payload_chars
 SIZES_BYTES = (CHARS - 1, CHARS, CHARS + 1, *(MEGABYTE + n for n in (-1, 0, 1)), 5 * MEGABYTE)

@@ -5,16 +5,12 @@ Final state: the output for these records and those of test_hostile_clients is t
 
 import time
 
-import pytest
-
 from liveprofile.units import DAY_MS, MINUTE_MS
 from tests.support.compare import compare_with_reference
 from tests.support.job_under_test import JobUnderTest
 from tests.support.streams.seeded import Message
 from tests.support.streams.shop import START_MS, event_of, to_message
 from tests.support.waiting import until
-
-pytestmark = pytest.mark.services
 
 BASE_MS = START_MS + 2 * DAY_MS
 EVENTS = 200

@@ -17,8 +17,6 @@ from tests.support.job_under_test import JobUnderTest
 from tests.support.streams.seeded import Message
 from tests.support.streams.shop import START_MS, event_of, to_message
 
-pytestmark = pytest.mark.services
-
 BASE_MS = START_MS + 30 * DAY_MS
 USERS = 20
 CLOSED_WINDOWS = 3

@@ -1,7 +1,5 @@
 """Audits of a job that has lost a row, or does not run; the heartbeats of a stack."""
 
-import pytest
-
 from liveprofile.audit.results import AuditResult, store_result
 from liveprofile.kafka.offsets import partition_ranges
 from liveprofile.storage.connection import open_session
@@ -12,8 +10,6 @@ from tests.services.records.test_partitions import HEARTBEAT_TIMEOUT_S
 from tests.services.records.test_ranges import BASE_MS, event, noted_offsets
 from tests.support.job_under_test import JobUnderTest
 from tests.support.waiting import until
-
-pytestmark = pytest.mark.services
 
 
 def test_the_next_audit_covers_the_records_of_a_failed_one(job: JobUnderTest) -> None:

@@ -35,8 +35,6 @@ from tests.support.rows.profile_rows import flag, profile_row, write_and_flush
 from tests.support.waiting import until
 from udfs.profile.sink import CassandraProfileSink
 
-pytestmark = pytest.mark.services
-
 FLAG_ID = "a" * 32
 
 

@@ -14,8 +14,6 @@ from tests.support.rows.profile_rows import flag, profile_row, write_and_flush
 from tests.support.waiting import until
 from udfs.profile.sink import CassandraProfileSink
 
-pytestmark = pytest.mark.services
-
 TTL_S = 3_600
 COLUMNS = ("state", "opened_at", "updated_at", "severity", "action", "message", "alerts")
 

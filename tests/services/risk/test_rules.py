@@ -13,8 +13,6 @@ from liveprofile.rules.rules import RULES, read_rules
 from tests.support.job_under_test import JobUnderTest
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.services
-
 TAKES_EFFECT_TIMEOUT_S = 5.0
 
 

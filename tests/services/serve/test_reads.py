@@ -18,8 +18,6 @@ from liveprofile.units import HOUR_MS
 from tests.services.serve.conftest import SCORES, USERS, WINDOWS, Api
 from tests.support.rows.profile_rows import START_MS, WINDOW_MS
 
-pytestmark = pytest.mark.services
-
 
 def comparable(row: Any) -> dict[str, Any]:
     """A row of liveprofile.storage.queries as the API answers."""

@@ -16,8 +16,6 @@ from tests.services.serve.conftest import Api
 from tests.support.api_server import api_server
 from tests.support.rows.profile_rows import START_MS, flag
 
-pytestmark = pytest.mark.services
-
 
 def test_analyst_changes_alerts_and_each_write_is_audited(api: Api) -> None:
     flag_id = "u5-0-0"

@@ -39,8 +39,6 @@ from tests.support.job_under_test import JobUnderTest
 from tests.support.rows.profile_rows import DIM
 from udfs.profile.sink import CassandraProfileSink
 
-pytestmark = pytest.mark.services
-
 USERS = [f"ü{number}" for number in range(60)]
 START_MS = now_ms() - 10 * DAY_MS
 Apply = Callable[[], tuple[Progress, list[RejectedRecord]]]

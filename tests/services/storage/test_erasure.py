@@ -5,7 +5,6 @@ And rows that a late withdrawal forbids: they are found and deleted, and no othe
 
 from collections.abc import Callable
 
-import pytest
 from cassandra.cluster import Session
 
 from liveprofile.consent.changes import PURPOSES, ConsentChange, ConsentTable
@@ -16,8 +15,6 @@ from liveprofile.privacy.withdrawals import delete_rows, find_rows, read_digests
 from liveprofile.settings import WindowSettings
 from liveprofile.units import HOUR_MS, MINUTE_MS
 from tests.support.rows.user_rows import HOUR, TIME_US, user_row
-
-pytestmark = pytest.mark.services
 
 WINDOW_MS = 5 * MINUTE_MS
 ERASED_US = TIME_US + 24 * HOUR_MS * 1_000

@@ -15,8 +15,6 @@ from tests.support.rows.segment_examples import segments
 from udfs.cassandra.encoding import write_time_us
 from udfs.profile.sink import CassandraProfileSink
 
-pytestmark = pytest.mark.services
-
 SEGMENTS = segments(loyal="events > 1", lapsing="events > 2")
 
 

@@ -11,8 +11,6 @@ from liveprofile.storage.connection import open_session
 from liveprofile.storage.migrations import RECORD_TTL_S, TABLE, Migration, Migrator
 from liveprofile.storage.schema import pending_migrations
 
-pytestmark = pytest.mark.services
-
 MIGRATIONS = (
     Migration(1, "user", ("CREATE TABLE IF NOT EXISTS {keyspace}.u (id text PRIMARY KEY, n int)",)),
     Migration(

@@ -37,8 +37,6 @@ from tests.support.waiting import until
 from udfs.privacy import StoredSums, SumsKey
 from udfs.profile.sink import CassandraProfileSink
 
-pytestmark = pytest.mark.services
-
 
 def test_every_field_is_read_as_it_was_written(sink: CassandraProfileSink, session: Session):
     written = profile_row("ü \U0001f600", recency_days=1.5, active_rules=["b", "a"], flags=[flag()])

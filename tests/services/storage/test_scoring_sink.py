@@ -19,8 +19,6 @@ from tests.support.rows.scored_events import START_MS, flag, scored_event, write
 from tests.support.waiting import until
 from udfs.scoring.sink import CassandraScoringSink
 
-pytestmark = pytest.mark.services
-
 TABLES = ("risk_score_by_hour", "risk_score_hours", "risk_flag", "risk_flag_by_day", "risk_snooze")
 SCORE_TTL_S = 86_400
 

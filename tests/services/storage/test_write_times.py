@@ -22,8 +22,6 @@ from udfs.profile.row import ProfileRow
 from udfs.profile.sink import CassandraProfileSink
 from udfs.scoring.sink import CassandraScoringSink, ScoredEvent
 
-pytestmark = pytest.mark.services
-
 NEXT_SECOND_S = 1.1  # Cassandra counts expiry in whole seconds
 MAX_REVISION = 999
 FLAGS = {"risk_flag": "reason", "risk_flag_by_day": "reason"}
