@@ -6,8 +6,8 @@ import pytest
 from lab.baselines.next_basket import MODELS
 from lab.baselines.tuning import rank_all, rank_as_of
 from models.profile.evaluation.next_basket import basket_scores, next_baskets
-from tests.unit.models.profile.synthetic_streams import DAY_MS, START_MS
-from tests.unit.models.profile.test_evaluation import shop, split_of
+from tests.unit.models.profile.synthetic_streams import DAY_MS, START_MS, split_at
+from tests.unit.models.profile.test_evaluation import DAYS, shop
 
 pytestmark = pytest.mark.slow
 
@@ -19,7 +19,7 @@ PUBLISHED = {
 @pytest.fixture(scope="module")
 def rankings():
     streams = shop()
-    split = split_of(streams)
+    split = split_at(streams, 50, 65, DAYS)
     targets = next_baskets(streams, "item", split.test)
     models = {**PUBLISHED, "popularity": MODELS["popularity"]}
     return targets, rank_all(streams, "item", split, targets, True, models=models)
@@ -36,7 +36,7 @@ def test_purchases_after_a_window_change_none_of_its_rankings(rankings):
     """`shop(until=70)` differs from the shop of the fixture from day 70 on."""
     _, results = rankings
     changed = shop(until=70)
-    split = split_of(changed)
+    split = split_at(changed, 50, 65, DAYS)
     other = next_baskets(changed, "item", split.test)
     ranked = rank_all(changed, "item", split, other, True, models=PUBLISHED)
     early = changed.end_ms_W[other.window_W] <= START_MS + 70 * DAY_MS
@@ -48,7 +48,7 @@ def test_purchases_after_a_window_change_none_of_its_rankings(rankings):
 def test_one_tuning_ranks_with_the_neighbours_of_several_times(rankings):
     targets, results = rankings
     streams = shop()
-    split = split_of(streams)
+    split = split_at(streams, 50, 65, DAYS)
     times = {"train": split.train, "both": np.union1d(split.train, split.validation)}
     ranked = rank_as_of(
         streams,
