@@ -18,7 +18,7 @@ from tests.support.model_scores import WindowScores
 
 EXAMPLES = 5
 FEATURE_TOLERANCE = 2e-6  # the job keeps six decimals
-STD_TOLERANCE = 1e-5  # times the mean: a difference of squares loses half of the digits
+STD_TOLERANCE = 1e-5  # times the size of the mean: a difference of squares loses half of the digits
 SHARE_TOLERANCE = 1e-4  # the job keeps four decimals
 CURVE_TOLERANCE = 0.011  # the job keeps two decimals
 MODEL_TOLERANCE = 1e-4  # float32, whose sums in a batch have another order
@@ -139,7 +139,7 @@ def _compare_features(
         tolerance = MODEL_TOLERANCE if name in FROM_MODEL else FEATURE_TOLERANCE
         if name.endswith("_std"):
             mean = reference[name.removesuffix("std") + "mean"]
-            tolerance = STD_TOLERANCE * max(1.0, mean)
+            tolerance = STD_TOLERANCE * max(1.0, abs(mean))
         comparison.equal(name, where, job.get(name), reference[name], tolerance)
 
 
