@@ -1,14 +1,18 @@
-"""A process of `liveprofile serve api`, `console` or `metrics`."""
+"""A process of `liveprofile serve api`, `console` or `metrics`, or a thread with one of them."""
 
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx2
 
+from liveprofile.settings import ServeSettings
+from serve.server import listen, server_of, url_of
 from tests.support.paths import ROOT
 from tests.support.waiting import until
 
@@ -36,6 +40,21 @@ def api_server(config: Path, subcommand: str = "api", *options: str) -> Iterator
         finally:
             run.terminate()
             assert run.wait(STOP_S) == 0
+
+
+@contextmanager
+def app_server(app: Any, limits: ServeSettings) -> Iterator[str]:
+    """The URL of an app that the product's server serves in a thread."""
+    server = server_of(app, limits)
+    with listen(limits) as listening:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            until(lambda: server.started, poll_s=0.01)
+            yield url_of(limits, listening)
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 def wait_until_ready(url: str) -> None:

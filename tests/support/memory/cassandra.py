@@ -19,7 +19,7 @@ class Future:
 
     has_more_pages, _col_names, _col_types, _paging_state = False, (), (), None
 
-    def __init__(self, answer: Callable[[], Rows], delay_s: float):
+    def __init__(self, answer: Callable[[], list[Any]], delay_s: float = 0.0):
         self._answer, self._delay_s = answer, delay_s
 
     def add_callbacks(

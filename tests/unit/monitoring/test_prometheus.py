@@ -1,6 +1,5 @@
 """Debian's Prometheus scrapes the exporter over HTTP and evaluates the alert rules on it."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from liveprofile.settings import ServeSettings
 from monitoring.catalogue import FIGURES, Readings
 from monitoring.server import Exporter, Source, metrics_app
-from serve.server import listen, server_of, url_of
+from tests.support.api_server import app_server
 from tests.support.paths import PROMETHEUS
 from tests.support.prometheus import firing, prometheus
 from tests.support.waiting import until
@@ -48,16 +47,8 @@ def serving() -> Iterator[str]:
     exporter.read(source)
     registry = CollectorRegistry()
     registry.register(exporter)
-    limits = ServeSettings(port=0)
-    server = server_of(metrics_app(registry, TOKEN), limits)
-    with listen(limits) as listening:
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        try:
-            yield url_of(limits, listening).partition("//")[2]
-        finally:
-            server.should_exit = True
-            thread.join()
+    with app_server(metrics_app(registry, TOKEN), ServeSettings(port=0)) as url:
+        yield url.partition("//")[2]
 
 
 def test_prometheus_scrapes_every_figure_and_evaluates_the_rules(tmp_path: Path) -> None:

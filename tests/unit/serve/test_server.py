@@ -2,10 +2,8 @@
 
 import socket
 import ssl
-import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +14,16 @@ from liveprofile.errors import ConfigError, ServiceError
 from liveprofile.settings import ServeSettings
 from serve import guard, server
 from serve.app import create_app
-from serve.server import listen, server_of, url_of
+from serve.server import listen, server_of
+from tests.support.api_server import app_server
 from tests.support.memory.api import MemoryApi
 from tests.support.rows.api_rows import fill
 from tests.support.security.certificates import CertificateAuthority
 
 
-@contextmanager
-def serving(**settings: Any) -> Iterator[str]:
-    """The URL of a server that runs in a thread."""
+def serving(**settings: Any) -> AbstractContextManager[str]:
     limits = ServeSettings(port=0, authentication="none", **settings)
-    server = server_of(create_app(limits, fill(MemoryApi()).store()), limits)
-    with listen(limits) as listening:
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        try:
-            deadline_s = time.monotonic() + 30
-            while not server.started:
-                assert time.monotonic() < deadline_s
-                time.sleep(0.01)
-            yield url_of(limits, listening)
-        finally:
-            server.should_exit = True
-            thread.join()
+    return app_server(create_app(limits, fill(MemoryApi()).store()), limits)
 
 
 def connected(url: str) -> socket.socket:

@@ -11,27 +11,9 @@ from cassandra import InvalidRequest, OperationTimedOut
 from liveprofile.errors import ServiceError, ServiceUnavailableError
 from liveprofile.retry import default_deadline
 from liveprofile.storage.cql import execute_per_key, prepare, read_pages, write_all
+from tests.support.memory.cassandra import Future
 
 QUERY = "SELECT time FROM user_consent WHERE user_id = ?"
-
-
-class Future:
-    def __init__(self, result: Any):
-        self._result = result
-        self._callbacks: tuple[Any, ...] = ()
-
-    def add_callbacks(
-        self, callback: Any, errback: Any, callback_args: Any, errback_args: Any, **_: Any
-    ) -> None:
-        if isinstance(self._result, Exception):
-            errback(self._result, *errback_args)
-        else:
-            callback([self._result], *callback_args)
-
-    def clear_callbacks(self) -> None: ...
-
-    has_more_pages = False
-    _col_names = _col_types = ()
 
 
 class FlakySession:
@@ -63,7 +45,14 @@ class FlakySession:
 
     def execute_async(self, statement: Any, values: Any, **options: Any) -> Future:
         what = values or statement
-        return Future(self._fails(what) or what)
+        error = self._fails(what)
+
+        def answer() -> list[Any]:
+            if error:
+                raise error
+            return [what]
+
+        return Future(answer)
 
 
 @pytest.fixture(autouse=True)
