@@ -3,14 +3,12 @@
 DuckDB sorts the tables and spills to TMPDIR.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import duckdb
 import numpy as np
@@ -40,7 +38,7 @@ class DiskTables:
         self._database.execute("SET enable_progress_bar = false")
         self._names: set[str] = set()
 
-    def __enter__(self) -> DiskTables:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -16,10 +16,8 @@ without curves lacks the key. Its values stay as they were at the window's end.
 Shape suffixes: N users, H horizons, K knots.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -38,7 +36,7 @@ class ValueCurves(NamedTuple):
     values_NK: Mapping[str, np.ndarray]  # for each of VALUES
 
     @classmethod
-    def of(cls, profiles: Iterable[Mapping[str, Any]]) -> ValueCurves:
+    def of(cls, profiles: Iterable[Mapping[str, Any]]) -> Self:
         """The curves of N parsed profiles, or deltas."""
         curves = [profile.get(KEY) for profile in profiles]
         knots = max((len(curve["after_days"]) for curve in curves if curve), default=1)

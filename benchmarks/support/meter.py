@@ -1,12 +1,10 @@
 """Measures CPU time and memory of each process of the stack during a run."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from types import MappingProxyType, TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import psutil
 
@@ -44,7 +42,7 @@ class Meter:
         self.usage: dict[str, Usage] = {}
         self.others_cpu_s = 0.0
 
-    def __enter__(self) -> Meter:
+    def __enter__(self) -> Self:
         self._machine_s, self._before = _machine_s(), self._cpu()
         self._sampler.start()
         return self

@@ -4,14 +4,12 @@ A value is a bool, a number, a short text or one of a list of texts, so that nob
 image, a vector or a biometric template as an attribute.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -49,7 +47,7 @@ class AttributeDefinition(Named):
     max_chars: int = Field(MAX_TEXT_CHARS, ge=1, le=MAX_TEXT_CHARS)
 
     @model_validator(mode="after")
-    def _fits_type(self) -> AttributeDefinition:
+    def _fits_type(self) -> Self:
         allowed = {"number": {"min", "max"}, "text": {"max_chars"}, "enum": {"values"}}
         own = allowed.get(self.type, set())
         if extra := (self.model_fields_set & {"values", "min", "max", "max_chars"}) - own:

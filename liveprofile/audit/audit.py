@@ -4,13 +4,11 @@ Rows of all records and stored events are written to tables on disk (liveprofile
 classified one part of the event_ids after the other. All copies of an event are in one part.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
@@ -98,7 +96,7 @@ class Audit:
         self._tables.add("outcomes", pa.RecordBatch.from_pylist([], OUTCOME))
         self._tables.query("CREATE TABLE lost (position BIGINT, time_ms BIGINT, is_open BOOLEAN)")
 
-    def __enter__(self) -> Audit:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -4,14 +4,12 @@ At least once: a record's offset is committed after Kafka has acknowledged what 
 that is decoded twice after a failure is a duplicate, which the job drops by its event_id.
 """
 
-from __future__ import annotations
-
 import logging
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
@@ -86,7 +84,7 @@ class Decoder:
         self.counts: Counter[str] = Counter()
 
     @classmethod
-    def connect(cls, settings: Settings, reader_of: ReaderOf) -> Decoder:
+    def connect(cls, settings: Settings, reader_of: ReaderOf) -> Self:
         """A decoder of `topics.encoded`. Raises ServiceError if Kafka lacks a topic."""
         for topic in (settings.topics.encoded, settings.topics.events, settings.topics.rejected):
             partition_ranges(settings, topic)

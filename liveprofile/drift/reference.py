@@ -8,14 +8,13 @@ Array suffixes: B bins of a series, J merged bins, K value bins, n values or row
 gathered rows, C features of the reference, S series, W bins of the widest series.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from scipy.special import ndtri
@@ -130,7 +129,7 @@ class DriftReference:
         (folder / REFERENCE_FILE).write_text(text + "\n")
 
     @classmethod
-    def load(cls, folder: Path) -> DriftReference | None:
+    def load(cls, folder: Path) -> Self | None:
         """Reads the reference of a model checkpoint.
 
         Returns None if the folder has none. Raises InputError if the file is invalid.

@@ -14,8 +14,6 @@ read: no earlier one can come then. Timestamps of a partition's records must not
 brokers set on arrival do not.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 import threading
@@ -23,7 +21,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Container, Mapping
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 import orjson
 
@@ -222,7 +220,7 @@ class LoginMerger:
         self.counts: Counter[str] = Counter()  # since the start
 
     @classmethod
-    def connect(cls, settings: Settings, read_decisions: ReadDecisions) -> LoginMerger:
+    def connect(cls, settings: Settings, read_decisions: ReadDecisions) -> Self:
         """Fences the process that runs already, and goes on where it was.
 
         Raises ServiceError if Kafka does not answer or lacks a topic, WriterFencedError.

@@ -4,14 +4,12 @@
 InputError of one line.
 """
 
-from __future__ import annotations
-
 import codecs
 import string
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 from zoneinfo import ZoneInfo
 
 from pydantic import (
@@ -64,7 +62,7 @@ class TimeMapping(MappingSection):
         return check_format(value, info.data.get("unit") == "day") if value else value
 
     @model_validator(mode="after")
-    def _check_unit(self) -> TimeMapping:
+    def _check_unit(self) -> Self:
         if self.format and self.unit not in ("iso", "day"):
             raise ValueError(f"unit = {self.unit!r} is a count, which has no format")
         if self.clock and self.unit != "iso":
@@ -131,7 +129,7 @@ class FileMapping(MappingSection):
             raise ValueError("must be an encoding such as utf-8, cp1252 or utf-16") from None
 
     @model_validator(mode="after")
-    def _check_fields(self) -> FileMapping:
+    def _check_fields(self) -> Self:
         for table, names in (("fields", self.fields), ("fixed", self.fixed)):
             for name in names:
                 if name == "event_time":

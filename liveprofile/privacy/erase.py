@@ -5,14 +5,12 @@ again when it is repeated. Tables without a key of the user are read as a whole,
 and again until a read finds nothing, because others may write rows about the users meanwhile.
 """
 
-from __future__ import annotations
-
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from cassandra.cluster import Session
 from cassandra.query import Statement
@@ -67,7 +65,7 @@ class Cut(NamedTuple):
     last_end_ms: int  # of the user's last window that begins before the erasure
 
     @classmethod
-    def of(cls, user_id: str, before_ms: int, window: WindowSettings) -> Cut:
+    def of(cls, user_id: str, before_ms: int, window: WindowSettings) -> Self:
         offset_ms = stagger_offset_ms(user_id, window)
         return cls(before_ms, window.length_ms, end_ms(before_ms - 1, offset_ms, window))
 

@@ -4,11 +4,9 @@ liveprofile.rows declares the tables, liveprofile.settings the topics. A unit te
 with the views of the job, so nothing that is kept is without an entry.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 from cassandra.cluster import Session
 
@@ -34,7 +32,7 @@ class UserKeys(NamedTuple):
     segments: tuple[str, ...] = ()
     hours: tuple[datetime, ...] = ()  # with scored events, ascending
 
-    def with_hour(self, time: datetime) -> UserKeys:
+    def with_hour(self, time: datetime) -> Self:
         """The keys with the hour of a UTC time, whether it has events or not."""
         hour = time.replace(minute=0, second=0, microsecond=0, tzinfo=None)
         return self._replace(hours=tuple(sorted({*self.hours, hour})))

@@ -4,13 +4,11 @@ Every function takes a session of `liveprofile.storage.connection.connect` and r
 if Cassandra does not answer. Times are UTC epoch milliseconds. docs/reading.md documents the CQL.
 """
 
-from __future__ import annotations
-
 import heapq
 import itertools
 from collections.abc import Iterator, Sequence
 from datetime import date
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import orjson
 from cassandra import ConsistencyLevel
@@ -33,7 +31,7 @@ class StoredProfile(UserProfile):
 
     __slots__ = ()
 
-    def at(self, time_ms: int) -> StoredProfile:
+    def at(self, time_ms: int) -> Self:
         """The row with churn and expected spend as of a time without events after the window.
 
         Other columns, and the JSON, stay as of the window's end. A row without a curve stays.

@@ -12,9 +12,7 @@ flat columns.
 Array suffixes: S lists, T tokens of all lists, P selected lists.
 """
 
-from __future__ import annotations
-
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
@@ -84,7 +82,7 @@ class TokenLists(NamedTuple):
     # (5, T) int32: the ENTITY_NAMES of a user list's tokens; (1, T): the user of an entity list's.
     ids: np.ndarray
 
-    def take(self, index_T: np.ndarray | slice, starts: np.ndarray) -> TokenLists:
+    def take(self, index_T: np.ndarray | slice, starts: np.ndarray) -> Self:
         """Selects tokens by index, in lists with the given starts."""
         return TokenLists(
             starts,
@@ -95,12 +93,12 @@ class TokenLists(NamedTuple):
             self.ids[:, index_T],
         )
 
-    def where(self, kept_T: np.ndarray) -> TokenLists:
+    def where(self, kept_T: np.ndarray) -> Self:
         """The same lists with some of their tokens. kept_T: (T,) bool."""
         before = np.concatenate([[0], np.cumsum(kept_T, dtype=np.int64)])
         return self.take(np.flatnonzero(kept_T), before[self.starts])
 
-    def without_event(self, list_P: np.ndarray, event_P: np.ndarray) -> TokenLists:
+    def without_event(self, list_P: np.ndarray, event_P: np.ndarray) -> Self:
         """Copies the lists list_P, each without the tokens and labels of the event event_P[p]."""
         size_P = np.diff(self.starts)[list_P]
         end_P = np.cumsum(size_P)

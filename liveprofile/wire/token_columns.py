@@ -3,9 +3,7 @@
 Shapes: n rows, N tokens of all rows.
 """
 
-from __future__ import annotations
-
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -23,7 +21,7 @@ class TokenColumns(NamedTuple):
     amount: np.ndarray  # (N,) float64
 
     @classmethod
-    def of(cls, rows: list[list[Token]]) -> TokenColumns:
+    def of(cls, rows: list[list[Token]]) -> Self:
         sizes = np.fromiter(map(len, rows), np.int64, len(rows))
         flat = [token for row in rows for token in row]
         return cls(
@@ -45,7 +43,7 @@ class TokenColumns(NamedTuple):
         """(N,) the row that each token belongs to."""
         return np.repeat(np.arange(len(self.starts) - 1), self.sizes)
 
-    def sorted(self) -> TokenColumns:
+    def sorted(self) -> Self:
         """Sorts each row in place, by time and then by the other fields.
 
         The order of arrival is no criterion: it changes from run to run.

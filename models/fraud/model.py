@@ -10,14 +10,12 @@ which adds inputs of the trees.
 Shape suffixes: n events, F features of the model, E of all events.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import xgboost as xgb
@@ -119,7 +117,7 @@ class FraudModel:
             self.reference.save(folder)
 
     @classmethod
-    def load(cls, folder: Path) -> FraudModel:
+    def load(cls, folder: Path) -> Self:
         """Loads a model that `save` wrote. It uses one CPU thread.
 
         Raises InputError naming an unusable file or feature.

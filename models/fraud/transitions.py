@@ -9,9 +9,8 @@ collect what many transitions show a little of, for which the trees alone need m
 Shape suffixes: n events, F features, S states, T transitions.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
+from typing import Self
 
 import numpy as np
 
@@ -38,12 +37,12 @@ class TransitionModel:
         self.ratio_SS = ratio_SS
 
     @classmethod
-    def fit(cls, x_nF: np.ndarray, names: Sequence[str], fraud_n: np.ndarray) -> TransitionModel:
+    def fit(cls, x_nF: np.ndarray, names: Sequence[str], fraud_n: np.ndarray) -> Self:
         """x_nF: features of n events. names: of the features; they include ORDER_FEATURES."""
         return cls.fit_states(_states(x_nF, names), fraud_n)
 
     @classmethod
-    def fit_states(cls, state_nT: np.ndarray, fraud_n: np.ndarray) -> TransitionModel:
+    def fit_states(cls, state_nT: np.ndarray, fraud_n: np.ndarray) -> Self:
         legitimate_SS = _counts(state_nT[~fraud_n]) + _LEGITIMATE_PRIOR
         legitimate_SS /= legitimate_SS.sum(axis=1, keepdims=True)
         fraud_SS = _counts(state_nT[fraud_n]) + _FRAUD_PRIOR * legitimate_SS

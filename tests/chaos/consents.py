@@ -8,8 +8,6 @@ tests/reference/consents.py. Where the job may have decided before or after a la
 allowed. Without kills, the model is called for no other windows. Flags may be missing.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import random
@@ -20,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import pyarrow.parquet as pq
 from cassandra.cluster import Session
@@ -120,7 +118,7 @@ class Used(NamedTuple):
     positions: list[tuple[int, int]]  # of each event
 
     @classmethod
-    def of(cls, job: JobUnderTest) -> Used:
+    def of(cls, job: JobUnderTest) -> Self:
         records = [
             Record(r.partition, r.offset, r.timestamp_ms, r.key, r.value)
             for r in read_topic(job.settings, job.settings.topics.events)

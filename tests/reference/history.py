@@ -1,12 +1,10 @@
 """Section 4 of docs/data-contract.md in plain Python: history, memory, vectors of a window."""
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from tests.reference.validation import TYPES, ValidEvent
 
@@ -26,7 +24,7 @@ class Token(NamedTuple):
     amount: float
 
     @classmethod
-    def from_event(cls, event: ValidEvent) -> Token:
+    def from_event(cls, event: ValidEvent) -> Self:
         type_index = TYPES.index(event.event_type)
         return cls(event.time_ms, type_index, event.item, event.category, event.amount)
 

@@ -6,8 +6,6 @@ success is recorded after it returns (`HandledStore`), and an alert that comes a
 Several consumers of one group share the partitions.
 """
 
-from __future__ import annotations
-
 import logging
 import signal
 import threading
@@ -15,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 from cassandra.cluster import Session
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
@@ -161,7 +159,7 @@ class AlertConsumer:
         *,
         group_id: str = GROUP_ID,
         **options: Any,
-    ) -> AlertConsumer:
+    ) -> Self:
         """Builds a consumer of settings.topics.alerts.
 
         It starts at the group's committed offsets, else at the oldest record. session: stores

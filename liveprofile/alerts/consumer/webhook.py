@@ -3,8 +3,6 @@
 https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
 """
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import binascii
@@ -14,6 +12,7 @@ import os
 import re
 import ssl
 import time
+from typing import Self
 from urllib.parse import urlsplit
 
 from liveprofile.alerts.consumer.alert import Alert
@@ -58,7 +57,7 @@ class Webhook:
         self._timeout_s, self._tls = timeout_s, tls or ssl.create_default_context()
 
     @classmethod
-    def from_environment(cls, url: str) -> Webhook:
+    def from_environment(cls, url: str) -> Self:
         """Uses the secret of the variable LIVEPROFILE_WEBHOOK_SECRET. Raises ConfigError."""
         secret = os.environ.get(SECRET_VARIABLE)
         if not secret:

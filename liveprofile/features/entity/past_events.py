@@ -7,9 +7,7 @@ Array suffixes: n events, P selected rows, S lists, U tokens and T past events o
 labels, K kinds of keys, B bounds, C summed columns, W = B - 1 spans.
 """
 
-from __future__ import annotations
-
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -56,7 +54,7 @@ class EventLists(NamedTuple):
     user_lists: TokenLists  # n lists
     entity_lists: TokenLists  # 5n lists in the order of ENTITY_NAMES: all devices, all places, ...
 
-    def without_event(self, row_P: np.ndarray, event_P: np.ndarray) -> EventLists:
+    def without_event(self, row_P: np.ndarray, event_P: np.ndarray) -> Self:
         """Copies the rows row_P, each as if the event event_P[p] had not happened."""
         entity_rows = np.arange(len(ENTITY_NAMES))[:, None] * len(self.event_ms) + row_P
         return EventLists(

@@ -9,12 +9,10 @@ Shape suffixes: N events, L labels, E labelled events, W requested events, F fea
 row group.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
@@ -48,7 +46,7 @@ class LabelLog(NamedTuple):
     time_ms_L: np.ndarray  # when the label was given
 
     @classmethod
-    def from_records(cls, records: Iterable[LabelRecord]) -> LabelLog:
+    def from_records(cls, records: Iterable[LabelRecord]) -> Self:
         """Builds the log from valid records. Raises InputError if there are none."""
         events: dict[str, int] = {}
         rows = []

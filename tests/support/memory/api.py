@@ -1,11 +1,9 @@
 """What the read API and the console stand on, in memory: Cassandra, Kafka, keys, and rows."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import orjson
 import pytest
@@ -39,7 +37,7 @@ class MemoryApi:
         self.session, self.kafka, self.settings = MemoryCassandra(), MemoryKafka(), load()
         self.keys: list[NewKey] = []
 
-    def install(self, monkeypatch: pytest.MonkeyPatch, now_ms: Any = lambda: NOW_MS) -> MemoryApi:
+    def install(self, monkeypatch: pytest.MonkeyPatch, now_ms: Any = lambda: NOW_MS) -> Self:
         """Replaces what reaches Kafka, and the clock of the product's functions."""
         self.kafka.install(monkeypatch)
         replace_everywhere(monkeypatch, {product_cql.now_ms: now_ms})

@@ -1,11 +1,9 @@
 """A Cassandra session in memory: the statements of the product run on rows of the real schema."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import Any
+from typing import Any, Self
 
 from cassandra import DriverException
 from cassandra.query import BatchStatement
@@ -59,7 +57,7 @@ class Prepared:
     def __init__(self, query: str):
         self.query_string = Text(query)
 
-    def bind(self, values: Sequence[Any]) -> Prepared:
+    def bind(self, values: Sequence[Any]) -> Self:
         bound = Prepared(self.query_string)
         bound.query_string.values = tuple(values)
         return bound

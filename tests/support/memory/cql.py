@@ -3,14 +3,12 @@
 SELECT, INSERT, UPDATE and DELETE, with their conditions, of the tables in schemas/cassandra.cql.
 """
 
-from __future__ import annotations
-
 import re
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from itertools import islice
-from typing import Any
+from typing import Any, Self
 from uuid import UUID
 
 import numpy as np
@@ -38,7 +36,7 @@ class Rows(list):
     was_applied = True
 
     @property
-    def current_rows(self) -> Rows:
+    def current_rows(self) -> Self:
         return self
 
     def one(self) -> Any:

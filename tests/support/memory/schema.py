@@ -1,12 +1,10 @@
 """A keyspace in memory that understands the statements of migrations and their records."""
 
-from __future__ import annotations
-
 import re
 import threading
 from collections.abc import Callable, Iterable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 from cassandra import InvalidRequest
 
@@ -104,7 +102,7 @@ class MemorySchema:
 class Record(tuple):
     """A row with attributes, as the driver returns it."""
 
-    def __new__(cls, *values: Any) -> Record:
+    def __new__(cls, *values: Any) -> Self:
         return super().__new__(cls, values)
 
     number = property(lambda self: self[0])

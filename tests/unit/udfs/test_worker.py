@@ -1,9 +1,7 @@
 """The workers' cache of attributes, and their counters of latencies read back from Flink."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Self
 
 from liveprofile.attributes.statements import SEGMENT_PURPOSES, Statement
 from liveprofile.flink.operator_metrics import (
@@ -67,7 +65,7 @@ class Group:
     def __init__(self, values: dict[str, float], path: str):
         self._values, self._path = values, path
 
-    def add_group(self, name: str, extra: str | None = None) -> Group:
+    def add_group(self, name: str, extra: str | None = None) -> Self:
         return Group(self._values, ".".join(filter(None, (self._path, name, extra))))
 
     def counter(self, name: str) -> Any:

@@ -1,9 +1,7 @@
 """Alerts, handlers and runs for the tests of the alert consumer."""
 
-from __future__ import annotations
-
 import json
-from typing import Any
+from typing import Any, Self
 
 from liveprofile.alerts.consumer import Alert, AlertConsumer, RetryPolicy
 from liveprofile.alerts.consumer.alert import read_alert
@@ -69,6 +67,6 @@ class Run:
         )
         kafka.on_empty = self.consumer.stop
 
-    def __call__(self) -> Run:
+    def __call__(self) -> Self:
         self.counts = self.consumer.run()
         return self
