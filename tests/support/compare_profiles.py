@@ -19,6 +19,7 @@ from tests.support.model_scores import WindowScores
 EXAMPLES = 5
 FEATURE_TOLERANCE = 2e-6  # the job keeps six decimals
 STD_TOLERANCE = 1e-5  # times the size of the mean: a difference of squares loses half of the digits
+SUBTRACTED_TOLERANCE = 1e-7  # times a window's amount, which the job subtracts for what was before
 SHARE_TOLERANCE = 1e-4  # the job keeps four decimals
 CURVE_TOLERANCE = 0.011  # the job keeps two decimals
 MODEL_TOLERANCE = 1e-4  # float32, whose sums in a batch have another order
@@ -140,6 +141,7 @@ def _compare_features(
         if name.endswith("_std"):
             mean = reference[name.removesuffix("std") + "mean"]
             tolerance = STD_TOLERANCE * max(1.0, abs(mean))
+            tolerance += SUBTRACTED_TOLERANCE * abs(expected.profile.amount)
         comparison.equal(name, where, job.get(name), reference[name], tolerance)
 
 
