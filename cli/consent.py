@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import orjson
 import typer
+from cassandra.cluster import Session
 
 from cli.common import Call, UserArgument, table
 from cli.options import Commands
@@ -30,6 +31,7 @@ from liveprofile.kafka import offsets
 from liveprofile.kafka.offsets import partition_ranges
 from liveprofile.kafka.records import Record, read_topic, send_all
 from liveprofile.privacy.withdrawals import DELTAS, StoredRow, delete_rows, find_rows, read_digests
+from liveprofile.progress import Progress
 from liveprofile.settings import Settings
 from liveprofile.storage.cql import now_ms
 from liveprofile.units import DAY_MS
@@ -37,6 +39,7 @@ from services.privacy import ConsentState, change_consents, consents
 
 SETTLE_S = 2.0  # until the workers know of a change
 USERS_AT_ONCE = 8
+LOOK_BACK_DAYS = 30
 
 Used = tuple[str, bytes]  # a user and the digest of an event
 Outgoing = tuple[bytes | None, bytes | None, dict[str, str]]  # key, value and headers
@@ -46,7 +49,7 @@ def backwards(
     call: Call,
     users: Annotated[list[str] | None, typer.Argument()] = None,
     delete: bool = False,
-    days: Annotated[int, typer.Option(min=0)] = 30,
+    days: Annotated[int, typer.Option(min=0)] = LOOK_BACK_DAYS,
 ) -> None:
     """Find rows that consents forbid, because a change came after they were stored.
 
@@ -61,7 +64,30 @@ def backwards(
     delete: Delete what is found.
     days: Age up to which rows are looked at.
     """
-    settings = call.settings
+    with call.session() as session, progress() as show:
+        found = forbidden_rows(call.settings, session, users, days, delete=delete, progress=show)
+    for user, rows in found.items():
+        counts = dict(Counter(row.table for row in rows))
+        call.print({"user_id": user, "rows": counts, "deleted": delete})
+    if not found and not call.json:
+        typer.echo("consents forbid no stored row")
+    if found and not delete:
+        raise typer.Exit(1)
+
+
+def forbidden_rows(
+    settings: Settings,
+    session: Session,
+    users: Sequence[str] | None = None,
+    days: int = LOOK_BACK_DAYS,
+    *,
+    delete: bool,
+    progress: Progress,
+) -> dict[str, list[StoredRow]]:
+    """The rows by user that consents forbid; for the arguments see `backwards`.
+
+    Raises ServiceError.
+    """
     book = read_consents(settings)
     ids = list(dict.fromkeys(users)) if users else sorted(book.users())
     since_ms = now_ms() - days * DAY_MS
@@ -70,36 +96,29 @@ def backwards(
     starts_ms: list[int] = []
     if delete:
         time.sleep(SETTLE_S)
-    with call.session() as session, progress() as show:
 
-        def find(user: str) -> list[StoredRow]:
-            allowed = partial(book.allowed_during, user)
-            return find_rows(session, user, allowed, settings.window, since_ms)
+    def find(user: str) -> list[StoredRow]:
+        allowed = partial(book.allowed_during, user)
+        return find_rows(session, user, allowed, settings.window, since_ms)
 
-        pool = ThreadPoolExecutor(USERS_AT_ONCE)
-        try:
-            for number, (user, rows) in enumerate(zip(ids, pool.map(find, ids), strict=True), 1):
-                show("users", number, len(ids))
-                if rows:
-                    found[user] = rows
-        finally:
-            pool.shutdown(cancel_futures=True)
-        for user, rows in found.items() if delete else ():
-            if ends_ms := [row.time_ms for row in rows if row.table == DELTAS]:
-                starts_ms += [end_ms - settings.window.length_ms for end_ms in ends_ms]
-                used |= {(user, digest) for digest in read_digests(session, user, ends_ms)}
-        if delete:
-            # Rejected first: after a kill in between, the rows still tell which events they used.
-            _reject(settings, used, starts_ms, read_merges(settings))
-            for rows in found.values():
-                delete_rows(session, rows)
-    for user, rows in found.items():
-        counts = dict(Counter(row.table for row in rows))
-        call.print({"user_id": user, "rows": counts, "deleted": delete})
-    if not found and not call.json:
-        typer.echo(f"consents forbid no row of {len(ids)} users")
-    if found and not delete:
-        raise typer.Exit(1)
+    pool = ThreadPoolExecutor(USERS_AT_ONCE)
+    try:
+        for number, (user, rows) in enumerate(zip(ids, pool.map(find, ids), strict=True), 1):
+            progress("users", number, len(ids))
+            if rows:
+                found[user] = rows
+    finally:
+        pool.shutdown(cancel_futures=True)
+    for user, rows in found.items() if delete else ():
+        if ends_ms := [row.time_ms for row in rows if row.table == DELTAS]:
+            starts_ms += [end_ms - settings.window.length_ms for end_ms in ends_ms]
+            used |= {(user, digest) for digest in read_digests(session, user, ends_ms)}
+    if delete:
+        # Rejected first: after a kill in between, the rows still tell which events they used.
+        _reject(settings, used, starts_ms, read_merges(settings))
+        for rows in found.values():
+            delete_rows(session, rows)
+    return found
 
 
 def _reject(

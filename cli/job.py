@@ -31,7 +31,7 @@ from liveprofile.flink.jobs import only_job
 from liveprofile.kafka.topics import create_topics, missing_topics
 from liveprofile.settings import load
 from liveprofile.storage.schema import pending_migrations
-from services.operations import job_status
+from services.operations import chore_status, job_status
 
 
 def setup(call: Call, dry_run: bool = False) -> None:
@@ -117,11 +117,15 @@ def status(call: JobCall) -> None:
     """Show the job's state, consumer lag, last checkpoint and model version.
 
     Exits with 1 if there is a warning: no checkpoint has completed for three intervals, events were
-    not scored since the job's last start or restart, or a worker has refused a user model.
+    not scored since the job's last start or restart, a worker has refused a user model, or a chore
+    has not succeeded for three intervals.
 
     Example: `liveprofile job status --json`
     """
     result = job_status(call.job)
+    with call.session() as session:
+        chores = chore_status(session, call.settings)
+    result |= {"chores": chores["chores"], "warnings": result["warnings"] + chores["warnings"]}
     call.print(result)
     for warning in result["warnings"] if not call.json else ():
         typer.echo(f"warning: {warning}", err=True)

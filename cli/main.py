@@ -75,8 +75,8 @@ GROUPS = (
     Group(
         "serve",
         OPERATE,
-        "The read API, the console and metrics.",
-        {"serve": "api console metrics key"},
+        "The read API, the console, metrics and chores.",
+        {"serve": "api console metrics chores key"},
     ),
     Group(
         "profile",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -25,21 +24,17 @@ from cli.common import (
     table,
 )
 from cli.progress import progress
-from liveprofile.consent.changes import ttl_s
 from liveprofile.errors import InputError
 from liveprofile.feeds.users import read_erasures, read_merges
 from liveprofile.identity.merges import former_ids, of_persons
 from liveprofile.kafka.offsets import partition_ranges
 from liveprofile.kafka.records import read_topic
-from liveprofile.privacy.erase import Cut, erase_users
 from liveprofile.privacy.erasure_log import (
-    ErasureRun,
     is_done,
     place_statuses,
     proof_line,
     read_runs,
     scan_runs,
-    write_run,
 )
 from liveprofile.privacy.export import as_json, private_file, table_rows, user_records
 from liveprofile.privacy.places import TABLES, read_user_keys, retention, unlimited
@@ -48,10 +43,13 @@ from liveprofile.settings import TOPICS, Settings
 from liveprofile.storage.cql import now_ms
 from liveprofile.units import DAY_MS
 from liveprofile.wire.tokens import ID_CHARS
-from services.privacy import erase_other_ids, forget_merges, send_erasures
-
-PART_USERS = 500  # tables without a key of the user are read once or twice for so many
-SETTLE_S = 2.0  # until the workers know of an erasure
+from services.privacy import (
+    SETTLE_S,
+    PendingErasures,
+    delete_users,
+    forget_merges,
+    send_erasures,
+)
 
 
 def erase(
@@ -117,7 +115,7 @@ def _carry_out(call: Call, ids: list[str], proof: Path | None) -> None:
     """Erases users, or without ids goes on with all pending erasures."""
     settings = call.settings
     with _new_file(proof) as out, call.session() as session:
-        todo = _send(settings, ids) if ids else _pending(settings, session)
+        todo = _send(settings, ids) if ids else PendingErasures(settings).find(session)
         rows_left = False
         for report in _delete(settings, session, todo, out):
             call.print(report)
@@ -148,42 +146,20 @@ def _send(settings: Settings, ids: list[str]) -> dict[str, int]:
     return before_ms
 
 
-def _pending(settings: Settings, session: Session) -> dict[str, int]:
-    """The users whose rows are not deleted yet. Raises ServiceError."""
-    erased, runs = read_erasures(settings).users(), scan_runs(session)
-    book = read_merges(settings)
-    erased |= erase_other_ids(settings, book, erased)
-    forget_merges(settings, book, erased)
-    todo = {
-        user: before_ms
-        for user, before_ms in erased.items()
-        if not is_done(runs.get(user), before_ms)
-    }
-    if todo and max(todo.values()) > (time.time() - SETTLE_S) * 1_000:
-        time.sleep(SETTLE_S)
-    return todo
-
-
 def _delete(
     settings: Settings, session: Session, todo: Mapping[str, int], out: IO[bytes] | None
 ) -> Iterator[dict[str, Any]]:
     """Deletes the rows of users; yields a report of each. Raises ServiceError."""
-    keep_s = ttl_s(settings.topics.decisions_retention_ms)
-    secret = settings.rules_signing_key
-    cuts = {user: Cut.of(user, before_ms, settings.window) for user, before_ms in todo.items()}
-    remaining, number = iter(cuts.items()), 0
+    secret, keyspace = settings.rules_signing_key, settings.cassandra.keyspace
     with progress() as show:
-        while part := dict(itertools.islice(remaining, PART_USERS)):
-            for user, done in erase_users(session, part):
-                done_ms, number = now_ms(), number + 1
-                write_run(session, user, ErasureRun(todo[user], done_ms, done.pending), keep_s)
-                if out is not None and secret is not None:
-                    keyspace = settings.cassandra.keyspace
-                    out.write(proof_line(secret.get_secret_value(), user, keyspace, done_ms, done))
-                    out.flush()  # what is done is proven, also if the next user fails
-                if len(todo) > 1:
-                    show("erasing", number, len(todo))
-                yield {"user_id": user, "rows": done.rows, "pending": done.pending}
+        erased = delete_users(settings, session, todo)
+        for number, (user, done_ms, done) in enumerate(erased, 1):
+            if out is not None and secret is not None:
+                out.write(proof_line(secret.get_secret_value(), user, keyspace, done_ms, done))
+                out.flush()  # what is done is proven, also if the next user fails
+            if len(todo) > 1:
+                show("erasing", number, len(todo))
+            yield {"user_id": user, "rows": done.rows, "pending": done.pending}
 
 
 def _erase_rows(call: Call, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,7 @@ import typer
 from cli.common import Call, format_utc, table, time_option
 from cli.definitions import FileArgument, add_commands
 from cli.options import Commands
-from cli.progress import progress
+from cli.progress import print_line, progress
 from liveprofile.segments.members import members as stored_members
 from liveprofile.segments.members import sizes as stored_sizes
 from liveprofile.storage.cql import now_ms
@@ -18,6 +19,10 @@ from liveprofile.storage.queries import TOKEN_MAX, TOKEN_MIN
 from services.definitions import preview_segments, read_definitions, read_kind
 
 if TYPE_CHECKING:
+    from cassandra.cluster import Session
+
+    from liveprofile.settings import Settings
+    from offline.sweep import SweepResult
     from offline.sweep_store import SweepState
 
 segments = Commands()
@@ -79,6 +84,28 @@ def members(
     call.rows(found, "user_id since_ms", missing=missing)
 
 
+def sweep_all(
+    settings: Settings,
+    session: Session,
+    time_ms: int,
+    on_page: Callable[[SweepState], None] = lambda state: None,
+) -> SweepResult:
+    """Sweeps until the definitions are those of the sweep; the counts of all. Raises ServiceError.
+
+    on_page: as of `Sweep`.
+    """
+    from offline.sweep import run_sweep
+
+    entered = left = 0
+    while True:
+        found = read_kind(settings, "segments").definitions
+        result = run_sweep(settings, session, found, time_ms, on_page=on_page)
+        entered, left = entered + result.entered, left + result.left
+        if read_kind(settings, "segments").definitions.version == result.state.version:
+            return result._replace(entered=entered, left=left)
+        print_line("the definitions have changed since the sweep began: once more")
+
+
 @segments.command()
 def sweep(call: Call, at: MomentOption = None) -> None:
     """Evaluate the segments of all users now, beside the running job.
@@ -88,29 +115,19 @@ def sweep(call: Call, at: MomentOption = None) -> None:
 
     Example: `liveprofile segments sweep`
     """
-    from offline.sweep import run_sweep
-
     time_ms = now_ms() if at is None else at
-    settings = call.settings
-    entered = left = 0
     with call.session() as session, progress() as on_progress:
 
         def on_page(state: SweepState) -> None:
             percent = 100 * (state.position - TOKEN_MIN) // (TOKEN_MAX - TOKEN_MIN)
             on_progress("sweep, % of all users", percent, 100)
 
-        while True:
-            found = read_kind(settings, "segments").definitions
-            result = run_sweep(settings, session, found, time_ms, on_page=on_page)
-            entered, left = entered + result.entered, left + result.left
-            if read_kind(settings, "segments").definitions.version == result.state.version:
-                break
-            typer.echo("the definitions have changed since the sweep began: once more", err=True)
+        result = sweep_all(call.settings, session, time_ms, on_page)
     call.print(
         {
             "users": result.state.users,
-            "entered": entered,
-            "left": left,
+            "entered": result.entered,
+            "left": result.left,
             "at_ms": result.state.time_ms,
             "seconds": round(result.seconds, 1),
         }

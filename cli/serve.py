@@ -1,4 +1,4 @@
-"""`liveprofile serve`: the read API, the console, metrics, and the keys of the API."""
+"""`liveprofile serve`: the read API, the console, metrics, chores, and the keys of the API."""
 
 from __future__ import annotations
 
@@ -65,6 +65,21 @@ def metrics(call: Call, host: HostOption = None, port: PortOption = None) -> Non
 
     settings = _settings(call, serve={"host": host}, metrics={"port": port})
     serve_metrics(settings, _started(call))
+
+
+def chores(call: Call) -> None:
+    """Run what must be run again and again until Ctrl-C, each at the interval of its setting.
+
+    Heartbeats, erasures, attributes, trends, late events, audits, consents and sweeps
+    (docs/operate.md#chores). Of several copies one works, and another one takes over if it dies.
+    Starts without Kafka and Cassandra.
+
+    Example: `liveprofile serve chores`
+    """
+    from cli.chores import serve_chores
+
+    _settings(call)
+    serve_chores(call)
 
 
 def _settings(call: Call, **options: dict[str, Any]) -> Settings:

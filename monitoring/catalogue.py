@@ -84,6 +84,13 @@ FIGURES: dict[str, Figure] = {
     # Audit
     "audit_clean_timestamp_seconds": Figure("gauge", "When the last clean audit with --new ended."),
     "audit_pending_records": Figure("gauge", "Records after it, up to 5 minutes ago."),
+    # Chores
+    "chore_age_seconds": Figure(
+        "gauge", "Since the last success; since 1970 if there is none.", ("chore",)
+    ),
+    "chore_interval_seconds": Figure("gauge", "Its setting.", ("chore",)),
+    "erasures_pending": Figure("gauge", "Erasures with rows that are left, 5 minutes ago."),
+    "erasure_age_seconds": Figure("gauge", "Of the oldest of them; 0: none."),
     # The exporter itself
     "source_up": Figure("gauge", "1: the figures of this source are up to date.", ("source",)),
     "source_read_seconds": Figure("gauge", "How long the last reading took.", ("source",)),

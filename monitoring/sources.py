@@ -39,14 +39,16 @@ from liveprofile.kafka.offsets import (
     scoring_group,
 )
 from liveprofile.kafka.topics import NoTopicError
+from liveprofile.privacy.erasure_log import scan_runs
 from liveprofile.settings import CassandraSettings, Settings
 from liveprofile.storage import connection
-from liveprofile.storage.cql import execute
+from liveprofile.storage.cql import execute, now_ms
 from liveprofile.storage.queries import scan_ring
 from liveprofile.units import SECOND_MS
 from monitoring.catalogue import Readings
 from monitoring.topic_counts import TopicCounter
 from services import operations
+from services.chores import ChoreRun, ChoreStore, intervals_s
 from udfs.scoring.drift_store import DriftDecision, DriftState
 
 ROWS = re.compile(r"\.liveprofile\.(events\.)?rows$")
@@ -187,6 +189,7 @@ class CassandraSource:
             self.close()
             raise
         readings = Readings()
+        add_chores(readings, self._settings, ChoreStore(self._session, self._settings).runs())
         hosts = self._session.cluster.metadata.all_hosts()
         down = sum(host.is_up is False for host in hosts)  # None: not known
         readings.add("cassandra_nodes", len(hosts) - down, "up")
@@ -209,6 +212,9 @@ def scan_tables(settings: Settings, session: Session) -> Readings:
     counts = Counter(row.state for row in rows)
     for state in CASE_STATES:
         readings.add("cases", counts[state], state)
+    left_ms = [run.before_ms for run in scan_runs(session).values() if run.remaining]
+    readings.add("erasures_pending", len(left_ms))
+    readings.add("erasure_age_seconds", (now_ms() - min(left_ms, default=now_ms())) / SECOND_MS)
     topic = settings.topics.events
     if audited := last_noted(session, topic):
         readings.add("audit_clean_timestamp_seconds", audited.ended_ms / SECOND_MS)
@@ -217,6 +223,14 @@ def scan_tables(settings: Settings, session: Session) -> Readings:
             pending = sum(span.end - starts.get(number, 0) for number, span in ranges.items())
             readings.add("audit_pending_records", pending)
     return readings
+
+
+def add_chores(readings: Readings, settings: Settings, runs: Mapping[str, ChoreRun]) -> None:
+    """The chores that have run, as far as the settings have them."""
+    for name, every_s in intervals_s(settings).items():
+        if run := runs.get(name):
+            readings.add("chore_age_seconds", run.age_s(now_ms()), name)
+            readings.add("chore_interval_seconds", every_s, name)
 
 
 def add_drift(readings: Readings, state: DriftState, decisions: Sequence[DriftDecision]) -> None:

@@ -18,6 +18,8 @@ from liveprofile.ingest.rejected import RejectedRecord, last_ranges, latest_reco
 from liveprofile.kafka.offsets import lag, scoring_group
 from liveprofile.resources import product_path
 from liveprofile.settings import Settings
+from liveprofile.storage.cql import now_ms
+from services.chores import ChoreStore, overdue
 from udfs.scoring.drift_store import CassandraDriftStore, DriftDecision, DriftState
 
 log = logging.getLogger(__name__)
@@ -54,6 +56,15 @@ def job_status(running: Job) -> dict[str, Any]:
         "model_version": orjson.loads(card.read_bytes())["version"] if card.is_file() else None,
         "models": models and models._asdict(),
         "warnings": list(job_warnings(job, interval_ms, scoring, models)),
+    }
+
+
+def chore_status(session: Session, settings: Settings) -> dict[str, Any]:
+    """When each chore has last succeeded, and warnings of those that are overdue."""
+    runs = ChoreStore(session, settings).runs()
+    return {
+        "chores": {name: {"succeeded_ms": run.succeeded_ms or None} for name, run in runs.items()},
+        "warnings": list(overdue(settings, runs, now_ms())),
     }
 
 

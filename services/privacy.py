@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+import itertools
+import time
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,10 +12,15 @@ from cassandra.cluster import Session
 
 from liveprofile.consent import changes as consent_store
 from liveprofile.consent.changes import PURPOSES, ConsentChange, newest
+from liveprofile.errors import ServiceError
+from liveprofile.feeds.feed import TableSpec, TableTail
+from liveprofile.feeds.users import erasures_spec, merges_spec
 from liveprofile.identity import merges
 from liveprofile.identity.merges import IdentityTable, missing_erasures, without_users
+from liveprofile.kafka.offsets import partition_ranges
 from liveprofile.kafka.records import send_all
 from liveprofile.privacy import erasures
+from liveprofile.privacy.erase import Cut, Erasure, erase_users
 from liveprofile.privacy.erasure_log import (
     REQUESTED,
     ErasureRun,
@@ -21,13 +28,19 @@ from liveprofile.privacy.erasure_log import (
     is_done,
     place_statuses,
     read_runs,
+    scan_runs,
     write_run,
 )
 from liveprofile.rows.operations import AuditEntry
 from liveprofile.settings import Settings
 from liveprofile.storage.cql import now_ms
+from liveprofile.units import MINUTE_MS
 from liveprofile.wire.user_records import CONTENT_TYPE, key_of
 from services.audit import audited
+
+PART_USERS = 500  # tables without a key of the user are read once or twice for so many
+SETTLE_S = 2.0  # until the workers know of an erasure
+REPEAT_MS = 10 * MINUTE_MS  # rows that an erasure has left may be deletable then
 
 
 class ConsentState(NamedTuple):
@@ -105,7 +118,7 @@ def request_erasure(
     before_ms: int,
     audit: AuditEntry | None = None,
 ) -> ErasureState:
-    """Makes the job forget a user; `liveprofile privacy erase --pending` deletes the rows."""
+    """Makes the job forget a user; `liveprofile serve chores` deletes the rows."""
     known = read_runs(session, [user_id]).get(user_id)
     if known is not None and known.before_ms >= before_ms:
         return _state(settings, known)  # repeated, or covered by a later one
@@ -121,6 +134,75 @@ def request_erasure(
 def _state(settings: Settings, known: ErasureRun) -> ErasureState:
     places = place_statuses(known.before_ms, known, settings, now_ms())
     return ErasureState(known.before_ms, is_done(known, known.before_ms), list(places))
+
+
+class PendingErasures:
+    """The erasures of the topic whose rows are not deleted yet; it reads the topics on."""
+
+    def __init__(self, settings: Settings):
+        self._settings = settings
+        self._tails: dict[str, TableTail[Any]] = {}
+        self._done: dict[str, int] = {}  # the time of each user's erasure that is carried out
+
+    def find(self, session: Session, repeat_ms: int = 0) -> dict[str, int]:
+        """The times of the erasures by user, when the workers know of them. Raises ServiceError.
+
+        repeat_ms: erasures that have left rows come again after so long.
+        """
+        settings, book = self._settings, IdentityTable()
+        erased = self._read(erasures_spec(settings)).users()
+        if settings.merges.enabled:
+            book = self._read(merges_spec(settings))
+        erased |= erase_other_ids(settings, book, erased)
+        forget_merges(settings, book, erased)
+        # A time may be 0, and a later erasure of a user counts anew.
+        todo = {user: at for user, at in erased.items() if self._done.get(user, -1) < at}
+        runs = read_runs(session, todo) if len(todo) <= PART_USERS else scan_runs(session)
+        for user, run in runs.items():
+            at = todo.get(user, run.before_ms + 1)
+            if is_done(run, at):
+                self._done[user] = todo.pop(user)
+            elif run.remaining == REQUESTED or at > run.before_ms:
+                continue
+            elif now_ms() < run.deleted_ms + repeat_ms:
+                del todo[user]
+        if todo:
+            time.sleep(SETTLE_S)
+        return todo
+
+    def carry_out(self, session: Session) -> None:
+        """Deletes the rows of all of them. Raises ServiceError."""
+        todo = self.find(session, REPEAT_MS)
+        for _ in delete_users(self._settings, session, todo):
+            pass
+
+    def _read(self, spec: TableSpec[Any]) -> Any:
+        """The table up to the topic's present end."""
+        if spec.noun not in self._tails:
+            partition_ranges(self._settings, spec.topic)  # without the topic nothing would follow
+            self._tails[spec.noun] = TableTail(self._settings, spec)
+        try:
+            return self._tails[spec.noun].read().value()
+        except ServiceError:
+            self._tails.pop(spec.noun).close()
+            raise
+
+
+def delete_users(
+    settings: Settings, session: Session, todo: Mapping[str, int]
+) -> Iterator[tuple[str, int, Erasure]]:
+    """Deletes the rows of users; yields each with the time when it was done. Raises ServiceError.
+
+    todo: the time of each user's erasure.
+    """
+    keep_s = consent_store.ttl_s(settings.topics.decisions_retention_ms)
+    cuts = {user: Cut.of(user, before_ms, settings.window) for user, before_ms in todo.items()}
+    remaining = iter(cuts.items())
+    while part := dict(itertools.islice(remaining, PART_USERS)):
+        for user, done in erase_users(session, part):
+            done_ms = now_ms()
+            write_run(session, user, ErasureRun(todo[user], done_ms, done.pending), keep_s)
+            yield user, done_ms, done
 
 
 def erase_other_ids(

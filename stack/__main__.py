@@ -57,9 +57,10 @@ def up(
     Example: `python -m stack up --heartbeat`
     """
     stack = Stack(root, slots=slots, pipelines=pipelines)
-    with Console(stderr=True).status("starting Kafka, Cassandra, Flink and the read API"):
+    with Console(stderr=True).status("starting Kafka, Cassandra, Flink, the read API and chores"):
         stack.start()
         stack.api.start()
+        stack.chores.start()
         if heartbeat:
             stack.heartbeat.start()
     _report(stack)

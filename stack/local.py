@@ -79,6 +79,12 @@ class HttpServer(Command):
             return False
 
 
+class ChoreService(Command):
+    """Runs the chores. It works once the tables exist."""
+
+    words = ("serve", "chores")
+
+
 class Heartbeat(Command):
     """Sends the present time to every partition of the input topic, which it creates if missing."""
 
@@ -128,6 +134,7 @@ class Stack:
         # Not of the services: the job does not need them.
         self.api = HttpServer("api", self.root, state)
         self.console = HttpServer("console", self.root, state)
+        self.chores = ChoreService("chores", self.root, state)
         # Not one of the services: it would close all windows of past events.
         self.heartbeat = Heartbeat("heartbeat", self.root, state)
         self._state = state
@@ -177,6 +184,7 @@ class Stack:
     def stop(self) -> None:
         """Stops all services; data, ports and logs stay for the next start."""
         self.heartbeat.stop()
+        self.chores.stop()
         self.console.stop()
         self.api.stop()
         # A TaskManager stops before the JobManager that it reports to.
@@ -216,6 +224,8 @@ class Stack:
                 "checkpoint": str(ROOT / "models" / "checkpoints" / "event-risk"),
                 "replay": True,  # mostly history is tried out here
             },
+            # History is tried out here: the present time would end it.
+            "chores": {"heartbeat_s": 0, "sweep_s": 0, "late_s": 0},
             "rules": str(ROOT / "rules.toml"),
             "segments": str(ROOT / "segments.toml"),
             "attributes": str(ROOT / "attributes.toml"),
@@ -231,7 +241,7 @@ class Stack:
     def status(self) -> dict[str, Any]:
         """{"config", "services": {name: {"pid", "address", "memory_mb", "log"}}}."""
         ports = self._state.read()["ports"]
-        others = (self.api, self.console, self.heartbeat)
+        others = (self.api, self.console, self.chores, self.heartbeat)
         services = {}
         for name, service in (self.services | {each.name: each for each in others}).items():
             port = ports.get(name.replace("jobmanager", "flink_rest"), "")

@@ -42,6 +42,7 @@ CHECKS = {
         "embedding size": "set another cassandra.keyspace",
         "cassandra permissions": "GRANT SELECT to the account",
         "batch thresholds": f"set batch_size_warn_threshold: {BATCH_WARN_KIB}KiB in cassandra.yaml",
+        "chores": "`liveprofile serve chores` runs them; its log has the errors",
         "cassandra clock": "synchronise both clocks, for example with chrony",
     },
     "flink": {
@@ -153,6 +154,8 @@ def cassandra_problems(facts: Facts, settings: Settings) -> Problems:
     size = (found.settings or {}).get("batch_size_warn_threshold", "")
     if (match := re.fullmatch(r"(\d+)KiB", size)) and int(match[1]) < BATCH_WARN_KIB:
         yield "batch thresholds", f"batch_size_warn_threshold is {size}: writes cost twice as much"
+    for line in found.overdue:
+        yield "chores", line
     if abs(found.clock_ahead_ms) > MAX_SKEW_MS:
         yield "cassandra clock", _skew(found.clock_ahead_ms)
 

@@ -34,6 +34,7 @@ from liveprofile.rules.rules import read_rules
 from liveprofile.settings import Settings
 from liveprofile.storage.connection import close, connect
 from models.profile.model_card import ModelCard
+from services.operations import chore_status
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class CassandraFacts:
     replication: dict[str, str] | None = None  # of the keyspace; None if it is missing
     columns: dict[str, dict[str, str]] = field(default_factory=dict)  # table: column: type
     unreadable: tuple[str, ...] = ()  # tables that the account may not read
+    overdue: tuple[str, ...] = ()  # chores
 
 
 @dataclass(frozen=True)
@@ -157,14 +159,16 @@ def cassandra_facts(settings: Settings) -> CassandraFacts:
     except LiveprofileError as error:
         return CassandraFacts(error=str(error))
     try:
-        return _cassandra_facts(session, settings.cassandra.keyspace)
+        return _cassandra_facts(session, settings)
     except Exception as error:  # noqa: BLE001 - of the driver, with no common base class
         return CassandraFacts(error=f"{type(error).__name__}: {' '.join(str(error).split())}")
     finally:
         close(session)
 
 
-def _cassandra_facts(session: Session, keyspace: str) -> CassandraFacts:
+def _cassandra_facts(session: Session, settings: Settings) -> CassandraFacts:
+    keyspace = settings.cassandra.keyspace
+
     def rows(query: str) -> list[Any]:
         return list(session.execute(query, (keyspace,)))
 
@@ -179,7 +183,7 @@ def _cassandra_facts(session: Session, keyspace: str) -> CassandraFacts:
         "SELECT table_name, column_name, type FROM system_schema.columns WHERE keyspace_name = %s"
     ):
         columns.setdefault(row.table_name, {})[row.column_name] = row.type
-    settings, unreadable = None, []
+    options, unreadable = None, []
     for table in columns:
         try:
             session.execute(f"SELECT * FROM {keyspace}.{table} LIMIT 1")
@@ -187,16 +191,21 @@ def _cassandra_facts(session: Session, keyspace: str) -> CassandraFacts:
             unreadable.append(table)
     with suppress(Unauthorized):
         found = session.execute("SELECT name, value FROM system_views.settings")
-        settings = {row.name: row.value for row in found if row.value is not None}
+        options = {row.name: row.value for row in found if row.value is not None}
+    overdue: list[str] = []
+    if "chore" in columns and "chore" not in unreadable:
+        session.set_keyspace(keyspace)
+        overdue = chore_status(session, settings)["warnings"]
     return CassandraFacts(
         version=local.release_version,
         nodes=len(hosts),
         nodes_down=sum(host.is_up is False for host in hosts),
         clock_ahead_ms=now_ms - local.now,
-        settings=settings,
+        settings=options,
         replication=dict(stored[0].replication) if stored else None,
         columns=columns,
         unreadable=tuple(unreadable),
+        overdue=tuple(overdue),
     )
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import orjson
 from cassandra.cluster import Session
 
-from liveprofile.privacy.erase import KEPT, Erasure
+from liveprofile.privacy.erase import HOURS, KEPT, Erasure
 from liveprofile.privacy.places import limit_of
 from liveprofile.rows.users import ERASURE
 from liveprofile.settings import TOPICS, Settings
@@ -41,6 +41,14 @@ class ErasureRun(NamedTuple):
 def is_done(run: ErasureRun | None, before_ms: int) -> bool:
     """Whether the tables are clear of what is older than the erasure."""
     return run is not None and run.before_ms >= before_ms and not run.remaining
+
+
+def hides(remaining: str) -> bool:
+    """Whether what the user's rows say is still there, by the column of the table.
+
+    The list of hours says nothing, and the present hour stays in it until it is over.
+    """
+    return remaining != "{}" and bool(orjson.loads(remaining).keys() - {HOURS})
 
 
 def write_run(session: Session, user_id: str, run: ErasureRun, ttl_s: int) -> None:

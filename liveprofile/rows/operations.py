@@ -135,6 +135,23 @@ TREND_CHUNK = table(
     holds="ranges of records",
 )
 
+CHORE = table(
+    "chore",
+    """The last run of each chore of `liveprofile serve chores`. All rows are in one partition with
+    the lease of the process that runs them, which ends unless it is renewed.""",
+    """
+    scope text -- chores
+    name text
+    started timestamp -- wall clock
+    succeeded timestamp -- when the last run without an error ended; null: none has
+    error text -- of the last run; empty: none
+    holder text static -- of the lease
+    """,
+    "scope, name",
+    limit="cassandra.history_ttl_s",
+    holds="times of chores, and the host that runs them",
+)
+
 SCHEMA_MIGRATION = table(
     "schema_migration",
     """The migrations that this keyspace has. `liveprofile job setup` creates this table before it

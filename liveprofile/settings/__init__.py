@@ -39,6 +39,7 @@ from liveprofile.settings.services import (
 )
 from liveprofile.settings.services import (
     CassandraSettings,
+    ChoreSettings,
     DecoderSettings,
     FlinkSettings,
     KafkaSettings,
@@ -76,6 +77,7 @@ class Settings(Section):
     flink: FlinkSettings = FlinkSettings()
     serve: ServeSettings = ServeSettings()
     metrics: MetricsSettings = MetricsSettings()
+    chores: ChoreSettings = ChoreSettings()
     decoder: DecoderSettings = DecoderSettings()
     consent: ConsentSettings = ConsentSettings()
     merges: MergeSettings = MergeSettings()

@@ -271,6 +271,32 @@ class ServeSettings(Certificate):
         return self.deadline_ms / 1_000
 
 
+Interval = Annotated[float, within(0, 7 * DAY_S)]
+
+
+class ChoreSettings(Section):
+    """Seconds between two runs of each chore of `liveprofile serve chores`; 0: it does not run it
+    (docs/operate.md#chores).
+    """
+
+    heartbeat_s: Interval = 1.0
+    """`events heartbeat`; 0 where history is replayed"""
+    erasures_s: Interval = 20.0
+    """`privacy erase --pending`"""
+    attributes_s: Interval = 300.0
+    """`attributes apply`"""
+    trends_s: Interval = 3_600.0
+    """`shop trends update`"""
+    late_s: Interval = 3_600.0
+    """`events recompute-late`"""
+    audit_s: Interval = 3_600.0
+    """`events audit --new`"""
+    consents_s: Interval = 86_400.0
+    """`privacy consent backwards --delete`"""
+    sweep_s: Interval = 86_400.0
+    """`segments sweep`; 0 where history is replayed"""
+
+
 class MetricsSettings(Section):
     """The exporter of metrics; it listens with address and certificate of `serve`."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from operator import attrgetter
 from typing import Annotated, Any
 
@@ -161,10 +162,10 @@ async def get_similar(
     segment: Annotated[str | None, Query(min_length=1, max_length=64)] = None,
 ) -> Response:
     """The users with the most similar embeddings, best first."""
-    users = await call.read(similar_users, user_id, k, segment)
-    if users is None:
-        raise unknown_user()
-    return answers.json_response({"user_id": user_id, "similar": users})
+    # The profile tells whether the user is known, or erased.
+    similar = call.read(similar_users, user_id, k, segment)
+    users, _ = await asyncio.gather(similar, _profile(call, user_id))
+    return answers.json_response({"user_id": user_id, "similar": users or []})
 
 
 @router.get("/users/{user_id}/attributes", response_model=Items[models.Attribute])

@@ -60,6 +60,7 @@ _CASE = (
     "SELECT user_id, rule_id, number, state, to_unix_timestamp(opened_at), severity, action,"
     " message, alerts FROM risk_case"
 )
+_ERASURE = "SELECT user_id, to_unix_timestamp(before), remaining FROM erasure"
 CQL = {
     "check": "SELECT key FROM system.local",
     "key": select_key_cql(),
@@ -67,6 +68,8 @@ CQL = {
     "profile_embedding": f"SELECT {_PROFILE} FROM user_profile WHERE user_id = ?",
     "profiles": f"SELECT {_PROFILE_ONLY} FROM user_profile WHERE user_id IN ?",
     "profiles_embedding": f"SELECT {_PROFILE} FROM user_profile WHERE user_id IN ?",
+    "erasure": f"{_ERASURE} WHERE user_id = ?",
+    "erasures": f"{_ERASURE} WHERE user_id IN ?",
     "some_profiles": f"SELECT {_PROFILE_ONLY} FROM user_profile LIMIT ?",
     "deltas": select("profile_delta", RawDelta, "user_id = ? AND window_end <= ? LIMIT ?"),
     "score_hours": "SELECT to_unix_timestamp(hour) FROM risk_score_hours"

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from datetime import UTC, date, datetime
+from operator import attrgetter
 from typing import Any, NamedTuple, TypeVar
 
 from cassandra.cluster import Session
@@ -20,6 +21,7 @@ from liveprofile.alerts.cases.case_store import AlertCase
 from liveprofile.alerts.cases.flags import FlagWithState, with_states
 from liveprofile.attributes.statements import Statement
 from liveprofile.attributes.table import by_user
+from liveprofile.privacy.erasure_log import hides
 from liveprofile.rows.risk import FLAG_BUCKETS, score_hour_ms
 from liveprofile.rows.users import SEGMENT_BUCKETS
 from liveprofile.settings import CassandraSettings, Settings
@@ -27,6 +29,7 @@ from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import to_ms
 from liveprofile.storage.queries import StoredFlag, StoredScore, stored_flag, stored_score
 from serve.keys import StoredKey, key_of_row
+from serve.problems import unknown_user
 from serve.store.link import Link
 from serve.store.merged_reads import MergedReads
 from serve.store.scans import Scans
@@ -39,6 +42,7 @@ from serve.store.statements import (
 )
 
 Result = TypeVar("Result")
+Row = TypeVar("Row")
 
 # One request reads so many partitions: the coordinator of a large IN has much work.
 USERS_PER_READ = 25
@@ -137,10 +141,40 @@ class Store:
     ) -> dict[str, RawProfile]:
         suffix = "_embedding" if embedding else ""
         if len(user_ids) == 1:
-            rows = await self._link.rows(f"profile{suffix}", (user_ids[0],))
+            reads = self._link.rows(f"profile{suffix}", (user_ids[0],))
         else:
-            rows = await self._link.rows(f"profiles{suffix}", (user_ids,))
-        return {row[0]: RawProfile(*row) for row in rows}
+            reads = self._link.rows(f"profiles{suffix}", (user_ids,))
+        rows, erased = await asyncio.gather(reads, self._erased(user_ids))
+        found = (RawProfile(*row) for row in rows)
+        return {
+            row.user_id: row
+            for row in found
+            if row.user_id not in erased or row.window_start_ms >= erased[row.user_id]
+        }
+
+    async def _erased(self, user_ids: Sequence[str]) -> dict[str, int]:
+        """The times of erasures that are accepted, and whose rows are not deleted yet, by user."""
+        if len(user_ids) == 1:
+            rows = await self._link.rows("erasure", (user_ids[0],))
+        else:
+            rows = await self._link.rows("erasures", (user_ids,))
+        return {user_id: before_ms for user_id, before_ms, left in rows if hides(left)}
+
+    async def of_user(
+        self, user_id: str, rows: Awaitable[Sequence[Row]], time_ms: Callable[[Row], int]
+    ) -> list[Row]:
+        """Rows about a user without those that are erased and not deleted yet.
+
+        time_ms: of what a row is about. Raises ApiError (404) if the user is erased.
+        """
+        found, erased = await asyncio.gather(rows, self._erased([user_id]))
+        if not erased:
+            return list(found)
+        kept = [row for row in found if time_ms(row) >= erased[user_id]]
+        # Who came back after the erasure has a profile.
+        if not kept and not await self._profile_rows([user_id]):
+            raise unknown_user()
+        return kept
 
     async def some_profiles(self, limit: int) -> list[RawProfile]:
         """Of users chosen by the hash of their id: as good as at random, always the same."""
@@ -148,11 +182,26 @@ class Store:
 
     async def deltas(self, user_id: str, until_ms: int, limit: int) -> list[RawDelta]:
         """Of windows that end at `until_ms` or earlier."""
-        rows = await self._link.rows("deltas", (user_id, until_ms, limit))
-        return [RawDelta(*row) for row in rows]
+
+        async def deltas() -> list[RawDelta]:
+            rows = await self._link.rows("deltas", (user_id, until_ms, limit))
+            return [RawDelta(*row) for row in rows]
+
+        return await self.of_user(user_id, deltas(), attrgetter("window_start_ms"))
 
     async def scores(self, user_id: str, after: tuple[int, str] | None, limit: int) -> ScorePage:
         """after: event_time_ms, event_id. There may be fewer than `limit` with more to follow."""
+        position = None
+
+        async def scores() -> list[StoredScore]:
+            nonlocal position
+            rows, position = await self._scores(user_id, after, limit)
+            return rows
+
+        kept = await self.of_user(user_id, scores(), attrgetter("event_time_ms"))
+        return ScorePage(kept, position)
+
+    async def _scores(self, user_id: str, after: tuple[int, str] | None, limit: int) -> ScorePage:
         rows: list[tuple] = []
         until_ms = END_OF_TIME_MS
         if after is not None:
@@ -180,6 +229,13 @@ class Store:
         self, user_id: str, since_ms: int, after: tuple[int, str, str] | None, limit: int
     ) -> list[StoredFlag]:
         """after: window_end_ms, rule_id, event_id."""
+        return await self.of_user(
+            user_id, self._flags(user_id, since_ms, after, limit), attrgetter("window_start_ms")
+        )
+
+    async def _flags(
+        self, user_id: str, since_ms: int, after: tuple[int, str, str] | None, limit: int
+    ) -> list[StoredFlag]:
         rows: list[tuple] = []
         until_ms = END_OF_TIME_MS
         if after is not None:
@@ -261,17 +317,33 @@ class Store:
         return members[:limit]
 
     async def user_segments(self, user_id: str) -> list[StoredUserSegment]:
-        rows = await self._link.rows("user_segments", (user_id,))
-        return [StoredUserSegment(*row) for row in rows]
+
+        async def segments() -> list[StoredUserSegment]:
+            rows = await self._link.rows("user_segments", (user_id,))
+            return [StoredUserSegment(*row) for row in rows]
+
+        return await self.of_user(user_id, segments(), attrgetter("since_ms"))
 
     async def attributes(self, user_id: str) -> list[Statement]:
         """What other systems state about the user, expired statements included."""
-        return by_user(await self._link.rows("user_attributes", (user_id,))).get(user_id, [])
+
+        async def statements() -> list[Statement]:
+            return by_user(await self._link.rows("user_attributes", (user_id,))).get(user_id, [])
+
+        return await self.of_user(user_id, statements(), attrgetter("time_ms"))
 
     async def cases(
         self, user_id: str | None, after: tuple[str, str, int] | None, limit: int
     ) -> list[AlertCase]:
         """after: user_id, rule_id, number. Of all users they have no order that means anything."""
+        found = self._cases(user_id, after, limit)
+        if user_id is None:
+            return await found
+        return await self.of_user(user_id, found, attrgetter("opened_at_ms"))
+
+    async def _cases(
+        self, user_id: str | None, after: tuple[str, str, int] | None, limit: int
+    ) -> list[AlertCase]:
         if after is None:
             if user_id is None:
                 rows = await self._link.rows("cases", (limit,))

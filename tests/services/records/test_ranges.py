@@ -113,7 +113,7 @@ def test_late_withdrawal_rejects_and_deletes_its_windows(job: JobUnderTest) -> N
     found = job.run(*backwards, ok=False)
     assert (found["rows"]["profile_delta"], found["deleted"]) == (CLOSED_WINDOWS + 1, False)
     assert job.run(*backwards, "--delete")["rows"] == found["rows"]
-    assert "consents forbid no row" in job.cli(*backwards).stdout
+    assert "consents forbid no stored row" in job.cli(*backwards).stdout
     assert "no profile" in job.cli("profile", "show", user, ok=False).stderr
     rejected = [
         (record.key, record.value)

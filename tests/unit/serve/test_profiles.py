@@ -11,6 +11,7 @@ import numpy as np
 import orjson
 import pytest
 
+from liveprofile.privacy.erasure_log import REQUESTED, ErasureRun, write_run
 from liveprofile.rows.users import segment_bucket
 from liveprofile.settings import load
 from liveprofile.trends.count_store import Series
@@ -254,3 +255,25 @@ async def test_second_scan_at_once_is_refused_and_does_not_wait() -> None:
     assert await first
     assert await scans.run(lambda session, limit: "next") == "next"
     scans.stop()
+
+
+def test_a_user_whose_erasure_is_accepted_is_unknown_at_once(
+    api: MemoryApi, connect: Connect
+) -> None:
+    parts = ("", "?embedding=true", "/deltas", "/flags", "/scores", "/segments", "/similar")
+    client = connect()
+    paths = [f"/v1/users/42{part}" for part in (*parts, "/attributes", "/interests")]
+    assert {client.get(path).status_code for path in paths} == {200}
+
+    def erase(before_ms: int, remaining: dict[str, int]) -> list[int]:
+        write_run(api.session, "42", ErasureRun(before_ms, NOW_MS, remaining), 60)
+        return [client.get(path).status_code for path in paths]
+
+    assert erase(NOW_MS + 1, REQUESTED) == [404] * len(paths)
+    batch = client.post("/v1/users:batchGet", json={"user_ids": ["42", USERS[1]]}).json()
+    assert (batch["unknown"], len(batch["profiles"])) == (["42"], 1)
+    # The newest window began after the erasure, the others did not.
+    assert set(erase(NOW_MS - WINDOW_MS, REQUESTED)) == {200}
+    assert len(every_item(client, "/v1/users/42/deltas")) == 1
+    # Nothing is left but the hours in which the user had events.
+    assert set(erase(NOW_MS + 1, {"risk_score_hours": 1})) == {200}

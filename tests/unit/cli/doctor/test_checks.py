@@ -135,6 +135,7 @@ CASES = [
         {},
         "batch_size_warn_threshold is 5KiB",
     ),
+    ("chores", cassandra(overdue=("chore audit has not succeeded",)), {}, "chore audit"),
     ("cassandra clock", cassandra(clock_ahead_ms=-5_000), {}, "5.0 s behind"),
     ("flink reachable", flink(error="no JobManager answers"), {}, "no JobManager answers"),
     ("flink version", flink(version="1.20.1"), {}, "runs Flink 1.20.1"),

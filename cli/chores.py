@@ -1,0 +1,113 @@
+"""`liveprofile serve chores`: runs what must be run again and again."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cassandra.cluster import Session
+
+from cli.audit import run_audit
+from cli.common import Call
+from cli.consent import forbidden_rows
+from cli.segments import sweep_all
+from liveprofile.alerts.consumer.loop import stop_on_signals
+from liveprofile.attributes.definitions import read_catalogue
+from liveprofile.attributes.table import AttributeTable, apply_records
+from liveprofile.errors import LiveprofileError, ServiceError
+from liveprofile.ingest.replay import ReplayProducer
+from liveprofile.resources import product_path
+from liveprofile.settings import Settings
+from liveprofile.storage.connection import open_session
+from liveprofile.storage.cql import now_ms
+from liveprofile.trends.count_store import CountStore
+from liveprofile.trends.update import update
+from offline.late_windows import run as late_windows
+from services.chores import Chore, Chores, ChoreStore, intervals_s
+from services.privacy import PendingErasures
+
+log = logging.getLogger("liveprofile.chores")
+
+RETRY_S = 5.0  # until Cassandra and its tables are there
+
+
+def serve_chores(call: Call) -> None:
+    """Runs the chores of the settings until SIGTERM or Ctrl-C."""
+    settings, stopping = call.settings, _Stopping()
+    with stop_on_signals(stopping):
+        while not stopping.event.is_set():
+            try:
+                with open_session(settings.cassandra) as session:
+                    acts = chore_acts(settings, call.file, session)
+                    due = intervals_s(settings).items()
+                    chores = [Chore(name, every_s, acts[name]) for name, every_s in due]
+                    Chores(chores, ChoreStore(session, settings)).run(stopping.event)
+            except ServiceError as error:
+                log.warning("%s; trying again", error)
+                stopping.event.wait(RETRY_S)
+
+
+class _Stopping:
+    def __init__(self) -> None:
+        self.event = threading.Event()
+
+    def stop(self) -> None:
+        self.event.set()
+
+
+def chore_acts(
+    settings: Settings, config: Path | None, session: Session
+) -> dict[str, Callable[[], Any]]:
+    """What each chore does, by its name in the settings; config: their file."""
+    return {
+        "heartbeat": Heartbeats(settings).send,
+        "erasures": partial(PendingErasures(settings).carry_out, session),
+        "attributes": partial(_attributes, settings, session),
+        "trends": partial(_trends, settings, session),
+        "late": partial(late_windows.run, settings, config, (), None, log.info),
+        "audit": partial(_audit, settings),
+        "consents": partial(forbidden_rows, settings, session, delete=True, progress=_silent),
+        "sweep": lambda: sweep_all(settings, session, now_ms()),
+    }
+
+
+class Heartbeats:
+    """Sends the present time to every partition of the input topic."""
+
+    def __init__(self, settings: Settings):
+        self._settings = settings
+        self._producer: ReplayProducer | None = None
+
+    def send(self) -> None:
+        """Raises ServiceError; the next call then connects anew."""
+        producer, self._producer = self._producer, None
+        producer = producer or ReplayProducer(self._settings, self._settings.topics.events)
+        producer.find_partitions()  # one without a heartbeat would stop all windows
+        producer.send_heartbeats(now_ms())
+        producer.flush()
+        self._producer = producer
+
+
+def _attributes(settings: Settings, session: Session) -> None:
+    catalogue = read_catalogue(product_path(settings.attributes))
+    write = AttributeTable(session, settings.cassandra).write
+    reject = partial(log.warning, "attributes: %s is skipped")
+    apply_records(settings, catalogue, write, reject)
+
+
+def _trends(settings: Settings, session: Session) -> None:
+    if lost := update(CountStore(session, settings), settings).lost:
+        raise LiveprofileError(f"{lost} records expired uncounted, or the topic was made anew")
+
+
+def _audit(settings: Settings) -> None:
+    if not (found := run_audit(settings, new=True)).ok:
+        raise LiveprofileError(f"not every record is accounted for: {found.report.counts}")
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    """A `Progress` that is shown to nobody."""

@@ -1,0 +1,207 @@
+"""Chores: work that is repeated for ever, by one process of several (docs/operate.md#chores).
+
+A process works while it holds a lease in Cassandra. If it dies, another one takes over when the
+lease has ended. Every chore may be killed and repeated, so that it does no harm if two overlap.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from cassandra import ConsistencyLevel
+from cassandra.cluster import Session
+from cassandra.query import SimpleStatement
+
+from liveprofile.errors import LiveprofileError, ServiceError
+from liveprofile.rows.operations import CHORE
+from liveprofile.settings import Settings
+from liveprofile.storage.cql import execute, from_ms, now_ms, read, to_ms
+from liveprofile.units import SECOND_MS
+
+log = logging.getLogger(__name__)
+
+SCOPE = "chores"
+# Another process works at most LEASE_S + RENEW_S after the last renewal of one that was killed.
+LEASE_S, RENEW_S = 20, 4.0
+POLL_S = 1.0
+NOTE_MS = 10 * SECOND_MS  # successes of a chore are stored at most so often
+OVERDUE_INTERVALS, OVERDUE_S = 3, 60.0
+
+
+class Chore(NamedTuple):
+    name: str
+    every_s: float
+    run: Callable[[], object]  # raises an exception if it has failed
+
+
+class ChoreRun(NamedTuple):
+    """The last run of a chore."""
+
+    name: str
+    started_ms: int
+    succeeded_ms: int  # when the last run without an error ended; 0: none has
+    error: str  # of the last run; "": none
+
+    def age_s(self, now_ms: int) -> float:
+        """Seconds since the last success."""
+        return (now_ms - self.succeeded_ms) / SECOND_MS
+
+
+class Lease:
+    """The right to work, which ends LEASE_S after the last renewal.
+
+    take: sets the holder if it is the expected one (None: nobody), and returns whether it was.
+    """
+
+    def __init__(
+        self,
+        take: Callable[[str, str | None], bool],
+        clock_s: Callable[[], float] = time.monotonic,
+    ):
+        self.holder = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._take, self._clock_s, self._until_s = take, clock_s, float("-inf")
+
+    @property
+    def is_held(self) -> bool:
+        return self._clock_s() < self._until_s
+
+    def renew(self) -> None:
+        """Takes the lease or holds it for longer. Raises ServiceError; then it ends as it was."""
+        asked_s = self._clock_s()
+        # Also from itself: an answer that was lost may have been given.
+        if self._take(self.holder, self.holder) or self._take(self.holder, None):
+            self._until_s = asked_s + LEASE_S
+        else:
+            self._until_s = float("-inf")
+
+
+class ChoreStore:
+    """The table `chore`. Every method raises ServiceError."""
+
+    def __init__(self, session: Session, settings: Settings):
+        self._session = session
+        self._insert = CHORE.insert(
+            settings.cassandra.history_ttl_s, time="", without=("holder",), mark="%s"
+        )
+
+    def take(self, holder: str, expected: str | None) -> bool:
+        """As `Lease` needs it."""
+        update = f"UPDATE chore USING TTL {LEASE_S} SET holder = %s WHERE scope = %s IF holder = %s"
+        serial = ConsistencyLevel.SERIAL
+        statement = SimpleStatement(update, serial_consistency_level=serial)
+        return execute(self._session, statement, (holder, SCOPE, expected)).was_applied
+
+    def note(self, run: ChoreRun) -> None:
+        succeeded = from_ms(run.succeeded_ms) if run.succeeded_ms else None
+        values = (SCOPE, run.name, from_ms(run.started_ms), succeeded, run.error)
+        execute(self._session, self._insert, values)
+
+    def runs(self) -> dict[str, ChoreRun]:
+        """By name."""
+        query = "SELECT name, started, succeeded, error FROM chore WHERE scope = %s"
+        # Without runs, the row of the lease has no name.
+        return {
+            row.name: ChoreRun(
+                row.name,
+                to_ms(row.started),
+                to_ms(row.succeeded) if row.succeeded else 0,
+                row.error or "",
+            )
+            for row in read(self._session, query, (SCOPE,))
+            if row.name is not None
+        }
+
+
+class Chores:
+    """Runs chores at their intervals while it holds the lease, each in a thread of its own."""
+
+    def __init__(
+        self,
+        chores: Sequence[Chore],
+        store: ChoreStore,
+        lease: Lease | None = None,
+        clock_ms: Callable[[], int] = now_ms,
+    ):
+        self._chores, self._store, self._clock_ms = chores, store, clock_ms
+        self.lease = lease or Lease(store.take)
+        self._last: dict[str, ChoreRun] = {}  # of this process, since it has the lease
+        self._noted_ms: dict[str, int] = {}
+
+    def turn(self, chore: Chore) -> float:
+        """Runs a chore if it is due; returns after how many seconds to ask again.
+
+        Raises ServiceError if it is not known whether it is due.
+        """
+        if not self.lease.is_held:
+            self._last.pop(chore.name, None)
+            return POLL_S
+        now, last = self._clock_ms(), self._last.get(chore.name)
+        if last is None and (last := self._store.runs().get(chore.name)):
+            self._last[chore.name] = last
+        wait_s = chore.every_s - (now - last.started_ms) / SECOND_MS if last else 0.0
+        if 0 < wait_s <= chore.every_s:  # longer: the clock was set back
+            return min(wait_s, POLL_S)
+        error = ""
+        try:
+            chore.run()
+        except LiveprofileError as raised:
+            error = str(raised)
+            log.warning("%s: %s", chore.name, error)
+        except Exception as raised:
+            # The other chores go on, and this one may succeed at its next time.
+            error = f"{type(raised).__name__}: {raised}"
+            log.exception("%s has failed", chore.name)
+        before_ms = last.succeeded_ms if last else 0
+        run = ChoreRun(chore.name, now, before_ms if error else self._clock_ms(), error)
+        self._last[chore.name] = run
+        if error or now >= self._noted_ms.get(chore.name, 0) + NOTE_MS:
+            self._store.note(run)
+            self._noted_ms[chore.name] = now
+        return 0.0
+
+    def run(self, stopping: threading.Event) -> None:
+        """Works until `stopping` is set; chores under way are left to end with the process."""
+        for chore in self._chores:
+            args = (chore, stopping)
+            threading.Thread(target=self._follow, args=args, name=chore.name, daemon=True).start()
+        while not stopping.is_set():
+            held = self.lease.is_held
+            try:
+                self.lease.renew()
+            except ServiceError as error:
+                log.warning("the lease is not renewed: %s", error)
+            if self.lease.is_held != held:
+                log.warning("%s the lease", "lost" if held else "holding")
+            stopping.wait(RENEW_S)
+
+    def _follow(self, chore: Chore, stopping: threading.Event) -> None:
+        pause_s = 0.0
+        while not stopping.wait(pause_s):
+            try:
+                pause_s = self.turn(chore)
+            except ServiceError as error:
+                log.warning("%s: %s", chore.name, error)
+                pause_s = POLL_S
+
+
+def intervals_s(settings: Settings) -> dict[str, float]:
+    """The seconds between two runs of each chore that is not turned off, by name."""
+    found = settings.chores.model_dump()
+    return {name.removesuffix("_s"): every_s for name, every_s in found.items() if every_s}
+
+
+def overdue(settings: Settings, runs: Mapping[str, ChoreRun], now_ms: int) -> Iterator[str]:
+    """A line for each chore that has run, and succeeded too long ago."""
+    for name, every_s in intervals_s(settings).items():
+        run = runs.get(name)
+        if run is None or run.age_s(now_ms) <= max(OVERDUE_INTERVALS * every_s, OVERDUE_S):
+            continue
+        since = f"for {run.age_s(now_ms):,.0f} s" if run.succeeded_ms else "yet"
+        yield f"chore {name} has not succeeded {since}" + (run.error and f": {run.error}")

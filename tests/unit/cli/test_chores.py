@@ -1,0 +1,102 @@
+"""Chores in turn: which process works, when, and what a failure changes."""
+
+from __future__ import annotations
+
+from liveprofile.errors import ServiceError
+from liveprofile.settings import load
+from services.chores import LEASE_S, RENEW_S, Chore, ChoreRun, Chores, Lease, overdue
+
+START_MS = 1_767_605_700_000
+
+
+class Table:
+    """The table `chore` in memory, with a clock."""
+
+    def __init__(self) -> None:
+        self.s, self.holder, self.ends_s = 0.0, None, 0.0
+        self.stored: dict[str, ChoreRun] = {}
+
+    def now_s(self) -> float:
+        return self.s
+
+    def now_ms(self) -> int:
+        return START_MS + round(self.s * 1_000)
+
+    def take(self, holder: str, expected: str | None) -> bool:
+        if expected != (self.holder if self.s < self.ends_s else None):
+            return False
+        self.holder, self.ends_s = holder, self.s + LEASE_S
+        return True
+
+    def note(self, run: ChoreRun) -> None:
+        self.stored[run.name] = run
+
+    def runs(self) -> dict[str, ChoreRun]:
+        return self.stored
+
+    def process(self, *chores: Chore) -> Chores:
+        return Chores(chores, self, Lease(self.take, self.now_s), self.now_ms)
+
+
+def test_one_process_works_and_another_takes_over_from_one_that_is_killed() -> None:
+    table = Table()
+    first, second = Lease(table.take, table.now_s), Lease(table.take, table.now_s)
+    for _ in range(20):
+        first.renew()
+        second.renew()
+        assert (first.is_held, second.is_held) == (True, False)
+        table.s += RENEW_S
+    killed_s = table.s - RENEW_S
+    while not second.is_held:
+        second.renew()
+        assert not (first.is_held and second.is_held)
+        table.s += 1
+    assert LEASE_S <= table.s - killed_s <= 30
+    first.renew()
+    assert not first.is_held
+
+
+def test_a_chore_runs_at_its_interval_whoever_works_and_its_failure_is_its_own() -> None:
+    table, ran = Table(), []
+
+    def fail() -> None:
+        ran.append("bad")
+        raise ServiceError("Kafka is down") if len(ran) % 2 else ValueError("defect")
+
+    good, bad = Chore("good", 60.0, lambda: ran.append("good")), Chore("bad", 60.0, fail)
+    process = table.process(good, bad)
+    process.turn(good)
+    assert not ran  # without the lease
+    process.lease.renew()
+    for _ in range(2):
+        process.turn(bad)
+        process.turn(good)
+    assert ran == ["bad", "good"]
+    assert table.stored["bad"] == ("bad", START_MS, 0, "Kafka is down")
+    assert table.stored["good"] == ("good", START_MS, START_MS, "")
+
+    table.s = 50.0
+    other = table.process(good, bad)
+    other.lease.renew()
+    assert other.turn(good) <= 1.0 and ran == ["bad", "good"]  # the first has run it
+    table.s = 60.0
+    other.turn(bad)
+    other.turn(good)
+    assert ran == ["bad", "good", "bad", "good"]
+    assert (table.stored["good"].succeeded_ms, table.stored["bad"].succeeded_ms) == (
+        START_MS + 60_000,
+        0,
+    )
+
+
+def test_a_chore_is_overdue_after_three_intervals_unless_it_is_turned_off() -> None:
+    settings = load(chores={"heartbeat_s": 0, "erasures_s": 30, "audit_s": 3_600})
+    runs = {
+        name: ChoreRun(name, START_MS, START_MS, "")
+        for name in ("heartbeat", "erasures", "audit", "unknown")
+    }
+    assert not list(overdue(settings, runs, START_MS + 90_000))
+    [line] = overdue(settings, runs, START_MS + 91_000)
+    assert line == "chore erasures has not succeeded for 91 s"
+    runs["audit"] = ChoreRun("audit", START_MS, 0, "no topic")
+    assert "chore audit has not succeeded yet: no topic" in overdue(settings, runs, START_MS)
