@@ -107,7 +107,7 @@ def send(
 
 @attributes.command()
 def apply(call: Call) -> None:
-    """Store what has been sent to the topic, up to its present end. Run it on a schedule.
+    """Store what has been sent to the topic, up to its present end.
 
     Goes on where the last run has ended. A run that is killed loses nothing, and storing a record
     again changes nothing. Invalid records are skipped and reported; exit code 1 if there are any.

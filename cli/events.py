@@ -232,7 +232,7 @@ def heartbeat(
 ) -> None:
     """Send a heartbeat to every partition of the input topic, again and again.
 
-    A partition without events keeps all windows open. Run this service beside live traffic, not
+    A partition without events keeps all windows open. `serve chores` does the same. Do not run it
     during a replay of history: a heartbeat closes all windows of the past. Once it has sent one, an
     outage of Kafka does not end it.
 

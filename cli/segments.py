@@ -111,7 +111,7 @@ def sweep(call: Call, at: MomentOption = None) -> None:
     """Evaluate the segments of all users now, beside the running job.
 
     Changes are stored and sent like those of the job. A sweep that was killed is continued, at its
-    own time. Run it after `segments apply`, and at least daily.
+    own time. Run it after `segments apply`; `serve chores` runs it daily.
 
     Example: `liveprofile segments sweep`
     """

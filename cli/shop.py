@@ -44,7 +44,7 @@ MetricOption = Annotated[Metric, typer.Option("--metric", help="What is counted.
 def update(call: Call) -> None:
     """Count the records of the input topic up to the job's last checkpoint.
 
-    Run it on a schedule, such as every hour: it goes on where the last run ended. A run that is
+    `serve chores` runs it every hour. It goes on where the last run ended. A run that is
     killed or repeated counts nothing twice. Exit code 1 if records had expired uncounted: it has
     gone on with the first one that is left.
 

@@ -114,7 +114,7 @@ def place_statuses(
     before_ms: int, run: ErasureRun | None, settings: Settings, now_ms: int
 ) -> Iterator[PlaceStatus]:
     """Tables, then Flink's state, topics, and what is cleared by hand."""
-    pending = "run `liveprofile privacy erase --pending`"
+    pending = "`liveprofile serve chores` goes on"
     if run is not None and is_done(run, before_ms):
         yield PlaceStatus("tables", run.deleted_ms, True, "rows are deleted")
     elif run is not None and run.before_ms >= before_ms:

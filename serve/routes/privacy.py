@@ -58,7 +58,7 @@ async def put_erasure(
 ) -> Response:
     """Makes the job forget everything of a user before a time, by default now.
 
-    The rows are deleted by `liveprofile privacy erase --pending`. With a time, repeating it changes
+    The rows are deleted by `liveprofile serve chores`. With a time, repeating it changes
     nothing. May take 5 seconds; after 503 repeat it.
     """
     # Entries about a user are deleted with the user; this one must stay.

@@ -20,6 +20,7 @@ CHART = MANIFESTS / "chart"
 # Parts that a value switches off, and their manifests.
 SWITCHED = {"api": "api", "console": "console", "consumer": "consumer", "decoder": "decoder"}
 SWITCHED |= {"logins": "logins"} | {"metrics": "metrics", "network-policies": "networkPolicies"}
+SWITCHED |= {"chores": "chores"}
 SETTINGS = '.Values.settings | default (.Files.Get "liveprofile.toml")'
 CHECKSUM = f"      annotations:\n        checksum/settings: {{{{ {SETTINGS} | sha256sum }}}}\n"
 REVISION = "-{{ .Release.Revision }}"
@@ -52,7 +53,7 @@ def template(name: str, manifest: str) -> str:
     )
     if name == "flinkdeployment":
         text = _flink(text)
-    if name in ("api", "consumer", "decoder", "logins"):
+    if name in ("api", "consumer", "decoder", "chores", "logins"):
         text = _replaced(
             text, r"replicas: \d+", f"replicas: {{{{ .Values.{name}.replicas }}}}", name
         )
