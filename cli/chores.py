@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-import threading
+import signal
+import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,14 +17,13 @@ from cli.audit import run_audit
 from cli.common import Call
 from cli.consent import forbidden_rows
 from cli.segments import sweep_all
-from liveprofile.alerts.consumer.loop import stop_on_signals
 from liveprofile.attributes.definitions import read_catalogue
 from liveprofile.attributes.table import AttributeTable, apply_records
 from liveprofile.errors import LiveprofileError, ServiceError
 from liveprofile.ingest.replay import ReplayProducer
 from liveprofile.resources import product_path
 from liveprofile.settings import Settings
-from liveprofile.storage.connection import open_session
+from liveprofile.storage.connection import connect
 from liveprofile.storage.cql import now_ms
 from liveprofile.trends.count_store import CountStore
 from liveprofile.trends.update import update
@@ -37,26 +38,18 @@ RETRY_S = 5.0  # until Cassandra and its tables are there
 
 def serve_chores(call: Call) -> None:
     """Runs the chores of the settings until SIGTERM or Ctrl-C."""
-    settings, stopping = call.settings, _Stopping()
-    with stop_on_signals(stopping):
-        while not stopping.event.is_set():
-            try:
-                with open_session(settings.cassandra) as session:
-                    acts = chore_acts(settings, call.file, session)
-                    due = intervals_s(settings).items()
-                    chores = [Chore(name, every_s, acts[name]) for name, every_s in due]
-                    Chores(chores, ChoreStore(session, settings)).run(stopping.event)
-            except ServiceError as error:
-                log.warning("%s; trying again", error)
-                stopping.event.wait(RETRY_S)
-
-
-class _Stopping:
-    def __init__(self) -> None:
-        self.event = threading.Event()
-
-    def stop(self) -> None:
-        self.event.set()
+    settings = call.settings
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    while True:
+        try:
+            session = connect(settings.cassandra)
+            break
+        except ServiceError as error:
+            log.warning("%s; trying again", error)
+            time.sleep(RETRY_S)
+    acts, intervals = chore_acts(settings, call.file, session), intervals_s(settings).items()
+    chores = [Chore(name, every_s, acts[name]) for name, every_s in intervals]
+    Chores(chores, ChoreStore(session, settings)).run()
 
 
 def chore_acts(

@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from cassandra import ConsistencyLevel
 from cassandra.cluster import Session
@@ -99,21 +99,15 @@ class ChoreStore:
         return execute(self._session, statement, (holder, SCOPE, expected)).was_applied
 
     def note(self, run: ChoreRun) -> None:
-        succeeded = from_ms(run.succeeded_ms) if run.succeeded_ms else None
-        values = (SCOPE, run.name, from_ms(run.started_ms), succeeded, run.error)
-        execute(self._session, self._insert, values)
+        times = (from_ms(run.started_ms), from_ms(run.succeeded_ms))
+        execute(self._session, self._insert, (SCOPE, run.name, *times, run.error))
 
     def runs(self) -> dict[str, ChoreRun]:
         """By name."""
         query = "SELECT name, started, succeeded, error FROM chore WHERE scope = %s"
         # Without runs, the row of the lease has no name.
         return {
-            row.name: ChoreRun(
-                row.name,
-                to_ms(row.started),
-                to_ms(row.succeeded) if row.succeeded else 0,
-                row.error or "",
-            )
+            row.name: ChoreRun(row.name, to_ms(row.started), to_ms(row.succeeded), row.error or "")
             for row in read(self._session, query, (SCOPE,))
             if row.name is not None
         }
@@ -166,12 +160,11 @@ class Chores:
             self._noted_ms[chore.name] = now
         return 0.0
 
-    def run(self, stopping: threading.Event) -> None:
-        """Works until `stopping` is set; chores under way are left to end with the process."""
-        for chore in self._chores:
-            args = (chore, stopping)
-            threading.Thread(target=self._follow, args=args, name=chore.name, daemon=True).start()
-        while not stopping.is_set():
+    def run(self) -> NoReturn:
+        """Works until the process ends, and chores under way with it."""
+        for each in self._chores:
+            threading.Thread(target=self._follow, args=(each,), daemon=True).start()
+        while True:
             held = self.lease.is_held
             try:
                 self.lease.renew()
@@ -179,16 +172,16 @@ class Chores:
                 log.warning("the lease is not renewed: %s", error)
             if self.lease.is_held != held:
                 log.warning("%s the lease", "lost" if held else "holding")
-            stopping.wait(RENEW_S)
+            time.sleep(RENEW_S)
 
-    def _follow(self, chore: Chore, stopping: threading.Event) -> None:
-        pause_s = 0.0
-        while not stopping.wait(pause_s):
+    def _follow(self, chore: Chore) -> NoReturn:
+        while True:
+            pause_s = POLL_S
             try:
                 pause_s = self.turn(chore)
             except ServiceError as error:
                 log.warning("%s: %s", chore.name, error)
-                pause_s = POLL_S
+            time.sleep(pause_s)
 
 
 def intervals_s(settings: Settings) -> dict[str, float]:

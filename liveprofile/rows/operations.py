@@ -143,7 +143,7 @@ CHORE = table(
     scope text -- chores
     name text
     started timestamp -- wall clock
-    succeeded timestamp -- when the last run without an error ended; null: none has
+    succeeded timestamp -- when the last run without an error ended; 1970: none has
     error text -- of the last run; empty: none
     holder text static -- of the lease
     """,

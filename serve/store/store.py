@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from datetime import UTC, date, datetime
-from operator import attrgetter
+from functools import wraps
 from typing import Any, NamedTuple, TypeVar
 
 from cassandra.cluster import Session
@@ -42,7 +42,6 @@ from serve.store.statements import (
 )
 
 Result = TypeVar("Result")
-Row = TypeVar("Row")
 
 # One request reads so many partitions: the coordinator of a large IN has much work.
 USERS_PER_READ = 25
@@ -60,6 +59,29 @@ KAFKA_TIMEOUT_MS = 4_000
 class ScorePage(NamedTuple):
     rows: list[StoredScore]
     position: tuple[int, str] | None  # after the page; None: there is no more
+
+
+def of_user(time: str) -> Any:
+    """A read of a user's rows, without those that are erased and not deleted yet.
+
+    time: the field of a row that tells of which time it is. Raises ApiError (404) if the user is
+    erased and has not come back.
+    """
+
+    def guarded(read: Any) -> Any:
+        @wraps(read)
+        async def answer(self: Store, user_id: str, *args: Any) -> Any:
+            rows, erased = await asyncio.gather(read(self, user_id, *args), self.erased([user_id]))
+            if not erased:
+                return rows
+            kept = [row for row in rows if getattr(row, time) >= erased[user_id]]
+            if not kept and not await self.profiles([user_id], False):
+                raise unknown_user()
+            return kept
+
+        return answer
+
+    return guarded
 
 
 class Store:
@@ -144,7 +166,7 @@ class Store:
             reads = self._link.rows(f"profile{suffix}", (user_ids[0],))
         else:
             reads = self._link.rows(f"profiles{suffix}", (user_ids,))
-        rows, erased = await asyncio.gather(reads, self._erased(user_ids))
+        rows, erased = await asyncio.gather(reads, self.erased(user_ids))
         found = (RawProfile(*row) for row in rows)
         return {
             row.user_id: row
@@ -152,7 +174,7 @@ class Store:
             if row.user_id not in erased or row.window_start_ms >= erased[row.user_id]
         }
 
-    async def _erased(self, user_ids: Sequence[str]) -> dict[str, int]:
+    async def erased(self, user_ids: Sequence[str]) -> dict[str, int]:
         """The times of erasures that are accepted, and whose rows are not deleted yet, by user."""
         if len(user_ids) == 1:
             rows = await self._link.rows("erasure", (user_ids[0],))
@@ -160,48 +182,18 @@ class Store:
             rows = await self._link.rows("erasures", (user_ids,))
         return {user_id: before_ms for user_id, before_ms, left in rows if hides(left)}
 
-    async def of_user(
-        self, user_id: str, rows: Awaitable[Sequence[Row]], time_ms: Callable[[Row], int]
-    ) -> list[Row]:
-        """Rows about a user without those that are erased and not deleted yet.
-
-        time_ms: of what a row is about. Raises ApiError (404) if the user is erased.
-        """
-        found, erased = await asyncio.gather(rows, self._erased([user_id]))
-        if not erased:
-            return list(found)
-        kept = [row for row in found if time_ms(row) >= erased[user_id]]
-        # Who came back after the erasure has a profile.
-        if not kept and not await self._profile_rows([user_id]):
-            raise unknown_user()
-        return kept
-
     async def some_profiles(self, limit: int) -> list[RawProfile]:
         """Of users chosen by the hash of their id: as good as at random, always the same."""
         return [RawProfile(*row) for row in await self._link.rows("some_profiles", (limit,))]
 
+    @of_user("window_start_ms")
     async def deltas(self, user_id: str, until_ms: int, limit: int) -> list[RawDelta]:
         """Of windows that end at `until_ms` or earlier."""
-
-        async def deltas() -> list[RawDelta]:
-            rows = await self._link.rows("deltas", (user_id, until_ms, limit))
-            return [RawDelta(*row) for row in rows]
-
-        return await self.of_user(user_id, deltas(), attrgetter("window_start_ms"))
+        rows = await self._link.rows("deltas", (user_id, until_ms, limit))
+        return [RawDelta(*row) for row in rows]
 
     async def scores(self, user_id: str, after: tuple[int, str] | None, limit: int) -> ScorePage:
         """after: event_time_ms, event_id. There may be fewer than `limit` with more to follow."""
-        position = None
-
-        async def scores() -> list[StoredScore]:
-            nonlocal position
-            rows, position = await self._scores(user_id, after, limit)
-            return rows
-
-        kept = await self.of_user(user_id, scores(), attrgetter("event_time_ms"))
-        return ScorePage(kept, position)
-
-    async def _scores(self, user_id: str, after: tuple[int, str] | None, limit: int) -> ScorePage:
         rows: list[tuple] = []
         until_ms = END_OF_TIME_MS
         if after is not None:
@@ -218,24 +210,22 @@ class Store:
                 for hour_ms in hours[start : start + HOURS_AT_ONCE]
             )
             rows += itertools.chain.from_iterable(await asyncio.gather(*reads))
-        scores = [stored_score(row) for row in rows[:limit]]
-        if len(rows) >= limit:
+        scores = await self._kept_scores(user_id, [stored_score(row) for row in rows[:limit]])
+        if len(scores) >= limit:
             return ScorePage(scores, (scores[-1].event_time_ms, scores[-1].event_id))
         # Every id is greater than the empty one: the next page begins before the last hour.
         more = len(hours) == HOURS_PER_PAGE
         return ScorePage(scores, (hours[-1] - 1, "") if more else None)
 
+    @of_user("event_time_ms")
+    async def _kept_scores(self, user_id: str, scores: list[StoredScore]) -> list[StoredScore]:
+        return scores
+
+    @of_user("window_start_ms")
     async def flags(
         self, user_id: str, since_ms: int, after: tuple[int, str, str] | None, limit: int
     ) -> list[StoredFlag]:
         """after: window_end_ms, rule_id, event_id."""
-        return await self.of_user(
-            user_id, self._flags(user_id, since_ms, after, limit), attrgetter("window_start_ms")
-        )
-
-    async def _flags(
-        self, user_id: str, since_ms: int, after: tuple[int, str, str] | None, limit: int
-    ) -> list[StoredFlag]:
         rows: list[tuple] = []
         until_ms = END_OF_TIME_MS
         if after is not None:
@@ -316,30 +306,27 @@ class Store:
                 members += [BucketMember(*row) for row in rows]
         return members[:limit]
 
+    @of_user("since_ms")
     async def user_segments(self, user_id: str) -> list[StoredUserSegment]:
+        rows = await self._link.rows("user_segments", (user_id,))
+        return [StoredUserSegment(*row) for row in rows]
 
-        async def segments() -> list[StoredUserSegment]:
-            rows = await self._link.rows("user_segments", (user_id,))
-            return [StoredUserSegment(*row) for row in rows]
-
-        return await self.of_user(user_id, segments(), attrgetter("since_ms"))
-
+    @of_user("time_ms")
     async def attributes(self, user_id: str) -> list[Statement]:
         """What other systems state about the user, expired statements included."""
-
-        async def statements() -> list[Statement]:
-            return by_user(await self._link.rows("user_attributes", (user_id,))).get(user_id, [])
-
-        return await self.of_user(user_id, statements(), attrgetter("time_ms"))
+        return by_user(await self._link.rows("user_attributes", (user_id,))).get(user_id, [])
 
     async def cases(
         self, user_id: str | None, after: tuple[str, str, int] | None, limit: int
     ) -> list[AlertCase]:
         """after: user_id, rule_id, number. Of all users they have no order that means anything."""
-        found = self._cases(user_id, after, limit)
         if user_id is None:
-            return await found
-        return await self.of_user(user_id, found, attrgetter("opened_at_ms"))
+            return await self._cases(None, after, limit)
+        return await self._cases_of(user_id, after, limit)
+
+    @of_user("opened_at_ms")
+    async def _cases_of(self, user_id: str, *page: Any) -> list[AlertCase]:
+        return await self._cases(user_id, *page)
 
     async def _cases(
         self, user_id: str | None, after: tuple[str, str, int] | None, limit: int
