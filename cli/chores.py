@@ -20,7 +20,7 @@ from cli.segments import sweep_all
 from liveprofile.attributes.definitions import read_catalogue
 from liveprofile.attributes.table import AttributeTable, apply_records
 from liveprofile.errors import LiveprofileError, ServiceError
-from liveprofile.ingest.replay import ReplayProducer
+from liveprofile.ingest.replay import Heartbeats, ReplayProducer
 from liveprofile.resources import product_path
 from liveprofile.settings import Settings
 from liveprofile.storage.connection import connect
@@ -57,7 +57,7 @@ def chore_acts(
 ) -> dict[str, Callable[[], Any]]:
     """What each chore does, by its name in the settings; config: their file."""
     return {
-        "heartbeat": Heartbeats(settings).send,
+        "heartbeat": Heartbeats(partial(ReplayProducer, settings, settings.topics.events)).send,
         "erasures": partial(PendingErasures(settings).carry_out, session),
         "attributes": partial(_attributes, settings, session),
         "trends": partial(_trends, settings, session),
@@ -66,23 +66,6 @@ def chore_acts(
         "consents": partial(forbidden_rows, settings, session, delete=True, progress=_silent),
         "sweep": lambda: sweep_all(settings, session, now_ms()),
     }
-
-
-class Heartbeats:
-    """Sends the present time to every partition of the input topic."""
-
-    def __init__(self, settings: Settings):
-        self._settings = settings
-        self._producer: ReplayProducer | None = None
-
-    def send(self) -> None:
-        """Raises ServiceError; the next call then connects anew."""
-        producer, self._producer = self._producer, None
-        producer = producer or ReplayProducer(self._settings, self._settings.topics.events)
-        producer.find_partitions()  # one without a heartbeat would stop all windows
-        producer.send_heartbeats(now_ms())
-        producer.flush()
-        self._producer = producer
 
 
 def _attributes(settings: Settings, session: Session) -> None:

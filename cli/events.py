@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
@@ -19,10 +20,10 @@ from cli.submission import submit_job
 from liveprofile.alerts.consumer.loop import stop_on_signals
 from liveprofile.decoding.registry import SchemaRegistry
 from liveprofile.decoding.service import Decoder
-from liveprofile.errors import InputError
+from liveprofile.errors import InputError, ServiceError
 from liveprofile.events.validation import RejectedError, validate
 from liveprofile.ingest import inference
-from liveprofile.ingest.replay import ReplayProducer, open_source, rows_estimate, send_heartbeats
+from liveprofile.ingest.replay import Heartbeats, ReplayProducer, open_source, rows_estimate
 from liveprofile.ingest.replay import replay as send
 from liveprofile.settings import Settings
 from liveprofile.simulator import Shop, ShopConfig
@@ -242,12 +243,19 @@ def heartbeat(
     every SECONDS: Time between two heartbeats.
     count: Stop after so many. Default: run until stopped.
     """
-    send_heartbeats(
-        lambda: ReplayProducer(call.settings, call.settings.topics.events),
-        every,
-        count,
-        lambda error: typer.echo(f"liveprofile: {error}; trying again", err=True),
-    )
+    topic, sent = call.settings.topics.events, 0
+    heartbeats = Heartbeats(lambda: ReplayProducer(call.settings, topic))
+    while count is None or sent < count:
+        next_s = time.monotonic() + every
+        try:
+            heartbeats.send()
+            sent += 1
+        except ServiceError as error:
+            if not sent:
+                raise
+            typer.echo(f"liveprofile: {error}; trying again", err=True)
+        if sent != count:
+            time.sleep(max(0.0, next_s - time.monotonic()))
 
 
 def bootstrap(

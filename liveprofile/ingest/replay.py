@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from liveprofile.errors import InputError, ServiceError
+from liveprofile.errors import InputError
 from liveprofile.events.window_times import end_ms
 from liveprofile.ingest import sources
 from liveprofile.ingest.mapping import check_columns, read_mapping
@@ -175,31 +175,21 @@ class ReplayProducer(RecordSender):
             self.produce(orjson.dumps(event), None, partition=partition)
 
 
-def send_heartbeats(
-    open_producer: Callable[[], ReplayProducer],
-    every_s: float,
-    count: int | None,
-    on_error: Callable[[ServiceError], None],
-) -> None:
-    """Sends a heartbeat to every partition each `every_s` seconds; `count` times, or for ever.
+class Heartbeats:
+    """Sends the present time to every partition of the input topic.
 
-    An outage of Kafka must not end the service, because after it a quiet partition would stop all
-    windows. So once a heartbeat has been sent, errors go to `on_error` and a new producer sends the
-    next one. Partitions are read each time, because a new one without a heartbeat would stop all
-    windows too. Raises ServiceError if the first heartbeat fails.
+    Partitions are read each time, because a new one without a heartbeat would stop all windows.
     """
-    producer, sent, next_s = open_producer(), 0, time.monotonic()
-    while count is None or sent < count:
-        time.sleep(max(0.0, next_s - time.monotonic()))
-        next_s = max(next_s, time.monotonic() - every_s) + every_s
-        try:
-            producer = producer or open_producer()
-            producer.find_partitions()
-            producer.send_heartbeats(time.time_ns() // 1_000_000)
-            producer.flush()
-            sent += 1
-        except ServiceError as error:
-            if not sent:
-                raise
-            on_error(error)
-            producer = None
+
+    def __init__(self, open_producer: Callable[[], ReplayProducer]):
+        self._open_producer = open_producer
+        self._producer: ReplayProducer | None = None
+
+    def send(self) -> None:
+        """Raises ServiceError; the next call then connects anew."""
+        producer, self._producer = self._producer, None
+        producer = producer or self._open_producer()
+        producer.find_partitions()
+        producer.send_heartbeats(time.time_ns() // 1_000_000)
+        producer.flush()
+        self._producer = producer
