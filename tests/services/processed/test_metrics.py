@@ -11,6 +11,7 @@ from liveprofile.kafka.records import send_all
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import now_ms
 from monitoring.catalogue import exported_names
+from services.chores import ChoreRun, ChoreStore
 from tests.support.api_server import api_server
 from tests.support.job_under_test import JobUnderTest
 from tests.support.paths import PROMETHEUS
@@ -34,12 +35,13 @@ LATENCIES = ("event_to_score_seconds", "event_to_alert_seconds", "window_to_prof
 
 @pytest.fixture(scope="module")
 def server(processed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """Scrapes an exporter of the job, with a clean audit, once it knows all sources."""
+    """Scrapes an exporter of the job, with a clean audit by a chore, once it knows all sources."""
     job: JobUnderTest = processed.job
     folder = tmp_path_factory.mktemp("metrics")
     with open_session(job.settings.cassandra) as session:
         audited = AuditResult(now_ms(), True, {}, {0: 1})
         store_result(session, job.settings.topics.events, audited, ttl_s=600)
+        ChoreStore(session, job.settings).note(ChoreRun("audit", now_ms(), now_ms(), ""))
     with (
         api_server(job.config_file, "metrics") as url,
         prometheus(folder, url.split("/")[2]) as server,
