@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +23,7 @@ from liveprofile.ingest.replay import check_sources, replay
 from liveprofile.kafka import offsets, topics
 from liveprofile.kafka.records import read_topic
 from liveprofile.settings import ENV_PREFIX, Settings
+from liveprofile.storage.cql import from_ms
 
 START_TIMEOUT_S = 180.0
 POLL_INTERVAL_S = 1.0
@@ -165,17 +165,14 @@ def _find_starts(
         number for number, span in ranges.items() if starts[number] == span.first < span.end
     ]
     if no_overlap:
-        latest = "unknown" if archived.latest_ms == NO_TIME else _utc(archived.latest_ms)
+        known = archived.latest_ms != NO_TIME
+        latest = f"{from_ms(archived.latest_ms):%Y-%m-%d %H:%M:%S}" if known else "unknown"
         on_step(
             f"warning: events may be missing between the archive, whose latest time is {latest},"
             f" and {live.topics.events}: the first event of its partitions"
             f" {', '.join(map(str, no_overlap))} is not in the archive"
         )
     return starts, no_overlap
-
-
-def _utc(time_ms: int) -> str:
-    return f"{datetime.fromtimestamp(time_ms / 1000, UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def _wait_until_read(archive: Settings, job_id: str) -> None:

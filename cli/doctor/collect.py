@@ -26,7 +26,8 @@ from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 from liveprofile.errors import LiveprofileError
 from liveprofile.flink import java
 from liveprofile.flink.jars import FUNCTIONS
-from liveprofile.flink.rest import TERMINAL_STATES, request
+from liveprofile.flink.job_report import running_names
+from liveprofile.flink.rest import request
 from liveprofile.kafka.connection import client_config
 from liveprofile.kafka.topics import metadata, topic_configs
 from liveprofile.resources import product_path
@@ -226,11 +227,7 @@ def flink_facts(settings: Settings) -> FlinkFacts:
             task_managers=overview["taskmanagers"],
             slots=overview["slots-total"],
             slots_free=overview["slots-available"],
-            jobs=tuple(
-                job["name"]
-                for job in get("/jobs/overview")["jobs"]
-                if job["state"] not in TERMINAL_STATES
-            ),
+            jobs=tuple(running_names(rest_url).values()),
             config={each["key"]: each["value"] for each in get("/jobmanager/config")},
             has_functions=any(
                 path.endswith(FUNCTIONS) for path in get("/jobmanager/environment")["classpath"]

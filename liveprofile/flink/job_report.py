@@ -56,7 +56,7 @@ def find_job(rest_url: str, name: str) -> dict[str, Any]:
     return max(named, key=lambda job: (job["state"] not in TERMINAL_STATES, job["start-time"]))
 
 
-def _running(rest_url: str) -> dict[str, str]:
+def running_names(rest_url: str) -> dict[str, str]:
     """By id, the names of the jobs that have not ended."""
     jobs = request(rest_url, "/jobs/overview")["jobs"]
     return {job["jid"]: job["name"] for job in jobs if job["state"] not in TERMINAL_STATES}
@@ -64,7 +64,7 @@ def _running(rest_url: str) -> dict[str, str]:
 
 def running_jobs(rest_url: str, name: str) -> list[str]:
     """The ids of the jobs with this name that have not ended. Raises ServiceError."""
-    return [job_id for job_id, its_name in _running(rest_url).items() if its_name == name]
+    return [job_id for job_id, its_name in running_names(rest_url).items() if its_name == name]
 
 
 def require_running_job(rest_url: str, name: str, job_id: str | None = None) -> str:
@@ -73,7 +73,7 @@ def require_running_job(rest_url: str, name: str, job_id: str | None = None) -> 
     Raises LiveprofileError if it does not run, InputError if several have the name, ServiceError if
     Flink does not answer.
     """
-    running = _running(rest_url)
+    running = running_names(rest_url)
     found = [
         each for each in running if (running[each] == name if job_id is None else each == job_id)
     ]

@@ -11,7 +11,7 @@ import heapq
 import itertools
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
-from datetime import UTC, date, datetime
+from datetime import date
 from functools import wraps
 from typing import Any, NamedTuple, TypeVar
 
@@ -26,7 +26,7 @@ from liveprofile.rows.risk import FLAG_BUCKETS, score_hour_ms
 from liveprofile.rows.users import SEGMENT_BUCKETS
 from liveprofile.settings import CassandraSettings, Settings
 from liveprofile.storage.connection import open_session
-from liveprofile.storage.cql import to_ms
+from liveprofile.storage.cql import from_ms, to_ms
 from liveprofile.storage.queries import StoredFlag, StoredScore, stored_flag, stored_score
 from serve.keys import StoredKey, key_of_row
 from serve.problems import unknown_user
@@ -259,9 +259,9 @@ class Store:
         until_ms = END_OF_TIME_MS
         if after is not None:
             until_ms = after[0] - 1
-            day = _day(after[0])
+            day = from_ms(after[0]).date()
             flags = await self._merged("day_flags_rest", day, after, limit)
-        for day in await self._days(_day(since_ms), _day(until_ms)):
+        for day in await self._days(from_ms(since_ms).date(), from_ms(until_ms).date()):
             if len(flags) >= limit:
                 break
             flags += await self._merged("day_flags", day, (until_ms, since_ms), limit - len(flags))
@@ -345,10 +345,6 @@ class Store:
         if len(found) < limit and user_id is None:
             found += await self._link.rows("cases_after", (of_user, limit - len(found)))
         return [_case(row) for row in found]
-
-
-def _day(time_ms: int) -> date:
-    return datetime.fromtimestamp(time_ms / 1_000, UTC).date()
 
 
 def _place(flag: StoredFlag) -> tuple[int, str, str, str]:

@@ -26,6 +26,7 @@ from rich.console import Console
 from cli.demo import open_console, scene
 from cli.demo import run as demo
 from liveprofile.flink import rest
+from liveprofile.flink.job_report import running_jobs
 from liveprofile.settings import load
 from liveprofile.storage.connection import open_session
 from serve.keys import Role, read_keys
@@ -51,9 +52,8 @@ def busy_machine() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def demo_stack(stack: Stack) -> Iterator[Stack]:
     yield stack
-    for job in rest.request(stack.rest_url, "/jobs/overview")["jobs"]:
-        if job["name"] == scene.NAME and job["state"] not in rest.TERMINAL_STATES:
-            rest.cancel(stack.rest_url, job["jid"])
+    for job_id in running_jobs(stack.rest_url, scene.NAME):
+        rest.cancel(stack.rest_url, job_id)
     stack.write_config()  # the demo has overwritten it
     stack.console.stop()
     stack.api.stop()

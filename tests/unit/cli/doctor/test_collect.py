@@ -14,6 +14,7 @@ from tests.support.http_server import flink_rest
 
 def test_flink_facts_come_from_its_rest_interface() -> None:
     now_ms = time.time_ns() // 1_000_000
+    states = ("RUNNING", "FAILED")
     managers = [{"id": "t1", "timeSinceLastHeartbeat": now_ms - 4_000}]
     answers = {
         "/overview": [
@@ -21,7 +22,7 @@ def test_flink_facts_come_from_its_rest_interface() -> None:
         ],
         "/taskmanagers": [{"taskmanagers": managers}],
         "/jobs/overview": [
-            {"jobs": [{"name": "a", "state": "RUNNING"}, {"name": "b", "state": "FAILED"}]}
+            {"jobs": [{"jid": n, "name": n, "state": s} for n, s in zip("ab", states, strict=True)]}
         ],
         "/jobmanager/config": [[{"key": "execution.checkpointing.dir", "value": "s3://x"}]],
         "/jobmanager/environment": [{"classpath": ["/opt/flink/lib/flink-dist-2.2.1.jar"]}],
