@@ -11,12 +11,9 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
-from confluent_kafka.admin import AdminClient
 
 from liveprofile.events import window_times
 from liveprofile.ingest.replay import ReplayProducer
-from liveprofile.kafka.connection import client_config
-from liveprofile.kafka.topics import topic_configs
 from liveprofile.settings import Settings, WindowSettings
 from liveprofile.units import HOUR_MS
 
@@ -182,10 +179,3 @@ def send_hidden(settings: Settings, workload: Workload) -> Callable[[], None]:
     sender = EventSender(settings, transaction=True)
     sender.send_workload(workload, workload.end_ms + settings.window.length_ms)
     return sender.commit
-
-
-def delete_topics(settings: Settings) -> None:
-    names = list(topic_configs(settings.topics))
-    admin = AdminClient(client_config(settings.kafka))
-    for deletion in admin.delete_topics(names, operation_timeout=15).values():
-        deletion.result()

@@ -14,15 +14,15 @@ from typing import Any, NamedTuple
 
 import typer
 
-from benchmarks.load.workload import Workload, delete_topics, send_warm_up
+from benchmarks.load.workload import Workload, send_warm_up
 from benchmarks.support.journal import JournalReader
 from cli.submission import create_tables
 from liveprofile.errors import ServiceError
 from liveprofile.flink import rest, submission
-from liveprofile.kafka.topics import create_topics
+from liveprofile.kafka.topics import create_topics, delete_topics, topic_configs
 from liveprofile.resources import ROOT, STACK_FOLDER
 from liveprofile.settings import Settings, load
-from liveprofile.storage import connection
+from liveprofile.storage.schema import drop_keyspace
 from liveprofile.toml_text import to_toml
 from models.profile.model_card import ModelCard
 from stack.local import Stack
@@ -174,9 +174,8 @@ def own_topics_and_keyspace(
     create_topics(settings)
     create_tables(settings, ModelCard.read(settings.model.checkpoint))
     yield settings
-    delete_topics(settings)
-    with connection.open_session(settings.cassandra) as session:
-        session.execute(f"DROP KEYSPACE {settings.cassandra.keyspace}", timeout=60)
+    delete_topics(settings.kafka, list(topic_configs(settings.topics)))
+    drop_keyspace(settings.cassandra)
 
 
 def config_file(stack: Stack, name: str) -> Path:

@@ -8,12 +8,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 import orjson
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Producer
 
 from liveprofile.errors import ServiceError
 from liveprofile.ingest.replay import ReplayProducer, closing_time_ms
 from liveprofile.kafka import offsets
 from liveprofile.kafka.connection import client_config
+from liveprofile.kafka.tail import TopicTail
 from liveprofile.settings import Settings
 from liveprofile.simulator import shared_device_ring
 
@@ -22,6 +23,7 @@ SEND_INTERVAL_S = 0.05
 QUIET_S = 3.0  # after the last purchase, reading ends when no alert has come for this long
 MAX_WAIT_S = 20.0  # ... and at the latest after this time
 SEED = 7
+GROUP = "liveprofile-demo"
 CATCH_UP_TIMEOUT_S = 120.0
 
 
@@ -47,26 +49,27 @@ def send_ring(settings: Settings, last_ms: int) -> RingResult:
     alerts: dict[str, tuple[dict[str, Any], int, float]] = {}
     last_alert_s = 0.0
 
-    def read_alerts(consumer: Consumer) -> None:
+    def read_alerts(tail: TopicTail) -> None:
         nonlocal last_alert_s
-        for record in consumer.consume(100, timeout=SEND_INTERVAL_S):
-            if record.error() is not None:
-                continue
-            last_alert_s, alert = time.monotonic(), orjson.loads(record.value())
+        time.sleep(SEND_INTERVAL_S)
+        for record in tail.poll(0.0):
+            last_alert_s, alert = time.monotonic(), orjson.loads(record.value or b"")
             if (event_id := alert["data"].get("event_id")) in sent_s and alert["id"] not in alerts:
                 latency_ms = (last_alert_s - sent_s[event_id]) * 1000
                 alerts[alert["id"]] = alert, len(sent_s), latency_ms
 
+    ranges = offsets.partition_ranges(settings, settings.topics.alerts)
+    now = {number: part.end for number, part in ranges.items()}
     producer = Producer(client_config(settings.kafka) | {"linger.ms": 0})
-    with closing(_alert_consumer(settings)) as consumer:
+    with closing(TopicTail(settings, settings.topics.alerts, GROUP, now)) as tail:
         for event in events:
             sent_s[event["event_id"]] = time.monotonic()
             producer.produce(settings.topics.events, orjson.dumps(event), event["user_id"].encode())
-            read_alerts(consumer)
+            read_alerts(tail)
         producer.flush()
         began_s = last_alert_s = time.monotonic()
         while time.monotonic() < min(last_alert_s + QUIET_S, began_s + MAX_WAIT_S):
-            read_alerts(consumer)
+            read_alerts(tail)
     heartbeats = ReplayProducer(settings, settings.topics.events)
     last_event_ms = max(event["event_time"] for event in events)
     heartbeats.send_heartbeats(closing_time_ms(last_event_ms, settings.window))
@@ -75,13 +78,3 @@ def send_ring(settings: Settings, last_ms: int) -> RingResult:
         raise ServiceError(f"no alert for {len(events)} purchases on {DEVICES} devices")
     users = {alert["subject"] for alert, _, _ in alerts.values()}
     return RingResult(len(events), len(users), *next(iter(alerts.values())))
-
-
-def _alert_consumer(settings: Settings) -> Consumer:
-    """A consumer of the alerts from now on."""
-    topic = settings.topics.alerts
-    config = {"group.id": "liveprofile-demo", "enable.auto.commit": False, "fetch.wait.max.ms": 10}
-    consumer = Consumer(client_config(settings.kafka) | config)
-    ranges = offsets.partition_ranges(settings, topic)
-    consumer.assign([TopicPartition(topic, number, part.end) for number, part in ranges.items()])
-    return consumer

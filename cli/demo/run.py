@@ -16,7 +16,10 @@ from cli.common import config_file
 from cli.demo import ring, scene, view
 from cli.demo.open_console import Opened, open_console
 from cli.demo.watch import send_and_watch
+from cli.submission import submit_job
 from liveprofile.errors import LiveprofileError, ServiceError
+from liveprofile.flink import rest
+from liveprofile.flink.jobs import only_job
 from liveprofile.settings import CONFIG_VARIABLE
 from liveprofile.storage import queries
 from liveprofile.storage.connection import open_session
@@ -92,7 +95,8 @@ def run(
         scene.clear(settings)
     running = "the job is running and its model is warm"
     with steps.step("submit", "submitting the job", stack.jobmanager.log, running):
-        job_id = scene.submit(file, settings, JOB_START_TIMEOUT_S)
+        job_id, _ = submit_job(only_job(settings), file)
+        rest.wait_until_running(settings.flink.rest_url, job_id, JOB_START_TIMEOUT_S)
     with open_session(settings.cassandra) as session:
         about = f"{purchases.rows:,} purchases of {purchases.households} households"
         console.print(view.heading(f"A year of groceries: {about} through Kafka, at full speed"))

@@ -13,21 +13,16 @@ from typing import Any, NamedTuple
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from cassandra import DriverException
-from cassandra.cluster import NoHostAvailable
-from cassandra.protocol import ErrorMessage
-from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from cli.submission import submit_job
 from liveprofile.errors import InputError, ServiceError
 from liveprofile.flink import rest
-from liveprofile.flink.jobs import only_job
+from liveprofile.flink.job_report import running_jobs
 from liveprofile.kafka.connection import client_config
-from liveprofile.kafka.topics import topic_configs
+from liveprofile.kafka.topics import delete_topics, metadata, topic_configs
 from liveprofile.resources import ROOT
 from liveprofile.settings import Settings, load
-from liveprofile.storage import connection
+from liveprofile.storage.schema import drop_keyspace
 from liveprofile.toml_text import to_toml
 from liveprofile.units import DAY_MS, MINUTE_MS
 from stack.local import Stack
@@ -37,7 +32,7 @@ EVERY_NTH_HOUSEHOLD = 16
 MAPPING = ROOT / "mappings" / "complete_journey.toml"
 NAME = "liveprofile-demo"
 PAYMENT_RULES = ("card_testing", "fraud_score")
-RELEASE_TIMEOUT_S = 120.0
+RELEASE_TIMEOUT_MS = 120_000
 
 
 class Purchases(NamedTuple):
@@ -101,46 +96,14 @@ def purchases(folder: Path, every: int = EVERY_NTH_HOUSEHOLD) -> Purchases:
 def clear(settings: Settings) -> None:
     """Cancels the job of an earlier demo and drops its topics and tables. Raises ServiceError."""
     rest_url = settings.flink.rest_url
-    for job in rest.request(rest_url, "/jobs/overview")["jobs"]:
-        if job["name"] == NAME and job["state"] not in rest.TERMINAL_STATES:
-            rest.cancel(rest_url, job["jid"])
-    _drop_topics(settings)
-    keyspace = settings.cassandra.keyspace
-    session = connection.connect(settings.cassandra, use_keyspace=False)
-    try:
-        session.execute(f"DROP KEYSPACE IF EXISTS {keyspace}", timeout=60)
-    except (NoHostAvailable, DriverException, ErrorMessage) as error:
-        raise ServiceError(
-            f"Cassandra did not drop {keyspace}: {connection.describe_error(error)}"
-        ) from None
-    finally:
-        connection.close(session)
-
-
-def _drop_topics(settings: Settings) -> None:
-    admin = AdminClient(client_config(settings.kafka))
-    names = topic_configs(settings.topics).keys()
-    deadline_s = time.monotonic() + RELEASE_TIMEOUT_S
-    try:
-        if present := sorted(names & admin.list_topics(timeout=RELEASE_TIMEOUT_S).topics.keys()):
-            deleting = admin.delete_topics(present, operation_timeout=RELEASE_TIMEOUT_S)
-            for deleted in deleting.values():
-                deleted.result()
-        while present := names & admin.list_topics(timeout=RELEASE_TIMEOUT_S).topics.keys():
-            if time.monotonic() > deadline_s:
-                raise ServiceError(f"Kafka still lists {', '.join(present)} after deleting them")
-            time.sleep(0.2)
-    except KafkaException as error:
-        raise ServiceError(
-            f"Kafka did not delete the demo's topics: {error.args[0].str()}"
-        ) from None
-
-
-def submit(file: Path, settings: Settings, timeout_s: float) -> str:
-    """Creates topics and tables, submits the job, waits for all its tasks; returns the job's id.
-
-    Raises ServiceError.
-    """
-    job_id, _ = submit_job(only_job(settings), file)
-    rest.wait_until_running(settings.flink.rest_url, job_id, timeout_s)
-    return job_id
+    for job_id in running_jobs(rest_url, NAME):
+        rest.cancel(rest_url, job_id)
+    kafka = settings.kafka.model_copy(update={"request_timeout_ms": RELEASE_TIMEOUT_MS})
+    names, admin = topic_configs(settings.topics), AdminClient(client_config(kafka))
+    delete_topics(kafka, list(names))
+    deadline_s = time.monotonic() + kafka.request_timeout_s
+    while present := names.keys() & metadata(admin, kafka).topics.keys():
+        if time.monotonic() > deadline_s:
+            raise ServiceError(f"Kafka still lists {', '.join(present)} after deleting them")
+        time.sleep(0.2)
+    drop_keyspace(settings.cassandra)

@@ -47,6 +47,12 @@ def pending_migrations(settings: CassandraSettings) -> list[str]:
         return [migration.title for migration in pending]
 
 
+def drop_keyspace(settings: CassandraSettings) -> None:
+    """Drops the keyspace with its tables, if there is one. Raises ServiceError."""
+    with _without_keyspace(settings) as session:
+        session.execute(f"DROP KEYSPACE IF EXISTS {settings.keyspace}", timeout=60)
+
+
 @contextmanager
 def _without_keyspace(settings: CassandraSettings) -> Iterator[Session]:
     """A session of a keyspace that may not exist yet; turns errors into ServiceError."""
