@@ -125,7 +125,7 @@ def _advice(counts: Reconciliation) -> Iterator[str]:
         yield "Windows are open: the next audit with --new begins with their records."
     elif counts.open_windows:
         yield (
-            "Windows are open: `liveprofile events heartbeat`, or for past events `liveprofile"
+            "Windows are open: `liveprofile serve chores`, or for past events `liveprofile"
             " events replay FILE --close-windows`, advances time and closes them."
         )
     if counts.expired:

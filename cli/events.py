@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from cli.common import Call, ConfigCall, JsonCall, MappingOption, print_json, read_settings
+from cli.common import Call, JsonCall, MappingOption, print_json, read_settings
 from cli.job import submit_command
 from cli.options import Commands
 from cli.progress import count_bar, print_line
@@ -20,10 +19,10 @@ from cli.submission import submit_job
 from liveprofile.alerts.consumer.loop import stop_on_signals
 from liveprofile.decoding.registry import SchemaRegistry
 from liveprofile.decoding.service import Decoder
-from liveprofile.errors import InputError, ServiceError
+from liveprofile.errors import InputError
 from liveprofile.events.validation import RejectedError, validate
 from liveprofile.ingest import inference
-from liveprofile.ingest.replay import Heartbeats, ReplayProducer, open_source, rows_estimate
+from liveprofile.ingest.replay import open_source, rows_estimate
 from liveprofile.ingest.replay import replay as send
 from liveprofile.settings import Settings
 from liveprofile.simulator import Shop, ShopConfig
@@ -190,7 +189,7 @@ def replay(
     if close_windows and not result.closed:
         print_line(
             "the last windows stay open: they end in the future. Events and heartbeats that are"
-            " sent then will close them (`liveprofile events heartbeat`)"
+            " sent then will close them (`liveprofile serve chores`)"
         )
     if _is_history(call.settings, result.last_event_time_ms):
         print_line(
@@ -224,38 +223,6 @@ def decode(call: Call) -> None:
         with stop_on_signals(decoder):
             counts = decoder.run()
     call.print(counts)
-
-
-def heartbeat(
-    call: ConfigCall,
-    every: Annotated[float, typer.Option(min=0.1)] = 1.0,
-    count: Annotated[int | None, typer.Option(min=1)] = None,
-) -> None:
-    """Send a heartbeat to every partition of the input topic, again and again.
-
-    A partition without events keeps all windows open. `serve chores` does the same. Do not run it
-    during a replay of history: a heartbeat closes all windows of the past. Once it has sent one, an
-    outage of Kafka does not end it.
-
-    Example: `liveprofile events heartbeat --every 1`
-
-    Options:
-    every SECONDS: Time between two heartbeats.
-    count: Stop after so many. Default: run until stopped.
-    """
-    topic, sent = call.settings.topics.events, 0
-    heartbeats = Heartbeats(lambda: ReplayProducer(call.settings, topic))
-    while count is None or sent < count:
-        next_s = time.monotonic() + every
-        try:
-            heartbeats.send()
-            sent += 1
-        except ServiceError as error:
-            if not sent:
-                raise
-            typer.echo(f"liveprofile: {error}; trying again", err=True)
-        if sent != count:
-            time.sleep(max(0.0, next_s - time.monotonic()))
 
 
 def bootstrap(

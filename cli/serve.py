@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from cli.common import Call, format_utc, option
+from cli.common import Call, ConfigCall, format_utc, option
 from cli.options import Commands
 from liveprofile.settings import Settings, load
 from liveprofile.storage.cql import now_ms
@@ -67,7 +67,7 @@ def metrics(call: Call, host: HostOption = None, port: PortOption = None) -> Non
     serve_metrics(settings, _started(call))
 
 
-def chores(call: Call) -> None:
+def chores(call: ConfigCall) -> None:
     """Run what must be run again and again until Ctrl-C, each at the interval of its setting.
 
     Heartbeats, erasures, attributes, trends, late events, audits, consents and sweeps

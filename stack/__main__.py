@@ -39,30 +39,18 @@ def _report(stack: Stack) -> None:
 
 
 @app.command()
-def up(
-    root: Root = DEFAULT_ROOT,
-    slots: Slots = None,
-    pipelines: Pipelines = None,
-    heartbeat: Annotated[
-        bool,
-        typer.Option(
-            "--heartbeat",
-            help="Also run `liveprofile events heartbeat`: for live traffic. It makes all events"
-            " of a replayed file late.",
-        ),
-    ] = False,
-) -> None:
+def up(root: Root = DEFAULT_ROOT, slots: Slots = None, pipelines: Pipelines = None) -> None:
     """Start the services that do not run, and wait until they answer.
 
-    Example: `python -m stack up --heartbeat`
+    It sends no heartbeats, which would make all events of a replayed file late. For live traffic:
+
+    Example: `LIVEPROFILE_CHORES__HEARTBEAT_S=1 python -m stack up`
     """
     stack = Stack(root, slots=slots, pipelines=pipelines)
     with Console(stderr=True).status("starting Kafka, Cassandra, Flink, the read API and chores"):
         stack.start()
         stack.api.start()
         stack.chores.start()
-        if heartbeat:
-            stack.heartbeat.start()
     _report(stack)
 
 

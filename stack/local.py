@@ -16,9 +16,7 @@ from typing import Any
 
 from liveprofile.errors import PortTakenError
 from liveprofile.flink import jars
-from liveprofile.kafka.topics import create_topics
 from liveprofile.resources import ROOT
-from liveprofile.settings import load
 from liveprofile.toml_text import to_toml
 from stack import DEFAULT_ROOT
 from stack.cassandra import CassandraNode
@@ -35,9 +33,10 @@ CONFIG = "liveprofile.toml"
 
 
 class Command(Service):
-    """A command of `liveprofile` with the settings of the stack."""
+    """`liveprofile serve NAME` with the settings of the stack.
 
-    words: tuple[str, ...]
+    It waits for Cassandra's tables itself.
+    """
 
     def __init__(self, name: str, root: Path, state: StackState):
         self.name = name
@@ -46,18 +45,14 @@ class Command(Service):
 
     def prepare(self) -> tuple[list[str], dict[str, str]]:
         program = Path(sys.executable).with_name("liveprofile")
-        return [str(program), *self.words, "--config", str(self._config_file)], {}
+        return [str(program), "serve", self.name, "--config", str(self._config_file)], {}
 
     def ready(self) -> bool:
         return self.alive()
 
 
 class HttpServer(Command):
-    """The read API or the console. It connects to Cassandra once the tables exist."""
-
-    @property
-    def words(self) -> tuple[str, ...]:
-        return ("serve", self.name)
+    """The read API or the console."""
 
     @property
     def port(self) -> int:
@@ -77,22 +72,6 @@ class HttpServer(Command):
                 return True
         except (urllib.error.URLError, TimeoutError, ConnectionError):
             return False
-
-
-class ChoreService(Command):
-    """Runs the chores. It works once the tables exist."""
-
-    words = ("serve", "chores")
-
-
-class Heartbeat(Command):
-    """Sends the present time to every partition of the input topic, which it creates if missing."""
-
-    words = ("events", "heartbeat")
-
-    def prepare(self) -> tuple[list[str], dict[str, str]]:
-        create_topics(load(self._config_file))
-        return super().prepare()
 
 
 class Stack:
@@ -134,9 +113,7 @@ class Stack:
         # Not of the services: the job does not need them.
         self.api = HttpServer("api", self.root, state)
         self.console = HttpServer("console", self.root, state)
-        self.chores = ChoreService("chores", self.root, state)
-        # Not one of the services: it would close all windows of past events.
-        self.heartbeat = Heartbeat("heartbeat", self.root, state)
+        self.chores = Command("chores", self.root, state)
         self._state = state
 
     @property
@@ -183,7 +160,6 @@ class Stack:
 
     def stop(self) -> None:
         """Stops all services; data, ports and logs stay for the next start."""
-        self.heartbeat.stop()
         self.chores.stop()
         self.console.stop()
         self.api.stop()
@@ -241,7 +217,7 @@ class Stack:
     def status(self) -> dict[str, Any]:
         """{"config", "services": {name: {"pid", "address", "memory_mb", "log"}}}."""
         ports = self._state.read()["ports"]
-        others = (self.api, self.console, self.chores, self.heartbeat)
+        others = (self.api, self.console, self.chores)
         services = {}
         for name, service in (self.services | {each.name: each for each in others}).items():
             port = ports.get(name.replace("jobmanager", "flink_rest"), "")

@@ -190,6 +190,6 @@ class Heartbeats:
         producer, self._producer = self._producer, None
         producer = producer or self._open_producer()
         producer.find_partitions()
-        producer.send_heartbeats(time.time_ns() // 1_000_000)
+        producer.send_heartbeats(_now_ms())
         producer.flush()
         self._producer = producer

@@ -280,7 +280,7 @@ class ChoreSettings(Section):
     """
 
     heartbeat_s: Interval = 1.0
-    """`events heartbeat`; 0 where history is replayed"""
+    """the present time to each partition; 0 where history is replayed"""
     erasures_s: Interval = 20.0
     """`privacy erase --pending`"""
     attributes_s: Interval = 300.0

@@ -38,7 +38,7 @@ from tests.support.waiting import until
 
 IN_FORCE_WITHIN_S = 5.0
 EVENTS_PER_SECOND = 100
-HEARTBEATS = 12  # one a second: a window length, the out-of-orderness and a margin
+CLOSE_S = 12  # a window length, the out-of-orderness and a margin
 EVERY_PURCHASE = """
 [[rules]]
 id = "every_purchase"
@@ -210,7 +210,8 @@ def test_status_and_audit_count_every_event(job: JobUnderTest, session: Session)
     until(lambda: job.run("job", "status", ok=False)["scoring"]["events"] >= scores, poll_s=1)
     scoring = job.run("job", "status", ok=False)["scoring"]
     assert scoring["unscored"] == 0
-    job.cli("events", "heartbeat", "--count", str(HEARTBEATS))
+    time.sleep(CLOSE_S)
+    job.send_heartbeats(now_ms())
     job.wait_until_caught_up()
     report = job.audit()
     assert report["ok"], report

@@ -1,15 +1,11 @@
-"""Audits of a job that has lost a row, or does not run; the heartbeats of a stack."""
+"""Audits of a job that has lost a row, or does not run."""
 
 from liveprofile.audit.results import AuditResult, store_result
-from liveprofile.kafka.offsets import partition_ranges
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import from_ms, now_ms
 from liveprofile.units import MINUTE_MS
-from stack.local import Stack
-from tests.services.records.test_partitions import HEARTBEAT_TIMEOUT_S
 from tests.services.records.test_ranges import BASE_MS, event, noted_offsets
 from tests.support.job_under_test import JobUnderTest
-from tests.support.waiting import until
 
 
 def test_the_next_audit_covers_the_records_of_a_failed_one(job: JobUnderTest) -> None:
@@ -42,24 +38,3 @@ def test_records_that_the_job_has_not_read_are_behind(job: JobUnderTest) -> None
     job.send([event(1, 8), event(2, 8)])
     report = job.audit("--since", "1h")
     assert (report["in_topic"], report["behind"]) == (count, 2)
-
-
-def test_heartbeat_of_the_stack_reaches_every_partition(stack: Stack, job: JobUnderTest) -> None:
-    topic = job.settings.topics.events
-    stack.config_file.write_text(job.config_file.read_text())
-    before = partition_ranges(job.settings, topic)
-    try:
-        stack.heartbeat.start()
-        assert stack.status()["services"]["heartbeat"]["pid"] == stack.heartbeat.pid
-        until(
-            lambda: all(
-                span.end >= before[number].end + 2
-                for number, span in partition_ranges(job.settings, topic).items()
-            ),
-            HEARTBEAT_TIMEOUT_S,
-        )
-    finally:
-        stack.heartbeat.stop()
-        stack.write_config()
-    assert not stack.heartbeat.alive()
-    assert stack.status()["services"]["heartbeat"]["pid"] is None

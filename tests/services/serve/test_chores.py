@@ -1,15 +1,18 @@
-"""`liveprofile serve chores` beside the API: erasures end by themselves."""
+"""`liveprofile serve chores` beside the API: erasures end by themselves, windows close."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+import numpy as np
 import pytest
 
 from liveprofile.client import NotFoundError, calls
+from liveprofile.kafka.offsets import partition_ranges
 from services.chores import ChoreStore
 from tests.services.serve.conftest import Api
 from tests.support.paths import ROOT
@@ -18,15 +21,23 @@ from tests.support.waiting import until
 
 pytestmark = pytest.mark.services
 
+HEARTBEATS = {"LIVEPROFILE_CHORES__HEARTBEAT_S": "1"}  # none by the settings of a stack
+
 
 @contextmanager
 def chores(api: Api) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, "-m", "cli", "serve", "chores", "--config", api.job.config_file]
-    with subprocess.Popen(command, cwd=ROOT) as run:
+    with subprocess.Popen(command, cwd=ROOT, env=os.environ | HEARTBEATS) as run:
         try:
             yield run
         finally:
             run.kill()
+
+
+def ends(api: Api) -> np.ndarray:
+    """(partitions,) ends of the input topic."""
+    ranges = partition_ranges(api.settings, api.settings.topics.events)
+    return np.array([ranges[number].end for number in sorted(ranges)])
 
 
 def test_an_erasure_ends_by_itself_though_the_process_that_works_is_killed(api: Api) -> None:
@@ -36,6 +47,8 @@ def test_an_erasure_ends_by_itself_though_the_process_that_works_is_killed(api: 
         first = processes.enter_context(chores(api))
         store = ChoreStore(api.session, api.settings)
         until(lambda: "erasures" in store.runs(), 120, why="no chore has run")
+        before = ends(api)
+        until(lambda: min(ends(api) - before) >= 2, why="a partition has no heartbeats")
         processes.enter_context(chores(api))
         client.send(calls.put_erasure("leaver"))
         first.kill()

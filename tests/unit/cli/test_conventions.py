@@ -9,7 +9,7 @@ from cli.main import GROUPS, START
 from tests.support.commands import ROOT_COMMAND, commands, parse
 
 # Commands that print nothing, or a file format of their own.
-WITHOUT_OUTPUT = {"events heartbeat"}
+WITHOUT_OUTPUT = {"serve chores"}
 COMMANDS = dict(commands())
 
 
