@@ -52,7 +52,7 @@ lab: venv .venv/.ready-test ## run the tests of the studies in lab/
 	@$(ONE_THREAD) $(BIN)/python -m pytest -q -n 2 lab/tests $(ARGS)
 
 bench: venv .venv/.ready-test ## run the benchmarks
-	@$(BIN)/python -m benchmarks throughput $(ARGS) && $(BIN)/python -m benchmarks latency $(ARGS)
+	@$(BIN)/python -m benchmarks $(ARGS) && $(BIN)/python -m lab.benchmarks latency $(ARGS)
 
 docs: .stack/docs-venv/.ready ## build the site of docs/ in .stack/site/, with search
 	@rm -rf .stack/site-pages .stack/site && mkdir -p .stack/site-pages

@@ -1,15 +1,13 @@
-"""python -m benchmarks: runs the benchmarks of docs/benchmarks.md; prints one line of JSON."""
+"""python -m benchmarks: measures the throughput (docs/benchmarks.md); prints one line of JSON."""
 
 from __future__ import annotations
 
-from benchmarks.latency import latency
 from benchmarks.support.report import run
 from benchmarks.throughput import throughput
 from cli.options import Commands
 
 app = Commands(add_completion=False, pretty_exceptions_enable=False)
-for command in (throughput, latency):
-    app.command()(command)
+app.command()(throughput)
 
 if __name__ == "__main__":
     run(app)

@@ -1,7 +1,6 @@
 """Throughput benchmark: events per second of the job and CPU time per process, by variant."""
 
 import time
-from collections.abc import Callable, Mapping
 from statistics import median
 from typing import Any
 
@@ -22,9 +21,6 @@ from liveprofile.settings import Settings
 from liveprofile.storage import connection, queries
 from stack.local import Stack
 
-# (stack, variant, name, workload) -> the results of one measured run
-RunVariant = Callable[[Stack, str, str, Workload], dict[str, Any]]
-
 RUN_TIMEOUT_S = 600.0
 REHEARSALS = 2
 
@@ -36,9 +32,14 @@ def throughput(
     workload = Workload.of(events, users)
 
     def measure(stack: Stack) -> dict[str, Any]:
-        results = run_variants(
-            stack, workload, repetitions, dict.fromkeys(runs.VARIANTS, measure_run)
-        )
+        # The JVMs compile during the first runs; Cassandra's needs more than one run.
+        for number in range(1, REHEARSALS + 1):
+            measure_run(stack, "whole", f"rehearsal-{number}", workload)
+        results: dict[str, list[dict[str, Any]]] = {variant: [] for variant in runs.VARIANTS}
+        for repetition in range(1, repetitions + 1):
+            for variant, of_variant in results.items():  # alternately
+                name = f"{variant}-{repetition}"
+                of_variant.append(measure_run(stack, variant, name, workload))
         figures = ("seconds", "events_per_s", "profiles_per_s", "cpu_us_per_event")
         medians = {
             figure: {name: median(run[figure] for run in each) for name, each in results.items()}
@@ -49,20 +50,6 @@ def throughput(
         }
 
     report_on_stack("throughput", workload, measure)
-
-
-def run_variants(
-    stack: Stack, workload: Workload, repetitions: int, variants: Mapping[str, RunVariant]
-) -> dict[str, list[dict[str, Any]]]:
-    """Runs the variants alternately, after unmeasured runs; returns the results by variant."""
-    results: dict[str, list[dict[str, Any]]] = {variant: [] for variant in variants}
-    # The JVMs compile during the first runs; Cassandra's needs more than one run.
-    for number in range(1, REHEARSALS + 1):
-        measure_run(stack, "whole", f"rehearsal-{number}", workload)
-    for repetition in range(1, repetitions + 1):
-        for variant, measure in variants.items():
-            results[variant].append(measure(stack, variant, f"{variant}-{repetition}", workload))
-    return results
 
 
 def measure_run(stack: Stack, variant: str, name: str, workload: Workload) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """python -m lab: studies that the product does not need; docs/model.md has their results.
 
 The last line of each command is JSON. Other studies are modules of their own: lab.public_data,
-lab.orders.order_frauds, lab.users.demographics, lab.users.coupon_response,
-lab.user_model.value_curves, lab.card_transactions.walk_forward, lab.simulated.train.
+lab.orders.order_frauds, lab.users.coupon_response, lab.user_model.value_curves,
+lab.card_transactions.walk_forward, lab.simulated.train.
 """
 
 from __future__ import annotations

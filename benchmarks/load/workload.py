@@ -106,10 +106,6 @@ class Workload:
     def end_ms(self) -> int:
         return self.start_ms + int(self.hours * HOUR_MS)
 
-    def speed_up(self, events_per_s: float) -> float:
-        """Event time divided by wall-clock time at this rate."""
-        return events_per_s * self.hours * 3_600 / self.n
-
     def warm_up(self) -> Workload:
         """The events before this workload: they load the model and trigger JIT compilation."""
         hours = self.hours * WARM_UP_SHARE

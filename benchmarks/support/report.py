@@ -1,4 +1,4 @@
-"""What the commands of `python -m benchmarks` share: options, environment, the line of JSON."""
+"""What all benchmarks share: options, environment, the line of JSON."""
 
 import hashlib
 import json
@@ -7,14 +7,13 @@ import platform
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import psutil
 import typer
 
@@ -59,12 +58,6 @@ def report_on_stack(
             return {"configuration": runs.configuration(stack), **measure(stack)}
 
     report(name, workload, with_stack)
-
-
-def quantiles(values: Sequence[float]) -> dict[str, float]:
-    """p50, p99 and maximum."""
-    p50, p99 = np.quantile(values, [0.5, 0.99]).tolist()
-    return {"p50": round(p50, 1), "p99": round(p99, 1), "max": round(float(max(values)), 1)}
 
 
 def describe() -> dict[str, Any]:

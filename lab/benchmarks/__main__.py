@@ -12,12 +12,14 @@ from benchmarks.support.runs import BENCH_ROOT
 from cli.options import Commands
 from lab.benchmarks.alerts import alerts
 from lab.benchmarks.gpu import gpu
+from lab.benchmarks.latency import latency
 from lab.benchmarks.peers.command import peers
 from lab.benchmarks.serve import serve
 
 app = Commands(add_completion=False, pretty_exceptions_enable=False)
 app.command()(alerts)
 app.command()(gpu)
+app.command()(latency)
 app.command()(serve)
 app.command()(peers)
 

@@ -1,7 +1,7 @@
 """Alert latency benchmark: from an event's planned send time until a consumer has its alert.
 
-It is open-loop, as benchmarks/latency.py. The flag of an alert must be readable in Cassandra when
-the consumer receives the alert. The profile pipeline runs under a constant load at the same time.
+It is open-loop, as latency.py. The flag of an alert must be readable in Cassandra when the consumer
+receives the alert. The profile pipeline runs under a constant load at the same time.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import orjson
 import typer
 from confluent_kafka import Consumer
 
-from benchmarks.latency import send_on_schedule
 from benchmarks.load.workload import ITEMS, EventMessage, EventSender, Workload
 from benchmarks.support import runs
 from benchmarks.support.meter import Meter
-from benchmarks.support.report import USERS, quantiles, report_on_stack
+from benchmarks.support.report import USERS, report_on_stack
+from lab.benchmarks.latency import quantiles, send_on_schedule, speed_up
 from liveprofile.errors import ServiceError
 from liveprofile.kafka.connection import client_config
 from liveprofile.resources import product_path
@@ -93,7 +93,7 @@ def background_events(
 ) -> Iterator[ScheduledEvent]:
     """The load of the profile pipeline. Its purchases are scored too, but RULE flags none."""
     time_ms, _ = workload.times_and_users()
-    due_s = (time_ms - workload.start_ms) / 1000 / workload.speed_up(events_per_s)
+    due_s = (time_ms - workload.start_ms) / 1000 / speed_up(workload, events_per_s)
     for at_s, message in zip(due_s.tolist(), workload.messages(), strict=True):
         if at_s > seconds:
             return
@@ -103,7 +103,7 @@ def background_events(
 def scored_events(
     workload: Workload,
     events_per_s: float,
-    speed_up: float,
+    faster: float,
     seconds: float,
     planned: dict[str, float],
 ) -> Iterator[ScheduledEvent]:
@@ -125,7 +125,7 @@ def scored_events(
         event_id = f"scored-{number:08d}"
         if flagged:
             planned[event_id] = at_s
-        time_ms = workload.start_ms + int(at_s * speed_up * 1000)
+        time_ms = workload.start_ms + int(at_s * faster * 1000)
         item = int(rng.integers(ITEMS))
         amount = FLAGGED_AMOUNT if flagged else round(float(rng.lognormal(3, 0.8)), 2)
         place = user_number % places
@@ -224,12 +224,12 @@ def measure_alerts(
     )
     rules = stack.root / "alerts-rules.toml"
     rules.write_text(product_path(Settings().rules).read_text() + RULE)
-    speed_up = workload.speed_up(background_per_s)
+    faster = speed_up(workload, background_per_s)
     planned: dict[str, float] = {}
     schedule = list(
         heapq.merge(
             background_events(workload, background_per_s, warm_up_s + seconds),
-            scored_events(workload, scored_per_s, speed_up, warm_up_s + seconds, planned),
+            scored_events(workload, scored_per_s, faster, warm_up_s + seconds, planned),
             key=lambda event: event.at_s,
         )
     )

@@ -1,6 +1,6 @@
 """Read API benchmark: from a request's planned send time until its answer has arrived.
 
-It is open-loop, as benchmarks/latency.py: requests are sent at planned times whether or not earlier
+It is open-loop, as latency.py: requests are sent at planned times whether or not earlier
 ones are answered, and latency counts from the planned time. The job runs under a constant load at
 the same time.
 """
@@ -25,11 +25,11 @@ import psutil
 import typer
 import uvloop
 
-from benchmarks.latency import send_on_schedule
 from benchmarks.load.workload import EventSender, Workload, user_id_of
 from benchmarks.support import runs
 from benchmarks.support.meter import Meter
-from benchmarks.support.report import USERS, quantiles, report_on_stack
+from benchmarks.support.report import USERS, report_on_stack
+from lab.benchmarks.latency import quantiles, send_on_schedule
 from liveprofile.errors import ServiceError
 from liveprofile.resources import ROOT
 from stack.local import Stack

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.latency import schedule
 from benchmarks.load.workload import START_MS, Workload
 from benchmarks.support.journal import Journal, JournalReader, OpenJournalMetrics
 from lab.benchmarks import alerts, audit, storage, training_rows
 from lab.benchmarks.gpu import NOT_MEASURED, measure_gpu, time_batches
+from lab.benchmarks.latency import schedule
 from lab.benchmarks.model_inputs import generated_rows
 from lab.benchmarks.serve import Measured, measure, plan_requests
 from liveprofile.kafka.partitioner import partition_of

@@ -6,6 +6,7 @@ event that the benchmark sends late increases the latency.
 
 import threading
 import time
+from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ import typer
 from benchmarks.load.workload import EventMessage, EventSender, Workload, user_id_of
 from benchmarks.support import runs
 from benchmarks.support.meter import Meter
-from benchmarks.support.report import EVENTS, USERS, Events, Users, quantiles, report_on_stack
+from benchmarks.support.report import EVENTS, USERS, Events, Users, report_on_stack
 from benchmarks.throughput import measure_run
 from liveprofile.errors import ConfigError, ServiceError
 from liveprofile.kafka.partitioner import partition_of
@@ -53,6 +54,17 @@ def latency(
     report_on_stack("latency", workload, measure)
 
 
+def speed_up(workload: Workload, events_per_s: float) -> float:
+    """Event time divided by wall-clock time at this rate."""
+    return events_per_s * workload.hours * 3_600 / workload.n
+
+
+def quantiles(values: Sequence[float]) -> dict[str, float]:
+    """p50, p99 and maximum."""
+    p50, p99 = np.quantile(values, [0.5, 0.99]).tolist()
+    return {"p50": round(p50, 1), "p99": round(p99, 1), "max": round(float(max(values)), 1)}
+
+
 class Schedule(NamedTuple):
     """The planned send times of n events and of the windows' closing events, from the start."""
 
@@ -68,8 +80,7 @@ def schedule(workload: Workload, settings: Settings, events_per_s: float) -> Sch
     """
     messages = list(workload.messages())
     time_ms, _ = workload.times_and_users()
-    speed_up = workload.speed_up(events_per_s)
-    due_s = (time_ms - workload.start_ms) / 1000 / speed_up
+    due_s = (time_ms - workload.start_ms) / 1000 / speed_up(workload, events_per_s)
     partitions = settings.topics.partitions
     partition = np.array([partition_of(message.key, partitions) for message in messages])
     window = settings.window
@@ -183,7 +194,7 @@ def measure_latency(
     runs.log_progress(f"latency: {latency_ms} of {len(poller.latency_ms)} profiles")
     return {
         "events_per_s": round(events_per_s),
-        "speed_up": round(workload.speed_up(events_per_s), 1),
+        "speed_up": round(speed_up(workload, events_per_s), 1),
         "samples": len(poller.latency_ms),
         "windows": len(sampled),
         "latency_ms": latency_ms,
