@@ -31,6 +31,7 @@ SCOPE = "chores"
 # Another process works at most LEASE_S + RENEW_S after the last renewal of one that was killed.
 LEASE_S, RENEW_S = 20, 4.0
 POLL_S = 1.0
+RETRY_S = 300.0  # after a failure, at most
 NOTE_MS = 10 * SECOND_MS  # successes of a chore are stored at most so often
 OVERDUE_INTERVALS, OVERDUE_S = 3, 60.0
 
@@ -139,8 +140,9 @@ class Chores:
         now, last = self._clock_ms(), self._last.get(chore.name)
         if last is None and (last := self._store.runs().get(chore.name)):
             self._last[chore.name] = last
-        wait_s = chore.every_s - (now - last.started_ms) / SECOND_MS if last else 0.0
-        if 0 < wait_s <= chore.every_s:  # longer: the clock was set back
+        every_s = min(chore.every_s, RETRY_S) if last and last.error else chore.every_s
+        wait_s = every_s - (now - last.started_ms) / SECOND_MS if last else 0.0
+        if 0 < wait_s <= every_s:  # longer: the clock was set back
             return min(wait_s, POLL_S)
         error = ""
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from liveprofile.errors import ServiceError
 from liveprofile.settings import load
-from services.chores import LEASE_S, RENEW_S, Chore, ChoreRun, Chores, Lease, overdue
+from services.chores import LEASE_S, RENEW_S, RETRY_S, Chore, ChoreRun, Chores, Lease, overdue
 
 START_MS = 1_767_605_700_000
 
@@ -87,6 +87,20 @@ def test_a_chore_runs_at_its_interval_whoever_works_and_its_failure_is_its_own()
         START_MS + 60_000,
         0,
     )
+
+
+def test_a_daily_chore_that_failed_is_repeated_within_minutes() -> None:
+    table, errors = Table(), ["Kafka is down", ""]
+
+    def run() -> None:
+        if error := errors.pop(0):
+            raise ServiceError(error)
+
+    daily, process = Chore("daily", 86_400.0, run), table.process()
+    for table.s in (0.0, RETRY_S - 1, RETRY_S, 2 * RETRY_S):
+        process.lease.renew()
+        process.turn(daily)
+    assert not errors and table.stored["daily"].succeeded_ms == START_MS + 1_000 * RETRY_S
 
 
 def test_a_chore_is_overdue_after_three_intervals_unless_it_is_turned_off() -> None:
