@@ -20,13 +20,12 @@ import typer
 from benchmarks.load.workload import Workload
 from benchmarks.support.report import USERS, report, report_on_stack
 from cli.common import print_json, read_user_ids
-from cli.learning.train import DeviceOption, OutFolderOption, RowsOption
+from cli.learning.train import DeviceOption, RowsOption
 from cli.progress import progress
 from lab.card_transactions.data import ColumnNames
 from lab.next_item.readers import READERS
 from lab.options import (
     TEST_LOG,
-    CatalogueOption,
     CheckpointOption,
     OptionalOutFolderOption,
     ParamsOption,
@@ -45,15 +44,8 @@ from models.profile.recipes import override_from_toml, recipe
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 next_item = typer.Typer(no_args_is_help=True, help="Rank the items that a user takes next.")
-catalogue = typer.Typer(
-    no_args_is_help=True,
-    help="Add items without training data to a user model, by vectors of their texts, images or"
-    " voice recordings. The catalogue is a Parquet file with item_id and list columns whose names"
-    " end in _embedding. It must also describe items that the model knows.",
-)
 cards = typer.Typer(no_args_is_help=True, help="Frauds among the Handbook's card transactions.")
 app.add_typer(next_item, name="next-item")
-app.add_typer(catalogue, name="catalogue")
 app.add_typer(cards, name="cards")
 
 
@@ -243,71 +235,6 @@ def _sequences(file: Path, format_: str) -> Any:
     if format_ not in READERS:
         raise InputError(f"--format {format_}: one of {', '.join(READERS)}")
     return READERS[format_](file)
-
-
-@catalogue.command()
-def encode(
-    file: Annotated[
-        Path, typer.Argument(help="Items, one per row: Parquet, or .csv with a header line.")
-    ],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Catalogue to write (Parquet).")],
-    id_column: Annotated[str, typer.Option(help="Column with the item id.")] = "item_id",
-    text_columns: Annotated[
-        str, typer.Option(metavar="NAME,NAME", help="Columns that make the item's text.")
-    ] = "text",
-) -> None:
-    """Encode the texts of items with all-MiniLM-L6-v2 (offline) and write a catalogue.
-
-    Columns of FILE whose names end in _embedding are copied.
-    """
-    from lab.catalogue.catalogue import encode_texts
-
-    with progress() as on_progress:
-        items = encode_texts(
-            file,
-            id_column,
-            text_columns.split(","),
-            out,
-            lambda done, total: on_progress("texts", done, total),
-        )
-    print_json({"file": str(out), "items": items})
-
-
-@catalogue.command()
-def add(
-    folder: CheckpointOption,
-    file: CatalogueOption,
-    out: OutFolderOption,
-    candidates: Annotated[
-        bool, typer.Option(help="Whether the new items can be recommended as next items.")
-    ] = True,
-) -> None:
-    """Add items to a user model, each represented by the known items closest to it."""
-    from lab.catalogue.item_side_info import add_catalogue_items
-
-    card = add_catalogue_items(folder, file, out, candidates)
-    counts = {"items": card.shape["items"], "items_added": card.data["catalogue"]["items_added"]}
-    print_json({"version": card.version, "folder": str(out), **counts})
-
-
-@catalogue.command("evaluate")
-def evaluate_catalogue(
-    name: RecipeArgument,
-    rows: RowsOption,
-    folder: CheckpointOption,
-    file: CatalogueOption,
-    part: PartOption = "validation",
-    test_log: TestLogOption = TEST_LOG,
-) -> None:
-    """Measure the ranking of items without training data, with and without their vectors."""
-    from lab.catalogue.cold_start import cold_start_report
-
-    _measured(
-        name,
-        part,
-        test_log,
-        lambda on_progress: cold_start_report(recipe(name), rows, folder, file, part, on_progress),
-    )
 
 
 def parse_columns(options: list[str] | None) -> ColumnNames:

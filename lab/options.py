@@ -72,10 +72,6 @@ SequencesFormatOption = Annotated[
         " item, in order of time; movielens: ratings.csv of MovieLens.",
     ),
 ]
-CatalogueOption = Annotated[
-    Path,
-    typer.Option("--catalogue", metavar="FILE", help="Parquet file with the vectors of all items."),
-]
 TransactionsArgument = Annotated[
     Path, typer.Argument(help="Transactions of the Fraud Detection Handbook (Parquet).")
 ]

@@ -6,7 +6,6 @@ Shapes: W windows, M events with a known item and category.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -100,7 +99,6 @@ def _draw_sample(corpus: Corpus, parts: Split, windows: int, horizon_days: int) 
 def _predict(
     variant: Variant, corpus: Corpus, sample: EvaluationSample, recipe: Recipe
 ) -> HeadPredictions:
-    recipe = replace(recipe, ranked_items=variant.ranked_items)
     events = score_next_events(variant.network, corpus, sample.windows, recipe)
     churn_W, spend_W = predict_churn_spend(variant.network, corpus, sample.labelled_windows, recipe)
     streams = corpus.streams

@@ -25,6 +25,7 @@ from models.profile.recipes import Recipe
 from models.profile.training.losses import ndcg_at_10, ranks
 
 NOT_RANKED = np.iinfo(np.int64).max
+RANKED_ITEMS = 4096  # the most frequent ones are candidates
 
 
 class NextEventScores(NamedTuple):
@@ -72,7 +73,7 @@ def score_next_events(
         item_count_MI = item_count_BI[row_N[named]]
         item_rank_N = np.full(len(target_N), NOT_RANKED)
         item_rank_N[named] = _candidate_ranks(
-            model, h_ND[named], item_count_MI, item_N[named] - 1, recipe.ranked_items
+            model, h_ND[named], item_count_MI, item_N[named] - 1, RANKED_ITEMS
         )
         category_N = batch.category_N[target_N]
         results.append(

@@ -19,7 +19,7 @@ from models.profile.inference import ProfileModel
 from models.profile.network import BehaviourTransformer
 from tests.reference.plain_model import PlainProfileModel
 
-ALL_ITEMS_ROWS = 256  # batch size when all items are ranked: more logits would cause page faults
+PLAIN_ROWS = 256
 
 
 class Variant(NamedTuple):
@@ -27,7 +27,6 @@ class Variant(NamedTuple):
 
     served: ProfileModel
     network: BehaviourTransformer
-    ranked_items: int
     size_bytes: int  # of its weights in a file
 
 
@@ -41,40 +40,31 @@ def variants(folders: list[Path]) -> dict[str, Variant]:
         network, items, categories, card = checkpoint.load(folder)
         if f"{card.version} plain" in variants_by_name:
             raise InputError(f"checkpoint {folder}: another has the same version {card.version}")
-        settings, all_items = load().model, len(items)
-        serving_defaults = (card.ranked_items, settings.batch_rows, (6, 8, 10, 12, 16, 20, 24, 32))
+        serving_defaults = load().model.batch_rows, (6, 8, 10, 12, 16, 20, 24, 32)
         serving_configs = {
             "plain": (
                 PlainProfileModel,
                 compression.float32,
-                all_items,
-                ALL_ITEMS_ROWS,
+                PLAIN_ROWS,
                 (card.shape["max_len"],),
-            ),
-            "all items": (
-                ProfileModel,
-                compression.float32,
-                all_items,
-                ALL_ITEMS_ROWS,
-                serving_defaults[2],
             ),
             **{
                 name: (ProfileModel, make, *serving_defaults)
                 for name, make in compression.FORMS.items()
             },
         }
-        for name, (model_class, make, ranked, rows, buckets) in serving_configs.items():
+        for name, (model_class, make, rows, buckets) in serving_configs.items():
             compressed = make(network)
             served = model_class(
                 compressed.model,
                 items,
                 categories,
-                {**card.model_dump(), "ranked_items": ranked},
+                card.model_dump(),
                 device=torch.device("cpu"),
                 batch_rows=rows,
                 length_buckets=buckets,
             )
             variants_by_name[f"{card.version} {name}"] = Variant(
-                served, compressed.model, ranked, compressed.size_bytes
+                served, compressed.model, compressed.size_bytes
             )
     return variants_by_name

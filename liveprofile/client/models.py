@@ -127,7 +127,7 @@ class NextItems(PartOfProfile):
 
 
 class Interests(PartOfProfile):
-    interests: dict[str, float] = Field(description="next categories with their probability")
+    interests: dict[str, float] = Field(description="likely categories of the next window, of those that the user had")
     category_affinity: dict[str, float] = Field(description="long-term shares")
 
 

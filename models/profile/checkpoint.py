@@ -72,8 +72,8 @@ def load(folder: Path) -> tuple[BehaviourTransformer, list[str], list[str], Mode
         ]
         model = BehaviourTransformer(shape, modalities)
         weights = load_file(folder / WEIGHTS)
-        biased_items = len(weights["ranker.item_bias"]) - 1
-        model.ranker = Ranker(shape.dim, shape.categories, shape.items, biased_items)
+        biases = len(weights["ranker.category_bias"]), len(weights["ranker.item_bias"])
+        model.ranker = Ranker(*(size - 1 for size in biases))
         knots, inputs = weights["value_curves.after_days"], weights["value_curves.mean"]
         links = len(weights.get("value_curves.links.spend_ratio", ()))
         learned = len(weights["value_curves.horizon_days"]) - links
@@ -90,11 +90,8 @@ def load(folder: Path) -> tuple[BehaviourTransformer, list[str], list[str], Mode
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)
         reason = " ".join(reason.split())[:300]
         raise InputError(f"model checkpoint {folder}: {reason}") from None
-    lowest, highest = (int(code) for code in model.ranker.item_category.aminmax())
     problem = ""
-    if lowest < 0 or highest > len(categories):
-        problem = f"categories of items from {lowest} to {highest}, but there are {len(categories)}"
-    elif not model.value_curves.has_valid_days():
+    if not model.value_curves.has_valid_days():
         problem = "the days of the value curves are no finite numbers that ascend from 0"
     elif (len(items), len(categories)) != (shape.items, shape.categories):
         problem = f"{len(items)} items and {len(categories)} categories do not fit the card's shape"

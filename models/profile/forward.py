@@ -5,8 +5,8 @@ Nothing in a pass waits for a GPU: the next pass is encoded while it computes.
 Shape suffixes
     B rows (one user and window each)   2B rows before, then rows after their window
     P flat positions (models/profile/encoding.py)   S events of the windows   M a chunk of them
-    N positions whose state is read, or candidate items (models/profile/ranker/network.py)
-    D model width   C categories   E width of the embedding   K places of a ranking
+    N positions whose state is read   D model width   C categories   E width of the embedding
+    M also pairs of a row and an item or category in memory   K places of a ranking
 """
 
 from __future__ import annotations
@@ -19,15 +19,9 @@ from torch import Tensor
 
 from models.profile.device import to_device
 from models.profile.encoding import EncodedBatch, index_in_run
-from models.profile.network import BehaviourTransformer, top_k
-from models.profile.ranker.memory import MemoryTokens
-from models.profile.ranker.network import (
-    TRUNK_CANDIDATES,
-    Candidates,
-    CategoryLogits,
-    item_candidates,
-    memory_pairs,
-)
+from models.profile.network import BehaviourTransformer
+from models.profile.ranker.memory import MemoryTokens, Pairs
+from models.profile.ranker.network import Ranked
 
 # Positions whose surprise is computed at a time on a CPU: their logits fit in a core's cache.
 SURPRISE_CHUNK_POSITIONS = 1024
@@ -38,8 +32,8 @@ class PassResult(NamedTuple):
 
     embedding_2BE: Tensor
     after_BD: Tensor  # states after the windows
-    surprise_S: Tensor
-    row_S: np.ndarray  # the row that each event belongs to
+    surprise_S: Tensor  # of the events that can surprise
+    row_S: np.ndarray  # the row that each of them belongs to
 
 
 def forward(model: BehaviourTransformer, batch: EncodedBatch, device: torch.device) -> PassResult:
@@ -63,12 +57,22 @@ def forward(model: BehaviourTransformer, batch: EncodedBatch, device: torch.devi
         category_MC = model.category_logits(h_MD, repeat_counts_MC)
         log_p_S.append(log_p(category_MC, category_M) + log_p(model.type_logits(h_MD), type_M))
     after_BD = h_ND[scored:]
+    can_surprise_S = can_surprise(model, batch.category_S)
     return PassResult(
         model.embeddings(torch.cat([h_ND.index_select(0, before), after_BD])),
         after_BD,
-        -torch.cat(log_p_S),
-        row_S,
+        -torch.cat(log_p_S)[to_device(can_surprise_S, device)],
+        row_S[can_surprise_S],
     )
+
+
+def can_surprise(model: BehaviourTransformer, category_N: np.ndarray) -> np.ndarray:
+    """(N,) bool: whether the model has a name for the category; all if it has no names.
+
+    Another shop's categories say nothing against what the model has learned.
+    """
+    named = model.shape.categories
+    return (category_N > 0) & (category_N <= named) if named else np.ones(len(category_N), bool)
 
 
 def log_p(logits_MC: Tensor, class_M: Tensor) -> Tensor:
@@ -76,91 +80,78 @@ def log_p(logits_MC: Tensor, class_M: Tensor) -> Tensor:
     return logits_MC.float().log_softmax(1).gather(1, class_M[:, None]).squeeze(1)
 
 
-class Ranked(NamedTuple):
-    """The ranker's outputs for B rows."""
-
-    categories: CategoryLogits
-    candidates: Candidates
-    item_N: Tensor  # logits of the candidates
-
-
 def rank(
     model: BehaviourTransformer,
     tokens: MemoryTokens,
-    h_BD: Tensor,
-    ranked_items: int,
-    fused_BD: Tensor | None = None,
+    states: tuple[Tensor, Tensor] | None = None,
 ) -> Ranked:
-    """Logits of B rows. h_BD: the trunk's states. fused_BD: those with the windows' vectors.
+    """Ranks the memories of B rows.
 
-    Vectors change a logit by as much as they change the trunk's, for which they were fitted.
+    states: (B, D) the trunk's, and those with the windows' vectors. Vectors change a logit by as
+    much as they change the trunk's, for which they were fitted.
     """
-    item, category = memory_pairs(tokens)
-    state_BZ = model.ranker.states(h_BD.float(), tokens, category)
-    best_BD = h_BD if fused_BD is None else fused_BD
-    with torch.no_grad():
-        trunk_BC = _trunk_categories(model, h_BD)
-        top_BK = top_k(model.item_logits(best_BD, slice(ranked_items)), TRUNK_CANDIDATES)[1]
-        candidates = item_candidates(
-            item, category, top_BK.cpu().numpy(), model.ranker.item_category.cpu().numpy()
+    ranked = model.ranker(tokens)
+    if states is None:
+        return ranked
+    item_M, category_M = (
+        after_M - before_M
+        for before_M, after_M in (
+            [_named_logits(model, pairs, names, h_BD) for h_BD in states]
+            for pairs, names in ((ranked.item, "items"), (ranked.category, "categories"))
         )
-        trunk_N = _trunk_items(model, h_BD, candidates)
-    categories = model.ranker.category_logits(state_BZ, category, trunk_BC)
-    item_N = model.ranker.item_logits(state_BZ, candidates, item, category, trunk_N)
-    if fused_BD is not None:
-        more_BC = _trunk_categories(model, fused_BD) - trunk_BC
-        categories = categories._replace(named_BC=categories.named_BC + more_BC)
-        item_N = item_N + _trunk_items(model, fused_BD, candidates) - trunk_N
-    return Ranked(categories, candidates, item_N)
-
-
-def best_categories(logits: CategoryLogits, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """(B, k) indexes of the best categories of each row, and their probabilities."""
-    named_BC = logits.named_BC.float()
-    further_BX, code_BX = columns(logits.row_M, logits.code_M, logits.further_M, len(named_BC))
-    p_BK, index_BK = torch.cat([named_BC, further_BX], 1).softmax(1).topk(k)
-    named_BX = np.tile(1 + np.arange(named_BC.shape[1]), (len(named_BC), 1))
-    code_BC = np.concatenate([named_BX, code_BX], 1)
-    code_BK = np.take_along_axis(code_BC, index_BK.cpu().numpy(), 1)
-    return (code_BK - 1).astype(np.int32), p_BK.cpu().numpy()
-
-
-def best_items(ranked: Ranked, tie_N: np.ndarray, rows: int, k: int) -> np.ndarray:
-    """(B, k) indexes of the best candidates. tie_N: far below a logit, orders equal candidates."""
-    candidates = ranked.candidates
-    logit_N = ranked.item_N.float() + to_device(tie_N, ranked.item_N.device)
-    logit_BX, code_BX = columns(candidates.row_N, candidates.code_N, logit_N, rows)
-    best_BK = logit_BX.topk(k).indices.cpu().numpy()
-    return (np.take_along_axis(code_BX, best_BK, 1) - 1).astype(np.int32)
-
-
-def _trunk_categories(model: BehaviourTransformer, h_BD: Tensor) -> Tensor:
-    """(B, C) the trunk's logits of the named categories, without repeat counts."""
-    none_BC = h_BD.new_zeros(1, model.shape.category_rows)
-    return model.category_logits(h_BD, none_BC)[:, 1 : 1 + model.shape.categories].float()
-
-
-def _trunk_items(model: BehaviourTransformer, h_BD: Tensor, candidates: Candidates) -> Tensor:
-    """(N,) the trunk's logits; its least one for an item without a name in the model."""
-    logit_N = model.item_bias.min().expand(len(candidates.code_N)).float()
-    named_M = np.flatnonzero(candidates.code_N <= model.shape.items)
-    index_M, item_M, row_M = (
-        to_device(each, h_BD.device)
-        for each in (named_M, candidates.code_N[named_M] - 1, candidates.row_N[named_M])
     )
-    logit_M = model.paired_item_logits(h_BD, item_M, row_M).float()
-    return logit_N.index_put((index_M,), logit_M)
+    return ranked._replace(item_M=ranked.item_M + item_M, category_M=ranked.category_M + category_M)
 
 
-def columns(
-    row_M: np.ndarray, code_M: np.ndarray, logit_M: Tensor, rows: int
-) -> tuple[Tensor, np.ndarray]:
-    """Logits and codes of each row side by side. `row_M` ascends; empty places are -inf and 0."""
-    count_B = np.bincount(row_M, minlength=rows)
+def best_categories(ranked: Ranked, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """(B, k) codes of the best categories of each row, 0: no more, and their probabilities."""
+    rows = len(ranked.other_B)
+    logit_BX, code_BX = columns(ranked.category, ranked.category_M, rows, k)
+    p_BX = torch.cat([logit_BX, ranked.other_B[:, None].float()], 1).softmax(1)[:, :-1]
+    p_BK, index_BK = p_BX.topk(k)
+    return np.take_along_axis(code_BX, index_BK.cpu().numpy(), 1), p_BK.cpu().numpy()
+
+
+def best_items(ranked: Ranked, tie_M: np.ndarray, names: int, k: int) -> np.ndarray:
+    """(B, k) codes of the best items of each row, then of the most frequent ones; 0: no more.
+
+    tie_M: far below a logit, orders equal items. names: of items that the model has.
+    """
+    logit_M = ranked.item_M.float() + to_device(tie_M, ranked.item_M.device)
+    logit_BX, code_BX = columns(ranked.item, logit_M, len(ranked.other_B), k)
+    code_BK = np.take_along_axis(code_BX, logit_BX.topk(k).indices.cpu().numpy(), 1)
+    for row in np.flatnonzero(ranked.has_names_B & (code_BK[:, -1] == 0)):
+        own = np.count_nonzero(code_BK[row])
+        frequent = np.setdiff1d(np.arange(1, 1 + min(names, k + own)), code_BK[row])[: k - own]
+        code_BK[row, own : own + len(frequent)] = frequent
+    return code_BK
+
+
+def _named_logits(model: BehaviourTransformer, pairs: Pairs, names: str, h_BD: Tensor) -> Tensor:
+    """(M,) the trunk's logits of the pairs' items, or categories; 0 for one without a name."""
+    named_M = np.flatnonzero(pairs.code_M <= getattr(model.shape, names))
+    index_M, code_M, row_M = (
+        to_device(each, h_BD.device)
+        for each in (named_M, pairs.code_M[named_M], pairs.row_M[named_M])
+    )
+    if names == "items":
+        logit_M = model.paired_item_logits(h_BD, code_M - 1, row_M)
+    else:  # without repeat counts
+        none_BC = h_BD.new_zeros(1, model.shape.category_rows)
+        logit_M = model.category_logits(h_BD, none_BC)[row_M, code_M]
+    return h_BD.new_zeros(len(pairs.code_M)).float().index_put((index_M,), logit_M.float())
+
+
+def columns(pairs: Pairs, logit_M: Tensor, rows: int, least: int) -> tuple[Tensor, np.ndarray]:
+    """(B, X) logits and codes of each row side by side. Empty places are -inf and 0.
+
+    least: X at least.
+    """
+    count_B = np.bincount(pairs.row_M, minlength=rows)
     column_M = index_in_run(count_B)
-    shape = (rows, int(count_B.max(initial=0)))
+    shape = (rows, int(count_B.max(initial=least)))
     logit_BX = logit_M.new_full(shape, -torch.inf, dtype=torch.float32)
     code_BX = np.zeros(shape, np.int64)
-    code_BX[row_M, column_M] = code_M
-    index = (to_device(row_M, logit_M.device), to_device(column_M, logit_M.device))
+    code_BX[pairs.row_M, column_M] = pairs.code_M
+    index = (to_device(pairs.row_M, logit_M.device), to_device(column_M, logit_M.device))
     return logit_BX.index_put(index, logit_M.float()), code_BX

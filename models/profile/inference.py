@@ -48,21 +48,21 @@ def in_bfloat16(model: BehaviourTransformer) -> BehaviourTransformer:
 
 
 class Scores(NamedTuple):
-    """Scores of B rows in input order; float32 and int32 arrays.
-
-    k = min(TOP_K, number of the model's names)
-    """
+    """Scores of B rows in input order; float32 and int64 arrays. k = TOP_K."""
 
     embedding_before: np.ndarray  # (B, d), unit length
     embedding_after: np.ndarray
-    interests_after: np.ndarray  # (B, k) indexes into ProfileModel.categories, best first
+    # (B, k) indexes into ProfileModel.categories, best first; -1: no more, and their p is 0
+    interests_after: np.ndarray
     interests_after_p: np.ndarray  # (B, k) their probabilities
-    next_items: np.ndarray  # (B, k) indexes into ProfileModel.items
+    next_items: np.ndarray  # (B, k) indexes into ProfileModel.items; -1: no more
     churn_before: np.ndarray  # (B,) probability of no purchase in the horizon
     churn_after: np.ndarray
     spend_before: np.ndarray  # (B,) expected, in currency, >= 0
     spend_after: np.ndarray
-    surprise: np.ndarray  # (B,) mean negative log-likelihood in nats per event; 0 if no events
+    # (B,) mean negative log-likelihood in nats of the events whose category the model has a name
+    # for, of all if it has no names; 0 if there are none
+    surprise: np.ndarray
     value_curves: CurvesAfter  # after the windows
 
 
@@ -94,8 +94,7 @@ class ProfileModel:
         self._model = model.to(device)
         self._batch_rows = batch_rows
         self._lengths = (*(n for n in length_buckets if n < self.max_len), self.max_len)
-        self._ranked_items = min(max(card["ranked_items"], TOP_K), len(items))
-        self._k = min(TOP_K, len(categories)), min(TOP_K, len(items))
+        self._names = len(items)
         self.reader = MemoryReader(items, categories)
         self._encoder = Encoder(
             Vocabulary(items, model.shape.item_buckets),
@@ -222,11 +221,11 @@ class ProfileModel:
                 surprise_B[part_B] = total_B / counts_B.clip(min=1)
             input_order_B = to_device(np.argsort(order_B), self._device)
             after_BD = torch.cat([result.after_BD for result in results])[input_order_B]
-            fused_BD = None
+            states = None
             if self.modalities and any(vectors):
-                fused_BD = after_BD + self._model.fusion(collate(vectors), rows)
+                states = after_BD, after_BD + self._model.fusion(collate(vectors), rows)
             indexed = self.reader.index(memories)
-            interests, interests_p, items = self.rank(indexed, after_BD, fused_BD)
+            interests, interests_p, items = self._rank(indexed, states)
             curves = score_curves(
                 self._model.value_curves,
                 self.reader.windows(indexed),
@@ -243,27 +242,19 @@ class ProfileModel:
             **curves,
         )
 
-    def rank(
-        self, memories: IndexedMemories, h_BD: Tensor, fused_BD: Tensor | None = None
+    def _rank(
+        self, memories: IndexedMemories, states: tuple[Tensor, Tensor] | None
     ) -> tuple[np.ndarray, ...]:
-        """Interests, their probabilities, next items as in Scores; h_BD, fused_BD as in `rank`.
-
-        memories: of `reader`. The indexes are valid until it indexes the next ones.
-        """
+        """Interests, their probabilities, next items as in Scores; states as in `rank`."""
         chunks = []
-        for part in passes(len(h_BD), RANKED_ROWS):
-            part_BD = h_BD[part]
-            ranked = rank(
-                self._model,
-                self.reader.read(memories.rows(part)),
-                part_BD,
-                self._ranked_items,
-                None if fused_BD is None else fused_BD[part],
+        for part in passes(len(memories.sizes_B), RANKED_ROWS):
+            tokens = self.reader.read(memories.rows(part))
+            ranked = rank(self._model, tokens, states and tuple(h_BD[part] for h_BD in states))
+            tie_M = self.reader.item_tie_breaks(ranked.item.code_M)
+            categories_BK, p_BK = best_categories(ranked, TOP_K)
+            chunks.append(
+                (categories_BK - 1, p_BK, best_items(ranked, tie_M, self._names, TOP_K) - 1)
             )
-            tie_N = self.reader.item_tie_breaks(ranked.candidates.code_N)
-            k_categories, k_items = self._k
-            best = best_categories(ranked.categories, k_categories)
-            chunks.append((*best, best_items(ranked, tie_N, len(part_BD), k_items)))
         return tuple(map(np.concatenate, zip(*chunks, strict=True)))
 
     def _forward(self, batch: EncodedBatch) -> PassResult:

@@ -66,16 +66,13 @@ class ModalityTrial(BaseModel):
 class ModelCard(BaseCard):
     """The card of a user model."""
 
-    FORMAT: ClassVar[int] = 2
+    FORMAT: ClassVar[int] = 3
 
     name: str
     version: str = Field(min_length=1, max_length=100)
     revision: int = Field(ge=0, le=999, description="breaks ties between writes of one window")
     horizon_days: int = Field(ge=1, description="horizon of churn and expected spend")
     decay_days: float = Field(gt=0, description="decay of the baselines and the repeat counts")
-    ranked_items: int = Field(
-        ge=1, description="candidates for next items, besides the user's previous items"
-    )
     shape: dict[str, int]
     recipe: dict[str, Any]
     data: dict[str, Any]

@@ -199,27 +199,6 @@ class BehaviourTransformer(nn.Module):
         return F.normalize(h_ND.float() @ self.embed.float(), dim=1)
 
 
-def top_k(scores_NC: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The values and indexes of torch.topk(scores_NC, k), faster for wide rows.
-
-    Reshapes each row into `folds` lines. The k best values lie in the k columns with the largest
-    maxima, so only those columns are sorted. The order of ties may differ from torch.topk.
-    """
-    width = scores_NC.shape[1]
-    folds = 16 if width >= 2048 else 8
-    if width < 4 * folds or width // folds < k:
-        return tuple(scores_NC.topk(min(k, width)))
-    columns = width // folds
-    folded = scores_NC[:, : folds * columns].unflatten(1, (folds, columns))
-    column_NK = folded.amax(1).topk(k, sorted=False).indices
-    selected = folded.gather(2, column_NK[:, None, :].expand(-1, folds, -1)).flatten(1)
-    rest = scores_NC[:, folds * columns :]  # fewer than `folds` columns
-    value_NK, index_NK = torch.cat([selected, rest], 1).topk(k)
-    from_fold_NK = (index_NK // k) * columns + column_NK.gather(1, index_NK % k)
-    from_rest_NK = index_NK - k * folds + folds * columns
-    return value_NK, torch.where(index_NK < k * folds, from_fold_NK, from_rest_NK)
-
-
 CELL_DEGREES = (0.05, 1.0)  # about 5 and 100 km
 CELL_ROWS = 1_024  # of each of the two grids
 

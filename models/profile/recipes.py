@@ -33,8 +33,6 @@ class Recipe:
     validation_from: str | None = None  # None: validation begins at the last 30 % of windows
     test_from: str | None = None  # None: test is the last 15 % of windows
     item_names: int = 4096
-    # Candidates for next items: this many most frequent ones, and the user's previous items.
-    ranked_items: int = 4096
     item_buckets: int = 1024
     category_names: int = 1024
     category_buckets: int = 64
@@ -58,13 +56,15 @@ class Recipe:
     weight_item: float = 0.5
     taught_share: float = 0.5  # weight of the distillation loss if there is a teacher
     # Ranker: see models/profile/training/fit_ranker.py.
+    biased_items: int = 4096  # the most frequent items, which have a bias
+    ranker_table_decay: float = 0.05  # weight decay of the weights of single names
+    nameless_share: float = 0.0  # of its examples, whose names are hidden: for other shops
     ranker_epochs: int = 2
     ranker_batch_rows: int = 128
     ranker_learning_rate: float = 3e-3
     ranker_ndcg_windows: int = 24_000
     ranker_ndcg_weight: float = 3.0
     ranker_ndcg_learning_rate: float = 2e-3
-    ranker_table_decay: float = 0.05  # weight decay of the rows of single items and categories
     # Value curves: see models/profile/training/fit_value_curves.py.
     curve_moments: int = 48  # random ones of each user
     curve_epochs: int = 8
@@ -108,12 +108,12 @@ COMPLETE_JOURNEY = Recipe(
     validation_from="2017-10-01",
     test_from="2017-11-01",
 )
-SERVED = {"name": "complete-journey-served", "revision": 7, "layers": 1}
+SERVED = {"name": "complete-journey-served", "revision": 8, "layers": 1}
 RECIPES = {
     recipe.name: recipe
     for recipe in (
         COMPLETE_JOURNEY,
-        replace(COMPLETE_JOURNEY, **SERVED, epochs=10, learning_rate=2e-3),
+        replace(COMPLETE_JOURNEY, **SERVED, epochs=10, learning_rate=2e-3, nameless_share=0.3),
         Recipe(
             name="online-retail",
             revision=1,

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from models.profile.encoding import EncodedBatch
-from models.profile.forward import PassResult
+from models.profile.forward import PassResult, can_surprise
 from models.profile.inference import ProfileModel
 
 
@@ -26,9 +26,11 @@ class PlainProfileModel(ProfileModel):
         h_SD, index_S = h_PD[batch.scored_S], np.arange(len(row_S))
         category_SC = model.category_logits(h_SD, repeat_counts_SC).log_softmax(1)
         type_SK = model.type_logits(h_SD).log_softmax(1)
+        surprise_S = -(category_SC[index_S, batch.category_S] + type_SK[index_S, batch.type_S])
+        known_S = can_surprise(model, batch.category_S)
         return PassResult(
             model.embeddings(h_PD[np.concatenate([before_B, after_B])]),
             h_PD[after_B],
-            -(category_SC[index_S, batch.category_S] + type_SK[index_S, batch.type_S]),
-            row_S,
+            surprise_S[known_S],
+            row_S[known_S],
         )

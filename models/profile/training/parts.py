@@ -1,4 +1,4 @@
-"""Fits everything behind a finished trunk: embedding, modalities, ranker and value curves.
+"""Fits everything besides the trunk: embedding, modalities, ranker and value curves.
 
 Validation chooses epochs and variants. A refit repeats these choices on more windows, without
 validation.
@@ -18,7 +18,7 @@ from liveprofile.progress import Progress
 from models.profile import checkpoint
 from models.profile.data.examples import Corpus, run_trunk
 from models.profile.data.prepared import PreparedData
-from models.profile.forward import log_p
+from models.profile.forward import can_surprise, log_p
 from models.profile.model_card import ModalityTrial
 from models.profile.network import BehaviourTransformer
 from models.profile.recipes import Recipe
@@ -116,7 +116,8 @@ def surprise_quantiles(
     """
     surprises, counts = [], []
     for output in run_trunk(model, corpus, windows, recipe):
-        batch, target_N = output.batch, np.flatnonzero(output.sequences.scored_N)
+        batch, scored_N = output.batch, output.sequences.scored_N
+        target_N = np.flatnonzero(scored_N & can_surprise(model, output.batch.category_N))
         row_N = output.sequences.row_N[target_N]
         h_ND = output.h_PD[torch.from_numpy(batch.flat_position_N[target_N] - 1)]
         repeat_counts_NC = torch.from_numpy(batch.category_repeat_counts.toarray()[row_N])
@@ -127,7 +128,7 @@ def surprise_quantiles(
             model.type_logits(h_ND), torch.from_numpy(batch.type_N[target_N].astype(np.int64))
         )
         counts.append(np.bincount(row_N))
-        surprises.append(np.bincount(row_N, -log_p_N.numpy()) / counts[-1])
+        surprises.append(np.bincount(row_N, -log_p_N.numpy()) / counts[-1].clip(min=1))
     surprise_W, count_W = np.concatenate(surprises), np.concatenate(counts)
     eligible_W = count_W >= recipe.surprise_min_events
     chosen = surprise_W[eligible_W] if eligible_W.any() else surprise_W

@@ -123,7 +123,6 @@ def train(
         revision=recipe.revision,
         horizon_days=recipe.horizon_days,
         decay_days=recipe.decay_days,
-        ranked_items=recipe.ranked_items,
         recipe=run["recipe"],
         data=_described(recipe, run, stored, refit, data.split),
         metrics=metrics,

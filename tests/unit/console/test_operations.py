@@ -114,6 +114,6 @@ def test_records_are_listed_by_reason(browse: Browse) -> None:
 def test_page_has_card_and_curves_of_each_model(browse: Browse) -> None:
     page = browse().get("/models").text
     assert "<dt>horizon days</dt><dd>30</dd>" in page
-    assert "<dt>validation, churn, model, auc</dt>" in page
+    assert "<dt>validation, category ndcg at 10</dt>" in page
     assert page.count("<svg") == 4
     assert "The checkpoint is not on this machine" in page

@@ -58,7 +58,7 @@ def test_many_unknown_ids_leave_cache_bounded():
 
 START_MS = 1_500_000_000_000
 MODALITIES = (Modality("clip", 5), PLACE, Modality("voice", 2))
-ITEMS, CATEGORIES, RANKED, DECAY_DAYS = 60, 14, 12, 30.0
+ITEMS, CATEGORIES, BIASED, DECAY_DAYS = 60, 14, 12, 30.0
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def network():
     torch.manual_seed(4)
     shape = Shape(ITEMS, 8, CATEGORIES, 4, dim=16, layers=2, heads=2, max_len=16, embedding=8)
     model = BehaviourTransformer(shape)
-    model.ranker = Ranker(16, CATEGORIES, ITEMS, RANKED)
+    model.ranker = Ranker(CATEGORIES, BIASED)
     model.value_curves = ValueCurveHead(len(INPUTS), 1, 2)
     model.value_curves.after_days[1] = 7.0
     for weight in model.parameters():
@@ -74,8 +74,8 @@ def network():
     return model.eval().requires_grad_(False)
 
 
-def profile_model(network, kind=ProfileModel, ranked=RANKED, batch_rows=512):
-    card = {"version": "x", "revision": 1, "decay_days": DECAY_DAYS, "ranked_items": ranked}
+def profile_model(network, kind=ProfileModel, batch_rows=512):
+    card = {"version": "x", "revision": 1, "decay_days": DECAY_DAYS}
     return kind(
         network,
         [f"i{n}" for n in range(ITEMS)],
@@ -113,8 +113,8 @@ def score(model, histories, windows, vectors=()):
 
 def test_scores_equal_those_of_plain_implementation(network):
     histories, windows = random_users()
-    plain = profile_model(network, PlainProfileModel, ranked=ITEMS, batch_rows=16)
-    exact = score(profile_model(network, ranked=ITEMS), histories, windows)
+    plain = profile_model(network, PlainProfileModel, batch_rows=16)
+    exact = score(profile_model(network), histories, windows)
     assert_scores_equal(exact, score(plain, histories, windows), 1e-4)
 
 

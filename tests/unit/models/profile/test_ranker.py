@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from liveprofile.errors import InputError
 from liveprofile.units import DAY_MS
 from liveprofile.wire.histories import (
     MEMORY_WINDOWS,
@@ -19,7 +18,6 @@ from liveprofile.wire.histories import (
     window_text,
 )
 from liveprofile.wire.tokens import TYPE_INDEX
-from models.profile import checkpoint
 from models.profile.data.examples import build_corpus
 from models.profile.data.prepared import PreparedData
 from models.profile.encoding import Vocabulary
@@ -27,8 +25,8 @@ from models.profile.evaluation import next_basket, served
 from models.profile.evaluation.next_basket_baselines import OwnCounts
 from models.profile.inference import ProfileModel
 from models.profile.network import BehaviourTransformer, Shape
-from models.profile.ranker.memory import PAIR_FEATURES, MemoryReader, pairs
-from models.profile.ranker.network import item_candidates, memory_pairs
+from models.profile.ranker.memory import PAIR_FEATURES, MemoryReader, Pairs, pairs
+from models.profile.ranker.network import Ranker, category_of_item
 from models.profile.training import fit_ranker
 from models.profile.training.fit_ranker import RankingExamples, ndcg_at_10, ndcg_loss, set_loss
 from models.profile.values import INPUTS, ValueCurveHead
@@ -109,37 +107,89 @@ def test_tie_breaks_depend_on_names_only():
     assert values[0] == values[1] and values[0][0] == 0 and values[0][1] != values[0][2]
 
 
-CATEGORIES, NAMED = 3, 6
-ROWS = [
-    [(0, [MemoryToken(3, "i4", "c1"), MemoryToken(3, "new", "c2")])],
-    [],
-    [
-        (0, [MemoryToken(3, "i4", "c1"), MemoryToken(3, "i1", "other")]),
-        (9 * DAY_MS, [MemoryToken(3, "i4", "c0")]),
-    ],
-]
+def ranked_rows(ranker, rows):
+    """The logit of each category and item of each row, by name, and the `other` ones."""
+    reader = MemoryReader(["a", "b"], ["c", "d"])
+    tokens = read(rows, reader)
+    with torch.inference_mode():
+        ranked = ranker.eval()(tokens)
+    logits = [{} for _ in rows]
+    for pairs_of, logit_M, names in (
+        (ranked.category, ranked.category_M, reader.categories.names),
+        (ranked.item, ranked.item_M, reader.items.names),
+    ):
+        columns = pairs_of.row_M, pairs_of.code_M, logit_M.tolist()
+        for row, code, logit in zip(*columns, strict=True):
+            logits[row][names[code - 1]] = logit
+    return logits
 
 
-def test_candidates_are_the_memory_and_the_new_ones_of_the_trunk():
-    reader = MemoryReader([f"i{n}" for n in range(NAMED)], [f"c{n}" for n in range(CATEGORIES)])
-    item, category = memory_pairs(read(ROWS, reader))
-    trunk_BK = np.array([[4, 0], [5, 2], [1, 3]])
-    found = item_candidates(item, category, trunk_BK, np.array([1, 1, 1, 3, 1, 0]))
-    candidates = [
-        (row, code, memory >= 0, category, pair >= 0)
-        for row, code, memory, category, pair in zip(*(c.tolist() for c in found), strict=True)
+def random_ranker():
+    torch.manual_seed(2)
+    ranker = Ranker(2, 1)
+    for weight in ranker.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    return ranker.requires_grad_(False)
+
+
+def renamed(row, names):
+    return [
+        (
+            end_ms,
+            [
+                each._replace(
+                    **{
+                        k: names.get(v, v)
+                        for k, v in (("item", each.item), ("category", each.category))
+                    }
+                )
+                for each in tokens
+            ],
+        )
+        for end_ms, tokens in row
     ]
-    # Row 1 has no memory; i4 of row 2 was last in c0.
-    assert candidates == [
-        (0, 1, False, 1, False),
-        (0, 5, True, 2, True),
-        (0, 7, True, 3, True),
-        (1, 3, False, 1, False),
-        (1, 6, False, 0, False),
-        (2, 2, True, 4, True),
-        (2, 4, False, 3, False),
-        (2, 5, True, 1, True),
+
+
+ROW = [(0, [token("a", "c"), token("b", "d")]), (9 * DAY_MS, [token("a", "c"), token("new", "")])]
+
+
+def test_only_names_of_the_model_s_shop_change_the_order():
+    ranker = random_ranker()
+    foreign = renamed(ROW, {"c": "x", "d": "y", "b": "z"})  # but item a, a name by chance
+    own, other = ranked_rows(ranker, [ROW, foreign])
+    nameless = copy.deepcopy(ranker)
+    for table in nameless.tables():
+        table.copy_(table[:1].expand_as(table).clone())
+    [plain] = ranked_rows(nameless, [ROW])
+    translated = {"a": "a", "z": "b", "new": "new", "x": "c", "y": "d"}
+    for name, expected in translated.items():
+        assert other[name] == pytest.approx(plain[expected], abs=1e-5)
+        assert abs(own[expected] - plain[expected]) > 1e-3
+
+
+def test_an_item_has_the_features_of_its_newest_category():
+    rows = [ROW, [(0, [token("a", "d")]), (DAY_MS, [token("a", "c"), token("b", "")])], []]
+    reader = MemoryReader(["a", "b"], ["c", "d"])
+    tokens = read(rows, reader)
+    item, category = pairs(tokens, tokens.item_T), pairs(tokens, tokens.category_T)
+    found = [
+        (
+            row,
+            reader.items.names[code - 1],
+            index >= 0 and reader.categories.names[category.code_M[index] - 1],
+        )
+        for row, code, index in zip(
+            item.row_M, item.code_M, category_of_item(item, category), strict=True
+        )
     ]
+    assert found == [
+        (0, "a", "c"),
+        (0, "b", "d"),
+        (0, "new", False),
+        (1, "a", "c"),
+        (1, "b", False),
+    ]
+    assert category.row_M[category_of_item(item, category)[[0, 1, 3]]].tolist() == [0, 0, 1]
 
 
 def test_set_loss_is_the_cross_entropy_with_all_positives():
@@ -150,11 +200,15 @@ def test_set_loss_is_the_cross_entropy_with_all_positives():
     assert set_loss(logit, row, positive, rows=2).item() == pytest.approx(expected, rel=1e-6)
 
 
+def pairs_of_rows(row_M):
+    row_M = np.array(row_M)
+    return Pairs(row_M, np.arange(len(row_M)), np.empty((len(row_M), 0)), np.zeros(len(row_M)))
+
+
 def test_ndcg_loss_weighs_each_pair_by_the_ndcg_that_a_swap_changes():
     # Row 0 ranks negative, positive, negative; row 1 has a single candidate.
-    logit = torch.tensor([0.5, -1.0, 2.0, 0.3])
-    row, positive = np.array([0, 0, 0, 1]), np.array([True, False, False, True])
-    loss = ndcg_loss(logit, row, positive, np.array([1, 2]))
+    logit, positive = torch.tensor([0.5, -1.0, 2.0, 0.3]), np.array([True, False, False, True])
+    loss = ndcg_loss(pairs_of_rows([0, 0, 0, 1]), logit, positive, np.array([1, 2]))
     first, second, third = (1 / math.log2(place + 1) for place in (1, 2, 3))
     expected = (first - second) * math.log1p(math.exp(2.0 - 0.5))
     expected += (second - third) * math.log1p(math.exp(-1.0 - 0.5))
@@ -172,10 +226,9 @@ def test_ndcg_is_that_of_the_evaluation():
     )
     ranking = np.argsort(-logit_RC, axis=1)[:, :10]
     expected = next_basket.basket_scores(baskets, ranking).ndcg_at_10
-    order = random.permutation(rows * codes)  # candidates may come in any order
-    row, positive = np.repeat(np.arange(rows), codes)[order], member_RC.ravel()[order]
-    logit = torch.from_numpy(logit_RC.ravel()[order])
-    actual = ndcg_at_10(logit, row, positive, member_RC.sum(1))
+    candidates = pairs_of_rows(np.repeat(np.arange(rows), codes))
+    logit = torch.from_numpy(logit_RC.ravel())
+    actual = ndcg_at_10(candidates, logit, member_RC.ravel(), member_RC.sum(1))
     np.testing.assert_allclose(actual.numpy(), expected, rtol=1e-5)
 
 
@@ -223,7 +276,7 @@ def network(shop):
 
 
 def profile_model(network, shop):
-    card = {"version": "x", "revision": 1, "decay_days": 30.0, "ranked_items": 4096}
+    card = {"version": "x", "revision": 1, "decay_days": 30.0}
     options = {"device": torch.device("cpu"), "batch_rows": 50}
     return ProfileModel(network, shop.items, shop.categories, card, length_buckets=(8,), **options)
 
@@ -255,19 +308,20 @@ def test_one_window_of_each_user_in_validation_is_enough(shop):
     assert report["windows"] == USERS * 32 and model.ranker is not None
 
 
-def test_without_next_windows_the_order_is_the_transformer_s(shop):
+def test_without_next_windows_the_order_is_that_of_decayed_counts(shop):
     streams, split = shop.corpus.streams, shop.split
     first = np.flatnonzero(np.diff(streams.user_W, prepend=-1))
     alone = shop._replace(split=split._replace(train=first, validation=np.empty(0, int)))
-    model, memories = new_network(shop), served._memories(streams, first[:6])
+    model = new_network(shop)
     assert fit_ranker.fit(model, alone, RECIPE) == {}
-    h_BD = torch.randn(6, 16)
-    with torch.inference_mode():
-        serving = profile_model(model, shop)
-        interests = serving.rank(serving.reader.index(memories), h_BD)[0]
-        expected = model.category_logits(h_BD, torch.zeros(6, 7))[:, 1:5].argsort(1, True)
-    # The last named category is level with those that only the memory names.
-    np.testing.assert_array_equal(interests[:, :3], expected[:, :3])
+    row = [
+        (0, [token("often"), token("new")]),
+        (9 * DAY_MS, [token("often"), token("old")]),
+        (9 * DAY_MS + 1, [token("new")]),
+        (9 * DAY_MS + 2, [token("often")]),
+    ]
+    [found] = ranked_rows(model.ranker, [row])
+    assert sorted(found, key=found.get, reverse=True)[:4] == ["c", "often", "new", "old"]
 
 
 @pytest.mark.slow
@@ -295,7 +349,7 @@ def test_order_of_events_in_a_window_changes_no_ranking(network, shop):
     other = texts._replace(windows=shuffled)
     assert other.windows != texts.windows
     with torch.inference_mode():
-        both = [model.rank(model.reader.index(m), torch.zeros(40, 16)) for m in (texts, other)]
+        both = [model._rank(model.reader.index(m), None) for m in (texts, other)]
     for one, two in zip(*both, strict=True):
         np.testing.assert_array_equal(one, two)
 
@@ -313,16 +367,3 @@ def test_memories_of_training_equal_those_of_serving(shop):
     code_of = dict(zip(names, trained.item_T.tolist(), strict=True))
     assert [code_of[name] for name in names] == trained.item_T.tolist()
     assert all(shop.items[code - 1] == name for name, code in code_of.items() if code <= 8)
-
-
-def test_checkpoint_with_a_category_that_it_does_not_name_is_rejected(network, shop, tmp_path):
-    card = {
-        "name": "x", "version": "x-1", "revision": 1, "horizon_days": 7, "decay_days": 30.0,
-        "ranked_items": 8, "recipe": {}, "data": {}, "metrics": {}, "surprise_quantiles": {},
-        "modalities": [], "libraries": {},
-    }  # fmt: skip
-    unknown = copy.deepcopy(network)
-    unknown.ranker.item_category[2] = 5
-    checkpoint.save(tmp_path, unknown, shop.items, shop.categories, **card)
-    with pytest.raises(InputError, match=r"categories of items from \d to 5, but there are 4"):
-        checkpoint.load(tmp_path)

@@ -66,7 +66,7 @@ def model_of(corpus):
     torch.manual_seed(1)
     items, categories = len(corpus.streams.items) - 1, len(corpus.streams.categories) - 1
     model = BehaviourTransformer(Shape(items, 2, categories, 2, dim=16))
-    model.ranker = Ranker(16, categories, items, items)
+    model.ranker = Ranker(categories, items)
     return model
 
 

@@ -108,6 +108,18 @@ def test_events_name_the_deployment(model: Any):
         jsonschema.Draft202012Validator(schema).validate(event)
 
 
+def test_users_of_another_shop_get_only_what_they_had(model: Any):
+    sink = MemoryProfileSink()
+    ProfileUpdater(load(), model, sink, feeds()).update(
+        batch("a", fields=',"item_id":"item","category_id":"category"')
+    )
+    stored = sink.profiles["a"]
+    profile = orjson.loads(stored.profile)
+    assert profile["next_items"] == ["item"] and [*profile["interests"]] == ["category"]
+    assert 0 < profile["interests"]["category"] < 1
+    assert stored.surprise == 0  # its categories mean nothing to the model
+
+
 def test_model_of_another_decay_is_rejected(model: Any):
     other = copy.copy(model)
     other.decay_days = model.decay_days + 1

@@ -149,7 +149,7 @@ def test_missing_model_is_refused_and_the_old_one_serves_also_after_a_restart(
     [
         ({"decay_days": 7.0}, "state.decay_days = 30, but model b was trained with 7"),
         ({"shape": {"embedding": 16}}, "embeddings of 16 numbers, but the job stores 32"),
-        ({"ranked_items": 0}, "ranked_items"),
+        ({"horizon_days": 0}, "horizon_days"),
         (None, "no finite numbers"),
     ],
 )
