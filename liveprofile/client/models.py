@@ -127,7 +127,7 @@ class NextItems(PartOfProfile):
 
 
 class Interests(PartOfProfile):
-    interests: dict[str, float] = Field(description="likely categories of the next window, of those that the user had")
+    interests: dict[str, float] = Field(description="the user's likely next categories")
     category_affinity: dict[str, float] = Field(description="long-term shares")
 
 
