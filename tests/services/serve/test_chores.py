@@ -19,8 +19,6 @@ from tests.support.paths import ROOT
 from tests.support.rows.stored_windows import store_windows
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.services
-
 HEARTBEATS = {"LIVEPROFILE_CHORES__HEARTBEAT_S": "1"}  # none by the settings of a stack
 
 
