@@ -37,6 +37,9 @@ JOB = {"parallelism": 1, "name": "pipeline"}
 def checkpoint_with_modalities(folder: Path) -> Path:
     """Saves the shipped model checkpoint with random weights for two encoders and the place."""
     network, items, categories, card = checkpoint.load(product_path(Settings().model.checkpoint))
+    # It reads vectors for what it has a name for.
+    items[:100] = [f"item-{number}" for number in range(100)]
+    categories[:20] = [f"category-{number}" for number in range(20)]
     modalities = [Modality("clip", 3), PLACE, Modality("voice.v2", 2)]
     network.fusion = Fusion(network.shape.dim, modalities)
     torch.manual_seed(2)
@@ -90,7 +93,7 @@ def test_stream_with_faults_vectors_and_odd_payloads_equals_reference(tmp_path: 
         with_p, without_p = (
             each.values.interests_after_p[0] for each in (scores, without_vectors[key])
         )
-        np.testing.assert_allclose(interests, with_p, atol=2e-4)
+        np.testing.assert_allclose(interests, with_p[: len(interests)], atol=2e-4)
         changed += abs(with_p - without_p).max() > 0.01
     assert changed > 0.5 * len(with_vectors)
     media = [orjson.loads(row.delta)["window"].get("media") for row in output.sink.deltas.values()]
