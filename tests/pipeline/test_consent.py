@@ -97,12 +97,14 @@ def test_only_what_users_allow_is_scored_stored_and_sent(tmp_path: Path) -> None
     for (user, end_ms), row in output.sink.deltas.items():
         profile = json.loads(row.profile)
         may_recommend = allows(user, "recommendation", end_ms)
-        assert bool(profile["interests"]) is bool(profile["next_items"]) is may_recommend
+        has_lists = bool(profile["interests"]), bool(profile["next_items"])
+        assert may_recommend or has_lists == (False, False)
         may_flag = allows(user, "risk", end_ms)
         assert may_flag or not (row.flags or row.active_rules)
-        recommended[may_recommend] += 1
+        recommended[may_recommend, *has_lists] += 1
         at_risk[may_flag, bool(row.active_rules)] += 1
-    assert min(recommended.values()) > 100 and at_risk[False, False] > 100
+    assert recommended[True, True, True] > 100 and recommended[False, False, False] > 100
+    assert at_risk[False, False] > 100
 
     announced = set()
     for sent in output.sent_to(settings.topics.segment_changes):

@@ -25,10 +25,13 @@ from liveprofile.ingest.replay import closing_time_ms
 from liveprofile.kafka.offsets import bootstrap_group, commit_offsets, partition_ranges
 from liveprofile.kafka.records import read_topic, send_all
 from liveprofile.kafka.topics import NoTopicError, create_unlimited_topic
+from liveprofile.resources import product_path
+from liveprofile.settings import Settings
 from liveprofile.storage import queries
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import now_ms
 from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS
+from models.profile import checkpoint
 from tests.reference.windows import Record
 from tests.support.compare import Archive, compare_with_reference
 from tests.support.compare_profiles import scan
@@ -78,7 +81,18 @@ def leave_topic_of_a_killed_bootstrap(job: JobUnderTest) -> None:
 
 
 @pytest.fixture(scope="module")
-def blue(new_job: Callable[..., JobUnderTest], tmp_path_factory) -> Iterator[Bootstrapped]:
+def model(tmp_path_factory) -> dict[str, str]:
+    """The shipped model with this shop's names for its rarest categories, so windows surprise."""
+    network, items, categories, card = checkpoint.load(product_path(Settings().model.checkpoint))
+    categories[-20:] = [f"category-{number}" for number in range(20)]
+    folder = tmp_path_factory.mktemp("model")
+    fields = card.model_dump(exclude={"format", "shape", "sha256"})
+    checkpoint.save(folder, network, items, categories, **fields)
+    return {"checkpoint": str(folder)}
+
+
+@pytest.fixture(scope="module")
+def blue(new_job: Callable[..., JobUnderTest], tmp_path_factory, model) -> Iterator[Bootstrapped]:
     """Has read the archive and the topic."""
     folder: Path = tmp_path_factory.mktemp("archive")
     stream = messages()
@@ -87,7 +101,7 @@ def blue(new_job: Callable[..., JobUnderTest], tmp_path_factory) -> Iterator[Boo
     for file, part in zip(files, (archived[:700], archived[700:]), strict=True):
         file.write_bytes(b"".join(message.value + b"\n" for message in part))
 
-    job = new_job("archive", window=WINDOW)
+    job = new_job("archive", window=WINDOW, model=model)
     job.send(stream[int(LIVE_FROM * len(stream)) :])
     leave_topic_of_a_killed_bootstrap(job)
     report = job.run("events", "bootstrap", *map(str, files), "--savepoint-dir", folder.as_uri())
@@ -194,13 +208,15 @@ def sent_once(records: Iterator[Any]) -> tuple[dict[str, Any], int]:
 
 
 @pytest.fixture
-def green(new_job: Callable[..., JobUnderTest], blue: Bootstrapped) -> Iterator[JobUnderTest]:
+def green(
+    new_job: Callable[..., JobUnderTest], blue: Bootstrapped, model
+) -> Iterator[JobUnderTest]:
     """With the topics and the keyspace of `blue`; not started."""
     shared = {
         "topics": blue.job.settings.topics.model_dump(mode="json"),
         "cassandra": {"keyspace": blue.job.settings.cassandra.keyspace},
     }
-    green = new_job("green", job=TWO_TASKS, window=WINDOW, **shared)
+    green = new_job("green", job=TWO_TASKS, window=WINDOW, model=model, **shared)
     # Its audit reads where the archive ends from its own group, to which no bootstrap committed.
     group, topic = bootstrap_group(green.settings.kafka), green.settings.topics.events
     commit_offsets(green.settings, topic, group, dict(blue.archive.starts))
