@@ -51,8 +51,9 @@ class Ranked(NamedTuple):
     has_names_B: np.ndarray  # whether the memory is of the model's shop
 
 
-# Some of the features of M pairs: a table, and its row for each pair; -1: all of them are 0.
-FeaturePart = tuple[np.ndarray, np.ndarray]
+# Some of the features of M pairs: a table, and its row for each pair. -1: all of them are 0; None:
+# the rows are the pairs'.
+FeaturePart = tuple[np.ndarray, np.ndarray | None]
 
 
 class PairScorer(nn.Module):
@@ -85,9 +86,11 @@ class PairScorer(nn.Module):
             weight_FH = first_FH[place : place + features_NF.shape[1]]
             place += features_NF.shape[1]
             part_NH = to_device(features_NF, state_BZ.device) @ weight_FH
-            index_M = np.where(index_M < 0, len(features_NF), index_M)  # the last row: zeros
-            part_NH = F.pad(part_NH, (0, 0, 0, 1))
-            sum_MH = sum_MH + part_NH.index_select(0, to_device(index_M, state_BZ.device))
+            if index_M is not None:
+                index_M = np.where(index_M < 0, len(features_NF), index_M)  # the last row: zeros
+                part_NH = F.pad(part_NH, (0, 0, 0, 1))
+                part_NH = part_NH.index_select(0, to_device(index_M, state_BZ.device))
+            sum_MH = sum_MH + part_NH
         hidden_MH, linear_M1 = sum_MH.split((HIDDEN_WIDTH, 1), 1)
         hidden_MG = F.relu(self.second(F.relu(hidden_MH)))
         return (self.out(hidden_MG) + linear_M1).squeeze(1)
@@ -140,14 +143,11 @@ class Ranker(nn.Module):
         bag_MZ = torch.einsum("mk,mkz->mz", bag_MK, self.bag[category_M])
         row_BZ = self.row(to_device(tokens.row_features_BU, device))
         state_BZ = F.relu(row_BZ.index_add(0, category_row_M, bag_MZ))
-        category_part = category.features_MF, np.arange(len(category.row_M))
-        item_parts = (
-            (item.features_MF, np.arange(len(item.row_M))),
-            (category.features_MF, category_of_item(item, category)),
-        )
+        its_category_M = category_of_item(item, category)
+        item_parts = (item.features_MF, None), (category.features_MF, its_category_M)
         return Ranked(
             category,
-            self.categories((category_part,), state_BZ, category.row_M)
+            self.categories([(category.features_MF, None)], state_BZ, category.row_M)
             + self.category_bias[category_M]
             + _products(state_BZ, category_row_M, self.category_rows, category_M),
             self.other(state_BZ).squeeze(1),
