@@ -33,7 +33,7 @@ from services.privacy import PendingErasures
 
 log = logging.getLogger("liveprofile.chores")
 
-RETRY_S = 5.0  # until Cassandra and its tables are there
+CONNECT_RETRY_S = 5.0  # until Cassandra and its tables are there
 
 
 def serve_chores(call: Call) -> None:
@@ -46,7 +46,7 @@ def serve_chores(call: Call) -> None:
             break
         except ServiceError as error:
             log.warning("%s; trying again", error)
-            time.sleep(RETRY_S)
+            time.sleep(CONNECT_RETRY_S)
     acts, intervals = chore_acts(settings, call.file, session), intervals_s(settings).items()
     chores = [Chore(name, every_s, acts[name]) for name, every_s in intervals]
     Chores(chores, ChoreStore(session, settings)).run()

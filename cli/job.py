@@ -21,7 +21,7 @@ from cli.submission import (
     start_job,
     submit_job,
 )
-from liveprofile.errors import LiveprofileError
+from liveprofile.errors import LiveprofileError, ServiceError
 from liveprofile.flink import rest
 from liveprofile.flink.job_report import (
     last_checkpoint_path,
@@ -117,14 +117,17 @@ def status(call: JobCall) -> None:
     """Show the job's state, consumer lag, last checkpoint and model version.
 
     Exits with 1 if there is a warning: no checkpoint has completed for three intervals, events were
-    not scored since the job's last start or restart, a worker has refused a user model, or a chore
-    has not succeeded for three intervals.
+    not scored since the job's last start or restart, a worker has refused a user model, a chore has
+    not succeeded for three intervals, or Cassandra, which knows of chores, does not answer.
 
     Example: `liveprofile job status --json`
     """
     result = job_status(call.job)
-    with call.session() as session:
-        chores = chore_status(session, call.settings)
+    try:
+        with call.session() as session:
+            chores = chore_status(session, call.settings)
+    except ServiceError as error:  # what Flink and Kafka tell counts without Cassandra, too
+        chores = {"chores": None, "warnings": [f"chores: {error}"]}
     result |= {"chores": chores["chores"], "warnings": result["warnings"] + chores["warnings"]}
     call.print(result)
     for warning in result["warnings"] if not call.json else ():

@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import socket
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import cli.job
+from cli.main import app
 from liveprofile.errors import ServiceError
 from liveprofile.settings import load
 from services.chores import LEASE_S, RENEW_S, RETRY_S, Chore, ChoreRun, Chores, Lease, overdue
@@ -101,6 +110,21 @@ def test_a_daily_chore_that_failed_is_repeated_within_minutes() -> None:
         process.lease.renew()
         process.turn(daily)
     assert not errors and table.stored["daily"].succeeded_ms == START_MS + 1_000 * RETRY_S
+
+
+def test_status_of_the_job_is_shown_without_cassandra(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(cli.job, "job_status", lambda job: {"state": "RUNNING", "warnings": []})
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        config = tmp_path / "liveprofile.toml"
+        config.write_text(f"[cassandra]\nport = {nobody.getsockname()[1]}\n")
+        command = ["job", "status", "--json", "--config", str(config)]
+        result = CliRunner().invoke(app, command)
+    found = json.loads(result.stdout)
+    assert (found["state"], found["chores"], result.exit_code) == ("RUNNING", None, 1)
+    assert found["warnings"][0].startswith("chores: Cassandra")
 
 
 def test_a_chore_is_overdue_after_three_intervals_unless_it_is_turned_off() -> None:
