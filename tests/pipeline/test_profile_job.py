@@ -11,47 +11,26 @@ from typing import Any
 
 import numpy as np
 import orjson
-import torch
 from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from liveprofile.events.modalities import PLACE, Modality
-from liveprofile.resources import product_path
 from liveprofile.settings import Settings, load
-from models.profile import checkpoint
 from models.profile.inference import ProfileModel
-from models.profile.model_card import ModalityTrial
-from models.profile.network import Fusion
 from tests.pipeline.comparison import assert_equals_reference, in_one_partition
 from tests.pipeline.harness import is_utf8, run_profile_pipeline
 from tests.reference.profile import run_reference
 from tests.reference.windows import Record
 from tests.support.model_scores import WindowScores, load_model, run_scored
+from tests.support.shop_model import save_shop_model
 from tests.support.streams import seeded, strategies
 from tests.support.streams.shop import shop_events
 
 JOB = {"parallelism": 1, "name": "pipeline"}
 
 
-def checkpoint_with_modalities(folder: Path) -> Path:
-    """Saves the shipped model checkpoint with random weights for two encoders and the place."""
-    network, items, categories, card = checkpoint.load(product_path(Settings().model.checkpoint))
-    # It reads vectors for what it has a name for.
-    items[:100] = [f"item-{number}" for number in range(100)]
-    categories[:20] = [f"category-{number}" for number in range(20)]
-    modalities = [Modality("clip", 3), PLACE, Modality("voice.v2", 2)]
-    network.fusion = Fusion(network.shape.dim, modalities)
-    torch.manual_seed(2)
-    for weight in network.fusion.weights:
-        torch.nn.init.normal_(weight, std=0.5)
-    fields = card.model_dump(exclude={"format", "shape", "sha256", "modalities"})
-    trials = [
-        ModalityTrial(name=modality.name, numbers=modality.numbers, kept=True, metrics={})
-        for modality in modalities
-    ]
-    checkpoint.save(folder, network, items, categories, **fields, modalities=trials)
-    return folder
+MODALITIES = (Modality("clip", 3), PLACE, Modality("voice.v2", 2))
 
 
 def with_media(event: dict[str, Any], number: int) -> dict[str, Any]:
@@ -70,7 +49,7 @@ def with_media(event: dict[str, Any], number: int) -> dict[str, Any]:
 
 def test_stream_with_faults_vectors_and_odd_payloads_equals_reference(tmp_path: Path) -> None:
     """The messages that poison a parser are last: none may stop the job or be lost."""
-    folder = checkpoint_with_modalities(tmp_path / "model")
+    folder = save_shop_model(tmp_path / "model", MODALITIES)
     settings = load(job=JOB, model={"checkpoint": str(folder)})
     events = map(with_media, shop_events(7, 8, 20_000), range(900))
     stream = seeded.with_faults(events, seed=7, duplicates=0.02, late=0.02, broken=0.02)

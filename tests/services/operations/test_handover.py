@@ -25,18 +25,16 @@ from liveprofile.ingest.replay import closing_time_ms
 from liveprofile.kafka.offsets import bootstrap_group, commit_offsets, partition_ranges
 from liveprofile.kafka.records import read_topic, send_all
 from liveprofile.kafka.topics import NoTopicError, create_unlimited_topic
-from liveprofile.resources import product_path
-from liveprofile.settings import Settings
 from liveprofile.storage import queries
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import now_ms
 from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS
-from models.profile import checkpoint
 from tests.reference.windows import Record
 from tests.support.compare import Archive, compare_with_reference
 from tests.support.compare_profiles import scan
 from tests.support.compare_scoring import assert_scoring
 from tests.support.job_under_test import TWO_TASKS, JobUnderTest
+from tests.support.shop_model import save_shop_model
 from tests.support.streams.seeded import Message, with_faults
 from tests.support.streams.shop import (
     BURST_EVERY_HOURS,
@@ -82,13 +80,7 @@ def leave_topic_of_a_killed_bootstrap(job: JobUnderTest) -> None:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> dict[str, str]:
-    """The shipped model with this shop's names for its rarest categories, so windows surprise."""
-    network, items, categories, card = checkpoint.load(product_path(Settings().model.checkpoint))
-    categories[-20:] = [f"category-{number}" for number in range(20)]
-    folder = tmp_path_factory.mktemp("model")
-    fields = card.model_dump(exclude={"format", "shape", "sha256"})
-    checkpoint.save(folder, network, items, categories, **fields)
-    return {"checkpoint": str(folder)}
+    return {"checkpoint": str(save_shop_model(tmp_path_factory.mktemp("model")))}
 
 
 @pytest.fixture(scope="module")
