@@ -1,8 +1,8 @@
 """Ranks what a user has next, among the items and categories that the user's memory holds.
 
 The ranker weighs counts, recency and gaps of each item and category of the memory, hundreds of
-events (models/profile/ranker/memory.py), and adds what it knows of the names of its own shop. It
-learns to rank without names too, and does so where it knows less than half of a memory.
+events (models/profile/ranker/memory.py), and adds what it knows of the names of its own shop. Where
+it knows less than half of a memory, it ranks without names, as it does for some rows in training.
 models/profile/training/fit_ranker.py fits it.
 
 Sources
