@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import logging
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -14,7 +14,7 @@ from cli.options import Commands
 from liveprofile.settings import Settings, load
 from liveprofile.storage.cql import now_ms
 from liveprofile.units import DAY_MS, SECOND_MS
-from serve.keys import Role, StoredKey, new_key, read_keys, revoke_key, write_key
+from serve.keys import StoredKey, new_key, read_keys, revoke_key, scopes_of, write_key
 
 HostOption = Annotated[str | None, option("--host", "ADDRESS", "Setting serve.host.")]
 PORT_HELP = "Default: of the settings. 0: any free port."
@@ -42,8 +42,8 @@ def api(call: Call, host: HostOption = None, port: PortOption = None, quiet: boo
 def console(call: Call, host: HostOption = None, port: PortOption = None) -> None:
     """Serve the console for analysts until Ctrl-C (docs/console.md).
 
-    Keys, roles, TLS and limits are those of `liveprofile serve api`. Starts without Cassandra. With
-    --json, the first line is {"url": ...}.
+    Keys, scopes, TLS and limits are those of `liveprofile serve api`. Starts without Cassandra.
+    With --json, the first line is {"url": ...}.
 
     Example: `liveprofile serve console --port 8072`
     """
@@ -104,28 +104,28 @@ key = Commands(name="key", help="Keys of the read API (docs/api.md).")
 def create(
     call: Call,
     name: str,
-    role: Literal["reader", "analyst", "privacy", "admin"] = "reader",
+    scope: Annotated[list[str], typer.Option("--scope")],
     days: Annotated[int | None, typer.Option(min=1, max=7_300)] = None,
 ) -> None:
     """Create a key and print it once: only its hash is stored.
 
-    Example: `liveprofile serve key create shop-frontend --role reader --days 90`
+    Example: `liveprofile serve key create shop-frontend --scope profiles --days 90`
 
     Options:
     name NAME: Who uses the key: the analyst of its writes.
-    role: reader: reads; analyst: also writes; privacy: reads, consents and erasures; admin:
-        everything.
+    scope SCOPE: What it may do (docs/api.md#keys), as often as needed; or reader, analyst, admin
+        for all scopes of such a person.
     days: Default: serve.api_key_ttl_s.
     """
     ttl_s = call.settings.serve.api_key_ttl_s if days is None else days * DAY_MS // SECOND_MS
     now = now_ms()
-    made = new_key(name, Role(role), getpass.getuser(), now, ttl_s)
+    made = new_key(name, scopes_of(scope), getpass.getuser(), now, ttl_s)
     with call.session() as session:
         write_key(session, made.stored, now)
     call.print(_public(made.stored) | {"key": made.text}, made.text)
     if not call.json:
         until = format_utc(made.stored.expires_at_ms)
-        about = f"key {made.stored.key_id} of {name}, role {role}, until {until}"
+        about = f"key {made.stored.key_id} of {name} until {until}: {', '.join(scope)}"
         typer.echo(f"{about}; it is not shown again", err=True)
 
 
@@ -137,7 +137,7 @@ def list_keys(call: Call) -> None:
     """
     with call.session() as session:
         keys = read_keys(session)
-    columns = "key_id role name expires_at_ms revoked_at_ms"
+    columns = "key_id name scopes expires_at_ms revoked_at_ms"
     call.rows([_public(each) for each in keys], columns, empty="no keys")
 
 
@@ -157,6 +157,6 @@ def revoke(call: Call, key_id: str) -> None:
 
 def _public(stored: StoredKey) -> dict[str, Any]:
     """A key without its hash."""
-    fields = stored._asdict()
+    fields = stored._asdict() | {"scopes": sorted(stored.scopes)}
     del fields["secret_hash"]
     return fields

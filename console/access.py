@@ -1,4 +1,4 @@
-"""Who uses the console: the session of a browser stands for an API key and its role.
+"""Who uses the console: the session of a browser stands for an API key and its scopes.
 
 A browser holds a random token in its cookie, never the key. The key is checked again on each
 request, so a revoked key ends its sessions within serve.security.KEY_CACHE_S. A restart ends all.
@@ -14,9 +14,8 @@ from urllib.parse import parse_qsl, urlsplit
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials
 
-from serve.keys import Role
+from serve.keys import Scope
 from serve.problems import ApiError
-from serve.routes.common import KAFKA_DEADLINE_S, SCAN_COST, SCAN_DEADLINE_S, SEND_DEADLINE_S
 from serve.security import Call, Require
 
 MAX_SESSIONS = 10_000
@@ -60,13 +59,13 @@ def _digest(token: str) -> bytes:
 
 
 COOKIE = "liveprofile_session"
-HOME = "/alerts"
+HOME = "/"  # leads to the first page that the key may read
 # Set by console.js: the answer is a part of a page.
 FETCH_HEADER = "x-console"
 
 
 class Visitor(Require):
-    """A dependency of a page: the browser's key must have this role."""
+    """A dependency of a page: the browser's key must have this scope."""
 
     async def __call__(self, request: Request) -> Call:
         if request.method == "POST":
@@ -108,13 +107,7 @@ def is_fetch(request: Request) -> bool:
     return FETCH_HEADER in request.headers
 
 
-Reader = Annotated[Call, Depends(Visitor(Role.READER))]
-Analyst = Annotated[Call, Depends(Visitor(Role.ANALYST))]
-Labeller = Annotated[Call, Depends(Visitor(Role.ANALYST, deadline_s=SEND_DEADLINE_S))]
-Scanner = Annotated[Call, Depends(Visitor(Role.READER, SCAN_COST, SCAN_DEADLINE_S))]
-# Of pages that ask Flink or Kafka, or read many rows.
-SlowReader = Annotated[Call, Depends(Visitor(Role.READER, deadline_s=KAFKA_DEADLINE_S))]
-SlowAnalyst = Annotated[Call, Depends(Visitor(Role.ANALYST, deadline_s=KAFKA_DEADLINE_S))]
+Operator = Annotated[Call, Depends(Visitor(Scope.OPERATIONS))]
 
 MAX_FIELDS = 50
 

@@ -10,7 +10,7 @@ from starlette.responses import HTMLResponse
 
 from console import formats
 from console.access import is_fetch
-from serve.keys import Role
+from serve.keys import Scope
 from serve.problems import ApiError
 
 FOLDER = Path(__file__).parent
@@ -48,12 +48,25 @@ _templates.filters.update(
     {each.__name__: each for each in _FILTERS}, quoted=lambda text: quote(text, safe="")
 )
 
+# Address, label, and the scope that it needs.
+PAGES = (
+    ("/alerts", "Alerts", Scope.RISK),
+    ("/alerts/cases", "Cases", Scope.RISK),
+    ("/user", "Users", Scope.PROFILES),
+    ("/definitions/rules", "Rules", Scope.RULES),
+    ("/definitions/segments", "Segments", Scope.SEGMENTS),
+    ("/campaigns", "Campaigns", Scope.CAMPAIGNS),
+    ("/operations", "Operations", Scope.OPERATIONS),
+    ("/models", "Models", Scope.OPERATIONS),
+)
+
 
 def page(request: Request, template: str, status: int = 200, **values: Any) -> HTMLResponse:
     """A template as an answer, with what every page shows: who is signed in, and where."""
     caller = getattr(request.state, "caller", None)
-    may_write = caller is not None and caller.role.includes(Role.ANALYST)
-    about = {"caller": caller, "may_write": may_write, "path": request.url.path}
+    scopes = caller.scopes if caller else ()
+    pages = [each for each in PAGES if each[2] in scopes]
+    about = {"caller": caller, "scopes": scopes, "pages": pages, "path": request.url.path}
     text = render(template, **about, **values)
     return HTMLResponse(text, status, HEADERS)
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import cache
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.openapi.utils import get_openapi
@@ -18,10 +18,11 @@ from liveprofile.settings import ServeSettings
 from liveprofile.storage.cql import now_ms
 from serve import answers
 from serve.guard import ApiMetrics, RequestGuard
+from serve.keys import Scope
 from serve.problems import install
 from serve.routes import alerts, campaigns, definitions, privacy, trends, users
-from serve.routes.common import Reader, known_parameters, problems, strict_json
-from serve.security import Gatekeeper, ReadKey
+from serve.routes.common import known_parameters, problems, strict_json
+from serve.security import Call, Gatekeeper, ReadKey, Require
 from serve.store.store import Store
 
 router, health = APIRouter(tags=["operations"]), APIRouter(tags=["operations"])
@@ -48,7 +49,7 @@ async def ready(request: Request) -> Response:
         **problems(),
     },
 )
-async def metrics(call: Reader) -> Response:
+async def metrics(call: Annotated[Call, Depends(Require(Scope.OPERATIONS))]) -> Response:
     """Prometheus metrics of this process."""
     registry = call.request.app.state.metrics.registry
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)

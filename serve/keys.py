@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import re
 import secrets
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -25,14 +26,49 @@ KEY_FORM = re.compile(r"lp_([0-9a-f]{12})_([0-9a-f]{64})")
 NAME_FORM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 
 
-class Role(StrEnum):
-    READER = "reader"  # reads everything but the audit trail
-    ANALYST = "analyst"  # also changes alerts, labels, snoozes and segments
-    PRIVACY = "privacy"  # as a reader, and reads and changes consents and erases users
-    ADMIN = "admin"  # everything: also changes rules and reads the audit trail
+class Scope(StrEnum):
+    """What a key may do. No scope includes another one."""
 
-    def includes(self, other: Role) -> bool:
-        return self in (other, Role.ADMIN) or other is Role.READER
+    PROFILES = "profiles"  # read what is stored of one user, without risk
+    LISTS = "lists"  # read profiles and ids of many users: serve.max_listed_users_per_day
+    RISK = "risk"  # read alerts, flags, scores, snoozes and cases
+    RULES = "rules"
+    SEGMENTS = "segments"  # read definitions and sizes
+    CAMPAIGNS = "campaigns"
+    TRENDS = "trends"
+    OPERATIONS = "operations"  # read metrics, the job, models, rejected records
+    RISK_WRITE = "risk:write"  # change states, labels and snoozes
+    RULES_PROPOSE = "rules:propose"
+    RULES_WRITE = "rules:write"  # change rules, approve proposed ones
+    SEGMENTS_WRITE = "segments:write"
+    CAMPAIGNS_WRITE = "campaigns:write"
+    PRIVACY = "privacy"  # read and change consents, erase users
+    AUDIT = "audit"  # read the audit trail
+
+
+Scopes = frozenset[str]
+READER: Scopes = frozenset(
+    each for each in Scope if ":" not in each and each not in (Scope.PRIVACY, Scope.AUDIT)
+)
+ANALYST = READER | {
+    Scope.RISK_WRITE,
+    Scope.RULES_PROPOSE,
+    Scope.SEGMENTS_WRITE,
+    Scope.CAMPAIGNS_WRITE,
+}
+ADMIN: Scopes = frozenset(Scope)
+# What `serve key create` takes instead of each scope by name.
+SETS: dict[str, Scopes] = {"reader": READER, "analyst": ANALYST, "admin": ADMIN}
+
+
+def scopes_of(names: Iterable[str]) -> Scopes:
+    """The scopes of names of scopes and SETS. Raises InputError for another name, and for none."""
+    known = {each.value: frozenset((each.value,)) for each in Scope} | SETS
+    asked = list(names)
+    if not asked or (unknown := [name for name in asked if name not in known]):
+        wrong = f"unknown scope {unknown[0]!r}" if asked else "a key needs a scope"
+        raise InputError(f"{wrong}; known are {', '.join(known)}")
+    return frozenset().union(*(known[name] for name in asked))
 
 
 class StoredKey(NamedTuple):
@@ -40,7 +76,7 @@ class StoredKey(NamedTuple):
 
     key_id: str
     name: str
-    role: Role
+    scopes: Scopes
     secret_hash: bytes
     created_at_ms: int
     created_by: str
@@ -72,7 +108,7 @@ def parse_key(text: str) -> tuple[str, str] | None:
     return (match[1], match[2]) if match else None
 
 
-def new_key(name: str, role: Role, created_by: str, now_ms: int, ttl_s: int) -> NewKey:
+def new_key(name: str, scopes: Scopes, created_by: str, now_ms: int, ttl_s: int) -> NewKey:
     """Makes a key. Raises InputError for a name that logs and tables should not have."""
     if not NAME_FORM.fullmatch(name):
         raise InputError(
@@ -82,7 +118,7 @@ def new_key(name: str, role: Role, created_by: str, now_ms: int, ttl_s: int) -> 
     stored = StoredKey(
         key_id,
         name,
-        role,
+        scopes,
         hash_secret(secret),
         now_ms,
         created_by,
@@ -95,7 +131,7 @@ def new_key(name: str, role: Role, created_by: str, now_ms: int, ttl_s: int) -> 
 def key_of_row(row: tuple) -> StoredKey:
     """A row of the columns of StoredKey as a StoredKey."""
     key = StoredKey(*row)
-    return key._replace(role=Role(key.role))
+    return key._replace(scopes=frozenset(key.scopes or ()))
 
 
 def select_key_cql() -> str:
@@ -106,8 +142,8 @@ def select_key_cql() -> str:
 def write_key(session: Session, key: StoredKey, now_ms: int) -> None:
     """Inserts or replaces the whole row, which expires when the key does. Raises ServiceError."""
     ttl_s = max(1, (key.expires_at_ms - now_ms) // SECOND_MS)
-    # The driver would encode the role, an enum, as a list.
-    secret = (key.key_id, key.name, key.role.value, key.secret_hash)
+    # The driver would encode an enum as a list.
+    secret = (key.key_id, key.name, set(map(str, key.scopes)), key.secret_hash)
     values = (*secret, from_ms(key.created_at_ms), key.created_by, from_ms(key.expires_at_ms))
     revoked_at = None if key.revoked_at_ms is None else from_ms(key.revoked_at_ms)
     execute(session, API_KEY.insert(ttl_s, time="", mark="%s"), (*values, revoked_at))

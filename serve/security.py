@@ -1,4 +1,4 @@
-"""Who may do what: API keys, their roles, and the rate of each caller."""
+"""Who may do what: API keys, their scopes, and the rate of each caller."""
 
 import math
 from collections import OrderedDict
@@ -14,7 +14,7 @@ from liveprofile.loopback import is_loopback
 from liveprofile.rows.operations import AuditEntry
 from liveprofile.settings import ServeSettings
 from serve.guard import extend_deadline
-from serve.keys import Role, StoredKey, parse_key
+from serve.keys import READER, Scope, Scopes, StoredKey, parse_key
 from serve.problems import ApiError
 from serve.store.store import Store
 
@@ -32,10 +32,10 @@ Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
 class Caller(NamedTuple):
     key_id: str
     name: str
-    role: Role
+    scopes: Scopes
 
 
-ANONYMOUS = Caller("", "anonymous", Role.READER)
+ANONYMOUS = Caller("", "anonymous", READER)
 # Forgets the callers that have been silent longest. A forgotten caller starts with a full bucket.
 MAX_CALLERS = 10_000
 
@@ -123,7 +123,7 @@ class Gatekeeper:
         key = await self._key(key_id, address)
         if key is None or not key.accepts(secret, self._clock_ms()):
             return None
-        return Caller(key.key_id, key.name, key.role)
+        return Caller(key.key_id, key.name, key.scopes)
 
     async def _key(self, key_id: str, address: str) -> StoredKey | None:
         cached = self._known.get(key_id) or self._unknown.get(key_id)
@@ -168,13 +168,14 @@ class Call:
 
 
 class Require:
-    """A dependency of a route: the caller must have this role.
+    """A dependency of a route: the caller must have this scope.
 
-    cost: in requests. deadline_s: from now on, None: that of the settings.
+    scope: None: any key will do. cost: in requests. deadline_s: from now on, None: that of the
+    settings.
     """
 
-    def __init__(self, role: Role, cost: float = 1.0, deadline_s: float | None = None):
-        self._role, self._cost, self._deadline_s = role, cost, deadline_s
+    def __init__(self, scope: Scope | None, cost: float = 1.0, deadline_s: float | None = None):
+        self._scope, self._cost, self._deadline_s = scope, cost, deadline_s
 
     async def __call__(self, request: Request, credentials: Credentials) -> Call:
         return await self.admit(request, credentials)
@@ -187,12 +188,18 @@ class Require:
         caller = await gatekeeper.identify(request, credentials)
         request.state.key_name = caller.name
         gatekeeper.charge(caller, self._cost)
-        if not caller.role.includes(self._role):
-            detail = f"this needs the role {self._role}, the key has {caller.role}"
-            raise ApiError(403, "forbidden", detail)
+        if self._scope is not None:
+            require_scope(caller, self._scope)
         if self._deadline_s is not None:
             extend_deadline(request, self._deadline_s)
         return Call(request, caller)
+
+
+def require_scope(caller: Caller, scope: Scope) -> None:
+    """Raises ApiError 403 if the caller lacks a scope."""
+    if scope not in caller.scopes:
+        has = ", ".join(sorted(caller.scopes))
+        raise ApiError(403, "forbidden", f"this needs the scope {scope}, the key has {has}")
 
 
 def _refuse_if(wait_s: float, detail: str) -> None:

@@ -15,7 +15,7 @@ from liveprofile.storage.cql import now_ms
 from liveprofile.trends.count_store import CountStore
 from liveprofile.trends.update import update
 from liveprofile.units import DAY_MS
-from serve.keys import Role, new_key, write_key
+from serve.keys import ADMIN, new_key, write_key
 from services import campaigns
 from stack.local import HttpServer
 
@@ -49,7 +49,7 @@ def open_console(
         asked = CampaignRequest(control_share=CONTROL_SHARE, cost=CONTACT_COST, start_ms=start_ms)
         wish = campaigns.wish_of(CAMPAIGN, asked, start_ms)
         campaigns.plan(session, settings, wish, KEY_NAME, campaigns.requested_of(asked))
-        made = new_key(KEY_NAME, Role.ADMIN, "make demo", now_ms(), KEY_TTL_S)
+        made = new_key(KEY_NAME, ADMIN, "make demo", now_ms(), KEY_TTL_S)
         write_key(session, made.stored, now_ms())
     server.stop()  # the one of an earlier demo has its settings
     server.start()

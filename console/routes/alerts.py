@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Query
 from starlette.responses import RedirectResponse, Response
 
-from console.access import Labeller, Reader, form_of, is_fetch
+from console.access import Visitor, form_of, is_fetch
 from console.formats import number, words, written
 from console.job import Shared
 from console.rendering import page
@@ -19,7 +19,9 @@ from liveprofile.client.models import MAX_ID_CHARS, MAX_NOTE_CHARS
 from liveprofile.storage.queries import StoredFlag
 from liveprofile.units import HOUR_MS
 from serve.answers import PageQuery, alert_position, cursor_of
+from serve.keys import Scope
 from serve.problems import ApiError
+from serve.routes.common import SEND_DEADLINE_S
 from serve.security import Call
 from serve.store.store import Store
 from services import alerts as service
@@ -61,6 +63,9 @@ ACTIONS = {
     "legitimate": ("l", "Label as legitimate", AlertState.FALSE_POSITIVE),
     "close": ("c", "Close", AlertState.CLOSED),
 }
+
+Reader = Annotated[Call, Depends(Visitor(Scope.RISK))]
+Labeller = Annotated[Call, Depends(Visitor(Scope.RISK_WRITE, deadline_s=SEND_DEADLINE_S))]
 
 router = APIRouter(prefix="/alerts")
 

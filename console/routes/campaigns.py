@@ -3,21 +3,26 @@
 from collections.abc import Mapping
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Depends, Path, Query
 from starlette.responses import Response
 
-from console.access import Reader, Scanner
+from console.access import Visitor
 from console.formats import facts, points
 from console.rendering import page
 from liveprofile.campaigns.report import Uplift
 from liveprofile.campaigns.store import find_plan, read_plans
 from liveprofile.client.analysis_models import CAMPAIGN_PATTERN
 from liveprofile.units import DAY_MS
+from serve.keys import Scope
 from serve.routes.campaigns import MAX_DAYS
+from serve.routes.common import SCAN_COST, SCAN_DEADLINE_S
+from serve.security import Call
 from services import campaigns as service
 
 router = APIRouter(prefix="/campaigns")
 
+Reader = Annotated[Call, Depends(Visitor(Scope.CAMPAIGNS))]
+Scanner = Annotated[Call, Depends(Visitor(Scope.CAMPAIGNS, SCAN_COST, SCAN_DEADLINE_S))]
 Name = Annotated[str, Path(pattern=CAMPAIGN_PATTERN)]
 
 

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi import Path as PathParameter
 from starlette.responses import RedirectResponse, Response
 
-from console.access import Analyst, Reader, SlowAnalyst, SlowReader, Visitor, form_of
+from console.access import Visitor, form_of
 from console.rendering import page, part_page
 from liveprofile.client.models import MAX_ID_CHARS, MAX_NOTE_CHARS
 from liveprofile.errors import LiveprofileError
@@ -21,16 +21,32 @@ from liveprofile.rules.definitions import Definition, DefinitionProblem, Definit
 from liveprofile.rules.proposals import Proposal, ProposalState, find_proposal, read_proposals
 from liveprofile.segments.members import SegmentSize, sizes
 from liveprofile.toml_text import toml_value
-from serve.keys import Role
+from serve.keys import Scope
 from serve.problems import ApiError
 from serve.routes.common import KAFKA_DEADLINE_S
-from serve.security import Call
+from serve.security import Call, require_scope
 from services import definitions as service
 from services.definitions import ATTRIBUTES_FILE, DefinitionKind, parse
 
 # As in the read API.
-EDITORS: dict[DefinitionKind, Role] = {"rules": Role.ADMIN, "segments": Role.ANALYST}
-EDITING = {kind: Visitor(role, deadline_s=KAFKA_DEADLINE_S) for kind, role in EDITORS.items()}
+READERS: dict[DefinitionKind, Scope] = {"rules": Scope.RULES, "segments": Scope.SEGMENTS}
+EDITORS: dict[DefinitionKind, Scope] = {
+    "rules": Scope.RULES_WRITE,
+    "segments": Scope.SEGMENTS_WRITE,
+}
+READING, EDITING = (
+    {kind: Visitor(scope, deadline_s=KAFKA_DEADLINE_S) for kind, scope in each.items()}
+    for each in (READERS, EDITORS)
+)
+
+
+async def _reader(request: Request, kind: DefinitionKind) -> Call:
+    return await READING[kind](request)
+
+
+# Pages of both kinds, and of proposed rules. They may ask Kafka.
+Reader = Annotated[Call, Depends(_reader)]
+RuleReader = Annotated[Call, Depends(READING["rules"])]
 MAX_MEMBERS = 200
 SHOWN = 20
 
@@ -40,14 +56,17 @@ router = APIRouter(prefix="/definitions")
 
 
 @router.get("/segments/members")
-async def members(call: Reader, segment: str = Query(max_length=MAX_ID_CHARS)) -> Response:
+async def members(
+    call: Annotated[Call, Depends(Visitor(Scope.LISTS))],
+    segment: str = Query(max_length=MAX_ID_CHARS),
+) -> Response:
     found = await call.store.segment_members(segment, None, MAX_MEMBERS)
     values = {"segment": segment, "members": found, "is_cut": len(found) == MAX_MEMBERS}
     return page(call.request, "members.html", **values)
 
 
 @router.get("/{kind}")
-async def definitions(kind: DefinitionKind, call: SlowReader) -> Response:
+async def definitions(kind: DefinitionKind, call: Reader) -> Response:
     """Those in force, as a table and as a text to edit. May take seconds: it reads Kafka."""
     found = await call.run(service.in_force, kind)
     listed = list(getattr(found.definitions, kind))
@@ -61,7 +80,7 @@ async def definitions(kind: DefinitionKind, call: SlowReader) -> Response:
         details=details,
         text=to_toml(kind, listed),
         sizes=await _sizes(call, [each.id for each in listed]) if kind == "segments" else {},
-        may_edit=call.caller.role.includes(EDITORS[kind]),
+        may_edit=EDITORS[kind] in call.caller.scopes,
         editor=EDITORS[kind],
         needs_approval=_needs_approval(call.request, kind),
     )
@@ -78,7 +97,7 @@ async def checked(kind: DefinitionKind, call: Reader) -> Response:
 
 
 @router.post("/{kind}/compare")
-async def compare(kind: DefinitionKind, call: SlowReader) -> Response:
+async def compare(kind: DefinitionKind, call: Reader) -> Response:
     """What a text would change. Writes nothing."""
     return await _put(call, kind, dry_run=True)
 
@@ -132,7 +151,7 @@ async def _sizes(call: Call, segments: list[str]) -> dict[str, SegmentSize]:
 
 
 @router.get("/rules/proposals")
-async def proposals(call: Reader) -> Response:
+async def proposals(call: RuleReader) -> Response:
     found = await call.read(read_proposals, SHOWN)
     return part_page(
         call.request,
@@ -144,7 +163,7 @@ async def proposals(call: Reader) -> Response:
 
 
 @router.post("/rules/propose")
-async def propose(call: Analyst) -> Response:
+async def propose(call: Annotated[Call, Depends(Visitor(Scope.RULES_PROPOSE))]) -> Response:
     """Stores the rules of a text for another person to approve: fields text, tag, note."""
     rules, fields = await _edited(call, "rules")
     tag, note = _tag(fields), fields.get("note", "").strip()
@@ -157,7 +176,7 @@ async def propose(call: Analyst) -> Response:
 
 
 @router.get("/rules/proposals/{proposal_id}")
-async def proposal(proposal_id: ProposalId, call: SlowReader) -> Response:
+async def proposal(proposal_id: ProposalId, call: RuleReader) -> Response:
     """A proposal beside the rules in force. May take seconds: it reads Kafka."""
     found, in_force = await asyncio.gather(
         call.read(find_proposal, proposal_id), call.run(service.in_force, "rules")
@@ -178,18 +197,19 @@ async def proposal(proposal_id: ProposalId, call: SlowReader) -> Response:
 
 
 @router.post("/rules/proposals/{proposal_id}")
-async def decide(proposal_id: ProposalId, call: SlowAnalyst) -> Response:
+async def decide(proposal_id: ProposalId, call: RuleReader) -> Response:
     """Approves or refuses: field action. Who has proposed may refuse, which withdraws it."""
     action = (await form_of(call.request)).get("action")
     audit = call.audit(f"rules.{action}", proposal_id, {})
     match action:
         case "approve":
-            if not _is_approver(call):
-                raise ApiError(403, "forbidden", f"this needs the role {EDITORS['rules']}")
+            require_scope(call.caller, Scope.RULES_WRITE)
             await call.run(service.approve_rules, proposal_id, audit)
         case "refuse":
             if not _may_refuse(call, await call.read(find_proposal, proposal_id)):
-                raise ApiError(403, "forbidden", "only an admin, and who has proposed, may refuse")
+                raise ApiError(
+                    403, "forbidden", "only who may approve, and who has proposed, may refuse"
+                )
             await call.run(service.refuse_rules, proposal_id, audit)
         case _:
             raise ApiError(422, "invalid-request", "action: approve or refuse")
@@ -197,7 +217,7 @@ async def decide(proposal_id: ProposalId, call: SlowAnalyst) -> Response:
 
 
 def _is_approver(call: Call) -> bool:
-    return call.caller.role.includes(EDITORS["rules"])
+    return Scope.RULES_WRITE in call.caller.scopes
 
 
 def _may_refuse(call: Call, found: Proposal) -> bool:

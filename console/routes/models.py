@@ -10,7 +10,7 @@ import orjson
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from console.access import Reader
+from console.access import Operator
 from console.charts import LineChart, Sample, line_chart
 from console.formats import facts, words
 from console.rendering import page
@@ -19,7 +19,7 @@ router = APIRouter(prefix="/models")
 
 
 @router.get("")
-async def models(call: Reader) -> Response:
+async def models(call: Operator) -> Response:
     """The cards of the models of the settings."""
     folders = call.request.app.state.models.items()
     found = await asyncio.gather(*(asyncio.to_thread(read_model, *each) for each in folders))

@@ -3,10 +3,10 @@
 from collections import Counter
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query
 from starlette.responses import Response
 
-from console.access import Reader, SlowReader
+from console.access import Operator, Visitor
 from console.charts import LineChart, Sample, line_chart
 from console.formats import facts, number, utc
 from console.job import JobReader
@@ -14,6 +14,8 @@ from console.rendering import page, part_page
 from liveprofile.ingest.rejected import RejectedRecord
 from liveprofile.trends.count_store import Series
 from liveprofile.trends.points import Metric
+from serve.keys import Scope
+from serve.routes.common import KAFKA_DEADLINE_S
 from serve.security import Call
 from services import operations as service
 from services import trends
@@ -23,12 +25,15 @@ from services.trends import TrendPoints
 POINTS = {"hour": 24 * 7, "day": 60}
 AUDITS = 10
 
+# Of pages that ask Flink or Kafka.
+SlowReader = Annotated[Call, Depends(Visitor(Scope.OPERATIONS, deadline_s=KAFKA_DEADLINE_S))]
+
 router = APIRouter(prefix="/operations")
 
 
 @router.get("")
 async def operations(
-    call: Reader, by: Literal["hour", "day"] = "hour", metric: Metric = "events"
+    call: Operator, by: Literal["hour", "day"] = "hour", metric: Metric = "events"
 ) -> Response:
     return page(call.request, "operations/page.html", by=by, metric=metric)
 
@@ -44,7 +49,9 @@ async def job(call: SlowReader) -> Response:
 
 @router.get("/trend")
 async def trend(
-    call: Reader, by: Literal["hour", "day"] = "hour", metric: Metric = "events"
+    call: Annotated[Call, Depends(Visitor(Scope.TRENDS))],
+    by: Literal["hour", "day"] = "hour",
+    metric: Metric = "events",
 ) -> Response:
     found = await call.run(trends.trend, Series.of(None, None), by, metric, POINTS[by])
     chart = None if found is None else trend_chart(found)
@@ -52,7 +59,7 @@ async def trend(
 
 
 @router.get("/audit")
-async def audit(call: Reader) -> Response:
+async def audit(call: Operator) -> Response:
     return _part(call, "audit", "Last audit", audits=await call.run(service.audits, AUDITS))
 
 

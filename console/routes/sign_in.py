@@ -1,18 +1,34 @@
 """Signing in with an API key, and out."""
 
-from fastapi import APIRouter, Request
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request
 from starlette.responses import RedirectResponse, Response
 
-from console.access import COOKIE, HOME, SESSION_S, bearer, form_of, local_path, require_same_origin
-from console.rendering import page
+from console.access import (
+    COOKIE,
+    HOME,
+    SESSION_S,
+    Visitor,
+    bearer,
+    form_of,
+    local_path,
+    require_same_origin,
+)
+from console.rendering import PAGES, page
 from serve.problems import ApiError
+from serve.security import Call
 
 router = APIRouter()
 
 
 @router.get("/")
-async def home() -> Response:
-    return RedirectResponse(HOME, 303)
+async def home(call: Annotated[Call, Depends(Visitor(None))]) -> Response:
+    """The first page that the key may read."""
+    for address, _, scope in PAGES:
+        if scope in call.caller.scopes:
+            return RedirectResponse(address, 303)
+    raise ApiError(403, "forbidden", "the key has no scope that a page of the console needs")
 
 
 @router.get("/sign-in")

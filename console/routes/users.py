@@ -3,15 +3,17 @@
 import asyncio
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query
 from starlette.responses import Response
 
-from console.access import Reader
+from console.access import Visitor
 from console.rendering import page
 from console.user_page import interests, mean_affinity, user_page
 from liveprofile.client.models import MAX_ID_CHARS
 from liveprofile.storage.queries import similar_users
+from serve.keys import Scope
 from serve.routes.common import TimeMs
+from serve.security import Call
 from serve.store.statements import END_OF_TIME_MS
 from serve.store.store import Store
 
@@ -25,7 +27,7 @@ router = APIRouter()
 
 @router.get("/user")
 async def user(
-    call: Reader,
+    call: Annotated[Call, Depends(Visitor(Scope.PROFILES))],
     id: Annotated[str, Query(max_length=MAX_ID_CHARS)] = "",
     at: Annotated[TimeMs | None, Query()] = None,
     segment: Annotated[str, Query(max_length=64)] = "",
@@ -51,7 +53,8 @@ async def user(
     shown = [delta for delta in deltas if delta.window_end_ms <= until_ms]
     if not shown and len(deltas) == MAX_WINDOWS:  # all of these are later
         shown = await store.deltas(id, until_ms, MAX_WINDOWS)
-    flags = [flag for flag in flags if flag.window_end_ms <= until_ms]
+    may_read = Scope.RISK in call.caller.scopes
+    flags = [flag for flag in flags if may_read and flag.window_end_ms <= until_ms]
     user = user_page(profile, shown, flags, at, call.now_ms)
     ends_ms = [delta.window_end_ms for delta in reversed(deltas)]
     return page(

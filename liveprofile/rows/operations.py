@@ -12,7 +12,7 @@ API_KEY = table(
     """
     key_id text
     name text -- who uses it; the analyst of what is written with it
-    role text -- reader, analyst, admin
+    scopes set<text> -- what it may do
     secret_hash blob -- SHA-256; the secret itself is stored nowhere
     created_at timestamp
     created_by text

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query
 from starlette.responses import Response
 
 from liveprofile.alerts.cases.snooze import read_snoozes
@@ -12,19 +12,19 @@ from liveprofile.client.models import Items, Page
 from liveprofile.units import SECOND_MS
 from serve import answers
 from serve.answers import Paging, invalid_cursor
+from serve.keys import Scope
 from serve.routes.common import (
-    Admin,
-    Analyst,
+    SEND_DEADLINE_S,
     Day,
     FlagId,
-    Labeller,
-    Reader,
+    RiskReader,
     RuleId,
     Since,
     UserFilter,
     UserId,
     problems,
 )
+from serve.security import Call, Require
 from services import alerts
 from services.audit import read_trail
 
@@ -33,12 +33,16 @@ MAX_ALERTS = 200
 # Cassandra's int.
 MAX_CASE_NUMBER = 2**31 - 1
 
+RiskWriter = Annotated[Call, Depends(Require(Scope.RISK_WRITE))]
+Labeller = Annotated[Call, Depends(Require(Scope.RISK_WRITE, deadline_s=SEND_DEADLINE_S))]
+Auditor = Annotated[Call, Depends(Require(Scope.AUDIT))]
+
 router = APIRouter(prefix="/v1", tags=["alerts"], responses=problems())
 
 
 @router.get("/alerts", response_model=Page[models.RiskAlert])
 async def get_alerts(
-    call: Reader,
+    call: RiskReader,
     paging: Paging,
     user_id: UserFilter = None,
     state: models.AlertStateName | None = None,
@@ -53,7 +57,7 @@ async def get_alerts(
 
 
 @router.get("/alerts/{flag_id}", response_model=models.AlertDetails, responses=problems(404))
-async def get_alert(flag_id: FlagId, call: Reader) -> Response:
+async def get_alert(flag_id: FlagId, call: RiskReader) -> Response:
     """An alert with its history, the user's snoozes of its rule, and its cases."""
     return answers.json_response(answers.details_answer(await call.run(alerts.flag_file, flag_id)))
 
@@ -61,7 +65,7 @@ async def get_alert(flag_id: FlagId, call: Reader) -> Response:
 @router.put(
     "/alerts/{flag_id}/state", response_model=models.StoredState, responses=problems(404, 409)
 )
-async def put_state(flag_id: FlagId, body: models.StateRequest, call: Analyst) -> Response:
+async def put_state(flag_id: FlagId, body: models.StateRequest, call: RiskWriter) -> Response:
     """Acknowledges or closes an alert. Repeating it changes nothing."""
     audit = call.audit("alert.state", flag_id, body.model_dump())
     state = AlertState(body.state)
@@ -84,14 +88,14 @@ async def put_label(flag_id: FlagId, body: models.LabelRequest, call: Labeller) 
 
 
 @router.get("/users/{user_id}/snoozes", response_model=Items[models.UserSnooze])
-async def get_snoozes(user_id: UserId, call: Reader) -> Response:
+async def get_snoozes(user_id: UserId, call: RiskReader) -> Response:
     """The rules that send no alerts about this user for now."""
     return answers.json_response({"items": await call.read(read_snoozes, user_id)})
 
 
 @router.put("/users/{user_id}/snoozes/{rule_id}", response_model=models.UserSnooze)
 async def put_snooze(
-    user_id: UserId, rule_id: RuleId, body: models.SnoozeRequest, call: Analyst
+    user_id: UserId, rule_id: RuleId, body: models.SnoozeRequest, call: RiskWriter
 ) -> Response:
     """Snoozes a rule, or * for all, for this user from now on. Replaces an existing snooze."""
     audit = call.audit("snooze.set", f"{user_id} {rule_id}", body.model_dump())
@@ -101,7 +105,7 @@ async def put_snooze(
 
 
 @router.delete("/users/{user_id}/snoozes/{rule_id}", status_code=204)
-async def delete_snooze(user_id: UserId, rule_id: RuleId, call: Analyst) -> Response:
+async def delete_snooze(user_id: UserId, rule_id: RuleId, call: RiskWriter) -> Response:
     """Ends a snooze; does nothing if there is none."""
     audit = call.audit("snooze.end", f"{user_id} {rule_id}", {})
     await call.run(alerts.end_snooze, user_id, rule_id, audit)
@@ -110,7 +114,7 @@ async def delete_snooze(user_id: UserId, rule_id: RuleId, call: Analyst) -> Resp
 
 @router.get("/cases", response_model=Page[models.CustomerCase])
 async def get_cases(
-    call: Reader,
+    call: RiskReader,
     paging: Paging,
     user_id: UserFilter = None,
     open: Annotated[bool | None, Query(description="Only open, or only closed cases.")] = None,
@@ -126,7 +130,7 @@ async def get_cases(
 
 @router.get("/audit", response_model=Page[models.AuditRecord])
 async def get_audit(
-    call: Admin, day: Day, limit: Annotated[int, Query(ge=1, le=10_000)] = 1_000
+    call: Auditor, day: Day, limit: Annotated[int, Query(ge=1, le=10_000)] = 1_000
 ) -> Response:
     """The writes through this API of a UTC day, newest first."""
     entries = await call.run(read_trail, day, limit)

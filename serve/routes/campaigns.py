@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Depends, Path, Query
 from starlette.responses import Response
 
 from liveprofile.campaigns.report import report_as_json
@@ -13,7 +13,9 @@ from liveprofile.rows.users import SEGMENT_BUCKETS
 from liveprofile.units import DAY_MS
 from serve import answers
 from serve.answers import Cursor, PageQuery, cursor_of, invalid_cursor
-from serve.routes.common import Reader, Scanner, ScanningAnalyst, problems
+from serve.keys import Scope
+from serve.routes.common import SCAN_COST, SCAN_DEADLINE_S, problems
+from serve.security import Call, Require
 from services import campaigns
 
 MAX_DAYS = 366
@@ -21,6 +23,11 @@ MAX_DAYS = 366
 CampaignName = Annotated[
     str, Path(pattern=analyses.CAMPAIGN_PATTERN, description="Name of the campaign.")
 ]
+
+Reader = Annotated[Call, Depends(Require(Scope.CAMPAIGNS))]
+Reporter = Annotated[Call, Depends(Require(Scope.CAMPAIGNS, SCAN_COST, SCAN_DEADLINE_S))]
+Planner = Annotated[Call, Depends(Require(Scope.CAMPAIGNS_WRITE, SCAN_COST, SCAN_DEADLINE_S))]
+ListReader = Annotated[Call, Depends(Require(Scope.LISTS))]
 
 router = APIRouter(prefix="/v1", tags=["campaigns"], responses=problems())
 
@@ -41,7 +48,7 @@ async def get_campaign(name: CampaignName, call: Reader) -> Response:
 async def put_campaign(
     name: CampaignName,
     body: analyses.CampaignRequest,
-    call: ScanningAnalyst,
+    call: Planner,
     dry_run: Annotated[bool, Query(description="Plan and store nothing.")] = False,
 ) -> Response:
     """Chooses the users with the most expected gain and a control group. May take long.
@@ -60,7 +67,7 @@ async def put_campaign(
     response_model=Page[analyses.CampaignTarget],
     responses=problems(404),
 )
-async def get_targets(name: CampaignName, call: Reader, cursor: Cursor = None) -> Response:
+async def get_targets(name: CampaignName, call: ListReader, cursor: Cursor = None) -> Response:
     """The users of a plan in 64 pages, in no particular order."""
     after = PageQuery(1, cursor).position(int)
     bucket = 0 if after is None else int(after[0]) + 1
@@ -76,7 +83,7 @@ async def get_targets(name: CampaignName, call: Reader, cursor: Cursor = None) -
 )
 async def get_report(
     name: CampaignName,
-    call: Scanner,
+    call: Reporter,
     days: Annotated[int, Query(ge=1, le=MAX_DAYS, description="Of outcomes.")] = 30,
 ) -> Response:
     """Purchases and spend of treatment and control, with 95 % intervals. May take long."""

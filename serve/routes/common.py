@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator
 
 from liveprofile.client.models import ID_PATTERN, MAX_ID_CHARS
 from liveprofile.units import SECOND_MS
-from serve.keys import Role
+from serve.keys import Scope
 from serve.problems import MEDIA_TYPE, ApiError
 from serve.security import Call, Require
 from serve.store.scans import SCAN_S
@@ -121,14 +121,10 @@ UserId = Annotated[str, _id_of("user_id", "User id, percent-encoded.")]
 FlagId = Annotated[str, _id_of("flag_id", "Id of the flag and its alert.")]
 SegmentId = Annotated[str, _id_of("segment", "Segment id.")]
 RuleId = Annotated[str, _id_of("rule_id", "Rule id, or * for all rules.")]
-Reader = Annotated[Call, Depends(Require(Role.READER))]
-Analyst = Annotated[Call, Depends(Require(Role.ANALYST))]
-Admin = Annotated[Call, Depends(Require(Role.ADMIN))]
-PrivacyOfficer = Annotated[Call, Depends(Require(Role.PRIVACY))]
-Labeller = Annotated[Call, Depends(Require(Role.ANALYST, deadline_s=SEND_DEADLINE_S))]
-PrivacySender = Annotated[Call, Depends(Require(Role.PRIVACY, deadline_s=SEND_DEADLINE_S))]
-Scanner = Annotated[Call, Depends(Require(Role.READER, SCAN_COST, SCAN_DEADLINE_S))]
-ScanningAnalyst = Annotated[Call, Depends(Require(Role.ANALYST, SCAN_COST, SCAN_DEADLINE_S))]
+
+ProfileReader = Annotated[Call, Depends(Require(Scope.PROFILES))]
+RiskReader = Annotated[Call, Depends(Require(Scope.RISK))]
+SegmentReader = Annotated[Call, Depends(Require(Scope.SEGMENTS))]
 # A time in ms. Those outside of what is stored become the nearest one.
 TimeMs = Annotated[datetime, BeforeValidator(_parse_time), AfterValidator(to_ms)]
 Since = Annotated[

@@ -13,15 +13,17 @@ from liveprofile.rows.users import SEGMENT_BUCKETS
 from liveprofile.segments.members import sizes
 from serve import answers
 from serve.answers import Paging, invalid_cursor
-from serve.keys import Role
+from serve.keys import Scope
 from serve.problems import ApiError
 from serve.routes.common import (
     KAFKA_COST,
     KAFKA_DEADLINE_S,
+    SCAN_COST,
+    SCAN_DEADLINE_S,
     UNCHANGED,
-    Reader,
-    ScanningAnalyst,
+    ProfileReader,
     SegmentId,
+    SegmentReader,
     TimeMs,
     UserId,
     problems,
@@ -30,9 +32,19 @@ from serve.security import Call, Require
 from services import definitions
 from services.definitions import DefinitionKind, parse
 
-DefinitionReader = Annotated[Call, Depends(Require(Role.READER, KAFKA_COST, KAFKA_DEADLINE_S))]
-SegmentEditor = Annotated[Call, Depends(Require(Role.ANALYST, KAFKA_COST, KAFKA_DEADLINE_S))]
-RuleEditor = Annotated[Call, Depends(Require(Role.ADMIN, KAFKA_COST, KAFKA_DEADLINE_S))]
+
+def _slow(scope: Scope) -> Any:
+    return Depends(Require(scope, KAFKA_COST, KAFKA_DEADLINE_S))
+
+
+RuleReader, RuleEditor = (
+    Annotated[Call, _slow(Scope.RULES)],
+    Annotated[Call, _slow(Scope.RULES_WRITE)],
+)
+DefinitionReader = Annotated[Call, _slow(Scope.SEGMENTS)]
+SegmentEditor = Annotated[Call, _slow(Scope.SEGMENTS_WRITE)]
+Previewer = Annotated[Call, Depends(Require(Scope.SEGMENTS_WRITE, SCAN_COST, SCAN_DEADLINE_S))]
+MemberReader = Annotated[Call, Depends(Require(Scope.LISTS))]
 IfMatch = Annotated[
     str | None,
     Header(
@@ -46,7 +58,7 @@ router = APIRouter(prefix="/v1", tags=["definitions"], responses=problems())
 
 
 @router.get("/rules", response_model=analyses.RuleList, responses=UNCHANGED)
-async def get_rules(call: DefinitionReader) -> Response:
+async def get_rules(call: RuleReader) -> Response:
     """The rules that jobs use. May take seconds."""
     return await _get(call, "rules")
 
@@ -88,7 +100,7 @@ async def put_segments(
 @router.post("/segments:preview", response_model=analyses.PreviewAnswer)
 async def preview_segments(
     body: analyses.SegmentsRequest,
-    call: ScanningAnalyst,
+    call: Previewer,
     at: Annotated[TimeMs | None, Query(description="Evaluate at this time; now. RFC 3339.")] = None,
 ) -> Response:
     """Who would enter and leave each segment. Evaluates all profiles and changes nothing."""
@@ -103,7 +115,7 @@ segments = APIRouter(prefix="/v1", tags=["segments"], responses=problems())
 
 
 @segments.get("/segments/{segment}/members", response_model=Page[analyses.SegmentMember])
-async def get_members(segment: SegmentId, call: Reader, paging: Paging) -> Response:
+async def get_members(segment: SegmentId, call: MemberReader, paging: Paging) -> Response:
     """The members of a segment, in no particular order. Empty for an unknown segment."""
     after = paging.position(int, str)
     if after is not None and not 0 <= after[0] < SEGMENT_BUCKETS:
@@ -117,14 +129,14 @@ async def get_members(segment: SegmentId, call: Reader, paging: Paging) -> Respo
 
 @segments.get("/segments/{segment}/sizes", response_model=Items[analyses.SizeOfSegment])
 async def get_sizes(
-    segment: SegmentId, call: Reader, limit: Annotated[int, Query(ge=1, le=1_000)] = 50
+    segment: SegmentId, call: SegmentReader, limit: Annotated[int, Query(ge=1, le=1_000)] = 50
 ) -> Response:
     """The sizes at the latest sweeps, newest first."""
     return answers.json_response({"items": await call.read(sizes, segment, limit)})
 
 
 @segments.get("/users/{user_id}/segments", response_model=Items[analyses.UserSegment])
-async def get_user_segments(user_id: UserId, call: Reader) -> Response:
+async def get_user_segments(user_id: UserId, call: ProfileReader) -> Response:
     """The segments that the user is or was in, since when and why."""
     rows = await call.store.user_segments(user_id)
     items = [row._asdict() | {"reason": orjson.Fragment(row.reason or "{}")} for row in rows]

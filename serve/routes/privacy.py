@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
 from liveprofile.client import models
@@ -10,10 +12,14 @@ from liveprofile.consent.changes import ConsentChange
 from liveprofile.pseudonym import user_pseudonym
 from liveprofile.settings.sections import Purpose
 from serve import answers
+from serve.keys import Scope
 from serve.problems import ApiError
-from serve.routes.common import PrivacyOfficer, PrivacySender, UserId, problems
-from serve.security import Call
+from serve.routes.common import SEND_DEADLINE_S, UserId, problems
+from serve.security import Call, Require
 from services import privacy
+
+PrivacyOfficer = Annotated[Call, Depends(Require(Scope.PRIVACY))]
+PrivacySender = Annotated[Call, Depends(Require(Scope.PRIVACY, deadline_s=SEND_DEADLINE_S))]
 
 router = APIRouter(prefix="/v1", tags=["privacy"], responses=problems())
 

@@ -11,9 +11,9 @@ from liveprofile.trends.count_store import Series
 from liveprofile.trends.points import Metric
 from liveprofile.wire.tokens import EVENT_TYPES
 from serve import answers
-from serve.keys import Role
+from serve.keys import Scope
 from serve.problems import ApiError
-from serve.routes.common import Reader, Scanner, problems
+from serve.routes.common import SCAN_COST, SCAN_DEADLINE_S, problems
 from serve.security import Call, Require
 from services import trends
 
@@ -29,7 +29,9 @@ Category = Annotated[
 ]
 TypeOfTrend = Annotated[EventType | None, Query(description="All; with a category, purchase.")]
 
-Forecaster = Annotated[Call, Depends(Require(Role.READER, FORECAST_COST, FORECAST_DEADLINE_S))]
+Reader = Annotated[Call, Depends(Require(Scope.TRENDS))]
+Forecaster = Annotated[Call, Depends(Require(Scope.TRENDS, FORECAST_COST, FORECAST_DEADLINE_S))]
+Scanner = Annotated[Call, Depends(Require(Scope.TRENDS, SCAN_COST, SCAN_DEADLINE_S))]
 
 router = APIRouter(prefix="/v1", tags=["trends"], responses=problems())
 

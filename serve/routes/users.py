@@ -10,7 +10,7 @@ import orjson
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 from starlette.routing import Match, Route
-from starlette.types import Scope
+from starlette.types import Scope as RequestScope
 
 from liveprofile.attributes.statements import resolve
 from liveprofile.client import models
@@ -18,12 +18,13 @@ from liveprofile.client.models import Items, Page
 from liveprofile.storage.queries import similar_users
 from serve import answers
 from serve.answers import Paging, cursor_of
-from serve.keys import Role
+from serve.keys import Scope
 from serve.problems import ApiError, unknown_user
 from serve.routes.common import (
     MAX_ENCODED_CHARS,
     UNCHANGED,
-    Reader,
+    ProfileReader,
+    RiskReader,
     Since,
     TimeMs,
     UserId,
@@ -42,7 +43,7 @@ router = APIRouter(prefix="/v1", tags=["users"], responses=problems())
 @router.post("/users:batchGet", response_model=models.ProfileBatch)
 async def get_profiles(
     body: models.BatchRequest,
-    call: Annotated[Call, Depends(Require(Role.READER, BATCH_COST))],
+    call: Annotated[Call, Depends(Require(Scope.LISTS, BATCH_COST))],
 ) -> Response:
     """The profiles of up to 100 users. Counts as 10 requests."""
     ids = list(dict.fromkeys(body.user_ids))
@@ -59,7 +60,7 @@ async def get_profiles(
 )
 async def get_profile(
     user_id: UserId,
-    call: Reader,
+    call: ProfileReader,
     at: Annotated[
         TimeMs | None,
         Query(description="What the profile said then, by event time. RFC 3339."),
@@ -91,9 +92,9 @@ class PlainProfile(Route):
 
     def __init__(self) -> None:
         super().__init__("/v1/users/{user_id}", self._answer)
-        self._admission = Require(Role.READER)
+        self._admission = Require(Scope.PROFILES)
 
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+    def matches(self, scope: RequestScope) -> tuple[Match, RequestScope]:
         is_plain = scope["type"] == "http" and scope["method"] == "GET"
         if not is_plain or scope["query_string"] or len(scope["path"]) > MAX_ENCODED_CHARS:
             return Match.NONE, {}
@@ -108,7 +109,7 @@ class PlainProfile(Route):
 
 
 @router.get("/users/{user_id}/deltas", response_model=Page[models.Delta])
-async def get_deltas(user_id: UserId, call: Reader, paging: Paging) -> Response:
+async def get_deltas(user_id: UserId, call: ProfileReader, paging: Paging) -> Response:
     """The changes of each window, newest first."""
     after = paging.position(int)
     until_ms = END_OF_TIME_MS if after is None else after[0] - 1
@@ -119,7 +120,7 @@ async def get_deltas(user_id: UserId, call: Reader, paging: Paging) -> Response:
 
 
 @router.get("/users/{user_id}/scores", response_model=Page[models.Score])
-async def get_scores(user_id: UserId, call: Reader, paging: Paging) -> Response:
+async def get_scores(user_id: UserId, call: RiskReader, paging: Paging) -> Response:
     """The scores of single events, newest first."""
     page = await call.store.scores(user_id, paging.position(int, str), paging.limit)
     cursor = None if page.position is None else cursor_of(page.position)
@@ -127,7 +128,9 @@ async def get_scores(user_id: UserId, call: Reader, paging: Paging) -> Response:
 
 
 @router.get("/users/{user_id}/flags", response_model=Page[models.RiskFlag])
-async def get_flags(user_id: UserId, call: Reader, paging: Paging, since: Since = None) -> Response:
+async def get_flags(
+    user_id: UserId, call: RiskReader, paging: Paging, since: Since = None
+) -> Response:
     """The risk flags, newest first."""
     after = paging.position(int, str, str)
     rows = await call.store.flags(user_id, since or 0, after, paging.limit)
@@ -137,7 +140,7 @@ async def get_flags(user_id: UserId, call: Reader, paging: Paging, since: Since 
 
 @router.get("/users/{user_id}/next-items", response_model=models.NextItems, responses=problems(404))
 async def get_next_items(
-    user_id: UserId, call: Reader, limit: Annotated[int, Query(ge=1, le=1_000)] = 20
+    user_id: UserId, call: ProfileReader, limit: Annotated[int, Query(ge=1, le=1_000)] = 20
 ) -> Response:
     """The items that the model expects next, most probable first."""
     row = await _profile(call, user_id)
@@ -146,7 +149,7 @@ async def get_next_items(
 
 
 @router.get("/users/{user_id}/interests", response_model=models.Interests, responses=problems(404))
-async def get_interests(user_id: UserId, call: Reader) -> Response:
+async def get_interests(user_id: UserId, call: ProfileReader) -> Response:
     """The categories that the model expects next, and the long-term shares."""
     row = await _profile(call, user_id)
     profile = orjson.loads(row.profile)
@@ -157,7 +160,7 @@ async def get_interests(user_id: UserId, call: Reader) -> Response:
 @router.get("/users/{user_id}/similar", response_model=models.Lookalikes, responses=problems(404))
 async def get_similar(
     user_id: UserId,
-    call: Reader,
+    call: ProfileReader,
     k: Annotated[int, Query(ge=1, le=MAX_SIMILAR)] = 10,
     segment: Annotated[str | None, Query(min_length=1, max_length=64)] = None,
 ) -> Response:
@@ -169,7 +172,7 @@ async def get_similar(
 
 
 @router.get("/users/{user_id}/attributes", response_model=Items[models.Attribute])
-async def get_attributes(user_id: UserId, call: Reader) -> Response:
+async def get_attributes(user_id: UserId, call: ProfileReader) -> Response:
     """What other systems state about the user now, with source, purpose and expiry."""
     found = resolve(await call.store.attributes(user_id), call.now_ms)
     items = [{"name": name} | attribute._asdict() for name, attribute in found.items()]

@@ -16,7 +16,7 @@ from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import now_ms
 from liveprofile.units import HOUR_MS
 from models.profile.model_card import ModelCard
-from serve.keys import Role, new_key, write_key
+from serve.keys import ADMIN, ANALYST, new_key, write_key
 from tests.support.api_server import api_server, wait_until_ready
 from tests.support.job_under_test import JobUnderTest
 from tests.support.rows.stored_windows import row_of, spike
@@ -116,8 +116,8 @@ def console(new_job: Callable[..., JobUnderTest], browser: Browser) -> Iterator[
         alert = NewAlert(f"{OTHERS[0]}-0", end_ms, OTHERS[0], "spend_spike", "high", "a", "m")
         case_store.add_alert(session, alert, ttl_s=3_600)
         keys = []
-        for name, role in (("otto", Role.ANALYST), ("olga", Role.ADMIN)):
-            made = new_key(name, role, "test", now_ms(), DAY_S)
+        for name, scopes in (("otto", ANALYST), ("olga", ADMIN)):
+            made = new_key(name, scopes, "test", now_ms(), DAY_S)
             write_key(session, made.stored, now_ms())
             keys.append(made.text)
         with api_server(job.config_file, "console") as url:

@@ -29,7 +29,7 @@ from liveprofile.flink import rest
 from liveprofile.flink.job_report import running_jobs
 from liveprofile.settings import load
 from liveprofile.storage.connection import open_session
-from serve.keys import Role, read_keys
+from serve.keys import ADMIN, read_keys
 from stack.local import Stack
 from tests.support.job_under_test import run_cli
 from tests.support.paths import ROOT
@@ -87,7 +87,7 @@ def test_demo_on_a_busy_machine_loses_nothing(shown: tuple[dict, str]) -> None:
             assert text in page.read().decode(), path
     with open_session(load(Path(summary["config"])).cassandra) as session:
         [key] = read_keys(session)
-    assert key.role is Role.ADMIN
+    assert key.scopes == ADMIN
 
 
 def test_every_command_of_the_tutorials_runs(

@@ -41,8 +41,9 @@ class Api(NamedTuple):
     def settings(self) -> Settings:
         return self.job.settings
 
-    def client(self, name: str = "shop", role: str = "reader") -> Client:
-        created = self.job.run("serve", "key", "create", name, "--role", role)
+    def client(self, name: str = "shop", *scopes: str) -> Client:
+        options = (f"--scope={each}" for each in scopes or ("reader",))
+        created = self.job.run("serve", "key", "create", name, *options)
         return Client(self.url, created["key"], timeout_s=30)
 
 

@@ -40,7 +40,7 @@ def ends(api: Api) -> np.ndarray:
 
 def test_an_erasure_ends_by_itself_though_the_process_that_works_is_killed(api: Api) -> None:
     store_windows(api.settings, 1_511_654_400_000, "leaver")
-    with ExitStack() as processes, api.client("paul", "privacy") as client:
+    with ExitStack() as processes, api.client("paul", "reader", "privacy") as client:
         assert client.send(calls.profile("leaver")).user_id == "leaver"
         first = processes.enter_context(chores(api))
         store = ChoreStore(api.session, api.settings)

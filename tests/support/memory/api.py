@@ -18,7 +18,7 @@ from liveprofile.settings import load
 from liveprofile.storage import cql as product_cql
 from liveprofile.storage.queries import StoredFlag, StoredScore
 from liveprofile.trends.count_store import Series
-from serve.keys import NewKey, Role, new_key, write_key
+from serve.keys import NewKey, Scopes, new_key, write_key
 from serve.store.statements import RawDelta, RawProfile
 from serve.store.store import Store
 from services.audit import _entry
@@ -47,8 +47,8 @@ class MemoryApi:
         own = self.settings.serve.model_copy(update=serve)
         return Store.on(self.session, self.settings.model_copy(update={"serve": own}))
 
-    def add_key(self, role: Role, name: str = "anna") -> NewKey:
-        made = new_key(name, role, "test", NOW_MS, DAY_S)
+    def add_key(self, scopes: Scopes, name: str = "anna") -> NewKey:
+        made = new_key(name, scopes, "test", NOW_MS, DAY_S)
         write_key(self.session, made.stored, NOW_MS)
         self.keys.append(made)
         return made

@@ -16,7 +16,7 @@ from cli.main import app
 from liveprofile.ingest.rejected import RejectedRecord
 from liveprofile.trends.count_store import ALL, Series
 from liveprofile.units import HOUR_MS
-from serve.keys import Role
+from serve.keys import READER
 from tests.support.memory.api import NOW_MS, MemoryApi
 from tests.support.rows.api_rows import raw_delta, raw_profile, stored_flag_of, stored_score
 
@@ -28,7 +28,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     api = MemoryApi().install(monkeypatch, lambda: time.time_ns() // 1_000_000)
     api.put(raw_profile(), raw_delta(0), stored_flag_of(1), stored_score(1))
     api.put_members("loyal", "42")
-    api.add_key(Role.READER)
+    api.add_key(READER)
     api.put_counts(Series(ALL, "", ALL), "hour", {NOW_MS // HOUR_MS * HOUR_MS - HOUR_MS: (7, 2.0)})
     api.reject(RejectedRecord("0:0", NOW_MS, "BAD_ID", "", "t", 1, 5, False, b"payload"))
     monkeypatch.setattr(Call, "session", lambda call: nullcontext(api.session))
@@ -45,7 +45,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
         ("profile flags", "severity"),
         ("risk alerts list", "severity"),
         ("segments members loyal", "42"),
-        ("serve key list", "reader"),
+        ("serve key list", "profiles"),
         ("campaign list", "expected gain"),
         ("privacy consent show 42", "profiling"),
         ("segments sizes", "no sweep yet"),

@@ -8,7 +8,7 @@ from starlette.testclient import TestClient
 
 from console.app import create_console
 from liveprofile.settings import ServeSettings
-from serve.keys import Role
+from serve.keys import READER, Scopes
 from tests.support.memory.api import MemoryApi
 from tests.support.paths import ROOT
 from tests.support.rows.console_rows import fill_console
@@ -58,11 +58,11 @@ def job() -> MemoryJob:
 
 @pytest.fixture
 def browse(api: MemoryApi, job: MemoryJob, clock: Clock) -> Iterator[Browse]:
-    """browse(role, name="anna", **settings): a browser signed in with this role, None: not."""
+    """browse(scopes, name="anna", **settings): a browser signed in with these scopes, None: not."""
     models = {"user model": ROOT / "models/checkpoints/default", "other model": ROOT / "none"}
     browsers: list[TestClient] = []
 
-    def make(role: Role | None = Role.READER, name: str = "anna", **settings: Any) -> TestClient:
+    def make(scopes: Scopes | None = READER, name: str = "anna", **settings: Any) -> TestClient:
         app = create_console(
             ServeSettings(**PATIENT | settings),
             api.store(),
@@ -73,8 +73,8 @@ def browse(api: MemoryApi, job: MemoryJob, clock: Clock) -> Iterator[Browse]:
         )
         browser = TestClient(app, base_url=ORIGIN)
         browsers.append(browser)
-        if role is not None:
-            key = api.add_key(role, name).text
+        if scopes is not None:
+            key = api.add_key(scopes, name).text
             signed_in = browser.post("/sign-in", data={"key": key}, headers=SAME_ORIGIN)
             assert signed_in.status_code == 200, signed_in.text
         return browser

@@ -1,11 +1,12 @@
 """Signing in, sessions, forms of other sites, and what an answer says about itself."""
 
+import re
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from console.access import HOME, MAX_SESSIONS, Sessions, local_path
-from serve.keys import Role
+from serve.keys import ANALYST, READER, Scope
 from tests.support.memory.api import MemoryApi
 from tests.unit.console.conftest import SAME_ORIGIN, Browse
 from tests.unit.serve.conftest import Clock
@@ -20,7 +21,7 @@ def test_page_without_a_session_leads_to_the_sign_in_and_back(
     assert answer.status_code == 303
     target = urlsplit(answer.headers["location"])
     assert (target.path, parse_qs(target.query)) == ("/sign-in", {"next": ["/user?id=42"]})
-    fields = {"key": api.add_key(Role.READER).text, "next": "/user?id=42"}
+    fields = {"key": api.add_key(READER).text, "next": "/user?id=42"}
     signed_in = browser.post("/sign-in", data=fields, headers=SAME_ORIGIN)
     assert signed_in.url.path == "/user"
     assert "User 42" in signed_in.text
@@ -32,7 +33,7 @@ def test_page_without_a_session_leads_to_the_sign_in_and_back(
 
 def test_wrong_key_is_told_on_the_form(browse: Browse, api: MemoryApi) -> None:
     browser = browse(None)
-    key_id = api.add_key(Role.READER).stored.key_id
+    key_id = api.add_key(READER).stored.key_id
     answer = browser.post("/sign-in", data={"key": f"lp_{key_id}_{64 * '0'}"}, headers=SAME_ORIGIN)
     assert answer.status_code == 401
     assert "This key is not valid" in answer.text
@@ -40,7 +41,7 @@ def test_wrong_key_is_told_on_the_form(browse: Browse, api: MemoryApi) -> None:
 
 
 def test_signing_in_counts_as_a_request_of_the_key(browse: Browse, api: MemoryApi) -> None:
-    browser, fields = browse(None, max_requests_per_s=1), {"key": api.add_key(Role.READER).text}
+    browser, fields = browse(None, max_requests_per_s=1), {"key": api.add_key(READER).text}
     sent = {"data": fields, "headers": SAME_ORIGIN, "follow_redirects": False}
     assert [browser.post("/sign-in", **sent).status_code for _ in range(3)] == [303, 303, 429]
 
@@ -72,7 +73,7 @@ def test_session_ends_with_its_time_and_with_its_key(
 def test_form_of_another_site_is_refused(
     browse: Browse, api: MemoryApi, path: str, headers: dict[str, str]
 ) -> None:
-    browser = browse(Role.ANALYST)
+    browser = browse(ANALYST)
     fields = {"key": "x", "flag_id": "f" * 32, "action": "close"}
     assert browser.post(path, data=fields, headers=headers).status_code == 403
     assert api.audit == []
@@ -105,6 +106,27 @@ def test_without_authentication_everybody_on_this_machine_reads_and_nobody_write
     assert browser.post("/alerts/act", data=fields, headers=SAME_ORIGIN).status_code == 403
     rebound = browser.get("/alerts", headers={"Host": "evil.example"})
     assert rebound.status_code == 403
+
+
+def test_operator_sees_the_pages_of_the_key_only(browse: Browse, api: MemoryApi) -> None:
+    browser = browse(frozenset({Scope.SEGMENTS, Scope.PROFILES}))
+    page = browser.get("/")
+    assert page.url.path == "/user"
+    assert re.findall(r'<a href="(/[^"]+)"', page.text) == ["/user", "/definitions/segments"]
+    refused = ("/alerts", "/alerts/queue", "/alerts/cases", "/definitions/rules", "/campaigns")
+    refused += ("/definitions/segments/members?segment=loyal", "/operations", "/models")
+    refused += ("/operations/trend", "/operations/rejected", "/definitions/rules/proposals")
+    for path in refused:
+        answer = browser.get(path)
+        assert answer.status_code == 403 and "this needs the scope" in answer.text, path
+    assert browser.get("/definitions/segments").status_code == 200
+    flagged = '<li class="flag'
+    assert flagged in browse().get("/user?id=42").text
+    page = browser.get("/user?id=42").text
+    assert flagged not in page and "/alerts" not in page
+    key = api.add_key(frozenset({Scope.AUDIT})).text  # no page needs it
+    fields = {"key": key, "next": "/"}
+    assert browse(None).post("/sign-in", data=fields, headers=SAME_ORIGIN).status_code == 403
 
 
 def test_pages_allow_their_own_files_only(browse: Browse) -> None:

@@ -8,7 +8,7 @@ from starlette.testclient import TestClient
 
 from console.routes.alerts import FRESH_S, PAGE_FLAGS
 from liveprofile.alerts.cases.states import AlertState
-from serve.keys import Role
+from serve.keys import ANALYST, READER
 from tests.support.memory.api import NOW_MS, MemoryApi
 from tests.support.rows.api_rows import USERS, alert_case, stored_flag_of
 from tests.unit.console.conftest import FETCH, SAME_ORIGIN, Browse
@@ -41,7 +41,7 @@ def test_queue_is_newest_first_with_the_first_alert_open(browse: Browse) -> None
 
 
 def test_alert_has_reasons_evidence_history_and_case(browse: Browse, api: MemoryApi) -> None:
-    detail = browse(Role.ANALYST).get(f"/alerts/detail?flag_id={FLAG}").text
+    detail = browse(ANALYST).get(f"/alerts/detail?flag_id={FLAG}").text
     assert "unusual amount: <strong>207.12</strong> (usual: 11.3)" in detail
     assert "<dt>usual amount</dt><dd>11.3</dd>" in detail
     assert "spent &lt;i&gt;207.12&lt;/i&gt; in a day" in detail
@@ -63,7 +63,7 @@ def test_alert_has_reasons_evidence_history_and_case(browse: Browse, api: Memory
 def test_analyst_changes_the_state_and_the_write_is_audited(
     browse: Browse, api: MemoryApi, action: str, state: AlertState
 ) -> None:
-    browser = browse(Role.ANALYST, "otto")
+    browser = browse(ANALYST, "otto")
     assert f"{state.value.replace('_', ' ')} by otto" in act(browser, action, note="called")
     [entry] = api.audit
     assert (entry.name, entry.target, entry.outcome) == ("otto", FLAG, "done")
@@ -75,13 +75,13 @@ def test_analyst_changes_the_state_and_the_write_is_audited(
 
 
 def test_label_of_an_event_says_that_it_was_sent(browse: Browse) -> None:
-    browser = browse(Role.ANALYST)
+    browser = browse(ANALYST)
     assert "sent to the scoring pipeline" in act(browser, "fraud", EVENT_FLAG)
     assert "has no event" in act(browser, "fraud", FLAG)
 
 
 def test_snooze_is_for_so_many_hours_and_can_be_ended(browse: Browse, api: MemoryApi) -> None:
-    browser = browse(Role.ANALYST)
+    browser = browse(ANALYST)
     assert "for 3 hours" in act(browser, "snooze", hours="3")
     [snooze] = api.session.rows("risk_snooze")
     assert (snooze["rule_id"], snooze["until"]) == ("spend_spike", NOW_MS + 3 * 3_600_000)
@@ -91,12 +91,12 @@ def test_snooze_is_for_so_many_hours_and_can_be_ended(browse: Browse, api: Memor
 
 @pytest.mark.parametrize("hours", ["0", "-1", "", "x", "99999", "1.5", "٣"])
 def test_wrong_hours_of_a_snooze_are_refused(browse: Browse, api: MemoryApi, hours: str) -> None:
-    assert post(browse(Role.ANALYST), "snooze", hours=hours).status_code == 422
+    assert post(browse(ANALYST), "snooze", hours=hours).status_code == 422
     assert api.session.rows("risk_snooze") == []
 
 
 def test_change_that_the_state_forbids_is_told(browse: Browse) -> None:
-    browser = browse(Role.ANALYST)
+    browser = browse(ANALYST)
     act(browser, "close")
     answer = post(browser, "acknowledge")
     assert answer.status_code == 409
@@ -107,18 +107,18 @@ def test_change_that_the_state_forbids_is_told(browse: Browse) -> None:
 
 def test_form_works_without_javascript(browse: Browse) -> None:
     form = {"flag_id": FLAG, "action": "acknowledge"}
-    answer = browse(Role.ANALYST, "otto").post("/alerts/act", data=form, headers=SAME_ORIGIN)
+    answer = browse(ANALYST, "otto").post("/alerts/act", data=form, headers=SAME_ORIGIN)
     assert answer.url.path == "/alerts"
     assert "acknowledged by otto" in answer.text
 
 
 def test_reader_cannot_change_anything(browse: Browse, api: MemoryApi) -> None:
-    assert post(browse(Role.READER), "close").status_code == 403
+    assert post(browse(READER), "close").status_code == 403
     assert api.audit == []
 
 
 def test_unknown_alert_action_and_cursor_are_told(browse: Browse) -> None:
-    browser = browse(Role.ANALYST)
+    browser = browse(ANALYST)
     assert browser.get("/alerts?selected=none").status_code == 404
     assert post(browser, "burn").status_code == 422
     assert browser.get("/alerts?cursor=x").status_code == 400

@@ -10,7 +10,7 @@ from console.routes.definitions import FaultyTextError, check, to_toml
 from liveprofile.rules.proposals import ProposalState
 from liveprofile.rules.rules import read_rules
 from liveprofile.segments.definitions import read_segments
-from serve.keys import Role
+from serve.keys import ADMIN, ANALYST
 from tests.support.memory.api import MemoryApi
 from tests.support.paths import ROOT
 from tests.unit.console.conftest import FETCH, SAME_ORIGIN, Browse
@@ -83,7 +83,7 @@ def test_comparing_writes_nothing(browse: Browse, api: MemoryApi) -> None:
 
 
 def test_analyst_applies_segments_and_not_rules(browse: Browse, api: MemoryApi) -> None:
-    browser = browse(Role.ANALYST, "otto")
+    browser = browse(ANALYST, "otto")
     fields = editor(browser.get(SEGMENTS).text)
     fields["text"] += RICH
     page = browser.post(f"{SEGMENTS}/apply", data=fields, headers=SAME_ORIGIN)
@@ -96,7 +96,7 @@ def test_analyst_applies_segments_and_not_rules(browse: Browse, api: MemoryApi) 
 
 
 def test_second_editor_is_refused(browse: Browse) -> None:
-    admin = browse(Role.ADMIN, second_approver=False)
+    admin = browse(ADMIN, second_approver=False)
     first, second = (editor(admin.get(RULES).text) for _ in range(2))
     second["text"] = second["text"].replace("score >= threshold", "score >= 0.5")
     assert admin.post(f"{RULES}/apply", data=first, headers=SAME_ORIGIN).url.path == RULES
@@ -129,7 +129,7 @@ def in_force(browser: TestClient) -> str:
 
 
 def test_rules_of_an_analyst_are_applied_by_an_admin(browse: Browse, api: MemoryApi) -> None:
-    analyst, admin = browse(Role.ANALYST, "anna"), browse(Role.ADMIN, "olga")
+    analyst, admin = browse(ANALYST, "anna"), browse(ADMIN, "olga")
     path = propose(analyst)
     page = analyst.get(path).text
     assert "+when = &#34;score &gt;= 0.25&#34;" in page
@@ -150,11 +150,11 @@ def test_rules_of_an_analyst_are_applied_by_an_admin(browse: Browse, api: Memory
 
 
 def test_nobody_approves_alone(browse: Browse) -> None:
-    admin, analyst = browse(Role.ADMIN, "olga"), browse(Role.ANALYST, "anna")
+    admin, analyst = browse(ADMIN, "olga"), browse(ANALYST, "anna")
     path = propose(admin)
     assert "Approve and apply" not in admin.get(path).text
     # Another key of the same person is no other person.
-    for browser in (admin, browse(Role.ADMIN, "olga"), analyst):
+    for browser in (admin, browse(ADMIN, "olga"), analyst):
         assert decide(browser, path, "approve") == 403
     assert LOWER[1] not in in_force(admin)
     fields = editor(admin.get(RULES).text)
@@ -162,8 +162,8 @@ def test_nobody_approves_alone(browse: Browse) -> None:
 
 
 def test_proposal_is_refused_or_withdrawn_once(browse: Browse, api: MemoryApi) -> None:
-    anna, mara = browse(Role.ANALYST, "anna"), browse(Role.ANALYST, "mara")
-    admin = browse(Role.ADMIN, "olga")
+    anna, mara = browse(ANALYST, "anna"), browse(ANALYST, "mara")
+    admin = browse(ADMIN, "olga")
     path = propose(anna)
     assert "Withdraw" in anna.get(path).text
     assert decide(mara, path, "refuse") == 403
@@ -175,7 +175,7 @@ def test_proposal_is_refused_or_withdrawn_once(browse: Browse, api: MemoryApi) -
 
 
 def test_proposal_on_changed_rules_is_outdated(browse: Browse, api: MemoryApi) -> None:
-    anna, admin = browse(Role.ANALYST, "anna"), browse(Role.ADMIN, "olga")
+    anna, admin = browse(ANALYST, "anna"), browse(ADMIN, "olga")
     first = propose(anna)
     other = editor(anna.get(RULES).text)["text"].replace(LOWER[0], "score >= 0.5")
     second = propose(anna, text=other)
@@ -190,7 +190,7 @@ def test_proposal_on_changed_rules_is_outdated(browse: Browse, api: MemoryApi) -
 def test_faulty_proposal_is_not_stored(
     browse: Browse, api: MemoryApi, changed: dict[str, str]
 ) -> None:
-    analyst = browse(Role.ANALYST)
+    analyst = browse(ANALYST)
     fields = editor(analyst.get(RULES).text) | changed
     answer = analyst.post(f"{RULES}/propose", data=fields, headers=SAME_ORIGIN)
     assert answer.status_code == 422

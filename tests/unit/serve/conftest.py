@@ -8,7 +8,7 @@ from starlette.testclient import TestClient
 
 from liveprofile.settings import ServeSettings
 from serve.app import create_app
-from serve.keys import Role
+from serve.keys import READER, Scopes
 from tests.support.memory.api import NOW_MS, MemoryApi
 from tests.support.rows.api_rows import fill
 
@@ -40,19 +40,19 @@ def api(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> MemoryApi:
 
 @pytest.fixture
 def connect(api: MemoryApi, clock: Clock) -> Iterator[Connect]:
-    """connect(role, name="anna", **settings): a client with a key of this role, None: without.
+    """connect(scopes, name="anna", **settings): a client with a key of these scopes, None: without.
 
     store: other settings of the store.
     """
     clients: list[TestClient] = []
 
-    def make(role: Role | None = Role.READER, name: str = "anna", **settings: Any) -> TestClient:
+    def make(scopes: Scopes | None = READER, name: str = "anna", **settings: Any) -> TestClient:
         store = api.store(**settings.pop("store", {}))
         # Requests of a busy machine have time, unless the test sets a deadline.
         patient = ServeSettings(**{"deadline_ms": 30_000} | settings)
         clocks = {"clock_ms": clock.now_ms, "clock_s": clock.now_s}
         app = create_app(patient, store, **clocks)
-        key = None if role is None else api.add_key(role, name).text
+        key = None if scopes is None else api.add_key(scopes, name).text
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         client = TestClient(app, base_url="http://127.0.0.1", headers=headers)
         clients.append(client)

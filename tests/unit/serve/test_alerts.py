@@ -9,12 +9,13 @@ import pytest
 from liveprofile.client.models import UserConsents, UserErasure
 from liveprofile.pseudonym import user_pseudonym
 from liveprofile.units import DAY_MS
-from serve.keys import Role
+from serve.keys import ADMIN, ANALYST, READER, Scope
 from services import campaigns
 from tests.support.memory.api import NOW_MS, MemoryApi
 from tests.support.rows.api_rows import USERS
 from tests.unit.serve.conftest import Clock, Connect, every_item, kind_of
 
+OFFICER = frozenset({Scope.PRIVACY})
 FLAG = f"{0:032x}"
 EVENT_FLAG = f"{4:032x}"
 
@@ -31,7 +32,7 @@ def test_alerts_of_all_users_and_of_one_come_page_by_page(connect: Connect) -> N
 
 
 def test_alerts_by_state(connect: Connect) -> None:
-    client = connect(Role.ANALYST)
+    client = connect(ANALYST)
     client.put(f"/v1/alerts/{FLAG}/state", json={"state": "acknowledged"}).raise_for_status()
     taken = every_item(client, "/v1/alerts", limit=2, state="acknowledged")
     assert [(item["flag_id"], item["by"]) for item in taken] == [(FLAG, "anna")]
@@ -39,7 +40,7 @@ def test_alerts_by_state(connect: Connect) -> None:
 
 
 def test_change_of_a_state_is_stored_and_audited(connect: Connect, api: MemoryApi) -> None:
-    client = connect(Role.ANALYST, "otto")
+    client = connect(ANALYST, "otto")
     body = {"state": "closed", "note": "called the customer"}
     headers = {"X-Request-Id": "r7"}
     answer = client.put(f"/v1/alerts/{FLAG}/state", json=body, headers=headers).json()
@@ -53,14 +54,14 @@ def test_change_of_a_state_is_stored_and_audited(connect: Connect, api: MemoryAp
     again = client.put(f"/v1/alerts/{FLAG}/state", json={"state": "acknowledged"})
     assert (again.status_code, kind_of(again)) == (409, "conflict")
     assert client.put("/v1/alerts/x/state", json=body).status_code == 404
-    trail = connect(Role.ADMIN).get("/v1/audit", params={"day": "2017-11-26"}).json()["items"]
+    trail = connect(ADMIN).get("/v1/audit", params={"day": "2017-11-26"}).json()["items"]
     assert ("alert.state", "done", NOW_MS, "otto") in [
         (each["action"], each["outcome"], each["at_ms"], each["name"]) for each in trail
     ]
 
 
 def test_label_says_whether_a_record_was_sent(connect: Connect) -> None:
-    client = connect(Role.ANALYST)
+    client = connect(ANALYST)
     of_window = client.put(f"/v1/alerts/{FLAG}/label", json={"label": "fraud"}).json()
     assert (of_window["state"], of_window["labels_sent"]) == ("confirmed", 0)
     of_event = client.put(f"/v1/alerts/{EVENT_FLAG}/label", json={"label": "legitimate"}).json()
@@ -68,7 +69,7 @@ def test_label_says_whether_a_record_was_sent(connect: Connect) -> None:
 
 
 def test_snooze_is_set_and_ended(connect: Connect, api: MemoryApi) -> None:
-    client = connect(Role.ANALYST)
+    client = connect(ANALYST)
     path = "/v1/users/Zo%C3%AB%2F%C3%BC/snoozes"
     snooze = client.put(f"{path}/*", json={"for_s": 3_600}).json()
     assert snooze == {"rule_id": "*", "until_ms": NOW_MS + 3_600_000, "by": "anna", "note": ""}
@@ -92,37 +93,55 @@ def test_cases_come_page_by_page(connect: Connect) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "body", "least"),
+    ("method", "path", "body", "scope"),
     [
-        ("PUT", f"/v1/alerts/{FLAG}/state", {"state": "closed"}, Role.ANALYST),
-        ("PUT", f"/v1/alerts/{FLAG}/label", {"label": "fraud"}, Role.ANALYST),
-        ("PUT", "/v1/users/42/snoozes/*", {"for_s": 60}, Role.ANALYST),
-        ("DELETE", "/v1/users/42/snoozes/*", None, Role.ANALYST),
-        ("GET", "/v1/audit?day=2017-11-26", None, Role.ADMIN),
-        ("GET", f"/v1/alerts/{FLAG}", None, Role.READER),
-        ("PUT", "/v1/campaigns/spring", {}, Role.ANALYST),
-        ("PUT", "/v1/rules", {"rules": []}, Role.ADMIN),
-        ("PUT", "/v1/segments", {"segments": []}, Role.ANALYST),
-        ("POST", "/v1/segments:preview", {"segments": []}, Role.ANALYST),
-        ("GET", "/v1/users/42/consents", None, Role.PRIVACY),
-        ("PUT", "/v1/users/42/consents/risk", {"granted": True}, Role.PRIVACY),
-        ("GET", "/v1/users/42/erasure", None, Role.PRIVACY),
-        ("PUT", "/v1/users/42/erasure", {}, Role.PRIVACY),
+        ("PUT", f"/v1/alerts/{FLAG}/state", {"state": "closed"}, Scope.RISK_WRITE),
+        ("PUT", f"/v1/alerts/{FLAG}/label", {"label": "fraud"}, Scope.RISK_WRITE),
+        ("PUT", "/v1/users/42/snoozes/*", {"for_s": 60}, Scope.RISK_WRITE),
+        ("DELETE", "/v1/users/42/snoozes/*", None, Scope.RISK_WRITE),
+        ("GET", "/v1/audit?day=2017-11-26", None, Scope.AUDIT),
+        *(
+            ("GET", path, None, Scope.RISK)
+            for path in (f"/v1/alerts/{FLAG}", "/v1/alerts", "/v1/cases", "/v1/users/42/snoozes")
+        ),
+        *(("GET", f"/v1/users/42/{part}", None, Scope.RISK) for part in ("scores", "flags")),
+        *(
+            ("GET", f"/v1/users/42{part}", None, Scope.PROFILES)
+            for part in ("", "?embedding=true", "/deltas", "/segments", "/similar", "/attributes")
+        ),
+        ("POST", "/v1/users:batchGet", {"user_ids": ["42"]}, Scope.LISTS),
+        ("GET", "/v1/segments/loyal/members", None, Scope.LISTS),
+        ("GET", "/v1/campaigns/spring/targets", None, Scope.LISTS),
+        ("GET", "/v1/segments/loyal/sizes", None, Scope.SEGMENTS),
+        ("GET", "/v1/segments", None, Scope.SEGMENTS),
+        ("GET", "/v1/campaigns", None, Scope.CAMPAIGNS),
+        ("GET", "/v1/trends", None, Scope.TRENDS),
+        ("GET", "/metrics", None, Scope.OPERATIONS),
+        ("PUT", "/v1/campaigns/spring", {}, Scope.CAMPAIGNS_WRITE),
+        ("GET", "/v1/rules", None, Scope.RULES),
+        ("PUT", "/v1/rules", {"rules": []}, Scope.RULES_WRITE),
+        ("PUT", "/v1/segments", {"segments": []}, Scope.SEGMENTS_WRITE),
+        ("POST", "/v1/segments:preview", {"segments": []}, Scope.SEGMENTS_WRITE),
+        ("GET", "/v1/users/42/consents", None, Scope.PRIVACY),
+        ("PUT", "/v1/users/42/consents/risk", {"granted": True}, Scope.PRIVACY),
+        ("GET", "/v1/users/42/erasure", None, Scope.PRIVACY),
+        ("PUT", "/v1/users/42/erasure", {}, Scope.PRIVACY),
     ],
 )
-def test_each_role_may_do_what_it_includes(
+def test_each_route_needs_its_scope_and_no_other(
     connect: Connect,
     api: MemoryApi,
     method: str,
     path: str,
     body: dict[str, Any] | None,
-    least: Role,
+    scope: Scope,
 ) -> None:
-    for role in Role:
-        status = connect(role).request(method, path, json=body).status_code
-        assert (status == 403) is not role.includes(least), role
+    others = connect(frozenset(Scope) - {scope}).request(method, path, json=body)
+    assert (others.status_code, kind_of(others)) == (403, "forbidden")
+    assert f"this needs the scope {scope}, the key has" in others.json()["detail"]
+    assert connect(frozenset({scope})).request(method, path, json=body).status_code != 403
     anonymous = connect(None, authentication="none").request(method, path, json=body)
-    assert (anonymous.status_code == 403) is (least is not Role.READER)
+    assert (anonymous.status_code == 403) is (scope not in READER)
     assert "anonymous" not in {entry.name for entry in api.audit}
 
 
@@ -132,7 +151,7 @@ BODY = SHARE | {"segments": ["loyal"], "when": "churn < 0.9", "cost": 0.5, "excl
 
 
 def test_plan_is_stored_once_and_audited(connect: Connect, api: MemoryApi) -> None:
-    client = connect(Role.ANALYST)
+    client = connect(ANALYST)
     planned = client.put(PATH, json=BODY).json()
     assert (planned["treatment"], planned["control"], planned["cost"]) == (1, 1, 0.5)
     assert (planned["start_ms"], planned["left_out"]) == (NOW_MS, {"open fraud case": 1})
@@ -147,7 +166,7 @@ def test_plan_is_stored_once_and_audited(connect: Connect, api: MemoryApi) -> No
 
 
 def test_users_of_a_plan_come_page_by_page(connect: Connect) -> None:
-    client = connect(Role.ANALYST)
+    client = connect(ANALYST)
     client.put(PATH, json=SHARE).raise_for_status()
     targets = every_item(client, f"{PATH}/targets")
     assert [(each["user_id"], each["group"]) for each in targets] == [
@@ -162,7 +181,7 @@ def test_users_of_a_plan_come_page_by_page(connect: Connect) -> None:
 def test_erased_users_are_neither_planned_nor_sent_nor_listed(
     connect: Connect, api: MemoryApi, clock: Clock
 ) -> None:
-    client, users = connect(Role.ADMIN), f"{PATH}/targets"
+    client, users = connect(ADMIN), f"{PATH}/targets"
     client.put(PATH, json=SHARE).raise_for_status()
     clock.s = 1.0
     client.put(f"/v1/users/{quote('a b%2F?&', safe='')}/erasure", json={}).raise_for_status()
@@ -173,7 +192,7 @@ def test_erased_users_are_neither_planned_nor_sent_nor_listed(
 
 
 def test_report_compares_the_groups(connect: Connect) -> None:
-    client = connect(Role.ANALYST)
+    client = connect(ANALYST)
     client.put(PATH, json=SHARE).raise_for_status()
     report = client.get(f"{PATH}/report", params={"days": 14}).json()
     assert (report["has_control"], report["end_ms"]) == (True, NOW_MS + 14 * DAY_MS)
@@ -202,7 +221,7 @@ SNOOZES = "/v1/users/42/snoozes/*"
 )
 def test_bad_body_is_a_422_problem(connect: Connect, path: str, body: Any, message: str) -> None:
     content, headers = json.dumps(body), {"Content-Type": "application/json"}
-    answer = connect(Role.ANALYST).put(path, content=content, headers=headers)
+    answer = connect(ANALYST).put(path, content=content, headers=headers)
     assert answer.status_code == 422
     assert message in answer.json()["detail"]
 
@@ -211,7 +230,7 @@ LATER_MS = NOW_MS + 1_000
 
 
 def test_consents_are_changed_shown_and_audited(connect: Connect, api: MemoryApi) -> None:
-    client = connect(Role.PRIVACY, "otto")
+    client = connect(OFFICER, "otto")
     body = {"granted": False, "time_ms": NOW_MS - 5, "basis": "consent", "text_version": "2"}
     for _ in range(2):
         client.put("/v1/users/a%2Fb/consents/marketing", json=body).raise_for_status()
@@ -226,7 +245,7 @@ def test_consents_are_changed_shown_and_audited(connect: Connect, api: MemoryApi
 
 
 def test_an_erasure_is_requested_once_and_tracked(connect: Connect, api: MemoryApi) -> None:
-    client = connect(Role.PRIVACY, "otto")
+    client = connect(OFFICER, "otto")
     assert client.get("/v1/users/42/erasure").status_code == 404
     for _ in range(2):
         client.put("/v1/users/42/erasure", json={"before_ms": NOW_MS - 5}).raise_for_status()
@@ -255,6 +274,6 @@ def test_an_erasure_is_requested_once_and_tracked(connect: Connect, api: MemoryA
 def test_wrong_requests_change_nothing(
     connect: Connect, api: MemoryApi, path: str, body: dict[str, Any], status: int
 ) -> None:
-    answer = connect(Role.PRIVACY).put(f"/v1/users/42/{path}", json=body)
+    answer = connect(OFFICER).put(f"/v1/users/42/{path}", json=body)
     assert answer.status_code == status, answer.text
     assert not api.audit and not any(api.kafka.records.values())

@@ -11,7 +11,7 @@ from schemathesis.checks import load_all_checks
 
 from liveprofile.settings import ServeSettings
 from serve.app import create_app
-from serve.keys import Role
+from serve.keys import ADMIN
 from tests.support.memory.api import NOW_MS, MemoryApi
 from tests.support.rows.api_rows import fill
 
@@ -28,7 +28,7 @@ ACCEPTED = ["2xx", "3xx", "400", "404", "409"]
 # The default of the check and 413: generated bodies may be too large besides.
 REJECTED = ["400", "401", "403", "404", "405", "406", "409", "413", "415", "422", "428", "429"]
 API = fill(MemoryApi())
-KEY = API.add_key(Role.ADMIN).text
+KEY = API.add_key(ADMIN).text
 # A busy machine must not answer with 503, which is a fault here.
 SETTINGS = ServeSettings(max_requests_per_s=1e6, deadline_ms=30_000)
 # Each request comes an hour later: otherwise 429 would answer many wrong keys.

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from serve.keys import Role
+from serve.keys import ADMIN, ANALYST
 from tests.support.memory.api import NOW_MS, MemoryApi
 from tests.support.rows.rule_examples import SHIPPED_RULES, rule
 from tests.support.rows.statements import stated
@@ -19,7 +19,7 @@ def rule_table(**changes: Any) -> dict[str, Any]:
 
 
 def test_definitions_of_the_file_until_they_are_changed(connect: Connect) -> None:
-    client = connect(Role.ADMIN)
+    client = connect(ADMIN)
     answer = client.get("/v1/rules")
     rules = answer.json()
     assert rules["version"] == SHIPPED_RULES.version
@@ -37,7 +37,7 @@ def test_definitions_of_the_file_until_they_are_changed(connect: Connect) -> Non
 
 
 def test_second_editor_is_refused_with_412(connect: Connect, api: MemoryApi) -> None:
-    client = connect(Role.ANALYST)
+    client = connect(ANALYST)
     seen = {"If-Match": client.get("/v1/segments").headers["etag"]}
     client.put("/v1/segments", json={"segments": [SEGMENT]}, headers=seen).raise_for_status()
     other = SEGMENT | {"id": "other"}
@@ -56,12 +56,12 @@ def test_second_editor_is_refused_with_412(connect: Connect, api: MemoryApi) -> 
 
 
 def test_change_without_if_match_is_refused(connect: Connect) -> None:
-    answer = connect(Role.ADMIN).put("/v1/rules", json={"rules": []})
+    answer = connect(ADMIN).put("/v1/rules", json={"rules": []})
     assert (answer.status_code, kind_of(answer)) == (428, "no-precondition")
 
 
 def test_dry_run_writes_nothing(connect: Connect, api: MemoryApi) -> None:
-    client = connect(Role.ADMIN)
+    client = connect(ADMIN)
     answer = client.put(
         "/v1/rules?dry_run=true", json={"rules": [rule_table()]}, headers={"If-Match": "*"}
     ).json()
@@ -71,7 +71,7 @@ def test_dry_run_writes_nothing(connect: Connect, api: MemoryApi) -> None:
 
 def test_each_fault_is_named(connect: Connect, api: MemoryApi) -> None:
     bad = [rule_table(id="one") | {"when": "amout > 3"}, {"id": "two"}, rule_table(id="three")]
-    answer = connect(Role.ADMIN).put(
+    answer = connect(ADMIN).put(
         "/v1/rules", json={"rules": [*bad, bad[2]]}, headers={"If-Match": "*"}
     )
     problem = answer.json()
@@ -96,7 +96,7 @@ def test_each_fault_is_named(connect: Connect, api: MemoryApi) -> None:
 def test_condition_with_a_wrong_attribute_is_refused(
     connect: Connect, api: MemoryApi, when: str, message: str
 ) -> None:
-    client = connect(Role.ADMIN)
+    client = connect(ADMIN)
     bodies = {
         "rules": [rule_table(message="Look at this") | {"when": when}],
         "segments": [SEGMENT | {"when": when}],
@@ -117,7 +117,7 @@ def test_server_without_its_file_of_attributes_blames_itself(
     connect: Connect, api: MemoryApi, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     api.settings = api.settings.model_copy(update={"attributes": tmp_path / "none.toml"})
-    client = connect(Role.ANALYST)
+    client = connect(ANALYST)
     body = {"segments": [SEGMENT]}
     assert client.put("/v1/segments", json=body, headers={"If-Match": "*"}).status_code == 200
     body = {"segments": [SEGMENT | {"when": 'attribute("age_band") == "65+"'}]}
@@ -128,7 +128,7 @@ def test_server_without_its_file_of_attributes_blames_itself(
 
 
 def test_preview_says_who_enters_and_leaves(connect: Connect, api: MemoryApi) -> None:
-    client = connect(Role.ANALYST)
+    client = connect(ANALYST)
     body = {"segments": [SEGMENT]}
     preview = client.post("/v1/segments:preview?at=2026-01-02T00:00:00Z", json=body).json()
     assert (preview["at_ms"], preview["users"]) == (1_767_312_000_000, 3)
@@ -142,6 +142,6 @@ def test_preview_says_who_enters_and_leaves(connect: Connect, api: MemoryApi) ->
 def test_preview_knows_what_others_state_about_users(connect: Connect, api: MemoryApi) -> None:
     api.put(stated("42", NOW_MS, purpose="marketing", age_band="65+"))
     body = {"segments": [SEGMENT | {"id": "seniors", "when": 'attribute("age_band") == "65+"'}]}
-    preview = connect(Role.ANALYST).post("/v1/segments:preview", json=body).json()
+    preview = connect(ANALYST).post("/v1/segments:preview", json=body).json()
     [found] = [each for each in preview["segments"] if each["segment_id"] == "seniors"]
     assert (found["enter"], found["entering"]) == (1, ["42"])

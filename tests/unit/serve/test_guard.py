@@ -16,7 +16,7 @@ from liveprofile.pseudonym import user_pseudonym
 from liveprofile.settings import ServeSettings, load
 from serve.app import create_app
 from serve.guard import MAX_BODY_BYTES
-from serve.keys import Role, new_key, parse_key, revoke_key
+from serve.keys import READER, Scope, new_key, parse_key, revoke_key, scopes_of
 from serve.problems import ApiError
 from serve.security import CACHED_KEYS, Gatekeeper
 from tests.support.event_loop import on_loop
@@ -146,7 +146,7 @@ def test_metrics_count_requests_by_route(connect: Connect) -> None:
 
 
 def test_request_without_a_valid_key_is_a_401_problem(connect: Connect, api: MemoryApi) -> None:
-    client, key = connect(None), api.add_key(Role.READER)
+    client, key = connect(None), api.add_key(READER)
     wrong = [f"Bearer lp_{key_id}_{'0' * 64}" for key_id in ("000000000000", key.stored.key_id)]
     for header in (None, "Bearer x", "Basic eDp5", *wrong):
         headers = {} if header is None else {"Authorization": header}
@@ -196,7 +196,7 @@ def test_rate_of_a_key_is_limited(connect: Connect, clock: Clock) -> None:
 
 
 def test_wrong_keys_from_one_address_are_limited(connect: Connect, api: MemoryApi) -> None:
-    client, key = connect(None), api.add_key(Role.READER)
+    client, key = connect(None), api.add_key(READER)
     secrets = [key.text, *(f"lp_{number:012x}_{'0' * 64}" for number in range(25)), key.text]
     answers = [
         client.get("/v1/users/42", headers={"Authorization": f"Bearer {secret}"}).status_code
@@ -208,7 +208,7 @@ def test_wrong_keys_from_one_address_are_limited(connect: Connect, api: MemoryAp
 
 @on_loop
 async def test_unknown_ids_do_not_displace_a_key(clock: Clock) -> None:
-    key = new_key("anna", Role.READER, "test", NOW_MS, 60)
+    key = new_key("anna", READER, "test", NOW_MS, 60)
     read = AsyncMock(side_effect=lambda key_id: {key.stored.key_id: key.stored}.get(key_id))
     gatekeeper = Gatekeeper(ServeSettings(), read, clock.now_ms, clock.now_s)
     wrong = [f"lp_{number:012x}_{'0' * 64}" for number in range(CACHED_KEYS + 1)]
@@ -249,7 +249,7 @@ def test_other_addresses_with_tls_or_a_proxy_are_accepted() -> None:
 
 
 def test_new_keys_differ_and_the_secret_is_not_stored() -> None:
-    first, second = (new_key("shop", Role.READER, "anna", NOW_MS, 60) for _ in range(2))
+    first, second = (new_key("shop", READER, "anna", NOW_MS, 60) for _ in range(2))
     assert first.text != second.text
     key_id, secret = parse_key(first.text)
     assert key_id == first.stored.key_id
@@ -261,4 +261,13 @@ def test_new_keys_differ_and_the_secret_is_not_stored() -> None:
 @pytest.mark.parametrize("name", ["", "a b", "x" * 65, "a\n", "-a"])
 def test_bad_key_name_is_refused(name: str) -> None:
     with pytest.raises(InputError, match="key name"):
-        new_key(name, Role.READER, "anna", NOW_MS, 60)
+        new_key(name, READER, "anna", NOW_MS, 60)
+
+
+def test_scopes_are_named_alone_or_as_a_set() -> None:
+    assert scopes_of(["risk", "risk:write"]) == {Scope.RISK, Scope.RISK_WRITE}
+    assert scopes_of(["reader", "privacy"]) == READER | {Scope.PRIVACY}
+    assert not READER & {Scope.PRIVACY, Scope.AUDIT, Scope.RULES_WRITE}
+    for wrong in ([], ["risk", "admn"]):
+        with pytest.raises(InputError, match=r"known are profiles, lists, .*admin"):
+            scopes_of(wrong)

@@ -1,4 +1,4 @@
-"""schemas/openapi.json and docs/api.md: they name every route, problem and role."""
+"""schemas/openapi.json and docs/api.md: they name every route, problem and scope."""
 
 import re
 import shlex
@@ -8,7 +8,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from serve import openapi, problems
-from serve.keys import Role
+from serve.keys import READER
 from tests.support.paths import ROOT
 
 
@@ -36,7 +36,7 @@ KINDS = re.compile(r'(?:ApiError|super\(\).__init__)\(\s*\d+,\s*"([a-z-]+)"')
 
 @pytest.mark.parametrize("command", CURLS)
 def test_each_curl_command_is_answered(connect: Callable[..., TestClient], command: str) -> None:
-    client = connect(Role.READER)
+    client = connect(READER)
     key = client.headers["authorization"].removeprefix("Bearer ")
     words = shlex.split(command.replace("$KEY", key).replace("$URL", ""))[1:]
     options = list(zip(words[:-1:2], words[1:-1:2], strict=True))

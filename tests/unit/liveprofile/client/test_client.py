@@ -24,7 +24,7 @@ from liveprofile.client.calls import Call
 from liveprofile.settings import ServeSettings
 from serve import openapi
 from serve.app import create_app
-from serve.keys import Role
+from serve.keys import READER, Scopes
 from tests.support.memory.api import NOW_MS, MemoryApi
 from tests.support.paths import ROOT
 from tests.support.rows.api_rows import fill
@@ -38,12 +38,12 @@ def api(monkeypatch: pytest.MonkeyPatch) -> MemoryApi:
     return fill(MemoryApi().install(monkeypatch))
 
 
-def run(api: MemoryApi, call: Call, role: Role = Role.READER) -> Any:
+def run(api: MemoryApi, call: Call, scopes: Scopes = READER) -> Any:
     """Runs a call against the API on this store."""
     app = create_app(ServeSettings(deadline_ms=30_000), api.store(), clock_ms=lambda: NOW_MS)
     options = {"attempts": 1, "transport": TestClient(app)._transport}
-    known = next((each.text for each in api.keys if each.stored.role is role), "")
-    with Client("http://127.0.0.1", known or api.add_key(role).text, **options) as client:
+    known = next((each.text for each in api.keys if each.stored.scopes == scopes), "")
+    with Client("http://127.0.0.1", known or api.add_key(scopes).text, **options) as client:
         return client.send(call)
 
 
@@ -64,7 +64,7 @@ def test_errors_of_the_server_have_their_problem(api: MemoryApi) -> None:
     with pytest.raises(NotFoundError, match="no profile of this user") as caught:
         run(api, calls.profile("nobody"))
     assert caught.value.problem.type.endswith("unknown-user")
-    with pytest.raises(RefusedError, match="role analyst"):
+    with pytest.raises(RefusedError, match="scope risk:write"):
         run(api, calls.set_state(FLAG, state="closed"))
     with pytest.raises(RefusedError) as invalid:
         run(api, calls.profiles(user_ids=[]))
