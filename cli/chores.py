@@ -28,7 +28,7 @@ from liveprofile.storage.cql import now_ms
 from liveprofile.trends.count_store import CountStore
 from liveprofile.trends.update import update
 from offline.late_windows import run as late_windows
-from services.chores import Chore, Chores, ChoreStore, intervals_s
+from services.chores import Chore, Chores, ChoreStore, Warnings, intervals_s
 from services.privacy import PendingErasures
 
 log = logging.getLogger("liveprofile.chores")
@@ -38,14 +38,14 @@ CONNECT_RETRY_S = 5.0  # until Cassandra and its tables are there
 
 def serve_chores(call: Call) -> None:
     """Runs the chores of the settings until SIGTERM or Ctrl-C."""
-    settings = call.settings
+    settings, warnings = call.settings, Warnings()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     while True:
         try:
             session = connect(settings.cassandra)
             break
         except ServiceError as error:
-            log.warning("%s; trying again", error)
+            warnings.log(f"{error}; trying again every {CONNECT_RETRY_S:g} s")
             time.sleep(CONNECT_RETRY_S)
     acts, intervals = chore_acts(settings, call.file, session), intervals_s(settings).items()
     chores = [Chore(name, every_s, acts[name]) for name, every_s in intervals]

@@ -32,8 +32,21 @@ SCOPE = "chores"
 LEASE_S, RENEW_S = 20, 4.0
 POLL_S = 1.0
 RETRY_S = 300.0  # after a failure, at most
+REPEAT_LOG_S = 300.0  # a warning is logged again
 NOTE_MS = 10 * SECOND_MS  # successes of a chore are stored at most so often
 OVERDUE_INTERVALS, OVERDUE_S = 3, 60.0
+
+
+class Warnings:
+    """Logs each text once, and again after REPEAT_LOG_S. For several threads."""
+
+    def __init__(self, clock_s: Callable[[], float] = time.monotonic):
+        self._clock_s, self._next_s = clock_s, dict[str, float]()
+
+    def log(self, text: str) -> None:
+        if (now_s := self._clock_s()) >= self._next_s.get(text, 0.0):
+            self._next_s[text] = now_s + REPEAT_LOG_S
+            log.warning("%s", text)
 
 
 class Chore(NamedTuple):
@@ -125,7 +138,7 @@ class Chores:
         clock_ms: Callable[[], int] = now_ms,
     ):
         self._chores, self._store, self._clock_ms = chores, store, clock_ms
-        self.lease = lease or Lease(store.take)
+        self.lease, self._warnings = lease or Lease(store.take), Warnings()
         self._last: dict[str, ChoreRun] = {}  # of this process, since it has the lease
         self._noted_ms: dict[str, int] = {}
 
@@ -171,7 +184,7 @@ class Chores:
             try:
                 self.lease.renew()
             except ServiceError as error:
-                log.warning("the lease is not renewed: %s", error)
+                self._warnings.log(f"the lease is not renewed: {error}")
             if self.lease.is_held != held:
                 log.warning("%s the lease", "lost" if held else "holding")
             time.sleep(RENEW_S)
@@ -182,7 +195,7 @@ class Chores:
             try:
                 pause_s = self.turn(chore)
             except ServiceError as error:
-                log.warning("%s: %s", chore.name, error)
+                self._warnings.log(f"{chore.name}: {error}")
             time.sleep(pause_s)
 
 

@@ -13,6 +13,7 @@ import cli.job
 from cli.main import app
 from liveprofile.errors import ServiceError
 from liveprofile.settings import load
+from services import chores
 from services.chores import LEASE_S, RENEW_S, RETRY_S, Chore, ChoreRun, Chores, Lease, overdue
 
 START_MS = 1_767_605_700_000
@@ -110,6 +111,17 @@ def test_a_daily_chore_that_failed_is_repeated_within_minutes() -> None:
         process.lease.renew()
         process.turn(daily)
     assert not errors and table.stored["daily"].succeeded_ms == START_MS + 1_000 * RETRY_S
+
+
+def test_a_warning_is_logged_once_and_again_after_minutes(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    now_s = [0.0]
+    warnings, again_s = chores.Warnings(lambda: now_s[0]), chores.REPEAT_LOG_S
+    for now_s[0] in (0.0, 5.0, again_s - 1, again_s):
+        warnings.log("no tables")
+    warnings.log("no broker")
+    assert caplog.messages == ["no tables", "no tables", "no broker"]
 
 
 def test_status_of_the_job_is_shown_without_cassandra(
