@@ -48,6 +48,7 @@ from services.privacy import (
     PendingErasures,
     delete_users,
     forget_merges,
+    note_requests,
     send_erasures,
 )
 
@@ -115,7 +116,8 @@ def _carry_out(call: Call, ids: list[str], proof: Path | None) -> None:
     """Erases users, or without ids goes on with all pending erasures."""
     settings = call.settings
     with _new_file(proof) as out, call.session() as session:
-        todo = _send(settings, ids) if ids else PendingErasures(settings).find(session)
+        pending = PendingErasures(settings)
+        todo = _send(settings, session, ids) if ids else pending.find(session)
         rows_left = False
         for report in _delete(settings, session, todo, out):
             call.print(report)
@@ -127,7 +129,7 @@ def _carry_out(call: Call, ids: list[str], proof: Path | None) -> None:
         raise typer.Exit(1)
 
 
-def _send(settings: Settings, ids: list[str]) -> dict[str, int]:
+def _send(settings: Settings, session: Session, ids: list[str]) -> dict[str, int]:
     """Tells the workers; returns the time of each user's erasure. Raises ServiceError."""
     partition_ranges(settings, settings.topics.erasures)  # a missing topic erases nothing
     merges = read_merges(settings)
@@ -140,6 +142,7 @@ def _send(settings: Settings, ids: list[str]) -> dict[str, int]:
             err=True,
         )
     send_erasures(settings, before_ms)
+    note_requests(session, settings, before_ms)
     # Last: until then a repetition finds all ids of a person.
     forget_merges(settings, merges, ids)
     time.sleep(SETTLE_S)

@@ -35,6 +35,7 @@ from liveprofile.alerts.consumer import (
     stop_on_signals,
 )
 from liveprofile.errors import InputError
+from liveprofile.feeds.users import read_erasures
 from liveprofile.labels import feedback as labels
 from liveprofile.labels.rule_backtest import Backtest, as_json
 from liveprofile.labels.rule_backtest import backtest as compare
@@ -95,8 +96,8 @@ def feedback(call: ConfigCall, file: Path, by: AnalystOption) -> None:
 
     Required columns: event_id, user_id, label (fraud or legitimate), event_time, and time or
     known_at. Optional: analyst (default --by), event_type, device_id, place, shop_id, coupon_id,
-    address_id. The last line is JSON: sent, rejected, seconds. Exit code 1 if a row was rejected;
-    the other rows are sent.
+    address_id. The last line is JSON: sent, rejected, seconds. Exit code 1 if a row was rejected,
+    such as of a user who was erased after the event; the other rows are sent.
 
     Example: `liveprofile risk feedback chargebacks.jsonl --by payments`
 
@@ -106,7 +107,7 @@ def feedback(call: ConfigCall, file: Path, by: AnalystOption) -> None:
     rejected = FaultReporter(file)
     started_s = time.monotonic()
     with count_bar(f"sending {file.name}", labels.estimate_rows(file)) as advance:
-        rows = labels.read_labels(file, by)
+        rows = labels.read_labels(file, by, read_erasures(call.settings).users())
         valid_rows = labels.keep_valid(rows, rejected, on_row=lambda: advance(1))
         sent = labels.send_labels(call.settings, valid_rows)
     seconds = round(time.monotonic() - started_s, 3)

@@ -15,12 +15,13 @@ it reads again the users it has changed. If a window has come in between, it eva
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import NamedTuple
 
 from cassandra.cluster import Session
 
 from liveprofile.feeds.definitions import announce_sweep
-from liveprofile.feeds.users import read_consents
+from liveprofile.feeds.users import erasures_spec, follow, read_consents
 from liveprofile.kafka import records
 from liveprofile.segments.definitions import SegmentSet
 from liveprofile.segments.evaluation import Evaluation
@@ -162,7 +163,11 @@ class Sweep:
                 self._change(page, stored, changed.state)
             self._changed.popleft()
 
-    def _apply(self, writes: Sequence[MembershipWrite]) -> None:
+    def _apply(self, found: Sequence[MembershipWrite]) -> None:
+        is_erased = self._plan.is_erased
+        writes = [
+            each for each in found if not is_erased(each.user_id, each.membership.window_end_ms)
+        ]
         if not writes:
             return
         self._store.write(writes)
@@ -191,7 +196,8 @@ def run_sweep(
     definitions were in force at the start (`state.version`) than at the end, sweep again. Raises
     ServiceError.
 
-    Changes of users who do not allow marketing now are stored and not sent.
+    Changes of users who do not allow marketing now are stored and not sent, those of users whom an
+    erasure deletes are neither.
     """
     consents, now_ms = read_consents(settings), round(time.time() * 1_000)
     store = CassandraSweepStore(session, settings.cassandra, segments, **store_options)
@@ -208,15 +214,18 @@ def run_sweep(
             )
             records.send_all(settings, topic, events)
 
-    plan = SweepPlan(
-        state.sweep,
-        state.time_ms,
-        settings.state.decay_days,
-        rewrite_after_ms(settings.cassandra),
-        lambda user_id: consents.allowed(user_id, "marketing", now_ms),
-        state.known_definitions,
-    )
-    result = Sweep(store, send, segments, plan, on_page=on_page).run(state)
+    with closing(follow(settings, erasures_spec(settings))) as erasures:
+        length_ms = settings.window.length_ms
+        plan = SweepPlan(
+            state.sweep,
+            state.time_ms,
+            settings.state.decay_days,
+            rewrite_after_ms(settings.cassandra),
+            lambda user_id: consents.allowed(user_id, "marketing", now_ms),
+            lambda user_id, end_ms: erasures.current().is_erased(user_id, end_ms - length_ms),
+            state.known_definitions,
+        )
+        result = Sweep(store, send, segments, plan, on_page=on_page).run(state)
     announce_sweep(settings, state.sweep, sweeping=False)
     store.finish(result.state)
     return result

@@ -10,9 +10,10 @@ from liveprofile.alerts.cases.case_store import AlertCase
 from liveprofile.alerts.cases.flags import find_flag
 from liveprofile.alerts.cases.snooze import ALL_RULES, Snooze
 from liveprofile.alerts.cases.states import AlertState, StateChange, StoredAlertState
-from liveprofile.errors import ServiceError
+from liveprofile.errors import InputError, ServiceError
 from liveprofile.rows.operations import AuditEntry
 from liveprofile.settings import Settings
+from liveprofile.storage.erasures import erased_before_ms
 from liveprofile.storage.queries import StoredFlag
 from services.audit import OpenEntry, audited
 
@@ -107,7 +108,10 @@ def snooze(
     note: str = "",
     audit: AuditEntry | None = None,
 ) -> Snooze:
-    """Raises InputError for a time that is over, or too far away."""
+    """Raises InputError for a time that is over, or too far away, and while rows of the user are
+    deleted."""
+    if erased_before_ms(session, [user_id], hidden=True):
+        raise InputError("the user is being erased: there is nothing to snooze")
     with audited(session, settings, audit) as entry:
         entry.before = _snooze_of(session, user_id, rule_id)
         stored = snoozes.snooze(session, user_id, rule_id, until_ms, by, note)

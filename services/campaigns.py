@@ -1,7 +1,7 @@
 """Campaigns: planned and reported on by scans, stored with their users."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from cassandra.cluster import Session
@@ -33,11 +33,10 @@ from liveprofile.consent.changes import ConsentTable, read_changes
 from liveprofile.errors import InputError
 from liveprofile.feeds.users import read_consents, read_erasures
 from liveprofile.kafka.records import send_all
-from liveprofile.privacy.erasure_log import read_runs
 from liveprofile.rows.operations import AuditEntry
 from liveprofile.settings import Settings
 from liveprofile.storage.cql import now_ms
-from liveprofile.storage.queries import StoredProfile
+from liveprofile.storage.erasures import erased_before_ms
 from services.audit import audited
 
 
@@ -66,12 +65,7 @@ def requested_of(body: CampaignRequest) -> dict[str, Any]:
 def choose(session: Session, settings: Settings, wish: Wish, *, watch: Watch = iter) -> Plan:
     """The users that a campaign reaches, and its control group, of those who allow marketing."""
     allows = read_consents(settings).allowing("marketing", now_ms())
-    is_erased = read_erasures(settings).is_erased
-
-    def kept(profiles: Iterable[StoredProfile]) -> Iterator[StoredProfile]:
-        return (row for row in watch(profiles) if not is_erased(row.user_id, row.window_start_ms))
-
-    return plan_campaign(session, wish, allows, kept)
+    return plan_campaign(session, wish, allows, lambda: read_erasures(settings).is_erased, watch)
 
 
 def send(session: Session, settings: Settings, name: str, topic: str) -> tuple[int, dict[str, int]]:
@@ -114,21 +108,24 @@ def plan(
 
 
 def targets(session: Session, settings: Settings, name: str, bucket: int) -> list[Target]:
-    """Of one of SEGMENT_BUCKETS buckets, without those who were erased since the plan was made, and
-    who no longer allow marketing.
+    """Of one of SEGMENT_BUCKETS buckets, without those who were erased since the profile that the
+    plan was made with, and who no longer allow marketing.
 
     Raises UnknownCampaignError.
     """
     plan = find_plan(session, name)
     found = list(bucket_targets(session, plan.plan_id, bucket))
     users = [each.user_id for each in found]
-    runs = read_runs(session, users)
-    gone = {user for user, run in runs.items() if run.before_ms > plan.planned_at_ms}
+    erased = erased_before_ms(session, users)
     consents = ConsentTable(settings.consent.defaults)
     for user_id, changes in read_changes(session, users).items():
         consents.put(user_id, changes)
     allows = consents.allowing("marketing", now_ms())
-    return [each for each in found if each.user_id not in gone and allows(each.user_id)]
+    return [
+        each
+        for each in found
+        if allows(each.user_id) and each.window_start_ms >= erased.get(each.user_id, 0)
+    ]
 
 
 def report(

@@ -29,7 +29,7 @@ from liveprofile.privacy.erasure_log import (
     place_statuses,
     read_runs,
     scan_runs,
-    write_run,
+    write_runs,
 )
 from liveprofile.rows.operations import AuditEntry
 from liveprofile.settings import Settings
@@ -124,11 +124,16 @@ def request_erasure(
         return _state(settings, known)  # repeated, or covered by a later one
     with audited(session, settings, audit) as entry:
         send_erasures(settings, {user_id: before_ms})
-        requested = ErasureRun(before_ms, before_ms, REQUESTED)
-        keep_s = consent_store.ttl_s(settings.topics.decisions_retention_ms)
-        write_run(session, user_id, requested, keep_s)
+        note_requests(session, settings, {user_id: before_ms})
         entry.after = {"before_ms": before_ms}
-    return _state(settings, requested)
+    return _state(settings, ErasureRun(before_ms, before_ms, REQUESTED))
+
+
+def note_requests(session: Session, settings: Settings, before_ms: Mapping[str, int]) -> None:
+    """From now on nothing shows the rows of users from before their times. Raises ServiceError."""
+    keep_s = consent_store.ttl_s(settings.topics.decisions_retention_ms)
+    runs = {user_id: ErasureRun(at, now_ms(), REQUESTED) for user_id, at in before_ms.items()}
+    write_runs(session, runs, keep_s)
 
 
 def _state(settings: Settings, known: ErasureRun) -> ErasureState:
@@ -167,6 +172,8 @@ class PendingErasures:
             elif now_ms() < run.deleted_ms + repeat_ms:
                 del todo[user]
         if todo:
+            new = {user: at for user, at in todo.items() if user not in runs or runs[user][0] < at}
+            note_requests(session, settings, new)
             time.sleep(SETTLE_S)
         return todo
 
@@ -201,7 +208,7 @@ def delete_users(
     while part := dict(itertools.islice(remaining, PART_USERS)):
         for user, done in erase_users(session, part):
             done_ms = now_ms()
-            write_run(session, user, ErasureRun(todo[user], done_ms, done.pending), keep_s)
+            write_runs(session, {user: ErasureRun(todo[user], done_ms, done.pending)}, keep_s)
             yield user, done_ms, done
 
 

@@ -73,6 +73,7 @@ class Target(NamedTuple):
     churn: float
     expected_spend: float
     expected_gain: float
+    window_start_ms: int  # of the profile
 
 
 class Plan(NamedTuple):
@@ -107,7 +108,8 @@ def candidates(profiles: Iterable[StoredProfile], wish: Wish) -> Iterator[Target
             response = 1 - each.churn if wish.response is None else wish.response
             gain = wish.margin * each.expected_spend * response - wish.campaign.cost
             segments = tuple(each.segments)
-            yield Target(each.user_id, "", segments, each.churn, each.expected_spend, gain)
+            values = (each.churn, each.expected_spend, gain, each.window_start_ms)
+            yield Target(each.user_id, "", segments, *values)
 
 
 def _column(batch: list[StoredProfile], name: str) -> np.ndarray:

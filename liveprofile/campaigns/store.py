@@ -80,15 +80,23 @@ class StoredPlan(NamedTuple):
 
 
 def plan_campaign(
-    session: Session, wish: Wish, allows: Callable[[str], bool], watch: Watch = iter
+    session: Session,
+    wish: Wish,
+    allows: Callable[[str], bool],
+    read_erased: Callable[[], Callable[[str, int], bool]],
+    watch: Watch = iter,
 ) -> Plan:
     """Chooses among all stored profiles that `watch` passes on, by the values at the campaign's
     start.
 
     Users with an open fraud case are left out. allows: whether a user allows marketing.
+    read_erased: returns whether a user's window that begins at a time is erased; called after the
+    scan, which may take minutes.
     """
     profiles = (each.at(wish.campaign.start_ms) for each in watch(scan_profiles(session)))
     found = list(candidates(profiles, wish))
+    is_erased = read_erased()
+    found = [each for each in found if not is_erased(each.user_id, each.window_start_ms)]
     users = [each.user_id for each in found]
     at_cap = users_at_cap(session, users, wish.campaign)
     query = "SELECT state FROM risk_case WHERE user_id = ?"
@@ -124,12 +132,13 @@ def store_plan(
     start = from_ms(campaign.start_ms)
 
     def statements() -> Iterator[BoundStatement]:
-        for user_id, group, segments, *numbers in targets:
+        for user_id, group, segments, *numbers, window_start_ms in targets:
             key = (stored.plan_id, segment_bucket(user_id), user_id)
-            yield insert_target.bind((*key, group, set(segments), *numbers, planned_us))
+            about = from_ms(window_start_ms)
+            yield insert_target.bind((*key, group, set(segments), *numbers, about, planned_us))
             if group == TREATMENT:
                 written_us = campaign.start_ms * 1_000
-                yield insert_contact.bind((user_id, start, campaign.name, written_us))
+                yield insert_contact.bind((user_id, start, campaign.name, about, written_us))
 
     write_all(session, statements())
     execute(
@@ -184,8 +193,8 @@ def read_targets(session: Session, plan: StoredPlan) -> list[Target]:
 
 def bucket_targets(session: Session, plan_id: uuid.UUID, bucket: int) -> Iterator[Target]:
     query = SimpleStatement(
-        "SELECT user_id, arm, segments, churn, expected_spend, expected_gain FROM campaign_target"
-        " WHERE plan_id = %s AND bucket = %s",
+        "SELECT user_id, arm, segments, churn, expected_spend, expected_gain,"
+        " to_unix_timestamp(window_start) FROM campaign_target WHERE plan_id = %s AND bucket = %s",
         fetch_size=5_000,
     )
     for row in read_pages(session, query, (plan_id, bucket)):
@@ -263,15 +272,15 @@ def still_allowed(
     allows: Callable[[str], bool],
     is_erased: Callable[[str, int], bool],
 ) -> tuple[list[Target], dict[str, int]]:
-    """The treatment group without who was erased or has withdrawn since the plan was made, and who
-    is at the cap now; how many each of the three are.
+    """The treatment group without who was erased or has withdrawn since the profile that the plan
+    was made with, and who is at the cap now; how many each of the three are.
 
     allows: whether a user allows marketing. is_erased: whether what is of a time is.
     """
     treated = {
         each.user_id: each for each in read_targets(session, plan) if each.group == TREATMENT
     }
-    erased = {user for user in treated if is_erased(user, plan.planned_at_ms)}
+    erased = {user for user, each in treated.items() if is_erased(user, each.window_start_ms)}
     withdrawn = {user for user in treated.keys() - erased if not allows(user)}
     at_cap = users_at_cap(session, treated.keys() - erased - withdrawn, plan.campaign)
     kept = [treated[user] for user in treated if user not in erased | withdrawn | at_cap]

@@ -5,7 +5,7 @@ scoring job reads the topic.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -15,6 +15,7 @@ import orjson
 from cassandra.cluster import Session
 
 from liveprofile.alerts.cases.states import AlertState, StoredAlertState
+from liveprofile.errors import InputError
 from liveprofile.ingest.sources import require_json_lines, rows_estimate
 from liveprofile.kafka import offsets
 from liveprofile.kafka.records import read_topic, send_all
@@ -23,6 +24,7 @@ from liveprofile.settings import Settings
 from liveprofile.storage import queries
 from liveprofile.storage.queries import StoredFlag
 from liveprofile.wire.scored_events import ENTITIES
+from liveprofile.wire.user_records import read_time_ms
 
 SCHEMA_FILE = ROOT / "schemas" / "risk-feedback.schema.json"
 ID_FIELDS = ("flag_id", "event_id", "user_id", "analyst", *ENTITIES)
@@ -94,16 +96,19 @@ def send_labels(settings: Settings, records: Iterable[LabelRecord]) -> int:
     )
 
 
-def read_labels(file: Path, analyst: str) -> Iterator[LabelRecord | RejectedLabel]:
+def read_labels(
+    file: Path, analyst: str, erased_ms: Mapping[str, int] = {}
+) -> Iterator[LabelRecord | RejectedLabel]:
     """Reads labels from JSON lines: valid records and rejected rows, in the order of the file.
 
     A row has event_id, user_id, label, event_time, and the time when the label became known as
     `time` or `known_at`. It may have analyst, event_type and entities; other columns are ignored.
-    analyst: the default for rows without one. Raises InputError if the file cannot be read.
+    analyst: the default for rows without one. erased_ms: users, and before which time their events
+    are erased. Raises InputError if the file cannot be read.
     """
     estimate_rows(file)
     with file.open("rb") as lines:
-        yield from _validated(map(_parse_json, lines), analyst)
+        yield from _validated(map(_parse_json, lines), analyst, erased_ms)
 
 
 def read_file_or_topic(
@@ -120,11 +125,26 @@ def read_file_or_topic(
         yield from _validated((_parse_json(record.value or b"") for record in records), analyst)
 
 
-def _validated(rows: Iterable[Any], analyst: str) -> Iterator[LabelRecord | RejectedLabel]:
+def _fault(record: LabelRecord, erased_ms: Mapping[str, int]) -> str | None:
+    """Why a record is rejected. The schema admits times of a thirteenth month."""
+    try:
+        if error := schema_error(record):
+            return error
+        read_time_ms("time", record["time"], InputError)
+        event_ms = read_time_ms("event_time", record["event_time"], InputError)
+    except InputError as error:
+        return str(error)
+    is_erased = event_ms < erased_ms.get(record["user_id"], 0)
+    return "the user was erased after this event" if is_erased else None
+
+
+def _validated(
+    rows: Iterable[Any], analyst: str, erased_ms: Mapping[str, int] = {}
+) -> Iterator[LabelRecord | RejectedLabel]:
     for number, row in enumerate(rows, 1):
         if isinstance(row, dict):
             record = _normalise(row, analyst)
-            reason = schema_error(record)
+            reason = _fault(record, erased_ms)
             yield record if reason is None else RejectedLabel(number, reason)
         else:
             yield RejectedLabel(number, "is not a JSON object")

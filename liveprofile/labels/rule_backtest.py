@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ import orjson
 from cassandra.cluster import Session
 from cassandra.query import SimpleStatement
 
+from liveprofile.errors import InputError
 from liveprofile.features.window_features import (
     BEFORE_WINDOW,
     IN_PROFILE,
@@ -39,7 +39,8 @@ from liveprofile.settings import Settings
 from liveprofile.storage import queries
 from liveprofile.storage.cql import read_pages, to_ms
 from liveprofile.storage.queries import columns, names_of, scan_ring
-from liveprofile.units import DAY_MS, HOUR_MS, SECOND_MS
+from liveprofile.units import DAY_MS, HOUR_MS
+from liveprofile.wire.user_records import read_time_ms
 
 STORED_FEATURES: Mapping[Scope, frozenset[str]] = {
     "window": frozenset(WINDOW_FEATURES),
@@ -337,7 +338,5 @@ def read_flag_labels(session: Session) -> Iterable[_KnownLabel]:
 def read_topic_labels(settings: Settings) -> Iterable[_KnownLabel]:
     """The valid labels of the topic, in its order. Raises ServiceError."""
     for label in keep_valid(read_file_or_topic(settings, None, ""), lambda _: None):
-        time = label["event_time"]
-        if isinstance(time, str):
-            time = round(datetime.fromisoformat(time).timestamp() * SECOND_MS)
-        yield (label["user_id"], time), label["label"]
+        time_ms = read_time_ms("event_time", label["event_time"], InputError)
+        yield (label["user_id"], time_ms), label["label"]

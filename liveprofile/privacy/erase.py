@@ -5,11 +5,12 @@ again when it is repeated. Tables without a key of the user are read as a whole,
 and again until a read finds nothing, because others may write rows about the users meanwhile.
 """
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Any, NamedTuple, Self
 
 from cassandra.cluster import Session
@@ -25,7 +26,7 @@ from liveprofile.privacy.places import (
 )
 from liveprofile.rows.table import Table
 from liveprofile.settings import WindowSettings
-from liveprofile.storage.cql import from_ms, prepare, read_pages, write_all
+from liveprofile.storage.cql import from_ms, prepare, read_pages, to_ms, write_all
 from liveprofile.units import HOUR_MS, SECOND_MS
 
 # Their rows have the times of windows: those that begin before an erasure may end after it.
@@ -85,6 +86,7 @@ class Cell(NamedTuple):
     where: str  # selects what is deleted with it, with the values of its marks
     values: tuple[Any, ...]
     time_us: int  # of its newest cell; 0: the table has only a key
+    about: Any = None  # the column `about` of its table
 
 
 class _User(NamedTuple):
@@ -101,15 +103,31 @@ class _User(NamedTuple):
     def deletion_us(self, table: str, cell: Cell) -> int:
         """The time of the deletion of a row."""
         limit_us = self.cut.limit_us(table)
-        return max(limit_us, cell.time_us) if self.takes_all else limit_us
+        return max(limit_us, cell.time_us) if self.takes(table, cell) else limit_us
+
+    def takes(self, table: str, cell: Cell) -> bool:
+        """Whether the erasure deletes a row: by when it was written, or by what it is about."""
+        written_before = 0 < cell.time_us <= self.cut.limit_us(table)
+        return self.takes_all or written_before or self._about_ms(cell.about) < self.cut.before_ms
+
+    def _about_ms(self, about: Any) -> float:
+        """The start of the window, or the time of the event, that a row derives from."""
+        flags = self.keys.flags
+        match about:
+            case datetime():
+                return to_ms(about)
+            case str():
+                return flags.get(about, math.inf)
+            case Mapping():  # an alert that is newer than the keys has the end of its window
+                window_ms = self.cut.window_ms
+                return min(flags.get(each, to_ms(end) - window_ms) for each, end in about.items())
+        return math.inf
 
     def left(self, table: str, cells: Iterable[Cell]) -> int:
         """How many of the rows the erasure deletes."""
-        if self.takes_all:
-            return sum(1 for _ in cells)
-        if table == HOURS:
+        if table == HOURS and not self.takes_all:
             return sum(_end_us(cell.values[-1]) > self.now_us for cell in cells)
-        return sum(0 < cell.time_us <= self.cut.limit_us(table) for cell in cells)
+        return sum(self.takes(table, cell) for cell in cells)
 
 
 def erase_users(
@@ -243,8 +261,10 @@ def read_rows(
         if name not in table.key and not column.cql.startswith(_COLLECTIONS)
     ]
     selected = [*table.key, *(name for name in _READ if name in timed)]
+    if (about := table.users.about) and about not in selected:
+        selected.append(about)
     selected += [f"WRITETIME({name}) AS written_{index}" for index, name in enumerate(timed)]
-    single = single or table.users.shares_partitions or table.name == HOURS
+    single = single or table.users.row_by_row or table.name == HOURS
     own = table.key if single else table.partition_key
     query = f"SELECT {', '.join(selected)} FROM {table.name}"
     prepared = prepare(session, f"{query} WHERE {where}" if where else query)
@@ -254,7 +274,8 @@ def read_rows(
         if table.users.read_whole or single:
             place = " AND ".join(f"{name} = ?" for name in own)
             marks = tuple(getattr(row, name) for name in own)
-        yield row, Cell(place, marks, max((each for each in times if each), default=0))
+        time_us = max((each for each in times if each), default=0)
+        yield row, Cell(place, marks, time_us, getattr(row, about) if about else None)
 
 
 def _read_whole(
@@ -264,17 +285,16 @@ def _read_whole(
 
     Raises ServiceError.
     """
-    by_flag = {flag_id: user for user in users.values() for flag_id in user.keys.flag_ids}
+    by_flag = {flag_id: user for user in users.values() for flag_id in user.keys.flags}
     for name, table in WHOLE.items():
         found: dict[str, list[Cell]] = {}
         for row, cell in read_rows(session, table, "", ()):
             texts = {getattr(row, column, None) or "" for column in _NAMING}
             texts |= {text.rpartition(" ")[0] for text in texts}  # a user and a rule
-            named = {
-                each.keys for text in texts for of in (users, by_flag) if (each := of.get(text))
-            }
-            for keys in named:
-                if is_theirs(table, row, keys):
-                    found.setdefault(keys.user_id, []).append(cell)
+            found_by = [of[text] for text in texts for of in (users, by_flag) if text in of]
+            named = {each.keys.user_id for each in found_by}
+            for user_id in named:
+                if is_theirs(table, row, users[user_id].keys):
+                    found.setdefault(user_id, []).append(cell)
         for user_id, cells in found.items():
             yield name, users[user_id], cells

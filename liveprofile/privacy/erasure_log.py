@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 from cassandra.cluster import Session
 
-from liveprofile.privacy.erase import HOURS, KEPT, Erasure
+from liveprofile.privacy.erase import KEPT, Erasure
 from liveprofile.privacy.places import limit_of
 from liveprofile.rows.users import ERASURE
 from liveprofile.settings import TOPICS, Settings
@@ -43,26 +43,16 @@ def is_done(run: ErasureRun | None, before_ms: int) -> bool:
     return run is not None and run.before_ms >= before_ms and not run.remaining
 
 
-def hides(remaining: str) -> bool:
-    """Whether what the user's rows say is still there, by the column of the table.
-
-    The list of hours says nothing, and the present hour stays in it until it is over.
-    """
-    return remaining != "{}" and bool(orjson.loads(remaining).keys() - {HOURS})
-
-
-def write_run(session: Session, user_id: str, run: ErasureRun, ttl_s: int) -> None:
-    """Raises ServiceError."""
+def write_runs(session: Session, runs: Mapping[str, ErasureRun], ttl_s: int) -> None:
+    """runs: by user. Raises ServiceError."""
     insert = prepare(session, ERASURE.insert(ttl_s))
     insert.is_idempotent = True
-    values = (
-        user_id,
-        from_ms(run.before_ms),
-        from_ms(run.deleted_ms),
-        orjson.dumps(run.remaining).decode(),
-        run.deleted_ms * 1_000,
-    )
-    write_all(session, [insert.bind(values)])
+
+    def values(user_id: str, run: ErasureRun) -> tuple[Any, ...]:
+        times = (from_ms(run.before_ms), from_ms(run.deleted_ms))
+        return user_id, *times, orjson.dumps(run.remaining).decode(), run.deleted_ms * 1_000
+
+    write_all(session, (insert.bind(values(*each)) for each in runs.items()))
 
 
 def read_runs(session: Session, user_ids: Iterable[str]) -> dict[str, ErasureRun]:

@@ -4,7 +4,7 @@ liveprofile.rows declares the tables, liveprofile.settings the topics. A unit te
 with the views of the job, so nothing that is kept is without an entry.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, Literal, NamedTuple, Self
 
@@ -15,7 +15,7 @@ from liveprofile.rows.risk import flag_bucket
 from liveprofile.rows.table import Table
 from liveprofile.rows.users import segment_bucket
 from liveprofile.settings import MAX_TTL_S, TOPICS, Settings
-from liveprofile.storage.cql import prepare, read_pages
+from liveprofile.storage.cql import prepare, read_pages, to_ms
 from liveprofile.storage.migrations import RECORD_TTL_S
 from liveprofile.units import DAY_MS, HOUR_MS, SECOND_MS
 from liveprofile.wire.scored_events import ENTITIES
@@ -27,7 +27,8 @@ class UserKeys(NamedTuple):
     """The keys under which a user's rows lie in tables that are not keyed by the user alone."""
 
     user_id: str
-    flag_ids: frozenset[str] = frozenset()
+    # The start of each flag's window in ms. 0: the flag is not stored any more.
+    flags: Mapping[str, int] = {}
     flag_ends: tuple[datetime, ...] = ()  # window_end of the flags, distinct, ascending
     segments: tuple[str, ...] = ()
     hours: tuple[datetime, ...] = ()  # with scored events, ascending
@@ -45,14 +46,14 @@ def read_user_keys(session: Session, user_id: str) -> UserKeys:
         query = prepare(session, f"SELECT {columns} FROM {table} WHERE user_id = ?")
         return list(read_pages(session, query, (user_id,)))
 
-    flags = read("risk_flag", "flag_id, window_end")
-    flag_ids = {row.flag_id for row in flags}
-    for row in read("risk_case", "alerts"):
-        flag_ids |= set(row.alerts or ())
+    # Cases first: the flag of an alert is stored before it.
+    starts_ms = {each: 0 for row in read("risk_case", "alerts") for each in row.alerts or ()}
+    flags = read("risk_flag", "flag_id, window_start, window_end")
+    starts_ms |= {row.flag_id: to_ms(row.window_start or row.window_end) for row in flags}
     changes = read("user_segment", "segment") + read("segment_change", "segment")
     return UserKeys(
         user_id,
-        frozenset(flag_ids),
+        starts_ms,
         tuple(sorted({row.window_end for row in flags})),
         tuple(sorted({row.segment for row in changes})),
         tuple(sorted(row.hour for row in read("risk_score_hours", "hour"))),
@@ -86,10 +87,10 @@ def is_theirs(table: Table, row: Any, keys: UserKeys) -> bool:
         case "user_id":
             return row.user_id == keys.user_id
         case "alert_id":
-            return row.alert_id in keys.flag_ids
+            return row.alert_id in keys.flags
         case "target":  # a flag, or a user and a rule, whose id has no spaces
             target = row.target or ""
-            return target in keys.flag_ids or target.rpartition(" ")[0] == keys.user_id
+            return target in keys.flags or target.rpartition(" ")[0] == keys.user_id
     return True
 
 

@@ -59,7 +59,7 @@ API_AUDIT = table(
     "day, entry DESC",
     limit="cassandra.history_ttl_s",
     holds="writes through the read API",
-    users=Users("target", shares_partitions=True),
+    users=Users("target", row_by_row=True, about="target"),
     options=(BY_DAY,),
 )
 

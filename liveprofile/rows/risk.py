@@ -155,6 +155,7 @@ FLAG_STATE = table(
     changed_at timeuuid
     user_id text static
     rule_id text static
+    window_start timestamp static
     window_end timestamp static
     state text static -- acknowledged, confirmed, false_positive, closed
     analyst text static
@@ -168,7 +169,7 @@ FLAG_STATE = table(
     "flag_id, changed_at DESC",
     limit="cassandra.flag_ttl_s",
     holds="what analysts decided about flags",
-    users=Users("user_id"),
+    users=Users("user_id", about="window_start"),
 )
 
 RISK_SNOOZE = table(
@@ -208,7 +209,7 @@ RISK_CASE = table(
     "user_id, rule_id, number DESC",
     limit="cassandra.case_ttl_s",
     holds="cases of customer service",
-    users=Users("user", lists_keys=True),
+    users=Users("user", lists_keys=True, row_by_row=True, about="alerts"),
 )
 
 ALERT_HANDLED = table(
@@ -224,7 +225,7 @@ ALERT_HANDLED = table(
     "(alert_id, consumer), handler",
     limit="30 days",
     holds="which consumers have processed an alert",
-    users=Users("alert_id"),
+    users=Users("alert_id", about="alert_id"),
 )
 
 RISK_HISTOGRAM = table(

@@ -52,7 +52,10 @@ class Users(NamedTuple):
     of_windows: bool = False  # rows have the times of windows, which may end after an erasure
     lists_keys: bool = False  # of other tables, so it is erased after them
     kept: str = ""  # why an erasure leaves the rows
-    shares_partitions: bool = False  # rows of other users are in the same partitions
+    row_by_row: bool = False  # a partition has rows of other users, or rows that stay
+    # The column that tells of which time the data is that a row derives from: a time, a flag, or
+    # the alerts of a case. Without it, the time of the write does.
+    about: str = ""
 
     @property
     def read_whole(self) -> bool:

@@ -176,11 +176,12 @@ CAMPAIGN_CONTACT = table(
     user_id text
     start timestamp
     campaign text
+    window_start timestamp -- of the profile that the plan was made with
     """,
     "user_id, start DESC, campaign",
     limit="cassandra.history_ttl_s",
     holds="contacts of campaigns",
-    users=BY_USER,
+    users=Users("user", row_by_row=True, about="window_start"),
 )
 
 CAMPAIGN_PLAN = table(
@@ -214,9 +215,10 @@ CAMPAIGN_TARGET = table(
     churn double
     expected_spend double
     expected_gain double
+    window_start timestamp -- of the profile that the plan was made with
     """,
     "(plan_id, bucket), user_id",
     limit="cassandra.history_ttl_s",
     holds="users of plans of campaigns",
-    users=Users("user_id", shares_partitions=True),
+    users=Users("user_id", row_by_row=True, about="window_start"),
 )

@@ -8,6 +8,7 @@ from cassandra.query import SimpleStatement
 
 from liveprofile.rows.users import SEGMENT_BUCKETS
 from liveprofile.storage.cql import read, read_pages
+from liveprofile.storage.erasures import without_erased
 
 
 class Member(NamedTuple):
@@ -26,15 +27,15 @@ class SegmentSize(NamedTuple):
 
 
 def members(session: Session, segment_id: str) -> Iterator[Member]:
-    """The members of a segment, in no order; reads page by page in constant memory."""
+    """The members of a segment, in no order, but no erased ones; reads a bucket at a time."""
     query = SimpleStatement(
         "SELECT user_id, to_unix_timestamp(since) AS since_ms FROM segment_member"
         " WHERE segment = %s AND bucket = %s",
         fetch_size=5_000,
     )
     for bucket in range(SEGMENT_BUCKETS):
-        for row in read_pages(session, query, (segment_id, bucket)):
-            yield Member(*row)
+        rows = [Member(*row) for row in read_pages(session, query, (segment_id, bucket))]
+        yield from without_erased(session, rows, "since_ms")
 
 
 def sizes(session: Session, segment_id: str, limit: int = 10) -> list[SegmentSize]:

@@ -26,6 +26,8 @@ class SweepPlan(NamedTuple):
     decay_days: float
     rewrite_after_ms: int
     may_announce: Callable[[str], bool] = lambda user_id: True  # a user allows events of changes
+    # Whether a user was erased after the beginning of the window that ends at a time.
+    is_erased: Callable[[str, int], bool] = lambda user_id, end_ms: False
     known_definitions: bool = False  # an earlier sweep has evaluated all users with them
 
 

@@ -19,6 +19,7 @@ from liveprofile.rows.profiles import StoredDelta, UserProfile
 from liveprofile.rows.risk import FLAG_BUCKETS, StoredFlag, StoredScore, score_hour_ms
 from liveprofile.rows.table import columns
 from liveprofile.storage.cql import from_ms, prepare, read, read_pages
+from liveprofile.storage.erasures import without_erased
 from liveprofile.value_curves import STORED_COLUMNS, values_at
 
 TOKEN_MIN, TOKEN_MAX = -(1 << 63), (1 << 63) - 1
@@ -168,7 +169,7 @@ def similar_users(
     """The k users with the most similar embeddings, best first, optionally within a segment.
 
     None for an unknown user. The search is approximate: Cassandra's SAI uses a graph index
-    (JVector).
+    (JVector). Users whose rows an erasure has not deleted yet are left out.
     """
     own = read(session, "SELECT embedding FROM user_profile WHERE user_id = %s", (user_id,)).one()
     if own is None:
@@ -183,7 +184,8 @@ def similar_users(
     )
     rows = read(session, query, (own.embedding, *segment_values, own.embedding, k + 1))
     users = [SimilarUser(*row)._replace(segments=names_of(row.segments)) for row in rows]
-    return [user for user in users if user.user_id != user_id][:k]
+    shown = without_erased(session, users, "window_end_ms")
+    return [user for user in shown if user.user_id != user_id][:k]
 
 
 def scan_digests(

@@ -5,7 +5,6 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query
 from starlette.responses import Response
 
-from liveprofile.alerts.cases.snooze import read_snoozes
 from liveprofile.alerts.cases.states import AlertState
 from liveprofile.client import models
 from liveprofile.client.models import Items, Page
@@ -90,7 +89,7 @@ async def put_label(flag_id: FlagId, body: models.LabelRequest, call: Labeller) 
 @router.get("/users/{user_id}/snoozes", response_model=Items[models.UserSnooze])
 async def get_snoozes(user_id: UserId, call: RiskReader) -> Response:
     """The rules that send no alerts about this user for now."""
-    return answers.json_response({"items": await call.read(read_snoozes, user_id)})
+    return answers.json_response({"items": await call.store.snoozes(user_id)})
 
 
 @router.put("/users/{user_id}/snoozes/{rule_id}", response_model=models.UserSnooze)

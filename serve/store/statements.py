@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import namedtuple
 from typing import NamedTuple
 
+from liveprofile.alerts.cases.case_store import SELECT_CASES as _CASE
 from liveprofile.attributes.table import MAX_ROWS, SELECTED
 from liveprofile.rows.profiles import MARKS, StoredDelta, UserProfile
 from liveprofile.storage.queries import StoredFlag, StoredScore, columns, select
@@ -56,10 +57,6 @@ _PROFILE = columns(RawProfile)
 _PROFILE_ONLY = _PROFILE.removesuffix(f", {_EMBEDDING}")
 
 
-_CASE = (
-    "SELECT user_id, rule_id, number, state, to_unix_timestamp(opened_at), severity, action,"
-    " message, alerts FROM risk_case"
-)
 _ERASURE = "SELECT user_id, to_unix_timestamp(before), remaining FROM erasure"
 CQL = {
     "check": "SELECT key FROM system.local",

@@ -13,20 +13,22 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from datetime import date
 from functools import wraps
+from operator import attrgetter
 from typing import Any, NamedTuple, TypeVar
 
 from cassandra.cluster import Session
 
-from liveprofile.alerts.cases.case_store import AlertCase
+from liveprofile.alerts.cases.case_store import AlertCase, case_of
 from liveprofile.alerts.cases.flags import FlagWithState, with_states
+from liveprofile.alerts.cases.snooze import Snooze, read_snoozes
 from liveprofile.attributes.statements import Statement
 from liveprofile.attributes.table import by_user
-from liveprofile.privacy.erasure_log import hides
 from liveprofile.rows.risk import FLAG_BUCKETS, score_hour_ms
 from liveprofile.rows.users import SEGMENT_BUCKETS
 from liveprofile.settings import CassandraSettings, Settings
 from liveprofile.storage.connection import open_session
-from liveprofile.storage.cql import from_ms, to_ms
+from liveprofile.storage.cql import from_ms
+from liveprofile.storage.erasures import hides, without_erased
 from liveprofile.storage.queries import StoredFlag, StoredScore, stored_flag, stored_score
 from serve.keys import StoredKey, key_of_row
 from serve.problems import unknown_user
@@ -64,8 +66,8 @@ class ScorePage(NamedTuple):
 def of_user(time: str) -> Any:
     """A read of a user's rows, without those that are erased and not deleted yet.
 
-    time: the field of a row that tells of which time it is. Raises ApiError (404) if the user is
-    erased and has not come back.
+    time: the field of a row that tells of which time it is; "": none is of a later time. Raises
+    ApiError (404) if the user is erased and has not come back.
     """
 
     def guarded(read: Any) -> Any:
@@ -74,10 +76,34 @@ def of_user(time: str) -> Any:
             rows, erased = await asyncio.gather(read(self, user_id, *args), self.erased([user_id]))
             if not erased:
                 return rows
-            kept = [row for row in rows if getattr(row, time) >= erased[user_id]]
+            kept = [row for row in rows if time and getattr(row, time) >= erased[user_id]]
             if not kept and not await self.profiles([user_id], False):
                 raise unknown_user()
             return kept
+
+        return answer
+
+    return guarded
+
+
+def of_all(time: str, position: Callable[[Any], tuple[Any, ...]]) -> Any:
+    """A read of a page of rows of many users, as `of_user`; it reads on for rows that it leaves
+    out.
+
+    position: of a row, as the read's argument `after`, which comes before `limit`, its last one.
+    """
+
+    def guarded(read: Any) -> Any:
+        @wraps(read)
+        async def answer(self: Store, *args: Any) -> Any:
+            *about, after, limit = args
+            kept: list[Any] = []
+            while True:
+                rows = await read(self, *about, after, limit)
+                kept += await self.read(without_erased, rows, time)
+                if len(rows) < limit or len(kept) >= limit:
+                    return kept[:limit]
+                after = position(rows[-1])
 
         return answer
 
@@ -184,7 +210,8 @@ class Store:
 
     async def some_profiles(self, limit: int) -> list[RawProfile]:
         """Of users chosen by the hash of their id: as good as at random, always the same."""
-        return [RawProfile(*row) for row in await self._link.rows("some_profiles", (limit,))]
+        rows = [RawProfile(*row) for row in await self._link.rows("some_profiles", (limit,))]
+        return await self.read(without_erased, rows, "window_start_ms")
 
     @of_user("window_start_ms")
     async def deltas(self, user_id: str, until_ms: int, limit: int) -> list[RawDelta]:
@@ -251,6 +278,7 @@ class Store:
             flags = await self.flags(user_id, since_ms, own, limit)
         return await self.read(with_states, flags)
 
+    @of_all("window_start_ms", attrgetter("window_end_ms", "user_id", "rule_id", "event_id"))
     async def all_flags(
         self, since_ms: int, after: tuple[int, str, str, str] | None, limit: int
     ) -> list[StoredFlag]:
@@ -285,6 +313,7 @@ class Store:
         days = {row[0].date() for row in await self._link.rows("flag_days")}
         return sorted((day for day in days if first <= day <= last), reverse=True)
 
+    @of_all("since_ms", attrgetter("bucket", "user_id"))
     async def segment_members(
         self, segment: str, after: tuple[int, str] | None, limit: int
     ) -> list[BucketMember]:
@@ -306,6 +335,10 @@ class Store:
                 members += [BucketMember(*row) for row in rows]
         return members[:limit]
 
+    @of_user("")  # none is set while rows of the user are deleted
+    async def snoozes(self, user_id: str) -> list[Snooze]:
+        return await self.read(read_snoozes, user_id)
+
     @of_user("since_ms")
     async def user_segments(self, user_id: str) -> list[StoredUserSegment]:
         rows = await self._link.rows("user_segments", (user_id,))
@@ -324,10 +357,11 @@ class Store:
             return await self._cases(None, after, limit)
         return await self._cases_of(user_id, after, limit)
 
-    @of_user("opened_at_ms")
+    @of_user("first_ms")
     async def _cases_of(self, user_id: str, *page: Any) -> list[AlertCase]:
         return await self._cases(user_id, *page)
 
+    @of_all("first_ms", attrgetter("user_id", "rule_id", "number"))
     async def _cases(
         self, user_id: str | None, after: tuple[str, str, int] | None, limit: int
     ) -> list[AlertCase]:
@@ -336,7 +370,7 @@ class Store:
                 rows = await self._link.rows("cases", (limit,))
             else:
                 rows = await self._link.rows("user_cases", (user_id, limit))
-            return [_case(row) for row in rows]
+            return list(map(case_of, rows))
         of_user, rule_id, _ = after
         found = list(await self._link.rows("cases_of_rule_rest", (*after, limit)))
         if len(found) < limit:
@@ -344,16 +378,8 @@ class Store:
             found += await self._link.rows("cases_rest", rest)
         if len(found) < limit and user_id is None:
             found += await self._link.rows("cases_after", (of_user, limit - len(found)))
-        return [_case(row) for row in found]
+        return list(map(case_of, found))
 
 
 def _place(flag: StoredFlag) -> tuple[int, str, str, str]:
     return (-flag.window_end_ms, flag.user_id, flag.rule_id, flag.event_id)
-
-
-def _case(row: tuple) -> AlertCase:
-    user_id, rule_id, number, state, opened_at_ms, severity, action, message, alerts = row
-    times = {alert_id: to_ms(time) for alert_id, time in (alerts or {}).items()}
-    return AlertCase(
-        user_id, rule_id, number, state == "open", opened_at_ms, severity, action, message, times
-    )

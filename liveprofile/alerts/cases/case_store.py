@@ -5,6 +5,7 @@ transaction (IF in CQL), so several consumers and analysts can work at once. It 
 row, so that a case expires as a whole, `cassandra.case_ttl_s` after its last change.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from cassandra.cluster import Session
@@ -21,6 +22,7 @@ from liveprofile.alerts.cases.states import RESOLVED_STATES, read_states
 from liveprofile.errors import ServiceError
 from liveprofile.rows.risk import RISK_CASE
 from liveprofile.storage.cql import execute, from_ms, now_ms, read, to_ms
+from liveprofile.storage.erasures import erased_before_ms
 
 # A write that loses a race is repeated. Each loss means that another writer succeeded.
 MAX_ATTEMPTS = 20
@@ -51,6 +53,24 @@ class AlertCase(NamedTuple):
     message: str
     alerts: dict[str, int]  # alert id: its time in ms
 
+    @property
+    def first_ms(self) -> int:
+        """The time of the oldest alert."""
+        return min(self.alerts.values(), default=self.opened_at_ms)
+
+
+SELECT_CASES = (
+    "SELECT user_id, rule_id, number, state, to_unix_timestamp(opened_at), severity, action,"
+    " message, alerts FROM risk_case"
+)
+
+
+def case_of(row: Sequence[Any]) -> AlertCase:
+    """A row of SELECT_CASES."""
+    *key, state, opened_at_ms, severity, action, message, alerts = row
+    times = {alert_id: to_ms(time) for alert_id, time in (alerts or {}).items()}
+    return AlertCase(*key, state == "open", opened_at_ms, severity, action, message, times)
+
 
 def _raise_lost_races(state: RetryCallState) -> None:
     raise ServiceError(
@@ -68,29 +88,28 @@ _retry_lost_races = retry(
 
 def read_cases(session: Session, user_id: str, rule_id: str | None = None) -> list[AlertCase]:
     """Returns the cases of a user, or of a user and rule. The cases of a rule are newest first."""
-    query = (
-        "SELECT user_id, rule_id, number, state, opened_at, severity, action, message, alerts"
-        " FROM risk_case WHERE user_id = %s"
-    )
+    query = f"{SELECT_CASES} WHERE user_id = %s"
     if rule_id is None:
         rows = read(session, query, (user_id,))
     else:
         rows = read(session, f"{query} AND rule_id = %s", (user_id, rule_id))
-    return [_from_row(row) for row in rows]
+    return [case_of(row) for row in rows]
 
 
 @_retry_lost_races
 def add_alert(session: Session, alert: NewAlert, *, ttl_s: int) -> AlertCase | None:
     """Adds an alert to the open case of its user and rule, or opens a case. Returns the case.
 
-    Idempotent: an alert that a case of this user and rule already holds changes nothing. ttl_s: how
-    long the case is kept after this change.
+    Idempotent: an alert that a case of this user and rule already holds changes nothing. A case
+    with alerts that are erased is left to its deletion. ttl_s: how long the case is kept after this
+    change.
     """
     cases = read_cases(session, alert.user_id, alert.rule_id)
+    before_ms = erased_before_ms(session, [alert.user_id]).get(alert.user_id, 0)
     for case in cases:
         if alert.alert_id in case.alerts:
             return case
-    if cases and cases[0].is_open:
+    if cases and cases[0].is_open and cases[0].first_ms >= before_ms:
         longer = cases[0]._replace(alerts=cases[0].alerts | {alert.alert_id: alert.time_ms})
         # None: the case has changed since it was read.
         return longer if _replace_row(session, cases[0], longer, None, ttl_s) else None
@@ -179,17 +198,3 @@ def _row_values(case: AlertCase, closed_by: str | None) -> tuple[Any, ...]:
 
 def _to_timestamps(alerts: dict[str, int]) -> dict[str, Any]:
     return {alert_id: from_ms(time_ms) for alert_id, time_ms in alerts.items()}
-
-
-def _from_row(row: Any) -> AlertCase:
-    return AlertCase(
-        user_id=row.user_id,
-        rule_id=row.rule_id,
-        number=row.number,
-        is_open=row.state == "open",
-        opened_at_ms=to_ms(row.opened_at),
-        severity=row.severity,
-        action=row.action,
-        message=row.message,
-        alerts={alert_id: to_ms(time) for alert_id, time in (row.alerts or {}).items()},
-    )

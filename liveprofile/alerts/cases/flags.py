@@ -9,6 +9,7 @@ from liveprofile.alerts.cases.states import AlertState, StoredAlertState, read_s
 from liveprofile.errors import LiveprofileError
 from liveprofile.storage import queries
 from liveprofile.storage.cql import read, to_ms
+from liveprofile.storage.erasures import without_erased
 from liveprofile.storage.queries import StoredFlag
 
 # Cool-downs keep a user's flags few.
@@ -32,11 +33,12 @@ def with_states(session: Session, flags: Sequence[StoredFlag]) -> list[FlagWithS
 
 
 def find_flag(session: Session, flag_id: str) -> StoredFlag:
-    """Returns the flag with this id, which is also its alert's id. Raises UnknownFlagError."""
+    """Returns the flag with this id, which is also its alert's id. Raises UnknownFlagError, also if
+    the flag is erased and not deleted yet."""
     query = "SELECT user_id, window_end FROM risk_flag WHERE flag_id = %s"
     for row in read(session, query, (flag_id,)):
         for flag in queries.flags(session, row.user_id, to_ms(row.window_end), MAX_FLAGS_PER_USER):
-            if flag.flag_id == flag_id:
+            if flag.flag_id == flag_id and without_erased(session, [flag], "window_start_ms"):
                 return flag
     raise UnknownFlagError(
         f"no flag {flag_id!r}; `liveprofile risk alerts list` lists the stored flags"
@@ -59,7 +61,8 @@ def list_flags(
     count = limit
     while True:
         flags = queries.flags(session, user_id, since_ms, count)
-        candidates = [flag for flag in flags if rule_id is None or flag.rule_id == rule_id]
+        shown = without_erased(session, flags, "window_start_ms")
+        candidates = [flag for flag in shown if rule_id is None or flag.rule_id == rule_id]
         matches = [
             each
             for each in with_states(session, candidates)

@@ -131,7 +131,8 @@ def _write(
     batch.add(
         SimpleStatement(
             f"UPDATE flag_state USING TTL {ttl_s:d} SET state = %s, analyst = %s, updated_at = %s,"
-            " note = %s, user_id = %s, rule_id = %s, window_end = %s WHERE flag_id = %s"
+            " note = %s, user_id = %s, rule_id = %s, window_start = %s, window_end = %s"
+            " WHERE flag_id = %s"
             # Null matches a missing row. The time is compared too: a state may occur again.
             " IF state = %s AND updated_at = %s"
         ),
@@ -142,6 +143,7 @@ def _write(
             after.note,
             flag.user_id,
             flag.rule_id,
+            from_ms(flag.window_start_ms),
             from_ms(flag.window_end_ms),
             flag.flag_id,
             None if before.state is AlertState.OPEN else before.state.value,

@@ -35,7 +35,8 @@ from liveprofile.pseudonym import user_pseudonym
 from liveprofile.rows.risk import ALERT_HANDLED
 from liveprofile.rules.flags import Severity
 from liveprofile.settings import Settings
-from liveprofile.storage.cql import execute, from_ms, now_ms
+from liveprofile.storage.cql import execute, from_ms, now_ms, to_ms
+from liveprofile.storage.erasures import erased_before_ms
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +81,8 @@ class RetryPolicy(NamedTuple):
 
 
 class HandledStore:
-    """Records in Cassandra which handler has handled which alert; a consumer group shares it."""
+    """What Cassandra knows of alerts: which handler of a consumer group has handled which one, and
+    which are erased."""
 
     def __init__(self, session: Session, group_id: str):
         self._session, self._group_id = session, group_id
@@ -96,6 +98,11 @@ class HandledStore:
         insert = ALERT_HANDLED.insert(HANDLED_TTL_S, time="", mark="%s")
         values = (alert_id, self._group_id, handler, from_ms(now_ms()))
         execute(self._session, insert, values)
+
+    def is_erased(self, alert: Alert) -> bool:
+        """Whether the user was erased after the alert's window or event."""
+        erased = erased_before_ms(self._session, [alert.user_id])
+        return to_ms(alert.data.window_start) < erased.get(alert.user_id, 0)
 
 
 class DeliveryFailure(NamedTuple):
@@ -115,6 +122,7 @@ class AlertCounts:
     known: int = 0  # pairs that had been handled before
     below: int = 0  # alerts below the minimum severity
     other: int = 0  # events of another type, such as drift
+    erased: int = 0  # alerts from before an erasure of their user
     retried: int = 0  # attempts beyond the first
     dead: int = 0  # dead letters
 
@@ -234,13 +242,22 @@ class AlertConsumer:
         a dead letter.
         """
         name = f"alert {alert.id} of {user_pseudonym(alert.user_id)}"
+
+        def attempt(handler: Handler) -> bool:
+            if is_kept := not self._handled.is_erased(alert):
+                handler.handle(alert)
+            return is_kept
+
         for handler in self._handlers:
             if self._retry(self._handled.has, alert.id, handler.name):
                 self.counts.known += 1
                 continue
             started_s = time.monotonic()
             try:
-                self._retry(handler.handle, alert)
+                if not self._retry(attempt, handler):
+                    self.counts.erased += 1
+                    log.info("%s: the user was erased", name)
+                    return
             except (ServiceError, ConsumerStoppedError):
                 raise
             except Exception as error:  # noqa: BLE001 - whatever a shop's handler raises

@@ -84,7 +84,8 @@ def spend_of(session: Any, user: str) -> float | None:
 def test_stored_plan_is_listed_sent_reported_and_counted(job: JobUnderTest) -> None:
     topic = f"{job.settings.topics.events}-campaign-listed"
     groups = ("treatment", "treatment", "control")
-    targets = [Target(f"api-{n}", group, (), 0.5, 9.0, 4.0) for n, group in enumerate(groups)]
+    rest = ((), 0.5, 9.0, 4.0, START_MS)
+    targets = [Target(f"api-{n}", group, *rest) for n, group in enumerate(groups)]
     cap = Cap(contacts=1, days=30)
     about = Campaign(name="autumn", start_ms=START_MS, control_share=0.3, cost=0.1, cap=cap)
     summary = {"treatment": 2, "control": 1, "expected_gain": 8.0}

@@ -10,7 +10,10 @@ from liveprofile.kafka.records import read_topic, send_all
 from liveprofile.privacy import trained_users
 from liveprofile.privacy.erasures import read_record, to_record
 from liveprofile.privacy.trained_users import TrainedUsers, user_key
+from liveprofile.storage.connection import open_session
+from liveprofile.storage.erasures import erased_before_ms
 from liveprofile.wire.user_records import CONTENT_TYPE, WHOLE_KEY, key_of
+from services.privacy import PendingErasures
 from tests.support.job_under_test import JobUnderTest
 from tests.support.rows.stored_windows import store_windows
 
@@ -62,6 +65,9 @@ def test_an_erasure_of_another_writer_is_pending_until_it_is_carried_out(job: Jo
     record = (key_of("erased-4"), to_record("erased-4", 1_767_605_700_000), CONTENT_TYPE)
     send_all(job.settings, job.settings.topics.erasures, [record])
     assert not job.run("privacy", "erase", "erased-4", "--status", ok=False)["done"]
+    with open_session(job.settings.cassandra) as session:
+        assert "erased-4" in PendingErasures(job.settings).find(session)
+        assert erased_before_ms(session, ["erased-4"], hidden=True)  # from now on
     assert job.run("privacy", "erase", "--pending")["user_id"] == "erased-4"
     assert job.run("privacy", "erase", "erased-4", "--status")["done"]
     never = job.cli("privacy", "erase", "nobody", "--status", ok=False)

@@ -24,6 +24,7 @@ from liveprofile.alerts.consumer.loop import (
 )
 from liveprofile.kafka.records import read_topic, send_all
 from liveprofile.kafka.topics import create_topics
+from liveprofile.privacy.erasure_log import ErasureRun, write_runs
 from liveprofile.pseudonym import user_pseudonym
 from liveprofile.rows.risk import score_hour_ms
 from liveprofile.settings import CassandraSettings, Settings
@@ -234,6 +235,15 @@ def consume(
         thread.join(30)
     assert not thread.is_alive() and consumer.counts.received == records
     return consumer
+
+
+def test_an_alert_from_before_an_erasure_reaches_no_handler(job: JobUnderTest, session: Session):
+    settings, recorder = with_alerts_topic(job.settings, "erased"), RecordingHandler()
+    send_alerts(settings, "0" * 32)
+    write_runs(session, {"42": ErasureRun(now_ms(), now_ms(), {})}, 60)
+    assert consume(settings, session, "erased", [recorder], 1).counts.erased == 1
+    session.execute("DELETE FROM erasure WHERE user_id = '42'")
+    assert not recorder.handled
 
 
 def test_restarted_consumer_handles_no_alert_twice(

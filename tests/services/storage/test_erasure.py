@@ -4,12 +4,13 @@ And rows that a late withdrawal forbids: they are found and deleted, and no othe
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from cassandra.cluster import Session
 
 from liveprofile.consent.changes import PURPOSES, ConsentChange, ConsentTable
 from liveprofile.privacy.erase import KEPT, WINDOW_TABLES, Cut, Erasure, erase_users
-from liveprofile.privacy.erasure_log import ErasureRun, read_runs, scan_runs, write_run
+from liveprofile.privacy.erasure_log import ErasureRun, read_runs, scan_runs, write_runs
 from liveprofile.privacy.places import TABLES, read_user_keys
 from liveprofile.privacy.withdrawals import delete_rows, find_rows, read_digests
 from liveprofile.settings import WindowSettings
@@ -22,11 +23,15 @@ ERASED_US = TIME_US + 24 * HOUR_MS * 1_000
 
 def insert_all(session: Session, user: str, at_us: int = TIME_US) -> None:
     """A row of the user in every table."""
+    about_us = at_us if at_us == TIME_US else at_us - WINDOW_MS * 1_000
     for table in TABLES:
-        row = user_row(table, user)
-        query = f"INSERT INTO {table} ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})"
-        statement = session.prepare(f"{query} USING TIMESTAMP {at_us} AND TTL 3600")
-        session.execute(statement, list(row.values()))
+        insert(session, table, user_row(table, user, about_us), at_us)
+
+
+def insert(session: Session, table: str, row: dict[str, Any], at_us: int) -> None:
+    query = f"INSERT INTO {table} ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})"
+    statement = session.prepare(f"{query} USING TIMESTAMP {at_us} AND TTL 3600")
+    session.execute(statement, list(row.values()))
 
 
 def erase(session: Session, user: str, now_us: Callable[[], int]) -> Erasure:
@@ -51,6 +56,10 @@ def test_all_rows_of_one_user_are_deleted_and_a_replay_does_not_bring_them_back(
     insert_all(session, "gone-user")
     insert_all(session, "kept-user")
     assert rows_of(session, "gone-user").keys() == TABLES.keys()
+    for table in (name for name, each in TABLES.items() if each.users.about):
+        # About the past, and written after the request.
+        flag = {"target": "flag-gone-user"} if table == "api_audit" else {}
+        insert(session, table, user_row(table, "gone-user") | flag, ERASED_US - 1)
     done = erase(session, "gone-user", lambda: ERASED_US)
     assert done.rows.keys() == TABLES.keys() - KEPT.keys() and not done.pending
     assert rows_of(session, "gone-user").keys() == KEPT.keys()
@@ -84,8 +93,8 @@ def test_later_rows_stay(session: Session) -> None:
 
 def test_deletions_are_noted_and_read(session: Session) -> None:
     first, second = ErasureRun(7, 1_000, {"risk_score_hours": 1}), ErasureRun(9, 2_000, {})
-    write_run(session, "noted-user", second, 3_600)
-    write_run(session, "noted-user", first, 3_600)  # an older run does not replace it
+    write_runs(session, {"noted-user": second}, 3_600)
+    write_runs(session, {"noted-user": first}, 3_600)  # an older run does not replace it
     assert read_runs(session, ["noted-user", "nobody"]) == {"noted-user": second}
     assert scan_runs(session)["noted-user"] == second
 

@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from cassandra.util import uuid_from_time
@@ -25,8 +25,13 @@ _BY_TYPE = {
 }
 
 
-def user_row(table: str, user: str) -> dict[str, Any]:
-    """The user's row of a table, without columns of collections that identify nobody."""
+def user_row(table: str, user: str, about_us: int = TIME_US) -> dict[str, Any]:
+    """The user's row of a table, without columns of collections that identify nobody.
+
+    about_us: the start of the window that it is about.
+    """
+    about = TIME + timedelta(microseconds=about_us - TIME_US)
+    expired = {f"expired-{user}": TIME} if about == TIME else {}
     named = {
         "user_id": user,
         "flag_id": f"flag-{user}",
@@ -35,7 +40,8 @@ def user_row(table: str, user: str) -> dict[str, Any]:
         "bucket": _BUCKETS.get(table, segment_bucket)(user),
         "hour": HOUR,
         "day": TIME.date(),
-        "alerts": {f"flag-{user}": TIME, f"expired-{user}": TIME},
+        "window_start": about,
+        "alerts": {f"flag-{user}": about, **expired},
         "segment": "loyal",
         "remaining": "{}",
         "entry": uuid_from_time(TIME, node=zlib.crc32(user.encode()), clock_seq=1),

@@ -34,6 +34,7 @@ class World:
         self.segments = found
         self.store = MemorySweepStore(MemoryMemberships())
         self.sent: list[dict] = []
+        self.erased: set[str] = set()
         self.policy = MembershipPolicy(self.store.segments, REWRITE_MS)
         self.step: Callable[[str], None] = lambda name: None
         self.swept = ""  # the definitions of the last sweep
@@ -63,7 +64,8 @@ class World:
     ) -> SweepResult:
         known = self.swept == self.segments.version
         self.swept = self.segments.version
-        plan = SweepPlan(sweep, time_ms, 30.0, REWRITE_MS, known_definitions=known)
+        erased = {"is_erased": lambda user, end_ms: user in self.erased}
+        plan = SweepPlan(sweep, time_ms, 30.0, REWRITE_MS, known_definitions=known, **erased)
         start = state or SweepState(sweep, time_ms, self.segments.version)
         return Sweep(self.store, self.send, self.segments, plan, recheck_s=0.0).run(start)
 
@@ -104,6 +106,17 @@ class World:
                 if (recency <= 30) if name == "recent" else idle > 10:
                     expected.add(user)
             assert members == expected
+
+
+def test_users_who_are_erased_are_left_to_their_deletion() -> None:
+    world = World()
+    for user in ("gone", "deleted", "kept"):
+        world.window(user, recency_days=0.0)
+    world.erased = {"gone", "deleted"}
+    del world.store.rows["deleted"]  # its memberships follow
+    sent = len(world.changes())
+    world.sweep(END_MS + 40 * DAY_MS)
+    assert {user for user, *_ in world.changes()[sent:]} == {"kept"}
 
 
 def test_users_leave_and_enter_by_time() -> None:

@@ -11,16 +11,19 @@ import numpy as np
 import orjson
 import pytest
 
-from liveprofile.privacy.erasure_log import REQUESTED, ErasureRun, write_run
+from liveprofile.alerts.cases.flags import list_flags
+from liveprofile.privacy.erasure_log import REQUESTED, ErasureRun, write_runs
 from liveprofile.rows.users import segment_bucket
+from liveprofile.segments.members import members
 from liveprofile.settings import load
 from liveprofile.trends.count_store import Series
 from liveprofile.units import DAY_MS, HOUR_MS
+from serve.keys import ANALYST
 from serve.problems import UnavailableError
 from serve.store.scans import ScanLimit, Scans, ScanTooLargeError
 from tests.support.event_loop import on_loop
 from tests.support.memory.api import MINUTE_MS, NOW_MS, MemoryApi
-from tests.support.rows.api_rows import USERS, WINDOW_MS, raw_delta, raw_profile
+from tests.support.rows.api_rows import USERS, WINDOW_MS, alert_case, raw_delta, raw_profile
 from tests.support.rows.statements import stated
 from tests.support.rows.value_curves import curve_document
 from tests.unit.serve.conftest import Clock, Connect, every_item, kind_of
@@ -262,11 +265,11 @@ def test_a_user_whose_erasure_is_accepted_is_unknown_at_once(
 ) -> None:
     parts = ("", "?embedding=true", "/deltas", "/flags", "/scores", "/segments", "/similar")
     client = connect()
-    paths = [f"/v1/users/42{part}" for part in (*parts, "/attributes", "/interests")]
+    paths = [f"/v1/users/42{part}" for part in (*parts, "/attributes", "/interests", "/snoozes")]
     assert {client.get(path).status_code for path in paths} == {200}
 
     def erase(before_ms: int, remaining: dict[str, int]) -> list[int]:
-        write_run(api.session, "42", ErasureRun(before_ms, NOW_MS, remaining), 60)
+        write_runs(api.session, {"42": ErasureRun(before_ms, NOW_MS, remaining)}, 60)
         return [client.get(path).status_code for path in paths]
 
     assert erase(NOW_MS + 1, REQUESTED) == [404] * len(paths)
@@ -277,3 +280,30 @@ def test_a_user_whose_erasure_is_accepted_is_unknown_at_once(
     assert len(every_item(client, "/v1/users/42/deltas")) == 1
     # Nothing is left but the hours in which the user had events.
     assert set(erase(NOW_MS + 1, {"risk_score_hours": 1})) == {200}
+
+
+@pytest.mark.parametrize("limit", [1, 200])
+def test_nothing_shows_a_user_whose_erasure_is_accepted(
+    api: MemoryApi, connect: Connect, limit: int
+) -> None:
+    client, other, flag = connect(ANALYST), USERS[1], f"{0:032x}"
+    api.put(alert_case(1, other))
+
+    def shown() -> list[set[str]]:
+        lists = ("/v1/alerts", "/v1/cases", "/v1/segments/loyal/members")
+        found = [every_item(client, path, limit=limit) for path in lists]
+        similar = client.get(f"/v1/users/{quote(other, safe='')}/similar").json()["similar"]
+        return [{each["user_id"] for each in rows} for rows in (*found, similar)]
+
+    paths = (f"/v1/alerts/{flag}", "/v1/users/42/snoozes")
+    assert all("42" in users for users in shown())
+    assert [client.get(path).status_code for path in paths] == [200, 200]
+    write_runs(api.session, {"42": ErasureRun(NOW_MS + 1, NOW_MS, REQUESTED)}, 60)
+    assert not any("42" in users for users in shown()) and all(shown()[:3])
+    assert [client.get(path).status_code for path in paths] == [404, 404]
+    # Nor does anyone act on what is erased.
+    label = client.put(f"/v1/alerts/{flag}/label", json={"label": "fraud"})
+    snooze = client.put("/v1/users/42/snoozes/*", json={"for_s": 60})
+    assert (label.status_code, snooze.status_code) == (404, 422)
+    assert {each.flag.user_id for each in list_flags(api.session, limit=100)} == {other}
+    assert "42" not in {each.user_id for each in members(api.session, "loyal")}

@@ -31,12 +31,16 @@ class MemoryHandledStore:
 
     def __init__(self) -> None:
         self.handled: set[tuple[str, str]] = set()
+        self.erased: set[str] = set()  # alerts
 
     def has(self, alert_id: str, handler: str) -> bool:
         return (alert_id, handler) in self.handled
 
     def add(self, alert_id: str, handler: str) -> None:
         self.handled.add((alert_id, handler))
+
+    def is_erased(self, alert: Alert) -> bool:
+        return alert.id in self.erased
 
 
 class Recorder:
@@ -56,12 +60,12 @@ class Run:
     """One run of the consumer over the records of a fake Kafka."""
 
     def __init__(self, kafka: FakeConsumer, *handlers: Any, **options: Any):
-        self.kafka, self.dead = kafka, []
+        self.kafka, self.dead, self.store = kafka, [], MemoryHandledStore()
         self.consumer = AlertConsumer(
             kafka,
             TOPIC,
             handlers,
-            MemoryHandledStore(),
+            self.store,
             lambda record, failure: self.dead.append((record.offset(), failure)),
             **{"retries": FAST, **options},
         )

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from cassandra.query import BatchStatement
 
-from liveprofile.alerts.cases import snooze, states
+from liveprofile.alerts.cases import case_store, snooze, states
+from liveprofile.alerts.cases.case_store import NewAlert
 from liveprofile.alerts.cases.states import (
     TRANSITIONS,
     AlertState,
@@ -14,7 +15,9 @@ from liveprofile.alerts.cases.states import (
     TransitionError,
 )
 from liveprofile.errors import InputError
+from liveprofile.privacy.erasure_log import REQUESTED, ErasureRun, write_runs
 from liveprofile.storage.cql import from_ms
+from tests.support.memory.cassandra import MemoryCassandra
 from tests.support.rows.api_rows import stored_flag_of
 
 FLAG = stored_flag_of(1)
@@ -40,6 +43,15 @@ class FakeSession:
             state=state.state.value, analyst=state.by, updated_at=from_ms(1), note=state.note
         )
         return SimpleNamespace(one=lambda: row)
+
+
+def test_an_alert_after_an_erasure_opens_a_case_of_its_own():
+    session, first = MemoryCassandra(), NewAlert("a", 1_000, "42", "rule", "high", "a", "m")
+    case_store.add_alert(session, first, ttl_s=60)
+    write_runs(session, {"42": ErasureRun(2_000, 2_000, REQUESTED)}, 60)
+    later = first._replace(alert_id="b", time_ms=3_000)
+    case = case_store.add_alert(session, later, ttl_s=60)
+    assert (case.number, case.alerts) == (2, {"b": 3_000})
 
 
 @pytest.mark.parametrize("before", list(AlertState))

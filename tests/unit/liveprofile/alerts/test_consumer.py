@@ -70,6 +70,19 @@ def test_poison_alert_goes_to_dead_letters_and_blocks_nothing():
     assert kafka.committed == {0: 2} and run.counts.dead == 1
 
 
+def test_alert_of_a_user_who_is_erased_during_its_retries_is_dropped():
+    class Receiver(Recorder):
+        def handle(self, alert: Alert) -> None:
+            run.store.erased.add(alert.id)  # the erasure is accepted at this moment
+            super().handle(alert)
+
+    failing = Receiver(*[TimeoutError()] * FAST.attempts, name="webhook")
+    run = Run(kafka := kafka_of([payload(1)]), failing, other := Recorder())
+    assert (run().counts.erased, run.counts.handled) == (1, 0)
+    assert len(failing.seen) == 1 and not other.seen and not run.dead
+    assert kafka.committed == {0: 1} and not run.store.handled
+
+
 def test_refused_alert_is_not_retried():
     handler = Recorder(AlertRefusedError("gone"))
     run = Run(kafka_of([payload(1)]), handler)()

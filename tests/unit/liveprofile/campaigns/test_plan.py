@@ -55,7 +55,7 @@ def profile(user_id: str, *segments: str, **changes: Any) -> StoredProfile:
 
 
 def candidate(user_id: str, gain: float) -> Target:
-    return Target(user_id, "", ("loyal",), 0.5, 10.0, gain)
+    return Target(user_id, "", ("loyal",), 0.5, 10.0, gain, 0)
 
 
 def test_candidates_fit_condition_and_one_of_the_segments() -> None:
@@ -129,8 +129,8 @@ def test_control_groups_are_stable_independent_and_of_the_share() -> None:
 
 
 TARGETS = [
-    Target("u1", TREATMENT, ("loyal", "new"), 0.5, 10.0, 4.0),
-    Target('u,"2', CONTROL, (), 0.25, 5.0, 3.5),
+    Target("u1", TREATMENT, ("loyal", "new"), 0.5, 10.0, 4.0, 0),
+    Target('u,"2', CONTROL, (), 0.25, 5.0, 3.5, 0),
 ]
 
 
@@ -171,7 +171,7 @@ def test_interval_of_a_difference_of_means_is_welchs() -> None:
 
 
 def target(user: str, group: str, *segments: str) -> Target:
-    return Target(user, group, segments, 0.5, 1.0, 1.0)
+    return Target(user, group, segments, 0.5, 1.0, 1.0, 0)
 
 
 def test_users_without_a_purchase_count_and_segments_are_those_of_the_plan() -> None:

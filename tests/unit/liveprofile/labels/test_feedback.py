@@ -59,6 +59,17 @@ def test_json_lines_are_parsed_and_invalid_rows_rejected(tmp_path: Path):
     assert len(rejected) == 3 and len(count) == 5 == feedback.estimate_rows(file)
 
 
+def test_labels_of_erased_events_and_of_no_time_are_rejected(tmp_path: Path):
+    texts = ("11-26T01:00:01Z", "13-26T01:00:00Z", "11-26T01:00:00")  # no month, no offset
+    times = (LABEL["event_time"], *(f"2017-{each}" for each in texts))
+    file = tmp_path / "labels.jsonl"
+    file.write_text("\n".join(json.dumps(LABEL | {"event_time": each}) for each in times))
+    erased, kept, *no_times = read_labels(file, "bank", {"42": LABEL["event_time"] + 1})
+    assert erased == feedback.RejectedLabel(1, "the user was erased after this event")
+    assert kept == LABEL | {"event_time": times[1]}
+    assert all(each.reason.startswith("event_time") for each in no_times) and len(no_times) == 2
+
+
 def test_without_file_labels_are_read_from_the_topic(monkeypatch: pytest.MonkeyPatch):
     asked = []
 

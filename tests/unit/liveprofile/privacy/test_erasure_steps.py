@@ -43,11 +43,13 @@ def filled(*users: str) -> MemoryCassandra:
 
 def fill(session: MemoryCassandra, user: str, time_us: int = TIME_US, but: str = "") -> None:
     """A row in every table but one, and a flag whose row has expired, known from the case."""
+    about_us = time_us if time_us == TIME_US else time_us - WINDOW_MS * 1_000
     for table in TABLES:
         if table != but:
-            session.put(table, user_row(table, user), time_us=time_us)
-    expired = user_row("alert_handled", user) | {"alert_id": f"expired-{user}"}
-    session.put("alert_handled", expired, time_us=time_us)
+            session.put(table, user_row(table, user, about_us), time_us=time_us)
+    if time_us == TIME_US:
+        expired = user_row("alert_handled", user) | {"alert_id": f"expired-{user}"}
+        session.put("alert_handled", expired, time_us=time_us)
     # Members of segments that one table alone lists.
     for segment, listed in (("now", "user_segment"), ("once", "segment_change")):
         for table in {"segment_member", listed} - {but}:
@@ -121,8 +123,8 @@ def test_a_cell_from_a_clock_that_is_ahead_is_deleted_too() -> None:
     keyspace = MemoryCassandra()
     fill(keyspace, "gone", TIME_US + 2 * WINDOW_MS * 1_000)
     done = erase(keyspace, "gone", TIME_US + MINUTE_MS * 1_000)
-    assert tables_of(keyspace, "gone") - {"risk_score_hours", "campaign_contact"} == KEPT.keys()
-    assert done.pending.keys() == {"risk_score_hours", "campaign_contact"}  # keys tell no time
+    assert tables_of(keyspace, "gone") - {"risk_score_hours"} == KEPT.keys()
+    assert done.pending.keys() == {"risk_score_hours"}  # keys tell no time
 
 
 def test_the_present_hour_stays_in_the_list_of_hours() -> None:
@@ -137,6 +139,16 @@ def test_rows_after_the_cut_stay() -> None:
     fill(keyspace, "back", TIME_US + 2 * WINDOW_MS * 1_000)
     assert erase(keyspace, "back").pending == {}
     assert tables_of(keyspace, "back") == TABLES.keys()
+
+
+@pytest.mark.parametrize("table", sorted(name for name, each in TABLES.items() if each.users.about))
+def test_a_row_about_the_past_is_deleted_whenever_it_was_written(table: str) -> None:
+    keyspace, late_us = filled("gone", "kept"), ERASED_US - MINUTE_MS * 1_000
+    flag = {"target": "flag-gone"} if table == "api_audit" else {}
+    keyspace.put(table, user_row(table, "gone") | flag, time_us=late_us)
+    assert erase(keyspace, "gone").pending == {}
+    assert tables_of(keyspace, "gone") == KEPT.keys()
+    assert tables_of(keyspace, "kept") == TABLES.keys()
 
 
 def test_the_list_of_hours_keeps_an_hour_with_later_events() -> None:
