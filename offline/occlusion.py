@@ -190,8 +190,7 @@ def _is_purchase(token: Token) -> bool:
 
 
 def _score(batch: ProfileBatch, model: ProfileModel, encode_texts: TextEncoder | None) -> Scores:
-    inputs, kept, _ = read_batch(batch, model, encode_texts)
-    return score(inputs, [batch.history[row] for row in kept], model, encode_texts)
+    return score(read_batch(batch, model, encode_texts).inputs, model, encode_texts)
 
 
 def _effect(used: _UsedEvent, served: ServedValues, without: ServedValues) -> EventEffect:

@@ -11,7 +11,7 @@ from benchmarks.load.workload import Workload
 from liveprofile.events.modalities import Vectors
 from liveprofile.events.window import parse_windows
 from liveprofile.settings import load
-from liveprofile.wire.histories import Memories, read_histories, read_memories
+from liveprofile.wire.histories import Memories, read_histories
 from liveprofile.wire.token_columns import TokenColumns
 from models.profile.recipes import Recipe
 from udfs.profile import assemble
@@ -47,4 +47,4 @@ def model_inputs(batch: ProfileBatch, decay_days: float) -> ModelInputs:
     users = [batch.user_id[row] for row in kept]
     rows = assemble.ProfileInputs(users, start_ms, end_ms, windows, histories, *baselines)
     numbers = assemble.numeric_inputs(rows)
-    return histories.tokens, windows.tokens, *numbers, (), read_memories(texts)
+    return histories.tokens, windows.tokens, *numbers, (), histories.memories

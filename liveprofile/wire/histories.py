@@ -6,13 +6,15 @@ the last purchases of the last two windows with one, joined by a space. `window_
 `last_sql` write both in Flink SQL. The Transformer reads all of the tokens of a few windows
 (`read_histories`), the ranker the ids of all windows (`read_memories`).
 
-Shapes: n rows, N tokens of all rows.
+Shapes: n rows, V windows of all rows, N tokens of all rows.
 """
 
-from itertools import chain
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from liveprofile.wire.token_columns import TokenColumns
 from liveprofile.wire.tokens import EVENT, FIELD, TYPE_LETTERS, WINDOW
@@ -33,10 +35,14 @@ class MemoryToken(NamedTuple):
 
 
 class Memories(NamedTuple):
-    """The windows of n users end to end, each as the text that `read_window` parses."""
+    """The windows of n users end to end, and the tokens of these windows."""
 
     sizes: np.ndarray  # (n,) int64 windows of each user
-    windows: list[str]
+    end_ms: np.ndarray  # (V,) int64
+    token_counts: np.ndarray  # (V,) int64
+    type_index: np.ndarray  # (N,) int32
+    item: pa.Array  # (N,) large_string
+    category: pa.Array  # (N,) large_string
 
 
 class Histories(NamedTuple):
@@ -45,6 +51,7 @@ class Histories(NamedTuple):
     tokens: TokenColumns
     last_purchase_ms: np.ndarray  # (n,) int64, before this window; 0: none
     last_purchase_ms_now: np.ndarray  # (n,) int64, this window included
+    memories: Memories  # this window included
 
 
 def window_sql(end_ms: str, tokens: str) -> str:
@@ -100,49 +107,59 @@ def read_histories(
     texts: list[str], purchases: list[str], starts_ms: np.ndarray, windows: int
 ) -> Histories:
     """Parses n histories: the tokens of at most `windows` windows before that of the row."""
-    before = []
-    for text in texts:
-        *earlier, _ = text.rsplit(WINDOW, windows + 1)
-        before.append(EVENT.join(window.partition(EVENT)[2] for window in earlier[-windows:]))
-    counts, type_index, times_ms, _, items, categories, amounts = _token_columns(before)
+    memories, fields, first_field = _parse(texts)
+    row_of = np.repeat(np.arange(len(texts)), memories.sizes)
+    windows_ago = np.cumsum(memories.sizes)[row_of] - 1 - np.arange(len(row_of))
+    is_read = (windows_ago > 0) & (windows_ago <= windows)
+    counts = np.bincount(row_of, memories.token_counts * is_read, len(texts)).astype(np.int64)
+    token = np.flatnonzero(np.repeat(is_read, memories.token_counts))
     tokens = TokenColumns(
         np.concatenate([[0], np.cumsum(counts)]),
-        np.fromiter(map(int, times_ms), np.int64, len(type_index)),
-        type_index,
-        items,
-        categories,
-        np.fromiter(map(float, amounts), np.float64, len(type_index)),
+        fields.take(first_field[token]).cast(pa.int64()).to_numpy().copy(),
+        memories.type_index[token],
+        memories.item.take(token).to_pylist(),
+        memories.category.take(token).to_pylist(),
+        fields.take(first_field[token] + 4).cast(pa.float64()).to_numpy().copy(),
     )
     last = np.array(list(map(read_purchases, purchases, starts_ms.tolist())), np.int64)
-    return Histories(tokens.sorted(), *last.reshape(-1, 2).T)
+    return Histories(tokens.sorted(), *last.reshape(-1, 2).T, memories)
 
 
-def read_windows(windows: list[str]) -> tuple[Any, ...]:
-    """Ends in ms and numbers of tokens of n windows; types, items and categories of all tokens."""
-    parts = [window.partition(EVENT) for window in windows]
-    counts, type_index, _, _, *ids, _ = _token_columns([tokens for _, _, tokens in parts])
-    return [int(end_ms) for end_ms, *_ in parts], counts, type_index, *ids
+def read_memories(texts: Sequence[str]) -> Memories:
+    """Parses all windows of n histories that the ranker can read; "" is a history of none."""
+    return _parse(texts)[0]
 
 
-def _token_columns(texts: list[str]) -> tuple[Any, ...]:
-    """The numbers of tokens of n texts, type indexes, and a list for each of the five fields."""
-    counts = np.array([text.count(EVENT) + 1 if text else 0 for text in texts], np.int64)
-    joined = FIELD.join(filter(None, texts)).replace(EVENT, FIELD)
-    fields = joined.split(FIELD) if joined else []
-    columns = [fields[first::_FIELDS] for first in range(_FIELDS)]
-    letters = np.frombuffer("".join(columns[1]).encode(), np.uint8)
-    return counts, letters.astype(np.int32) - _FIRST_LETTER, *columns
+def _parse(texts: Sequence[str]) -> tuple[Memories, pa.Array, np.ndarray]:
+    """Also returns the fields of all tokens, and (N,) the place of each token's first one.
 
-
-def read_memories(texts: list[str]) -> Memories:
-    """Splits n histories into all of their windows that the ranker can read."""
-    kept = (
+    Arrow cuts the text without a Python object for each field.
+    """
+    kept = [
         text if len(text) <= MEMORY_CHARS else text[-MEMORY_CHARS:].partition(WINDOW)[2]
         for text in texts
+    ]
+    sizes = np.array([text.count(WINDOW) + 1 if text else 0 for text in kept], np.int64)
+    joined = WINDOW.join(filter(None, kept)).replace(EVENT, FIELD)
+    encoded = joined.encode("utf-8", "replace")  # as Flink encodes lone surrogates
+    windows = pa.array([encoded] if encoded else [], pa.large_string())
+    lists = pc.split_pattern(pc.split_pattern(windows, WINDOW).flatten(), FIELD)
+    fields, starts = lists.flatten(), lists.offsets.to_numpy()
+    # The end of a window comes first, then the fields of its tokens.
+    token_counts = (np.diff(starts) - 1) // _FIELDS
+    first_field = np.repeat(np.arange(1, 1 + len(token_counts)), token_counts)
+    first_field += _FIELDS * np.arange(len(first_field))
+    _, offsets, letters = fields.buffers()
+    letter = np.frombuffer(offsets, np.int64)[first_field + 1]
+    memories = Memories(
+        sizes,
+        fields.take(starts[:-1]).cast(pa.int64()).to_numpy(),
+        token_counts,
+        np.frombuffer(letters, np.uint8)[letter].astype(np.int32) - _FIRST_LETTER,
+        fields.take(first_field + 2),
+        fields.take(first_field + 3),
     )
-    rows = [text.split(WINDOW) for text in kept]
-    sizes = np.fromiter(map(len, rows), np.int64, len(rows))
-    return Memories(sizes, list(chain.from_iterable(rows)))
+    return memories, fields, first_field
 
 
 def window_text(end_ms: int, tokens: list[MemoryToken]) -> str:
@@ -159,11 +176,6 @@ def read_end_ms(window: str) -> int:
     return int(window.partition(EVENT)[0])
 
 
-def read_window(window: str) -> list[MemoryToken]:
-    """The tokens of a window."""
-    return [read_token(text) for text in window.split(EVENT)[1:]]
-
-
 def read_token(text: str) -> MemoryToken:
     _, letter, item, category, _ = text.split(FIELD)
     return MemoryToken(TYPE_LETTERS.index(letter), item, category)
@@ -171,5 +183,4 @@ def read_token(text: str) -> MemoryToken:
 
 def of_windows(rows: list[list[tuple[int, list[MemoryToken]]]]) -> Memories:
     """Memories of rows of windows, each with its end in ms and its tokens."""
-    windows = [window_text(*window) for row in rows for window in row]
-    return Memories(np.fromiter(map(len, rows), np.int64, len(rows)), windows)
+    return read_memories([WINDOW.join(window_text(*window) for window in row) for row in rows])

@@ -114,12 +114,12 @@ class ProfileModel:
 
         The model's names come first, then ids that the memories held.
         """
-        return self.reader.items.names
+        return self.reader.items
 
     @property
     def categories(self) -> list[str]:
         """As `items`, for categories."""
-        return self.reader.categories.names
+        return self.reader.categories
 
     @classmethod
     def load(
@@ -228,7 +228,7 @@ class ProfileModel:
             interests, interests_p, items = self._rank(indexed, states)
             curves = score_curves(
                 self._model.value_curves,
-                self.reader.windows(indexed),
+                indexed.windows(),
                 (user_features_before_BX, user_features_after_BX),
                 np.broadcast_to(window_days, rows),
             )
@@ -248,7 +248,7 @@ class ProfileModel:
         """Interests, their probabilities, next items as in Scores; states as in `rank`."""
         chunks = []
         for part in passes(len(memories.sizes_B), RANKED_ROWS):
-            tokens = self.reader.read(memories.rows(part))
+            tokens = memories.rows(part).tokens()
             ranked = rank(self._model, tokens, states and tuple(h_BD[part] for h_BD in states))
             tie_M = self.reader.item_tie_breaks(ranked.item.code_M)
             categories_BK, p_BK = best_categories(ranked, TOP_K)

@@ -109,20 +109,23 @@ def test_histories_written_by_sql_are_read_as_the_same_windows(
     rows = list(select(t_env, query))
     texts = [row[2] for row in rows]
     memories = histories.read_memories(texts)
+    ends = np.cumsum(memories.token_counts).tolist()
+    spans = list(map(slice, [0, *ends], ends))
     starts_ms = np.array([row[1] * 10 for row in rows])
     read = histories.read_histories(texts, [row[3] for row in rows], starts_ms, windows=4)
     shortened, first = 0, 0
     for at, ((user, last, *_), size) in enumerate(zip(rows, memories.sizes.tolist(), strict=True)):
-        part = memories.windows[first : first + size]
+        part = slice(first, first + size)
         first += size
         windows = sorted({row[1] for row in tokens if row[0] == user and row[1] <= last})
         of_window = {w: [row for row in tokens if row[:2] == (user, w)] for w in windows}
-        kept = [histories.read_end_ms(one) // 10 for one in part]
+        kept = (memories.end_ms[part] // 10).tolist()
         assert kept == windows[-histories.MEMORY_WINDOWS :][-size:]
         shortened += size < min(len(windows), histories.MEMORY_WINDOWS)
-        for one, text_of_window in zip(kept, part, strict=True):
-            assert Counter(histories.read_window(text_of_window)) == Counter(
-                histories.MemoryToken(TYPE_INDEX[row[3]], row[4], row[5]) for row in of_window[one]
+        for one, span in zip(kept, spans[part], strict=True):
+            found = (column[span].tolist() for column in memories[3:])
+            assert Counter(zip(*found, strict=True)) == Counter(
+                (TYPE_INDEX[row[3]], row[4], row[5]) for row in of_window[one]
             )
         span = slice(*read.tokens.starts[at : at + 2])
         found = zip(*(column[span] for column in read.tokens[1:]), strict=True)

@@ -11,8 +11,9 @@ from liveprofile.events.modalities import Modality
 from liveprofile.resources import product_path
 from liveprofile.settings import Settings
 from liveprofile.wire import tokens as events
-from liveprofile.wire.histories import Memories, MemoryToken, window_text
+from liveprofile.wire.histories import MemoryToken, read_memories, window_text
 from liveprofile.wire.token_columns import TokenColumns
+from liveprofile.wire.tokens import WINDOW
 from models.profile.inference import ProfileModel, Scores
 from models.profile.user_features import FEATURE_NAMES
 from tests.reference.history import TOKEN_CHARS, Token, token_text
@@ -98,14 +99,14 @@ def _score(model: ProfileModel, rows: list[ModelInputs]) -> list[WindowScores]:
     # A window is in the memories of the forty that follow it.
     windows = {id(window): window for row in rows for window in row.memory}
     texts = {at: _memory_text(*window) for at, window in windows.items()}
-    memories = [texts[id(window)] for row in rows for window in row.memory]
+    memories = [WINDOW.join(texts[id(window)] for window in row.memory) for row in rows]
     scores = model.score(
         _columns(row.history for row in rows),
         _columns(row.window for row in rows),
         _model_features([row.numbers_before for row in rows]),
         _model_features([row.numbers_after for row in rows]),
         vectors,
-        Memories(np.array([len(row.memory) for row in rows]), memories),
+        read_memories(memories),
         np.array([row.window_days for row in rows]),
     )
     return [

@@ -22,7 +22,7 @@ from liveprofile.segments.membership import MembershipPolicy
 from liveprofile.settings import Settings
 from liveprofile.units import DAY_MS, SECOND_MS
 from liveprofile.wire import output_records, window_events
-from liveprofile.wire.histories import read_histories, read_memories
+from liveprofile.wire.histories import read_histories
 from liveprofile.wire.output_records import Refused
 from liveprofile.wire.tokens import TYPE_INDEX
 from udfs.attribute_reads import CachedAttributes
@@ -100,11 +100,10 @@ def read_batch(
 
 def score(
     inputs: assemble.ProfileInputs,
-    histories: list[str],
     model: ProfileModel,
     encode_texts: TextEncoder | None,
 ) -> Scores:
-    """Calls the model. histories: of each row of the inputs."""
+    """Calls the model."""
     vectors: Sequence[Vectors] = [window.modalities.vectors for window in inputs.windows.rows]
     if TEXT in _modalities(model, encode_texts):
         texts = [window.text for window in inputs.windows.rows]
@@ -114,7 +113,7 @@ def score(
         inputs.windows.tokens,
         *assemble.numeric_inputs(inputs),
         vectors,
-        read_memories(histories),
+        inputs.histories.memories,
         (inputs.window_end_ms - inputs.window_start_ms) / DAY_MS,
     )
 
@@ -226,8 +225,7 @@ class ProfileUpdater:
         clock.append(time.perf_counter())
         if not kept:
             return sent
-        histories = [batch.history[row] for row in kept]
-        scores = score(inputs, histories, model, self._encode_texts)
+        scores = score(inputs, model, self._encode_texts)
         clock.append(time.perf_counter())
         profiles = self._with_later_sums(self._assemble(inputs, scores, model), batch.sums[kept])
         clock.append(time.perf_counter())

@@ -25,8 +25,15 @@ from liveprofile.progress import Progress
 from liveprofile.resources import ROOT
 from liveprofile.units import DAY_MS
 from liveprofile.value_curves import VALUES, ValueCurves
-from liveprofile.wire.histories import MEMORY_WINDOWS, Memories, MemoryToken, window_text
+from liveprofile.wire.histories import (
+    MEMORY_WINDOWS,
+    Memories,
+    MemoryToken,
+    read_memories,
+    window_text,
+)
 from liveprofile.wire.token_columns import TokenColumns
+from liveprofile.wire.tokens import WINDOW
 from models.profile import checkpoint, text_encoder
 from models.profile.data import training_rows
 from models.profile.data.examples import build_corpus
@@ -153,7 +160,10 @@ def _memories(streams: Streams, windows: np.ndarray) -> Memories:
     known = [MemoryToken(*token) for token in columns]
     ends = zip(streams.end_ms_W[kept].tolist(), itertools.pairwise(tokens.starts), strict=True)
     of_window = [window_text(end_ms, known[slice(*part)]) for end_ms, part in ends]
-    return Memories(windows + 1 - first_W, [of_window[index] for index in index_V.tolist()])
+    of_row = np.split(index_V, np.cumsum(windows + 1 - first_W)[:-1])
+    return read_memories(
+        [WINDOW.join(of_window[index] for index in row.tolist()) for row in of_row]
+    )
 
 
 def _first_of_history(streams: Streams, windows: np.ndarray, history_windows: int) -> np.ndarray:

@@ -10,17 +10,14 @@ Shape suffixes
 from __future__ import annotations
 
 import zlib
-from array import array
-from itertools import count
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from liveprofile.units import DAY_MS
-from liveprofile.wire import histories
 from liveprofile.wire.histories import Memories
 from liveprofile.wire.tokens import TYPE_INDEX
-from models.profile.encoding import concatenated_ranges
 
 HALF_LIVES_DAYS = (7.0, 30.0, 90.0)
 HALF_LIVES_WINDOWS = (10.0, 30.0)
@@ -39,7 +36,6 @@ PAIR_FEATURES = (
     "first_days",
 )
 ROW_FEATURES = ("windows", "days", "window_tokens", "last_window_tokens", "gap_days", "last_gap")
-MAX_CACHED_WINDOWS = 60_000
 RETURN, PURCHASE = TYPE_INDEX["return"], TYPE_INDEX["purchase"]
 TIE_BREAK = 1e-4  # in logits
 MOST_WINDOWS = 1_000  # of a memory
@@ -58,19 +54,6 @@ class MemoryTokens(NamedTuple):
     age_days_T: np.ndarray  # from the end of the token's window to the end of the row's last one
     windows_ago_T: np.ndarray  # 0: in the row's last window
     row_features_BU: np.ndarray  # float32, ROW_FEATURES as log(1 + x)
-
-
-class IndexedMemories(NamedTuple):
-    """The windows of B memories end to end, each by its index in the arrays of a MemoryReader."""
-
-    sizes_B: np.ndarray
-    window_V: np.ndarray
-
-    def rows(self, rows: slice) -> IndexedMemories:
-        """Some of the memories, in order."""
-        starts = np.concatenate([[0], np.cumsum(self.sizes_B)])
-        first, last, _ = rows.indices(len(self.sizes_B))
-        return IndexedMemories(self.sizes_B[rows], self.window_V[starts[first] : starts[last]])
 
 
 class MemoryWindows(NamedTuple):
@@ -187,100 +170,78 @@ def pairs(tokens: MemoryTokens, code_T: np.ndarray) -> Pairs:
     return Pairs(row_M, code_M, np.column_stack(columns).astype(np.float32), category_M)
 
 
-class _Codes(dict[str, int]):
-    """id -> code: 0 for an empty id, the names, then further ids as they appear."""
+class IndexedMemories(NamedTuple):
+    """The windows of B memories end to end, with the codes of their tokens."""
 
-    def __init__(self, names: list[str]):
-        super().__init__()
-        self._first_names, self.names = tuple(names), []  # of code 1 and so on
-        self.reset()
+    sizes_B: np.ndarray
+    end_ms_V: np.ndarray
+    purchases_V: np.ndarray
+    tokens_V: np.ndarray  # how many each window has
+    item_T: np.ndarray
+    category_T: np.ndarray
 
-    def reset(self) -> None:
-        self.clear()
-        self.names[:] = self._first_names
-        self.update((name, 1 + index) for index, name in enumerate(self.names))
-        self[""] = 0
-        self.tie_break = array("f", [0.0]) * (1 + len(self.names))  # by code
+    def rows(self, rows: slice) -> IndexedMemories:
+        """Some of the memories, in order."""
+        first, last, _ = rows.indices(len(self.sizes_B))
+        windows = slice(self.sizes_B[:first].sum(), self.sizes_B[:last].sum())
+        tokens = slice(self.tokens_V[: windows.start].sum(), self.tokens_V[: windows.stop].sum())
+        columns_V = (column[windows] for column in self[1:4])
+        return IndexedMemories(
+            self.sizes_B[rows], *columns_V, self.item_T[tokens], self.category_T[tokens]
+        )
 
-    def __missing__(self, name: str) -> int:
-        self.names.append(name)
-        self[name] = len(self.names)
-        # Items that a user had in the same windows have equal scores. Their order must not depend
-        # on which worker met which item first.
-        hashed = zlib.crc32(name.encode("utf-8", "surrogatepass"))
-        self.tie_break.append(TIE_BREAK * hashed / 2**32)
-        return self[name]
+    def tokens(self) -> MemoryTokens:
+        rows = len(self.sizes_B)
+        row_V = np.repeat(np.arange(rows), self.sizes_B)
+        ids_T = self.item_T, self.category_T
+        return memory_tokens(row_V, self.end_ms_V, self.tokens_V, *ids_T, rows)
+
+    def windows(self) -> MemoryWindows:
+        return MemoryWindows(*self[:3])
 
 
 class MemoryReader:
-    """Turns the memories of a batch into codes.
+    """Turns the ids of memories into codes.
 
-    A user's memory shares all but one of its windows with the one before, so each window is parsed
-    once and remembered. max_windows: how many, before `index` forgets them.
+    items, categories: the names of the codes of the latest memories, from code 1 on: the model's,
+    then further ids.
     """
 
-    def __init__(
-        self, items: list[str], categories: list[str], max_windows: int = MAX_CACHED_WINDOWS
-    ):
-        self.items, self.categories, self._max_windows = (
-            _Codes(items),
-            _Codes(categories),
-            max_windows,
+    def __init__(self, items: list[str], categories: list[str]):
+        self.items, self.categories = items, categories
+        self._named = tuple(
+            pa.array(["", *each], pa.large_string()) for each in (items, categories)
         )
-        self._forget()
+        self._tie_breaks = np.empty(0)
 
-    def _forget(self) -> None:
-        self._window_of: dict[str, int] = {}  # text of a window -> its index in the arrays
-        self._end_ms, self._purchases, self._item, self._category = (array("q") for _ in range(4))
-        self._first_token = array("q", [0])  # of each window, and of the next one
-
-    def index(self, texts: Memories) -> IndexedMemories:
-        """Parses the new windows of n memories.
-
-        Forgets windows and ids if there are many: earlier results are invalid afterwards.
-        """
-        if len(self._window_of) > self._max_windows:
-            self.items.reset()
-            self.categories.reset()
-            self._forget()
-        known = self._window_of
-        if new := [*dict.fromkeys(text for text in texts.windows if text not in known)]:
-            self._add(new)
-        found = map(known.__getitem__, texts.windows)
-        return IndexedMemories(texts.sizes, np.fromiter(found, np.int64, len(texts.windows)))
+    def index(self, memories: Memories) -> IndexedMemories:
+        """The codes of B memories. Codes of further ids are valid until the next call."""
+        window_T = np.repeat(np.arange(len(memories.end_ms)), memories.token_counts)
+        is_purchase_T = memories.type_index == PURCHASE
+        purchases_V = np.bincount(window_T[is_purchase_T], minlength=len(memories.end_ms))
+        (item_T, items), (category_T, categories) = (
+            _codes(named, ids)
+            for named, ids in zip(self._named, (memories.item, memories.category), strict=True)
+        )
+        for code_T in (item_T, category_T):
+            code_T[memories.type_index == RETURN] = 0
+        self.items, self.categories = (each[1:].to_pylist() for each in (items, categories))
+        # Items that a user had in the same windows have equal scores. Their order must not depend
+        # on which item a batch has first.
+        named = len(self._named[0])
+        further = items[named:].cast(pa.large_binary()).to_pylist()
+        hashed = np.fromiter(map(zlib.crc32, further), np.float64, len(further))
+        self._tie_breaks = np.append(np.zeros(named), TIE_BREAK / 2**32 * hashed)
+        return IndexedMemories(
+            memories.sizes, memories.end_ms, purchases_V, memories.token_counts, item_T, category_T
+        )
 
     def item_tie_breaks(self, code_N: np.ndarray) -> np.ndarray:
         """(N,) float32 that order items with equal scores, below TIE_BREAK."""
-        return np.asarray(self.items.tie_break)[code_N]
+        return self._tie_breaks[code_N].astype(np.float32)
 
-    def read(self, memories: IndexedMemories) -> MemoryTokens:
-        """The tokens of n memories."""
-        sizes_B, window_V = memories
-        first_token = np.asarray(self._first_token)
-        first_V, end_V = first_token[window_V], first_token[window_V + 1]
-        token_T = concatenated_ranges(first_V, end_V)
-        return memory_tokens(
-            np.repeat(np.arange(len(sizes_B)), sizes_B),
-            np.asarray(self._end_ms)[window_V],
-            end_V - first_V,
-            np.asarray(self._item)[token_T],
-            np.asarray(self._category)[token_T],
-            len(sizes_B),
-        )
 
-    def windows(self, memories: IndexedMemories) -> MemoryWindows:
-        """The windows of n memories."""
-        columns = (np.asarray(each) for each in (self._end_ms, self._purchases))
-        return MemoryWindows(memories.sizes_B, *(column[memories.window_V] for column in columns))
-
-    def _add(self, texts: list[str]) -> None:
-        end_ms, sizes, type_T, item_T, category_T = histories.read_windows(texts)
-        self._window_of.update(zip(texts, count(len(self._window_of))))
-        self._end_ms.extend(end_ms)
-        self._first_token.extend((len(self._item) + np.cumsum(sizes)).tolist())
-        bought_T = np.repeat(np.arange(len(texts)), sizes)[type_T == PURCHASE]
-        self._purchases.extend(np.bincount(bought_T, minlength=len(texts)).tolist())
-        for token in np.flatnonzero(type_T == RETURN).tolist():
-            item_T[token] = category_T[token] = ""
-        self._item.extend(map(self.items.__getitem__, item_T))
-        self._category.extend(map(self.categories.__getitem__, category_T))
+def _codes(named: pa.Array, ids: pa.Array) -> tuple[np.ndarray, pa.Array]:
+    """(T,) codes of ids, and the ids by code: the named ones first, then in order of appearance."""
+    encoded = pa.concat_arrays([named, ids]).dictionary_encode()
+    return encoded.indices.to_numpy()[len(named) :].astype(np.int64), encoded.dictionary

@@ -13,9 +13,6 @@ from liveprofile.wire.histories import (
     MEMORY_WINDOWS,
     MemoryToken,
     of_windows,
-    read_end_ms,
-    read_window,
-    window_text,
 )
 from liveprofile.wire.tokens import TYPE_INDEX
 from models.profile.data.examples import build_corpus
@@ -42,7 +39,7 @@ def token(item, category="c", kind=PURCHASE):
 
 def read(rows, reader=None):
     reader = reader or MemoryReader(["a", "b"], ["c", "d"])
-    return reader.read(reader.index(of_windows(rows)))
+    return reader.index(of_windows(rows)).tokens()
 
 
 def test_counts_recency_and_gaps_of_an_item():
@@ -86,15 +83,14 @@ def test_returns_and_missing_ids_count_as_no_id():
     assert pairs(tokens, tokens.item_T).code_M.tolist() == [2]
 
 
-def test_further_ids_follow_the_names_until_they_are_forgotten():
-    reader = MemoryReader(["a", "b"], ["c"], max_windows=9)
+def test_further_ids_follow_the_names_of_the_model():
+    reader = MemoryReader(["a", "b"], ["c"])
     tokens = read([[(0, [token("new"), token("b", "other")])]], reader)
-    assert [reader.items.names[code - 1] for code in tokens.item_T] == ["new", "b"]
-    assert reader.categories.names == ["c", "other"]
-    read([[(n, [token(str(n), "")]) for n in range(10)]], reader)
+    assert [reader.items[code - 1] for code in tokens.item_T] == ["new", "b"]
+    assert reader.categories == ["c", "other"]
     tokens = read([[(0, [token("5", ""), token("a", "")])]], reader)
-    assert reader.items.names == ["a", "b", "5"]
-    assert [reader.items.names[code - 1] for code in tokens.item_T] == ["5", "a"]
+    assert reader.items == ["a", "b", "5"]
+    assert [reader.items[code - 1] for code in tokens.item_T] == ["5", "a"]
 
 
 def test_tie_breaks_depend_on_names_only():
@@ -102,7 +98,7 @@ def test_tie_breaks_depend_on_names_only():
     for order in ("xy", "yx"):
         reader = MemoryReader(["a"], [])
         read([[(0, [token(name, "") for name in order])]], reader)
-        codes = np.array([reader.items[name] for name in "axy"])
+        codes = np.array([1 + reader.items.index(name) for name in "axy"])
         values.append(reader.item_tie_breaks(codes).tolist())
     assert values[0] == values[1] and values[0][0] == 0 and values[0][1] != values[0][2]
 
@@ -115,8 +111,8 @@ def ranked_rows(ranker, rows):
         ranked = ranker.eval()(tokens)
     logits = [{} for _ in rows]
     for pairs_of, logit_M, names in (
-        (ranked.category, ranked.category_M, reader.categories.names),
-        (ranked.item, ranked.item_M, reader.items.names),
+        (ranked.category, ranked.category_M, reader.categories),
+        (ranked.item, ranked.item_M, reader.items),
     ):
         columns = pairs_of.row_M, pairs_of.code_M, logit_M.tolist()
         for row, code, logit in zip(*columns, strict=True):
@@ -175,8 +171,8 @@ def test_an_item_has_the_features_of_its_newest_category():
     found = [
         (
             row,
-            reader.items.names[code - 1],
-            index >= 0 and reader.categories.names[category.code_M[index] - 1],
+            reader.items[code - 1],
+            index >= 0 and reader.categories[category.code_M[index] - 1],
         )
         for row, code, index in zip(
             item.row_M, item.code_M, category_of_item(item, category), strict=True
@@ -341,15 +337,18 @@ def test_epoch_for_ndcg_that_does_not_help_is_undone(shop):
 def test_order_of_events_in_a_window_changes_no_ranking(network, shop):
     model, random = profile_model(network, shop), np.random.default_rng(1)
     texts = served._memories(shop.corpus.streams, shop.split.validation[:40])
-    shuffled = []
-    for text in texts.windows:
-        tokens = read_window(text)
-        order = random.permutation(len(tokens))
-        shuffled.append(window_text(read_end_ms(text), [tokens[index] for index in order]))
-    other = texts._replace(windows=shuffled)
-    assert other.windows != texts.windows
-    with torch.inference_mode():
-        both = [model._rank(model.reader.index(m), None) for m in (texts, other)]
+    window_T = np.repeat(np.arange(len(texts.end_ms)), texts.token_counts)
+    order = np.lexsort((random.random(len(window_T)), window_T))
+    columns = {name: getattr(texts, name) for name in ("type_index", "item", "category")}
+    other = texts._replace(**{name: column.take(order) for name, column in columns.items()})
+    assert other.item != texts.item
+    both = []
+    for memories in (texts, other):
+        with torch.inference_mode():
+            category_BK, p_BK, item_BK = model._rank(model.reader.index(memories), None)
+        # Codes of further ids follow their order.
+        names = np.array([*model.categories, ""]), np.array([*model.items, ""])
+        both.append((names[0][category_BK], p_BK, names[1][item_BK]))
     for one, two in zip(*both, strict=True):
         np.testing.assert_array_equal(one, two)
 
@@ -359,11 +358,11 @@ def test_memories_of_training_equal_those_of_serving(shop):
     windows = np.flatnonzero(np.arange(len(streams.user_W)) % 7 == 0)
     trained = RankingExamples(streams, shop.items, shop.categories).memory(windows)
     reader = MemoryReader(shop.items, shop.categories)
-    read = reader.read(reader.index(served._memories(streams, windows)))
+    read = reader.index(served._memories(streams, windows)).tokens()
     assert trained.windows_ago_T.max() == MEMORY_WINDOWS - 1
     for name in ("rows", "row_T", "age_days_T", "windows_ago_T", "row_features_BU"):
         np.testing.assert_array_equal(getattr(trained, name), getattr(read, name))
-    names = [reader.items.names[code - 1] for code in read.item_T]
+    names = [reader.items[code - 1] for code in read.item_T]
     code_of = dict(zip(names, trained.item_T.tolist(), strict=True))
     assert [code_of[name] for name in names] == trained.item_T.tolist()
     assert all(shop.items[code - 1] == name for name, code in code_of.items() if code <= 8)

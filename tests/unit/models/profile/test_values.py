@@ -111,7 +111,7 @@ def test_curve_reads_the_same_inputs_in_training_and_in_serving(corpus, fitted):
     ends_ms = streams.end_ms_W[windows]
     features_NX = user_features_at(corpus, RECIPE, windows, ends_ms)
     reader = MemoryReader(["i"], ["c"])
-    memory = reader.windows(reader.index(_memories(streams, windows)))
+    memory = reader.index(_memories(streams, windows)).windows()
     served = score_curves(
         model.value_curves, memory, (features_NX, features_NX), np.ones(len(windows))
     )
