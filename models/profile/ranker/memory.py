@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from liveprofile.units import DAY_MS
-from liveprofile.wire.histories import Memories
+from liveprofile.wire.histories import Memories, to_list
 from liveprofile.wire.tokens import TYPE_INDEX
 
 HALF_LIVES_DAYS = (7.0, 30.0, 90.0)
@@ -225,11 +225,11 @@ class MemoryReader:
         )
         for code_T in (item_T, category_T):
             code_T[memories.type_index == RETURN] = 0
-        self.items, self.categories = (each[1:].to_pylist() for each in (items, categories))
+        self.items, self.categories = (to_list(each[1:]) for each in (items, categories))
         # Items that a user had in the same windows have equal scores. Their order must not depend
         # on which item a batch has first.
         named = len(self._named[0])
-        further = items[named:].cast(pa.large_binary()).to_pylist()
+        further = to_list(items[named:].cast(pa.large_binary()))
         hashed = np.fromiter(map(zlib.crc32, further), np.float64, len(further))
         self._tie_breaks = np.append(np.zeros(named), TIE_BREAK / 2**32 * hashed)
         return IndexedMemories(
