@@ -19,6 +19,7 @@ from liveprofile.storage.cql import now_ms
 from serve import answers
 from serve.guard import ApiMetrics, RequestGuard
 from serve.keys import Scope
+from serve.listing import Listing
 from serve.problems import install
 from serve.routes import alerts, campaigns, definitions, privacy, trends, users
 from serve.routes.common import known_parameters, problems, strict_json
@@ -105,6 +106,7 @@ def new_app(
     app.state.store = store
     app.state.clock_ms = clock_ms
     app.state.through = through
+    app.state.listing = Listing(settings.max_listed_users_per_day, store, clock_ms)
     app.state.gatekeeper = Gatekeeper(settings, keys or store.key, clock_ms, clock_s)
     return app
 

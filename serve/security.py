@@ -154,6 +154,11 @@ class Call:
     def now_ms(self) -> int:
         return self._state.clock_ms()
 
+    async def count_users(self, users: int) -> None:
+        """Counts users that the answer lists. Raises ApiError 429 if the key's budget is spent."""
+        route = self.request.scope["route"].path
+        await self._state.listing.add(self.caller.key_id, self.caller.name, route, users)
+
     def audit(self, action: str, target: str, requested: Mapping[str, Any]) -> AuditEntry:
         """The entry of the audit trail for a write of this request."""
         return AuditEntry(

@@ -50,9 +50,15 @@ def audited(session: Session, settings: Settings, entry: AuditEntry | None) -> I
 
 
 def read_trail(session: Session, settings: Settings, day_ms: int, limit: int) -> list[AuditEntry]:
-    """The entries of the UTC day that contains the time, newest first."""
+    """What was written, and listed by hour, on the UTC day of the time; newest first."""
+    day = from_ms(day_ms).date()
     query = f"SELECT {', '.join(API_AUDIT.names())} FROM api_audit WHERE day = %s LIMIT %s"
-    return [_entry(row) for row in read(session, query, (from_ms(day_ms).date(), limit))]
+    entries = [_entry(row) for row in read(session, query, (day, limit))]
+    query = "SELECT key_id, name, route, users, hour FROM api_listing WHERE day = %s"
+    for key_id, name, route, users, hour in read(session, query, (day,)):
+        about, after = (key_id, name, "users.list", route, "", {}), {"users": users}
+        entries.append(AuditEntry(*about, after=after, outcome="done", at_ms=to_ms(hour)))
+    return sorted(entries, key=lambda entry: -entry.at_ms)[:limit]
 
 
 def _store(session: Session, settings: Settings, entry_id: uuid.UUID, entry: AuditEntry) -> None:

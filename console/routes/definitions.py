@@ -61,6 +61,7 @@ async def members(
     segment: str = Query(max_length=MAX_ID_CHARS),
 ) -> Response:
     found = await call.store.segment_members(segment, None, MAX_MEMBERS)
+    await call.count_users(len(found))
     values = {"segment": segment, "members": found, "is_cut": len(found) == MAX_MEMBERS}
     return page(call.request, "members.html", **values)
 

@@ -48,7 +48,7 @@ API_AUDIT = table(
     entry timeuuid
     key_id text
     name text
-    action text -- alert.state, alert.label, snooze.set, snooze.end
+    action text -- alert.state, alert.label, snooze.set, snooze.end, ...
     target text
     request_id text
     requested text -- JSON: what the caller asked for
@@ -61,6 +61,23 @@ API_AUDIT = table(
     holds="writes through the read API",
     users=Users("target", row_by_row=True, about="target"),
     options=(BY_DAY,),
+)
+
+API_LISTING = table(
+    "api_listing",
+    "The users that each key has listed: its daily budget, and the record of these reads.",
+    """
+    day date -- UTC
+    key_id text
+    hour timestamp
+    route text
+    server text -- a process
+    name text -- of the key
+    users bigint
+    """,
+    "day, key_id, hour, route, server",
+    limit="cassandra.history_ttl_s",
+    holds="how many users each key has listed",
 )
 
 AUDIT_RESULT = table(

@@ -237,6 +237,9 @@ class ServeSettings(Certificate):
     """a request that takes longer is answered with 503"""
     max_requests_per_s: Annotated[float, Field(gt=0)] = 500.0
     """of one key, in the long run; twice as many at once"""
+    max_listed_users_per_day: Annotated[int, within(0)] = 1_000_000
+    """users that one key may read in batches, members of segments and targets of campaigns on a UTC
+    day, over all servers; more are answered with 429. 0: no limit"""
     max_in_flight: Annotated[int, within(1)] = 512
     """requests at once; more are answered with 503"""
     max_scan_rows: Annotated[int, within(1)] = 500_000

@@ -74,6 +74,7 @@ async def get_targets(name: CampaignName, call: ListReader, cursor: Cursor = Non
     if not 0 <= bucket < SEGMENT_BUCKETS:
         raise invalid_cursor()
     targets = await call.run(campaigns.targets, name, bucket)
+    await call.count_users(len(targets))
     next_cursor = cursor_of((bucket,)) if bucket + 1 < SEGMENT_BUCKETS else None
     return answers.json_response({"items": targets, "next_cursor": next_cursor})
 

@@ -121,6 +121,7 @@ async def get_members(segment: SegmentId, call: MemberReader, paging: Paging) ->
     if after is not None and not 0 <= after[0] < SEGMENT_BUCKETS:
         raise invalid_cursor()
     members = await call.store.segment_members(segment, after, paging.limit)
+    await call.count_users(len(members))
     items = ({"user_id": row.user_id, "since_ms": row.since_ms} for row in members)
     return answers.page_response(
         items, members, paging.limit, lambda row: (row.bucket, row.user_id)

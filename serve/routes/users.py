@@ -47,6 +47,7 @@ async def get_profiles(
 ) -> Response:
     """The profiles of up to 100 users. Counts as 10 requests."""
     ids = list(dict.fromkeys(body.user_ids))
+    await call.count_users(len(ids))
     rows = {row.user_id: row for row in await call.store.profiles(ids, body.embedding)}
     found = [answers.profile_answer(rows[each], call.now_ms) for each in ids if each in rows]
     unknown = [each for each in ids if each not in rows]

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from liveprofile.alerts.cases.case_store import SELECT_CASES as _CASE
 from liveprofile.attributes.table import MAX_ROWS, SELECTED
+from liveprofile.rows.operations import API_LISTING
 from liveprofile.rows.profiles import MARKS, StoredDelta, UserProfile
 from liveprofile.storage.queries import StoredFlag, StoredScore, columns, select
 from serve.keys import select_key_cql
@@ -61,6 +62,8 @@ _ERASURE = "SELECT user_id, to_unix_timestamp(before), remaining FROM erasure"
 CQL = {
     "check": "SELECT key FROM system.local",
     "key": select_key_cql(),
+    "listed": "SELECT server, users FROM api_listing WHERE day = ? AND key_id = ?",
+    "put_listed": API_LISTING.insert("?", time=""),
     "profile": f"SELECT {_PROFILE_ONLY} FROM user_profile WHERE user_id = ?",
     "profile_embedding": f"SELECT {_PROFILE} FROM user_profile WHERE user_id = ?",
     "profiles": f"SELECT {_PROFILE_ONLY} FROM user_profile WHERE user_id IN ?",

@@ -121,6 +121,7 @@ class Store:
         kafka = settings.kafka.model_copy(update={"request_timeout_ms": KAFKA_TIMEOUT_MS})
         self.settings = settings.model_copy(update={"kafka": kafka})
         self._link = Link(settings.cassandra, settings.serve.deadline_ms)
+        self.rows = self._link.rows  # of a statement of statements.py
         self._scans = Scans(settings, connect)
         self._single_profiles = MergedReads(
             self._profile_rows, PROFILE_READS_AT_ONCE, USERS_PER_READ, LONGEST_WAIT_S

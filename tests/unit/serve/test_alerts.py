@@ -5,6 +5,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from httpx2 import Response
 
 from liveprofile.client.models import UserConsents, UserErasure
 from liveprofile.pseudonym import user_pseudonym
@@ -13,7 +14,7 @@ from serve.keys import ADMIN, ANALYST, READER, Scope
 from services import campaigns
 from tests.support.memory.api import NOW_MS, MemoryApi
 from tests.support.rows.api_rows import USERS
-from tests.unit.serve.conftest import Connect, every_item, kind_of
+from tests.unit.serve.conftest import Clock, Connect, every_item, kind_of
 
 OFFICER = frozenset({Scope.PRIVACY})
 FLAG = f"{0:032x}"
@@ -278,3 +279,32 @@ def test_wrong_requests_change_nothing(
     answer = connect(OFFICER).put(f"/v1/users/42/{path}", json=body)
     assert answer.status_code == status, answer.text
     assert not api.audit and not any(api.kafka.records.values())
+
+
+def test_users_listed_by_a_key_have_a_daily_budget_over_all_servers(
+    connect: Connect, clock: Clock, api: MemoryApi
+) -> None:
+    key = api.add_key(frozenset({Scope.LISTS, Scope.AUDIT}), "crm").text
+    servers = [connect(None, max_listed_users_per_day=5) for _ in range(2)]
+
+    def get(server: int, *users: str) -> Response:
+        headers = {"Authorization": f"Bearer {key}"}
+        body = {"user_ids": list(users)}
+        return servers[server].post("/v1/users:batchGet", json=body, headers=headers)
+
+    assert get(0, "1", "2", "2").status_code == 200
+    refused = get(1, "3", "4", "5", "6")
+    assert (refused.status_code, kind_of(refused)) == (429, "budget-spent")
+    assert 0 < int(refused.headers["retry-after"]) < 86_400
+    clock.s = 3_600.0
+    assert get(1, "3", "4").status_code == 200
+    assert [get(server, "5").status_code for server in (0, 1, 0)] == [200, 429, 429]
+    headers = {"Authorization": f"Bearer {key}"}
+    members = servers[0].get("/v1/segments/loyal/members", headers=headers)
+    assert kind_of(members) == "budget-spent"
+    trail = servers[0].get("/v1/audit?day=2017-11-26", headers=headers).json()["items"]
+    about = ("crm", "users.list", "/v1/users:batchGet")
+    listed = [(each["name"], each["action"], each["target"], each["after"]) for each in trail]
+    assert sorted(listed, key=str) == [(*about, {"users": count}) for count in (1, 2, 2)]
+    clock.s = 86_400.0 - 60.0
+    assert get(0, "6").status_code == 200
