@@ -7,11 +7,12 @@ Writes of the job have a policy of their own (udfs/cassandra/executor.py).
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from threading import Event
 from typing import TypeVar
 
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
-from liveprofile.errors import ServiceUnavailableError
+from liveprofile.errors import ServiceError, ServiceUnavailableError
 
 Result = TypeVar("Result")
 
@@ -25,19 +26,23 @@ def _is_unavailable(error: BaseException) -> bool:
 
 # The deadline of reads that name none.
 _default_deadline_s: ContextVar[float] = ContextVar("deadline_s", default=DEADLINE_S)
+NEVER = Event()
+_given_up: ContextVar[Event] = ContextVar("given_up", default=NEVER)
 
 
 @contextmanager
-def default_deadline(deadline_s: float) -> Iterator[None]:
+def default_deadline(deadline_s: float, given_up: Event = NEVER) -> Iterator[None]:
     """Within the with block, reads that name no deadline have this one instead of DEADLINE_S.
 
     For callers that must answer sooner than a command. It holds for this thread or task only.
+    given_up: when another thread sets it, the next read raises ServiceError.
     """
-    token = _default_deadline_s.set(deadline_s)
+    tokens = _default_deadline_s.set(deadline_s), _given_up.set(given_up)
     try:
         yield
     finally:
-        _default_deadline_s.reset(token)
+        _default_deadline_s.reset(tokens[0])
+        _given_up.reset(tokens[1])
 
 
 def until_deadline(
@@ -46,10 +51,17 @@ def until_deadline(
     is_retryable: Callable[[BaseException], bool] = _is_unavailable,
 ) -> Result:
     """Returns what `read` returns. Raises its last error when the deadline has passed."""
+    given_up = _given_up.get()
+
+    def attempt() -> Result:
+        if given_up.is_set():
+            raise ServiceError("nobody waits for the answer any more")
+        return read()
+
     attempts = Retrying(
         retry=retry_if_exception(is_retryable),
         stop=stop_after_delay(_default_deadline_s.get() if deadline_s is None else deadline_s),
         wait=wait_random_exponential(multiplier=FIRST_PAUSE_S, max=LONGEST_PAUSE_S),
         reraise=True,
     )
-    return attempts(read)
+    return attempts(attempt)

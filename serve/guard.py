@@ -7,7 +7,9 @@ import logging
 import re
 import time
 import uuid
+from collections import Counter as CountOf
 from collections.abc import Callable
+from contextlib import ExitStack
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.requests import Request
@@ -26,6 +28,8 @@ log = logging.getLogger(__name__)
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 LATENCY_BUCKETS_S = (0.002, 0.005, 0.01, 0.025, 0.05, 0.08, 0.15, 0.3, 0.6, 1.2, 2.5)
 NO_ROUTE = "none"
+# Ends of the paths to which a POST reads.
+READING = (":batchGet", ":preview", "/check", "/compare")
 Render = Callable[[ApiError, str], Response]
 
 
@@ -57,7 +61,8 @@ class RequestGuard:
 
     It reads the body first: a client that sends slowly occupies nothing but its connection. The
     deadline begins after that, and ends when the answer starts: a client that reads slowly does
-    not make its request fail. `render`: an error and the request id as an answer.
+    not make its request fail, and occupies its connection only. Reads and writes have a limit of
+    requests at once each. `render`: an error and the request id as an answer.
     """
 
     def __init__(
@@ -68,7 +73,7 @@ class RequestGuard:
         render: Render = problem_response,
     ):
         self._app, self._settings, self._metrics, self._render = app, settings, metrics, render
-        self._in_flight = 0
+        self._in_flight: CountOf[bool] = CountOf()  # by whether it writes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -80,24 +85,27 @@ class RequestGuard:
         scope["path"] = scope["raw_path"].decode("latin-1").replace("%3A", ":")
         answer = _Answer(send, request_id)
         started_s = time.perf_counter()
-        self._in_flight += 1
-        self._metrics.in_flight.set(self._in_flight)
-        try:
-            await self._handle(scope, receive, answer)
-        finally:
-            self._in_flight -= 1
-            self._metrics.in_flight.set(self._in_flight)
-            self._record(scope, answer, started_s)
+        with self._metrics.in_flight.track_inprogress():
+            try:
+                await self._handle(scope, receive, answer)
+            finally:
+                self._record(scope, answer, started_s)
 
     async def _handle(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
         problem: ApiError | None = None
+        is_read = scope["method"] == "POST" and scope["path"].endswith(READING)
+        is_write = not is_read and scope["method"] not in ("GET", "HEAD")
+        scope["state"]["is_write"] = is_write
         try:
-            if self._in_flight > self._settings.max_in_flight:
-                raise UnavailableError("too many requests at once: try again")
             replay = await self._read_body(receive)
-            async with asyncio.timeout(self._settings.deadline_s) as deadline:
-                scope["state"]["deadline"] = deadline
-                await self._app(scope, replay, answer.ending(deadline))
+            with ExitStack() as place:
+                if self._in_flight[is_write] >= self._settings.max_in_flight:
+                    raise UnavailableError("too many requests at once: try again")
+                self._in_flight[is_write] += 1
+                place.callback(self._in_flight.subtract, (is_write,))
+                async with asyncio.timeout(self._settings.deadline_s) as deadline:
+                    scope["state"]["deadline"] = deadline
+                    await self._app(scope, replay, answer.ending(deadline, place))
         except ApiError as error:
             problem = error
         except TimeoutError:
@@ -189,12 +197,13 @@ class _Answer:
                 headers.append((b"cache-control", b"no-store"))
         await self._send(message)
 
-    def ending(self, deadline: asyncio.Timeout) -> Callable[[Message], object]:
-        """A `send` that ends the deadline when the answer starts."""
+    def ending(self, deadline: asyncio.Timeout, place: ExitStack) -> Callable[[Message], object]:
+        """A `send` that ends the deadline, and leaves the place, when the answer starts."""
 
         async def send(message: Message) -> None:
             if message["type"] == "http.response.start":
                 deadline.reschedule(None)
+                place.close()
             await self(message)
 
         return send

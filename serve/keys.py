@@ -10,7 +10,7 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Collection
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -47,28 +47,19 @@ class Scope(StrEnum):
 
 
 Scopes = frozenset[str]
-READER: Scopes = frozenset(
-    each for each in Scope if ":" not in each and each not in (Scope.PRIVACY, Scope.AUDIT)
-)
-ANALYST = READER | {
-    Scope.RISK_WRITE,
-    Scope.RULES_PROPOSE,
-    Scope.SEGMENTS_WRITE,
-    Scope.CAMPAIGNS_WRITE,
-}
+READER: Scopes = frozenset(each for each in Scope if ":" not in each) - {"privacy", "audit"}
+ANALYST = READER | {"risk:write", "rules:propose", "segments:write", "campaigns:write"}
 ADMIN: Scopes = frozenset(Scope)
 # What `serve key create` takes instead of each scope by name.
 SETS: dict[str, Scopes] = {"reader": READER, "analyst": ANALYST, "admin": ADMIN}
 
 
-def scopes_of(names: Iterable[str]) -> Scopes:
+def scopes_of(names: Collection[str]) -> Scopes:
     """The scopes of names of scopes and SETS. Raises InputError for another name, and for none."""
     known = {each.value: frozenset((each.value,)) for each in Scope} | SETS
-    asked = list(names)
-    if not asked or (unknown := [name for name in asked if name not in known]):
-        wrong = f"unknown scope {unknown[0]!r}" if asked else "a key needs a scope"
-        raise InputError(f"{wrong}; known are {', '.join(known)}")
-    return frozenset().union(*(known[name] for name in asked))
+    if not names or not known.keys() >= set(names):
+        raise InputError(f"scopes {', '.join(names)}: known are {', '.join(known)}")
+    return frozenset().union(*(known[name] for name in names))
 
 
 class StoredKey(NamedTuple):

@@ -3,7 +3,7 @@
 import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -148,11 +148,16 @@ class Call:
         self.request, self.caller, self.by = request, caller, caller.name
         self._state = request.app.state
         self.store: Store = self._state.store
-        self.read, self.run, self.scan = self.store.read, self.store.run, self.store.scan
+        self.read, self.scan = self.store.read, self.store.scan
+        self.run = partial(self.store.run, is_write=request.state.is_write)
 
     @property
     def now_ms(self) -> int:
         return self._state.clock_ms()
+
+    def charge(self, cost: float) -> None:
+        """Counts work as so many requests of the caller. Raises ApiError 429."""
+        self._state.gatekeeper.charge(self.caller, cost)
 
     async def count_users(self, users: int) -> None:
         """Counts users that the answer lists. Raises ApiError 429 if the key's budget is spent."""

@@ -28,25 +28,19 @@ from serve.security import Call, require_scope
 from services import definitions as service
 from services.definitions import ATTRIBUTES_FILE, DefinitionKind, parse
 
-# As in the read API.
-READERS: dict[DefinitionKind, Scope] = {"rules": Scope.RULES, "segments": Scope.SEGMENTS}
-EDITORS: dict[DefinitionKind, Scope] = {
-    "rules": Scope.RULES_WRITE,
-    "segments": Scope.SEGMENTS_WRITE,
+# A kind is the name of the scope that reads it. By scope; they may ask Kafka.
+VISITORS = {
+    scope: Visitor(scope, deadline_s=KAFKA_DEADLINE_S)
+    for scope in (Scope.RULES, Scope.RULES_WRITE, Scope.SEGMENTS, Scope.SEGMENTS_WRITE)
 }
-READING, EDITING = (
-    {kind: Visitor(scope, deadline_s=KAFKA_DEADLINE_S) for kind, scope in each.items()}
-    for each in (READERS, EDITORS)
-)
 
 
 async def _reader(request: Request, kind: DefinitionKind) -> Call:
-    return await READING[kind](request)
+    return await VISITORS[kind](request)
 
 
-# Pages of both kinds, and of proposed rules. They may ask Kafka.
 Reader = Annotated[Call, Depends(_reader)]
-RuleReader = Annotated[Call, Depends(READING["rules"])]
+RuleReader = Annotated[Call, Depends(VISITORS[Scope.RULES])]
 MAX_MEMBERS = 200
 SHOWN = 20
 
@@ -81,8 +75,8 @@ async def definitions(kind: DefinitionKind, call: Reader) -> Response:
         details=details,
         text=to_toml(kind, listed),
         sizes=await _sizes(call, [each.id for each in listed]) if kind == "segments" else {},
-        may_edit=EDITORS[kind] in call.caller.scopes,
-        editor=EDITORS[kind],
+        may_edit=f"{kind}:write" in call.caller.scopes,
+        editor=f"{kind}:write",
         needs_approval=_needs_approval(call.request, kind),
     )
 
@@ -106,7 +100,7 @@ async def compare(kind: DefinitionKind, call: Reader) -> Response:
 @router.post("/{kind}/apply")
 async def apply(request: Request, kind: DefinitionKind) -> Response:
     """Makes a text the definitions in force, if nobody has changed them since they were read."""
-    call = await EDITING[kind](request)
+    call = await VISITORS[f"{kind}:write"](request)
     if _needs_approval(request, kind):
         raise ApiError(403, "forbidden", "a change of rules must be proposed to a second person")
     return await _put(call, kind, dry_run=False)
@@ -193,7 +187,7 @@ async def proposal(proposal_id: ProposalId, call: RuleReader) -> Response:
         is_outdated=found.base_tag != in_force.tag and found.state is ProposalState.OPEN,
         may_approve=_is_approver(call) and found.may_be_approved_by(call.by),
         may_refuse=_may_refuse(call, found),
-        approver=EDITORS["rules"],
+        approver=Scope.RULES_WRITE,
     )
 
 

@@ -5,16 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import RedirectResponse, Response
 
-from console.access import (
-    COOKIE,
-    HOME,
-    SESSION_S,
-    Visitor,
-    bearer,
-    form_of,
-    local_path,
-    require_same_origin,
-)
+from console.access import COOKIE, HOME, Visitor, bearer, form_of, local_path, require_same_origin
 from console.rendering import PAGES, page
 from serve.problems import ApiError
 from serve.security import Call
@@ -56,7 +47,6 @@ async def sign_in(request: Request) -> Response:
     answer.set_cookie(
         COOKIE,
         request.app.state.sessions.open(key),
-        max_age=SESSION_S,
         httponly=True,
         samesite="strict",
         # Behind a proxy with TLS the server itself has none; browsers accept this on loopback too.

@@ -241,7 +241,7 @@ class ServeSettings(Certificate):
     """users that one key may read in batches, members of segments and targets of campaigns on a UTC
     day, over all servers; more are answered with 429. 0: no limit"""
     max_in_flight: Annotated[int, within(1)] = 512
-    """requests at once; more are answered with 503"""
+    """reads at once, and writes at once; more are answered with 503"""
     max_scan_rows: Annotated[int, within(1)] = 500_000
     """rows that one retention, preview or campaign may read through the API"""
     console_port: Annotated[int, within(0, 65_535)] = 8072

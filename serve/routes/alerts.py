@@ -29,6 +29,7 @@ from services.audit import read_trail
 
 # An alert's state is read for each flag of a page.
 MAX_ALERTS = 200
+FLAGS_PER_COST = 4
 # Cassandra's int.
 MAX_CASE_NUMBER = 2**31 - 1
 
@@ -50,6 +51,8 @@ async def get_alerts(
     """Flags with their states, newest first. A page examines at most 200 flags."""
     limit = min(paging.limit, MAX_ALERTS)
     after = paging.position(int, str, str, str)
+    if user_id is None:  # it may read the flags of as many days
+        call.charge(limit / FLAGS_PER_COST)
     examined = await call.store.alerts(user_id, since or 0, after, limit)
     shown = [answers.alert_answer(row) for row in examined if state in (None, row.state.state)]
     return answers.page_response(shown, examined, limit, answers.alert_position)

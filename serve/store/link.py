@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import logging
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 5.0
 # Cassandra must answer before the deadline of a request, so that the error names it.
 SHARE_OF_DEADLINE = 0.8
-# Writes of analysts are rare. More of them wait.
+# Of reads, and of writes, which no reader delays. More of them wait.
 THREADS = 8
 
 Result = TypeVar("Result")
@@ -51,7 +52,8 @@ class Link:
         self._settings = settings.model_copy(update={"request_timeout_ms": timeout_ms})
         self._deadline_s = timeout_ms / 1_000
         self._connected: _Connected | None = None
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="store")
+        self._reads = ThreadPoolExecutor(THREADS, thread_name_prefix="read")
+        self._writes = ThreadPoolExecutor(THREADS, thread_name_prefix="write")
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -62,7 +64,8 @@ class Link:
         finally:
             connecting.cancel()
             await asyncio.gather(connecting, return_exceptions=True)
-            self._threads.shutdown(cancel_futures=True)
+            self._reads.shutdown(cancel_futures=True)
+            self._writes.shutdown(cancel_futures=True)
             if self._connected is not None:
                 await asyncio.to_thread(connection.close, self._connected.session)
 
@@ -76,16 +79,24 @@ class Link:
         bound = connected.statements[statement].bind(values)
         return await fetch(connected.session, bound, connected.profile)
 
-    async def in_thread(self, work: Callable[[Session], Result]) -> Result:
-        """Runs code that blocks. Its reads are not repeated beyond the deadline of a request."""
-        session = self._require().session
+    async def in_thread(self, work: Callable[[Session], Result], is_write: bool = False) -> Result:
+        """Runs code that blocks. Its reads are not repeated beyond the deadline of a request.
+
+        If the caller is cancelled, a read ends at its next statement; a write goes on.
+        """
+        session, given_up = self._require().session, threading.Event()
 
         def bounded() -> Result:
-            with retry.default_deadline(self._deadline_s):
+            with retry.default_deadline(self._deadline_s, retry.NEVER if is_write else given_up):
                 return work(session)
 
         context = contextvars.copy_context()
-        return await asyncio.get_running_loop().run_in_executor(self._threads, context.run, bounded)
+        threads = self._writes if is_write else self._reads
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(threads, context.run, bounded)
+        finally:
+            given_up.set()
 
     def _require(self) -> _Connected:
         if self._connected is None:

@@ -123,6 +123,8 @@ class Store:
         self._link = Link(settings.cassandra, settings.serve.deadline_ms)
         self.rows = self._link.rows  # of a statement of statements.py
         self._scans = Scans(settings, connect)
+        # It reads the keys of all partitions of a table: one such read serves all who wait.
+        self._flag_days = MergedReads(self._read_flag_days, 1, 1, settings.serve.deadline_s)
         self._single_profiles = MergedReads(
             self._profile_rows, PROFILE_READS_AT_ONCE, USERS_PER_READ, LONGEST_WAIT_S
         )
@@ -147,13 +149,15 @@ class Store:
         """Runs a function of liveprofile/ on a session in a thread. Raises what it raises."""
         return await self._link.in_thread(lambda session: read(session, *values))
 
-    async def run(self, act: Callable[..., Result], *args: Any, **options: Any) -> Result:
+    async def run(
+        self, act: Callable[..., Result], *args: Any, is_write: bool = False, **options: Any
+    ) -> Result:
         """Runs a function of services/ in a thread. Raises what it raises.
 
         A write that takes longer than the deadline of its request may still be done.
         """
         return await self._link.in_thread(
-            lambda session: act(session, self.settings, *args, **options)
+            lambda session: act(session, self.settings, *args, **options), is_write
         )
 
     async def scan(self, act: Callable[..., Result], *args: Any, **options: Any) -> Result:
@@ -311,8 +315,11 @@ class Store:
 
     async def _days(self, first: date, last: date) -> list[date]:
         """The days that have flags, newest first. They may lie far in the past, and are few."""
-        days = {row[0].date() for row in await self._link.rows("flag_days")}
+        days = await self._flag_days.row("") or ()
         return sorted((day for day in days if first <= day <= last), reverse=True)
+
+    async def _read_flag_days(self, _: Sequence[str]) -> dict[str, set[date]]:
+        return {"": {row[0].date() for row in await self.rows("flag_days")}}
 
     @of_all("since_ms", attrgetter("bucket", "user_id"))
     async def segment_members(

@@ -1,5 +1,6 @@
 """Alerts, cases, campaigns, consents and erasures over HTTP."""
 
+import asyncio
 import json
 from typing import Any
 from urllib.parse import quote
@@ -12,6 +13,7 @@ from liveprofile.pseudonym import user_pseudonym
 from liveprofile.units import DAY_MS
 from serve.keys import ADMIN, ANALYST, READER, Scope
 from services import campaigns
+from tests.support.event_loop import on_loop
 from tests.support.memory.api import NOW_MS, MemoryApi
 from tests.support.rows.api_rows import USERS
 from tests.unit.serve.conftest import Clock, Connect, every_item, kind_of
@@ -30,6 +32,23 @@ def test_alerts_of_all_users_and_of_one_come_page_by_page(connect: Connect) -> N
     own = every_item(client, "/v1/alerts", limit=1, user_id="42")
     assert own == [item for item in everybody if item["user_id"] == "42"]
     assert every_item(client, "/v1/alerts", since="2017-11-26T01:05:01Z") == []
+
+
+@on_loop
+async def test_days_with_alerts_are_read_once_for_all_who_wait(api: MemoryApi) -> None:
+    api.clear("risk_flag_by_day")
+    api.session.delay_s = 0.1
+    store = api.store()
+    await asyncio.gather(*(store.alerts(None, 0, None, 50) for _ in range(20)))
+    assert api.session.reads.count("risk_flag_by_day") <= 2
+
+
+def test_alerts_of_all_users_count_by_their_number(connect: Connect) -> None:
+    client = connect(max_requests_per_s=30)
+    own, every = "/v1/alerts?user_id=42&limit=200", "/v1/alerts?limit=200"
+    assert [client.get(path).status_code for path in (own, every, every, own)] == [
+        *(200, 200, 429, 200)
+    ]
 
 
 def test_alerts_by_state(connect: Connect) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 import time
 from contextlib import suppress
 from types import SimpleNamespace
@@ -9,16 +10,19 @@ from unittest.mock import AsyncMock
 
 import httpx2
 import pytest
+from cassandra.cluster import Session
 from fastapi.security import HTTPAuthorizationCredentials
 
 from liveprofile.errors import ConfigError, InputError
 from liveprofile.pseudonym import user_pseudonym
 from liveprofile.settings import ServeSettings, load
+from liveprofile.storage.cql import read
 from serve.app import create_app
 from serve.guard import MAX_BODY_BYTES
 from serve.keys import READER, Scope, new_key, parse_key, revoke_key, scopes_of
 from serve.problems import ApiError
 from serve.security import CACHED_KEYS, Gatekeeper
+from serve.store.link import THREADS
 from tests.support.event_loop import on_loop
 from tests.support.memory.api import NOW_MS, MemoryApi
 from tests.unit.serve.conftest import Clock, Connect
@@ -117,6 +121,48 @@ async def test_too_many_requests_at_once_are_503(api: MemoryApi) -> None:
         await asyncio.gather(*waiting, return_exceptions=True)
         api.session.delay_s = 0.0
         assert (await client.get("/health/ready")).status_code == 200
+
+
+@on_loop
+async def test_reads_that_hang_leave_room_for_writes(api: MemoryApi) -> None:
+    app = create_app(ServeSettings(max_in_flight=1, deadline_ms=60_000), api.store())
+    api.session.delay_s = 600.0
+    transport = httpx2.ASGITransport(app)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+        hanging = asyncio.create_task(client.get("/health/ready"))
+        await asyncio.sleep(0.05)
+        batch = await client.post("/v1/users:batchGet", json={"user_ids": ["42"]})
+        write = await client.put("/v1/users/42/erasure", json={})
+        assert (batch.status_code, write.status_code) == (503, 401)
+        hanging.cancel()
+        await asyncio.gather(hanging, return_exceptions=True)
+
+
+@on_loop
+async def test_threads_of_reads_delay_no_writes_and_are_free_after_the_deadline(
+    api: MemoryApi,
+) -> None:
+    store, go_on = api.store(), threading.Event()
+    started: list[int] = []
+    ended: list[int] = []
+
+    def read_twice(session: Session) -> None:
+        started.append(1)
+        go_on.wait(60)
+        read(session, "SELECT key FROM system.local")
+        ended.append(1)
+
+    reads = [asyncio.create_task(store.read(read_twice)) for _ in range(THREADS + 2)]
+    while len(started) < THREADS:
+        await asyncio.sleep(0.001)
+    write = store.run(lambda session, settings: "written", is_write=True)
+    assert await asyncio.wait_for(write, 30) == "written"
+    for each in reads:
+        each.cancel()
+    await asyncio.gather(*reads, return_exceptions=True)
+    go_on.set()
+    await asyncio.to_thread(store._link._reads.shutdown)
+    assert (len(started), ended) == (THREADS, [])
 
 
 def test_log_has_pseudonyms_and_no_user_ids(
