@@ -1,12 +1,11 @@
 """Who uses the console: the session of a browser stands for an API key and its scopes.
 
 A browser holds a random token in its cookie, never the key. The key is checked again on each
-request, so a revoked key ends its sessions within serve.security.KEY_CACHE_S. A restart ends all.
+request, so a revoked key ends its sessions within serve.security.KEY_CACHE_S.
 """
 
 import hashlib
 import secrets
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Annotated
 from urllib.parse import parse_qsl, urlsplit
@@ -14,43 +13,45 @@ from urllib.parse import parse_qsl, urlsplit
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials
 
+from liveprofile.units import SECOND_MS
 from serve.keys import Scope
 from serve.problems import ApiError
-from serve.security import Call, Require
+from serve.security import Call, Gatekeeper, Require
+from serve.store.store import Store
 
-MAX_SESSIONS = 10_000
 SESSION_S = 12 * 3_600
 TOKEN_BYTES = 32
 
 
 class Sessions:
-    """lifetime_s: from the sign-in. clock_s: monotonic. The oldest of too many sessions end."""
+    """Sessions in Cassandra: all servers know them, and a restart ends none.
 
-    def __init__(self, lifetime_s: float, clock_s: Callable[[], float]):
-        self._lifetime_s, self._clock_s = lifetime_s, clock_s
-        self._open: OrderedDict[bytes, tuple[str, float]] = OrderedDict()  # key, end
+    idle_s: a session that is not used for so long ends. clock_ms: the wall clock.
+    """
 
-    def open(self, key: str) -> str:
-        """Starts a session of the API key and returns its token."""
-        token = secrets.token_urlsafe(TOKEN_BYTES)
-        self._open[_digest(token)] = (key, self._clock_s() + self._lifetime_s)
-        if len(self._open) > MAX_SESSIONS:
-            self._open.popitem(last=False)
+    def __init__(self, store: Store, idle_s: int, clock_ms: Callable[[], int]):
+        self._rows, self._idle_ms, self._clock_ms = store.rows, idle_s * SECOND_MS, clock_ms
+
+    async def open(self, key_id: str) -> str:
+        """Starts a session of an API key and returns its token."""
+        token, now_ms = secrets.token_urlsafe(TOKEN_BYTES), self._clock_ms()
+        await self._rows("open_session", (_digest(token), key_id, now_ms, now_ms, SESSION_S))
         return token
 
-    def key_of(self, token: str) -> str | None:
-        """The API key of a session that has not ended."""
-        found = self._open.get(_digest(token))
-        if found is None:
-            return None
-        key, ends_s = found
-        if self._clock_s() >= ends_s:
-            self.close(token)
-            return None
-        return key
+    async def key_id(self, token: str, is_use: bool) -> str | None:
+        """The API key of a session that has not ended. is_use: it was a person who asked."""
+        digest, now_ms = _digest(token), self._clock_ms()
+        for key_id, opened_ms, used_ms in await self._rows("session", (digest,)) if token else ():
+            left_s = SESSION_S - (now_ms - opened_ms) // SECOND_MS if key_id else 0
+            if left_s <= 0 or now_ms - used_ms > self._idle_ms:
+                continue
+            if is_use:
+                await self._rows("use_session", (left_s, now_ms, digest))
+            return key_id
+        return None
 
-    def close(self, token: str) -> None:
-        self._open.pop(_digest(token), None)
+    async def close(self, token: str) -> None:
+        await self._rows("end_session", (_digest(token),))
 
 
 def _digest(token: str) -> bytes:
@@ -60,6 +61,7 @@ def _digest(token: str) -> bytes:
 
 COOKIE = "liveprofile_session"
 HOME = "/"  # leads to the first page that the key may read
+REFRESHED = "/alerts/queue"  # console.js asks for it without a person
 # Set by console.js: the answer is a part of a page.
 FETCH_HEADER = "x-console"
 
@@ -70,16 +72,13 @@ class Visitor(Require):
     async def __call__(self, request: Request) -> Call:
         if request.method == "POST":
             require_same_origin(request)
-        call = await self.admit(request, credentials_of(request))
+        token, is_use = request.cookies.get(COOKIE, ""), request.url.path != REFRESHED
+        key_id = await request.app.state.sessions.key_id(token, is_use)
+        gatekeeper: Gatekeeper = request.app.state.gatekeeper
+        caller = await gatekeeper.caller(key_id, None) if key_id else None
+        call = self.admit(request, caller or await gatekeeper.identify(request, None))
         request.state.caller = call.caller
         return call
-
-
-def credentials_of(request: Request) -> HTTPAuthorizationCredentials | None:
-    """The key of the browser's session; None without one."""
-    sessions: Sessions = request.app.state.sessions
-    key = sessions.key_of(request.cookies.get(COOKIE, ""))
-    return None if key is None else bearer(key)
 
 
 def bearer(key: str) -> HTTPAuthorizationCredentials:

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
-from console.access import SESSION_S, Sessions, is_fetch
+from console.access import Sessions, is_fetch
 from console.job import JobReader
 from console.rendering import STATIC, error_page
 from console.routes import alerts, campaigns, definitions, models, operations, sign_in, users
@@ -50,7 +50,7 @@ def create_console(
     app.state.job = job
     app.state.models = models
     app.state.queue = AlertQueue(store, clock_s)
-    app.state.sessions = Sessions(SESSION_S, clock_s)
+    app.state.sessions = Sessions(store, settings.console_idle_s, app.state.clock_ms)
     for router in ROUTERS:
         app.include_router(router)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")

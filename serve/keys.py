@@ -74,9 +74,9 @@ class StoredKey(NamedTuple):
     expires_at_ms: int
     revoked_at_ms: int | None
 
-    def accepts(self, secret: str, at_ms: int) -> bool:
-        """Whether the secret is this key's and the key is in force."""
-        same = hmac.compare_digest(self.secret_hash, hash_secret(secret))
+    def accepts(self, secret: str | None, at_ms: int) -> bool:
+        """Whether the key is in force, and the secret, if there is one, is this key's."""
+        same = secret is None or hmac.compare_digest(self.secret_hash, hash_secret(secret))
         return same and self.revoked_at_ms is None and at_ms < self.expires_at_ms
 
 

@@ -119,7 +119,10 @@ class Gatekeeper:
         parsed = parse_key(text)
         if parsed is None:
             return None
-        key_id, secret = parsed
+        return await self.caller(*parsed, address)
+
+    async def caller(self, key_id: str, secret: str | None, address: str = "") -> Caller | None:
+        """Whose key this is; None if it has ended. secret: None in a session of the console."""
         key = await self._key(key_id, address)
         if key is None or not key.accepts(secret, self._clock_ms()):
             return None
@@ -188,16 +191,14 @@ class Require:
         self._scope, self._cost, self._deadline_s = scope, cost, deadline_s
 
     async def __call__(self, request: Request, credentials: Credentials) -> Call:
-        return await self.admit(request, credentials)
-
-    async def admit(
-        self, request: Request, credentials: HTTPAuthorizationCredentials | None
-    ) -> Call:
-        """Returns the call, charged to its caller. Raises ApiError 401, 403 or 429."""
+        """Raises ApiError 401, 403 or 429."""
         gatekeeper: Gatekeeper = request.app.state.gatekeeper
-        caller = await gatekeeper.identify(request, credentials)
+        return self.admit(request, await gatekeeper.identify(request, credentials))
+
+    def admit(self, request: Request, caller: Caller) -> Call:
+        """Returns the call, charged to its caller. Raises ApiError 403 or 429."""
         request.state.key_name = caller.name
-        gatekeeper.charge(caller, self._cost)
+        request.app.state.gatekeeper.charge(caller, self._cost)
         if self._scope is not None:
             require_scope(caller, self._scope)
         if self._deadline_s is not None:

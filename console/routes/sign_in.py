@@ -46,7 +46,7 @@ async def sign_in(request: Request) -> Response:
     settings = request.app.state.settings
     answer.set_cookie(
         COOKIE,
-        request.app.state.sessions.open(key),
+        await request.app.state.sessions.open(caller.key_id),
         httponly=True,
         samesite="strict",
         # Behind a proxy with TLS the server itself has none; browsers accept this on loopback too.
@@ -58,7 +58,7 @@ async def sign_in(request: Request) -> Response:
 @router.post("/sign-out")
 async def sign_out(request: Request) -> Response:
     require_same_origin(request)
-    request.app.state.sessions.close(request.cookies.get(COOKIE, ""))
+    await request.app.state.sessions.close(request.cookies.get(COOKIE, ""))
     answer = RedirectResponse("/sign-in", 303)
     answer.delete_cookie(COOKIE, httponly=True, samesite="strict")
     return answer

@@ -96,6 +96,7 @@ def is_theirs(table: Table, row: Any, keys: UserKeys) -> bool:
 
 # Limits that are no settings.
 CONSTANTS_MS = {
+    "12 hours": 12 * HOUR_MS,
     "30 days": 30 * DAY_MS,
     "the snooze's end": 365 * DAY_MS,
     "5 years": RECORD_TTL_S * SECOND_MS,

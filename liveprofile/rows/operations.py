@@ -80,6 +80,21 @@ API_LISTING = table(
     holds="how many users each key has listed",
 )
 
+CONSOLE_SESSION = table(
+    "console_session",
+    """The sessions of the console. `used` is written again at each use, the rest once: a session
+    without a key has ended.""",
+    """
+    digest blob -- SHA-256 of the token in the cookie
+    key_id text
+    opened timestamp
+    used timestamp
+    """,
+    "digest",
+    limit="12 hours",
+    holds="sessions of staff",
+)
+
 AUDIT_RESULT = table(
     "audit_result",
     """What audits of the input topic have found, newest first. USING TIMESTAMP is the time of the

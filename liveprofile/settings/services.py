@@ -246,6 +246,8 @@ class ServeSettings(Certificate):
     """rows that one retention, preview or campaign may read through the API"""
     console_port: Annotated[int, within(0, 65_535)] = 8072
     """of the console (docs/console.md); 0: any free port"""
+    console_idle_s: Annotated[int, within(60, 12 * 3_600)] = 3_600
+    """a session of the console that nobody uses for so long ends; each ends after 12 hours"""
     second_approver: bool = True
     """rules edited in the console need the approval of another person. The local stack turns it off
     """

@@ -105,7 +105,7 @@ class PlainProfile(Route):
     async def _answer(self, request: Request) -> Response:
         user_id = decoded_id("user_id", request.path_params["user_id"])
         request.state.user_id = user_id
-        call = await self._admission.admit(request, await bearer(request))
+        call = await self._admission(request, await bearer(request))
         return await get_profile(user_id, call)
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from liveprofile.alerts.cases.case_store import SELECT_CASES as _CASE
 from liveprofile.attributes.table import MAX_ROWS, SELECTED
-from liveprofile.rows.operations import API_LISTING
+from liveprofile.rows.operations import API_LISTING, CONSOLE_SESSION
 from liveprofile.rows.profiles import MARKS, StoredDelta, UserProfile
 from liveprofile.storage.queries import StoredFlag, StoredScore, columns, select
 from serve.keys import select_key_cql
@@ -64,6 +64,11 @@ CQL = {
     "key": select_key_cql(),
     "listed": "SELECT server, users FROM api_listing WHERE day = ? AND key_id = ?",
     "put_listed": API_LISTING.insert("?", time=""),
+    "session": "SELECT key_id, to_unix_timestamp(opened), to_unix_timestamp(used)"
+    " FROM console_session WHERE digest = ?",
+    "open_session": CONSOLE_SESSION.insert("?", time=""),
+    "use_session": "UPDATE console_session USING TTL ? SET used = ? WHERE digest = ?",
+    "end_session": "DELETE FROM console_session WHERE digest = ?",
     "profile": f"SELECT {_PROFILE_ONLY} FROM user_profile WHERE user_id = ?",
     "profile_embedding": f"SELECT {_PROFILE} FROM user_profile WHERE user_id = ?",
     "profiles": f"SELECT {_PROFILE_ONLY} FROM user_profile WHERE user_id IN ?",

@@ -5,10 +5,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from console.access import HOME, MAX_SESSIONS, Sessions, local_path
+from console.access import HOME, local_path
 from serve.keys import ANALYST, READER, Scope
-from tests.support.memory.api import MemoryApi
-from tests.unit.console.conftest import SAME_ORIGIN, Browse
+from tests.support.memory.api import NOW_MS, MemoryApi
+from tests.unit.console.conftest import FETCH, SAME_ORIGIN, Browse
 from tests.unit.serve.conftest import Clock
 
 
@@ -57,7 +57,7 @@ def test_sign_out_ends_the_session_on_the_server(browse: Browse) -> None:
 def test_session_ends_with_its_time_and_with_its_key(
     browse: Browse, api: MemoryApi, clock: Clock
 ) -> None:
-    browser = browse()
+    browser = browse(console_idle_s=43_200)
     clock.s = 12 * 3_600 - 1.0
     assert browser.get("/alerts", follow_redirects=False).status_code == 200
     clock.s = 12 * 3_600 + 1.0
@@ -139,10 +139,21 @@ def test_pages_allow_their_own_files_only(browse: Browse) -> None:
         assert " style=" not in answer.text  # the policy would block it
 
 
-def test_too_many_sessions_end_the_oldest() -> None:
-    sessions = Sessions(60, lambda: 0.0)
-    first, second = sessions.open("first"), sessions.open("second")
-    for _ in range(MAX_SESSIONS - 1):
-        sessions.open("other")
-    assert sessions.key_of(first) is None
-    assert sessions.key_of(second) == "second"
+def test_session_is_known_to_all_servers_and_ends_on_all(browse: Browse, api: MemoryApi) -> None:
+    browser, other = browse(), browse(None)  # a second server, or the same after a restart
+    other.cookies.update(browser.cookies)
+    assert other.get("/alerts", follow_redirects=False).status_code == 200
+    [digest] = [row["digest"] for row in api.session.rows("console_session")]
+    browser.post("/sign-out", headers=SAME_ORIGIN)
+    api.session.put("console_session", {"digest": digest, "used": NOW_MS})  # was under way
+    assert other.get("/alerts", follow_redirects=False).status_code == 303
+
+
+def test_idle_session_ends_though_its_queue_is_refreshed(browse: Browse, clock: Clock) -> None:
+    browser = browse(console_idle_s=600)
+    for clock.s in (500.0, 1_000.0):
+        assert browser.get("/alerts", follow_redirects=False).status_code == 200
+    for clock.s in (1_300.0, 1_590.0):
+        assert browser.get("/alerts/queue", headers=FETCH).status_code == 200
+    clock.s = 1_601.0
+    assert browser.get("/alerts/queue", headers=FETCH).status_code == 401

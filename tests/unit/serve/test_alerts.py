@@ -46,9 +46,8 @@ async def test_days_with_alerts_are_read_once_for_all_who_wait(api: MemoryApi) -
 def test_alerts_of_all_users_count_by_their_number(connect: Connect) -> None:
     client = connect(max_requests_per_s=30)
     own, every = "/v1/alerts?user_id=42&limit=200", "/v1/alerts?limit=200"
-    assert [client.get(path).status_code for path in (own, every, every, own)] == [
-        *(200, 200, 429, 200)
-    ]
+    statuses = [client.get(path).status_code for path in (own, every, every, own)]
+    assert statuses == [200, 200, 429, 200]
 
 
 def test_alerts_by_state(connect: Connect) -> None:
@@ -304,12 +303,12 @@ def test_users_listed_by_a_key_have_a_daily_budget_over_all_servers(
     connect: Connect, clock: Clock, api: MemoryApi
 ) -> None:
     key = api.add_key(frozenset({Scope.LISTS, Scope.AUDIT}), "crm").text
+    headers = {"Authorization": f"Bearer {key}"}
     servers = [connect(None, max_listed_users_per_day=5) for _ in range(2)]
 
     def get(server: int, *users: str) -> Response:
-        headers = {"Authorization": f"Bearer {key}"}
-        body = {"user_ids": list(users)}
-        return servers[server].post("/v1/users:batchGet", json=body, headers=headers)
+        path, body = "/v1/users:batchGet", {"user_ids": list(users)}
+        return servers[server].post(path, json=body, headers=headers)
 
     assert get(0, "1", "2", "2").status_code == 200
     refused = get(1, "3", "4", "5", "6")
@@ -318,12 +317,10 @@ def test_users_listed_by_a_key_have_a_daily_budget_over_all_servers(
     clock.s = 3_600.0
     assert get(1, "3", "4").status_code == 200
     assert [get(server, "5").status_code for server in (0, 1, 0)] == [200, 429, 429]
-    headers = {"Authorization": f"Bearer {key}"}
     members = servers[0].get("/v1/segments/loyal/members", headers=headers)
     assert kind_of(members) == "budget-spent"
     trail = servers[0].get("/v1/audit?day=2017-11-26", headers=headers).json()["items"]
-    about = ("crm", "users.list", "/v1/users:batchGet")
-    listed = [(each["name"], each["action"], each["target"], each["after"]) for each in trail]
-    assert sorted(listed, key=str) == [(*about, {"users": count}) for count in (1, 2, 2)]
+    listed = sorted((each["name"], each["target"], each["after"]["users"]) for each in trail)
+    assert listed == [("crm", "/v1/users:batchGet", users) for users in (1, 2, 2)]
     clock.s = 86_400.0 - 60.0
     assert get(0, "6").status_code == 200

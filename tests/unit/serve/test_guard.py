@@ -139,12 +139,9 @@ async def test_reads_that_hang_leave_room_for_writes(api: MemoryApi) -> None:
 
 
 @on_loop
-async def test_threads_of_reads_delay_no_writes_and_are_free_after_the_deadline(
-    api: MemoryApi,
-) -> None:
+async def test_threads_of_reads_delay_no_writes_and_end_with_the_deadline(api: MemoryApi) -> None:
     store, go_on = api.store(), threading.Event()
-    started: list[int] = []
-    ended: list[int] = []
+    started, ended = list[int](), list[int]()
 
     def read_twice(session: Session) -> None:
         started.append(1)
