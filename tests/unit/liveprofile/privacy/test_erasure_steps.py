@@ -111,6 +111,13 @@ def test_nothing_is_left_after_a_kill_at_any_step(kill: int) -> None:
     assert tables_of(keyspace, "gone") == TABLES.keys()
 
 
+def test_rows_of_a_user_whose_id_begins_with_an_erased_one_stay() -> None:
+    keyspace = filled("gone", "gone on")
+    before = rows_of(keyspace, "gone on")
+    erase(keyspace, "gone")
+    assert rows_of(keyspace, "gone on") == before
+
+
 def test_a_window_under_way_stores_nothing_after_the_erasure() -> None:
     keyspace = MemoryCassandra()
     assert erase(keyspace, "gone") == ({}, {})
