@@ -116,8 +116,7 @@ def _carry_out(call: Call, ids: list[str], proof: Path | None) -> None:
     """Erases users, or without ids goes on with all pending erasures."""
     settings = call.settings
     with _new_file(proof) as out, call.session() as session:
-        pending = PendingErasures(settings)
-        todo = _send(settings, session, ids) if ids else pending.find(session)
+        todo = _send(settings, session, ids) if ids else PendingErasures(settings).find(session)
         rows_left = False
         for report in _delete(settings, session, todo, out):
             call.print(report)

@@ -1,4 +1,4 @@
-"""The topics of users' decisions hold all that the tables of Cassandra hold.
+"""The topics of users' decisions hold all that the tables of Cassandra hold, and all merges.
 
 A topic that was deleted and created again would allow everything, and profile erased users. So
 readers take a topic only with the record of WHOLE_KEY, which is sent after the topic was filled.
@@ -12,6 +12,7 @@ from itertools import islice
 from cassandra.cluster import Session
 
 from liveprofile.consent.changes import USERS_AT_ONCE, ttl_s
+from liveprofile.errors import ServiceError
 from liveprofile.kafka.topics import topic_ids
 from liveprofile.privacy.erasure_log import scan_runs
 from liveprofile.rows.users import DECISION_TOPIC
@@ -34,13 +35,17 @@ def fill_topics(settings: Settings) -> dict[str, int]:
         settings.topics.consents: _fill_consents,
         settings.topics.erasures: _fill_erasures,
     }
-    sent = {}
+    merges, sent = settings.topics.merges, {}
+    if settings.merges.enabled:
+        fills[merges] = lambda *_: 0  # no table has them
     with open_session(settings.cassandra) as session:
         known = dict(read(session, "SELECT topic, topic_id FROM decision_topic"))
         insert = DECISION_TOPIC.insert(
             ttl_s(settings.topics.decisions_retention_ms), time="", mark="%s"
         )
         for topic, present in topic_ids(settings, fills).items():
+            if topic == merges and known.get(topic, present) != present:
+                raise ServiceError(f"topic {topic} has lost its merges: see docs/privacy.md")
             if known.get(topic) != present:
                 sent[topic] = fills[topic](settings, session)
                 send(settings, topic, [(WHOLE_KEY, b"{}")])

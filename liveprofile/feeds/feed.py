@@ -192,12 +192,6 @@ class Feed(Generic[Value]):
         self._current = table.value()
         return ""
 
-    def _accept_no_topic(self) -> None:
-        """Starts with the initial value if a topic without records would do."""
-        with suppress(ServiceError):
-            self._spec.new().check_whole()
-            self._is_read.set()
-
     def _warn_once(self, text: str) -> None:
         """Logs a failure, but not again at each retry."""
         if text != self._last_warning:
@@ -210,9 +204,6 @@ class Feed(Generic[Value]):
                 try:
                     with closing(self._open_source()) as source:
                         self._follow(source)
-                except NoTopicError as error:
-                    self._warn_once(str(error))
-                    self._accept_no_topic()
                 except (ServiceError, KafkaException) as error:
                     self._warn_once(str(error))
                 self._is_tried.set()

@@ -31,7 +31,7 @@ class UserTable(TopicTable[Users]):
 
     read_record: the user and what to put, from key and value; raises InputError. newest_ms: the
     latest time of what is put, at most `ahead_ms` after the record's. removed: what to put for a
-    user whose record was removed. topic: must have the record with WHOLE_KEY; "": need not.
+    user whose record was removed. topic: must have the record with WHOLE_KEY.
     """
 
     def __init__(
@@ -68,8 +68,7 @@ class UserTable(TopicTable[Users]):
     def check_whole(self) -> None:
         if self._topic:
             raise ServiceError(
-                f"topic {self._topic} is missing or was created again:"
-                " `liveprofile job setup` fills it from its table"
+                f"topic {self._topic} is missing or was created again: run `liveprofile job setup`"
             )
 
 
@@ -108,7 +107,7 @@ def merges_spec(settings: Settings) -> TableSpec[IdentityTable]:
         return max((each.until_ms or each.since_ms for each in merges), default=0)
 
     topic, parts = settings.topics.merges, (read_merge, newest_ms, ahead_ms, ())
-    return _spec("merges", topic, IdentityTable, *parts, "")  # no table has the merges
+    return _spec("merges", topic, IdentityTable, *parts, topic)
 
 
 def follow(

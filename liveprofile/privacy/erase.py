@@ -100,11 +100,6 @@ class _User(NamedTuple):
         """Whether no later window has ended: newer rows are of clients whose clock is ahead."""
         return self.now_us < (self.cut.before_ms + self.cut.window_ms) * 1_000
 
-    def deletion_us(self, table: str, cell: Cell) -> int:
-        """The time of the deletion of a row."""
-        limit_us = self.cut.limit_us(table)
-        return max(limit_us, cell.time_us) if self.takes(table, cell) else limit_us
-
     def takes(self, table: str, cell: Cell) -> bool:
         """Whether the erasure deletes a row: by when it was written, or by what it is about."""
         written_before = 0 < cell.time_us <= self.cut.limit_us(table)
@@ -120,7 +115,8 @@ class _User(NamedTuple):
                 return flags.get(about, math.inf)
             case Mapping():  # an alert that is newer than the keys has the end of its window
                 window_ms = self.cut.window_ms
-                return min(flags.get(each, to_ms(end) - window_ms) for each, end in about.items())
+                times_ms = (flags.get(each, to_ms(end) - window_ms) for each, end in about.items())
+                return min(times_ms, default=math.inf)
         return math.inf
 
     def left(self, table: str, cells: Iterable[Cell]) -> int:
@@ -204,7 +200,7 @@ def _deletions(
     for cell in cells:
         place = (cell.where, cell.values)
         if name != HOURS:
-            time_us = user.deletion_us(name, cell)
+            time_us = max(at_us, cell.time_us) if user.takes(name, cell) else at_us
             rows += cell.time_us <= time_us
             latest_us[place] = max(latest_us.get(place, at_us), time_us)
         elif _is_over(session, cell.values, user):

@@ -157,8 +157,9 @@ ERASURE = table(
 
 DECISION_TOPIC = table(
     "decision_topic",
-    """The topics of consents and erasures that hold all that their tables hold. Another topic of
-    the same name is filled from its table before the job takes it.""",
+    """The topics of consents and erasures that hold all that their tables hold, and the one of
+    merges. Another topic of the same name is filled from its table before the job takes it; of
+    merges, it is refused.""",
     """
     topic text
     topic_id text -- Kafka's, new whenever the topic is created

@@ -120,7 +120,8 @@ class JobUnderTest:
         if tables:
             create_tables(self.settings, ModelCard.read(self.settings.model.checkpoint))
             return
-        for topic in (self.settings.topics.consents, self.settings.topics.erasures):
+        topics = self.settings.topics
+        for topic in (topics.consents, topics.erasures, topics.merges):
             send_all(self.settings, topic, [(WHOLE_KEY, b"{}", {})])
 
     # --- life cycle ---------------------------------------------------------------------------

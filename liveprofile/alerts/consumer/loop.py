@@ -81,8 +81,7 @@ class RetryPolicy(NamedTuple):
 
 
 class HandledStore:
-    """What Cassandra knows of alerts: which handler of a consumer group has handled which one, and
-    which are erased."""
+    """Which handler of a consumer group has handled which alert, and which alerts are erased."""
 
     def __init__(self, session: Session, group_id: str):
         self._session, self._group_id = session, group_id

@@ -19,6 +19,7 @@ def test_merges_are_sent_shown_split_and_erased(job: JobUnderTest, tmp_path: Pat
         lines = [json.loads(line) for line in done.stdout.splitlines()]
         return done.stderr if code else lines[0] if len(lines) == 1 else lines
 
+    run("job", "setup")
     assert run("identity", "merge", "phone-1", "merged-1")["user_id"] == "merged-1"
     run("identity", "merge", "session-1", "phone-1")
     shown = run("identity", "merge", "--show", "merged-1")

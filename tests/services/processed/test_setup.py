@@ -8,10 +8,11 @@ import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from liveprofile.errors import ServiceError
-from liveprofile.feeds.users import read_consents, read_erasures
+from liveprofile.feeds.users import read_consents, read_erasures, read_merges
 from liveprofile.kafka.connection import client_config
 from liveprofile.kafka.topics import create_topics, delete_topics, missing_topics, topic_configs
 from liveprofile.settings import load
+from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import now_ms
 from liveprofile.units import MINUTE_MS
 from tests.support.job_under_test import JobUnderTest, run_cli
@@ -70,20 +71,25 @@ def test_setup_creates_nothing_that_exists(job: JobUnderTest) -> None:
 def test_decisions_of_a_topic_that_was_created_again_are_refused_until_setup_fills_it(
     job: JobUnderTest,
 ) -> None:
-    sections = {"topics": {"prefix": "lost-"}, "cassandra": {"keyspace": "lost"}}
-    settings = load(file := job.other_settings("lost.toml", **sections))
+    sections = {"cassandra": {"keyspace": "lost"}, "merges": {"enabled": True}}
+    file = job.other_settings("lost.toml", topics={"prefix": "lost-"}, **sections)
+    merges = (settings := load(file)).topics.merges
     withdrawal = "privacy consent set withdrawn --withdraw profiling"
     for command in ("job setup", withdrawal, "privacy erase erased"):
         run_cli(*command.split(), "--config", file)
-    decisions = [settings.topics.consents, settings.topics.erasures]
+    decisions = [settings.topics.consents, settings.topics.erasures, merges]
     delete_topics(settings.kafka, decisions)
     until(lambda: {*decisions} <= {*missing_topics(settings)})
     create_topics(settings)
-    for read in (read_consents, read_erasures):
+    for read in (read_consents, read_erasures, read_merges):
         with pytest.raises(ServiceError, match="created again"):
             read(settings)
-    done = run_cli("job", "setup", "--config", file)
-    assert done.stderr.count("decisions of 1 users again") == 2
+    done = run_cli("job", "setup", "--config", file, ok=False)  # no table has the merges
+    assert done.returncode == 3 and f"{merges} has lost its merges" in done.stderr
+    with open_session(settings.cassandra) as session:
+        session.execute(f"DELETE FROM decision_topic WHERE topic = '{merges}'")
+    run_cli("job", "setup", "--config", file)
+    assert not len(read_merges(settings))
     assert not read_consents(settings).allowed("withdrawn", "profiling", now_ms())
     assert read_erasures(settings).is_erased("erased", now_ms() - MINUTE_MS)
     delete_topics(settings.kafka, list(topic_configs(settings.topics)))

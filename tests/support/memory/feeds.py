@@ -47,4 +47,4 @@ class RecordedMerges(NamedTuple):
     records: Sequence[Record]
 
     def __call__(self, settings: Settings) -> Current[IdentityTable]:
-        return follow(settings, merges_spec(settings), lambda: FakeTopic(*self.records))
+        return follow(settings, merges_spec(settings), lambda: FakeTopic(WHOLE, *self.records))

@@ -177,8 +177,8 @@ class MemoryKafka:
         yield send
 
     def tail(self, settings: Any, topic: str, group: str, **_: Any) -> FakeTopic:
-        holds_decisions = topic in (settings.topics.consents, settings.topics.erasures)
-        return FakeTopic(*[WHOLE] * holds_decisions, *self.records[topic])
+        whole = {settings.topics.consents, settings.topics.erasures, settings.topics.merges}
+        return FakeTopic(*[WHOLE] * (topic in whole), *self.records[topic])
 
 
 # What topics of consents and erasures have.

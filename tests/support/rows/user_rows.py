@@ -26,10 +26,7 @@ _BY_TYPE = {
 
 
 def user_row(table: str, user: str, about_us: int = TIME_US) -> dict[str, Any]:
-    """The user's row of a table, without columns of collections that identify nobody.
-
-    about_us: the start of the window that it is about.
-    """
+    """The user's row of a table, without collections that identify nobody. about_us: its window."""
     about = TIME + timedelta(microseconds=about_us - TIME_US)
     expired = {f"expired-{user}": TIME} if about == TIME else {}
     named = {

@@ -113,9 +113,7 @@ def test_a_daily_chore_that_failed_is_repeated_within_minutes() -> None:
     assert not errors and table.stored["daily"].succeeded_ms == START_MS + 1_000 * RETRY_S
 
 
-def test_a_warning_is_logged_once_and_again_after_minutes(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_a_warning_is_repeated_after_minutes(caplog: pytest.LogCaptureFixture) -> None:
     now_s = [0.0]
     warnings, again_s = chores.Warnings(lambda: now_s[0]), chores.REPEAT_LOG_S
     for now_s[0] in (0.0, 5.0, again_s - 1, again_s):

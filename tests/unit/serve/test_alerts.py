@@ -196,9 +196,7 @@ def test_users_of_a_plan_come_page_by_page(connect: Connect) -> None:
         assert answer.status_code == 400
 
 
-def test_erased_users_are_neither_planned_nor_sent_nor_listed(
-    connect: Connect, api: MemoryApi
-) -> None:
+def test_erased_users_are_not_planned_sent_or_listed(connect: Connect, api: MemoryApi) -> None:
     client, users = connect(ADMIN), f"{PATH}/targets"
     client.put(PATH, json=SHARE).raise_for_status()
     # The plan was stored after the erasure, with a profile from before it.

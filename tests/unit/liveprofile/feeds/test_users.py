@@ -135,13 +135,7 @@ def missing() -> FakeTopic:
     raise NoTopicError("no topic")
 
 
-def test_without_merges_nobody_is_merged_but_no_job_starts_without_the_other_topics(
-    kind: Kind,
-) -> None:
-    if kind is KINDS["merges"]:
-        with closing(feed_of(kind, missing)) as feed:
-            assert not len(feed.current())
-        return
+def test_no_job_starts_without_a_whole_topic(kind: Kind) -> None:
     for source in (missing, lambda: FakeTopic(record("a", kind.value("a")))):
         with pytest.raises(ServiceError, match=r"created again|no topic"):
             feed_of(kind, source, first_read_timeout_s=0.2)
@@ -158,7 +152,7 @@ def test_what_a_lost_topic_said_stays_in_force_until_it_is_filled(kind: Kind) ->
         first.put(ServiceError("deleted"))
         emptied.put(ServiceError("deleted"))
         until(lambda: emptied.closed)
-        assert kind.says(feed.current(), "a", TIME_MS) == (kind is not KINDS["merges"])
+        assert kind.says(feed.current(), "a", TIME_MS)
         topics.append(topic_of(record("b", kind.value("b"))))
         until(lambda: kind.says(feed.current(), "b", TIME_MS))
 
