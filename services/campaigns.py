@@ -38,6 +38,7 @@ from liveprofile.settings import Settings
 from liveprofile.storage.cql import now_ms
 from liveprofile.storage.erasures import erased_before_ms
 from services.audit import audited
+from services.privacy import delete_users
 
 
 def wish_of(name: str, body: CampaignRequest, now_ms: int, when: str = "when") -> Wish:
@@ -104,6 +105,11 @@ def plan(
         store_plan(
             session, settings, wish.campaign, found.targets, by, dict(requested), entry.after
         )
+        # An erasure that came after the choice may have deleted before the plan was stored.
+        erased = read_erasures(settings)
+        gone = (user for user, *_, at in found.targets if erased.is_erased(user, at))
+        for _ in delete_users(settings, session, {user: erased.before_ms(user) for user in gone}):
+            pass
         return entry.after
 
 

@@ -57,7 +57,6 @@ def test_all_rows_of_one_user_are_deleted_and_a_replay_does_not_bring_them_back(
     insert_all(session, "kept-user")
     assert rows_of(session, "gone-user").keys() == TABLES.keys()
     for table in (name for name, each in TABLES.items() if each.users.about):
-        # About the past, and written after the request.
         flag = {"target": "flag-gone-user"} if table == "api_audit" else {}
         insert(session, table, user_row(table, "gone-user") | flag, ERASED_US - 1)
     done = erase(session, "gone-user", lambda: ERASED_US)

@@ -9,6 +9,7 @@ import pytest
 from httpx2 import Response
 
 from liveprofile.client.models import UserConsents, UserErasure
+from liveprofile.privacy.erasures import ErasureTable
 from liveprofile.pseudonym import user_pseudonym
 from liveprofile.units import DAY_MS
 from serve.keys import ADMIN, ANALYST, READER, Scope
@@ -196,7 +197,9 @@ def test_users_of_a_plan_come_page_by_page(connect: Connect) -> None:
         assert answer.status_code == 400
 
 
-def test_erased_users_are_not_planned_sent_or_listed(connect: Connect, api: MemoryApi) -> None:
+def test_erased_users_are_not_planned_sent_or_listed(
+    connect: Connect, api: MemoryApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
     client, users = connect(ADMIN), f"{PATH}/targets"
     client.put(PATH, json=SHARE).raise_for_status()
     # The plan was stored after the erasure, with a profile from before it.
@@ -206,6 +209,10 @@ def test_erased_users_are_not_planned_sent_or_listed(connect: Connect, api: Memo
     left_out = {"erased": 1, "no_consent": 0, "frequency_cap": 0}
     assert campaigns.send(api.session, api.settings, "spring", "targets") == (0, left_out)
     assert client.put("/v1/campaigns/later", json=SHARE).json()["treatment"] == 0
+    tables = iter((ErasureTable(), campaigns.read_erasures(api.settings)))
+    monkeypatch.setattr(campaigns, "read_erasures", lambda _: next(tables))
+    client.put("/v1/campaigns/meanwhile", json=SHARE).raise_for_status()
+    assert {row["user_id"] for row in api.session.rows("campaign_target")} == {"Zoë/ü"}
 
 
 def test_report_compares_the_groups(connect: Connect) -> None:

@@ -301,7 +301,6 @@ def test_nothing_shows_a_user_whose_erasure_is_accepted(
     write_runs(api.session, {"42": ErasureRun(NOW_MS + 1, NOW_MS, REQUESTED)}, 60)
     assert not any("42" in users for users in shown()) and all(shown()[:3])
     assert [client.get(path).status_code for path in paths] == [404, 404]
-    # Nor does anyone act on what is erased.
     label = client.put(f"/v1/alerts/{flag}/label", json={"label": "fraud"})
     snooze = client.put("/v1/users/42/snoozes/*", json={"for_s": 60})
     assert (label.status_code, snooze.status_code) == (404, 422)

@@ -49,8 +49,7 @@ def test_an_alert_after_an_erasure_opens_a_case_of_its_own():
     session, first = MemoryCassandra(), NewAlert("a", 1_000, "42", "rule", "high", "a", "m")
     case_store.add_alert(session, first, ttl_s=60)
     write_runs(session, {"42": ErasureRun(2_000, 2_000, REQUESTED)}, 60)
-    later = first._replace(alert_id="b", time_ms=3_000)
-    case = case_store.add_alert(session, later, ttl_s=60)
+    case = case_store.add_alert(session, first._replace(alert_id="b", time_ms=3_000), ttl_s=60)
     assert (case.number, case.alerts) == (2, {"b": 3_000})
 
 
