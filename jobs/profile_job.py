@@ -32,6 +32,8 @@ from udfs.scoring.udf import scoring_udf
 MAX_FAILED_CHECKPOINTS = 60  # consecutive ones after which the job goes on, as on a full disk
 # Between two checks whether a batch waits: it waits up to twice as long, and its alerts with it.
 BUNDLE_TIME_MS = {None: 20, "profile": 200, "scoring": 10}  # by the pipeline that is alone
+# Nobody waits for a profile within milliseconds: longer waits leave CPU for alerts.
+PROFILE_BUFFER_TIMEOUT_MS = 100
 
 # Stand for topics while the inserts are planned: jobs with other topics have the same plan.
 REJECTED, LATE = "<rejected>", "<late>"
@@ -46,7 +48,10 @@ def configure(
 
     Memory and restarts belong to the cluster (flink-conf/config.yaml).
     """
-    job = settings.job
+    job, buffer_timeout_ms = settings.job, settings.job.buffer_timeout_ms
+    alone = pipeline if settings.scoring.enabled else "profile"
+    if alone == "profile":
+        buffer_timeout_ms = max(buffer_timeout_ms, PROFILE_BUFFER_TIMEOUT_MS)
     config = {
         "pipeline.name": job.name,
         "parallelism.default": job.parallelism,
@@ -57,13 +62,13 @@ def configure(
         # Safe for the planner's operators, which copy what they keep.
         "pipeline.object-reuse": "true",
         # An event may pass seven exchanges, and each may buffer it this long.
-        "execution.buffer-timeout.interval": f"{job.buffer_timeout_ms} ms",
+        "execution.buffer-timeout.interval": f"{buffer_timeout_ms} ms",
         "execution.checkpointing.interval": f"{job.checkpoint_interval_ms} ms",
         "execution.checkpointing.tolerable-failed-checkpoints": MAX_FAILED_CHECKPOINTS,
         # For both pipelines: a node of the plan has no Python configuration of its own.
         "python.fn-execution.bundle.size": job.max_bundle_rows,
         "python.fn-execution.arrow.batch.size": job.max_bundle_rows,
-        "python.fn-execution.bundle.time": BUNDLE_TIME_MS[pipeline],
+        "python.fn-execution.bundle.time": BUNDLE_TIME_MS[alone],
         "python.metric.enabled": "true",
     }
     if job.checkpoint_dir:

@@ -55,7 +55,8 @@ class JournalReader:
     def __init__(self, folder: Path):
         self._folder = folder
         self._read: dict[Path, int] = {}
-        self.rows, self.last_s = 0, 0.0  # of all batches; end of the last one, epoch seconds
+        # Of all batches; the end of the last one, in epoch seconds.
+        self.batches, self.rows, self.last_s = 0, 0, 0.0
 
     def update(self) -> int:
         """Reads new lines; returns the total number of rows so far."""
@@ -67,5 +68,6 @@ class JournalReader:
                         break
                     self._read[path] = self._read.get(path, 0) + len(line)
                     at_s, rows = json.loads(line)
+                    self.batches += 1
                     self.rows, self.last_s = self.rows + rows, max(self.last_s, at_s)
         return self.rows

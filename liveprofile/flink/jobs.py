@@ -7,8 +7,6 @@ from liveprofile.settings import Settings
 
 Pipeline = Literal["profile", "scoring"]
 PIPELINES: tuple[Pipeline, ...] = get_args(Pipeline)
-# Nobody waits for a profile within milliseconds: longer waits leave CPU for alerts.
-PROFILE_BUFFER_TIMEOUT_MS = 100
 
 
 class Job(NamedTuple):
@@ -52,5 +50,4 @@ def _apart(settings: Settings, pipeline: Pipeline) -> Settings:
         flink = flink.model_copy(update={"rest_url": flink.scoring_rest_url or flink.rest_url})
     else:
         changes["changelog"] = False  # it is for alerts
-        changes["buffer_timeout_ms"] = max(job.buffer_timeout_ms, PROFILE_BUFFER_TIMEOUT_MS)
     return settings.model_copy(update={"job": job.model_copy(update=changes), "flink": flink})

@@ -100,7 +100,7 @@ class BuildRows(UserLogic):
 
     def on_batch(self, values: list[tuple[int, list[ParsedEvent]]]) -> tuple[list[Any], bool]:
         rows = []
-        for number, events in values:
+        for number, events in sorted(values):  # at the end of the topic all windows close at once
             start_ms = round(ALIGNED_TO.timestamp() * 1_000) + number * self._length_ms
             row = window_row("", start_ms, start_ms + self._length_ms, events, self._user)
             rows.append(row[1:])

@@ -263,7 +263,7 @@ def _measure(
         if running.begin:
             make_visible()
         time.sleep(runs.SETTLE_S)
-        before = cpu_s(roots)
+        before, batches = cpu_s(roots), running.journal.batches
         start_s = time.time()
         (running.begin or make_visible)()
         done += part.profiles
@@ -278,6 +278,7 @@ def _measure(
             name, f"{name}, {part.name}", part.workload, part.profiles, seconds
         ) | {
             "cpu_us_per_event": round(used.total() / part.workload.n * 1e6, 1),
+            "rows_per_batch": round(part.profiles / (running.journal.batches - batches)),
             "cpu_s": {process: round(spent, 2) for process, spent in used.items()},
             "rss_mb": {each: _rss_mb(pid) for each, pid in running.roots.items()},
         }
