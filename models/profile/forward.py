@@ -103,28 +103,36 @@ def rank(
     return ranked._replace(item_M=ranked.item_M + item_M, category_M=ranked.category_M + category_M)
 
 
-def best_categories(ranked: Ranked, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """(B, k) codes of the best categories of each row, 0: no more, and their probabilities."""
+def best_categories(ranked: Ranked, tie: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """(B, k) codes of the best categories of each row, 0: no more, and their probabilities.
+
+    tie: by code, far below a logit; orders equal categories.
+    """
     rows = len(ranked.other_B)
     logit_BX, code_BX = columns(ranked.category, ranked.category_M, rows, k)
-    p_BX = torch.cat([logit_BX, ranked.other_B[:, None].float()], 1).softmax(1)[:, :-1]
-    p_BK, index_BK = p_BX.topk(k)
-    return np.take_along_axis(code_BX, index_BK.cpu().numpy(), 1), p_BK.cpu().numpy()
+    p_BX = torch.cat([logit_BX, ranked.other_B[:, None].float()], 1).softmax(1)
+    index_BK = _best(logit_BX, code_BX, tie, k)
+    p_BK = p_BX.gather(1, index_BK).cpu().numpy()
+    return np.take_along_axis(code_BX, index_BK.cpu().numpy(), 1), p_BK
 
 
-def best_items(ranked: Ranked, tie_M: np.ndarray, names: int, k: int) -> np.ndarray:
+def best_items(ranked: Ranked, tie: np.ndarray, names: int, k: int) -> np.ndarray:
     """(B, k) codes of the best items of each row, then of the most frequent ones; 0: no more.
 
-    tie_M: far below a logit, orders equal items. names: of items that the model has.
+    tie: as in `best_categories`. names: of items that the model has.
     """
-    logit_M = ranked.item_M.float() + to_device(tie_M, ranked.item_M.device)
-    logit_BX, code_BX = columns(ranked.item, logit_M, len(ranked.other_B), k)
-    code_BK = np.take_along_axis(code_BX, logit_BX.topk(k).indices.cpu().numpy(), 1)
+    logit_BX, code_BX = columns(ranked.item, ranked.item_M, len(ranked.other_B), k)
+    code_BK = np.take_along_axis(code_BX, _best(logit_BX, code_BX, tie, k).cpu().numpy(), 1)
     for row in np.flatnonzero(ranked.has_names_B & (code_BK[:, -1] == 0)):
         own = np.count_nonzero(code_BK[row])
         frequent = np.setdiff1d(np.arange(1, 1 + min(names, k + own)), code_BK[row])[: k - own]
         code_BK[row, own : own + len(frequent)] = frequent
     return code_BK
+
+
+def _best(logit_BX: Tensor, code_BX: np.ndarray, tie: np.ndarray, k: int) -> Tensor:
+    """(B, k) places of the best of each row."""
+    return (logit_BX + to_device(tie[code_BX], logit_BX.device)).topk(k).indices
 
 
 def _named_logits(model: BehaviourTransformer, pairs: Pairs, names: str, h_BD: Tensor) -> Tensor:

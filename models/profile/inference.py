@@ -250,11 +250,9 @@ class ProfileModel:
         for part in passes(len(memories.sizes_B), RANKED_ROWS):
             tokens = memories.rows(part).tokens()
             ranked = rank(self._model, tokens, states and tuple(h_BD[part] for h_BD in states))
-            tie_M = self.reader.item_tie_breaks(ranked.item.code_M)
-            categories_BK, p_BK = best_categories(ranked, TOP_K)
-            chunks.append(
-                (categories_BK - 1, p_BK, best_items(ranked, tie_M, self._names, TOP_K) - 1)
-            )
+            categories_BK, p_BK = best_categories(ranked, self.reader.category_ties, TOP_K)
+            items_BK = best_items(ranked, self.reader.item_ties, self._names, TOP_K)
+            chunks.append((categories_BK - 1, p_BK, items_BK - 1))
         return tuple(map(np.concatenate, zip(*chunks, strict=True)))
 
     def _forward(self, batch: EncodedBatch) -> PassResult:

@@ -204,7 +204,7 @@ class MemoryReader:
     """Turns the ids of memories into codes.
 
     items, categories: the names of the codes of the latest memories, from code 1 on: the model's,
-    then further ids.
+    then further ids. item_ties, category_ties: float32 by code, below TIE_BREAK.
     """
 
     def __init__(self, items: list[str], categories: list[str]):
@@ -212,7 +212,6 @@ class MemoryReader:
         self._named = tuple(
             pa.array(["", *each], pa.large_string()) for each in (items, categories)
         )
-        self._tie_breaks = np.empty(0)
 
     def index(self, memories: Memories) -> IndexedMemories:
         """The codes of B memories. Codes of further ids are valid until the next call."""
@@ -226,22 +225,24 @@ class MemoryReader:
         for code_T in (item_T, category_T):
             code_T[memories.type_index == RETURN] = 0
         self.items, self.categories = (to_list(each[1:]) for each in (items, categories))
-        # Items that a user had in the same windows have equal scores. Their order must not depend
-        # on which item a batch has first.
-        named = len(self._named[0])
-        further = to_list(items[named:].cast(pa.large_binary()))
-        hashed = np.fromiter(map(zlib.crc32, further), np.float64, len(further))
-        self._tie_breaks = np.append(np.zeros(named), TIE_BREAK / 2**32 * hashed)
+        columns = zip(self._named, (items, categories), strict=True)
+        self.item_ties, self.category_ties = (_tie_breaks(*column) for column in columns)
         return IndexedMemories(
             memories.sizes, memories.end_ms, purchases_V, memories.token_counts, item_T, category_T
         )
-
-    def item_tie_breaks(self, code_N: np.ndarray) -> np.ndarray:
-        """(N,) float32 that order items with equal scores, below TIE_BREAK."""
-        return self._tie_breaks[code_N].astype(np.float32)
 
 
 def _codes(named: pa.Array, ids: pa.Array) -> tuple[np.ndarray, pa.Array]:
     """(T,) codes of ids, and the ids by code: the named ones first, then in order of appearance."""
     encoded = pa.concat_arrays([named, ids]).dictionary_encode()
     return encoded.indices.to_numpy()[len(named) :].astype(np.int64), encoded.dictionary
+
+
+def _tie_breaks(named: pa.Array, ids: pa.Array) -> np.ndarray:
+    """float32 that order ids with equal scores, such as those that a user had in the same windows.
+
+    The order must not depend on which id a batch has first.
+    """
+    further = to_list(ids[len(named) :].cast(pa.large_binary()))
+    hashed = np.fromiter(map(zlib.crc32, further), np.float64, len(further))
+    return np.append(np.zeros(len(named)), TIE_BREAK / 2**32 * hashed).astype(np.float32)

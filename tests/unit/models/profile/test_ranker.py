@@ -93,14 +93,18 @@ def test_further_ids_follow_the_names_of_the_model():
     assert [reader.items[code - 1] for code in tokens.item_T] == ["5", "a"]
 
 
-def test_tie_breaks_depend_on_names_only():
-    values = []
+def test_equal_ids_are_ordered_by_their_names_only():
+    ties = []
     for order in ("xy", "yx"):
-        reader = MemoryReader(["a"], [])
-        read([[(0, [token(name, "") for name in order])]], reader)
-        codes = np.array([1 + reader.items.index(name) for name in "axy"])
-        values.append(reader.item_tie_breaks(codes).tolist())
-    assert values[0] == values[1] and values[0][0] == 0 and values[0][1] != values[0][2]
+        reader = MemoryReader(["a"], ["a"])
+        read([[(0, [token(name, name) for name in order])]], reader)
+        for names, tie in (
+            (reader.items, reader.item_ties),
+            (reader.categories, reader.category_ties),
+        ):
+            ties.append([tie[1 + names.index(name)] for name in "axy"])
+    assert ties[0] == ties[1] == ties[2] == ties[3]
+    assert ties[0][0] == 0 and ties[0][1] != ties[0][2]
 
 
 def ranked_rows(ranker, rows):
