@@ -144,8 +144,8 @@ class Feed(Generic[Value]):
 
     The constructor returns when the topic has been read to its end. If it cannot be read within the
     spec's time, it raises ServiceError where the table is required; else `initial` is in force, and
-    a source that fails is not waited for. Later failures are logged, never raised: the last value
-    stays in force.
+    a source that fails is not waited for. The last value stays in force while a source fails later,
+    which is logged.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class Feed(Generic[Value]):
     ):
         self._spec, self._current = spec, initial
         self._poll_timeout_s, self._retry_s = poll_timeout_s, retry_s
-        self._last_warning = ""
+        self._last_warning, self._has_failed = "", False
         self._is_read, self._is_tried = threading.Event(), threading.Event()
         self._stop = threading.Event()
         self._open_source = open_source
@@ -178,7 +178,13 @@ class Feed(Generic[Value]):
             log.warning("topic %s is not read yet: %s", spec.topic, spec.stays(initial))
 
     def current(self) -> Value:
-        """The value in force."""
+        """The value in force.
+
+        Raises ServiceError if a required table is no longer followed: the task restarts, and reads
+        what users have decided since.
+        """
+        if self._has_failed and self._spec.required:
+            raise ServiceError(f"the thread that reads the {self._spec.noun} topic has failed")
         return self._current
 
     def close(self) -> None:
@@ -211,6 +217,7 @@ class Feed(Generic[Value]):
         finally:
             self._is_tried.set()
             if not self._stop.is_set():
+                self._has_failed = True
                 log.error(
                     "the thread that reads the %s topic has failed; %s in force",
                     self._spec.noun,

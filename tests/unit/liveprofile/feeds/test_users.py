@@ -113,6 +113,16 @@ def test_records_of_no_user_do_not_end_a_feed(
     assert "has failed" not in caplog.text
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_bug_in_the_thread_stops_whoever_asks(kind: Kind) -> None:
+    topic = topic_of(record("a", kind.value("a")))
+    feed = feed_of(kind, topic)
+    topic.put(ZeroDivisionError("a bug"))
+    with pytest.raises(ServiceError, match="topic has failed"):
+        until(lambda: "b" in feed.current())
+    feed.close()
+
+
 def test_an_invalid_record_is_logged_without_the_user_id_and_changes_nothing(
     kind: Kind, caplog: pytest.LogCaptureFixture
 ) -> None:
