@@ -209,40 +209,38 @@ class MemoryReader:
 
     def __init__(self, items: list[str], categories: list[str]):
         self.items, self.categories = items, categories
-        self._named = tuple(
-            pa.array(["", *each], pa.large_string()) for each in (items, categories)
-        )
+        self._items, self._categories = _Names(items), _Names(categories)
 
     def index(self, memories: Memories) -> IndexedMemories:
         """The codes of B memories. Codes of further ids are valid until the next call."""
         window_T = np.repeat(np.arange(len(memories.end_ms)), memories.token_counts)
         is_purchase_T = memories.type_index == PURCHASE
         purchases_V = np.bincount(window_T[is_purchase_T], minlength=len(memories.end_ms))
-        (item_T, items), (category_T, categories) = (
-            _codes(named, ids)
-            for named, ids in zip(self._named, (memories.item, memories.category), strict=True)
-        )
+        item_T, self.items, self.item_ties = self._items.encode(memories.item)
+        category_T, self.categories, self.category_ties = self._categories.encode(memories.category)
         for code_T in (item_T, category_T):
             code_T[memories.type_index == RETURN] = 0
-        self.items, self.categories = (to_list(each[1:]) for each in (items, categories))
-        columns = zip(self._named, (items, categories), strict=True)
-        self.item_ties, self.category_ties = (_tie_breaks(*column) for column in columns)
         return IndexedMemories(
             memories.sizes, memories.end_ms, purchases_V, memories.token_counts, item_T, category_T
         )
 
 
-def _codes(named: pa.Array, ids: pa.Array) -> tuple[np.ndarray, pa.Array]:
-    """(T,) codes of ids, and the ids by code: the named ones first, then in order of appearance."""
-    encoded = pa.concat_arrays([named, ids]).dictionary_encode()
-    return encoded.indices.to_numpy()[len(named) :].astype(np.int64), encoded.dictionary
+class _Names:
+    """The model's names of items, or of categories."""
 
+    def __init__(self, names: list[str]):
+        self._names, self._coded = names, pa.array(["", *names], pa.large_string())
 
-def _tie_breaks(named: pa.Array, ids: pa.Array) -> np.ndarray:
-    """float32 that order ids with equal scores, such as those that a user had in the same windows.
+    def encode(self, ids: pa.Array) -> tuple[np.ndarray, list[str], np.ndarray]:
+        """(T,) codes of ids, the names from code 1 on, and float32 by code that order equal ids.
 
-    The order must not depend on which id a batch has first.
-    """
-    further = to_list(ids[len(named) :].cast(pa.large_binary()))
-    hashed = np.fromiter(map(zlib.crc32, further), np.float64, len(further))
-    return np.append(np.zeros(len(named)), TIE_BREAK / 2**32 * hashed).astype(np.float32)
+        Ids that a user had in the same windows have equal scores. Their order must not depend on
+        which id a batch has first.
+        """
+        encoded = pa.concat_arrays([self._coded, ids]).dictionary_encode()
+        named, further = len(self._coded), encoded.dictionary[len(self._coded) :]
+        hashes = map(zlib.crc32, to_list(further.cast(pa.large_binary())))
+        ties = np.zeros(named + len(further), np.float32)
+        ties[named:] = TIE_BREAK / 2**32 * np.fromiter(hashes, np.float64, len(further))
+        code_T = encoded.indices.to_numpy()[named:].astype(np.int64)
+        return code_T, self._names + to_list(further), ties

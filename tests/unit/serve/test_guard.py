@@ -1,10 +1,11 @@
-"""Request ids, limits, deadlines, log and metrics of every request; keys, roles and rates."""
+"""Request ids, limits, deadlines, log and metrics of every request; keys, scopes and rates."""
 
 import asyncio
 import logging
 import threading
 import time
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from types import SimpleNamespace
 from unittest.mock import AsyncMock
 
@@ -106,12 +107,19 @@ def test_large_body_is_a_413_problem(connect: Connect) -> None:
     assert answer.status_code == 413
 
 
-@on_loop
-async def test_too_many_requests_at_once_are_503(api: MemoryApi) -> None:
-    app = create_app(ServeSettings(max_in_flight=2, deadline_ms=60_000), api.store())
+@asynccontextmanager
+async def silent(api: MemoryApi, max_in_flight: int) -> AsyncIterator[httpx2.AsyncClient]:
+    """A client of a server whose store does not answer."""
+    app = create_app(ServeSettings(max_in_flight=max_in_flight, deadline_ms=60_000), api.store())
     api.session.delay_s = 600.0
     transport = httpx2.ASGITransport(app)
     async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+        yield client
+
+
+@on_loop
+async def test_too_many_requests_at_once_are_503(api: MemoryApi) -> None:
+    async with silent(api, max_in_flight=2) as client:
         requests = [asyncio.create_task(client.get("/health/ready")) for _ in range(3)]
         first = asyncio.FIRST_COMPLETED
         done, waiting = await asyncio.wait(requests, timeout=30, return_when=first)
@@ -125,10 +133,7 @@ async def test_too_many_requests_at_once_are_503(api: MemoryApi) -> None:
 
 @on_loop
 async def test_reads_that_hang_leave_room_for_writes(api: MemoryApi) -> None:
-    app = create_app(ServeSettings(max_in_flight=1, deadline_ms=60_000), api.store())
-    api.session.delay_s = 600.0
-    transport = httpx2.ASGITransport(app)
-    async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+    async with silent(api, max_in_flight=1) as client:
         hanging = asyncio.create_task(client.get("/health/ready"))
         await asyncio.sleep(0.05)
         batch = await client.post("/v1/users:batchGet", json={"user_ids": ["42"]})
