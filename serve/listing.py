@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from datetime import date
 from uuid import uuid4
 
 from liveprofile.storage.cql import from_ms
@@ -16,7 +17,8 @@ class Listing:
     def __init__(self, most: int, store: Store, clock_ms: Callable[[], int]):
         self._most, self._store, self._clock_ms = most, store, clock_ms
         self._server = uuid4().hex
-        self._own: Counter[tuple] = Counter()  # users by place, and by key and day
+        self._day: date | None = None
+        self._own: Counter[tuple] = Counter()  # of this day: users by place, and by key
 
     async def add(self, key_id: str, name: str, route: str, users: int) -> None:
         """Stores how many users a request lists. Raises ApiError 429, ServiceError.
@@ -26,12 +28,14 @@ class Listing:
         now_ms = self._clock_ms()
         day, hour_ms = from_ms(now_ms).date(), now_ms // HOUR_MS * HOUR_MS
         stored = await self._store.rows("listed", (day, key_id))
+        if day != self._day:
+            self._day, self._own = day, Counter()
         others = sum(count for server, count in stored if server != self._server)
-        if 0 < self._most < self._own[day, key_id] + others + users:
+        if 0 < self._most < self._own[key_id,] + others + users:
             detail = f"a key may list {self._most:,} users a day (serve.max_listed_users_per_day)"
             headers = {"Retry-After": str((DAY_MS - now_ms % DAY_MS) // SECOND_MS + 1)}
             raise ApiError(429, "budget-spent", detail, headers=headers)
         place = (day, key_id, hour_ms, route, self._server)
-        self._own.update({(day, key_id): users, place: users})
+        self._own.update({(key_id,): users, place: users})
         ttl_s = self._store.settings.cassandra.history_ttl_s
         await self._store.rows("put_listed", (*place, name, self._own[place], ttl_s))

@@ -37,10 +37,8 @@ def _slow(scope: Scope) -> Any:
     return Depends(Require(scope, KAFKA_COST, KAFKA_DEADLINE_S))
 
 
-RuleReader, RuleEditor = (
-    Annotated[Call, _slow(Scope.RULES)],
-    Annotated[Call, _slow(Scope.RULES_WRITE)],
-)
+RuleReader = Annotated[Call, _slow(Scope.RULES)]
+RuleEditor = Annotated[Call, _slow(Scope.RULES_WRITE)]
 DefinitionReader = Annotated[Call, _slow(Scope.SEGMENTS)]
 SegmentEditor = Annotated[Call, _slow(Scope.SEGMENTS_WRITE)]
 Previewer = Annotated[Call, Depends(Require(Scope.SEGMENTS_WRITE, SCAN_COST, SCAN_DEADLINE_S))]
