@@ -151,7 +151,9 @@ def _parse(texts: Sequence[str]) -> tuple[Memories, pa.Array, np.ndarray]:
     lists = pc.split_pattern(pc.split_pattern(windows, WINDOW).flatten(), FIELD)
     fields, starts = lists.flatten(), lists.offsets.to_numpy()
     # The end of a window comes first, then the fields of its tokens.
-    token_counts = (np.diff(starts) - 1) // _FIELDS
+    token_counts, rest = np.divmod(np.diff(starts).astype(np.int64) - 1, _FIELDS)
+    if rest.any():
+        raise ValueError("a token of a history does not have five fields")
     first_field = np.repeat(np.arange(1, 1 + len(token_counts)), token_counts)
     first_field += _FIELDS * np.arange(len(first_field))
     _, offsets, letters = fields.buffers()
