@@ -13,8 +13,9 @@ from liveprofile.wire.histories import (
     MEMORY_WINDOWS,
     MemoryToken,
     of_windows,
+    read_memories,
 )
-from liveprofile.wire.tokens import TYPE_INDEX
+from liveprofile.wire.tokens import EVENT, TYPE_INDEX
 from models.profile.data.examples import build_corpus
 from models.profile.data.prepared import PreparedData
 from models.profile.encoding import Vocabulary
@@ -81,6 +82,11 @@ def test_returns_and_missing_ids_count_as_no_id():
     tokens = read([[(0, [token("a", kind=RETURN), token("", ""), token("b")])]])
     assert tokens.item_T.tolist() == [0, 0, 2] and tokens.category_T.tolist() == [0, 0, 1]
     assert pairs(tokens, tokens.item_T).code_M.tolist() == [2]
+
+
+def test_tokens_without_five_fields_are_refused():
+    with pytest.raises(ValueError, match="five fields"):
+        read_memories([f"5{EVENT}0", "6"])
 
 
 def test_further_ids_follow_the_names_of_the_model():
