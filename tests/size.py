@@ -8,9 +8,6 @@ import subprocess
 import sys
 from pathlib import PurePath
 
-from pydantic import BaseModel
-from typer.main import get_command
-
 from tests.support.paths import ROOT
 
 BUDGETS = {"product_lines": 55_000, "lab_lines": 15_000, "test_lines": 38_000, "doc_words": 40_000}
@@ -25,24 +22,7 @@ def tracked() -> dict[PurePath, str]:
     return {path: (ROOT / path).read_text("utf-8") for path in paths if (ROOT / path).is_file()}
 
 
-def settings_count(model: type[BaseModel]) -> int:
-    """Settings that a person may set, of all sections."""
-    kinds = (field.annotation for field in model.model_fields.values())
-    return sum(
-        settings_count(kind) if isinstance(kind, type) and issubclass(kind, BaseModel) else 1
-        for kind in kinds
-    )
-
-
-def commands_count(command: object) -> int:
-    below = getattr(command, "commands", {})
-    return sum(map(commands_count, below.values())) if below else 1
-
-
 def size() -> dict[str, int]:
-    from cli.main import app
-    from liveprofile.settings import Settings
-
     sizes = dict.fromkeys([*BUDGETS, "product_files", "test_files", "files_under_30_lines"], 0)
     for path, text in tracked().items():
         if path.suffix == ".md":
@@ -57,10 +37,7 @@ def size() -> dict[str, int]:
         sizes[f"{room}_files"] += 1
         is_package = path.name == "__init__.py"
         sizes["files_under_30_lines"] += lines < SMALL_LINES and not is_package and room != "test"
-    return sizes | {
-        "settings": settings_count(Settings),
-        "commands": commands_count(get_command(app)),
-    }
+    return sizes
 
 
 def main() -> int:

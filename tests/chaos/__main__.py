@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from tests.chaos import consents, erasures, programs
+from tests.chaos import erasures, programs
 from tests.support.summary import say
 
 # Name -> run(seed, scale), which returns JSON with `ok`. Raises AssertionError if it cannot end.
@@ -24,7 +24,6 @@ PROGRAMS = {
     "flood": programs.flood,
     "fuzz": programs.fuzz,
     "erasures": erasures.run,
-    "consents": consents.run,
 }
 
 

@@ -208,17 +208,13 @@ def assert_equals_perfect(
     stored: MemoryCorrectionTables, perfect: ProfileOutput, aliases: Collection[str] = ()
 ) -> None:
     """aliases: their flags stay, with what analysts have decided about them."""
-    assert_equal_tables(stored, perfect)
-    in_force = {key for key in stored.flags_in_force() if key[0] not in aliases}
-    assert in_force == {key[:3] for key in perfect.sink.flags}
-
-
-def assert_equal_tables(stored: MemoryCorrectionTables, perfect: ProfileOutput) -> None:
     for table in ("deltas", "profiles"):
         actual, expected = getattr(stored.sink, table), getattr(perfect.sink, table)
         assert actual.keys() == expected.keys()
         for key, row in expected.items():
             assert_equal_rows(actual[key], row)
+    in_force = {key for key in stored.flags_in_force() if key[0] not in aliases}
+    assert in_force == {key[:3] for key in perfect.sink.flags}
 
 
 def late_events(book: LateTable) -> int:
@@ -261,26 +257,6 @@ def test_run_after_kills_ends_with_the_same_tables(late_stream: LateStream) -> N
     tables.writes_left = None
     late_stream.correct(tables)
     assert_equals_perfect(tables, late_stream.perfect)
-
-
-def test_newer_window_of_the_job_keeps_its_profile(late_stream: LateStream) -> None:
-    """The job may store a window after the correction has read its records."""
-    tables = late_stream.tables()
-    newest = {
-        user: row._replace(window_end_ms=row.window_end_ms + 20 * DAY_MS)
-        for user, row in tables.sink.profiles.items()
-    }
-    tables.sink.profiles |= newest
-    assert late_stream.correct(tables).windows > 100
-    assert all(tables.sink.profiles[user] is row for user, row in newest.items())
-    assert corrected_users(tables) == late_stream.book.used.keys()
-
-
-def test_job_that_replays_a_window_does_not_undo_its_correction(late_stream: LateStream) -> None:
-    tables = late_stream.tables()
-    late_stream.correct(tables)
-    tables.sink.write(list(late_stream.output.sink.deltas.values()))
-    assert_equal_tables(tables, late_stream.perfect)
 
 
 def test_user_who_is_erased_meanwhile_is_left_out(late_stream: LateStream) -> None:

@@ -1,19 +1,15 @@
-"""Segments on a running job: definitions apply while it runs, each change is sent exactly once and
-only after it can be read, users leave by the passage of time, and the audit stays clean."""
+"""Segments on a running job: definitions apply while it runs, each change is sent exactly once, and
+users leave by the passage of time."""
 
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import orjson
 import pytest
 from cassandra.cluster import Session
-from confluent_kafka import TopicPartition
 
-from liveprofile.kafka.offsets import partition_ranges
-from liveprofile.kafka.records import open_consumer, read_topic
+from liveprofile.kafka.records import read_topic
 from liveprofile.segments.definitions import read_segments
 from liveprofile.segments.evaluation import evaluate
 from liveprofile.segments.members import members
@@ -54,48 +50,6 @@ def window_events(number: int) -> list[Message]:
             event |= {"price": 150 if user % 2 else 5, "quantity": 1}
         events.append(to_message(event))
     return events
-
-
-class Listener:
-    """Reads segment-changes while they arrive, and at once what is stored of each user."""
-
-    def __init__(self, job: JobUnderTest, session: Session):
-        self.unreadable: list[dict] = []
-        self.seen = 0
-        self._job, self._session = job, session
-        self._stop = threading.Event()
-        self._select = session.prepare(
-            "SELECT number FROM user_segment WHERE user_id = ? AND segment = ?"
-        )
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join(20)
-
-    def _run(self) -> None:
-        settings, topic = self._job.settings, self._job.settings.topics.segment_changes
-        with open_consumer(settings.kafka) as consumer:
-            numbers = partition_ranges(settings, topic)
-            consumer.assign([TopicPartition(topic, number, 0) for number in numbers])
-            while not self._stop.is_set():
-                for message in consumer.consume(1_000, timeout=0.1):
-                    assert message.error() is None
-                    self._check(orjson.loads(message.value())["data"])
-
-    def _check(self, data: dict) -> None:
-        row = self._session.execute(self._select, (data["user_id"], data["segment_id"])).one()
-        if row is None or row.number < data["number"]:
-            self.unreadable.append(data)
-        self.seen += 1
-
-
-@pytest.fixture(scope="module")
-def listener(job: JobUnderTest, session: Session) -> Iterator[Listener]:
-    listener = Listener(job, session)
-    yield listener
-    listener.stop()
 
 
 @pytest.fixture(scope="module")
@@ -171,9 +125,7 @@ def assert_members_equal_profiles(
         assert found == expected.get(segment.id, set()), segment.id
 
 
-def test_users_enter_the_segments_of_the_file(
-    job: JobUnderTest, session: Session, listener: Listener
-) -> None:
+def test_users_enter_the_segments_of_the_file(job: JobUnderTest, session: Session) -> None:
     for number in range(4):
         close_window(job, number)
     found = changes(job)
@@ -237,13 +189,8 @@ def test_killed_sweep_goes_on(job: JobUnderTest, session: Session, file: Path) -
     assert_members_equal_profiles(job, session, file, later_ms)
 
 
-def test_changes_were_readable_when_they_arrived_and_commands_show_members(
-    job: JobUnderTest, listener: Listener
-) -> None:
-    total = sum(len(of_user) for of_user in changes(job).values())
-    until(lambda: listener.seen >= total)
-    assert total > 1_000
-    assert listener.unreadable == []
+def test_commands_show_members(job: JobUnderTest) -> None:
+    assert sum(map(len, changes(job).values())) > 1_000
     assert len(job.run("segments", "members", "lapsing", "--limit", "7")) == 7
     sizes = job.run("segments", "sizes")["lapsing"]
     assert [size["members"] for size in sizes] == [100, 100, 0]

@@ -13,8 +13,6 @@ from liveprofile.alerts.cases import case_store
 from liveprofile.client import NotFoundError, calls
 from liveprofile.segments.members import members
 from liveprofile.storage import queries
-from liveprofile.storage.cql import from_ms
-from liveprofile.units import HOUR_MS
 from tests.services.serve.conftest import SCORES, USERS, WINDOWS, Api
 from tests.support.rows.profile_rows import START_MS, WINDOW_MS
 
@@ -105,30 +103,6 @@ def test_segments_of_a_user(api: Api) -> None:
         [segment] = client.send(calls.user_segments("u3"))["items"]
         assert client.send(calls.segment_sizes("loyal"))["items"] == []
     assert (segment.segment, segment.member, segment.since_ms) == ("loyal", True, 1)
-
-
-def test_trend_equals_the_counts(api: Api) -> None:
-    topic = api.settings.topics.events
-    with api.client() as client:
-        with pytest.raises(NotFoundError, match="trends update"):
-            client.send(calls.trend())
-        end_ms = START_MS // HOUR_MS * HOUR_MS + 3 * HOUR_MS
-        api.session.execute(
-            "INSERT INTO trend_chunk (topic, number, first, end, clocks, done)"
-            " VALUES (%s, 1, {0: 0}, {0: 9}, {0: %s}, true) USING TTL 3600",
-            (topic, end_ms + api.settings.window.out_of_orderness_ms),
-        )
-        for hour, events in ((3, 5), (1, 7)):  # nothing happened two hours before the end
-            api.session.execute(
-                "INSERT INTO trend (topic, span, scope, category, event_type, start, chunk, events,"
-                " amount, users) VALUES (%s, 'hour', 'all', '', 'all', %s, 1, %s, 2.5, 1)"
-                " USING TTL 3600",
-                (topic, from_ms(end_ms - hour * HOUR_MS), events),
-            )
-        trend = client.send(calls.trend(count=3))
-        assert trend.complete_until_ms == end_ms
-        assert [point.value for point in trend.points] == [5, 0, 7]
-        assert [point.value for point in client.send(calls.trend(count=1)).points] == [7]
 
 
 def test_analyses_read_all_users(api: Api) -> None:

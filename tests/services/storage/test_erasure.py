@@ -11,11 +11,11 @@ from cassandra.cluster import Session
 from liveprofile.consent.changes import PURPOSES, ConsentChange, ConsentTable
 from liveprofile.privacy.erase import KEPT, WINDOW_TABLES, Cut, Erasure, erase_users
 from liveprofile.privacy.erasure_log import ErasureRun, read_runs, scan_runs, write_runs
-from liveprofile.privacy.places import TABLES, read_user_keys
+from liveprofile.privacy.places import TABLES
 from liveprofile.privacy.withdrawals import delete_rows, find_rows, read_digests
 from liveprofile.settings import WindowSettings
 from liveprofile.units import HOUR_MS, MINUTE_MS
-from tests.support.rows.user_rows import HOUR, TIME_US, user_row
+from tests.support.rows.user_rows import TIME_US, user_row
 
 WINDOW_MS = 5 * MINUTE_MS
 ERASED_US = TIME_US + 24 * HOUR_MS * 1_000
@@ -71,23 +71,6 @@ def test_all_rows_of_one_user_are_deleted_and_a_replay_does_not_bring_them_back(
     assert not again.rows and not again.pending
     insert_all(session, "gone-user", ERASED_US + 2)  # later events start from nothing
     assert rows_of(session, "gone-user").keys() == TABLES.keys()
-
-
-def test_the_present_hour_is_left_until_it_is_over(session: Session) -> None:
-    insert_all(session, "hour-user")
-    during_us = TIME_US + MINUTE_MS * 1_000
-    done = erase(session, "hour-user", lambda: during_us)
-    assert done.pending == {"risk_score_hours": 1} and done.rows["risk_score_by_hour"] == 1
-    assert read_user_keys(session, "hour-user").hours == (HOUR,)
-    done = erase(session, "hour-user", lambda: ERASED_US)
-    assert done == ({"risk_score_hours": 1}, {})
-
-
-def test_later_rows_stay(session: Session) -> None:
-    insert_all(session, "back-user", TIME_US + 2 * WINDOW_MS * 1_000)
-    done = erase(session, "back-user", lambda: ERASED_US)
-    assert rows_of(session, "back-user").keys() == TABLES.keys()
-    assert not done.pending
 
 
 def test_deletions_are_noted_and_read(session: Session) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from cli.submission import UpgradeResult, replace_job
+from cli.submission import replace_job
 from liveprofile.errors import ConfigError, ServiceError
 
 SAVEPOINT = "file:/savepoints/savepoint-1"
@@ -19,18 +19,6 @@ def fails(reason: str) -> Callable[[str], str]:
         raise ConfigError(reason)
 
     return start
-
-
-def test_new_job_goes_on_from_the_savepoint() -> None:
-    result = replace_job(lambda: SAVEPOINT, starts("new"), fails("must not start"))
-    assert result == UpgradeResult(f"new from {SAVEPOINT}", SAVEPOINT, None)
-
-
-def test_old_job_goes_on_from_the_savepoint_if_the_new_one_fails() -> None:
-    steps: list[str] = []
-    result = replace_job(lambda: SAVEPOINT, fails("no model"), starts("old"), steps.append)
-    assert result == UpgradeResult(f"old from {SAVEPOINT}", SAVEPOINT, "no model")
-    assert steps == ["the new job does not run: no model", "starting the old job again"]
 
 
 def test_failed_upgrade_without_fallback_names_the_way_back() -> None:

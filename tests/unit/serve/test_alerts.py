@@ -21,7 +21,6 @@ from tests.unit.serve.conftest import Clock, Connect, every_item, kind_of
 
 OFFICER = frozenset({Scope.PRIVACY})
 FLAG = f"{0:032x}"
-EVENT_FLAG = f"{4:032x}"
 
 
 def test_alerts_of_all_users_and_of_one_come_page_by_page(connect: Connect) -> None:
@@ -78,14 +77,6 @@ def test_change_of_a_state_is_stored_and_audited(connect: Connect, api: MemoryAp
     assert ("alert.state", "done", NOW_MS, "otto") in [
         (each["action"], each["outcome"], each["at_ms"], each["name"]) for each in trail
     ]
-
-
-def test_label_says_whether_a_record_was_sent(connect: Connect) -> None:
-    client = connect(ANALYST)
-    of_window = client.put(f"/v1/alerts/{FLAG}/label", json={"label": "fraud"}).json()
-    assert (of_window["state"], of_window["labels_sent"]) == ("confirmed", 0)
-    of_event = client.put(f"/v1/alerts/{EVENT_FLAG}/label", json={"label": "legitimate"}).json()
-    assert (of_event["state"], of_event["labels_sent"]) == ("false_positive", 1)
 
 
 def test_snooze_is_set_and_ended(connect: Connect, api: MemoryApi) -> None:

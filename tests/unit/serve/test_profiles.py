@@ -13,7 +13,6 @@ import pytest
 
 from liveprofile.alerts.cases.flags import list_flags
 from liveprofile.privacy.erasure_log import REQUESTED, ErasureRun, write_runs
-from liveprofile.rows.users import segment_bucket
 from liveprofile.segments.members import members
 from liveprofile.settings import load
 from liveprofile.trends.count_store import Series
@@ -158,15 +157,6 @@ def test_profile_with_a_curve_has_the_values_of_the_last_full_hour(
     assert batch["profiles"] == [found]
     api.put(row._replace(window_end_ms=full_hour_ms - 7 * DAY_MS))
     assert client.get("/v1/users/42").json()["churn"] == 0.8
-
-
-def test_members_come_page_by_page(connect: Connect) -> None:
-    client = connect()
-    members = every_item(client, "/v1/segments/loyal/members", limit=1)
-    assert members == [
-        {"user_id": user, "since_ms": NOW_MS} for user in sorted(USERS, key=segment_bucket)
-    ]
-    assert every_item(client, "/v1/segments/unknown/members") == []
 
 
 def test_sizes_and_segments_of_a_user(connect: Connect) -> None:

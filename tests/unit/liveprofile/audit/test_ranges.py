@@ -187,22 +187,6 @@ def test_late_copy_of_an_event_used_longer_ago_than_the_look_back_is_late():
     assert audit_whole(job).counts.ok
 
 
-def test_records_in_open_windows_are_audited_next_time():
-    job = job_of(("event", 0, 70_000))
-    first_open = job.ends()[0]
-    job.process(Step("event", 0, 0, 0, 0, False))
-    job.process(Step("event", 0, 0, 0, 0, False))
-    report = audit_range(job, [0, 0], job.ends())
-    assert report.counts.ok
-    assert (report.counts.unaccounted, report.counts.open_windows) == (2, 2)
-    assert report.next_offsets == {0: first_open, 1: 1}
-    close_windows(job)
-    report = audit_range(job, list(report.next_offsets.values()), job.ends())
-    assert report.counts.ok
-    assert (report.counts.used, report.counts.open_windows) == (2, 0)
-    assert list(report.next_offsets.values()) == job.ends()
-
-
 def with_unknown(job: SimulatedJob) -> SimulatedJob:
     """Adds an event without a record to the job's only delta."""
     (delta,) = job.deltas

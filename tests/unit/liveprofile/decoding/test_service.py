@@ -102,22 +102,6 @@ def test_records_are_decoded_or_rejected_with_their_position_and_committed() -> 
     assert topic.committed == {0: 2, 1: 2} and topic.closed
 
 
-def test_outage_of_the_registry_holds_records_back_in_order_and_loses_none() -> None:
-    decoder, topic, sent, registry = prepared([b"{}", framed(1, b"a"), b"[]", framed(1, b"b")])
-    registry.down = True
-    seen: list[tuple[int, dict[int, int]]] = []
-
-    def recover() -> None:
-        seen.append((len(sent.records), dict(topic.committed)))
-        registry.down = len(seen) < 3
-
-    topic.while_paused = recover
-    assert decoder.run() == {"decoded": 4}
-    assert seen[:3] == [(1, {0: 1})] * 3
-    assert [value for _, _, value, _ in sent.records] == [b"{}", b"A", b"[]", b"B"]
-    assert topic.committed == {0: 4} and not topic.paused
-
-
 @pytest.mark.parametrize("silent", [True, False])
 def test_nothing_is_committed_until_kafka_has_acknowledged(silent: bool) -> None:
     decoder, topic, sent, _ = prepared([b"{}"])

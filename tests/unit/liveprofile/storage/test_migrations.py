@@ -1,7 +1,6 @@
 """Migrations are applied once, in order, under a lock; what the tables are, and limits of TTLs."""
 
 import re
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -100,31 +99,12 @@ def test_failed_step_says_what_to_do_and_is_resumed() -> None:
     assert pending(session) == []
 
 
-def test_missing_column_of_an_applied_migration_is_added_again() -> None:
-    session = MemorySchema()
-    migrator(session).apply()
-    session.execute("ALTER TABLE shop.user DROP IF EXISTS (age)")
-    assert pending(session) == [*BOTH]
-    migrator(session).apply()
-    assert pending(session) == [] and "age" in session.columns()["user"]
-
-
 def test_edited_migration_is_an_error() -> None:
     session = MemorySchema()
     migrator(session).apply()
     edited = SECOND._replace(statements=SECOND.statements[:1])
     with pytest.raises(ConfigError, match="0002_second is not the one that Liveprofile"):
         migrator(session, (FIRST, edited)).apply()
-
-
-def test_concurrent_setups_apply_each_migration_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(migrations, "_POLL_S", 0.001)
-    session = MemorySchema()
-    with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: migrator(session).apply(), range(4)))
-    assert sorted(found, key=len) == [[], [], [], ["0001_first", "0002_second"]]
-    owners = {owner for text, owner in session.ddl if "schema_migration" not in text}
-    assert len(owners) == 1 and None not in owners
 
 
 def test_process_that_has_lost_the_lock_stops() -> None:

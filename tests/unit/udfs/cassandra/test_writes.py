@@ -118,15 +118,6 @@ def test_statement_that_keeps_failing_raises_after_the_retry_timeout_and_on_ever
     assert session.sent["good"] == 0
 
 
-def test_error_that_is_not_retryable_raises_at_once():
-    session = FakeSession({"bad": [InvalidRequest("no such table")]})
-    executor = executor_of(session)
-    executor.submit("bad")
-    with pytest.raises(StoreError, match="write refused: InvalidRequest: no such table"):
-        executor.drain()
-    assert session.sent["bad"] == 1
-
-
 @pytest.mark.parametrize(
     ("error", "expected"),
     [

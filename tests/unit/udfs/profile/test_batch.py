@@ -17,10 +17,10 @@ from liveprofile.settings import load
 from liveprofile.wire.tokens import FIELD, WINDOW
 from tests.support.memory.sinks import MemoryProfileSink
 from tests.support.paths import ROOT
-from tests.support.rows.segment_examples import SHIPPED_SEGMENTS, segments
+from tests.support.rows.segment_examples import segments
 from tests.support.rows.statements import stated
 from tests.unit.udfs.profile.batches import ANY_WINDOW, END_MS, FailingModel, batch, feeds
-from udfs.profile.batch import ProfileBatch, ProfileBatchTiming, ProfileUpdater
+from udfs.profile.batch import ProfileBatchTiming, ProfileUpdater
 from udfs.profile.deployment import in_canary
 from udfs.profile.model_feed import ActiveModels
 from udfs.worker import MAX_CONSECUTIVE_FAILED_ROWS
@@ -190,27 +190,6 @@ def test_canary_serves_its_share_of_a_batch_and_each_row_carries_its_model(model
     alerts = [json.loads(records[0].split(WINDOW, 1)[1]) for records in sent]
     assert [alert["subject"] for alert in alerts] == users
     assert len(expected) == len(sent)
-
-
-def test_segment_change_is_sent_once_and_again_by_a_replay_with_the_same_id(model: Any):
-    sink = MemoryProfileSink()
-
-    def sent_by_a_worker(*batches: ProfileBatch) -> list[Any]:
-        worker = ProfileUpdater(load(), model, sink, feeds(found=SHIPPED_SEGMENTS))
-        records = [record for one in batches for row in worker.update(one) for record in row]
-        assert {record.split(FIELD)[0] for record in records} <= {"segment-changes"}
-        return [json.loads(record.split(WINDOW, 1)[1]) for record in records]
-
-    first = batch("a")
-    later = first._replace(
-        window_start_ms=first.window_start_ms + 300_000, window_end_ms=first.window_end_ms + 300_000
-    )
-    [event] = sent_by_a_worker(first, later)
-    assert (event["subject"], event["type"]) == ("a", "liveprofile.segment.entered")
-    assert (event["data"]["segment_id"], event["data"]["values"]) == ("new", {"windows": 1})
-    assert sent_by_a_worker(first, later) == [event]
-    assert sink.profiles["a"].segments == ["new"]
-    assert sink.segments.members_of("new") == {"a"}
 
 
 def test_rules_and_segments_read_what_others_state_for_their_purpose(model: Any):

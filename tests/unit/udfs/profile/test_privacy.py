@@ -3,19 +3,17 @@
 from typing import Any
 
 import numpy as np
-import orjson
 import pytest
 
 from liveprofile.consent.changes import ConsentChange, ConsentTable
 from liveprofile.features.baselines import COLUMNS
 from liveprofile.privacy.erasures import ErasureTable
-from liveprofile.rules.rules import RuleSet
 from liveprofile.segments.membership import Membership
 from liveprofile.settings import load
 from liveprofile.wire.histories import history_since, purchases_since, read_histories
 from liveprofile.wire.tokens import EVENT, FIELD, WINDOW
 from tests.support.memory.sinks import MemoryProfileSink
-from tests.unit.udfs.profile.batches import ANY_WINDOW, END_MS, FailingModel, batch, feeds
+from tests.unit.udfs.profile.batches import END_MS, FailingModel, batch, feeds
 from udfs.privacy import LaterMemberships, LaterWindows, StoredSums, SumsKey
 from udfs.profile.batch import ProfileBatch, ProfileUpdater
 
@@ -160,40 +158,3 @@ def test_windows_without_consent_reach_neither_model_nor_tables(model: Any):
     assert head.split(FIELD)[2:4] == ["NO_CONSENT", "profiling"] and value == ""
     assert [len(records) for records in sent] == [0, 1, 0]
     assert len(updater.update(batch("b"))[0]) == 1 and sum(scored) == 2
-
-
-def test_windows_without_risk_or_recommendation_keep_neither(model: Any):
-    consents = ConsentTable(load().consent.defaults)
-    for user, purpose in (("b", "risk"), ("c", "recommendation")):
-        consents.put(user, [ConsentChange(END_MS, purpose, False)])
-    sink = MemoryProfileSink()
-    rules = RuleSet.model_validate({"version": "test", "rules": [ANY_WINDOW]})
-    updater = ProfileUpdater(load(), model, sink, feeds(rules, consents=consents))
-    sent = updater.update(batch("a", "b", "c"))
-    assert [len(records) for records in sent] == [1, 0, 1]
-    flags = {user: [flag.rule_id for flag in row.flags] for user, row in sink.profiles.items()}
-    assert flags == {"a": ["any_window"], "b": [], "c": ["any_window"]}
-    assert [len(sink.profiles[user].active_rules) for user in "abc"] == [1, 0, 1]
-    profiles = {user: orjson.loads(row.profile) for user, row in sink.profiles.items()}
-    assert profiles["c"]["interests"] == {} and profiles["c"]["next_items"] == []
-    for user in "ab":
-        assert profiles[user]["interests"] and profiles[user]["next_items"]
-    assert profiles["c"]["category_affinity"] == profiles["a"]["category_affinity"]
-
-
-def test_windows_from_before_an_erasure_reach_neither_model_nor_tables(model: Any):
-    sink, erasures = MemoryProfileSink(), ErasureTable()
-    updater = ProfileUpdater(load(), model, sink, feeds(erasures=erasures))
-    start_ms = END_MS - 300_000
-    erasures.put("b", start_ms + 1)
-    erasures.put("c", start_ms)
-    rows = batch("a", "b", "c")._replace(sums=np.full((3, len(COLUMNS)), 9.0))
-    sent = updater.update(rows)
-    assert set(sink.profiles) == {"a", "c"} and [len(each) for each in sent] == [0, 1, 0]
-    head, value = sent[1][0].split(WINDOW, 1)
-    assert head.split(FIELD)[1:4] == ["", "ERASED", "window"] and value == ""
-    before = {user: orjson.loads(row.delta)["before"] for user, row in sink.profiles.items()}
-    assert (before["a"]["windows"], before["c"]["windows"]) == (8.0, 0.0)
-    assert sink.profiles["a"].later_sums is None
-    assert sink.profiles["c"].later_sums == (1.0,) * len(COLUMNS)
-    assert [len(each) for each in updater.update(rows.take([1]))] == [1]

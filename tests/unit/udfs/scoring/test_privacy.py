@@ -11,14 +11,12 @@ import pytest
 from liveprofile.consent.changes import ConsentChange, ConsentTable
 from liveprofile.privacy.erasures import ErasureTable
 from models.fraud.model import FraudModel
+from tests.reference.consents import is_allowed
 from tests.reference.entity_features import Event
-from tests.reference.scoring import decide, event_key
+from tests.reference.scoring import decide
 from tests.support.scoring_harness import (
-    ANY_PURCHASE,
     SETTINGS,
-    START_MS,
     ScoringHarness,
-    purchases,
     random_arrivals,
 )
 
@@ -41,39 +39,18 @@ def test_only_events_that_users_allow_are_scored(
     for first in range(0, len(rows), 50):
         scorer.score(arrivals, rows[first : first + 50])
 
-    def allowed(user: str, time_ms: int) -> bool:
-        past = [
-            (each.time_ms, not each.granted)
-            for each in changes.get(user, [])
-            if each.time_ms <= time_ms
-        ]
-        return not max(past)[1] if past else True
-
     # The lists keep events that are not allowed: other users share their devices.
     whole = decide(arrivals, shipped_rules, model, max_entries=128)
-    expected = {key: each for key, each in whole.items() if allowed(each.event.user, key[1])}
+    expected = {
+        key: each
+        for key, each in whole.items()
+        if is_allowed(changes.get(each.event.user, ()), "risk", key[1])
+    }
     assert scorer.sink.scores.keys() == expected.keys()
     for key, row in scorer.sink.scores.items():
         assert row.score == pytest.approx(expected[key].score, abs=1e-6), key
         assert set(row.active_rules) == expected[key].active_rules, key
     assert len(whole) - len(expected) > 20 and len(expected) > 50
-
-
-def test_no_alert_without_consent_and_again_after_a_grant(model: FraudModel) -> None:
-    feed = ConsentTable(SETTINGS.consent.defaults)
-    withdrawn_ms, granted_ms = START_MS + 60_000, START_MS + 3 * 60_000
-    feed.put(
-        "u", [ConsentChange(withdrawn_ms, "risk", False), ConsentChange(granted_ms, "risk", True)]
-    )
-    scorer = ScoringHarness(model, {**ANY_PURCHASE, "id": "any"}, consents=feed)
-    arrivals = purchases(5)
-    sent = scorer.score(arrivals, range(5))
-    # The rule was true in the event scored before, so the one after the grant raises no flag.
-    assert [len(alerts) for alerts in sent] == [1, 0, 0, 0, 0]
-    times_ms = sorted(key[1] for key in scorer.sink.scores)
-    assert times_ms == [START_MS, granted_ms, START_MS + 4 * 60_000]
-    assert event_key(arrivals[0]) in scorer.sink.scores  # type: ignore[arg-type]
-    assert [timing.rows for timing in scorer.timings] == [3]
 
 
 @pytest.mark.parametrize("seed", range(2))
