@@ -218,12 +218,6 @@ def test_revoked_key_ends_when_the_cache_expires(
     assert client.get("/v1/users/42").status_code == 401
 
 
-def test_expired_key_is_refused(connect: Connect, clock: Clock) -> None:
-    client = connect()
-    clock.s = 86_401.0
-    assert client.get("/v1/users/42").status_code == 401
-
-
 def test_key_that_cannot_be_checked_is_not_accepted(connect: Connect, api: MemoryApi) -> None:
     client = connect()
     api.session.stop_answering()

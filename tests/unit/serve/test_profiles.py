@@ -99,15 +99,6 @@ def test_batch_keeps_the_order_and_names_unknown_users(connect: Connect) -> None
     assert body["unknown"] == ["nobody"]
 
 
-@pytest.mark.parametrize("path", ["deltas", "scores", "flags"])
-def test_pages_are_complete_and_in_order(connect: Connect, path: str) -> None:
-    client = connect()
-    whole = client.get(f"/v1/users/42/{path}").json()
-    assert whole["next_cursor"] is None
-    assert len(whole["items"]) >= 4
-    assert every_item(client, f"/v1/users/42/{path}", limit=3) == whole["items"]
-
-
 def test_next_items_interests_and_similar_users(connect: Connect) -> None:
     client = connect()
     items = client.get("/v1/users/42/next-items", params={"limit": 2}).json()
