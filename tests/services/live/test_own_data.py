@@ -1,4 +1,4 @@
-"""From the export of a shop to its first profile, by the commands of docs/start.md and no others."""
+"""From the export of a shop to its first profile, by the commands of docs/start.md only."""
 
 from datetime import datetime, timedelta
 from pathlib import Path
