@@ -153,10 +153,10 @@ def running_tasks(job: dict[str, Any]) -> tuple[int, int]:
     return running, sum(vertex["parallelism"] for vertex in job["vertices"])
 
 
-def cancel(rest_url: str, job_id: str, timeout_s: float = 60) -> None:
+def cancel(rest_url: str, job_id: str) -> None:
     """Cancels the job without a savepoint and waits for its end. Raises ServiceError."""
     request(rest_url, f"/jobs/{job_id}?mode=cancel", "PATCH")
-    wait_for_state(rest_url, job_id, {"CANCELED"}, timeout_s)
+    wait_for_state(rest_url, job_id, {"CANCELED"}, timeout_s=60)
 
 
 def savepoint(rest_url: str, job_id: str, folder: str | None, *, stop: bool = False) -> str:

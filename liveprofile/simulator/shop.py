@@ -20,6 +20,7 @@ from liveprofile.errors import InputError
 from liveprofile.simulator import cases
 from liveprofile.simulator.plan import (
     HABIT_CHANGES,
+    RING_COUPONS,
     CaseKind,
     CasePlan,
     HabitChanges,
@@ -241,7 +242,6 @@ def shared_device_ring(
     labelled: bool = True,
     seed: int = 0,
     addresses: int = 4,
-    coupons: int = 3,
     hours: float = 48.0,
     start: date = START,
 ) -> ShopDay:
@@ -251,7 +251,7 @@ def shared_device_ring(
     device_id are equal. Raises InputError if there are more devices than users, or none.
     """
     config = ShopConfig(users, 1, start, seed, ring_users=users, ring_devices=devices)
-    codes = map(np.arange, (users, devices, addresses, coupons))
+    codes = map(np.arange, (users, devices, addresses, RING_COUPONS))
     kind, duration_ms = CaseKind.COUPON_RING, int(hours * HOUR_MS)
     case = PlantedCase(0, kind, config.start_ms, duration_ms, 0, *codes)
     world = World(config.seed)

@@ -1,6 +1,6 @@
 """Alert handlers that open customer-service cases and restrict accounts."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
@@ -65,8 +65,7 @@ class RestrictAccount:
     The flag's time counts, not the wall clock: a duplicate asks for the same restriction, and a
     flag of last year restricts nobody.
 
-    find_flag: reads the flag with an id; raises UnknownFlagError. actions: the rule actions that
-    restrict an account.
+    find_flag: reads the flag with an id; raises UnknownFlagError.
     """
 
     name = "restrict_account"
@@ -76,10 +75,8 @@ class RestrictAccount:
         accounts: Accounts,
         find_flag: Callable[[str], StoredFlag],
         duration: timedelta = RESTRICTION_DURATION,
-        actions: Collection[str] = RESTRICTING_ACTIONS,
     ):
-        self._accounts, self._find_flag = accounts, find_flag
-        self._duration, self._actions = duration, actions
+        self._accounts, self._find_flag, self._duration = accounts, find_flag, duration
 
     def handle(self, alert: Alert) -> None:
         """Raises AlertRefusedError if the flag is not stored, ServiceError, and whatever the shop's
@@ -89,6 +86,6 @@ class RestrictAccount:
         except UnknownFlagError:
             raise AlertRefusedError("no flag is stored for this alert") from None
         until = from_ms(flag.window_end_ms) + self._duration
-        if flag.action in self._actions and until > datetime.now(UTC):
+        if flag.action in RESTRICTING_ACTIONS and until > datetime.now(UTC):
             reason = f"{flag.reason}: {flag.message}"
             self._accounts.restrict(flag.user_id, flag.action, until, reason)

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from liveprofile.proportions import wilson_interval
 from liveprofile.storage.queries import WindowChange
 from liveprofile.trends.count_store import EXACT_USERS, distinct_users, smallest, user_hash
 from liveprofile.trends.points import (
@@ -127,13 +126,6 @@ def window(user: str, hour: int, *types: str, first: bool = False) -> WindowChan
     counts = dict.fromkeys(types, 1)
     delta = {"before": {"windows": 0.0 if first else 3.0}, "window": {"counts": counts}}
     return WindowChange(user, start_ms, start_ms + HOUR_MS, 0.0, delta)
-
-
-def test_interval_of_a_share_is_wilsons() -> None:
-    # Newcombe 1998, table I: 81 of 263 and 0 of 20.
-    assert wilson_interval(81, 263) == pytest.approx((0.3080, 0.2553, 0.3662), abs=5e-5)
-    assert wilson_interval(0, 20) == pytest.approx((0.0, 0.0, 0.1611), abs=5e-5)
-    assert wilson_interval(0, 0) == (None, None, None)
 
 
 def test_retention_counts_active_users_of_complete_weeks() -> None:
