@@ -29,6 +29,7 @@ from liveprofile.wire.user_records import EARLIEST_MS, RecordKind, key_of, read_
 # A record of the topic holds this many changes of a user, the newest.
 MAX_CHANGES = 200
 _PURPOSE_BITS = 3
+_FIELDS = frozenset({"time", "purpose", "granted", "basis", "text_version"})
 
 
 class ConsentChange(NamedTuple):
@@ -74,8 +75,8 @@ class ConsentTable:
 
     def put(self, user_id: str, changes: Iterable[ConsentChange]) -> None:
         """Replaces the user's changes; none: the defaults are in force."""
-        changes = list(changes)
-        if any(each.granted != self._defaults[each.purpose] for each in changes):
+        changes, defaults = list(changes), self._defaults
+        if any([each.granted != defaults[each.purpose] for each in changes]):
             self._users[user_id] = array("q", map(_encode, changes)).tobytes()
         else:
             self._users.pop(user_id, None)
@@ -211,22 +212,22 @@ def read_change(change: Any) -> ConsentChange:
     """A change from its JSON object. Raises ConsentError."""
     if not isinstance(change, dict):
         raise ConsentError("a change must be an object")
-    if unknown := change.keys() - {"time", "purpose", "granted", "basis", "text_version"}:
+    if not change.keys() <= _FIELDS:
+        unknown = change.keys() - _FIELDS
         raise ConsentError(f"unknown field {sorted(unknown)[0]!r}")
     purpose, granted = change.get("purpose"), change.get("granted")
     if purpose not in PURPOSES:
         raise ConsentError(f"purpose {purpose!r}: must be one of {', '.join(PURPOSES)}")
     if not isinstance(granted, bool):
         raise ConsentError(f"granted {granted!r}: must be true or false")
-    texts = [change.get(name, "") for name in ("basis", "text_version")]
-    for name, text in zip(("basis", "text_version"), texts, strict=True):
+    basis, text_version = change.get("basis", ""), change.get("text_version", "")
+    for name, text in (("basis", basis), ("text_version", text_version)):
         if not isinstance(text, str) or len(text) > MAX_TEXT:
             raise ConsentError(
                 f"{name} {text!r:.40}: must be a text of at most {MAX_TEXT} characters"
             )
-    return ConsentChange(
-        read_time_ms("time", change.get("time"), ConsentError), purpose, granted, *texts
-    )
+    time_ms = read_time_ms("time", change.get("time"), ConsentError)
+    return ConsentChange(time_ms, purpose, granted, basis, text_version)
 
 
 def change_json(change: ConsentChange) -> dict[str, Any]:

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 POLL_TIMEOUT_S = 0.5
 RETRY_S = 5.0
+LONG_READ = 10  # times the spec's time, if nothing fails: the topic is large
 JOIN_TIMEOUT_S = 10.0  # a thread that hangs in the Kafka client ends with the process
 PARTITIONS_CHECK_S = 10.0  # partitions may be added while the topic is followed
 
@@ -142,10 +143,10 @@ class Feed(Generic[Value]):
     initial: in force until the topic has been read, and if it does not exist.
     open_source: called in the thread, again after each failure.
 
-    The constructor returns when the topic has been read to its end. If it cannot be read within the
-    spec's time, it raises ServiceError where the table is required; else `initial` is in force, and
-    a source that fails is not waited for. The last value stays in force while a source fails later,
-    which is logged.
+    The constructor returns when the topic has been read to its end. If this fails within the spec's
+    time, or takes LONG_READ times as long, it raises ServiceError where the table is required; else
+    `initial` is in force, and a source that fails is not waited for. The last value stays in force
+    while a source fails later, which is logged.
     """
 
     def __init__(
@@ -168,7 +169,10 @@ class Feed(Generic[Value]):
         self._thread.start()
         timeout_s = first_read_timeout_s or spec.first_read_timeout_s
         # A broker that restarts is back soon; a task that fails at once would only restart as well.
-        if spec.required and not self._is_read.wait(timeout_s):
+        is_read = spec.required and self._is_read.wait(timeout_s)
+        if spec.required and not is_read and not self._last_warning:
+            is_read = self._is_read.wait((LONG_READ - 1) * timeout_s)
+        if spec.required and not is_read:
             self.close()
             raise ServiceError(
                 f"topic {spec.topic} cannot be read: the job does not start without the"

@@ -88,7 +88,7 @@ def consents_spec(settings: Settings) -> TableSpec[ConsentTable]:
     skew_ms = settings.limits.max_clock_skew_ms
 
     def newest_ms(changes: list[ConsentChange]) -> int:
-        return max((each.time_ms for each in changes), default=0)
+        return max([each.time_ms for each in changes], default=0)
 
     # A record is removed if the user is erased, or has no consents any more.
     topic = settings.topics.consents

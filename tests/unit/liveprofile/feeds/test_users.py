@@ -175,6 +175,14 @@ def test_a_topic_that_cannot_be_read_prevents_the_start(kind: Kind) -> None:
         feed_of(kind, unreachable, first_read_timeout_s=0.2)
 
 
+def test_a_large_topic_is_waited_for_unless_it_takes_far_too_long(kind: Kind) -> None:
+    topic = FakeTopic(WHOLE, record("a", kind.value("a")), pause_s=0.1)
+    with closing(feed_of(kind, topic, first_read_timeout_s=0.1)) as feed:
+        assert kind.says(feed.current(), "a", TIME_MS)
+    with pytest.raises(ServiceError, match="does not start"):
+        feed_of(kind, FakeTopic(WHOLE, pause_s=0.5), first_read_timeout_s=0.01)
+
+
 def test_after_failures_which_are_logged_once_the_topic_is_read_again_from_its_beginning(
     kind: Kind, caplog: pytest.LogCaptureFixture
 ) -> None:
