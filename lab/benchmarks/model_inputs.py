@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks.load.rows import batch_of, batches
 from benchmarks.load.workload import Workload
+from lab.benchmarks.rows import batch_of, batches
 from liveprofile.events.modalities import Vectors
 from liveprofile.events.window import parse_windows
 from liveprofile.settings import load

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from cassandra.cluster import Session
 
-from benchmarks.load.rows import batches
 from benchmarks.load.workload import Workload
 from benchmarks.support import runs
+from lab.benchmarks.rows import batches
 from liveprofile.resources import ROOT
 from liveprofile.rules.rules import read_rules
 from liveprofile.segments.definitions import read_segments

@@ -16,9 +16,9 @@ from typing import Any
 import psutil
 import pyarrow.parquet as pq
 
-from benchmarks.load.rows import batches
 from benchmarks.load.workload import Workload
 from benchmarks.support import runs
+from lab.benchmarks.rows import batches
 from liveprofile.errors import ServiceError
 from liveprofile.resources import ROOT
 from liveprofile.settings import Settings, load

@@ -4,10 +4,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.load.rows import batches
 from benchmarks.load.workload import Workload
 from lab.benchmarks import training_rows
 from lab.benchmarks.model_inputs import model_inputs
+from lab.benchmarks.rows import batches
 from lab.user_model import compression, model_speed
 from lab.user_model.model_speed import ScoreTiming
 from liveprofile.errors import InputError

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.load.rows import UserState, batches
 from benchmarks.load.workload import Workload
 from lab.benchmarks.peers import command
 from lab.benchmarks.peers.environments import requirements, version
 from lab.benchmarks.peers.floor import OpenWindows
 from lab.benchmarks.peers.work import parse, window_row
+from lab.benchmarks.rows import UserState, batches
 from liveprofile.errors import ServiceError
 from liveprofile.settings import load
 

@@ -23,9 +23,9 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import torch
 
-from benchmarks.load.rows import UserHistory, batch_of
 from benchmarks.support import runs
 from lab.benchmarks.model_inputs import MODEL_ROWS, model_inputs
+from lab.benchmarks.rows import UserHistory, batch_of
 from liveprofile.errors import InputError, ServiceError
 from liveprofile.wire import training_rows as schema
 from liveprofile.wire.payload import load

@@ -25,7 +25,6 @@ from bytewax.operators.windowing import EventClock, TumblingWindower, collect_wi
 from bytewax.outputs import DynamicSink, StatelessSinkPartition
 from bytewax.recovery import RecoveryConfig
 
-from benchmarks.load.rows import UserState
 from lab.benchmarks.peers.work import (
     SNAPSHOT_S,
     SOURCE_ROWS,
@@ -39,6 +38,7 @@ from lab.benchmarks.peers.work import (
     wait_for_parent,
     window_row,
 )
+from lab.benchmarks.rows import UserState
 from liveprofile.settings import Settings
 
 ALIGNED_TO = datetime(2020, 1, 1, tzinfo=UTC)

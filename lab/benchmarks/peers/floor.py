@@ -13,7 +13,6 @@ from itertools import chain
 
 from confluent_kafka import Consumer, TopicPartition
 
-from benchmarks.load.rows import UserState
 from lab.benchmarks.peers.work import (
     SOURCE_ROWS,
     Options,
@@ -26,6 +25,7 @@ from lab.benchmarks.peers.work import (
     say_ready,
     window_row,
 )
+from lab.benchmarks.rows import UserState
 from liveprofile.kafka.connection import client_config
 from liveprofile.settings import Settings
 

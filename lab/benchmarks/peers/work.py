@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from benchmarks.load.rows import UserState, batch_of
 from benchmarks.support.journal import Journal
+from lab.benchmarks.rows import UserState, batch_of
 from lab.benchmarks.storage import profile_updater
 from liveprofile.events.validation import HEARTBEAT, accept
 from liveprofile.resources import product_path

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.load.rows import batches
 from benchmarks.load.workload import EventMessage
+from lab.benchmarks.rows import batches
 from liveprofile.settings import load
 from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS
 from offline.occlusion import TARGETS, WindowEffects, occlusion_effects, served_values

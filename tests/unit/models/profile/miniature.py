@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 from typer.testing import CliRunner
 
 import cli.learning.train  # noqa: F401 (its commands exist before a test changes the recipes)
-from benchmarks.load.rows import batches
 from benchmarks.load.workload import EventMessage
 from cli.main import app
+from lab.benchmarks.rows import batches
 from liveprofile.settings import load
 from liveprofile.toml_text import to_toml
 from liveprofile.units import DAY_MS

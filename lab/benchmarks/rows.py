@@ -141,4 +141,5 @@ def batch_of(rows: Sequence[tuple[Any, ...]]) -> ProfileBatch:
         list(purchases),
         np.array(added),
         np.array(sums),
+        [""] * len(rows),
     )
