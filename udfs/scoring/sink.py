@@ -98,6 +98,8 @@ class CassandraScoringSink(CassandraSink[ScoredEvent]):
             (self._bound(self._select_earlier, [user_id, hour, at]), state.add_rows),
             (self._bound(self._select_earlier_hour, [user_id, hour]), earlier_hours.extend),
         ]
+        if state.latest is not None:  # in the own hour
+            return
         for (hour_ms,) in earlier_hours:
             next_hour = encoding.bigint(hour_ms + HOUR_MS)
             values = [user_id, encoding.bigint(hour_ms), next_hour]
