@@ -1,8 +1,9 @@
-"""`liveprofile attributes`: sends, stores and shows attributes from elsewhere."""
+"""`liveprofile attributes`: sends and stores attributes from elsewhere, and shows all."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +21,7 @@ from cli.common import (
 )
 from cli.definitions import check_file
 from cli.options import Commands
+from liveprofile.attributes.computed import KEY, values_at
 from liveprofile.attributes.definitions import read_catalogue
 from liveprofile.attributes.files import FileFields, FileProblem, read_statements
 from liveprofile.attributes.statements import (
@@ -36,6 +38,7 @@ from liveprofile.attributes.table import (
 )
 from liveprofile.errors import InputError
 from liveprofile.resources import product_path
+from liveprofile.storage import queries
 from liveprofile.storage.cql import now_ms
 
 attributes = Commands()
@@ -138,7 +141,10 @@ def show(call: Call, user: UserArgument) -> None:
     Example: `liveprofile attributes show 42`
     """
     with call.session() as session:
-        found = user_attributes(AttributeTable(session, call.settings.cassandra), user)
+        profile = queries.profile(session, user)
+        found = user_attributes(
+            AttributeTable(session, call.settings.cassandra), user, profile and profile.profile
+        )
     if found or call.json:
         call.print(found, attribute_table(found))
     if not found:
@@ -162,13 +168,19 @@ def withdraw(
     call.print({"sent": 1, "topic": call.settings.topics.attributes})
 
 
-def user_attributes(stored: AttributeTable, user_id: str) -> dict[str, dict[str, Any]]:
-    """The user's attributes now, for any use: what somebody has said, not what the model infers."""
-    found = resolve(stored.read([user_id]).get(user_id, ()), now_ms())
-    return {name: each._asdict() for name, each in found.items()}
+def user_attributes(
+    stored: AttributeTable, user_id: str, profile: Mapping[str, Any] | None
+) -> dict[str, dict[str, Any]]:
+    """What somebody has said for any use, and the job computes, as of now. profile: its JSON."""
+    at_ms = now_ms()
+    computed = values_at((profile or {}).get(KEY, {}), at_ms)
+    stated = resolve(stored.read([user_id]).get(user_id, ()), at_ms)
+    return {
+        name: {"value": value, "kind": KEY} for name, value in computed.items() if value is not None
+    } | {name: each._asdict() for name, each in stated.items()}
 
 
 def attribute_table(found: dict[str, dict[str, Any]]) -> Table:
     rows = [{"attribute": name} | each for name, each in found.items()]
     columns = "attribute value kind source time_ms expires_ms purpose"
-    return table("Attributes, as stated by others", rows, columns)
+    return table("Attributes, stated by others or computed", rows, columns)

@@ -40,7 +40,7 @@ def show(
     similar: Annotated[int, typer.Option(min=0, max=100)] = 0,
     at: AtOption = None,
 ) -> None:
-    """Show a user's current profile, and attributes from elsewhere. Exit code 1 if unknown.
+    """Show a user's current profile and attributes. Exit code 1 if unknown.
 
     Churn and spend are those of the moment "values as of" (JSON: values_at_ms): now, or --at, or
     the end of the last window if the model stores no curves.
@@ -58,7 +58,8 @@ def show(
         profile = stored.at(time_ms)
         last = next(iter(queries.deltas(session, user, 1)), None)
         similar_users = (queries.similar_users(session, user, similar) if similar else None) or []
-        attributes = user_attributes(AttributeTable(session, settings.cassandra), user)
+        table_of = AttributeTable(session, settings.cassandra)
+        attributes = user_attributes(table_of, user, profile.profile)
     result = profile._asdict() | {
         "values_at_ms": values_moment_ms(profile.profile, profile.window_end_ms, time_ms),
         "last_change": change_sentence(last.delta) if last else None,

@@ -137,7 +137,8 @@ def profiles() -> str:
     """
     return """
         SELECT update_profile(
-                user_id, window_start, window_end, events, history, purchases, added, sums)
+                user_id, window_start, window_end, events, history, purchases, added, sums,
+                computed)
             AS messages
         FROM profile_input"""
 

@@ -152,6 +152,7 @@ def without_each(
         purchases,
         added,
         row.sums - row.added + added,
+        row.computed * count,
     )
 
 

@@ -66,7 +66,7 @@ class CassandraSweepStore:
         self._owner = uuid.uuid4().hex
         self._tables = MembershipTables(session, settings)
         self._writer = BatchWriter(session, settings)
-        self._attributes = AttributeTable(session, settings) if segments.reads_attributes else None
+        self._attributes = AttributeTable(session, settings) if segments.attributes else None
         self._reads = StatementExecutor(session, settings, "read")
         self._select_ends = session.prepare(
             "SELECT user_id, to_unix_timestamp(window_end) FROM user_profile WHERE user_id IN ?"

@@ -145,7 +145,7 @@ def preview_segments(
     pages = watch(
         scan_profiles(session, page_rows=PREVIEW_PAGE_ROWS), lambda page: len(page.user_ids)
     )
-    if now.reads_attributes or then.reads_attributes:
+    if now.attributes or then.attributes:
         pages = with_attributes(pages, AttributeTable(session, settings.cassandra))
     return preview(pages, now, then, at_ms, settings.state.decay_days)
 

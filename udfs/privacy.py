@@ -2,8 +2,8 @@
 
 Flink's SQL cannot delete one user's state, so the state still holds the past of an erased user when
 later events arrive. Here it ends: windows before the erasure are rejected, later windows get the
-history and the sums of a user without a past, and the lists of the scoring pipeline
-lose the tokens from before it.
+history and the sums of a user without a past and computed attributes without the tiles that began
+before, and the lists of the scoring pipeline lose the tokens from before it.
 
 The sums of the SQL have no limit in time. So the sums since the erasure are added up here, and
 stored with each window of such a user: a worker that restarts goes on from them.
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from liveprofile.attributes.computed import tiles_since
 from liveprofile.consent.changes import ConsentTable
 from liveprofile.features.entity import EventLists, TokenLists
 from liveprofile.privacy.erasures import (
@@ -118,11 +119,13 @@ class LaterWindows:
         if not firsts_ms:
             return batch, frozenset()
         history, purchases, sums = list(batch.history), list(batch.purchases), batch.sums.copy()
+        computed = list(batch.computed)
         self._restart((user_ids[row], first_ms) for row, first_ms in firsts_ms.items())
         self._read_sums(user_ids, starts_ms, firsts_ms)
         for row, first_ms in firsts_ms.items():
             history[row] = history_since(history[row], first_ms)
             purchases[row] = purchases_since(purchases[row], first_ms)
+            computed[row] = tiles_since(computed[row], first_ms)
             user_id, total = user_ids[row], batch.added[row]
             known = self._sums.get(user_id)
             if known is not None and known.window_end_ms > first_ms:
@@ -130,7 +133,7 @@ class LaterWindows:
             sums[row] = total
             end_ms = starts_ms[row] + self._length_ms
             self._sums[user_id] = StoredSums(end_ms, tuple(total.tolist()))
-        changed = batch._replace(history=history, purchases=purchases, sums=sums)
+        changed = batch._replace(history=history, purchases=purchases, sums=sums, computed=computed)
         return changed, frozenset(user_ids[row] for row in firsts_ms)
 
     def _restart(self, erasures: Iterable[tuple[str, int]]) -> None:

@@ -30,7 +30,7 @@ import org.apache.flink.table.functions.TableFunction;
                 value = "ROW<reason STRING, detail STRING, event_id STRING, user_id STRING,"
                         + " event_type STRING, item_id STRING, category_id STRING,"
                         + " device_id STRING, coupon_id STRING, shop_id STRING, address_id STRING,"
-                        + " amount DOUBLE, lat DOUBLE, lon DOUBLE>",
+                        + " amount DOUBLE, quantity DOUBLE, rating DOUBLE, lat DOUBLE, lon DOUBLE>",
                 bridgedTo = RowData.class))
 public class ParseEvent extends TableFunction<RowData> {
     static final JsonFactory JSON = JsonFactory.builder()
@@ -47,7 +47,7 @@ public class ParseEvent extends TableFunction<RowData> {
     private static final String[] NUMBERS = {
         "price", "quantity", "amount", "rating", "place.lat", "place.lon"
     };
-    private static final int PRICE = 0, QUANTITY = 1, AMOUNT = 2, LAT = 4, LON = 5;
+    private static final int PRICE = 0, QUANTITY = 1, AMOUNT = 2;
     private static final double LIMIT = 1e9;
     private static final Pattern NUMBER =
             Pattern.compile("-?[0-9]+(\\.[0-9]+)?([eE][+-]?[0-9]+)?");
@@ -132,7 +132,7 @@ public class ParseEvent extends TableFunction<RowData> {
             this.typesText = typesText;
             types = new HashSet<>(Arrays.asList(typesText.split(" ")));
         }
-        var row = new GenericRowData(14);
+        var row = new GenericRowData(16);
         try {
             Fields fields = parse(payload, payloadChars);
             boolean isClock = clockType.equals(Value.scalar(fields.ids[EVENT_TYPE]));
@@ -291,8 +291,8 @@ public class ParseEvent extends TableFunction<RowData> {
             row.setField(2 + i, StringData.fromString(i < FIRST_TOKEN_ID ? text : tokenId(text)));
         }
         row.setField(11, numbers[AMOUNT] == null ? product(numbers) : numbers[AMOUNT]);
-        row.setField(12, numbers[LAT]);
-        row.setField(13, numbers[LON]);
+        row.setField(12, numbers[QUANTITY]);
+        for (int i = AMOUNT + 1; i < NUMBERS.length; i++) row.setField(10 + i, numbers[i]);
     }
 
     /** An id as tokens contain it: cut, and without the separators of tokens. */

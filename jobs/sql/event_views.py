@@ -9,11 +9,12 @@ Both pipelines parse and validate with them (jobs/sql/profile_views.py, jobs/sql
 Each docstring ends with the columns of the view.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pyflink.table import TableEnvironment
 
 from jobs.sql import expressions as sql
+from liveprofile.attributes.computed import ComputedAttribute, tokens_sql
 from liveprofile.settings import Settings, WindowSettings
 from liveprofile.wire.tokens import EVENT_TYPES
 
@@ -26,7 +27,7 @@ RECORD_COLUMNS = f"event_clock, arrival, record_time, partition_clock_ms, origin
 # What PARSE_EVENT returns of an event besides the user.
 _FIELDS = (
     "event_id, event_type, item_id, category_id, device_id, coupon_id, shop_id, address_id, amount,"
-    " lat, lon"
+    " quantity, rating, lat, lon"
 )
 # The planner merges a view into the next one and repeats an expression wherever it is mentioned:
 # the time of a record would be parsed several times. It does not merge a view with a random column
@@ -46,6 +47,7 @@ def register_functions(t_env: TableEnvironment) -> None:
         ("LAST_JOINED", "LastJoined"),
         ("PARSE_EVENT", "ParseEvent"),
         ("EVENT_TIME", "EventTime"),
+        ("TILES", "Tiles"),
     ):
         t_env.create_java_temporary_system_function(name, f"liveprofile.{of_class}")
 
@@ -116,7 +118,7 @@ def parsed(
     payload, event_clock (rowtime), arrival, partition_clock_ms, original, record_*, reason (why the
     record is rejected, or NULL), detail, and of a valid event event_id, user_id, event_type,
     item_id, category_id, device_id, coupon_id, shop_id, address_id (as tokens contain them, '' if
-    unknown), amount DOUBLE, lat DOUBLE, lon DOUBLE (NULL if unknown)
+    unknown), amount DOUBLE (0 if unknown), quantity, rating, lat and lon DOUBLE (NULL if unknown)
     """
     limits = settings.limits
     return f"""
@@ -150,18 +152,22 @@ def identified(source: str = "parsed") -> str:
         FROM {source} WHERE {IS_EVENT}"""
 
 
-def behaviour_events(settings: Settings, source: str = "parsed") -> str:
+def behaviour_events(
+    settings: Settings, computed: Sequence[ComputedAttribute], source: str = "parsed"
+) -> str:
     """Valid events without heartbeats.
 
     payload, event_clock, arrival, partition_clock_ms, record_*, event_id, user_id, event_type,
-    item_id, category_id, amount, and with staggered windows also user_window_end TIMESTAMP(3)
+    item_id, category_id, amount, computed (liveprofile.attributes.computed.tokens_sql), and with
+    staggered windows also user_window_end TIMESTAMP(3)
     """
     staggered = (
         f", {window_end(settings.window)} AS user_window_end" if settings.window.stagger_ms else ""
     )
     return f"""
         SELECT payload, event_clock, arrival, partition_clock_ms, {RECORD}, event_id, user_id,
-            event_type, item_id, category_id, amount{staggered}
+            event_type, item_id, category_id, amount,
+            {tokens_sql(computed, sql.epoch_ms("event_clock"))} AS computed{staggered}
         FROM {source} WHERE {IS_EVENT}"""
 
 

@@ -9,10 +9,15 @@ the clock of a partition and the split of late events need a stream: a batch has
 docstring ends with the columns of the view.
 """
 
+from collections.abc import Sequence
+
 from jobs.sql import event_views
 from jobs.sql import expressions as sql
 from jobs.sql.event_views import RECORD
+from liveprofile.attributes.computed import ComputedAttribute, tiles_sql, window_tokens_sql
+from liveprofile.attributes.definitions import read_catalogue
 from liveprofile.features import baselines
+from liveprofile.resources import product_path
 from liveprofile.settings import LimitSettings, Settings, WindowSettings
 from liveprofile.wire import histories, token_columns, window_events
 from liveprofile.wire.tokens import token_sql, type_letter_sql
@@ -72,14 +77,14 @@ def on_time(settings: Settings) -> str:
 def counted(settings: Settings) -> str:
     """Counts the events of each user and window, so that no row grows without limit.
 
-    payload, event_clock, record_*, user_id, event_type, item_id, category_id, amount, with
-    staggered windows also user_window_end, and window_events BIGINT and window_chars BIGINT: up to
+    payload, event_clock, record_*, user_id, event_type, item_id, category_id, amount, computed,
+    with staggered windows also user_window_end, and window_events and window_chars BIGINT: up to
     this event, in order of arrival
     """
     over = "OVER (PARTITION BY user_id, last_ms ORDER BY arrival ROWS UNBOUNDED PRECEDING)"
     return f"""
         SELECT payload, event_clock, {RECORD}, user_id, event_type, item_id, category_id,
-            amount{_window_end_column(settings)},
+            amount, computed{_window_end_column(settings)},
             COUNT(*) {over} AS window_events, SUM(payload_chars) {over} AS window_chars
         FROM (SELECT *, {_last_ms(settings.window)} AS last_ms,
                 CAST(CHAR_LENGTH(payload) AS BIGINT) AS payload_chars
@@ -130,16 +135,16 @@ def encoded(settings: Settings) -> str:
             CONCAT({hour}, {weekday}) AS activity,
             CASE WHEN {is_purchase} THEN 1.0E0 ELSE 0.0E0 END AS purchase,
             CASE WHEN {is_purchase} THEN amount ELSE 0.0E0 END AS purchase_amount,
-            CASE WHEN {is_purchase} THEN {sql.epoch_ms("event_clock")} END AS purchase_ms
-            {_window_end_column(settings)}
+            CASE WHEN {is_purchase} THEN {sql.epoch_ms("event_clock")} END AS purchase_ms,
+            computed{_window_end_column(settings)}
         FROM counted WHERE {_fits(settings.limits)}"""
 
 
-def user_windows(settings: Settings) -> str:
+def user_windows(settings: Settings, computed: Sequence[ComputedAttribute]) -> str:
     """One row for each user and window.
 
     user_id, window_start, window_end, window_time (rowtime), events, tokens, activity, n_events,
-    n_purchases, amount, last_purchase_ms
+    n_purchases, amount, last_purchase_ms, computed (window_tokens_sql)
     """
     return f"""
         SELECT user_id, window_start, window_end, window_time,
@@ -147,7 +152,8 @@ def user_windows(settings: Settings) -> str:
             {token_columns.tokens_sql("token")} AS tokens,
             COALESCE(LISTAGG(activity, ''), '') AS activity,
             CAST(COUNT(*) AS DOUBLE) AS n_events, COALESCE(SUM(purchase), 0) AS n_purchases,
-            COALESCE(SUM(purchase_amount), 0) AS amount, MAX(purchase_ms) AS last_purchase_ms
+            COALESCE(SUM(purchase_amount), 0) AS amount, MAX(purchase_ms) AS last_purchase_ms,
+            {window_tokens_sql(computed, "computed")} AS computed
         FROM {_window_table(settings.window)}
         GROUP BY user_id, window_start, window_end, window_time"""
 
@@ -171,7 +177,7 @@ def window_contributions(settings: Settings, closed_at: str) -> str:
     `closed_at`: the order of a user's windows. In a stream it is PROCTIME(), because windows close
     in order of time: so no step after this one waits for a watermark.
 
-    user_id, window_start, window_end, events, closed_at, last_purchase_ms, this_window
+    user_id, window_start, window_end, events, closed_at, last_purchase_ms, computed, this_window
     (liveprofile.wire.histories), c_<baseline> for each baseline
     """
     adds = ", ".join(f"{add} AS c_{name}" for name, add in baselines.contributions_sql())
@@ -179,36 +185,40 @@ def window_contributions(settings: Settings, closed_at: str) -> str:
     tokens = token_columns.last_tokens_sql("tokens")
     return f"""
         SELECT user_id, window_start, window_end, events, {closed_at} AS closed_at,
-            last_purchase_ms, {histories.window_sql(sql.epoch_ms("window_end"), tokens)}
+            last_purchase_ms, computed, {histories.window_sql(sql.epoch_ms("window_end"), tokens)}
             AS this_window, {adds}
         FROM (SELECT *, {weight} AS weight,
                 CASE WHEN n_purchases > 0 THEN 1.0E0 ELSE 0.0E0 END AS has_purchase
               FROM user_windows)"""
 
 
-def profile_input() -> str:
+def profile_input(computed: Sequence[ComputedAttribute]) -> str:
     """The window with all that is known of its user up to it: the input of the model.
 
     user_id STRING, window_start, window_end TIMESTAMP(3), events STRING
     (liveprofile.wire.window_events), history, purchases STRING (liveprofile.wire.histories), added,
-    sums ARRAY<DOUBLE> with the layout of liveprofile.features.baselines.COLUMNS
+    sums ARRAY<DOUBLE> with the layout of liveprofile.features.baselines.COLUMNS, computed STRING
+    (liveprofile.attributes.computed.tiles_sql)
     """
     over = "OVER (PARTITION BY user_id ORDER BY closed_at ROWS UNBOUNDED PRECEDING)"
     history, purchases = histories.last_sql("this_window", "last_purchase_ms", over)
     sums = ", ".join(f"SUM(c_{name}) {over} AS s_{name}" for name in baselines.COLUMNS)
+    tiles = tiles_sql(computed, "computed", sql.epoch_ms("window_end"), over)
     added, totals = (
         ", ".join(f"{prefix}_{name}" for name in baselines.COLUMNS) for prefix in ("c", "s")
     )
     return f"""
         SELECT user_id, window_start, window_end, events, history,
-            COALESCE(purchases, '') AS purchases, ARRAY[{added}] AS added, ARRAY[{totals}] AS sums
+            COALESCE(purchases, '') AS purchases, ARRAY[{added}] AS added, ARRAY[{totals}] AS sums,
+            computed
         FROM (SELECT user_id, window_start, window_end, events, {added},
-                {history} AS history, {purchases} AS purchases, {sums}
+                {history} AS history, {purchases} AS purchases, {sums}, {tiles} AS computed
               FROM window_contributions)"""
 
 
 def queries(source: str, settings: Settings, *, streaming: bool) -> dict[str, str]:
-    """The views over a source table (jobs/sql/tables.py) by name, in the order of the path."""
+    """The views over a source table by name, in the order of the path. Raises AttributesError."""
+    computed = read_catalogue(product_path(settings.attributes)).computed
     if streaming:
         views = {
             "timed": event_views.timed(source, settings),
@@ -223,17 +233,17 @@ def queries(source: str, settings: Settings, *, streaming: bool) -> dict[str, st
         "rejected": event_views.rejected(),
         **({"identified": event_views.identified()} if settings.merges.enabled else {}),
         "behaviour_events": event_views.behaviour_events(
-            settings, "identified" if settings.merges.enabled else "parsed"
+            settings, computed, "identified" if settings.merges.enabled else "parsed"
         ),
         "deduplicated": deduplicated(),
         "on_time": on_time(settings) if streaming else "SELECT * FROM deduplicated",
         "counted": counted(settings),
         "too_many": too_many(settings),
         "encoded": encoded(settings),
-        "user_windows": user_windows(settings),
+        "user_windows": user_windows(settings, computed),
         "window_contributions": window_contributions(
             settings, "PROCTIME()" if streaming else "window_time"
         ),
-        "profile_input": profile_input(),
+        "profile_input": profile_input(computed),
     }
     return views | ({"late": late(settings)} if streaming else {})

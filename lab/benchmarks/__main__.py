@@ -44,6 +44,19 @@ def restarts(
 
 
 @app.command()
+def attributes(numbers: str = "0,3,10,50,200", users: Users = USERS) -> None:
+    """Measure the CPU of an event and the bytes of a profile by the number of computed attributes.
+
+    Options:
+    numbers: Numbers of attributes, with commas.
+    """
+    from lab.benchmarks.attributes import attributes
+
+    sizes = [int(size) for size in numbers.split(",")]
+    report("attributes", None, lambda: {"numbers": attributes(sizes, users)})
+
+
+@app.command()
 def segments(users: Users = 50_000) -> None:
     """Measure how fast a sweep applies segments to all users while the job runs."""
     from lab.benchmarks.segments import segments

@@ -1,7 +1,8 @@
 """The attributes that users may have: names, types and limits (docs/data-contract.md).
 
 A value is a bool, a number, a short text or one of a list of texts, so that nobody can store an
-image, a vector or a biometric template as an attribute.
+image, a vector or a biometric template as an attribute. Other systems state the value, or the job
+computes it from events (computed.py).
 """
 
 import math
@@ -13,6 +14,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from liveprofile.attributes.computed import Computed, ComputedAttribute
 from liveprofile.resources import product_path
 from liveprofile.rules.conditions import AttributeValue, Condition, ValueKind
 from liveprofile.rules.definitions import (
@@ -45,6 +47,7 @@ class AttributeDefinition(Named):
     min: float = Field(-MAX_NUMBER, ge=-MAX_NUMBER, le=MAX_NUMBER)
     max: float = Field(MAX_NUMBER, ge=-MAX_NUMBER, le=MAX_NUMBER)
     max_chars: int = Field(MAX_TEXT_CHARS, ge=1, le=MAX_TEXT_CHARS)
+    computed: Computed | None = None
 
     @model_validator(mode="after")
     def _fits_type(self) -> Self:
@@ -52,6 +55,8 @@ class AttributeDefinition(Named):
         own = allowed.get(self.type, set())
         if extra := (self.model_fields_set & {"values", "min", "max", "max_chars"}) - own:
             raise ValueError(f"type {self.type} has no {', '.join(sorted(extra))}")
+        if self.computed and (self.type != "number" or self.model_fields_set & {"min", "max"}):
+            raise ValueError("a computed attribute has type number, without min and max")
         if self.type == "enum" and not self.values:
             raise ValueError("type enum needs values")
         if any(not 1 <= len(value) <= MAX_TEXT_CHARS for value in self.values):
@@ -66,7 +71,9 @@ class AttributeDefinition(Named):
         return _KINDS[self.type]
 
     def problem(self, value: Any) -> str | None:
-        """Why the attribute cannot have this value; None if it can."""
+        """Why nobody can state this value; None if they can."""
+        if self.computed:
+            return "is computed from events"
         if self.type == "flag":
             return None if type(value) is bool else "must be true or false"
         if self.type == "number":
@@ -111,6 +118,11 @@ class Catalogue(DefinitionSet):
     def by_id(self) -> dict[str, AttributeDefinition]:
         return {definition.id: definition for definition in self.attributes}
 
+    @cached_property
+    def computed(self) -> tuple[ComputedAttribute, ...]:
+        """What the job computes."""
+        return tuple(ComputedAttribute(a.id, a.computed) for a in self.attributes if a.computed)
+
     def unknown(self, name: str) -> str:
         """A line about a name without a definition."""
         close = get_close_matches(name, self.by_id, 1)
@@ -127,13 +139,15 @@ class Catalogue(DefinitionSet):
                 found.append(f"{name}: {reason}")
         return found
 
-    def condition_faults(self, condition: Condition) -> list[str]:
-        """The faults of what a condition reads by attribute("name")."""
+    def condition_faults(self, condition: Condition, scope: str = "window") -> list[str]:
+        """The faults of what a condition reads by attribute("name"). scope: of a rule."""
         found = []
         for name, kind in condition.attributes.items():
             definition = self.by_id.get(name)
             if definition is None:
                 found.append(self.unknown(name))
+            elif definition.computed and scope == "event":
+                found.append(f"attribute {name} is computed when a window closes: scope window")
             elif definition.kind != kind:
                 found.append(
                     f"attribute {name} is of type {definition.type}, but is used as a {kind}"
@@ -163,7 +177,9 @@ def check_attributes(
     problems = [
         DefinitionProblem(definition.id, "when", reason)
         for definition in reading
-        for reason in known.condition_faults(definition.condition)
+        for reason in known.condition_faults(
+            definition.condition, getattr(definition, "scope", "window")
+        )
     ]
     if problems:
         raise error(source, problems)

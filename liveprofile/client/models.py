@@ -142,6 +142,11 @@ class Attribute(row_model(StatedAttribute, Answer)):
     name: str
 
 
+class UserAttributes(Answer):
+    items: list[Attribute]
+    computed: dict[str, float | None] = Field(description="by the job from events; null: unknown")
+
+
 class Items(Answer, Generic[Item]):
     """All that there are."""
 

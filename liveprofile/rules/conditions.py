@@ -352,7 +352,7 @@ def _describe(node: ast.expr) -> str:
     return f"`{ast.unparse(node)}`" if len(ast.unparse(node)) <= 40 else type(node).__name__
 
 
-def attribute_column(name: str, users: Sequence[Mapping[str, AttributeValue]]) -> np.ndarray:
+def attribute_column(name: str, users: Sequence[Mapping[str, AttributeValue | None]]) -> np.ndarray:
     """(n,) objects: the attribute of each user, None if it is missing."""
     column = np.empty(len(users), object)
     column[:] = [values.get(name) for values in users]

@@ -81,10 +81,10 @@ class SegmentSet(DefinitionSet):
         found = (self.by_id[name] for name in order.static_order())
         return [segment for segment in found if segment.state != "PAUSED"]
 
-    @property
-    def reads_attributes(self) -> bool:
-        """Whether a segment that is evaluated reads attributes from elsewhere."""
-        return any(segment.condition.attributes for segment in self.evaluated)
+    @cached_property
+    def attributes(self) -> frozenset[str]:
+        """What the segments that are evaluated read by attribute("name")."""
+        return frozenset(name for each in self.evaluated for name in each.condition.attributes)
 
 
 class SegmentsError(DefinitionsError):

@@ -44,7 +44,7 @@ class SegmentInputs(NamedTuple):
     features: Mapping[str, np.ndarray]  # (n,) float64 for each of SEGMENT_FEATURES; NaN: unknown
     interests: Sequence[Mapping[str, float]]  # n: the ten likeliest next categories
     affinity: Sequence[Mapping[str, float]]  # n: the ten categories with the largest shares
-    attributes: Sequence[Mapping[str, AttributeValue]] = ()  # n, from elsewhere; empty: none
+    attributes: Sequence[Mapping[str, AttributeValue | None]] = ()  # n; empty: none
 
 
 def features_at(

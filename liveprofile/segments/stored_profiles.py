@@ -7,6 +7,7 @@ import numpy as np
 import orjson
 from cassandra.cluster import Session
 
+from liveprofile.attributes.computed import KEY, values_at
 from liveprofile.attributes.statements import SEGMENT_PURPOSES, Statement, attribute_values
 from liveprofile.attributes.table import AttributeTable
 from liveprofile.segments.features import PROFILE_FEATURES, SegmentInputs, features_at
@@ -33,6 +34,7 @@ class ProfilePage(NamedTuple):
     interests: list[dict[str, float]]
     affinity: list[dict[str, float]]
     curves: ValueCurves
+    computed: list[Mapping[str, Any]]  # liveprofile.attributes.computed
     statements: Mapping[str, Sequence[Statement]] = {}
 
     def inputs_at(self, time_ms: int, decay_days: float) -> SegmentInputs:
@@ -42,7 +44,8 @@ class ProfilePage(NamedTuple):
         )
         attributes = [
             attribute_values(self.statements.get(user_id, ()), time_ms, SEGMENT_PURPOSES)
-            for user_id in self.user_ids
+            | values_at(document, time_ms)
+            for user_id, document in zip(self.user_ids, self.computed, strict=True)
         ]
         return SegmentInputs(features, self.interests, self.affinity, attributes)
 
@@ -105,4 +108,5 @@ def profile_page(rows: Sequence[Any]) -> ProfilePage:
         [profile["interests"] for profile in profiles],
         [profile["category_affinity"] for profile in profiles],
         ValueCurves.of(profiles),
+        [profile.get(KEY, {}) for profile in profiles],
     )

@@ -18,8 +18,8 @@ PROFILE = pa.schema(
     ]
 )
 # What the model of the stream receives: corrections recompute profiles from it.
-PROFILE_INPUT = PROFILE.append(pa.field("history", pa.string())).append(
-    pa.field("purchases", pa.string())
+PROFILE_INPUT = pa.schema(
+    [*PROFILE, *((name, pa.string()) for name in ("history", "purchases", "computed"))]
 )
 SCORING = pa.schema([("user_id", pa.string()), ("parts", pa.string())])
 SCORING_STORED = pa.schema(

@@ -12,9 +12,10 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import Scope as RequestScope
 
+from liveprofile.attributes.computed import KEY, values_at
 from liveprofile.attributes.statements import resolve
 from liveprofile.client import models
-from liveprofile.client.models import Items, Page
+from liveprofile.client.models import Page
 from liveprofile.storage.queries import similar_users
 from serve import answers
 from serve.answers import Paging, cursor_of
@@ -172,12 +173,17 @@ async def get_similar(
     return answers.json_response({"user_id": user_id, "similar": users or []})
 
 
-@router.get("/users/{user_id}/attributes", response_model=Items[models.Attribute])
+@router.get("/users/{user_id}/attributes", response_model=models.UserAttributes)
 async def get_attributes(user_id: UserId, call: ProfileReader) -> Response:
-    """What other systems state about the user now, with source, purpose and expiry."""
-    found = resolve(await call.store.attributes(user_id), call.now_ms)
+    """What other systems state about the user now, and what the job computes, as of now."""
+    statements, profiles = await asyncio.gather(
+        call.store.attributes(user_id), call.store.profiles([user_id], False)
+    )
+    found = resolve(statements, call.now_ms)
     items = [{"name": name} | attribute._asdict() for name, attribute in found.items()]
-    return answers.json_response({"items": items})
+    stored = orjson.loads(profiles[0].profile).get(KEY, {}) if profiles else {}
+    computed = values_at(stored, call.now_ms)
+    return answers.json_response({"items": items, "computed": computed})
 
 
 async def _profile(call: Call, user_id: str, embedding: bool = False) -> RawProfile:

@@ -85,6 +85,7 @@ class Profile:
     rule_values: dict[str, float]  # of the rules whose features are known
     active_rules: frozenset[str]
     flags: list[Flag]
+    computed: dict[str, float | None]  # the shipped attributes
 
 
 @dataclass
@@ -158,6 +159,8 @@ class _User:
         self.history: list[list[Token]] = []  # tokens of the last windows
         self.memory: list[tuple[int, list[Token]]] = []  # all windows
         self.baselines = Baselines(self.tau_ms)
+        self.carts_ms: list[int] = []  # since the last purchase
+        self.spent: list[tuple[int, float]] = []
         self.previously_active: frozenset[str] = frozenset()
         self.last_raised_ms: dict[str, int] = {}
 
@@ -224,7 +227,24 @@ class _User:
             rule_values=values,
             active_rules=active,
             flags=flags,
+            computed=self._computed(end_ms, events),
         )
+
+    def _computed(self, end_ms: int, events: list[ValidEvent]) -> dict[str, float | None]:
+        bought = [
+            (event.time_ms, event.amount) for event in events if event.event_type == "purchase"
+        ]
+        last_ms = max((time_ms for time_ms, _ in bought), default=0)
+        self.carts_ms += [event.time_ms for event in events if event.event_type == "cart"]
+        self.carts_ms = [
+            each for each in self.carts_ms if each > last_ms and _counts(each, end_ms, 720)
+        ]
+        self.spent = [each for each in self.spent + bought if _counts(each[0], end_ms, 720)]
+        return {
+            "open_carts_2h": sum(_counts(each, end_ms, 2) for each in self.carts_ms),
+            "hours_since_cart": (end_ms - max(self.carts_ms)) / HOUR_MS if self.carts_ms else None,
+            "spent_30d": math.fsum(amount for _, amount in self.spent),
+        }
 
     def _evaluate(
         self, before: Features, purchases: int, amount: float, events: int, surprise: float | None
@@ -266,6 +286,12 @@ class _User:
                 flags.append(Flag(*own, values[rule_id], rule["threshold"]))
         self.previously_active = active
         return flags
+
+
+def _counts(time_ms: int, now_ms: int, hours: int) -> bool:
+    """Whether the tile of an event, a twentieth of the span, is not over."""
+    tile_ms = hours * HOUR_MS // 20
+    return time_ms - time_ms % tile_ms + tile_ms > now_ms - hours * HOUR_MS
 
 
 def digest(event_id: str) -> bytes:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from cassandra.cluster import Session
 
+from liveprofile.attributes.computed import values_at
 from liveprofile.storage import queries
 from tests.reference.profile import Profile, divergence_part
 from tests.support.model_scores import WindowScores
@@ -196,6 +197,10 @@ def _compare_profile(
     versions: Collection[str],
 ) -> None:
     profile, content = expected.profile, json.loads(stored.profile)
+    computed = values_at(content["computed"], key.window_end_ms)
+    comparison.equal("computed attributes", key, set(computed), set(profile.computed))
+    for name, reference in profile.computed.items():
+        comparison.equal(name, key, computed.get(name), reference, FEATURE_TOLERANCE)
     for name in PROFILE_COLUMNS:
         comparison.equal(f"column {name}", key, getattr(stored, name), content["features"][name])
     comparison.equal("events_total", key, stored.events_total, profile.after["events"])

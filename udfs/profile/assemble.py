@@ -13,6 +13,7 @@ import numpy as np
 import orjson
 
 from liveprofile import value_curves
+from liveprofile.attributes import computed
 from liveprofile.events.modalities import PLACE
 from liveprofile.events.window import Window, WindowBatch
 from liveprofile.features import affinity, baselines
@@ -53,6 +54,7 @@ class ProfileInputs(NamedTuple):
     histories: Histories
     before: Baselines  # without the window, at the window's start
     after: Baselines  # with the window, at the window's end
+    computed: Sequence[str] = ()  # as of ProfileBatch
 
 
 def _recency(inputs: ProfileInputs) -> tuple[np.ndarray, np.ndarray]:
@@ -123,7 +125,7 @@ def assemble(
     matches: list[list[RuleMatch]],
     flags: list[list[Flag]],
     segments: SegmentSet,
-    attributes: Sequence[Mapping[str, AttributeValue]],
+    attributes: Sequence[Mapping[str, AttributeValue | None]],
     recommends: Sequence[bool],
     settings: Settings,
 ) -> tuple[list[ProfileRow], Evaluation]:
@@ -186,6 +188,7 @@ def assemble(
                 model.items[item] for item in next_items[n] if recommends[n] and item >= 0
             ],
             value_curves.KEY: curves[n],
+            computed.KEY: orjson.Fragment(inputs.computed[n] or "{}"),
             "last": {
                 "device": window.last_device,
                 "channel": window.last_channel,

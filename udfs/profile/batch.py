@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from liveprofile.alerts.cloud_events import alert_records
+from liveprofile.attributes.computed import computed_at, computed_columns
 from liveprofile.attributes.statements import SEGMENT_PURPOSES
 from liveprofile.errors import InputError
 from liveprofile.events.modalities import PLACE, TEXT, Modality, Vectors, add_text_vectors
@@ -56,6 +57,7 @@ class ProfileBatch(NamedTuple):
     purchases: list[str]  # and the times of purchases
     added: np.ndarray  # (n, len(baselines.COLUMNS)) float64, the window's part of `sums`
     sums: np.ndarray  # (n, len(baselines.COLUMNS)) float64, the user's sums with the window
+    computed: list[str]  # tiles of attributes: liveprofile.attributes.computed; "": none
 
     def take(self, rows: Sequence[int]) -> ProfileBatch:
         """Returns a batch of these rows."""
@@ -90,11 +92,10 @@ def read_batch(
     before, after = assemble.read_baselines(
         batch.added[kept], batch.sums[kept], *times_ms, model.decay_days
     )
-    users, histories, purchases = (
-        [column[row] for row in kept] for column in (batch.user_id, batch.history, batch.purchases)
-    )
+    texts = (batch.user_id, batch.history, batch.purchases, batch.computed)
+    users, histories, purchases, computed = ([text[row] for row in kept] for text in texts)
     read = read_histories(histories, purchases, times_ms[0], model.history_windows)
-    inputs = assemble.ProfileInputs(users, *times_ms, windows, read, before, after)
+    inputs = assemble.ProfileInputs(users, *times_ms, windows, read, before, after, computed)
     return ReadBatch(inputs, kept, refused)
 
 
@@ -282,7 +283,14 @@ class ProfileUpdater:
             },
         )
         ends_ms = inputs.window_end_ms.tolist()
-        stated = self._attributes.rule_columns(rules.attributes("window"), inputs.user_id, ends_ms)
+        segments, names = self._feeds.segments.current(), rules.attributes("window")
+        computed = computed_at(inputs.computed, ends_ms) if names or segments.attributes else []
+        stated = self._attributes.rule_columns(
+            [name for name in names if not computed or name not in computed[0]],
+            inputs.user_id,
+            ends_ms,
+        )
+        stated |= computed_columns(computed, names)
         findings = flag_policy.evaluate_rules(
             rules.evaluated("window"), columns | stated, len(inputs.user_id)
         )
@@ -296,10 +304,10 @@ class ProfileUpdater:
         ]
         evaluations = map(flag_policy.RuleEvaluation, inputs.user_id, ends_ms, findings)
         flags = self._flag_policy.raise_flags(list(evaluations), rules.version)
-        segments = self._feeds.segments.current()
-        attributes: list[dict[str, AttributeValue]] = []
-        if segments.reads_attributes:
-            attributes = self._attributes.values(inputs.user_id, ends_ms, SEGMENT_PURPOSES)
+        attributes: Sequence[Mapping[str, AttributeValue | None]] = computed
+        if computed and segments.attributes - computed[0].keys():
+            found = self._attributes.values(inputs.user_id, ends_ms, SEGMENT_PURPOSES)
+            attributes = [one | more for one, more in zip(found, computed, strict=True)]
         rows, evaluation = assemble.assemble(
             inputs,
             scores,

@@ -14,7 +14,7 @@ class PrintEvents implements Collector<RowData> {
     public void collect(RowData row) {
         var line = new StringBuilder();
         for (int i = 0; i < 11; i++) line.append(encoded((StringData) get(row, i))).append(' ');
-        for (int i = 11; i < 14; i++) line.append(get(row, i)).append(' ');
+        for (int i = 11; i < 16; i++) line.append(get(row, i)).append(' ');
         System.out.print(line);
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import random
 import subprocess
 from collections import Counter
@@ -89,7 +90,7 @@ def test_payloads_are_parsed_and_rejected_as_the_contract_says() -> None:
     values = [value for value in values if value != b""]  # an empty line is a tombstone
     seen: Counter[str] = Counter()
     for value, (reason, detail, *event) in zip(values, java_rows(values), strict=True):
-        *ids, amount, lat, lon, found_ms = event
+        *ids, amount, quantity, rating, lat, lon, found_ms = event
         clock_ms = event_clock_ms(value, RECORD_MS, limits)
         assert found_ms == clock_ms or (clock_ms is None and found_ms < MIN_TIME_MS), value
         expected = validate(value, RECORD_MS, limits)
@@ -103,6 +104,10 @@ def test_payloads_are_parsed_and_rejected_as_the_contract_says() -> None:
             names = ("event_id", "user_id", "event_type", "item", "category")
             assert ids[:5] == [getattr(expected, name) for name in names], value
             assert amount == expected.amount, value
+            given = json.loads(value)
+            numbers = [given.get(name) for name in ("quantity", "rating")]
+            known = [None if each is None else float(each) for each in numbers]
+            assert [quantity, rating] == known, value
             assert expected.place == (None if None in (lat, lon) else (lat, lon)), value
     assert {*REASONS, "ValidEvent", "Heartbeat"} <= seen.keys() and min(seen.values()) > 2, seen
 
@@ -123,9 +128,9 @@ def java_rows(values: list[bytes | None]) -> Iterator[tuple[Any, ...]]:
     )
     assert done.returncode == 0, done.stderr.decode()[-2_000:]
     for line in done.stdout.decode().splitlines():
-        *texts, amount, lat, lon, found_ms = line.split(" ")
+        (*texts, found_ms), numbers = (fields := line.split(" "))[:-6] + fields[-1:], fields[-6:-1]
         yield (
             *(None if text == "-" else base64.b64decode(text).decode() for text in texts),
-            *(None if number == "null" else float(number) for number in (amount, lat, lon)),
+            *(None if number == "null" else float(number) for number in numbers),
             int(found_ms),
         )

@@ -110,11 +110,20 @@ def test_next_items_interests_and_similar_users(connect: Connect) -> None:
     assert (unknown.status_code, kind_of(unknown)) == (404, "unknown-user")
 
 
+SPAN = {"within_ms": 60_000, "tile_ms": 3_000}
+CARTS = {
+    "carts": SPAN | {"aggregate": "count", "tiles": [[NOW_MS - 9_000, 2, 2], [NOW_MS, 1, 1]]},
+    "price": SPAN | {"aggregate": "mean", "tiles": [[NOW_MS - 9_000, 2, 10]]},
+}
+
+
 def test_attributes_have_their_source_and_end_with_their_expiry(
     connect: Connect, api: MemoryApi, clock: Clock
 ) -> None:
     api.put(stated("42", NOW_MS, days=0.001, purpose="risk", vip=True, household_size="2"))
+    api.put(raw_profile("42", NOW_MS)._replace(profile=orjson.dumps({"computed": CARTS}).decode()))
     client = connect()
+    assert client.get("/v1/users/42/attributes").json()["computed"] == {"carts": 3, "price": 5}
     first, second = client.get("/v1/users/42/attributes").json()["items"]
     assert (first["name"], first["value"]) == ("household_size", "2")
     assert second == {
@@ -127,8 +136,12 @@ def test_attributes_have_their_source_and_end_with_their_expiry(
         "expires_ms": NOW_MS + 86_400,
     }
     clock.s = 86.4
-    assert client.get("/v1/users/42/attributes").json() == {"items": []}
-    assert client.get("/v1/users/nobody/attributes").json() == {"items": []}
+    assert client.get("/v1/users/42/attributes").json() == {
+        "items": [],
+        "computed": {"carts": 0, "price": None},
+    }
+    empty = {"items": [], "computed": {}}
+    assert client.get("/v1/users/nobody/attributes").json() == empty
 
 
 def test_profile_with_a_curve_has_the_values_of_the_last_full_hour(

@@ -62,6 +62,11 @@ description = "A city"
 """
 
 
+def computed(definition: str) -> tuple[str, str]:
+    """The change that makes the first attribute a computed one."""
+    return 'type = "flag"', f'type = "number"\ncomputed = {{ {definition} }}'
+
+
 @pytest.fixture
 def catalogue(tmp_path: Path) -> Catalogue:
     return read(tmp_path, DEFINITIONS)
@@ -104,6 +109,13 @@ def test_value_is_checked_by_its_type(
         (('id = "band"', 'id = "vip"'), "another attribute has the same id"),
         (('id = "band"', 'id = "Band"'), "String should match pattern"),
         (('version = "1"', "owner = 1"), "Extra inputs are not permitted"),
+        (computed('of = "chat", aggregate = "count"'), "chat is no event type"),
+        (computed('aggregate = "sum"'), "aggregate sum needs a value"),
+        (computed('aggregate = "count", value = "amount"'), "aggregate count has no value"),
+        (computed('aggregate = "count", within = "2 weeks"'), "must be such as 2 min, 2 h, 2 d"),
+        (computed('aggregate = "count", within = "401 d"'), "must be from 5 min to 400 d"),
+        (computed('aggregate = "count", where = "amuont > 1"'), "where, column 1: unknown name"),
+        (computed('aggregate = "sum", value = "amount > 1"'), "value, column 1"),
     ],
 )  # fmt: skip
 def test_invalid_definition_is_reported(
@@ -128,6 +140,16 @@ def test_condition_is_checked_against_the_definitions(
 ) -> None:
     condition = parse_condition(text, {}, {}, {"attribute": "attribute"})
     assert catalogue.condition_faults(condition) == ([fault] if fault else [])
+
+
+def test_computed_attribute_is_neither_stated_nor_read_by_rules_of_events(tmp_path: Path) -> None:
+    change = computed('of = "cart", aggregate = "count", within = "2 h"')
+    catalogue = read(tmp_path, DEFINITIONS.replace(*change))
+    assert catalogue.value_problems({"vip": 1}) == ["vip: is computed from events"]
+    condition = parse_condition('attribute("vip") > 1', {}, {}, {"attribute": "attribute"})
+    assert catalogue.condition_faults(condition) == []
+    (fault,) = catalogue.condition_faults(condition, "event")
+    assert fault == "attribute vip is computed when a window closes: scope window"
 
 
 def test_sent_event_satisfies_the_schema_and_is_read_as_it_was_sent() -> None:

@@ -45,7 +45,7 @@ def batch(*user_ids: str, fields: str = "") -> ProfileBatch:
     ends = np.full(len(user_ids), END_MS)
     sums = np.ones((len(user_ids), len(baselines.COLUMNS)))
     texts = (events, histories, [""] * len(user_ids))
-    return ProfileBatch(list(user_ids), ends - 300_000, ends, *texts, sums, sums)
+    return ProfileBatch(list(user_ids), ends - 300_000, ends, *texts, sums, sums, [""] * len(ends))
 
 
 class FailingModel:

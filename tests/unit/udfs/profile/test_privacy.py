@@ -79,10 +79,19 @@ class Job:
         history = [window(start_ms + LENGTH_MS, start_ms + 1) for start_ms in starts_ms]
         starts = np.array(starts_ms)
         batch = ProfileBatch(
-            ["a"] * count, starts, starts + LENGTH_MS, [], history, [""] * count, added, sums
+            ["a"] * count,
+            starts,
+            starts + LENGTH_MS,
+            [],
+            history,
+            [""] * count,
+            added,
+            sums,
+            ['{"carts":{"tiles":[[100,2,2.0],[1000,1,1.0]]}}'] * count,
         )
         found, users = self.worker.without_past(batch, erased)
         if users:
+            assert set(found.computed) == {'{"carts":{"tiles":[[1000,1,1.0]]}}'}
             for start_ms, row in zip(starts_ms, found.sums, strict=True):
                 end_ms = start_ms + LENGTH_MS
                 self.stored[end_ms] = StoredSums(end_ms, tuple(row.tolist()))

@@ -1,0 +1,230 @@
+"""Attributes that the job computes from events: definitions, what an event adds, values at a time.
+
+The job keeps an attribute's events of a user in tiles: counts and values of equal spans of time.
+The Java aggregate TILES writes them into the profile as JSON, under the key `computed`:
+
+    {"open_carts": {"aggregate": "count", "within_ms": 7200000, "tile_ms": 360000,
+                    "tiles": [[start_ms, events, value], ...]}, ...}
+
+So whoever reads a profile has the value at any later time if no event follows (`values_at`). An
+event counts for `within`, and for at most 5 % longer, until its tile has passed.
+"""
+
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Self
+
+import numpy as np
+import orjson
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
+
+from liveprofile.rules.conditions import (
+    ATTRIBUTE,
+    ConditionError,
+    TextCall,
+    ValueKind,
+    attribute_column,
+    parse_condition,
+)
+from liveprofile.rules.expression_sql import expression_sql
+from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS
+from liveprofile.wire.tokens import EVENT_TYPES
+
+KEY = "computed"
+# What conditions and values read of an event. A text is '' and a number unknown if it is missing.
+EVENT_FIELDS: Mapping[str, ValueKind] = {
+    **dict.fromkeys(("event_type", "item_id", "category_id"), "text"),
+    **dict.fromkeys(("device_id", "coupon_id", "shop_id", "address_id"), "text"),
+    **dict.fromkeys(("amount", "quantity", "rating"), "number"),
+}
+Aggregate = Literal["count", "sum", "mean", "min", "max", "first", "last", "hours_since"]
+# How two values of a tile become one (jobs/java/Tiles.java).
+_MERGES: Mapping[Aggregate, str] = {
+    **dict.fromkeys(("count", "sum", "mean"), "sum"),
+    **{name: name for name in ("min", "max", "first", "last")},
+    "hours_since": "max",
+}
+_UNITS = {"min": MINUTE_MS, "h": HOUR_MS, "d": DAY_MS}
+_SHORTEST_MS, _LONGEST_MS = 5 * MINUTE_MS, 400 * DAY_MS
+_TILES, _TIME_DIGITS = 20, 14  # of a span, of a token's time
+_FOREVER_TILES, _FOREVER_TILE_MS = 24, 30 * DAY_MS  # without a span; older tiles become one
+
+
+class Computed(BaseModel):
+    """How an attribute is computed: an aggregate of the user's events.
+
+    of: event types, all if empty. where: a condition on EVENT_FIELDS. value: a number of an event.
+    within: such as "30 min", "2 h", "90 d"; "" is for ever. since_last: an event type; only events
+    after the last one of it count.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    of: tuple[str, ...] = ()
+    where: str = ""
+    aggregate: Aggregate
+    value: str = ""
+    within: str = ""
+    since_last: str = ""
+
+    @field_validator("of", mode="before")
+    @classmethod
+    def _one_or_more(cls, of: Any) -> Any:
+        return (of,) if isinstance(of, str) else of
+
+    @model_validator(mode="after")
+    def _is_valid(self) -> Self:
+        for name in (*self.of, *filter(None, [self.since_last])):
+            if name not in EVENT_TYPES:
+                raise ValueError(f"{name} is no event type: {', '.join(EVENT_TYPES)}")
+        if bool(self.value) is (self.aggregate in ("count", "hours_since")):
+            needs = "has no value" if self.value else "needs a value, such as amount"
+            raise ValueError(f"aggregate {self.aggregate} {needs}")
+        _ = self.within_ms
+        try:
+            key, condition = "where", self.where
+            if condition:
+                parse_condition(condition, EVENT_FIELDS, {})
+            key, condition = "value", self.value
+            if condition:
+                parse_condition(f"({condition}) < 0", EVENT_FIELDS, {})
+        except ConditionError as error:
+            column = max(1, error.position + (key == "where"))
+            raise ValueError(f"{key}, column {column}: {error.reason}") from None
+        return self
+
+    @property
+    def within_ms(self) -> int:
+        """0: for ever."""
+        return _span_ms(self.within)
+
+    @property
+    def tile_ms(self) -> int:
+        return -(-self.within_ms // _TILES) or _FOREVER_TILE_MS
+
+    def _matches_sql(self) -> str:
+        types = ", ".join(f"'{name}'" for name in self.of)
+        parts = (types and f"event_type IN ({types})", self.where and expression_sql(self.where))
+        return " AND ".join(filter(None, parts)) or "TRUE"
+
+    def _value_sql(self, ms: str) -> str:
+        if self.value:
+            return expression_sql(self.value)
+        return ms if self.aggregate == "hours_since" else "1"
+
+
+def _span_ms(text: str) -> int:
+    """Raises ValueError."""
+    if not text:
+        return 0
+    number, _, unit = text.partition(" ")
+    if not number.isdecimal() or unit not in _UNITS:
+        raise ValueError(f"within: must be such as {', '.join(f'2 {unit}' for unit in _UNITS)}")
+    span_ms = int(number) * _UNITS[unit]
+    if not _SHORTEST_MS <= span_ms <= _LONGEST_MS:
+        raise ValueError("within: must be from 5 min to 400 d")
+    return span_ms
+
+
+class ComputedAttribute(NamedTuple):
+    id: str
+    computed: Computed
+
+    @property
+    def digest(self) -> str:
+        """8 hexadecimal digits: a changed definition is another one and starts from nothing."""
+        return f"{zlib.crc32(f'{self.id} {self.computed.model_dump_json()}'.encode()):08x}"
+
+
+def tokens_sql(attributes: Iterable[ComputedAttribute], ms: str) -> str:
+    """SQL: what the event of a row adds to the attributes, tokens that are joined by spaces.
+
+    A token is the time, "+", the digest of the attribute, "=" and the value; or the time, "-" and
+    the digest, for an event after which the attribute begins anew. Their order as texts is that in
+    which they count. `ms`: BIGINT, the event's time. The row has the columns EVENT_FIELDS.
+    """
+    time = f"LPAD(CAST({ms} AS STRING), {_TIME_DIGITS}, '0')"
+    tokens = []
+    for attribute in attributes:
+        computed, digest = attribute.computed, attribute.digest
+        value = f"CAST({computed._value_sql(ms)} AS STRING)"
+        tokens.append(
+            f"CASE WHEN {computed._matches_sql()} THEN CONCAT({time}, '+{digest}=', {value}) END"
+        )
+        if computed.since_last:
+            is_last = f"event_type = '{computed.since_last}'"
+            tokens.append(f"CASE WHEN {is_last} THEN CONCAT({time}, '-{digest}') END")
+    return f"NULLIF(CONCAT_WS(' ', {', '.join(tokens)}), '')" if tokens else "CAST(NULL AS STRING)"
+
+
+def window_tokens_sql(attributes: Sequence[ComputedAttribute], tokens: str) -> str:
+    """SQL aggregate: the tokens of a window's events, in any order; NULL for none."""
+    joined = f"ARRAY_JOIN(ARRAY_AGG({tokens} IGNORE NULLS), ' ')"
+    return joined if attributes else "CAST(NULL AS STRING)"
+
+
+def tiles_sql(attributes: Iterable[ComputedAttribute], tokens: str, end_ms: str, over: str) -> str:
+    """SQL: the JSON of the tiles after a window. `tokens`: of `window_tokens_sql`."""
+    definitions = ";".join(
+        f"{each.digest} {each.id} {(how := each.computed).aggregate} {_MERGES[how.aggregate]}"
+        f" {how.within_ms} {how.tile_ms} {_FOREVER_TILES}"
+        for each in attributes
+    )
+    return f"TILES({tokens}, {end_ms}, '{definitions}') {over}" if definitions else "''"
+
+
+def values_at(document: Mapping[str, Any], at_ms: int) -> dict[str, float | None]:
+    """The value of each computed attribute of a user, if no event followed; None: unknown.
+
+    document: the JSON of TILES.
+    """
+    return {name: _value_at(stored, at_ms) for name, stored in document.items()}
+
+
+def _value_at(stored: Mapping[str, Any], at_ms: int) -> float | None:
+    tiles, within_ms, aggregate = stored["tiles"], stored["within_ms"], stored["aggregate"]
+    if within_ms:
+        first_ms = at_ms - within_ms - stored["tile_ms"]
+        tiles = [tile for tile in tiles if tile[0] > first_ms]
+    if aggregate == "count":
+        return float(sum(events for _, events, _ in tiles))
+    values = [value for _, _, value in tiles]
+    if aggregate == "sum":
+        return float(sum(values))
+    if not tiles:
+        return None
+    match aggregate:
+        case "mean":
+            return sum(values) / sum(events for _, events, _ in tiles)
+        case "first" | "last":
+            return values[0 if aggregate == "first" else -1]
+        case "hours_since":
+            return max(at_ms - max(values), 0) / HOUR_MS
+    return min(values) if aggregate == "min" else max(values)
+
+
+def computed_at(texts: Iterable[str], times_ms: Iterable[int]) -> list[dict[str, float | None]]:
+    """`values_at` of the JSON of n users."""
+    return [
+        values_at(orjson.loads(text or "{}"), at_ms)
+        for text, at_ms in zip(texts, times_ms, strict=True)
+    ]
+
+
+def tiles_since(text: str, first_ms: int) -> str:
+    """The JSON of TILES without tiles that begin before `first_ms`."""
+    document = orjson.loads(text or "{}")
+    for stored in document.values():
+        stored["tiles"] = [tile for tile in stored["tiles"] if tile[0] >= first_ms]
+    return orjson.dumps(document).decode()
+
+
+def computed_columns(
+    values: Sequence[Mapping[str, float | None]], names: Iterable[str]
+) -> dict[TextCall, np.ndarray]:
+    """(n,) objects for each of `names` that is computed, for conditions. values: of n users."""
+    return {
+        TextCall(ATTRIBUTE, name): attribute_column(name, values)
+        for name in names
+        if values and name in values[0]
+    }
