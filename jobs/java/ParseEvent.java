@@ -30,7 +30,8 @@ import org.apache.flink.table.functions.TableFunction;
                 value = "ROW<reason STRING, detail STRING, event_id STRING, user_id STRING,"
                         + " event_type STRING, item_id STRING, category_id STRING,"
                         + " device_id STRING, coupon_id STRING, shop_id STRING, address_id STRING,"
-                        + " amount DOUBLE, quantity DOUBLE, rating DOUBLE, lat DOUBLE, lon DOUBLE>",
+                        + " amount DOUBLE, quantity DOUBLE, rating DOUBLE, lat DOUBLE, lon DOUBLE,"
+                        + " event_ms BIGINT>",
                 bridgedTo = RowData.class))
 public class ParseEvent extends TableFunction<RowData> {
     static final JsonFactory JSON = JsonFactory.builder()
@@ -132,11 +133,11 @@ public class ParseEvent extends TableFunction<RowData> {
             this.typesText = typesText;
             types = new HashSet<>(Arrays.asList(typesText.split(" ")));
         }
-        var row = new GenericRowData(16);
+        var row = new GenericRowData(17);
         try {
             Fields fields = parse(payload, payloadChars);
             boolean isClock = clockType.equals(Value.scalar(fields.ids[EVENT_TYPE]));
-            check(fields, isClock, recordMs + skewMs);
+            row.setField(16, checkedTime(fields, isClock, recordMs + skewMs));
             if (!isClock) fill(row, fields, checkedNumbers(fields));
             row.setField(4, StringData.fromString(Value.scalar(fields.ids[EVENT_TYPE])));
         } catch (Rejected rejected) {
@@ -229,7 +230,8 @@ public class ParseEvent extends TableFunction<RowData> {
         return -1;
     }
 
-    private void check(Fields fields, boolean isClock, long latestMs) throws Rejected {
+    /** Checks all but numbers. */
+    private long checkedTime(Fields fields, boolean isClock, long latestMs) throws Rejected {
         String type = Value.scalar(fields.ids[EVENT_TYPE]), time = Value.scalar(fields.time);
         for (int id = EVENT_ID; id <= USER_ID && !isClock; id++) {
             if (Value.id(fields.ids[id]).isEmpty()) throw new Rejected("MISSING_FIELD", IDS[id]);
@@ -243,6 +245,7 @@ public class ParseEvent extends TableFunction<RowData> {
         long ms = EventTime.millis(Value.id(fields.time));
         if (ms < EventTime.EARLIEST_MS) throw new Rejected("BAD_TIME", time);
         if (ms > latestMs) throw new Rejected("FUTURE_TIME", time);
+        return ms;
     }
 
     private static boolean isBadId(String id) {

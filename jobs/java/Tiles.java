@@ -1,10 +1,12 @@
 package liveprofile;
 
-import java.util.Arrays;
+import java.util.ArrayList;
+import java.util.Comparator;
 import java.util.HashMap;
 import java.util.LinkedHashMap;
 import java.util.Map;
 import java.util.TreeMap;
+import java.util.stream.DoubleStream;
 import org.apache.flink.table.annotation.DataTypeHint;
 import org.apache.flink.table.functions.AggregateFunction;
 
@@ -12,9 +14,9 @@ import org.apache.flink.table.functions.AggregateFunction;
  * TILES(tokens, now_ms, definitions): attributes of a user as JSON, from the tokens of the user's
  * windows in order of time. liveprofile/attributes/computed.py describes tokens and result.
  *
- * <p>definitions: of each attribute, separated by semicolons: digest, id, aggregate, how values
- * become one, span in ms (0: for ever), length of a tile in ms, and how many tiles are kept for
- * ever. What no definition names is dropped.
+ * <p>definitions: of each attribute, separated by semicolons: digest, how values become one, span in
+ * ms (0: for ever), length of a tile in ms, how many tiles are kept for ever, and the JSON before
+ * the tiles. What no definition names is dropped.
  */
 public class Tiles extends AggregateFunction<String, Tiles.Kept> {
     public static class Kept {
@@ -23,14 +25,14 @@ public class Tiles extends AggregateFunction<String, Tiles.Kept> {
         public double[] tiles = {};
     }
 
-    private static final int TIME_CHARS = 14, DIGEST_CHARS = 8, FIELDS = 4;
+    private static final int DIGEST_END = 9, FIELDS = 4;
+
+    private record Token(long ms, String text) {}
 
     private record Definition(String head, String merge, long spanMs, long tileMs, int most) {
         static Definition of(String[] fields) {
-            String head = "\"" + fields[1] + "\":{\"aggregate\":\"" + fields[2] + "\",\"within_ms\":"
-                    + fields[4] + ",\"tile_ms\":" + fields[5] + ",\"tiles\":[";
-            long spanMs = Long.parseLong(fields[4]), tileMs = Long.parseLong(fields[5]);
-            return new Definition(head, fields[3], spanMs, tileMs, Integer.parseInt(fields[6]));
+            long spanMs = Long.parseLong(fields[2]), tileMs = Long.parseLong(fields[3]);
+            return new Definition(fields[5], fields[1], spanMs, tileMs, Integer.parseInt(fields[4]));
         }
 
         double[] merged(double[] older, double[] newer) {
@@ -77,41 +79,36 @@ public class Tiles extends AggregateFunction<String, Tiles.Kept> {
             TreeMap<Long, double[]> own = tiles.get((long) old[i]);
             if (own != null) own.put((long) old[i + 1], new double[] {old[i + 2], old[i + 3]});
         }
-        String[] added = tokens == null ? new String[0] : tokens.split(" ");
-        Arrays.sort(added);
-        for (String token : added) add(token, tiles);
-        int size = 0;
-        for (var each : tiles.entrySet()) {
-            definitions.get(each.getKey()).forget(each.getValue(), nowMs);
-            size += each.getValue().size();
+        var added = new ArrayList<Token>();
+        for (String event : tokens == null ? new String[0] : tokens.split(" ")) {
+            String[] texts = event.split(",");
+            long ms = Long.parseLong(texts[0]);
+            for (int i = 1; i < texts.length; i++) added.add(new Token(ms, texts[i]));
         }
-        double[] flat = new double[FIELDS * size];
-        int at = 0;
-        for (long digest : definitions.keySet()) {
-            for (var tile : tiles.get(digest).entrySet()) {
-                flat[at++] = digest;
-                flat[at++] = tile.getKey();
-                flat[at++] = tile.getValue()[0];
-                flat[at++] = tile.getValue()[1];
-            }
-        }
-        kept.tiles = flat;
+        added.sort(Comparator.comparingLong(Token::ms).thenComparing(Token::text));
+        for (Token token : added) add(token, tiles);
+        var flat = DoubleStream.builder();
+        definitions.forEach((digest, definition) -> {
+            definition.forget(tiles.get(digest), nowMs);
+            tiles.get(digest).forEach((startMs, tile) ->
+                    flat.add(digest).add(startMs).add(tile[0]).add(tile[1]));
+        });
+        kept.tiles = flat.build().toArray();
     }
 
-    private void add(String token, Map<Long, TreeMap<Long, double[]>> tiles) {
-        int end = TIME_CHARS + 1 + DIGEST_CHARS;
-        long digest = Long.parseLong(token, TIME_CHARS + 1, end, 16);
+    private void add(Token token, Map<Long, TreeMap<Long, double[]>> tiles) {
+        long digest = Long.parseLong(token.text, 1, DIGEST_END, 16);
         Definition definition = definitions.get(digest);
         if (definition == null) return; // of an earlier definition
         TreeMap<Long, double[]> own = tiles.get(digest);
-        if (token.charAt(TIME_CHARS) == '-') {
+        if (token.text.charAt(0) == '-') {
             own.clear(); // and what comes at the same time
             return;
         }
-        double value = Double.parseDouble(token.substring(end + 1));
-        if (Double.isNaN(value) || Double.isInfinite(value)) return;
-        long ms = Long.parseLong(token, 0, TIME_CHARS, 10);
-        own.merge(ms - ms % definition.tileMs, new double[] {1, value}, definition::merged);
+        double value = Double.parseDouble(token.text.substring(DIGEST_END + 1));
+        if (!Double.isFinite(value)) return;
+        long startMs = token.ms - token.ms % definition.tileMs;
+        own.merge(startMs, new double[] {1, value}, definition::merged);
     }
 
     /** Of the definitions of the last call of accumulate. */

@@ -27,7 +27,7 @@ RECORD_COLUMNS = f"event_clock, arrival, record_time, partition_clock_ms, origin
 # What PARSE_EVENT returns of an event besides the user.
 _FIELDS = (
     "event_id, event_type, item_id, category_id, device_id, coupon_id, shop_id, address_id, amount,"
-    " quantity, rating, lat, lon"
+    " quantity, rating, lat, lon, event_ms"
 )
 # The planner merges a view into the next one and repeats an expression wherever it is mentioned:
 # the time of a record would be parsed several times. It does not merge a view with a random column
@@ -118,7 +118,8 @@ def parsed(
     payload, event_clock (rowtime), arrival, partition_clock_ms, original, record_*, reason (why the
     record is rejected, or NULL), detail, and of a valid event event_id, user_id, event_type,
     item_id, category_id, device_id, coupon_id, shop_id, address_id (as tokens contain them, '' if
-    unknown), amount DOUBLE (0 if unknown), quantity, rating, lat and lon DOUBLE (NULL if unknown)
+    unknown), amount DOUBLE (0 if unknown), quantity, rating, lat and lon DOUBLE (NULL if unknown),
+    event_ms BIGINT
     """
     limits = settings.limits
     return f"""
@@ -167,7 +168,7 @@ def behaviour_events(
     return f"""
         SELECT payload, event_clock, arrival, partition_clock_ms, {RECORD}, event_id, user_id,
             event_type, item_id, category_id, amount,
-            {tokens_sql(computed, sql.epoch_ms("event_clock"))} AS computed{staggered}
+            {tokens_sql(computed, "event_ms")} AS computed{staggered}
         FROM {source} WHERE {IS_EVENT}"""
 
 

@@ -26,7 +26,7 @@ from jobs.sql import expressions as sql
 from liveprofile.flink.launcher import embedded_environment
 from liveprofile.settings import Settings, load
 
-FEW, MANY = 50_000, 250_000
+FEW, MANY = 100_000, 500_000
 _COLUMNS = "user_id STRING, window_end_ms BIGINT, history STRING, computed STRING"
 
 

@@ -46,7 +46,7 @@ _MERGES: Mapping[Aggregate, str] = {
 }
 _UNITS = {"min": MINUTE_MS, "h": HOUR_MS, "d": DAY_MS}
 _SHORTEST_MS, _LONGEST_MS = 5 * MINUTE_MS, 400 * DAY_MS
-_TILES, _TIME_DIGITS = 20, 14  # of a span, of a token's time
+_TILES = 20  # of a span
 _FOREVER_TILES, _FOREVER_TILE_MS = 24, 30 * DAY_MS  # without a span; older tiles become one
 
 
@@ -137,37 +137,35 @@ class ComputedAttribute(NamedTuple):
 
 
 def tokens_sql(attributes: Iterable[ComputedAttribute], ms: str) -> str:
-    """SQL: what the event of a row adds to the attributes, tokens that are joined by spaces.
+    """SQL: the time of the event of a row and its tokens, joined by commas; NULL without a token.
 
-    A token is the time, "+", the digest of the attribute, "=" and the value; or the time, "-" and
-    the digest, for an event after which the attribute begins anew. Their order as texts is that in
-    which they count. `ms`: BIGINT, the event's time. The row has the columns EVENT_FIELDS.
+    A token is "+", the digest of an attribute, "=" and the value that the event adds; or "-" and
+    the digest, if the attribute begins anew after the event. Tokens count in the order of time, of
+    one time in that of their texts. `ms`: BIGINT. The row has the columns EVENT_FIELDS.
     """
-    time = f"LPAD(CAST({ms} AS STRING), {_TIME_DIGITS}, '0')"
     tokens = []
     for attribute in attributes:
         computed, digest = attribute.computed, attribute.digest
         value = f"CAST({computed._value_sql(ms)} AS STRING)"
-        tokens.append(
-            f"CASE WHEN {computed._matches_sql()} THEN CONCAT({time}, '+{digest}=', {value}) END"
-        )
+        tokens.append(f"CASE WHEN {computed._matches_sql()} THEN CONCAT('+{digest}=', {value}) END")
         if computed.since_last:
-            is_last = f"event_type = '{computed.since_last}'"
-            tokens.append(f"CASE WHEN {is_last} THEN CONCAT({time}, '-{digest}') END")
-    return f"NULLIF(CONCAT_WS(' ', {', '.join(tokens)}), '')" if tokens else "CAST(NULL AS STRING)"
+            tokens.append(f"CASE event_type WHEN '{computed.since_last}' THEN '-{digest}' END")
+    if not tokens:
+        return "CAST(NULL AS STRING)"
+    return f"CONCAT(CAST({ms} AS STRING), ',', NULLIF(CONCAT_WS(',', {', '.join(tokens)}), ''))"
 
 
 def window_tokens_sql(attributes: Sequence[ComputedAttribute], tokens: str) -> str:
-    """SQL aggregate: the tokens of a window's events, in any order; NULL for none."""
-    joined = f"ARRAY_JOIN(ARRAY_AGG({tokens} IGNORE NULLS), ' ')"
-    return joined if attributes else "CAST(NULL AS STRING)"
+    """SQL aggregate: `tokens` of a window's events, joined by spaces, in any order; or NULL."""
+    return f"LISTAGG({tokens}, ' ')" if attributes else "CAST(NULL AS STRING)"
 
 
 def tiles_sql(attributes: Iterable[ComputedAttribute], tokens: str, end_ms: str, over: str) -> str:
     """SQL: the JSON of the tiles after a window. `tokens`: of `window_tokens_sql`."""
     definitions = ";".join(
-        f"{each.digest} {each.id} {(how := each.computed).aggregate} {_MERGES[how.aggregate]}"
-        f" {how.within_ms} {how.tile_ms} {_FOREVER_TILES}"
+        f"{each.digest} {_MERGES[(how := each.computed).aggregate]} {how.within_ms} {how.tile_ms}"
+        f' {_FOREVER_TILES} "{each.id}":{{"aggregate":"{how.aggregate}","within_ms":'
+        f'{how.within_ms},"tile_ms":{how.tile_ms},"tiles":['
         for each in attributes
     )
     return f"TILES({tokens}, {end_ms}, '{definitions}') {over}" if definitions else "''"
