@@ -82,7 +82,7 @@ GROUPS = (
         "profile",
         READ,
         "What is stored about a user.",
-        {"profile": "show deltas scores flags explain"},
+        {"profile": "show deltas scores explain"},
     ),
     Group("shop", READ, "Counts of the whole shop.", {"shop": "trends retention"}),
     Group(

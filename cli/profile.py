@@ -12,9 +12,7 @@ from cli.common import (
     AtOption,
     Call,
     LimitOption,
-    SinceOption,
     UserArgument,
-    UserOption,
     end_without_result,
     fields_of,
     format_utc,
@@ -99,23 +97,6 @@ def scores(call: Call, user: UserArgument, limit: LimitOption = 20) -> None:
         rows = queries.scores(session, user, limit)
     columns = "event_time_ms event_id event_type amount score device_id active_rules"
     call.rows(rows, columns, missing=f"no scored event of user {user!r}")
-
-
-def flags(
-    call: Call, user: UserOption = None, since: SinceOption = None, limit: LimitOption = 20
-) -> None:
-    """Show risk flags, newest first. Exit code 1 if --user names an unknown user.
-
-    --since is about the end of a flag's window, or the time of its event.
-
-    Example: `liveprofile profile flags --since 2h`
-    """
-    with call.session() as session:
-        rows = queries.flags(session, user, since, limit)
-        if not rows and user is not None and queries.profile(session, user) is None:
-            end_without_result(f"no profile of user {user!r}")
-    columns = "flag_id window_end_ms user_id severity reason rule_state correction message action"
-    call.rows(rows, columns, empty="no risk flags")
 
 
 def profile_fields(profile: StoredProfile, time_ms: int) -> dict[str, Any]:

@@ -158,7 +158,7 @@ def _next(stack: Stack, file: Path, user: str) -> list[tuple[str, str]]:
         *([] if is_found else [export]),
         (f"liveprofile profile show {user} --similar 5", "a household's profile, and similar ones"),
         (f"liveprofile profile deltas {user}", "what its latest days changed"),
-        ("liveprofile profile flags", "the latest risk flags"),
+        ("liveprofile risk alerts list", "the latest risk flags"),
         ("liveprofile risk alerts --follow", "alerts as they arrive"),
         (f"curl {stack.api.url}/v1/users/{user}", "the same profile over HTTP (docs/api.md)"),
         ("liveprofile job status", "state, rates and lag of the job"),

@@ -49,10 +49,10 @@ def test_why_finds_the_events_of_a_stored_window(job: JobUnderTest) -> None:
 
 
 def test_flags_and_alerts_agree(job: JobUnderTest) -> None:
-    flags = job.run("profile", "flags", "--limit", "1000")
+    flags = job.run("risk", "alerts", "list", "--limit", "1000")
     alerts = json_lines(job, "risk", "alerts", "--limit", "0")
     assert {flag["flag_id"] for flag in flags} == {alert["id"] for alert in alerts}
-    of_user = job.run("profile", "flags", "--user", REGULAR_USER)
+    of_user = job.run("risk", "alerts", "list", "--user", REGULAR_USER)
     assert {flag["rule_id"] for flag in of_user} >= {"purchase_frequency", "purchase_amount"}
     assert of_user == [flag for flag in flags if flag["user_id"] == REGULAR_USER]
 
@@ -83,7 +83,7 @@ def test_output_without_json_option_is_plain_text(job: JobUnderTest) -> None:
         ("profile", "show", HOT_USER),
         ("profile", "deltas", HOT_USER),
         ("profile", "scores", HOT_USER),
-        ("profile", "flags"),
+        ("risk", "alerts", "list"),
         ("risk", "alerts"),
         ("job", "status"),
     ):

@@ -42,7 +42,6 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
         ("profile show 42", "expected spend"),
         ("profile deltas 42", "sentence"),
         ("profile scores 42", "event type"),
-        ("profile flags", "severity"),
         ("risk alerts list", "severity"),
         ("segments members loyal", "42"),
         ("serve key list", "profiles"),
