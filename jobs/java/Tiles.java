@@ -67,7 +67,7 @@ public class Tiles extends AggregateFunction<String, Tiles.Kept> {
         if (!text.equals(this.text)) {
             this.text = text;
             definitions = new LinkedHashMap<>();
-            for (String each : text.split(";")) {
+            for (String each : text.isEmpty() ? new String[0] : text.split(";")) {
                 String[] fields = each.split(" ");
                 definitions.put(Long.parseLong(fields[0], 16), Definition.of(fields));
             }

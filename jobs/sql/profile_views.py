@@ -140,7 +140,7 @@ def encoded(settings: Settings) -> str:
         FROM counted WHERE {_fits(settings.limits)}"""
 
 
-def user_windows(settings: Settings, computed: Sequence[ComputedAttribute]) -> str:
+def user_windows(settings: Settings) -> str:
     """One row for each user and window.
 
     user_id, window_start, window_end, window_time (rowtime), events, tokens, activity, n_events,
@@ -153,7 +153,7 @@ def user_windows(settings: Settings, computed: Sequence[ComputedAttribute]) -> s
             COALESCE(LISTAGG(activity, ''), '') AS activity,
             CAST(COUNT(*) AS DOUBLE) AS n_events, COALESCE(SUM(purchase), 0) AS n_purchases,
             COALESCE(SUM(purchase_amount), 0) AS amount, MAX(purchase_ms) AS last_purchase_ms,
-            {window_tokens_sql(computed, "computed")} AS computed
+            {window_tokens_sql("computed")} AS computed
         FROM {_window_table(settings.window)}
         GROUP BY user_id, window_start, window_end, window_time"""
 
@@ -240,7 +240,7 @@ def queries(source: str, settings: Settings, *, streaming: bool) -> dict[str, st
         "counted": counted(settings),
         "too_many": too_many(settings),
         "encoded": encoded(settings),
-        "user_windows": user_windows(settings, computed),
+        "user_windows": user_windows(settings),
         "window_contributions": window_contributions(
             settings, "PROCTIME()" if streaming else "window_time"
         ),

@@ -155,20 +155,23 @@ def tokens_sql(attributes: Iterable[ComputedAttribute], ms: str) -> str:
     return f"CONCAT(CAST({ms} AS STRING), ',', NULLIF(CONCAT_WS(',', {', '.join(tokens)}), ''))"
 
 
-def window_tokens_sql(attributes: Sequence[ComputedAttribute], tokens: str) -> str:
+def window_tokens_sql(tokens: str) -> str:
     """SQL aggregate: `tokens` of a window's events, joined by spaces, in any order; or NULL."""
-    return f"LISTAGG({tokens}, ' ')" if attributes else "CAST(NULL AS STRING)"
+    return f"LISTAGG({tokens}, ' ')"
 
 
 def tiles_sql(attributes: Iterable[ComputedAttribute], tokens: str, end_ms: str, over: str) -> str:
-    """SQL: the JSON of the tiles after a window. `tokens`: of `window_tokens_sql`."""
+    """SQL: the JSON of the tiles after a window. `tokens`: of `window_tokens_sql`.
+
+    A job without attributes has it too, so that it can go on as one with attributes.
+    """
     definitions = ";".join(
         f"{each.digest} {_MERGES[(how := each.computed).aggregate]} {how.within_ms} {how.tile_ms}"
         f' {_FOREVER_TILES} "{each.id}":{{"aggregate":"{how.aggregate}","within_ms":'
         f'{how.within_ms},"tile_ms":{how.tile_ms},"tiles":['
         for each in attributes
     )
-    return f"TILES({tokens}, {end_ms}, '{definitions}') {over}" if definitions else "''"
+    return f"TILES({tokens}, {end_ms}, '{definitions}') {over}"
 
 
 def values_at(document: Mapping[str, Any], at_ms: int) -> dict[str, float | None]:

@@ -173,6 +173,26 @@ def test_ids_of_nodes_with_state_do_not_depend_on_other_nodes() -> None:
         plan._renumber([node for node in NODE_IDS if "window" not in node.node_type])
 
 
+def test_attributes_do_not_change_what_the_state_contains(
+    profile_plan: CompiledPlan, tmp_path: Path
+) -> None:
+    def aggregates(plan: CompiledPlan) -> list[Any]:
+        nodes = [node for node in plan.plan["nodes"] if node["id"] in (5, 6, 7)]
+        assert len(nodes) == 3
+        lists = [
+            node["aggCalls"] if "aggCalls" in node else node["overSpec"]["groups"][0]["aggCalls"]
+            for node in nodes
+        ]
+        return [
+            [(call.get("systemName", call.get("internalName")), call["type"]) for call in calls]
+            for calls in lists
+        ]
+
+    (file := tmp_path / "attributes.toml").write_text('version = "1"\nattributes = []')
+    without = job_plan(**PROFILES_ONLY, **TTLS, attributes=str(file))
+    assert aggregates(without) == aggregates(profile_plan)
+
+
 def test_jobs_share_a_plan_unless_settings_or_code_differ(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
