@@ -26,6 +26,7 @@ from liveprofile.attributes.definitions import read_catalogue
 from liveprofile.attributes.files import FileFields, FileProblem, read_statements
 from liveprofile.attributes.statements import (
     SOURCE_PATTERN,
+    Attribute,
     Purpose,
     StatementKind,
     resolve,
@@ -175,8 +176,11 @@ def user_attributes(
     at_ms = now_ms()
     computed = values_at((profile or {}).get(KEY, {}), at_ms)
     stated = resolve(stored.read([user_id]).get(user_id, ()), at_ms)
+    others = dict.fromkeys(Attribute._fields)
     return {
-        name: {"value": value, "kind": KEY} for name, value in computed.items() if value is not None
+        name: others | {"value": value, "kind": KEY}
+        for name, value in computed.items()
+        if value is not None
     } | {name: each._asdict() for name, each in stated.items()}
 
 
