@@ -109,8 +109,8 @@ def test_applied_rules_take_effect_within_seconds_without_losing_events(
             event = purchase(event_id, user_id, start_ms + number * 1_000, f"d-{user_id}")
             sent_at[event_id] = time.monotonic()
             producer.produce(job.settings.topics.events, simulated.payload(event))
-            producer.poll(1 / EVENTS_PER_SECOND)
-            if stop.is_set():
+            producer.poll(0)
+            if stop.wait(1 / EVENTS_PER_SECOND):
                 break
 
     thread = threading.Thread(target=send_events)
