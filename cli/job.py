@@ -30,12 +30,12 @@ from liveprofile.flink.job_report import (
 from liveprofile.flink.jobs import only_job
 from liveprofile.kafka.topics import create_topics, missing_topics
 from liveprofile.settings import load
-from liveprofile.storage.schema import pending_migrations
+from liveprofile.storage.schema import missing_schema
 from services.operations import chore_status, job_status
 
 
 def setup(call: Call, dry_run: bool = False) -> None:
-    """Create missing topics, and apply pending migrations of the tables, without a job.
+    """Create missing topics, and what the keyspace lacks, without a job.
 
     `submit` does the same. What exists stays as it is, and a job may be running. After it the
     account of `submit` needs no right to create topics, a keyspace or tables.
@@ -43,22 +43,22 @@ def setup(call: Call, dry_run: bool = False) -> None:
     Example: `liveprofile job setup --dry-run`
 
     Options:
-    dry_run: Only list what is missing and pending; change nothing.
+    dry_run: Only list what is missing; change nothing.
     """
     settings = call.settings
     card = check_submission(settings)
     if dry_run:
         topics = missing_topics(settings)
-        pending = pending_migrations(settings.cassandra)
-        call.print({"topics_missing": topics, "migrations_pending": pending})
+        lacks = missing_schema(settings.cassandra, card.shape["embedding"])
+        call.print({"topics_missing": topics, "keyspace_lacks": lacks})
         return
     topics = create_topics(settings)
-    applied = create_tables(settings, card)
+    added = create_tables(settings, card)
     call.print(
         {
             "topics_created": topics,
             "keyspace": settings.cassandra.keyspace,
-            "migrations_applied": applied,
+            "keyspace_added": added,
         }
     )
 

@@ -81,13 +81,13 @@ def check_submission(settings: Settings) -> ModelCard:
 
 
 def create_tables(settings: Settings, card: ModelCard) -> list[str]:
-    """Applies pending migrations of the tables and returns their titles, then fills the topics of
-    users' decisions. Raises LiveprofileError."""
-    titles = create_schema(settings.cassandra, card.shape["embedding"])
+    """Adds tables, columns and indexes that are missing and returns their names, then fills the
+    topics of users' decisions. Raises LiveprofileError."""
+    added = create_schema(settings.cassandra, card.shape["embedding"])
     for topic, users in fill_topics(settings).items():
         if users:
             print_line(f"topic {topic} was missing: it has the decisions of {users} users again")
-    return titles
+    return added
 
 
 class UpgradeResult(NamedTuple):

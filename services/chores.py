@@ -7,22 +7,18 @@ lease has ended. Every chore may be killed and repeated, so that it does no harm
 from __future__ import annotations
 
 import logging
-import os
-import socket
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, NoReturn
 
-from cassandra import ConsistencyLevel
 from cassandra.cluster import Session
-from cassandra.query import SimpleStatement
 
 from liveprofile.errors import LiveprofileError, ServiceError
 from liveprofile.rows.operations import CHORE
 from liveprofile.settings import Settings
 from liveprofile.storage.cql import execute, from_ms, now_ms, read, to_ms
+from liveprofile.storage.lease import process_name, take
 from liveprofile.units import SECOND_MS
 
 log = logging.getLogger(__name__)
@@ -79,7 +75,7 @@ class Lease:
         take: Callable[[str, str | None], bool],
         clock_s: Callable[[], float] = time.monotonic,
     ):
-        self.holder = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self.holder = process_name()
         self._take, self._clock_s, self._until_s = take, clock_s, float("-inf")
 
     @property
@@ -107,10 +103,7 @@ class ChoreStore:
 
     def take(self, holder: str, expected: str | None) -> bool:
         """As `Lease` needs it."""
-        update = f"UPDATE chore USING TTL {LEASE_S} SET holder = %s WHERE scope = %s IF holder = %s"
-        serial = ConsistencyLevel.SERIAL
-        statement = SimpleStatement(update, serial_consistency_level=serial)
-        return execute(self._session, statement, (holder, SCOPE, expected)).was_applied
+        return take(self._session, SCOPE, holder, expected, LEASE_S) == holder
 
     def note(self, run: ChoreRun) -> None:
         times = (from_ms(run.started_ms), from_ms(run.succeeded_ms))

@@ -16,7 +16,6 @@ from liveprofile.rows.table import Table
 from liveprofile.rows.users import segment_bucket
 from liveprofile.settings import MAX_TTL_S, TOPICS, Settings
 from liveprofile.storage.cql import prepare, read_pages, to_ms
-from liveprofile.storage.migrations import RECORD_TTL_S
 from liveprofile.units import DAY_MS, HOUR_MS, SECOND_MS
 from liveprofile.wire.scored_events import ENTITIES
 
@@ -99,7 +98,6 @@ CONSTANTS_MS = {
     "12 hours": 12 * HOUR_MS,
     "30 days": 30 * DAY_MS,
     "the snooze's end": 365 * DAY_MS,
-    "5 years": RECORD_TTL_S * SECOND_MS,
 }
 _OPEN_WINDOW = "window.length_ms + window.out_of_orderness_ms"
 # The settings after which the state of a view about users or events expires, and how much longer it

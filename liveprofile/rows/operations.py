@@ -1,4 +1,4 @@
-"""Tables of the read API, of audits, of trends and of migrations."""
+"""Tables of the read API, of audits, of trends and of chores."""
 
 from __future__ import annotations
 
@@ -170,9 +170,10 @@ TREND_CHUNK = table(
 CHORE = table(
     "chore",
     """The last run of each chore of `liveprofile serve chores`. All rows are in one partition with
-    the lease of the process that runs them, which ends unless it is renewed.""",
+    the lease of the process that runs them, which ends unless it is renewed. A partition without
+    rows has the lease of the process that changes tables.""",
     """
-    scope text -- chores
+    scope text -- chores or tables
     name text
     started timestamp -- wall clock
     succeeded timestamp -- when the last run without an error ended; 1970: none has
@@ -181,24 +182,5 @@ CHORE = table(
     """,
     "scope, name",
     limit="cassandra.history_ttl_s",
-    holds="times of chores, and the host that runs them",
-)
-
-SCHEMA_MIGRATION = table(
-    "schema_migration",
-    """The migrations that this keyspace has. `liveprofile job setup` creates this table before it
-    applies the first one. All records are in one partition with the lock, so that a record is
-    written with the lock or not at all.""",
-    """
-    scope text -- tables
-    number int
-    name text
-    checksum text -- SHA-256 of its statements
-    applied_at timestamp -- wall clock
-    version text -- of Liveprofile
-    lock_owner text static -- who changes the tables now
-    """,
-    "scope, number",
-    limit="5 years",
-    holds="changes of the tables, and the host that makes them",
+    holds="times of chores, and the hosts that run them and change tables",
 )

@@ -87,6 +87,12 @@ class Table(NamedTuple):
         """The columns of the primary key."""
         return (*self.partition_key, *self.clustering)
 
+    def kind(self, column: str) -> str:
+        """What a column is, as system_schema names it."""
+        if column in self.key:
+            return "partition_key" if column in self.partition_key else "clustering"
+        return "static" if self.columns[column].cql.endswith(" static") else "regular"
+
     def names(self, without: Collection[str] = ()) -> list[str]:
         """The columns, without some."""
         return [name for name in self.columns if name not in without]

@@ -114,9 +114,9 @@ def close(session: Session) -> None:
 
 
 @contextmanager
-def open_session(settings: CassandraSettings) -> Iterator[Session]:
+def open_session(settings: CassandraSettings, *, use_keyspace: bool = True) -> Iterator[Session]:
     """Context manager around `connect` and `close`. Raises what `connect` raises."""
-    session = connect(settings)
+    session = connect(settings, use_keyspace=use_keyspace)
     try:
         yield session
     finally:

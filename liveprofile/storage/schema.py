@@ -1,92 +1,137 @@
-"""Creates the tables by migrations, and checks existing ones.
-
-The migrations of schemas/migrations add up to liveprofile.rows, which the unit tests compare.
-"""
+"""Creates the tables of liveprofile.rows and what they lack, and checks existing ones."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 
-from cassandra import DriverException
-from cassandra.cluster import NoHostAvailable, Session
-from cassandra.protocol import ErrorMessage
+from cassandra.cluster import ResultSet, Session
 
 from liveprofile.errors import ConfigError, ServiceError
 from liveprofile.rows import TABLES
+from liveprofile.rows.operations import CHORE
+from liveprofile.rows.table import Table
 from liveprofile.settings import CassandraSettings
-from liveprofile.storage.connection import address, close, connect, describe_error
-from liveprofile.storage.migrations import Migrator, filled
+from liveprofile.storage.connection import open_session
+from liveprofile.storage.cql import execute, read
+from liveprofile.storage.lease import lock
 
 CREATE_KEYSPACE = "CREATE KEYSPACE IF NOT EXISTS {keyspace} WITH replication = {replication}"
+STATEMENT_TIMEOUT_S = 60
+SCOPE = "tables"
+LOCK_TTL_S = 180  # it is renewed before each statement
 
 
-def create_schema(settings: CassandraSettings, embedding_dim: int) -> list[str]:
-    """Creates the keyspace if it is missing, and applies the migrations that are pending.
+def create_schema(
+    settings: CassandraSettings,
+    embedding_dim: int,
+    tables: Collection[Table] = TABLES.values(),
+    lock_ttl_s: int = LOCK_TTL_S,
+) -> list[str]:
+    """Adds what `missing` finds, one process at a time; returns what this one has added.
 
-    Returns the titles of the migrations. Needs no permission to create or alter if nothing is
-    pending. Raises ServiceError if Cassandra refuses a statement, ConfigError if existing tables
-    have embeddings of another dimension or an applied migration was edited.
+    A run that ended early is resumed by the next one. Needs no permission to create or alter if
+    nothing is missing. Raises ServiceError if Cassandra refuses a statement, and what `missing`
+    raises.
     """
-    with _without_keyspace(settings) as session:
-        if settings.keyspace not in session.cluster.metadata.keyspaces:
-            _execute_all(session, schema_statements(settings, embedding_dim)[:1])
-        session.set_keyspace(settings.keyspace)
-        titles = Migrator(session, _values(settings, embedding_dim)).apply()
-        check_embedding_dim(session, settings.keyspace, embedding_dim)
-        return titles
+    added = []
+
+    def add(name: str, statement: str) -> None:
+        try:
+            execute(session, statement, timeout=STATEMENT_TIMEOUT_S)
+        except ServiceError as error:
+            raise ServiceError(
+                f"{name}: {error}. Remove the cause and run `liveprofile job setup` again"
+            ) from None
+        added.append(name)
+
+    with open_session(settings, use_keyspace=False) as session:
+        found = missing(session, settings, embedding_dim, tables)
+        # The lease needs them.
+        for name in (f"keyspace {settings.keyspace}", f"table {CHORE.name}"):
+            if name in found:
+                add(name, found[name])
+        if found:
+            execute(session, f"USE {settings.keyspace}")
+            with lock(session, SCOPE, lock_ttl_s) as renew:
+                for item in missing(session, settings, embedding_dim, tables).items():
+                    renew()
+                    add(*item)
+    return added
 
 
-def pending_migrations(settings: CassandraSettings) -> list[str]:
-    """The titles of the migrations to apply, all of a keyspace that does not exist.
+def missing_schema(settings: CassandraSettings, embedding_dim: int) -> list[str]:
+    """What `create_schema` would add. Raises what `missing` raises."""
+    with open_session(settings, use_keyspace=False) as session:
+        return list(missing(session, settings, embedding_dim))
 
-    Raises ServiceError, and ConfigError if an applied migration was edited.
+
+def missing(
+    session: Session,
+    settings: CassandraSettings,
+    embedding_dim: int,
+    tables: Collection[Table] = TABLES.values(),
+) -> dict[str, str]:
+    """The statement that adds what the keyspace lacks, by a name such as `table user_profile`.
+
+    Each may be repeated. Raises ServiceError, and ConfigError if a column has another type or is
+    another part of the key.
     """
-    with _without_keyspace(settings) as session:
-        pending = Migrator(session, _values(settings, embedding_dim=1)).pending()
-        return [migration.title for migration in pending]
+    keyspace = settings.keyspace
+    replication = f"'{settings.local_dc}': {settings.replication}"
+    values = {
+        "{keyspace}": keyspace,
+        "{replication}": f"{{'class': 'NetworkTopologyStrategy', {replication}}}",
+        "{dim}": str(embedding_dim),
+    }
+
+    def stored(names: str, kind: str) -> ResultSet:
+        query = f"SELECT {names} FROM system_schema.{kind} WHERE keyspace_name = %s"
+        return read(session, query, (keyspace,))
+
+    rows = stored("table_name, column_name, kind, type", "columns")
+    columns = {tuple(row[:2]): tuple(row[2:]) for row in rows}
+    indexes = {row.index_name for row in stored("index_name", "indexes")}
+    found = {}
+    if stored("keyspace_name", "keyspaces").one() is None:
+        found[f"keyspace {keyspace}"] = CREATE_KEYSPACE
+    known = {name for name, _ in columns}
+    for table in tables:
+        create, *create_indexes = table.create()
+        if table.name not in known:
+            found[f"table {table.name}"] = create
+        for name, column in table.columns.items() if table.name in known else ():
+            type_ = _filled(column.cql.removesuffix(" static"), values)
+            declared = table.kind(name), type_
+            present = columns.get((table.name, name))
+            if present is None and name not in table.key:
+                alter = (
+                    f"ALTER TABLE {{keyspace}}.{table.name} ADD IF NOT EXISTS {name} {column.cql}"
+                )
+                found[f"column {table.name}.{name}"] = alter
+            elif present != declared:
+                raise ConfigError(
+                    f"keyspace {keyspace} holds {table.name}.{name} as {present} and this version"
+                    f" with its model needs {declared}: set another keyspace in"
+                    " cassandra.keyspace"
+                )
+        for index, statement in zip(table.indexes, create_indexes, strict=True):
+            if (name := index.split()[0]) not in indexes:
+                found[f"index {name}"] = statement
+    return {name: _filled(statement, values) for name, statement in found.items()}
+
+
+def _filled(text: str, values: Mapping[str, str]) -> str:
+    """A text with values for its places, such as {keyspace}."""
+    for place, value in values.items():
+        text = text.replace(place, value)
+    return text
 
 
 def drop_keyspace(settings: CassandraSettings) -> None:
     """Drops the keyspace with its tables, if there is one. Raises ServiceError."""
-    with _without_keyspace(settings) as session:
-        session.execute(f"DROP KEYSPACE IF EXISTS {settings.keyspace}", timeout=60)
-
-
-@contextmanager
-def _without_keyspace(settings: CassandraSettings) -> Iterator[Session]:
-    """A session of a keyspace that may not exist yet; turns errors into ServiceError."""
-    session = connect(settings, use_keyspace=False)
-    try:
-        yield session
-    except (NoHostAvailable, DriverException, ErrorMessage) as error:
-        raise ServiceError(
-            f"Cassandra at {address(settings)}: keyspace {settings.keyspace}:"
-            f" {describe_error(error)}"
-        ) from None
-    finally:
-        close(session)
-
-
-def _execute_all(session: Session, statements: list[str]) -> None:
-    for statement in statements:
-        session.execute(statement, timeout=60)
-
-
-def schema_statements(settings: CassandraSettings, embedding_dim: int) -> list[str]:
-    """The statements that create the keyspace and all tables."""
-    values = _values(settings, embedding_dim)
-    creates = (text for table in TABLES.values() for text in table.create())
-    return [filled(text, values) for text in (CREATE_KEYSPACE, *creates)]
-
-
-def _values(settings: CassandraSettings, embedding_dim: int) -> dict[str, str]:
-    return {
-        "keyspace": settings.keyspace,
-        "replication": "{'class': 'NetworkTopologyStrategy',"
-        f" '{settings.local_dc}': {settings.replication}}}",
-        "dim": str(embedding_dim),
-    }
+    with open_session(settings, use_keyspace=False) as session:
+        statement = f"DROP KEYSPACE IF EXISTS {settings.keyspace}"
+        execute(session, statement, timeout=STATEMENT_TIMEOUT_S)
 
 
 def check_table(session: Session, keyspace: str, table: str) -> None:

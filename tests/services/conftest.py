@@ -6,7 +6,6 @@ import pytest
 from cassandra.cluster import Session
 
 from liveprofile.rows import TABLES as ALL_TABLES
-from liveprofile.rows.operations import SCHEMA_MIGRATION
 from liveprofile.settings import CassandraSettings
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.schema import create_schema
@@ -28,7 +27,7 @@ def _keyspace(cassandra_settings: CassandraSettings) -> Iterator[CassandraSettin
 def settings(_keyspace: CassandraSettings) -> CassandraSettings:
     """Settings with a keyspace whose tables are empty when a file begins."""
     with open_session(_keyspace) as session:
-        empty(session, ALL_TABLES.keys() - {SCHEMA_MIGRATION.name})
+        empty(session, ALL_TABLES)
     return _keyspace
 
 

@@ -60,11 +60,11 @@ def test_doctor_names_what_is_broken(job: JobUnderTest) -> None:
 
 
 def test_setup_creates_nothing_that_exists(job: JobUnderTest) -> None:
-    assert job.run("job", "setup", "--dry-run") == {"topics_missing": [], "migrations_pending": []}
+    assert job.run("job", "setup", "--dry-run") == {"topics_missing": [], "keyspace_lacks": []}
     assert job.run("job", "setup") == {
         "topics_created": [],
         "keyspace": job.settings.cassandra.keyspace,
-        "migrations_applied": [],
+        "keyspace_added": [],
     }
 
 

@@ -19,7 +19,6 @@ from liveprofile.rules.flags import PastFlags, RowPosition
 from liveprofile.settings import CassandraSettings
 from liveprofile.storage import queries
 from liveprofile.storage.connection import open_session
-from liveprofile.storage.migrations import filled
 from liveprofile.storage.schema import create_schema
 from liveprofile.units import DAY_MS
 from stack.local import Stack
@@ -241,7 +240,7 @@ def test_refused_write_raises_at_once_and_on_every_later_call(settings: Cassandr
                     later()
         finally:
             [create] = PROFILE_DELTA.create()
-            session.execute(filled(create, {"keyspace": own.keyspace}), timeout=60)
+            session.execute(create.replace("{keyspace}", own.keyspace), timeout=60)
 
 
 def test_node_that_hangs_delays_set_up_reads_and_writes(settings: CassandraSettings, stack: Stack):
