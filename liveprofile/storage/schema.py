@@ -89,7 +89,7 @@ def missing(
         return read(session, query, (keyspace,))
 
     rows = stored("table_name, column_name, kind, type", "columns")
-    columns = {tuple(row[:2]): tuple(row[2:]) for row in rows}
+    columns = {tuple(row[:2]): f"{row.kind} {row.type}" for row in rows}
     indexes = {row.index_name for row in stored("index_name", "indexes")}
     found = {}
     if stored("keyspace_name", "keyspaces").one() is None:
@@ -100,8 +100,8 @@ def missing(
         if table.name not in known:
             found[f"table {table.name}"] = create
         for name, column in table.columns.items() if table.name in known else ():
-            type_ = _filled(column.cql.removesuffix(" static"), values)
-            declared = table.kind(name), type_
+            cql = _filled(column.cql.removesuffix(" static"), values)
+            declared = f"{table.kind(name)} {cql}"
             present = columns.get((table.name, name))
             if present is None and name not in table.key:
                 alter = (
