@@ -18,7 +18,7 @@ import typer.main
 from hypothesis import settings as hypothesis_settings
 from xdist.scheduler import LoadScopeScheduling
 
-from liveprofile.flink.launcher import embedded_environment
+from liveprofile.flink.launcher import PLANNER_JVM_OPTIONS, embedded_environment
 from liveprofile.settings import CassandraSettings, load
 from stack.local import Stack
 from tests.support import service_restarts, summary
@@ -36,6 +36,7 @@ typer.main.get_command = functools.cache(typer.main.get_command)
 # minute. Without it the code cache has a fifth of its size, which about ten jobs would fill. An
 # embedded Flink would take a quarter of the memory as its heap.
 os.environ["JAVA_TOOL_OPTIONS"] = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -Xmx2500m"
+os.environ["JVM_ARGS"] = " ".join(PLANNER_JVM_OPTIONS)  # of the embedded Flinks alone
 _embedded_jars = tempfile.TemporaryDirectory(prefix="liveprofile-jars-")
 os.environ.update(embedded_environment(Path(_embedded_jars.name)))
 

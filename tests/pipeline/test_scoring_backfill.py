@@ -14,6 +14,8 @@ from liveprofile.settings import load
 from liveprofile.simulator import Shop, ShopConfig
 from liveprofile.wire.scored_events import read_rows
 from models.fraud.datasets.labelled_rows import LabelLog, read_labelled_events
+from offline import backfill
+from tests.pipeline.harness import run_backfill_in_this_process
 from tests.reference.entity_features import Arrival, Event, features
 from tests.reference.scoring import read_events, read_label
 from tests.reference.windows import Record
@@ -39,7 +41,9 @@ def run_backfill(folder: Path, events: list[dict], labels: list[dict]) -> Backfi
         f"model backfill {folder}/events.jsonl --labels {folder}/labels.jsonl"
         f" --pipeline scoring --rows {folder}/rows --embedded --no-consents --json"
     )
-    result = CliRunner().invoke(app, arguments)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backfill, "_run_embedded", run_backfill_in_this_process)
+        result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     return Backfill(folder, json.loads(result.stdout))
 
@@ -57,14 +61,14 @@ def shop() -> tuple[list[dict], list[dict]]:
 
 
 @pytest.fixture(scope="module")
-def backfill(
+def backfilled(
     shop: tuple[list[dict], list[dict]], tmp_path_factory: pytest.TempPathFactory
 ) -> Backfill:
     return run_backfill(tmp_path_factory.mktemp("shop"), *shop)
 
 
 def test_features_equal_the_reference(
-    backfill: Backfill, shop: tuple[list[dict], list[dict]]
+    backfilled: Backfill, shop: tuple[list[dict], list[dict]]
 ) -> None:
     """Compares every 40th row with the reference, which sees no later event or label."""
     events, labels = shop
@@ -72,8 +76,8 @@ def test_features_equal_the_reference(
         Record(0, 0, event["event_time"], None, json.dumps(event).encode()) for event in events
     ]
     arrivals: list[Arrival] = read_events(records, load().limits)
-    rows = {row["event_id"]: row for row in backfill.rows}
-    assert len(rows) == len(backfill.rows) == backfill.report["rows"] == len(arrivals)
+    rows = {row["event_id"]: row for row in backfilled.rows}
+    assert len(rows) == len(backfilled.rows) == backfilled.report["rows"] == len(arrivals)
     given = [json.dumps(label | {"time": label["known_at"]}).encode() for label in labels]
     arrivals += [label for value in given if (label := read_label(Record(0, 0, 0, None, value)))]
     arrivals.sort(key=lambda arrival: (arrival.time_ms, isinstance(arrival, Event)))
@@ -87,5 +91,5 @@ def test_features_equal_the_reference(
             assert found[place, COLUMN_OF[name]] == expected, (name, arrivals[position])
     assert found[:, COLUMN_OF["device_frauds_30d"]].any()
     timed = (label | {"time": label["known_at"]} for label in labels)
-    read = read_labelled_events(backfill.folder / "rows", LabelLog.from_records(timed))
+    read = read_labelled_events(backfilled.folder / "rows", LabelLog.from_records(timed))
     assert len(read.time_ms_N) == len(rows) and read.fraud_N(1 << 60).any()
