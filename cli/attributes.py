@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,7 +39,6 @@ from liveprofile.attributes.table import (
     send_withdrawal,
 )
 from liveprofile.errors import InputError
-from liveprofile.resources import product_path
 from liveprofile.storage import queries
 from liveprofile.storage.cql import now_ms
 
@@ -54,7 +54,7 @@ def check(call: Call, file: Path) -> None:
     Options:
     file FILE: Definitions (TOML).
     """
-    check_file(call, file, "attributes", read_catalogue)
+    check_file(call, file, "attributes", partial(read_catalogue, call.settings))
 
 
 @attributes.command()
@@ -87,7 +87,7 @@ def send(
     dry_run: Check the rows without sending them.
     """
     settings, clock_ms = call.settings, now_ms()
-    catalogue = read_catalogue(product_path(settings.attributes))
+    catalogue = read_catalogue(settings)
     time_ms = clock_ms if at is None else at
     fields = FileFields(source, kind, purpose, time_ms, valid_days)
     latest_ms = clock_ms + settings.limits.max_clock_skew_ms
@@ -119,7 +119,7 @@ def apply(call: Call) -> None:
     Example: `liveprofile attributes apply`
     """
     settings, topic = call.settings, call.settings.topics.attributes
-    catalogue = read_catalogue(product_path(settings.attributes))
+    catalogue = read_catalogue(settings)
     reporter = FaultReporter(topic)
     with call.session() as session:
         progress = apply_records(

@@ -21,7 +21,6 @@ from liveprofile.attributes.definitions import read_catalogue
 from liveprofile.attributes.table import AttributeTable, apply_records
 from liveprofile.errors import LiveprofileError, ServiceError
 from liveprofile.ingest.replay import Heartbeats, ReplayProducer
-from liveprofile.resources import product_path
 from liveprofile.settings import Settings
 from liveprofile.storage.connection import connect
 from liveprofile.storage.cql import now_ms
@@ -69,7 +68,7 @@ def chore_acts(
 
 
 def _attributes(settings: Settings, session: Session) -> None:
-    catalogue = read_catalogue(product_path(settings.attributes))
+    catalogue = read_catalogue(settings)
     write = AttributeTable(session, settings.cassandra).write
     reject = partial(log.warning, "attributes: %s is skipped")
     apply_records(settings, catalogue, write, reject)

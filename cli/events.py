@@ -12,11 +12,13 @@ from typing import Annotated
 import typer
 
 from cli.common import Call, JsonCall, MappingOption, print_json, read_settings
+from cli.definitions import check_file
 from cli.job import submit_command
 from cli.options import Commands
 from cli.progress import count_bar, print_line
 from cli.submission import submit_job
 from liveprofile.alerts.consumer.loop import stop_on_signals
+from liveprofile.attributes.event_types import event_types, read_event_types
 from liveprofile.decoding.registry import SchemaRegistry
 from liveprofile.decoding.service import Decoder
 from liveprofile.errors import InputError
@@ -24,6 +26,7 @@ from liveprofile.events.validation import RejectedError, validate
 from liveprofile.ingest import inference
 from liveprofile.ingest.replay import open_source, rows_estimate
 from liveprofile.ingest.replay import replay as send
+from liveprofile.resources import product_path
 from liveprofile.settings import Settings
 from liveprofile.simulator import Shop, ShopConfig
 from liveprofile.simulator.shop import write_shop
@@ -81,6 +84,24 @@ def generate(
     print_json(written)
 
 
+def types(call: Call, file: Path | None = None, schema: bool = False) -> None:
+    """Check the event types that a file declares, or print the JSON Schema of events with them.
+
+    Exit code 2 if they have errors.
+
+    Example: `liveprofile events types --schema`
+
+    Options:
+    file FILE: Event types (TOML). Default: event_types of the settings.
+    schema: Print the schema.
+    """
+    path = file or product_path(call.settings.event_types)
+    if schema:
+        print_json(read_event_types(path).schema())
+    else:
+        check_file(call, path, "event_types", read_event_types)
+
+
 mapping = Commands(
     name="mapping", help="Draft and check a mapping: how the columns of a file become events."
 )
@@ -133,12 +154,13 @@ def check(
     rows: Number of rows to check.
     """
     events, rejected, clock_ms = [], [], now_ms()
+    types = event_types(call.settings).by_name
     count, reasons = 0, Counter[str]()
     for batch in open_source(file, map_file, rows):
         for payload in batch.values:
             count += 1
             try:
-                validate(payload, clock_ms, call.settings.limits)
+                validate(payload, clock_ms, call.settings.limits, types)
             except RejectedError as error:
                 reason = " ".join(error.args).strip()
                 reasons[reason] += 1

@@ -41,7 +41,7 @@ class Group(NamedTuple):
         return loaded
 
 
-EVENTS = "generate mapping replay decode bootstrap recompute_late"
+EVENTS = "generate types mapping replay decode bootstrap recompute_late"
 SEGMENTS_HELP = (
     "Check, preview and apply segment definitions, list the current ones. docs/segments.md"
     " describes the format."

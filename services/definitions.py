@@ -11,6 +11,7 @@ from typing import Any, Literal
 from cassandra.cluster import Session
 
 from liveprofile.attributes.definitions import AttributesError, check_attributes
+from liveprofile.attributes.event_types import EventTypesError
 from liveprofile.attributes.table import AttributeTable
 from liveprofile.errors import ServiceError
 from liveprofile.feeds.definitions import (
@@ -45,7 +46,6 @@ log = logging.getLogger(__name__)
 
 DefinitionKind = Literal["rules", "segments"]
 SOURCE = "request body"
-ATTRIBUTES_FILE: Path = Settings.model_fields["attributes"].default
 PREVIEW_PAGE_ROWS = 1_000
 
 
@@ -53,18 +53,18 @@ KINDS: Mapping[DefinitionKind, Kind] = {"rules": RULES, "segments": SEGMENTS}
 
 
 def parse(
-    kind: DefinitionKind, tables: Iterable[Mapping[str, Any]], attributes: Path
+    kind: DefinitionKind, tables: Iterable[Mapping[str, Any]], settings: Settings
 ) -> list[Definition]:
     """The definitions of a request.
 
-    attributes: the file with the attributes that conditions may read. Raises DefinitionsError with
+    settings: name the file of the attributes that conditions may read. Raises DefinitionsError with
     every fault, ServiceError if that file is invalid.
     """
     of = KINDS[kind]
     definitions = of.read_tables(tables, SOURCE)
     try:
-        check_attributes(SOURCE, of.error, definitions, lambda: attributes)
-    except AttributesError as error:
+        check_attributes(SOURCE, of.error, definitions, lambda: settings)
+    except (AttributesError, EventTypesError) as error:
         log.error("conditions cannot be checked: %s", error)
         raise ServiceError(str(error)) from None
     return definitions
@@ -79,7 +79,7 @@ def read_definitions(kind: DefinitionKind, file: Path, settings: Callable[[], Se
     of = KINDS[kind]
     found = of.read_file(file)
     source, definitions = file_source(file, of.error), getattr(found, kind)
-    check_attributes(source, of.error, definitions, lambda: settings().attributes)
+    check_attributes(source, of.error, definitions, settings)
     return found
 
 
@@ -176,7 +176,7 @@ def approve_rules(
     with audited(session, settings, audit) as entry:
         found = find_proposal(session, proposal_id)
         require_other(found, audit.name)
-        rules = parse("rules", found.rules, settings.attributes)
+        rules = parse("rules", found.rules, settings)
         _decide(session, settings, found, ProposalState.APPROVED, audit)
         by = f"{found.proposed_by}, approved by {audit.name}"
         try:

@@ -205,6 +205,7 @@ class Stack:
             "rules": str(ROOT / "rules.toml"),
             "segments": str(ROOT / "segments.toml"),
             "attributes": str(ROOT / "attributes.toml"),
+            "event_types": str(ROOT / "events.toml"),
         }
 
     def write_config(self) -> Path:

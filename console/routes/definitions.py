@@ -6,7 +6,6 @@ import asyncio
 import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -20,13 +19,14 @@ from liveprofile.errors import LiveprofileError
 from liveprofile.rules.definitions import Definition, DefinitionProblem, DefinitionsError
 from liveprofile.rules.proposals import Proposal, ProposalState, find_proposal, read_proposals
 from liveprofile.segments.members import SegmentSize, sizes
+from liveprofile.settings import Settings
 from liveprofile.toml_text import toml_value
 from serve.keys import Scope
 from serve.problems import ApiError
 from serve.routes.common import KAFKA_DEADLINE_S
 from serve.security import Call, require_scope
 from services import definitions as service
-from services.definitions import ATTRIBUTES_FILE, DefinitionKind, parse
+from services.definitions import DefinitionKind, parse
 
 # A kind is the name of the scope that reads it. By scope; they may ask Kafka.
 VISITORS = {
@@ -127,8 +127,7 @@ def _tag(fields: Mapping[str, str]) -> str:
 async def _edited(call: Call, kind: DefinitionKind) -> tuple[list[Definition], dict[str, str]]:
     """The definitions of the field text, and all fields. Raises FaultyTextError."""
     fields = await form_of(call.request)
-    attributes = call.store.settings.attributes
-    return await asyncio.to_thread(check, kind, fields.get("text", ""), attributes), fields
+    return await asyncio.to_thread(check, kind, fields.get("text", ""), call.store.settings), fields
 
 
 def _needs_approval(request: Request, kind: DefinitionKind) -> bool:
@@ -176,8 +175,7 @@ async def proposal(proposal_id: ProposalId, call: RuleReader) -> Response:
     found, in_force = await asyncio.gather(
         call.read(find_proposal, proposal_id), call.run(service.in_force, "rules")
     )
-    attributes = call.store.settings.attributes
-    rules = await asyncio.to_thread(parse, "rules", found.rules, attributes)
+    rules = await asyncio.to_thread(parse, "rules", found.rules, call.store.settings)
     text = to_toml("rules", rules)
     return page(
         call.request,
@@ -234,10 +232,10 @@ class FaultyTextError(LiveprofileError):
 _COLUMNS = ("id", "version", "state", "when")
 
 
-def check(kind: DefinitionKind, text: str, attributes: Path = ATTRIBUTES_FILE) -> list[Definition]:
+def check(kind: DefinitionKind, text: str, settings: Settings) -> list[Definition]:
     """The definitions of a TOML text with tables [[rules]] or [[segments]].
 
-    attributes: the file with the attributes that conditions may read. Raises FaultyTextError, and
+    settings: name the file of the attributes that conditions may read. Raises FaultyTextError, and
     ServiceError if that file is invalid.
     """
     try:
@@ -249,7 +247,7 @@ def check(kind: DefinitionKind, text: str, attributes: Path = ATTRIBUTES_FILE) -
     if not tables:
         raise FaultyTextError([f"the text has no table [[{kind}]]"])
     try:
-        return parse(kind, tables, attributes)
+        return parse(kind, tables, settings)
     except DefinitionsError as error:
         raise FaultyTextError(list(map(_described, error.problems))) from None
 

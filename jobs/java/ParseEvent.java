@@ -3,8 +3,11 @@ package liveprofile;
 import java.io.IOException;
 import java.nio.charset.StandardCharsets;
 import java.util.Arrays;
+import java.util.HashMap;
 import java.util.HashSet;
+import java.util.Map;
 import java.util.Set;
+import java.util.TreeMap;
 import java.util.regex.Pattern;
 import org.apache.flink.shaded.jackson2.com.fasterxml.jackson.core.JsonFactory;
 import org.apache.flink.shaded.jackson2.com.fasterxml.jackson.core.JsonParser;
@@ -12,7 +15,9 @@ import org.apache.flink.shaded.jackson2.com.fasterxml.jackson.core.JsonToken;
 import org.apache.flink.shaded.jackson2.com.fasterxml.jackson.core.StreamReadConstraints;
 import org.apache.flink.table.annotation.DataTypeHint;
 import org.apache.flink.table.annotation.FunctionHint;
+import org.apache.flink.table.data.GenericMapData;
 import org.apache.flink.table.data.GenericRowData;
+import org.apache.flink.table.data.MapData;
 import org.apache.flink.table.data.RowData;
 import org.apache.flink.table.data.StringData;
 import org.apache.flink.table.data.binary.BinaryStringData;
@@ -22,8 +27,9 @@ import org.apache.flink.table.functions.TableFunction;
  * PARSE_EVENT(payload, record_ms, types, clock_type, payload_chars, skew_ms): one row for a
  * payload, by sections 1 and 2 of docs/data-contract.md.
  *
- * <p>types: the names of event types, separated by spaces. clock_type: the type that only advances
+ * <p>types: as liveprofile.events.event_types writes them. clock_type: the type that only advances
  * time. reason: why the record is rejected, NULL if it is not; then most other columns are NULL.
+ * event_type: what the type of the event, event_name, counts as. properties: those that it declares.
  */
 @FunctionHint(
         output = @DataTypeHint(
@@ -31,7 +37,7 @@ import org.apache.flink.table.functions.TableFunction;
                         + " event_type STRING, item_id STRING, category_id STRING,"
                         + " device_id STRING, coupon_id STRING, shop_id STRING, address_id STRING,"
                         + " amount DOUBLE, quantity DOUBLE, rating DOUBLE, lat DOUBLE, lon DOUBLE,"
-                        + " event_ms BIGINT>",
+                        + " event_ms BIGINT, event_name STRING, properties MAP<STRING, STRING>>",
                 bridgedTo = RowData.class))
 public class ParseEvent extends TableFunction<RowData> {
     static final JsonFactory JSON = JsonFactory.builder()
@@ -56,8 +62,12 @@ public class ParseEvent extends TableFunction<RowData> {
     private static final double[] HIGHEST = {LIMIT, LIMIT, LIMIT, LIMIT, 90, 180};
     private static final int MAX_NUMBER_CHARS = 1_000, MAX_ID_CHARS = 256, MAX_DETAIL_CHARS = 64;
 
+    /** limits: the lowest and the highest number of each property; empty texts for a text. */
+    private record Type(String role, Map<String, String[]> limits) {}
+
     private transient String typesText;
-    private transient Set<String> types;
+    private transient Map<String, Type> types;
+    private transient Set<String> properties; // of any type
 
     /** The next token. Jackson counts the digits of a number, the contract its characters. */
     static JsonToken next(JsonParser in) throws IOException {
@@ -81,6 +91,7 @@ public class ParseEvent extends TableFunction<RowData> {
     private static final class Fields {
         final Value[] ids = new Value[IDS.length];
         final Value[] numbers = new Value[NUMBERS.length];
+        final Map<String, Value> attributes = new HashMap<>();
         Value time;
     }
 
@@ -131,15 +142,29 @@ public class ParseEvent extends TableFunction<RowData> {
             Long skewMs) {
         if (!typesText.equals(this.typesText)) {
             this.typesText = typesText;
-            types = new HashSet<>(Arrays.asList(typesText.split(" ")));
+            types = new HashMap<>();
+            properties = new HashSet<>();
+            for (String each : typesText.split(";")) {
+                String[] fields = each.split(",", -1);
+                var limits = new TreeMap<String, String[]>();
+                for (int i = 2; i < fields.length; i += 3) {
+                    limits.put(fields[i], Arrays.copyOfRange(fields, i + 1, i + 3));
+                }
+                types.put(fields[0], new Type(fields[1], limits));
+                properties.addAll(limits.keySet());
+            }
         }
-        var row = new GenericRowData(17);
+        var row = new GenericRowData(19);
         try {
             Fields fields = parse(payload, payloadChars);
             boolean isClock = clockType.equals(Value.scalar(fields.ids[EVENT_TYPE]));
             row.setField(16, checkedTime(fields, isClock, recordMs + skewMs));
+            String name = Value.scalar(fields.ids[EVENT_TYPE]);
+            Type type = types.get(name);
             if (!isClock) fill(row, fields, checkedNumbers(fields));
-            row.setField(4, StringData.fromString(Value.scalar(fields.ids[EVENT_TYPE])));
+            row.setField(4, StringData.fromString(isClock ? clockType : type.role));
+            row.setField(17, StringData.fromString(name));
+            if (!isClock) row.setField(18, checkedProperties(fields, type));
         } catch (Rejected rejected) {
             row.setField(0, StringData.fromString(rejected.reason));
             row.setField(1, StringData.fromString(rejected.detail));
@@ -147,7 +172,7 @@ public class ParseEvent extends TableFunction<RowData> {
         collect(row);
     }
 
-    private static Fields parse(StringData payload, int payloadChars) throws Rejected {
+    private Fields parse(StringData payload, int payloadChars) throws Rejected {
         if (payload == null) throw new Rejected("NOT_JSON", "");
         byte[] bytes = payload.toBytes();
         if (bytes.length > payloadChars && ((BinaryStringData) payload).numChars() > payloadChars) {
@@ -196,7 +221,7 @@ public class ParseEvent extends TableFunction<RowData> {
     }
 
     /** Of a name that occurs twice, the last value counts. */
-    private static void readObject(JsonParser in, String path, Fields fields) throws IOException {
+    private void readObject(JsonParser in, String path, Fields fields) throws IOException {
         while (next(in) != JsonToken.END_OBJECT) {
             String own = in.currentName();
             String name = own.indexOf('.') >= 0 ? "" : path.isEmpty() ? own : path + own;
@@ -207,6 +232,7 @@ public class ParseEvent extends TableFunction<RowData> {
                     String inside = name + ".";
                     clear(fields.ids, IDS, inside);
                     clear(fields.numbers, NUMBERS, inside);
+                    if (name.equals("attributes")) fields.attributes.clear();
                     if (token == JsonToken.START_OBJECT) readObject(in, inside, fields);
                     else skip(in);
                 }
@@ -215,6 +241,9 @@ public class ParseEvent extends TableFunction<RowData> {
                     int number = id < 0 ? indexOf(NUMBERS, name) : -1;
                     if (id >= 0) fields.ids[id] = Value.of(in);
                     else if (number >= 0) fields.numbers[number] = Value.of(in);
+                    else if (path.equals("attributes.") && properties.contains(own)) {
+                        fields.attributes.put(own, Value.of(in));
+                    }
                     else skip(in);
                 }
             }
@@ -241,7 +270,7 @@ public class ParseEvent extends TableFunction<RowData> {
         for (int id = EVENT_ID; id <= USER_ID && !isClock; id++) {
             if (isBadId(fields.ids[id].text)) throw new Rejected("BAD_ID", IDS[id]);
         }
-        if (!isClock && !types.contains(type)) throw new Rejected("UNKNOWN_TYPE", type);
+        if (!isClock && !types.containsKey(type)) throw new Rejected("UNKNOWN_TYPE", type);
         long ms = EventTime.millis(Value.id(fields.time));
         if (ms < EventTime.EARLIEST_MS) throw new Rejected("BAD_TIME", time);
         if (ms > latestMs) throw new Rejected("FUTURE_TIME", time);
@@ -274,6 +303,28 @@ public class ParseEvent extends TableFunction<RowData> {
             }
         }
         return numbers;
+    }
+
+    /** The properties that the event's type declares, as texts; NULL if it declares none. */
+    private static MapData checkedProperties(Fields fields, Type type) throws Rejected {
+        if (type.limits.isEmpty()) return null;
+        var found = new HashMap<StringData, StringData>();
+        for (var property : type.limits.entrySet()) {
+            String name = property.getKey(), low = property.getValue()[0], text;
+            Value value = fields.attributes.get(name);
+            if (low.isEmpty()) {
+                text = tokenId(Value.id(value));
+            } else {
+                double number = value == null ? Double.NaN : asNumber(value);
+                double high = Double.parseDouble(property.getValue()[1]);
+                if (value != null && !(number >= Double.parseDouble(low) && number <= high)) {
+                    throw new Rejected("BAD_NUMBER", "attributes." + name);
+                }
+                text = value == null ? "" : Double.toString(number);
+            }
+            if (!text.isEmpty()) found.put(StringData.fromString(name), StringData.fromString(text));
+        }
+        return new GenericMapData(found);
     }
 
     /** NaN for a value that is no number. A text is a JSON number that may begin with zeros. */

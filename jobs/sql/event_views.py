@@ -15,8 +15,9 @@ from pyflink.table import TableEnvironment
 
 from jobs.sql import expressions as sql
 from liveprofile.attributes.computed import ComputedAttribute, tokens_sql
+from liveprofile.attributes.event_types import EventTypes, event_types
 from liveprofile.settings import Settings, WindowSettings
-from liveprofile.wire.tokens import EVENT_TYPES
+from liveprofile.wire.tokens import type_letter_sql
 
 RECORD = "record_topic, record_partition, record_offset"
 # What `clocked` and `timed` know of a record. Only a stream has these views.
@@ -27,7 +28,7 @@ RECORD_COLUMNS = f"event_clock, arrival, record_time, partition_clock_ms, origin
 # What PARSE_EVENT returns of an event besides the user.
 _FIELDS = (
     "event_id, event_type, item_id, category_id, device_id, coupon_id, shop_id, address_id, amount,"
-    " quantity, rating, lat, lon, event_ms"
+    " quantity, rating, lat, lon, event_ms, event_name, properties"
 )
 # The planner merges a view into the next one and repeats an expression wherever it is mentioned:
 # the time of a record would be parsed several times. It does not merge a view with a random column
@@ -119,14 +120,14 @@ def parsed(
     record is rejected, or NULL), detail, and of a valid event event_id, user_id, event_type,
     item_id, category_id, device_id, coupon_id, shop_id, address_id (as tokens contain them, '' if
     unknown), amount DOUBLE (0 if unknown), quantity, rating, lat and lon DOUBLE (NULL if unknown),
-    event_ms BIGINT
+    event_ms BIGINT, event_name (its declared type, of which event_type is the role), properties MAP
     """
-    limits = settings.limits
+    limits, declared = settings.limits, event_types(settings).text
     return f"""
         SELECT payload, event_clock, arrival, record_time, {stream_columns}, {RECORD}, reason,
             detail, user_id, {_FIELDS}
         FROM (SELECT * FROM {source} WHERE {condition}) CROSS JOIN LATERAL TABLE(PARSE_EVENT(
-            payload, {sql.epoch_ms("record_time")}, '{" ".join(EVENT_TYPES)}', '{HEARTBEAT}',
+            payload, {sql.epoch_ms("record_time")}, '{declared}', '{HEARTBEAT}',
             {limits.max_payload_chars}, CAST({limits.max_clock_skew_ms} AS BIGINT)))"""
 
 
@@ -154,21 +155,25 @@ def identified(source: str = "parsed") -> str:
 
 
 def behaviour_events(
-    settings: Settings, computed: Sequence[ComputedAttribute], source: str = "parsed"
+    settings: Settings,
+    computed: Sequence[ComputedAttribute],
+    types: EventTypes,
+    source: str = "parsed",
 ) -> str:
     """Valid events without heartbeats.
 
-    payload, event_clock, arrival, partition_clock_ms, record_*, event_id, user_id, event_type,
-    item_id, category_id, amount, computed (liveprofile.attributes.computed.tokens_sql), and with
-    staggered windows also user_window_end TIMESTAMP(3)
+    payload, event_clock, arrival, partition_clock_ms, record_*, event_id, user_id, letter (of the
+    type: liveprofile.wire.tokens), item_id, category_id, amount, computed
+    (liveprofile.attributes.computed.tokens_sql), and with staggered windows also user_window_end
+    TIMESTAMP(3)
     """
     staggered = (
         f", {window_end(settings.window)} AS user_window_end" if settings.window.stagger_ms else ""
     )
     return f"""
         SELECT payload, event_clock, arrival, partition_clock_ms, {RECORD}, event_id, user_id,
-            event_type, item_id, category_id, amount,
-            {tokens_sql(computed, "event_ms")} AS computed{staggered}
+            {type_letter_sql()} AS letter, item_id, category_id, amount,
+            {tokens_sql(computed, types.fields, "event_ms")} AS computed{staggered}
         FROM {source} WHERE {IS_EVENT}"""
 
 

@@ -16,11 +16,11 @@ from jobs.sql import expressions as sql
 from jobs.sql.event_views import RECORD
 from liveprofile.attributes.computed import ComputedAttribute, tiles_sql, window_tokens_sql
 from liveprofile.attributes.definitions import read_catalogue
+from liveprofile.attributes.event_types import event_types
 from liveprofile.features import baselines
-from liveprofile.resources import product_path
 from liveprofile.settings import LimitSettings, Settings, WindowSettings
 from liveprofile.wire import histories, token_columns, window_events
-from liveprofile.wire.tokens import token_sql, type_letter_sql
+from liveprofile.wire.tokens import TYPE_INDEX, TYPE_LETTERS, token_sql
 
 
 def deduplicated() -> str:
@@ -77,14 +77,14 @@ def on_time(settings: Settings) -> str:
 def counted(settings: Settings) -> str:
     """Counts the events of each user and window, so that no row grows without limit.
 
-    payload, event_clock, record_*, user_id, event_type, item_id, category_id, amount, computed,
+    payload, event_clock, record_*, user_id, letter, item_id, category_id, amount, computed,
     with staggered windows also user_window_end, and window_events and window_chars BIGINT: up to
     this event, in order of arrival
     """
     over = "OVER (PARTITION BY user_id, last_ms ORDER BY arrival ROWS UNBOUNDED PRECEDING)"
     return f"""
-        SELECT payload, event_clock, {RECORD}, user_id, event_type, item_id, category_id,
-            amount, computed{_window_end_column(settings)},
+        SELECT payload, event_clock, {RECORD}, user_id, letter, item_id, category_id, amount,
+            computed{_window_end_column(settings)},
             COUNT(*) {over} AS window_events, SUM(payload_chars) {over} AS window_chars
         FROM (SELECT *, {_last_ms(settings.window)} AS last_ms,
                 CAST(CHAR_LENGTH(payload) AS BIGINT) AS payload_chars
@@ -123,13 +123,12 @@ def encoded(settings: Settings) -> str:
     purchase_ms, and with staggered windows user_window_end
     """
     ms = f"CAST({sql.epoch_ms('event_clock')} AS STRING)"
-    event = window_events.event_sql(
-        ms, "CAST(record_partition AS STRING)", "CAST(record_offset AS STRING)", "payload"
-    )
-    token = token_sql(ms, type_letter_sql(), "item_id", "category_id", "CAST(amount AS STRING)")
+    partition, offset = (f"CAST(record_{name} AS STRING)" for name in ("partition", "offset"))
+    event = window_events.event_sql(ms, "letter", partition, offset, "payload")
+    token = token_sql(ms, "letter", "item_id", "category_id", "CAST(amount AS STRING)")
     hour = f"SUBSTRING('{baselines.HOUR_LETTERS}', CAST(HOUR(event_clock) AS INT) + 1, 1)"
     weekday = "CAST(EXTRACT(ISODOW FROM event_clock) AS STRING)"
-    is_purchase = "event_type = 'purchase'"
+    is_purchase = f"letter = '{TYPE_LETTERS[TYPE_INDEX['purchase']]}'"
     return f"""
         SELECT event_clock, user_id, {event} AS event, {token} AS token,
             CONCAT({hour}, {weekday}) AS activity,
@@ -217,8 +216,9 @@ def profile_input(computed: Sequence[ComputedAttribute]) -> str:
 
 
 def queries(source: str, settings: Settings, *, streaming: bool) -> dict[str, str]:
-    """The views over a source table by name, in the order of the path. Raises AttributesError."""
-    computed = read_catalogue(product_path(settings.attributes)).computed
+    """The views over a source table by name, in the order of the path. Raises DefinitionsError."""
+    types = event_types(settings)
+    computed = read_catalogue(settings).computed
     if streaming:
         views = {
             "timed": event_views.timed(source, settings),
@@ -233,7 +233,7 @@ def queries(source: str, settings: Settings, *, streaming: bool) -> dict[str, st
         "rejected": event_views.rejected(),
         **({"identified": event_views.identified()} if settings.merges.enabled else {}),
         "behaviour_events": event_views.behaviour_events(
-            settings, computed, "identified" if settings.merges.enabled else "parsed"
+            settings, computed, types, "identified" if settings.merges.enabled else "parsed"
         ),
         "deduplicated": deduplicated(),
         "on_time": on_time(settings) if streaming else "SELECT * FROM deduplicated",

@@ -12,8 +12,11 @@ select from the lists by event time (liveprofile/features/entity). Views that bo
 carry the prefix `scoring_` here.
 """
 
+import re
+
 from jobs.sql import event_views
 from jobs.sql import expressions as sql
+from liveprofile.attributes.event_types import event_types
 from liveprofile.features.entity import SCORED_TYPES
 from liveprofile.settings import Settings
 from liveprofile.wire import scored_events
@@ -28,14 +31,16 @@ from liveprofile.wire.scored_events import CELLS_PER_DEGREE, ENTITIES
 from liveprofile.wire.tokens import FIELD, ID_CHARS, type_letter_sql
 
 _BACKSLASH = "\\"
-# Matches every payload with a scored type that has no escapes, and few others.
-_MAY_BE_SCORED = r'"event_type"\s*:\s*"(?:' + "|".join(SCORED_TYPES) + ')"'
 
 
 def parsed(settings: Settings, source: str) -> str:
     """As event_views.parsed, without most of the records that are not scored."""
+    types = event_types(settings).by_name.items()
+    scored = "|".join(re.escape(name) for name, declared in types if declared.role in SCORED_TYPES)
+    # Matches every payload with a scored type that has no escapes, and few others.
+    may_be_scored = rf'"event_type"\s*:\s*"(?:{scored})"'
     is_escaped = f"SPLIT_INDEX(payload, {sql.literal(_BACKSLASH)}, 1) IS NOT NULL"
-    condition = f"{is_escaped} OR REGEXP(payload, {sql.literal(_MAY_BE_SCORED)})"
+    condition = f"{is_escaped} OR REGEXP(payload, {sql.literal(may_be_scored)})"
     return event_views.parsed(settings, source, condition)
 
 

@@ -25,6 +25,7 @@ from liveprofile.wire.tokens import (
     EVENT,
     FIELD,
     TOKEN_CHARS_PER_WINDOW,
+    TYPE_INDEX,
     TYPE_LETTERS,
     WINDOW,
     token,
@@ -89,7 +90,8 @@ class UserState:
         values = [event for event, _ in events]
         purchases = [event for event in values if event["event_type"] == "purchase"]
         encoded = EVENT.join(
-            FIELD.join((str(event["event_time"]), "0", "0", payload)) for event, payload in events
+            FIELD.join((str(event["event_time"]), _letter(event), "0", "0", payload))
+            for event, payload in events
         )
         amount = sum(_amount(event) for event in purchases)
         weight = math.exp((end_ms - baselines.T0_MS) / self._tau_ms)
@@ -114,8 +116,12 @@ def _window_sums(
 
 
 def _token(event: dict[str, Any]) -> str:
-    time_ms, type_index, *others = token(event, event["event_time"])
-    return FIELD.join(map(str, (time_ms, TYPE_LETTERS[type_index], *others)))
+    time_ms, _, *others = token(event, TYPE_INDEX[event["event_type"]], event["event_time"])
+    return FIELD.join(map(str, (time_ms, _letter(event), *others)))
+
+
+def _letter(event: dict[str, Any]) -> str:
+    return TYPE_LETTERS[TYPE_INDEX[event["event_type"]]]
 
 
 def _last_tokens(tokens: str) -> str:

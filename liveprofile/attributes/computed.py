@@ -16,8 +16,9 @@ from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import orjson
-from pydantic import BaseModel, ConfigDict, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
 
+from liveprofile.attributes.event_types import EVENT_FIELDS, NO_OWN_TYPES, EventTypes
 from liveprofile.rules.conditions import (
     ATTRIBUTE,
     ConditionError,
@@ -31,12 +32,6 @@ from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS
 from liveprofile.wire.tokens import EVENT_TYPES
 
 KEY = "computed"
-# What conditions and values read of an event. A text is '' and a number unknown if it is missing.
-EVENT_FIELDS: Mapping[str, ValueKind] = {
-    **dict.fromkeys(("event_type", "item_id", "category_id"), "text"),
-    **dict.fromkeys(("device_id", "coupon_id", "shop_id", "address_id"), "text"),
-    **dict.fromkeys(("amount", "quantity", "rating"), "number"),
-}
 Aggregate = Literal["count", "sum", "mean", "min", "max", "first", "last", "hours_since"]
 # How two values of a tile become one (jobs/java/Tiles.java).
 _MERGES: Mapping[Aggregate, str] = {
@@ -53,9 +48,11 @@ _FOREVER_TILES, _FOREVER_TILE_MS = 24, 30 * DAY_MS  # without a span; older tile
 class Computed(BaseModel):
     """How an attribute is computed: an aggregate of the user's events.
 
-    of: event types, all if empty. where: a condition on EVENT_FIELDS. value: a number of an event.
+    of: event types, all if empty. where: a condition on fields of events. value: a number of them.
     within: such as "30 min", "2 h", "90 d"; "" is for ever. since_last: an event type; only events
-    after the last one of it count.
+    after the last one of it count. One of the twelve event types stands for all with this role.
+
+    The context of the validation: the EventTypes, if the shop has declared some.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -73,10 +70,11 @@ class Computed(BaseModel):
         return (of,) if isinstance(of, str) else of
 
     @model_validator(mode="after")
-    def _is_valid(self) -> Self:
+    def _is_valid(self, info: ValidationInfo) -> Self:
+        types: EventTypes = info.context or NO_OWN_TYPES
         for name in (*self.of, *filter(None, [self.since_last])):
-            if name not in EVENT_TYPES:
-                raise ValueError(f"{name} is no event type: {', '.join(EVENT_TYPES)}")
+            if name not in types.by_name:
+                raise ValueError(f"{name} is no event type: {', '.join(types.by_name)}")
         if bool(self.value) is (self.aggregate in ("count", "hours_since")):
             needs = "has no value" if self.value else "needs a value, such as amount"
             raise ValueError(f"aggregate {self.aggregate} {needs}")
@@ -84,10 +82,10 @@ class Computed(BaseModel):
         try:
             key, condition = "where", self.where
             if condition:
-                parse_condition(condition, EVENT_FIELDS, {})
+                parse_condition(condition, types.fields, {})
             key, condition = "value", self.value
             if condition:
-                parse_condition(f"({condition}) < 0", EVENT_FIELDS, {})
+                parse_condition(f"({condition}) < 0", types.fields, {})
         except ConditionError as error:
             column = max(1, error.position + (key == "where"))
             raise ValueError(f"{key}, column {column}: {error.reason}") from None
@@ -102,15 +100,24 @@ class Computed(BaseModel):
     def tile_ms(self) -> int:
         return -(-self.within_ms // _TILES) or _FOREVER_TILE_MS
 
-    def _matches_sql(self) -> str:
-        types = ", ".join(f"'{name}'" for name in self.of)
-        parts = (types and f"event_type IN ({types})", self.where and expression_sql(self.where))
+    def _matches_sql(self, names: Mapping[str, str]) -> str:
+        types = " OR ".join(map(_is_type_sql, self.of))
+        parts = (types and f"({types})", self.where and expression_sql(self.where, names))
         return " AND ".join(filter(None, parts)) or "TRUE"
 
-    def _value_sql(self, ms: str) -> str:
+    def _value_sql(self, names: Mapping[str, str], ms: str) -> str:
         if self.value:
-            return expression_sql(self.value)
+            return expression_sql(self.value, names)
         return ms if self.aggregate == "hours_since" else "1"
+
+
+def _is_type_sql(name: str) -> str:
+    return f"{'event_type' if name in EVENT_TYPES else 'event_name'} = '{name}'"
+
+
+def _property_sql(name: str, kind: ValueKind) -> str:
+    sql = f"properties['{name}']"
+    return f"CAST({sql} AS DOUBLE)" if kind == "number" else f"COALESCE({sql}, '')"
 
 
 def _span_ms(text: str) -> int:
@@ -136,20 +143,25 @@ class ComputedAttribute(NamedTuple):
         return f"{zlib.crc32(f'{self.id} {self.computed.model_dump_json()}'.encode()):08x}"
 
 
-def tokens_sql(attributes: Iterable[ComputedAttribute], ms: str) -> str:
+def tokens_sql(
+    attributes: Iterable[ComputedAttribute], fields: Mapping[str, ValueKind], ms: str
+) -> str:
     """SQL: the time of the event of a row and its tokens, joined by commas; NULL without a token.
 
     A token is "+", the digest of an attribute, "=" and the value that the event adds; or "-" and
     the digest, if the attribute begins anew after the event. Tokens count in the order of time, of
-    one time in that of their texts. `ms`: BIGINT. The row has the columns EVENT_FIELDS.
+    one time in that of their texts. `ms`: BIGINT. fields: EventTypes.fields. The row has the
+    columns EVENT_FIELDS, event_name and properties (jobs/sql/event_views.py).
     """
+    names = {k: _property_sql(k, kind) for k, kind in fields.items() if k not in EVENT_FIELDS}
     tokens = []
     for attribute in attributes:
         computed, digest = attribute.computed, attribute.digest
-        value = f"CAST({computed._value_sql(ms)} AS STRING)"
-        tokens.append(f"CASE WHEN {computed._matches_sql()} THEN CONCAT('+{digest}=', {value}) END")
+        matches = computed._matches_sql(names)
+        value = f"CAST({computed._value_sql(names, ms)} AS STRING)"
+        tokens.append(f"CASE WHEN {matches} THEN CONCAT('+{digest}=', {value}) END")
         if computed.since_last:
-            tokens.append(f"CASE event_type WHEN '{computed.since_last}' THEN '-{digest}' END")
+            tokens.append(f"CASE WHEN {_is_type_sql(computed.since_last)} THEN '-{digest}' END")
     if not tokens:
         return "CAST(NULL AS STRING)"
     return f"CONCAT(CAST({ms} AS STRING), ',', NULLIF(CONCAT_WS(',', {', '.join(tokens)}), ''))"

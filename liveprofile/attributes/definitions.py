@@ -15,6 +15,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from liveprofile.attributes.computed import Computed, ComputedAttribute
+from liveprofile.attributes.event_types import event_types
 from liveprofile.resources import product_path
 from liveprofile.rules.conditions import AttributeValue, Condition, ValueKind
 from liveprofile.rules.definitions import (
@@ -25,6 +26,7 @@ from liveprofile.rules.definitions import (
     DefinitionSet,
     Named,
 )
+from liveprofile.settings import Settings
 
 MAX_TEXT_CHARS = 100
 MAX_NUMBER = 2.0**53  # larger integers are not exact in JSON
@@ -155,25 +157,33 @@ class Catalogue(DefinitionSet):
         return found
 
 
-read_catalogue = DefinitionKind(AttributesError, AttributeDefinition, Catalogue).read_file
+_READER = DefinitionKind(AttributesError, AttributeDefinition, Catalogue)
+
+
+def read_catalogue(settings: Settings, path: Path | None = None) -> Catalogue:
+    """The attributes of a file, else of that in the settings, which name the event types too.
+
+    Raises DefinitionsError with every fault.
+    """
+    return _READER.read_file(path or product_path(settings.attributes), event_types(settings))
 
 
 def check_attributes(
     source: str,
     error: type[DefinitionsError],
     definitions: Iterable[Definition],
-    catalogue: Callable[[], Path],
+    settings: Callable[[], Settings],
 ) -> None:
     """Checks what rules or segments read by attribute("name") against the file of attributes.
 
-    source: names the definitions in messages. catalogue: returns the file, which is read only if a
-    condition reads an attribute. Raises `error` with every fault, and AttributesError if the file
-    of attributes is invalid.
+    source: names the definitions in messages. settings: called only if a condition reads an
+    attribute. Raises `error` with every fault, and DefinitionsError if the file of attributes or of
+    event types is invalid.
     """
     reading = [definition for definition in definitions if definition.condition.attributes]
     if not reading:
         return
-    known = read_catalogue(product_path(catalogue()))
+    known = read_catalogue(settings())
     problems = [
         DefinitionProblem(definition.id, "when", reason)
         for definition in reading

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ import orjson
 
 from liveprofile.settings import LimitSettings
 from liveprofile.wire.payload import as_id
-from liveprofile.wire.tokens import ID_CHARS, TYPE_INDEX, token
+from liveprofile.wire.tokens import EVENT_TYPES, ID_CHARS, TYPE_INDEX, token
 from liveprofile.wire.user_records import EARLIEST_MS
 
 HEARTBEAT = "heartbeat"
@@ -43,12 +43,26 @@ _TEXT = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _BRACKET = re.compile(r"[][{}]")
 
 
+class EventType(NamedTuple):
+    """A type that events may have.
+
+    role: which of EVENT_TYPES it counts as. limits: the lowest and the highest number of each of
+    its properties, None of a text.
+    """
+
+    role: str
+    limits: Mapping[str, tuple[float, float] | None]
+
+
+TYPES = {name: EventType(name, {}) for name in EVENT_TYPES}
+
+
 class AcceptedEvent(NamedTuple):
     """A valid event that is no heartbeat."""
 
     event_id: str
     user_id: str
-    event_type: str
+    event_type: str  # the role of its type
     time_ms: int
     item: str  # "" if unknown
     category: str  # "" if unknown
@@ -65,20 +79,20 @@ class RejectedError(ValueError):
 
 
 def accept(
-    value: bytes | None, timestamp_ms: int, limits: LimitSettings
+    value: bytes | None, timestamp_ms: int, limits: LimitSettings, types: Mapping[str, EventType]
 ) -> AcceptedEvent | Heartbeat | None:
     """Returns the event of a record's value; None if the job rejects the record.
 
-    timestamp_ms: the timestamp of the Kafka record.
+    timestamp_ms: the timestamp of the Kafka record. types: by name.
     """
     try:
-        return validate(value, timestamp_ms, limits)
+        return validate(value, timestamp_ms, limits, types)
     except RejectedError:
         return None
 
 
 def validate(
-    value: bytes | None, timestamp_ms: int, limits: LimitSettings
+    value: bytes | None, timestamp_ms: int, limits: LimitSettings, types: Mapping[str, EventType]
 ) -> AcceptedEvent | Heartbeat:
     """As `accept`, but raises RejectedError."""
     latest_ms = timestamp_ms + limits.max_clock_skew_ms
@@ -88,19 +102,20 @@ def validate(
         if event_type == HEARTBEAT:
             return Heartbeat(_time_ms(event, latest_ms))
         event_id, user_id = _id(event, "event_id"), _id(event, "user_id")
-        if not isinstance(event_type, str) or event_type not in TYPE_INDEX:
+        if not isinstance(event_type, str) or event_type not in types:
             raise RejectedError("UNKNOWN_TYPE", str(event_type))
         time_ms = _time_ms(event, latest_ms)
+        role, limits_of_properties = types[event_type]
         _check_numbers(event)
+        if limits_of_properties:
+            _check_properties(event.get("attributes"), limits_of_properties)
     except RejectedError:
         if missing := _missing_field(event):
             raise RejectedError("MISSING_FIELD", missing) from None
         raise
-    _, _, item, category, amount = token(event, time_ms)
+    _, _, item, category, amount = token(event, TYPE_INDEX[role], time_ms)
     anonymous_id = _optional_id(event.get("anonymous_id"))
-    return AcceptedEvent(
-        event_id, user_id, event_type, time_ms, item, category, amount, anonymous_id
-    )
+    return AcceptedEvent(event_id, user_id, role, time_ms, item, category, amount, anonymous_id)
 
 
 def _missing_field(event: dict[str, Any]) -> str | None:
@@ -258,6 +273,12 @@ def _check_numbers(event: dict[str, Any]) -> None:
     if isinstance(place, dict):
         _number(place, "lat", -90.0, 90.0, "place.")
         _number(place, "lon", -180.0, 180.0, "place.")
+
+
+def _check_properties(attributes: Any, limits: Mapping[str, tuple[float, float] | None]) -> None:
+    for name in sorted(limits) if isinstance(attributes, dict) else ():
+        if own := limits[name]:
+            _number(attributes, name, *own, "attributes.")
 
 
 def _number(

@@ -13,7 +13,7 @@ from liveprofile.wire import window_events
 from liveprofile.wire.output_records import Refused
 from liveprofile.wire.payload import BadEvent, as_id, digest, load, number
 from liveprofile.wire.token_columns import TokenColumns
-from liveprofile.wire.tokens import EVENT_TYPES, TYPE_INDEX, Token, token
+from liveprofile.wire.tokens import EVENT_TYPES, TYPE_INDEX, TYPE_LETTERS, Token, token
 
 _PURCHASE, _RETURN, _COUPON = (TYPE_INDEX[name] for name in ("purchase", "return", "coupon"))
 
@@ -97,14 +97,13 @@ def _parse_events(text: str) -> tuple[list[_ParsedEvent], list[Refused]]:
     """The usable events of a window in (event_time, event_id) order, and the others."""
     parsed: list[_ParsedEvent] = []
     rejected: list[Refused] = []
-    for time_ms, partition, offset, payload in window_events.parse(text):
+    for time_ms, letter, partition, offset, payload in window_events.parse(text):
         try:
             event = load(payload)
             if "place" in event:
                 event["place"] = _place(event["place"])
-            parsed.append(
-                _ParsedEvent(time_ms, as_id(event["event_id"]), token(event, time_ms), event)
-            )
+            of_event = token(event, TYPE_LETTERS.index(letter), time_ms)
+            parsed.append(_ParsedEvent(time_ms, as_id(event["event_id"]), of_event, event))
         except BadEvent as error:
             rejected.append(Refused(error.reason, error.detail, partition, offset, payload))
         except (KeyError, TypeError, ValueError) as error:

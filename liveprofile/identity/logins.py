@@ -25,7 +25,8 @@ from typing import NamedTuple, Protocol, Self
 
 import orjson
 
-from liveprofile.events.validation import AcceptedEvent, accept
+from liveprofile.attributes.event_types import event_types
+from liveprofile.events.validation import AcceptedEvent, EventType, accept
 from liveprofile.identity.merges import (
     END_OF_TIME_MS,
     IdentityTable,
@@ -102,8 +103,10 @@ class Decisions(NamedTuple):
 class LoginRules:
     """Turns records into logins, and logins into merges."""
 
-    def __init__(self, settings: LoginSettings, limits: LimitSettings):
-        self._settings, self._limits = settings, limits
+    def __init__(
+        self, settings: LoginSettings, limits: LimitSettings, types: Mapping[str, EventType]
+    ):
+        self._settings, self._limits, self._types = settings, limits, types
         self._pattern = re.compile(settings.anonymous_id_pattern)
 
     def read(self, record: Record) -> Login | Outcome | None:
@@ -112,7 +115,7 @@ class LoginRules:
         # Most events do not have the field, and need no parser.
         if value is None or not (_FIELD in value or _ESCAPE in value):
             return None
-        event = accept(value, record.timestamp_ms, self._limits)
+        event = accept(value, record.timestamp_ms, self._limits, self._types)
         if not isinstance(event, AcceptedEvent):
             return Outcome.BAD_EVENT if event is None and _FIELD in value else None
         if event.anonymous_id is None:
@@ -208,7 +211,7 @@ class LoginMerger:
     ):
         self._settings, self._events, self._transactions = settings, events, transactions
         self._read_decisions, self._clock_ms = read_decisions, clock_ms
-        self._rules = LoginRules(settings.logins, settings.limits)
+        self._rules = LoginRules(settings.logins, settings.limits, event_types(settings).by_name)
         self._decisions = read_decisions()
         # The first login of each pair of ids in a partition that is not decided yet.
         self._held: dict[tuple[str, str, int], Login] = {}

@@ -118,6 +118,7 @@ class FileMapping(MappingSection):
     )
     fixed: dict[str, Any] = Field({}, description="event field = the same value in every event")
     types: dict[str, str] = Field({}, description="event type of the file = event type")
+    own_types: tuple[str, ...] = Field((), description="event types that events.toml declares")
     lookups: tuple[Lookup, ...] = ()
 
     @field_validator("encoding")
@@ -149,9 +150,9 @@ class FileMapping(MappingSection):
         types |= {"negative": self.negative} if self.negative else {}
         types |= {f"fixed.{k}": v for k, v in self.fixed.items() if k == "event_type"}
         for key, value in types.items():
-            if value not in TYPE_INDEX:
+            if value not in (allowed := (*TYPE_INDEX, *self.own_types)):
                 raise ValueError(
-                    f"{key} = {value!r} is not an event type: use one of {', '.join(TYPE_INDEX)}"
+                    f"{key} = {value!r} is not an event type: use one of {', '.join(allowed)}"
                 )
         for name, source in self.fields.items():
             if "{" in source:

@@ -45,7 +45,7 @@ _ARITHMETIC = {
 }
 _ORDER = {ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge}
 _EQUALITY = {ast.Eq: operator.eq, ast.NotEq: operator.ne}
-_FUNCTIONS = {"abs": (np.abs, 1, 1), "min": (np.minimum, 2, None), "max": (np.maximum, 2, None)}
+FUNCTIONS = {"abs": (np.abs, 1, 1), "min": (np.minimum, 2, None), "max": (np.maximum, 2, None)}
 
 
 class TextCall(NamedTuple):
@@ -188,14 +188,14 @@ class _Parser:
                 pairs = zip([left, *right[:-1]], ops, right, strict=True)
                 parts = [self._comparison(*pair, negated) for pair in pairs]
                 return _fold("condition", np.logical_or if negated else np.logical_and, parts)
-            case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in _FUNCTIONS:
+            case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in FUNCTIONS:
                 return self._call(node, name, args)
             case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if (
                 name in self._functions
             ):
                 return _negated_if(negated, self._text_call(node, name, args))
             case ast.Call():
-                known = ", ".join([*_FUNCTIONS, *self._functions])
+                known = ", ".join([*FUNCTIONS, *self._functions])
                 raise self._at(node, f"only {known} can be called")
         raise self._at(node, f"{_describe(node)} is not allowed in a condition")
 
@@ -275,7 +275,7 @@ class _Parser:
         return is_member
 
     def _call(self, node: ast.Call, name: str, args: Sequence[ast.expr]) -> _Expression:
-        function, min_args, max_args = _FUNCTIONS[name]
+        function, min_args, max_args = FUNCTIONS[name]
         if len(args) < min_args or (max_args is not None and len(args) > max_args):
             expected = "one number" if max_args == 1 else f"{min_args} numbers or more"
             raise self._at(node, f"{name} takes {expected}, not {len(args)}")

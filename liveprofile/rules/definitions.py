@@ -114,8 +114,8 @@ class DefinitionKind(Generic[Model, Set]):
         self.name = f"{error.kind}s"  # of tables, of settings, and of the topic in the settings
         self._faults, self._faults_of_all = faults, faults_of_all
 
-    def read_file(self, path: Path) -> Set:
-        """Reads a TOML file. Raises the kind's error with every fault."""
+    def read_file(self, path: Path, context: Any = None) -> Set:
+        """Reads a TOML file. context: of pydantic. Raises the kind's error with every fault."""
         error, source, table_name = self.error, file_source(path, self.error), self.name
         try:
             text = path.read_text(encoding="utf-8")
@@ -130,7 +130,7 @@ class DefinitionKind(Generic[Model, Set]):
             reason = f"must be tables [[{table_name}]]"
             raise error(source, [DefinitionProblem("", table_name, reason)])
         key_line = _key_lines(text, table_name)
-        definitions, problems = self._read_tables(tables, key_line)
+        definitions, problems = self._read_tables(tables, key_line, context)
         position = {definition.id: index for index, definition in enumerate(definitions)}
         if not problems:  # a definition that cannot be read would be reported as missing too
             problems = [
@@ -190,12 +190,15 @@ class DefinitionKind(Generic[Model, Set]):
         return self.set_model(**{"version": version, self.name: tuple(kept)}), faults
 
     def _read_tables(
-        self, tables: Iterable[Mapping[str, Any]], key_line: Callable[[int, str], int | None]
+        self,
+        tables: Iterable[Mapping[str, Any]],
+        key_line: Callable[[int, str], int | None],
+        context: Any = None,
     ) -> tuple[list[Model], list[DefinitionProblem]]:
         problems: list[DefinitionProblem] = []
         definitions: dict[str, Model] = {}
         for index, table in enumerate(tables):
-            definition, faults = self._read(table, f"number {index + 1}")
+            definition, faults = self._read(table, f"number {index + 1}", context)
             if definition is not None:
                 if definition.id in definitions:
                     reason = f"another {self.error.kind} has the same id"
@@ -205,11 +208,11 @@ class DefinitionKind(Generic[Model, Set]):
         return list(definitions.values()), problems
 
     def _read(
-        self, table: Mapping[str, Any], default_name: str
+        self, table: Mapping[str, Any], default_name: str, context: Any = None
     ) -> tuple[Model | None, list[DefinitionProblem]]:
         name = table.get("id")
         try:
-            definition = self._model.model_validate(table)
+            definition = self._model.model_validate(table, context=context)
         except ValidationError as error:
             name = name if isinstance(name, str) else default_name
             return None, _validation_problems(name, error)

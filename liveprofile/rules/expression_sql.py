@@ -1,10 +1,11 @@
 """Flink SQL of expressions: the language of `liveprofile.rules.conditions`.
 
-The text has passed `parse_condition`. Names are columns; an unknown number is NULL or NaN. As in
-numpy, a comparison with an unknown value is false, and != is true.
+The text has passed `parse_condition`. An unknown number is NULL or NaN. As in numpy, a comparison
+with an unknown value is false, and != is true.
 """
 
 import ast
+from collections.abc import Mapping
 
 _OPERATORS: dict[type[ast.AST], str] = {
     ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/",
@@ -14,10 +15,14 @@ _OPERATORS: dict[type[ast.AST], str] = {
 _FUNCTIONS = {"abs": "ABS", "min": "LEAST", "max": "GREATEST"}
 
 
-def expression_sql(text: str) -> str:
-    """SQL of a condition, which is never NULL, or of a number."""
+def expression_sql(text: str, names: Mapping[str, str]) -> str:
+    """SQL of a condition, which is never NULL, or of a number. names: SQL of those not columns."""
     line = text.replace("\r", " ").replace("\n", " ").strip()
-    return _sql(ast.parse(line, mode="eval").body)
+    tree = ast.parse(line, mode="eval")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            node.id = names.get(node.id, node.id)
+    return _sql(tree.body)
 
 
 def _sql(node: ast.AST) -> str:

@@ -87,7 +87,9 @@ class Settings(Section):
     segments: Path = Path("segments.toml")
     """file of the segments (docs/segments.md)"""
     attributes: Path = Path("attributes.toml")
-    """file of the attributes that other systems may state (docs/data-contract.md#9-attributes)"""
+    """file of the attributes of users (docs/data-contract.md#9-attributes)"""
+    event_types: Path = Path("events.toml")
+    """file of event types of your own (docs/data-contract.md#event-types-of-your-own)"""
     # Set to an empty text, it is an error: a missing secret must not turn verification off.
     rules_signing_key: Annotated[SecretStr | None, Field(min_length=32)] = None
     """signs and verifies records of rules and segments (docs/deploy.md#signed-rules)"""

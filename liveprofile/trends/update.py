@@ -24,6 +24,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from liveprofile.attributes.event_types import event_types
 from liveprofile.events.validation import Heartbeat, accept
 from liveprofile.kafka.offsets import committed_offsets, offsets_at, partition_ranges
 from liveprofile.kafka.records import read_topic
@@ -201,12 +202,13 @@ def _read(
     progress: Callable[[int], None] = lambda _: None,
 ) -> _ReadRecords:
     rows: list[CountedEvent] = []
+    types = event_types(settings).by_name
     records = rejected = heartbeats = 0
     clocks_ms: dict[int, int] = {}
     remaining = read_topic(settings, settings.topics.events, ranges)
     while batch := list(itertools.islice(remaining, BATCH_RECORDS)):
         for record in batch:
-            event = accept(record.value, record.timestamp_ms, settings.limits)
+            event = accept(record.value, record.timestamp_ms, settings.limits, types)
             if event is None:
                 rejected += 1
                 continue

@@ -54,11 +54,11 @@ def token_sql(time_ms: str, letter: str, item_id: str, category_id: str, amount:
     return join_sql(time_ms, letter, item_id, category_id, amount)
 
 
-def token(event: dict[str, Any], time_ms: int) -> Token:
+def token(event: dict[str, Any], type_index: int, time_ms: int) -> Token:
     """Returns the token that `token_sql` writes for the same event."""
     return Token(
         time_ms,
-        TYPE_INDEX[event["event_type"]],
+        type_index,
         _token_id(event.get("item_id")),
         _token_id(event.get("category_id")),
         amount(event),

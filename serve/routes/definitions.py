@@ -102,7 +102,7 @@ async def preview_segments(
     at: Annotated[TimeMs | None, Query(description="Evaluate at this time; now. RFC 3339.")] = None,
 ) -> Response:
     """Who would enter and leave each segment. Evaluates all profiles and changes nothing."""
-    segments = parse("segments", body.segments, call.store.settings.attributes)
+    segments = parse("segments", body.segments, call.store.settings)
     at_ms = call.now_ms if at is None else at
     now = await call.run(definitions.in_force, "segments")
     users, found = await call.scan(definitions.preview_segments, now.definitions, segments, at_ms)
@@ -160,7 +160,7 @@ async def _put(
         detail = "send If-Match with the ETag of the definitions that you have read, or *"
         raise ApiError(428, "no-precondition", detail)
     tag = if_match.strip()
-    parsed = parse(kind, tables, call.store.settings.attributes)
+    parsed = parse(kind, tables, call.store.settings)
     requested = {"if_match": if_match, "ids": [each.id for each in parsed]}
     audit = call.audit(f"{kind}.put", kind, requested)
     about = (kind, parsed, call.by, None if tag == "*" else tag.strip('"'), audit)

@@ -19,7 +19,22 @@ from tests.support.streams import seeded
 from tests.support.streams.shop import shop_events
 
 NUMBERS = ("price", "amount", "quantity", "rating")
-TYPES = ("view", "cart", "purchase", "review", "search")
+OWN_TYPES = {"Order Completed": "purchase", "wish:list": "favorite", "play": "view"}
+TYPES = ("view", "cart", "purchase", "review", "search", *OWN_TYPES)
+EVENT_TYPES = """
+version = '1'
+[[event_types]]
+id = 'Order Completed'
+role = 'purchase'
+properties = { tax = { type = 'number', min = 0, max = 90 }, plan = { type = 'text' } }
+[[event_types]]
+id = 'play'
+role = 'view'
+properties = { tax = { type = 'number' } }
+[[event_types]]
+id = 'wish:list'
+role = 'favorite'
+"""
 CONDITIONS = (
     "",
     "amount > 20",
@@ -28,8 +43,9 @@ CONDITIONS = (
     'event_type in ["view", "cart"] and not item_id == ""',
     "1 < quantity <= 3",
     "max(amount, 10) - abs(quantity) >= 8",
+    'plan != "gold" and not tax < 20',
 )
-VALUES = ("amount", "quantity", "rating", "amount / quantity", "-amount + 2")
+VALUES = ("amount", "quantity", "rating", "amount / quantity", "-amount + 2", "tax * 2")
 SPANS = ("", "5 min", "30 min", "2 h", "1 d", "3 d", "400 d")
 
 
@@ -50,7 +66,8 @@ def test_random_definitions_equal_reference(tmp_path: Path) -> None:
     """A stream with duplicates, late and broken events; events of one millisecond."""
     rng = random.Random(6)
     definitions = {f"a{number}": random_definition(rng) for number in range(100)}
-    path = tmp_path / "attributes.toml"
+    path, types = tmp_path / "attributes.toml", tmp_path / "events.toml"
+    types.write_text(EVENT_TYPES)
     path.write_text(
         "version = '1'\n"
         + "".join(
@@ -64,11 +81,14 @@ def test_random_definitions_equal_reference(tmp_path: Path) -> None:
         event
         | {"event_time": event["event_time"] // 600_000 * 600_000}
         | rng.choice(({}, {"rating": rng.randint(1, 5)}, {"quantity": rng.randint(0, 4)}))
+        | own_type(event, rng)
         for event in itertools.islice(shop_events(5, 8, 200_000), 900)
     ]
     stream = seeded.with_faults(events, seed=7, duplicates=0.02, late=0.02, broken=0.02)
     records = in_one_partition(stream.messages)
-    settings = load(job={"parallelism": 1, "name": "pipeline"}, attributes=str(path))
+    settings = load(
+        job={"parallelism": 1, "name": "pipeline"}, attributes=str(path), event_types=str(types)
+    )
     output = run_profile_pipeline(records, settings, tmp_path)
 
     result = Classification()
@@ -94,7 +114,21 @@ def test_random_definitions_equal_reference(tmp_path: Path) -> None:
 def fields(payload: bytes) -> dict[str, Any]:
     event = orjson.loads(payload)
     texts = {name: str(event.get(name, "")) for name in ("user_id", "event_type", "item_id")}
+    own = event.get("attributes") or {}
+    declared = texts["event_type"] in ("Order Completed", "play")
+    texts["plan"] = own.get("plan", "") if texts["event_type"] == "Order Completed" else ""
+    tax = float(own.get("tax", math.nan)) if declared else math.nan
     present = {name: float(value) for name in NUMBERS if (value := event.get(name)) is not None}
     product = present.get("price", 0.0) * present.get("quantity", 1.0)
     numbers = dict.fromkeys(NUMBERS, math.nan) | {"amount": product} | present
-    return texts | numbers | {"time_ms": event["event_time"]}
+    role = OWN_TYPES.get(texts["event_type"], texts["event_type"])
+    names = {"event_name": texts["event_type"], "event_type": role, "tax": tax}
+    return texts | numbers | names | {"time_ms": event["event_time"]}
+
+
+def own_type(event: dict[str, Any], rng: random.Random) -> dict[str, Any]:
+    """Another name of the type in a part of the events, and properties that it may have."""
+    role = event["event_type"]
+    names = [name for name, of in OWN_TYPES.items() if of == role]
+    properties = rng.choice(({}, {"tax": rng.randint(0, 100)}, {"tax": "7.5", "plan": "gold"}))
+    return {"event_type": rng.choice([role, *names]), "attributes": {"x": 1, **properties}}

@@ -216,9 +216,12 @@ def reference_rows(arrivals: list[Arrival], max_entries: int) -> Counter:
 
 def test_rows_of_stream_equal_reference(tmp_path: Path) -> None:
     settings = load(job={"parallelism": 1}, scoring={"history": 8, "replay": True})
+    own_types = {}, {"purchase": "Order Completed", "login": "Signed In"}
     odd = "ä'\"\\ {}\u2028😀%"
     events = [
-        event | {"item_id": f"{odd}{number}", "category_id": (None, number, odd)[number % 3]}
+        event
+        | {"item_id": f"{odd}{number}", "category_id": (None, number, odd)[number % 3]}
+        | {"event_type": own_types[number % 2].get(event["event_type"], event["event_type"])}
         for number, event in enumerate(small_shop())
     ]
     sent = to_records(simulated.irregular_payloads(events, seed=3))

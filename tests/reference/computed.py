@@ -14,21 +14,27 @@ def _compiled(text: str) -> CodeType:
     return compile(text, "definition", "eval")
 
 
+def _types(event: Mapping[str, Any]) -> set[str]:
+    return {event["event_type"], event.get("event_name", "")}
+
+
 def value_at(
     definition: Mapping[str, Any], events: Sequence[Mapping[str, Any]], at_ms: int
 ) -> float | None:
     """The value after `events`, which are those of one user up to the last closed window.
 
-    events: `time_ms`, texts ("" if missing) and numbers (NaN if missing).
+    events: `time_ms`, event_name if it is not event_type, texts ("" if missing) and numbers (NaN
+    if missing).
     """
     number, _, unit = definition.get("within", "").partition(" ")
     within_ms = int(number or 0) * UNITS_MS.get(unit, 0)
     tile_ms = math.ceil(within_ms / 20)
     found = []
-    resets_ms = [e["time_ms"] for e in events if e["event_type"] == definition.get("since_last")]
+    # One of the contract's types stands for all that count as it.
+    resets_ms = [e["time_ms"] for e in events if definition.get("since_last") in _types(e)]
     for event in events:
         time_ms = event["time_ms"]
-        if definition.get("of") and event["event_type"] not in definition["of"]:
+        if definition.get("of") and not _types(event) & {*definition["of"]}:
             continue
         if not eval(_compiled(definition.get("where") or "True"), {}, dict(event)):
             continue

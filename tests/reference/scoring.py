@@ -10,6 +10,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,13 +28,20 @@ from tests.reference.entity_features import (
 )
 from tests.reference.rules import flag_id, is_true
 from tests.reference.units import HOUR_MS
-from tests.reference.validation import MAX_ID_CHARS, ValidEvent, as_text, validate
+from tests.reference.validation import (
+    MAX_ID_CHARS,
+    ValidEvent,
+    as_text,
+    read_own_types,
+    validate,
+)
 from tests.reference.windows import Record
 
 Key = tuple[str, int, str]  # user, time in ms, event
 Rules = Sequence[Mapping[str, Any]]
 LABEL_FIELDS = {"device": "device_id", "place": "place", "shop": "shop_id", "coupon": "coupon_id"}
 LABEL_FIELDS |= {"address": "address_id"}
+_OWN_TYPES = read_own_types(Path("events.toml"))
 _SEPARATORS = re.compile(r"[\x1d\x1e\x1f]")
 
 
@@ -52,7 +60,7 @@ def read_event(record: Record, limits: Any, max_delay_ms: int | None = None) -> 
 
     max_delay_ms: of live events; None: history.
     """
-    valid = validate(record.value, record.timestamp_ms, limits)
+    valid = validate(record.value, record.timestamp_ms, limits, _OWN_TYPES)
     if not isinstance(valid, ValidEvent) or valid.event_type not in TYPE_LETTERS:
         return None
     time_ms = valid.time_ms

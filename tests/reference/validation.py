@@ -8,7 +8,11 @@ from __future__ import annotations
 import json
 import re
 import sys
+import tomllib
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 TYPES = (
@@ -27,6 +31,7 @@ MAX_ID_CHARS = 256
 MAX_NUMBER = 1e9
 MAX_VECTOR_LENGTH = 1_024
 MIN_TIME_MS = 946_684_800_000  # 2000-01-01
+NO_OWN_TYPES = MappingProxyType({})
 # Limits of the JSON parser, which RFC 8259, section 9, allows.
 MAX_NESTING = 999
 MAX_NUMBER_CHARS = 1_000
@@ -68,6 +73,12 @@ class ValidEvent(NamedTuple):
     media: tuple[str, list[float]] | None  # the encoder and its vector
     anonymous_id: str
 
+    properties: dict[str, float | str]  # without missing ones
+
+
+# By name: the role, and the properties with the lowest and the highest number, None of a text.
+OwnTypes = Mapping[str, tuple[str, Mapping[str, tuple[float, float] | None]]]
+
 
 class Heartbeat(NamedTuple):
     time_ms: int
@@ -83,9 +94,13 @@ class _Invalid(Exception):
 
 
 def validate(
-    value: bytes | None, record_timestamp_ms: int, limits: Limits
+    value: bytes | None,
+    record_timestamp_ms: int,
+    limits: Limits,
+    own_types: OwnTypes = NO_OWN_TYPES,
 ) -> ValidEvent | Heartbeat | Rejected:
     """Applies the checks in order; the first that fails is the reason. Raises nothing."""
+    types = {name: (name, {}) for name in TYPES} | dict(own_types)
     try:
         event = _parse(value, limits.max_payload_chars)
         heartbeat = event.get("event_type") == HEARTBEAT
@@ -93,16 +108,18 @@ def validate(
         if heartbeat:
             return Heartbeat(_time_ms(event, record_timestamp_ms + limits.max_clock_skew_ms))
         event_id, user_id = _checked_id(event, "event_id"), _checked_id(event, "user_id")
-        if event["event_type"] not in TYPES:
+        if event["event_type"] not in types:
             raise _Invalid("UNKNOWN_TYPE", "")
+        role, declared = types[event["event_type"]]
         time_ms = _time_ms(event, record_timestamp_ms + limits.max_clock_skew_ms)
         numbers = _checked_numbers(event)
+        properties = _checked_properties(event.get("attributes"), declared)
     except _Invalid as error:
         return Rejected(*error.args)
     return ValidEvent(
         event_id,
         user_id,
-        event["event_type"],
+        role,
         time_ms,
         _SEPARATORS.sub("_", as_text(event.get("item_id")))[:MAX_ID_CHARS],
         _SEPARATORS.sub("_", as_text(event.get("category_id")))[:MAX_ID_CHARS],
@@ -113,7 +130,25 @@ def validate(
         _place(numbers),
         _media(event.get("media_embedding")),
         _optional_id(event.get("anonymous_id")),
+        properties,
     )
+
+
+def read_own_types(path: Path) -> OwnTypes:
+    """The event types of a file; a relative path is one in the repository."""
+    path = Path(__file__).parents[2] / path
+    return {
+        table["id"]: (
+            table["role"],
+            {
+                name: (each.get("min", -MAX_NUMBER), each.get("max", MAX_NUMBER))
+                if each["type"] == "number"
+                else None
+                for name, each in table.get("properties", {}).items()
+            },
+        )
+        for table in tomllib.loads(path.read_text("utf-8"))["event_types"]
+    }
 
 
 def event_clock_ms(value: bytes | None, record_timestamp_ms: int, limits: Limits) -> int | None:
@@ -309,14 +344,31 @@ def _checked_numbers(event: dict[str, Any]) -> dict[str, float | None]:
             if field == "amount" and (_product(checked) or 0.0) > MAX_NUMBER:
                 raise _Invalid("BAD_NUMBER", field)
             continue
-        if isinstance(value, str) and _NUMBER.fullmatch(value):
-            value = float(value)
-        # Compare first: an integer may be too large for a double.
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not is_number or not low <= value <= high:
-            raise _Invalid("BAD_NUMBER", field)
-        checked[field] = float(value)
+        checked[field] = _checked_number(field, value, low, high)
     return checked
+
+
+def _checked_number(field: str, value: Any, low: float, high: float) -> float:
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        value = float(value)
+    # Compare first: an integer may be too large for a double.
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not low <= value <= high:
+        raise _Invalid("BAD_NUMBER", field)
+    return float(value)
+
+
+def _checked_properties(
+    attributes: Any, declared: Mapping[str, tuple[float, float] | None]
+) -> dict[str, float | str]:
+    found: dict[str, float | str] = {}
+    for name, limits in sorted(declared.items()):
+        value = attributes.get(name) if isinstance(attributes, dict) else None
+        if limits is None:
+            found[name] = _SEPARATORS.sub("_", as_text(value))[:MAX_ID_CHARS]
+        elif value is not None:
+            found[name] = _checked_number(f"attributes.{name}", value, *limits)
+    return {name: value for name, value in found.items() if value != ""}
 
 
 def _amount(numbers: dict[str, float | None]) -> float:

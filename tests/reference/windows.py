@@ -5,7 +5,14 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from tests.reference.validation import Heartbeat, Rejected, ValidEvent, event_clock_ms, validate
+from tests.reference.validation import (
+    Heartbeat,
+    Rejected,
+    ValidEvent,
+    event_clock_ms,
+    read_own_types,
+    validate,
+)
 
 Position = tuple[int, int]  # partition, offset
 NOBODY: Mapping[str, int] = {}
@@ -50,11 +57,12 @@ def classify(
     erased: user -> time in ms; the windows that begin before it are rejected.
     """
     used: list[ValidEvent] = []
+    own_types = read_own_types(settings.event_types)
     seen: set[str] = set()
     counts: dict[tuple[str, int], list[int]] = {}  # (user, window end) -> events, characters
     for partition, offset, timestamp_ms, _key, value in records:
         position = (partition, offset)
-        event = validate(value, timestamp_ms, settings.limits)
+        event = validate(value, timestamp_ms, settings.limits, own_types)
         if isinstance(event, Rejected):
             result.rejected[position] = event
             time_ms = event_clock_ms(value, timestamp_ms, settings.limits)

@@ -17,7 +17,7 @@ import orjson
 from benchmarks.support.journal import Journal
 from lab.benchmarks.rows import UserState, batch_of
 from lab.benchmarks.storage import profile_updater
-from liveprofile.events.validation import HEARTBEAT, accept
+from liveprofile.events.validation import HEARTBEAT, TYPES, accept
 from liveprofile.resources import product_path
 from liveprofile.settings import LimitSettings, Settings, load
 from models.profile.inference import ProfileModel
@@ -75,7 +75,7 @@ def parse(value: bytes, timestamp_ms: int, limits: LimitSettings | None) -> Pars
 
     limits: None: nothing is checked but the syntax.
     """
-    if limits is not None and accept(value, timestamp_ms, limits) is None:
+    if limits is not None and accept(value, timestamp_ms, limits, TYPES) is None:
         return None
     try:
         event = orjson.loads(value)

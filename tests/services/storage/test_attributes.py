@@ -28,7 +28,6 @@ from liveprofile.attributes.table import (
 )
 from liveprofile.kafka.offsets import commit_offsets, lag, partition_ranges
 from liveprofile.kafka.records import send_all
-from liveprofile.resources import product_path
 from liveprofile.settings import CassandraSettings
 from liveprofile.storage.cql import now_ms
 from liveprofile.storage.queries import TOKEN_MAX, TOKEN_MIN
@@ -57,7 +56,7 @@ def table(job: JobUnderTest, session: Session) -> AttributeTable:
 
 @pytest.fixture(scope="module")
 def apply(job: JobUnderTest, table: AttributeTable) -> Apply:
-    catalogue = read_catalogue(product_path(job.settings.attributes))
+    catalogue = read_catalogue(job.settings)
 
     def run() -> tuple[Progress, list[RejectedRecord]]:
         rejected: list[RejectedRecord] = []

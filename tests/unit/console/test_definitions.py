@@ -10,6 +10,7 @@ from console.routes.definitions import FaultyTextError, check, to_toml
 from liveprofile.rules.proposals import ProposalState
 from liveprofile.rules.rules import read_rules
 from liveprofile.segments.definitions import read_segments
+from liveprofile.settings import load
 from serve.keys import ADMIN, ANALYST
 from tests.support.memory.api import MemoryApi
 from tests.support.paths import ROOT
@@ -38,7 +39,7 @@ def test_text_to_edit_is_read_back_unchanged(kind: str) -> None:
     odd = 'a "quoted" \\n back\\slash\nline\ttab \x7f é {value}'
     field = "message" if kind == "rules" else "description"
     shipped[0] = shipped[0].model_copy(update={field: odd})
-    assert check(kind, to_toml(kind, shipped)) == shipped
+    assert check(kind, to_toml(kind, shipped), load()) == shipped
 
 
 @pytest.mark.parametrize(
@@ -53,7 +54,7 @@ def test_text_to_edit_is_read_back_unchanged(kind: str) -> None:
 )
 def test_faults_of_a_text_are_told(text: str, fault: str) -> None:
     with pytest.raises(FaultyTextError) as caught:
-        check("rules", text)
+        check("rules", text, load())
     assert fault in caught.value.problems[0]
 
 

@@ -1,6 +1,7 @@
 import java.util.Base64;
 import liveprofile.EventTime;
 import liveprofile.ParseEvent;
+import org.apache.flink.table.data.MapData;
 import org.apache.flink.table.data.RowData;
 import org.apache.flink.table.data.StringData;
 import org.apache.flink.util.Collector;
@@ -14,8 +15,21 @@ class PrintEvents implements Collector<RowData> {
     public void collect(RowData row) {
         var line = new StringBuilder();
         for (int i = 0; i < 11; i++) line.append(encoded((StringData) get(row, i))).append(' ');
+        line.append(encoded(properties((MapData) get(row, 18)))).append(' ');
         for (int i = 11; i < 16; i++) line.append(get(row, i)).append(' ');
         System.out.print(line);
+    }
+
+    /** name=value, with separators that no value has. */
+    private static StringData properties(MapData map) {
+        if (map == null) return null;
+        var text = new StringBuilder();
+        var names = map.keyArray();
+        for (int i = 0; i < names.size(); i++) {
+            text.append(names.getString(i)).append('=');
+            text.append(map.valueArray().getString(i)).append('\u001f');
+        }
+        return StringData.fromString(text.toString());
     }
 
     private static Object get(RowData row, int i) {

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from liveprofile.attributes.event_types import DeclaredType, EventTypes, Property
 from liveprofile.flink import java
 from liveprofile.flink.jars import FUNCTIONS, JARS, pyflink_home
 from liveprofile.settings import load
@@ -29,10 +30,14 @@ from tests.support.streams.corruptions import CORRUPTIONS
 from tests.support.streams.shop import shop_events
 
 RECORD_MS = 1_790_000_000_123
+OWN_TYPES = {
+    "Order Paid": ("purchase", {"tax": (0.0, 100.0), "plan": None}),
+    "view": ("view", {"tax": (-1e9, 5.5)}),
+}
 FIELDS = (
     *("event_id", "user_id", "event_type", "event_time", "item_id", "category_id", "price"),
     *("quantity", "amount", "rating", "place", "attributes", "lat", "lon", "shop_id", "x"),
-    *("device_id", "place.lat", "attributes.shop_id", "event\\u005fid"),
+    *("device_id", "place.lat", "attributes.shop_id", "event\\u005fid", "tax", "plan"),
 )
 VALUES = (
     *("-0", "1e400", "1000000000", "1000000001", "0e0", "1.0", "true", "null", '""', "{}", "[1]"),
@@ -51,7 +56,11 @@ BYTES = (b"\xff", b"\xc0\x80", b"\xed\xa0\x80", b"\xef\xbf\xbd", b"\xf4\x90\x80\
 def odd_payloads(rng: random.Random, count: int) -> Iterator[bytes]:
     """An event with some fields replaced, repeated, missing or nested, and some bytes changed."""
     for _ in range(count):
-        fields = {"event_id": '"e"', "user_id": "7", "event_type": f'"{rng.choice(TYPES)}"'}
+        fields = {
+            "event_id": '"e"',
+            "user_id": "7",
+            "event_type": f'"{rng.choice((*TYPES, *OWN_TYPES))}"',
+        }
         pairs = [*fields.items(), ("event_time", "1700000000000"), ("price", "5")]
         for _ in range(rng.randint(0, 3)):
             name, value = rng.choice(FIELDS), rng.choice(VALUES)
@@ -90,10 +99,10 @@ def test_payloads_are_parsed_and_rejected_as_the_contract_says() -> None:
     values = [value for value in values if value != b""]  # an empty line is a tombstone
     seen: Counter[str] = Counter()
     for value, (reason, detail, *event) in zip(values, java_rows(values), strict=True):
-        *ids, amount, quantity, rating, lat, lon, found_ms = event
+        *ids, properties, amount, quantity, rating, lat, lon, found_ms = event
         clock_ms = event_clock_ms(value, RECORD_MS, limits)
         assert found_ms == clock_ms or (clock_ms is None and found_ms < MIN_TIME_MS), value
-        expected = validate(value, RECORD_MS, limits)
+        expected = validate(value, RECORD_MS, limits, OWN_TYPES)
         seen[reason or type(expected).__name__] += 1
         if isinstance(expected, Rejected):
             assert reason == expected.reason, value
@@ -104,6 +113,11 @@ def test_payloads_are_parsed_and_rejected_as_the_contract_says() -> None:
             names = ("event_id", "user_id", "event_type", "item", "category")
             assert ids[:5] == [getattr(expected, name) for name in names], value
             assert amount == expected.amount, value
+            own = {key: str(each) for key, each in expected.properties.items()}
+            found = dict(each.split("=", 1) for each in (properties or "").split("\x1f") if each)
+            assert {k: found[k] if k == "plan" else str(float(found[k])) for k in found} == own, (
+                value
+            )
             given = json.loads(value)
             numbers = [given.get(name) for name in ("quantity", "rating")]
             known = [None if each is None else float(each) for each in numbers]
@@ -112,10 +126,27 @@ def test_payloads_are_parsed_and_rejected_as_the_contract_says() -> None:
     assert {*REASONS, "ValidEvent", "Heartbeat"} <= seen.keys() and min(seen.values()) > 2, seen
 
 
+def declared() -> str:
+    types = (
+        DeclaredType(
+            id=name,
+            role=role,
+            properties={
+                key: Property(type="number", min=limits[0], max=limits[1])
+                if limits
+                else Property(type="text")
+                for key, limits in properties.items()
+            },
+        )
+        for name, (role, properties) in OWN_TYPES.items()
+    )
+    return EventTypes(version="1", event_types=tuple(types)).text
+
+
 def java_rows(values: list[bytes | None]) -> Iterator[tuple[Any, ...]]:
     """What PARSE_EVENT returns of each value, and EVENT_TIME. Runs them without Flink."""
     limits = load().limits
-    options = (RECORD_MS, limits.max_clock_skew_ms, limits.max_payload_chars, " ".join(TYPES))
+    options = (RECORD_MS, limits.max_clock_skew_ms, limits.max_payload_chars, declared())
     jars = (*(pyflink_home() / "lib").glob("*.jar"), JARS / "flink" / FUNCTIONS)
     done = subprocess.run(
         [

@@ -44,7 +44,7 @@ def delta(churn: float = 0.3, spend: float = 40.0, events: int = 7) -> StoredDel
 
 def row(*event_ids: str, total: int = 7, end_ms: int = END_MS) -> dict[str, Any]:
     events = [
-        WindowEvent(END_MS - 9, "0", "1", f'{{"event_id": "{name}", "event_type": "view"}}')
+        WindowEvent(END_MS - 9, "a", "0", "1", f'{{"event_id": "{name}", "event_type": "view"}}')
         for name in event_ids
     ]
     sums = np.zeros(len(baselines.COLUMNS))

@@ -75,7 +75,7 @@ def catalogue(tmp_path: Path) -> Catalogue:
 def read(folder: Path, text: str) -> Catalogue:
     file = folder / "attributes.toml"
     file.write_text(text, encoding="utf-8")
-    return read_catalogue(file)
+    return read_catalogue(load(), file)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_sent_event_satisfies_the_schema_and_is_read_as_it_was_sent() -> None:
 
 NOW_MS = 1_767_605_700_000
 FIELDS = FileFields("crm", "declared", "marketing", NOW_MS, 365)
-CATALOGUE = read_catalogue(ROOT / "attributes.toml")
+CATALOGUE = read_catalogue(load())
 
 
 def read_csv(

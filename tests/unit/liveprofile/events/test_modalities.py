@@ -18,7 +18,7 @@ from liveprofile.events.modalities import (
 )
 from liveprofile.events.window import parse_training_window, parse_windows
 from liveprofile.settings import load
-from liveprofile.wire.tokens import EVENT, FIELD
+from liveprofile.wire.tokens import EVENT, FIELD, TYPE_INDEX, TYPE_LETTERS
 from tests.reference import history
 from tests.reference.validation import ValidEvent, validate
 
@@ -42,10 +42,14 @@ def events(given: list[Any], **more: Any) -> list[dict[str, Any]]:
     ]
 
 
+def letter(event: dict[str, Any]) -> str:
+    return TYPE_LETTERS[TYPE_INDEX[event["event_type"]]]
+
+
 def encoded(some: list[dict[str, Any]]) -> str:
     """Encodes a window as the SQL does, newest event first."""
     return EVENT.join(
-        FIELD.join((str(event["event_time"]), "0", str(number), json.dumps(event)))
+        FIELD.join((str(event["event_time"]), letter(event), "0", str(number), json.dumps(event)))
         for number, event in reversed(list(enumerate(some)))
     )
 

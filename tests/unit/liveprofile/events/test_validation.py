@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from liveprofile.events.validation import AcceptedEvent, Heartbeat, RejectedError, accept, validate
+from liveprofile.events.validation import (
+    TYPES,
+    AcceptedEvent,
+    EventType,
+    Heartbeat,
+    RejectedError,
+    accept,
+    validate,
+)
 from liveprofile.events.window_times import end_ms, stagger_offset_ms
 from liveprofile.settings import LimitSettings, WindowSettings
 from tests.reference import validation as reference
@@ -30,14 +38,18 @@ EVENT = {
 }
 
 
+OWN_TYPES = {"Order Paid": ("purchase", {"tax": (0.0, 100.0), "plan": None})}
+ALL_TYPES = TYPES | {name: EventType(*own) for name, own in OWN_TYPES.items()}
+
+
 def payload(**fields: Any) -> bytes:
     return json.dumps(EVENT | fields).encode()
 
 
 def assert_same(value: bytes | None, timestamp_ms: int = RECORD_MS) -> None:
-    expected = reference.validate(value, timestamp_ms, LIMITS)
+    expected = reference.validate(value, timestamp_ms, LIMITS, OWN_TYPES)
     try:
-        actual = validate(value, timestamp_ms, LIMITS)
+        actual = validate(value, timestamp_ms, LIMITS, ALL_TYPES)
     except RejectedError as error:
         assert isinstance(expected, reference.Rejected), (value, expected)
         reason, detail = error.args
@@ -64,7 +76,7 @@ def assert_same(value: bytes | None, timestamp_ms: int = RECORD_MS) -> None:
 )
 def test_corrupt_event_is_rejected(corrupt) -> None:
     assert_same(corrupt(EVENT))
-    assert accept(corrupt(EVENT), RECORD_MS, LIMITS) is None
+    assert accept(corrupt(EVENT), RECORD_MS, LIMITS, ALL_TYPES) is None
 
 
 def test_poison_messages_are_accepted_as_by_the_reference() -> None:
@@ -118,17 +130,21 @@ def test_hostile_event_is_judged_as_by_the_reference(value: bytes) -> None:
 def test_anonymous_id_that_is_no_id_never_rejects_its_event(given: Any, expected: Any) -> None:
     value = payload(anonymous_id=given)
     assert_same(value)
-    event = accept(value, RECORD_MS, LIMITS)
+    event = accept(value, RECORD_MS, LIMITS, ALL_TYPES)
     assert isinstance(event, AcceptedEvent) and event.anonymous_id == expected
 
 
 @given(
     st.dictionaries(
-        st.sampled_from([*EVENT, "quantity", "amount", "rating", "place", "anonymous_id"]),
+        st.sampled_from(
+            [*EVENT, *("quantity", "amount", "rating", "place", "anonymous_id", "attributes")]
+        ),
         st.one_of(
             st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False),
             st.text(max_size=5),
             st.sampled_from(["1e5", "-1", " 1", "1.", "heartbeat", "view", "x" * 256, "x" * 257]),
+            st.just("Order Paid"),
+            st.builds(dict, tax=st.sampled_from([0, 100, 100.1, "-1", True, None, []])),
             st.sampled_from([0, 1e9, 1.1e9, 1e6, RECORD_MS + 600_000, RECORD_MS + 600_001]),
             st.sampled_from(["2024-02-29 10:00", "2023-02-30T00:00:00Z", "1999-12-31T23:59:59Z"]),
             st.builds(dict, lat=st.sampled_from([90, 91, "91"]), lon=st.sampled_from([180, -181])),
@@ -138,6 +154,7 @@ def test_anonymous_id_that_is_no_id_never_rejects_its_event(given: Any, expected
 )  # fmt: skip
 def test_random_field_values_are_judged_as_by_the_reference(fields: dict[str, Any]) -> None:
     assert_same(json.dumps(EVENT | fields).encode())
+    assert_same(json.dumps(EVENT | fields | {"event_type": "Order Paid"}).encode())
 
 
 STAGGERED = WindowSettings(length_ms=300_000, stagger_ms=10_000)

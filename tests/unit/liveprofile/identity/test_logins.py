@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from liveprofile.consent.changes import ConsentChange, ConsentTable, PersonConsentTable
+from liveprofile.events.validation import TYPES
 from liveprofile.identity import logins as login_rules
 from liveprofile.identity.logins import Decisions, Login, LoginRules, Outcome, read_counts
 from liveprofile.identity.merges import IdentityTable, Merge, read_record, to_record
@@ -40,7 +41,7 @@ SINCE_MS = START_MS + 60_000
 
 
 def rules_of(options: Settings) -> LoginRules:
-    return LoginRules(options.logins, options.limits)
+    return LoginRules(options.logins, options.limits, TYPES)
 
 
 RULES = rules_of(Settings())

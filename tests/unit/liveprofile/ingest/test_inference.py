@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from liveprofile.errors import InputError
-from liveprofile.events.validation import AcceptedEvent, accept
+from liveprofile.events.validation import TYPES, AcceptedEvent, accept
 from liveprofile.ingest.inference import Draft, infer
 from liveprofile.ingest.replay import open_source
 from liveprofile.ingest.values import number_of
@@ -65,7 +65,7 @@ def drafted(folder: Path, text: str, encoding: str = "utf-8") -> tuple[Draft, li
         value for each in open_source(folder / "shop.csv", mapping) for value in each.values
     ]
     now_ms = MAY_2026_MS + 365 * DAY_MS
-    accepted = [accept(each, now_ms, LimitSettings()) for each in payloads]
+    accepted = [accept(each, now_ms, LimitSettings(), TYPES) for each in payloads]
     assert all(isinstance(event, AcceptedEvent) for event in accepted)
     return found, [json.loads(payload) for payload in payloads]
 

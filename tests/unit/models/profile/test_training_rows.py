@@ -139,7 +139,7 @@ def test_missing_column_or_file_is_rejected(table, tmp_path):
 
 def test_unusable_events_are_counted_and_left_out(tmp_path):
     payloads = ("[1]", '{"event_type":"view","event_id":"a"}')
-    packed = EVENT.join(FIELD.join(["5", "0", "0", text]) for text in payloads)
+    packed = EVENT.join(FIELD.join(["5", "a", "0", "0", text]) for text in payloads)
     baselines = {"added": [1.0] * 41, "sums": [1.0] * 41}
     row = {"user_id": "u", "window_end_ms": 10, "events": packed, **baselines}
     streams = training_rows.read(write_parquet(pa.Table.from_pylist([row]), tmp_path / "rows"))

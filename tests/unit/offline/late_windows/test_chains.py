@@ -46,7 +46,7 @@ def row(number: int, offsets: Sequence[int], total: int) -> dict[str, object]:
         "user_id": "u",
         "window_start_ms": end_ms - 100,
         "window_end_ms": end_ms,
-        "events": join(WindowEvent(end_ms - 50, "0", str(offset), "{}") for offset in offsets),
+        "events": join(WindowEvent(end_ms - 50, "a", "0", str(offset), "{}") for offset in offsets),
         "history": f"history {number}",
         "added": [0.0] * len(sums),
         "sums": sums,

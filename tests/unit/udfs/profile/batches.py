@@ -39,7 +39,7 @@ def batch(*user_ids: str, fields: str = "") -> ProfileBatch:
             f'{{"event_id":"e-{user_id}","user_id":"{user_id}","event_type":"view",'
             f'"event_time":{END_MS - 1}{fields}}}'
         )
-        events.append(FIELD.join((str(END_MS - 1), "0", "7", payload)))
+        events.append(FIELD.join((str(END_MS - 1), "a", "0", "7", payload)))
         token = FIELD.join((str(END_MS - 1), "a", "item", "category", "0.0"))
         histories.append(f"{END_MS}{EVENT}{token}")
     ends = np.full(len(user_ids), END_MS)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from liveprofile.events.modalities import EMBEDDING_FIELD
 from liveprofile.events.window import parse_training_window, parse_windows
-from liveprofile.wire.tokens import EVENT, FIELD
+from liveprofile.wire.tokens import EVENT, FIELD, TYPE_INDEX, TYPE_LETTERS
 
 TIME_MS = 1_700_000_000_000
 
@@ -40,7 +40,9 @@ def window_text(contents: list[dict[str, Any]], ids: list[int], arrival: list[in
     texts = []
     for content, number in zip(contents, ids, strict=True):
         payload = {"event_id": f"e{number}", "user_id": "u", "event_time": TIME_MS, **content}
-        texts.append(FIELD.join((str(TIME_MS), "0", str(number), orjson.dumps(payload).decode())))
+        letter = TYPE_LETTERS[TYPE_INDEX[content["event_type"]]]
+        text = orjson.dumps(payload).decode()
+        texts.append(FIELD.join((str(TIME_MS), letter, "0", str(number), text)))
     return EVENT.join(texts[index] for index in arrival)
 
 
