@@ -14,6 +14,7 @@ from rich.table import Table
 from cli.common import (
     Call,
     FaultReporter,
+    MappingOption,
     UserArgument,
     end_without_result,
     refuse_empty,
@@ -22,6 +23,7 @@ from cli.common import (
 )
 from cli.definitions import check_file
 from cli.options import Commands
+from cli.progress import print_line
 from liveprofile.attributes.computed import KEY, values_at
 from liveprofile.attributes.definitions import read_catalogue
 from liveprofile.attributes.files import FileFields, FileProblem, read_statements
@@ -44,6 +46,8 @@ from liveprofile.storage.cql import now_ms
 
 attributes = Commands()
 
+PREVIEW_COLUMNS = "attribute users unknown zero median p90 p99 largest examples"
+
 
 @attributes.command()
 def check(call: Call, file: Path) -> None:
@@ -55,6 +59,32 @@ def check(call: Call, file: Path) -> None:
     file FILE: Definitions (TOML).
     """
     check_file(call, file, "attributes", partial(read_catalogue, call.settings))
+
+
+@attributes.command()
+def preview(
+    call: Call,
+    definitions: Path,
+    file: Path,
+    mapping: MappingOption = None,
+    at: Annotated[int | None, time_option("--at")] = None,
+) -> None:
+    """Compute the computed attributes of a file of definitions over past events.
+
+    Prints for each attribute how its values are distributed over the users, and the users with the
+    largest. Runs the job's own SQL in an embedded Flink; stores nothing and connects to nothing.
+
+    Example: `liveprofile attributes preview attributes.toml shop.csv --mapping shop.toml`
+
+    Options:
+    definitions FILE: Definitions (TOML).
+    file EVENTS: CSV, Parquet or JSON lines, as for `events replay`.
+    at TIME: When (UTC), such as 2026-11-26T01:00. Default: after the last event.
+    """
+    from offline import attribute_preview as runner
+
+    found = runner.preview(call.settings, call.file, definitions, file, mapping, at, print_line)
+    call.print([each._asdict() for each in found], table(str(definitions), found, PREVIEW_COLUMNS))
 
 
 @attributes.command()

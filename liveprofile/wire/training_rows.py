@@ -15,12 +15,11 @@ PROFILE = pa.schema(
         ("events", pa.string()),
         ("added", pa.list_(pa.float64())),
         ("sums", pa.list_(pa.float64())),
+        ("computed", pa.string()),  # attributes: liveprofile.attributes.computed
     ]
 )
 # What the model of the stream receives: corrections recompute profiles from it.
-PROFILE_INPUT = pa.schema(
-    [*PROFILE, *((name, pa.string()) for name in ("history", "purchases", "computed"))]
-)
+PROFILE_INPUT = pa.schema([*PROFILE, ("history", pa.string()), ("purchases", pa.string())])
 SCORING = pa.schema([("user_id", pa.string()), ("parts", pa.string())])
 SCORING_STORED = pa.schema(
     [

@@ -149,17 +149,18 @@ def test_window_events_written_by_sql_are_read_back(
     t_env: TableEnvironment, rng: random.Random
 ) -> None:
     events = [
-        (rng.randrange(10), rng.randrange(10**13), rng.randrange(64), number, text(rng, 80))
+        (rng.randrange(10), rng.randrange(10**13), "c", rng.randrange(64), number, text(rng, 80))
         for number in range(ROWS)
     ]
-    register(t_env, "packed", events, "u INT, ms BIGINT, part INT, place BIGINT, payload STRING")
-    strings = (f"CAST({name} AS STRING)" for name in ("ms", "part", "place"))
-    event = window_events.event_sql(*strings, "payload")
+    columns = "u INT, ms BIGINT, letter STRING, part INT, place BIGINT, payload STRING"
+    register(t_env, "packed", events, columns)
+    ms, partition, offset = (f"CAST({name} AS STRING)" for name in ("ms", "part", "place"))
+    event = window_events.event_sql(ms, "letter", partition, offset, "payload")
     query = f"""
         SELECT u, {window_events.events_sql("event")}
         FROM (SELECT u, {event} AS event FROM packed) GROUP BY u"""
     found = {
-        (user, one.time_ms, int(one.partition), int(one.offset), one.payload)
+        (user, one.time_ms, one.letter, int(one.partition), int(one.offset), one.payload)
         for user, packed in select(t_env, query)
         for one in window_events.parse(packed)
     }
