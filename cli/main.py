@@ -84,7 +84,7 @@ GROUPS = (
         "What is stored about a user.",
         {"profile": "show deltas scores explain"},
     ),
-    Group("shop", READ, "Counts of the whole shop.", {"shop": "trends retention"}),
+    Group("shop", READ, "Counts of the whole shop.", {"shop": "trends"}),
     Group(
         "risk",
         FRAUD,

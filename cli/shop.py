@@ -1,4 +1,4 @@
-"""`liveprofile shop`: trends and retention of the whole shop."""
+"""`liveprofile shop`: trends of the whole shop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from liveprofile.trends.points import FIRST_DAYS
 from liveprofile.trends.update import update as count
 from liveprofile.wire.tokens import EVENT_TYPES
 from services import trends as service
-from services.trends import stored_retention
 
 
 def check_event_type(name: str | None) -> str | None:
@@ -139,30 +138,3 @@ def _name(series: Series) -> str:
     names = {ALL: "all categories", CATEGORY: series.category or "unknown category"}
     event_type = "all types" if series.event_type == ALL else series.event_type
     return f"{names.get(series.scope, 'other categories')}, {event_type}"
-
-
-def retention(
-    call: Call,
-    event_type: Annotated[str | None, typer.Option("--type", callback=check_event_type)] = None,
-) -> None:
-    """Show the share of each week's new users that are active in the weeks after, from the deltas.
-
-    Deltas live for `cassandra.delta_ttl_s` (30 days): older cohorts are incomplete.
-
-    Example: `liveprofile shop retention --type purchase`
-
-    Options:
-    event_type TYPE: A user is active in a week with such an event. Default: any event.
-    """
-    with call.session() as session:
-        cohorts = stored_retention(session, call.settings, event_type)
-    columns = {
-        "first week": "week_ms",
-        "users": "users",
-        "active after weeks": lambda cohort: [
-            f"{active / cohort.users:.0%}" for active in cohort.active
-        ],
-    }
-    title = f"Active users of each week's new users ({event_type or 'any event'})"
-    empty = "no complete week with new users"
-    call.rows(cohorts, columns, title, empty=empty)

@@ -128,13 +128,3 @@ class Readings:
             make = FAMILIES[figure.kind]
             self._families[name] = make(PREFIX + name, figure.help, labels=figure.labels)
         return self._families[name]
-
-
-def exported_names() -> set[str]:
-    """The names of all series, as a query writes them."""
-    endings = {"gauge": ("",), "counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}
-    return {
-        PREFIX + name + ending
-        for name, figure in FIGURES.items()
-        for ending in endings[figure.kind]
-    }

@@ -1,12 +1,10 @@
-"""Counts of the input topic with expected ranges, forecasts and retention."""
+"""Counts of the input topic with expected ranges, and forecasts."""
 
-from collections.abc import Callable, Iterable
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from cassandra.cluster import Session
 
 from liveprofile.settings import Settings
-from liveprofile.storage.queries import scan_changes, scan_users
 from liveprofile.trends.count_store import SPANS_MS, Series, read_counts, read_last_chunk
 from liveprofile.trends.points import (
     HISTORY_MS,
@@ -18,11 +16,6 @@ from liveprofile.trends.points import (
     points,
     unit_of,
 )
-from liveprofile.trends.retention import Cohort, retention
-
-Row = TypeVar("Row")
-# Passes the rows of a scan on, and may end it with an exception.
-Watch = Callable[[Iterable[Row]], Iterable[Row]]
 
 
 class TrendPoints(NamedTuple):
@@ -66,13 +59,3 @@ def forecast(
     counts = read_counts(session, settings.topics.events, "hour", series, 0, until_ms)
     values, day_ms = hours_by_day(counts, metric, until_ms)
     return StoredForecast(day_ms, len(values), forecast_next_day(values, unit_of(counts, metric)))
-
-
-def stored_retention(
-    session: Session, settings: Settings, event_type: str | None, *, watch: Watch = iter
-) -> list[Cohort]:
-    """The cohorts of all stored deltas, oldest first."""
-    users = watch(scan_users(session))
-    until_ms = max((user.window_end_ms for user in users), default=0)
-    changes = watch(scan_changes(session, 0, until_ms))
-    return retention(changes, event_type, until_ms)

@@ -14,7 +14,6 @@ from liveprofile.rows.table import row_model
 from liveprofile.segments.evaluation import SegmentPreview
 from liveprofile.segments.members import Member, SegmentSize
 from liveprofile.trends.points import DayForecast, Metric, Point
-from liveprofile.trends.retention import Cohort
 
 MAX_DEFINITIONS = 1_000
 CAMPAIGN_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
@@ -23,7 +22,6 @@ StartTime = Annotated[int, Field(ge=0, le=4_102_444_800_000), WHOLE]  # until 21
 
 # Rows that are answered as they are.
 TrendPoint = row_model(Point, Answer)
-WeekCohort = row_model(Cohort, Answer)
 SegmentMember = row_model(Member, Answer)
 SizeOfSegment = row_model(SegmentSize, Answer)
 CampaignTarget = row_model(Target, Answer)

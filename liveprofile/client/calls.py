@@ -121,7 +121,6 @@ preview_segments = Route("POST", "/v1/segments:preview", SCAN_S)
 
 trend = Route("GET", "/v1/trends")
 forecast = Route("GET", "/v1/trends/forecast", LONG_S)
-retention = Route("GET", "/v1/retention", SCAN_S)
 
 campaigns = Route("GET", "/v1/campaigns")
 campaign = Route("GET", CAMPAIGN)

@@ -243,7 +243,7 @@ class ServeSettings(Certificate):
     max_in_flight: Annotated[int, within(1)] = 512
     """reads at once, and writes at once; more are answered with 503"""
     max_scan_rows: Annotated[int, within(1)] = 500_000
-    """rows that one retention, preview or campaign may read through the API"""
+    """rows that one preview or campaign may read through the API"""
     console_port: Annotated[int, within(0, 65_535)] = 8072
     """of the console (docs/console.md); 0: any free port"""
     console_idle_s: Annotated[int, within(60, 12 * 3_600)] = 3_600

@@ -72,14 +72,6 @@ class WindowChange(NamedTuple):
     delta: dict[str, Any]
 
 
-class UserState(NamedTuple):
-    """A user's last window and segments."""
-
-    user_id: str
-    window_end_ms: int
-    segments: list[str]
-
-
 def profile(session: Session, user_id: str) -> StoredProfile | None:
     """The user's profile as of the last closed window; None for an unknown user."""
     row = read(session, select("user_profile", StoredProfile, "user_id = %s"), (user_id,)).one()
@@ -199,12 +191,6 @@ def scan_digests(
     select_all = f"SELECT {columns(WindowDigests)} FROM profile_delta"
     between = window_ends_ms and ("window_end", *window_ends_ms)
     return map(WindowDigests._make, scan_ring(session, select_all, between))
-
-
-def scan_users(session: Session) -> Iterator[UserState]:
-    """The last window and the segments of all users, unordered."""
-    for row in scan_ring(session, f"SELECT {columns(UserState)} FROM user_profile"):
-        yield UserState(*row)._replace(segments=names_of(row.segments))
 
 
 def scan_changes(session: Session, first_end_ms: int, last_end_ms: int) -> Iterator[WindowChange]:

@@ -1,4 +1,4 @@
-"""Counts by hour or day with their expected range, forecasts and retention."""
+"""Counts by hour or day with their expected range, and forecasts."""
 
 from typing import Annotated, Literal
 
@@ -6,7 +6,6 @@ from fastapi import APIRouter, Depends, Query
 from starlette.responses import Response
 
 from liveprofile.client import analysis_models as analyses
-from liveprofile.client.models import Items
 from liveprofile.trends.count_store import Series
 from liveprofile.trends.points import Metric
 from liveprofile.wire.tokens import EVENT_TYPES
@@ -67,18 +66,6 @@ async def get_forecast(
         raise ApiError(404, "too-short", f"the series has {found.days} complete days: too few")
     about = {"day_ms": found.day_ms, "metric": metric}
     return answers.json_response(about | found.forecast._asdict())
-
-
-@router.get("/retention", response_model=Items[analyses.WeekCohort])
-async def get_retention(
-    call: Scanner,
-    event_type: Annotated[
-        EventType | None, Query(description="A user is active in a week with such an event; any.")
-    ] = None,
-) -> Response:
-    """Which users of a first week come back in the weeks after it. May take long."""
-    cohorts = await call.scan(trends.stored_retention, event_type)
-    return answers.json_response({"items": cohorts})
 
 
 def not_counted() -> ApiError:

@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 
 import yaml
 
+from monitoring.catalogue import FIGURES, PREFIX
 from stack.state import free_ports
 from tests.support import summary
 from tests.support.paths import PROMETHEUS, ROOT
@@ -126,3 +127,13 @@ def fires(alert: str, exporter: str, folder: Path) -> Iterator[Callable[[], floa
 
         yield wait
         summary.LINES.append(f"alert {alert}: fires {wait() - fault_s:.0f} s after the fault")
+
+
+def exported_names() -> set[str]:
+    """The names of all series, as a query writes them."""
+    endings = {"gauge": ("",), "counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}
+    return {
+        PREFIX + name + ending
+        for name, figure in FIGURES.items()
+        for ending in endings[figure.kind]
+    }

@@ -10,12 +10,11 @@ from liveprofile.audit.results import AuditResult, store_result
 from liveprofile.kafka.records import send_all
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import now_ms
-from monitoring.catalogue import exported_names
 from services.chores import ChoreRun, ChoreStore
 from tests.support.api_server import api_server
 from tests.support.job_under_test import JobUnderTest
 from tests.support.paths import PROMETHEUS
-from tests.support.prometheus import Prometheus, prometheus
+from tests.support.prometheus import Prometheus, exported_names, prometheus
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.skipif(

@@ -85,15 +85,3 @@ def test_next_update_goes_on_and_leaves_out_copies(job: JobUnderTest) -> None:
     assert all(point["expected"] is None for point in shown["points"])  # too few weeks
     shown = job.cli("shop", "trends", "show").stdout
     assert "all categories, all types: events by hour" in shown
-
-
-def test_retention_reads_the_deltas(job: JobUnderTest) -> None:
-    # A week counts when it is complete.
-    later_ms = START_MS + 8 * DAY_MS
-    job.send([event("later", later_ms)])
-    job.send_heartbeats(later_ms + 2 * DAY_MS)
-    job.wait_until_caught_up()
-    cohorts = job.run("shop", "retention")
-    everyone = {event.user_id for event in counted(job)}
-    assert 0 < sum(cohort["users"] for cohort in cohorts) <= len(everyone)
-    assert all(cohort["active"][0] == cohort["users"] for cohort in cohorts)

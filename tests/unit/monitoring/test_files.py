@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
-from monitoring.catalogue import FIGURES, PREFIX, exported_names
+from monitoring.catalogue import FIGURES, PREFIX
 from serve.guard import ApiMetrics
 from tests.support.paths import PROMTOOL, ROOT
+from tests.support.prometheus import exported_names
 
 FOLDER = ROOT / "deploy"
 RULES = FOLDER / "prometheus" / "alerts.yaml"

@@ -145,3 +145,10 @@ def test_preview_knows_what_others_state_about_users(connect: Connect, api: Memo
     preview = connect(ANALYST).post("/v1/segments:preview", json=body).json()
     [found] = [each for each in preview["segments"] if each["segment_id"] == "seniors"]
     assert (found["enter"], found["entering"]) == (1, ["42"])
+
+
+def test_scan_beyond_its_limit_is_refused(connect: Connect) -> None:
+    answer = connect(ANALYST, store={"max_scan_rows": 1}).post(
+        "/v1/segments:preview", json={"segments": [SEGMENT]}
+    )
+    assert (answer.status_code, kind_of(answer)) == (422, "too-many-rows")

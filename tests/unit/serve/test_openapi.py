@@ -7,14 +7,15 @@ from collections.abc import Callable
 import pytest
 from starlette.testclient import TestClient
 
-from serve import openapi, problems
+from serve import problems
 from serve.keys import READER
+from tests.support.generators import openapi
 from tests.support.paths import ROOT
 
 
 def test_document_is_up_to_date() -> None:
     written = openapi.FILE.read_text("utf-8")
-    assert written == openapi.text(), "run `python -m serve.openapi`"
+    assert written == openapi.text(), "run `python -m tests.support.generators.openapi`"
 
 
 def test_every_route_of_data_needs_a_key_and_has_problems() -> None:

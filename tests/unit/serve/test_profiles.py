@@ -1,4 +1,4 @@
-"""Profiles, segments, trends and retention over HTTP."""
+"""Profiles, segments and trends over HTTP."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from serve.problems import UnavailableError
 from serve.store.scans import ScanLimit, Scans, ScanTooLargeError
 from tests.support.event_loop import on_loop
 from tests.support.memory.api import MINUTE_MS, NOW_MS, MemoryApi
-from tests.support.rows.api_rows import USERS, WINDOW_MS, alert_case, raw_delta, raw_profile
+from tests.support.rows.api_rows import USERS, WINDOW_MS, alert_case, raw_profile
 from tests.support.rows.statements import stated
 from tests.support.rows.value_curves import curve_document
 from tests.unit.serve.conftest import Clock, Connect, every_item, kind_of
@@ -208,21 +208,6 @@ def test_last_points_of_a_series(connect: Connect, api: MemoryApi) -> None:
     assert (trend["complete_until_ms"], point["start_ms"]) == (NOW_MS, last_ms)
     assert (point["value"], point["outside"]) == (90.0, True)
     assert point["low"] <= 5.0 <= point["high"]
-
-
-def test_retention_of_stored_windows(connect: Connect, api: MemoryApi) -> None:
-    client = connect()
-    assert client.get("/v1/retention").json() == {"items": []}  # no complete week
-    monday_ms = NOW_MS // DAY_MS * DAY_MS - 20 * DAY_MS
-    first = raw_delta(0)._replace(window_start_ms=monday_ms, window_end_ms=monday_ms + HOUR_MS)
-    api.put(first._replace(delta=orjson.dumps({"before": {"windows": 0}}).decode()))
-    [cohort, *_] = client.get("/v1/retention").json()["items"]
-    assert cohort["users"] == 1
-
-
-def test_scan_beyond_its_limit_is_refused(connect: Connect) -> None:
-    answer = connect(store={"max_scan_rows": 1}).get("/v1/retention")
-    assert (answer.status_code, kind_of(answer)) == (422, "too-many-rows")
 
 
 def test_scan_ends_at_its_limit_of_rows_and_time() -> None:

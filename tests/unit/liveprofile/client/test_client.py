@@ -22,9 +22,9 @@ from liveprofile.client import (
 )
 from liveprofile.client.calls import Call
 from liveprofile.settings import ServeSettings
-from serve import openapi
 from serve.app import create_app
 from serve.keys import READER, Scopes
+from tests.support.generators import openapi
 from tests.support.memory.api import NOW_MS, MemoryApi
 from tests.support.paths import ROOT
 from tests.support.rows.api_rows import fill

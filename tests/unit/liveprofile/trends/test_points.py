@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from liveprofile.storage.queries import WindowChange
 from liveprofile.trends.count_store import EXACT_USERS, distinct_users, smallest, user_hash
 from liveprofile.trends.points import (
     FIRST_DAYS,
@@ -13,7 +12,6 @@ from liveprofile.trends.points import (
     hours_by_day,
     points,
 )
-from liveprofile.trends.retention import WEEK_MS, retention
 from liveprofile.units import DAY_MS, HOUR_MS
 
 WEEK = 168
@@ -116,32 +114,3 @@ def test_estimate_beyond_the_limit_has_the_published_error(exact: int, error: fl
     ]
     assert abs(np.mean(estimates) / 20_000 - 1) < 3 * error / 60**0.5
     assert 0.7 * error < np.std(estimates) / 20_000 < 1.3 * error
-
-
-MONDAY_MS = 1_699_833_600_000  # 2023-11-13
-
-
-def window(user: str, hour: int, *types: str, first: bool = False) -> WindowChange:
-    start_ms = MONDAY_MS + hour * HOUR_MS
-    counts = dict.fromkeys(types, 1)
-    delta = {"before": {"windows": 0.0 if first else 3.0}, "window": {"counts": counts}}
-    return WindowChange(user, start_ms, start_ms + HOUR_MS, 0.0, delta)
-
-
-def test_retention_counts_active_users_of_complete_weeks() -> None:
-    changes = [
-        window("a", 1, "view", first=True),
-        window("a", 2 * 168 + 3, "purchase"),
-        window("b", 168, "view"),
-        window("b", 100, "purchase", first=True),
-        window("c", 169, "view", first=True),
-        window("c", 170, "view"),
-        window("old", 5, "view"),  # the first window is not stored any more
-        window("new", 3 * 168 + 1, "view", first=True),  # of a week that is not complete
-    ]
-    until_ms = MONDAY_MS + 3 * WEEK_MS + DAY_MS
-    assert retention(changes, None, until_ms) == [
-        (MONDAY_MS, 2, [2, 1, 1]),
-        (MONDAY_MS + WEEK_MS, 1, [1, 0]),
-    ]
-    assert retention(changes, "purchase", until_ms)[0].active == [1, 0, 1]

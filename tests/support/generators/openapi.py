@@ -1,4 +1,4 @@
-"""Writes schemas/openapi.json: python -m serve.openapi."""
+"""Writes schemas/openapi.json: python -m tests.support.generators.openapi."""
 
 import json
 import sys
