@@ -5,11 +5,11 @@ from pydantic import BaseModel
 
 from liveprofile.errors import ConfigError
 from liveprofile.settings import MAX_TTL_S, load
-from liveprofile.storage.schema_files import FILE, text
+from tests.support.generators.schema_file import FILE, text
 
 
 def test_file_says_what_the_tables_are() -> None:
-    """Otherwise run `python -m liveprofile.storage.schema_files`."""
+    """Otherwise run `python -m tests.support.generators.schema_file`."""
     assert FILE.read_text("utf-8") == text()
 
 

@@ -1,4 +1,4 @@
-"""Writes the file that repeats liveprofile.rows: python -m liveprofile.storage.schema_files."""
+"""Writes the file that repeats liveprofile.rows: python -m tests.support.generators.schema_file."""
 
 import sys
 
@@ -7,8 +7,8 @@ from liveprofile.rows import TABLES
 from liveprofile.storage.schema import CREATE_KEYSPACE
 
 ABOUT = """\
--- The keyspace of Liveprofile. Written by `python -m liveprofile.storage.schema_files` from
--- liveprofile/rows. {keyspace}, {replication} and {dim} stand for settings.
+-- The keyspace of Liveprofile, from liveprofile/rows, written by `python -m
+-- tests.support.generators.schema_file`. {keyspace}, {replication} and {dim} stand for settings.
 --
 -- Each write of a row about a user has a TTL and USING TIMESTAMP (window end in microseconds +
 -- revision of the model or its deployment, or the event's time). A replay writes the same cells
