@@ -21,16 +21,16 @@ from cli.common import (
     table,
 )
 from cli.options import Commands
-from liveprofile.alerts.cases import flags
-from liveprofile.alerts.cases.snooze import check_end
-from liveprofile.alerts.cases.states import AlertState
 from liveprofile.drift.alert import DRIFT_ALERT_TYPE
 from liveprofile.kafka.offsets import ranges_since
 from liveprofile.kafka.records import Record, read_topic
 from liveprofile.kafka.tail import TopicTail
 from liveprofile.storage.cql import now_ms
-from services import alerts as service
-from services.alerts import flag_file
+from services.alerts import alerts as service
+from services.alerts import flags
+from services.alerts.alerts import flag_file
+from services.alerts.snooze import check_end
+from services.alerts.states import AlertState
 
 
 def deduplicate(records: Iterable[Record], seen: set[str]) -> Iterator[dict[str, Any]]:

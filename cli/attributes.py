@@ -21,12 +21,12 @@ from cli.common import (
     table,
     time_option,
 )
-from cli.definitions import check_file
 from cli.options import Commands
 from cli.progress import print_line
+from cli.rules_and_segments import check_file
+from intake.attribute_files import FileFields, FileProblem, read_statements
+from liveprofile.attributes.catalogue import read_catalogue
 from liveprofile.attributes.computed import KEY, values_at
-from liveprofile.attributes.definitions import read_catalogue
-from liveprofile.attributes.files import FileFields, FileProblem, read_statements
 from liveprofile.attributes.statements import (
     SOURCE_PATTERN,
     Attribute,

@@ -10,21 +10,9 @@ from rich.console import Console
 from rich.progress import track
 
 from cli.common import Call, SinceOption
-from liveprofile.audit.audit import Audit, Report, look_back
-from liveprofile.audit.encoded import (
-    DECODED,
-    PRESENT,
-    REJECTED,
-    EncodedAudit,
-    EncodedCounts,
-    Position,
-)
-from liveprofile.audit.reconciliation import Reconciliation
-from liveprofile.audit.results import AuditResult, last_noted, store_result
-from liveprofile.audit.rows import NO_TIME
+from intake.files.rejected import CLAIMED_REASONS, POSITION_HEADERS
 from liveprofile.errors import ServiceError
 from liveprofile.feeds.users import read_erasures, read_merges
-from liveprofile.ingest.rejected import CLAIMED_REASONS, POSITION_HEADERS
 from liveprofile.kafka import offsets
 from liveprofile.kafka.records import Record, read_topic
 from liveprofile.kafka.topics import NoTopicError, PartitionRange
@@ -32,6 +20,18 @@ from liveprofile.settings import Settings
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import now_ms
 from liveprofile.storage.queries import scan_digests
+from services.event_audit.audit import Audit, Report, look_back
+from services.event_audit.encoded import (
+    DECODED,
+    PRESENT,
+    REJECTED,
+    EncodedAudit,
+    EncodedCounts,
+    Position,
+)
+from services.event_audit.reconciliation import Reconciliation
+from services.event_audit.results import AuditResult, last_noted, store_result
+from services.event_audit.rows import NO_TIME
 
 Ranges = Mapping[int, PartitionRange]
 COUNTS = [field.name for field in fields(Reconciliation) if field.type is int]

@@ -11,14 +11,14 @@ from pydantic import ValidationError
 from cli.common import Call, cell, read_user_ids, refuse_empty, table, time_option
 from cli.options import Commands
 from cli.progress import print_line
-from liveprofile.campaigns.report import Difference, report_as_json
-from liveprofile.campaigns.store import find_plan, plan_as_json, read_plans, read_targets, write_csv
-from liveprofile.client.analysis_models import CampaignRequest
 from liveprofile.errors import InputError
 from liveprofile.kafka.offsets import partition_ranges
 from liveprofile.storage.cql import now_ms
 from liveprofile.units import DAY_MS
-from services import campaigns
+from services.campaigns import campaigns
+from services.campaigns.report import Difference, report_as_json
+from services.campaigns.request import CampaignRequest
+from services.campaigns.store import find_plan, plan_as_json, read_plans, read_targets, write_csv
 
 campaign = Commands()
 

@@ -17,18 +17,18 @@ from cli.audit import run_audit
 from cli.common import Call
 from cli.consent import forbidden_rows
 from cli.segments import sweep_all
-from liveprofile.attributes.definitions import read_catalogue
+from intake.files.replay import Heartbeats, ReplayProducer
+from liveprofile.attributes.catalogue import read_catalogue
 from liveprofile.attributes.table import AttributeTable, apply_records
 from liveprofile.errors import LiveprofileError, ServiceError
-from liveprofile.ingest.replay import Heartbeats, ReplayProducer
 from liveprofile.settings import Settings
 from liveprofile.storage.connection import connect
 from liveprofile.storage.cql import now_ms
-from liveprofile.trends.count_store import CountStore
-from liveprofile.trends.update import update
 from offline.late_windows import run as late_windows
 from services.chores import Chore, Chores, ChoreStore, Warnings, intervals_s
-from services.privacy import PendingErasures
+from services.privacy.privacy import PendingErasures
+from services.trends.count_store import CountStore
+from services.trends.update import update
 
 log = logging.getLogger("liveprofile.chores")
 

@@ -17,8 +17,6 @@ from cassandra.cluster import Session
 from cli.common import Call, UserArgument, table
 from cli.options import Commands
 from cli.progress import progress
-from liveprofile.alerts.cloud_events import to_rfc3339
-from liveprofile.audit.rows import EVENT, parse_event
 from liveprofile.consent.changes import (
     ConsentChange,
     change_json,
@@ -30,12 +28,14 @@ from liveprofile.identity.merges import IdentityTable
 from liveprofile.kafka import offsets
 from liveprofile.kafka.offsets import partition_ranges
 from liveprofile.kafka.records import Record, read_topic, send_all
-from liveprofile.privacy.withdrawals import DELTAS, StoredRow, delete_rows, find_rows, read_digests
 from liveprofile.progress import Progress
 from liveprofile.settings import Settings
 from liveprofile.storage.cql import now_ms
 from liveprofile.units import DAY_MS
-from services.privacy import ConsentState, change_consents, consents
+from liveprofile.wire.user_records import to_rfc3339
+from offline.erasure.withdrawals import DELTAS, StoredRow, delete_rows, find_rows, read_digests
+from services.event_audit.rows import EVENT, parse_event
+from services.privacy.privacy import ConsentState, change_consents, consents
 
 SETTLE_S = 2.0  # until the workers know of a change
 USERS_AT_ONCE = 8

@@ -12,25 +12,25 @@ from typing import Annotated
 import typer
 
 from cli.common import Call, JsonCall, MappingOption, print_json, read_settings
-from cli.definitions import check_file
 from cli.job import submit_command
 from cli.options import Commands
 from cli.progress import count_bar, print_line
+from cli.rules_and_segments import check_file
 from cli.submission import submit_job
-from liveprofile.alerts.consumer.loop import stop_on_signals
+from intake.decoding.registry import SchemaRegistry
+from intake.decoding.service import Decoder
+from intake.files import inference
+from intake.files.replay import open_source, rows_estimate
+from intake.files.replay import replay as send
+from intake.simulator import Shop, ShopConfig
+from intake.simulator.shop import write_shop
 from liveprofile.attributes.event_types import event_types, read_event_types
-from liveprofile.decoding.registry import SchemaRegistry
-from liveprofile.decoding.service import Decoder
 from liveprofile.errors import InputError
 from liveprofile.events.validation import RejectedError, validate
-from liveprofile.ingest import inference
-from liveprofile.ingest.replay import open_source, rows_estimate
-from liveprofile.ingest.replay import replay as send
 from liveprofile.resources import product_path
 from liveprofile.settings import Settings
-from liveprofile.simulator import Shop, ShopConfig
-from liveprofile.simulator.shop import write_shop
 from liveprofile.storage.cql import now_ms
+from services.signals import stop_on_signals
 
 
 def _count_option(kind: str, per_10_000: str) -> typer.models.OptionInfo:
@@ -239,7 +239,7 @@ def decode(call: Call) -> None:
 
     Example: `liveprofile events decode --json`
     """
-    logging.getLogger("liveprofile.decoding").setLevel(logging.INFO)
+    logging.getLogger("intake.decoding").setLevel(logging.INFO)
     with closing(SchemaRegistry(call.settings.decoder)) as registry:
         decoder = Decoder.connect(call.settings, registry.reader)
         with stop_on_signals(decoder):
@@ -261,7 +261,7 @@ def bootstrap(
     files FILE...: CSV, Parquet or JSON lines, in the order of the events.
     savepoint_dir URI: Folder for the savepoint. Default: the cluster's folder for savepoints.
     """
-    from offline.bootstrap import archive_variables, check_files, run
+    from services.bootstrap import archive_variables, check_files, run
 
     check_files(files, mapping)
     live, file = call.settings, call.file

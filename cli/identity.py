@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 
 from cli.common import Call, end_without_result, table
-from liveprofile.alerts.consumer.loop import stop_on_signals
 from liveprofile.consent.changes import PersonConsentTable
 from liveprofile.errors import InputError
 from liveprofile.feeds.feed import TableTail
@@ -19,7 +18,6 @@ from liveprofile.feeds.users import (
     read_erasures,
     read_merges,
 )
-from liveprofile.identity.logins import Decisions, LoginMerger
 from liveprofile.identity.merges import (
     END_OF_TIME_MS,
     IdentityTable,
@@ -38,6 +36,8 @@ from liveprofile.storage.cql import now_ms
 from liveprofile.units import DAY_MS
 from liveprofile.wire.tokens import ID_CHARS
 from liveprofile.wire.user_records import CONTENT_TYPE, key_of
+from services.logins import Decisions, LoginMerger
+from services.signals import stop_on_signals
 
 SPLIT_DAYS = 30  # age of a merge up to which it can be split
 
@@ -135,7 +135,7 @@ def link_logins(call: Call) -> None:
     Example: `liveprofile identity link-logins --config liveprofile.toml --json`
     """
     settings = _settings(call)
-    logging.getLogger("liveprofile.identity").setLevel(logging.INFO)
+    logging.getLogger("services.logins").setLevel(logging.INFO)
     with (
         closing(TableTail(settings, merges_spec(settings))) as merges,
         closing(TableTail(settings, consents_spec(settings))) as consents,

@@ -29,21 +29,21 @@ from liveprofile.feeds.users import read_erasures, read_merges
 from liveprofile.identity.merges import former_ids, of_persons
 from liveprofile.kafka.offsets import partition_ranges
 from liveprofile.kafka.records import read_topic
-from liveprofile.privacy.erasure_log import (
+from liveprofile.privacy.places import TABLES, read_user_keys, retention, unlimited
+from liveprofile.settings import TOPICS, Settings
+from liveprofile.storage.cql import now_ms
+from liveprofile.units import DAY_MS
+from liveprofile.wire.tokens import ID_CHARS
+from models.trained_users import FALSE_POSITIVE_RATE, erase_rows, find_checkpoints
+from services.privacy.erasure_log import (
     is_done,
     place_statuses,
     proof_line,
     read_runs,
     scan_runs,
 )
-from liveprofile.privacy.export import as_json, private_file, table_rows, user_records
-from liveprofile.privacy.places import TABLES, read_user_keys, retention, unlimited
-from liveprofile.privacy.trained_users import FALSE_POSITIVE_RATE, erase_rows, find_checkpoints
-from liveprofile.settings import TOPICS, Settings
-from liveprofile.storage.cql import now_ms
-from liveprofile.units import DAY_MS
-from liveprofile.wire.tokens import ID_CHARS
-from services.privacy import (
+from services.privacy.export import as_json, private_file, table_rows, user_records
+from services.privacy.privacy import (
     SETTLE_S,
     PendingErasures,
     delete_users,

@@ -6,7 +6,7 @@ import typer
 
 from cli.common import Call, SinceOption
 from cli.options import Commands
-from liveprofile.ingest.rejected import find_record, latest_records
+from intake.files.rejected import find_record, latest_records
 from liveprofile.kafka.offsets import ranges_since
 
 rejected = Commands(name="rejected", help="List rejected records, and show one.")

@@ -23,10 +23,15 @@ from cli.common import (
     refuse_empty,
     table,
 )
-from cli.definitions import FileArgument, add_commands
 from cli.options import Commands
 from cli.progress import count_bar
-from liveprofile.alerts.consumer import (
+from cli.rules_and_segments import FileArgument, add_commands
+from intake import labels
+from liveprofile.errors import InputError
+from liveprofile.feeds.users import read_erasures
+from liveprofile.storage.cql import now_ms
+from services import operations
+from services.alerts.consumer import (
     AlertConsumer,
     Handler,
     OpenCase,
@@ -34,14 +39,9 @@ from liveprofile.alerts.consumer import (
     Webhook,
     stop_on_signals,
 )
-from liveprofile.errors import InputError
-from liveprofile.feeds.users import read_erasures
-from liveprofile.labels import feedback as labels
-from liveprofile.labels.rule_backtest import Backtest, as_json
-from liveprofile.labels.rule_backtest import backtest as compare
-from liveprofile.storage.cql import now_ms
-from services import operations
 from services.definitions import read_definitions, read_kind
+from services.rule_backtest import Backtest, as_json
+from services.rule_backtest import backtest as compare
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -72,7 +72,7 @@ def consume(
     if not (open_case or post):
         raise InputError("no handler: give --open-case or --webhook")
     # The consumer logs the outcome of each alert; user ids in these lines are hashed.
-    logging.getLogger("liveprofile.alerts.consumer").setLevel(logging.INFO)
+    logging.getLogger("services.alerts.consumer").setLevel(logging.INFO)
     with call.session() as session:
         handlers: list[Handler] = []
         if open_case:

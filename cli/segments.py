@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.common import Call, format_utc, table, time_option
-from cli.definitions import FileArgument, add_commands
 from cli.options import Commands
 from cli.progress import print_line, progress
-from liveprofile.segments.members import members as stored_members
-from liveprofile.segments.members import sizes as stored_sizes
+from cli.rules_and_segments import FileArgument, add_commands
 from liveprofile.storage.cql import now_ms
 from liveprofile.storage.queries import TOKEN_MAX, TOKEN_MIN
 from services.definitions import preview_segments, read_definitions, read_kind
+from services.segment_members import members as stored_members
+from services.segment_members import sizes as stored_sizes
 
 if TYPE_CHECKING:
     from cassandra.cluster import Session

@@ -12,11 +12,11 @@ from cli.options import Commands
 from cli.progress import count_bar
 from liveprofile.errors import InputError, ServiceError
 from liveprofile.settings import Settings
-from liveprofile.trends.count_store import ALL, CATEGORY, SPANS_MS, CountStore, Series
-from liveprofile.trends.points import FIRST_DAYS
-from liveprofile.trends.update import update as count
 from liveprofile.wire.tokens import EVENT_TYPES
-from services import trends as service
+from services.trends import trends as service
+from services.trends.count_store import ALL, CATEGORY, SPANS_MS, CountStore, Series
+from services.trends.points import FIRST_DAYS
+from services.trends.update import update as count
 
 
 def check_event_type(name: str | None) -> str | None:

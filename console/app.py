@@ -15,7 +15,8 @@ from starlette.staticfiles import StaticFiles
 from console.access import Sessions, is_fetch
 from console.job import JobReader
 from console.rendering import STATIC, error_page
-from console.routes import alerts, campaigns, definitions, models, operations, sign_in, users
+from console.routes import alerts, campaigns, models, operations, sign_in, users
+from console.routes import rules_and_segments as definitions
 from console.routes.alerts import AlertQueue
 from liveprofile.errors import LiveprofileError
 from liveprofile.resources import product_path

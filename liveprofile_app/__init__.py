@@ -1,9 +1,9 @@
 """The entry point of the `liveprofile` command.
 
-A wheel installs the packages cli, console, jobs, models, monitoring, offline, serve, services,
-stack and udfs inside this package, because their names are too general for site-packages. They are
-imported by their own names, so `main` puts this folder on the path. In a checkout they lie in the
-project's root, which is on the path already.
+A wheel installs the packages cli, console, intake, jobs, models, monitoring, offline, serve,
+services, stack and udfs inside this package, because their names are too general for site-packages.
+They are imported by their own names, so `main` puts this folder on the path. In a checkout they lie
+in the project's root, which is on the path already.
 """
 
 import sys
@@ -11,7 +11,7 @@ from pathlib import Path
 
 _FOLDER = Path(__file__).resolve().parent
 _OWN = {
-    "cli", "console", "jobs", "liveprofile", "models", "monitoring", "offline", "serve",
+    "cli", "console", "intake", "jobs", "liveprofile", "models", "monitoring", "offline", "serve",
     "services", "stack", "udfs",
 }  # fmt: skip
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 import orjson
 from cassandra.cluster import Session
 
-from liveprofile.audit.results import last_noted
+from liveprofile.drift.store import DriftDecision, DriftState
 from liveprofile.errors import ServiceError
 from liveprofile.flink.job_report import (
     JobReport,
@@ -29,7 +29,6 @@ from liveprofile.flink.operator_metrics import (
     model_report,
     operator_metrics,
 )
-from liveprofile.identity.logins import Outcome, read_counts
 from liveprofile.kafka.offsets import (
     committed_progress,
     decoder_group,
@@ -39,7 +38,6 @@ from liveprofile.kafka.offsets import (
     scoring_group,
 )
 from liveprofile.kafka.topics import NoTopicError
-from liveprofile.privacy.erasure_log import scan_runs
 from liveprofile.settings import CassandraSettings, Settings
 from liveprofile.storage import connection
 from liveprofile.storage.cql import execute, now_ms
@@ -49,7 +47,9 @@ from monitoring.catalogue import Readings
 from monitoring.topic_counts import TopicCounter
 from services import operations
 from services.chores import ChoreRun, ChoreStore, intervals_s
-from udfs.scoring.drift_store import DriftDecision, DriftState
+from services.event_audit.results import last_noted
+from services.logins import Outcome, read_counts
+from services.privacy.erasure_log import scan_runs
 
 ROWS = re.compile(r"\.liveprofile\.(events\.)?rows$")
 

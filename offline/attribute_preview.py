@@ -10,8 +10,8 @@ import numpy as np
 import orjson
 import pyarrow.dataset as ds
 
+from liveprofile.attributes.catalogue import read_catalogue
 from liveprofile.attributes.computed import values_at
-from liveprofile.attributes.definitions import read_catalogue
 from liveprofile.errors import InputError
 from liveprofile.settings import ENV_PREFIX, Settings
 from offline.backfill import PROFILE_ROWS, backfill_rows

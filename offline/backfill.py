@@ -15,12 +15,12 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.json as pj
 
+from intake.files.replay import check_sources, open_source
+from intake.labels import RejectedLabel, estimate_rows, keep_valid, read_file_or_topic
 from liveprofile.consent.changes import ConsentTable
 from liveprofile.errors import InputError, ServiceError
 from liveprofile.features.entity import parse_lists
 from liveprofile.flink import jars, launcher, rest, submission
-from liveprofile.ingest.replay import check_sources, open_source
-from liveprofile.labels.feedback import RejectedLabel, estimate_rows, keep_valid, read_file_or_topic
 from liveprofile.resources import module_environment, product_path
 from liveprofile.settings import Settings
 from liveprofile.wire import training_rows

@@ -20,17 +20,17 @@ from typing import NamedTuple
 
 from cassandra.cluster import Session
 
-from liveprofile.feeds.definitions import announce_sweep
+from liveprofile.feeds.definition_topics import announce_sweep
 from liveprofile.feeds.users import erasures_spec, follow, read_consents
 from liveprofile.kafka import records
-from liveprofile.segments.definitions import SegmentSet
 from liveprofile.segments.evaluation import Evaluation
 from liveprofile.segments.membership import Memberships, MembershipWrite, change_event
+from liveprofile.segments.segments import SegmentSet
 from liveprofile.segments.stored_profiles import ProfilePage
-from liveprofile.segments.sweep_changes import SweepPlan, leave, page_changes
 from liveprofile.settings import Settings
 from liveprofile.storage.queries import TOKEN_MAX
 from liveprofile.wire.user_records import CONTENT_TYPE
+from offline.sweep_changes import SweepPlan, leave, page_changes
 from offline.sweep_store import CassandraSweepStore, SweepState
 from udfs.cassandra.memberships import rewrite_after_ms
 

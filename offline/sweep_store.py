@@ -11,8 +11,8 @@ from cassandra.cluster import Session
 from liveprofile.attributes.table import AttributeTable
 from liveprofile.errors import ServiceError
 from liveprofile.rows.users import SEGMENT_SIZE
-from liveprofile.segments.definitions import SegmentSet
 from liveprofile.segments.membership import Membership, Memberships, MembershipWrite, stored_change
+from liveprofile.segments.segments import SegmentSet
 from liveprofile.segments.stored_profiles import (
     ProfilePage,
     read_profiles,

@@ -13,8 +13,6 @@ import orjson
 from fastapi import Depends, Query, Request
 from starlette.responses import Response
 
-from liveprofile.alerts.cases.flags import FlagWithState
-from liveprofile.client.models import MAX_PAGE_ROWS
 from liveprofile.storage.queries import names_of
 from liveprofile.value_curves import (
     KEY,
@@ -22,9 +20,11 @@ from liveprofile.value_curves import (
     reading_time_ms,
     values_at,
 )
+from serve.api_models import MAX_PAGE_ROWS
 from serve.problems import ApiError
 from serve.store.statements import END_OF_TIME_MS, START_OF_TIME_MS, RawDelta, RawProfile
-from services.alerts import FlagFile
+from services.alerts.alerts import FlagFile
+from services.alerts.flags import FlagWithState
 
 DEFAULT_ROWS = 50
 MAX_CURSOR_CHARS = 4_096

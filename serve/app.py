@@ -13,15 +13,16 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from liveprofile import __version__
-from liveprofile.client.models import Health, Problem
 from liveprofile.settings import ServeSettings
 from liveprofile.storage.cql import now_ms
 from serve import answers
+from serve.api_models import Health, Problem
 from serve.guard import ApiMetrics, RequestGuard
 from serve.keys import Scope
 from serve.listing import Listing
 from serve.problems import install
-from serve.routes import alerts, campaigns, definitions, privacy, trends, users
+from serve.routes import alerts, campaigns, privacy, trends, users
+from serve.routes import rules_and_segments as definitions
 from serve.routes.common import known_parameters, problems, strict_json
 from serve.security import Call, Gatekeeper, ReadKey, Require
 from serve.store.store import Store

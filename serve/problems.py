@@ -10,13 +10,13 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from liveprofile.alerts.cases.flags import UnknownFlagError
-from liveprofile.alerts.cases.states import TransitionError
-from liveprofile.campaigns.store import CampaignExistsError, UnknownCampaignError
 from liveprofile.errors import InputError, LiveprofileError, ServiceError
-from liveprofile.feeds.definitions import DefinitionsChangedError
-from liveprofile.rules.definitions import DefinitionsError
-from liveprofile.rules.proposals import OwnProposalError, ProposalDecidedError, UnknownProposalError
+from liveprofile.feeds.definition_topics import DefinitionsChangedError
+from liveprofile.rules.definition_kinds import DefinitionsError
+from services.alerts.flags import UnknownFlagError
+from services.alerts.states import TransitionError
+from services.campaigns.store import CampaignExistsError, UnknownCampaignError
+from services.rule_proposals import OwnProposalError, ProposalDecidedError, UnknownProposalError
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:liveprofile:problem:"

@@ -14,14 +14,14 @@ from cassandra.cluster import Session
 from liveprofile.consent.changes import USERS_AT_ONCE, ttl_s
 from liveprofile.errors import ServiceError
 from liveprofile.kafka.topics import topic_ids
-from liveprofile.privacy.erasure_log import scan_runs
 from liveprofile.rows.users import DECISION_TOPIC
 from liveprofile.settings import Settings
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import execute, read
 from liveprofile.storage.queries import scan_ring
 from liveprofile.wire.user_records import WHOLE_KEY
-from services.privacy import send, send_consents, send_erasures
+from services.privacy.erasure_log import scan_runs
+from services.privacy.privacy import send, send_consents, send_erasures
 
 _CONSENTED = "SELECT DISTINCT user_id FROM user_consent"
 

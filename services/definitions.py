@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 from cassandra.cluster import Session
 
-from liveprofile.attributes.definitions import AttributesError, check_attributes
+from liveprofile.attributes.catalogue import AttributesError, check_attributes
 from liveprofile.attributes.event_types import EventTypesError
 from liveprofile.attributes.table import AttributeTable
 from liveprofile.errors import ServiceError
-from liveprofile.feeds.definitions import (
+from liveprofile.feeds.definition_topics import (
     Applied,
     DefinitionsChangedError,
     InForce,
@@ -22,9 +22,15 @@ from liveprofile.feeds.definitions import (
     read_in_force,
 )
 from liveprofile.rows.operations import AuditEntry
-from liveprofile.rules.definitions import Definition, DefinitionsError, file_source
-from liveprofile.rules.definitions import DefinitionKind as Kind
-from liveprofile.rules.proposals import (
+from liveprofile.rules.definition_kinds import Definition, DefinitionsError, file_source
+from liveprofile.rules.definition_kinds import DefinitionKind as Kind
+from liveprofile.rules.rules import RULES, Rule
+from liveprofile.segments.evaluation import SegmentPreview, preview
+from liveprofile.segments.segments import SEGMENTS, Segment, SegmentSet
+from liveprofile.segments.stored_profiles import ProfilePage, scan_profiles, with_attributes
+from liveprofile.settings import Settings
+from services.audit_trail import audited
+from services.rule_proposals import (
     Proposal,
     ProposalState,
     decide,
@@ -33,12 +39,6 @@ from liveprofile.rules.proposals import (
     require_other,
     store_proposal,
 )
-from liveprofile.rules.rules import RULES, Rule
-from liveprofile.segments.definitions import SEGMENTS, Segment, SegmentSet
-from liveprofile.segments.evaluation import SegmentPreview, preview
-from liveprofile.segments.stored_profiles import ProfilePage, scan_profiles, with_attributes
-from liveprofile.settings import Settings
-from services.audit import audited
 
 PROPOSAL_TTL_S = 30 * 86_400
 

@@ -9,18 +9,18 @@ from typing import Any, NamedTuple
 import orjson
 from cassandra.cluster import Session
 
-from liveprofile.audit.results import AuditResult, read_results
+from intake.files.rejected import RejectedRecord, last_ranges, latest_records
 from liveprofile.drift.reference import DriftReference
+from liveprofile.drift.store import CassandraDriftStore, DriftDecision, DriftState
 from liveprofile.flink.job_report import is_reported, job_warnings, report, scoring_report
 from liveprofile.flink.jobs import Job
 from liveprofile.flink.operator_metrics import model_report, operator_metrics
-from liveprofile.ingest.rejected import RejectedRecord, last_ranges, latest_records
 from liveprofile.kafka.offsets import lag, scoring_group
 from liveprofile.resources import product_path
 from liveprofile.settings import Settings
 from liveprofile.storage.cql import now_ms
 from services.chores import ChoreStore, overdue
-from udfs.scoring.drift_store import CassandraDriftStore, DriftDecision, DriftState
+from services.event_audit.results import AuditResult, read_results
 
 log = logging.getLogger(__name__)
 

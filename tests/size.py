@@ -10,7 +10,7 @@ from pathlib import PurePath
 
 from tests.support.paths import ROOT
 
-BUDGETS = {"product_lines": 55_000, "lab_lines": 15_000, "test_lines": 38_000, "doc_words": 40_000}
+BUDGETS = {"product_lines": 56_000, "lab_lines": 15_000, "test_lines": 38_000, "doc_words": 40_000}
 SMALL_LINES = 30
 
 

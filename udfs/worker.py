@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from liveprofile.consent.changes import ConsentTable
-from liveprofile.feeds.definitions import follow_definitions
+from liveprofile.feeds.definition_topics import follow_definitions
 from liveprofile.feeds.feed import Current, Fixed
 from liveprofile.feeds.users import erasures_spec, follow, follow_consents
 from liveprofile.flink.operator_metrics import BOUND_LABEL, BUCKET, BUCKETS_MS, NO_BOUND, SUM
 from liveprofile.privacy.erasures import ErasureTable
 from liveprofile.rules.rules import RULES, RuleSet
-from liveprofile.segments.definitions import SEGMENTS, SegmentSet
+from liveprofile.segments.segments import SEGMENTS, SegmentSet
 from liveprofile.settings import Settings
 
 # Errors that malformed data raises. Other errors fail the task: a lost GPU, or one without memory.

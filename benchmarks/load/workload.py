@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from intake.files.replay import ReplayProducer
 from liveprofile.events import window_times
-from liveprofile.ingest.replay import ReplayProducer
 from liveprofile.settings import Settings, WindowSettings
 from liveprofile.units import HOUR_MS
 

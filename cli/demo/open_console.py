@@ -7,16 +7,16 @@ import webbrowser
 from typing import NamedTuple
 from urllib.parse import quote
 
-from liveprofile.client.analysis_models import CampaignRequest
 from liveprofile.errors import ServiceError
 from liveprofile.settings import Settings
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import now_ms
-from liveprofile.trends.count_store import CountStore
-from liveprofile.trends.update import update
 from liveprofile.units import DAY_MS
 from serve.keys import ADMIN, new_key, write_key
-from services import campaigns
+from services.campaigns import campaigns
+from services.campaigns.request import CampaignRequest
+from services.trends.count_store import CountStore
+from services.trends.update import update
 from stack.local import HttpServer
 
 KEY_NAME, KEY_TTL_S = "demo", 30 * 86_400

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import orjson
 from confluent_kafka import Producer
 
+from intake.files.replay import ReplayProducer, closing_time_ms
+from intake.simulator import shared_device_ring
 from liveprofile.errors import ServiceError
-from liveprofile.ingest.replay import ReplayProducer, closing_time_ms
 from liveprofile.kafka import offsets
 from liveprofile.kafka.connection import client_config
 from liveprofile.kafka.tail import TopicTail
 from liveprofile.settings import Settings
-from liveprofile.simulator import shared_device_ring
 
 USERS, DEVICES = 50, 3
 SEND_INTERVAL_S = 0.05

@@ -12,9 +12,9 @@ from cli.common import cell, table
 from cli.demo.open_console import Opened
 from cli.demo.ring import RingResult
 from cli.demo.watch import last_day
-from liveprofile.audit.reconciliation import Reconciliation
 from liveprofile.rules.flags import Severity
 from liveprofile.storage.queries import StoredDelta, StoredFlag, StoredProfile
+from services.event_audit.reconciliation import Reconciliation
 
 WIDTH = 100
 NOTHING = Text("")

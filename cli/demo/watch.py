@@ -11,9 +11,9 @@ from cassandra.cluster import Session
 from rich.console import Console
 
 from cli.demo.scene import MAPPING, Purchases
+from intake.files.replay import replay
 from liveprofile.errors import ServiceError, ServiceUnavailableError
 from liveprofile.flink import rest
-from liveprofile.ingest.replay import replay
 from liveprofile.kafka import offsets
 from liveprofile.settings import Settings
 from liveprofile.storage.cql import execute

@@ -17,7 +17,7 @@ from liveprofile.resources import product_path
 from liveprofile.settings import Settings
 
 if TYPE_CHECKING:
-    from udfs.profile.deployment import Deployment, UserModels
+    from models.profile.deployment import Deployment, UserModels
 
 OLD_DAYS = 60  # of a model; docs/model.md has what was measured
 
@@ -43,8 +43,8 @@ def apply(
     folder FOLDER: Model checkpoint: a folder that every worker can read under this name.
     canary PERCENT: Share of users that get it; the others keep the present model. Default: all.
     """
-    from udfs.profile import deployment
-    from udfs.profile.model_feed import read_user_models
+    from models.profile import deployment
+    from models.profile.deployment import read_user_models
 
     settings = call.settings
     reference = deployment.reference_to(str(Path(folder).absolute()))
@@ -61,7 +61,7 @@ def list_deployments(call: Call) -> None:
 
     Example: `liveprofile model list --json`
     """
-    from udfs.profile.model_feed import read_user_models
+    from models.profile.deployment import read_user_models
 
     models = read_user_models(call.settings)
     deployments, configured = models.deployments if models else (), call.settings.model.checkpoint
@@ -84,16 +84,16 @@ def rollback(call: Call, by: ByOption = "unknown") -> None:
 
     Example: `liveprofile model rollback --by anna`
     """
-    from udfs.profile import deployment
-    from udfs.profile.model_feed import read_user_models
+    from models.profile import deployment
+    from models.profile.deployment import read_user_models
 
     _write(call, deployment.rollback(read_user_models(call.settings), by))
 
 
 def _check(settings: Settings, folder: Path) -> None:
     """Raises InputError for a model that the workers would refuse."""
+    from models.profile.deployment import incompatibility
     from models.profile.model_card import ModelCard
-    from udfs.profile.deployment import incompatibility
 
     configured = ModelCard.read(product_path(settings.model.checkpoint))
     reason = incompatibility(
@@ -107,7 +107,7 @@ def _check(settings: Settings, folder: Path) -> None:
 
 def _write(call: Call, models: UserModels) -> None:
     from liveprofile.kafka.topics import create_topics
-    from udfs.profile.model_feed import write_user_models
+    from models.profile.deployment import write_user_models
 
     create_topics(call.settings)
     write_user_models(call.settings, models)

@@ -185,7 +185,7 @@ def event_risk(
         threshold.
     without_erased: Leave out the rows of all users in the topic user-erasures.
     """
-    from liveprofile.labels.feedback import keep_valid, read_file_or_topic
+    from intake.labels import keep_valid, read_file_or_topic
     from liveprofile.rules.rules import read_rules
     from models.fraud.datasets.labelled_rows import LabelLog, read_labelled_events
     from models.fraud.training import train_on_labels

@@ -12,19 +12,20 @@ from console.access import Visitor, form_of, is_fetch
 from console.formats import number, words, written
 from console.job import Shared
 from console.rendering import page
-from liveprofile.alerts.cases.flags import FlagWithState
-from liveprofile.alerts.cases.snooze import ALL_RULES
-from liveprofile.alerts.cases.states import TRANSITIONS, AlertState
-from liveprofile.client.models import MAX_ID_CHARS, MAX_NOTE_CHARS
+from liveprofile.rules.flags import ALL_RULES
 from liveprofile.storage.queries import StoredFlag
 from liveprofile.units import HOUR_MS
 from serve.answers import PageQuery, alert_position, cursor_of
+from serve.api_models import MAX_NOTE_CHARS
 from serve.keys import Scope
 from serve.problems import ApiError
 from serve.routes.common import SEND_DEADLINE_S
 from serve.security import Call
 from serve.store.store import Store
-from services import alerts as service
+from services.alerts import alerts as service
+from services.alerts.flags import FlagWithState
+from services.alerts.states import TRANSITIONS, AlertState
+from services.requests import MAX_ID_CHARS
 
 # A page reads the state of each flag, so it is short.
 PAGE_FLAGS = 100

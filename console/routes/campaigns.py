@@ -9,15 +9,15 @@ from starlette.responses import Response
 from console.access import Visitor
 from console.formats import facts, points
 from console.rendering import page
-from liveprofile.campaigns.report import Uplift
-from liveprofile.campaigns.store import find_plan, read_plans
-from liveprofile.client.analysis_models import CAMPAIGN_PATTERN
 from liveprofile.units import DAY_MS
 from serve.keys import Scope
 from serve.routes.campaigns import MAX_DAYS
 from serve.routes.common import SCAN_COST, SCAN_DEADLINE_S
 from serve.security import Call
-from services import campaigns as service
+from services.campaigns import campaigns as service
+from services.campaigns.report import Uplift
+from services.campaigns.request import CAMPAIGN_PATTERN
+from services.campaigns.store import find_plan, read_plans
 
 router = APIRouter(prefix="/campaigns")
 

@@ -11,16 +11,16 @@ from console.charts import LineChart, Sample, line_chart
 from console.formats import facts, number, utc
 from console.job import JobReader
 from console.rendering import page, part_page
-from liveprofile.ingest.rejected import RejectedRecord
-from liveprofile.trends.count_store import Series
-from liveprofile.trends.points import Metric
+from intake.files.rejected import RejectedRecord
 from serve.keys import Scope
 from serve.routes.common import KAFKA_DEADLINE_S
 from serve.security import Call
 from services import operations as service
-from services import trends
 from services.operations import REJECTED_OFFSETS
-from services.trends import TrendPoints
+from services.trends import trends
+from services.trends.count_store import Series
+from services.trends.points import Metric
+from services.trends.trends import TrendPoints
 
 POINTS = {"hour": 24 * 7, "day": 60}
 AUDITS = 10

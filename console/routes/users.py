@@ -9,13 +9,13 @@ from starlette.responses import Response
 from console.access import Visitor
 from console.rendering import page
 from console.user_page import interests, mean_affinity, user_page
-from liveprofile.client.models import MAX_ID_CHARS
 from liveprofile.storage.queries import similar_users
 from serve.keys import Scope
 from serve.routes.common import TimeMs
 from serve.security import Call
 from serve.store.statements import END_OF_TIME_MS
 from serve.store.store import Store
+from services.requests import MAX_ID_CHARS
 
 MAX_WINDOWS = 200
 MAX_FLAGS = 100

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from jobs.sql import event_views
 from jobs.sql import expressions as sql
 from jobs.sql.event_views import RECORD
+from liveprofile.attributes.catalogue import read_catalogue
 from liveprofile.attributes.computed import ComputedAttribute, tiles_sql, window_tokens_sql
-from liveprofile.attributes.definitions import read_catalogue
 from liveprofile.attributes.event_types import event_types
 from liveprofile.features import baselines
 from liveprofile.settings import LimitSettings, Settings, WindowSettings

@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks.support import runs
-from liveprofile.audit.audit import Audit
-from liveprofile.audit.rows import BATCH_ROWS, INPUT_ROW, SPREAD, STORED_ROW, position
 from liveprofile.errors import ServiceError
 from liveprofile.events.window_times import end_ms
 from liveprofile.kafka.topics import PartitionRange
 from liveprofile.resources import ROOT
 from liveprofile.settings import Settings
 from liveprofile.units import MINUTE_MS
+from services.event_audit.audit import Audit
+from services.event_audit.rows import BATCH_ROWS, INPUT_ROW, SPREAD, STORED_ROW, position
 
 PARTITIONS, USERS = 4, 1_000_000
 START_MS = 1_500_000_000_000 // (5 * MINUTE_MS) * (5 * MINUTE_MS)

@@ -11,8 +11,8 @@ import orjson
 
 from benchmarks.support import runs
 from liveprofile.resources import product_path
-from liveprofile.segments.definitions import SegmentSet, read_segments
 from liveprofile.segments.features import PROFILE_FEATURES
+from liveprofile.segments.segments import SegmentSet, read_segments
 from liveprofile.settings import Settings
 from liveprofile.storage.connection import open_session
 from liveprofile.units import DAY_MS

@@ -21,7 +21,7 @@ from benchmarks.support import runs
 from lab.benchmarks.rows import batches
 from liveprofile.resources import ROOT
 from liveprofile.rules.rules import read_rules
-from liveprofile.segments.definitions import read_segments
+from liveprofile.segments.segments import read_segments
 from liveprofile.settings import Settings, load
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.schema import create_schema

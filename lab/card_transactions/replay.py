@@ -19,6 +19,7 @@ import numpy as np
 import orjson
 
 from benchmarks.support import runs
+from intake import labels as feedback
 from lab.card_transactions import train_handbook
 from lab.card_transactions.data import (
     TrainTestPeriod,
@@ -30,7 +31,6 @@ from lab.card_transactions.data import (
 from liveprofile.errors import ServiceError
 from liveprofile.kafka import offsets
 from liveprofile.kafka.records import send_all
-from liveprofile.labels import feedback
 from liveprofile.settings import Settings
 from liveprofile.storage import connection
 from liveprofile.units import DAY_MS, MINUTE_MS

@@ -26,6 +26,7 @@ import torch
 from sklearn.metrics import average_precision_score
 
 from benchmarks.support.report import describe
+from intake.simulator import ShopConfig
 from lab.card_transactions import train_handbook
 from lab.card_transactions.data import TrainTestPeriod, read_transactions, train_test_rows
 from lab.card_transactions.span_sets import SPAN_SETS, names_within
@@ -40,7 +41,6 @@ from lab.orders.order_transformer import (
 from lab.simulated.shops import concatenate, simulate_dataset
 from lab.simulated.train import FraudRecipe
 from liveprofile.features.entity import ORDER_FEATURES
-from liveprofile.simulator import ShopConfig
 from models.fraud.datasets.event_dataset import (
     EventDataset,
     LabelledFeatures,

@@ -9,12 +9,12 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from liveprofile.privacy.trained_users import user_key
 from models.profile.data.examples import build_corpus
 from models.profile.data.moments import user_features_at
 from models.profile.data.training_rows import Streams
 from models.profile.encoding import Vocabulary
 from models.profile.recipes import Recipe
+from models.trained_users import user_key
 
 
 class UserFeatures:

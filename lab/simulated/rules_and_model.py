@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from intake.simulator import ShopConfig
 from lab.simulated.shops import SimulatedDataset, concatenate, simulate_dataset
 from liveprofile.errors import InputError
 from liveprofile.progress import Progress
 from liveprofile.rules.flag_policy import FlagPolicy, NoPastFlags, RuleEvaluation
 from liveprofile.rules.rules import Rule, RuleSet
-from liveprofile.simulator import ShopConfig
 from models.fraud.datasets.event_dataset import EventDataset
 from models.fraud.model import FraudModel
 from models.fraud.training.evaluate import (

@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from intake.simulator import Shop, ShopConfig
 from lab.simulated.entity_history import EntityHistory, EventColumns, LabelColumns
 from liveprofile.features.entity import SCORED_TYPES
-from liveprofile.simulator import Shop, ShopConfig
 from liveprofile.units import DAY_MS
 from liveprofile.wire.scored_events import CELLS_PER_DEGREE
 from liveprofile.wire.tokens import TYPE_INDEX, TYPE_LETTERS

@@ -21,11 +21,11 @@ from pathlib import Path
 import numpy as np
 
 from cli.progress import progress
+from intake.simulator import ShopConfig
 from lab.simulated.entity_history import EntityHistory
 from lab.simulated.shops import SimulatedShop, concatenate, dataset_of_shop, simulate_shop
 from liveprofile.features.entity import ORDER_FEATURES
 from liveprofile.progress import Progress
-from liveprofile.simulator import ShopConfig
 from models.fraud.datasets.event_dataset import EventDataset
 from models.fraud.model import FraudModel
 from models.fraud.training.evaluate import FALSE_ALARM_COST, complete

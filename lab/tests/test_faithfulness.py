@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from intake.simulator import ShopConfig
 from lab.reasons import faithfulness as measures
 from lab.reasons.faithfulness import faithfulness_events
 from lab.simulated.shops import SimulatedDataset, simulate_dataset
 from liveprofile.resources import product_path
-from liveprofile.simulator import ShopConfig
 from liveprofile.wire.tokens import EVENT_TYPES
 from models.fraud.model import FraudModel, probability
 from models.fraud.reasons import feature_groups

@@ -14,7 +14,7 @@ from cli.main import app
 from lab.__main__ import app as lab_app
 from lab.user_model.membership import measure, membership_report
 from liveprofile.errors import InputError
-from liveprofile.privacy import trained_users
+from models import trained_users
 from models.profile.training.train import train
 from tests.unit.models.profile.miniature import MINIATURE, write_rows
 

@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from intake.files.replay import open_source
 from lab.public_data import rel_hm
 from liveprofile.errors import InputError
-from liveprofile.ingest.replay import open_source
-from liveprofile.privacy.trained_users import user_key
 from liveprofile.units import DAY_MS
 from models.profile.training.train import train
+from models.trained_users import user_key
 from tests.support.paths import ROOT
 from tests.unit.models.profile.miniature import FIRST_DAY_MS, MINIATURE, write_rows
 from tests.unit.models.profile.synthetic_streams import make_streams

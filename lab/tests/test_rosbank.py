@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from intake.files.replay import open_source
 from lab.public_data import rosbank
 from liveprofile.errors import InputError
-from liveprofile.ingest.replay import open_source
-from liveprofile.privacy.trained_users import user_key
 from models.profile.training.train import train
 from models.profile.user_features import FEATURE_NAMES
+from models.trained_users import user_key
 from tests.support.paths import ROOT
 from tests.unit.models.profile.miniature import MINIATURE, write_rows
 

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from intake.simulator import Shop, ShopConfig
 from lab.simulated.entity_history import EntityHistory, EventColumns, LabelColumns
 from lab.simulated.shops import simulate_shop
 from lab.simulated.train import FraudRecipe, hide_entities, train_simulated
@@ -15,7 +16,6 @@ from liveprofile.features.entity import (
 )
 from liveprofile.resources import product_path
 from liveprofile.settings import load
-from liveprofile.simulator import Shop, ShopConfig
 from liveprofile.units import DAY_MS
 from liveprofile.wire.scored_events import ENTITY_NAMES, read_rows
 from models.fraud.model import FraudModel, probability

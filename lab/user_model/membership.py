@@ -21,9 +21,8 @@ import numpy as np
 from lab.user_model.next_events import NOT_RANKED, score_next_events
 from liveprofile.errors import InputError
 from liveprofile.events.modalities import TEXT
-from liveprofile.privacy import trained_users
-from liveprofile.privacy.trained_users import USER_BYTES, user_key
 from liveprofile.progress import Progress
+from models import trained_users
 from models.profile import checkpoint, text_encoder
 from models.profile.data import training_rows
 from models.profile.data.examples import build_corpus
@@ -35,6 +34,7 @@ from models.profile.evaluation.next_basket import KINDS, basket_scores, next_bas
 from models.profile.evaluation.served import served_rankings
 from models.profile.inference import ProfileModel
 from models.profile.recipes import Recipe
+from models.trained_users import USER_BYTES, user_key
 
 MOST_WINDOWS = 50_000  # random ones: bounds memory and time
 LEAST_USERS = 10  # of each kind

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from liveprofile.events.validation import HEARTBEAT, NUMBER_LIMIT, TYPES, EventType
 from liveprofile.resources import ROOT, product_path
 from liveprofile.rules.conditions import FUNCTIONS, ValueKind
-from liveprofile.rules.definitions import (
+from liveprofile.rules.definition_kinds import (
     DefinitionKind,
     DefinitionProblem,
     DefinitionsError,

@@ -20,10 +20,9 @@ from typing import Any, Literal, NamedTuple, get_args
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from liveprofile.alerts.cloud_events import to_rfc3339
 from liveprofile.rules.conditions import AttributeValue
 from liveprofile.units import DAY_MS
-from liveprofile.wire.user_records import RecordKind
+from liveprofile.wire.user_records import RecordKind, to_rfc3339
 
 StatementKind = Literal["third_party", "declared", "verified"]
 KINDS: tuple[StatementKind, ...] = get_args(StatementKind)  # the later one wins a tie

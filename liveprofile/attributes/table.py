@@ -19,7 +19,7 @@ import orjson
 from cassandra.cluster import Session
 from cassandra.query import BatchStatement, BatchType
 
-from liveprofile.attributes.definitions import Catalogue
+from liveprofile.attributes.catalogue import Catalogue
 from liveprofile.attributes.statements import Statement, StatementError, parse_event, to_event
 from liveprofile.kafka.offsets import commit_offsets, committed_offsets, partition_ranges
 from liveprofile.kafka.records import Record, read_topic, send_all

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 from cassandra.cluster import Session
 
-from liveprofile.alerts.cloud_events import to_rfc3339
 from liveprofile.errors import InputError
 from liveprofile.identity.merges import IdentityTable
 from liveprofile.rows.users import USER_CONSENT
@@ -24,7 +23,14 @@ from liveprofile.settings import MAX_TTL_S
 from liveprofile.settings.sections import PURPOSES
 from liveprofile.storage.cql import execute_per_key, from_ms, prepare, to_ms, write_all
 from liveprofile.units import SECOND_MS
-from liveprofile.wire.user_records import EARLIEST_MS, RecordKind, key_of, read_fields, read_time_ms
+from liveprofile.wire.user_records import (
+    EARLIEST_MS,
+    RecordKind,
+    key_of,
+    read_fields,
+    read_time_ms,
+    to_rfc3339,
+)
 
 # A record of the topic holds this many changes of a user, the newest.
 MAX_CHANGES = 200

@@ -4,9 +4,8 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
-from liveprofile.alerts.cloud_events import DEFAULT_SOURCE, job_source, to_rfc3339
 from liveprofile.wire.tokens import FIELD
-from liveprofile.wire.user_records import RecordKind
+from liveprofile.wire.user_records import DEFAULT_SOURCE, RecordKind, job_source, to_rfc3339
 
 DRIFT_ALERT_TYPE = "liveprofile.risk.drift"
 DRIFT_ALERT_SCHEMA = "https://liveprofile.example/schemas/drift-alert.schema.json#/$defs/data"

@@ -47,7 +47,7 @@ _REVISION, _REFUSED = ".liveprofile.model_revision", ".liveprofile.models_refuse
 
 
 class ModelReport(NamedTuple):
-    """Revisions of deployments (udfs/profile/deployment.py); 0: the model of the settings."""
+    """Revisions of deployments (models/profile/deployment.py); 0: the model of the settings."""
 
     lowest_revision: int  # over the workers
     highest_revision: int

@@ -11,10 +11,9 @@ because compaction keeps one record of a key. schemas/user-merges.schema.json is
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from liveprofile.alerts.cloud_events import to_rfc3339
 from liveprofile.errors import InputError
 from liveprofile.wire.tokens import ID_CHARS
-from liveprofile.wire.user_records import RecordKind, read_fields, read_time_ms
+from liveprofile.wire.user_records import RecordKind, read_fields, read_time_ms, to_rfc3339
 
 MAX_MERGES = 20  # of one alias, one after the other
 MAX_IDS = 100  # of one person

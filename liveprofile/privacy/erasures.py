@@ -12,11 +12,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from liveprofile.alerts.cloud_events import to_rfc3339
 from liveprofile.errors import InputError
 from liveprofile.rules.flags import PastFlags
 from liveprofile.wire.entity_lists import hash_code
-from liveprofile.wire.user_records import RecordKind, key_of, read_fields, read_time_ms
+from liveprofile.wire.user_records import RecordKind, key_of, read_fields, read_time_ms, to_rfc3339
 
 # 4 MB. Of 10,000 erased users it lets 0.2 % of other users through to the exact test.
 _FILTER_BITS = 22

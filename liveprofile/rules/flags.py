@@ -1,8 +1,10 @@
 """Risk flags, and what is stored of a user's earlier ones."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple, Protocol
+
+ALL_RULES = "*"  # in the place of a rule's id: a snooze of all rules
 
 
 class Flag(NamedTuple):
@@ -73,3 +75,8 @@ class Severity(StrEnum):
     def rank(self) -> int:
         """0 for low, 3 for critical."""
         return list(Severity).index(self)
+
+
+def is_snoozed(snoozed_until_ms: Mapping[str, int], rule_id: str, at_ms: int) -> bool:
+    """Whether a rule is snoozed at `at_ms` of the wall clock (not event time)."""
+    return any(snoozed_until_ms.get(key, 0) > at_ms for key in (rule_id, ALL_RULES))

@@ -1,7 +1,7 @@
 """The format of risk rules, and their validation (docs/data-contract.md, section 6).
 
 Rules come from a TOML file or, one per record, from the topic risk-rules
-(liveprofile/feeds/definitions.py). Both are validated here before use.
+(liveprofile/feeds/definition_topics.py). Both are validated here before use.
 """
 
 import re
@@ -19,7 +19,7 @@ from liveprofile.rules.conditions import (
     ValueKind,
     parse_condition,
 )
-from liveprofile.rules.definitions import (
+from liveprofile.rules.definition_kinds import (
     Definition,
     DefinitionKind,
     DefinitionProblem,

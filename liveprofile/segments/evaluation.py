@@ -14,8 +14,8 @@ from liveprofile.rules.conditions import (
     attribute_column,
     plain_value,
 )
-from liveprofile.segments.definitions import SegmentSet
 from liveprofile.segments.features import AFFINITY, INTEREST, SEGMENT, SegmentInputs
+from liveprofile.segments.segments import SegmentSet
 from liveprofile.segments.stored_profiles import ProfilePage
 
 

@@ -15,10 +15,9 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import orjson
 
-from liveprofile.alerts.cloud_events import DEFAULT_SOURCE, job_source, to_rfc3339
-from liveprofile.segments.definitions import Segment, SegmentSet
+from liveprofile.segments.segments import Segment, SegmentSet
 from liveprofile.wire.tokens import FIELD
-from liveprofile.wire.user_records import RecordKind
+from liveprofile.wire.user_records import DEFAULT_SOURCE, RecordKind, job_source, to_rfc3339
 
 # time: something else than a window, such as an attribute that has expired
 Cause = Literal["window", "time", "definition", "expired", "removed"]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import orjson
 
 from liveprofile.errors import InputError
+from liveprofile.units import SECOND_MS
 
+DEFAULT_SOURCE = "liveprofile"  # of JobSettings.event_source
 CONTENT_TYPE = {"content-type": "application/cloudevents+json"}
 # The key of the record that says that a topic holds all that its table in Cassandra holds. A topic
 # that was deleted and created again lacks it.
@@ -29,6 +31,17 @@ def user_of(key: bytes | None) -> str:
         return (key or b"").decode("utf-8", "surrogatepass")
     except UnicodeDecodeError as error:
         raise InputError(f"the key is no text: {error.reason}") from None
+
+
+def job_source(event_source: str) -> str:
+    """The `source` of the events that the job sends. event_source: tells deployments apart."""
+    return f"{event_source}/profile-job"
+
+
+def to_rfc3339(time_ms: int) -> str:
+    """Returns the time as RFC 3339 in UTC, with milliseconds."""
+    moment = datetime.fromtimestamp(time_ms / SECOND_MS, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class RecordKind(NamedTuple):

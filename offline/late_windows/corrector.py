@@ -14,7 +14,7 @@ from liveprofile.feeds.feed import Current, Fixed
 from liveprofile.privacy.erasures import ErasureTable
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import read_rules
-from liveprofile.segments.definitions import read_segments
+from liveprofile.segments.segments import read_segments
 from liveprofile.settings import Settings
 from liveprofile.units import SECOND_MS
 from liveprofile.wire import window_events

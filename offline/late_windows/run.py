@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from intake.files.replay import check_sources, open_source
 from liveprofile.feeds.users import erasures_spec, follow, read_consents, read_merges
-from liveprofile.ingest.replay import check_sources, open_source
 from liveprofile.kafka import offsets
 from liveprofile.kafka.records import Record, read_topic
 from liveprofile.kafka.topics import PartitionRange
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import read_rules
-from liveprofile.segments.definitions import read_segments
+from liveprofile.segments.segments import read_segments
 from liveprofile.settings import Settings
 from liveprofile.units import DAY_MS
 from models.profile.model_card import ModelCard

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import orjson
 from cassandra.cluster import Session
 
-from liveprofile.privacy.withdrawals import delete_windows
 from liveprofile.rows.profiles import MARKS, PROFILE_DELTA
 from liveprofile.settings import CassandraSettings, WindowSettings
 from liveprofile.storage.cql import from_ms, read_pages
+from offline.erasure.withdrawals import delete_windows
 from offline.late_windows.chains import ADDED, Correction, StoredRuleFlag, StoredUser, StoredWindow
 from udfs.cassandra import encoding
 from udfs.cassandra.batch_writer import Partition, Write, bound_statement

@@ -5,12 +5,11 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query
 from starlette.responses import Response
 
-from liveprofile.alerts.cases.states import AlertState
-from liveprofile.client import models
-from liveprofile.client.models import Items, Page
 from liveprofile.units import SECOND_MS
 from serve import answers
+from serve import api_models as models
 from serve.answers import Paging, invalid_cursor
+from serve.api_models import Items, Page
 from serve.keys import Scope
 from serve.routes.common import (
     SEND_DEADLINE_S,
@@ -24,8 +23,9 @@ from serve.routes.common import (
     problems,
 )
 from serve.security import Call, Require
-from services import alerts
-from services.audit import read_trail
+from services.alerts import alerts
+from services.alerts.states import AlertState
+from services.audit_trail import read_trail
 
 # An alert's state is read for each flag of a page.
 MAX_ALERTS = 200

@@ -5,24 +5,23 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Query
 from starlette.responses import Response
 
-from liveprofile.campaigns.report import report_as_json
-from liveprofile.campaigns.store import find_plan, plan_as_json, read_plans
-from liveprofile.client import analysis_models as analyses
-from liveprofile.client.models import Items, Page
 from liveprofile.rows.users import SEGMENT_BUCKETS
 from liveprofile.units import DAY_MS
+from serve import analysis_models as analyses
 from serve import answers
 from serve.answers import Cursor, PageQuery, cursor_of, invalid_cursor
+from serve.api_models import Items, Page
 from serve.keys import Scope
 from serve.routes.common import SCAN_COST, SCAN_DEADLINE_S, problems
 from serve.security import Call, Require
-from services import campaigns
+from services.campaigns import campaigns
+from services.campaigns.report import report_as_json
+from services.campaigns.request import CAMPAIGN_PATTERN, CampaignRequest
+from services.campaigns.store import find_plan, plan_as_json, read_plans
 
 MAX_DAYS = 366
 
-CampaignName = Annotated[
-    str, Path(pattern=analyses.CAMPAIGN_PATTERN, description="Name of the campaign.")
-]
+CampaignName = Annotated[str, Path(pattern=CAMPAIGN_PATTERN, description="Name of the campaign.")]
 
 Reader = Annotated[Call, Depends(Require(Scope.CAMPAIGNS))]
 Reporter = Annotated[Call, Depends(Require(Scope.CAMPAIGNS, SCAN_COST, SCAN_DEADLINE_S))]
@@ -47,7 +46,7 @@ async def get_campaign(name: CampaignName, call: Reader) -> Response:
 @router.put("/campaigns/{name}", response_model=analyses.PlanSummary, responses=problems(409))
 async def put_campaign(
     name: CampaignName,
-    body: analyses.CampaignRequest,
+    body: CampaignRequest,
     call: Planner,
     dry_run: Annotated[bool, Query(description="Plan and store nothing.")] = False,
 ) -> Response:

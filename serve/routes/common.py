@@ -9,13 +9,13 @@ import orjson
 from fastapi import Depends, Path, Query, Request
 from pydantic import AfterValidator, BeforeValidator
 
-from liveprofile.client.models import ID_PATTERN, MAX_ID_CHARS
 from liveprofile.units import SECOND_MS
 from serve.keys import Scope
 from serve.problems import MEDIA_TYPE, ApiError
 from serve.security import Call, Require
 from serve.store.scans import SCAN_S
 from serve.store.statements import END_OF_TIME_MS, START_OF_TIME_MS
+from services.requests import ID_PATTERN, MAX_ID_CHARS
 
 # In requests of a key: what makes its own connections to Kafka, and what reads the rows of all
 # users.

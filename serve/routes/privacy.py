@@ -7,16 +7,16 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
-from liveprofile.client import models
 from liveprofile.consent.changes import ConsentChange
 from liveprofile.pseudonym import user_pseudonym
 from liveprofile.settings.sections import Purpose
 from serve import answers
+from serve import api_models as models
 from serve.keys import Scope
 from serve.problems import ApiError
 from serve.routes.common import SEND_DEADLINE_S, UserId, problems
 from serve.security import Call, Require
-from services import privacy
+from services.privacy import privacy
 
 PrivacyOfficer = Annotated[Call, Depends(Require(Scope.PRIVACY))]
 PrivacySender = Annotated[Call, Depends(Require(Scope.PRIVACY, deadline_s=SEND_DEADLINE_S))]

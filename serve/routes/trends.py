@@ -5,16 +5,16 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Query
 from starlette.responses import Response
 
-from liveprofile.client import analysis_models as analyses
-from liveprofile.trends.count_store import Series
-from liveprofile.trends.points import Metric
 from liveprofile.wire.tokens import EVENT_TYPES
+from serve import analysis_models as analyses
 from serve import answers
 from serve.keys import Scope
 from serve.problems import ApiError
 from serve.routes.common import SCAN_COST, SCAN_DEADLINE_S, problems
 from serve.security import Call, Require
-from services import trends
+from services.trends import trends
+from services.trends.count_store import Series
+from services.trends.points import Metric
 
 MAX_POINTS = 24 * 92
 MAX_CATEGORY_CHARS = 256

@@ -14,11 +14,11 @@ from starlette.types import Scope as RequestScope
 
 from liveprofile.attributes.computed import KEY, values_at
 from liveprofile.attributes.statements import resolve
-from liveprofile.client import models
-from liveprofile.client.models import Page
 from liveprofile.storage.queries import similar_users
 from serve import answers
+from serve import api_models as models
 from serve.answers import Paging, cursor_of
+from serve.api_models import Page
 from serve.keys import Scope
 from serve.problems import ApiError, unknown_user
 from serve.routes.common import (

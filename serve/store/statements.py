@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections import namedtuple
 from typing import NamedTuple
 
-from liveprofile.alerts.cases.case_store import SELECT_CASES as _CASE
 from liveprofile.attributes.table import MAX_ROWS, SELECTED
 from liveprofile.rows.operations import API_LISTING, CONSOLE_SESSION
 from liveprofile.rows.profiles import MARKS, StoredDelta, UserProfile
 from liveprofile.storage.queries import StoredFlag, StoredScore, columns, select
 from serve.keys import select_key_cql
+from services.alerts.case_store import SELECT_CASES as _CASE
 
 # No stored time is outside these, which Python's datetime and Cassandra can both represent.
 START_OF_TIME_MS, END_OF_TIME_MS = -62_000_000_000_000, 253_402_300_799_999

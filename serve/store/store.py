@@ -18,9 +18,6 @@ from typing import Any, NamedTuple, TypeVar
 
 from cassandra.cluster import Session
 
-from liveprofile.alerts.cases.case_store import AlertCase, case_of
-from liveprofile.alerts.cases.flags import FlagWithState, with_states
-from liveprofile.alerts.cases.snooze import Snooze, read_snoozes
 from liveprofile.attributes.statements import Statement
 from liveprofile.attributes.table import by_user
 from liveprofile.rows.risk import FLAG_BUCKETS, score_hour_ms
@@ -42,6 +39,9 @@ from serve.store.statements import (
     RawProfile,
     StoredUserSegment,
 )
+from services.alerts.case_store import AlertCase, case_of
+from services.alerts.flags import FlagWithState, with_states
+from services.alerts.snooze import Snooze, read_snoozes
 
 Result = TypeVar("Result")
 

@@ -10,13 +10,13 @@ import pytest
 from cassandra.cluster import Session
 from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
 
-from liveprofile.alerts.cases import case_store
-from liveprofile.alerts.cases.case_store import NewAlert
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import now_ms
 from liveprofile.units import HOUR_MS
 from models.profile.model_card import ModelCard
 from serve.keys import ADMIN, ANALYST, new_key, write_key
+from services.alerts import case_store
+from services.alerts.case_store import NewAlert
 from tests.support.api_server import api_server, wait_until_ready
 from tests.support.job_under_test import JobUnderTest
 from tests.support.rows.stored_windows import row_of, spike

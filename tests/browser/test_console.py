@@ -6,10 +6,10 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from liveprofile.alerts.cases.states import AlertState, read_state
 from liveprofile.storage.cql import now_ms
 from liveprofile.units import HOUR_MS
-from services.audit import read_trail
+from services.alerts.states import AlertState, read_state
+from services.audit_trail import read_trail
 from tests.browser.conftest import NARROW, OTHERS, USER, WIDE, WINDOWS, Console
 from tests.support import summary
 from tests.support.rows.stored_windows import row_of, spike

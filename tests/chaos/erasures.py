@@ -27,9 +27,9 @@ from typing import Any
 from cassandra.cluster import Session
 
 from cli.doctor.checks import MERGE_OPTION
+from intake.files.replay import closing_time_ms
 from liveprofile.feeds.users import read_erasures
 from liveprofile.flink.rest import savepoint
-from liveprofile.ingest.replay import closing_time_ms
 from liveprofile.kafka.records import read_topic
 from liveprofile.rows import TABLES
 from liveprofile.settings import TOPICS

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from liveprofile.ingest.replay import closing_time_ms
+from intake.files.replay import closing_time_ms
 from liveprofile.kafka.records import read_topic
 from liveprofile.storage.connection import open_session
 from liveprofile.units import DAY_MS

@@ -11,8 +11,8 @@ from typing import Any
 from cassandra.cluster import Session
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
+from intake.files.replay import closing_time_ms
 from liveprofile.errors import ServiceError
-from liveprofile.ingest.replay import closing_time_ms
 from liveprofile.storage import queries
 from liveprofile.storage.connection import open_session
 from tests.support import service_restarts, summary

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from liveprofile.flink import rest
+from models.profile import deployment
+from models.profile.deployment import FIRST_REVISION, in_canary, read_user_models, write_user_models
 from models.profile.model_card import WEIGHTS, ModelCard
 from tests.faults.loaded_job import (
     LATE_BY_MS,
@@ -30,9 +32,6 @@ from tests.support.more_services import RingNode, cassandra_ring
 from tests.support.prometheus import fires
 from tests.support.streams.shop import HOT_USER, REGULAR_USER, shop_events, to_message
 from tests.support.waiting import until
-from udfs.profile import deployment
-from udfs.profile.deployment import FIRST_REVISION, in_canary
-from udfs.profile.model_feed import read_user_models, write_user_models
 
 LATE_EVENTS = 40
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.dataset as ds
 import pytest
 
-from liveprofile.rules.definitions import DefinitionsError
+from liveprofile.rules.definition_kinds import DefinitionsError
 from liveprofile.settings import load
 from models.profile.data import training_rows
 from offline import backfill

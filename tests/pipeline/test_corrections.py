@@ -24,7 +24,7 @@ from liveprofile.identity.merges import IdentityTable
 from liveprofile.kafka import records as kafka
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import read_rules
-from liveprofile.segments.definitions import read_segments
+from liveprofile.segments.segments import read_segments
 from liveprofile.settings import Settings, load
 from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS
 from liveprofile.wire import training_rows

@@ -9,9 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
+from intake.simulator import Shop, ShopConfig
 from liveprofile.features.entity import COLUMN_OF, SCORED_TYPES, features_from_lists, parse_lists
 from liveprofile.settings import load
-from liveprofile.simulator import Shop, ShopConfig
 from liveprofile.wire.scored_events import read_rows
 from models.fraud.datasets.labelled_rows import LabelLog, read_labelled_events
 from offline import backfill

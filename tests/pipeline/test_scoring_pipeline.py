@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import pytest
 
+from intake.simulator import shared_device_ring
 from liveprofile.settings import Settings, load
-from liveprofile.simulator import shared_device_ring
 from liveprofile.units import DAY_MS
 from liveprofile.wire.scored_events import ENTITIES, HEAD_FIELDS, read_rows
 from liveprofile.wire.tokens import FIELD, WINDOW

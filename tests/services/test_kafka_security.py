@@ -18,18 +18,18 @@ from confluent_kafka.admin import (
 
 from jobs import backfill_job
 from liveprofile.errors import ServiceError
-from liveprofile.feeds.definitions import read_definition_topic
+from liveprofile.feeds.definition_topics import read_definition_topic
 from liveprofile.kafka.offsets import committed_offsets
 from liveprofile.kafka.records import exclusive_writer, read_topic, send_all
 from liveprofile.kafka.topics import create_topics
 from liveprofile.rules.rules import RULES
 from liveprofile.settings import Settings, load
 from liveprofile.toml_text import to_toml
+from models.profile.deployment import read_user_models
 from tests.pipeline.harness import read_rows
 from tests.support.security.certificates import CertificateAuthority
 from tests.support.security.secured_broker import CLIENT, PASSWORD, SecuredBroker
 from tests.support.streams.shop import shop_events
-from udfs.profile.model_feed import read_user_models
 
 KEY_PASSWORD = "of the key"
 NO_CERTIFICATE = {"certificate_file": "", "key_file": "", "key_password": ""}

@@ -25,10 +25,10 @@ from confluent_kafka import KafkaError, Producer
 
 import liveprofile_app
 from cli.submission import create_tables
+from intake.files.replay import ReplayProducer
 from liveprofile.errors import ServiceError
 from liveprofile.flink import rest
 from liveprofile.flink.operator_metrics import operator_metrics, vertex_metrics
-from liveprofile.ingest.replay import ReplayProducer
 from liveprofile.kafka import offsets
 from liveprofile.kafka.connection import client_config
 from liveprofile.kafka.records import send_all

@@ -68,7 +68,7 @@ def test_server_needs_neither_model_nor_flink() -> None:
     others = EVERYTHING.keys() - pinned("serve").keys()
     assert {"torch", "apache-flink", "xgboost-cpu"} <= others
     code = (
-        "import cli.main, cli.serve, serve.server, serve.keys, liveprofile.labels.feedback,"
+        "import cli.main, cli.serve, serve.server, serve.keys, intake.labels,"
         " liveprofile.storage.schema"
     )
     run_without(others, code)
@@ -76,4 +76,4 @@ def test_server_needs_neither_model_nor_flink() -> None:
 
 @pytest.mark.slow
 def test_client_needs_the_dependencies_without_extras() -> None:
-    run_without(EVERYTHING.keys() - pinned().keys(), "import liveprofile.client")
+    run_without(EVERYTHING.keys() - pinned().keys(), "import liveprofile_client")

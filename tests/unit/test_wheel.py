@@ -70,6 +70,7 @@ def test_wheel_installs_no_general_names(wheel: Path) -> None:
     assert {name for name in names if not name.endswith(".dist-info")} == {
         "liveprofile",
         "liveprofile_app",
+        "liveprofile_client",
     }
 
 

@@ -21,9 +21,9 @@ from liveprofile.features.baselines import Baselines
 from liveprofile.rules.conditions import AttributeValue
 from liveprofile.rules.flag_policy import RuleMatch
 from liveprofile.rules.flags import Flag
-from liveprofile.segments.definitions import SegmentSet
 from liveprofile.segments.evaluation import Evaluation, evaluate
 from liveprofile.segments.features import PROFILE_FEATURES, SegmentInputs, features_at
+from liveprofile.segments.segments import SegmentSet
 from liveprofile.settings import Settings
 from liveprofile.units import DAY_MS
 from liveprofile.wire.histories import Histories

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from liveprofile.alerts.cloud_events import alert_records
+from liveprofile.alerts import alert_records
 from liveprofile.attributes.computed import computed_at, computed_columns
 from liveprofile.attributes.statements import SEGMENT_PURPOSES
 from liveprofile.errors import InputError

@@ -18,18 +18,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from liveprofile.errors import InputError, LiveprofileError
-from liveprofile.feeds.feed import Current, Feed, OpenSource, TableSpec, TopicTable
-from liveprofile.kafka.records import Record, send_all
+from liveprofile.feeds.feed import Current, Feed, OpenSource, TableSpec
 from liveprofile.settings import Settings
-from models.profile.model_card import ModelCard
-from udfs.profile.deployment import (
-    KEY,
+from models.profile.deployment import (
     Deployment,
     ModelReference,
+    TopicModels,
     UserModels,
     in_canary,
     incompatibility,
+    models_spec,
 )
+from models.profile.model_card import ModelCard
 from udfs.worker import DATA_ERRORS
 
 if TYPE_CHECKING:  # only the workers need torch, not the client that submits the job
@@ -183,49 +183,6 @@ def _lower_thread_priority() -> None:
     """On Linux a thread has a niceness of its own."""
     with suppress(OSError):  # a system without it
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOADING_NICENESS)
-
-
-class TopicModels(TopicTable["UserModels | None"]):
-    """The record of the topic user-models: the newest valid one."""
-
-    def __init__(self) -> None:
-        self.models: UserModels | None = None
-        self.invalid: dict[str, str] = {}  # position -> problem of the records after it
-
-    def put(self, record: Record) -> None:
-        self.models = UserModels.parse(record.value or b"")
-        self.invalid.clear()
-
-    def refuse(self, record: Record, error: InputError) -> None:
-        self.invalid[f"{record.topic}/{record.partition} offset {record.offset}"] = str(error)
-
-    def value(self) -> UserModels | None:
-        return self.models
-
-
-def models_spec(settings: Settings) -> TableSpec[UserModels | None]:
-    return TableSpec(
-        "models",
-        settings.topics.models,
-        "liveprofile-models",
-        TopicModels,
-        lambda active: f"model {active.model.version} stays",
-        required=False,
-    )
-
-
-def read_user_models(settings: Settings) -> UserModels | None:
-    """Reads the topic once. None: it has no valid record, or does not exist. Raises ServiceError.
-
-    As in the workers, an invalid record does not count.
-    """
-    return models_spec(settings).read(settings).value()
-
-
-def write_user_models(settings: Settings, models: UserModels) -> None:
-    """Makes this the record in force. Raises ServiceError."""
-    value = models.model_dump_json().encode()
-    send_all(settings, settings.topics.models, [(KEY, value, {})])
 
 
 def load_checkpoint(settings: Settings, folder: Path) -> ProfileModel:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from liveprofile.flink.operator_metrics import WINDOW_TO_PROFILE
 from liveprofile.resources import product_path
-from liveprofile.segments.definitions import read_segments
+from liveprofile.segments.segments import read_segments
 from liveprofile.settings import Settings
 from udfs.pipeline_udf import PipelineUdf, pipeline_function
 from udfs.profile.batch import STAGES, ProfileBatch, ProfileUpdater

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from liveprofile.alerts.cloud_events import alert_records
+from liveprofile.alerts import alert_records
 from liveprofile.features.entity import COLUMN_OF, EventBatch, EventLists, parse_lists
 from liveprofile.privacy.erasures import erased_rows
 from liveprofile.pseudonym import user_pseudonym

@@ -18,13 +18,13 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 import numpy as np
 import orjson
 
-from liveprofile.alerts.cloud_events import DEFAULT_SOURCE
 from liveprofile.drift.alert import DriftAlert
 from liveprofile.drift.comparison import DriftVerdict, assess_drift
 from liveprofile.drift.reference import LATENESS_MS, DriftReference, HourlyHistograms
+from liveprofile.drift.store import CassandraDriftStore, DriftDecision, DriftState
 from liveprofile.errors import ServiceError
 from liveprofile.units import DAY_MS, HOUR_MS, SECOND_MS
-from udfs.scoring.drift_store import CassandraDriftStore, DriftDecision, DriftState
+from liveprofile.wire.user_records import DEFAULT_SOURCE
 
 log = logging.getLogger(__name__)
 

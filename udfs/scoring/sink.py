@@ -7,6 +7,7 @@ from typing import NamedTuple
 from cassandra.cluster import Session
 from cassandra.query import UNSET_VALUE
 
+from liveprofile.drift.store import CassandraDriftStore
 from liveprofile.rows.risk import RISK_SCORE_BY_HOUR, RISK_SCORE_HOURS, score_hour_ms
 from liveprofile.rules.flags import Flag, RowPosition
 from liveprofile.settings import MAX_TTL_S, CassandraSettings, Settings
@@ -16,7 +17,6 @@ from udfs.cassandra import encoding
 from udfs.cassandra.batch_writer import Partition
 from udfs.cassandra.encoding import Values
 from udfs.cassandra.sink import CassandraSink, Read, StoredState
-from udfs.scoring.drift_store import CassandraDriftStore
 
 # How often the row of a user's hour is written again, and how long it outlives the hour's scores.
 HOUR_REFRESH_S = 3_600

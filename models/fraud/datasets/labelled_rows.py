@@ -20,15 +20,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from intake.labels import LabelRecord
 from liveprofile.disk_tables import mapped_zeros
 from liveprofile.errors import InputError
 from liveprofile.events.validation import event_time_ms
 from liveprofile.features.entity import COLUMN_OF, features_from_lists, parse_lists
-from liveprofile.labels.feedback import LabelRecord
-from liveprofile.privacy.trained_users import user_key
 from liveprofile.progress import Progress
 from liveprofile.wire.scored_events import read_rows
 from liveprofile.wire.tokens import EVENT_TYPES
+from models.trained_users import user_key
 
 USER = "user_id"
 _CHUNK_ROWS = 400  # their lists fit a processor's cache

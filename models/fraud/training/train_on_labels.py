@@ -27,11 +27,10 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from liveprofile.errors import InputError
 from liveprofile.features.entity import ORDER_FEATURES
-from liveprofile.privacy import trained_users
-from liveprofile.privacy.trained_users import TrainedUsers
 from liveprofile.progress import Progress
 from liveprofile.rules.rules import RuleSet
 from liveprofile.units import DAY_MS
+from models import trained_users
 from models.fraud.datasets.event_dataset import (
     EventDataset,
     LabelledFeatures,
@@ -50,6 +49,7 @@ from models.fraud.training.evaluate import (
     match_rules,
     suspicion,
 )
+from models.trained_users import TrainedUsers
 
 NAME = "event-risk-own"
 _CHUNK_ROWS = 10_000

@@ -13,10 +13,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from liveprofile.errors import InputError
-from liveprofile.privacy import trained_users
-from liveprofile.privacy.trained_users import TrainedUsers
 from liveprofile.progress import Progress
 from liveprofile.units import DAY_MS
+from models import trained_users
 from models.profile import checkpoint
 from models.profile.data import training_rows
 from models.profile.data.examples import Corpus, build_corpus
@@ -26,6 +25,7 @@ from models.profile.model_card import ModelCard
 from models.profile.network import BehaviourTransformer
 from models.profile.recipes import Recipe
 from models.profile.text_encoder import TextEncoder
+from models.trained_users import TrainedUsers
 
 SplitName = Literal["validation", "test"]
 

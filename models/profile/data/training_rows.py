@@ -29,12 +29,12 @@ from liveprofile.errors import InputError
 from liveprofile.events.modalities import Modality, Vectors, add_text_vectors
 from liveprofile.events.window import TrainingWindow, parse_training_window
 from liveprofile.features.baselines import SUMS
-from liveprofile.privacy.trained_users import USER_BYTES, user_key
 from liveprofile.wire.tokens import TYPE_INDEX
 from liveprofile.wire.training_rows import PROFILE
 from models.profile.device import passes
 from models.profile.encoding import concatenated_ranges
 from models.profile.text_encoder import TextEncoder
+from models.trained_users import USER_BYTES, user_key
 
 PURCHASE = TYPE_INDEX["purchase"]
 READ = pa.schema(map(PROFILE.field, ("user_id", "window_end_ms", "events", "added", "sums")))

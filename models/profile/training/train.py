@@ -17,9 +17,8 @@ import torch
 
 from liveprofile import __version__
 from liveprofile.errors import InputError
-from liveprofile.privacy import trained_users
-from liveprofile.privacy.trained_users import USER_BYTES, TrainedUsers
 from liveprofile.progress import Progress
+from models import trained_users
 from models.profile import checkpoint
 from models.profile.data.prepared import (
     PreparedData,
@@ -39,6 +38,7 @@ from models.profile.training import curves, distributed, training_state
 from models.profile.training.distributed import ProcessGroup
 from models.profile.training.parts import fit_parts, surprise_quantiles, validation_metrics
 from models.profile.training.trainer import Trainer
+from models.trained_users import USER_BYTES, TrainedUsers
 
 
 def train(

@@ -10,11 +10,11 @@ import pytest
 from cassandra.cluster import Session
 
 from liveprofile.kafka.records import read_topic
-from liveprofile.segments.definitions import read_segments
 from liveprofile.segments.evaluation import evaluate
-from liveprofile.segments.members import members
+from liveprofile.segments.segments import read_segments
 from liveprofile.segments.stored_profiles import scan_profiles
 from liveprofile.units import DAY_MS, HOUR_MS
+from services.segment_members import members
 from tests.support.job_under_test import JobUnderTest
 from tests.support.streams.seeded import Message
 from tests.support.streams.shop import event_of, to_message

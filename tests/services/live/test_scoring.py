@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from cassandra.cluster import Session
 
+from intake.simulator import shared_device_ring
 from liveprofile.kafka.records import read_topic
 from liveprofile.resources import product_path
-from liveprofile.simulator import shared_device_ring
 from liveprofile.storage.cql import now_ms
 from liveprofile.units import DAY_MS
 from tests.reference.entity_features import Arrival, Event

@@ -20,8 +20,7 @@ from typing import Any, NamedTuple
 import orjson
 import pytest
 
-from liveprofile.alerts.cloud_events import to_rfc3339
-from liveprofile.ingest.replay import closing_time_ms
+from intake.files.replay import closing_time_ms
 from liveprofile.kafka.offsets import bootstrap_group, commit_offsets, partition_ranges
 from liveprofile.kafka.records import read_topic, send_all
 from liveprofile.kafka.topics import NoTopicError, create_unlimited_topic
@@ -29,6 +28,7 @@ from liveprofile.storage import queries
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import now_ms
 from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS
+from liveprofile.wire.user_records import to_rfc3339
 from tests.reference.windows import Record
 from tests.support.compare import Archive, compare_with_reference
 from tests.support.compare_profiles import scan

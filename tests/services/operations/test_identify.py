@@ -10,13 +10,13 @@ from uuid import UUID
 
 import pytest
 
-from liveprofile.identity.logins import read_counts
 from liveprofile.identity.merges import read_record
 from liveprofile.kafka.offsets import commit_offsets, committed_progress, lag, login_group
 from liveprofile.kafka.records import Record, read_topic, send_all
 from liveprofile.settings import Settings
 from liveprofile.wire.user_records import WHOLE_KEY
 from monitoring.sources import read_kafka
+from services.logins import read_counts
 from tests.support.job_under_test import JobUnderTest
 from tests.support.waiting import until
 

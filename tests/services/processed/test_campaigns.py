@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from liveprofile.alerts.cases.case_store import NewAlert, add_alert
-from liveprofile.campaigns.plan import Campaign, Cap, Target
-from liveprofile.campaigns.store import find_plan, read_targets, store_plan
 from liveprofile.kafka.records import read_topic
 from liveprofile.kafka.topics import create_unlimited_topic
 from liveprofile.storage import queries
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.queries import scan_profiles
 from liveprofile.units import DAY_MS
+from services.alerts.case_store import NewAlert, add_alert
+from services.campaigns.plan import Campaign, Cap, Target
+from services.campaigns.store import find_plan, read_targets, store_plan
 from tests.support.job_under_test import JobUnderTest
 from tests.support.streams.shop import START_MS
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from liveprofile.feeds.users import read_erasures
 from liveprofile.kafka.records import read_topic, send_all
-from liveprofile.privacy import trained_users
 from liveprofile.privacy.erasures import read_record, to_record
-from liveprofile.privacy.trained_users import TrainedUsers, user_key
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.erasures import erased_before_ms
 from liveprofile.wire.user_records import CONTENT_TYPE, WHOLE_KEY, key_of
-from services.privacy import PendingErasures
+from models import trained_users
+from models.trained_users import TrainedUsers, user_key
+from services.privacy.privacy import PendingErasures
 from tests.support.job_under_test import JobUnderTest
 from tests.support.rows.stored_windows import store_windows
 

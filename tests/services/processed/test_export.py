@@ -7,15 +7,15 @@ from pathlib import Path
 
 from cassandra.cluster import Session
 
-from liveprofile.alerts.cases.case_store import NewAlert, add_alert
-from liveprofile.alerts.cases.snooze import snooze
-from liveprofile.alerts.cases.states import AlertState, transition
-from liveprofile.alerts.consumer.loop import HandledStore
 from liveprofile.privacy.places import TABLES
 from liveprofile.storage import queries
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import execute, now_ms, read
 from liveprofile.units import HOUR_MS
+from services.alerts.case_store import NewAlert, add_alert
+from services.alerts.consumer.loop import HandledStore
+from services.alerts.snooze import snooze
+from services.alerts.states import AlertState, transition
 from tests.support.job_under_test import JobUnderTest
 from tests.support.streams.shop import REGULAR_USER
 

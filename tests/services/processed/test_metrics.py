@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from liveprofile.audit.results import AuditResult, store_result
 from liveprofile.kafka.records import send_all
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import now_ms
 from services.chores import ChoreRun, ChoreStore
+from services.event_audit.results import AuditResult, store_result
 from tests.support.api_server import api_server
 from tests.support.job_under_test import JobUnderTest
 from tests.support.paths import PROMETHEUS

@@ -6,7 +6,8 @@ from collections import Counter
 
 from liveprofile.kafka.records import read_topic
 from liveprofile.storage.connection import open_session
-from liveprofile.trends.count_store import (
+from liveprofile.units import DAY_MS, HOUR_MS
+from services.trends.count_store import (
     ALL,
     CATEGORY,
     Series,
@@ -14,7 +15,6 @@ from liveprofile.trends.count_store import (
     read_last_chunk,
     read_series,
 )
-from liveprofile.units import DAY_MS, HOUR_MS
 from tests.reference.validation import ValidEvent
 from tests.reference.windows import Classification, Record, classify
 from tests.services.processed.conftest import stream_with_faults

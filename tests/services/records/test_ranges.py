@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 import pytest
 
-from liveprofile.alerts.cloud_events import to_rfc3339
-from liveprofile.audit.results import last_noted
 from liveprofile.kafka.offsets import partition_ranges
 from liveprofile.kafka.records import read_topic
 from liveprofile.storage.connection import open_session
 from liveprofile.units import DAY_MS, MINUTE_MS
+from liveprofile.wire.user_records import to_rfc3339
+from services.event_audit.results import last_noted
 from tests.services.records.conftest import OUT_OF_ORDERNESS_MS
 from tests.support.job_under_test import JobUnderTest
 from tests.support.streams.seeded import Message

@@ -1,9 +1,9 @@
 """Audits of a job that has lost a row, or does not run."""
 
-from liveprofile.audit.results import AuditResult, store_result
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import from_ms, now_ms
 from liveprofile.units import MINUTE_MS
+from services.event_audit.results import AuditResult, store_result
 from tests.services.records.test_ranges import BASE_MS, event, noted_offsets
 from tests.support.job_under_test import JobUnderTest
 

@@ -11,25 +11,26 @@ from typing import Any
 import pytest
 from cassandra.cluster import Session
 
-from liveprofile.alerts.cases import case_store, flags, snooze, states
-from liveprofile.alerts.cases.states import AlertState, TransitionError
-from liveprofile.alerts.cloud_events import cloud_event
-from liveprofile.alerts.consumer import AlertConsumer, AlertRefusedError, OpenCase, RetryPolicy
-from liveprofile.alerts.consumer.alert import Alert
-from liveprofile.alerts.consumer.loop import (
+from liveprofile.alerts import cloud_event
+from liveprofile.kafka.records import read_topic, send_all
+from liveprofile.kafka.topics import create_topics
+from liveprofile.pseudonym import user_pseudonym
+from liveprofile.rows.risk import score_hour_ms
+from liveprofile.rules.flags import ALL_RULES
+from liveprofile.settings import CassandraSettings, Settings
+from liveprofile.storage.cql import from_ms, now_ms
+from liveprofile.toml_text import to_toml
+from services.alerts import case_store, flags, snooze, states
+from services.alerts.consumer import AlertConsumer, AlertRefusedError, OpenCase, RetryPolicy
+from services.alerts.consumer.alert import Alert
+from services.alerts.consumer.loop import (
     MAX_KEY_BYTES,
     MAX_VALUE_BYTES,
     HandledStore,
     dead_letter_topic,
 )
-from liveprofile.kafka.records import read_topic, send_all
-from liveprofile.kafka.topics import create_topics
-from liveprofile.privacy.erasure_log import ErasureRun, write_runs
-from liveprofile.pseudonym import user_pseudonym
-from liveprofile.rows.risk import score_hour_ms
-from liveprofile.settings import CassandraSettings, Settings
-from liveprofile.storage.cql import from_ms, now_ms
-from liveprofile.toml_text import to_toml
+from services.alerts.states import AlertState, TransitionError
+from services.privacy.erasure_log import ErasureRun, write_runs
 from tests.services.conftest import empty
 from tests.support.job_under_test import JobUnderTest, run_cli
 from tests.support.rows.profile_rows import flag, profile_row, write_and_flush
@@ -188,10 +189,10 @@ def test_feedback_command_sends_valid_labels_of_a_file(job: JobUnderTest, tmp_pa
 def test_snooze_ends_at_its_time_or_when_ended(session: Session, open_flag: Any):
     until_ms = now_ms() + 3_000
     snooze.snooze(session, "42", "rule", until_ms, "anna")
-    snooze.snooze(session, "42", snooze.ALL_RULES, until_ms + 60_000, "anna")
+    snooze.snooze(session, "42", ALL_RULES, until_ms + 60_000, "anna")
     expected = {"rule": until_ms, "*": until_ms + 60_000}
     assert {one.rule_id: one.until_ms for one in snooze.read_snoozes(session, "42")} == expected
-    snooze.end_snooze(session, "42", snooze.ALL_RULES)
+    snooze.end_snooze(session, "42", ALL_RULES)
     until(lambda: not snooze.read_snoozes(session, "42"))
     assert now_ms() >= until_ms
 

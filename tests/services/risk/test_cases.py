@@ -5,10 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from cassandra.cluster import Session
 
-from liveprofile.alerts.cases import case_store, states
-from liveprofile.alerts.cases.case_store import AlertCase, NewAlert
-from liveprofile.alerts.cases.states import AlertState
 from liveprofile.storage import queries
+from services.alerts import case_store, states
+from services.alerts.case_store import AlertCase, NewAlert
+from services.alerts.states import AlertState
 from tests.services.conftest import empty
 from tests.support.rows.profile_rows import flag, profile_row, write_and_flush
 from tests.support.waiting import until

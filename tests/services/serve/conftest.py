@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from cassandra.cluster import Session
 
-from liveprofile.alerts.cases import case_store
-from liveprofile.alerts.cases.case_store import NewAlert
-from liveprofile.client import Client
 from liveprofile.rows.risk import score_hour_ms
 from liveprofile.rows.users import segment_bucket
 from liveprofile.settings import Settings
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import from_ms
 from liveprofile.units import HOUR_MS
+from liveprofile_client import Client
 from models.profile.model_card import ModelCard
+from services.alerts import case_store
+from services.alerts.case_store import NewAlert
 from tests.support.api_server import api_server, wait_until_ready
 from tests.support.job_under_test import JobUnderTest
 from tests.support.rows.profile_rows import START_MS, flag, profile_row

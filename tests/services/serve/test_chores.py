@@ -11,8 +11,8 @@ from contextlib import ExitStack, contextmanager
 import numpy as np
 import pytest
 
-from liveprofile.client import NotFoundError, calls
 from liveprofile.kafka.offsets import partition_ranges
+from liveprofile_client import NotFoundError, calls
 from services.chores import ChoreStore
 from tests.services.serve.conftest import Api
 from tests.support.paths import ROOT

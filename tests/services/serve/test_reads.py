@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from cassandra.cluster import Session
 
-from liveprofile.alerts.cases import case_store
-from liveprofile.client import NotFoundError, calls
-from liveprofile.segments.members import members
 from liveprofile.storage import queries
+from liveprofile_client import NotFoundError, calls
+from services.alerts import case_store
+from services.segment_members import members
 from tests.services.serve.conftest import SCORES, USERS, WINDOWS, Api
 from tests.support.rows.profile_rows import START_MS, WINDOW_MS
 

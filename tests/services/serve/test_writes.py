@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from liveprofile.client import Client, NotFoundError, RefusedError, calls
 from liveprofile.feeds.users import read_consents, read_erasures
 from liveprofile.kafka.records import read_topic
 from liveprofile.pseudonym import user_pseudonym
 from liveprofile.storage.cql import from_ms
+from liveprofile_client import Client, NotFoundError, RefusedError, calls
 from tests.services.serve.conftest import Api
 from tests.support.api_server import api_server
 from tests.support.rows.profile_rows import START_MS, flag

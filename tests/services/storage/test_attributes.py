@@ -8,8 +8,7 @@ import orjson
 import pytest
 from cassandra.cluster import Session
 
-from liveprofile.alerts.cloud_events import to_rfc3339
-from liveprofile.attributes.definitions import read_catalogue
+from liveprofile.attributes.catalogue import read_catalogue
 from liveprofile.attributes.statements import (
     SEGMENT_PURPOSES,
     Statement,
@@ -32,7 +31,7 @@ from liveprofile.settings import CassandraSettings
 from liveprofile.storage.cql import now_ms
 from liveprofile.storage.queries import TOKEN_MAX, TOKEN_MIN
 from liveprofile.units import DAY_MS
-from liveprofile.wire.user_records import CONTENT_TYPE
+from liveprofile.wire.user_records import CONTENT_TYPE, to_rfc3339
 from tests.reference.attributes import attributes_at
 from tests.support.job_under_test import JobUnderTest
 from tests.support.rows.profile_rows import DIM

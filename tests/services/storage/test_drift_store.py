@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from cassandra.cluster import Session
 
+from liveprofile.drift.store import CassandraDriftStore, DriftDecision, DriftState
 from liveprofile.settings import CassandraSettings
 from liveprofile.units import DAY_MS, HOUR_MS
-from udfs.scoring.drift_store import CassandraDriftStore, DriftDecision, DriftState
 
 START_MS = 19_700 * DAY_MS
 DECISION = DriftDecision(START_MS, 900, True, '{"amount":[0.5,0.25],"alert_rate":[1.2,null]}')

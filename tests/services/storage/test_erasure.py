@@ -9,12 +9,12 @@ from typing import Any
 from cassandra.cluster import Session
 
 from liveprofile.consent.changes import PURPOSES, ConsentChange, ConsentTable
-from liveprofile.privacy.erase import KEPT, WINDOW_TABLES, Cut, Erasure, erase_users
-from liveprofile.privacy.erasure_log import ErasureRun, read_runs, scan_runs, write_runs
 from liveprofile.privacy.places import TABLES
-from liveprofile.privacy.withdrawals import delete_rows, find_rows, read_digests
 from liveprofile.settings import WindowSettings
 from liveprofile.units import HOUR_MS, MINUTE_MS
+from offline.erasure.erase import KEPT, WINDOW_TABLES, Cut, Erasure, erase_users
+from offline.erasure.withdrawals import delete_rows, find_rows, read_digests
+from services.privacy.erasure_log import ErasureRun, read_runs, scan_runs, write_runs
 from tests.support.rows.user_rows import TIME_US, user_row
 
 WINDOW_MS = 5 * MINUTE_MS

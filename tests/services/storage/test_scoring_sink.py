@@ -6,13 +6,13 @@ from collections.abc import Iterator
 import pytest
 from cassandra.cluster import Session
 
-from liveprofile.alerts.cases import snooze
 from liveprofile.rows.risk import score_hour_ms
-from liveprofile.rules.flags import PastFlags, RowPosition
+from liveprofile.rules.flags import ALL_RULES, PastFlags, RowPosition
 from liveprofile.settings import CassandraSettings
 from liveprofile.storage import queries
 from liveprofile.storage.cql import from_ms, now_ms, to_ms
 from liveprofile.units import HOUR_MS, MINUTE_MS
+from services.alerts import snooze
 from tests.services.conftest import empty
 from tests.support.memory.sinks import MemoryScoringSink
 from tests.support.rows.scored_events import START_MS, flag, scored_event, write_and_flush
@@ -143,6 +143,6 @@ def test_stored_and_in_memory_flag_history_agree(
 def test_snoozes_are_read_from_the_table(sink: CassandraScoringSink, session: Session):
     until_ms = now_ms() + HOUR_MS
     snooze.snooze(session, "u", "a", until_ms, "anna", "why")
-    snooze.snooze(session, "u", snooze.ALL_RULES, until_ms + 1, "anna")
+    snooze.snooze(session, "u", ALL_RULES, until_ms + 1, "anna")
     expected = {"u": {"a": until_ms, "*": until_ms + 1}, "v": {}}
     assert sink.snoozed(["u", "v", "u"]) == expected

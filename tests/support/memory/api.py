@@ -8,20 +8,20 @@ from typing import Any, NamedTuple, Self
 import orjson
 import pytest
 
-from liveprofile.alerts.cases.case_store import AlertCase
+from intake.files.rejected import RejectedRecord
 from liveprofile.attributes.statements import Statement
-from liveprofile.ingest.rejected import RejectedRecord
 from liveprofile.rows.operations import AuditEntry
 from liveprofile.rows.risk import flag_bucket, score_hour_ms
 from liveprofile.rows.users import segment_bucket
 from liveprofile.settings import load
 from liveprofile.storage import cql as product_cql
 from liveprofile.storage.queries import StoredFlag, StoredScore
-from liveprofile.trends.count_store import Series
 from serve.keys import NewKey, Scopes, new_key, write_key
 from serve.store.statements import RawDelta, RawProfile
 from serve.store.store import Store
-from services.audit import _entry
+from services.alerts.case_store import AlertCase
+from services.audit_trail import _entry
+from services.trends.count_store import Series
 from tests.support.memory.cassandra import MemoryCassandra
 from tests.support.memory.kafka import MemoryKafka, replace_everywhere
 from tests.support.memory.tables import Row

@@ -13,7 +13,7 @@ from liveprofile.identity.merges import IdentityTable
 from liveprofile.kafka.records import Record
 from liveprofile.privacy.erasures import ErasureTable
 from liveprofile.rules.rules import RuleSet
-from liveprofile.segments.definitions import SegmentSet
+from liveprofile.segments.segments import SegmentSet
 from liveprofile.settings import Settings
 from tests.support.memory.kafka import WHOLE, FakeTopic
 from udfs.worker import NO_SEGMENTS, Feeds

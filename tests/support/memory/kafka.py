@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaException, TopicPartition
 
-from liveprofile.feeds import definitions, feed
-from liveprofile.ingest import rejected
+from intake import labels as feedback
+from intake.files import rejected
+from liveprofile.feeds import definition_topics as definitions
+from liveprofile.feeds import feed
 from liveprofile.kafka import offsets, records, tail, topics
 from liveprofile.kafka.records import Record, WriterFencedError
 from liveprofile.kafka.topics import PartitionRange
-from liveprofile.labels import feedback
 from liveprofile.storage.cql import now_ms
 from liveprofile.wire.user_records import WHOLE_KEY
 
@@ -103,7 +104,7 @@ class FakeConsumer:
 
 # Modules that import the replaced names when a test runs would keep those of the test.
 IMPORTED = (rejected, feedback, definitions, feed)
-FOLDERS = ("liveprofile", "services", "udfs")
+FOLDERS = ("intake", "liveprofile", "models", "offline", "services", "udfs")
 
 
 def replace_everywhere(

@@ -5,11 +5,11 @@ import random
 from collections.abc import Iterable, Sequence
 
 from liveprofile.consent.changes import ConsentTable, PersonConsentTable
-from liveprofile.identity.logins import Decisions, LoginMerger, read_counts
 from liveprofile.identity.merges import IdentityTable, read_record
 from liveprofile.kafka.records import OutputRecord, Progress, Record
 from liveprofile.privacy.erasures import ErasureTable
 from liveprofile.settings import Settings
+from services.logins import Decisions, LoginMerger, read_counts
 
 
 class ProcessKilledError(Exception):

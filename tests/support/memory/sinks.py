@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from liveprofile.attributes.statements import Statement
+from liveprofile.drift.store import CassandraDriftStore
 from liveprofile.rules.flags import Flag, PastFlags, RowPosition
 from liveprofile.segments.membership import ChangeKey, Membership, Memberships
 from liveprofile.settings import CassandraSettings
@@ -12,7 +13,6 @@ from tests.support.memory.memberships import MemoryMemberships
 from udfs.cassandra.encoding import write_time_us
 from udfs.privacy import StoredSums, SumsKey
 from udfs.profile.row import ProfileRow
-from udfs.scoring.drift_store import CassandraDriftStore
 from udfs.scoring.sink import ScoredEvent
 
 FlagKey = tuple[str, int, str, str]  # user, time in ms, rule, event ("" for a window)

@@ -1,8 +1,8 @@
 """Rows that the read API answers with."""
 
-from liveprofile.alerts.cases.case_store import AlertCase
 from liveprofile.storage.queries import StoredFlag, StoredScore
 from serve.store.statements import RawDelta, RawProfile
+from services.alerts.case_store import AlertCase
 from tests.support.memory.api import MINUTE_MS, NOW_MS, MemoryApi
 from tests.support.rows.profile_rows import flag
 from tests.support.rows.stored_rows import profile_fields

@@ -6,8 +6,8 @@ import numpy as np
 import orjson
 
 from liveprofile.kafka.records import Record
-from liveprofile.rules.definitions import RuleSigner
 from liveprofile.rules.rules import Rule, feature_kinds, read_rule, read_rules
+from liveprofile.rules.signing import DefinitionSigner
 from tests.support.paths import ROOT
 
 SHIPPED_RULES = read_rules(ROOT / "rules.toml")
@@ -64,6 +64,6 @@ def rule_record(rule_id: str, **changes: object) -> Record:
     return raw_rule_record(rule_id, rule(id=rule_id, **changes).model_dump_json().encode())
 
 
-def signed(record: Record, signer: RuleSigner, signed_ms: int) -> Record:
+def signed(record: Record, signer: DefinitionSigner, signed_ms: int) -> Record:
     headers = signer.headers(record.key, record.value, signed_ms)
     return record._replace(headers={name: value.encode() for name, value in headers.items()})

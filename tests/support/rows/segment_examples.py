@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 
 from liveprofile.kafka.records import Record
-from liveprofile.segments.definitions import SEGMENTS, Segment, SegmentSet, read_segments
 from liveprofile.segments.features import SEGMENT_FEATURES, SegmentInputs
+from liveprofile.segments.segments import SEGMENTS, Segment, SegmentSet, read_segments
 from tests.support.paths import ROOT
 
 SHIPPED_SEGMENTS = read_segments(ROOT / "segments.toml")

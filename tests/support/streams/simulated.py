@@ -5,7 +5,7 @@ import random
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from liveprofile.simulator import Shop, ShopConfig, ShopDay
+from intake.simulator import Shop, ShopConfig, ShopDay
 from tests.reference.entity_features import TYPE_LETTERS
 from tests.reference.windows import Record
 

@@ -21,7 +21,10 @@ from liveprofile.kafka.records import Record
 from liveprofile.pseudonym import user_pseudonym
 from tests.support.paths import ROOT
 
-OWN_PACKAGES = ("cli", "console", "liveprofile", "models", "offline", "serve", "stack", "udfs")
+OWN_PACKAGES = (
+    "cli", "console", "intake", "liveprofile", "models", "offline", "serve", "services", "stack",
+    "udfs",
+)  # fmt: skip
 HEAVY_LIBRARIES = ("torch", "pyflink", "cassandra", "pyarrow", "numpy", "confluent_kafka")
 
 

@@ -3,10 +3,10 @@
 import json
 
 from cli.consent import rejections
-from liveprofile.audit.rows import parse_event
+from intake.files.rejected import CLAIMED_REASONS, parse_record
 from liveprofile.identity.merges import IdentityTable, Merge
-from liveprofile.ingest.rejected import CLAIMED_REASONS, parse_record
 from liveprofile.kafka.records import Record
+from services.event_audit.rows import parse_event
 
 
 def record(offset: int, user: str, event: str, event_type: str = "view") -> Record:

@@ -9,7 +9,11 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cli.main import app
-from liveprofile.feeds.definitions import APPLIED_KEY, definition_signer, read_definition_topic
+from liveprofile.feeds.definition_topics import (
+    APPLIED_KEY,
+    definition_signer,
+    read_definition_topic,
+)
 from liveprofile.kafka.records import Record
 from liveprofile.rules.rules import RULES
 from liveprofile.settings import load

@@ -10,11 +10,11 @@ from rich.console import Console, RenderableType
 
 from cli.demo import scene, view
 from cli.demo.run import Steps, one_line
-from liveprofile.audit.reconciliation import Reconciliation
 from liveprofile.errors import ConfigError, ServiceError
 from liveprofile.settings import load
 from liveprofile.storage.queries import StoredDelta, StoredFlag, StoredProfile
 from liveprofile.units import DAY_MS
+from services.event_audit.reconciliation import Reconciliation
 from stack.local import Stack
 from tests.support.rows.api_rows import stored_flag_of
 from tests.support.rows.stored_rows import stored_profile

@@ -153,7 +153,8 @@ def test_readme_is_short_and_lists_every_folder() -> None:
 
 
 @pytest.mark.parametrize(
-    "package", ["cli", "jobs", "offline", "serve", "udfs", "models", "liveprofile"]
+    "package",
+    ["cli", "intake", "jobs", "liveprofile", "models", "offline", "serve", "services", "udfs"],
 )
 def test_architecture_lists_every_package(package: str) -> None:
     folders = {file.parent.name for file in (ROOT / package).rglob("__init__.py")}

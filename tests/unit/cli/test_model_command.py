@@ -11,9 +11,9 @@ from cli.learning import model
 from cli.main import app
 from liveprofile.errors import InputError
 from liveprofile.settings import ModelSettings
+from models.profile.deployment import Deployment, reference_to
 from models.profile.model_card import ModelCard
 from tests.support.model_folders import copy_model
-from udfs.profile.deployment import Deployment, reference_to
 
 
 def run(tmp_path: Path, *arguments: str) -> Result:

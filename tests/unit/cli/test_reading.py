@@ -13,10 +13,10 @@ from typer.testing import CliRunner, Result
 from cli import common
 from cli.common import Call
 from cli.main import app
-from liveprofile.ingest.rejected import RejectedRecord
-from liveprofile.trends.count_store import ALL, Series
+from intake.files.rejected import RejectedRecord
 from liveprofile.units import HOUR_MS
 from serve.keys import READER
+from services.trends.count_store import ALL, Series
 from tests.support.memory.api import NOW_MS, MemoryApi
 from tests.support.rows.api_rows import raw_delta, raw_profile, stored_flag_of, stored_score
 

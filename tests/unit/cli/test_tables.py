@@ -8,8 +8,8 @@ import typer
 from cli.common import Call, cell
 from cli.profile import change_sentence, profile_fields
 from cli.risk import shown_backtest
-from liveprofile.labels.rule_backtest import StoredEvent, blocks, compare
 from liveprofile.units import DAY_MS
+from services.rule_backtest import StoredEvent, blocks, compare
 from tests.support.rows.rule_examples import rule
 from tests.support.rows.stored_rows import stored_profile
 from tests.support.rows.value_curves import curve_document

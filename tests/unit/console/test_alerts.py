@@ -7,8 +7,8 @@ from httpx2 import Response
 from starlette.testclient import TestClient
 
 from console.routes.alerts import FRESH_S, PAGE_FLAGS
-from liveprofile.alerts.cases.states import AlertState
 from serve.keys import ANALYST, READER
+from services.alerts.states import AlertState
 from tests.support.memory.api import NOW_MS, MemoryApi
 from tests.support.rows.api_rows import USERS, alert_case, stored_flag_of
 from tests.unit.console.conftest import FETCH, SAME_ORIGIN, Browse

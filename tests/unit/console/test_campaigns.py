@@ -2,9 +2,9 @@
 
 from console.rendering import render
 from console.routes.campaigns import verdict
-from liveprofile.campaigns.report import Outcome, Uplift, uplift
-from liveprofile.client.analysis_models import CampaignRequest
-from services import campaigns
+from services.campaigns import campaigns
+from services.campaigns.report import Outcome, Uplift, uplift
+from services.campaigns.request import CampaignRequest
 from tests.support.memory.api import NOW_MS, MemoryApi
 from tests.unit.console.conftest import Browse
 

@@ -6,12 +6,12 @@ from html import unescape
 import pytest
 from starlette.testclient import TestClient
 
-from console.routes.definitions import FaultyTextError, check, to_toml
-from liveprofile.rules.proposals import ProposalState
+from console.routes.rules_and_segments import FaultyTextError, check, to_toml
 from liveprofile.rules.rules import read_rules
-from liveprofile.segments.definitions import read_segments
+from liveprofile.segments.segments import read_segments
 from liveprofile.settings import load
 from serve.keys import ADMIN, ANALYST
+from services.rule_proposals import ProposalState
 from tests.support.memory.api import MemoryApi
 from tests.support.paths import ROOT
 from tests.unit.console.conftest import FETCH, SAME_ORIGIN, Browse

@@ -6,12 +6,12 @@ import threading
 import pytest
 
 from console.job import FRESH_S, JobReader
-from liveprofile.audit.results import AuditResult, store_result
+from intake.files.rejected import RejectedRecord
 from liveprofile.errors import ServiceUnavailableError
-from liveprofile.ingest.rejected import RejectedRecord
 from liveprofile.settings import load
-from liveprofile.trends.count_store import Series
 from liveprofile.units import HOUR_MS
+from services.event_audit.results import AuditResult, store_result
+from services.trends.count_store import Series
 from tests.support.event_loop import on_loop
 from tests.support.memory.api import NOW_MS, MemoryApi
 from tests.unit.console.conftest import FETCH, STATUS, Browse, MemoryJob

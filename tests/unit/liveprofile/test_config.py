@@ -21,6 +21,10 @@ from liveprofile.storage.connection import tls_context
 from tests.support.paths import ROOT
 from tests.support.security.certificates import CertificateAuthority
 
+CONFIGURED = (
+    "liveprofile", "intake", "models", "udfs", "jobs", "offline", "services", "stack", "cli",
+)  # fmt: skip
+
 
 @pytest.fixture(autouse=True)
 def _no_variables(monkeypatch):
@@ -131,9 +135,7 @@ def test_variables_of_kubernetes_services_are_no_settings(monkeypatch):
 
 def test_every_variable_that_the_code_reads_is_known():
     code = "\n".join(
-        file.read_text("utf-8")
-        for package in ("liveprofile", "models", "udfs", "jobs", "offline", "stack", "cli")
-        for file in (ROOT / package).rglob("*.py")
+        file.read_text("utf-8") for package in CONFIGURED for file in (ROOT / package).rglob("*.py")
     )
     named = set(re.findall(r"\"(LIVEPROFILE_[A-Z_]*[A-Z])\"", code))
     settings = {"__".join((ENV_PREFIX[:-1], *path)) for path in setting_types()}

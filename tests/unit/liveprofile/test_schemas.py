@@ -10,11 +10,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from liveprofile.alerts.cloud_events import cloud_event
+from liveprofile.alerts import cloud_event
 from liveprofile.kafka.topics import topic_configs
 from liveprofile.rules.flags import Flag
 from liveprofile.rules.rules import Rule, read_rules
-from liveprofile.segments.definitions import Segment, read_segments
+from liveprofile.segments.segments import Segment, read_segments
 from liveprofile.settings import TopicSettings
 from tests.reference.validation import REASONS
 from tests.support.paths import ROOT

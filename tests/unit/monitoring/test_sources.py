@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from cassandra.cluster import NoHostAvailable, Session
 
+from intake.files.rejected import CLAIMED_REASONS
+from liveprofile.drift.store import DriftDecision, DriftState
 from liveprofile.errors import ServiceError
 from liveprofile.flink.job_report import CheckpointReport, JobReport
 from liveprofile.flink.operator_metrics import BUCKETS_MS, OverSubtasks
-from liveprofile.ingest.rejected import CLAIMED_REASONS
 from liveprofile.kafka.records import Record
 from liveprofile.settings import Settings, load
 from monitoring.catalogue import Readings
@@ -27,7 +28,6 @@ from monitoring.topic_counts import (
 )
 from tests.reference.validation import REASONS
 from tests.support.paths import ROOT
-from udfs.scoring.drift_store import DriftDecision, DriftState
 
 SETTINGS = load(job={"checkpoint_interval_ms": 20_000})
 JOB = JobReport(

@@ -6,16 +6,16 @@ from collections.abc import Callable, Sequence
 import orjson
 import pytest
 
-from liveprofile.segments.definitions import SegmentSet
 from liveprofile.segments.membership import (
     EvaluatedWindow,
     MembershipPolicy,
     MembershipWrite,
     change_event,
 )
-from liveprofile.segments.sweep_changes import SweepPlan
+from liveprofile.segments.segments import SegmentSet
 from liveprofile.units import DAY_MS, HOUR_MS
 from offline.sweep import Sweep, SweepResult
+from offline.sweep_changes import SweepPlan
 from offline.sweep_store import SweepState
 from tests.support.memory.memberships import MemoryMemberships
 from tests.support.memory.sweep_store import Killed, MemorySweepStore, stored_profile

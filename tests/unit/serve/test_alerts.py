@@ -8,12 +8,12 @@ from urllib.parse import quote
 import pytest
 from httpx2 import Response
 
-from liveprofile.client.models import UserConsents, UserErasure
 from liveprofile.privacy.erasures import ErasureTable
 from liveprofile.pseudonym import user_pseudonym
 from liveprofile.units import DAY_MS
+from serve.api_models import UserConsents, UserErasure
 from serve.keys import ADMIN, ANALYST, READER, Scope
-from services import campaigns
+from services.campaigns import campaigns
 from tests.support.event_loop import on_loop
 from tests.support.memory.api import NOW_MS, MemoryApi
 from tests.support.rows.api_rows import USERS

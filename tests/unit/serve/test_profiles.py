@@ -11,15 +11,15 @@ import numpy as np
 import orjson
 import pytest
 
-from liveprofile.alerts.cases.flags import list_flags
-from liveprofile.privacy.erasure_log import REQUESTED, ErasureRun, write_runs
-from liveprofile.segments.members import members
 from liveprofile.settings import load
-from liveprofile.trends.count_store import Series
 from liveprofile.units import DAY_MS, HOUR_MS
 from serve.keys import ANALYST
 from serve.problems import UnavailableError
 from serve.store.scans import ScanLimit, Scans, ScanTooLargeError
+from services.alerts.flags import list_flags
+from services.privacy.erasure_log import REQUESTED, ErasureRun, write_runs
+from services.segment_members import members
+from services.trends.count_store import Series
 from tests.support.event_loop import on_loop
 from tests.support.memory.api import MINUTE_MS, NOW_MS, MemoryApi
 from tests.support.rows.api_rows import USERS, WINDOW_MS, alert_case, raw_profile

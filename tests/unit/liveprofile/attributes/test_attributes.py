@@ -8,13 +8,13 @@ import jsonschema
 import orjson
 import pytest
 
-from liveprofile.attributes.definitions import (
+from intake.attribute_files import FileFields, FileProblem, read_statements
+from liveprofile.attributes.catalogue import (
     AttributeDefinition,
     AttributesError,
     Catalogue,
     read_catalogue,
 )
-from liveprofile.attributes.files import FileFields, FileProblem, read_statements
 from liveprofile.attributes.statements import (
     SEGMENT_PURPOSES,
     Statement,

@@ -7,7 +7,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from liveprofile.attributes.definitions import AttributesError, read_catalogue
+from liveprofile.attributes.catalogue import AttributesError, read_catalogue
 from liveprofile.attributes.event_types import EventTypes, EventTypesError, read_event_types
 from liveprofile.settings import load
 from tests.support.paths import ROOT

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from liveprofile.feeds import definitions
-from liveprofile.feeds.definitions import (
+from liveprofile.feeds import definition_topics as definitions
+from liveprofile.feeds.definition_topics import (
     Applied,
     DefinitionsChangedError,
     TopicDefinitions,

@@ -7,8 +7,13 @@ import numpy as np
 import orjson
 import pytest
 
-from liveprofile.privacy.erase import Erasure
-from liveprofile.privacy.erasure_log import (
+from liveprofile.privacy.erasures import ErasureTable, first_window_ms, later_flags
+from liveprofile.rules.flags import PastFlags, RowPosition
+from liveprofile.settings import TOPICS, load
+from liveprofile.units import DAY_MS
+from liveprofile.wire.entity_lists import hash_code
+from offline.erasure.erase import Erasure
+from services.privacy.erasure_log import (
     BY_HAND,
     FORMAT,
     ErasureRun,
@@ -18,11 +23,6 @@ from liveprofile.privacy.erasure_log import (
     proof_line,
     user_digest,
 )
-from liveprofile.privacy.erasures import ErasureTable, first_window_ms, later_flags
-from liveprofile.rules.flags import PastFlags, RowPosition
-from liveprofile.settings import TOPICS, load
-from liveprofile.units import DAY_MS
-from liveprofile.wire.entity_lists import hash_code
 
 
 def test_the_latest_erasure_of_a_user_counts() -> None:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from liveprofile.features import window_features
 from liveprofile.rules import flag_policy
-from liveprofile.rules.definitions import RuleSigner, SignatureError
 from liveprofile.rules.rules import Rule, RulesError, read_rules
+from liveprofile.rules.signing import DefinitionSigner, SignatureError
 from tests.support.paths import ROOT
 from tests.support.rows.rule_examples import RULES_TOML, SHIPPED_RULES, event_columns, rule
 from udfs.profile.assemble import FEATURES
@@ -97,7 +97,7 @@ def test_contract_lists_every_rule_key_and_window_feature() -> None:
 
 
 KEY = "k" * 32
-SIGNER = RuleSigner(KEY, "risk-rules")
+SIGNER = DefinitionSigner(KEY, "risk-rules")
 
 
 def as_read(headers: dict[str, str]) -> dict[str, bytes]:
@@ -113,8 +113,8 @@ def test_signed_record_gives_its_signing_time(value: bytes | None) -> None:
 @pytest.mark.parametrize(
     ("signer", "rule_id", "value", "changed"),
     [
-        (RuleSigner("o" * 32, "risk-rules"), b"a", b"1", {}),
-        (RuleSigner(KEY, "other-rules"), b"a", b"1", {}),
+        (DefinitionSigner("o" * 32, "risk-rules"), b"a", b"1", {}),
+        (DefinitionSigner(KEY, "other-rules"), b"a", b"1", {}),
         (SIGNER, b"b", b"1", {}),
         (SIGNER, b"", b"a1", {}),
         (SIGNER, b"a", b"2", {}),
@@ -127,7 +127,7 @@ def test_signed_record_gives_its_signing_time(value: bytes | None) -> None:
     ],
 )
 def test_change_of_any_part_is_detected(
-    signer: RuleSigner, rule_id: bytes, value: bytes | None, changed: dict[str, bytes]
+    signer: DefinitionSigner, rule_id: bytes, value: bytes | None, changed: dict[str, bytes]
 ) -> None:
     headers = as_read(SIGNER.headers(b"a", b"1", 5))
     with pytest.raises(SignatureError, match="the signature is wrong"):

@@ -7,13 +7,13 @@ from typing import NamedTuple
 import orjson
 import pytest
 
-from liveprofile.segments.definitions import SegmentSet
 from liveprofile.segments.membership import (
     EvaluatedWindow,
     MembershipPolicy,
     MembershipWrite,
     change_event,
 )
+from liveprofile.segments.segments import SegmentSet
 from liveprofile.units import DAY_MS, MINUTE_MS
 from tests.support.memory.memberships import MemoryMemberships
 from tests.support.rows.segment_examples import segment, segments

@@ -15,16 +15,16 @@ from typer.testing import CliRunner
 from cli.main import app
 from liveprofile.errors import InputError
 from liveprofile.features.entity import COLUMN_OF, ORDER_FEATURES, features_from_lists, parse_lists
-from liveprofile.privacy import trained_users
-from liveprofile.privacy.trained_users import erase_rows, user_key
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import read_rules
 from liveprofile.units import DAY_MS
 from liveprofile.wire.scored_events import read_rows
+from models import trained_users
 from models.fraud.datasets.labelled_rows import LabelLog, read_labelled_events
 from models.fraud.model import FraudModel
 from models.fraud.training import fit
 from models.fraud.training.train_on_labels import DateSplit, train_on_labels
+from models.trained_users import erase_rows, user_key
 from offline.backfill import SCORING_ROWS
 from tests.reference.entity_features import Event, Label
 from tests.reference.scoring import event_parts

@@ -14,11 +14,11 @@ from benchmarks.load.workload import Workload
 from liveprofile.errors import InputError
 from liveprofile.events.window import parse_training_window
 from liveprofile.features.baselines import SUMS
-from liveprofile.privacy.trained_users import user_key
 from liveprofile.wire.tokens import EVENT, FIELD, TYPE_INDEX
 from models.profile.data import training_rows
 from models.profile.data.examples import build_corpus
 from models.profile.encoding import Vocabulary
+from models.trained_users import user_key
 from tests.unit.models.profile.miniature import daily_batches, rows_table
 
 

@@ -9,7 +9,7 @@ from liveprofile.features import baselines
 from liveprofile.feeds.feed import Fixed
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import RuleSet, read_rules
-from liveprofile.segments.definitions import SegmentSet
+from liveprofile.segments.segments import SegmentSet
 from liveprofile.settings import load
 from liveprofile.wire.tokens import EVENT, FIELD
 from tests.support.memory.feeds import fixed_feeds

@@ -15,13 +15,13 @@ from liveprofile.events.modalities import PLACE, TEXT, Modality
 from liveprofile.rules.rules import RuleSet
 from liveprofile.settings import load
 from liveprofile.wire.tokens import FIELD, WINDOW
+from models.profile.deployment import in_canary
 from tests.support.memory.sinks import MemoryProfileSink
 from tests.support.paths import ROOT
 from tests.support.rows.segment_examples import segments
 from tests.support.rows.statements import stated
 from tests.unit.udfs.profile.batches import ANY_WINDOW, END_MS, FailingModel, batch, feeds
 from udfs.profile.batch import ProfileBatchTiming, ProfileUpdater
-from udfs.profile.deployment import in_canary
 from udfs.profile.model_feed import ActiveModels
 from udfs.worker import MAX_CONSECUTIVE_FAILED_ROWS
 

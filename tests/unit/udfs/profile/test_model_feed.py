@@ -14,13 +14,13 @@ from safetensors.torch import load_file, save_file
 from liveprofile.kafka.records import Record
 from liveprofile.resources import sha256
 from liveprofile.settings import load
+from models.profile import deployment
+from models.profile.deployment import KEY, UserModels, models_spec
 from models.profile.model_card import CARD, WEIGHTS
 from tests.support.memory.kafka import FakeTopic
 from tests.support.model_folders import SHIPPED, copy_model
 from tests.support.waiting import until
-from udfs.profile import deployment
-from udfs.profile.deployment import KEY, UserModels
-from udfs.profile.model_feed import ModelFeed, load_checkpoint, load_reference, models_spec
+from udfs.profile.model_feed import ModelFeed, load_checkpoint, load_reference
 from udfs.worker import DATA_ERRORS
 
 SETTINGS = load(model={"device": "cpu"})

@@ -13,6 +13,7 @@ import pytest
 
 from liveprofile.drift.alert import DRIFT_ALERT_TYPE
 from liveprofile.drift.reference import LATENESS_MS, DriftReference
+from liveprofile.drift.store import CassandraDriftStore, DriftState
 from liveprofile.errors import ServiceError
 from liveprofile.resources import product_path
 from liveprofile.settings import CassandraSettings, load
@@ -25,7 +26,6 @@ from tests.support.paths import ROOT
 from tests.support.rows.drift_data import NAMES, START_MS, events, make_reference
 from tests.support.scoring_harness import ScoringHarness, purchases
 from udfs.scoring.drift_monitor import MAX_ALERT_AGE_MS, DriftMonitor
-from udfs.scoring.drift_store import CassandraDriftStore, DriftState
 
 SCHEMA = json.loads((ROOT / "schemas/drift-alert.schema.json").read_text("utf-8"))
 

@@ -12,7 +12,6 @@ from benchmarks.load.workload import EventMessage
 from liveprofile.errors import InputError
 from liveprofile.events.modalities import PLACE, TEXT, Modality
 from liveprofile.events.window import parse_training_window
-from liveprofile.privacy.trained_users import user_key
 from liveprofile.units import DAY_MS
 from models.profile import checkpoint, text_encoder
 from models.profile.data import training_rows
@@ -21,6 +20,7 @@ from models.profile.model_card import WEIGHTS
 from models.profile.training import fit_modalities
 from models.profile.training.train import fit as fit_trunk
 from models.profile.training.train import train
+from models.trained_users import user_key
 from tests.unit.models.profile.miniature import FIRST_DAY_MS, MINIATURE, daily_batches, rows_table
 
 pytestmark = pytest.mark.slow

@@ -1,0 +1,1 @@
+"""What happens before the topic: files, other formats, simulated shops, labels become records."""

@@ -1,1 +1,0 @@
-"""Alerts: CloudEvents, states of flags, snoozes and cases, and the consumer."""

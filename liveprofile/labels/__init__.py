@@ -1,1 +1,0 @@
-"""Analyst labels: files, schema and topic."""

@@ -1,0 +1,1 @@
+"""Alerts: states, labels, cases and snoozes of flags; a consumer of the topic."""

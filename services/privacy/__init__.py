@@ -1,0 +1,1 @@
+"""Consents and erasures: asked for, carried out, logged; export of what is stored."""
