@@ -13,10 +13,7 @@ from typing import Any
 
 from cassandra.cluster import Session
 
-from cli.audit import run_audit
 from cli.common import Call
-from cli.consent import forbidden_rows
-from cli.segments import sweep_all
 from intake.files.replay import Heartbeats, ReplayProducer
 from liveprofile.attributes.catalogue import read_catalogue
 from liveprofile.attributes.table import AttributeTable, apply_records
@@ -26,7 +23,10 @@ from liveprofile.storage.connection import connect
 from liveprofile.storage.cql import now_ms
 from offline.late_windows import run as late_windows
 from services.chores import Chore, Chores, ChoreStore, Warnings, intervals_s
-from services.privacy.privacy import PendingErasures
+from services.event_audit.run import run_audit
+from services.privacy.erasures import PendingErasures
+from services.privacy.withdrawals import forbidden_rows
+from services.segments import sweep_all
 from services.trends.count_store import CountStore
 from services.trends.update import update
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import IO, Annotated, Any
 
 import orjson
 import typer
-from cassandra.cluster import Session
 
 from cli.common import (
     Call,
@@ -26,8 +24,7 @@ from cli.common import (
 from cli.progress import progress
 from liveprofile.errors import InputError
 from liveprofile.feeds.users import read_erasures, read_merges
-from liveprofile.identity.merges import former_ids, of_persons
-from liveprofile.kafka.offsets import partition_ranges
+from liveprofile.identity.merges import of_persons
 from liveprofile.kafka.records import read_topic
 from liveprofile.privacy.places import TABLES, read_user_keys, retention, unlimited
 from liveprofile.settings import TOPICS, Settings
@@ -42,15 +39,13 @@ from services.privacy.erasure_log import (
     read_runs,
     scan_runs,
 )
-from services.privacy.export import as_json, private_file, table_rows, user_records
-from services.privacy.privacy import (
-    SETTLE_S,
+from services.privacy.erasures import (
+    ErasedUser,
     PendingErasures,
-    delete_users,
-    forget_merges,
-    note_requests,
-    send_erasures,
+    carry_out,
+    request_persons,
 )
+from services.privacy.export import as_json, private_file, table_rows, user_records
 
 
 def erase(
@@ -116,11 +111,26 @@ def _carry_out(call: Call, ids: list[str], proof: Path | None) -> None:
     """Erases users, or without ids goes on with all pending erasures."""
     settings = call.settings
     with _new_file(proof) as out, call.session() as session:
-        todo = _send(settings, session, ids) if ids else PendingErasures(settings).find(session)
+        if ids:
+            todo, former_ids = request_persons(session, settings, ids)
+        else:
+            todo, former_ids = PendingErasures(settings).find(session), []
+        for other in former_ids:
+            typer.echo(
+                f"{other} was merged with these users and split: its profile may have events of"
+                " theirs, and is not erased",
+                err=True,
+            )
         rows_left = False
-        for report in _delete(settings, session, todo, out):
-            call.print(report)
-            rows_left |= bool(report["pending"])
+        with progress() as show:
+            for number, each in enumerate(carry_out(session, settings, todo), 1):
+                if out is not None:
+                    _prove(settings, each, out)
+                if len(todo) > 1:
+                    show("erasing", number, len(todo))
+                rows, pending = each.erasure
+                call.print({"user_id": each.user_id, "rows": rows, "pending": pending})
+                rows_left |= bool(pending)
     if not todo and not call.json:
         typer.echo("no erasure is pending")
     if rows_left:
@@ -128,40 +138,14 @@ def _carry_out(call: Call, ids: list[str], proof: Path | None) -> None:
         raise typer.Exit(1)
 
 
-def _send(settings: Settings, session: Session, ids: list[str]) -> dict[str, int]:
-    """Tells the workers; returns the time of each user's erasure. Raises ServiceError."""
-    partition_ranges(settings, settings.topics.erasures)  # a missing topic erases nothing
-    merges = read_merges(settings)
-    ids = of_persons(merges, ids)
-    before_ms = dict.fromkeys(ids, now_ms())
-    for other in former_ids(merges, ids):
-        typer.echo(
-            f"{other} was merged with these users and split: its profile may have events of theirs,"
-            " and is not erased",
-            err=True,
-        )
-    send_erasures(settings, before_ms)
-    note_requests(session, settings, before_ms)
-    # Last: until then a repetition finds all ids of a person.
-    forget_merges(settings, merges, ids)
-    time.sleep(SETTLE_S)
-    return before_ms
-
-
-def _delete(
-    settings: Settings, session: Session, todo: Mapping[str, int], out: IO[bytes] | None
-) -> Iterator[dict[str, Any]]:
-    """Deletes the rows of users; yields a report of each. Raises ServiceError."""
-    secret, keyspace = settings.rules_signing_key, settings.cassandra.keyspace
-    with progress() as show:
-        erased = delete_users(settings, session, todo)
-        for number, (user, done_ms, done) in enumerate(erased, 1):
-            if out is not None and secret is not None:
-                out.write(proof_line(secret.get_secret_value(), user, keyspace, done_ms, done))
-                out.flush()  # what is done is proven, also if the next user fails
-            if len(todo) > 1:
-                show("erasing", number, len(todo))
-            yield {"user_id": user, "rows": done.rows, "pending": done.pending}
+def _prove(settings: Settings, each: ErasedUser, out: IO[bytes]) -> None:
+    """Writes the signed line of a user. `erase` has checked that there is a key."""
+    secret = settings.rules_signing_key
+    assert secret is not None
+    keyspace = settings.cassandra.keyspace
+    key, user_id = secret.get_secret_value(), each.user_id
+    out.write(proof_line(key, user_id, keyspace, each.done_ms, each.erasure))
+    out.flush()  # what is done is proven, also if the next user fails
 
 
 def _erase_rows(call: Call, folder: Path) -> None:

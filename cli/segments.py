@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,14 +14,11 @@ from cli.rules_and_segments import FileArgument, add_commands
 from liveprofile.storage.cql import now_ms
 from liveprofile.storage.queries import TOKEN_MAX, TOKEN_MIN
 from services.definitions import preview_segments, read_definitions, read_kind
-from services.segment_members import members as stored_members
-from services.segment_members import sizes as stored_sizes
+from services.segments import members as stored_members
+from services.segments import sizes as stored_sizes
+from services.segments import sweep_all
 
 if TYPE_CHECKING:
-    from cassandra.cluster import Session
-
-    from liveprofile.settings import Settings
-    from offline.sweep import SweepResult
     from offline.sweep_store import SweepState
 
 segments = Commands()
@@ -84,28 +80,6 @@ def members(
     call.rows(found, "user_id since_ms", missing=missing)
 
 
-def sweep_all(
-    settings: Settings,
-    session: Session,
-    time_ms: int,
-    on_page: Callable[[SweepState], None] = lambda state: None,
-) -> SweepResult:
-    """Sweeps until the definitions are those of the sweep; the counts of all. Raises ServiceError.
-
-    on_page: as of `Sweep`.
-    """
-    from offline.sweep import run_sweep
-
-    entered = left = 0
-    while True:
-        found = read_kind(settings, "segments").definitions
-        result = run_sweep(settings, session, found, time_ms, on_page=on_page)
-        entered, left = entered + result.entered, left + result.left
-        if read_kind(settings, "segments").definitions.version == result.state.version:
-            return result._replace(entered=entered, left=left)
-        print_line("the definitions have changed since the sweep began: once more")
-
-
 @segments.command()
 def sweep(call: Call, at: MomentOption = None) -> None:
     """Evaluate the segments of all users now, beside the running job.
@@ -122,7 +96,7 @@ def sweep(call: Call, at: MomentOption = None) -> None:
             percent = 100 * (state.position - TOKEN_MIN) // (TOKEN_MAX - TOKEN_MIN)
             on_progress("sweep, % of all users", percent, 100)
 
-        result = sweep_all(call.settings, session, time_ms, on_page)
+        result = sweep_all(call.settings, session, time_ms, on_page, print_line)
     call.print(
         {
             "users": result.state.users,

@@ -19,8 +19,8 @@ from liveprofile.resources import ROOT, product_path
 from liveprofile.settings import Settings
 from liveprofile.storage.schema import create_schema
 from models.profile.model_card import ModelCard
-from services.decisions import fill_topics
 from services.definitions import KINDS, read_definitions
+from services.privacy.decision_topics import fill_topics
 
 JOB = ROOT / "jobs" / "profile_job.py"
 RUNNING_TIMEOUT_S = 180.0

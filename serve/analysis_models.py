@@ -13,7 +13,7 @@ from serve.api_models import Answer
 from services.campaigns.plan import Target
 from services.campaigns.report import Difference
 from services.requests import RequestBody
-from services.segment_members import Member, SegmentSize
+from services.segments import Member, SegmentSize
 from services.trends.points import DayForecast, Metric, Point
 
 MAX_DEFINITIONS = 1_000

@@ -11,7 +11,6 @@ from typing import Any
 
 from rich.console import Console
 
-from cli import audit
 from cli.common import config_file
 from cli.demo import ring, scene, view
 from cli.demo.open_console import Opened, open_console
@@ -25,6 +24,7 @@ from liveprofile.storage import queries
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import read
 from models.profile.model_card import ModelCard
+from services.event_audit.run import COUNTS, run_audit
 from stack import DEFAULT_ROOT
 from stack.local import Stack
 
@@ -103,7 +103,7 @@ def run(
         with steps.step("replay", "replaying", stack.taskmanager.log, spinner=False):
             last = send_and_watch(console, session, settings, purchases, job_id)
         with steps.step("audit", "auditing", stack.kafka.log, spinner=False):
-            account = audit.run_audit(settings).report.counts
+            account = run_audit(settings).report.counts
         users = sorted(row.user_id for row in read(session, "SELECT user_id FROM user_profile"))
         flags = [flag for user in users for flag in queries.flags(session, user)]
         latest = [
@@ -139,7 +139,7 @@ def run(
             "users_flagged": alerts.users_flagged,
             "first_alert_ms": round(alerts.first_alert_ms),
         },
-        "audit": {name: getattr(account, name) for name in audit.COUNTS},
+        "audit": {name: getattr(account, name) for name in COUNTS},
         "config": str(file),
         "console": opened and opened.url,
         "flink": stack.rest_url,

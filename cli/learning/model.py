@@ -14,10 +14,9 @@ from cli.common import ByOption, Call
 from cli.options import Commands
 from liveprofile.errors import InputError
 from liveprofile.resources import product_path
-from liveprofile.settings import Settings
 
 if TYPE_CHECKING:
-    from models.profile.deployment import Deployment, UserModels
+    from models.profile.deployment import Deployment
 
 OLD_DAYS = 60  # of a model; docs/model.md has what was measured
 
@@ -43,13 +42,9 @@ def apply(
     folder FOLDER: Model checkpoint: a folder that every worker can read under this name.
     canary PERCENT: Share of users that get it; the others keep the present model. Default: all.
     """
-    from models.profile import deployment
-    from models.profile.deployment import read_user_models
+    from services import user_models
 
-    settings = call.settings
-    reference = deployment.reference_to(str(Path(folder).absolute()))
-    _check(settings, reference.path)
-    _write(call, deployment.apply(read_user_models(settings), reference, canary, by))
+    _print(call, user_models.apply(call.settings, Path(folder), canary, by))
 
 
 @model.command(name="list")
@@ -84,35 +79,13 @@ def rollback(call: Call, by: ByOption = "unknown") -> None:
 
     Example: `liveprofile model rollback --by anna`
     """
-    from models.profile import deployment
-    from models.profile.deployment import read_user_models
+    from services import user_models
 
-    _write(call, deployment.rollback(read_user_models(call.settings), by))
-
-
-def _check(settings: Settings, folder: Path) -> None:
-    """Raises InputError for a model that the workers would refuse."""
-    from models.profile.deployment import incompatibility
-    from models.profile.model_card import ModelCard
-
-    configured = ModelCard.read(product_path(settings.model.checkpoint))
-    reason = incompatibility(
-        ModelCard.read(folder),
-        settings.state.decay_days,
-        configured.shape["embedding"],
-    )
-    if reason:
-        raise InputError(reason)
+    _print(call, user_models.rollback(call.settings, by))
 
 
-def _write(call: Call, models: UserModels) -> None:
-    from liveprofile.kafka.topics import create_topics
-    from models.profile.deployment import write_user_models
-
-    create_topics(call.settings)
-    write_user_models(call.settings, models)
-    newest = models.deployments[0]
-    call.print(newest.model_dump(mode="json"), _line(newest))
+def _print(call: Call, applied: Deployment) -> None:
+    call.print(applied.model_dump(mode="json"), _line(applied))
 
 
 def _trained_until(configured: Path, deployments: Sequence[Deployment]) -> dict[str, datetime]:

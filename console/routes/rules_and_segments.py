@@ -27,7 +27,7 @@ from services import definitions as service
 from services.definitions import DefinitionKind, parse
 from services.requests import MAX_ID_CHARS
 from services.rule_proposals import Proposal, ProposalState, find_proposal, read_proposals
-from services.segment_members import SegmentSize, sizes
+from services.segments import SegmentSize, sizes
 
 # A kind is the name of the scope that reads it. By scope; they may ask Kafka.
 VISITORS = {

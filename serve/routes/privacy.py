@@ -16,7 +16,8 @@ from serve.keys import Scope
 from serve.problems import ApiError
 from serve.routes.common import SEND_DEADLINE_S, UserId, problems
 from serve.security import Call, Require
-from services.privacy import privacy
+from services.privacy import consents as consent_service
+from services.privacy import erasures
 
 PrivacyOfficer = Annotated[Call, Depends(Require(Scope.PRIVACY))]
 PrivacySender = Annotated[Call, Depends(Require(Scope.PRIVACY, deadline_s=SEND_DEADLINE_S))]
@@ -45,14 +46,14 @@ async def put_consent(
     audit = call.audit("consent.set", f"{user_id} {purpose}", body.model_dump())
     time_ms = _past(body.time_ms, audit.at_ms)
     change = ConsentChange(time_ms, purpose, body.granted, body.basis, body.text_version)
-    await call.run(privacy.change_consents, [(user_id, change)], audit)
+    await call.run(consent_service.change_consents, [(user_id, change)], audit)
     return await _consents(call, user_id, audit.at_ms)
 
 
 @router.get("/users/{user_id}/erasure", response_model=models.UserErasure, responses=problems(404))
 async def get_erasure(user_id: UserId, call: PrivacyOfficer) -> Response:
     """When each place is clear of an erased user."""
-    found = await call.run(privacy.erasure, user_id)
+    found = await call.run(erasures.erasure, user_id)
     if found is None:
         raise ApiError(404, "unknown-erasure", "no erasure of this user is known here")
     return answers.json_response({"user_id": user_id} | found._asdict())
@@ -70,7 +71,7 @@ async def put_erasure(
     # Entries about a user are deleted with the user; this one must stay.
     audit = call.audit("user.erase", user_pseudonym(user_id), body.model_dump())
     before_ms = _past(body.before_ms, audit.at_ms)
-    found = await call.run(privacy.request_erasure, user_id, before_ms, audit)
+    found = await call.run(erasures.request_erasure, user_id, before_ms, audit)
     return answers.json_response({"user_id": user_id} | found._asdict())
 
 
@@ -82,6 +83,6 @@ def _past(time_ms: int | None, now_ms: int) -> int:
 
 
 async def _consents(call: Call, user_id: str, now_ms: int) -> Response:
-    found = await call.run(privacy.consents, user_id)
+    found = await call.run(consent_service.consents, user_id)
     answer = {"user_id": user_id, "purposes": found.purposes(now_ms), "history": found.changes}
     return answers.json_response(answer)

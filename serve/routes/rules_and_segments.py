@@ -30,7 +30,7 @@ from serve.routes.common import (
 from serve.security import Call, Require
 from services import definitions
 from services.definitions import DefinitionKind, parse
-from services.segment_members import sizes
+from services.segments import sizes
 
 
 def _slow(scope: Scope) -> Any:

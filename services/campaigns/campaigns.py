@@ -38,7 +38,7 @@ from services.campaigns.store import (
     still_allowed,
     store_plan,
 )
-from services.privacy.privacy import delete_users
+from services.privacy.erasures import delete_users
 
 
 def wish_of(name: str, body: CampaignRequest, now_ms: int, when: str = "when") -> Wish:
@@ -108,7 +108,7 @@ def plan(
         # An erasure that came after the choice may have deleted before the plan was stored.
         erased = read_erasures(settings)
         gone = (user for user, *_, at in found.targets if erased.is_erased(user, at))
-        for _ in delete_users(settings, session, {user: erased.before_ms(user) for user in gone}):
+        for _ in delete_users(session, settings, {user: erased.before_ms(user) for user in gone}):
             pass
         return entry.after
 

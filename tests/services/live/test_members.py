@@ -14,7 +14,7 @@ from liveprofile.segments.evaluation import evaluate
 from liveprofile.segments.segments import read_segments
 from liveprofile.segments.stored_profiles import scan_profiles
 from liveprofile.units import DAY_MS, HOUR_MS
-from services.segment_members import members
+from services.segments import members
 from tests.support.job_under_test import JobUnderTest
 from tests.support.streams.seeded import Message
 from tests.support.streams.shop import event_of, to_message

@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import pytest
 
-from cli.audit import audit_encoded
 from liveprofile.kafka.offsets import decoder_group, lag
 from liveprofile.kafka.records import Record, read_topic, send_all
 from liveprofile.settings import Settings, TopicSettings
 from services.event_audit.encoded import EncodedCounts
+from services.event_audit.run import audit_encoded
 from tests.support.job_under_test import JobUnderTest
 from tests.support.memory.schema_registry import RegistryServer, registry_server
 from tests.support.streams.encoded import avro, framed

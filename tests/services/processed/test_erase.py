@@ -13,7 +13,7 @@ from liveprofile.storage.erasures import erased_before_ms
 from liveprofile.wire.user_records import CONTENT_TYPE, WHOLE_KEY, key_of
 from models import trained_users
 from models.trained_users import TrainedUsers, user_key
-from services.privacy.privacy import PendingErasures
+from services.privacy.erasures import PendingErasures
 from tests.support.job_under_test import JobUnderTest
 from tests.support.rows.stored_windows import store_windows
 

@@ -12,7 +12,7 @@ from cassandra.cluster import Session
 from liveprofile.storage import queries
 from liveprofile_client import NotFoundError, calls
 from services.alerts import case_store
-from services.segment_members import members
+from services.segments import members
 from tests.services.serve.conftest import SCORES, USERS, WINDOWS, Api
 from tests.support.rows.profile_rows import START_MS, WINDOW_MS
 

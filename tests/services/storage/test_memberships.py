@@ -8,7 +8,7 @@ from liveprofile.segments.membership import ChangeKey, Membership, MembershipWri
 from liveprofile.settings import CassandraSettings
 from liveprofile.storage.queries import TOKEN_MAX, TOKEN_MIN
 from offline.sweep_store import CassandraSweepStore
-from services import segment_members as members
+from services import segments as members
 from tests.services.conftest import empty
 from tests.support.rows.profile_rows import profile_row, write_and_flush
 from tests.support.rows.segment_examples import segments

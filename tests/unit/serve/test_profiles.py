@@ -18,7 +18,7 @@ from serve.problems import UnavailableError
 from serve.store.scans import ScanLimit, Scans, ScanTooLargeError
 from services.alerts.flags import list_flags
 from services.privacy.erasure_log import REQUESTED, ErasureRun, write_runs
-from services.segment_members import members
+from services.segments import members
 from services.trends.count_store import Series
 from tests.support.event_loop import on_loop
 from tests.support.memory.api import MINUTE_MS, NOW_MS, MemoryApi

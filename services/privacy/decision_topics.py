@@ -20,8 +20,10 @@ from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import execute, read
 from liveprofile.storage.queries import scan_ring
 from liveprofile.wire.user_records import WHOLE_KEY
+from services.privacy.consents import send_consents
 from services.privacy.erasure_log import scan_runs
-from services.privacy.privacy import send, send_consents, send_erasures
+from services.privacy.erasures import send_erasures
+from services.privacy.user_topics import send
 
 _CONSENTED = "SELECT DISTINCT user_id FROM user_consent"
 

@@ -1,14 +1,22 @@
-"""Typed reads of segment members and sizes. Every function raises ServiceError."""
+"""Members and sizes of segments, and sweeps. Every function raises ServiceError."""
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
 
 from cassandra.cluster import Session
 from cassandra.query import SimpleStatement
 
 from liveprofile.rows.users import SEGMENT_BUCKETS
+from liveprofile.settings import Settings
 from liveprofile.storage.cql import read, read_pages
 from liveprofile.storage.erasures import without_erased
+from services.definitions import read_kind
+
+if TYPE_CHECKING:
+    from offline.sweep import SweepResult
+    from offline.sweep_store import SweepState
 
 
 class Member(NamedTuple):
@@ -45,3 +53,27 @@ def sizes(session: Session, segment_id: str, limit: int = 10) -> list[SegmentSiz
         " WHERE segment = %s LIMIT %s"
     )
     return [SegmentSize(*row) for row in read(session, query, (segment_id, limit))]
+
+
+def sweep_all(
+    settings: Settings,
+    session: Session,
+    time_ms: int,
+    on_page: Callable[[SweepState], None] = lambda state: None,
+    on_repeat: Callable[[str], None] = lambda reason: None,
+) -> SweepResult:
+    """Sweeps until the definitions are those of the sweep; the counts of all.
+
+    on_page: as of `Sweep`. on_repeat: called with the reason before another sweep.
+    """
+    # The API, which lists members, needs nothing of a sweep.
+    from offline.sweep import run_sweep
+
+    entered = left = 0
+    while True:
+        found = read_kind(settings, "segments").definitions
+        result = run_sweep(settings, session, found, time_ms, on_page=on_page)
+        entered, left = entered + result.entered, left + result.left
+        if read_kind(settings, "segments").definitions.version == result.state.version:
+            return result._replace(entered=entered, left=left)
+        on_repeat("the definitions have changed since the sweep began: once more")

@@ -2,11 +2,11 @@
 
 import json
 
-from cli.consent import rejections
 from intake.files.rejected import CLAIMED_REASONS, parse_record
 from liveprofile.identity.merges import IdentityTable, Merge
 from liveprofile.kafka.records import Record
 from services.event_audit.rows import parse_event
+from services.privacy.withdrawals import rejections
 
 
 def record(offset: int, user: str, event: str, event_type: str = "view") -> Record:
