@@ -23,11 +23,6 @@ from models.profile.recipes import RECIPES
 from monitoring.catalogue import FIGURES
 from tests.support.paths import ROOT
 
-# Begins a part of a sentence that a list of commands can do without.
-MORE = re.compile(
-    r"[;:] |, (?:also|as|beside|each|from|in|keyed|newest|or|so|that|then|until|which|with)\b"
-    r"|,? until (?:Ctrl-C|it is)"
-)
 UNITS = {"days": DAY_MS, "hours": HOUR_MS, "minutes": MINUTE_MS}
 RULES = ROOT / "deploy" / "prometheus" / "alerts.yaml"
 
@@ -54,7 +49,7 @@ def commands() -> Iterator[str]:
         yield from ([f"## liveprofile {group}\n"] if group else [])
         for name, each in members.items():
             parts = ", ".join(part for part, _ in below(each))
-            yield f"- `{name}`{f' ({parts})' if parts else ''}: {beginning(each.help)}"
+            yield f"- `{name}`{f' ({parts})' if parts else ''}: {first_sentence(each.help)}"
         yield ""
 
 
@@ -64,10 +59,10 @@ def below(command: Any) -> list[tuple[str, Any]]:
     return [(name, each) for name, each in members if name not in RECIPES]
 
 
-def beginning(text: str) -> str:
-    """The first sentence, without what only adds to it."""
-    sentence = " ".join(text.split("\n\n")[0].split()).split(". ")[0].split(" (docs/")[0]
-    return MORE.split(sentence)[0].rstrip(".")
+def first_sentence(text: str) -> str:
+    """The first sentence of a help text, without full stop and without the page it refers to."""
+    sentence = " ".join(text.split("\n\n")[0].split()).split(". ")[0]
+    return re.sub(r" \(docs/[\w-]+\.md\)$", "", sentence.rstrip("."))
 
 
 def settings() -> Iterator[str]:

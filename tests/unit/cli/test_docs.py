@@ -68,6 +68,11 @@ def test_generated_page_is_current(name: str) -> None:
     assert TEXT[name] == reference_pages.pages()[name]
 
 
+def test_command_is_listed_with_its_whole_first_sentence() -> None:
+    text = "Create tables, then submit\nthe job (docs/deploy.md). More.\n\nExample: none"
+    assert reference_pages.first_sentence(text) == "Create tables, then submit the job"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_and_setting_of_a_page_exists(page: Path) -> None:
     text = TEXT[page.name]
