@@ -1,6 +1,6 @@
 """Kafka, Cassandra and Flink in one folder; each folder is an independent stack.
 
-Example: `with Stack(folder) as stack: flink_run(stack.rest_url, job, ["--config", ...])`.
+Example: `with Stack(folder) as started: flink_run(started.rest_url, job, ["--config", ...])`.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ def evaluate(
     to the next purchase with what follows, at any time. Each difference has a bootstrap interval
     over users. The last line is JSON.
 
-    Example: `liveprofile model evaluate general --rows rows --checkpoint models/shop-1`
+    Example: `liveprofile model evaluate general --rows rows --checkpoint shop-1`
 
     Options:
     name RECIPE: Recipe of `liveprofile model train` that the model was trained with.

@@ -142,7 +142,7 @@ def rejected() -> str:
 
 
 def identified(source: str = "parsed") -> str:
-    """Valid events whose user is the person that `person_id` (udfs/identity) finds.
+    """Valid events whose user is the person that `person_id` (udfs/person_id.py) finds.
 
     Only a job that follows merges has this view. The payload keeps the user's own id.
 

@@ -225,7 +225,7 @@ def numbered_file(name: str, path: Path | str, settings: Settings, *, labels: bo
 def record_file(name: str, path: Path | str, settings: Settings) -> str:
     """A file of JSON lines, each a record with its place in Kafka, for corrections.
 
-    `number` is the order of arrival (offline/late_windows/files.py writes the file).
+    `number` is the order of arrival (offline/late_windows/late_events.py writes it).
     """
     record_time = "TO_TIMESTAMP_LTZ(record_ms, 3)"
     columns = f"""payload STRING,

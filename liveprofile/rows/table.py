@@ -74,7 +74,7 @@ class Table(NamedTuple):
     columns: dict[str, Column]
     partition_key: tuple[str, ...]
     clustering: dict[str, str]  # the rest of the key: ASC or DESC by column
-    limit: str  # the setting, or a constant of liveprofile/privacy/retention.py
+    limit: str  # the setting, or what else ends the rows
     holds: str  # what the rows say; without users: why they are about nobody
     users: Users | None
     options: tuple[str, ...] = ()

@@ -234,7 +234,7 @@ def open_model_feed(settings: Settings, configured: ProfileModel) -> ModelFeed:
 
 
 def report_models(group: Any, feed: Current[ActiveModels]) -> None:
-    """Reports the feed's state as Flink gauges (liveprofile/flink/model_report.py)."""
+    """Reports the feed's state as Flink gauges (liveprofile/flink/operator_metrics.py)."""
     if isinstance(feed, ModelFeed):
         group = group.add_group("liveprofile")
         group.gauge("model_revision", lambda: feed.revision)

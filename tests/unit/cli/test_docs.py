@@ -13,6 +13,7 @@ from benchmarks.support import report
 from cli.main import app
 from liveprofile.settings import Settings
 from tests.support.generators import reference_pages
+from tests.support.mentions import Project, anchors, read_project
 from tests.support.packages import pinned
 from tests.support.paths import ROOT
 
@@ -30,17 +31,21 @@ NO_SETTINGS = {
     "window.media",
     "metrics.refit",
 }
-CODE = {".py", ".toml", ".yaml", ".cql", ".json", ".html", ".sh"}
+# Types and sources of CloudEvents, written like modules and folders.
+NO_MENTIONS = {
+    "liveprofile.campaign.target",
+    "liveprofile.risk.drift",
+    "liveprofile.risk.flag",
+    "liveprofile.segment.entered",
+    "liveprofile.user.attributes",
+    "liveprofile/campaign",
+    "liveprofile/profile-job",
+}
 
 
-def anchors(text: str) -> set[str]:
-    """The anchors that GitHub derives from headings."""
-    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
-    plain = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings)
-    return {heading.replace(" ", "-") for heading in plain}
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [*PAGES, *sorted((ROOT / "lab").glob("*.md"))], ids=lambda page: page.name
+)
 def test_every_link_has_a_target(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
         if "://" in target:
@@ -99,14 +104,47 @@ def is_command(words: list[str]) -> bool:
     return {word for word in words if word.startswith("--")} <= names
 
 
-def test_every_page_that_code_names_exists() -> None:
-    named = {
-        page
-        for file in ROOT.rglob("*")
-        if file.suffix in CODE and not {".venv", ".stack", ".git"} & set(file.parts)
-        for page in re.findall(r"\bdocs/([\w-]+\.md)", file.read_text("utf-8"))
-    }
-    assert named - TEXT.keys() == set()
+@pytest.fixture(scope="module")
+def project() -> Project:
+    return read_project()
+
+
+def test_every_file_module_and_heading_that_is_mentioned_exists(project: Project) -> None:
+    """In docstrings, comments and pages."""
+    known = settings() | NO_MENTIONS
+    missing = {path: project.missing(path) - known for path in project.texts}
+    assert {path: sorted(names) for path, names in missing.items() if names} == {}
+
+
+def test_every_page_and_heading_that_code_names_exists(project: Project) -> None:
+    """In messages and descriptions, too. This file names pages that do not exist."""
+    texts = {path: text for path, text in project.texts.items() if not __file__.endswith(path)}
+    missing = {path: project.missing_pages(text) for path, text in texts.items()}
+    assert {path: sorted(names) for path, names in missing.items() if names} == {}
+
+
+@pytest.mark.parametrize(
+    ("mention", "is_missing"),
+    [
+        ("udfs/worker.py", False),
+        ("udfs/gone.py", True),
+        ("gone.py", True),
+        ("liveprofile/gone", True),
+        ("wire/gone.py", True),
+        ("liveprofile.settings.Settings", False),
+        ("liveprofile.settings.gone", True),
+        ("liveprofile.gone", True),
+        ("docs/api.md#keys", False),
+        ("docs/api.md#gone", True),
+        ("docs/gone.md", True),
+    ],
+)
+def test_mention_is_missing_if_it_names_nothing(
+    project: Project, mention: str, is_missing: bool
+) -> None:
+    comment = f"# The rows (of {mention}).\n"
+    texts = project.texts | {"udfs/example.py": comment}
+    assert Project(texts).missing("udfs/example.py") == ({mention} if is_missing else set())
 
 
 def test_figures_of_speed_are_of_this_code_or_say_that_they_are_older() -> None:
