@@ -69,8 +69,9 @@ def settings() -> Iterator[str]:
     yield "# Settings\n"
     yield "For operators: which settings are there, and what are their defaults? Generated from the"
     yield "code. A setting comes from an environment variable `LIVEPROFILE_<SECTION>__<KEY>`, else"
-    yield "from the TOML file (`--config`, `LIVEPROFILE_CONFIG`), else it has its default, which is"
-    yield "empty where none is named.\n"
+    yield "from the TOML file (`--config`, `LIVEPROFILE_CONFIG`, or that of `make up`:"
+    yield "`.stack/run/liveprofile.toml`), else it has its default, which is empty where none is"
+    yield "named.\n"
     fields = Settings.model_fields
     yield from (setting(name, field) for name, field in fields.items() if not section(field))
     for name, field in fields.items():

@@ -14,7 +14,7 @@ from cli.main import app
 from liveprofile.settings import Settings
 from tests.support.generators import reference_pages
 from tests.support.mentions import Project, anchors, read_project
-from tests.support.packages import pinned
+from tests.support.packages import PROJECT, pinned
 from tests.support.paths import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -193,6 +193,26 @@ def test_readme_is_short_and_lists_every_folder() -> None:
     }
     top -= {"liveprofile_app"}  # packaging only
     assert {folder for folder in top if f"{folder}/" not in tree("README.md", "Folders")} == set()
+
+
+def layers() -> list[str]:
+    """Of the contract that import-linter checks, the highest first."""
+    return PROJECT["tool"]["importlinter"]["contracts"][0]["layers"]
+
+
+def test_architecture_has_the_layers_of_the_contract() -> None:
+    assert re.findall(r"```\n(.+?)\n```", tree("architecture.md", "Layers"), re.DOTALL) == [
+        "\n".join(layers())
+    ]
+
+
+def test_readme_lists_packages_by_layer() -> None:
+    """Except benchmarks and lab, which are listed last."""
+    listed = re.findall(r"\b(\w+)/ ", tree("README.md", "Folders"))
+    rank = {name: rank for rank, layer in enumerate(layers()) for name in layer.split(" | ")}
+    packages = [name for name in listed if name in rank.keys() - {"benchmarks", "lab"}]
+    assert packages == sorted(packages, key=rank.__getitem__)
+    assert set(packages) == rank.keys() - {"benchmarks", "lab"}
 
 
 @pytest.mark.parametrize(
