@@ -12,7 +12,7 @@ from cassandra.cluster import Session
 
 from liveprofile import rows
 from liveprofile.rows.risk import flag_bucket
-from liveprofile.rows.table import Table
+from liveprofile.rows.table import FixedLimit, Table
 from liveprofile.rows.users import segment_bucket
 from liveprofile.settings import MAX_TTL_S, TOPICS, Settings
 from liveprofile.storage.cql import prepare, read_pages, to_ms
@@ -93,24 +93,32 @@ def is_theirs(table: Table, row: Any, keys: UserKeys) -> bool:
     return True
 
 
-# Limits that are no settings.
-CONSTANTS_MS = {
-    "12 hours": 12 * HOUR_MS,
-    "30 days": 30 * DAY_MS,
-    "the snooze's end": 365 * DAY_MS,
+FIXED_LIMITS_MS = {
+    FixedLimit.HALF_DAY: 12 * HOUR_MS,
+    FixedLimit.MONTH: 30 * DAY_MS,
+    FixedLimit.SNOOZE_END: 365 * DAY_MS,  # a snooze lasts a year at most
 }
-_OPEN_WINDOW = "window.length_ms + window.out_of_orderness_ms"
-# The settings after which the state of a view about users or events expires, and how much longer it
-# stays. docs/data-inventory.md lists the views.
-STATES: dict[str, tuple[str, int]] = {
-    "clocked": ("state.user_ttl_ms", 0),
-    "deduplicated": ("state.dedup_ttl_ms", 0),
-    "counted": (_OPEN_WINDOW, HOUR_MS),
-    "user_windows": (_OPEN_WINDOW, 0),
-    "profile_input": ("state.user_ttl_ms", 0),
-    **{f"with_{name}": ("state.user_ttl_ms", 0) for name in ENTITIES},
-    "with_user": ("state.user_ttl_ms", 0),
-    "scoring_input": ("state.user_ttl_ms", 0),
+
+
+class StateLimit(NamedTuple):
+    """How long a view keeps state: the sum of the settings, and so much longer."""
+
+    settings: tuple[str, ...]
+    more_ms: int = 0
+
+
+_USER_TTL = StateLimit(("state.user_ttl_ms",))
+_OPEN_WINDOW = StateLimit(("window.length_ms", "window.out_of_orderness_ms"))
+# The limit of each view with state about users or events. docs/data-inventory.md lists the views.
+STATES: dict[str, StateLimit] = {
+    "clocked": _USER_TTL,
+    "deduplicated": StateLimit(("state.dedup_ttl_ms",)),
+    "counted": _OPEN_WINDOW._replace(more_ms=HOUR_MS),
+    "user_windows": _OPEN_WINDOW,
+    "profile_input": _USER_TTL,
+    **{f"with_{name}": _USER_TTL for name in ENTITIES},
+    "with_user": _USER_TTL,
+    "scoring_input": _USER_TTL,
 }
 
 
@@ -139,9 +147,10 @@ def retention(settings: Settings) -> Iterator[Kept]:
             yield Kept("topic", name, topic.holds, setting, limit_of(settings, setting), True)
         else:
             yield Kept("topic", name, topic.holds, "replaced by a newer record", None, False)
-    for view, (setting, more_ms) in STATES.items():
-        parts = sum(limit_of(settings, each) or 0 for each in setting.split(" + "))
-        yield Kept("state", view, "state of the view", setting, parts + more_ms, True)
+    for view, limit in STATES.items():
+        limit_ms = limit.more_ms + sum(limit_of(settings, each) or 0 for each in limit.settings)
+        shown = " + ".join(limit.settings)
+        yield Kept("state", view, "state of the view", shown, limit_ms, True)
 
 
 def unlimited(settings: Settings) -> list[Kept]:
@@ -149,10 +158,10 @@ def unlimited(settings: Settings) -> list[Kept]:
     return [each for each in retention(settings) if each.has_users and each.limit_ms is None]
 
 
-def limit_of(settings: Settings, setting: str) -> int | None:
-    """Milliseconds of a setting in s or ms, or of one of CONSTANTS_MS; None: unlimited."""
-    if setting in CONSTANTS_MS:
-        return CONSTANTS_MS[setting]
-    section, key = setting.split(".")
+def limit_of(settings: Settings, limit: str | FixedLimit) -> int | None:
+    """Milliseconds of a setting in s or ms, or of a fixed limit; None: unlimited."""
+    if isinstance(limit, FixedLimit):
+        return FIXED_LIMITS_MS[limit]
+    section, key = limit.split(".")
     value = getattr(getattr(settings, section), key)
     return None if value < 0 else value * (1 if key.endswith("_ms") else SECOND_MS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
-from liveprofile.rows.table import BY_DAY, Users, table
+from liveprofile.rows.table import BY_DAY, FixedLimit, Users, table
 
 API_KEY = table(
     "api_key",
@@ -91,7 +91,7 @@ CONSOLE_SESSION = table(
     used timestamp
     """,
     "digest",
-    limit="12 hours",
+    limit=FixedLimit.HALF_DAY,
     holds="sessions of staff",
 )
 

@@ -10,6 +10,7 @@ from liveprofile.rows.table import (
     BY_USER,
     ZSTD,
     Double,
+    FixedLimit,
     Int,
     Json,
     JsonList,
@@ -183,7 +184,7 @@ RISK_SNOOZE = table(
     note text
     """,
     "user_id, rule_id",
-    limit="the snooze's end",
+    limit=FixedLimit.SNOOZE_END,
     holds="rules that send no alerts for now",
     users=BY_USER,
 )
@@ -223,7 +224,7 @@ ALERT_HANDLED = table(
     handled_at timestamp
     """,
     "(alert_id, consumer), handler",
-    limit="30 days",
+    limit=FixedLimit.MONTH,
     holds="which consumers have processed an alert",
     users=Users("alert_id", about="alert_id"),
 )
@@ -284,6 +285,6 @@ RULE_PROPOSAL = table(
     decided_at timestamp
     """,
     "kind, proposal_id DESC",
-    limit="30 days",
+    limit=FixedLimit.MONTH,
     holds="definitions of rules, with the names of who proposed and approved them",
 )

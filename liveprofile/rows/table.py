@@ -7,6 +7,7 @@ In a row class the field `x_ms` stands for the timestamp column `x`, in epoch mi
 import re
 import textwrap
 from collections.abc import Collection, Iterable
+from enum import StrEnum
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, Field, create_model
@@ -31,6 +32,14 @@ BY_DAY = (
 # For the tables that take most of the disk and of whose rows few are read.
 ZSTD = "compression = {'class': 'ZstdCompressor', 'chunk_length_in_kb': 64}"
 _LINE = re.compile(r"(\w+) (.+?)(?:\s+-- (.*))?")
+
+
+class FixedLimit(StrEnum):
+    """A limit of a table that is no setting; the value is its text for readers."""
+
+    HALF_DAY = "12 hours"
+    MONTH = "30 days"
+    SNOOZE_END = "the snooze's end"
 
 
 class Column(NamedTuple):
@@ -74,7 +83,7 @@ class Table(NamedTuple):
     columns: dict[str, Column]
     partition_key: tuple[str, ...]
     clustering: dict[str, str]  # the rest of the key: ASC or DESC by column
-    limit: str  # the setting, or what else ends the rows
+    limit: str | FixedLimit  # the setting as section.key, or what else limits the rows
     holds: str  # what the rows say; without users: why they are about nobody
     users: Users | None
     options: tuple[str, ...] = ()
@@ -161,7 +170,7 @@ def table(
     row: type[NamedTuple] | str,
     key: str,
     *,
-    limit: str,
+    limit: str | FixedLimit,
     holds: str,
     users: Users | None = None,
     more: str = "",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 
-from liveprofile.rows.table import BY_USER, Users, table
+from liveprofile.rows.table import BY_USER, FixedLimit, Users, table
 from liveprofile.units import DAY_MS
 
 SEGMENT_BUCKETS = 64  # a segment of ten million users has 156,000 rows a partition
@@ -115,7 +115,7 @@ USER_ATTRIBUTE = table(
     attributes text -- JSON: bool, number or short text by name
     """,
     "user_id, source, time DESC, digest",
-    limit="30 days",
+    limit=FixedLimit.MONTH,
     more_ms=3_660 * DAY_MS,
     holds="what other systems state about the user",
     users=BY_USER,
