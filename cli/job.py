@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -29,7 +28,7 @@ from liveprofile.flink.job_report import (
 )
 from liveprofile.flink.jobs import only_job
 from liveprofile.kafka.topics import create_topics, missing_topics
-from liveprofile.settings import load
+from liveprofile.settings import ENV_PREFIX, load
 from liveprofile.storage.schema import missing_schema
 from services.operations import chore_status, job_status
 
@@ -102,12 +101,13 @@ def submit(
     parallelism: Parallelism of the job. Default: job.parallelism or scoring.parallelism.
     wait: Wait until all tasks of the job run (at most 180 s).
     """
+    variables = {}
     if parallelism is not None:
         # The job is another process: it reads its settings from the file and the environment.
         section = "SCORING" if call.job.pipeline == "scoring" else "JOB"
-        os.environ[f"LIVEPROFILE_{section}__PARALLELISM"] = str(parallelism)
+        variables[f"{ENV_PREFIX}{section}__PARALLELISM"] = str(parallelism)
     settings = call.settings
-    job_id, created = submit_job(call.job, call.file, savepoint)
+    job_id, created = submit_job(call.job, call.file, savepoint, variables=variables)
     if wait:
         rest.wait_until_running(settings.flink.rest_url, job_id, WAIT_TIMEOUT_S)
     call.print({"job_id": job_id, "name": settings.job.name, "topics_created": created})
@@ -151,7 +151,9 @@ def stop(call: JobCall, savepoint: SavepointFolderOption = None, job: JobOption 
 
 
 def submit_command(call: Call, savepoint: str, arguments: Sequence[str] = ()) -> str:
-    options = [*arguments, *(["--config", str(call.config)] if call.config else [])]
+    options = list(arguments)
+    if call.config:
+        options += ["--config", str(call.config)]
     return shlex.join(["liveprofile", "job", "submit", "--savepoint", savepoint, *options])
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from cli.progress import print_line
@@ -35,16 +36,20 @@ def submit_job(
     settings_file: Path | None,
     savepoint: str | None = None,
     arguments: Sequence[str] = (),
+    variables: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[str, list[str]]:
     """Returns the job's id and the topics that were created.
 
-    arguments: of jobs/profile_job.py, besides the settings file.
+    arguments: of jobs/profile_job.py, besides the settings file. variables: settings for the job
+    as variables of its environment, which win over the file.
 
     Tables are created while Flink's client plans the job, which takes longer. If that fails, the
     job is cancelled. Raises LiveprofileError.
     """
     settings = job.settings
     arguments = [*job.arguments, *arguments]
+    if settings_file:
+        arguments = ["--config", str(settings_file.resolve()), *arguments]
     card = check_submission(settings)
     topics = create_topics(settings)
     with ThreadPoolExecutor(1) as pool:
@@ -52,9 +57,10 @@ def submit_job(
         job_id = flink_run(
             settings.flink.rest_url,
             JOB,
-            [*(["--config", str(settings_file.resolve())] if settings_file else []), *arguments],
+            arguments,
             python=sys.executable,
             savepoint=savepoint,
+            variables=variables,
         )
         try:
             tables.result()

@@ -1,6 +1,5 @@
 """Computes attributes over past events, to try definitions: `liveprofile attributes preview`."""
 
-import os
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -50,8 +49,6 @@ def preview(
     computed = read_catalogue(settings, definitions).computed
     if not computed:
         raise InputError(f"{definitions} has no computed attribute")
-    # The job is another process: it reads its settings from the file and the environment.
-    os.environ[f"{ENV_PREFIX}ATTRIBUTES"] = str(definitions.resolve())
     with tempfile.TemporaryDirectory(prefix="liveprofile-preview-") as name:
         backfill_rows(
             settings,
@@ -62,6 +59,8 @@ def preview(
             mapping=mapping,
             cluster=False,
             on_step=on_step,
+            # The job is another process: it reads its settings from the file and the environment.
+            variables={f"{ENV_PREFIX}ATTRIBUTES": str(definitions.resolve())},
         )
         values = _last_values(Path(name), at_ms)
     return [_preview(each.id, values) for each in computed]
@@ -72,7 +71,8 @@ def _last_values(rows: Path, at_ms: int | None) -> dict[str, dict[str, float | N
     last: dict[str, tuple[int, str]] = {}
     columns = ["user_id", "window_end_ms", "computed"]
     for batch in ds.dataset(rows).to_batches(columns=columns):
-        for user_id, end_ms, text in zip(*batch.to_pydict().values(), strict=True):
+        for row in batch.to_pylist():
+            user_id, end_ms, text = row["user_id"], row["window_end_ms"], row["computed"]
             if last.get(user_id, (0, ""))[0] < end_ms and (at_ms is None or end_ms <= at_ms):
                 last[user_id] = end_ms, text
     if at_ms is None:

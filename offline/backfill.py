@@ -4,9 +4,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import orjson
@@ -69,6 +70,7 @@ def backfill_rows(
     on_rejected: Callable[[RejectedLabel], None] = lambda row: None,
     consents: ConsentTable | None = None,
     erased: Container[str] = frozenset(),
+    variables: Mapping[str, str] = MappingProxyType({}),
 ) -> BackfillResult:
     """Writes a pipeline's rows to `out`, one folder per month of their time column.
 
@@ -84,6 +86,7 @@ def backfill_rows(
     on_rejected: called for each invalid label.
     consents: only rows of users who allow training now and did at the time of the row; None: of
     all users. erased: users without rows.
+    variables: settings for the job as variables of its environment, which win over the file.
     Raises InputError for invalid files and ServiceError if the job fails.
     """
     check_files(out, source, mapping, labels)
@@ -107,7 +110,7 @@ def backfill_rows(
             file = work / "events.txt"
             result.events = _write_lines(file, values)
             arguments += ["--events", str(file.resolve())]
-        run_job(settings, arguments, work, config, cluster, on_step)
+        run_job(settings, arguments, work, config, cluster, on_step, variables)
         on_step("writing Parquet")
         _to_parquet(work, out, rows, consents, erased, result)
     return result
@@ -140,6 +143,7 @@ def run_job(
     config: Path | None,
     cluster: bool,
     on_step: Callable[[str], None],
+    variables: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Runs the backfill job, which writes the folder `rows` in `work`. Raises ServiceError.
 
@@ -149,18 +153,23 @@ def run_job(
     if config is not None:
         arguments += ["--config", str(config.resolve())]
     on_step("running the SQL views in batch mode")
-    (_run_on_cluster if cluster else _run_embedded)(settings, arguments)
+    if cluster:
+        _run_on_cluster(settings, arguments, variables)
+    else:
+        _run_embedded(arguments, variables)
 
 
-def _run_on_cluster(settings: Settings, arguments: list[str]) -> None:
+def _run_on_cluster(settings: Settings, arguments: list[str], variables: Mapping[str, str]) -> None:
     rest_url = settings.flink.rest_url
-    job_id = submission.flink_run(rest_url, product_path(JOB), arguments, python=sys.executable)
+    job_id = submission.flink_run(
+        rest_url, product_path(JOB), arguments, python=sys.executable, variables=variables
+    )
     rest.wait_for_state(rest_url, job_id, {"FINISHED"}, JOB_TIMEOUT_S)
 
 
-def _run_embedded(settings: Settings, arguments: list[str]) -> None:
+def _run_embedded(arguments: list[str], variables: Mapping[str, str]) -> None:
     command = [sys.executable, "-m", "jobs.backfill_job", *arguments]
-    environment = module_environment()
+    environment = module_environment() | variables
     with tempfile.TemporaryDirectory(prefix="liveprofile-jars-") as folder:
         if "FLINK_HOME" not in environment:  # else that one has all jars, as in the image
             if TOPIC in arguments:  # the package apache-flink has no Kafka connector

@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from liveprofile.errors import ServiceError
@@ -44,6 +45,7 @@ def flink_run(
     python: Path | str | None = None,
     pyfs: Sequence[Path | str] = (),
     savepoint: str | None = None,
+    variables: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """Submits the PyFlink file `job` detached and returns its job id (32 hex digits).
 
@@ -52,18 +54,30 @@ def flink_run(
     this project's virtual environment.
     `pyfs`: zips or folders for the workers' Python path; empty means a new `code_archive`.
     `savepoint`: folder of a savepoint or retained checkpoint to start from.
+    `variables`: of the client's environment, besides those of this process.
     Raises ServiceError with the reason if the submission fails.
     """
     jars.require()
     if not Path(job).is_file():
         raise ServiceError(f"no job file at {job}")
     overview(rest_url)  # raises one clear line if no cluster answers, before the client does
-    options = ["--detached", *(["--fromSavepoint", savepoint] if savepoint else [])]
+    options = ["--detached"]
+    if savepoint:
+        options += ["--fromSavepoint", savepoint]
     python = python or ROOT / ".venv" / "bin" / "python"
     with tempfile.TemporaryDirectory(prefix="liveprofile-submit-") as name:
         folder = Path(name)
         files = pyfs or [code_archive(folder / "liveprofile.zip")]
-        printed = run_client(folder, _client_options(rest_url), job, args, python, files, options)
+        printed = run_client(
+            folder,
+            _client_options(rest_url),
+            job,
+            args,
+            python,
+            files,
+            options,
+            environment=os.environ | variables,
+        )
     job_id = re.search(r"JobID ([0-9a-f]{32})", printed)
     if not job_id:
         raise ServiceError(f"{job} was not submitted: {failure_reason(printed)}")
