@@ -10,7 +10,7 @@ from cli.common import ByOption, Call, print_json, table
 from cli.options import Commands
 from liveprofile.rules.definition_kinds import DefinitionsError
 from services import definitions as service
-from services.definitions import DefinitionKind, read_definitions, read_kind
+from services.definitions import KINDS, DefinitionKind, read_definitions, read_kind
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="Definitions (TOML).")]
 
@@ -41,6 +41,7 @@ Example: `liveprofile {group} list --json`
 
 def add_commands(commands: Commands, kind: DefinitionKind, group: str, columns: str) -> None:
     """Adds check, apply and list. group: as it is typed; columns: of the list."""
+    singular = KINDS[kind].error.kind
 
     def read(call: Call, file: Path) -> Any:
         return read_definitions(kind, file, lambda: call.settings)
@@ -53,10 +54,10 @@ def add_commands(commands: Commands, kind: DefinitionKind, group: str, columns: 
     ) -> None:
         found = getattr(read(call, file), kind)
         applied = service.apply(None, call.settings, kind, found, by, dry_run=dry_run)
-        changes = [each.as_json(kind.removesuffix("s")) for each in applied.changes]
+        changes = [each.as_json(singular) for each in applied.changes]
         call.print(
             {"file": str(file), "dry_run": dry_run, "changes": changes},
-            table(None, changes, f"what {kind.removesuffix('s')}_id version"),
+            table(None, changes, f"what {singular}_id version"),
         )
 
     def list_(call: Call) -> None:

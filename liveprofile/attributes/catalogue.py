@@ -109,6 +109,7 @@ class AttributesError(DefinitionsError):
     """The definitions are invalid."""
 
     kind = "attribute"
+    plural = "attributes"
 
 
 class Catalogue(DefinitionSet):

@@ -95,6 +95,7 @@ class EventTypesError(DefinitionsError):
     """The declarations are invalid."""
 
     kind = "event_type"
+    plural = "event_types"
 
 
 class EventTypes(DefinitionSet):
@@ -131,16 +132,14 @@ class EventTypes(DefinitionSet):
         Types are separated by semicolons, the parts of a type by commas: its name and role, and of
         each property name, lowest and highest number, which are empty for a text.
         """
-        return ";".join(
-            ",".join(
-                (
-                    name,
-                    role,
-                    *(f"{k},{v[0]!r},{v[1]!r}" if v else f"{k},," for k, v in limits.items()),
-                )
-            )
-            for name, (role, limits) in self.by_name.items()
-        )
+        types = []
+        for name, (role, limits) in self.by_name.items():
+            parts = [name, role]
+            for property_name, bounds in limits.items():
+                low, high = ("", "") if bounds is None else map(repr, bounds)
+                parts += [property_name, low, high]
+            types.append(",".join(parts))
+        return ";".join(types)
 
 
 def _faults_of_all(types: Iterable[DeclaredType]) -> Iterator[DefinitionProblem]:

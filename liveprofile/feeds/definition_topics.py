@@ -16,6 +16,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import orjson
@@ -143,11 +144,21 @@ def definition_signer(settings: Settings, topic: str) -> DefinitionSigner | None
     return None if key is None else DefinitionSigner(key.get_secret_value(), topic)
 
 
+def topic_of(settings: Settings, kind: DefinitionKind[Any, Any]) -> str:
+    """The topic with the definitions in force. Raises KeyError for a kind without a topic."""
+    return {"rules": settings.topics.rules, "segments": settings.topics.segments}[kind.name]
+
+
+def file_of(settings: Settings, kind: DefinitionKind[Any, Any]) -> Path:
+    """The file that counts while the topic has no records."""
+    return {"rules": settings.rules, "segments": settings.segments}[kind.name]
+
+
 def definitions_spec(
     settings: Settings, kind: DefinitionKind[Any, Set], signer: DefinitionSigner | None = None
 ) -> TableSpec[Set]:
     """signer: of the records; None: that of the settings."""
-    topic = getattr(settings.topics, kind.name)
+    topic = topic_of(settings, kind)
     signer = signer or definition_signer(settings, topic)
     return TableSpec(
         kind.name,
@@ -292,9 +303,9 @@ def read_in_force(settings: Settings, kind: DefinitionKind) -> InForce:
     """
     topic = read_definition_topic(settings, kind)
     if topic.has_records:
-        name = getattr(settings.topics, kind.name)
+        name = topic_of(settings, kind)
         return InForce(f"topic {name}", topic.value(), tag_of(topic))
-    path = product_path(getattr(settings, kind.name))
+    path = product_path(file_of(settings, kind))
     return InForce(f"file {path}", kind.read_file(path), tag_of(topic))
 
 
@@ -344,7 +355,7 @@ def apply_definitions(
     Raises ServiceError, DefinitionsChangedError if the tag is another one or if another writer was
     faster.
     """
-    topic_name = getattr(settings.topics, kind.name)
+    topic_name = topic_of(settings, kind)
     changed = DefinitionsChangedError(
         f"the definitions of {topic_name} have changed since they were read: read them again"
     )

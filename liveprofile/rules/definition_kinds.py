@@ -59,12 +59,13 @@ class DefinitionProblem(NamedTuple):
 class DefinitionsError(InputError):
     """The definitions are invalid. `problems` lists every fault."""
 
-    kind: ClassVar[str]  # such as "rule", for messages; f"{kind}s" is the name of the tables
+    kind: ClassVar[str]  # such as "rule", for messages
+    plural: ClassVar[str]  # of the tables in a file, and of the group of commands
 
     def __init__(self, source: str, problems: Sequence[DefinitionProblem]):
         self.source, self.problems = source, tuple(problems)
         rest = len(problems) - 1
-        more = f" (and {rest} more: `liveprofile {self.kind}s check`)" if rest else ""
+        more = f" (and {rest} more: `liveprofile {self.plural} check`)" if rest else ""
         super().__init__(self.lines()[0] + more)
 
     def lines(self) -> list[str]:
@@ -110,7 +111,7 @@ class DefinitionKind(Generic[Model, Set]):
         faults_of_all: Callable[[list[Model]], Faults] = lambda definitions: (),
     ):
         self.error, self.set_model, self._model = error, set_model, model
-        self.name = f"{error.kind}s"  # of tables, of settings, and of the topic in the settings
+        self.name = error.plural
         self._faults, self._faults_of_all = faults, faults_of_all
 
     def read_file(self, path: Path, context: Any = None) -> Set:
@@ -220,7 +221,7 @@ class DefinitionKind(Generic[Model, Set]):
 
 def file_source(path: Path, error: type[DefinitionsError]) -> str:
     """Names the file in messages."""
-    return f"{error.kind}s file {path}"
+    return f"{error.plural} file {path}"
 
 
 def _validation_problems(name: str, error: ValidationError) -> list[DefinitionProblem]:

@@ -111,6 +111,7 @@ class RulesError(DefinitionsError):
     """The rules are invalid."""
 
     kind = "rule"
+    plural = "rules"
 
 
 @lru_cache(maxsize=1_024)

@@ -92,6 +92,7 @@ class SegmentsError(DefinitionsError):
     """The definitions are invalid."""
 
     kind = "segment"
+    plural = "segments"
 
 
 def reference_problems(segments: Iterable[Segment]) -> list[DefinitionProblem]:
