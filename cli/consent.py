@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import orjson
 import typer
+from typer.models import OptionInfo
 
 from cli.common import Call, UserArgument, table
 from cli.options import Commands
@@ -64,7 +65,7 @@ consent = Commands(
 )
 
 
-def _purposes(name: str, verb: str) -> Any:
+def _purposes(name: str, verb: str) -> OptionInfo:
     return typer.Option(name, metavar="PURPOSE", help=f"{verb} this purpose; may be repeated.")
 
 

@@ -9,7 +9,7 @@ import inspect
 import re
 from collections.abc import Callable
 from functools import wraps
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import typer
 from typer.core import TyperGroup
@@ -18,6 +18,8 @@ from typer.models import ArgumentInfo, OptionInfo
 from cli.common import CALL_OPTIONS, Call, JobCall
 
 SECTION = "\nOptions:\n"
+Command = TypeVar("Command", bound=Callable[..., None])
+Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 
 
 class Commands(typer.Typer):
@@ -27,11 +29,11 @@ class Commands(typer.Typer):
         runs_alone = options.get("invoke_without_command", False)
         super().__init__(**({"no_args_is_help": not runs_alone} | options))
 
-    def command(self, *args: Any, **options: Any) -> Callable[[Any], Any]:
+    def command(self, *args: Any, **options: Any) -> Decorator:
         register = super().command(*args, **options)
         return lambda function: register(with_options_of_call(described(function)))
 
-    def callback(self, *args: Any, **options: Any) -> Callable[[Any], Any]:
+    def callback(self, *args: Any, **options: Any) -> Decorator:
         register = super().callback(*args, **options)
         return lambda function: register(with_options_of_call(described(function)))
 
@@ -53,7 +55,7 @@ def lazily(load: Callable[[], typer.Typer]) -> type[TyperGroup]:
     return LazyGroup
 
 
-def with_options_of_call(function: Callable[..., Any]) -> Callable[..., Any]:
+def with_options_of_call(function: Callable[..., None]) -> Callable[..., None]:
     """Replaces the parameter of the type `Call`, if there is one, by the options that it has."""
     hints = get_type_hints(function, include_extras=True)
     name = next((name for name, hint in hints.items() if hint in CALL_OPTIONS), None)
@@ -91,7 +93,7 @@ def with_options_of_call(function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def described(function: Callable[..., Any]) -> Callable[..., Any]:
+def described(function: Command) -> Command:
     """Takes the help texts of arguments and options from the end of the docstring.
 
     It has a line such as `rate N: Events per second.` for each under `Options:`; N is how the help

@@ -66,7 +66,7 @@ class Computed(BaseModel):
 
     @field_validator("of", mode="before")
     @classmethod
-    def _one_or_more(cls, of: Any) -> Any:
+    def _one_or_more(cls, of: object) -> object:
         return (of,) if isinstance(of, str) else of
 
     @model_validator(mode="after")

@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from datetime import date
 from functools import wraps
 from operator import attrgetter
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from cassandra.cluster import Session
 
@@ -44,6 +44,10 @@ from services.alerts.flags import FlagWithState, with_states
 from services.alerts.snooze import Snooze, read_snoozes
 
 Result = TypeVar("Result")
+Row = TypeVar("Row")
+More = ParamSpec("More")  # the arguments of a read after the user's id
+UserRead = Callable[Concatenate["Store", str, More], Awaitable[list[Row]]]
+PageRead = Callable[..., Awaitable[list[Row]]]
 
 # One request reads so many partitions: the coordinator of a large IN has much work.
 USERS_PER_READ = 25
@@ -63,17 +67,21 @@ class ScorePage(NamedTuple):
     position: tuple[int, str] | None  # after the page; None: there is no more
 
 
-def of_user(time: str) -> Any:
+def of_user(time: str) -> Callable[[UserRead[More, Row]], UserRead[More, Row]]:
     """A read of a user's rows, without those that are erased and not deleted yet.
 
     time: the field of a row that tells of which time it is; "": none is of a later time. Raises
     ApiError (404) if the user is erased and has not come back.
     """
 
-    def guarded(read: Any) -> Any:
+    def guarded(read: UserRead[More, Row]) -> UserRead[More, Row]:
         @wraps(read)
-        async def answer(self: Store, user_id: str, *args: Any) -> Any:
-            rows, erased = await asyncio.gather(read(self, user_id, *args), self.erased([user_id]))
+        async def answer(
+            self: Store, user_id: str, *args: More.args, **options: More.kwargs
+        ) -> list[Row]:
+            rows, erased = await asyncio.gather(
+                read(self, user_id, *args, **options), self.erased([user_id])
+            )
             if not erased:
                 return rows
             kept = [row for row in rows if time and getattr(row, time) >= erased[user_id]]
@@ -86,18 +94,20 @@ def of_user(time: str) -> Any:
     return guarded
 
 
-def of_all(time: str, position: Callable[[Any], tuple[Any, ...]]) -> Any:
+def of_all(
+    time: str, position: Callable[[Row], tuple[Any, ...]]
+) -> Callable[[PageRead[Row]], PageRead[Row]]:
     """A read of a page of rows of many users, as `of_user`; it reads on for rows that it leaves
     out.
 
     position: of a row, as the read's argument `after`, which comes before `limit`, its last one.
     """
 
-    def guarded(read: Any) -> Any:
+    def guarded(read: PageRead[Row]) -> PageRead[Row]:
         @wraps(read)
-        async def answer(self: Store, *args: Any) -> Any:
+        async def answer(self: Store, *args: Any) -> list[Row]:
             *about, after, limit = args
-            kept: list[Any] = []
+            kept: list[Row] = []
             while True:
                 rows = await read(self, *about, after, limit)
                 kept += await self.read(without_erased, rows, time)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from liveprofile.errors import InputError
 from models.profile.data.examples import Sequences
+
+Value = TypeVar("Value")
 
 
 class ProcessGroup(NamedTuple):
@@ -39,12 +41,12 @@ class ProcessGroup(NamedTuple):
             dist.all_reduce(value)
         return value
 
-    def broadcast(self, read: Callable[[], Any]) -> Any:
+    def broadcast(self, read: Callable[[], Value]) -> Value:
         """Calls `read` on rank 0 and returns its result on every rank.
 
         If `read` raises InputError, rank 0 raises it and the other ranks exit with its exit code.
         """
-        box = [None]
+        box: list[Any] = [None]
         if self.is_main:
             try:
                 box = [read()]

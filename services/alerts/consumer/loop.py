@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 from cassandra.cluster import Session
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
@@ -37,6 +37,8 @@ from liveprofile.storage.erasures import erased_before_ms
 from services.alerts.consumer.alert import Alert, InvalidAlertError, read_alert
 
 log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 GROUP_ID = "liveprofile-alerts"
 POLL_S = 0.1
@@ -267,7 +269,7 @@ class AlertConsumer:
             took_ms = 1_000 * (time.monotonic() - started_s)
             log.info("%s: %s took %.0f ms", name, handler.name, took_ms)
 
-    def _retry(self, call: Callable[..., Any], *arguments: Any) -> Any:
+    def _retry(self, call: Callable[..., Result], *arguments: object) -> Result:
         """Raises the last attempt's error, or what is not retried."""
         attempts, initial_s, max_s = self._retries
         retrying = Retrying(
