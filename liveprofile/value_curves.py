@@ -16,6 +16,7 @@ without curves lacks the key. Its values stay as they were at the window's end.
 Shape suffixes: N users, H horizons, K knots.
 """
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
@@ -109,7 +110,11 @@ def reading_time_ms(now_ms: int, window_end_ms: int) -> int:
 
 def _matrix(rows: Iterable[Sequence[float] | None], width: int) -> np.ndarray:
     """(N, width); a shorter row repeats its last entry, a missing one is NaN."""
-    return np.array(
-        [[*row, *[row[-1]] * (width - len(row))] if row else [np.nan] * width for row in rows],
-        np.float64,
-    ).reshape(-1, width)
+    filled = []
+    for row in rows:
+        if row:
+            missing = width - len(row)
+            filled.append([*row, *itertools.repeat(row[-1], missing)])
+        else:
+            filled.append([np.nan] * width)
+    return np.array(filled, np.float64).reshape(-1, width)

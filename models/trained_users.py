@@ -81,7 +81,8 @@ class TrainedUsers(NamedTuple):
     ) -> TrainedUsers:
         """rows: the fingerprint of the training rows, from which the salt results."""
         salt = hashlib.sha256(f"trained users\x1f{rows}".encode()).digest()[:16]
-        return cls((UserFilter.of(keys, salt), *(teacher.filters if teacher else ())))
+        own = UserFilter.of(keys, salt)
+        return cls((own, *teacher.filters) if teacher else (own,))
 
     def __contains__(self, user_id: str) -> bool:
         return self.has_key(user_key(user_id))

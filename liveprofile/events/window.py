@@ -133,6 +133,10 @@ def _by_content(events: list[_ParsedEvent]) -> list[_ParsedEvent]:
     return ordered
 
 
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
 def _other_fields(event: dict[str, Any]) -> tuple[Any, ...]:
     """The fields whose newest or first value counts in a window, besides the token's."""
     tags = event.get("tags")
@@ -142,7 +146,8 @@ def _other_fields(event: dict[str, Any]) -> tuple[Any, ...]:
         modalities.embedding_key(event.get(modalities.EMBEDDING_FIELD)),
         as_id(event.get("channel")),
         [tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else [],
-        *(text if isinstance(text := event.get(key), str) else "" for key in ("text", "query")),
+        _text(event.get("text")),
+        _text(event.get("query")),
     )
 
 

@@ -149,8 +149,14 @@ class FraudModel:
         # Batches are small: several threads would only wait for each other.
         booster.set_param({"nthread": 1})
         fields = {
-            *("format", "name", "version", "delay_days"),
-            *("calibration", "names", "usual", "transitions_sha256"),
+            "format",
+            "name",
+            "version",
+            "delay_days",
+            "calibration",
+            "names",
+            "usual",
+            "transitions_sha256",
         }
         return cls(
             card["name"],

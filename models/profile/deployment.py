@@ -213,8 +213,8 @@ def rollback(models: UserModels | None, applied_by: str, now: datetime | None = 
         )
     return _with_deployment(
         models,
-        model=before and before.model,
-        rolls_back_to=before and before.rolls_back_to,
+        model=before.model if before else None,
+        rolls_back_to=before.rolls_back_to if before else None,
         applied_at=now or datetime.now(UTC),
         applied_by=applied_by,
     )

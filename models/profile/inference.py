@@ -65,6 +65,24 @@ class Scores(NamedTuple):
     surprise: np.ndarray
     value_curves: CurvesAfter  # after the windows
 
+    @classmethod
+    def of_no_rows(cls) -> Scores:
+        """The scores of an empty batch."""
+        none = np.empty((0, 0), np.float32)
+        return cls(
+            embedding_before=none,
+            embedding_after=none,
+            interests_after=none,
+            interests_after_p=none,
+            next_items=none,
+            churn_before=none,
+            churn_after=none,
+            spend_before=none,
+            spend_after=none,
+            surprise=none,
+            value_curves=CurvesAfter([], [], {}),
+        )
+
 
 class ProfileModel:
     """A model checkpoint on a device. Not thread-safe.
@@ -203,7 +221,7 @@ class ProfileModel:
         order_B = np.argsort(length_B, kind="stable")
         rows = len(order_B)
         if not rows:
-            return Scores(*[np.empty((0, 0), np.float32)] * 10, CurvesAfter([], [], {}))
+            return Scores.of_no_rows()
         tokens = self._encoder.index_tokens(histories, windows)
         with torch.inference_mode():
             parts = [order_B[part] for part in passes(rows, self._batch_rows)]
@@ -244,16 +262,22 @@ class ProfileModel:
 
     def _rank(
         self, memories: IndexedMemories, states: tuple[Tensor, Tensor] | None
-    ) -> tuple[np.ndarray, ...]:
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Interests, their probabilities, next items as in Scores; states as in `rank`."""
-        chunks = []
+        categories, probabilities, items = [], [], []
         for part in passes(len(memories.sizes_B), RANKED_ROWS):
             tokens = memories.rows(part).tokens()
-            ranked = rank(self._model, tokens, states and tuple(h_BD[part] for h_BD in states))
+            part_states = None
+            if states is not None:
+                without_vectors_BD, with_vectors_BD = states
+                part_states = without_vectors_BD[part], with_vectors_BD[part]
+            ranked = rank(self._model, tokens, part_states)
             categories_BK, p_BK = best_categories(ranked, self.reader.category_ties, TOP_K)
             items_BK = best_items(ranked, self.reader.item_ties, self._names, TOP_K)
-            chunks.append((categories_BK - 1, p_BK, items_BK - 1))
-        return tuple(map(np.concatenate, zip(*chunks, strict=True)))
+            categories.append(categories_BK - 1)
+            probabilities.append(p_BK)
+            items.append(items_BK - 1)
+        return np.concatenate(categories), np.concatenate(probabilities), np.concatenate(items)
 
     def _forward(self, batch: EncodedBatch) -> PassResult:
         return forward(self._model, batch, self._device)

@@ -20,9 +20,18 @@ from liveprofile.wire.token_columns import TokenColumns
 from liveprofile.wire.tokens import TYPE_INDEX
 
 _BASELINE_FEATURES = (
-    *("windows", "events", "purchases", "amount", "purchase_windows", "purchase_windows_decayed"),
-    *("purchases_decayed", "amount_decayed", "purchase_count_mean", "purchase_count_std"),
-    *("purchase_amount_mean", "purchase_amount_std"),
+    "windows",
+    "events",
+    "purchases",
+    "amount",
+    "purchase_windows",
+    "purchase_windows_decayed",
+    "purchases_decayed",
+    "amount_decayed",
+    "purchase_count_mean",
+    "purchase_count_std",
+    "purchase_amount_mean",
+    "purchase_amount_std",
 )
 _HISTORY_FEATURES = ("recency_days", "history_days", "history_events", "history_amount")
 FEATURE_NAMES = (*_BASELINE_FEATURES, *_HISTORY_FEATURES)

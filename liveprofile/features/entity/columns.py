@@ -62,16 +62,18 @@ def _by_span(*names: str, spans: tuple[str, ...] = SPANS) -> tuple[str, ...]:
 
 
 _COUNTED = (*COUNTED_TYPES, "large", "tiny", "frauds", "new", *PLURAL.values())
-_PURCHASES, _TINY, _FRAUDS, _NEW, _KEYS = map(
-    _COUNTED.index, ("purchases", "tiny", "frauds", "new", PLURAL["device"])
-)
+_PURCHASES, _TINY, _FRAUDS = map(_COUNTED.index, ("purchases", "tiny", "frauds"))
+_NEW, _DEVICES = map(_COUNTED.index, ("new", PLURAL["device"]))
 _COMPARED = ("usual_amount", "amount_spread", "amount_ratio", "amount_z")
 # The columns of list_columns, in order.
 LIST_COLUMNS = (
     *_by_span("events", *_COUNTED, "users", "tiny_share", "fraud_rate", "new_user_share"),
     *_by_span("amount", "ratio", "mean_amount", "mean_ratio"),
     *(f"{name}{suffix}" for name in _COMPARED for suffix in ("_30d", "")),
-    *("earlier_purchases", "list_events", "list_days", "seconds_since_event"),
+    "earlier_purchases",
+    "list_events",
+    "list_days",
+    "seconds_since_event",
     *_by_span("settled", "risk", "fraud_labels", spans=LABEL_SPANS),
     *_by_span("days_since_first_fraud", "risk_since_first_fraud", spans=SPREE_SPANS),
     "days_since_last_fraud",
@@ -112,10 +114,15 @@ def list_columns(rows: EventLists, delay_ms: int) -> tuple[np.ndarray, np.ndarra
     bought_WS = count_CWS[_PURCHASES]
     divisor_WS = np.maximum(bought_WS, 1)
     mean_CWS = np.where(bought_WS > 0, sum_CWS / divisor_WS, np.nan)
-    share_CWS = count_CWS[[_TINY, _FRAUDS, _NEW]] / [divisor_WS, *2 * [np.maximum(events_WS, 1)]]
-    columns_CWS = np.concatenate(
-        [[events_WS], count_CWS, count_CWS[_KEYS, None], share_CWS, sum_CWS, mean_CWS]
-    )
+    event_divisor_WS = np.maximum(events_WS, 1)
+    share_CWS = [
+        count_CWS[_TINY] / divisor_WS,
+        count_CWS[_FRAUDS] / event_divisor_WS,
+        count_CWS[_NEW] / event_divisor_WS,
+    ]
+    # The keys of an entity's list are its users, and lie where a user's list has the devices.
+    users_WS = count_CWS[_DEVICES]
+    columns_CWS = np.concatenate([[events_WS], count_CWS, [users_WS], share_CWS, sum_CWS, mean_CWS])
     columns_CS = [
         columns_CWS.reshape(len(columns_CWS) * len(SPANS), -1),
         _amount_columns(past, bought_T, bound_WS[SPANS.index("30d")], rows.amount),

@@ -99,9 +99,10 @@ class PastEvents:
     def __init__(self, rows: EventLists):
         lists = (rows.user_lists, rows.entity_lists)
         size_S = np.concatenate([each.starts[1:] - each.starts[:-1] for each in lists])
-        letter_T, time_ms_T, event_T, amount_T = map(
-            np.concatenate, zip(*(each[1:5] for each in lists), strict=True)
-        )
+        letter_T = np.concatenate([each.letter for each in lists])
+        time_ms_T = np.concatenate([each.time_ms for each in lists])
+        event_T = np.concatenate([each.event for each in lists])
+        amount_T = np.concatenate([each.amount for each in lists])
         list_T = np.repeat(np.arange(len(size_S)), size_S)
         age_T = np.repeat(of_owners(rows.event_ms), size_S) - time_ms_T
         past_T, is_event_T = age_T >= 0, is_event(letter_T)
@@ -173,7 +174,7 @@ class PastEvents:
 
 def of_owners(value_n: np.ndarray) -> np.ndarray:
     """(S,) what the event of each list has."""
-    return np.concatenate([value_n] * (1 + len(ENTITY_NAMES)))
+    return np.tile(value_n, 1 + len(ENTITY_NAMES))
 
 
 def counts_before(value_CT: np.ndarray, dtype: type = np.int32) -> np.ndarray:

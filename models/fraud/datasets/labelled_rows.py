@@ -57,8 +57,13 @@ class LabelLog(NamedTuple):
                 rows.append((time_ms, event, record["label"] == "fraud"))
         if not rows:
             raise InputError("there are no labels: training needs to know which events are frauds")
-        time_ms_L, event_L, fraud_L = map(np.array, zip(*sorted(rows), strict=True))
-        return cls(pa.array(list(events)), event_L, fraud_L, time_ms_L)
+        rows.sort()
+        return cls(
+            pa.array(list(events)),
+            event_L=np.array([event for _, event, _ in rows]),
+            fraud_L=np.array([is_fraud for _, _, is_fraud in rows]),
+            time_ms_L=np.array([time_ms for time_ms, _, _ in rows]),
+        )
 
 
 class LabelledEvents(NamedTuple):

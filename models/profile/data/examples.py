@@ -237,6 +237,7 @@ def build_batch(
         sequences.time_ms_N,
         position_N,
     )
+    categories, items = layout.type - layout.category, layout.category
     return TrainingBatch(
         embedding_rows_P7,
         length,
@@ -244,13 +245,8 @@ def build_batch(
         item_N,
         category_N,
         sequences.type_N,
-        *(
-            _repeat_counts(row_N, code_N, weight_N, (sequences.rows, width))
-            for code_N, width in (
-                (ids.categories(history_N), layout.type - layout.category),
-                (ids.items(history_N), layout.category),
-            )
-        ),
+        _repeat_counts(row_N, ids.categories(history_N), weight_N, (sequences.rows, categories)),
+        _repeat_counts(row_N, ids.items(history_N), weight_N, (sequences.rows, items)),
     )
 
 

@@ -303,8 +303,11 @@ def _sorted_streams(
         of_part = tokens[concatenated_ranges(source_end - count_W[part_W], source_end)]
         of_part["item"] = item_code[of_part["item"]]
         of_part["category"] = category_code[of_part["category"]]
-        for name in TOKEN_DTYPE.names:
-            getattr(streams, f"{name}_N")[part_N] = of_part[name]
+        streams.time_ms_N[part_N] = of_part["time_ms"]
+        streams.type_N[part_N] = of_part["type"]
+        streams.item_N[part_N] = of_part["item"]
+        streams.category_N[part_N] = of_part["category"]
+        streams.amount_N[part_N] = of_part["amount"]
         streams.added_WS[part_W] = windows["added"][source_W]
         streams.sums_WS[part_W] = windows["sums"][source_W]
         purchase_ms_N = np.where(of_part["type"] == PURCHASE, of_part["time_ms"], 0)

@@ -82,8 +82,14 @@ def item_logits(model: BehaviourTransformer, h_MD: Tensor, items: ItemTargets) -
 def weighted_loss(recipe: Recipe, terms: dict[str, Any]) -> Any:
     """The loss to minimise. With a teacher, its terms have a weight of `recipe.taught_share`."""
 
+    weights = {
+        "category": recipe.weight_category,
+        "type": recipe.weight_type,
+        "item": recipe.weight_item,
+    }
+
     def total(prefix: str) -> Any:
-        return sum(getattr(recipe, f"weight_{name}") * terms[prefix + name] for name in LOSS_TERMS)
+        return sum(weights[name] * terms[prefix + name] for name in LOSS_TERMS)
 
     if DISTILLED + LOSS_TERMS[0] not in terms:
         return total("")
