@@ -82,7 +82,11 @@ def _load(text: str | None) -> dict[str, Any] | None:
 
 def _entry(row: Any) -> AuditEntry:
     return AuditEntry(
-        *(row.key_id, row.name, row.action, row.target, row.request_id),
+        key_id=row.key_id,
+        name=row.name,
+        action=row.action,
+        target=row.target,
+        request_id=row.request_id,
         requested=_load(row.requested) or {},
         before=_load(row.before),
         after=_load(row.after),

@@ -22,15 +22,27 @@ Array suffixes: S series, W bins of the widest series, B bins of a series, K val
 """
 
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from scipy.special import chdtri
 
 from liveprofile.drift.reference import ALERT_RATE, SCORE, DriftReference, Series
 
-# (drift above, calm up to): of the PSI, and of the squared mean shift.
-PSI_LIMITS, SHIFT_LIMITS = (0.25, 0.1), (0.1, 0.05)
+
+class Limits(NamedTuple):
+    """A distance above `drift` is drift; one up to `calm` ends it."""
+
+    drift: float
+    calm: float
+
+    def at_least(self, bound: float) -> Self:
+        """The limits, none of them below what chance explains."""
+        return self._replace(drift=max(self.drift, bound), calm=max(self.calm, bound))
+
+
+PSI_LIMITS = Limits(0.25, 0.1)
+SHIFT_LIMITS = Limits(0.1, 0.05)  # of the squared mean shift
 # False-alarm probability of one distribution in one period. A month has 24,000 such tests, so one
 # period alone starts drift only far above the limit (udfs.scoring.drift_monitor).
 CHANCE = 1e-4
@@ -159,16 +171,17 @@ def assess_drift(reference: DriftReference, counts_SW: np.ndarray) -> DriftVerdi
 def _test_distribution(series: Series, counts_B: np.ndarray) -> list[Distance]:
     events = int(counts_B.sum())
     if events < MIN_EVENTS:  # the other events are alerts, which the alert rate tests
-        return [Distance(series.name, 0.0, *PSI_LIMITS)]
+        return [Distance(series.name, 0.0, PSI_LIMITS.drift, PSI_LIMITS.calm)]
     bound = psi_bound(series, events)
-    value = psi(series, counts_B)
-    tests = [Distance(series.name, value, *(max(limit, bound) for limit in PSI_LIMITS))]
+    limits = PSI_LIMITS.at_least(bound)
+    tests = [Distance(series.name, psi(series, counts_B), limits.drift, limits.calm)]
     if has_enough_for_shift(series, counts_B) and series.shift_spread is not None:
         values = int(counts_B[series.value_bins].sum())
         chance = EVENT_FIELD_CHANCE if series.name in EVENT_FIELDS else CHANCE
         bound = shift_bound(series, values, chance)
         value = mean_shift(counts_B, series) ** 2
-        tests.append(Distance(series.name, value, *(max(limit, bound) for limit in SHIFT_LIMITS)))
+        limits = SHIFT_LIMITS.at_least(bound)
+        tests.append(Distance(series.name, value, limits.drift, limits.calm))
     return tests
 
 

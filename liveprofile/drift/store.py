@@ -95,7 +95,9 @@ class CassandraDriftStore:
         rows = self._read(
             f"SELECT counts FROM {self._keyspace}.risk_histogram"
             " WHERE day = ? AND reference = ? AND hour = ?",
-            *(hour.date(), reference, hour),
+            hour.date(),
+            reference,
+            hour,
         )
         counts = [np.frombuffer(row.counts, ">u4").astype(np.int64) for row in rows]
         return np.sum(counts, axis=0) if counts else None
@@ -148,7 +150,9 @@ class CassandraDriftStore:
             self._bound(
                 f"INSERT INTO {self._table} (scope, start, events, drifting, distances)"
                 f" VALUES (?, ?, ?, ?, ?) USING TTL {self._ttl_s}",
-                *(reference, from_ms(decision.start_ms), *decision[1:]),
+                reference,
+                from_ms(decision.start_ms),
+                *decision[1:],
             )
         )
         return execute(self._session, batch).was_applied
@@ -157,7 +161,8 @@ class CassandraDriftStore:
         """Returns the latest decisions, newest first."""
         rows = self._read(
             f"SELECT start, events, drifting, distances FROM {self._table} WHERE scope = ? LIMIT ?",
-            *(reference, count),
+            reference,
+            count,
         )
         return [DriftDecision(to_ms(start), *rest) for start, *rest in rows]
 

@@ -39,7 +39,7 @@ def fill_topics(settings: Settings) -> dict[str, int]:
     }
     merges, sent = settings.topics.merges, {}
     if settings.merges.enabled:
-        fills[merges] = lambda *_: 0  # no table has them
+        fills[merges] = _fill_nothing  # no table has them
     with open_session(settings.cassandra) as session:
         known = dict(read(session, "SELECT topic, topic_id FROM decision_topic"))
         insert = DECISION_TOPIC.insert(
@@ -53,6 +53,10 @@ def fill_topics(settings: Settings) -> dict[str, int]:
                 send(settings, topic, [(WHOLE_KEY, b"{}")])
                 execute(session, insert, (topic, present))
     return sent
+
+
+def _fill_nothing(settings: Settings, session: Session) -> int:
+    return 0
 
 
 def _fill_consents(settings: Settings, session: Session) -> int:

@@ -137,8 +137,13 @@ class CountStore:
             for start_ms, count in self._totals(number, span, series, new):
                 hashes = count.user_hashes.astype(">u8").tobytes()
                 row = (
-                    *(self._topic, span, *series, from_ms(start_ms), number),
-                    *(count.events, count.amount),
+                    self._topic,
+                    span,
+                    *series,
+                    from_ms(start_ms),
+                    number,
+                    count.events,
+                    count.amount,
                     distinct_users(count.user_hashes, series.exact_users),
                     hashes,
                     start_ms * 1_000 + number,

@@ -105,10 +105,12 @@ def points(
     outside = found.is_outside(values)
     return [
         Point(
-            first_ms + place * span_ms,
-            float(values[place]),
-            *(None if np.isnan(each[place]) else float(each[place]) for each in found),
-            bool(outside[place]),
+            start_ms=first_ms + place * span_ms,
+            value=float(values[place]),
+            expected=_known(found.expected[place]),
+            low=_known(found.low[place]),
+            high=_known(found.high[place]),
+            outside=bool(outside[place]),
         )
         for place in range(begin, len(values))
     ]
@@ -181,13 +183,25 @@ def forecast_next_day(values: np.ndarray, unit: float = 1.0) -> DayForecast | No
     if len(values) < FIRST_DAYS:
         return None
     values = values[-HISTORY_MS // DAY_MS :]
-    hours, days = (
-        # The value of the day to forecast is not known, and changes nothing.
-        expected_range(
-            np.append(known, np.zeros(more)), period, unit, FORECAST_LIMIT, first=len(known)
-        )
-        for known, more, period in ((values.ravel(), 24, 7 * 24), (values.sum(axis=1), 1, 7))
-    )
+    hours = _expected_next(values.ravel(), 24, 7 * 24, unit)
+    day = _expected_next(values.sum(axis=1), 1, 7, unit)
     return DayForecast(
-        *(each[-24:].tolist() for each in hours), *(float(each[-1]) for each in days)
+        hours=hours.expected.tolist(),
+        low=hours.low.tolist(),
+        high=hours.high.tolist(),
+        total=float(day.expected[0]),
+        total_low=float(day.low[0]),
+        total_high=float(day.high[0]),
     )
+
+
+def _expected_next(known: np.ndarray, steps: int, period: int, unit: float) -> ExpectedRange:
+    """(steps,) each: what is expected after the known values."""
+    # The values to forecast are not known, and change nothing.
+    values = np.append(known, np.zeros(steps))
+    found = expected_range(values, period, unit, FORECAST_LIMIT, first=len(known))
+    return ExpectedRange(found.expected[-steps:], found.low[-steps:], found.high[-steps:])
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
