@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -48,11 +49,22 @@ def build(target: Path) -> None:
         classes, jar = Path(folder, "classes"), Path(folder, "functions.jar")
         # Flink reads the names of parameters.
         _run(
-            *(bin_folder / "javac", "-parameters", "-Xlint:all,-serial,-path", "-Werror"),
-            *("-proc:none", "-d", classes, "-classpath", class_path, *SOURCES.glob("*.java")),
+            [
+                bin_folder / "javac",
+                "-parameters",
+                "-Xlint:all,-serial,-path",
+                "-Werror",
+                "-proc:none",
+                "-d",
+                classes,
+                "-classpath",
+                class_path,
+                *SOURCES.glob("*.java"),
+            ],
             error="javac failed",
         )
-        _run(bin_folder / "jar", "--create", "--file", jar, "-C", classes, ".", error="jar failed")
+        make_jar = [bin_folder / "jar", "--create", "--file", jar, "-C", classes, "."]
+        _run(make_jar, error="jar failed")
         jar.rename(target)
 
 
@@ -75,15 +87,24 @@ def _download(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     for profile in PROFILES:
         _run(
-            *("mvn", "--quiet", "--batch-mode", "--file", POM, "--activate-profiles", profile),
-            *("dependency:copy-dependencies", "-DincludeScope=runtime"),
-            f"-DoutputDirectory={folder / profile}",
+            [
+                "mvn",
+                "--quiet",
+                "--batch-mode",
+                "--file",
+                POM,
+                "--activate-profiles",
+                profile,
+                "dependency:copy-dependencies",
+                "-DincludeScope=runtime",
+                f"-DoutputDirectory={folder / profile}",
+            ],
             error=f"Maven could not download the {profile} jars",
         )
     (folder / ".complete").write_text(sha256(POM))
 
 
-def _run(*command: str | Path, error: str) -> None:
+def _run(command: Sequence[str | Path], error: str) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:

@@ -25,7 +25,8 @@ def home(program: str = "java") -> Path:
         version = re.search(r'JAVA_VERSION="(\d+)', text)
         if version and version[1] == VERSION and (folder / "bin" / program).is_file():
             return folder
-        others += [f"{folder} is {version[1]}"] * bool(version)
+        if version:
+            others.append(f"{folder} is {version[1]}")
     raise ServiceError(
         f"no Java {VERSION} with {program} ({', '.join(others) or 'no Java at all'}): install it or"
         " set JAVA_HOME"

@@ -50,7 +50,7 @@ def link_jars(folder: Path) -> Path:
     """
     home, (loader, planner) = pyflink_home(), planner_jars()
     jars = [
-        *({*(home / "lib").glob("*.jar")} - {loader}),
+        *(jar for jar in (home / "lib").glob("*.jar") if jar != loader),
         planner if planner.is_file() else loader,
         *(home / "opt").glob("flink-python-*.jar"),
         *(JARS / "flink").glob("*.jar"),
@@ -123,18 +123,21 @@ def java_command(
     # flink-dist comes last, as in Flink's scripts: the classes of the other jars take precedence.
     jars = sorted((folder / "lib").glob("*.jar"), key=lambda jar: ("flink-dist" in jar.name, jar))
     # The jars of an archive come first, by paths that are the same for each folder.
-    jars = [*(jar.resolve() for jar in jars), *([extra_jar] if extra_jar else [])]
+    class_path = [jar.resolve() for jar in jars]
+    if extra_jar:
+        class_path.append(extra_jar)
+    archive = [f"-XX:SharedArchiveFile={CLASS_ARCHIVE}"] if CLASS_ARCHIVE.is_file() else []
     options = yaml.safe_load((folder / "conf" / "config.yaml").read_text())
     return [
         str(java.home() / "bin" / "java"),
         *jvm,
-        *([f"-XX:SharedArchiveFile={CLASS_ARCHIVE}"] if CLASS_ARCHIVE.is_file() else []),
+        *archive,
         *options["env.java.opts.all"].split(),
         *options.get(f"env.java.opts.{process}", "").split(),
         f"-Djava.io.tmpdir={folder / 'tmp'}",
         f"-Dlog4j.configurationFile={folder / 'conf' / f'log4j-{log4j}.properties'}",
         "-classpath",
-        ":".join(map(str, jars)),
+        ":".join(map(str, class_path)),
         main_class,
     ]
 

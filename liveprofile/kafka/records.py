@@ -113,7 +113,10 @@ class RecordSender:
         while True:
             try:
                 self._producer.produce(
-                    *(self._topic, value, key, partition),
+                    self._topic,
+                    value,
+                    key,
+                    partition,
                     headers=dict(headers or {}),
                     on_delivery=self._on_delivery,
                 )

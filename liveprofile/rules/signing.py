@@ -36,7 +36,9 @@ class DefinitionSigner:
         return int(signed_ms)
 
     def _signature(self, definition_id: bytes, value: bytes | None, signed_ms: bytes) -> str:
-        parts = [FORMAT, self._topic, definition_id, signed_ms, *([] if value is None else [value])]
+        parts = [FORMAT, self._topic, definition_id, signed_ms]
+        if value is not None:
+            parts.append(value)
         # Lengths make the parts unambiguous: no two different records give the same text.
         text = b"".join(b"%d:%b" % (len(part), part) for part in parts)
         return hmac.new(self._key, text, hashlib.sha256).hexdigest()
