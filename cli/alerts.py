@@ -181,18 +181,12 @@ def show(call: Call, flag: FlagArgument) -> None:
     }
     fields = stored._asdict()
     shown = {name: value for name, value in fields.items() if name != "reasons"}
-    call.print(
-        fields | {"state": state._asdict()} | details,
-        shown | state._asdict(),
-        *(
-            table(name, listed, columns)
-            for name, listed, columns in (
-                ("reasons", stored.reasons, "code sentence value usual"),
-                *((name, details[name], columns) for name, columns in WORK.items()),
-            )
-            if listed
-        ),
-    )
+    tables = []
+    if stored.reasons:
+        tables.append(table("reasons", stored.reasons, "code sentence value usual"))
+    tables += [table(name, details[name], WORK[name]) for name in WORK if details[name]]
+    document = {**fields, "state": state._asdict(), **details}
+    call.print(document, shown | state._asdict(), *tables)
 
 
 # Of a flag: what each table shows.

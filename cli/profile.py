@@ -65,13 +65,14 @@ def show(
     }
     if similar:
         result["similar"] = [fields_of(each) for each in similar_users]
-    columns = "user_id cosine segments window_end_ms"
-    call.print(
-        result,
-        profile_fields(profile, time_ms) | {"last change": result["last_change"]},
-        *([attribute_table(attributes)] if attributes else []),
-        *([table("Similar users", similar_users, columns)] if similar else []),
-    )
+    tables = []
+    if attributes:
+        tables.append(attribute_table(attributes))
+    if similar:
+        columns = "user_id cosine segments window_end_ms"
+        tables.append(table("Similar users", similar_users, columns))
+    fields = profile_fields(profile, time_ms) | {"last change": result["last_change"]}
+    call.print(result, fields, *tables)
 
 
 def deltas(call: Call, user: UserArgument, limit: LimitOption = 10) -> None:

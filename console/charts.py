@@ -175,4 +175,6 @@ def radar(
 
 def _anchor(offset: float) -> str:
     """Of a label so far to the right of the centre."""
-    return "middle" if abs(offset) < 1 else "start" if offset > 0 else "end"
+    if abs(offset) < 1:
+        return "middle"
+    return "start" if offset > 0 else "end"

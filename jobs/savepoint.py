@@ -118,9 +118,11 @@ def check_nodes(path: str, uids: Iterable[str]) -> None:
     Raises ConfigError if no job has nodes for some state: Flink would ignore that state too.
     """
     known = ARCHIVE_SOURCE_IDS | {node.id for node in NODE_IDS}
-    unknown = [
-        uid for uid in uids if (node := _node_id(uid)) not in known and node < FIRST_STATELESS_ID
-    ]
+    unknown = []
+    for uid in uids:
+        node = _node_id(uid)
+        if node not in known and node < FIRST_STATELESS_ID:
+            unknown.append(uid)
     if unknown:
         raise ConfigError(
             f"this version of the job has no operators for the state of {', '.join(unknown)} in"

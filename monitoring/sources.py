@@ -134,7 +134,9 @@ def read_kafka(settings: Settings, counters: list[TopicCounter]) -> Readings:
     group = login_group(kafka)
     if progress := committed_progress(settings, topics.events, group):  # else it has never run
         readings.add("lag_records", lag(settings, group, topics.events), "logins")
-        counts = sum(read_counts(progress).values(), Counter())
+        counts: Counter[str] = Counter()
+        for partition_counts in read_counts(progress).values():
+            counts.update(partition_counts)
         for outcome in Outcome:
             readings.add("logins", counts[outcome.value], outcome.value)
     late = partition_ranges(settings, topics.late)

@@ -153,9 +153,10 @@ def _next(stack: Stack, file: Path, user: str) -> list[tuple[str, str]]:
     export = (f"export {CONFIG_VARIABLE}={file}", "makes these commands use the demo's stack")
     is_default = stack.root == DEFAULT_ROOT.resolve()
     stop = "make down" if is_default else f"python -m stack stop --root {stack.root}"
+    exports = [] if is_found else [export]
     return [
         ("source .venv/bin/activate", "makes `liveprofile` a command"),
-        *([] if is_found else [export]),
+        *exports,
         (f"liveprofile profile show {user} --similar 5", "a household's profile, and similar ones"),
         (f"liveprofile profile deltas {user}", "what its latest days changed"),
         ("liveprofile risk alerts list", "the latest risk flags"),

@@ -61,15 +61,17 @@ def list_deployments(call: Call) -> None:
     models = read_user_models(call.settings)
     deployments, configured = models.deployments if models else (), call.settings.model.checkpoint
     trained_until = _trained_until(configured, deployments)
+    lines = [_line(each) for each in deployments]
+    lines.append(f"{'-':>8}  {configured} (setting model.checkpoint)")
+    now = datetime.now(UTC)
+    lines += [_age(name, until, now) for name, until in trained_until.items()]
     call.print(
         {
             "configured": str(configured),
             "deployments": [one.model_dump(mode="json") for one in deployments],
             "trained_until": {name: until.isoformat() for name, until in trained_until.items()},
         },
-        *map(_line, deployments),
-        f"{'-':>8}  {configured} (setting model.checkpoint)",
-        *(_age(name, until, datetime.now(UTC)) for name, until in trained_until.items()),
+        *lines,
     )
 
 

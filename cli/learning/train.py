@@ -43,7 +43,14 @@ VALIDATION = {
     "item_ndcg_at_10": "next item, NDCG@10 on validation",
 }
 OWN_METADATA = (
-    *("split", "labels", "train", "order", "setting", "thresholds", "validation", "test"),
+    "split",
+    "labels",
+    "train",
+    "order",
+    "setting",
+    "thresholds",
+    "validation",
+    "test",
     "baselines",
 )
 
@@ -191,8 +198,13 @@ def event_risk(
     from models.fraud.training import train_on_labels
     from offline.backfill import UNKNOWN_ANALYST
 
-    days = (train_start, validation_start, test_start, test_end)
-    split = train_on_labels.DateSplit(*(day.date() for day in days), delay_days)
+    split = train_on_labels.DateSplit(
+        train_start.date(),
+        validation_start.date(),
+        test_start.date(),
+        test_end.date(),
+        delay_days,
+    )
     rejected = FaultReporter(labels or call.settings.topics.feedback)
     found = read_file_or_topic(call.settings, labels, UNKNOWN_ANALYST)
     label_log = LabelLog.from_records(keep_valid(found, rejected))

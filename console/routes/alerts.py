@@ -106,7 +106,8 @@ async def alerts(found: Queue) -> Response:
     rows = values["rows"]
     chosen = values["selected"] or (rows[0].flag.flag_id if rows else "")
     detail = await _detail(call, chosen) if chosen else {"file": None}
-    return page(call.request, "alerts.html", **values | detail | {"selected": chosen})
+    shown = {**values, **detail, "selected": chosen}
+    return page(call.request, "alerts.html", **shown)
 
 
 @router.get("/queue")

@@ -182,7 +182,11 @@ def kafka_scoring_source(
     Columns and `start_offsets` are those of `kafka_source`. `max_wait_ms`: how long the broker may
     gather records.
     """
-    more = _FETCH | {"properties.fetch.max.wait.ms": max_wait_ms} | _start_at(start_offsets)
+    more = {
+        **_FETCH,
+        "properties.fetch.max.wait.ms": max_wait_ms,
+        **_start_at(start_offsets),
+    }
     options = _kafka_options(settings, topic, scoring_group(settings.kafka), **more)
     return _source(name, _clock(settings), "PROCTIME()", options)
 

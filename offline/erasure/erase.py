@@ -160,11 +160,12 @@ def erase_users(
 
     def end(user: _User) -> dict[str, int]:
         erase(user, LISTS)
-        return {
-            name: count
-            for name, table in (OWN | LISTS).items()
-            if (count := user.left(name, _cells_of(session, table, user.keys)))
-        }
+        left = {}
+        for name, table in (OWN | LISTS).items():
+            count = user.left(name, _cells_of(session, table, user.keys))
+            if count:
+                left[name] = count
+        return left
 
     try:
         users = dict(zip(cuts, pool.map(begin, cuts), strict=True))

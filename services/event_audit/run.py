@@ -213,8 +213,12 @@ def _outcomes(
                 )
             if source == topics.events.encode():
                 reason = record.headers.get("reason", b"").decode("utf-8", "replace")
-                claimed = reason in CLAIMED_REASONS
-                outcome = "late" if topic == topics.late else "claimed" if claimed else "rejected"
+                if topic == topics.late:
+                    outcome = "late"
+                elif reason in CLAIMED_REASONS:
+                    outcome = "claimed"
+                else:
+                    outcome = "rejected"
                 yield int(partition), int(offset), outcome
 
 
