@@ -146,13 +146,18 @@ class FileMapping(MappingSection):
         for name in REQUIRED_FIELDS:
             if name not in self.fields and name not in self.fixed:
                 raise ValueError(f"{name} is in neither fields nor fixed")
-        types = {f"types.{name}": value for name, value in self.types.items()}
+        types = {f"types.{name}": value for name, value in self.types.items() if value != name}
         types |= {"negative": self.negative} if self.negative else {}
         types |= {f"fixed.{k}": v for k, v in self.fixed.items() if k == "event_type"}
         for key, value in types.items():
             if value not in (allowed := (*TYPE_INDEX, *self.own_types)):
+                itself = key.removeprefix("types.")
+                reject = f", or {itself!r} to have the job reject the event"
+                if itself == key:  # only a type of the file can be sent unchanged
+                    reject = ""
                 raise ValueError(
-                    f"{key} = {value!r} is not an event type: use one of {', '.join(allowed)}"
+                    f"{key} = {value!r} is not an event type:"
+                    f" use one of {', '.join(allowed)}{reject}"
                 )
         for name, source in self.fields.items():
             if "{" in source:

@@ -191,6 +191,7 @@ INVALID_MAPPINGS = [
     (END, 'event_time = "when"\n', r"fields\.event_time: .* \[time\]"),
     (END, "[fixed]\nprice = 1\n", "price is in both"),
     (END, '[types]\npv = "look"\n', r"types\.pv = 'look' is not an event type: use one of"),
+    (END, '[types]\n1 = ""\n', r"types\.1 = '' is not .*login, or '1' to have the job reject"),
     (WHEN, f'{WHEN}\nzone = "Mars"', r"time\.zone: must be a time zone"),
     ('"id"', '"{id"', r"fields\.event_id = '\{id'"),
     ('"id"', '"{id:>3}"', r"a placeholder is \{column\}"),
@@ -218,6 +219,14 @@ def test_invalid_mapping_is_rejected_in_one_line_with_the_key(written, tmp_path,
     with pytest.raises(InputError, match=message) as raised:
         replayed_events(source, written("m.toml", CSV.replace(old, new)))
     assert "\n" not in str(raised.value) and "m.toml" in str(raised.value)
+
+
+def test_value_mapped_to_itself_is_sent_unchanged_for_the_job_to_reject(written):
+    source = written("a.csv", "id,who,what,when,price,lat,lon\ne1,u1,zap,1,1,1,1\n")
+    with pytest.raises(InputError, match="map the value to itself to have the job reject"):
+        replayed_events(source, written("m.toml", CSV + '[types]\npv = "view"\n'))
+    itself = written("m.toml", CSV + '[types]\npv = "view"\nzap = "zap"\n')
+    assert [event["event_type"] for event in replayed_events(source, itself)] == ["zap"]
 
 
 @pytest.mark.parametrize(
