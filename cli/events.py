@@ -132,7 +132,9 @@ def infer(call: JsonCall, file: FileArgument, out: Path | None = None) -> None:
             written.write(text)
     except OSError as error:
         raise InputError(f"{out}: {error.strerror}") from None
-    call.print(draft._asdict(), f"{out} written, {len(draft.unsure)} lines to look at")
+    codes = [code for code, meaning in draft.mapping["types"].items() if not meaning]
+    what = f". Fill in what the event types {', '.join(codes)} mean, in [types]" if codes else ""
+    call.print(draft._asdict(), f"{out} written, {len(draft.unsure)} lines to look at{what}")
 
 
 @mapping.command()

@@ -3,6 +3,8 @@
 import re
 import unicodedata
 
+REMOVE_FROM_CART = "remove_from_cart"  # events.toml declares it
+
 # Most telling first, as `words` writes them.
 NAMES = {
     "user_id": "user_id userid user customer_id customerid customer client_id client visitor_id"
@@ -12,8 +14,8 @@ NAMES = {
     " codice_cliente id_klienta nr_klienta klient klantnummer klant"
     " email e_mail email_address customer_email e_mail_adresse",
     "event_time": "event_time eventtime timestamp event_timestamp transaction_timestamp datetime"
-    " date_time time created_at occurred_at ordered_at purchased_at bought_at ts invoice_date"
-    " invoicedate order_date purchase_date transaction_date date_created date seconds"
+    " date_time time action_time created_at occurred_at ordered_at purchased_at bought_at ts"
+    " invoice_date invoicedate order_date purchase_date transaction_date date_created date seconds"
     " zeitpunkt zeitstempel bestelldatum kaufdatum rechnungsdatum belegdatum datum"
     " horodatage date_heure date_commande date_de_commande date_achat"
     " fecha_hora fecha_pedido fecha_compra fecha data_ora data_ordine data_zamowienia besteldatum"
@@ -21,13 +23,13 @@ NAMES = {
     "event_type": "event_type eventtype event_name event action behavior_type behaviour_type"
     " behavior behaviour activity type ereignis aktion vorgang",
     "event_id": "event_id eventid uuid transaction_id transactionid line_id row_id id",
-    "item_id": "item_id itemid product_id productid product item sku stock_code stockcode asin"
-    " article_id article artikelnummer artikel_nr artikelnr artikel_id produktnummer produkt_id"
-    " artikel produkt id_produit code_article reference produit id_producto producto articulo"
-    " referencia codice_articolo prodotto articolo towar",
+    "item_id": "item_id itemid product_id productid product item sku sku_id stock_code stockcode"
+    " asin article_id article artikelnummer artikel_nr artikelnr artikel_id produktnummer"
+    " produkt_id artikel produkt id_produit code_article reference produit id_producto producto"
+    " articulo referencia codice_articolo prodotto articolo towar",
     "category_id": "category_id categoryid category product_category category_code department"
-    " warengruppe produktgruppe kategorie categorie rayon famille categoria seccion reparto"
-    " kategoria productgroep",
+    " cate cate_id warengruppe produktgruppe kategorie categorie"
+    " rayon famille categoria seccion reparto kategoria productgroep",
     "price": "price unit_price unitprice einzelpreis stueckpreis preis prix_unitaire prix"
     " precio_unitario precio prezzo_unitario prezzo cena_jednostkowa cena stukprijs prijs",
     "quantity": "quantity qty units count menge anzahl stueckzahl quantite qte cantidad unidades"
@@ -66,6 +68,8 @@ TYPES = {
     "follow": "follow",
     "coupon": "coupon redeem redemption voucher",
     "campaign": "campaign",
+    REMOVE_FROM_CART: "remove_from_cart removefromcart remove_cart cart_remove delete_from_cart"
+    " delete_cart product_removed",
     "login": "login log_in signin sign_in anmeldung connexion",
 }
 # What else stands in a name: before it the subject, after it the currency or the kind of price.

@@ -15,7 +15,13 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from intake.files.column_names import NAMES, TYPE_OF_NAME, fields_by_name, words
+from intake.files.column_names import (
+    NAMES,
+    REMOVE_FROM_CART,
+    TYPE_OF_NAME,
+    fields_by_name,
+    words,
+)
 from intake.files.mapping import NUMBER_FIELDS, SIGNED_FIELDS
 from intake.files.values import DAY, currency_of, finite, iso, number_of, time_ms
 from liveprofile.errors import InputError
@@ -129,6 +135,9 @@ def _draft(head: dict[str, Any], columns: dict[str, list[Any]]) -> Draft:
         if count := sum((_number(value, *form) or 0) < 0 for value in values):
             negative = "return"
             unsure[f"fields.{field}"] = f"{count} of {len(values)} rows are negative: returns?"
+    # A code may turn out to be a removal.
+    may_remove = "" in types.values() or REMOVE_FROM_CART in types.values()
+    own_types = [REMOVE_FROM_CART] if may_remove else []
     mapping = head | {
         name: value
         for name, value in (
@@ -136,6 +145,7 @@ def _draft(head: dict[str, Any], columns: dict[str, list[Any]]) -> Draft:
             ("currency", currency),
             ("negative", negative),
             ("sort_by_time", not in_order),
+            ("own_types", own_types),
         )
         if value
     }
@@ -151,11 +161,20 @@ def _draft(head: dict[str, Any], columns: dict[str, list[Any]]) -> Draft:
 def _event_types(
     columns: dict[str, list[Any]], fields: dict[str, str], unsure: dict[str, str]
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """The fixed values and the types of the mapping; sets or removes the field of the types."""
+    """The fixed values and the types of the mapping; sets or removes the field of the types.
+
+    The type of a code is "", which no mapping may have: a person has to fill it in.
+    """
+    allowed = ", ".join([*TYPE_INDEX, REMOVE_FROM_CART])
     column = fields.pop("event_type", None)
     names = [column] if column is not None else columns.keys() - fields.values()
     for name in (name for name in columns if name in names):
-        counts = Counter(map(str, _present(columns[name])))
+        counts = Counter(map(_code, _present(columns[name])))
+        if name == column and len(counts) <= MOST_TYPES and all(map(str.isdecimal, counts)):
+            fields["event_type"] = name
+            codes = sorted(counts, key=int)
+            unsure |= {f"types.{each}": f"{counts[each]} rows; one of {allowed}" for each in codes}
+            return {}, dict.fromkeys(codes, "")
         known = {value: TYPE_OF_NAME.get(words(value)) for value in counts}
         # At least half of the rows have a value that is the name of an event type.
         rows = sum(counts[value] for value, kind in known.items() if kind)
@@ -163,7 +182,6 @@ def _event_types(
             continue
         fields["event_type"] = name
         for value in (value for value, kind in known.items() if kind is None):
-            allowed = ", ".join(list(TYPE_INDEX)[:-1])
             unsure[f"types.{value}"] = f"{counts[value]} rows; one of {allowed}"
         is_same = all(value == kind for value, kind in known.items())
         return {}, {} if is_same else {value: kind for value, kind in known.items() if kind}
@@ -278,6 +296,11 @@ def _fit(convert: Any, values: list[Any], *how: Any) -> bool:
     """Whether nearly all values can be converted."""
     known = sum(convert(value, *how) is not None for value in values)
     return known >= MOST_SHARE * len(values) > 0
+
+
+def _code(value: Any) -> str:
+    """A value as the mapping has it: a column of whole numbers with gaps is one of doubles."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _present(values: list[Any]) -> list[Any]:

@@ -61,3 +61,18 @@ def test_draft_is_printed_as_toml_or_json(files: tuple[str, str]) -> None:
     )
     done = CliRunner().invoke(app, ["events", "mapping", "infer", source, "--json"])
     assert json.loads(done.stdout)["mapping"]["fields"]["user_id"] == "customer_id"
+
+
+def test_codes_without_a_meaning_are_named(files: tuple[str, str]) -> None:
+    source, drafted = files
+    Path(source).write_text("user,time,type\n1,1700000000000,1\n1,1700000000001,2\n")
+    done = CliRunner().invoke(app, ["events", "mapping", "infer", source, "--out", drafted])
+    assert done.stdout.endswith(" Fill in what the event types 1, 2 mean, in [types]\n")
+    done = CliRunner().invoke(app, ["events", "mapping", "check", source, drafted])
+    assert isinstance(done.exception, InputError) and "types.1 = ''" in str(done.exception)
+    Path(drafted).write_text(Path(drafted).read_text().replace('2 = ""', '2 = "2"'))
+    filled = Path(drafted).read_text().replace('1 = ""', '1 = "remove_from_cart"')
+    Path(drafted).write_text(filled)
+    done = CliRunner().invoke(app, ["events", "mapping", "check", source, drafted, "--json"])
+    counts = json.loads(done.stdout)
+    assert (counts["valid"], counts["reasons"]) == (1, {"UNKNOWN_TYPE 2": 1})

@@ -12,9 +12,10 @@ import pytest
 from intake.files.inference import Draft, infer
 from intake.files.replay import open_source
 from intake.files.values import number_of
+from liveprofile.attributes.event_types import event_types
 from liveprofile.errors import InputError
 from liveprofile.events.validation import TYPES, AcceptedEvent, accept
-from liveprofile.settings import LimitSettings
+from liveprofile.settings import LimitSettings, Settings
 
 MAY_2026_MS = 1_777_593_600_000
 DAY_MS, HOUR_MS = 86_400_000, 3_600_000
@@ -167,6 +168,59 @@ def test_column_of_types_says_which_rows_are_returns(tmp_path: Path) -> None:
     assert "negative" not in found.mapping
     pairs = [(event["event_type"], event["amount"]) for event in events]
     assert pairs == [("purchase", 5.0), ("return", -5.0)]
+
+
+ELECTRONICS = """user_id,sku_id,action_time,model_id,type,cate,brand
+200,1001,2018-02-01 01:30:09,0,1,8,214
+200,1001,2018-02-01 01:31:00,,2,8,214
+201,1002,2018-02-01 01:32:00,216,3,4,489
+201,1002,2018-02-01 01:33:00,,1,4,489
+"""
+
+
+def test_numeric_codes_of_event_types_are_listed_for_a_person_to_fill_in(tmp_path: Path) -> None:
+    found = draft(tmp_path, ELECTRONICS)
+    columns = {"item_id": "sku_id", "category_id": "cate", "event_type": "type"}
+    assert columns.items() <= found.mapping["fields"].items()
+    assert found.mapping["time"] == {"column": "action_time"}
+    assert found.mapping["types"] == {"1": "", "2": "", "3": ""}
+    assert found.unsure["types.1"].startswith("2 rows; one of view, cart,")
+    mapping, text = tmp_path / "shop.toml", found.to_toml("shop.csv")
+    mapping.write_text(text)
+    with pytest.raises(InputError, match=r"types\.1 = '' is not an event type"):
+        open_source(tmp_path / "shop.csv", mapping)
+    for code, kind in {"1": "view", "2": "cart", "3": "remove_from_cart"}.items():
+        text = text.replace(f'\n{code} = ""', f'\n{code} = "{kind}"')
+    mapping.write_text(text)
+    [batch] = open_source(tmp_path / "shop.csv", mapping)
+    kinds = [json.loads(each)["event_type"] for each in batch.values]
+    assert kinds == ["view", "cart", "remove_from_cart", "view"]
+    types = event_types(Settings()).by_name
+    accepted = [accept(each, MAY_2026_MS, LimitSettings(), types) for each in batch.values]
+    roles = [event.event_type for event in accepted if isinstance(event, AcceptedEvent)]
+    assert roles == ["view", "cart", "view", "view"]
+
+
+def test_removal_from_the_cart_is_an_own_type(tmp_path: Path) -> None:
+    text = "user,time,event_type\n1,1700000000000,view\n1,1700000000001,removeFromCart\n"
+    found = draft(tmp_path, text)
+    assert found.mapping["types"] == {"view": "view", "removeFromCart": "remove_from_cart"}
+    assert found.mapping["own_types"] == ["remove_from_cart"]
+    assert 'own_types = ["remove_from_cart"]\n' in found.to_toml("x")
+
+
+def test_column_of_other_numbers_or_texts_has_no_event_types(tmp_path: Path) -> None:
+    rows = "".join(f"1,{1_700_000_000_000 + n},{n}\n" for n in range(51))
+    for text in (rows, "1,1700000000000,shoes\n1,1700000000000,2\n"):
+        found = draft(tmp_path, "user,time,type\n" + text)
+        assert found.mapping["fixed"] == {"event_type": "view"}
+
+
+def test_whole_numbers_with_gaps_of_parquet_are_codes(tmp_path: Path) -> None:
+    source = tmp_path / "a.parquet"
+    times = [1_700_000_000_000 + n for n in range(3)]
+    pq.write_table(pa.table({"user": [1, 1, 2], "time": times, "type": [1.0, None, 2.0]}), source)
+    assert infer(source).mapping["types"] == {"1": "", "2": ""}
 
 
 def test_file_without_header_is_read_by_its_values(tmp_path: Path) -> None:

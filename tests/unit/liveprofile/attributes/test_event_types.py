@@ -111,4 +111,5 @@ def test_shipped_file_is_valid() -> None:
     roles = {
         name: each.role for name, each in read_event_types(ROOT / "events.toml").by_name.items()
     }
+    assert roles["remove_from_cart"] == roles["view"] == "view"
     assert roles["Order Completed"] == roles["purchase"] == "purchase"
