@@ -25,6 +25,10 @@ class ServiceError(LiveprofileError):
     exit_code = 3
 
 
+class SetupError(ServiceError):
+    """`liveprofile job setup` is under way, or must be run again."""
+
+
 class ServiceUnavailableError(ServiceError):
     """A service does not answer in time. Reading again may help (liveprofile/retry.py)."""
 

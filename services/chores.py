@@ -14,11 +14,12 @@ from typing import NamedTuple, NoReturn
 
 from cassandra.cluster import Session
 
-from liveprofile.errors import LiveprofileError, ServiceError
+from liveprofile.errors import LiveprofileError, ServiceError, SetupError
 from liveprofile.rows.operations import CHORE
 from liveprofile.settings import Settings
 from liveprofile.storage.cql import execute, from_ms, now_ms, read, to_ms
 from liveprofile.storage.lease import process_name, take
+from liveprofile.storage.schema import missing_names
 from liveprofile.units import SECOND_MS
 
 log = logging.getLogger(__name__)
@@ -96,7 +97,7 @@ class ChoreStore:
     """The table `chore`. Every method raises ServiceError."""
 
     def __init__(self, session: Session, settings: Settings):
-        self._session = session
+        self._session, self._keyspace = session, settings.cassandra.keyspace
         self._insert = CHORE.insert(
             settings.cassandra.history_ttl_s, time="", without=("holder",), mark="%s"
         )
@@ -104,6 +105,10 @@ class ChoreStore:
     def take(self, holder: str, expected: str | None) -> bool:
         """As `Lease` needs it."""
         return take(self._session, SCOPE, holder, expected, LEASE_S) == holder
+
+    def missing(self) -> list[str]:
+        """The names of the tables and indexes that are not there yet."""
+        return missing_names(self._session, self._keyspace)
 
     def note(self, run: ChoreRun) -> None:
         times = (from_ms(run.started_ms), from_ms(run.succeeded_ms))
@@ -121,7 +126,11 @@ class ChoreStore:
 
 
 class Chores:
-    """Runs chores at their intervals while it holds the lease, each in a thread of its own."""
+    """Runs chores at their intervals while it holds the lease, each in a thread of its own.
+
+    `liveprofile job setup` creates the table of the lease first and fills the topics last. Until
+    then chores wait, which is no failure.
+    """
 
     def __init__(
         self,
@@ -132,6 +141,7 @@ class Chores:
     ):
         self._chores, self._store, self._clock_ms = chores, store, clock_ms
         self.lease, self._warnings = lease or Lease(store.take), Warnings()
+        self._has_tables = False
         self._last: dict[str, ChoreRun] = {}  # of this process, since it has the lease
         self._noted_ms: dict[str, int] = {}
 
@@ -143,6 +153,11 @@ class Chores:
         if not self.lease.is_held:
             self._last.pop(chore.name, None)
             return POLL_S
+        if not self._has_tables:
+            if self._store.missing():
+                self._warnings.log("waiting for the tables: `liveprofile job setup` creates them")
+                return POLL_S
+            self._has_tables = True
         now, last = self._clock_ms(), self._last.get(chore.name)
         if last is None and (last := self._store.runs().get(chore.name)):
             self._last[chore.name] = last
@@ -155,6 +170,9 @@ class Chores:
             chore.run()
         except LiveprofileError as raised:
             error = str(raised)
+            if isinstance(raised, SetupError) and not (last and last.succeeded_ms):
+                self._warnings.log(f"{chore.name} waits: {error}")
+                return POLL_S
             log.warning("%s: %s", chore.name, error)
         except Exception as raised:
             # The other chores go on, and this one may succeed at its next time.

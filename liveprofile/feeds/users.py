@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from liveprofile.consent.changes import ConsentChange, ConsentTable, PersonConsentTable
 from liveprofile.consent.changes import read_record as read_consent
-from liveprofile.errors import InputError, ServiceError
+from liveprofile.errors import InputError, SetupError
 from liveprofile.feeds.feed import Current, Feed, Fixed, OpenSource, TableSpec, TopicTable
 from liveprofile.identity.merges import IdentityTable, Merge
 from liveprofile.identity.merges import read_record as read_merge
@@ -67,7 +67,7 @@ class UserTable(TopicTable[Users]):
 
     def check_whole(self) -> None:
         if self._topic:
-            raise ServiceError(
+            raise SetupError(
                 f"topic {self._topic} is missing or was created again: run `liveprofile job setup`"
             )
 

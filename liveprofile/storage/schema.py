@@ -120,6 +120,18 @@ def missing(
     return {name: _filled(statement, values) for name, statement in found.items()}
 
 
+def missing_names(session: Session, keyspace: str) -> list[str]:
+    """The names of the tables and indexes that the keyspace lacks. Raises ServiceError."""
+    found = set()
+    for name, kind in (("table_name", "tables"), ("index_name", "indexes")):
+        query = f"SELECT {name} FROM system_schema.{kind} WHERE keyspace_name = %s"
+        found |= {row[0] for row in read(session, query, (keyspace,))}
+    declared = (
+        (each.name, *(index.split()[0] for index in each.indexes)) for each in TABLES.values()
+    )
+    return [name for names in declared for name in names if name not in found]
+
+
 def _filled(text: str, values: Mapping[str, str]) -> str:
     """A text with values for its places, such as {keyspace}."""
     for place, value in values.items():

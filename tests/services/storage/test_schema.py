@@ -13,7 +13,7 @@ from liveprofile.settings import CassandraSettings
 from liveprofile.storage import schema
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.lease import lock, take
-from liveprofile.storage.schema import SCOPE, create_schema, missing_schema
+from liveprofile.storage.schema import SCOPE, create_schema, missing_names, missing_schema
 from tests.support.rows.profile_rows import DIM
 
 DAY = table(
@@ -142,3 +142,11 @@ def test_refused_statement_is_named_and_the_next_setup_goes_on(own: CassandraSet
     with pytest.raises(ServiceError, match=r"table visit: .*no_such_option.*Remove the cause"):
         add(own, DAY, refused)
     assert add(own, DAY, VISIT) == NAMES[1:]
+
+
+def test_names_of_missing_tables_and_indexes_are_found(
+    own: CassandraSettings, settings: CassandraSettings, session: Session
+) -> None:
+    assert missing_names(session, settings.keyspace) == []
+    missing = missing_names(session, own.keyspace)
+    assert "chore" not in missing and {"user_profile", "user_lookalike_segments"} < {*missing}

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import cli.job
 from cli.main import app
-from liveprofile.errors import ServiceError
+from liveprofile.errors import ServiceError, SetupError
 from liveprofile.settings import load
 from services import chores
 from services.chores import LEASE_S, RENEW_S, RETRY_S, Chore, ChoreRun, Chores, Lease, overdue
@@ -25,6 +25,7 @@ class Table:
     def __init__(self) -> None:
         self.s, self.holder, self.ends_s = 0.0, None, 0.0
         self.stored: dict[str, ChoreRun] = {}
+        self.lacks: list[str] = []
 
     def now_s(self) -> float:
         return self.s
@@ -37,6 +38,9 @@ class Table:
             return False
         self.holder, self.ends_s = holder, self.s + LEASE_S
         return True
+
+    def missing(self) -> list[str]:
+        return self.lacks
 
     def note(self, run: ChoreRun) -> None:
         self.stored[run.name] = run
@@ -97,6 +101,34 @@ def test_a_chore_runs_at_its_interval_whoever_works_and_its_failure_is_its_own()
         START_MS + 60_000,
         0,
     )
+
+
+def test_a_chore_waits_for_the_tables_without_a_failure(caplog: pytest.LogCaptureFixture) -> None:
+    table, ran = Table(), []
+    table.lacks = ["user_profile", "risk_flag_rule"]
+    chore, process = Chore("erasures", 20.0, lambda: ran.append(table.lacks)), table.process()
+    for table.s in (0.0, 10.0):
+        process.lease.renew()
+        assert process.turn(chore) <= 1.0
+    assert not ran and not table.stored and len(caplog.messages) == 1
+    assert caplog.messages[0].startswith("waiting for the tables")
+    table.lacks = []
+    process.turn(chore)
+    assert ran == [[]] and table.stored["erasures"].error == ""
+
+
+def test_a_chore_waits_for_its_topic_until_its_first_success() -> None:
+    table, outcomes = Table(), [SetupError("no topic"), None, SetupError("no topic")]
+
+    def run() -> None:
+        if error := outcomes.pop(0):
+            raise error
+
+    chore, process = Chore("consents", 60.0, run), table.process()
+    for table.s, errors in ((0.0, []), (1.0, [""]), (61.0, ["no topic"])):
+        process.lease.renew()
+        process.turn(chore)
+        assert [run.error for run in table.stored.values()] == errors
 
 
 def test_a_daily_chore_that_failed_is_repeated_within_minutes() -> None:
