@@ -255,6 +255,7 @@ def print_fields(fields: Mapping[str, Any]) -> None:
 # the header such a name, or a function of the row.
 Columns = str | Mapping[str, str | Callable[[Any], Any]]
 UNLIMITED_WIDTH = 1_000_000  # wider than any row: a table is as wide as its content
+RULE_WIDTH = 100  # of the line below a header in a pipe, where rows may be longer
 
 
 def table(title: str | None, rows: Iterable[Any], columns: Columns) -> Table:
@@ -298,9 +299,16 @@ def print_table(made: Table) -> None:
 
     # Ids and messages are data: Rich must not interpret mark-up or emoji codes in them.
     console = Console(markup=False, emoji=False, highlight=False)
-    if not console.is_terminal:
-        console.width = UNLIMITED_WIDTH
-    console.print(made)
+    if console.is_terminal:
+        console.print(made)
+        return
+    console.width = UNLIMITED_WIDTH
+    with console.capture() as printed:
+        console.print(made)
+    # Rich makes every line as long as the longest.
+    for line in printed.get().splitlines():
+        is_rule = not line.strip(" ─")
+        typer.echo((line[:RULE_WIDTH] if is_rule else line).rstrip())
 
 
 UNITS_MS = {"m": MINUTE_MS, "h": HOUR_MS, "d": DAY_MS}

@@ -1,8 +1,20 @@
 """`liveprofile doctor`: finds misconfigurations of the services, and says what to do."""
 
+from __future__ import annotations
+
+import shutil
+import textwrap
+from collections.abc import Collection, Iterator, Sequence
+from typing import TYPE_CHECKING
+
 import typer
 
-from cli.common import JobCall, table
+from cli.common import JobCall
+
+if TYPE_CHECKING:
+    from cli.doctor.checks import Finding
+
+MAX_WIDTH = 100  # columns, also where there is no terminal
 
 
 def doctor(call: JobCall) -> None:
@@ -17,16 +29,6 @@ def doctor(call: JobCall) -> None:
     from cli.doctor.collect import collect
 
     findings, skipped = examine(collect(call.settings), call.settings)
-    rows = [
-        {
-            "check": name,
-            "state": "skipped" if name in skipped else "wrong" if own else "ok",
-            "problem": "; ".join(finding.problem for finding in own),
-            "way_out": own[0].way_out if own else "",
-        }
-        for name in NAMES
-        for own in [[finding for finding in findings if finding.check == name]]
-    ]
     call.print(
         {
             "ok": not findings,
@@ -34,7 +36,29 @@ def doctor(call: JobCall) -> None:
             "skipped": skipped,
             "checks": NAMES,
         },
-        table(call.job.pipeline, rows, "check state problem way_out"),
+        *filter(None, [call.job.pipeline]),
+        *report_lines(NAMES, findings, skipped),
     )
     if findings:
         raise typer.Exit(1)
+
+
+def report_lines(
+    names: Sequence[str], findings: Sequence[Finding], skipped: Collection[str]
+) -> Iterator[str]:
+    """A line for each check, and below it each problem and what to do about it."""
+    width = min(MAX_WIDTH, shutil.get_terminal_size((MAX_WIDTH, 24)).columns)
+    for name in names:
+        own = [finding for finding in findings if finding.check == name]
+        yield f"{'skipped' if name in skipped else 'wrong' if own else 'ok':<9}{name}"
+        details = [finding.problem for finding in own]
+        details += [f"way out: {finding.way_out}" for finding in own[:1]]  # that of the check
+        for detail in details:
+            yield textwrap.fill(
+                detail,
+                width,
+                initial_indent=" " * 9,
+                subsequent_indent=" " * 11,
+                break_long_words=False,
+                break_on_hyphens=False,
+            )

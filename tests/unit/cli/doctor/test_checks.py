@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from cli.doctor import report_lines
 from cli.doctor.checks import MERGE_OPTION, NAMES, examine
 from cli.doctor.collect import CassandraFacts, Facts, FlinkFacts, KafkaFacts, LocalFacts, TopicFacts
 from liveprofile.kafka.topics import partition_count, topic_configs
@@ -188,3 +189,16 @@ def test_checks_of_a_service_that_does_not_answer_are_skipped() -> None:
 def test_facts_that_the_account_may_not_read_are_no_finding() -> None:
     unknown = {name: TopicFacts(each.partitions, 1, None) for name, each in TOPICS.items()}
     assert findings(kafka(topics=unknown)(HEALTHY)) == []
+
+
+def test_report_has_no_long_line_and_each_problem_on_lines_of_its_own() -> None:
+    broken = kafka(topics={})(HEALTHY)
+    found, skipped = examine(broken, SETTINGS)
+    found.append(found[0]._replace(problem="another problem"))
+    lines = "\n".join(report_lines(NAMES, found, skipped)).splitlines()
+    assert max(map(len, lines)) <= 100
+    at = lines.index("wrong    topics exist")
+    assert lines[at - 1] == "ok       kafka reachable"
+    problem, *_, another, way_out = lines[at + 1 : lines.index("ok       kafka permissions")]
+    assert problem.startswith("         no topic ") and another == "         another problem"
+    assert way_out == "         way out: `liveprofile job setup` creates them"
