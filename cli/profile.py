@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,7 +23,7 @@ from cli.progress import print_line
 from liveprofile.attributes.table import AttributeTable
 from liveprofile.storage import queries
 from liveprofile.storage.cql import now_ms
-from liveprofile.storage.queries import StoredProfile
+from liveprofile.storage.queries import SimilarUser, StoredProfile
 from liveprofile.value_curves import values_at, values_moment_ms
 
 if TYPE_CHECKING:
@@ -65,14 +65,25 @@ def show(
     }
     if similar:
         result["similar"] = [fields_of(each) for each in similar_users]
-    tables = []
+    tables: list[Table | str] = []
     if attributes:
         tables.append(attribute_table(attributes))
     if similar:
-        columns = "user_id cosine segments window_end_ms"
-        tables.append(table("Similar users", similar_users, columns))
-    fields = profile_fields(profile, time_ms) | {"last change": result["last_change"]}
+        tables.append(similar_table(similar_users))
+    fields = profile_fields(profile, time_ms) | {"change in the window": result["last_change"]}
     call.print(result, fields, *tables)
+
+
+def similar_table(users: Sequence[SimilarUser]) -> Table | str:
+    """The table of similar users, or a line that says why there is none."""
+    from udfs.profile.assemble import NEW_USER_WINDOWS
+
+    if users:
+        return table("Similar users", users, "user_id cosine segments window_end_ms")
+    return (
+        "no similar users: no other user is in their index, which users enter with their"
+        f" window {NEW_USER_WINDOWS + 1}"
+    )
 
 
 def deltas(call: Call, user: UserArgument, limit: LimitOption = 10) -> None:
@@ -102,17 +113,24 @@ def scores(call: Call, user: UserArgument, limit: LimitOption = 20) -> None:
 
 def profile_fields(profile: StoredProfile, time_ms: int) -> dict[str, Any]:
     """The typed columns, and the first entries of each list of the JSON column."""
-    values = values_at(profile.profile, profile._asdict(), profile.window_end_ms, time_ms)
-    details = profile.profile
+    details, end_ms = profile.profile, profile.window_end_ms
+    values, at_end = (
+        values_at(details, profile._asdict(), end_ms, each_ms) for each_ms in (time_ms, end_ms)
+    )
     window = f"{format_utc(profile.window_start_ms)} to {format_utc(profile.window_end_ms)}"
-    moment_ms = values_moment_ms(details, profile.window_end_ms, time_ms)
+    moment_ms = values_moment_ms(details, end_ms, time_ms)
+
+    def shown(name: str, form: str) -> str:
+        now, then = (f"{each[name]:{form}}" for each in (values, at_end))
+        return now if now == then else f"{now} ({then} at the window's end)"
+
     return {
         "user": profile.user_id,
         "last window": window,
         "segments": profile.segments,
         "values as of": format_utc(moment_ms),
-        "churn": f"{values['churn']:.1%}",
-        "expected spend": values["expected_spend"],
+        "churn": shown("churn", ".1%"),
+        "expected spend": shown("expected_spend", ".2f"),
         "next purchase, days": values["purchase_in_days"],
         "last purchase, days ago": profile.recency_days,
         "recent purchases": f"{profile.purchases_decayed:.2f} for {profile.amount_decayed:.2f}",

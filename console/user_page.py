@@ -19,7 +19,7 @@ from console.charts import (
 )
 from console.formats import listed, money, number, plural, share, utc, words
 from liveprofile.storage.queries import StoredFlag, names_of
-from liveprofile.value_curves import KEY, STORED_COLUMNS, values_at
+from liveprofile.value_curves import KEY, STORED_COLUMNS, values_at, values_moment_ms
 from serve.store.statements import RawDelta, RawProfile
 
 NAMED_CATEGORIES = 3
@@ -158,8 +158,11 @@ def user_page(
     segments = names_of(row.segments)
     shown = deltas[0] if is_past and deltas else row
     as_of_ms = None if is_past and not deltas else shown.window_end_ms
+    values_at_ms = None
     if document.get(KEY) and as_of_ms is not None:
-        values = values_at(document, features, as_of_ms, now_ms if at_ms is None else at_ms)
+        asked_ms = now_ms if at_ms is None else at_ms
+        values_at_ms = values_moment_ms(document, as_of_ms, asked_ms)
+        values = values_at(document, features, as_of_ms, asked_ms)
         features = features | {name: values[name] for name in STORED_COLUMNS}
         # The values before the window are those at its end: a later one cannot be compared.
         before = {name: value for name, value in before.items() if name not in STORED_COLUMNS}
@@ -168,6 +171,8 @@ def user_page(
         "user_id": row.user_id,
         "sentence": who([] if is_past else segments, features, known),
         "as_of_ms": as_of_ms,  # end of the window that the page shows; None: none is stored
+        # of the probability of no purchase and the spend; None: as_of_ms
+        "values_at_ms": values_at_ms,
         "model_version": shown.model_version,
         "segments": segments,
         "figures": figures(features, before),
@@ -248,7 +253,8 @@ def _window_entry(delta: RawDelta, values: Mapping[str, Any]) -> Entry:
     before, after = values.get("before") or {}, values.get("after") or {}
     if before.get("churn") is not None and after.get("churn") is not None:
         lines.append(
-            f"probability of no purchase: {share(before['churn'])} → {share(after['churn'])}"
+            "probability of no purchase at the window's end:"
+            f" {share(before['churn'])} → {share(after['churn'])}"
         )
     if delta.active_rules:
         lines.append("active rules: " + ", ".join(sorted(delta.active_rules)))

@@ -6,8 +6,9 @@ import pytest
 import typer
 
 from cli.common import Call, cell
-from cli.profile import change_sentence, profile_fields
+from cli.profile import change_sentence, profile_fields, similar_table
 from cli.risk import shown_backtest
+from liveprofile.storage.queries import SimilarUser
 from liveprofile.units import DAY_MS
 from services.rule_backtest import StoredEvent, blocks, compare
 from tests.support.rows.rule_examples import rule
@@ -30,6 +31,15 @@ def test_piped_table_has_a_line_per_row(capsys: pytest.CaptureFixture[str]) -> N
     assert first.split()[:4] == [LONG_ID, "12.00", "2017-11-26", "01:00:00"]
     assert first.count("[bold] :smile:") == 20
     assert second.split() == ["2", "7.50", "-", "short"]
+
+
+def test_short_rows_of_a_piped_table_have_no_blanks_of_a_long_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = [{"id": "1", "text": "x" * 900}, {"id": "2", "text": "short"}]
+    Call().rows(rows, "id text")
+    header, rule, long, short = filter(None, capsys.readouterr().out.splitlines())
+    assert len(long) > 900 and max(map(len, (header, rule, short))) <= 100
 
 
 def test_no_rows_are_said_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
@@ -71,15 +81,24 @@ def shown(document: dict, days: int) -> dict[str, Any]:
 
 def test_values_are_those_of_the_moment_if_the_profile_has_curves() -> None:
     now, later = shown(curve_document(), 0), shown(curve_document(), 7)
-    assert (now["churn"], now["expected spend"]) == ("10.0%", pytest.approx(30.0))
-    assert (later["churn"], later["expected spend"]) == ("80.0%", pytest.approx(5.0))
+    assert (now["churn"], now["expected spend"]) == ("10.0%", "30.00")
+    assert later["churn"] == "80.0% (10.0% at the window's end)"  # as the last change has it
+    assert later["expected spend"] == "5.00 (30.00 at the window's end)"
     assert later["next purchase, days"] == pytest.approx(20.0)
     assert now["values as of"] == "2017-11-26 01:00:00"
     assert later["values as of"] == "2017-12-03 01:00:00"
     assert shown(curve_document(), -1) == now
     stored = shown({}, 7)
-    assert (stored["churn"], stored["expected spend"]) == ("25.0%", 40.0)
+    assert (stored["churn"], stored["expected spend"]) == ("25.0%", "40.00")
     assert stored["values as of"] == "2017-11-26 01:00:00"  # as they are stored
+
+
+def test_missing_similar_users_are_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    Call().print(None, similar_table([]))
+    reason = capsys.readouterr().out
+    assert reason.startswith("no similar users: ") and reason.endswith(" window 4\n")
+    Call().print(None, similar_table([SimilarUser("7", 0.5, [], END_MS)]))
+    assert capsys.readouterr().out.splitlines()[-2].split()[:2] == ["7", "0.5"]
 
 
 def test_change_is_told_in_a_sentence() -> None:

@@ -5,6 +5,7 @@ from urllib.parse import quote
 
 import orjson
 
+from console.formats import utc
 from liveprofile.units import DAY_MS, SECOND_MS
 from tests.support.memory.api import NOW_MS, MemoryApi
 from tests.support.rows.console_rows import KNOWN_USER, known_delta, known_profile
@@ -30,7 +31,10 @@ def test_values_of_a_curve_are_those_of_the_moment(browse: Browse, api: MemoryAp
     row = known_profile(end_ms=NOW_MS - 7 * DAY_MS)
     document = orjson.loads(row.profile) | curve_document()
     api.put(row._replace(profile=orjson.dumps(document).decode()))
-    assert "80 % probability of no purchase" in browse().get(ADDRESS).text
+    page = browse().get(ADDRESS).text
+    assert "80 % probability of no purchase" in page
+    assert f"expected spend at {utc(NOW_MS)} UTC; the timeline has them at each window" in page
+    assert "probability of no purchase at the window" in page
     last = known_delta(0)
     delta = orjson.loads(last.delta) | curve_document()
     end_ms = NOW_MS - DAY_MS

@@ -12,6 +12,7 @@ import pytest
 
 from liveprofile.errors import InputError
 from liveprofile.events.modalities import PLACE, TEXT, Modality
+from liveprofile.features.baselines import COLUMNS
 from liveprofile.rules.rules import RuleSet
 from liveprofile.settings import load
 from liveprofile.wire.tokens import FIELD, WINDOW
@@ -72,6 +73,16 @@ def test_too_many_consecutive_failing_rows_fail_the_task(model: Any):
         for _ in range(MAX_CONSECUTIVE_FAILED_ROWS + 1):
             updater.update(batch("a"))
     assert not sink.profiles
+
+
+def test_user_is_indexed_with_the_fourth_window_and_each_sixteenth_after_it(model: Any):
+    users = [str(windows) for windows in range(1, 37)]
+    row = batch(*users)
+    sums = row.sums.copy()
+    sums[:, COLUMNS.index("windows")] = np.arange(1, 37)
+    sink = MemoryProfileSink()
+    ProfileUpdater(load(), model, sink, feeds()).update(row._replace(sums=sums))
+    assert [user for user in users if sink.profiles[user].write_lookalike] == ["4", "20", "36"]
 
 
 def test_flagged_window_sends_an_alert_unless_the_rule_is_snoozed(model: Any):
