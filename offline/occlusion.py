@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from liveprofile.events.modalities import Vectors, add_text_vectors
 from liveprofile.events.window import parse_windows
 from liveprofile.features import baselines
 from liveprofile.features.affinity import divergence_parts
@@ -21,8 +22,9 @@ from liveprofile.wire.histories import MemoryToken, history_without, read_purcha
 from liveprofile.wire.payload import as_id, load
 from liveprofile.wire.tokens import EVENT_TYPES, TYPE_INDEX, Token
 from liveprofile.wire.window_events import WindowEvent
-from udfs.profile import assemble
-from udfs.profile.batch import ProfileBatch, read_batch, score
+from udfs.profile.batch import ProfileBatch
+from udfs.profile.decide import probabilities_by_name
+from udfs.profile.inputs import read_inputs
 
 if TYPE_CHECKING:  # torch is slow to import
     from models.profile.inference import ProfileModel, Scores
@@ -109,7 +111,7 @@ def served_values(
 ) -> list[ServedValues]:
     """What the job stores of each row. Each window has an event that can be used."""
     scores = _score(batch, model, encode_texts)
-    interests = assemble.probabilities_by_name(
+    interests = probabilities_by_name(
         model.categories, scores.interests_after, scores.interests_after_p
     )
     columns = zip(scores.churn_after.tolist(), scores.spend_after.tolist(), interests, strict=True)
@@ -191,7 +193,20 @@ def _is_purchase(token: Token) -> bool:
 
 
 def _score(batch: ProfileBatch, model: ProfileModel, encode_texts: TextEncoder | None) -> Scores:
-    return score(read_batch(batch, model, encode_texts).inputs, model, encode_texts)
+    """Calls the model as `ProfileUpdater` does."""
+    inputs = read_inputs(batch, model, texts=encode_texts is not None)
+    vectors: Sequence[Vectors] = inputs.vectors
+    if encode_texts is not None:
+        vectors = add_text_vectors(vectors, inputs.texts, encode_texts)
+    return model.score(
+        inputs.histories.tokens,
+        inputs.windows.tokens,
+        inputs.matrix_before,
+        inputs.matrix_after,
+        vectors,
+        inputs.histories.memories,
+        inputs.window_days,
+    )
 
 
 def _effect(used: _UsedEvent, served: ServedValues, without: ServedValues) -> EventEffect:

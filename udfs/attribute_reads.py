@@ -1,27 +1,48 @@
-"""What other systems state about the users of a batch: reads of user_attribute, with a cache."""
+"""The attributes of the users of a batch: stated by other systems, or computed by the job.
+
+What other systems state is in user_attribute, which is read with a cache.
+"""
 
 import time
-from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from liveprofile.attributes.statements import RULE_PURPOSES, Purpose, Statement, attribute_values
+from liveprofile.attributes.computed import computed_at
+from liveprofile.attributes.statements import (
+    RULE_PURPOSES,
+    SEGMENT_PURPOSES,
+    Purpose,
+    Statement,
+    attribute_values,
+)
 from liveprofile.rules.conditions import ATTRIBUTE, AttributeValue, TextCall, attribute_column
 
 MAX_USERS = 100_000  # about a kilobyte each if they have attributes
 MAX_AGE_S = 30.0  # so long a worker may use attributes that have changed
 
 
-class CachedAttributes:
-    """The attributes of users, read again after `max_age_s`. A full cache is cleared.
+class StatementsReader(Protocol):
+    """Reads user_attribute."""
 
-    reader: a sink of either pipeline, of which `statements` is used.
-    """
+    def statements(self, user_ids: Iterable[str]) -> dict[str, list[Statement]]:
+        """What other systems state about each of these users. Raises StoreError."""
+
+
+class BatchAttributes(NamedTuple):
+    """The attributes of n users at a time each."""
+
+    columns: dict[TextCall, np.ndarray]  # (n,) objects by attribute, for rules
+    values: Sequence[Mapping[str, AttributeValue | None]]  # n, for segments; empty: none
+
+
+class CachedAttributes:
+    """The attributes of users, read again after `max_age_s`. A full cache is cleared."""
 
     def __init__(
         self,
-        reader: Any,
+        reader: StatementsReader,
         *,
         max_users: int = MAX_USERS,
         max_age_s: float = MAX_AGE_S,
@@ -61,3 +82,31 @@ class CachedAttributes:
             return {}
         users = self.values(user_ids, times_ms, RULE_PURPOSES)
         return {TextCall(ATTRIBUTE, name): attribute_column(name, users) for name in names}
+
+    def of_batch(
+        self,
+        user_ids: Sequence[str],
+        times_ms: Sequence[int],
+        tiles: Sequence[str],
+        rule_names: Sequence[str],
+        segment_names: frozenset[str],
+    ) -> BatchAttributes:
+        """What rules and segments read of users at these times. Raises StoreError.
+
+        tiles: of each user, the JSON of liveprofile.attributes.computed. An attribute that the job
+        computes hides a stated one of the same name.
+        """
+        if not rule_names and not segment_names:
+            return BatchAttributes({}, ())
+        computed = computed_at(tiles, times_ms)
+        own = computed[0].keys() if computed else set()
+        columns = self.rule_columns(
+            [name for name in rule_names if name not in own], user_ids, times_ms
+        )
+        for name in own & set(rule_names):
+            columns[TextCall(ATTRIBUTE, name)] = attribute_column(name, computed)
+        values: Sequence[Mapping[str, AttributeValue | None]] = computed
+        if segment_names - own:
+            stated = self.values(user_ids, times_ms, SEGMENT_PURPOSES)
+            values = [one | more for one, more in zip(stated, computed, strict=True)]
+        return BatchAttributes(columns, values)

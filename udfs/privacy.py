@@ -1,169 +1,19 @@
-"""Takes what users do not allow, or have had erased, out of the rows of both pipelines.
+"""Takes what users have had erased out of what both pipelines read of their past.
 
-Flink's SQL cannot delete one user's state, so the state still holds the past of an erased user when
-later events arrive. Here it ends: windows before the erasure are rejected, later windows get the
-history and the sums of a user without a past and computed attributes without the tiles that began
-before, and the lists of the scoring pipeline lose the tokens from before it.
-
-The sums of the SQL have no limit in time. So the sums since the erasure are added up here, and
-stored with each window of such a user: a worker that restarts goes on from them.
+Tables and Flink's state are cleared a moment after an erasure, or never: so stored flags and
+memberships of before it do not count, and the lists of the scoring pipeline lose the tokens from
+before it. udfs/profile/batch.py does the same for windows.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import compress
-from typing import Any, NamedTuple
 
 import numpy as np
 
-from liveprofile.attributes.computed import tiles_since
-from liveprofile.consent.changes import ConsentTable
 from liveprofile.features.entity import EventLists, TokenLists
-from liveprofile.privacy.erasures import (
-    ErasureTable,
-    erased_rows,
-    first_window_ms,
-    later_flags,
-)
+from liveprofile.privacy.erasures import ErasureTable, later_flags
 from liveprofile.rules.flag_policy import PastFlagsReader
 from liveprofile.rules.flags import PastFlags, RowPosition
 from liveprofile.segments.membership import ChangeKey, Membership, MembershipReader, Memberships
-from liveprofile.wire import window_events
-from liveprofile.wire.histories import history_since, purchases_since
-from liveprofile.wire.output_records import Refused
-
-ERASED, NO_CONSENT = "ERASED", "NO_CONSENT"  # reasons to reject an event
-PURPOSE = "profiling"
-MAX_USERS = 100_000  # about 500 bytes each
-
-Sums = tuple[float, ...]
-
-
-class UsableWindows(NamedTuple):
-    """Windows of a batch without the events that are erased or not allowed."""
-
-    rows: list[int]  # those with an event that is left, ascending
-    events: list[str]  # of each of these rows (liveprofile.wire.window_events)
-    refused: list[list[Refused]]  # of each row of the batch, without payloads
-
-
-def usable_windows(
-    user_ids: Sequence[str],
-    starts_ms: Sequence[int],
-    events: Sequence[str],
-    consents: ConsentTable,
-    erasures: ErasureTable,
-) -> UsableWindows:
-    """Refuses windows that begin before their user's erasure, and events by their own time that
-    their user did not allow.
-
-    user_ids, starts_ms, events: of each row of the batch.
-    """
-    result = UsableWindows([], [], [[] for _ in user_ids])
-    erased = erased_rows(user_ids, starts_ms, erasures)
-    for row, (user_id, kept, gone) in enumerate(zip(user_ids, events, erased, strict=True)):
-        # At time 0 a user without changes has the default, which holds at any time.
-        if gone or user_id in consents or not consents.allowed(user_id, PURPOSE, 0):
-            found = list(window_events.parse(kept))
-            usable = [
-                not gone and consents.allowed(user_id, PURPOSE, event.time_ms) for event in found
-            ]
-            kept = window_events.join(compress(found, usable))
-            why = (ERASED, "window") if gone else (NO_CONSENT, PURPOSE)
-            result.refused[row].extend(
-                Refused(*why, event.partition, event.offset, "")
-                for event, is_usable in zip(found, usable, strict=True)
-                if not is_usable
-            )
-        if kept:
-            result.rows.append(row)
-            result.events.append(kept)
-    return result
-
-
-class SumsKey(NamedTuple):
-    """Asks for a user's sums after the last window that ends before this one."""
-
-    user_id: str
-    window_end_ms: int
-
-
-class StoredSums(NamedTuple):
-    window_end_ms: int
-    sums: Sums  # in the order of liveprofile.features.baselines.COLUMNS
-
-
-class LaterWindows:
-    """The windows of users after their erasure, which start from nothing.
-
-    store: a sink of profiles, whose `later_sums` returns the StoredSums of each SumsKey, or None.
-    on_restart: called with a user before the first window after an erasure, again after a restart
-    of the worker.
-    """
-
-    def __init__(self, store: Any, length_ms: int, on_restart: Callable[[str], None]):
-        self._store, self._length_ms, self._on_restart = store, length_ms, on_restart
-        self._sums: dict[str, StoredSums] = {}
-        self._restarted_ms: dict[str, int] = {}  # erasures that `on_restart` has been called for
-
-    def without_past(self, batch: Any, table: ErasureTable) -> tuple[Any, frozenset[str]]:
-        """Takes the past out of a batch that `usable_windows` has passed. Raises StoreError.
-
-        batch: a udfs.profile.batch.ProfileBatch. Returns it with the users whose rows are changed.
-        """
-        user_ids, starts_ms = batch.user_id, batch.window_start_ms.tolist()
-        firsts_ms = {
-            row: first_window_ms(starts_ms[row], before_ms, self._length_ms)
-            for row, user_id in enumerate(user_ids)
-            if (before_ms := table.before_ms(user_id)) is not None
-        }
-        if not firsts_ms:
-            return batch, frozenset()
-        history, purchases, sums = list(batch.history), list(batch.purchases), batch.sums.copy()
-        computed = list(batch.computed)
-        self._restart((user_ids[row], first_ms) for row, first_ms in firsts_ms.items())
-        self._read_sums(user_ids, starts_ms, firsts_ms)
-        for row, first_ms in firsts_ms.items():
-            history[row] = history_since(history[row], first_ms)
-            purchases[row] = purchases_since(purchases[row], first_ms)
-            computed[row] = tiles_since(computed[row], first_ms)
-            user_id, total = user_ids[row], batch.added[row]
-            known = self._sums.get(user_id)
-            if known is not None and known.window_end_ms > first_ms:
-                total = total + np.array(known.sums)
-            sums[row] = total
-            end_ms = starts_ms[row] + self._length_ms
-            self._sums[user_id] = StoredSums(end_ms, tuple(total.tolist()))
-        changed = batch._replace(history=history, purchases=purchases, sums=sums, computed=computed)
-        return changed, frozenset(user_ids[row] for row in firsts_ms)
-
-    def _restart(self, erasures: Iterable[tuple[str, int]]) -> None:
-        for user_id, first_ms in erasures:
-            if self._restarted_ms.get(user_id) != first_ms:
-                if len(self._restarted_ms) >= MAX_USERS:
-                    self._restarted_ms.clear()
-                self._restarted_ms[user_id] = first_ms
-                self._on_restart(user_id)
-
-    def _read_sums(
-        self, user_ids: Sequence[str], starts_ms: Sequence[int], firsts_ms: dict[int, int]
-    ) -> None:
-        """Makes the sums known that the first row of each user goes on from."""
-        if len(self._sums) + len(firsts_ms) > MAX_USERS:
-            self._sums.clear()
-        unknown: dict[str, SumsKey] = {}
-        for row in reversed(firsts_ms):
-            user_id, end_ms = user_ids[row], starts_ms[row] + self._length_ms
-            known = self._sums.get(user_id)
-            unknown.pop(user_id, None)
-            # A window that is replayed comes before the one whose sums are known.
-            if known is None or known.window_end_ms >= end_ms:
-                unknown[user_id] = SumsKey(user_id, end_ms)
-        if unknown:
-            keys = list(unknown.values())
-            for key, found in zip(keys, self._store.later_sums(keys), strict=True):
-                self._sums.pop(key.user_id, None)
-                if found is not None:
-                    self._sums[key.user_id] = found
 
 
 class LaterMemberships:

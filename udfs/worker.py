@@ -67,7 +67,7 @@ class WorkerParts(NamedTuple):
     All are pickled with the job.
     """
 
-    open_sink: Callable[..., Any]  # from the settings; of profiles, also from the embedding size
+    open_store: Callable[..., Any]  # from the settings; of profiles, also from the embedding size
     # From Flink's metric group; the result is called with the timing of each batch.
     open_metrics: Callable[[Any], Callable[[Any], None]]
     open_feeds: Callable[[Settings, RuleSet, SegmentSet | None], Feeds] = follow_feeds

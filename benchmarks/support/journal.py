@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from udfs.profile.batch import ProfileBatchTiming
+from udfs.profile.update import ProfileBatchTiming
 
 
 class Journal:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import numpy as np
 
 from benchmarks.load.workload import Workload
 from lab.benchmarks.rows import batch_of, batches
 from liveprofile.events.modalities import Vectors
-from liveprofile.events.window import parse_windows
 from liveprofile.settings import load
-from liveprofile.wire.histories import Memories, read_histories
+from liveprofile.wire.histories import Memories
 from liveprofile.wire.token_columns import TokenColumns
 from models.profile.recipes import Recipe
-from udfs.profile import assemble
 from udfs.profile.batch import ProfileBatch
+from udfs.profile.inputs import read_inputs
 
 MODEL_ROWS = 2_048
 
@@ -35,16 +35,9 @@ def generated_rows(workload: Workload) -> ProfileBatch:
 
 def model_inputs(batch: ProfileBatch, decay_days: float) -> ModelInputs:
     """The inputs that the operator passes to the model; rows without a valid event are left out."""
-    windows, kept, _ = parse_windows(batch.events)
-    start_ms, end_ms = batch.window_start_ms[kept], batch.window_end_ms[kept]
-    baselines = assemble.read_baselines(
-        batch.added[kept], batch.sums[kept], start_ms, end_ms, decay_days
+    reads = SimpleNamespace(
+        modalities=frozenset(), decay_days=decay_days, history_windows=Recipe.history_windows
     )
-    texts, purchases = (
-        [column[row] for row in kept] for column in (batch.history, batch.purchases)
-    )
-    histories = read_histories(texts, purchases, start_ms, Recipe.history_windows)
-    users = [batch.user_id[row] for row in kept]
-    rows = assemble.ProfileInputs(users, start_ms, end_ms, windows, histories, *baselines)
-    numbers = assemble.numeric_inputs(rows)
-    return histories.tokens, windows.tokens, *numbers, (), histories.memories
+    found = read_inputs(batch, reads)
+    numbers = found.matrix_before, found.matrix_after
+    return found.histories.tokens, found.windows.tokens, *numbers, (), found.histories.memories

@@ -19,8 +19,8 @@ from liveprofile.units import DAY_MS
 from models.profile.model_card import ModelCard
 from offline.sweep import run_sweep
 from stack.local import Stack
-from udfs.profile.row import ProfileRow
-from udfs.profile.sink import CassandraProfileSink
+from udfs.profile.rows import ProfileRow
+from udfs.profile.store import CassandraProfileStore
 
 END_MS = 1_700_000_000_000
 WRITE_ROWS = 500
@@ -60,12 +60,12 @@ def _sweep(settings: Settings, found: SegmentSet, time_ms: int) -> dict[str, Any
 def store_profiles(settings: Settings, users: int) -> None:
     """Stores profiles of the size that the job writes."""
     dim = ModelCard.read(settings.model.checkpoint).shape["embedding"]
-    sink = CassandraProfileSink(settings.cassandra, dim)
+    sink = CassandraProfileStore(settings.cassandra, dim)
     try:
         rows = _profiles(users, dim)
         while batch := list(islice(rows, WRITE_ROWS)):
-            sink.write(batch)
-            sink.flush()
+            sink.writer.write(batch)
+            sink.writer.flush()
     finally:
         sink.close()
 

@@ -31,9 +31,9 @@ from stack.local import Stack
 from stack.state import free_ports
 from tests.support.local_stack import nodetool
 from tests.support.memory.feeds import fixed_feeds
-from udfs.profile.batch import ProfileUpdater
-from udfs.profile.sink import CassandraProfileSink
-from udfs.scoring.sink import CassandraScoringSink, ScoredEvent
+from udfs.profile.store import CassandraProfileStore
+from udfs.profile.update import ProfileUpdater
+from udfs.scoring.store import CassandraScoringStore, ScoredEvent
 
 BATCH_ROWS = 500
 SCORES = 50_000
@@ -52,7 +52,7 @@ TABLES = {
 
 
 def profile_updater(
-    settings: Settings, model: ProfileModel, sink: CassandraProfileSink
+    settings: Settings, model: ProfileModel, sink: CassandraProfileStore
 ) -> ProfileUpdater:
     """An updater that stores in `sink`."""
     rules, segments = read_rules(ROOT / settings.rules), read_segments(ROOT / settings.segments)
@@ -107,7 +107,7 @@ def _store(settings: Settings, session: Session, workload: Workload) -> dict[str
     model = ProfileModel.load(_checkpoint(settings))
     windows, users = 0, set()
     runs.log_progress(f"storing the windows of {workload.n} events")
-    with closing(CassandraProfileSink(settings.cassandra, model.dim, session)) as sink:
+    with closing(CassandraProfileStore(settings.cassandra, model.dim, session)) as sink:
         updater = profile_updater(settings, model, sink)
         for batch in batches(workload.messages(), settings, BATCH_ROWS):
             updater.update(batch)
@@ -116,10 +116,10 @@ def _store(settings: Settings, session: Session, workload: Workload) -> dict[str
     runs.log_progress("storing scores")
     scores = 0
     ttl_s = settings.scoring.score_ttl_s
-    with closing(CassandraScoringSink(settings.cassandra, ttl_s, session)) as sink:
+    with closing(CassandraScoringStore(settings.cassandra, ttl_s, session)) as sink:
         for rows in scored_events(workload):
-            sink.write(rows)
-            sink.flush()
+            sink.writer.write(rows)
+            sink.writer.flush()
             scores += len(rows)
     return {"windows": windows, "users": len(users), "scores": scores}
 

@@ -11,20 +11,16 @@ event counts for `within`, and for at most 5 % longer, until its tile has passed
 """
 
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple, Self
 
-import numpy as np
 import orjson
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
 
 from liveprofile.attributes.event_types import EVENT_FIELDS, NO_OWN_TYPES, EventTypes
 from liveprofile.rules.conditions import (
-    ATTRIBUTE,
     ConditionError,
-    TextCall,
     ValueKind,
-    attribute_column,
     parse_condition,
 )
 from liveprofile.rules.expression_sql import expression_sql
@@ -230,14 +226,3 @@ def tiles_since(text: str, first_ms: int) -> str:
     for stored in document.values():
         stored["tiles"] = [tile for tile in stored["tiles"] if tile[0] >= first_ms]
     return orjson.dumps(document).decode()
-
-
-def computed_columns(
-    values: Sequence[Mapping[str, float | None]], names: Iterable[str]
-) -> dict[TextCall, np.ndarray]:
-    """(n,) objects for each of `names` that is computed, for conditions. values: of n users."""
-    return {
-        TextCall(ATTRIBUTE, name): attribute_column(name, values)
-        for name in names
-        if values and name in values[0]
-    }

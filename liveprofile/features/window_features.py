@@ -10,7 +10,7 @@ CURRENT_WINDOW = {
     "amount": "spent in the window, in shop currency",
     "surprise": "how unlike the user's past its events are to the model, in nats",
 }
-# Known before the window starts. `IN_PROFILE` gives the names of udfs.profile.assemble.FEATURES
+# Known before the window starts. `IN_PROFILE` gives the names of udfs.profile.inputs.FEATURES
 # where they differ.
 BEFORE_WINDOW = {
     "windows": "windows before this one",
@@ -43,7 +43,7 @@ def window_features(
 ) -> dict[str, np.ndarray]:
     """Computes an (n,) column for each of WINDOW_FEATURES.
 
-    before: udfs.profile.assemble.FEATURES as known before the window; window: CURRENT_WINDOW.
+    before: udfs.profile.inputs.FEATURES as known before the window; window: CURRENT_WINDOW.
     """
     columns = dict(window) | {name: before[IN_PROFILE.get(name, name)] for name in BEFORE_WINDOW}
     for kind, value, min_std in (

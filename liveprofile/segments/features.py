@@ -9,7 +9,7 @@ from liveprofile.rules.conditions import AttributeValue
 from liveprofile.units import DAY_MS
 from liveprofile.value_curves import STORED_COLUMNS, ValueCurves
 
-# Features of the profile after the window (udfs.profile.assemble.FEATURES).
+# Features of the profile after the window (udfs.profile.inputs.FEATURES).
 PROFILE_FEATURES = {
     "windows": "the user's windows",
     "events": "events in all windows",

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import orjson
 
 from liveprofile.segments.segments import Segment, SegmentSet
+from liveprofile.wire import output_records
 from liveprofile.wire.tokens import FIELD
 from liveprofile.wire.user_records import DEFAULT_SOURCE, RecordKind, job_source, to_rfc3339
 
@@ -177,6 +178,17 @@ def change_event(write: MembershipWrite, event_source: str = DEFAULT_SOURCE) -> 
         "window_end": to_rfc3339(membership.window_end_ms),
     }
     return kind.value(write.user_id, to_rfc3339(membership.since_ms), data, event_id)
+
+
+def change_records(
+    topic: str, writes: Sequence[MembershipWrite], event_source: str = DEFAULT_SOURCE
+) -> list[str]:
+    """Returns an output record for each change that is sent."""
+    return [
+        output_records.record(topic, write.user_id, change_event(write, event_source).decode())
+        for write in writes
+        if write.is_sent
+    ]
 
 
 MAX_USERS = 200_000  # about 150 bytes each

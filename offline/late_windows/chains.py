@@ -18,10 +18,9 @@ from liveprofile.rules.rules import RuleSet
 from liveprofile.segments.membership import ChangeKey, Membership, Memberships
 from liveprofile.wire import window_events
 from offline.late_windows.late_events import Position
-from udfs.privacy import SumsKey
-from udfs.profile.batch import ProfileBatch
-from udfs.profile.row import ProfileRow
-from udfs.profile.sink import CassandraProfileSink
+from udfs.profile.batch import ProfileBatch, SumsKey
+from udfs.profile.rows import ProfileRow
+from udfs.profile.stored_users import StoredUsers
 
 # Of the columns of a batch that are arrays.
 _DTYPES = {
@@ -201,33 +200,44 @@ class Correction(NamedTuple):
     reason: str = REASON
 
 
-class RecomputedRows:
-    """Collects the rows of recomputed windows: a sink of profiles without tables.
+class RowCollector:
+    """A ProfileWriter that keeps the rows of recomputed windows."""
+
+    def __init__(self) -> None:
+        self.rows: list[ProfileRow] = []
+
+    def write(self, rows: Sequence[ProfileRow]) -> None:
+        self.rows += rows
+
+    def flush(self) -> None:
+        """Nothing is under way."""
+
+
+class RecomputedUsers:
+    """The StoredUsers of recomputed windows.
 
     Flags and true rules of earlier windows are the stored ones, those of recomputed windows the
-    recomputed ones. So a flag that was raised for a window is decided anew.
+    recomputed ones. So a flag that was raised for a window is decided anew. Nobody was erased, and
+    no alert is sent.
+
+    stored: what is stored of users. recomputed: the windows so far.
     """
 
-    def __init__(self, statements: CassandraProfileSink):
-        self.rows: list[ProfileRow] = []
-        self._statements = statements
-        self._users: Mapping[str, tuple[StoredUser, Plan]] = {}
-
-    def begin(self, users: Mapping[str, tuple[StoredUser, Plan]]) -> None:
-        """Forgets the rows; the next ones are of these users."""
-        self.rows, self._users = [], users
+    def __init__(self, stored: StoredUsers, recomputed: RowCollector):
+        self._stored, self._recomputed = stored, recomputed
+        self.plans: Mapping[str, tuple[StoredUser, Plan]] = {}
 
     def statements(self, user_ids: Iterable[str]) -> dict[str, list[Statement]]:
-        return self._statements.statements(user_ids)
+        return self._stored.statements(user_ids)
 
     def memberships(self, user_ids: Iterable[str]) -> dict[str, Memberships]:
-        return self._statements.memberships(user_ids)
+        return self._stored.memberships(user_ids)
 
     def past_flags(self, rows: Sequence[tuple[str, RowPosition]]) -> list[PastFlags]:
         return [self._past_flags(*row) for row in rows]
 
     def _past_flags(self, user_id: str, before: RowPosition) -> PastFlags:
-        stored, plan = self._users[user_id]
+        stored, plan = self.plans[user_id]
         first_ms = plan.recomputed[0].end_ms
         true_rules = {
             end_ms: window.active_rules
@@ -239,7 +249,7 @@ class RecomputedRows:
             for flag in stored.flags
             if flag.end_ms < first_ms and flag.correction != WITHDRAWN
         }
-        for row in self.rows:
+        for row in self._recomputed.rows:
             if row.user_id == user_id and row.window_end_ms < before.time_ms:
                 true_rules[row.window_end_ms] = frozenset(row.active_rules)
                 raised |= {(flag.rule_id, RowPosition(row.window_end_ms)) for flag in row.flags}
@@ -257,11 +267,21 @@ class RecomputedRows:
     def snoozed(self, user_ids: Iterable[str]) -> dict[str, dict[str, int]]:
         return {user_id: {} for user_id in user_ids}
 
-    def write(self, rows: Sequence[ProfileRow]) -> None:
-        self.rows += rows
 
-    def flush(self) -> None:
-        """Nothing is under way."""
+class RecomputedStore:
+    """A ProfileStore for recomputed windows: reads of `stored` users, and keeps the rows."""
+
+    def __init__(self, stored: StoredUsers):
+        self.writer = RowCollector()
+        self.users = RecomputedUsers(stored, self.writer)
+
+    @property
+    def rows(self) -> list[ProfileRow]:
+        return self.writer.rows
+
+    def begin(self, plans: Mapping[str, tuple[StoredUser, Plan]]) -> None:
+        """Forgets the rows; the next ones are of these users."""
+        self.writer.rows, self.users.plans = [], plans
 
 
 def corrections_of(

@@ -24,7 +24,7 @@ from offline.late_windows.chains import (
     WITHDRAWN,
     Correction,
     Plan,
-    RecomputedRows,
+    RecomputedStore,
     StoredUser,
     corrections_of,
     is_complete,
@@ -36,9 +36,9 @@ from offline.late_windows.chains import (
 )
 from offline.late_windows.late_events import END_OF_TIME_MS, LateTable, MovedEvents
 from offline.late_windows.tables import CassandraCorrectionTables
-from udfs.profile.batch import ProfileUpdater
 from udfs.profile.model_feed import ActiveModels, load_checkpoint, open_model_feed
 from udfs.profile.udf import open_text_encoder
+from udfs.profile.update import ProfileUpdater
 from udfs.worker import Feeds, follow_feeds
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Corrector:
     ):
         self._tables, self._rules, self._window = tables, feeds.rules, settings.window
         self._is_erased, self._now_ms = is_erased, now_ms
-        self._recomputed = RecomputedRows(tables)
+        self._recomputed = RecomputedStore(tables.users)
         self._updater = ProfileUpdater(
             settings,
             model,

@@ -20,24 +20,24 @@ from offline.late_windows.chains import ADDED, Correction, StoredRuleFlag, Store
 from udfs.cassandra import encoding
 from udfs.cassandra.batch_writer import Partition, Write, bound_statement
 from udfs.cassandra.executor import StatementExecutor
-from udfs.profile.sink import CassandraProfileSink
+from udfs.profile.store import CassandraProfileStore
 
 _MARK_KEY = ("user_id", "window_end", "rule_id", "event_id")
 WINDOW_FLAG = b""  # the event_id of a window's flag
 
 
-class CassandraCorrectionTables(CassandraProfileSink):
-    """What a correction reads and stores. For the arguments and errors see CassandraProfileSink."""
+class CassandraCorrectionTables(CassandraProfileStore):
+    """What a correction reads and stores. For arguments and errors see CassandraProfileStore."""
 
     def __init__(
         self, settings: CassandraSettings, embedding_dim: int, session: Session | None = None
     ):
         super().__init__(settings, embedding_dim, session)
-        self._first_writes = StatementExecutor(self._session, settings, "write")
+        self._first_writes = StatementExecutor(self.session, settings, "write")
+        self._opened(lambda: self._prepare(settings))
 
     def _prepare(self, settings: CassandraSettings) -> None:
-        super()._prepare(settings)
-        keyspace, prepare = settings.keyspace, self._session.prepare
+        keyspace, prepare = settings.keyspace, self.session.prepare
         self._select_deltas = prepare(
             "SELECT to_unix_timestamp(window_end) AS end_ms, revision, active_rules, delta"
             f" FROM {keyspace}.profile_delta WHERE user_id = ? AND window_end >= ?"
@@ -51,8 +51,8 @@ class CassandraCorrectionTables(CassandraProfileSink):
             f" correction FROM {keyspace}.risk_flag WHERE user_id = ?"
         )
         written = set(PROFILE_DELTA.columns) - {"user_id", "window_end", *MARKS}
-        self._insert_corrected = self._prepare_insert(
-            settings, PROFILE_DELTA, settings.delta_ttl_s, without=written
+        self._insert_corrected = self.writer.prepare_insert(
+            PROFILE_DELTA, settings.delta_ttl_s, without=written
         )
         # An INSERT would leave a row without a flag if the flag has expired meanwhile.
         ttl_s, where = settings.flag_ttl_s, " AND ".join(f"{name} = ?" for name in _MARK_KEY)
@@ -68,7 +68,7 @@ class CassandraCorrectionTables(CassandraProfileSink):
 
     def stored(self, user_id: str, since_ms: int) -> StoredUser:
         """What is stored of a user, of windows that end at `since_ms` or later."""
-        read = self._session
+        read = self.session
         windows = {
             row.end_ms: StoredWindow(
                 row.end_ms,
@@ -92,7 +92,7 @@ class CassandraCorrectionTables(CassandraProfileSink):
 
         Returns the number of rows.
         """
-        return delete_windows(self._session, user_id, until_ms, window)
+        return delete_windows(self.session, user_id, until_ms, window)
 
     def correct(self, corrections: Sequence[Correction]) -> None:
         """Stores corrections and waits for them. Raises StoreError."""
@@ -107,20 +107,22 @@ class CassandraCorrectionTables(CassandraProfileSink):
                     self._first_writes.submit(bound_statement(*write))
         self._first_writes.drain()
         rows = [correction.row for correction in corrections]
-        self._writer.send(self._flags_by_day(rows))
-        self._writer.drain()
+        self.writer.send(self.writer.flags_by_day(rows))
+        self.writer.flush()
         for correction in corrections:
             for flag in correction.row.flags:
                 write = self._mark_by_day(correction, flag.rule_id, ADDED)
                 self._first_writes.submit(bound_statement(*write))
         self._first_writes.drain()
-        self._writer.send(
+        self.writer.send(
             [
                 self._with_revision(partition, correction)
-                for partition, correction in zip(self._partitions(rows), corrections, strict=True)
+                for partition, correction in zip(
+                    self.writer.partitions(rows), corrections, strict=True
+                )
             ]
         )
-        self._writer.drain()
+        self.writer.flush()
 
     def _mark(self, correction: Correction, rule_id: str, mark: str) -> Write:
         row = correction.row

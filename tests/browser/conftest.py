@@ -20,8 +20,8 @@ from services.alerts.case_store import NewAlert
 from tests.support.api_server import api_server, wait_until_ready
 from tests.support.job_under_test import JobUnderTest
 from tests.support.rows.stored_windows import row_of, spike
-from udfs.profile.row import ProfileRow
-from udfs.profile.sink import CassandraProfileSink
+from udfs.profile.rows import ProfileRow
+from udfs.profile.store import CassandraProfileStore
 
 expect.set_options(timeout=30_000)  # other tests keep the cores busy
 
@@ -40,7 +40,7 @@ class Console(NamedTuple):
     admin_key: str  # of olga
     job: JobUnderTest
     session: Session
-    sink: CassandraProfileSink
+    sink: CassandraProfileStore
     dim: int
     last_end_ms: int  # of the windows that are stored at the start
     browser: Browser
@@ -63,8 +63,8 @@ class Console(NamedTuple):
         return {urlsplit(address).netloc for address in self.requests}
 
     def add(self, *rows: ProfileRow) -> None:
-        self.sink.write(rows)
-        self.sink.flush()
+        self.sink.writer.write(rows)
+        self.sink.writer.flush()
 
 
 def sign_in(
@@ -109,10 +109,10 @@ def console(new_job: Callable[..., JobUnderTest], browser: Browser) -> Iterator[
     dim = ModelCard.read(job.settings.model.checkpoint).shape["embedding"]
     end_ms = now_ms() // HOUR_MS * HOUR_MS - HOUR_MS
     with open_session(job.settings.cassandra) as session:
-        sink = CassandraProfileSink(job.settings.cassandra, dim, session)
-        sink.write([row_of(USER, end_ms, hours, dim) for hours in range(WINDOWS)])
-        sink.write([row_of(user, end_ms, 0, dim, spike(user, 0)) for user in OTHERS])
-        sink.flush()
+        sink = CassandraProfileStore(job.settings.cassandra, dim, session)
+        sink.writer.write([row_of(USER, end_ms, hours, dim) for hours in range(WINDOWS)])
+        sink.writer.write([row_of(user, end_ms, 0, dim, spike(user, 0)) for user in OTHERS])
+        sink.writer.flush()
         alert = NewAlert(f"{OTHERS[0]}-0", end_ms, OTHERS[0], "spend_spike", "high", "a", "m")
         case_store.add_alert(session, alert, ttl_s=3_600)
         keys = []

@@ -15,7 +15,7 @@ from tests.reference.windows import NOBODY, Record
 from tests.support.compare_profiles import Comparison, Expected, Key, compare_window
 from tests.support.model_scores import load_model, run_scored
 from tests.support.streams import seeded
-from udfs.profile.row import ProfileRow
+from udfs.profile.rows import ProfileRow
 
 RECORD_MS = 1_790_000_000_000
 

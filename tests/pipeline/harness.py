@@ -153,7 +153,7 @@ def profile_tables(
     settings: Settings, events: Path, sent: Path, open_feeds: OpenFeeds = fixed_feeds
 ) -> profile_job.ProfileTables:
     parts = PARTS._replace(
-        open_sink=open_profile_sink, open_feeds=open_feeds, open_models=fixed_models
+        open_store=open_profile_sink, open_feeds=open_feeds, open_models=fixed_models
     )
     return profile_job.ProfileTables(
         source_table(events, settings),
@@ -180,7 +180,7 @@ def scoring_tables(
         tables.file_sink("scoring_sink", sent, SINK_COLUMNS),
         scoring_udf(
             settings,
-            SCORING_PARTS._replace(open_sink=open_scoring_sink, open_feeds=open_feeds),
+            SCORING_PARTS._replace(open_store=open_scoring_sink, open_feeds=open_feeds),
         ),
     )
 

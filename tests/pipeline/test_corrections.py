@@ -48,7 +48,7 @@ from tests.support.memory.corrections import KilledError, MemoryCorrectionTables
 from tests.support.memory.feeds import fixed_feeds
 from tests.support.streams.shop import START_MS, shop_events
 from udfs.profile.model_feed import load_checkpoint
-from udfs.profile.row import ProfileRow
+from udfs.profile.rows import ProfileRow
 
 EVENTS, USERS, STEP_MS = 500, 8, 20 * MINUTE_MS
 LATE_SHARE, MOST_LATE_MS = 0.05, 3 * DAY_MS

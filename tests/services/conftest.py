@@ -10,7 +10,7 @@ from liveprofile.settings import CassandraSettings
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.schema import create_schema
 from tests.support.rows.profile_rows import DIM, TABLES
-from udfs.profile.sink import CassandraProfileSink
+from udfs.profile.store import CassandraProfileStore
 
 
 @pytest.fixture(scope="session")
@@ -48,6 +48,6 @@ def session(settings: CassandraSettings) -> Iterator[Session]:
 
 
 @pytest.fixture
-def sink(settings: CassandraSettings, session: Session) -> Iterator[CassandraProfileSink]:
+def sink(settings: CassandraSettings, session: Session) -> Iterator[CassandraProfileStore]:
     empty(session, TABLES)
-    yield CassandraProfileSink(settings, DIM, session)
+    yield CassandraProfileStore(settings, DIM, session)

@@ -1,6 +1,6 @@
 """Writes partitions in unlogged batches within the server's limits.
 
-udfs/profile/sink.py gives the contract of a sink.
+udfs/profile/writer.py gives the contract of a writer.
 """
 
 import re

@@ -42,7 +42,12 @@ def write_time_us(row: FlaggedRow) -> int:
     seconds and all cells of a write have one TTL, so a replay, which comes seconds later, replaces
     the whole row.
     """
-    return row.window_end_ms * 1_000 + row.revision
+    return window_time_us(row.window_end_ms, row.revision)
+
+
+def window_time_us(window_end_ms: int, revision: int) -> int:
+    """The same, before there is a row."""
+    return window_end_ms * 1_000 + revision
 
 
 def encode_flag(table: Table, row: FlaggedRow, flag: Flag) -> Values:

@@ -17,6 +17,7 @@ from liveprofile.rows.users import (
 )
 from liveprofile.segments.membership import ChangeKey, Membership, Memberships, MembershipWrite
 from liveprofile.settings import MAX_TTL_S, CassandraSettings
+from liveprofile.units import SECOND_MS
 from udfs.cassandra.batch_writer import Partition, Write, bound_statement
 from udfs.cassandra.encoding import (
     Values,
@@ -46,7 +47,7 @@ def membership_ttl_s(settings: CassandraSettings) -> int:
 
 def rewrite_after_ms(settings: CassandraSettings) -> int:
     """The age at which a membership is written again: half of a profile's TTL."""
-    return settings.profile_ttl_s * 500
+    return settings.profile_ttl_s * SECOND_MS // 2
 
 
 def in_statements(select: PreparedStatement, user_ids: Sequence[str]) -> Iterator[BoundStatement]:

@@ -1,49 +1,32 @@
-"""Scores, stores and answers one batch of the profile pipeline. Knows nothing of Flink."""
+"""The rows of a batch as they arrive, and what of them users allow.
 
-from __future__ import annotations
+Flink's SQL cannot delete one user's state, so the state still holds the past of an erased user when
+later events arrive. Here it ends: windows before the erasure are refused, and later windows get the
+history and the sums of a user without a past and computed attributes without the tiles that began
+before.
 
-import time
-from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
-from typing import TYPE_CHECKING, NamedTuple
+The sums of the SQL have no limit in time. So the sums since the erasure are added up here, and
+stored with each window of such a user: a worker that restarts goes on from them.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import compress
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from liveprofile.alerts import alert_records
-from liveprofile.attributes.computed import computed_at, computed_columns
-from liveprofile.attributes.statements import SEGMENT_PURPOSES
-from liveprofile.errors import InputError
-from liveprofile.events.modalities import PLACE, TEXT, Modality, Vectors, add_text_vectors
-from liveprofile.events.window import parse_windows
-from liveprofile.features import window_features
-from liveprofile.feeds.feed import Current, Fixed
-from liveprofile.rules import flag_policy
-from liveprofile.rules.conditions import AttributeValue
-from liveprofile.segments.membership import MembershipPolicy
-from liveprofile.settings import Settings
-from liveprofile.units import DAY_MS, SECOND_MS
-from liveprofile.wire import output_records, window_events
-from liveprofile.wire.histories import read_histories
+from liveprofile.attributes.computed import tiles_since
+from liveprofile.consent.changes import ConsentTable
+from liveprofile.privacy.erasures import ErasureTable, erased_rows, first_window_ms
+from liveprofile.wire import window_events
+from liveprofile.wire.histories import history_since, purchases_since
 from liveprofile.wire.output_records import Refused
-from liveprofile.wire.tokens import TYPE_INDEX
-from udfs.attribute_reads import CachedAttributes
-from udfs.cassandra.memberships import rewrite_after_ms
-from udfs.privacy import (
-    ERASED,
-    LaterFlags,
-    LaterMemberships,
-    LaterWindows,
-    usable_windows,
-)
-from udfs.profile import assemble
-from udfs.profile.model_feed import ActiveModels
-from udfs.profile.row import ProfileRow, change_records, with_memberships
-from udfs.profile.sink import CassandraProfileSink
-from udfs.worker import DATA_ERRORS, MAX_CONSECUTIVE_FAILED_ROWS, Feeds
 
-if TYPE_CHECKING:  # only the workers need torch, not the client that submits the job
-    from models.profile.inference import ProfileModel, Scores
-    from models.profile.text_encoder import TextEncoder
+PURPOSE = "profiling"
+ERASED, NO_CONSENT = "ERASED", "NO_CONSENT"  # reasons to reject an event
+MAX_USERS = 100_000  # about 500 bytes each
+
+Sums = tuple[float, ...]
 
 
 class ProfileBatch(NamedTuple):
@@ -59,7 +42,7 @@ class ProfileBatch(NamedTuple):
     sums: np.ndarray  # (n, len(baselines.COLUMNS)) float64, the user's sums with the window
     computed: list[str]  # tiles of attributes: liveprofile.attributes.computed; "": none
 
-    def take(self, rows: Sequence[int]) -> ProfileBatch:
+    def take(self, rows: Sequence[int]) -> "ProfileBatch":
         """Returns a batch of these rows."""
         if len(rows) == len(self.user_id):
             return self
@@ -70,273 +53,143 @@ class ProfileBatch(NamedTuple):
             )
         )
 
-
-class ReadBatch(NamedTuple):
-    """A batch without events and windows that cannot be read."""
-
-    inputs: assemble.ProfileInputs
-    kept: list[int]  # rows of the batch that `inputs` has
-    refused: list[list[Refused]]  # of each row of the batch
-
-
-def _modalities(model: ProfileModel, encode_texts: TextEncoder | None) -> frozenset[Modality]:
-    return model.modalities if encode_texts else model.modalities - {TEXT}
+    def refuse_all(self, reason: str, detail: str) -> list[Refused]:
+        """The events of the first row, with their payloads, as refused ones."""
+        return [
+            Refused(reason, detail, event.partition, event.offset, event.payload)
+            for event in window_events.parse(self.events[0])
+        ]
 
 
-def read_batch(
-    batch: ProfileBatch, model: ProfileModel, encode_texts: TextEncoder | None
-) -> ReadBatch:
-    """Parses what a model reads of a batch."""
-    windows, kept, refused = parse_windows(batch.events, _modalities(model, encode_texts))
-    times_ms = batch.window_start_ms[kept], batch.window_end_ms[kept]
-    before, after = assemble.read_baselines(
-        batch.added[kept], batch.sums[kept], *times_ms, model.decay_days
-    )
-    texts = (batch.user_id, batch.history, batch.purchases, batch.computed)
-    users, histories, purchases, computed = ([text[row] for row in kept] for text in texts)
-    read = read_histories(histories, purchases, times_ms[0], model.history_windows)
-    inputs = assemble.ProfileInputs(users, *times_ms, windows, read, before, after, computed)
-    return ReadBatch(inputs, kept, refused)
+class UsableWindows(NamedTuple):
+    """Windows of a batch without the events that are erased or not allowed."""
+
+    batch: ProfileBatch  # the windows with an event that is left
+    rows: list[int]  # their rows in the whole batch, ascending
+    refused: list[list[Refused]]  # of each row of the whole batch, without payloads
 
 
-def score(
-    inputs: assemble.ProfileInputs,
-    model: ProfileModel,
-    encode_texts: TextEncoder | None,
-) -> Scores:
-    """Calls the model."""
-    vectors: Sequence[Vectors] = [window.modalities.vectors for window in inputs.windows.rows]
-    if TEXT in _modalities(model, encode_texts):
-        texts = [window.text for window in inputs.windows.rows]
-        vectors = add_text_vectors(vectors, texts, encode_texts)
-    return model.score(
-        inputs.histories.tokens,
-        inputs.windows.tokens,
-        *assemble.numeric_inputs(inputs),
-        vectors,
-        inputs.histories.memories,
-        (inputs.window_end_ms - inputs.window_start_ms) / DAY_MS,
-    )
+def usable_windows(
+    batch: ProfileBatch, consents: ConsentTable, erasures: ErasureTable
+) -> UsableWindows:
+    """Refuses windows that begin before their user's erasure, and events by their own time that
+    their user did not allow.
+    """
+    rows: list[int] = []
+    events: list[str] = []
+    refused: list[list[Refused]] = [[] for _ in batch.user_id]
+    erased = erased_rows(batch.user_id, batch.window_start_ms.tolist(), erasures)
+    for row, (user_id, kept, gone) in enumerate(
+        zip(batch.user_id, batch.events, erased, strict=True)
+    ):
+        # At time 0 a user without changes has the default, which holds at any time.
+        if gone or user_id in consents or not consents.allowed(user_id, PURPOSE, 0):
+            found = list(window_events.parse(kept))
+            usable = [
+                not gone and consents.allowed(user_id, PURPOSE, event.time_ms) for event in found
+            ]
+            kept = window_events.join(compress(found, usable))
+            why = (ERASED, "window") if gone else (NO_CONSENT, PURPOSE)
+            refused[row] = [
+                Refused(*why, event.partition, event.offset, "")
+                for event, is_usable in zip(found, usable, strict=True)
+                if not is_usable
+            ]
+        if kept:
+            rows.append(row)
+            events.append(kept)
+    return UsableWindows(batch.take(rows)._replace(events=events), rows, refused)
 
 
-STAGES = ("read", "model", "assemble", "store")
+class SumsKey(NamedTuple):
+    """Asks for a user's sums after the last window that ends before this one."""
+
+    user_id: str
+    window_end_ms: int
 
 
-class ProfileBatchTiming(NamedTuple):
-    """Size of one batch and milliseconds spent in each of STAGES."""
-
-    rows: int
-    read_ms: float
-    model_ms: float
-    assemble_ms: float
-    store_ms: float
-    media_used: int  # vectors that the model read, at most one per encoder and window
-    media_ignored: int  # events with a vector that the model cannot read
-    window_to_profile_ms: Sequence[float] = ()  # from each window's close until it was stored
+class StoredSums(NamedTuple):
+    window_end_ms: int
+    sums: Sums  # in the order of liveprofile.features.baselines.COLUMNS
 
 
-class ProfileUpdater:
-    """Scores windows, writes the profiles to the sink and returns the records to send.
+class LaterSumsReader(Protocol):
+    """Reads the sums since an erasure."""
 
-    on_batch: called with the timing of each batch that succeeds.
-    encode_texts: the sentence encoder; None: the model gets no texts.
-    models: names those of each batch; None: always `model`.
+    def later_sums(self, keys: Sequence[SumsKey]) -> Sequence[StoredSums | None]:
+        """The sums of each key, None if none are stored. Raises StoreError."""
+
+
+class LaterWindows:
+    """The windows of users after their erasure, which start from nothing.
+
+    on_restart: called with a user before the first window after an erasure, again after a restart
+    of the worker.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        model: ProfileModel,
-        sink: CassandraProfileSink,
-        feeds: Feeds,
-        on_batch: Callable[[ProfileBatchTiming], None] = lambda timing: None,
-        encode_texts: TextEncoder | None = None,
-        models: Current[ActiveModels] | None = None,
-    ):
-        """Raises InputError if the model was trained with another `state.decay_days`."""
-        if model.decay_days != settings.state.decay_days:
-            raise InputError(
-                f"state.decay_days = {settings.state.decay_days:g}, but model {model.version} was"
-                f" trained with {model.decay_days:g}: set state.decay_days = {model.decay_days:g}"
-                " or train a model with your value"
-            )
-        self._settings, self._sink = settings, sink
-        self._feeds, self._models = feeds, models or Fixed(ActiveModels(model))
-        length_ms, erased = settings.window.length_ms, feeds.erasures.current
-        self._flag_policy = flag_policy.FlagPolicy(LaterFlags(sink, length_ms, erased))
-        self._memberships = MembershipPolicy(
-            LaterMemberships(sink, length_ms, erased), rewrite_after_ms(settings.cassandra)
-        )
-        self._later = LaterWindows(sink, length_ms, self._memberships.forget)
-        self._later_users: frozenset[str] = frozenset()  # of the batch in work
-        self._attributes = CachedAttributes(sink)
-        self._on_batch, self._encode_texts = on_batch, encode_texts
-        self._failed_rows = 0  # since the last successful batch
+    def __init__(self, store: LaterSumsReader, length_ms: int, on_restart: Callable[[str], None]):
+        self._store, self._length_ms, self._on_restart = store, length_ms, on_restart
+        self._sums: dict[str, StoredSums] = {}
+        self._restarted_ms: dict[str, int] = {}  # erasures that `on_restart` has been called for
 
-    def update(self, batch: ProfileBatch) -> list[list[str]]:
-        """Returns the output records of each row, after every row is stored.
+    def without_past(
+        self, batch: ProfileBatch, table: ErasureTable
+    ) -> tuple[ProfileBatch, frozenset[str]]:
+        """Takes the past out of a batch that `usable_windows` has passed. Raises StoreError.
 
-        Windows from before an erasure of their user are rejected with reason ERASED, events whose
-        users did not allow profiles with reason NO_CONSENT. They reach neither the model nor a
-        table.
-
-        If the batch raises one of DATA_ERRORS, its rows are processed one by one, and the events of
-        each failing row are rejected with reason SCORING_FAILED. Raises the error after
-        MAX_CONSECUTIVE_FAILED_ROWS such rows, and StoreError if a write keeps failing. Any
-        exception fails the task, and Flink replays the rows from its checkpoint.
+        Returns it with the users whose rows are changed.
         """
-        erasures = self._feeds.erasures.current()
-        starts_ms = batch.window_start_ms.tolist()
-        usable = usable_windows(
-            batch.user_id, starts_ms, batch.events, self._feeds.consents.current(), erasures
-        )
-        sent = [
-            # The record of an erased event has no key: that would be the user's id.
-            [self._rejected("" if each.reason == ERASED else user_id, each) for each in refused]
-            for user_id, refused in zip(batch.user_id, usable.refused, strict=True)
-        ]
-        if not usable.rows:
-            return sent
-        batch = batch.take(usable.rows)._replace(events=usable.events)
-        batch, self._later_users = self._later.without_past(batch, erasures)
-        for model, rows in self._models.current().split(batch.user_id):
-            updated = self._update_rows(batch.take(rows), model)
-            for row, records in zip(rows, updated, strict=True):
-                sent[usable.rows[row]] += records
-        return sent
+        user_ids, starts_ms = batch.user_id, batch.window_start_ms.tolist()
+        firsts_ms = {
+            row: first_window_ms(starts_ms[row], before_ms, self._length_ms)
+            for row, user_id in enumerate(user_ids)
+            if (before_ms := table.before_ms(user_id)) is not None
+        }
+        if not firsts_ms:
+            return batch, frozenset()
+        history, purchases, sums = list(batch.history), list(batch.purchases), batch.sums.copy()
+        computed = list(batch.computed)
+        self._restart((user_ids[row], first_ms) for row, first_ms in firsts_ms.items())
+        self._read_sums(user_ids, starts_ms, firsts_ms)
+        for row, first_ms in firsts_ms.items():
+            history[row] = history_since(history[row], first_ms)
+            purchases[row] = purchases_since(purchases[row], first_ms)
+            computed[row] = tiles_since(computed[row], first_ms)
+            user_id, total = user_ids[row], batch.added[row]
+            known = self._sums.get(user_id)
+            if known is not None and known.window_end_ms > first_ms:
+                total = total + np.array(known.sums)
+            sums[row] = total
+            end_ms = starts_ms[row] + self._length_ms
+            self._sums[user_id] = StoredSums(end_ms, tuple(total.tolist()))
+        changed = batch._replace(history=history, purchases=purchases, sums=sums, computed=computed)
+        return changed, frozenset(user_ids[row] for row in firsts_ms)
 
-    def _update_rows(self, batch: ProfileBatch, model: ProfileModel) -> list[list[str]]:
-        try:
-            sent = self._update(batch, model)
-        except DATA_ERRORS as error:
-            if len(batch.user_id) == 1:
-                return [self._reject_row(batch, error)]
-            rows = (batch.take([row]) for row in range(len(batch.user_id)))
-            return list(chain.from_iterable(self._update_rows(row, model) for row in rows))
-        self._failed_rows = 0
-        return sent
+    def _restart(self, erasures: Iterable[tuple[str, int]]) -> None:
+        for user_id, first_ms in erasures:
+            if self._restarted_ms.get(user_id) != first_ms:
+                if len(self._restarted_ms) >= MAX_USERS:
+                    self._restarted_ms.clear()
+                self._restarted_ms[user_id] = first_ms
+                self._on_restart(user_id)
 
-    def _update(self, batch: ProfileBatch, model: ProfileModel) -> list[list[str]]:
-        clock = [time.perf_counter()]
-        inputs, kept, refused = read_batch(batch, model, self._encode_texts)
-        sent = [
-            [self._rejected(user_id, event) for event in events]
-            for user_id, events in zip(batch.user_id, refused, strict=True)
-        ]
-        clock.append(time.perf_counter())
-        if not kept:
-            return sent
-        scores = score(inputs, model, self._encode_texts)
-        clock.append(time.perf_counter())
-        profiles = self._with_later_sums(self._assemble(inputs, scores, model), batch.sums[kept])
-        clock.append(time.perf_counter())
-        self._sink.write(profiles)
-        snoozed = self._sink.snoozed(profile.user_id for profile in profiles if profile.flags)
-        self._sink.flush()
-        self._memberships.stored()
-        clock.append(time.perf_counter())
-        # The watermark passes the end of a window `out_of_orderness_ms` after it, if events arrive.
-        close_ms = inputs.window_end_ms + self._settings.window.out_of_orderness_ms
-        waited_ms = time.time() * SECOND_MS - close_ms
-        topics, source = self._settings.topics, self._settings.job.event_source
-        for row, profile in zip(kept, profiles, strict=True):
-            if profile.flags:
-                snoozes = snoozed[profile.user_id]
-                sent[row] += alert_records(topics.alerts, profile, snoozes, source)
-            if profile.memberships:
-                sent[row] += change_records(topics.segment_changes, profile.memberships, source)
-        spent_ms = np.diff(clock) * 1000.0
-        media = [window.modalities for window in inputs.windows.rows]
-        self._on_batch(
-            ProfileBatchTiming(
-                len(kept),
-                *spent_ms.tolist(),
-                media_used=sum(len(one.vectors.keys() - {PLACE}) for one in media if one.vectors),
-                media_ignored=sum(one.ignored for one in media),
-                window_to_profile_ms=waited_ms.tolist(),
-            )
-        )
-        return sent
-
-    def _with_later_sums(self, profiles: list[ProfileRow], sums: np.ndarray) -> list[ProfileRow]:
-        if not self._later_users:
-            return profiles
-        return [
-            row._replace(later_sums=tuple(sums[index].tolist()))
-            if row.user_id in self._later_users
-            else row
-            for index, row in enumerate(profiles)
-        ]
-
-    def _assemble(
-        self, inputs: assemble.ProfileInputs, scores: Scores, model: ProfileModel
-    ) -> list[ProfileRow]:
-        before, after = assemble.features_before_and_after(inputs, scores)
-        rules = self._feeds.rules.current()
-        columns = window_features.window_features(
-            before,
-            {
-                "events": inputs.windows.tokens.sizes,
-                "purchases": inputs.windows.counts[:, TYPE_INDEX["purchase"]],
-                "amount": inputs.windows.amount,
-                "surprise": scores.surprise,
-            },
-        )
-        ends_ms = inputs.window_end_ms.tolist()
-        segments, names = self._feeds.segments.current(), rules.attributes("window")
-        computed = computed_at(inputs.computed, ends_ms) if names or segments.attributes else []
-        stated = self._attributes.rule_columns(
-            [name for name in names if not computed or name not in computed[0]],
-            inputs.user_id,
-            ends_ms,
-        )
-        stated |= computed_columns(computed, names)
-        findings = flag_policy.evaluate_rules(
-            rules.evaluated("window"), columns | stated, len(inputs.user_id)
-        )
-        consents = self._feeds.consents.current()
-        # Without `risk` no rule is true: a rule that still is raises a flag after a new grant.
-        findings = [
-            found if is_allowed else []
-            for found, is_allowed in zip(
-                findings, consents.allowed_rows(inputs.user_id, "risk", ends_ms), strict=True
-            )
-        ]
-        evaluations = map(flag_policy.RuleEvaluation, inputs.user_id, ends_ms, findings)
-        flags = self._flag_policy.raise_flags(list(evaluations), rules.version)
-        attributes: Sequence[Mapping[str, AttributeValue | None]] = computed
-        if computed and segments.attributes - computed[0].keys():
-            found = self._attributes.values(inputs.user_id, ends_ms, SEGMENT_PURPOSES)
-            attributes = [one | more for one, more in zip(found, computed, strict=True)]
-        rows, evaluation = assemble.assemble(
-            inputs,
-            scores,
-            model,
-            before,
-            after,
-            findings,
-            flags,
-            segments,
-            attributes,
-            consents.allowed_rows(inputs.user_id, "recommendation", ends_ms),
-            self._settings,
-        )
-        knows_user = after["windows"] > assemble.NEW_USER_WINDOWS
-        return with_memberships(rows, evaluation, self._memberships, consents, knows_user)
-
-    def _rejected(self, user_id: str, event: Refused) -> str:
-        topics = self._settings.topics
-        return output_records.rejected(topics.rejected, topics.events, user_id, event)
-
-    def _reject_row(self, row: ProfileBatch, error: Exception) -> list[str]:
-        self._failed_rows += 1
-        if self._failed_rows > MAX_CONSECUTIVE_FAILED_ROWS:
-            raise error
-        detail = f"{type(error).__name__}: {error}"[:200]
-        return [
-            self._rejected(
-                row.user_id[0],
-                Refused("SCORING_FAILED", detail, event.partition, event.offset, event.payload),
-            )
-            for event in window_events.parse(row.events[0])
-        ]
+    def _read_sums(
+        self, user_ids: Sequence[str], starts_ms: Sequence[int], firsts_ms: dict[int, int]
+    ) -> None:
+        """Makes the sums known that the first row of each user goes on from."""
+        if len(self._sums) + len(firsts_ms) > MAX_USERS:
+            self._sums.clear()
+        unknown: dict[str, SumsKey] = {}
+        for row in reversed(firsts_ms):
+            user_id, end_ms = user_ids[row], starts_ms[row] + self._length_ms
+            known = self._sums.get(user_id)
+            unknown.pop(user_id, None)
+            # A window that is replayed comes before the one whose sums are known.
+            if known is None or known.window_end_ms >= end_ms:
+                unknown[user_id] = SumsKey(user_id, end_ms)
+        if unknown:
+            keys = list(unknown.values())
+            for key, found in zip(keys, self._store.later_sums(keys), strict=True):
+                self._sums.pop(key.user_id, None)
+                if found is not None:
+                    self._sums[key.user_id] = found

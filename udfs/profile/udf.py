@@ -15,9 +15,10 @@ from liveprofile.resources import product_path
 from liveprofile.segments.segments import read_segments
 from liveprofile.settings import Settings
 from udfs.pipeline_udf import PipelineUdf, pipeline_function
-from udfs.profile.batch import STAGES, ProfileBatch, ProfileUpdater
+from udfs.profile.batch import ProfileBatch
 from udfs.profile.model_feed import load_checkpoint, open_model_feed, report_models
-from udfs.profile.sink import open_profile_sink
+from udfs.profile.store import open_profile_store
+from udfs.profile.update import STAGES, ProfileUpdater
 from udfs.worker import BatchMetrics, WorkerParts
 
 if TYPE_CHECKING:  # only the workers need torch, not the client that submits the job
@@ -42,7 +43,7 @@ class ProfileUdf(PipelineUdf):
         os.nice(WORKER_NICENESS)
         settings, parts = self._settings, self._parts
         model = load_checkpoint(settings, product_path(settings.model.checkpoint))
-        sink = opening.enter_context(closing(parts.open_sink(settings, model.dim)))
+        store = opening.enter_context(closing(parts.open_store(settings, model.dim)))
         feeds = opening.enter_context(
             closing(parts.open_feeds(settings, self._rules, self._segments))
         )
@@ -50,7 +51,7 @@ class ProfileUdf(PipelineUdf):
         models = opening.enter_context(closing(parts.open_models(settings, model)))
         report_models(metric_group, models)
         on_batch = parts.open_metrics(metric_group)
-        self._updater = ProfileUpdater(settings, model, sink, feeds, on_batch, encoder, models)
+        self._updater = ProfileUpdater(settings, model, store, feeds, on_batch, encoder, models)
         log.info("model %s is loaded and warmed up", models.current().model.version)
 
     def eval(
@@ -91,7 +92,7 @@ def open_metrics(group: Any) -> BatchMetrics:
     return BatchMetrics(group.add_group("liveprofile"), counts, STAGES, (WINDOW_TO_PROFILE,))
 
 
-PARTS = WorkerParts(open_profile_sink, open_metrics, open_models=open_model_feed)
+PARTS = WorkerParts(open_profile_store, open_metrics, open_models=open_model_feed)
 
 
 def profile_udf(settings: Settings, parts: WorkerParts = PARTS):

@@ -26,7 +26,7 @@ from models.fraud.reasons import explain
 from udfs.attribute_reads import CachedAttributes
 from udfs.privacy import LaterFlags, later_lists
 from udfs.scoring.drift_monitor import DriftMonitor
-from udfs.scoring.sink import CassandraScoringSink, ScoredEvent
+from udfs.scoring.store import CassandraScoringStore, ScoredEvent
 from udfs.worker import DATA_ERRORS, MAX_CONSECUTIVE_FAILED_ROWS, Feeds
 
 DRIFT_AFTER_DAYS = 30.0  # of events before the first drift alert
@@ -63,7 +63,7 @@ class _RuleColumns(dict[Any, np.ndarray]):
 
 
 class EventScorer:
-    """Scores events, writes the scores to the sink and returns the records to send.
+    """Scores events, stores the scores and returns the records to send.
 
     on_batch: called with the timing of each batch. now_ms: the wall clock.
     """
@@ -72,14 +72,16 @@ class EventScorer:
         self,
         settings: Settings,
         model: FraudModel,
-        sink: CassandraScoringSink,
+        store: CassandraScoringStore,
         feeds: Feeds,
         on_batch: Callable[[ScoringBatchTiming], None] = lambda timing: None,
         now_ms: Callable[[], float] = lambda: time.time() * SECOND_MS,
     ):
-        self._settings, self._model, self._sink, self._feeds = settings, model, sink, feeds
-        self._flag_policy = flag_policy.FlagPolicy(LaterFlags(sink, 0, feeds.erasures.current))
-        self._attributes = CachedAttributes(sink)
+        self._settings, self._model, self._store, self._feeds = settings, model, store, feeds
+        self._flag_policy = flag_policy.FlagPolicy(
+            LaterFlags(store.users, 0, feeds.erasures.current)
+        )
+        self._attributes = CachedAttributes(store.users)
         self._monitor = self._drift_monitor()
         self._on_batch, self._now_ms = on_batch, now_ms
         self._failed_rows = 0  # since the last successful batch
@@ -93,7 +95,7 @@ class EventScorer:
             reference,
             version,
             self._model.names,
-            self._sink.drift_store,
+            self._store.drift_store,
             DRIFT_AFTER_DAYS,
             event_source=self._settings.job.event_source,
         )
@@ -155,9 +157,9 @@ class EventScorer:
         scored = self._evaluate_rules(batch, columns, kept)
         scored = self._explain(scored, lists, x_nF, kept)
         clock.append(time.perf_counter())
-        self._sink.write(scored)
-        snoozed = self._sink.snoozed(event.user_id for event in scored if event.flags)
-        self._sink.flush()
+        self._store.writer.write(scored)
+        snoozed = self._store.users.snoozed(event.user_id for event in scored if event.flags)
+        self._store.writer.flush()
         clock.append(time.perf_counter())
         waited_ms = self._now_ms() - batch.arrived_ms
         topic, source = self._settings.topics.alerts, self._settings.job.event_source

@@ -11,7 +11,7 @@ from liveprofile.flink.operator_metrics import EVENT_TO_ALERT, EVENT_TO_SCORE
 from liveprofile.resources import product_path
 from liveprofile.settings import Settings
 from udfs.pipeline_udf import PipelineUdf, pipeline_function
-from udfs.scoring.sink import open_scoring_sink
+from udfs.scoring.store import open_scoring_store
 from udfs.worker import BatchMetrics, WorkerParts
 
 log = logging.getLogger(__name__)
@@ -31,11 +31,11 @@ class ScoringUdf(PipelineUdf):
             del sys.modules["sklearn"]
         settings, parts = self._settings, self._parts
         model = FraudModel.load(product_path(settings.scoring.checkpoint))
-        sink = opening.enter_context(closing(parts.open_sink(settings)))
+        store = opening.enter_context(closing(parts.open_store(settings)))
         feeds = opening.enter_context(closing(parts.open_feeds(settings, self._rules, None)))
         on_batch = parts.open_metrics(metric_group)
         self._scorer = opening.enter_context(
-            closing(EventScorer(settings, model, sink, feeds, on_batch))
+            closing(EventScorer(settings, model, store, feeds, on_batch))
         )
         log.info("fraud model %s is loaded", model.version)
 
@@ -53,7 +53,7 @@ def open_metrics(group: Any) -> BatchMetrics:
     return BatchMetrics(group, counts, STAGES, (EVENT_TO_SCORE, EVENT_TO_ALERT))
 
 
-PARTS = WorkerParts(open_scoring_sink, open_metrics)
+PARTS = WorkerParts(open_scoring_store, open_metrics)
 
 
 def scoring_udf(settings: Settings, parts: WorkerParts = PARTS):

@@ -22,7 +22,7 @@ from liveprofile.resources import product_path
 from liveprofile.settings import LimitSettings, Settings, load
 from models.profile.inference import ProfileModel
 from udfs.pipeline_udf import collect_rarely
-from udfs.profile.sink import open_profile_sink
+from udfs.profile.store import open_profile_store
 
 SNAPSHOT_S = 10  # as often as the job's checkpoints
 SOURCE_ROWS = 4_000  # per read: makes the model's batches as large as the job's
@@ -102,7 +102,7 @@ class UpdateProfiles:
             batch_rows=settings.model.batch_rows,
         )
         model.warm_up()
-        sink = open_profile_sink(settings, model.dim)
+        sink = open_profile_store(settings, model.dim)
         self._update = profile_updater(settings, model, sink).update
         self._batch_rows = settings.job.max_bundle_rows
         self._journal = Journal(str(folder))

@@ -14,7 +14,7 @@ FOLDER = Path(os.environ.get("WORKER_FAULTS", "/nonexistent"))
 # Module of a method -> its class, its name, the name of the fault.
 METHODS = {
     "models.profile.inference": ("ProfileModel", "score", "model"),
-    "udfs.profile.sink": ("CassandraProfileSink", "write", "write"),
+    "udfs.profile.writer": ("CassandraProfileWriter", "write", "write"),
     "udfs.scoring.batch": ("EventScorer", "score", "scoring"),
 }
 

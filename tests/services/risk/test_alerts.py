@@ -35,7 +35,7 @@ from tests.services.conftest import empty
 from tests.support.job_under_test import JobUnderTest, run_cli
 from tests.support.rows.profile_rows import flag, profile_row, write_and_flush
 from tests.support.waiting import until
-from udfs.profile.sink import CassandraProfileSink
+from udfs.profile.store import CassandraProfileStore
 
 FLAG_ID = "a" * 32
 
@@ -47,7 +47,7 @@ def job(new_job: Callable[..., JobUnderTest], settings: CassandraSettings) -> Jo
 
 
 @pytest.fixture
-def open_flag(sink: CassandraProfileSink, session: Session) -> Any:
+def open_flag(sink: CassandraProfileStore, session: Session) -> Any:
     """A stored flag of an event, in state OPEN. Another user has a flag of a window."""
     empty(
         session, ("flag_state", "risk_snooze", "risk_case", "alert_handled", "risk_score_by_hour")

@@ -12,7 +12,7 @@ from services.alerts.states import AlertState
 from tests.services.conftest import empty
 from tests.support.rows.profile_rows import flag, profile_row, write_and_flush
 from tests.support.waiting import until
-from udfs.profile.sink import CassandraProfileSink
+from udfs.profile.store import CassandraProfileStore
 
 TTL_S = 3_600
 COLUMNS = ("state", "opened_at", "updated_at", "severity", "action", "message", "alerts")
@@ -40,7 +40,7 @@ def ttls_s(session: Session) -> set[int]:
 
 
 def test_concurrent_alerts_open_one_case_which_closes_with_its_last_flag(
-    sink: CassandraProfileSink, session: Session
+    sink: CassandraProfileStore, session: Session
 ):
     write_and_flush(sink, profile_row("42", flags=[flag()]))
     [stored_flag] = queries.flags(session, "42")

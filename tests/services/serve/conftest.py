@@ -21,7 +21,7 @@ from services.alerts.case_store import NewAlert
 from tests.support.api_server import api_server, wait_until_ready
 from tests.support.job_under_test import JobUnderTest
 from tests.support.rows.profile_rows import START_MS, flag, profile_row
-from udfs.profile.sink import CassandraProfileSink
+from udfs.profile.store import CassandraProfileStore
 
 SERVE = {"authentication": "keys", "deadline_ms": 10_000}
 PROFILE_JSON = (
@@ -49,14 +49,14 @@ class Api(NamedTuple):
 
 def fill(settings: Settings, session: Session) -> None:
     width = ModelCard.read(settings.model.checkpoint).shape["embedding"]
-    sink = CassandraProfileSink(settings.cassandra, width, session)
+    sink = CassandraProfileStore(settings.cassandra, width, session)
     for user, window in itertools.product(USERS, range(WINDOWS)):
         # All users have flags of the same windows: a page ends between rows of one time.
         flags = [flag(f"rule{n}", flag_id=f"{user}-{window}-{n}") for n in range(2)]
         row = profile_row(user, window, write_lookalike=True, flags=flags, profile=PROFILE_JSON)
         embedding = np.pad(row.embedding, (0, width - len(row.embedding)))
-        sink.write([row._replace(embedding=embedding)])
-    sink.flush()
+        sink.writer.write([row._replace(embedding=embedding)])
+    sink.writer.flush()
     insert = session.prepare(
         "INSERT INTO risk_score_by_hour (user_id, hour, event_time, event_id, event_type, amount,"
         " score, model_version, rules_version, active_rules) VALUES ('u0', ?, ?, ?, 'purchase', 5,"

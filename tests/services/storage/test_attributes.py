@@ -35,7 +35,7 @@ from liveprofile.wire.user_records import CONTENT_TYPE, to_rfc3339
 from tests.reference.attributes import attributes_at
 from tests.support.job_under_test import JobUnderTest
 from tests.support.rows.profile_rows import DIM
-from udfs.profile.sink import CassandraProfileSink
+from udfs.profile.store import CassandraProfileStore
 
 USERS = [f"ü{number}" for number in range(60)]
 START_MS = now_ms() - 10 * DAY_MS
@@ -154,8 +154,8 @@ def test_job_reads_what_the_commands_store_show_and_withdraw(
     )
     send_statements(job.settings, [statement])
     apply()
-    sink = CassandraProfileSink(job.settings.cassandra, DIM, session)
-    assert sink.statements(["shown", "stranger"]) == {"shown": [statement], "stranger": []}
+    sink = CassandraProfileStore(job.settings.cassandra, DIM, session)
+    assert sink.users.statements(["shown", "stranger"]) == {"shown": [statement], "stranger": []}
     shown = job.cli("attributes", "show", "shown", "--json")
     found = json.loads(shown.stdout)["identity_verified"]
     assert (found["value"], found["source"], found["kind"]) == (True, "idcheck", "verified")
@@ -166,4 +166,4 @@ def test_job_reads_what_the_commands_store_show_and_withdraw(
     assert 30 * 86_400 < ttl_s <= 31 * 86_400 + 1
     send_withdrawal(job.settings, "shown", "idcheck")
     apply()
-    assert sink.statements(["shown"]) == {"shown": []}
+    assert sink.users.statements(["shown"]) == {"shown": []}

@@ -22,7 +22,7 @@ from offline.late_windows.chains import (
 )
 from offline.late_windows.tables import CassandraCorrectionTables
 from tests.support.rows.profile_rows import DIM, flag, profile_row, write_and_flush
-from udfs.profile.row import ProfileRow
+from udfs.profile.rows import ProfileRow
 
 NOW_MS = 1_790_000_000_000
 OF_IDS = ("user_id", "bucket")  # they differ between users with the same windows

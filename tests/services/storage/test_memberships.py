@@ -13,7 +13,7 @@ from tests.services.conftest import empty
 from tests.support.rows.profile_rows import profile_row, write_and_flush
 from tests.support.rows.segment_examples import segments
 from udfs.cassandra.encoding import write_time_us
-from udfs.profile.sink import CassandraProfileSink
+from udfs.profile.store import CassandraProfileStore
 
 SEGMENTS = segments(loyal="events > 1", lapsing="events > 2")
 
@@ -50,42 +50,42 @@ def _no_memberships(session: Session) -> None:
     empty(session, ("user_segment", "segment_member", "segment_change", "segment_sweep"))
 
 
-def test_memberships_are_read_as_they_were_written(sink: CassandraProfileSink, session: Session):
+def test_memberships_are_read_as_they_were_written(sink: CassandraProfileStore, session: Session):
     users = [f"ü{number}" for number in range(120)]
     rows = [with_membership(user, 0, 1) for user in users]
     write_and_flush(sink, *rows)
-    found = sink.memberships([*users, "stranger"])
+    found = sink.users.memberships([*users, "stranger"])
     assert found == {
         **{row.user_id: {"loyal": row.memberships[0].membership} for row in rows},
         "stranger": {},
     }
     assert member_ids(session) == set(users)
     key = ChangeKey(users[0], "loyal", rows[0].window_end_ms)
-    assert sink.stored_changes([key, key._replace(window_end_ms=1)]) == {
+    assert sink.users.stored_changes([key, key._replace(window_end_ms=1)]) == {
         key: rows[0].memberships[0].membership
     }
 
 
 def test_later_window_wins_over_a_replay_of_an_earlier_one(
-    sink: CassandraProfileSink, session: Session
+    sink: CassandraProfileStore, session: Session
 ):
     entered, left = with_membership("u", 0, 1), with_membership("u", 1, 2)
     write_and_flush(sink, left)
     write_and_flush(sink, entered)  # arrives later
-    assert not sink.memberships(["u"])["u"]["loyal"].member
+    assert not sink.users.memberships(["u"])["u"]["loyal"].member
     assert member_ids(session) == set()
     again = with_membership("u", 2, 3)
     write_and_flush(sink, again)
     write_and_flush(sink, left)
-    assert sink.memberships(["u"])["u"]["loyal"].number == 3
+    assert sink.users.memberships(["u"])["u"]["loyal"].number == 3
     assert member_ids(session) == {"u"}
 
 
 def test_two_windows_of_a_user_in_one_batch_are_both_stored(
-    sink: CassandraProfileSink, session: Session
+    sink: CassandraProfileStore, session: Session
 ):
     write_and_flush(sink, with_membership("u", 0, 1), with_membership("u", 1, 2))
-    assert sink.memberships(["u"])["u"]["loyal"].number == 2
+    assert sink.users.memberships(["u"])["u"]["loyal"].number == 2
     numbers = session.execute("SELECT number FROM segment_change WHERE user_id = 'u'").all()
     assert [row.number for row in numbers] == [2, 1]
     [row] = session.execute("SELECT TTL(member) AS ttl FROM user_segment").all()
@@ -94,12 +94,12 @@ def test_two_windows_of_a_user_in_one_batch_are_both_stored(
 
 
 def test_sweep_store_reads_ranges_and_writes_like_the_job(
-    sink: CassandraProfileSink, session: Session, settings: CassandraSettings
+    sink: CassandraProfileStore, session: Session, settings: CassandraSettings
 ):
     rows = [with_membership(f"u{number}", 0, 1) for number in range(30)]
     write_and_flush(sink, *rows)
     store = CassandraSweepStore(session, settings, SEGMENTS, page_users=7)
-    assert store.memberships_between(TOKEN_MIN, TOKEN_MAX) == sink.memberships(
+    assert store.memberships_between(TOKEN_MIN, TOKEN_MAX) == sink.users.memberships(
         [row.user_id for row in rows]
     )
     assert store.window_ends_ms(["u1", "stranger"]) == {"u1": rows[1].window_end_ms}

@@ -1,4 +1,4 @@
-"""CassandraProfileSink and the queries on a real node, also when it is down or does not fit."""
+"""CassandraProfileStore and the queries on a real node, also when it is down or does not fit."""
 
 import random
 import re
@@ -33,11 +33,11 @@ from tests.support.rows.profile_rows import (
     write_and_flush,
 )
 from tests.support.waiting import until
-from udfs.privacy import StoredSums, SumsKey
-from udfs.profile.sink import CassandraProfileSink
+from udfs.profile.batch import StoredSums, SumsKey
+from udfs.profile.store import CassandraProfileStore
 
 
-def test_every_field_is_read_as_it_was_written(sink: CassandraProfileSink, session: Session):
+def test_every_field_is_read_as_it_was_written(sink: CassandraProfileStore, session: Session):
     written = profile_row("ü \U0001f600", recency_days=1.5, active_rules=["b", "a"], flags=[flag()])
     write_and_flush(sink, written)
     profile = queries.profile(session, written.user_id)
@@ -59,13 +59,13 @@ def test_every_field_is_read_as_it_was_written(sink: CassandraProfileSink, sessi
     assert queries.profile(session, written.user_id).recency_days is None
 
 
-def test_sums_since_an_erasure_are_those_of_the_window_before(sink: CassandraProfileSink):
+def test_sums_since_an_erasure_are_those_of_the_window_before(sink: CassandraProfileStore):
     sums = (1.0, 2.5e300, -0.0)
     rows = [profile_row("back", n, later_sums=(*sums, float(n))) for n in (2, 3)]
     write_and_flush(sink, *rows, profile_row("never", window=2))
     ends_ms = [row.window_end_ms for row in rows]
     keys = [SumsKey("back", end_ms) for end_ms in (*ends_ms, ends_ms[-1] + 1)]
-    assert sink.later_sums([*keys, SumsKey("never", ends_ms[-1])]) == [
+    assert sink.users.later_sums([*keys, SumsKey("never", ends_ms[-1])]) == [
         None,
         StoredSums(ends_ms[0], (*sums, 2.0)),
         StoredSums(ends_ms[1], (*sums, 3.0)),
@@ -74,7 +74,7 @@ def test_sums_since_an_erasure_are_those_of_the_window_before(sink: CassandraPro
 
 
 def test_ttl_starts_at_the_time_of_writing(
-    sink: CassandraProfileSink, session: Session, settings: CassandraSettings
+    sink: CassandraProfileStore, session: Session, settings: CassandraSettings
 ):
     write_and_flush(sink, profile_row(write_lookalike=True, flags=[flag()]))
     for table, column, ttl_s in (
@@ -87,7 +87,7 @@ def test_ttl_starts_at_the_time_of_writing(
         found = session.execute(f"SELECT TTL({column}) AS ttl FROM {table}").one()
         assert ttl_s - 60 <= found.ttl <= ttl_s
     short = settings.model_copy(update={"profile_ttl_s": 1, "delta_ttl_s": 1})
-    write_and_flush(CassandraProfileSink(short, DIM, session), profile_row("brief"))
+    write_and_flush(CassandraProfileStore(short, DIM, session), profile_row("brief"))
     until(lambda: not (queries.profile(session, "brief") or queries.deltas(session, "brief")))
 
 
@@ -95,29 +95,31 @@ def test_ttl_starts_at_the_time_of_writing(
 
 
 def test_flag_history_is_that_of_the_tables_before_each_window(
-    sink: CassandraProfileSink, settings: CassandraSettings, session: Session
+    sink: CassandraProfileStore, settings: CassandraSettings, session: Session
 ):
     rng, memory = random.Random(1), MemoryProfileSink()
     for window in range(12):
         end_ms = profile_row(window=window).window_end_ms
         asked = [(user, RowPosition(end_ms)) for user in "uvw" if rng.random() < 0.8]
         expected = memory.past_flags(asked)
-        fresh = CassandraProfileSink(settings, DIM, session)
-        assert sink.past_flags(asked) == fresh.past_flags(asked) == expected
+        fresh = CassandraProfileStore(settings, DIM, session)
+        assert sink.users.past_flags(asked) == fresh.users.past_flags(asked) == expected
         for user in "uvw":
             active = [rule for rule in "ab" if rng.random() < 0.5]
             flags = [flag(rule) for rule in active if rng.random() < 0.5]
             row = profile_row(user, window, active_rules=active, flags=flags)
             for each in (sink, memory):
                 write_and_flush(each, row)
-    sink.write([profile_row("new", n, flags=[flag()], active_rules=["rule"]) for n in range(3)])
+    sink.writer.write(
+        [profile_row("new", n, flags=[flag()], active_rules=["rule"]) for n in range(3)]
+    )
     ends = [RowPosition(profile_row(window=n).window_end_ms) for n in range(4)]
     raised = frozenset(("rule", end) for end in ends[:3])
     expected = PastFlags(ends[2], frozenset({"rule"}), raised)
-    assert sink.past_flags([("new", ends[3])]) == [expected], "not yet flushed"
+    assert sink.users.past_flags([("new", ends[3])]) == [expected], "not yet flushed"
 
 
-def test_flags_are_read_by_user_and_over_all_users(sink: CassandraProfileSink, session: Session):
+def test_flags_are_read_by_user_and_over_all_users(sink: CassandraProfileStore, session: Session):
     for day in range(3):
         windows = range(day * DAY_MS // WINDOW_MS, day * DAY_MS // WINDOW_MS + 20)
         rows = [profile_row(f"u{n}", window, flags=[flag()]) for n, window in enumerate(windows)]
@@ -139,7 +141,7 @@ def test_flags_are_read_by_user_and_over_all_users(sink: CassandraProfileSink, s
 
 
 def test_similar_users_are_found_with_and_without_segment(
-    sink: CassandraProfileSink, session: Session
+    sink: CassandraProfileStore, session: Session
 ):
     directions = {"u": (1, 0), "near": (1, 0.1), "far": (1, 3), "opposite": (-1, 0)}
     for name, (x, y) in directions.items():
@@ -157,7 +159,7 @@ def test_similar_users_are_found_with_and_without_segment(
     assert queries.similar_users(session, "nobody", 3) is None
 
 
-def test_scan_of_digests_reads_every_delta_once(sink: CassandraProfileSink, session: Session):
+def test_scan_of_digests_reads_every_delta_once(sink: CassandraProfileStore, session: Session):
     rows = [profile_row(f"u{n}", window) for n in range(300) for window in range(3)]
     write_and_flush(sink, *rows)
     found = list(queries.scan_digests(session))
@@ -170,7 +172,7 @@ def test_scan_of_digests_reads_every_delta_once(sink: CassandraProfileSink, sess
     assert sorted(some) == sorted(row for row in found if row.window_end_ms == end_ms)
 
 
-def test_queries_of_the_documentation_run(sink: CassandraProfileSink, session: Session):
+def test_queries_of_the_documentation_run(sink: CassandraProfileStore, session: Session):
     text = (ROOT / "docs" / "reading.md").read_text(encoding="utf-8")
     statements = [
         statement.replace("[0.1, ...]", "[1, 0, 0, 0]")
@@ -196,7 +198,7 @@ def test_connections_disable_nagles_algorithm(session: Session):
     assert all(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for sock in sockets)
 
 
-def test_row_larger_than_a_batch_is_written(sink: CassandraProfileSink, session: Session):
+def test_row_larger_than_a_batch_is_written(sink: CassandraProfileStore, session: Session):
     large = b'{"x":"' + b"y" * 200_000 + b'"}'
     write_and_flush(sink, *(profile_row(f"large{n}", delta=large) for n in range(3)))
     assert all(len(queries.deltas(session, f"large{n}")[0].delta["x"]) == 200_000 for n in range(3))
@@ -226,16 +228,16 @@ def impatient(settings: CassandraSettings, **changes: object) -> CassandraSettin
 def test_refused_write_raises_at_once_and_on_every_later_call(settings: CassandraSettings):
     own = settings.model_copy(update={"retry_timeout_ms": 60_000})
     with open_session(own) as session:
-        sink = CassandraProfileSink(own, DIM, session)
+        sink = CassandraProfileStore(own, DIM, session)
         session.execute("DROP TABLE profile_delta", timeout=60)
         started_s = time.monotonic()
         try:
             with pytest.raises(StoreError, match=r"refused: InvalidRequest.*profile_delta"):
                 write_and_flush(sink, profile_row())
             with pytest.raises(InvalidRequest, match="profile_delta"):
-                CassandraProfileSink(own, DIM, session)
+                CassandraProfileStore(own, DIM, session)
             assert time.monotonic() - started_s < 30
-            for later in (sink.flush, lambda: sink.write([profile_row("another")])):
+            for later in (sink.flush, lambda: sink.writer.write([profile_row("another")])):
                 with pytest.raises(StoreError, match="refused"):
                     later()
         finally:
@@ -248,12 +250,12 @@ def test_node_that_hangs_delays_set_up_reads_and_writes(settings: CassandraSetti
     row = ("u", RowPosition(1))
     with open_session(own) as session:
         for wait_for in (
-            lambda: CassandraProfileSink(own, DIM, session),
-            lambda: CassandraProfileSink(own, DIM, session).past_flags([row]),
+            lambda: CassandraProfileStore(own, DIM, session),
+            lambda: CassandraProfileStore(own, DIM, session).users.past_flags([row]),
         ):
             with paused(stack, 3.0):
                 assert wait_for()
-        sink, started_s = CassandraProfileSink(own, DIM, session), time.monotonic()
+        sink, started_s = CassandraProfileStore(own, DIM, session), time.monotonic()
         with paused(stack, seconds):
             rows = [profile_row(f"during-{n}") for n in range(100)]
             for row in rows:
@@ -265,7 +267,7 @@ def test_node_that_hangs_delays_set_up_reads_and_writes(settings: CassandraSetti
 def test_outage_longer_than_retry_timeout_raises(settings: CassandraSettings, stack: Stack):
     own = impatient(settings, retry_timeout_ms=2_000)
     with open_session(own) as session:
-        sink = CassandraProfileSink(own, DIM, session)
+        sink = CassandraProfileStore(own, DIM, session)
         for attempt, error, message in (
             (
                 lambda: write_and_flush(sink, profile_row()),
@@ -273,7 +275,7 @@ def test_outage_longer_than_retry_timeout_raises(settings: CassandraSettings, st
                 r"write kept failing for \d+\.\d s .*= 2000\): ",
             ),
             (
-                lambda: CassandraProfileSink(own, DIM, session),
+                lambda: CassandraProfileStore(own, DIM, session),
                 (OperationTimedOut, NoHostAvailable),
                 None,
             ),
@@ -301,13 +303,13 @@ def test_sink_that_does_not_fit_raises(
     settings: CassandraSettings,
 ):
     with pytest.raises(error, match=message):
-        CassandraProfileSink(settings.model_copy(update=changes), dim)
+        CassandraProfileStore(settings.model_copy(update=changes), dim)
 
 
 def test_row_or_schema_of_another_embedding_size_raises(
-    sink: CassandraProfileSink, settings: CassandraSettings
+    sink: CassandraProfileStore, settings: CassandraSettings
 ):
     with pytest.raises(ConfigError, match=r"vector<float, 4> .* vector<float, 5>"):
         create_schema(settings, DIM + 1)
     with pytest.raises(ValueError, match=r"shape \(5,\): the tables need \(4,\)"):
-        sink.write([profile_row(embedding=np.zeros(DIM + 1, np.float32))])
+        sink.writer.write([profile_row(embedding=np.zeros(DIM + 1, np.float32))])

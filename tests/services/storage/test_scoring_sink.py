@@ -1,4 +1,4 @@
-"""CassandraScoringSink on a real node, and its flag history beside that in memory."""
+"""CassandraScoringStore on a real node, and its flag history beside that in memory."""
 
 import random
 from collections.abc import Iterator
@@ -17,20 +17,20 @@ from tests.services.conftest import empty
 from tests.support.memory.sinks import MemoryScoringSink
 from tests.support.rows.scored_events import START_MS, flag, scored_event, write_and_flush
 from tests.support.waiting import until
-from udfs.scoring.sink import CassandraScoringSink
+from udfs.scoring.store import CassandraScoringStore
 
 TABLES = ("risk_score_by_hour", "risk_score_hours", "risk_flag", "risk_flag_by_day", "risk_snooze")
 SCORE_TTL_S = 86_400
 
 
 @pytest.fixture
-def sink(settings: CassandraSettings, session: Session) -> Iterator[CassandraScoringSink]:
+def sink(settings: CassandraSettings, session: Session) -> Iterator[CassandraScoringStore]:
     empty(session, TABLES)
-    yield CassandraScoringSink(settings, SCORE_TTL_S, session)
+    yield CassandraScoringStore(settings, SCORE_TTL_S, session)
 
 
 def test_scored_event_is_one_row_also_when_written_again(
-    sink: CassandraScoringSink, session: Session
+    sink: CassandraScoringStore, session: Session
 ):
     event = scored_event(active_rules=["a", "b"], flags=[flag("a")])
     write_and_flush(sink, event)
@@ -54,7 +54,7 @@ def test_scored_event_is_one_row_also_when_written_again(
     assert [session.execute(f"SELECT * FROM {table}").all() for table in TABLES] == before
 
 
-def test_events_of_each_hour_are_one_partition(sink: CassandraScoringSink, session: Session):
+def test_events_of_each_hour_are_one_partition(sink: CassandraScoringStore, session: Session):
     half_hour = START_MS + HOUR_MS // 2
     events = [
         scored_event(hour=0, active_rules=["b", "a"]),
@@ -80,7 +80,7 @@ def test_events_of_each_hour_are_one_partition(sink: CassandraScoringSink, sessi
 
 
 def test_hour_outlives_its_scores_and_a_deletion_up_to_a_time(
-    sink: CassandraScoringSink, settings: CassandraSettings, session: Session
+    sink: CassandraScoringStore, settings: CassandraSettings, session: Session
 ):
     later = scored_event(event_id="later", event_ms=START_MS + MINUTE_MS)
     write_and_flush(sink, scored_event(), later)
@@ -91,7 +91,7 @@ def test_hour_outlives_its_scores_and_a_deletion_up_to_a_time(
         session.execute(delete, values)
     assert [score.event_id for score in queries.scores(session, "u")] == ["later"]
 
-    write_and_flush(CassandraScoringSink(settings, 1, session), scored_event("brief"))
+    write_and_flush(CassandraScoringStore(settings, 1, session), scored_event("brief"))
 
     def stored(table: str) -> bool:
         return any(row.user_id == "brief" for row in session.execute(f"SELECT * FROM {table}"))
@@ -101,14 +101,14 @@ def test_hour_outlives_its_scores_and_a_deletion_up_to_a_time(
 
 
 def test_flag_history_orders_the_events_of_a_millisecond(
-    sink: CassandraScoringSink, session: Session
+    sink: CassandraScoringStore, session: Session
 ):
     first = scored_event(event_id="b", active_rules=["a"], flags=[flag("a", event_id="b")])
     second = scored_event(event_id="a", active_rules=["b"])
     write_and_flush(sink, first, second)
     rows = [RowPosition(START_MS, event_id) for event_id in ("c", "b", "aa", "0")]
     raised = frozenset({("a", RowPosition(START_MS, "b"))})
-    assert sink.past_flags([("u", row) for row in rows]) == [
+    assert sink.users.past_flags([("u", row) for row in rows]) == [
         PastFlags(raised=raised),
         PastFlags(raised=raised),
         PastFlags(RowPosition(START_MS, "b"), frozenset("a"), raised),
@@ -122,16 +122,16 @@ def test_flag_history_orders_the_events_of_a_millisecond(
 
 
 def test_stored_and_in_memory_flag_history_agree(
-    sink: CassandraScoringSink, settings: CassandraSettings, session: Session
+    sink: CassandraScoringStore, settings: CassandraSettings, session: Session
 ):
     rng, memory = random.Random(3), MemoryScoringSink()
     for _ in range(25):
         hour, user_id = rng.randrange(40), rng.choice("uv")
         at = (START_MS + hour * HOUR_MS, f"e{hour}")
         asked = [(user, RowPosition(*at)) for user in "uv"]
-        fresh = CassandraScoringSink(settings, SCORE_TTL_S, session)
+        fresh = CassandraScoringStore(settings, SCORE_TTL_S, session)
         expected = memory.past_flags(asked)
-        assert fresh.past_flags(asked) == sink.past_flags(asked) == expected
+        assert fresh.users.past_flags(asked) == sink.users.past_flags(asked) == expected
         if (user_id, *at) in memory.scores:
             continue
         active = [rule for rule in "ab" if rng.random() < 0.5]
@@ -140,9 +140,9 @@ def test_stored_and_in_memory_flag_history_agree(
             write_and_flush(target, scored_event(user_id, hour, active_rules=active, flags=flags))
 
 
-def test_snoozes_are_read_from_the_table(sink: CassandraScoringSink, session: Session):
+def test_snoozes_are_read_from_the_table(sink: CassandraScoringStore, session: Session):
     until_ms = now_ms() + HOUR_MS
     snooze.snooze(session, "u", "a", until_ms, "anna", "why")
     snooze.snooze(session, "u", ALL_RULES, until_ms + 1, "anna")
     expected = {"u": {"a": until_ms, "*": until_ms + 1}, "v": {}}
-    assert sink.snoozed(["u", "v", "u"]) == expected
+    assert sink.users.snoozed(["u", "v", "u"]) == expected

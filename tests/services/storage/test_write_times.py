@@ -18,9 +18,9 @@ from liveprofile.storage.cql import from_ms
 from tests.support.rows import profile_rows, scored_events
 from tests.support.rows.profile_rows import DIM, profile_row
 from tests.support.rows.scored_events import scored_event
-from udfs.profile.row import ProfileRow
-from udfs.profile.sink import CassandraProfileSink
-from udfs.scoring.sink import CassandraScoringSink, ScoredEvent
+from udfs.profile.rows import ProfileRow
+from udfs.profile.store import CassandraProfileStore
+from udfs.scoring.store import CassandraScoringStore, ScoredEvent
 
 NEXT_SECOND_S = 1.1  # Cassandra counts expiry in whole seconds
 MAX_REVISION = 999
@@ -66,8 +66,8 @@ class Pipeline(NamedTuple):
     columns: dict[str, str]  # table: one of its columns
 
     def write(self, user_id: str, number: int, version: str) -> None:
-        self.sink.write([self.row(user_id, number, version)])
-        self.sink.flush()
+        self.sink.writer.write([self.row(user_id, number, version)])
+        self.sink.writer.flush()
 
 
 @pytest.fixture(params=["window", "event"])
@@ -77,14 +77,14 @@ def pipeline(
     if request.param == "window":
         tables = {"user_profile": "churn", "profile_delta": "events", "user_lookalike": "embedding"}
         return Pipeline(
-            CassandraProfileSink(settings, DIM, session),
+            CassandraProfileStore(settings, DIM, session),
             window,
             lambda number: profile_row(window=number).window_end_ms,
             profile_row().revision,
             tables | FLAGS,
         )
     return Pipeline(
-        CassandraScoringSink(settings, 3_600, session),
+        CassandraScoringStore(settings, 3_600, session),
         event,
         lambda number: scored_event(hour=number).event_ms,
         0,
@@ -175,7 +175,7 @@ def test_of_two_jobs_the_one_with_the_newer_model_leaves_its_rows(
     order: tuple[str, str], settings: CassandraSettings, session: Session, user_id: str
 ) -> None:
     """Each has a sink of its own; both write the same second, and one is windows behind."""
-    sinks = {name: CassandraProfileSink(settings, DIM, session) for name in order}
+    sinks = {name: CassandraProfileStore(settings, DIM, session) for name in order}
     other = uuid.uuid4().hex
 
     def row(name: str, user: str, number: int) -> ProfileRow:

@@ -14,7 +14,7 @@ from offline.late_windows.chains import (
     StoredWindow,
 )
 from tests.support.memory.sinks import MemoryProfileSink
-from udfs.profile.row import ProfileRow
+from udfs.profile.rows import ProfileRow
 
 
 class KilledError(Exception):
@@ -31,7 +31,7 @@ class MemoryCorrectionTables:
     def __init__(self, sink: MemoryProfileSink, writes_left: int | None = None):
         self.sink, self.writes_left = sink, writes_left
         self.marks: dict[tuple[str, int, str], str] = {}
-        self.statements, self.memberships = sink.statements, sink.memberships
+        self.users = sink
 
     def stored(self, user_id: str, since_ms: int) -> StoredUser:
         windows = {

@@ -1,7 +1,7 @@
-"""In-memory sinks with the semantics of the Cassandra sinks, for tests without services."""
+"""In-memory stores with the semantics of those in Cassandra, for tests without services."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Self
 
 from liveprofile.attributes.statements import Statement
 from liveprofile.drift.store import CassandraDriftStore
@@ -11,9 +11,9 @@ from liveprofile.settings import CassandraSettings
 from tests.support.memory.cassandra import MemoryCassandra
 from tests.support.memory.memberships import MemoryMemberships
 from udfs.cassandra.encoding import write_time_us
-from udfs.privacy import StoredSums, SumsKey
-from udfs.profile.row import ProfileRow
-from udfs.scoring.sink import ScoredEvent
+from udfs.profile.batch import StoredSums, SumsKey
+from udfs.profile.rows import ProfileRow
+from udfs.scoring.store import ScoredEvent
 
 FlagKey = tuple[str, int, str, str]  # user, time in ms, rule, event ("" for a window)
 
@@ -50,6 +50,14 @@ class _MemorySink:
     def snoozed(self, user_ids: Iterable[str]) -> dict[str, dict[str, int]]:
         return {user_id: self.snoozes.get(user_id, {}) for user_id in user_ids}
 
+    @property
+    def users(self) -> Self:
+        return self
+
+    @property
+    def writer(self) -> Self:
+        return self
+
     def flush(self) -> None:
         """Does nothing."""
 
@@ -58,7 +66,7 @@ class _MemorySink:
 
 
 class MemoryProfileSink(_MemorySink):
-    """A ProfileSink."""
+    """A ProfileStore."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -110,7 +118,7 @@ class MemoryProfileSink(_MemorySink):
 
 
 class MemoryScoringSink(_MemorySink):
-    """A ScoringSink."""
+    """As CassandraScoringStore."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -5,8 +5,8 @@ import numpy as np
 from liveprofile.rules.flags import Flag
 from liveprofile.units import MINUTE_MS
 from tests.support.rows.stored_rows import profile_fields
-from udfs.profile.row import ProfileRow
-from udfs.profile.sink import CassandraProfileSink
+from udfs.profile.rows import ProfileRow
+from udfs.profile.store import CassandraProfileStore
 
 DIM = 4
 TABLES = ("user_profile", "profile_delta", "risk_flag", "risk_flag_by_day", "user_lookalike")
@@ -63,6 +63,6 @@ def flag(rule_id: str = "rule", **changes: object) -> Flag:
     )._replace(**changes)
 
 
-def write_and_flush(sink: CassandraProfileSink, *rows: ProfileRow) -> None:
-    sink.write(rows)
-    sink.flush()
+def write_and_flush(sink: CassandraProfileStore, *rows: ProfileRow) -> None:
+    sink.writer.write(rows)
+    sink.writer.flush()

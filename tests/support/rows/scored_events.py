@@ -3,7 +3,7 @@
 from liveprofile.rules.flags import Flag
 from liveprofile.units import HOUR_MS
 from tests.support.rows import profile_rows
-from udfs.scoring.sink import CassandraScoringSink, ScoredEvent
+from udfs.scoring.store import CassandraScoringStore, ScoredEvent
 
 START_MS = 1_700_000_000_000
 
@@ -30,6 +30,6 @@ def flag(rule_id: str = "a", hour: int = 0, **changes: object) -> Flag:
     return profile_rows.flag(rule_id, **{"event_id": f"e{hour}", **changes})
 
 
-def write_and_flush(sink: CassandraScoringSink, *rows: ScoredEvent) -> None:
-    sink.write(rows)
-    sink.flush()
+def write_and_flush(sink: CassandraScoringStore, *rows: ScoredEvent) -> None:
+    sink.writer.write(rows)
+    sink.writer.flush()

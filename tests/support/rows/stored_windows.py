@@ -10,8 +10,8 @@ from liveprofile.units import HOUR_MS
 from models.profile.model_card import ModelCard
 from tests.support.rows.console_rows import FEATURES, known_delta, known_profile
 from tests.support.rows.profile_rows import flag, profile_row
-from udfs.profile.row import ProfileRow
-from udfs.profile.sink import CassandraProfileSink
+from udfs.profile.rows import ProfileRow
+from udfs.profile.store import CassandraProfileStore
 
 
 def row_of(user_id: str, end_ms: int, hours_ago: int, dim: int, *flags: Flag) -> ProfileRow:
@@ -42,6 +42,6 @@ def store_windows(settings: Settings, end_ms: int, *users: str) -> None:
     """Stores a window with a flag of each user, as the job of these settings does."""
     dim = ModelCard.read(settings.model.checkpoint).shape["embedding"]
     with open_session(settings.cassandra) as session:
-        sink = CassandraProfileSink(settings.cassandra, dim, session)
-        sink.write([row_of(user, end_ms, 0, dim, spike(user, 0)) for user in users])
-        sink.flush()
+        sink = CassandraProfileStore(settings.cassandra, dim, session)
+        sink.writer.write([row_of(user, end_ms, 0, dim, spike(user, 0)) for user in users])
+        sink.writer.flush()

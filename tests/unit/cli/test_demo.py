@@ -18,7 +18,7 @@ from services.event_audit.reconciliation import Reconciliation
 from stack.local import Stack
 from tests.support.rows.api_rows import stored_flag_of
 from tests.support.rows.stored_rows import stored_profile
-from udfs.profile.assemble import FEATURES
+from udfs.profile.inputs import FEATURES
 
 END_MS = 1_512_000_000_000 // DAY_MS * DAY_MS  # 2017-11-30
 

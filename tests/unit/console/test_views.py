@@ -20,7 +20,7 @@ from liveprofile.units import HOUR_MS
 from tests.support.memory.api import NOW_MS
 from tests.support.rows.api_rows import stored_flag_of
 from tests.support.rows.console_rows import FEATURES, WINDOWS, known_delta
-from udfs.profile.assemble import FEATURES as JOB_FEATURES
+from udfs.profile.inputs import FEATURES as JOB_FEATURES
 
 
 def test_line_chart_spans_its_area() -> None:

@@ -22,7 +22,7 @@ from services.rule_backtest import (
     outcome,
 )
 from tests.support.rows.rule_examples import SHIPPED_RULES, rule
-from udfs.profile.assemble import FEATURES
+from udfs.profile.inputs import FEATURES
 
 START_MS = 1_511_654_400_000 // DAY_MS * DAY_MS
 

@@ -16,7 +16,7 @@ from liveprofile.rules.rules import Rule, RulesError, read_rules
 from liveprofile.rules.signing import DefinitionSigner, SignatureError
 from tests.support.paths import ROOT
 from tests.support.rows.rule_examples import RULES_TOML, SHIPPED_RULES, event_columns, rule
-from udfs.profile.assemble import FEATURES
+from udfs.profile.inputs import FEATURES
 
 
 @pytest.mark.parametrize(

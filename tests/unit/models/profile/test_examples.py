@@ -5,6 +5,7 @@ must not change by a bit.
 """
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -14,9 +15,7 @@ import pytest
 from scipy.sparse import issparse
 
 from benchmarks.load.workload import START_MS, Workload
-from liveprofile.events.window import parse_windows
 from liveprofile.units import DAY_MS
-from liveprofile.wire.histories import read_histories
 from models.profile.data import training_rows
 from models.profile.data.examples import (
     PURCHASE,
@@ -31,7 +30,7 @@ from models.profile.encoding import Encoder, Layout, Vocabulary
 from models.profile.evaluation.served import _tokens
 from models.profile.recipes import recipe
 from tests.unit.models.profile.miniature import MINIATURE, daily_batches, job_batches, rows_table
-from udfs.profile import assemble
+from udfs.profile.inputs import read_inputs
 
 HORIZON_DAYS, DECAY_DAYS, MAX_LEN = 3, 30.0, 32
 NOW_MS = START_MS + 8 * DAY_MS
@@ -172,17 +171,12 @@ def test_serving_computes_the_user_features_of_training(miniature_rows):
     corpus = build_corpus(streams, Vocabulary([], 1), Vocabulary([], 1))
     windows = np.arange(len(streams.user_W))
     in_training = user_features_at(corpus, MINIATURE, windows, streams.end_ms_W)
+    reads = SimpleNamespace(
+        modalities=frozenset(), decay_days=30.0, history_windows=MINIATURE.history_windows
+    )
     served = []
     for batch in job_batches():
-        parsed = parse_windows(batch.events)[0]
-        baselines = assemble.read_baselines(
-            batch.added, batch.sums, batch.window_start_ms, batch.window_end_ms, 30.0
-        )
-        histories = read_histories(
-            batch.history, batch.purchases, batch.window_start_ms, MINIATURE.history_windows
-        )
-        inputs = (batch.user_id, batch.window_start_ms, batch.window_end_ms, parsed, histories)
-        served.append(assemble.numeric_inputs(assemble.ProfileInputs(*inputs, *baselines))[1])
+        served.append(read_inputs(batch, reads).matrix_after)
     served = np.concatenate(served)
     assert len(served) == len(in_training)
     actual, expected = (table[np.lexsort(table.round(4).T)] for table in (served, in_training))

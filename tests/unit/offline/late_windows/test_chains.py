@@ -18,7 +18,7 @@ from offline.late_windows.chains import (
     WITHDRAWN,
     ChainWindow,
     Plan,
-    RecomputedRows,
+    RecomputedStore,
     StoredRuleFlag,
     StoredUser,
     StoredWindow,
@@ -199,10 +199,10 @@ def test_correction_is_written_after_the_job_and_before_the_next_window():
 
 
 def past(user: StoredUser, at_ms: int, *rows: object) -> PastFlags:
-    recomputed = RecomputedRows(MemoryProfileSink())
+    recomputed = RecomputedStore(MemoryProfileSink())
     recomputed.begin({"u": (user, PLAN)})
-    recomputed.write(rows)
-    [found] = recomputed.past_flags([("u", RowPosition(at_ms))])
+    recomputed.writer.write(rows)
+    [found] = recomputed.users.past_flags([("u", RowPosition(at_ms))])
     return found
 
 

@@ -22,8 +22,8 @@ from tests.support.paths import ROOT
 from tests.support.rows.segment_examples import segments
 from tests.support.rows.statements import stated
 from tests.unit.udfs.profile.batches import ANY_WINDOW, END_MS, FailingModel, batch, feeds
-from udfs.profile.batch import ProfileBatchTiming, ProfileUpdater
 from udfs.profile.model_feed import ActiveModels
+from udfs.profile.update import ProfileBatchTiming, ProfileUpdater
 from udfs.worker import MAX_CONSECUTIVE_FAILED_ROWS
 
 

@@ -14,8 +14,9 @@ from liveprofile.wire.histories import history_since, purchases_since, read_hist
 from liveprofile.wire.tokens import EVENT, FIELD, WINDOW
 from tests.support.memory.sinks import MemoryProfileSink
 from tests.unit.udfs.profile.batches import END_MS, FailingModel, batch, feeds
-from udfs.privacy import LaterMemberships, LaterWindows, StoredSums, SumsKey
-from udfs.profile.batch import ProfileBatch, ProfileUpdater
+from udfs.privacy import LaterMemberships
+from udfs.profile.batch import LaterWindows, ProfileBatch, StoredSums, SumsKey
+from udfs.profile.update import ProfileUpdater
 
 LENGTH_MS = 100
 

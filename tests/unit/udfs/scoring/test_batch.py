@@ -24,7 +24,7 @@ from tests.support.scoring_harness import (
     purchases,
     random_arrivals,
 )
-from udfs.scoring.sink import HOUR_REFRESH_S, WrittenHours
+from udfs.scoring.store import HOUR_REFRESH_S, WrittenHours
 from udfs.worker import MAX_CONSECUTIVE_FAILED_ROWS
 
 

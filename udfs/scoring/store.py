@@ -1,4 +1,4 @@
-"""The sink of the scoring pipeline: writes scored events and their flags to Cassandra."""
+"""The tables of the scoring pipeline: scored events and their flags in Cassandra."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +16,9 @@ from liveprofile.wire.scored_events import ENTITIES
 from udfs.cassandra import encoding
 from udfs.cassandra.batch_writer import Partition
 from udfs.cassandra.encoding import Values
-from udfs.cassandra.sink import CassandraSink, Read, StoredState
+from udfs.cassandra.store import CassandraStore
+from udfs.cassandra.users import CassandraUsers, Read, StoredState
+from udfs.cassandra.writer import CassandraWriter
 
 # How often the row of a user's hour is written again, and how long it outlives the hour's scores.
 HOUR_REFRESH_S = 3_600
@@ -73,18 +75,23 @@ class WrittenHours:
         return True
 
 
-class CassandraScoringSink(CassandraSink[ScoredEvent]):
-    """Writes risk_score_by_hour, risk_score_hours and the tables of flags.
+class CassandraScoringUsers(CassandraUsers):
+    """What is stored of the users of events. For the arguments and errors see CassandraUsers."""
 
-    CassandraSink describes the rest.
-    """
-
-    def __init__(
-        self, settings: CassandraSettings, score_ttl_s: int, session: Session | None = None
-    ):
-        self._score_ttl_s = score_ttl_s
-        self._written_hours = WrittenHours()
-        super().__init__(settings, session)
+    def __init__(self, session: Session, settings: CassandraSettings, flush: Callable[[], None]):
+        super().__init__(session, settings, flush)
+        keyspace = settings.keyspace
+        columns = "to_unix_timestamp(event_time) AS event_ms, event_id, active_rules"
+        select = f"SELECT {columns} FROM {keyspace}.risk_score_by_hour WHERE user_id = ?"
+        # The table's order is that of liveprofile.rules.flags.RowPosition, read backwards.
+        self._select_same_time = session.prepare(
+            f"{select} AND hour = ? AND event_time = ? AND event_id > ? LIMIT 1"
+        )
+        self._select_earlier = session.prepare(f"{select} AND hour = ? AND event_time < ? LIMIT 1")
+        self._select_earlier_hour = session.prepare(
+            f"SELECT to_unix_timestamp(hour) FROM {keyspace}.risk_score_hours"
+            " WHERE user_id = ? AND hour < ? LIMIT 1"
+        )
 
     def _latest_reads(
         self, user_id: bytes, before: RowPosition, state: StoredState
@@ -105,35 +112,25 @@ class CassandraScoringSink(CassandraSink[ScoredEvent]):
             values = [user_id, encoding.bigint(hour_ms), next_hour]
             yield [(self._bound(self._select_earlier, values), state.add_rows)]
 
-    def _prepare(self, settings: CassandraSettings) -> None:
-        super()._prepare(settings)
-        keyspace = settings.keyspace
-        columns = "to_unix_timestamp(event_time) AS event_ms, event_id, active_rules"
-        select = f"SELECT {columns} FROM {keyspace}.risk_score_by_hour WHERE user_id = ?"
-        # The table's order is that of liveprofile.rules.flags.RowPosition, read backwards.
-        self._select_same_time = self._session.prepare(
-            f"{select} AND hour = ? AND event_time = ? AND event_id > ? LIMIT 1"
-        )
-        self._select_earlier = self._session.prepare(
-            f"{select} AND hour = ? AND event_time < ? LIMIT 1"
-        )
-        self._select_earlier_hour = self._session.prepare(
-            f"SELECT to_unix_timestamp(hour) FROM {keyspace}.risk_score_hours"
-            " WHERE user_id = ? AND hour < ? LIMIT 1"
-        )
-        self._insert_score = self._prepare_insert(settings, RISK_SCORE_BY_HOUR, self._score_ttl_s)
-        hours_ttl_s = min(self._score_ttl_s + HOUR_REFRESH_S, MAX_TTL_S)
-        self._insert_hour = self._prepare_insert(settings, RISK_SCORE_HOURS, hours_ttl_s)
-        self.drift_store = CassandraDriftStore(self._session, settings, self._score_ttl_s)
 
-    def _partitions(self, rows: Sequence[ScoredEvent]) -> list[Partition]:
+class CassandraScoringWriter(CassandraWriter[ScoredEvent]):
+    """Writes risk_score_by_hour, risk_score_hours and the tables of flags."""
+
+    def __init__(self, session: Session, settings: CassandraSettings, score_ttl_s: int):
+        super().__init__(session, settings)
+        self._written_hours = WrittenHours()
+        self._insert_score = self.prepare_insert(RISK_SCORE_BY_HOUR, score_ttl_s)
+        hours_ttl_s = min(score_ttl_s + HOUR_REFRESH_S, MAX_TTL_S)
+        self._insert_hour = self.prepare_insert(RISK_SCORE_HOURS, hours_ttl_s)
+
+    def partitions(self, rows: Sequence[ScoredEvent]) -> list[Partition]:
         partitions = []
         for row in rows:
             user_id, hour_ms = row.user_id.encode(), score_hour_ms(row.event_ms)
             hour = encoding.bigint(hour_ms)
             score_writes = [(self._insert_score, _encode_score(row))]
             partitions.append(Partition(encoding.partition_key(user_id, hour), score_writes))
-            of_user = self._flag_writes(row)
+            of_user = self.flag_writes(row)
             if self._written_hours.add(row.user_id, hour_ms):
                 # Of the hour's end, so that a delete of the events up to a time keeps the hour.
                 written_us = (hour_ms + HOUR_MS) * 1_000 - 1
@@ -143,9 +140,25 @@ class CassandraScoringSink(CassandraSink[ScoredEvent]):
         return partitions
 
 
-def open_scoring_sink(settings: Settings) -> CassandraScoringSink:
-    """Opens the sink of a worker. Raises like CassandraSink."""
-    return CassandraScoringSink(settings.cassandra, settings.scoring.score_ttl_s)
+class CassandraScoringStore(CassandraStore):
+    """Where events are read and written. For `session` and errors see CassandraStore."""
+
+    def __init__(
+        self, settings: CassandraSettings, score_ttl_s: int, session: Session | None = None
+    ):
+        super().__init__(settings, session)
+
+        def prepare() -> tuple[CassandraScoringUsers, CassandraScoringWriter, CassandraDriftStore]:
+            writer = CassandraScoringWriter(self.session, settings, score_ttl_s)
+            users = CassandraScoringUsers(self.session, settings, writer.flush)
+            return users, writer, CassandraDriftStore(self.session, settings, score_ttl_s)
+
+        self.users, self.writer, self.drift_store = self._opened(prepare)
+
+
+def open_scoring_store(settings: Settings) -> CassandraScoringStore:
+    """Opens the store of a worker. Raises like CassandraStore."""
+    return CassandraScoringStore(settings.cassandra, settings.scoring.score_ttl_s)
 
 
 def _encode_score(row: ScoredEvent) -> Values:
