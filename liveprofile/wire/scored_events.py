@@ -36,6 +36,25 @@ class EventBatch(NamedTuple):
     of_user: list[str]
     of_entities: tuple[list[str], ...]  # n lists of each of ENTITIES; "" if the event has none
 
+    def take(self, rows: Sequence[int]) -> "EventBatch":
+        """Returns a batch of these rows."""
+
+        def texts(column: list[str]) -> list[str]:
+            return [column[row] for row in rows]
+
+        return EventBatch(
+            texts(self.user_id),
+            texts(self.event_id),
+            texts(self.event_type),
+            self.event_ms[rows],
+            self.amount[rows],
+            tuple(map(texts, self.entities)),
+            self.record_offset[rows],
+            self.arrived_ms[rows],
+            texts(self.of_user),
+            tuple(map(texts, self.of_entities)),
+        )
+
 
 def head_sql() -> str:
     """SQL: the fields of the event, from the columns HEAD_FIELDS."""

@@ -70,8 +70,8 @@ class Decider:
         )
         self._attributes = CachedAttributes(users)
 
-    def decide(self, inputs: ProfileInputs, scores: Scores, model: ProfileModel) -> Decisions:
-        """Raises StoreError."""
+    def decisions(self, inputs: ProfileInputs, scores: Scores, model: ProfileModel) -> Decisions:
+        """Decides a parsed batch that the model has scored. Raises StoreError."""
         before = _features(
             inputs.before, inputs.recency_before, scores.churn_before, scores.spend_before
         )

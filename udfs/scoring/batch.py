@@ -6,7 +6,7 @@ Shapes: n rows of a batch, F columns of the fraud model's feature matrix.
 import logging
 import time
 from collections.abc import Callable, Sequence
-from itertools import chain, compress
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -139,9 +139,12 @@ class EventScorer:
         times_ms = batch.event_ms.tolist()
         erased = erased_rows(batch.user_id, times_ms, table)
         allowed = self._feeds.consents.current().allowed_rows(batch.user_id, "risk", times_ms)
-        if any(erased) or not all(allowed):
-            kept = [ok and not gone for ok, gone in zip(allowed, erased, strict=True)]
-            return self._score_kept(user_id, parts, kept)
+        sent: list[list[str]] = [[] for _ in user_id]
+        rows = [row for row, ok in enumerate(allowed) if ok and not erased[row]]
+        if not rows:
+            return sent
+        if len(rows) < len(sent):
+            batch = batch.take(rows)
         lists = later_lists(parse_lists(batch), batch.user_id, table)
         clock.append(time.perf_counter())
         features_nE = self._model.features(lists)
@@ -163,18 +166,17 @@ class EventScorer:
         clock.append(time.perf_counter())
         waited_ms = self._now_ms() - batch.arrived_ms
         topic, source = self._settings.topics.alerts, self._settings.job.event_source
-        sent: list[list[str]] = [[] for _ in user_id]
         for row, event in zip(kept, scored, strict=True):
             if event.flags:
-                sent[row] = alert_records(topic, event, snoozed[event.user_id], source)
-        alerted = {row for row in kept if sent[row]}
+                sent[rows[row]] = alert_records(topic, event, snoozed[event.user_id], source)
+        alerted = {row for row in kept if sent[rows[row]]}
         if self._monitor is not None and kept:
             alerts = self._monitor.observe(x_nF, score_n, batch.event_ms, batch.user_id, kept)
-            sent[kept[-1]] += [
+            sent[rows[kept[-1]]] += [
                 output_records.record(topic, self._model.version, alert) for alert in alerts
             ]
         spent_ms = np.diff(clock) * 1000.0
-        duplicates = len(sent) - len(kept)
+        duplicates = len(rows) - len(kept)
         measured = [row for row in kept if batch.arrived_ms[row]]
         self._on_batch(
             ScoringBatchTiming(
@@ -187,16 +189,6 @@ class EventScorer:
             )
         )
         return sent
-
-    def _score_kept(
-        self, user_id: Sequence[str], parts: Sequence[str], kept: list[bool]
-    ) -> list[list[str]]:
-        """Scores the rows `kept`; the others get no record."""
-        if not any(kept):
-            return [[] for _ in kept]
-        users, texts = list(compress(user_id, kept)), list(compress(parts, kept))
-        scored = iter(self._score(users, texts))
-        return [next(scored) if is_kept else [] for is_kept in kept]
 
     def _evaluate_rules(
         self, batch: EventBatch, columns: _RuleColumns, kept: list[int]
