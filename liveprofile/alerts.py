@@ -15,6 +15,7 @@ ALERT_SCHEMA = "https://liveprofile.example/schemas/risk-alert.schema.json#/$def
 def cloud_event(flag: Flag, row: FlaggedRow, event_source: str = DEFAULT_SOURCE) -> bytes:
     """Returns the alert as CloudEvents 1.0 structured JSON (schemas/risk-alert.schema.json)."""
     kind = RecordKind(job_source(event_source), ALERT_TYPE, ALERT_SCHEMA)
+    start, end = to_rfc3339(row.window_start_ms), to_rfc3339(row.window_end_ms)
     data = {
         "user_id": row.user_id,
         "rule_id": flag.rule_id,
@@ -25,8 +26,8 @@ def cloud_event(flag: Flag, row: FlaggedRow, event_source: str = DEFAULT_SOURCE)
         "threshold": flag.threshold,
         "message": flag.message,
         "evidence": flag.evidence,
-        "window_start": to_rfc3339(row.window_start_ms),
-        "window_end": to_rfc3339(row.window_end_ms),
+        "window_start": start,
+        "window_end": end,
         "model_version": row.model_version,
         "rules_version": flag.rules_version,
         "rule_version": flag.rule_version,
@@ -34,7 +35,7 @@ def cloud_event(flag: Flag, row: FlaggedRow, event_source: str = DEFAULT_SOURCE)
         "event_id": flag.event_id or None,
         "reasons": list(flag.reasons),
     }
-    return kind.value(row.user_id, to_rfc3339(row.window_end_ms), data, flag.flag_id)
+    return kind.value(row.user_id, end, data, flag.flag_id)
 
 
 def alert_records(
@@ -48,8 +49,9 @@ def alert_records(
     snoozed_until_ms: the user's snoozes, {rule_id or ALL_RULES: end in ms of the wall clock}.
     """
     now_ms = round(time.time() * SECOND_MS)
-    return [
-        output_records.record(topic, row.user_id, cloud_event(flag, row, event_source).decode())
+    events = [
+        cloud_event(flag, row, event_source).decode()
         for flag in row.flags
         if flag.rule_state == "ACTIVE" and not is_snoozed(snoozed_until_ms, flag.rule_id, now_ms)
     ]
+    return [output_records.record(topic, row.user_id, event) for event in events]

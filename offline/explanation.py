@@ -30,7 +30,7 @@ from liveprofile.storage import queries
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.queries import StoredDelta
 from liveprofile.units import DAY_MS
-from liveprofile.wire.payload import split_digests
+from liveprofile.wire.window_events import split_digests
 from models.profile.model_card import ModelCard
 from offline.backfill import run_job
 from offline.late_windows.chains import events_total, to_batch

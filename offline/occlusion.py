@@ -19,9 +19,8 @@ from liveprofile.features import baselines
 from liveprofile.features.affinity import divergence_parts
 from liveprofile.wire import window_events
 from liveprofile.wire.histories import MemoryToken, history_without, read_purchases
-from liveprofile.wire.payload import as_id, load
 from liveprofile.wire.tokens import EVENT_TYPES, TYPE_INDEX, Token
-from liveprofile.wire.window_events import WindowEvent
+from liveprofile.wire.window_events import WindowEvent, as_id, load
 from udfs.profile.batch import ProfileBatch
 from udfs.profile.decide import probabilities_by_name
 from udfs.profile.inputs import read_inputs

@@ -28,8 +28,8 @@ from liveprofile.wire.tokens import (
     TYPE_INDEX,
     TYPE_LETTERS,
     WINDOW,
-    token,
 )
+from liveprofile.wire.window_events import token
 from udfs.profile.batch import ProfileBatch
 
 

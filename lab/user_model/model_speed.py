@@ -28,8 +28,7 @@ from lab.benchmarks.model_inputs import MODEL_ROWS, model_inputs
 from lab.benchmarks.rows import UserHistory, batch_of
 from liveprofile.errors import InputError, ServiceError
 from liveprofile.wire import training_rows as schema
-from liveprofile.wire.payload import load
-from liveprofile.wire.window_events import parse
+from liveprofile.wire.window_events import load, parse
 from udfs.pipeline_udf import collect_rarely
 from udfs.profile.batch import ProfileBatch
 

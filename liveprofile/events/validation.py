@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import orjson
 
 from liveprofile.settings import LimitSettings
-from liveprofile.wire.payload import as_id
-from liveprofile.wire.tokens import EVENT_TYPES, ID_CHARS, TYPE_INDEX, token
+from liveprofile.wire.tokens import EVENT_TYPES, ID_CHARS, TYPE_INDEX
 from liveprofile.wire.user_records import EARLIEST_MS
+from liveprofile.wire.window_events import as_id, token
 
 HEARTBEAT = "heartbeat"
 NUMBER_LIMIT = 1e9

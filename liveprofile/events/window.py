@@ -9,11 +9,10 @@ import numpy as np
 
 from liveprofile.events import modalities
 from liveprofile.events.modalities import Modality, WindowModalities
-from liveprofile.wire import window_events
 from liveprofile.wire.output_records import Refused
-from liveprofile.wire.payload import BadEvent, as_id, digest, load, number
 from liveprofile.wire.token_columns import TokenColumns
-from liveprofile.wire.tokens import EVENT_TYPES, TYPE_INDEX, TYPE_LETTERS, Token, token
+from liveprofile.wire.tokens import EVENT_TYPES, TYPE_INDEX, Token
+from liveprofile.wire.window_events import ParsedEvent, digest, read_events
 
 _PURCHASE, _RETURN, _COUPON = (TYPE_INDEX[name] for name in ("purchase", "return", "coupon"))
 
@@ -45,15 +44,6 @@ class WindowBatch(NamedTuple):
     return_amount: np.ndarray  # (n,) total of returns
 
 
-class _ParsedEvent(NamedTuple):
-    """One event. No two events of a user share time and id."""
-
-    time_ms: int
-    event_id: str
-    token: Token
-    payload: dict[str, Any]
-
-
 class TrainingWindow(NamedTuple):
     """The parts of a window that a training row needs."""
 
@@ -73,7 +63,7 @@ def parse_windows(
     """
     rows, tokens, kept, rejected = [], [], [], []
     for index, text in enumerate(texts):
-        events, rejected_events = _parse_events(text)
+        events, rejected_events = read_events(text)
         rejected.append(rejected_events)
         if events:
             kept.append(index)
@@ -86,39 +76,17 @@ def parse_windows(
 
 def parse_training_window(text: str) -> TrainingWindow:
     """Parses one window, with the vectors of all encoders."""
-    events, rejected = _parse_events(text)
+    events, rejected = read_events(text)
     events = _by_content(events)
     window = _window(events, b"", None)
     tokens = [event.token for event in events]
     return TrainingWindow(tokens, len(rejected), window.modalities, window.text)
 
 
-def _parse_events(text: str) -> tuple[list[_ParsedEvent], list[Refused]]:
-    """The usable events of a window in (event_time, event_id) order, and the others."""
-    parsed: list[_ParsedEvent] = []
-    rejected: list[Refused] = []
-    for time_ms, letter, partition, offset, payload in window_events.parse(text):
-        try:
-            event = load(payload)
-            if "place" in event:
-                event["place"] = _place(event["place"])
-            of_event = token(event, TYPE_LETTERS.index(letter), time_ms)
-            parsed.append(_ParsedEvent(time_ms, as_id(event["event_id"]), of_event, event))
-        except BadEvent as error:
-            rejected.append(Refused(error.reason, error.detail, partition, offset, payload))
-        except (KeyError, TypeError, ValueError) as error:
-            # Java's JSON parser accepts a few payloads that Python's reads differently.
-            detail = f"{type(error).__name__}: {error}"[:200]
-            rejected.append(Refused("UNREADABLE", detail, partition, offset, payload))
-    parsed.sort(key=_BY_TIME_AND_ID)
-    return parsed, rejected
-
-
-_BY_TIME_AND_ID = itemgetter(0, 1)
 _TOKEN = itemgetter(2)
 
 
-def _by_content(events: list[_ParsedEvent]) -> list[_ParsedEvent]:
+def _by_content(events: list[ParsedEvent]) -> list[ParsedEvent]:
     """Orders events by time and content.
 
     Events of one time are a set, as the lines of a receipt are: the order of their ids means
@@ -141,19 +109,17 @@ def _other_fields(event: dict[str, Any]) -> tuple[Any, ...]:
     """The fields whose newest or first value counts in a window, besides the token's."""
     tags = event.get("tags")
     return (
-        as_id(event.get("device_id")),
+        event.get("device_id", ""),
         event.get("place") or (),
         modalities.embedding_key(event.get(modalities.EMBEDDING_FIELD)),
-        as_id(event.get("channel")),
+        event.get("channel", ""),
         [tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else [],
         _text(event.get("text")),
         _text(event.get("query")),
     )
 
 
-def _window(
-    events: list[_ParsedEvent], digests: bytes, known: Container[Modality] | None
-) -> Window:
+def _window(events: list[ParsedEvent], digests: bytes, known: Container[Modality] | None) -> Window:
     """known: the modalities to read; None: all."""
     # Most events lack most fields: looking for a key is cheaper than reading every field.
     items, categories, devices, sessions = set(), set(), set(), set()
@@ -165,12 +131,12 @@ def _window(
     for _, _, event_token, event in events:
         items.add(event_token.item)
         categories.add(event_token.category)
-        if "device_id" in event and (text := as_id(event["device_id"])):
+        if text := event.get("device_id"):
             devices.add(device := text)
-        if "session_id" in event and (text := as_id(event["session_id"])):
+        if text := event.get("session_id"):
             sessions.add(text)
         if "channel" in event:
-            channel = as_id(event["channel"]) or channel
+            channel = event["channel"] or channel
         if "place" in event:
             place = event["place"] or place
         if "tags" in event and isinstance(event["tags"], list):
@@ -178,7 +144,7 @@ def _window(
         if modalities.EMBEDDING_FIELD in event:
             embeddings.append(event[modalities.EMBEDDING_FIELD])
         if event_token.type_index == _COUPON or (
-            event_token.type_index == _PURCHASE and as_id(event.get("coupon_id")) != ""
+            event_token.type_index == _PURCHASE and event.get("coupon_id", "") != ""
         ):
             used_coupon = True
     return Window(
@@ -197,13 +163,6 @@ def _window(
         if known is None or modalities.TEXT in known
         else "",
     )
-
-
-def _place(place: Any) -> tuple[float, float] | None:
-    if not isinstance(place, dict):
-        return None
-    lat, lon = number(place, "lat"), number(place, "lon")
-    return None if lat is None or lon is None else (float(lat), float(lon))
 
 
 def _window_batch(rows: list[Window], tokens: TokenColumns) -> WindowBatch:

@@ -2,13 +2,11 @@
 
 A token is five fields: time in ms, a letter for the type, item, category, amount. The user model
 reads the tokens of the window and of the user's last windows. `token_sql` writes a token in Flink
-SQL; `liveprofile.wire.histories` parses many of them at once; `token` makes the same token
-from a payload.
+SQL; `liveprofile.wire.histories` parses many of them at once;
+`liveprofile.wire.window_events.token` makes the same token from a payload.
 """
 
-from typing import Any, NamedTuple
-
-from liveprofile.wire.payload import amount, as_id
+from typing import NamedTuple
 
 # The position in this list is the model's type index and selects the type's letter in a token.
 EVENT_TYPES = (
@@ -22,7 +20,6 @@ TYPE_LETTERS = "abcdefghijkl"
 FIELD, EVENT, WINDOW = "\x1f", "\x1e", "\x1d"
 TOKEN_CHARS_PER_WINDOW = 4_096
 ID_CHARS = 256
-_IDS_TO_TOKEN = str.maketrans({FIELD: "_", EVENT: "_", WINDOW: "_"})
 
 
 class Token(NamedTuple):
@@ -52,20 +49,3 @@ def type_letter_sql(event_type: str = "event_type") -> str:
 def token_sql(time_ms: str, letter: str, item_id: str, category_id: str, amount: str) -> str:
     """SQL: a token. All arguments are text columns."""
     return join_sql(time_ms, letter, item_id, category_id, amount)
-
-
-def token(event: dict[str, Any], type_index: int, time_ms: int) -> Token:
-    """Returns the token that `token_sql` writes for the same event."""
-    return Token(
-        time_ms,
-        type_index,
-        _token_id(event.get("item_id")),
-        _token_id(event.get("category_id")),
-        amount(event),
-    )
-
-
-def _token_id(value: Any) -> str:
-    text = as_id(value)
-    # No separator is printable, and isprintable costs a tenth of translate.
-    return (text if text.isprintable() else text.translate(_IDS_TO_TOKEN))[:ID_CHARS]

@@ -27,8 +27,8 @@ from liveprofile.wire.token_columns import TokenColumns
 from liveprofile.wire.tokens import TYPE_INDEX, Token
 from models.profile import checkpoint
 from models.profile.device import Device, passes, select_device, to_device
-from models.profile.encoding import EncodedBatch, Encoder, Vocabulary
-from models.profile.forward import PassResult, best_categories, best_items, forward, rank
+from models.profile.encoding import Encoder, Vocabulary
+from models.profile.forward import best_categories, best_items, forward, rank
 from models.profile.network import BehaviourTransformer, collate
 from models.profile.ranker.memory import IndexedMemories, MemoryReader
 from models.profile.user_features import FEATURE_NAMES
@@ -217,16 +217,19 @@ class ProfileModel:
         `modalities`; (): none. memories: of each user, the window included. window_days: (B,) or
         one number. Churn and spend before the windows are those at their ends if no event came.
         """
-        length_B = self._encoder.lengths(histories.sizes, windows.sizes)
-        order_B = np.argsort(length_B, kind="stable")
-        rows = len(order_B)
+        rows = len(histories.sizes)
         if not rows:
             return Scores.of_no_rows()
+        indexed = self.reader.index(memories)
+        length_B = self._encoder.lengths(histories.sizes, windows.sizes)
+        order_B = np.argsort(length_B, kind="stable")
         tokens = self._encoder.index_tokens(histories, windows)
         with torch.inference_mode():
             parts = [order_B[part] for part in passes(rows, self._batch_rows)]
             results = [
-                self._forward(self._encoder.encode(tokens, part_B, self._lengths))
+                forward(
+                    self._model, self._encoder.encode(tokens, part_B, self._lengths), self._device
+                )
                 for part_B in parts
             ]
             embedding_2BE = np.empty((2, rows, self.dim), np.float32)
@@ -242,7 +245,6 @@ class ProfileModel:
             states = None
             if self.modalities and any(vectors):
                 states = after_BD, after_BD + self._model.fusion(collate(vectors), rows)
-            indexed = self.reader.index(memories)
             interests, interests_p, items = self._rank(indexed, states)
             curves = score_curves(
                 self._model.value_curves,
@@ -278,6 +280,3 @@ class ProfileModel:
             probabilities.append(p_BK)
             items.append(items_BK - 1)
         return np.concatenate(categories), np.concatenate(probabilities), np.concatenate(items)
-
-    def _forward(self, batch: EncodedBatch) -> PassResult:
-        return forward(self._model, batch, self._device)

@@ -14,7 +14,7 @@ from liveprofile.privacy import places
 from liveprofile.privacy.places import UserKeys, read_user_keys
 from liveprofile.settings import WindowSettings
 from liveprofile.storage.cql import prepare, read_pages, to_ms, write_all
-from liveprofile.wire.payload import split_digests
+from liveprofile.wire.window_events import split_digests
 from offline.erasure.erase import WINDOW_TABLES, Cell, delete_statement, read_rows
 
 DELTAS = "profile_delta"

@@ -19,7 +19,7 @@ from liveprofile.identity.merges import END_OF_TIME_MS as NOW
 from liveprofile.identity.merges import IdentityTable
 from liveprofile.kafka.records import Record
 from liveprofile.settings import LimitSettings, WindowSettings
-from liveprofile.wire.payload import BadEvent, as_id, load
+from liveprofile.wire.window_events import BadEvent, as_id, load
 
 NO_TIME = -(2**63)
 ARCHIVE = -1  # the partition of records from files

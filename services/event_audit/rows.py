@@ -15,7 +15,7 @@ from liveprofile.identity.merges import END_OF_TIME_MS, IdentityTable
 from liveprofile.kafka.records import Record
 from liveprofile.settings import WindowSettings
 from liveprofile.storage.queries import WindowDigests
-from liveprofile.wire.payload import BadEvent, as_id, digest, load
+from liveprofile.wire.window_events import BadEvent, as_id, digest, load
 
 NO_TIME = -(2**63)
 EVENT, HEARTBEAT, UNREADABLE = 0, 1, 2

@@ -30,7 +30,7 @@ from liveprofile.kafka.offsets import committed_offsets, offsets_at, partition_r
 from liveprofile.kafka.records import read_topic
 from liveprofile.kafka.topics import PartitionRange
 from liveprofile.settings import Settings
-from liveprofile.wire.payload import digest
+from liveprofile.wire.window_events import digest
 from services.trends.count_store import (
     ALL,
     CATEGORY,

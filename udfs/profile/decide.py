@@ -70,7 +70,9 @@ class Decider:
         )
         self._attributes = CachedAttributes(users)
 
-    def decisions(self, inputs: ProfileInputs, scores: Scores, model: ProfileModel) -> Decisions:
+    def decide_windows(
+        self, inputs: ProfileInputs, scores: Scores, model: ProfileModel
+    ) -> Decisions:
         """Decides a parsed batch that the model has scored. Raises StoreError."""
         before = _features(
             inputs.before, inputs.recency_before, scores.churn_before, scores.spend_before
@@ -78,11 +80,13 @@ class Decider:
         after = _features(
             inputs.after, inputs.recency_after, scores.churn_after, scores.spend_after
         )
+        window = _window_columns(inputs, scores)
         used_coupon = _coupon_users(inputs)
         end_ms, ends_ms = inputs.window_end_ms, inputs.window_end_ms.tolist()
         rules, segments = self._feeds.rules.current(), self._feeds.segments.current()
         consents = self._feeds.consents.current()
         recommends = consents.allowed_rows(inputs.user_id, "recommendation", ends_ms)
+        allows_risk = consents.allowed_rows(inputs.user_id, "risk", ends_ms)
         served = probabilities_by_name(
             model.categories, scores.interests_after, scores.interests_after_p
         )
@@ -101,9 +105,9 @@ class Decider:
             rules.attributes("window"),
             segments.attributes,
         )
-        columns = window_features(before, _window_columns(inputs, scores))
+        columns = window_features(before, window)
         matches, flags = self._flags(
-            inputs.user_id, ends_ms, rules, columns | attributes.columns, consents
+            inputs.user_id, ends_ms, rules, columns | attributes.columns, allows_risk
         )
         evaluation = evaluate(
             segments,
@@ -134,13 +138,12 @@ class Decider:
         ends_ms: Sequence[int],
         rules: RuleSet,
         columns: dict[str | TextCall, np.ndarray],
-        consents: ConsentTable,
+        allows_risk: Sequence[bool],
     ) -> tuple[list[list[RuleMatch]], list[list[Flag]]]:
         """The true rules of n windows, and the flags that they raise."""
         found = evaluate_rules(rules.evaluated("window"), columns, len(user_ids))
         # Without `risk` no rule is true: a rule that still is raises a flag after a new grant.
-        allowed = consents.allowed_rows(user_ids, "risk", ends_ms)
-        matches = [true if yes else [] for true, yes in zip(found, allowed, strict=True)]
+        matches = [true if yes else [] for true, yes in zip(found, allows_risk, strict=True)]
         windows = [
             RuleEvaluation(user_id, end_ms, of_window)
             for user_id, end_ms, of_window in zip(user_ids, ends_ms, matches, strict=True)

@@ -166,7 +166,7 @@ class ProfileUpdater:
         )
         clock.append(time.perf_counter())
 
-        decisions = self._decider.decisions(inputs, scores, model)
+        decisions = self._decider.decide_windows(inputs, scores, model)
         profiles = build_rows(inputs, scores, decisions, model)
         clock.append(time.perf_counter())
 

@@ -17,8 +17,7 @@ from liveprofile.kafka.partitioner import partition_of
 from liveprofile.kafka.records import Record
 from liveprofile.privacy.erasures import ErasureTable
 from liveprofile.storage.queries import StoredDelta
-from liveprofile.wire.payload import BadEvent, as_id, digest, load
-from liveprofile.wire.window_events import WindowEvent, join
+from liveprofile.wire.window_events import BadEvent, WindowEvent, as_id, digest, join, load
 from offline.explanation import (
     check_permission,
     check_values,

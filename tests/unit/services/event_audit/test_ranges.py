@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from liveprofile.kafka.topics import PartitionRange
 from liveprofile.units import MINUTE_MS
-from liveprofile.wire.payload import digest
+from liveprofile.wire.window_events import digest
 from services.event_audit.audit import PART_ROWS, Audit, Report, look_back
 from services.event_audit.rows import NO_TIME
 from tests.unit.services.event_audit.topics import (

@@ -11,7 +11,7 @@ from liveprofile.kafka.topics import PartitionRange
 from liveprofile.settings import Settings, WindowSettings, load
 from liveprofile.storage.queries import WindowDigests as Delta
 from liveprofile.units import MINUTE_MS, SECOND_MS
-from liveprofile.wire.payload import digest
+from liveprofile.wire.window_events import digest
 from services.event_audit.audit import Audit, Report
 from services.event_audit.reconciliation import Reconciliation
 
