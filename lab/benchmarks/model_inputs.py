@@ -8,12 +8,12 @@ from types import SimpleNamespace
 import numpy as np
 
 from benchmarks.load.workload import Workload
-from lab.benchmarks.rows import batch_of, batches
 from liveprofile.events.modalities import Vectors
 from liveprofile.settings import load
 from liveprofile.wire.histories import Memories
 from liveprofile.wire.token_columns import TokenColumns
 from models.profile.recipes import Recipe
+from tests.support.rows.profile_input import batch_of, batches
 from udfs.profile.batch import ProfileBatch
 from udfs.profile.inputs import read_inputs
 

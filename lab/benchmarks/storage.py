@@ -18,7 +18,6 @@ from cassandra.cluster import Session
 
 from benchmarks.load.workload import Workload
 from benchmarks.support import runs
-from lab.benchmarks.rows import batches
 from liveprofile.resources import ROOT
 from liveprofile.rules.rules import read_rules
 from liveprofile.segments.segments import read_segments
@@ -31,6 +30,7 @@ from stack.local import Stack
 from stack.state import free_ports
 from tests.support.local_stack import nodetool
 from tests.support.memory.feeds import fixed_feeds
+from tests.support.rows.profile_input import batches
 from udfs.profile.store import CassandraProfileStore
 from udfs.profile.update import ProfileUpdater
 from udfs.scoring.store import CassandraScoringStore, ScoredEvent

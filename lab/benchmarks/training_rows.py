@@ -18,11 +18,11 @@ import pyarrow.parquet as pq
 
 from benchmarks.load.workload import Workload
 from benchmarks.support import runs
-from lab.benchmarks.rows import batches
 from liveprofile.errors import ServiceError
 from liveprofile.resources import ROOT
 from liveprofile.settings import Settings, load
 from liveprofile.units import DAY_MS
+from tests.support.rows.profile_input import batches
 from tests.unit.models.profile.miniature import as_table
 
 DAYS, EVENTS_PER_WINDOW = 30, 5

@@ -7,12 +7,12 @@ import pytest
 from benchmarks.load.workload import Workload
 from lab.benchmarks import training_rows
 from lab.benchmarks.model_inputs import model_inputs
-from lab.benchmarks.rows import batches
 from lab.user_model import compression, model_speed
 from lab.user_model.model_speed import ScoreTiming
 from liveprofile.errors import InputError
 from liveprofile.settings import load
 from liveprofile.units import DAY_MS
+from tests.support.rows.profile_input import batches
 from tests.unit.models.profile.miniature import assert_scores_equal
 from tests.unit.models.profile.test_inference import (
     DECAY_DAYS,

@@ -14,9 +14,9 @@ from lab.benchmarks.peers import command
 from lab.benchmarks.peers.environments import requirements, version
 from lab.benchmarks.peers.floor import OpenWindows
 from lab.benchmarks.peers.work import parse, window_row
-from lab.benchmarks.rows import UserState, batches
 from liveprofile.errors import ServiceError
 from liveprofile.settings import load
+from tests.support.rows.profile_input import UserState, batches
 
 WORKLOAD = Workload(600, 10, hours=1)
 

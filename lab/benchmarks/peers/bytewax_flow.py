@@ -38,8 +38,8 @@ from lab.benchmarks.peers.work import (
     wait_for_parent,
     window_row,
 )
-from lab.benchmarks.rows import UserState
 from liveprofile.settings import Settings
+from tests.support.rows.profile_input import UserState
 
 ALIGNED_TO = datetime(2020, 1, 1, tzinfo=UTC)
 

@@ -25,9 +25,9 @@ from lab.benchmarks.peers.work import (
     say_ready,
     window_row,
 )
-from lab.benchmarks.rows import UserState
 from liveprofile.kafka.connection import client_config
 from liveprofile.settings import Settings
+from tests.support.rows.profile_input import UserState
 
 
 class OpenWindows:

@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 import orjson
 
 from benchmarks.support.journal import Journal
-from lab.benchmarks.rows import UserState, batch_of
 from lab.benchmarks.storage import profile_updater
 from liveprofile.events.validation import HEARTBEAT, TYPES, accept
 from liveprofile.resources import product_path
 from liveprofile.settings import LimitSettings, Settings, load
 from models.profile.inference import ProfileModel
+from tests.support.rows.profile_input import UserState, batch_of
 from udfs.pipeline_udf import collect_rarely
 from udfs.profile.store import open_profile_store
 
@@ -89,7 +89,7 @@ def window_row(
 ) -> Row:
     """The row of a user's window, in any order of events, with the state that it extends."""
     pairs = [(each.event, each.payload) for each in sorted(events, key=lambda event: event[:2])]
-    return user_id, start_ms, end_ms, *state.add_window(pairs, end_ms)
+    return user_id, start_ms, end_ms, *state.add_window(pairs, end_ms), ""
 
 
 class UpdateProfiles:

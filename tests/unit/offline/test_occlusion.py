@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from benchmarks.load.workload import EventMessage
-from lab.benchmarks.rows import batches
 from liveprofile.settings import load
 from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS
 from offline.occlusion import TARGETS, WindowEffects, occlusion_effects, served_values
+from tests.support.rows.profile_input import batches
 from udfs.profile.batch import ProfileBatch
 
 SETTINGS = load(window={"length_ms": DAY_MS})

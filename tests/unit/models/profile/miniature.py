@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 import cli.learning.train  # noqa: F401 (its commands exist before a test changes the recipes)
 from benchmarks.load.workload import EventMessage
 from cli.main import app
-from lab.benchmarks.rows import batches
 from liveprofile.settings import load
 from liveprofile.toml_text import to_toml
 from liveprofile.units import DAY_MS
@@ -23,6 +22,7 @@ from liveprofile.wire.training_rows import PROFILE
 from models.profile import user_features
 from models.profile.recipes import recipe
 from models.profile.training.train import train
+from tests.support.rows.profile_input import batches
 
 FIRST_DAY_MS = 1_483_228_800_000  # 2017-01-01
 PURCHASE = TYPE_INDEX["purchase"]

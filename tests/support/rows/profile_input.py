@@ -1,7 +1,8 @@
 """Makes the rows that the job's SQL passes to the profile operator, in Python.
 
-They have the columns of the view `profile_input` (jobs/sql/profile_views.py) and serve as training
-rows, and to time the model, without Flink. Other tests check what the job computes.
+They have the columns of the view `profile_input` (jobs/sql/profile_views.py), `computed` apart, and
+serve as training rows, and to time the model, without Flink. Other tests check what the job
+computes.
 """
 
 import json
@@ -49,7 +50,7 @@ def batches(
         for event, payload in group:
             window[event["user_id"]].append((event, payload))
         rows = [
-            (user, start_ms, end_ms, *states[user].add_window(of_user, end_ms))
+            (user, start_ms, end_ms, *states[user].add_window(of_user, end_ms), "")
             for user, of_user in window.items()
         ]
         for first in range(0, len(rows), batch_rows):
@@ -70,7 +71,7 @@ class UserHistory:
         ]
         if purchases_ms:
             self._purchases.append(max(purchases_ms))
-        tokens = _last_tokens(EVENT.join(map(_token, events)))
+        tokens = _last_tokens(EVENT.join(map(token_text, events)))
         self._windows.append(f"{end_ms}{EVENT}{tokens}")
         return WINDOW.join(self._windows), " ".join(map(str, self._purchases))
 
@@ -115,7 +116,8 @@ def _window_sums(
     return np.array([values.get(name, 0.0) for name in baselines.COLUMNS])
 
 
-def _token(event: dict[str, Any]) -> str:
+def token_text(event: dict[str, Any]) -> str:
+    """The token of an event as text."""
     time_ms, _, *others = token(event, TYPE_INDEX[event["event_type"]], event["event_time"])
     return FIELD.join(map(str, (time_ms, _letter(event), *others)))
 
@@ -136,16 +138,14 @@ def _amount(event: dict[str, Any]) -> float:
 
 
 def batch_of(rows: Sequence[tuple[Any, ...]]) -> ProfileBatch:
-    """rows: a tuple of the fields of a batch each."""
-    user_id, start_ms, end_ms, events, history, purchases, added, sums = zip(*rows, strict=True)
+    """rows: the fields of a batch for each."""
+    user_id, start_ms, end_ms, *texts, added, sums, computed = zip(*rows, strict=True)
     return ProfileBatch(
         list(user_id),
         np.array(start_ms),
         np.array(end_ms),
-        list(events),
-        list(history),
-        list(purchases),
+        *map(list, texts),
         np.array(added),
         np.array(sums),
-        [""] * len(rows),
+        list(computed),
     )
