@@ -30,16 +30,16 @@ from lab.benchmarks.peers.work import (
     SOURCE_ROWS,
     Options,
     ParsedEvent,
+    PeerState,
     UpdateProfiles,
+    WindowRows,
     is_heartbeat,
     parse,
     run,
     say_ready,
     wait_for_parent,
-    window_row,
 )
 from liveprofile.settings import Settings
-from tests.support.rows.profile_input import UserState
 
 ALIGNED_TO = datetime(2020, 1, 1, tzinfo=UTC)
 
@@ -94,19 +94,18 @@ class Deduplicate(UserLogic):
 class BuildRows(UserLogic):
     """Turns the windows of a user into rows without the user's id."""
 
-    def __init__(self, settings: Settings, resumed_state: UserState | None):
-        self._length_ms = settings.window.length_ms
-        self._user = resumed_state or UserState(settings)
+    def __init__(self, rows: WindowRows, resumed_state: PeerState | None):
+        self._rows, self._user = rows, resumed_state or rows.new_user()
 
     def on_batch(self, values: list[tuple[int, list[ParsedEvent]]]) -> tuple[list[Any], bool]:
         rows = []
         for number, events in sorted(values):  # at the end of the topic all windows close at once
-            start_ms = round(ALIGNED_TO.timestamp() * 1_000) + number * self._length_ms
-            row = window_row("", start_ms, start_ms + self._length_ms, events, self._user)
+            start_ms = round(ALIGNED_TO.timestamp() * 1_000) + number * self._rows.length_ms
+            row = self._rows.add_window(self._user, "", start_ms, events)
             rows.append(row[1:])
         return rows, StatefulBatchLogic.RETAIN
 
-    def snapshot(self) -> UserState:
+    def snapshot(self) -> PeerState:
         return copy.deepcopy(self._user)
 
 
@@ -151,7 +150,8 @@ def dataflow(settings: Settings, update: UpdateProfiles, checks: bool) -> Datafl
             align_to=ALIGNED_TO, length=timedelta(milliseconds=settings.window.length_ms)
         ),
     )
-    rows = op.stateful_batch("history", windows.down, lambda state: BuildRows(settings, state))
+    made = WindowRows(settings)
+    rows = op.stateful_batch("history", windows.down, lambda state: BuildRows(made, state))
     op.output("profiles", rows, ProfileSink(update))
     return flow
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import subprocess
 import sys
@@ -20,24 +19,20 @@ import psutil
 import typer
 
 from benchmarks import throughput
-from benchmarks.load.workload import Workload, send_hidden, user_id_of
+from benchmarks.load.workload import Workload, send_hidden
 from benchmarks.support import runs
 from benchmarks.support.journal import JournalReader
 from benchmarks.support.report import Events, Repetitions, report_on_stack
-from lab.benchmarks.peers import environments
+from lab.benchmarks.peers import comparison, environments
 from liveprofile.errors import ConfigError, LiveprofileError, ServiceError
 from liveprofile.resources import ROOT
 from liveprofile.settings import Settings, load
-from liveprofile.storage import connection, queries
 from models.profile.model_card import ModelCard
 from stack.local import Stack
 from stack.state import LOOPBACK, free_ports
 
 EVENTS = 2_000_000
 EVENTS_OF_USER, MIN_HOURS = 400, 3  # on average: enough windows for a full history
-SAMPLED_USERS = 200
-TOLERANCE = 1e-3  # of numbers that float32 computes in batches of other rows
-MIN_EQUAL = 0.98  # of the sampled users: near ties may change a ranking
 START_TIMEOUT_S, RUN_TIMEOUT_S = 180.0, 3_000.0
 SERVICES = ("kafka", "cassandra")
 JOB = "job"
@@ -116,10 +111,13 @@ def peers(
     workload = replace(workload, hours=max(MIN_HOURS, workload.hours))
 
     def measure(stack: Stack) -> dict[str, Any]:
-        found, failed = measure_all(stack, workload, names, repetitions)
+        cut = comparison.users_with_cut_windows(workload, load(**stack.settings()))
+        users = comparison.sample(workload.users, cut)
+        found, failed = measure_all(stack, workload, names, repetitions, users)
         versions = {PEERS[name].requirements for name in names} - {""}
         return {
             "peer_versions": sorted(map(environments.version, versions)),
+            "users_with_cut_windows": len(cut),
             "full_histories": full_histories(workload, load(**stack.settings())),
             "runs": found,
             "failed": failed,
@@ -129,25 +127,31 @@ def peers(
 
 
 def measure_all(
-    stack: Stack, workload: Workload, names: Sequence[str], repetitions: int
+    stack: Stack,
+    workload: Workload,
+    names: Sequence[str],
+    repetitions: int,
+    users: Sequence[str],
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Measures job and peers in turn; returns their runs, and why some could not run.
+
+    users: whose profiles are compared.
 
     Ratios are those to the job of the same repetition.
     """
     found: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
     # The JVMs of Kafka and Cassandra compile in the first runs.
-    _measure_peer(stack, "floor", "rehearsal", workload)
+    _measure_peer(stack, "floor", "rehearsal", workload, users)
     for repetition in range(1, repetitions + 1):
-        job, profiles = _measure_job(stack, f"{JOB}-{repetition}", workload)
+        job, profiles = _measure_job(stack, f"{JOB}-{repetition}", workload, users)
         found.append(job)
         for name in names:
             run = f"{name.replace('_', '-')}-{repetition}"
             try:
-                result, own_profiles = _measure_peer(stack, name, run, workload)
+                result, own_profiles = _measure_peer(stack, name, run, workload, users)
                 if PEERS[name].is_exact:
-                    result["equal_profiles"] = require_equal(own_profiles, profiles)
+                    result["equal_profiles"] = comparison.require_equal(own_profiles, profiles)
             except LiveprofileError as error:
                 failed[name] = str(error)
                 runs.log_progress(f"{run}: {error}")
@@ -172,18 +176,20 @@ def with_ratios(result: dict[str, Any], job: Mapping[str, Any]) -> dict[str, Any
     }
 
 
-def _measure_job(stack: Stack, name: str, workload: Workload) -> tuple[dict[str, Any], Any]:
+def _measure_job(
+    stack: Stack, name: str, workload: Workload, users: Sequence[str]
+) -> tuple[dict[str, Any], Any]:
     runs.log_progress(f"{name}: starting")
     with runs.running_job(stack, "whole", name, None) as job:
         roots = {each: stack.services[each].pid for each in ("jobmanager", "taskmanager")}
         running = Running(job.settings, job.journal, lambda: None, roots)
-        measured = _measure(stack, JOB, running, workload)
+        measured = _measure(stack, JOB, running, workload, users)
         job.check()
         return measured
 
 
 def _measure_peer(
-    stack: Stack, peer: str, name: str, workload: Workload
+    stack: Stack, peer: str, name: str, workload: Workload, users: Sequence[str]
 ) -> tuple[dict[str, Any], Any]:
     runs.log_progress(f"{name}: starting")
     with (
@@ -191,7 +197,7 @@ def _measure_peer(
         tempfile.TemporaryDirectory(prefix="liveprofile-peer-") as folder,
         started(PEERS[peer], settings, runs.config_file(stack, name), Path(folder)) as running,
     ):
-        return _measure(stack, peer, running, workload)
+        return _measure(stack, peer, running, workload, users)
 
 
 @contextmanager
@@ -252,9 +258,9 @@ def _last_line(log: Path) -> str:
 
 
 def _measure(
-    stack: Stack, name: str, running: Running, workload: Workload
+    stack: Stack, name: str, running: Running, workload: Workload, users: Sequence[str]
 ) -> tuple[dict[str, Any], Any]:
-    """Measures each load; returns the figures and the sampled users' profiles after the first."""
+    """Measures each load; returns the figures and the users' profiles after the first."""
     result: dict[str, Any] = {"name": name}
     roots = {each: stack.services[each].pid for each in SERVICES} | dict(running.roots)
     done = 0
@@ -272,7 +278,7 @@ def _measure(
         used.subtract(before)
         throughput.require_stored(running.settings, done)
         if part.name == "cold":
-            profiles = sampled_profiles(running.settings, workload.users)
+            profiles = comparison.stored_profiles(running.settings, users)
         seconds = running.journal.last_s - start_s
         result[part.name] = throughput.run_result(
             name, f"{name}, {part.name}", part.workload, part.profiles, seconds
@@ -330,36 +336,3 @@ def _rss_mb(pid: int) -> int:
         with suppress(psutil.NoSuchProcess):
             total += process.memory_info().rss
     return round(total / 1e6)
-
-
-def sampled_profiles(settings: Settings, users: int) -> dict[str, Any]:
-    """Profile and deltas of users that are spread evenly over all; None if there is no profile."""
-    chosen = map(user_id_of, range(0, users, max(1, users // SAMPLED_USERS)))
-    with connection.open_session(settings.cassandra) as session:
-        return {
-            user: (queries.profile(session, user), queries.deltas(session, user)) for user in chosen
-        }
-
-
-def difference(one: Any, other: Any, path: str = "") -> str:
-    """Where two values of JSON or rows differ first, numbers by more than TOLERANCE; "" if not."""
-    if isinstance(one, (int, float)) and isinstance(other, (int, float)):
-        is_equal = math.isclose(one, other, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
-    elif isinstance(one, Mapping) and isinstance(other, Mapping) and one.keys() == other.keys():
-        found = (difference(one[key], other[key], f"{path}.{key}") for key in one)
-        return next(filter(None, found), "")
-    elif isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
-        return difference(dict(enumerate(one)), dict(enumerate(other)), path)
-    else:
-        is_equal = one == other
-    return "" if is_equal else f"{path}: {one} and {other}"
-
-
-def require_equal(profiles: Mapping[str, Any], of_job: Mapping[str, Any]) -> str:
-    """How many users have equal profiles. Raises ServiceError if too few."""
-    found = (difference(profiles[user], of_job[user], user)[:300] for user in of_job)
-    different = list(filter(None, found))
-    summary = f"{len(of_job) - len(different)} of {len(of_job)}"
-    if len(different) > (1 - MIN_EQUAL) * len(of_job):
-        raise ServiceError(f"{summary} profiles are equal; others: {'; '.join(different[:5])}")
-    return summary

@@ -19,29 +19,28 @@ from lab.benchmarks.peers.work import (
     ParsedEvent,
     Row,
     UpdateProfiles,
+    WindowRows,
     is_heartbeat,
     parse,
     run,
     say_ready,
-    window_row,
 )
 from liveprofile.kafka.connection import client_config
 from liveprofile.settings import Settings
-from tests.support.rows.profile_input import UserState
 
 
 class OpenWindows:
     """The events of the open window of each partition, by user."""
 
     def __init__(self, settings: Settings):
-        self._settings, self._length_ms = settings, settings.window.length_ms
+        self._rows = WindowRows(settings)
         self._start_ms: dict[int, int] = {}
         self._events: dict[int, dict[str, list[ParsedEvent]]] = {}
 
     def add(self, partition: int, value: bytes) -> list[Row]:
         """Adds a message; returns the rows of the window that it closes."""
         found, rows = parse(value, 0, None), []
-        start_ms = found.time_ms - found.time_ms % self._length_ms
+        start_ms = found.time_ms - found.time_ms % self._rows.length_ms
         if start_ms != self._start_ms.get(partition):
             rows = list(self._close(partition))
             self._start_ms[partition], self._events[partition] = start_ms, defaultdict(list)
@@ -52,8 +51,7 @@ class OpenWindows:
     def _close(self, partition: int) -> Iterator[Row]:
         start_ms = self._start_ms.get(partition, 0)
         for user, events in self._events.get(partition, {}).items():
-            state = UserState(self._settings)
-            yield window_row(user, start_ms, start_ms + self._length_ms, events, state)
+            yield self._rows.add_window(self._rows.new_user(), user, start_ms, events)
 
 
 def floor(given: Options) -> None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
 
 from benchmarks.support.journal import Journal
+from lab.benchmarks.peers.tiles import UserTiles, tile_definitions
 from lab.benchmarks.storage import profile_updater
 from liveprofile.events.validation import HEARTBEAT, TYPES, accept
 from liveprofile.resources import product_path
@@ -84,12 +86,37 @@ def parse(value: bytes, timestamp_ms: int, limits: LimitSettings | None) -> Pars
     return ParsedEvent(event["event_time"], event.get("event_id", ""), event, value.decode())
 
 
-def window_row(
-    user_id: str, start_ms: int, end_ms: int, events: Iterable[ParsedEvent], state: UserState
-) -> Row:
-    """The row of a user's window, in any order of events, with the state that it extends."""
-    pairs = [(each.event, each.payload) for each in sorted(events, key=lambda event: event[:2])]
-    return user_id, start_ms, end_ms, *state.add_window(pairs, end_ms), ""
+@dataclass
+class PeerState:
+    """What a peer keeps of a user: history, baseline sums and tiles of computed attributes."""
+
+    windows: UserState
+    tiles: UserTiles = field(default_factory=UserTiles)
+
+
+class WindowRows:
+    """Makes the rows of windows. Raises ConfigError for attributes that peers do not compute."""
+
+    def __init__(self, settings: Settings):
+        self._settings, self._computed = settings, tile_definitions(settings)
+        self.length_ms = settings.window.length_ms
+
+    def new_user(self) -> PeerState:
+        return PeerState(UserState(self._settings))
+
+    def add_window(
+        self,
+        state: PeerState,
+        user_id: str,
+        start_ms: int,
+        events: Iterable[ParsedEvent],
+    ) -> Row:
+        """The row of a user's window, in any order of events, with the state that it extends."""
+        ordered = sorted(events, key=lambda event: event[:2])
+        end_ms = start_ms + self.length_ms
+        pairs = [(each.event, each.payload) for each in ordered]
+        computed = state.tiles.add_window(self._computed, [event for event, _ in pairs], end_ms)
+        return user_id, start_ms, end_ms, *state.windows.add_window(pairs, end_ms), computed
 
 
 class UpdateProfiles:

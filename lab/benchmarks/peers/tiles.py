@@ -1,0 +1,126 @@
+"""The computed attributes of a user in Python, as the Java aggregate TILES keeps them.
+
+liveprofile.attributes.computed describes attributes, tiles and JSON. Here are the definitions that
+read no other field of an event than its type, its time and its amount.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import orjson
+
+from liveprofile.attributes.catalogue import read_catalogue
+from liveprofile.attributes.computed import Computed
+from liveprofile.errors import ConfigError
+from liveprofile.settings import Settings
+from liveprofile.wire.payload import amount
+from liveprofile.wire.tokens import EVENT_TYPES
+
+_FOREVER_TILES = 24
+# How two values of a tile become one, the older one first.
+_MERGES: Mapping[str, Callable[[float, float], float]] = {
+    **dict.fromkeys(("count", "sum", "mean"), operator.add),
+    "min": min,
+    "max": max,
+    "first": lambda older, newer: older,
+    "last": lambda older, newer: newer,
+    "hours_since": max,
+}
+
+
+class TileDefinition(NamedTuple):
+    id: str
+    computed: Computed
+    within_ms: int  # 0: for ever
+    tile_ms: int
+    types: frozenset[str]
+
+    def value(self, event: Mapping[str, Any]) -> float:
+        """What an event adds."""
+        if self.computed.value:
+            return amount(dict(event))
+        return float(event["event_time"]) if self.computed.aggregate == "hours_since" else 1.0
+
+
+def tile_definitions(settings: Settings) -> list[TileDefinition]:
+    """Of the attributes in the settings. Raises ConfigError if one reads more of an event."""
+    found = []
+    for name, computed in read_catalogue(settings).computed:
+        types = {*computed.of, *filter(None, [computed.since_last])}
+        if computed.where or computed.value not in ("", "amount") or types - {*EVENT_TYPES}:
+            raise ConfigError(
+                f"attribute {name} reads more than type, time and amount of an event: the peers do"
+                " not compute it"
+            )
+        of = frozenset(computed.of or EVENT_TYPES)
+        found.append(TileDefinition(name, computed, computed.within_ms, computed.tile_ms, of))
+    return found
+
+
+class UserTiles:
+    """The tiles of a user's attributes: events and value by the start of the tile, ascending."""
+
+    def __init__(self) -> None:
+        self._tiles: dict[str, dict[int, tuple[int, float]]] = {}
+
+    def add_window(
+        self,
+        definitions: Sequence[TileDefinition],
+        events: Iterable[Mapping[str, Any]],
+        end_ms: int,
+    ) -> str:
+        """Adds a window, which is later than those before; returns the JSON of TILES."""
+        events = list(events)
+        stored = {}
+        for definition in definitions:
+            tiles = self._tiles.setdefault(definition.id, {})
+            _add(definition, tiles, events)
+            _forget(definition, tiles, end_ms)
+            stored[definition.id] = {
+                "aggregate": definition.computed.aggregate,
+                "within_ms": definition.within_ms,
+                "tile_ms": definition.tile_ms,
+                "tiles": [(start_ms, *tile) for start_ms, tile in tiles.items()],
+            }
+        return orjson.dumps(stored).decode()
+
+
+def _add(
+    definition: TileDefinition,
+    tiles: dict[int, tuple[int, float]],
+    events: Iterable[Mapping[str, Any]],
+) -> None:
+    merge, since_last = _MERGES[definition.computed.aggregate], definition.computed.since_last
+    # What an attribute begins anew with counts after the events of the same time.
+    tokens: list[tuple[int, bool, str, float]] = []
+    for event in events:
+        time_ms, kind = event["event_time"], event["event_type"]
+        if kind in definition.types:
+            value = definition.value(event)
+            tokens.append((time_ms, False, str(value), value))
+        if kind == since_last:
+            tokens.append((time_ms, True, "", 0.0))
+    for time_ms, begins_anew, _, value in sorted(tokens):
+        if begins_anew:
+            tiles.clear()
+            continue
+        start_ms = time_ms - time_ms % definition.tile_ms
+        count, old = tiles.get(start_ms, (0, value))
+        tiles[start_ms] = (count + 1, merge(old, value) if count else value)
+
+
+def _forget(definition: TileDefinition, tiles: dict[int, tuple[int, float]], end_ms: int) -> None:
+    if definition.within_ms:
+        last_ms = end_ms - definition.within_ms - definition.tile_ms
+        for start_ms in [start_ms for start_ms in tiles if start_ms <= last_ms]:
+            del tiles[start_ms]
+        return
+    merge = _MERGES[definition.computed.aggregate]
+    while len(tiles) > _FOREVER_TILES:
+        oldest, first, *_ = tiles
+        count, value = tiles.pop(oldest)
+        more, newer = tiles[first]
+        tiles[first] = (count + more, merge(value, newer))
