@@ -76,7 +76,7 @@ def show(
 
 def similar_table(users: Sequence[SimilarUser]) -> Table | str:
     """The table of similar users, or a line that says why there is none."""
-    from udfs.profile.assemble import NEW_USER_WINDOWS
+    from liveprofile.rows.profiles import NEW_USER_WINDOWS
 
     if users:
         return table("Similar users", users, "user_id cosine segments window_end_ms")

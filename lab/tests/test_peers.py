@@ -30,7 +30,7 @@ from tests.reference import computed
 from tests.support.memory.sinks import MemoryProfileSink
 from tests.support.model_scores import load_model
 from tests.support.rows.profile_input import batch_of, batches
-from udfs.profile.row import WRITTEN
+from udfs.profile.rows import WRITTEN
 
 WORKLOAD = Workload(600, 10, hours=1)
 

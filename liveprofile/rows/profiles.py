@@ -92,6 +92,8 @@ PROFILE_DELTA = table(
     options=(BY_DAY, ZSTD),
 )
 
+NEW_USER_WINDOWS = 3  # users with up to so many windows have no row in user_lookalike
+
 USER_LOOKALIKE = table(
     "user_lookalike",
     """Users by embedding and by segment. Because of the cost of the indexes, a row is written only

@@ -15,6 +15,7 @@ from liveprofile.consent.changes import ConsentTable
 from liveprofile.features.affinity import CategoryAffinity, category_affinity
 from liveprofile.features.baselines import Baselines
 from liveprofile.features.window_features import window_features
+from liveprofile.rows.profiles import NEW_USER_WINDOWS
 from liveprofile.rules.conditions import TextCall
 from liveprofile.rules.flag_policy import FlagPolicy, RuleEvaluation, RuleMatch, evaluate_rules
 from liveprofile.rules.flags import Flag
@@ -28,7 +29,7 @@ from udfs.attribute_reads import CachedAttributes
 from udfs.cassandra.encoding import window_time_us
 from udfs.cassandra.memberships import rewrite_after_ms
 from udfs.privacy import LaterFlags, LaterMemberships
-from udfs.profile.inputs import FEATURES, NEW_USER_WINDOWS, Columns, ProfileInputs
+from udfs.profile.inputs import FEATURES, Columns, ProfileInputs
 from udfs.profile.stored_users import StoredUsers
 from udfs.worker import Feeds
 

@@ -29,7 +29,6 @@ if TYPE_CHECKING:  # only the workers need torch, not the client that submits th
     from models.profile.inference import ProfileModel
 
 FEATURES = tuple(PROFILE_FEATURES)
-NEW_USER_WINDOWS = 3
 Columns = dict[str, np.ndarray]  # (n,) float64 for each of FEATURES, NaN where it is undefined
 
 

@@ -20,6 +20,7 @@ from liveprofile.events.window import Window
 from liveprofile.rows.profiles import (
     LATER_SUMS,
     MARKS,
+    NEW_USER_WINDOWS,
     PROFILE_DELTA,
     USER_LOOKALIKE,
     USER_PROFILE,
@@ -28,7 +29,7 @@ from liveprofile.rows.table import Column, Table
 from liveprofile.wire.tokens import EVENT_TYPES
 from udfs.cassandra.encoding import Values, encode_column, encode_numbers, encode_row, write_time_us
 from udfs.profile.decide import Decisions
-from udfs.profile.inputs import FEATURES, NEW_USER_WINDOWS, Columns, ProfileInputs
+from udfs.profile.inputs import FEATURES, Columns, ProfileInputs
 
 if TYPE_CHECKING:  # only the workers need torch, not the client that submits the job
     from models.profile.inference import ProfileModel, Scores

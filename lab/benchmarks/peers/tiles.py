@@ -16,8 +16,8 @@ from liveprofile.attributes.catalogue import read_catalogue
 from liveprofile.attributes.computed import Computed
 from liveprofile.errors import ConfigError
 from liveprofile.settings import Settings
-from liveprofile.wire.payload import amount
 from liveprofile.wire.tokens import EVENT_TYPES
+from liveprofile.wire.window_events import amount
 
 _FOREVER_TILES = 24
 # How two values of a tile become one, the older one first.
