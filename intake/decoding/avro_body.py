@@ -15,25 +15,25 @@ import fastavro
 import orjson
 from fastavro.schema import SchemaParseException
 
-from intake.decoding.decode import BodyReader, Undecodable
+from intake.decoding.decode import BodyReader, DecodeError
 
 Named = dict[str, Any]  # full name: parsed schema
 _EPOCH, _MILLISECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(milliseconds=1)
 
 
-class UnusableSchema(ValueError):
+class UnusableSchemaError(ValueError):
     """A schema that is no Avro schema of an event."""
 
 
 def avro_reader(schema: str) -> BodyReader:
-    """A function that turns a body into the JSON of an event. Raises UnusableSchema."""
+    """A function that turns a body into the JSON of an event. Raises UnusableSchemaError."""
     named: Named = {}
     try:
         parsed = fastavro.parse_schema(orjson.loads(schema), named)
     except (SchemaParseException, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UnusableSchema(f"no Avro schema: {error!r}") from None
+        raise UnusableSchemaError(f"no Avro schema: {error!r}") from None
     if not isinstance(parsed, dict) or parsed.get("type") != "record":
-        raise UnusableSchema("not a record")
+        raise UnusableSchemaError("not a record")
     _require_bounded(parsed, named, set(), ())
 
     def read(body: bytes) -> bytes:
@@ -42,18 +42,18 @@ def avro_reader(schema: str) -> BodyReader:
             event = fastavro.schemaless_reader(stream, parsed, None)
         # What the reader raises depends on the byte where it stops to understand the body.
         except (EOFError, ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
-            raise Undecodable("BAD_BODY", f"not written with the schema: {error!r}") from None
+            raise DecodeError("BAD_BODY", f"not written with the schema: {error!r}") from None
         except (MemoryError, ArithmeticError) as error:
-            raise Undecodable("BAD_BODY", f"a length that is impossible: {error!r}") from None
+            raise DecodeError("BAD_BODY", f"a length that is impossible: {error!r}") from None
         if left := len(body) - stream.tell():
-            raise Undecodable("BAD_BODY", f"{left} bytes after the last field of the schema")
+            raise DecodeError("BAD_BODY", f"{left} bytes after the last field of the schema")
         return orjson.dumps(event, _json_value, orjson.OPT_PASSTHROUGH_DATETIME)
 
     return read
 
 
 def _require_bounded(schema: Any, named: Named, known: set[str], inside: tuple[str, ...]) -> None:
-    """Raises UnusableSchema if a value may take no bytes, or may be nested without end.
+    """Raises UnusableSchemaError if a value may take no bytes, or may be nested without end.
 
     known: names that have been checked. inside: names that contain this schema.
     """
@@ -64,9 +64,9 @@ def _require_bounded(schema: Any, named: Named, known: set[str], inside: tuple[s
         return
     if isinstance(schema, str):
         if schema == "null":
-            raise UnusableSchema("null outside of a union takes no bytes")
+            raise UnusableSchemaError("null outside of a union takes no bytes")
         if schema in inside:
-            raise UnusableSchema(f"{schema} contains itself")
+            raise UnusableSchemaError(f"{schema} contains itself")
         if schema in named and schema not in known:
             _require_bounded(named[schema], named, known, inside)
         return
@@ -75,13 +75,13 @@ def _require_bounded(schema: Any, named: Named, known: set[str], inside: tuple[s
         _require_bounded(schema["items" if kind == "array" else "values"], named, known, inside)
     elif kind in ("record", "error"):
         if not schema["fields"]:
-            raise UnusableSchema(f"{schema['name']} has no fields, so it takes no bytes")
+            raise UnusableSchemaError(f"{schema['name']} has no fields, so it takes no bytes")
         for field in schema["fields"]:
             _require_bounded(field["type"], named, known, (*inside, schema["name"]))
         known.add(schema["name"])
     elif kind == "fixed":
         if schema["size"] < 1:
-            raise UnusableSchema(f"{schema['name']} takes no bytes")
+            raise UnusableSchemaError(f"{schema['name']} takes no bytes")
     elif kind != "enum":
         _require_bounded(kind, named, known, inside)
 

@@ -23,13 +23,13 @@ MAX_KEY_BYTES = 1_024  # an id has at most 256 characters
 _WHITE_SPACE = frozenset(b" \t\r\n")
 _UTF8_BYTES = 4  # of a character, at most
 
-BodyReader = Callable[[bytes], bytes]  # the JSON of an event; raises Undecodable
-ReaderOf = Callable[[int], BodyReader]  # raises Undecodable, RegistryUnavailable
+BodyReader = Callable[[bytes], bytes]  # the JSON of an event; raises DecodeError
+ReaderOf = Callable[[int], BodyReader]  # raises DecodeError, RegistryError
 Reason = Literal["BAD_MAGIC", "BAD_BODY", "UNKNOWN_SCHEMA", "BAD_CLOUDEVENT", "TOO_LARGE"]
 MAX_DETAIL_CHARS = 200
 
 
-class Undecodable(ValueError):
+class DecodeError(ValueError):
     """A record that goes to the rejected topic: it would fail again at each attempt."""
 
     def __init__(self, reason: Reason, detail: str):
@@ -48,7 +48,7 @@ def decode(record: Record, reader_of: ReaderOf, max_chars: int) -> DecodedEvent:
     """The event of a record in Confluent wire format, a CloudEvent, or a JSON event.
 
     Whether it is valid is left to the job, which has one definition for all formats. A JSON event
-    is unchanged. max_chars: of an event. Raises Undecodable, RegistryUnavailable.
+    is unchanged. max_chars: of an event. Raises DecodeError, RegistryError.
     """
     value = record.value
     if value is None:
@@ -76,16 +76,16 @@ def _event(value: bytes, headers: Mapping[str, bytes], reader_of: ReaderOf) -> b
     if content_type.startswith(STRUCTURED):
         kind = content_type.partition(";")[0].strip()
         if kind not in (f"{STRUCTURED}+json", STRUCTURED):
-            raise Undecodable("BAD_CLOUDEVENT", f"content-type {kind} is not {STRUCTURED}+json")
+            raise DecodeError("BAD_CLOUDEVENT", f"content-type {kind} is not {STRUCTURED}+json")
         return _from_structured(_json(value))
     if value[:1] == b"\0":
         return _from_confluent(value, reader_of)
     if value and value[0] < 0x20 and value[0] not in _WHITE_SPACE:
-        raise Undecodable("BAD_MAGIC", f"the first byte is {value[0]}, neither JSON nor {MAGIC}")
+        raise DecodeError("BAD_MAGIC", f"the first byte is {value[0]}, neither JSON nor {MAGIC}")
     if b'"specversion"' in value:
         try:
             parsed = _json(value)
-        except Undecodable:
+        except DecodeError:
             return value  # the job says why
         # Every CloudEvent has these attributes, and no event has them.
         if isinstance(parsed, dict) and all(isinstance(parsed.get(n), str) for n in REQUIRED):
@@ -95,7 +95,7 @@ def _event(value: bytes, headers: Mapping[str, bytes], reader_of: ReaderOf) -> b
 
 def _from_confluent(value: bytes, reader_of: ReaderOf) -> bytes:
     if len(value) <= PREFIX_BYTES:
-        raise Undecodable("BAD_BODY", f"{len(value)} bytes, of which {PREFIX_BYTES} are the prefix")
+        raise DecodeError("BAD_BODY", f"{len(value)} bytes, of which {PREFIX_BYTES} are the prefix")
     schema_id = int.from_bytes(value[1:PREFIX_BYTES], "big", signed=True)
     return reader_of(schema_id)(value[PREFIX_BYTES:])
 
@@ -105,7 +105,7 @@ def _from_structured(envelope: Any) -> bytes:
 
 
 def _completed(data: Any, attributes: Mapping[str, Any]) -> bytes:
-    """The event, with what it lacks from the attributes of its CloudEvent. Raises Undecodable.
+    """The event, with what it lacks from the attributes of its CloudEvent. Raises DecodeError.
 
     event_id is source and id, which together are unique; user_id is subject, event_time is time,
     event_type is the last part of type.
@@ -113,9 +113,9 @@ def _completed(data: Any, attributes: Mapping[str, Any]) -> bytes:
     event = _object(data)
     for name in REQUIRED:
         if not isinstance(attributes.get(name), str) or not attributes[name]:
-            raise Undecodable("BAD_CLOUDEVENT", f"attribute {name} is missing")
+            raise DecodeError("BAD_CLOUDEVENT", f"attribute {name} is missing")
     if attributes["specversion"] != SPEC_VERSION:
-        raise Undecodable("BAD_CLOUDEVENT", f"specversion {attributes['specversion']} is not 1.0")
+        raise DecodeError("BAD_CLOUDEVENT", f"specversion {attributes['specversion']} is not 1.0")
     time = attributes.get("time")
     kind = attributes["type"].rpartition(".")[2]
     fields = {
@@ -135,12 +135,12 @@ def _completed(data: Any, attributes: Mapping[str, Any]) -> bytes:
 
 def _object(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise Undecodable("BAD_CLOUDEVENT", "the event or its data is no JSON object")
+        raise DecodeError("BAD_CLOUDEVENT", "the event or its data is no JSON object")
     return value
 
 
 def _json(text: bytes) -> Any:
-    """Parses JSON strictly. Raises Undecodable."""
+    """Parses JSON strictly. Raises DecodeError."""
 
     def refuse(constant: str) -> NoReturn:
         raise ValueError(f"{constant} is not JSON")
@@ -148,7 +148,7 @@ def _json(text: bytes) -> Any:
     try:
         return json.loads(text, parse_constant=refuse)
     except (ValueError, RecursionError) as error:
-        raise Undecodable("BAD_CLOUDEVENT", f"not JSON: {error}") from None
+        raise DecodeError("BAD_CLOUDEVENT", f"not JSON: {error}") from None
 
 
 def _user_key(event: bytes) -> bytes | None:
@@ -166,5 +166,5 @@ def _short(key: bytes | None) -> bytes | None:
     return key if key is None or len(key) <= MAX_KEY_BYTES else None
 
 
-def _too_large(max_chars: int) -> Undecodable:
-    return Undecodable("TOO_LARGE", f"more than {max_chars} characters (limits.max_payload_chars)")
+def _too_large(max_chars: int) -> DecodeError:
+    return DecodeError("TOO_LARGE", f"more than {max_chars} characters (limits.max_payload_chars)")

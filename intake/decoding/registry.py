@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import httpx2
 
-from intake.decoding.avro_body import UnusableSchema, avro_reader
-from intake.decoding.decode import BodyReader, Undecodable
+from intake.decoding.avro_body import UnusableSchemaError, avro_reader
+from intake.decoding.decode import BodyReader, DecodeError
 from liveprofile.errors import ConfigError, ServiceUnavailableError
 from liveprofile.settings import DecoderSettings
 
@@ -22,7 +22,7 @@ UNKNOWN_S = 30.0
 TIMEOUT_S = 5.0  # of one request
 
 
-class RegistryUnavailable(ServiceUnavailableError):
+class RegistryError(ServiceUnavailableError):
     """The registry does not answer, or refuses. The same request may succeed later."""
 
 
@@ -58,7 +58,7 @@ class SchemaRegistry:
     def reader(self, schema_id: int) -> BodyReader:
         """What reads bodies of this schema.
 
-        Raises Undecodable if there is no such schema or it is of no use, RegistryUnavailable.
+        Raises DecodeError if there is no such schema or it is of no use, RegistryError.
         """
         known = self._readers.get(schema_id)
         if known is None or (isinstance(known, _Unknown) and known.until_s <= self._clock()):
@@ -68,7 +68,7 @@ class SchemaRegistry:
                 del self._readers[next(iter(self._readers))]
             self._readers[schema_id] = known
         if isinstance(known, _Unknown):
-            raise Undecodable("UNKNOWN_SCHEMA", f"schema {schema_id}: {known.detail}")
+            raise DecodeError("UNKNOWN_SCHEMA", f"schema {schema_id}: {known.detail}")
         return known
 
     def _fetch(self, schema_id: int) -> BodyReader | _Unknown:
@@ -84,11 +84,11 @@ class SchemaRegistry:
             if kind == "JSON":
                 return bytes  # the body is the event
             if kind != "AVRO":
-                raise UnusableSchema(f"{kind} is neither AVRO nor JSON")
+                raise UnusableSchemaError(f"{kind} is neither AVRO nor JSON")
             if answer.get("references"):
-                raise UnusableSchema("references to other schemas are not supported")
+                raise UnusableSchemaError("references to other schemas are not supported")
             return avro_reader(answer["schema"])
-        except (UnusableSchema, KeyError) as error:
+        except (UnusableSchemaError, KeyError) as error:
             return _Unknown(str(error), until_s)
 
     def _get(self, path: str) -> dict[str, Any] | None:
@@ -106,8 +106,8 @@ class SchemaRegistry:
             return None
         raise self._unavailable(path, f"status {response.status_code}")
 
-    def _unavailable(self, path: str, why: str) -> RegistryUnavailable:
-        return RegistryUnavailable(
+    def _unavailable(self, path: str, why: str) -> RegistryError:
+        return RegistryError(
             f"the schema registry does not answer {self._url}{path} ({why}): is it up, and are"
             " decoder.registry_url and its credentials right?"
         )

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, Self
 
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
-from intake.decoding.decode import ReaderOf, Undecodable, decode
-from intake.decoding.registry import RegistryUnavailable
+from intake.decoding.decode import DecodeError, ReaderOf, decode
+from intake.decoding.registry import RegistryError
 from liveprofile.errors import ServiceError
 from liveprofile.kafka.connection import client_config, error_text
 from liveprofile.kafka.offsets import decoder_group, partition_ranges
@@ -42,7 +42,7 @@ class Output(NamedTuple):
 
 
 def output_of(record: Record, settings: Settings, reader_of: ReaderOf) -> Output:
-    """What a record becomes. Raises RegistryUnavailable.
+    """What a record becomes. Raises RegistryError.
 
     The headers of a decoded record name the record that it was; those of a rejected one are the
     job's.
@@ -51,7 +51,7 @@ def output_of(record: Record, settings: Settings, reader_of: ReaderOf) -> Output
     position = dict(zip(POSITION, map(str, record[:3]), strict=True))
     try:
         event = decode(record, reader_of, max_chars)
-    except Undecodable as error:
+    except DecodeError as error:
         value, cut = truncated(record.value or b"", max_chars)
         headers = {"reason": error.reason, "detail": error.detail, **position, **cut}
         return Output(settings.topics.rejected, None, value, headers, error.reason)
@@ -158,7 +158,7 @@ class Decoder:
                 raise ServiceError(f"reading topic {topic}: {message.error().str()}")
         return [to_record(message) for message in messages]
 
-    def _work_off(self) -> RegistryUnavailable | None:
+    def _work_off(self) -> RegistryError | None:
         """Sends what the pending records become, in order, as far as the registry answers."""
         done: dict[int, int] = {}
         counts: Counter[str] = Counter()
@@ -167,7 +167,7 @@ class Decoder:
             record = self._pending[0]
             try:
                 output = output_of(record, self._settings, self._reader_of)
-            except RegistryUnavailable as error:
+            except RegistryError as error:
                 unavailable = error
                 break
             self._send(output, record.timestamp_ms)
@@ -209,7 +209,7 @@ class Decoder:
         if (error := commit_unless_reassigned(self._consumer, offsets)) is not None:
             log.warning("offsets not committed, partitions were reassigned: %s", error)
 
-    def _note(self, error: RegistryUnavailable | None) -> None:
+    def _note(self, error: RegistryError | None) -> None:
         """Logs when the registry fails and when it answers again."""
         if error is not None and not self._waits:
             log.error("%s. Waiting; no record is lost", error)

@@ -123,10 +123,10 @@ public class ParseEvent extends TableFunction<RowData> {
         }
     }
 
-    private static final class Rejected extends Exception {
+    private static final class RejectedException extends Exception {
         final String reason, detail;
 
-        Rejected(String reason, String detail) {
+        RejectedException(String reason, String detail) {
             super(reason, null, false, false);
             this.reason = reason;
             this.detail = cut(detail, MAX_DETAIL_CHARS);
@@ -165,30 +165,30 @@ public class ParseEvent extends TableFunction<RowData> {
             row.setField(4, StringData.fromString(isClock ? clockType : type.role));
             row.setField(17, StringData.fromString(name));
             if (!isClock) row.setField(18, checkedProperties(fields, type));
-        } catch (Rejected rejected) {
+        } catch (RejectedException rejected) {
             row.setField(0, StringData.fromString(rejected.reason));
             row.setField(1, StringData.fromString(rejected.detail));
         }
         collect(row);
     }
 
-    private Fields parse(StringData payload, int payloadChars) throws Rejected {
-        if (payload == null) throw new Rejected("NOT_JSON", "");
+    private Fields parse(StringData payload, int payloadChars) throws RejectedException {
+        if (payload == null) throw new RejectedException("NOT_JSON", "");
         byte[] bytes = payload.toBytes();
         if (bytes.length > payloadChars && ((BinaryStringData) payload).numChars() > payloadChars) {
-            throw new Rejected("TOO_LARGE", "");
+            throw new RejectedException("TOO_LARGE", "");
         }
         String text = new String(bytes, StandardCharsets.UTF_8);
         boolean isDecoded = text.indexOf('\ufffd') < 0
                 || Arrays.equals(text.getBytes(StandardCharsets.UTF_8), bytes);
-        if (!isDecoded || hasLoneSurrogate(text)) throw new Rejected("BAD_ENCODING", "");
+        if (!isDecoded || hasLoneSurrogate(text)) throw new RejectedException("BAD_ENCODING", "");
         var fields = new Fields();
         try (JsonParser in = JSON.createParser(text)) {
-            if (next(in) != JsonToken.START_OBJECT) throw new Rejected("NOT_JSON", "");
+            if (next(in) != JsonToken.START_OBJECT) throw new RejectedException("NOT_JSON", "");
             readObject(in, "", fields);
-            if (next(in) != null) throw new Rejected("NOT_JSON", "");
+            if (next(in) != null) throw new RejectedException("NOT_JSON", "");
         } catch (IOException error) {
-            throw new Rejected("NOT_JSON", "");
+            throw new RejectedException("NOT_JSON", "");
         }
         return fields;
     }
@@ -260,20 +260,23 @@ public class ParseEvent extends TableFunction<RowData> {
     }
 
     /** Checks all but numbers. */
-    private long checkedTime(Fields fields, boolean isClock, long latestMs) throws Rejected {
+    private long checkedTime(Fields fields, boolean isClock, long latestMs)
+            throws RejectedException {
         String type = Value.scalar(fields.ids[EVENT_TYPE]), time = Value.scalar(fields.time);
         for (int id = EVENT_ID; id <= USER_ID && !isClock; id++) {
-            if (Value.id(fields.ids[id]).isEmpty()) throw new Rejected("MISSING_FIELD", IDS[id]);
+            if (Value.id(fields.ids[id]).isEmpty()) {
+                throw new RejectedException("MISSING_FIELD", IDS[id]);
+            }
         }
-        if (type.isEmpty()) throw new Rejected("MISSING_FIELD", IDS[EVENT_TYPE]);
-        if (time.isEmpty()) throw new Rejected("MISSING_FIELD", "event_time");
+        if (type.isEmpty()) throw new RejectedException("MISSING_FIELD", IDS[EVENT_TYPE]);
+        if (time.isEmpty()) throw new RejectedException("MISSING_FIELD", "event_time");
         for (int id = EVENT_ID; id <= USER_ID && !isClock; id++) {
-            if (isBadId(fields.ids[id].text)) throw new Rejected("BAD_ID", IDS[id]);
+            if (isBadId(fields.ids[id].text)) throw new RejectedException("BAD_ID", IDS[id]);
         }
-        if (!isClock && !types.containsKey(type)) throw new Rejected("UNKNOWN_TYPE", type);
+        if (!isClock && !types.containsKey(type)) throw new RejectedException("UNKNOWN_TYPE", type);
         long ms = EventTime.millis(Value.id(fields.time));
-        if (ms < EventTime.EARLIEST_MS) throw new Rejected("BAD_TIME", time);
-        if (ms > latestMs) throw new Rejected("FUTURE_TIME", time);
+        if (ms < EventTime.EARLIEST_MS) throw new RejectedException("BAD_TIME", time);
+        if (ms > latestMs) throw new RejectedException("FUTURE_TIME", time);
         return ms;
     }
 
@@ -289,24 +292,24 @@ public class ParseEvent extends TableFunction<RowData> {
     }
 
     /** The numbers, NULL where one is missing. */
-    private static Double[] checkedNumbers(Fields fields) throws Rejected {
+    private static Double[] checkedNumbers(Fields fields) throws RejectedException {
         var numbers = new Double[NUMBERS.length];
         for (int i = 0; i < NUMBERS.length; i++) {
             Value value = fields.numbers[i];
             double number = value == null ? 0 : asNumber(value);
             if (!(number >= LOWEST[i] && number <= HIGHEST[i])) {
-                throw new Rejected("BAD_NUMBER", NUMBERS[i]);
+                throw new RejectedException("BAD_NUMBER", NUMBERS[i]);
             }
             if (value != null) numbers[i] = number;
             if (i == AMOUNT && value == null && product(numbers) > LIMIT) {
-                throw new Rejected("BAD_NUMBER", NUMBERS[i]);
+                throw new RejectedException("BAD_NUMBER", NUMBERS[i]);
             }
         }
         return numbers;
     }
 
     /** The properties that the event's type declares, as texts; NULL if it declares none. */
-    private static MapData checkedProperties(Fields fields, Type type) throws Rejected {
+    private static MapData checkedProperties(Fields fields, Type type) throws RejectedException {
         if (type.limits.isEmpty()) return null;
         var found = new HashMap<StringData, StringData>();
         for (var property : type.limits.entrySet()) {
@@ -318,7 +321,7 @@ public class ParseEvent extends TableFunction<RowData> {
                 double number = value == null ? Double.NaN : asNumber(value);
                 double high = Double.parseDouble(property.getValue()[1]);
                 if (value != null && !(number >= Double.parseDouble(low) && number <= high)) {
-                    throw new Rejected("BAD_NUMBER", "attributes." + name);
+                    throw new RejectedException("BAD_NUMBER", "attributes." + name);
                 }
                 text = value == null ? "" : Double.toString(number);
             }

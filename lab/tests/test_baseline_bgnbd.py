@@ -9,7 +9,7 @@ from lab.baselines.values.data import (
     absolute_error,
     ranking_loss,
 )
-from lab.baselines.values.purchase_models import BetaGeo, NotConverged
+from lab.baselines.values.purchase_models import BetaGeo, NotConvergedError
 from lab.tests.value_data import baseline_data, ignore_progress
 from liveprofile.units import DAY_MS
 
@@ -78,6 +78,6 @@ def test_median_days_is_where_the_probability_of_no_purchase_is_one_half():
 
 def test_bg_nbd_returns_none_if_no_fit_converges(data):
     def never(penalizer, *inputs):
-        raise NotConverged("no maximum")
+        raise NotConvergedError("no maximum")
 
     assert bgnbd.predictions(data, ignore_progress, never) is None

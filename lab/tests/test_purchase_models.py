@@ -10,7 +10,7 @@ from lab.baselines.values import purchase_models
 from lab.baselines.values.purchase_models import (
     BetaGeo,
     GammaGamma,
-    NotConverged,
+    NotConvergedError,
 )
 
 TRUE = BetaGeo(0.8, 12.0, 0.7, 2.4)
@@ -87,5 +87,5 @@ def test_users_without_repeats_are_alive_and_expected_purchases_grow_with_time()
 
 def test_likelihood_without_a_maximum_is_not_converged() -> None:
     same_W = np.full(50, 20.0)
-    with pytest.raises(NotConverged):
+    with pytest.raises(NotConvergedError):
         GammaGamma.fit(0.0, np.full(50, 3.0), same_W)

@@ -67,7 +67,7 @@ def last_tokens_sql(token: str, key: str, count: int) -> str:
     return f"LAST_JOINED({token}, '{EVENT}', {count}) {over}"
 
 
-class InvalidLists(ValueError):
+class InvalidListsError(ValueError):
     """The text is not a list of tokens."""
 
 
@@ -115,7 +115,7 @@ def is_event(letter_T: np.ndarray) -> np.ndarray:
 
 
 def parse_token_lists(texts: list[str], id_names: tuple[str, ...]) -> TokenLists:
-    """Parses S lists. `id_names`: the ids of a token. Raises InvalidLists if one is invalid."""
+    """Parses S lists. `id_names`: the ids of a token. Raises InvalidListsError."""
     # A list is a table whose lines are tokens, so one run of Arrow's CSV reader parses all lists.
     sizes = [text.count(EVENT) + 1 if text else 0 for text in texts]
     starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
@@ -135,10 +135,10 @@ def parse_token_lists(texts: list[str], id_names: tuple[str, ...]) -> TokenLists
             csv.ConvertOptions(column_types=types, null_values=[""]),
         )
     except pa.ArrowInvalid as error:
-        raise InvalidLists(str(error).splitlines()[0]) from None
+        raise InvalidListsError(str(error).splitlines()[0]) from None
     letters = b"".join(chunk.buffers()[2] for chunk in table["letter"].chunks)
     if len(letters) != starts[-1] or table["time_ms"].null_count or table["event"].null_count:
-        raise InvalidLists("a token has no letter, time or event")
+        raise InvalidListsError("a token has no letter, time or event")
     time_ms, event, amount, *id_columns = (
         (column.fill_null(0) if column.null_count else column).to_numpy()
         for column in table.columns[1:]

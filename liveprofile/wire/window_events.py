@@ -82,7 +82,7 @@ def read_events(text: str) -> tuple[list[ParsedEvent], list[Refused]]:
                     event[name] = as_id(event[name])
             of_event = token(event, TYPE_LETTERS.index(letter), time_ms)
             parsed.append(ParsedEvent(time_ms, as_id(event["event_id"]), of_event, event))
-        except BadEvent as error:
+        except InvalidEventError as error:
             rejected.append(Refused(error.reason, error.detail, partition, offset, payload))
         except (KeyError, TypeError, ValueError) as error:
             # Java's JSON parser accepts a few payloads that Python's reads differently.
@@ -116,7 +116,7 @@ def _token_id(value: Any) -> str:
     return (text if text.isprintable() else text.translate(_IDS_TO_TOKEN))[:ID_CHARS]
 
 
-class BadEvent(ValueError):
+class InvalidEventError(ValueError):
     """An event that the SQL accepted and Python rejects.
 
     `reason` is a code of docs/data-contract.md, `detail` names the field or the fault.
@@ -151,7 +151,7 @@ def as_id(value: Any) -> str:
 def load(payload: str | bytes) -> dict[str, Any]:
     """Parses a payload.
 
-    Raises BadEvent if it is not one JSON object. Java's JSON parser accepts a few more texts.
+    Raises InvalidEventError if it is not one JSON object. Java's parser accepts a few more texts.
     """
     try:
         event = orjson.loads(payload)
@@ -163,16 +163,18 @@ def load(payload: str | bytes) -> dict[str, Any]:
     try:
         event = json.loads(payload)
     except ValueError as error:
-        raise BadEvent("NOT_JSON", str(error)[:200]) from None
+        raise InvalidEventError("NOT_JSON", str(error)[:200]) from None
     except RecursionError:
-        raise BadEvent("UNREADABLE", "nested too deep, with a number beyond 64 bits") from None
+        raise InvalidEventError(
+            "UNREADABLE", "nested too deep, with a number beyond 64 bits"
+        ) from None
     if not isinstance(event, dict):
-        raise BadEvent("NOT_JSON", f"a JSON {type(event).__name__}, not an object")
+        raise InvalidEventError("NOT_JSON", f"a JSON {type(event).__name__}, not an object")
     return event
 
 
 def number(event: dict[str, Any], field: str) -> float | None:
-    """Returns a number given as JSON number or text, None if missing. Raises BadEvent."""
+    """Returns a number given as JSON number or text, None if missing. Raises InvalidEventError."""
     value = event.get(field)
     if value is None or type(value) is float or type(value) is int:
         return value
@@ -181,7 +183,7 @@ def number(event: dict[str, Any], field: str) -> float | None:
             return float(value)
         except ValueError:
             pass
-    raise BadEvent("BAD_NUMBER", field)
+    raise InvalidEventError("BAD_NUMBER", field)
 
 
 def amount(event: dict[str, Any]) -> float:

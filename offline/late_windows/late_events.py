@@ -19,7 +19,7 @@ from liveprofile.identity.merges import END_OF_TIME_MS as NOW
 from liveprofile.identity.merges import IdentityTable
 from liveprofile.kafka.records import Record
 from liveprofile.settings import LimitSettings, WindowSettings
-from liveprofile.wire.window_events import BadEvent, as_id, load
+from liveprofile.wire.window_events import InvalidEventError, as_id, load
 
 NO_TIME = -(2**63)
 ARCHIVE = -1  # the partition of records from files
@@ -161,7 +161,7 @@ class RecordSelection:
         for record in records:
             try:
                 event = load(record.value or b"")
-            except BadEvent:
+            except InvalidEventError:
                 continue
             self._advance_clock(record, event)
             own_id, event_id = as_id(event.get("user_id")), as_id(event.get("event_id"))

@@ -15,7 +15,7 @@ from liveprofile.identity.merges import END_OF_TIME_MS, IdentityTable
 from liveprofile.kafka.records import Record
 from liveprofile.settings import WindowSettings
 from liveprofile.storage.queries import WindowDigests
-from liveprofile.wire.window_events import BadEvent, as_id, digest, load
+from liveprofile.wire.window_events import InvalidEventError, as_id, digest, load
 
 NO_TIME = -(2**63)
 EVENT, HEARTBEAT, UNREADABLE = 0, 1, 2
@@ -131,7 +131,7 @@ def parse_event(value: bytes | None) -> tuple[int, int, bytes, str]:
     """Returns (kind, time_ms, event digest, user_id); zeros and "" if the record is no event."""
     try:
         event = load(value or b"")
-    except BadEvent:
+    except InvalidEventError:
         return UNREADABLE, NO_TIME, _NO_EVENT, ""
     time_ms = event_time_ms(event.get("event_time"))
     time_ms = NO_TIME if time_ms is None else time_ms

@@ -89,7 +89,7 @@ class Rejected(NamedTuple):
     detail: str  # "" for other reasons than REASONS_WITH_DETAIL
 
 
-class _Invalid(Exception):
+class _InvalidEventError(Exception):
     """A check failed. Arguments: reason, detail."""
 
 
@@ -109,12 +109,12 @@ def validate(
             return Heartbeat(_time_ms(event, record_timestamp_ms + limits.max_clock_skew_ms))
         event_id, user_id = _checked_id(event, "event_id"), _checked_id(event, "user_id")
         if event["event_type"] not in types:
-            raise _Invalid("UNKNOWN_TYPE", "")
+            raise _InvalidEventError("UNKNOWN_TYPE", "")
         role, declared = types[event["event_type"]]
         time_ms = _time_ms(event, record_timestamp_ms + limits.max_clock_skew_ms)
         numbers = _checked_numbers(event)
         properties = _checked_properties(event.get("attributes"), declared)
-    except _Invalid as error:
+    except _InvalidEventError as error:
         return Rejected(*error.args)
     return ValidEvent(
         event_id,
@@ -156,7 +156,7 @@ def event_clock_ms(value: bytes | None, record_timestamp_ms: int, limits: Limits
     try:
         event, _ = _loads((value or b"").decode("utf-8", "replace"))
         return _time_ms(event, record_timestamp_ms + limits.max_clock_skew_ms)
-    except (ValueError, _Invalid):
+    except (ValueError, _InvalidEventError):
         return None
 
 
@@ -172,21 +172,21 @@ def as_text(value: Any) -> str:
 
 def _parse(value: bytes | None, payload_chars: int) -> dict[str, Any]:
     if value is None:
-        raise _Invalid("NOT_JSON", "")
+        raise _InvalidEventError("NOT_JSON", "")
     if len(value.decode("utf-8", "replace")) > payload_chars:
-        raise _Invalid("TOO_LARGE", "")
+        raise _InvalidEventError("TOO_LARGE", "")
     try:
         text = value.decode("utf-8")
     except UnicodeDecodeError:
-        raise _Invalid("BAD_ENCODING", "") from None
+        raise _InvalidEventError("BAD_ENCODING", "") from None
     if _has_lone_surrogate(text):
-        raise _Invalid("BAD_ENCODING", "")
+        raise _InvalidEventError("BAD_ENCODING", "")
     try:
         event, has_trailing_text = _loads(text)
     except ValueError:
-        raise _Invalid("NOT_JSON", "") from None
+        raise _InvalidEventError("NOT_JSON", "") from None
     if has_trailing_text:
-        raise _Invalid("NOT_JSON", "")
+        raise _InvalidEventError("NOT_JSON", "")
     return event
 
 
@@ -280,16 +280,16 @@ def _check_presence(event: dict[str, Any], heartbeat: bool) -> None:
             continue
         value = event.get(field)
         if value is None or value == "" or isinstance(value, (dict, list)):
-            raise _Invalid("MISSING_FIELD", field)
+            raise _InvalidEventError("MISSING_FIELD", field)
         # An id that is neither string nor integer is missing.
         if is_id and as_text(value) == "":
-            raise _Invalid("MISSING_FIELD", field)
+            raise _InvalidEventError("MISSING_FIELD", field)
 
 
 def _checked_id(event: dict[str, Any], field: str) -> str:
     text = as_text(event.get(field))
     if len(text) > MAX_ID_CHARS or _CONTROL.search(text):
-        raise _Invalid("BAD_ID", "")
+        raise _InvalidEventError("BAD_ID", "")
     return text
 
 
@@ -303,9 +303,9 @@ def _time_ms(event: dict[str, Any], latest_ms: int) -> int:
     text = as_text(event.get("event_time"))
     time_ms = int(text) if _DIGITS.fullmatch(text) else _iso_8601_ms(text)
     if time_ms < MIN_TIME_MS:
-        raise _Invalid("BAD_TIME", "")
+        raise _InvalidEventError("BAD_TIME", "")
     if time_ms > latest_ms:
-        raise _Invalid("FUTURE_TIME", "")
+        raise _InvalidEventError("FUTURE_TIME", "")
     return time_ms
 
 
@@ -313,15 +313,15 @@ def _iso_8601_ms(text: str) -> int:
     """Truncates the fraction of a second to milliseconds."""
     match = _ISO_8601.fullmatch(text)
     if not match:
-        raise _Invalid("BAD_TIME", "")
+        raise _InvalidEventError("BAD_TIME", "")
     *date_and_time, fraction, sign, zone_hours, zone_minutes = match.groups()
     zone = timedelta(hours=int(zone_hours or 0), minutes=int(zone_minutes or 0))
     if zone > timedelta(hours=18) or int(zone_minutes or 0) > 59:
-        raise _Invalid("BAD_TIME", "")
+        raise _InvalidEventError("BAD_TIME", "")
     try:
         local = datetime(*(int(part or 0) for part in date_and_time), tzinfo=UTC)
     except ValueError:
-        raise _Invalid("BAD_TIME", "") from None
+        raise _InvalidEventError("BAD_TIME", "") from None
     seconds = (local - EPOCH) // timedelta(seconds=1)
     seconds -= (-1 if sign == "-" else 1) * (zone // timedelta(seconds=1))
     return seconds * 1_000 + int((fraction or "")[:3].ljust(3, "0"))
@@ -342,7 +342,7 @@ def _checked_numbers(event: dict[str, Any]) -> dict[str, float | None]:
         checked[field] = None
         if value is None:
             if field == "amount" and (_product(checked) or 0.0) > MAX_NUMBER:
-                raise _Invalid("BAD_NUMBER", field)
+                raise _InvalidEventError("BAD_NUMBER", field)
             continue
         checked[field] = _checked_number(field, value, low, high)
     return checked
@@ -354,7 +354,7 @@ def _checked_number(field: str, value: Any, low: float, high: float) -> float:
     # Compare first: an integer may be too large for a double.
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not is_number or not low <= value <= high:
-        raise _Invalid("BAD_NUMBER", field)
+        raise _InvalidEventError("BAD_NUMBER", field)
     return float(value)
 
 

@@ -25,7 +25,7 @@ from lab.baselines.values.data import (
 from lab.baselines.values.purchase_models import (
     BetaGeo,
     GammaGamma,
-    NotConverged,
+    NotConvergedError,
 )
 from lab.baselines.values.rfm import RfmFeatures, rfm_features
 from models.profile.data.moments import Moments
@@ -158,6 +158,6 @@ def _fit_each_penalizer(fit: Callable[..., Any], *inputs: np.ndarray) -> dict[fl
     """The fitted model of each of PENALIZERS; fits that do not converge are left out."""
     models = {}
     for penalizer in PENALIZERS:
-        with contextlib.suppress(NotConverged):
+        with contextlib.suppress(NotConvergedError):
             models[penalizer] = fit(penalizer, *inputs)
     return models

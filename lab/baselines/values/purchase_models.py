@@ -24,7 +24,7 @@ GRADIENT_TOLERANCE = 1e-7
 Likelihood = Callable[[np.ndarray], tuple[float, np.ndarray]]
 
 
-class NotConverged(ValueError):
+class NotConvergedError(ValueError):
     """The likelihood has no maximum that the search finds."""
 
 
@@ -42,7 +42,7 @@ class BetaGeo:
         cls, penalizer: float, repeats_W: np.ndarray, recency_W: np.ndarray, age_W: np.ndarray
     ) -> Self:
         """repeats: purchases after the first. recency, age: from the first one to the last one, and
-        to now. Raises NotConverged.
+        to now. Raises NotConvergedError.
         """
         scale = 1.0 / np.max(age_W)
         likelihood = _beta_geo_likelihood(repeats_W, recency_W * scale, age_W * scale)
@@ -94,7 +94,7 @@ class GammaGamma:
 
     @classmethod
     def fit(cls, penalizer: float, purchases_W: np.ndarray, mean_W: np.ndarray) -> Self:
-        """mean: amount of a purchase, above 0. Raises NotConverged."""
+        """mean: amount of a purchase, above 0. Raises NotConvergedError."""
         return cls(*_most_likely(_gamma_gamma_likelihood(purchases_W, mean_W), 3, penalizer))
 
     def expected_amount(self, purchases_W: np.ndarray, mean_W: np.ndarray) -> np.ndarray:
@@ -104,7 +104,7 @@ class GammaGamma:
 
 
 def _most_likely(likelihood: Likelihood, parameters: int, penalizer: float) -> list[float]:
-    """The (P,) positive parameters of the highest penalised likelihood. Raises NotConverged."""
+    """(P,) positive parameters of the highest penalised likelihood. Raises NotConvergedError."""
 
     def loss(log_P: np.ndarray) -> tuple[float, np.ndarray]:
         values_P = np.exp(log_P)
@@ -117,7 +117,7 @@ def _most_likely(likelihood: Likelihood, parameters: int, penalizer: float) -> l
             loss, np.full(parameters, START), jac=True, method="BFGS", tol=GRADIENT_TOLERANCE
         )
     if not found.success or not np.isfinite(found.x).all():
-        raise NotConverged(found.message)
+        raise NotConvergedError(found.message)
     return np.exp(found.x).tolist()
 
 

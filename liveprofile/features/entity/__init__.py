@@ -20,7 +20,7 @@ from liveprofile.features.entity.columns import (
 )
 from liveprofile.features.entity.past_events import EventLists, parse_lists, type_letter
 from liveprofile.units import DAY_MS, HOUR_MS
-from liveprofile.wire.entity_lists import InvalidLists, TokenLists
+from liveprofile.wire.entity_lists import InvalidListsError, TokenLists
 from liveprofile.wire.scored_events import ENTITY_NAMES, EventBatch
 
 __all__ = [
@@ -32,7 +32,7 @@ __all__ = [
     "EventBatch",
     "EventLists",
     "Feature",
-    "InvalidLists",
+    "InvalidListsError",
     "TokenLists",
     "features_from_lists",
     "parse_lists",

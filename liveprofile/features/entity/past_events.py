@@ -78,7 +78,7 @@ class EventLists(NamedTuple):
 
 
 def parse_lists(batch: EventBatch) -> EventLists:
-    """Parses the lists of a batch. Raises InvalidLists for the whole batch if one is invalid."""
+    """Parses the lists of a batch. Raises InvalidListsError for all if one is invalid."""
     entity_texts = [text for texts in batch.of_entities for text in texts]
     return EventLists(
         batch.event_ms,

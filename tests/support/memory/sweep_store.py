@@ -13,7 +13,7 @@ from offline.sweep_store import SweepState
 from tests.support.memory.memberships import MemoryMemberships
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """The process has ended."""
 
 

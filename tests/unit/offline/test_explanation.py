@@ -17,7 +17,7 @@ from liveprofile.kafka.partitioner import partition_of
 from liveprofile.kafka.records import Record
 from liveprofile.privacy.erasures import ErasureTable
 from liveprofile.storage.queries import StoredDelta
-from liveprofile.wire.window_events import BadEvent, WindowEvent, as_id, digest, join, load
+from liveprofile.wire.window_events import InvalidEventError, WindowEvent, as_id, digest, join, load
 from offline.explanation import (
     check_permission,
     check_values,
@@ -135,7 +135,7 @@ def test_every_way_to_write_an_id_passes(user_id: str, value: bytes) -> None:
 @given(st.text('a"4\\ü/-', min_size=1, max_size=3), st.booleans())
 def test_no_record_of_the_user_fails(user_id: str, ascii_: bool) -> None:
     value = json.dumps({"user_id": user_id}, ensure_ascii=ascii_).encode()
-    with suppress(BadEvent):
+    with suppress(InvalidEventError):
         assert passes(user_id, value) or as_id(load(value)["user_id"]) != user_id
 
 

@@ -18,7 +18,7 @@ from offline.sweep import Sweep, SweepResult
 from offline.sweep_changes import SweepPlan
 from offline.sweep_store import SweepState
 from tests.support.memory.memberships import MemoryMemberships
-from tests.support.memory.sweep_store import Killed, MemorySweepStore, stored_profile
+from tests.support.memory.sweep_store import KilledError, MemorySweepStore, stored_profile
 from tests.support.rows.segment_examples import segment, segments
 from tests.support.rows.statements import stated
 
@@ -190,13 +190,13 @@ def test_killed_sweep_goes_on_and_sends_every_change_exactly_once(seed: int) -> 
             world.store.step = step
         if rng.random() < 0.04:
             kills += 1
-            raise Killed
+            raise KilledError
 
     world.store.step = step
     while True:
         try:
             world.sweep(time_ms, state=world.store.state)
-        except Killed:
+        except KilledError:
             continue
         break
     assert kills or seed

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
-from intake.decoding.decode import Undecodable
-from intake.decoding.registry import RegistryUnavailable
+from intake.decoding.decode import DecodeError
+from intake.decoding.registry import RegistryError
 from intake.decoding.service import Decoder, output_of
 from liveprofile.errors import ServiceError
 from liveprofile.kafka.records import Record
@@ -55,9 +55,9 @@ class Registry:
 
     def reader(self, schema_id: int) -> Callable[[bytes], bytes]:
         if self.down:
-            raise RegistryUnavailable("the registry is down")
+            raise RegistryError("the registry is down")
         if schema_id != 1:
-            raise Undecodable("UNKNOWN_SCHEMA", str(schema_id))
+            raise DecodeError("UNKNOWN_SCHEMA", str(schema_id))
         return bytes.upper
 
 

@@ -11,7 +11,7 @@ from liveprofile.features.affinity import category_affinity
 from liveprofile.features.entity import (
     EVENT_FEATURES,
     EventBatch,
-    InvalidLists,
+    InvalidListsError,
     features_from_lists,
     parse_lists,
 )
@@ -154,7 +154,7 @@ def test_empty_lists_and_batches_are_accepted() -> None:
     "text", ["d\x1f1", "d\x1fnoon\x1f1\x1f1\x1f\x1f\x1f\x1f\x1f", "nonsense", "\x1e"]
 )
 def test_invalid_list_is_rejected(text: str) -> None:
-    with pytest.raises(InvalidLists):
+    with pytest.raises(InvalidListsError):
         compute_features(batch(a_day(), [0])._replace(of_user=[text]))
 
 

@@ -30,7 +30,7 @@ WINDOW_MS = WINDOW.length_ms
 CUT = Cut.of("gone", TIME_US // 1_000 + 1, WINDOW)
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """The process has ended."""
 
 
@@ -98,9 +98,9 @@ def test_nothing_is_left_after_a_kill_at_any_step(kill: int) -> None:
 
     def end(_: str) -> None:
         if next(deletions) == kill:
-            raise Killed
+            raise KilledError
 
-    with pytest.raises(Killed) if kill >= 0 else nullcontext():
+    with pytest.raises(KilledError) if kill >= 0 else nullcontext():
         erase_all(keyspace, {"gone": CUT}, ERASED_US, end)
     done = erase(keyspace, "gone")
     assert not done.pending and tables_of(keyspace, "gone") == KEPT.keys()

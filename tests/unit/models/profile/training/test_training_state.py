@@ -60,7 +60,7 @@ def wait_for_state(training, out):
         time.sleep(0.005)
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """Stops a training in this process."""
 
 
@@ -72,9 +72,9 @@ def test_training_resumes_after_its_last_epoch_with_the_same_result(
 
         def on_progress(stage, done, total, last=last):
             if (stage, done) == ("train", last):
-                raise Killed
+                raise KilledError
 
-        with nullcontext() if last is None else pytest.raises(Killed):
+        with nullcontext() if last is None else pytest.raises(KilledError):
             card = train(SHORT, miniature_rows, tmp_path, on_progress, notes.append)
     assert [int(note.split()[3]) for note in notes] == [1, 2]
     assert card["sha256"] == expected[0]["sha256"]

@@ -22,12 +22,12 @@ TINY = dataclasses.replace(
 def test_killed_study_resumes_with_the_same_trials_and_never_reads_the_test_split(
     miniature_rows, tmp_path, monkeypatch
 ):
-    class Killed(Exception):
+    class KilledError(Exception):
         pass
 
     def stop(stage, done, total):
         if stage == "train" and len(study_notes) == finished:
-            raise Killed  # during the next trial
+            raise KilledError  # during the next trial
 
     def without_test(*_):
         data = prepare(TINY, miniature_rows)
@@ -36,7 +36,7 @@ def test_killed_study_resumes_with_the_same_trials_and_never_reads_the_test_spli
     monkeypatch.setattr(tuning, "prepare", without_test)
     study_notes = []
     for finished in (0, 1):
-        with pytest.raises(Killed):
+        with pytest.raises(KilledError):
             tune(TINY, miniature_rows, tmp_path / "killed.db", 3, stop, study_notes.append)
         assert len(study_notes) == finished
     killed = tune(TINY, miniature_rows, tmp_path / "killed.db", 3, on_note=study_notes.append)
