@@ -10,7 +10,7 @@ from cli.common import ByOption, Call, print_json, table
 from cli.options import Commands
 from liveprofile.rules.definition_kinds import DefinitionsError
 from services import definitions as service
-from services.definitions import KINDS, DefinitionKind, read_definitions, read_kind
+from services.definitions import KINDS, KindName, read_definitions, read_kind
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="Definitions (TOML).")]
 
@@ -39,7 +39,7 @@ Example: `liveprofile {group} list --json`
 """
 
 
-def add_commands(commands: Commands, kind: DefinitionKind, group: str, columns: str) -> None:
+def add_commands(commands: Commands, kind: KindName, group: str, columns: str) -> None:
     """Adds check, apply and list. group: as it is typed; columns: of the list."""
     singular = KINDS[kind].error.kind
 

@@ -22,8 +22,12 @@ from liveprofile.feeds.definition_topics import (
     read_in_force,
 )
 from liveprofile.rows.operations import AuditEntry
-from liveprofile.rules.definition_kinds import Definition, DefinitionsError, file_source
-from liveprofile.rules.definition_kinds import DefinitionKind as Kind
+from liveprofile.rules.definition_kinds import (
+    Definition,
+    DefinitionKind,
+    DefinitionsError,
+    file_source,
+)
 from liveprofile.rules.rules import RULES, Rule
 from liveprofile.segments.evaluation import SegmentPreview, preview
 from liveprofile.segments.segments import SEGMENTS, Segment, SegmentSet
@@ -44,16 +48,16 @@ PROPOSAL_TTL_S = 30 * 86_400
 
 log = logging.getLogger(__name__)
 
-DefinitionKind = Literal["rules", "segments"]
+KindName = Literal["rules", "segments"]
 SOURCE = "request body"
 PREVIEW_PAGE_ROWS = 1_000
 
 
-KINDS: Mapping[DefinitionKind, Kind] = {"rules": RULES, "segments": SEGMENTS}
+KINDS: Mapping[KindName, DefinitionKind] = {"rules": RULES, "segments": SEGMENTS}
 
 
 def parse(
-    kind: DefinitionKind, tables: Iterable[Mapping[str, Any]], settings: Settings
+    kind: KindName, tables: Iterable[Mapping[str, Any]], settings: Settings
 ) -> list[Definition]:
     """The definitions of a request.
 
@@ -70,7 +74,7 @@ def parse(
     return definitions
 
 
-def read_definitions(kind: DefinitionKind, file: Path, settings: Callable[[], Settings]) -> Any:
+def read_definitions(kind: KindName, file: Path, settings: Callable[[], Settings]) -> Any:
     """The rules or segments of a file, with the attributes that they read checked.
 
     The settings, which name the file of attributes, are read only if a condition reads one. Raises
@@ -83,7 +87,7 @@ def read_definitions(kind: DefinitionKind, file: Path, settings: Callable[[], Se
     return found
 
 
-def read_kind(settings: Settings, kind: DefinitionKind) -> InForce:
+def read_kind(settings: Settings, kind: KindName) -> InForce:
     """The rules or segments that jobs use.
 
     Raises ServiceError, and DefinitionsError for the file in the settings.
@@ -91,7 +95,7 @@ def read_kind(settings: Settings, kind: DefinitionKind) -> InForce:
     return read_in_force(settings, KINDS[kind])
 
 
-def in_force(session: Session, settings: Settings, kind: DefinitionKind) -> InForce:
+def in_force(session: Session, settings: Settings, kind: KindName) -> InForce:
     """As `read_kind`, for callers that did not write the file. Raises ServiceError only."""
     try:
         return read_kind(settings, kind)
@@ -102,7 +106,7 @@ def in_force(session: Session, settings: Settings, kind: DefinitionKind) -> InFo
 def apply(
     session: Session | None,
     settings: Settings,
-    kind: DefinitionKind,
+    kind: KindName,
     definitions: Sequence[Definition],
     by: str,
     expected_tag: str | None = None,

@@ -24,7 +24,7 @@ from serve.problems import ApiError
 from serve.routes.common import KAFKA_DEADLINE_S
 from serve.security import Call, require_scope
 from services import definitions as service
-from services.definitions import DefinitionKind, parse
+from services.definitions import KindName, parse
 from services.requests import MAX_ID_CHARS
 from services.rule_proposals import Proposal, ProposalState, find_proposal, read_proposals
 from services.segments import SegmentSize, sizes
@@ -36,7 +36,7 @@ VISITORS = {
 }
 
 
-async def _reader(request: Request, kind: DefinitionKind) -> Call:
+async def _reader(request: Request, kind: KindName) -> Call:
     return await VISITORS[kind](request)
 
 
@@ -62,7 +62,7 @@ async def members(
 
 
 @router.get("/{kind}")
-async def definitions(kind: DefinitionKind, call: Reader) -> Response:
+async def definitions(kind: KindName, call: Reader) -> Response:
     """Those in force, as a table and as a text to edit. May take seconds: it reads Kafka."""
     found = await call.run(service.in_force, kind)
     listed = list(getattr(found.definitions, kind))
@@ -83,7 +83,7 @@ async def definitions(kind: DefinitionKind, call: Reader) -> Response:
 
 
 @router.post("/{kind}/check")
-async def checked(kind: DefinitionKind, call: Reader) -> Response:
+async def checked(kind: KindName, call: Reader) -> Response:
     """The faults of a text: field text. Fast enough for every pause in typing."""
     try:
         found, _ = await _edited(call, kind)
@@ -93,13 +93,13 @@ async def checked(kind: DefinitionKind, call: Reader) -> Response:
 
 
 @router.post("/{kind}/compare")
-async def compare(kind: DefinitionKind, call: Reader) -> Response:
+async def compare(kind: KindName, call: Reader) -> Response:
     """What a text would change. Writes nothing."""
     return await _put(call, kind, dry_run=True)
 
 
 @router.post("/{kind}/apply")
-async def apply(request: Request, kind: DefinitionKind) -> Response:
+async def apply(request: Request, kind: KindName) -> Response:
     """Makes a text the definitions in force, if nobody has changed them since they were read."""
     call = await VISITORS[f"{kind}:write"](request)
     if _needs_approval(request, kind):
@@ -107,7 +107,7 @@ async def apply(request: Request, kind: DefinitionKind) -> Response:
     return await _put(call, kind, dry_run=False)
 
 
-async def _put(call: Call, kind: DefinitionKind, dry_run: bool) -> Response:
+async def _put(call: Call, kind: KindName, dry_run: bool) -> Response:
     edited, fields = await _edited(call, kind)
     tag = _tag(fields)
     requested = {"if_match": tag, "ids": [each.id for each in edited]}
@@ -125,13 +125,13 @@ def _tag(fields: Mapping[str, str]) -> str:
     raise ApiError(422, "invalid-request", "tag: of the definitions that the text is based on")
 
 
-async def _edited(call: Call, kind: DefinitionKind) -> tuple[list[Definition], dict[str, str]]:
+async def _edited(call: Call, kind: KindName) -> tuple[list[Definition], dict[str, str]]:
     """The definitions of the field text, and all fields. Raises FaultyTextError."""
     fields = await form_of(call.request)
     return await asyncio.to_thread(check, kind, fields.get("text", ""), call.store.settings), fields
 
 
-def _needs_approval(request: Request, kind: DefinitionKind) -> bool:
+def _needs_approval(request: Request, kind: KindName) -> bool:
     return kind == "rules" and request.app.state.settings.second_approver
 
 
@@ -233,7 +233,7 @@ class FaultyTextError(LiveprofileError):
 _COLUMNS = ("id", "version", "state", "when")
 
 
-def check(kind: DefinitionKind, text: str, settings: Settings) -> list[Definition]:
+def check(kind: KindName, text: str, settings: Settings) -> list[Definition]:
     """The definitions of a TOML text with tables [[rules]] or [[segments]].
 
     settings: name the file of the attributes that conditions may read. Raises FaultyTextError, and
@@ -258,7 +258,7 @@ def _described(problem: DefinitionProblem) -> str:
     return f"{problem.name or 'the text'}: {place}: {problem.reason}"
 
 
-def to_toml(kind: DefinitionKind, definitions: Iterable[Definition]) -> str:
+def to_toml(kind: KindName, definitions: Iterable[Definition]) -> str:
     """The definitions as `check` reads them."""
     texts = []
     for each in definitions:

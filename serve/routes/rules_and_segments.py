@@ -29,7 +29,7 @@ from serve.routes.common import (
 )
 from serve.security import Call, Require
 from services import definitions
-from services.definitions import DefinitionKind, parse
+from services.definitions import KindName, parse
 from services.segments import sizes
 
 
@@ -142,7 +142,7 @@ async def get_user_segments(user_id: UserId, call: ProfileReader) -> Response:
     return answers.json_response({"items": items})
 
 
-async def _get(call: Call, kind: DefinitionKind) -> Response:
+async def _get(call: Call, kind: KindName) -> Response:
     found = await call.run(definitions.in_force, kind)
     listed = [each.model_dump(mode="json") for each in getattr(found.definitions, kind)]
     answer = {"source": found.source, "version": found.definitions.version, "tag": found.tag}
@@ -151,7 +151,7 @@ async def _get(call: Call, kind: DefinitionKind) -> Response:
 
 async def _put(
     call: Call,
-    kind: DefinitionKind,
+    kind: KindName,
     tables: Sequence[Mapping[str, Any]],
     if_match: str | None,
     dry_run: bool,
