@@ -1,4 +1,4 @@
-"""`liveprofile attributes`: sends and stores attributes from elsewhere, and shows all."""
+"""`liveprofile attributes`: sends and stores what other systems state, and shows all attributes."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Attributes from elsewhere: what others state about users, with source, expiry and purpose."""
+"""Attributes of users: stated by other systems, or computed from events."""

@@ -102,7 +102,7 @@ class RuleSet(DefinitionSet):
         return [rule for rule in self.rules if rule.scope == scope and rule.state != "PAUSED"]
 
     def attributes(self, scope: Scope) -> list[str]:
-        """Returns the attributes from elsewhere that the evaluated rules of the scope read."""
+        """Returns the attributes that the evaluated rules of the scope read."""
         rules = self.evaluated(scope)
         return sorted({name for rule in rules for name in rule.condition.attributes})
 

@@ -204,7 +204,7 @@ def test_killed_sweep_goes_on_and_sends_every_change_exactly_once(seed: int) -> 
     world.assert_consistent(time_ms)
 
 
-def test_user_enters_and_leaves_with_an_attribute_from_elsewhere_and_its_expiry() -> None:
+def test_user_enters_and_leaves_with_a_stated_attribute_and_its_expiry() -> None:
     world = World(segments(vip='attribute("vip")'))
     world.window("u", recency_days=50.0)
     world.sweep(END_MS, "s1")
