@@ -75,22 +75,24 @@ def merge(
             raise InputError(f"id {name!r:.40}: must have 1 to {ID_CHARS} characters")
     settings = _settings(call)
     partition_ranges(settings, settings.topics.merges)  # a missing topic is an error
-    book, clock_ms = read_merges(settings), now_ms()
+    identity, clock_ms = read_merges(settings), now_ms()
     since_ms = clock_ms + settings.merges.delay_ms
     if all_merges:
-        call.rows(_rows(book, book.aliases()), COLUMNS, empty="no merges")
+        call.rows(_rows(identity, identity.aliases()), COLUMNS, empty="no merges")
     elif show is not None:
-        ids, rows = book.ids_of(show, END_OF_TIME_MS), _rows(book, book.ever_merged(show))
-        person = {"user_id": show, "person": book.resolve(show, END_OF_TIME_MS), "ids": ids}
+        ids = identity.ids_of(show, END_OF_TIME_MS)
+        rows = _rows(identity, identity.ever_merged(show))
+        person = {"user_id": show, "person": identity.resolve(show, END_OF_TIME_MS), "ids": ids}
         call.print(person | {"merges": rows}, person, table(None, rows, COLUMNS))
         if len(ids) == 1:
             end_without_result(f"{show!r} has no other id")
     elif split is not None:
         limit_ms = round(SPLIT_DAYS * DAY_MS)
-        _send(call, split, split_merge(book, split, since_ms, clock_ms, limit_ms))
+        _send(call, split, split_merge(identity, split, since_ms, clock_ms, limit_ms))
     else:
-        merges, erased = merged(book, alias or "", user or "", since_ms), read_erasures(settings)
-        if gone := [each for each in of_persons(book, [alias or "", user or ""]) if each in erased]:
+        merges = merged(identity, alias or "", user or "", since_ms)
+        erased, persons = read_erasures(settings), of_persons(identity, [alias or "", user or ""])
+        if gone := [each for each in persons if each in erased]:
             raise MergeError(f"user {gone[0]!r} was erased: an erased user cannot be merged")
         _send(call, alias or "", merges)
 
@@ -114,9 +116,11 @@ def _send(call: Call, alias: str, merges: tuple[Merge, ...]) -> None:
     call.print({"alias_id": alias} | _fields(merges[-1]))
 
 
-def _rows(book: IdentityTable, ids: Iterable[str]) -> list[dict[str, Any]]:
+def _rows(identity: IdentityTable, ids: Iterable[str]) -> list[dict[str, Any]]:
     return [
-        {"alias_id": alias_id} | _fields(each) for alias_id in ids for each in book.merges(alias_id)
+        {"alias_id": alias_id} | _fields(each)
+        for alias_id in ids
+        for each in identity.merges(alias_id)
     ]
 
 
@@ -143,11 +147,11 @@ def link_logins(call: Call) -> None:
     ):
 
         def read_decisions() -> Decisions:
-            book = merges.read().value()
+            identity = merges.read().value()
             of_persons = PersonConsentTable(
-                consents.read().value(), book, settings.consent.defaults
+                consents.read().value(), identity, settings.consent.defaults
             )
-            return Decisions(book, of_persons, erasures.read().value())
+            return Decisions(identity, of_persons, erasures.read().value())
 
         merger = LoginMerger.connect(settings, read_decisions)
         with stop_on_signals(merger):

@@ -98,7 +98,7 @@ class LateStream(NamedTuple):
     output: ProfileOutput
     perfect: ProfileOutput  # of the same events in order, with one id a person
     rows: list[dict[str, Any]]
-    book: LateTable
+    late_table: LateTable
     closed_ms: int
 
     def correct(self, tables: MemoryCorrectionTables, **options: Any) -> CorrectionCounts:
@@ -107,7 +107,7 @@ class LateStream(NamedTuple):
         segments = read_segments(product_path(settings.segments))
         feeds = fixed_feeds(settings, rules, segments)
         corrector = Corrector(settings, tables, self.model, feeds, **options)
-        return corrector.correct(self.rows, self.book, self.closed_ms)
+        return corrector.correct(self.rows, self.late_table, self.closed_ms)
 
     def tables(self, writes_left: int | None = None) -> MemoryCorrectionTables:
         return MemoryCorrectionTables(deepcopy(self.output.sink), writes_left)
@@ -139,7 +139,7 @@ def run_late_stream(
     records, topics = to_records(with_delays(events)), settings.topics
     output = run_profile_pipeline(records, following, folder, open_merges=feed_of(merges))
     consents = ConsentTable(settings.consent.defaults)
-    book = choose_late_events(
+    late_table = choose_late_events(
         read_late_events(late_records(output, settings), topics.events),
         settings.window.correction_days * DAY_MS,
         consents,
@@ -147,7 +147,7 @@ def run_late_stream(
         RECORD_MS,
         merges,
     )
-    selection = RecordSelection(book, settings.window, settings.limits, [0], merges, consents)
+    selection = RecordSelection(late_table, settings.window, settings.limits, [0], merges, consents)
     topic = [
         kafka.Record(topics.events, *record[:3], record.key, record.value, {}) for record in records
     ]
@@ -162,7 +162,7 @@ def run_late_stream(
     )
     model = load_checkpoint(settings, product_path(settings.model.checkpoint))
     return LateStream(
-        settings, model, output, perfect, list(read_rows(rows)), book, selection.closed_ms
+        settings, model, output, perfect, list(read_rows(rows)), late_table, selection.closed_ms
     )
 
 
@@ -171,7 +171,7 @@ def late_stream(perfect: ProfileOutput, tmp_path_factory: pytest.TempPathFactory
     stream = run_late_stream(
         shop_stream(), IdentityTable(), perfect, tmp_path_factory.mktemp("late")
     )
-    assert late_events(stream.book) > 0.04 * EVENTS and not stream.book.left_out
+    assert late_events(stream.late_table) > 0.04 * EVENTS and not stream.late_table.left_out
     return stream
 
 
@@ -217,8 +217,8 @@ def assert_equals_perfect(
     assert in_force == {key[:3] for key in perfect.sink.flags}
 
 
-def late_events(book: LateTable) -> int:
-    return sum(map(len, book.used.values()))
+def late_events(late_table: LateTable) -> int:
+    return sum(map(len, late_table.used.values()))
 
 
 def corrected_users(stored: MemoryCorrectionTables) -> set[str]:
@@ -230,7 +230,7 @@ def test_corrected_tables_equal_those_of_the_stream_in_order(late_stream: LateSt
     assert tables.sink.deltas.keys() != late_stream.perfect.sink.deltas.keys()
     counts = late_stream.correct(tables)
     assert_equals_perfect(tables, late_stream.perfect)
-    assert counts.late_events == late_events(late_stream.book) and not counts.incomplete
+    assert counts.late_events == late_events(late_stream.late_table) and not counts.incomplete
 
     before, after = late_stream.output.sink, tables.sink
     corrected = {key for key, row in after.deltas.items() if revision_of(row)}
@@ -261,10 +261,10 @@ def test_run_after_kills_ends_with_the_same_tables(late_stream: LateStream) -> N
 
 def test_user_who_is_erased_meanwhile_is_left_out(late_stream: LateStream) -> None:
     tables = late_stream.tables()
-    user = min(late_stream.book.used)
+    user = min(late_stream.late_table.used)
     counts = late_stream.correct(tables, is_erased=lambda each: each == user)
     assert counts.erased_meanwhile == 1
-    assert corrected_users(tables) == late_stream.book.used.keys() - {user}
+    assert corrected_users(tables) == late_stream.late_table.used.keys() - {user}
 
 
 def test_corrected_tables_of_merged_users_equal_those_of_one_id(

@@ -88,12 +88,12 @@ FLAGS = {"risk_flag", "risk_flag_by_day"}  # of an event
 
 
 def find(session: Session, user: str, *changes: ConsentChange, since_ms: int = 0):
-    book = ConsentTable(dict.fromkeys(PURPOSES, True))
-    book.put(user, changes)
+    consents = ConsentTable(dict.fromkeys(PURPOSES, True))
+    consents.put(user, changes)
     return find_rows(
         session,
         user,
-        lambda *span: book.allowed_during(user, *span),
+        lambda *span: consents.allowed_during(user, *span),
         WindowSettings(length_ms=WINDOW_MS),
         since_ms,
     )

@@ -56,23 +56,23 @@ def plainly(changes: list[ConsentChange], purpose: str, at_ms: int, default: boo
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_book_equals_the_rule(seed: int) -> None:
+def test_table_equals_the_rule(seed: int) -> None:
     rng = random.Random(seed)
     defaults = {purpose: rng.random() < 0.5 for purpose in PURPOSES}
-    book = ConsentTable(defaults)
+    consents = ConsentTable(defaults)
     users: dict[str, list[ConsentChange]] = {}
     for _ in range(60):
         user = f"u{rng.randrange(8)}"
         # Few times, so that many are equal.
         one = ConsentChange(rng.randrange(12), rng.choice(PURPOSES), rng.random() < 0.5)
         users.setdefault(user, []).append(one)
-        book.put(user, rng.sample(users[user], len(users[user])))
+        consents.put(user, rng.sample(users[user], len(users[user])))
     for user in [*users, "nobody"]:
         for purpose in PURPOSES:
             for at_ms in range(-1, 13):
                 expected = plainly(users.get(user, []), purpose, at_ms, defaults[purpose])
-                assert book.allowed(user, purpose, at_ms) is expected
-                assert book.allowed_rows([user], purpose, [at_ms]) == [expected]
+                assert consents.allowed(user, purpose, at_ms) is expected
+                assert consents.allowed_rows([user], purpose, [at_ms]) == [expected]
                 change = newest(users.get(user, []), purpose, at_ms)
                 assert (defaults[purpose] if change is None else change.granted) is expected
 
@@ -80,7 +80,7 @@ def test_book_equals_the_rule(seed: int) -> None:
 ALLOWED = dict.fromkeys(("profiling", "recommendation", "marketing", "risk", "training"), True)
 
 
-def book(**changes: list[ConsentChange]) -> tuple[PersonConsentTable, IdentityTable]:
+def tables(**changes: list[ConsentChange]) -> tuple[PersonConsentTable, IdentityTable]:
     consents, identities = ConsentTable(ALLOWED), IdentityTable()
     for user_id, each in changes.items():
         consents.put(user_id, each)
@@ -92,7 +92,7 @@ def withdrawn(at_ms: int, purpose: str = "profiling") -> ConsentChange:
 
 
 def test_what_one_id_withdraws_none_allows_from_the_merge_on() -> None:
-    persons, identities = book(a=[withdrawn(5)], x=[withdrawn(5)])
+    persons, identities = tables(a=[withdrawn(5)], x=[withdrawn(5)])
     identities.put("a", [Merge("b", 10, 20)])
     assert [persons.allowed("b", "profiling", at) for at in (9, 10, 19, 20)] == [
         True,
@@ -109,11 +109,11 @@ def test_what_one_id_withdraws_none_allows_from_the_merge_on() -> None:
 
 
 def test_any_moment_of_a_time_counts() -> None:
-    persons, identities = book(a=[withdrawn(5)])
+    persons, identities = tables(a=[withdrawn(5)])
     identities.put("a", [Merge("b", 10, 20)])
     assert not persons.allowed_during("b", "profiling", 10, 20)
     assert persons.allowed_during("b", "profiling", 10, 21)  # after the split
-    persons, identities = book(a=[withdrawn(5), ConsentChange(15, "profiling", True)])
+    persons, identities = tables(a=[withdrawn(5), ConsentChange(15, "profiling", True)])
     identities.put("a", [Merge("b", 10)])
     assert persons.allowed_during("b", "profiling", 12, 16)
     assert not persons.allowed_during("b", "profiling", 12, 15)

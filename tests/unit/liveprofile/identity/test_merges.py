@@ -21,7 +21,7 @@ DAY_MS = 86_400_000
 IDS = "abcdef"
 
 
-def book_of(**merges: list[Merge]) -> IdentityTable:
+def identity_of(**merges: list[Merge]) -> IdentityTable:
     table = IdentityTable()
     for alias_id, each in merges.items():
         table.put(alias_id, each)
@@ -29,7 +29,7 @@ def book_of(**merges: list[Merge]) -> IdentityTable:
 
 
 def test_an_alias_is_the_user_from_the_merge_to_the_split() -> None:
-    table = book_of(a=[Merge("b", 10, 20), Merge("c", 30)])
+    table = identity_of(a=[Merge("b", 10, 20), Merge("c", 30)])
     assert [table.resolve("a", at) for at in (9, 10, 19, 20, 29, 30)] == list("abbaac")
     assert table.resolve_rows(["a", "b", "z"], [10, 10, 10]) == ["b", "b", "z"]
     assert table.ids_of("b", 10) == ["a", "b"] and table.ids_of("b", 20) == ["b"]
@@ -39,7 +39,7 @@ def test_an_alias_is_the_user_from_the_merge_to_the_split() -> None:
 
 
 def test_two_commands_at_once_that_close_a_circle_give_one_person() -> None:
-    table = book_of(b=[Merge("c", 0)], c=[Merge("b", 0)], a=[Merge("c", 0)])
+    table = identity_of(b=[Merge("c", 0)], c=[Merge("b", 0)], a=[Merge("c", 0)])
     assert {table.resolve(each, 5) for each in "abc"} == {"b"}
     assert table.ids_of("a", 5) == ["a", "b", "c"]
 
@@ -64,7 +64,7 @@ def test_merges_that_contradict_each_other_are_refused(merges: list[Merge], mess
     [("c", "a", "'a' is an alias of 'c'"), ("c", "c", "alias of itself")],
 )
 def test_merge_into_itself_is_refused(alias_id: str, user_id: str, message: str) -> None:
-    table = book_of(a=[Merge("b", 0)], b=[Merge("c", 0)])
+    table = identity_of(a=[Merge("b", 0)], b=[Merge("c", 0)])
     with pytest.raises(MergeError, match=message):
         merged(table, alias_id, user_id, 50)
 
@@ -78,7 +78,7 @@ def test_a_person_has_a_limited_number_of_ids() -> None:
 
 
 def test_a_split_ends_the_last_merge_within_the_limit() -> None:
-    table = book_of(a=[Merge("b", 10)])
+    table = identity_of(a=[Merge("b", 10)])
     assert split(table, "a", 20, DAY_MS, DAY_MS) == (Merge("b", 10, 20),)
     assert split(table, "a", 5, 5, DAY_MS) == (Merge("b", 10, 10),)  # before it counts
     with pytest.raises(MergeError, match="more than 1 days ago"):

@@ -26,29 +26,29 @@ from services.privacy.erasure_log import (
 
 
 def test_the_latest_erasure_of_a_user_counts() -> None:
-    book = ErasureTable()
+    erasures = ErasureTable()
     for before_ms in (5, 9, 7):
-        book.put("a", before_ms)
-    assert "a" in book and "b" not in book and len(book) == 1
-    assert [book.is_erased("a", time_ms) for time_ms in (0, 8, 9)] == [True, True, False]
-    assert book.before_ms("a") == 9 and not book.is_erased("b", 0)
-    book.put("a", None)
-    assert book.before_ms("a") is None and not book.is_erased("a", 0)
+        erasures.put("a", before_ms)
+    assert "a" in erasures and "b" not in erasures and len(erasures) == 1
+    assert [erasures.is_erased("a", time_ms) for time_ms in (0, 8, 9)] == [True, True, False]
+    assert erasures.before_ms("a") == 9 and not erasures.is_erased("b", 0)
+    erasures.put("a", None)
+    assert erasures.before_ms("a") is None and not erasures.is_erased("a", 0)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_events_in_lists_are_erased_by_hash_and_time(seed: int) -> None:
-    rng, book = random.Random(seed), ErasureTable()
+    rng, erasures = random.Random(seed), ErasureTable()
     users = [f"user-{number}" for number in range(400)]
     erased = {user: rng.randrange(100) for user in rng.sample(users, 40)}
     for user, before_ms in erased.items():
-        book.put(user, before_ms)
+        erasures.put(user, before_ms)
     events = [(rng.choice(users), rng.randrange(100)) for _ in range(2_000)]
     codes = np.array([hash_code(user) for user, _ in events], np.int32)
-    found = book.erased(codes, np.array([time_ms for _, time_ms in events], np.int64))
+    found = erasures.erased(codes, np.array([time_ms for _, time_ms in events], np.int64))
     assert found.tolist() == [time_ms < erased.get(user, 0) for user, time_ms in events]
     assert found.sum() > 20
-    assert len(book.erased(np.empty(0, np.int32), np.empty(0, np.int64))) == 0
+    assert len(erasures.erased(np.empty(0, np.int32), np.empty(0, np.int64))) == 0
 
 
 @pytest.mark.parametrize(

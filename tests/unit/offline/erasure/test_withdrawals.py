@@ -21,9 +21,9 @@ def row(table: str, time_ms: int, is_event: bool = False) -> StoredRow:
 
 
 def allowed_by(*changes: ConsentChange):
-    book = ConsentTable(dict.fromkeys(PURPOSES, True))
-    book.put("u", changes)
-    return lambda purpose, start_ms, end_ms: book.allowed_during("u", purpose, start_ms, end_ms)
+    consents = ConsentTable(dict.fromkeys(PURPOSES, True))
+    consents.put("u", changes)
+    return lambda purpose, start_ms, end_ms: consents.allowed_during("u", purpose, start_ms, end_ms)
 
 
 def test_windows_after_a_withdrawal_are_not_allowed_until_a_grant() -> None:
@@ -52,21 +52,21 @@ def test_flags_of_windows_need_risk_at_their_end_and_scores_at_their_time() -> N
 def test_allowed_during_equals_a_look_at_each_moment(seed: int) -> None:
     rng = random.Random(seed)
     defaults = {purpose: rng.random() < 0.5 for purpose in PURPOSES}
-    book = ConsentTable(defaults)
+    consents = ConsentTable(defaults)
     for user in "abc":
         changes = [
             ConsentChange(rng.randrange(20), rng.choice(PURPOSES[:2]), rng.random() < 0.5)
             for _ in range(rng.randrange(6))
         ]
-        book.put(user, changes)
+        consents.put(user, changes)
         for _ in range(50):
             start_ms = rng.randrange(20)
             end_ms = start_ms + rng.randrange(1, 8)
             expected = any(
-                book.allowed(user, "profiling", at_ms) for at_ms in range(start_ms, end_ms)
+                consents.allowed(user, "profiling", at_ms) for at_ms in range(start_ms, end_ms)
             )
-            assert book.allowed_during(user, "profiling", start_ms, end_ms) is expected
-    assert set(book.users()) == {user for user in "abc" if user in book}
+            assert consents.allowed_during(user, "profiling", start_ms, end_ms) is expected
+    assert set(consents.users()) == {user for user in "abc" if user in consents}
 
 
 TIME_MS = 1_767_605_700_000
