@@ -26,7 +26,7 @@ from cli.progress import print_line
 from cli.rules_and_segments import check_file
 from intake.attribute_files import FileFields, FileProblem, read_statements
 from liveprofile.attributes.catalogue import read_catalogue
-from liveprofile.attributes.computed import KEY, values_at
+from liveprofile.attributes.computed import values_at
 from liveprofile.attributes.statements import (
     SOURCE_PATTERN,
     Attribute,
@@ -43,6 +43,7 @@ from liveprofile.attributes.table import (
 from liveprofile.errors import InputError
 from liveprofile.storage import queries
 from liveprofile.storage.cql import now_ms
+from liveprofile.wire.attribute_tiles import TILES_KEY
 
 attributes = Commands()
 
@@ -204,11 +205,11 @@ def user_attributes(
 ) -> dict[str, dict[str, Any]]:
     """What somebody has said for any use, and the job computes, as of now. profile: its JSON."""
     at_ms = now_ms()
-    computed = values_at((profile or {}).get(KEY, {}), at_ms)
+    computed = values_at((profile or {}).get(TILES_KEY, {}), at_ms)
     stated = resolve(stored.read([user_id]).get(user_id, ()), at_ms)
     others = dict.fromkeys(Attribute._fields)
     return {
-        name: others | {"value": value, "kind": KEY}
+        name: others | {"value": value, "kind": "computed"}
         for name, value in computed.items()
         if value is not None
     } | {name: each._asdict() for name, each in stated.items()}

@@ -46,8 +46,8 @@ def preview(
     config: the file of the settings. at_ms: None: when the last window ends. Raises InputError, and
     ServiceError if the job fails.
     """
-    computed = read_catalogue(settings, definitions).computed
-    if not computed:
+    attributes = read_catalogue(settings, definitions).computed_attributes
+    if not attributes:
         raise InputError(f"{definitions} has no computed attribute")
     with tempfile.TemporaryDirectory(prefix="liveprofile-preview-") as name:
         backfill_rows(
@@ -63,7 +63,7 @@ def preview(
             variables={f"{ENV_PREFIX}ATTRIBUTES": str(definitions.resolve())},
         )
         values = _last_values(Path(name), at_ms)
-    return [_preview(each.id, values) for each in computed]
+    return [_preview(each.id, values) for each in attributes]
 
 
 def _last_values(rows: Path, at_ms: int | None) -> dict[str, dict[str, float | None]]:

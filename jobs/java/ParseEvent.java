@@ -27,9 +27,10 @@ import org.apache.flink.table.functions.TableFunction;
  * PARSE_EVENT(payload, record_ms, types, clock_type, payload_chars, skew_ms): one row for a
  * payload, by sections 1 and 2 of docs/data-contract.md.
  *
- * <p>types: as liveprofile.attributes.event_types writes them. clock_type: the type that only advances
- * time. reason: why the record is rejected, NULL if it is not; then most other columns are NULL.
- * event_type: what the type of the event, event_name, counts as. properties: those that it declares.
+ * <p>types: as liveprofile.attributes.event_types writes them. clock_type: the type that only
+ * advances time. reason: why the record is rejected, NULL if it is not; then most other columns are
+ * NULL. event_type: what the type of the event, event_name, counts as. properties: those that it
+ * declares.
  */
 @FunctionHint(
         output = @DataTypeHint(

@@ -11,8 +11,8 @@ import org.apache.flink.table.annotation.DataTypeHint;
 import org.apache.flink.table.functions.AggregateFunction;
 
 /**
- * TILES(tokens, now_ms, definitions): attributes of a user as JSON, from the tokens of the user's
- * windows in order of time. liveprofile/attributes/computed.py describes tokens and result.
+ * TILES(tokens, now_ms, definitions): the tiles of a user's computed attributes as JSON, from the
+ * tokens of the user's windows in order of time: liveprofile/wire/attribute_tiles.py.
  *
  * <p>definitions: of each attribute, separated by semicolons: digest, how values become one, span in
  * ms (0: for ever), length of a tile in ms, how many tiles are kept for ever, and the JSON before

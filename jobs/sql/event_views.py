@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pyflink.table import TableEnvironment
 
 from jobs.sql import expressions as sql
-from liveprofile.attributes.computed import ComputedAttribute, tokens_sql
+from liveprofile.attributes.computed import ComputedAttribute, attribute_tokens_sql
 from liveprofile.attributes.event_types import EventTypes, event_types
 from liveprofile.settings import Settings, WindowSettings
 from liveprofile.wire.tokens import type_letter_sql
@@ -156,24 +156,24 @@ def identified(source: str = "parsed") -> str:
 
 def behaviour_events(
     settings: Settings,
-    computed: Sequence[ComputedAttribute],
+    attributes: Sequence[ComputedAttribute],
     types: EventTypes,
     source: str = "parsed",
 ) -> str:
     """Valid events without heartbeats.
 
     payload, event_clock, arrival, partition_clock_ms, record_*, event_id, user_id, letter (of the
-    type: liveprofile.wire.tokens), item_id, category_id, amount, computed
-    (liveprofile.attributes.computed.tokens_sql), and with staggered windows also user_window_end
-    TIMESTAMP(3)
+    type: liveprofile.wire.tokens), item_id, category_id, amount, attribute_tokens
+    (liveprofile.wire.attribute_tiles), and with staggered windows also user_window_end TIMESTAMP(3)
     """
+    tokens = attribute_tokens_sql(attributes, types.fields, "event_ms")
     staggered = (
         f", {window_end(settings.window)} AS user_window_end" if settings.window.stagger_ms else ""
     )
     return f"""
         SELECT payload, event_clock, arrival, partition_clock_ms, {RECORD}, event_id, user_id,
             {type_letter_sql()} AS letter, item_id, category_id, amount,
-            {tokens_sql(computed, types.fields, "event_ms")} AS computed{staggered}
+            {tokens} AS attribute_tokens{staggered}
         FROM {source} WHERE {IS_EVENT}"""
 
 

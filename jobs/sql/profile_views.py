@@ -15,11 +15,11 @@ from jobs.sql import event_views
 from jobs.sql import expressions as sql
 from jobs.sql.event_views import RECORD
 from liveprofile.attributes.catalogue import read_catalogue
-from liveprofile.attributes.computed import ComputedAttribute, tiles_sql, window_tokens_sql
+from liveprofile.attributes.computed import ComputedAttribute
 from liveprofile.attributes.event_types import event_types
 from liveprofile.features import baselines
 from liveprofile.settings import LimitSettings, Settings, WindowSettings
-from liveprofile.wire import histories, token_columns, window_events
+from liveprofile.wire import attribute_tiles, histories, token_columns, window_events
 from liveprofile.wire.tokens import TYPE_INDEX, TYPE_LETTERS, token_sql
 
 
@@ -77,14 +77,14 @@ def on_time(settings: Settings) -> str:
 def counted(settings: Settings) -> str:
     """Counts the events of each user and window, so that no row grows without limit.
 
-    payload, event_clock, record_*, user_id, letter, item_id, category_id, amount, computed,
-    with staggered windows also user_window_end, and window_events and window_chars BIGINT: up to
-    this event, in order of arrival
+    payload, event_clock, record_*, user_id, letter, item_id, category_id, amount,
+    attribute_tokens, with staggered windows also user_window_end, and window_events and
+    window_chars BIGINT: up to this event, in order of arrival
     """
     over = "OVER (PARTITION BY user_id, last_ms ORDER BY arrival ROWS UNBOUNDED PRECEDING)"
     return f"""
         SELECT payload, event_clock, {RECORD}, user_id, letter, item_id, category_id, amount,
-            computed{_window_end_column(settings)},
+            attribute_tokens{_window_end_column(settings)},
             COUNT(*) {over} AS window_events, SUM(payload_chars) {over} AS window_chars
         FROM (SELECT *, {_last_ms(settings.window)} AS last_ms,
                 CAST(CHAR_LENGTH(payload) AS BIGINT) AS payload_chars
@@ -135,7 +135,7 @@ def encoded(settings: Settings) -> str:
             CASE WHEN {is_purchase} THEN 1.0E0 ELSE 0.0E0 END AS purchase,
             CASE WHEN {is_purchase} THEN amount ELSE 0.0E0 END AS purchase_amount,
             CASE WHEN {is_purchase} THEN {sql.epoch_ms("event_clock")} END AS purchase_ms,
-            computed{_window_end_column(settings)}
+            attribute_tokens{_window_end_column(settings)}
         FROM counted WHERE {_fits(settings.limits)}"""
 
 
@@ -143,7 +143,7 @@ def user_windows(settings: Settings) -> str:
     """One row for each user and window.
 
     user_id, window_start, window_end, window_time (rowtime), events, tokens, activity, n_events,
-    n_purchases, amount, last_purchase_ms, computed (window_tokens_sql)
+    n_purchases, amount, last_purchase_ms, attribute_tokens (liveprofile.wire.attribute_tiles)
     """
     return f"""
         SELECT user_id, window_start, window_end, window_time,
@@ -152,7 +152,7 @@ def user_windows(settings: Settings) -> str:
             COALESCE(LISTAGG(activity, ''), '') AS activity,
             CAST(COUNT(*) AS DOUBLE) AS n_events, COALESCE(SUM(purchase), 0) AS n_purchases,
             COALESCE(SUM(purchase_amount), 0) AS amount, MAX(purchase_ms) AS last_purchase_ms,
-            {window_tokens_sql("computed")} AS computed
+            {attribute_tiles.window_tokens_sql("attribute_tokens")} AS attribute_tokens
         FROM {_window_table(settings.window)}
         GROUP BY user_id, window_start, window_end, window_time"""
 
@@ -176,33 +176,35 @@ def window_contributions(settings: Settings, closed_at: str) -> str:
     `closed_at`: the order of a user's windows. In a stream it is PROCTIME(), because windows close
     in order of time: so no step after this one waits for a watermark.
 
-    user_id, window_start, window_end, events, closed_at, last_purchase_ms, computed, this_window
-    (liveprofile.wire.histories), c_<baseline> for each baseline
+    user_id, window_start, window_end, events, closed_at, last_purchase_ms, attribute_tokens,
+    this_window (liveprofile.wire.histories), c_<baseline> for each baseline
     """
     adds = ", ".join(f"{add} AS c_{name}" for name, add in baselines.contributions_sql())
     weight = baselines.decay_weight_sql("window_end", settings.state.decay_days)
     tokens = token_columns.last_tokens_sql("tokens")
+    this_window = histories.window_sql(sql.epoch_ms("window_end"), tokens)
     return f"""
         SELECT user_id, window_start, window_end, events, {closed_at} AS closed_at,
-            last_purchase_ms, computed, {histories.window_sql(sql.epoch_ms("window_end"), tokens)}
-            AS this_window, {adds}
+            last_purchase_ms, attribute_tokens, {this_window} AS this_window, {adds}
         FROM (SELECT *, {weight} AS weight,
                 CASE WHEN n_purchases > 0 THEN 1.0E0 ELSE 0.0E0 END AS has_purchase
               FROM user_windows)"""
 
 
-def profile_input(computed: Sequence[ComputedAttribute]) -> str:
+def profile_input(attributes: Sequence[ComputedAttribute]) -> str:
     """The window with all that is known of its user up to it: the input of the model.
 
     user_id STRING, window_start, window_end TIMESTAMP(3), events STRING
     (liveprofile.wire.window_events), history, purchases STRING (liveprofile.wire.histories), added,
     sums ARRAY<DOUBLE> with the layout of liveprofile.features.baselines.COLUMNS, computed STRING
-    (liveprofile.attributes.computed.tiles_sql)
+    (JSON: liveprofile.wire.attribute_tiles)
     """
     over = "OVER (PARTITION BY user_id ORDER BY closed_at ROWS UNBOUNDED PRECEDING)"
     history, purchases = histories.last_sql("this_window", "last_purchase_ms", over)
     sums = ", ".join(f"SUM(c_{name}) {over} AS s_{name}" for name in baselines.COLUMNS)
-    tiles = tiles_sql(computed, "computed", sql.epoch_ms("window_end"), over)
+    definitions = [each.tile_definition for each in attributes]
+    end_ms = sql.epoch_ms("window_end")
+    tiles = attribute_tiles.tiles_sql(definitions, "attribute_tokens", end_ms, over)
     added, totals = (
         ", ".join(f"{prefix}_{name}" for name in baselines.COLUMNS) for prefix in ("c", "s")
     )
@@ -218,7 +220,7 @@ def profile_input(computed: Sequence[ComputedAttribute]) -> str:
 def queries(source: str, settings: Settings, *, streaming: bool) -> dict[str, str]:
     """The views over a source table by name, in the order of the path. Raises DefinitionsError."""
     types = event_types(settings)
-    computed = read_catalogue(settings).computed
+    attributes = read_catalogue(settings).computed_attributes
     if streaming:
         views = {
             "timed": event_views.timed(source, settings),
@@ -233,7 +235,7 @@ def queries(source: str, settings: Settings, *, streaming: bool) -> dict[str, st
         "rejected": event_views.rejected(),
         **({"identified": event_views.identified()} if settings.merges.enabled else {}),
         "behaviour_events": event_views.behaviour_events(
-            settings, computed, types, "identified" if settings.merges.enabled else "parsed"
+            settings, attributes, types, "identified" if settings.merges.enabled else "parsed"
         ),
         "deduplicated": deduplicated(),
         "on_time": on_time(settings) if streaming else "SELECT * FROM deduplicated",
@@ -244,6 +246,6 @@ def queries(source: str, settings: Settings, *, streaming: bool) -> dict[str, st
         "window_contributions": window_contributions(
             settings, "PROCTIME()" if streaming else "window_time"
         ),
-        "profile_input": profile_input(computed),
+        "profile_input": profile_input(attributes),
     }
     return views | ({"late": late(settings)} if streaming else {})

@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from liveprofile.attributes.computed import Computed, ComputedAttribute
+from liveprofile.attributes.computed import Computation, ComputedAttribute
 from liveprofile.attributes.event_types import event_types
 from liveprofile.resources import product_path
 from liveprofile.rules.conditions import AttributeValue, Condition, ValueKind
@@ -49,7 +49,7 @@ class AttributeDefinition(Named):
     min: float = Field(-MAX_NUMBER, ge=-MAX_NUMBER, le=MAX_NUMBER)
     max: float = Field(MAX_NUMBER, ge=-MAX_NUMBER, le=MAX_NUMBER)
     max_chars: int = Field(MAX_TEXT_CHARS, ge=1, le=MAX_TEXT_CHARS)
-    computed: Computed | None = None
+    computed: Computation | None = None
 
     @model_validator(mode="after")
     def _fits_type(self) -> Self:
@@ -122,8 +122,7 @@ class Catalogue(DefinitionSet):
         return {definition.id: definition for definition in self.attributes}
 
     @cached_property
-    def computed(self) -> tuple[ComputedAttribute, ...]:
-        """What the job computes."""
+    def computed_attributes(self) -> tuple[ComputedAttribute, ...]:
         return tuple(ComputedAttribute(a.id, a.computed) for a in self.attributes if a.computed)
 
     def unknown(self, name: str) -> str:

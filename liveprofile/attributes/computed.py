@@ -1,13 +1,8 @@
 """Attributes that the job computes from events: definitions, what an event adds, values at a time.
 
-The job keeps an attribute's events of a user in tiles: counts and values of equal spans of time.
-The Java aggregate TILES writes them into the profile as JSON, under the key `computed`:
-
-    {"open_carts": {"aggregate": "count", "within_ms": 7200000, "tile_ms": 360000,
-                    "tiles": [[start_ms, events, value], ...]}, ...}
-
-So whoever reads a profile has the value at any later time if no event follows (`values_at`). An
-event counts for `within`, and for at most 5 % longer, until its tile has passed.
+The job keeps an attribute's events of a user in tiles (liveprofile/wire/attribute_tiles.py), which
+the profile stores. So whoever reads a profile has the value at any later time if no event follows
+(`values_at`). An event counts for `within`, and for at most 5 % longer, until its tile has passed.
 """
 
 import zlib
@@ -25,11 +20,18 @@ from liveprofile.rules.conditions import (
 )
 from liveprofile.rules.expression_sql import expression_sql
 from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS
+from liveprofile.wire.attribute_tiles import (
+    AttributeTiles,
+    TileDefinition,
+    event_tokens_sql,
+    read_tiles,
+    restart_token_sql,
+    value_token_sql,
+)
 from liveprofile.wire.tokens import EVENT_TYPES
 
-KEY = "computed"
 Aggregate = Literal["count", "sum", "mean", "min", "max", "first", "last", "hours_since"]
-# How two values of a tile become one (jobs/java/Tiles.java).
+# How two values of a tile become one.
 _MERGES: Mapping[Aggregate, str] = {
     **dict.fromkeys(("count", "sum", "mean"), "sum"),
     **{name: name for name in ("min", "max", "first", "last")},
@@ -41,7 +43,7 @@ _TILES = 20  # of a span
 _FOREVER_TILES, _FOREVER_TILE_MS = 24, 30 * DAY_MS  # without a span; older tiles become one
 
 
-class Computed(BaseModel):
+class Computation(BaseModel):
     """How an attribute is computed: an aggregate of the user's events.
 
     of: event types, all if empty. where: a condition on fields of events. value: a number of them.
@@ -131,69 +133,50 @@ def _span_ms(text: str) -> int:
 
 class ComputedAttribute(NamedTuple):
     id: str
-    computed: Computed
+    computation: Computation
 
     @property
     def digest(self) -> str:
         """8 hexadecimal digits: a changed definition is another one and starts from nothing."""
-        return f"{zlib.crc32(f'{self.id} {self.computed.model_dump_json()}'.encode()):08x}"
+        return f"{zlib.crc32(f'{self.id} {self.computation.model_dump_json()}'.encode()):08x}"
+
+    @property
+    def tile_definition(self) -> TileDefinition:
+        how = self.computation
+        kept = how.within_ms, how.tile_ms, _FOREVER_TILES
+        return TileDefinition(self.id, self.digest, how.aggregate, _MERGES[how.aggregate], *kept)
 
 
-def tokens_sql(
+def attribute_tokens_sql(
     attributes: Iterable[ComputedAttribute], fields: Mapping[str, ValueKind], ms: str
 ) -> str:
-    """SQL: the time of the event of a row and its tokens, joined by commas; NULL without a token.
+    """SQL: the tokens of the event of a row (liveprofile.wire.attribute_tiles).
 
-    A token is "+", the digest of an attribute, "=" and the value that the event adds; or "-" and
-    the digest, if the attribute begins anew after the event. Tokens count in the order of time, of
-    one time in that of their texts. `ms`: BIGINT. fields: EventTypes.fields. The row has the
-    columns EVENT_FIELDS, event_name and properties (jobs/sql/event_views.py).
+    `ms`: BIGINT. fields: EventTypes.fields. The row has the columns EVENT_FIELDS, event_name and
+    properties (jobs/sql/event_views.py).
     """
     names = {k: _property_sql(k, kind) for k, kind in fields.items() if k not in EVENT_FIELDS}
     tokens = []
     for attribute in attributes:
-        computed, digest = attribute.computed, attribute.digest
-        matches = computed._matches_sql(names)
-        value = f"CAST({computed._value_sql(names, ms)} AS STRING)"
-        tokens.append(f"CASE WHEN {matches} THEN CONCAT('+{digest}=', {value}) END")
-        if computed.since_last:
-            tokens.append(f"CASE WHEN {_is_type_sql(computed.since_last)} THEN '-{digest}' END")
-    if not tokens:
-        return "CAST(NULL AS STRING)"
-    return f"CONCAT(CAST({ms} AS STRING), ',', NULLIF(CONCAT_WS(',', {', '.join(tokens)}), ''))"
-
-
-def window_tokens_sql(tokens: str) -> str:
-    """SQL aggregate: `tokens` of a window's events, joined by spaces, in any order; or NULL."""
-    return f"LISTAGG({tokens}, ' ')"
-
-
-def tiles_sql(attributes: Iterable[ComputedAttribute], tokens: str, end_ms: str, over: str) -> str:
-    """SQL: the JSON of the tiles after a window. `tokens`: of `window_tokens_sql`.
-
-    A job without attributes has it too, so that it can go on as one with attributes.
-    """
-    definitions = ";".join(
-        f"{each.digest} {_MERGES[(how := each.computed).aggregate]} {how.within_ms} {how.tile_ms}"
-        f' {_FOREVER_TILES} "{each.id}":{{"aggregate":"{how.aggregate}","within_ms":'
-        f'{how.within_ms},"tile_ms":{how.tile_ms},"tiles":['
-        for each in attributes
-    )
-    return f"TILES({tokens}, {end_ms}, '{definitions}') {over}"
+        how, digest = attribute.computation, attribute.digest
+        tokens.append(value_token_sql(digest, how._matches_sql(names), how._value_sql(names, ms)))
+        if how.since_last:
+            tokens.append(restart_token_sql(digest, _is_type_sql(how.since_last)))
+    return event_tokens_sql(ms, tokens)
 
 
 def values_at(document: Mapping[str, Any], at_ms: int) -> dict[str, float | None]:
     """The value of each computed attribute of a user, if no event followed; None: unknown.
 
-    document: the JSON of TILES.
+    document: the JSON of the tiles.
     """
-    return {name: _value_at(stored, at_ms) for name, stored in document.items()}
+    return {name: _value_at(stored, at_ms) for name, stored in read_tiles(document).items()}
 
 
-def _value_at(stored: Mapping[str, Any], at_ms: int) -> float | None:
-    tiles, within_ms, aggregate = stored["tiles"], stored["within_ms"], stored["aggregate"]
+def _value_at(stored: AttributeTiles, at_ms: int) -> float | None:
+    aggregate, within_ms, tile_ms, tiles = stored
     if within_ms:
-        first_ms = at_ms - within_ms - stored["tile_ms"]
+        first_ms = at_ms - within_ms - tile_ms
         tiles = [tile for tile in tiles if tile[0] > first_ms]
     if aggregate == "count":
         return float(sum(events for _, events, _ in tiles))
@@ -218,11 +201,3 @@ def computed_at(texts: Iterable[str], times_ms: Iterable[int]) -> list[dict[str,
         values_at(orjson.loads(text or "{}"), at_ms)
         for text, at_ms in zip(texts, times_ms, strict=True)
     ]
-
-
-def tiles_since(text: str, first_ms: int) -> str:
-    """The JSON of TILES without tiles that begin before `first_ms`."""
-    document = orjson.loads(text or "{}")
-    for stored in document.values():
-        stored["tiles"] = [tile for tile in stored["tiles"] if tile[0] >= first_ms]
-    return orjson.dumps(document).decode()

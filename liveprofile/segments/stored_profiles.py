@@ -7,13 +7,14 @@ import numpy as np
 import orjson
 from cassandra.cluster import Session
 
-from liveprofile.attributes.computed import KEY, values_at
+from liveprofile.attributes.computed import values_at
 from liveprofile.attributes.statements import SEGMENT_PURPOSES, Statement, attribute_values
 from liveprofile.attributes.table import AttributeTable
 from liveprofile.segments.features import PROFILE_FEATURES, SegmentInputs, features_at
 from liveprofile.storage.cql import read, read_pages
 from liveprofile.storage.queries import SCAN_PAGE_ROWS, TOKEN_MAX, TOKEN_MIN
 from liveprofile.value_curves import ValueCurves
+from liveprofile.wire.attribute_tiles import TILES_KEY
 
 _COLUMNS = (
     "user_id, token(user_id) AS user_token, to_unix_timestamp(window_end) AS window_end_ms,"
@@ -34,7 +35,7 @@ class ProfilePage(NamedTuple):
     interests: list[dict[str, float]]
     affinity: list[dict[str, float]]
     curves: ValueCurves
-    computed: list[Mapping[str, Any]]  # liveprofile.attributes.computed
+    attribute_tiles: list[Mapping[str, Any]]  # JSON: liveprofile.wire.attribute_tiles
     statements: Mapping[str, Sequence[Statement]] = {}
 
     def inputs_at(self, time_ms: int, decay_days: float) -> SegmentInputs:
@@ -45,7 +46,7 @@ class ProfilePage(NamedTuple):
         attributes = [
             attribute_values(self.statements.get(user_id, ()), time_ms, SEGMENT_PURPOSES)
             | values_at(document, time_ms)
-            for user_id, document in zip(self.user_ids, self.computed, strict=True)
+            for user_id, document in zip(self.user_ids, self.attribute_tiles, strict=True)
         ]
         return SegmentInputs(features, self.interests, self.affinity, attributes)
 
@@ -108,5 +109,5 @@ def profile_page(rows: Sequence[Any]) -> ProfilePage:
         [profile["interests"] for profile in profiles],
         [profile["category_affinity"] for profile in profiles],
         ValueCurves.of(profiles),
-        [profile.get(KEY, {}) for profile in profiles],
+        [profile.get(TILES_KEY, {}) for profile in profiles],
     )

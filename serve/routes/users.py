@@ -12,9 +12,10 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import Scope as RequestScope
 
-from liveprofile.attributes.computed import KEY, values_at
+from liveprofile.attributes.computed import values_at
 from liveprofile.attributes.statements import resolve
 from liveprofile.storage.queries import similar_users
+from liveprofile.wire.attribute_tiles import TILES_KEY
 from serve import answers
 from serve import api_models as models
 from serve.answers import Paging, cursor_of
@@ -181,7 +182,7 @@ async def get_attributes(user_id: UserId, call: ProfileReader) -> Response:
     )
     found = resolve(statements, call.now_ms)
     items = [{"name": name} | attribute._asdict() for name, attribute in found.items()]
-    stored = orjson.loads(profiles[0].profile).get(KEY, {}) if profiles else {}
+    stored = orjson.loads(profiles[0].profile).get(TILES_KEY, {}) if profiles else {}
     computed = values_at(stored, call.now_ms)
     return answers.json_response({"items": items, "computed": computed})
 

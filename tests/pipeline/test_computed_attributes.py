@@ -101,7 +101,7 @@ def test_random_definitions_equal_reference(tmp_path: Path) -> None:
     for (user_id, end_ms), row in rng.sample(sorted(output.sink.deltas.items()), 80):
         known = [event for event in of_user[user_id] if event["time_ms"] < end_ms]
         at_ms = end_ms + rng.choice((0, rng.randint(1, 10_000_000)))
-        found = values_at(orjson.loads(row.profile)["computed"], at_ms)
+        found = values_at(orjson.loads(row.profile)["attribute_tiles"], at_ms)
         assert found.keys() == definitions.keys()
         for name, definition in definitions.items():
             expected = computed.value_at(definition, known, at_ms)

@@ -7,11 +7,19 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 from pyflink.table import EnvironmentSettings, TableEnvironment
 
 from jobs.sql.event_views import register_functions
-from liveprofile.wire import histories, output_records, token_columns, window_events
+from liveprofile.wire import (
+    attribute_tiles,
+    histories,
+    output_records,
+    token_columns,
+    window_events,
+)
+from liveprofile.wire.attribute_tiles import AttributeTiles, TileDefinition
 from liveprofile.wire.tokens import EVENT_TYPES, TYPE_INDEX, Token, token_sql, type_letter_sql
 
 ROWS = 300
@@ -165,6 +173,73 @@ def test_window_events_written_by_sql_are_read_back(
         for one in window_events.parse(packed)
     }
     assert found == set(events)
+
+
+SPENT = TileDefinition("spent", "0000000a", "sum", "sum", 1_000, 100, 24)
+LAST = TileDefinition("last", "ffffffff", "last", "last", 0, 500, 3)
+
+
+def test_attribute_tiles_written_by_sql_are_read_back(
+    t_env: TableEnvironment, rng: random.Random
+) -> None:
+    """Events with numbers: SPENT adds those above 3, LAST keeps odd ones, and 0 restarts it."""
+    events = [
+        (rng.randrange(3), window := rng.randrange(9), window * 1_000 + rng.randrange(99) * 10, n)
+        for n in (rng.randrange(10) for _ in range(ROWS))
+    ]
+    register(t_env, "numbers", events, "u INT, w INT, ms BIGINT, n INT")
+    tokens = (
+        attribute_tiles.value_token_sql(SPENT.digest, "n > 3", "n"),
+        attribute_tiles.value_token_sql(LAST.digest, "MOD(n, 2) = 1", "n"),
+        attribute_tiles.restart_token_sql(LAST.digest, "n = 0"),
+    )
+    over = "OVER (PARTITION BY u ORDER BY w ROWS UNBOUNDED PRECEDING)"
+    query = f"""
+        SELECT u, w, {attribute_tiles.tiles_sql((SPENT, LAST), "tokens", "end_ms", over)}
+        FROM (SELECT u, w, (CAST(w AS BIGINT) + 1) * 1000 AS end_ms,
+                {attribute_tiles.window_tokens_sql("tokens")} AS tokens
+              FROM (SELECT *, {attribute_tiles.event_tokens_sql("ms", tokens)} AS tokens
+                    FROM numbers) GROUP BY u, w)"""
+    rows = list(select(t_env, query))
+    assert len(rows) == len({event[:2] for event in events})
+    for user, last, text in rows:
+        found = attribute_tiles.read_tiles(orjson.loads(text))
+        expected = _tiles([event for event in events if event[0] == user and event[1] <= last])
+        assert found == expected
+        since = orjson.loads(attribute_tiles.tiles_since(text, last * 1_000))
+        assert attribute_tiles.read_tiles(since) == {
+            name: each._replace(tiles=[tile for tile in each.tiles if tile[0] >= last * 1_000])
+            for name, each in expected.items()
+        }
+
+
+def _tiles(events: list[tuple[int, int, int, int]]) -> dict[str, AttributeTiles]:
+    """The tiles of SPENT and LAST after all windows of these events of a user."""
+    spent: dict[int, list[float]] = {}
+    last: dict[int, list[float]] = {}
+    for window in sorted({event[1] for event in events}):
+        of_window = [event[2:] for event in events if event[1] == window]
+        # Of one time, a restart comes after the numbers.
+        for ms, number in sorted(of_window, key=lambda one: (one[0], one[1] == 0, one[1])):
+            if number > 3:
+                _, count, value = spent.get(start := ms // 100 * 100, (0, 0, 0))
+                spent[start] = [start, count + 1, value + number]
+            if number % 2:
+                _, count, _ = last.get(start := ms // 500 * 500, (0, 0, 0))
+                last[start] = [start, count + 1, number]
+            elif number == 0:
+                last.clear()
+        end_ms = (window + 1) * 1_000
+        spent = {start: tile for start, tile in spent.items() if start > end_ms - 1_100}
+        while len(last) > 3:
+            _, count, _ = last.pop(min(last))
+            last[min(last)][1] += count
+    return {
+        each.attribute: AttributeTiles(
+            each.aggregate, each.within_ms, each.tile_ms, [tiles[start] for start in sorted(tiles)]
+        )
+        for each, tiles in ((SPENT, spent), (LAST, last))
+    }
 
 
 def test_output_record_written_by_python_is_split_by_sql(

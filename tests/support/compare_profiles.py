@@ -197,7 +197,7 @@ def _compare_profile(
     versions: Collection[str],
 ) -> None:
     profile, content = expected.profile, json.loads(stored.profile)
-    computed = values_at(content["computed"], key.window_end_ms)
+    computed = values_at(content["attribute_tiles"], key.window_end_ms)
     comparison.equal("computed attributes", key, set(computed), set(profile.computed))
     for name, reference in profile.computed.items():
         comparison.equal(name, key, computed.get(name), reference, FEATURE_TOLERANCE)

@@ -15,10 +15,10 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from liveprofile.attributes.computed import tiles_since
 from liveprofile.consent.changes import ConsentTable
 from liveprofile.privacy.erasures import ErasureTable, erased_rows, first_window_ms
 from liveprofile.wire import window_events
+from liveprofile.wire.attribute_tiles import tiles_since
 from liveprofile.wire.histories import history_since, purchases_since
 from liveprofile.wire.output_records import Refused
 

@@ -14,7 +14,6 @@ import numpy as np
 import orjson
 
 from liveprofile import value_curves
-from liveprofile.attributes import computed
 from liveprofile.events.modalities import PLACE
 from liveprofile.events.window import Window
 from liveprofile.rows.profiles import (
@@ -26,6 +25,7 @@ from liveprofile.rows.profiles import (
     USER_PROFILE,
 )
 from liveprofile.rows.table import Column, Table
+from liveprofile.wire.attribute_tiles import TILES_KEY
 from liveprofile.wire.tokens import EVENT_TYPES
 from udfs.cassandra.encoding import Values, encode_column, encode_numbers, encode_row, write_time_us
 from udfs.profile.decide import Decisions
@@ -158,7 +158,7 @@ def _profiles(
                 if decisions.recommends[n]
                 else [],
                 value_curves.KEY: curves[n],
-                computed.KEY: orjson.Fragment(inputs.computed[n] or "{}"),
+                TILES_KEY: orjson.Fragment(inputs.computed[n] or "{}"),
                 "last": {
                     "device": window.last_device,
                     "channel": window.last_channel,

@@ -100,7 +100,7 @@ def test_attributes_read_declared_types_and_properties(
         f"computed = {{ {computed} }}\n"
     )
     if reason is None:
-        assert [each.id for each in read_catalogue(settings, file).computed] == ["a"]
+        assert [each.id for each in read_catalogue(settings, file).computed_attributes] == ["a"]
         return
     with pytest.raises(AttributesError) as caught:
         read_catalogue(settings, file)
