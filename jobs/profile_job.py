@@ -138,7 +138,7 @@ def profiles() -> str:
     return """
         SELECT update_profile(
                 user_id, window_start, window_end, events, history, purchases, added, sums,
-                computed)
+                attribute_tiles)
             AS messages
         FROM profile_input"""
 

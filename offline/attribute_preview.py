@@ -69,10 +69,10 @@ def preview(
 def _last_values(rows: Path, at_ms: int | None) -> dict[str, dict[str, float | None]]:
     """The attributes of each user after the user's last window that ends by `at_ms`."""
     last: dict[str, tuple[int, str]] = {}
-    columns = ["user_id", "window_end_ms", "computed"]
+    columns = ["user_id", "window_end_ms", "attribute_tiles"]
     for batch in ds.dataset(rows).to_batches(columns=columns):
         for row in batch.to_pylist():
-            user_id, end_ms, text = row["user_id"], row["window_end_ms"], row["computed"]
+            user_id, end_ms, text = row["user_id"], row["window_end_ms"], row["attribute_tiles"]
             if last.get(user_id, (0, ""))[0] < end_ms and (at_ms is None or end_ms <= at_ms):
                 last[user_id] = end_ms, text
     if at_ms is None:

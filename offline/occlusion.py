@@ -153,7 +153,7 @@ def without_each(
         purchases,
         added,
         row.sums - row.added + added,
-        row.computed * count,
+        row.attribute_tiles * count,
     )
 
 

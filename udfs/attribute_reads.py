@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from liveprofile.attributes.computed import computed_at
+from liveprofile.attributes.computed import values_of_rows
 from liveprofile.attributes.statements import (
     RULE_PURPOSES,
     SEGMENT_PURPOSES,
@@ -93,12 +93,12 @@ class CachedAttributes:
     ) -> BatchAttributes:
         """What rules and segments read of users at these times. Raises StoreError.
 
-        tiles: of each user, the JSON of liveprofile.attributes.computed. An attribute that the job
+        tiles: of each user, the JSON of liveprofile.wire.attribute_tiles. An attribute that the job
         computes hides a stated one of the same name.
         """
         if not rule_names and not segment_names:
             return BatchAttributes({}, ())
-        computed = computed_at(tiles, times_ms)
+        computed = values_of_rows(tiles, times_ms)
         own = computed[0].keys() if computed else set()
         columns = self.rule_columns(
             [name for name in rule_names if name not in own], user_ids, times_ms

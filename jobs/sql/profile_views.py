@@ -196,8 +196,8 @@ def profile_input(attributes: Sequence[ComputedAttribute]) -> str:
 
     user_id STRING, window_start, window_end TIMESTAMP(3), events STRING
     (liveprofile.wire.window_events), history, purchases STRING (liveprofile.wire.histories), added,
-    sums ARRAY<DOUBLE> with the layout of liveprofile.features.baselines.COLUMNS, computed STRING
-    (JSON: liveprofile.wire.attribute_tiles)
+    sums ARRAY<DOUBLE> with the layout of liveprofile.features.baselines.COLUMNS, attribute_tiles
+    STRING (JSON: liveprofile.wire.attribute_tiles)
     """
     over = "OVER (PARTITION BY user_id ORDER BY closed_at ROWS UNBOUNDED PRECEDING)"
     history, purchases = histories.last_sql("this_window", "last_purchase_ms", over)
@@ -211,9 +211,9 @@ def profile_input(attributes: Sequence[ComputedAttribute]) -> str:
     return f"""
         SELECT user_id, window_start, window_end, events, history,
             COALESCE(purchases, '') AS purchases, ARRAY[{added}] AS added, ARRAY[{totals}] AS sums,
-            computed
+            attribute_tiles
         FROM (SELECT user_id, window_start, window_end, events, {added},
-                {history} AS history, {purchases} AS purchases, {sums}, {tiles} AS computed
+                {history} AS history, {purchases} AS purchases, {sums}, {tiles} AS attribute_tiles
               FROM window_contributions)"""
 
 

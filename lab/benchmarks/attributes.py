@@ -27,7 +27,7 @@ from liveprofile.flink.launcher import embedded_environment
 from liveprofile.settings import Settings, load
 
 FEW, MANY = 100_000, 500_000
-_COLUMNS = "user_id STRING, window_end_ms BIGINT, history STRING, computed STRING"
+_COLUMNS = "user_id STRING, window_end_ms BIGINT, history STRING, attribute_tiles STRING"
 
 
 def attributes(numbers: Sequence[int], users: int) -> list[dict[str, Any]]:
@@ -83,12 +83,12 @@ def _measure(folder: Path, number: int, events: int) -> dict[str, Any]:
     t_env.execute_sql(tables.file_sink("sink", rows, _COLUMNS))
     before_s = _cpu_s()
     t_env.execute_sql(
-        f"INSERT INTO sink SELECT user_id, {sql.epoch_ms('window_end')}, history, computed"
+        f"INSERT INTO sink SELECT user_id, {sql.epoch_ms('window_end')}, history, attribute_tiles"
         " FROM profile_input"
     ).wait()
     cpu_s = _cpu_s() - before_s
     size = [
-        len(json.loads(line)["computed"])
+        len(json.loads(line)["attribute_tiles"])
         for file in rows.rglob("part-*")
         for line in file.read_text().splitlines()
     ]

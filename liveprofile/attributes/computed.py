@@ -195,7 +195,7 @@ def _value_at(stored: AttributeTiles, at_ms: int) -> float | None:
     return min(values) if aggregate == "min" else max(values)
 
 
-def computed_at(texts: Iterable[str], times_ms: Iterable[int]) -> list[dict[str, float | None]]:
+def values_of_rows(texts: Iterable[str], times_ms: Iterable[int]) -> list[dict[str, float | None]]:
     """`values_at` of the JSON of n users."""
     return [
         values_at(orjson.loads(text or "{}"), at_ms)

@@ -15,7 +15,7 @@ PROFILE = pa.schema(
         ("events", pa.string()),
         ("added", pa.list_(pa.float64())),
         ("sums", pa.list_(pa.float64())),
-        ("computed", pa.string()),  # attributes: liveprofile.attributes.computed
+        ("attribute_tiles", pa.string()),  # JSON: liveprofile.wire.attribute_tiles
     ]
 )
 # What the model of the stream receives: corrections recompute profiles from it.

@@ -40,7 +40,7 @@ class ProfileBatch(NamedTuple):
     purchases: list[str]  # and the times of purchases
     added: np.ndarray  # (n, len(baselines.COLUMNS)) float64, the window's part of `sums`
     sums: np.ndarray  # (n, len(baselines.COLUMNS)) float64, the user's sums with the window
-    computed: list[str]  # tiles of attributes: liveprofile.attributes.computed; "": none
+    attribute_tiles: list[str]  # JSON: liveprofile.wire.attribute_tiles; "": none
 
     def take(self, rows: Sequence[int]) -> "ProfileBatch":
         """Returns a batch of these rows."""
@@ -148,13 +148,13 @@ class LaterWindows:
         if not firsts_ms:
             return batch, frozenset()
         history, purchases, sums = list(batch.history), list(batch.purchases), batch.sums.copy()
-        computed = list(batch.computed)
+        tiles = list(batch.attribute_tiles)
         self._restart((user_ids[row], first_ms) for row, first_ms in firsts_ms.items())
         self._read_sums(user_ids, starts_ms, firsts_ms)
         for row, first_ms in firsts_ms.items():
             history[row] = history_since(history[row], first_ms)
             purchases[row] = purchases_since(purchases[row], first_ms)
-            computed[row] = tiles_since(computed[row], first_ms)
+            tiles[row] = tiles_since(tiles[row], first_ms)
             user_id, total = user_ids[row], batch.added[row]
             known = self._sums.get(user_id)
             if known is not None and known.window_end_ms > first_ms:
@@ -162,7 +162,9 @@ class LaterWindows:
             sums[row] = total
             end_ms = starts_ms[row] + self._length_ms
             self._sums[user_id] = StoredSums(end_ms, tuple(total.tolist()))
-        changed = batch._replace(history=history, purchases=purchases, sums=sums, computed=computed)
+        changed = batch._replace(
+            history=history, purchases=purchases, sums=sums, attribute_tiles=tiles
+        )
         return changed, frozenset(user_ids[row] for row in firsts_ms)
 
     def _restart(self, erasures: Iterable[tuple[str, int]]) -> None:

@@ -102,7 +102,7 @@ class Decider:
         attributes = self._attributes.of_batch(
             inputs.user_id,
             ends_ms,
-            inputs.computed,
+            inputs.attribute_tiles,
             rules.attributes("window"),
             segments.attributes,
         )

@@ -50,7 +50,7 @@ class ProfileInputs(NamedTuple):
     matrix_after: np.ndarray
     vectors: list[Vectors]  # the modality vectors of each window, those of texts excepted
     texts: list[str]  # the newest text of each window; "": none, or the model does not read texts
-    computed: list[str]  # as of ProfileBatch
+    attribute_tiles: list[str]  # as of ProfileBatch
     later_sums: list[Sums | None]  # the sums of users who were erased, else None
 
     @property
@@ -76,8 +76,8 @@ def read_inputs(
     added, sums = batch.added[rows], batch.sums[rows]
     before = read_baselines(sums - added, start_ms, model.decay_days)
     after = read_baselines(sums, end_ms, model.decay_days)
-    columns = (batch.user_id, batch.history, batch.purchases, batch.computed)
-    users, history, purchases, computed = ([column[row] for row in rows] for column in columns)
+    columns = (batch.user_id, batch.history, batch.purchases, batch.attribute_tiles)
+    users, history, purchases, tiles = ([column[row] for row in rows] for column in columns)
     histories = read_histories(history, purchases, start_ms, model.history_windows)
     recency_before = recency_days(start_ms, histories.last_purchase_ms)
     recency_after = recency_days(end_ms, histories.last_purchase_ms_now)
@@ -100,7 +100,7 @@ def read_inputs(
         matrix_after=feature_matrix(after, recency_after, both),
         vectors=[window.modalities.vectors for window in windows.rows],
         texts=[window.text for window in windows.rows],
-        computed=computed,
+        attribute_tiles=tiles,
         later_sums=[
             tuple(sums[n].tolist()) if user_id in later_users else None
             for n, user_id in enumerate(users)

@@ -158,7 +158,7 @@ def _profiles(
                 if decisions.recommends[n]
                 else [],
                 value_curves.KEY: curves[n],
-                TILES_KEY: orjson.Fragment(inputs.computed[n] or "{}"),
+                TILES_KEY: orjson.Fragment(inputs.attribute_tiles[n] or "{}"),
                 "last": {
                     "device": window.last_device,
                     "channel": window.last_channel,

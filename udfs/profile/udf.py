@@ -55,7 +55,7 @@ class ProfileUdf(PipelineUdf):
         log.info("model %s is loaded and warmed up", models.current().model.version)
 
     def eval(
-        self, user_id, window_start, window_end, events, history, purchases, added, sums, computed
+        self, user_id, window_start, window_end, events, history, purchases, added, sums, tiles
     ) -> pd.Series:
         """Returns a list of output records for each row."""
         batch = ProfileBatch(
@@ -67,7 +67,7 @@ class ProfileUdf(PipelineUdf):
             purchases.tolist(),
             np.stack(added.to_numpy()).astype(np.float64),
             np.stack(sums.to_numpy()).astype(np.float64),
-            computed.tolist(),
+            tiles.tolist(),
         )
         return pd.Series(self._updater.update(batch), dtype=object)
 

@@ -92,7 +92,7 @@ class Job:
         )
         found, users = self.worker.without_past(batch, erased)
         if users:
-            assert set(found.computed) == {'{"carts":{"tiles":[[1000,1,1.0]]}}'}
+            assert set(found.attribute_tiles) == {'{"carts":{"tiles":[[1000,1,1.0]]}}'}
             for start_ms, row in zip(starts_ms, found.sums, strict=True):
                 end_ms = start_ms + LENGTH_MS
                 self.stored[end_ms] = StoredSums(end_ms, tuple(row.tolist()))
