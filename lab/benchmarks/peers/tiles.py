@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from liveprofile.attributes.catalogue import read_catalogue
-from liveprofile.attributes.computed import Computed
+from liveprofile.attributes.computed import Computation
 from liveprofile.errors import ConfigError
 from liveprofile.settings import Settings
 from liveprofile.wire.tokens import EVENT_TYPES
@@ -33,30 +33,32 @@ _MERGES: Mapping[str, Callable[[float, float], float]] = {
 
 class TileDefinition(NamedTuple):
     id: str
-    computed: Computed
+    computation: Computation
     within_ms: int  # 0: for ever
     tile_ms: int
     types: frozenset[str]
 
     def value(self, event: Mapping[str, Any]) -> float:
         """What an event adds."""
-        if self.computed.value:
+        if self.computation.value:
             return amount(dict(event))
-        return float(event["event_time"]) if self.computed.aggregate == "hours_since" else 1.0
+        return float(event["event_time"]) if self.computation.aggregate == "hours_since" else 1.0
 
 
 def tile_definitions(settings: Settings) -> list[TileDefinition]:
     """Of the attributes in the settings. Raises ConfigError if one reads more of an event."""
     found = []
-    for name, computed in read_catalogue(settings).computed:
-        types = {*computed.of, *filter(None, [computed.since_last])}
-        if computed.where or computed.value not in ("", "amount") or types - {*EVENT_TYPES}:
+    for name, computation in read_catalogue(settings).computed_attributes:
+        types = {*computation.of, *filter(None, [computation.since_last])}
+        if computation.where or computation.value not in ("", "amount") or types - {*EVENT_TYPES}:
             raise ConfigError(
                 f"attribute {name} reads more than type, time and amount of an event: the peers do"
                 " not compute it"
             )
-        of = frozenset(computed.of or EVENT_TYPES)
-        found.append(TileDefinition(name, computed, computed.within_ms, computed.tile_ms, of))
+        of = frozenset(computation.of or EVENT_TYPES)
+        found.append(
+            TileDefinition(name, computation, computation.within_ms, computation.tile_ms, of)
+        )
     return found
 
 
@@ -80,7 +82,7 @@ class UserTiles:
             _add(definition, tiles, events)
             _forget(definition, tiles, end_ms)
             stored[definition.id] = {
-                "aggregate": definition.computed.aggregate,
+                "aggregate": definition.computation.aggregate,
                 "within_ms": definition.within_ms,
                 "tile_ms": definition.tile_ms,
                 "tiles": [(start_ms, *tile) for start_ms, tile in tiles.items()],
@@ -93,7 +95,7 @@ def _add(
     tiles: dict[int, tuple[int, float]],
     events: Iterable[Mapping[str, Any]],
 ) -> None:
-    merge, since_last = _MERGES[definition.computed.aggregate], definition.computed.since_last
+    merge, since_last = _MERGES[definition.computation.aggregate], definition.computation.since_last
     # What an attribute begins anew with counts after the events of the same time.
     tokens: list[tuple[int, bool, str, float]] = []
     for event in events:
@@ -118,7 +120,7 @@ def _forget(definition: TileDefinition, tiles: dict[int, tuple[int, float]], end
         for start_ms in [start_ms for start_ms in tiles if start_ms <= last_ms]:
             del tiles[start_ms]
         return
-    merge = _MERGES[definition.computed.aggregate]
+    merge = _MERGES[definition.computation.aggregate]
     while len(tiles) > _FOREVER_TILES:
         oldest, first, *_ = tiles
         count, value = tiles.pop(oldest)
