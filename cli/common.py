@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -73,9 +74,14 @@ def config_file(config: Path | None, checkout: Path = ROOT) -> Path | None:
     return next((file for file in of_stack if file.is_file()), None)
 
 
-def read_settings(config: Path | None) -> Settings:
-    """Reads the settings of a command. Raises ConfigError."""
-    return load(config_file(config))
+def read_settings(
+    config: Path | None, variables: Mapping[str, str] = MappingProxyType({})
+) -> Settings:
+    """Reads the settings of a command. Raises ConfigError.
+
+    variables: of the environment, beside those that it has.
+    """
+    return load(config_file(config), os.environ | variables)
 
 
 def read_user_ids(file: Path, option: str, *, may_be_empty: bool = False) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
@@ -267,9 +266,8 @@ def bootstrap(
 
     check_files(files, mapping)
     live, file = call.settings, call.file
-    # The job is another process: it reads its settings from the file and the environment.
-    os.environ.update(archive_variables(live))
-    archive = read_settings(call.config)
+    variables = archive_variables(live)
+    archive = read_settings(call.config, variables)
     result = run(
         live,
         archive,
@@ -277,7 +275,9 @@ def bootstrap(
         files,
         mapping,
         savepoint_dir,
-        lambda job, path, arguments: submit_job(job, path, arguments=arguments)[0],
+        lambda job, path, arguments: submit_job(
+            job, path, arguments=arguments, variables=variables
+        )[0],
         print_line,
     )
     fields = result._asdict()

@@ -70,8 +70,8 @@ def run(
 ) -> BootstrapResult:
     """Runs the job over the files, and commits for `live` where the input topic goes on.
 
-    `archive`: the settings with `archive_variables`, which the environment contains. `submit`:
-    submits the job with arguments of jobs/profile_job.py, and returns its id.
+    `archive`: the settings with `archive_variables`. `submit`: submits the job with these variables
+    and arguments of jobs/profile_job.py, and returns its id.
     Raises LiveprofileError. In any case it removes the topics and the job of the bootstrap.
     """
     for _, own in jobs(live):

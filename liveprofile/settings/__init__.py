@@ -95,17 +95,22 @@ class Settings(Section):
     """signs and verifies records of rules and segments (docs/deploy.md#signed-rules)"""
 
 
-def load(file: Path | str | None = None, **overrides: Any) -> Settings:
+def load(
+    file: Path | str | None = None,
+    environment: Mapping[str, str] = os.environ,
+    **overrides: Any,
+) -> Settings:
     """Reads the settings once.
 
     `file`: a TOML file, else the one LIVEPROFILE_CONFIG names, else none.
-    `overrides`: sections as dicts, which win over variables and file.
+    `environment`: variables, which win over the file. `overrides`: sections as dicts, which win
+    over both.
     Raises ConfigError with all wrong settings, a line for each: the key, its value, what it may be
     and where it comes from. Secrets are masked.
     """
-    file = file or os.environ.get(CONFIG_VARIABLE) or None
+    file = file or environment.get(CONFIG_VARIABLE) or None
     in_file = _read_file(Path(file)) if file else {}
-    names, values, problems = _read_variables()
+    names, values, problems = _read_variables(environment)
     try:
         settings = Settings(**_merged(_merged(in_file, values), overrides))
     except ValidationError as error:
@@ -148,7 +153,9 @@ def _read_file(file: Path) -> dict[str, Any]:
         raise ConfigError(f"configuration file {file}: {error}") from None
 
 
-def _read_variables() -> tuple[dict[Keys, str], dict[str, Any], list[str]]:
+def _read_variables(
+    environment: Mapping[str, str],
+) -> tuple[dict[Keys, str], dict[str, Any], list[str]]:
     """The variable of each setting, the settings, and lines about wrong variables.
 
     Upper and lower case are the same. Lists are JSON.
@@ -158,7 +165,7 @@ def _read_variables() -> tuple[dict[Keys, str], dict[str, Any], list[str]]:
     names: dict[Keys, str] = {}
     values: dict[str, Any] = {}
     problems = []
-    for variable, text in os.environ.items():
+    for variable, text in environment.items():
         # LIVEPROFILE_CASSANDRA_PORT=9043 lacks an underscore; Kubernetes' is a URL.
         is_service = KUBERNETES_VARIABLE.fullmatch(variable) and (
             not variable.endswith("_PORT") or "://" in text or "_SERVICE_" in variable

@@ -1,5 +1,6 @@
 """Bootstrap: the settings of the job over the archive, and files that it refuses."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,7 @@ def test_job_over_archive_shares_only_outputs_with_the_job(monkeypatch: pytest.M
     monkeypatch.setenv("LIVEPROFILE_TOPICS__PREFIX", "shop-")
     monkeypatch.setenv("LIVEPROFILE_KAFKA__STARTUP_MODE", "latest")
     live = load()
-    for name, value in archive_variables(live).items():
-        monkeypatch.setenv(name, value)
-    archive = load()
+    archive = load(environment=os.environ | archive_variables(live))
     assert archive.topics.events == "shop-behavior-events-bootstrap"
     assert archive.topics.alerts == "shop-risk-alerts-bootstrap"
     assert archive.topics.segment_changes == "shop-segment-changes-bootstrap"
