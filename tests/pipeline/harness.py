@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -207,7 +207,7 @@ def run_scoring_pipeline(
     return ScoringOutput(sink, list(read_sent(folder / "sent")))
 
 
-def run_backfill_in_this_process(settings: Settings, arguments: list[str]) -> None:
+def run_backfill_in_this_process(arguments: list[str], variables: Mapping[str, str]) -> None:
     """Instead of offline.backfill._run_embedded, which starts a process and its own Flink."""
     assert backfill_job.main(arguments) == 0
 
