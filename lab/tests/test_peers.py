@@ -15,7 +15,7 @@ from benchmarks.load.workload import Workload
 from lab.benchmarks.peers import command, comparison
 from lab.benchmarks.peers.environments import requirements, version
 from lab.benchmarks.peers.floor import OpenWindows
-from lab.benchmarks.peers.tiles import UserTiles, tile_definitions
+from lab.benchmarks.peers.tiles import UserTiles, simple_attributes
 from lab.benchmarks.peers.work import Row, WindowRows, parse
 from lab.benchmarks.storage import profile_updater
 from liveprofile.attributes.computed import values_at
@@ -66,9 +66,9 @@ def test_rows_in_any_order_of_events_are_those_of_the_benchmarks_load() -> None:
     ]
     assert len(found) == len(expected) == WORKLOAD.profiles(settings.window)
     for row in expected:
-        *others, computed = zip(found[row[:2]], row, strict=True)
+        *others, tiles = zip(found[row[:2]], row, strict=True)
         assert all(np.array_equal(one, other) for one, other in others)
-        assert computed[0] and not computed[1]
+        assert tiles[0] and not tiles[1]
 
 
 DEFINITIONS = [
@@ -95,7 +95,7 @@ def test_tiles_have_the_values_of_the_reference(tmp_path: Path) -> None:
         names = {"event_name": event["event_type"], "amount": number % 7 + 0.5}
         window = windows[time_ms // settings.window.length_ms]
         window.append(event | {"event_time": time_ms, "time_ms": time_ms} | names)
-    parts, user, known, compared = tile_definitions(settings), UserTiles(), [], 0
+    parts, user, known, compared = simple_attributes(settings), UserTiles(), [], 0
     for number, events in windows.items():
         end_ms = (number + 1) * settings.window.length_ms
         found = values_at(json.loads(user.add_window(parts, events[::-1], end_ms)), end_ms)

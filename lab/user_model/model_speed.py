@@ -206,11 +206,11 @@ def recorded_rows(rows_path: Path, after_ms: int, until_ms: int) -> ProfileBatch
         )
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"rows {rows_path}: {str(error).splitlines()[0]}") from None
-    *columns, added, sums, computed = (column.to_pylist() for column in ordered.columns)
+    *columns, added, sums, tiles = (column.to_pylist() for column in ordered.columns)
     made = _histories(earlier.sort_by("window_end_ms"))
     of_rows = (made[key] for key in zip(columns[0], columns[2], strict=True))
     made_columns = zip(*of_rows, strict=True)
-    return batch_of(list(zip(*columns, *made_columns, added, sums, computed, strict=True)))
+    return batch_of(list(zip(*columns, *made_columns, added, sums, tiles, strict=True)))
 
 
 def _histories(rows: pa.Table) -> dict[tuple[str, int], tuple[str, str]]:

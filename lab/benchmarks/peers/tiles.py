@@ -1,7 +1,7 @@
 """The computed attributes of a user in Python, as the Java aggregate TILES keeps them.
 
-liveprofile.attributes.computed describes attributes, tiles and JSON. Here are the definitions that
-read no other field of an event than its type, its time and its amount.
+liveprofile.wire.attribute_tiles describes tiles and JSON. Here are the attributes that read no
+other field of an event than its type, its time and its amount.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MERGES: Mapping[str, Callable[[float, float], float]] = {
 }
 
 
-class TileDefinition(NamedTuple):
+class SimpleAttribute(NamedTuple):
     id: str
     computation: Computation
     within_ms: int  # 0: for ever
@@ -45,7 +45,7 @@ class TileDefinition(NamedTuple):
         return float(event["event_time"]) if self.computation.aggregate == "hours_since" else 1.0
 
 
-def tile_definitions(settings: Settings) -> list[TileDefinition]:
+def simple_attributes(settings: Settings) -> list[SimpleAttribute]:
     """Of the attributes in the settings. Raises ConfigError if one reads more of an event."""
     found = []
     for name, computation in read_catalogue(settings).computed_attributes:
@@ -57,7 +57,7 @@ def tile_definitions(settings: Settings) -> list[TileDefinition]:
             )
         of = frozenset(computation.of or EVENT_TYPES)
         found.append(
-            TileDefinition(name, computation, computation.within_ms, computation.tile_ms, of)
+            SimpleAttribute(name, computation, computation.within_ms, computation.tile_ms, of)
         )
     return found
 
@@ -70,7 +70,7 @@ class UserTiles:
 
     def add_window(
         self,
-        definitions: Sequence[TileDefinition],
+        definitions: Sequence[SimpleAttribute],
         events: Iterable[Mapping[str, Any]],
         end_ms: int,
     ) -> str:
@@ -91,7 +91,7 @@ class UserTiles:
 
 
 def _add(
-    definition: TileDefinition,
+    definition: SimpleAttribute,
     tiles: dict[int, tuple[int, float]],
     events: Iterable[Mapping[str, Any]],
 ) -> None:
@@ -114,7 +114,7 @@ def _add(
         tiles[start_ms] = (count + 1, merge(old, value) if count else value)
 
 
-def _forget(definition: TileDefinition, tiles: dict[int, tuple[int, float]], end_ms: int) -> None:
+def _forget(definition: SimpleAttribute, tiles: dict[int, tuple[int, float]], end_ms: int) -> None:
     if definition.within_ms:
         last_ms = end_ms - definition.within_ms - definition.tile_ms
         for start_ms in [start_ms for start_ms in tiles if start_ms <= last_ms]:

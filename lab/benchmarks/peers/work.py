@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from benchmarks.support.journal import Journal
-from lab.benchmarks.peers.tiles import UserTiles, tile_definitions
+from lab.benchmarks.peers.tiles import UserTiles, simple_attributes
 from lab.benchmarks.storage import profile_updater
 from liveprofile.events.validation import HEARTBEAT, TYPES, accept
 from liveprofile.resources import product_path
@@ -98,7 +98,7 @@ class WindowRows:
     """Makes the rows of windows. Raises ConfigError for attributes that peers do not compute."""
 
     def __init__(self, settings: Settings):
-        self._settings, self._computed = settings, tile_definitions(settings)
+        self._settings, self._attributes = settings, simple_attributes(settings)
         self.length_ms = settings.window.length_ms
 
     def new_user(self) -> PeerState:
@@ -115,8 +115,8 @@ class WindowRows:
         ordered = sorted(events, key=lambda event: event[:2])
         end_ms = start_ms + self.length_ms
         pairs = [(each.event, each.payload) for each in ordered]
-        computed = state.tiles.add_window(self._computed, [event for event, _ in pairs], end_ms)
-        return user_id, start_ms, end_ms, *state.windows.add_window(pairs, end_ms), computed
+        tiles = state.tiles.add_window(self._attributes, [event for event, _ in pairs], end_ms)
+        return user_id, start_ms, end_ms, *state.windows.add_window(pairs, end_ms), tiles
 
 
 class UpdateProfiles:

@@ -1,8 +1,8 @@
 """Makes the rows that the job's SQL passes to the profile operator, in Python.
 
-They have the columns of the view `profile_input` (jobs/sql/profile_views.py), `computed` apart, and
-serve as training rows, and to time the model, without Flink. Other tests check what the job
-computes.
+They have the columns of the view `profile_input` (jobs/sql/profile_views.py), without
+`attribute_tiles`, and serve as training rows, and to time the model, without Flink. Other tests
+check what the job computes.
 """
 
 import json
@@ -139,7 +139,7 @@ def _amount(event: dict[str, Any]) -> float:
 
 def batch_of(rows: Sequence[tuple[Any, ...]]) -> ProfileBatch:
     """rows: the fields of a batch for each."""
-    user_id, start_ms, end_ms, *texts, added, sums, computed = zip(*rows, strict=True)
+    user_id, start_ms, end_ms, *texts, added, sums, tiles = zip(*rows, strict=True)
     return ProfileBatch(
         list(user_id),
         np.array(start_ms),
@@ -147,5 +147,5 @@ def batch_of(rows: Sequence[tuple[Any, ...]]) -> ProfileBatch:
         *map(list, texts),
         np.array(added),
         np.array(sums),
-        list(computed),
+        list(tiles),
     )
