@@ -3,7 +3,7 @@
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -29,6 +29,12 @@ ADDITIVE = (
     "in_topic", "heartbeats", "used", "duplicate", "late", "rejected", "unaccounted",
     "used_twice", "late_and_used",
 )  # fmt: skip
+
+# Close all windows of the steps before them.
+CLOSING = (
+    Step("heartbeat", 0, 2 * MINUTE_MS, 0, 0, False),
+    Step("heartbeat", 1, 0, 0, 0, False),
+)
 
 
 def outcomes(job: SimulatedJob, since_ms: int = 0) -> Iterator[tuple[int, int, str]]:
@@ -85,13 +91,12 @@ def additive(report: Report) -> Counter[str]:
     return Counter({name: getattr(report.counts, name) for name in ADDITIVE})
 
 
-@pytest.mark.slow
-@given(st.data())
-@settings(max_examples=30)
-def test_audits_of_ranges_add_up_to_the_audit_of_the_topic(data):
+def assert_audits_agree(all_steps: Sequence[Step], cuts: Collection[int]) -> SimulatedJob:
+    """The audits of the ranges between cuts, of the whole topic, and the job count the same.
+
+    cuts: numbers of steps after which a range ends. Returns the job after all steps.
+    """
     job = SimulatedJob()
-    all_steps = data.draw(steps(losses=True))
-    cuts = set(data.draw(st.lists(st.integers(0, len(all_steps)), max_size=5)))
     ends = [[0] * PARTITIONS]
     for number, step in enumerate(all_steps, 1):
         job.process(step)
@@ -115,6 +120,35 @@ def test_audits_of_ranges_add_up_to_the_audit_of_the_topic(data):
     }
     assert expected.items() <= additive(whole).items()
     assert total == additive(whole)
+    return job
+
+
+@pytest.mark.slow
+@given(st.data())
+@settings(max_examples=30)
+def test_audits_of_ranges_add_up_to_the_audit_of_the_topic(data):
+    all_steps = data.draw(steps(losses=True))
+    cuts = set(data.draw(st.lists(st.integers(0, len(all_steps)), max_size=5)))
+    assert_audits_agree(all_steps, cuts)
+
+
+def test_lost_record_whose_copy_is_used_counts_as_if_the_copy_were_lost():
+    """The topics and deltas are the same, so no audit can tell which of the two the job used."""
+    jobs = []
+    for first_is_lost in (True, False):
+        event = Step("event", 0, 0, 0, 0, first_is_lost)
+        copy = Step("copy", 0, 35, 0, 0, not first_is_lost)
+        jobs.append(assert_audits_agree([event, copy, *CLOSING], cuts=[1]))
+        assert jobs[-1].duplicates == 1
+    first, second = ((job.records, job.deltas, job.late, job.rejected) for job in jobs)
+    assert first == second
+
+
+def test_record_that_is_lost_before_a_late_copy_is_unaccounted():
+    event, copy = Step("event", 0, 0, 0, 0, True), Step("copy", 0, 35, 0, 0, False)
+    job = assert_audits_agree([event, *CLOSING, copy, copy], cuts=[1])
+    counts = audit_whole(job).counts
+    assert (counts.used, counts.unaccounted, counts.late, counts.duplicate) == (0, 1, 1, 1)
 
 
 @pytest.mark.slow

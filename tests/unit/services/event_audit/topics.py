@@ -71,6 +71,7 @@ class SimulatedJob:
         self._events: dict[int, list[tuple[str, int, int]]] = defaultdict(list)
         self._claimed: set[str] = set()
         self._copies: Counter[str] = Counter()
+        self._lost: Counter[str] = Counter()
         self._windows: dict[tuple[int, int], list[str]] = defaultdict(list)
         self._now_ms = START_MS
 
@@ -80,7 +81,12 @@ class SimulatedJob:
 
     @property
     def duplicates(self) -> int:
-        """Further records of events whose windows are closed."""
+        """Further records of events whose windows are closed.
+
+        A delta names the events that it used, not their records. So a lost record of an event
+        that the job used later is one of them. The late topic names records: a record that was
+        lost before a late copy is unaccounted.
+        """
         is_open = set(itertools.chain(*self._windows.values()))
         return sum(number for each, number in self._copies.items() if each not in is_open)
 
@@ -116,7 +122,9 @@ class SimulatedJob:
                 events.append((event_id, time_ms, self._now_ms))
             if event_id in self._claimed:
                 self._copies[event_id] += 1
-            elif not step.dropped:
+            elif step.dropped:
+                self._lost[event_id] += 1
+            else:
                 self._use(record, event_id, time_ms)
         clock_ms = min(time_ms, self._now_ms)
         self._clocks_ms[step.partition] = max(self._clocks_ms[step.partition], clock_ms)
@@ -129,6 +137,7 @@ class SimulatedJob:
             self.late.append(record)
         else:
             self._windows[record.partition, end_ms].append(event_id)
+            self._copies[event_id] += self._lost[event_id]
 
     def _close_windows(self) -> None:
         for partition, end_ms in list(self._windows):
