@@ -19,8 +19,7 @@ from torch import Tensor
 from liveprofile.progress import Progress
 from models.profile.data.examples import Corpus, run_trunk
 from models.profile.data.moments import inputs_at
-from models.profile.forward import log_p
-from models.profile.network import BehaviourTransformer
+from models.profile.network import BehaviourTransformer, log_p
 from models.profile.recipes import Recipe
 from models.profile.training.losses import ndcg_at_10, ranks
 

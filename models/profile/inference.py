@@ -6,19 +6,18 @@ and padded only to the longest of their group.
 
 A GPU computes a pass while the CPU encodes the next one: results are read after the last one.
 
-Shape suffixes as in models/profile/forward.py; k places of a ranking.
+Shape suffixes as in models/profile/network.py; k places of a ranking.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from liveprofile.events.modalities import Vectors
 from liveprofile.wire import histories as history_format
@@ -27,10 +26,10 @@ from liveprofile.wire.token_columns import TokenColumns
 from liveprofile.wire.tokens import TYPE_INDEX, Token
 from models.profile import checkpoint
 from models.profile.device import Device, passes, select_device, to_device
-from models.profile.encoding import Encoder, Vocabulary
-from models.profile.forward import best_categories, best_items, forward, rank
-from models.profile.network import BehaviourTransformer, collate
-from models.profile.ranker.memory import IndexedMemories, MemoryReader
+from models.profile.encoding import EncodedBatch, Encoder, Vocabulary
+from models.profile.network import BehaviourTransformer, PassResult, collate, forward
+from models.profile.ranker.memory import MemoryReader
+from models.profile.ranking import rank_memories
 from models.profile.user_features import FEATURE_NAMES
 from models.profile.values import CurvesAfter, score_curves
 
@@ -68,26 +67,14 @@ class Scores(NamedTuple):
     @classmethod
     def of_no_rows(cls) -> Scores:
         """The scores of an empty batch."""
-        none = np.empty((0, 0), np.float32)
-        return cls(
-            embedding_before=none,
-            embedding_after=none,
-            interests_after=none,
-            interests_after_p=none,
-            next_items=none,
-            churn_before=none,
-            churn_after=none,
-            spend_before=none,
-            spend_after=none,
-            surprise=none,
-            value_curves=CurvesAfter([], [], {}),
-        )
+        arrays = dict.fromkeys(cls._fields, np.empty((0, 0), np.float32))
+        return cls(**arrays | {"value_curves": CurvesAfter([], [], {})})
 
 
 class ProfileModel:
     """A model checkpoint on a device. Not thread-safe.
 
-    batch_rows: of one pass, at most.
+    batch_rows: of one pass, at most. run: computes a pass.
     """
 
     def __init__(
@@ -100,6 +87,7 @@ class ProfileModel:
         device: torch.device,
         batch_rows: int,
         length_buckets: Sequence[int],
+        run: Callable[[BehaviourTransformer, EncodedBatch, torch.device], PassResult] = forward,
     ):
         self.card = card
         self.version: str = card["version"]
@@ -110,9 +98,8 @@ class ProfileModel:
         self.modalities = frozenset(model.fusion.modalities)
         self._device = device
         self._model = model.to(device)
-        self._batch_rows = batch_rows
+        self._batch_rows, self._run = batch_rows, run
         self._lengths = (*(n for n in length_buckets if n < self.max_len), self.max_len)
-        self._names = len(items)
         self.reader = MemoryReader(items, categories)
         self._encoder = Encoder(
             Vocabulary(items, model.shape.item_buckets),
@@ -220,18 +207,31 @@ class ProfileModel:
         rows = len(histories.sizes)
         if not rows:
             return Scores.of_no_rows()
-        indexed = self.reader.index(memories)
         length_B = self._encoder.lengths(histories.sizes, windows.sizes)
         order_B = np.argsort(length_B, kind="stable")
         tokens = self._encoder.index_tokens(histories, windows)
         with torch.inference_mode():
             parts = [order_B[part] for part in passes(rows, self._batch_rows)]
             results = [
-                forward(
+                self._run(
                     self._model, self._encoder.encode(tokens, part_B, self._lengths), self._device
                 )
                 for part_B in parts
             ]
+            input_order_B = to_device(np.argsort(order_B), self._device)
+            after_BD = torch.cat([result.after_BD for result in results])[input_order_B]
+            states = None
+            if self.modalities and any(vectors):
+                states = after_BD, after_BD + self._model.fusion(collate(vectors), rows)
+            indexed = self.reader.index(memories)
+            memory_parts = indexed.parts(RANKED_ROWS)
+            ranking = rank_memories(self._model, self.reader, memory_parts, states, TOP_K)
+            curves = score_curves(
+                self._model.value_curves,
+                indexed.windows(),
+                (user_features_before_BX, user_features_after_BX),
+                np.broadcast_to(window_days, rows),
+            )
             embedding_2BE = np.empty((2, rows, self.dim), np.float32)
             surprise_B = np.zeros(rows, np.float32)
             for part_B, result in zip(parts, results, strict=True):
@@ -240,43 +240,10 @@ class ProfileModel:
                 total_B = np.bincount(result.row_S, result.surprise_S.cpu().numpy(), size)
                 counts_B = np.bincount(result.row_S, minlength=size)
                 surprise_B[part_B] = total_B / counts_B.clip(min=1)
-            input_order_B = to_device(np.argsort(order_B), self._device)
-            after_BD = torch.cat([result.after_BD for result in results])[input_order_B]
-            states = None
-            if self.modalities and any(vectors):
-                states = after_BD, after_BD + self._model.fusion(collate(vectors), rows)
-            interests, interests_p, items = self._rank(indexed, states)
-            curves = score_curves(
-                self._model.value_curves,
-                indexed.windows(),
-                (user_features_before_BX, user_features_after_BX),
-                np.broadcast_to(window_days, rows),
-            )
         return Scores(
             embedding_before=embedding_2BE[0].copy(),
             embedding_after=embedding_2BE[1].copy(),
-            interests_after=interests,
-            interests_after_p=interests_p,
-            next_items=items,
             surprise=surprise_B,
+            **ranking,
             **curves,
         )
-
-    def _rank(
-        self, memories: IndexedMemories, states: tuple[Tensor, Tensor] | None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Interests, their probabilities, next items as in Scores; states as in `rank`."""
-        categories, probabilities, items = [], [], []
-        for part in passes(len(memories.sizes_B), RANKED_ROWS):
-            tokens = memories.rows(part).tokens()
-            part_states = None
-            if states is not None:
-                without_vectors_BD, with_vectors_BD = states
-                part_states = without_vectors_BD[part], with_vectors_BD[part]
-            ranked = rank(self._model, tokens, part_states)
-            categories_BK, p_BK = best_categories(ranked, self.reader.category_ties, TOP_K)
-            items_BK = best_items(ranked, self.reader.item_ties, self._names, TOP_K)
-            categories.append(categories_BK - 1)
-            probabilities.append(p_BK)
-            items.append(items_BK - 1)
-        return np.concatenate(categories), np.concatenate(probabilities), np.concatenate(items)

@@ -1,9 +1,12 @@
 """The behaviour Transformer: a causal trunk over the events of one user, and its heads.
 
+Nothing in a forward pass waits for a GPU: the next one is encoded while it computes.
+
 Shape suffixes
     B rows (one user and window each)      P flat positions: padded sequences laid end to end
+    2B rows before, then after, their window   S events of the windows   M also a chunk of them
     T positions of a padded sequence       N positions selected from P   M items, one state each
-    D model width   H heads   E width of a head
+    D model width   H heads   E width of a head, or of the embedding
     7 fields of a token (models/profile/encoding.py)   C categories   I items   K best of them;
     in Fusion: K vectors of a modality, W numbers of each
 
@@ -29,7 +32,7 @@ from torch import Tensor, nn
 
 from liveprofile.events.modalities import PLACE, Modality, Vectors
 from models.profile.device import to_device
-from models.profile.encoding import BOS_TYPE, Groups, Layout
+from models.profile.encoding import BOS_TYPE, EncodedBatch, Groups, Layout
 from models.profile.ranker.network import Ranker
 from models.profile.values import ValueCurveHead
 
@@ -197,6 +200,63 @@ class BehaviourTransformer(nn.Module):
     def embeddings(self, h_ND: Tensor) -> Tensor:
         """(N, embedding) unit vectors: the states projected on the directions in `embed`."""
         return F.normalize(h_ND.float() @ self.embed.float(), dim=1)
+
+
+# Positions whose surprise is computed at a time on a CPU: their logits fit in a core's cache.
+SURPRISE_CHUNK_POSITIONS = 1024
+
+
+class PassResult(NamedTuple):
+    """The outputs of one forward pass of B rows, on the device."""
+
+    embedding_2BE: Tensor
+    after_BD: Tensor  # states after the windows
+    surprise_S: Tensor  # of the events that can surprise
+    row_S: np.ndarray  # the row that each of them belongs to
+
+
+def forward(model: BehaviourTransformer, batch: EncodedBatch, device: torch.device) -> PassResult:
+    """Runs the network on encoded rows."""
+    counts_B, rows, scored = batch.scored_counts_B, len(batch.after_B), len(batch.scored_S)
+    row_S = np.repeat(np.arange(rows), counts_B)
+    after_B = scored + np.arange(rows)
+    before_B = np.where(counts_B > 0, np.cumsum(counts_B) - counts_B, after_B)
+    parts = (batch.scored_S, batch.after_B, before_B, row_S, batch.category_S, batch.type_S)
+    embedding_rows_P7, index, repeat_counts_BC = (
+        to_device(each, device)
+        for each in (batch.embedding_rows_P7, np.concatenate(parts), batch.repeat_counts_BC)
+    )
+    flat_position_N, before, *events = index.split([scored + rows, rows, scored, scored, scored])
+    h_ND = model.trunk(embedding_rows_P7, batch.groups, flat_position_N)
+    log_p_S = []
+    chunk = SURPRISE_CHUNK_POSITIONS if device.type == "cpu" else max(scored, 1)
+    chunks = zip(*(each.split(chunk) for each in (h_ND[:scored], *events)), strict=True)
+    for h_MD, row_M, category_M, type_M in chunks:
+        repeat_counts_MC = repeat_counts_BC.index_select(0, row_M)
+        category_MC = model.category_logits(h_MD, repeat_counts_MC)
+        log_p_S.append(log_p(category_MC, category_M) + log_p(model.type_logits(h_MD), type_M))
+    after_BD = h_ND[scored:]
+    can_surprise_S = can_surprise(model, batch.category_S)
+    return PassResult(
+        model.embeddings(torch.cat([h_ND.index_select(0, before), after_BD])),
+        after_BD,
+        -torch.cat(log_p_S)[to_device(can_surprise_S, device)],
+        row_S[can_surprise_S],
+    )
+
+
+def can_surprise(model: BehaviourTransformer, category_N: np.ndarray) -> np.ndarray:
+    """(N,) bool: whether the model has a name for the category; all if it has no names.
+
+    Another shop's categories say nothing against what the model has learned.
+    """
+    named = model.shape.categories
+    return (category_N > 0) & (category_N <= named) if named else np.ones(len(category_N), bool)
+
+
+def log_p(logits_MC: Tensor, class_M: Tensor) -> Tensor:
+    """(M,) log probability of a class of each row."""
+    return logits_MC.float().log_softmax(1).gather(1, class_M[:, None]).squeeze(1)
 
 
 CELL_DEGREES = (0.05, 1.0)  # about 5 and 100 km

@@ -284,6 +284,8 @@ def score_curves(
         np.concatenate([before_W[end_B - 1], before_W[end_B]]),
         np.concatenate([start_ms_B, end_ms_B]),
     )
+    after_days_K = head.after_days.cpu().numpy()
+    weight_BK = knot_weights(window_days_B, after_days_K)
     with torch.inference_mode():
         value_2BH3K = np.concatenate(
             [
@@ -291,10 +293,8 @@ def score_curves(
                 for part in passes(len(input_2BX), PASS_ROWS)
             ]
         )
-        after_days_K = head.after_days.cpu().numpy()
         horizon_days = [int(days) for days in head.horizon_days.tolist()]
     before_BH3K, after_BH3K = np.split(value_2BH3K, 2)
-    weight_BK = knot_weights(window_days_B, after_days_K)
     before_B3 = np.einsum("bvk,bk->bv", before_BH3K[:, 0], weight_BK)
     rounded = {
         name: np.ascontiguousarray(np.round(after_BH3K[:, :, value], decimals))

@@ -10,6 +10,7 @@ Shape suffixes
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -189,6 +190,11 @@ class IndexedMemories(NamedTuple):
         return IndexedMemories(
             self.sizes_B[rows], *columns_V, self.item_T[tokens], self.category_T[tokens]
         )
+
+    def parts(self, max_rows: int) -> Iterator[MemoryTokens]:
+        """The tokens of all memories, some rows at a time."""
+        for first in range(0, len(self.sizes_B), max_rows):
+            yield self.rows(slice(first, first + max_rows)).tokens()
 
     def tokens(self) -> MemoryTokens:
         rows = len(self.sizes_B)

@@ -28,10 +28,10 @@ from liveprofile.wire.histories import MEMORY_WINDOWS
 from models.profile.data.prepared import PreparedData
 from models.profile.data.training_rows import Streams
 from models.profile.encoding import concatenated_ranges
-from models.profile.forward import columns
 from models.profile.network import BehaviourTransformer
 from models.profile.ranker.memory import RETURN, MemoryTokens, Pairs, memory_tokens, pairs
 from models.profile.ranker.network import Ranker, category_of_item
+from models.profile.ranking import columns
 from models.profile.recipes import Recipe
 from models.profile.training.losses import train_epochs
 

@@ -18,9 +18,8 @@ from liveprofile.progress import Progress
 from models.profile import checkpoint
 from models.profile.data.examples import Corpus, run_trunk
 from models.profile.data.prepared import PreparedData
-from models.profile.forward import can_surprise, log_p
 from models.profile.model_card import ModalityTrial
-from models.profile.network import BehaviourTransformer
+from models.profile.network import BehaviourTransformer, can_surprise, log_p
 from models.profile.recipes import Recipe
 from models.profile.training import fit_modalities, fit_ranker, fit_value_curves
 from models.profile.training.losses import LOSS_TERMS

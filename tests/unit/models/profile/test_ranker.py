@@ -21,10 +21,11 @@ from models.profile.data.prepared import PreparedData
 from models.profile.encoding import Vocabulary
 from models.profile.evaluation import next_basket, served
 from models.profile.evaluation.next_basket_baselines import OwnCounts
-from models.profile.inference import ProfileModel
+from models.profile.inference import RANKED_ROWS, TOP_K, ProfileModel
 from models.profile.network import BehaviourTransformer, Shape
 from models.profile.ranker.memory import PAIR_FEATURES, MemoryReader, Pairs, pairs
 from models.profile.ranker.network import Ranker, category_of_item
+from models.profile.ranking import rank_memories
 from models.profile.training import fit_ranker
 from models.profile.training.fit_ranker import RankingExamples, ndcg_at_10, ndcg_loss, set_loss
 from models.profile.values import INPUTS, ValueCurveHead
@@ -355,9 +356,11 @@ def test_order_of_events_in_a_window_changes_no_ranking(network, shop):
     both = []
     for memories in (texts, other):
         with torch.inference_mode():
-            category_BK, p_BK, item_BK = model._rank(model.reader.index(memories), None)
+            parts = model.reader.index(memories).parts(RANKED_ROWS)
+            ranking = rank_memories(network, model.reader, parts, None, TOP_K).values()
         # Codes of further ids follow their order.
         names = np.array([*model.categories, ""]), np.array([*model.items, ""])
+        category_BK, p_BK, item_BK = ranking
         both.append((names[0][category_BK], p_BK, names[1][item_BK]))
     for one, two in zip(*both, strict=True):
         np.testing.assert_array_equal(one, two)

@@ -1,89 +1,57 @@
-"""What the network computes for rows: a forward pass of the trunk and its heads, and the ranker.
-
-Nothing in a pass waits for a GPU: the next pass is encoded while it computes.
+"""Ranks what users have next: the ranker's logits, and the trunk's for names of its shop.
 
 Shape suffixes
-    B rows (one user and window each)   2B rows before, then rows after their window
-    P flat positions (models/profile/encoding.py)   S events of the windows   M a chunk of them
-    N positions whose state is read   D model width   C categories   E width of the embedding
-    M also pairs of a row and an item or category in memory   K places of a ranking
+    B rows (one user and window each)   M pairs of a row and an item or category in memory
+    D model width   C categories   K places of a ranking   X pairs of a row side by side
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from models.profile.device import to_device
-from models.profile.encoding import EncodedBatch, index_in_run
+from models.profile.encoding import index_in_run
 from models.profile.network import BehaviourTransformer
-from models.profile.ranker.memory import MemoryTokens, Pairs
+from models.profile.ranker.memory import MemoryReader, MemoryTokens, Pairs
 from models.profile.ranker.network import Ranked
 
-# Positions whose surprise is computed at a time on a CPU: their logits fit in a core's cache.
-SURPRISE_CHUNK_POSITIONS = 1024
 
+def rank_memories(
+    model: BehaviourTransformer,
+    reader: MemoryReader,
+    parts: Iterable[MemoryTokens],
+    states: tuple[Tensor, Tensor] | None,
+    k: int,
+) -> dict[str, Any]:
+    """Interests and next items of B rows: those fields of models.profile.inference.Scores.
 
-class PassResult(NamedTuple):
-    """The outputs of one forward pass of B rows, on the device."""
-
-    embedding_2BE: Tensor
-    after_BD: Tensor  # states after the windows
-    surprise_S: Tensor  # of the events that can surprise
-    row_S: np.ndarray  # the row that each of them belongs to
-
-
-def forward(model: BehaviourTransformer, batch: EncodedBatch, device: torch.device) -> PassResult:
-    """Runs the network on encoded rows."""
-    counts_B, rows, scored = batch.scored_counts_B, len(batch.after_B), len(batch.scored_S)
-    row_S = np.repeat(np.arange(rows), counts_B)
-    after_B = scored + np.arange(rows)
-    before_B = np.where(counts_B > 0, np.cumsum(counts_B) - counts_B, after_B)
-    parts = (batch.scored_S, batch.after_B, before_B, row_S, batch.category_S, batch.type_S)
-    embedding_rows_P7, index, repeat_counts_BC = (
-        to_device(each, device)
-        for each in (batch.embedding_rows_P7, np.concatenate(parts), batch.repeat_counts_BC)
-    )
-    flat_position_N, before, *events = index.split([scored + rows, rows, scored, scored, scored])
-    h_ND = model.trunk(embedding_rows_P7, batch.groups, flat_position_N)
-    log_p_S = []
-    chunk = SURPRISE_CHUNK_POSITIONS if device.type == "cpu" else max(scored, 1)
-    chunks = zip(*(each.split(chunk) for each in (h_ND[:scored], *events)), strict=True)
-    for h_MD, row_M, category_M, type_M in chunks:
-        repeat_counts_MC = repeat_counts_BC.index_select(0, row_M)
-        category_MC = model.category_logits(h_MD, repeat_counts_MC)
-        log_p_S.append(log_p(category_MC, category_M) + log_p(model.type_logits(h_MD), type_M))
-    after_BD = h_ND[scored:]
-    can_surprise_S = can_surprise(model, batch.category_S)
-    return PassResult(
-        model.embeddings(torch.cat([h_ND.index_select(0, before), after_BD])),
-        after_BD,
-        -torch.cat(log_p_S)[to_device(can_surprise_S, device)],
-        row_S[can_surprise_S],
-    )
-
-
-def can_surprise(model: BehaviourTransformer, category_N: np.ndarray) -> np.ndarray:
-    """(N,) bool: whether the model has a name for the category; all if it has no names.
-
-    Another shop's categories say nothing against what the model has learned.
+    parts: of the memories that `reader` indexed last. states: as in `rank`.
     """
-    named = model.shape.categories
-    return (category_N > 0) & (category_N <= named) if named else np.ones(len(category_N), bool)
-
-
-def log_p(logits_MC: Tensor, class_M: Tensor) -> Tensor:
-    """(M,) log probability of a class of each row."""
-    return logits_MC.float().log_softmax(1).gather(1, class_M[:, None]).squeeze(1)
+    categories, probabilities, items = [], [], []
+    first = 0
+    for tokens in parts:
+        rows = slice(first, first + tokens.rows)
+        first = rows.stop
+        part_states = None if states is None else (states[0][rows], states[1][rows])
+        ranked = rank(model, tokens, part_states)
+        categories_BK, p_BK = best_categories(ranked, reader.category_ties, k)
+        categories.append(categories_BK - 1)
+        probabilities.append(p_BK)
+        items.append(best_items(ranked, reader.item_ties, model.shape.items, k) - 1)
+    return {
+        "interests_after": np.concatenate(categories),
+        "interests_after_p": np.concatenate(probabilities),
+        "next_items": np.concatenate(items),
+    }
 
 
 def rank(
-    model: BehaviourTransformer,
-    tokens: MemoryTokens,
-    states: tuple[Tensor, Tensor] | None = None,
+    model: BehaviourTransformer, tokens: MemoryTokens, states: tuple[Tensor, Tensor] | None
 ) -> Ranked:
     """Ranks the memories of B rows.
 
