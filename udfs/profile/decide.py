@@ -83,14 +83,14 @@ class Decider:
         )
         window = _window_columns(inputs, scores)
         used_coupon = _coupon_users(inputs)
+        served = probabilities_by_name(
+            model.categories, scores.interests_after, scores.interests_after_p
+        )
         end_ms, ends_ms = inputs.window_end_ms, inputs.window_end_ms.tolist()
         rules, segments = self._feeds.rules.current(), self._feeds.segments.current()
         consents = self._feeds.consents.current()
         recommends = consents.allowed_rows(inputs.user_id, "recommendation", ends_ms)
         allows_risk = consents.allowed_rows(inputs.user_id, "risk", ends_ms)
-        served = probabilities_by_name(
-            model.categories, scores.interests_after, scores.interests_after_p
-        )
         interests = [row if yes else {} for row, yes in zip(served, recommends, strict=True)]
         affinities = category_affinity(
             inputs.histories.tokens,
