@@ -21,6 +21,7 @@ from tests.reference.scoring import Decision, Key, event_parts
 from tests.support.memory.feeds import fixed_feeds
 from tests.support.memory.sinks import MemoryScoringSink
 from udfs.scoring.batch import EventScorer, ScoringBatchTiming
+from udfs.scoring.store import ScoredEvent
 
 START_MS = 1_700_000_000_000
 SETTINGS = load()
@@ -127,10 +128,14 @@ def random_arrivals(seed: int, count: int = 250) -> list[Arrival]:
     return arrivals
 
 
+def assert_scored(row: ScoredEvent, decision: Decision) -> None:
+    assert row.score == pytest.approx(decision.score, abs=1e-6), row
+    assert set(row.active_rules) == decision.active_rules, row
+
+
 def assert_matches_reference(sink: MemoryScoringSink, expected: dict[Key, Decision]) -> None:
     assert sink.scores.keys() == expected.keys()
     for key, decision in expected.items():
         row = sink.scores[key]
-        assert row.score == pytest.approx(decision.score, abs=1e-6), key
-        assert set(row.active_rules) == decision.active_rules, key
+        assert_scored(row, decision)
         assert {flag.rule_id: flag.flag_id for flag in row.flags} == decision.flags, key

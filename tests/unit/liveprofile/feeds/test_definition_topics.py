@@ -1,28 +1,33 @@
-"""Which rules and segments the records of their topics put in force."""
+"""Which rules and segments the records of their topics put in force, and changes by editors."""
 
 import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from itertools import count
 from typing import Any
 
 import orjson
 import pytest
 
 from liveprofile.errors import ServiceError
+from liveprofile.feeds import definition_topics as definitions
 from liveprofile.feeds.definition_topics import (
     APPLIED_KEY,
     SWEEP_KEY,
+    Applied,
     DefinitionFeed,
+    DefinitionsChangedError,
     TopicDefinitions,
+    apply_definitions,
     definitions_spec,
 )
 from liveprofile.kafka.records import Record
-from liveprofile.rules.rules import RULES, RuleSet
+from liveprofile.rules.rules import RULES, Rule, RuleSet
 from liveprofile.rules.signing import DefinitionSigner
 from liveprofile.segments.segments import SEGMENTS
 from liveprofile.settings import load
-from tests.support.memory.kafka import FakeTopic
+from tests.support.memory.kafka import FakeTopic, MemoryKafka
 from tests.support.rows.rule_examples import (
     SHIPPED_RULES,
     raw_rule_record,
@@ -211,3 +216,42 @@ def test_invalid_sweep_record_is_ignored() -> None:
     topic.apply([segment_record(SWEEP_KEY.decode(), value) for value in (b"{", b"[]", b"{}")])
     assert (topic.invalid_records, topic.has_records) == (3, False)
     assert topic.sweep == {"sweep": "", "sweeping": False}
+
+
+@pytest.fixture
+def rules_topic(monkeypatch: pytest.MonkeyPatch) -> list[Record]:
+    """The records that `apply` writes."""
+    kafka = MemoryKafka()
+    kafka.install(monkeypatch)
+    return kafka.records["risk-rules"]
+
+
+def apply(*rules: Rule, tag: str | None = None) -> Applied:
+    return apply_definitions(load(), RULES, rules, by="anna", expected_tag=tag)
+
+
+def test_repeated_apply_writes_nothing_and_is_not_refused(rules_topic: list[Record]) -> None:
+    tag = apply(rule(id="a")).tag
+    first = apply(rule(id="b"), tag=tag)
+    written = len(rules_topic)
+    assert apply(rule(id="b"), tag=tag).tag == first.tag
+    assert len(rules_topic) == written
+
+
+@pytest.mark.usefixtures("rules_topic")
+def test_apply_that_another_one_overtakes_after_its_last_read_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    apply(rule(id="a"))
+    read, reads = definitions.read_definition_topic, count(1)
+
+    def read_and_overtake(*arguments: Any) -> TopicDefinitions:
+        found = read(*arguments)
+        if next(reads) == 2:  # the second read is the one that `apply_definitions` decides by
+            apply(rule(id="other"))
+        return found
+
+    monkeypatch.setattr(definitions, "read_definition_topic", read_and_overtake)
+    with pytest.raises(DefinitionsChangedError):
+        apply(rule(id="a"), rule(id="b"))
+    assert [each.id for each in read(load(), RULES).definitions] == ["other"]

@@ -1,4 +1,4 @@
-"""EventScorer on batches: scores, flags, stored rows and hours, alerts."""
+"""EventScorer on batches: scores, flags, stored rows and hours, alerts, consents, erasures."""
 
 import logging
 import random
@@ -7,9 +7,12 @@ from unittest.mock import Mock
 
 import pytest
 
+from liveprofile.consent.changes import ConsentChange, ConsentTable
+from liveprofile.privacy.erasures import ErasureTable
 from liveprofile.pseudonym import user_pseudonym
 from liveprofile.units import HOUR_MS, MINUTE_MS
 from models.fraud.model import FraudModel
+from tests.reference.consents import is_allowed
 from tests.reference.entity_features import Arrival, Event
 from tests.reference.scoring import alerting_flag_ids, decide, event_parts
 from tests.reference.units import DAY_MS
@@ -21,6 +24,7 @@ from tests.support.scoring_harness import (
     START_MS,
     ScoringHarness,
     assert_matches_reference,
+    assert_scored,
     purchases,
     random_arrivals,
 )
@@ -196,3 +200,71 @@ def test_hour_is_written_once_until_it_must_be_refreshed() -> None:
     now_s[0] += 1
     assert hours.add("u", 0)
     assert not hours.add("u", 0)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_only_events_that_users_allow_are_scored(
+    model: FraudModel, seed: int, shipped_rules: list[dict[str, Any]]
+) -> None:
+    arrivals, rng = random_arrivals(seed, count=160), random.Random(seed)
+    rows = [row for row, arrival in enumerate(arrivals) if isinstance(arrival, Event)]
+    times_ms = [arrivals[row].time_ms for row in rows]
+    feed = ConsentTable(SETTINGS.consent.defaults)
+    changes: dict[str, list[ConsentChange]] = {}
+    for user in [f"u{number}" for number in range(8)]:
+        for _ in range(rng.randrange(1, 4)):
+            change = ConsentChange(rng.choice(times_ms), "risk", rng.random() < 0.3)
+            changes.setdefault(user, []).append(change)
+        feed.put(user, changes.get(user, []))
+    scorer = ScoringHarness(model, consents=feed)
+    for first in range(0, len(rows), 50):
+        scorer.score(arrivals, rows[first : first + 50])
+
+    # The lists keep events that are not allowed: other users share their devices.
+    whole = decide(arrivals, shipped_rules, model, max_entries=128)
+    expected = {
+        key: each
+        for key, each in whole.items()
+        if is_allowed(changes.get(each.event.user, ()), "risk", key[1])
+    }
+    assert scorer.sink.scores.keys() == expected.keys()
+    for key, row in scorer.sink.scores.items():
+        assert_scored(row, expected[key])
+    assert len(whole) - len(expected) > 20 and len(expected) > 50
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_users_who_are_erased_while_events_arrive_start_from_nothing(
+    model: FraudModel, seed: int, shipped_rules: list[dict[str, Any]]
+) -> None:
+    arrivals, rng = random_arrivals(seed, count=160), random.Random(seed)
+    feed = ErasureTable()
+    scorer = ScoringHarness(model, erasures=feed)
+    middle = len(arrivals) // 2
+    rows = [row for row, arrival in enumerate(arrivals) if isinstance(arrival, Event)]
+    scorer.score(arrivals, [row for row in rows if row < middle])
+    before = dict(scorer.sink.scores)
+    before_ms = arrivals[middle].time_ms
+    erased = {user: before_ms for user in rng.sample([f"u{n}" for n in range(8)], 3)}
+    for user in erased:
+        feed.put(user, before_ms)
+    # The tables still hold what is erased. Some events of the first half come again.
+    scorer.score(arrivals, [row for row in rows if row >= middle - 40])
+
+    users = [(each if isinstance(each, Event) else each.event).user for each in arrivals]
+    later = [
+        arrival
+        for arrival, user in zip(arrivals, users, strict=True)
+        if arrival.time_ms >= erased.get(user, 0)
+    ]
+    expected = decide(later, shipped_rules, model, max_entries=128)
+    kept = {key: row for key, row in scorer.sink.scores.items() if key[1] >= before_ms}
+    assert kept.keys() == {key for key in expected if key[1] >= before_ms}
+    for key, row in kept.items():
+        assert_scored(row, expected[key])
+        if key[0] in erased:  # flags of others depend on those that they had before
+            assert {flag.rule_id for flag in row.flags} == set(expected[key].flags), key
+    whole = scorer.sink.scores
+    of_erased = {key: row for key, row in before.items() if key[0] in erased}
+    assert len(of_erased) > 20 and {key: whole[key] for key in of_erased} == of_erased
+    assert sum(user in erased for user, _, _ in kept) > 20
