@@ -4,8 +4,6 @@ Load: processes that use all the processor time they get.
 Must hold: no event is lost or used twice, the audit is clean, the console shows the data.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -3,8 +3,6 @@
 Uses the standard library only.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import sys

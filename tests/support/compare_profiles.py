@@ -1,7 +1,5 @@
 """Compares stored windows and profiles with the reference, for tests/support/compare.py."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections import Counter, defaultdict

@@ -1,7 +1,5 @@
 """A job on the local stack with topics and a keyspace of its own, which tests send events to."""
 
-from __future__ import annotations
-
 import io
 import itertools
 import json

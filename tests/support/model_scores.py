@@ -1,7 +1,5 @@
 """The scores of the job's model for the windows of tests.reference.profile."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 

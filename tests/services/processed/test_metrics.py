@@ -1,7 +1,5 @@
 """Debian's Prometheus scrapes `liveprofile serve metrics` of a job that runs."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

@@ -1,7 +1,5 @@
 """Commands about a job and its stack: setup, doctor, rejected events."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

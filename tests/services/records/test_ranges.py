@@ -1,7 +1,5 @@
 """Audits of ranges, corrections and late withdrawals while the job runs."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import pytest

@@ -1,7 +1,5 @@
 """`liveprofile serve chores` beside the API: erasures end by themselves, windows close."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -6,8 +6,6 @@ A template is its manifest with values in place of what deployments differ in, s
 with the default values is what the manifests are. tests/unit/stack/test_helm_chart.py compares.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

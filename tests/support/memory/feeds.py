@@ -1,7 +1,5 @@
 """Feeds of a worker that have read records of a topic in memory."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple

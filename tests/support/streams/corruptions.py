@@ -1,7 +1,5 @@
 """Corruptions of a valid event, by the reason for which validation must reject the result."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """Seeded streams: events with injected faults, poison messages, and odd but readable payloads."""
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Callable, Iterable

@@ -1,7 +1,5 @@
 """Arguments: times and durations; wrong ones are refused with exit code 2 before connecting."""
 
-from __future__ import annotations
-
 import json
 import shlex
 import sys

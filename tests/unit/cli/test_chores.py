@@ -1,7 +1,5 @@
 """Chores in turn: which process works, when, and what a failure changes."""
 
-from __future__ import annotations
-
 import json
 import socket
 from pathlib import Path

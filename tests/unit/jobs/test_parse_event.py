@@ -1,7 +1,5 @@
 """PARSE_EVENT and EVENT_TIME against tests/reference/validation.py, on any bytes."""
 
-from __future__ import annotations
-
 import base64
 import json
 import random

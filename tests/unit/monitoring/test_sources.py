@@ -1,7 +1,5 @@
 """Reports of Flink, records of Kafka and rows of Cassandra as figures."""
 
-from __future__ import annotations
-
 import json
 from types import SimpleNamespace
 from typing import Any

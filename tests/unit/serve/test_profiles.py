@@ -1,7 +1,5 @@
 """Profiles, segments and trends over HTTP."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 from contextlib import nullcontext

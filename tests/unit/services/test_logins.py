@@ -1,7 +1,5 @@
 """Which events are logins, and which logins become merges."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import logging

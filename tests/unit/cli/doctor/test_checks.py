@@ -1,7 +1,5 @@
 """Each misconfiguration gives its finding, and nothing else; healthy facts give none."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """Facts that need no Kafka or Cassandra: Flink by its REST interface, and this machine."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Validation and window ends in Python agree with the reference, on hostile records too."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

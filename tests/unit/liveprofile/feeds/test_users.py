@@ -1,7 +1,5 @@
 """Feeds of consents, erasures and merges: what every feed that is keyed by users must do."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 from contextlib import closing

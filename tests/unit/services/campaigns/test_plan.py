@@ -1,7 +1,5 @@
 """Plans: who is chosen, who is left out and why, and the control group."""
 
-from __future__ import annotations
-
 import csv
 import json
 from typing import Any
