@@ -20,33 +20,22 @@ from tests.reference.entity_features import Arrival, Event, Label
 from tests.reference.scoring import Decision, Key, event_parts
 from tests.support.memory.feeds import fixed_feeds
 from tests.support.memory.sinks import MemoryScoringSink
+from tests.support.rows.rule_examples import rule_table
 from udfs.scoring.batch import EventScorer, ScoringBatchTiming
 from udfs.scoring.store import ScoredEvent
 
 START_MS = 1_700_000_000_000
 SETTINGS = load()
-ANY_PURCHASE = {
-    "id": "any_purchase",
-    "scope": "event",
-    "types": ["purchase"],
-    "when": "amount >= threshold",
-    "value": "amount",
-    "threshold": 0.0,
-    "reason": "ANY_PURCHASE",
-    "severity": "low",
+AT_ONCE = {
     "action": "notify_customer_service",
+    "threshold": 0.0,
     "cool_down_hours": 0,
     "message": "{value}",
 }
-LIKELY = {
-    **ANY_PURCHASE,
-    "id": "likely",
-    "types": [],
-    "when": "score > threshold",
-    "value": "score",
-    "threshold": 0.0,
-    "reason": "LIKELY",
-}
+ANY_PURCHASE = rule_table(id="any_purchase", types=["purchase"], reason="ANY_PURCHASE", **AT_ONCE)
+LIKELY = rule_table(
+    id="likely", when="score > threshold", value="score", reason="LIKELY", **AT_ONCE
+)
 
 
 class ScoringHarness:

@@ -30,7 +30,8 @@ message = "{value} purchases"
 """
 
 
-def rule(**changes: Any) -> Rule:
+def rule_table(**changes: Any) -> dict[str, Any]:
+    """A rule of events as a table of the rules file; `changes` overrides keys."""
     table = {
         "id": "many",
         "scope": "event",
@@ -43,7 +44,11 @@ def rule(**changes: Any) -> Rule:
         "cool_down_hours": 2,
         "message": "spent {amount}",
     }
-    return read_rule(orjson.dumps(table | changes), "record")
+    return table | changes
+
+
+def rule(**changes: Any) -> Rule:
+    return read_rule(orjson.dumps(rule_table(**changes)), "record")
 
 
 def event_columns(**known: list[Any]) -> dict[str, np.ndarray]:

@@ -13,22 +13,15 @@ from liveprofile.segments.segments import SegmentSet
 from liveprofile.settings import load
 from liveprofile.wire.tokens import EVENT, FIELD
 from tests.support.memory.feeds import fixed_feeds
+from tests.support.rows.rule_examples import rule_table
 from udfs.profile.batch import ProfileBatch
 from udfs.worker import Feeds
 
 END_MS = 1_700_000_100_000
-ANY_WINDOW = {
-    "id": "any_window",
-    "scope": "window",
-    "when": "events >= threshold",
-    "value": "events",
-    "threshold": 1.0,
-    "reason": "ANY_WINDOW",
-    "severity": "low",
-    "action": "notify_customer_service",
-    "cool_down_hours": 0,
-    "message": "{value}",
-}
+ANY_WINDOW = rule_table(
+    id="any_window", scope="window", when="events >= threshold", value="events", threshold=1.0,
+    reason="ANY_WINDOW", action="notify_customer_service", cool_down_hours=0, message="{value}",
+)  # fmt: skip
 
 
 def batch(*user_ids: str, fields: str = "") -> ProfileBatch:

@@ -44,25 +44,14 @@ def test_only_rows_that_the_model_cannot_score_are_rejected(model: Any, failing:
 
 
 def test_rejected_event_names_its_record_and_keeps_its_payload(model: Any):
-    updater = ProfileUpdater(
-        load(),
-        FailingModel(model, lambda _: True),
-        MemoryProfileSink(),
-        feeds(),
-    )
+    failing = FailingModel(model, lambda _: True)
+    updater = ProfileUpdater(load(), failing, MemoryProfileSink(), feeds())
     row = batch("a")
     [[record]] = updater.update(row)
     head, value = record.split(WINDOW, 1)
     topics = load().topics
-    assert head.split(FIELD) == [
-        topics.rejected,
-        "a",
-        "SCORING_FAILED",
-        "ValueError: odd",
-        topics.events,
-        "0",
-        "7",
-    ]
+    failure = ("a", "SCORING_FAILED", "ValueError: odd")
+    assert head.split(FIELD) == [topics.rejected, *failure, topics.events, "0", "7"]
     assert value == row.events[0].split(FIELD, 4)[4]
 
 
@@ -102,13 +91,9 @@ def test_flagged_window_sends_an_alert_unless_the_rule_is_snoozed(model: Any):
 
 def test_events_name_the_deployment(model: Any):
     rules = RuleSet.model_validate({"version": "test", "rules": [ANY_WINDOW]})
-    everyone = segments(everyone="purchases >= 0")
-    updater = ProfileUpdater(
-        load(job={"event_source": "urn:shop:eu"}),
-        model,
-        MemoryProfileSink(),
-        feeds(rules, everyone),
-    )
+    settings = load(job={"event_source": "urn:shop:eu"})
+    followed = feeds(rules, segments(everyone="purchases >= 0"))
+    updater = ProfileUpdater(settings, model, MemoryProfileSink(), followed)
     [records] = updater.update(batch("a"))
     alert, change = (json.loads(record.split(WINDOW, 1)[1]) for record in records)
     assert alert["source"] == change["source"] == "urn:shop:eu/profile-job"
@@ -148,13 +133,8 @@ def test_text_vectors_reach_the_model_only_with_an_encoder(model: Any, texts: bo
     def encode(texts: list[str]) -> np.ndarray:
         return np.array([[float(len(text))] for text in texts], np.float32)
 
-    updater = ProfileUpdater(
-        load(),
-        recording,
-        MemoryProfileSink(),
-        feeds(),
-        encode_texts=encode if texts else None,
-    )
+    encoder = encode if texts else None
+    updater = ProfileUpdater(load(), recording, MemoryProfileSink(), feeds(), encode_texts=encoder)
     updater.update(batch("a", fields=',"query":"shoes"'))
     updater.update(batch("b"))
     with_query = {TEXT: [5.0]} if texts else {}

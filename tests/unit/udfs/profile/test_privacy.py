@@ -79,17 +79,9 @@ class Job:
         count = len(starts_ms)
         history = [window(start_ms + LENGTH_MS, start_ms + 1) for start_ms in starts_ms]
         starts = np.array(starts_ms)
-        batch = ProfileBatch(
-            ["a"] * count,
-            starts,
-            starts + LENGTH_MS,
-            [],
-            history,
-            [""] * count,
-            added,
-            sums,
-            ['{"carts":{"tiles":[[100,2,2.0],[1000,1,1.0]]}}'] * count,
-        )
+        texts = ([], history, [""] * count)
+        tiles = ['{"carts":{"tiles":[[100,2,2.0],[1000,1,1.0]]}}'] * count
+        batch = ProfileBatch(["a"] * count, starts, starts + LENGTH_MS, *texts, added, sums, tiles)
         found, users = self.worker.without_past(batch, erased)
         if users:
             assert set(found.attribute_tiles) == {'{"carts":{"tiles":[[1000,1,1.0]]}}'}
@@ -156,12 +148,8 @@ def test_windows_without_consent_reach_neither_model_nor_tables(model: Any):
     scored: list[int] = []
     sink, consents = MemoryProfileSink(), ConsentTable(load().consent.defaults)
     consents.put("b", [ConsentChange(END_MS - 1, "profiling", False)])
-    updater = ProfileUpdater(
-        load(),
-        CountingModel(model, lambda _: False),
-        sink,
-        feeds(consents=consents),
-    )
+    counting = CountingModel(model, lambda _: False)
+    updater = ProfileUpdater(load(), counting, sink, feeds(consents=consents))
     sent = updater.update(batch("a", "b", "c"))
     assert set(sink.profiles) == {"a", "c"} and sum(scored) == 2
     head, value = sent[1][0].split(WINDOW, 1)

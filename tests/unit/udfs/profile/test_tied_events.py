@@ -61,15 +61,8 @@ def comparable(text: str) -> tuple[Any, ...]:
     vectors = {key: np.asarray(value).tolist() for key, value in row.modalities.vectors.items()}
     fields = row._replace(digests=b"", modalities=None)
     counts = parsed.counts.tolist(), parsed.amount.tolist(), parsed.return_amount.tolist()
-    trained = parse_training_window(text)
-    return (
-        fields,
-        vectors,
-        [column_of(each) for each in parsed.tokens],
-        counts,
-        trained.tokens,
-        kept,
-    )
+    tokens = [column_of(each) for each in parsed.tokens]
+    return fields, vectors, tokens, counts, parse_training_window(text).tokens, kept
 
 
 def column_of(column: Any) -> list[Any]:

@@ -66,17 +66,8 @@ class Workers:
         self.step()  # the hour in which the job starts is not decided
 
     def monitor(self) -> DriftMonitor:
-        executor = InlineExecutor()
-        return DriftMonitor(
-            self.reference,
-            "m-1",
-            NAMES,
-            self.store,
-            self.after_days,
-            self.clock,
-            executor,
-            "urn:shop:eu",
-        )
+        shared = (self.reference, "m-1", NAMES, self.store, self.after_days, self.clock)
+        return DriftMonitor(*shared, InlineExecutor(), "urn:shop:eu")
 
     def step(self, factor: float = 1.0, count: int = 1_000) -> list[dict]:
         """Adds one hour of events and returns the alerts of the checks after it."""
