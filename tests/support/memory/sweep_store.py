@@ -17,12 +17,19 @@ class KilledError(Exception):
     """The process has ended."""
 
 
-def stored_profile(user_id: str, token: int, window_end_ms: int, **features: float) -> object:
+def stored_profile(
+    user_id: str,
+    token: int,
+    window_end_ms: int,
+    interests: dict[str, float] | None = None,
+    used_coupon: bool = False,
+    **features: float | None,
+) -> object:
     """A row of user_profile."""
     profile = {
         "features": dict.fromkeys(PROFILE_FEATURES, 1.0) | features,
-        "used_coupon": False,
-        "interests": {},
+        "used_coupon": used_coupon,
+        "interests": interests or {},
         "category_affinity": {},
     }
     return SimpleNamespace(

@@ -35,6 +35,10 @@ def segments(**conditions: str) -> SegmentSet:
     return found
 
 
+def segment_set(*found: Segment, version: str = "1") -> SegmentSet:
+    return SegmentSet(version=version, segments=found)
+
+
 def segment_record(key: str, value: bytes | None) -> Record:
     return Record("segment-definitions", 0, 0, 0, key.encode(), value, {})
 

@@ -16,16 +16,14 @@ from liveprofile.segments.membership import (
 from liveprofile.segments.segments import SegmentSet
 from liveprofile.units import DAY_MS, MINUTE_MS
 from tests.support.memory.memberships import MemoryMemberships
-from tests.support.rows.segment_examples import segment, segments
+from tests.support.rows.segment_examples import segment, segment_set, segments
 
 WINDOW_MS = 5 * MINUTE_MS
 NAMES = ("a", "b", "c")
 SEGMENTS = segments(**dict.fromkeys(NAMES, "events > 1"))
 REWRITE_MS = 90 * DAY_MS
-SHADOW, PAUSED = (
-    SegmentSet(version="1", segments=(segment("a", "events > 1", state=state),))
-    for state in ("SHADOW", "PAUSED")
-)
+SHADOW = segment_set(segment("a", "events > 1", state="SHADOW"))
+PAUSED = segment_set(segment("a", "events > 1", state="PAUSED"))
 
 
 def window(user_id: str, number: int, *names: str, allowed: bool = True) -> EvaluatedWindow:
@@ -157,7 +155,7 @@ def test_shadow_changes_are_stored_and_not_sent_and_paused_ones_stay() -> None:
     [[write]] = apply(policy, store, SHADOW, window("u", 1, "a"))
     assert (write.is_change, write.is_sent) == (True, False)
     assert apply(policy, store, PAUSED, window("u", 2)) == [[]]
-    assert apply(policy, store, SegmentSet(version="3", segments=()), window("u", 3)) == [[]]
+    assert apply(policy, store, segment_set(version="3"), window("u", 3)) == [[]]
     assert store.users["u"]["a"].member
     [[write]] = apply(policy, store, SEGMENTS, window("u", 4))
     assert (write.change, write.is_sent, write.membership.number) == ("left", True, 2)

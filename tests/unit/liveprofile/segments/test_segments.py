@@ -2,24 +2,24 @@
 
 import math
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import orjson
 import pytest
 
 from liveprofile.segments.evaluation import SegmentPreview, evaluate, preview
 from liveprofile.segments.features import PROFILE_FEATURES, features_at
-from liveprofile.segments.segments import SEGMENTS, SegmentsError, SegmentSet, read_segments
+from liveprofile.segments.segments import SEGMENTS, SegmentsError, read_segments
 from liveprofile.segments.stored_profiles import ProfilePage, profile_page
 from liveprofile.units import DAY_MS
 from liveprofile.value_curves import ValueCurves
+from tests.support.memory.sweep_store import stored_profile
 from tests.support.rows.segment_examples import (
     SEGMENTS_TOML,
     SHIPPED_SEGMENTS,
     segment,
     segment_inputs,
+    segment_set,
     segments,
 )
 from tests.support.rows.value_curves import curve_document
@@ -67,16 +67,10 @@ def test_set_leaves_out_segments_with_invalid_references() -> None:
     assert [fault.name for fault in faults] == ["reads_paused", "reads_broken"]
 
 
-def stored(user_id: str, recency_days: float | None, used_coupon: bool = True) -> SimpleNamespace:
-    features = dict.fromkeys(PROFILE_FEATURES, 1.0) | {"recency_days": recency_days}
-    profile = {"features": features, "interests": {"A": 0.5}, "category_affinity": {}}
-    profile |= {"used_coupon": used_coupon}
-    return SimpleNamespace(
-        user_id=user_id,
-        user_token=len(user_id),
-        window_end_ms=DAY_MS,
-        write_time_us=1,
-        profile=orjson.dumps(profile).decode(),
+def stored(user_id: str, recency_days: float | None, used_coupon: bool = True) -> object:
+    interests = {"A": 0.5}
+    return stored_profile(
+        user_id, len(user_id), DAY_MS, interests, used_coupon, recency_days=recency_days
     )
 
 
@@ -143,14 +137,11 @@ def test_category_that_is_not_among_a_users_largest_counts_as_zero() -> None:
 
 
 def test_segment_reads_other_segments_but_paused_ones_are_not_evaluated() -> None:
-    found = SegmentSet(
-        version="1",
-        segments=(
-            segment("few", "not segment('many')"),
-            segment("many", "events > 5"),
-            segment("off", "events > 0", state="PAUSED"),
-            segment("dark", "events > 0", state="SHADOW"),
-        ),
+    found = segment_set(
+        segment("few", "not segment('many')"),
+        segment("many", "events > 5"),
+        segment("off", "events > 0", state="PAUSED"),
+        segment("dark", "events > 0", state="SHADOW"),
     )
     evaluation = evaluate(found, segment_inputs(events=[6, 5]))
     assert evaluation.names() == [{"many", "dark"}, {"few", "dark"}]
