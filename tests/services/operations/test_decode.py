@@ -16,18 +16,14 @@ from services.event_audit.encoded import EncodedCounts
 from services.event_audit.run import audit_encoded
 from tests.support.job_under_test import JobUnderTest
 from tests.support.memory.schema_registry import RegistryServer, registry_server
-from tests.support.streams.encoded import avro, framed
+from tests.support.streams.encoded import avro, framed, record_schema
 from tests.support.waiting import until
 
 USERS = 7
 EVENTS = 700  # that can be decoded
 TIMEOUT_S = 180.0
 FIELDS = ("event_id", "user_id", "event_type", "event_time")
-SCHEMA = {
-    "type": "record",
-    "name": "Event",
-    "fields": [{"name": name, "type": "string"} for name in FIELDS],
-}
+SCHEMA = record_schema("Event", **dict.fromkeys(FIELDS, "string"))
 BROKEN = {
     "BAD_MAGIC": b"\x01not an event",
     "BAD_BODY": framed(1, b"\x10cut"),

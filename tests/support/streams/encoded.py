@@ -5,44 +5,25 @@ from typing import Any
 
 import fastavro
 
+
+def record_schema(name: str, **types: Any) -> dict[str, Any]:
+    """The Avro schema of a record. types: of its fields."""
+    fields = [{"name": field, "type": kind} for field, kind in types.items()]
+    return {"type": "record", "name": name, "fields": fields}
+
+
 # As a shop would write it: a time of a logical type, an amount as decimal, a nested record.
-AVRO_EVENT = {
-    "type": "record",
-    "name": "Event",
-    "namespace": "com.shop",
-    "fields": [
-        {"name": "event_id", "type": "string"},
-        {"name": "user_id", "type": "long"},
-        {
-            "name": "event_type",
-            "type": {"type": "enum", "name": "Kind", "symbols": ["view", "purchase"]},
-        },
-        {"name": "event_time", "type": {"type": "long", "logicalType": "timestamp-millis"}},
-        {"name": "item_id", "type": ["null", "string"], "default": None},
-        {
-            "name": "amount",
-            "type": [
-                "null",
-                {"type": "bytes", "logicalType": "decimal", "precision": 12, "scale": 2},
-            ],
-        },
-        {
-            "name": "place",
-            "type": [
-                "null",
-                {
-                    "type": "record",
-                    "name": "Place",
-                    "fields": [
-                        {"name": "lat", "type": "double"},
-                        {"name": "lon", "type": "double"},
-                    ],
-                },
-            ],
-        },
-        {"name": "tags", "type": {"type": "array", "items": "string"}},
-    ],
-}
+AVRO_EVENT = {"namespace": "com.shop"} | record_schema(
+    "Event",
+    event_id="string",
+    user_id="long",
+    event_type={"type": "enum", "name": "Kind", "symbols": ["view", "purchase"]},
+    event_time={"type": "long", "logicalType": "timestamp-millis"},
+    item_id=["null", "string"],
+    amount=["null", {"type": "bytes", "logicalType": "decimal", "precision": 12, "scale": 2}],
+    place=["null", record_schema("Place", lat="double", lon="double")],
+    tags={"type": "array", "items": "string"},
+)
 
 
 def framed(schema_id: int, body: bytes) -> bytes:

@@ -24,7 +24,7 @@ from liveprofile.kafka.records import Record
 from liveprofile.settings import DecoderSettings, LimitSettings
 from tests.reference.validation import ValidEvent, validate
 from tests.support.memory.schema_registry import PASSWORD, USER, RegistryServer, registry_server
-from tests.support.streams.encoded import AVRO_EVENT, avro, framed
+from tests.support.streams.encoded import AVRO_EVENT, avro, framed, record_schema
 
 MAX_CHARS = 1_000
 EVENT = {
@@ -43,13 +43,7 @@ ENVELOPE = {
     "subject": "ü-42",
     "time": "2026-11-29t12:00:00z",
 }
-SCHEMA = {
-    "type": "record",
-    "name": "E",
-    "fields": [
-        {"name": name, "type": "double" if name == "amount" else "string"} for name in EVENT
-    ],
-}
+SCHEMA = record_schema("E", **dict.fromkeys(EVENT, "string") | {"amount": "double"})
 
 
 @pytest.fixture
@@ -184,11 +178,9 @@ def test_event_of_more_than_the_limit_is_rejected(
     longest = b'{"text": "' + "ü".encode() * (MAX_CHARS - 12) + b'"}'
     assert decoded(longest).value == longest
     assert reason(longest + b" ") == "TOO_LARGE"
-    text = {"type": "record", "name": "T", "fields": [{"name": "text", "type": "string"}]}
-    number = server.register(text)
-    assert reason(framed(number, avro(text, {"text": "x" * MAX_CHARS})), registry.reader) == (
-        "TOO_LARGE"
-    )
+    text = record_schema("T", text="string")
+    body = avro(text, {"text": "x" * MAX_CHARS})
+    assert reason(framed(server.register(text), body), registry.reader) == "TOO_LARGE"
     # Five megabytes are not even parsed.
     assert reason(b"\0" * 5_000_000) == "TOO_LARGE"
 
@@ -224,8 +216,9 @@ READ = avro_reader(json.dumps(AVRO_EVENT))
 
 
 def record_of_avro_body(*types: object) -> str:
-    fields = [{"name": f"f{number}", "type": kind} for number, kind in enumerate(types)]
-    return json.dumps({"type": "record", "name": "E", "fields": fields})
+    return json.dumps(
+        record_schema("E", **{f"f{number}": kind for number, kind in enumerate(types)})
+    )
 
 
 def test_logical_types_are_those_of_the_contract() -> None:
@@ -281,18 +274,11 @@ def test_length_of_gigabytes_takes_no_memory() -> None:
         ("null", "null outside of a union"),
         ({"type": "array", "items": "null"}, "null outside of a union"),
         ({"type": "map", "values": {"type": "null"}}, "null outside of a union"),
-        ({"type": "record", "name": "R", "fields": []}, "R has no fields"),
+        (record_schema("R"), "R has no fields"),
         ({"type": "fixed", "name": "F", "size": 0}, "F takes no bytes"),
         (["null", "E"], "E contains itself"),
         ({"type": "array", "items": "E"}, "E contains itself"),
-        (
-            {
-                "type": "record",
-                "name": "A",
-                "fields": [{"name": "x", "type": {"type": "map", "values": ["null", "A"]}}],
-            },
-            "A contains itself",
-        ),
+        (record_schema("A", x={"type": "map", "values": ["null", "A"]}), "A contains itself"),
     ],
 )
 def test_schema_whose_values_are_not_bounded_by_the_body_is_refused(kind: object, why: str) -> None:
@@ -300,7 +286,7 @@ def test_schema_whose_values_are_not_bounded_by_the_body_is_refused(kind: object
         avro_reader(record_of_avro_body("string", kind))
 
 
-ID = {"type": "record", "name": "Id", "fields": [{"name": "id", "type": "string"}]}
+ID = record_schema("Id", id="string")
 
 
 def unknown(registry: SchemaRegistry, schema_id: int) -> str:
@@ -368,11 +354,7 @@ def test_credentials_are_sent(server: RegistryServer) -> None:
     [
         ("PROTOBUF", 'syntax = "proto3";', "PROTOBUF is neither AVRO nor JSON"),
         ("AVRO", "{", "no Avro schema"),
-        (
-            "AVRO",
-            {"type": "record", "name": "E", "fields": [{"name": "x", "type": "y"}]},
-            "no Avro",
-        ),
+        ("AVRO", record_schema("E", x="y"), "no Avro"),
         ("AVRO", {"type": "string"}, "not a record"),
     ],
 )
