@@ -15,7 +15,7 @@ from liveprofile.settings import load
 
 SETTINGS = load()
 EVENTS, LATE, RULES = "behavior-events", "behavior-events-late", "risk-rules"
-ALL_OPERATIONS = frozenset({"READ", "WRITE", "DESCRIBE"})
+ALL_OPERATIONS, READ = frozenset({"READ", "WRITE", "DESCRIBE"}), frozenset({"READ"})
 TOPICS = {
     name: TopicFacts(partition_count(SETTINGS.topics, name), 1, config, ALL_OPERATIONS)
     for name, config in topic_configs(SETTINGS.topics).items()
@@ -37,10 +37,7 @@ HEALTHY = Facts(
         task_managers=1,
         slots=4,
         slots_free=4,
-        config={
-            "execution.checkpointing.dir": "file:///checkpoints",
-            MERGE_OPTION: "1 d",
-        },
+        config={"execution.checkpointing.dir": "file:///checkpoints", MERGE_OPTION: "1 d"},
         clock_ahead_ms=9_000,
     ),
     LocalFacts((3, 11), None, 10 << 30, None, 64, None, True),
@@ -87,53 +84,42 @@ def local(**changes: Any) -> Callable[[Facts], Facts]:
     return lambda facts: replace(facts, local=replace(facts.local, **changes))
 
 
-def without_column(table: str, column: str) -> dict[str, dict[str, str]]:
-    return COLUMNS | {table: {k: v for k, v in COLUMNS[table].items() if k != column}}
+def without_column(table: str, column: str) -> Callable[[Facts], Facts]:
+    kept = {k: v for k, v in COLUMNS[table].items() if k != column}
+    return cassandra(columns=COLUMNS | {table: kept})
 
 
+def without_table(name: str) -> Callable[[Facts], Facts]:
+    return cassandra(columns={k: v for k, v in COLUMNS.items() if k != name})
+
+
+def unchanged(facts: Facts) -> Facts:
+    return facts
+
+
+THREE_BROKERS = {"topics": {"replication": 3}, "cassandra": {"replication": 1}}
+SMALL_BATCH = {"batch_size_warn_threshold": "5KiB"}
+PLAINTEXT = {"kafka": {"security_protocol": "SASL_PLAINTEXT"}}
+CLIENT_TIME = {"message.timestamp.type": "CreateTime"}
+NOT_BROKER_TIME = "message.timestamp.type = CreateTime, not LogAppendTime"
 CASES = [
     ("kafka reachable", kafka(error="Kafka does not answer"), {}, "Kafka does not answer"),
     ("topics exist", without_topic(LATE), {}, "no topic behavior-events-late"),
-    (
-        "kafka permissions",
-        topic(EVENTS, operations=frozenset({"READ"})),
-        {},
-        "may not write behavior-events",
-    ),
-    (
-        "topic settings",
-        topic(EVENTS, {"message.timestamp.type": "CreateTime"}),
-        {},
-        "message.timestamp.type = CreateTime, not LogAppendTime",
-    ),
+    ("kafka permissions", topic(EVENTS, operations=READ), {}, "may not write behavior-events"),
+    ("topic settings", topic(EVENTS, CLIENT_TIME), {}, NOT_BROKER_TIME),
     ("topic settings", topic(RULES, {"cleanup.policy": "delete"}), {}, "not compact"),
     ("topic partitions", topic(RULES, partitions=4), {}, "risk-rules has 4 partitions"),
     ("topic partitions", topic(EVENTS, partitions=1), {}, "some tasks read nothing"),
-    (
-        "topic replication",
-        kafka(brokers=3),
-        {"topics": {"replication": 3}, "cassandra": {"replication": 1}},
-        "has 1 replicas, not 3",
-    ),
+    ("topic replication", kafka(brokers=3), THREE_BROKERS, "has 1 replicas, not 3"),
     ("cassandra reachable", cassandra(error="no node answers"), {}, "no node answers"),
     ("cassandra version", cassandra(version="4.1.3"), {}, "Cassandra 4.1.3 has no vectors"),
     ("keyspace", cassandra(replication=None), {}, "no keyspace liveprofile"),
     ("keyspace", cassandra(nodes=3), {"cassandra": {"replication": 3}}, "has 1 replicas"),
-    ("tables", cassandra(columns=without_column("risk_flag", "reasons")), {}, "lacks the columns"),
-    (
-        "tables",
-        cassandra(columns={k: v for k, v in COLUMNS.items() if k != "risk_case"}),
-        {},
-        "no table risk_case",
-    ),
+    ("tables", without_column("risk_flag", "reasons"), {}, "lacks the columns"),
+    ("tables", without_table("risk_case"), {}, "no table risk_case"),
     ("embedding size", local(embedding_dim=32), {}, "vector<float, 64>, the model outputs"),
     ("cassandra permissions", cassandra(unreadable=("risk_case",)), {}, "may not read risk_case"),
-    (
-        "batch thresholds",
-        cassandra(settings={"batch_size_warn_threshold": "5KiB"}),
-        {},
-        "batch_size_warn_threshold is 5KiB",
-    ),
+    ("batch thresholds", cassandra(settings=SMALL_BATCH), {}, "batch_size_warn_threshold is 5KiB"),
     ("chores", cassandra(overdue=("chore audit has not succeeded",)), {}, "chore audit"),
     ("cassandra clock", cassandra(clock_ahead_ms=-5_000), {}, "5.0 s behind"),
     ("flink reachable", flink(error="no JobManager answers"), {}, "no JobManager answers"),
@@ -141,7 +127,7 @@ CASES = [
     ("slots", flink(slots_free=1), {}, "1 of 4 slots are free, job.parallelism is 2"),
     ("slots", flink(jobs=("liveprofile", "liveprofile")), {}, "2 jobs named liveprofile run"),
     ("flink jars", flink(has_functions=False), {}, "liveprofile-functions.jar is not in lib/"),
-    ("flink options", lambda facts: facts, {"job": {"changelog": True}}, "needs state.changelog"),
+    ("flink options", unchanged, {"job": {"changelog": True}}, "needs state.changelog"),
     ("checkpoints", without_option("execution.checkpointing.dir"), {}, "no checkpoint folder"),
     ("flink options", without_option(MERGE_OPTION), {}, "stay in savepoints for up to 30 days"),
     ("flink clock", flink(clock_ahead_ms=-3_000), {}, "3.0 s behind"),
@@ -150,13 +136,8 @@ CASES = [
     ("model", local(model_error="card.json is missing"), {}, "card.json is missing"),
     ("rules", local(rules_error="rules.toml: when"), {}, "rules.toml: when"),
     ("temporary space", local(temp_free_bytes=1 << 30), {}, "has 1.0 GiB"),
-    (
-        "encryption",
-        lambda facts: facts,
-        {"kafka": {"security_protocol": "SASL_PLAINTEXT"}},
-        "unencrypted",
-    ),
-    ("encryption", lambda facts: facts, {"cassandra": {"username": "job"}}, "sent unencrypted"),
+    ("encryption", unchanged, PLAINTEXT, "unencrypted"),
+    ("encryption", unchanged, {"cassandra": {"username": "job"}}, "sent unencrypted"),
 ]
 
 
