@@ -28,13 +28,7 @@ from tests.reference.entity_features import (
 )
 from tests.reference.rules import flag_id, is_true
 from tests.reference.units import HOUR_MS
-from tests.reference.validation import (
-    MAX_ID_CHARS,
-    ValidEvent,
-    as_text,
-    read_own_types,
-    validate,
-)
+from tests.reference.validation import MAX_ID_CHARS, ValidEvent, as_text, read_own_types, validate
 from tests.reference.windows import Record
 
 Key = tuple[str, int, str]  # user, time in ms, event

@@ -105,35 +105,27 @@ def assert_as_the_contract_says(table: AttributeTable, statements: list[Statemen
 def test_stored_attributes_are_those_of_the_contract_also_after_a_replay(
     job: JobUnderTest, table: AttributeTable, apply: Apply
 ) -> None:
-    rng = random.Random(23)
+    rng, settings = random.Random(23), job.settings
+    topic, group = settings.topics.attributes, attributes_group(settings.kafka)
     statements = random_statements(rng)
     sent = statements + rng.sample(statements, 100)
     rng.shuffle(sent)
-    send_statements(job.settings, sent[:300])
+    send_statements(settings, sent[:300])
     progress, _ = apply()
     assert progress == Progress(300, 0)
-    send_statements(job.settings, sent[300:])
+    send_statements(settings, sent[300:])
     face = orjson.loads(to_event(statements[0]))
     face["data"]["attributes"] = {"face": [0.1, 0.2]}
-    send_all(
-        job.settings,
-        job.settings.topics.attributes,
-        [(statements[0].key, orjson.dumps(face), CONTENT_TYPE)],
-    )
+    send_all(settings, topic, [(statements[0].key, orjson.dumps(face), CONTENT_TYPE)])
     progress, [rejected] = apply()
     assert progress == Progress(len(sent) - 300, 1)
     assert "must be a bool, a number or a text" in rejected.reason
     assert_as_the_contract_says(table, statements)
-    assert (
-        lag(job.settings, attributes_group(job.settings.kafka), job.settings.topics.attributes) == 0
-    )
+    assert lag(settings, group, topic) == 0
 
     before = table.read(USERS)
-    spans = partition_ranges(job.settings, job.settings.topics.attributes)
-    starts = {number: span.first for number, span in spans.items()}
-    commit_offsets(
-        job.settings, job.settings.topics.attributes, attributes_group(job.settings.kafka), starts
-    )
+    starts = {number: span.first for number, span in partition_ranges(settings, topic).items()}
+    commit_offsets(settings, topic, group, starts)
     assert apply()[0] == Progress(len(sent), 1)
     assert table.read(USERS) == before
     assert table.read_between(TOKEN_MIN, TOKEN_MAX) == before

@@ -69,13 +69,8 @@ def test_values_are_printed_without_braces(name: str, value: Any, shown: str) ->
 
 
 def shown(document: dict, days: int) -> dict[str, Any]:
-    row = stored_profile(
-        window_end_ms=END_MS,
-        churn=0.25,
-        expected_spend=40.0,
-        recency_days=None,
-        profile=document,
-    )
+    values = {"churn": 0.25, "expected_spend": 40.0, "recency_days": None}
+    row = stored_profile(window_end_ms=END_MS, profile=document, **values)
     return profile_fields(row, END_MS + days * DAY_MS)
 
 

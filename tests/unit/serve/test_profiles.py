@@ -119,11 +119,8 @@ def test_attributes_have_their_source_and_end_with_their_expiry(
     connect: Connect, api: MemoryApi, clock: Clock
 ) -> None:
     api.put(stated("42", NOW_MS, days=0.001, purpose="risk", vip=True, household_size="2"))
-    api.put(
-        raw_profile("42", NOW_MS)._replace(
-            profile=orjson.dumps({"attribute_tiles": CARTS}).decode()
-        )
-    )
+    profile = orjson.dumps({"attribute_tiles": CARTS}).decode()
+    api.put(raw_profile("42", NOW_MS)._replace(profile=profile))
     client = connect()
     assert client.get("/v1/users/42/attributes").json()["computed"] == {"carts": 3, "price": 5}
     first, second = client.get("/v1/users/42/attributes").json()["items"]

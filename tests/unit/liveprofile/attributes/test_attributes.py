@@ -31,6 +31,7 @@ from liveprofile.settings import load
 from liveprofile.units import DAY_MS
 from tests.support.memory.cassandra import MemoryCassandra
 from tests.support.paths import ROOT
+from tests.support.rows.statements import stated
 
 SCHEMA = json.loads((ROOT / "schemas/user-attributes.schema.json").read_text("utf-8"))
 DEFINITIONS = """
@@ -246,18 +247,11 @@ NUMBERS = Catalogue(
 )
 
 
-def statement(source: str = "crm", day: float = 0, days: float = 10, **changes: Any) -> Statement:
-    time_ms = START_MS + round(day * DAY_MS)
-    fields: dict[str, Any] = {
-        "user_id": "u",
-        "source": source,
-        "kind": "declared",
-        "purpose": "any",
-        "time_ms": time_ms,
-        "expires_ms": time_ms + round(days * DAY_MS),
-        "values": {"a": 1},
-    }
-    return new_statement(**(fields | changes))
+def statement(
+    source: str = "crm", day: float = 0, days: float = 10, values: dict[str, Any] | None = None
+) -> Statement:
+    said = stated("u", START_MS + round(day * DAY_MS), days, **(values or {"a": 1}))
+    return said.model_copy(update={"source": source})
 
 
 def record(value: bytes | None, key: bytes, day: float = 1_000, offset: int = 0) -> Record:

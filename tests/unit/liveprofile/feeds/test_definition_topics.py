@@ -183,12 +183,8 @@ def test_definitions_with_unknown_references_are_left_out_until_the_reference_ex
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     topic = TopicDefinitions(SEGMENTS)
-    topic.apply(
-        [
-            segment_record("a", definition("a", 'segment("b")')),
-            segment_record("c", definition("c")),
-        ]
-    )
+    reads_b = segment_record("a", definition("a", 'segment("b")'))
+    topic.apply([reads_b, segment_record("c", definition("c"))])
     with caplog.at_level(logging.WARNING):
         assert [each.id for each in topic.value().segments] == ["c"]
     assert "segment a: unknown segment b; it is not evaluated" in caplog.text

@@ -9,12 +9,7 @@ import pytest
 import torch
 
 from liveprofile.units import DAY_MS
-from liveprofile.wire.histories import (
-    MEMORY_WINDOWS,
-    MemoryToken,
-    of_windows,
-    read_memories,
-)
+from liveprofile.wire.histories import MEMORY_WINDOWS, MemoryToken, of_windows, read_memories
 from liveprofile.wire.tokens import EVENT, TYPE_INDEX
 from models.profile.data.examples import build_corpus
 from models.profile.data.prepared import PreparedData

@@ -11,12 +11,7 @@ from liveprofile.rules.flags import is_snoozed
 from liveprofile.storage.cql import from_ms
 from services.alerts import case_store, snooze, states
 from services.alerts.case_store import NewAlert
-from services.alerts.states import (
-    TRANSITIONS,
-    AlertState,
-    StoredAlertState,
-    TransitionError,
-)
+from services.alerts.states import TRANSITIONS, AlertState, StoredAlertState, TransitionError
 from services.privacy.erasure_log import REQUESTED, ErasureRun, write_runs
 from tests.support.memory.cassandra import MemoryCassandra
 from tests.support.rows.api_rows import stored_flag_of
