@@ -18,10 +18,7 @@ from benchmarks.load.workload import EventMessage
 from liveprofile.features import baselines
 from liveprofile.settings import Settings
 from liveprofile.units import DAY_MS, HOUR_MS
-from liveprofile.wire.histories import (
-    MEMORY_WINDOWS,
-    PURCHASES,
-)
+from liveprofile.wire.histories import MEMORY_WINDOWS, PURCHASES
 from liveprofile.wire.tokens import (
     EVENT,
     FIELD,
@@ -30,7 +27,7 @@ from liveprofile.wire.tokens import (
     TYPE_LETTERS,
     WINDOW,
 )
-from liveprofile.wire.window_events import token
+from liveprofile.wire.window_events import amount, token
 from udfs.profile.batch import ProfileBatch
 
 
@@ -89,24 +86,20 @@ class UserState:
     ) -> tuple[str, str, str, np.ndarray, np.ndarray]:
         """Adds a window; returns the columns events, history, purchases, added and sums."""
         values = [event for event, _ in events]
-        purchases = [event for event in values if event["event_type"] == "purchase"]
         encoded = EVENT.join(
             FIELD.join((str(event["event_time"]), _letter(event), "0", "0", payload))
             for event, payload in events
         )
-        amount = sum(_amount(event) for event in purchases)
-        weight = math.exp((end_ms - baselines.T0_MS) / self._tau_ms)
-        window_sums = _window_sums(values, len(purchases), amount, weight)
+        window_sums = _window_sums(values, math.exp((end_ms - baselines.T0_MS) / self._tau_ms))
         self._sums = self._sums + window_sums
         return encoded, *self._history.add_window(values, end_ms), window_sums, self._sums
 
 
-def _window_sums(
-    events: list[dict[str, Any]], purchases: int, amount: float, weight: float
-) -> np.ndarray:
+def _window_sums(events: list[dict[str, Any]], weight: float) -> np.ndarray:
     """The window's contribution to the baseline sums, in the order of `baselines.COLUMNS`."""
+    amounts = [amount(event) for event in events if event["event_type"] == "purchase"]
     values = {"windows": 1.0, "events": float(len(events))}
-    values |= baselines.purchase_sums(float(purchases), amount, weight)
+    values |= baselines.purchase_sums(float(len(amounts)), sum(amounts), weight)
     for event in events:
         hours = event["event_time"] // HOUR_MS
         weekday = (hours // 24 + baselines.FIRST_WEEKDAY) % 7
@@ -131,10 +124,6 @@ def _last_tokens(tokens: str) -> str:
     if len(tokens) < TOKEN_CHARS_PER_WINDOW:
         return tokens
     return tokens[-TOKEN_CHARS_PER_WINDOW:].partition(EVENT)[2]
-
-
-def _amount(event: dict[str, Any]) -> float:
-    return float(event["price"] * event.get("quantity", 1))
 
 
 def batch_of(rows: Sequence[tuple[Any, ...]]) -> ProfileBatch:
