@@ -237,7 +237,7 @@ def test_refused_write_raises_at_once_and_on_every_later_call(settings: Cassandr
             with pytest.raises(InvalidRequest, match="profile_delta"):
                 CassandraProfileStore(own, DIM, session)
             assert time.monotonic() - started_s < 30
-            for later in (sink.flush, lambda: sink.writer.write([profile_row("another")])):
+            for later in (sink.writer.flush, lambda: sink.writer.write([profile_row("another")])):
                 with pytest.raises(StoreError, match="refused"):
                     later()
         finally:
