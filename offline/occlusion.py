@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from liveprofile.events.modalities import Vectors, add_text_vectors
 from liveprofile.events.window import parse_windows
 from liveprofile.features import baselines
 from liveprofile.features.affinity import divergence_parts
@@ -23,7 +22,7 @@ from liveprofile.wire.tokens import EVENT_TYPES, TYPE_INDEX, Token
 from liveprofile.wire.window_events import WindowEvent, as_id, load
 from udfs.profile.batch import ProfileBatch
 from udfs.profile.decide import probabilities_by_name
-from udfs.profile.inputs import read_inputs
+from udfs.profile.inputs import read_inputs, score
 
 if TYPE_CHECKING:  # torch is slow to import
     from models.profile.inference import ProfileModel, Scores
@@ -193,19 +192,7 @@ def _is_purchase(token: Token) -> bool:
 
 def _score(batch: ProfileBatch, model: ProfileModel, encode_texts: TextEncoder | None) -> Scores:
     """Calls the model as `ProfileUpdater` does."""
-    inputs = read_inputs(batch, model, texts=encode_texts is not None)
-    vectors: Sequence[Vectors] = inputs.vectors
-    if encode_texts is not None:
-        vectors = add_text_vectors(vectors, inputs.texts, encode_texts)
-    return model.score(
-        inputs.histories.tokens,
-        inputs.windows.tokens,
-        inputs.matrix_before,
-        inputs.matrix_after,
-        vectors,
-        inputs.histories.memories,
-        inputs.window_days,
-    )
+    return score(read_inputs(batch, model, texts=encode_texts is not None), model, encode_texts)
 
 
 def _effect(used: _UsedEvent, served: ServedValues, without: ServedValues) -> EventEffect:

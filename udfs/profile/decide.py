@@ -59,7 +59,7 @@ class Decisions(NamedTuple):
 class Decider:
     """Decides by the rules, segments and consents in force. users: what is stored of users.
 
-    Call `stored` when everything of a batch is stored.
+    Call `memberships.stored` when everything of a batch is stored.
     """
 
     def __init__(self, settings: Settings, users: StoredUsers, feeds: Feeds):

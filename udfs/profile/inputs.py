@@ -5,12 +5,12 @@ docs/data-contract.md, section 4. Shapes: n rows with a usable event.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from liveprofile.events.modalities import TEXT, Vectors
+from liveprofile.events.modalities import TEXT, Vectors, add_text_vectors
 from liveprofile.events.window import WindowBatch, parse_windows
 from liveprofile.features.baselines import Baselines, read_baselines
 from liveprofile.segments.features import PROFILE_FEATURES
@@ -26,7 +26,8 @@ from models.profile.user_features import (
 from udfs.profile.batch import ProfileBatch, Sums
 
 if TYPE_CHECKING:  # only the workers need torch, not the client that submits the job
-    from models.profile.inference import ProfileModel
+    from models.profile.inference import ProfileModel, Scores
+    from models.profile.text_encoder import TextEncoder
 
 FEATURES = tuple(PROFILE_FEATURES)
 Columns = dict[str, np.ndarray]  # (n,) float64 for each of FEATURES, NaN where it is undefined
@@ -105,4 +106,20 @@ def read_inputs(
             tuple(sums[n].tolist()) if user_id in later_users else None
             for n, user_id in enumerate(users)
         ],
+    )
+
+
+def score(inputs: ProfileInputs, model: ProfileModel, encode_texts: TextEncoder | None) -> Scores:
+    """Calls the model. encode_texts: the sentence encoder; None: the model gets no texts."""
+    vectors: Sequence[Vectors] = inputs.vectors
+    if encode_texts is not None:
+        vectors = add_text_vectors(vectors, inputs.texts, encode_texts)
+    return model.score(
+        inputs.histories.tokens,
+        inputs.windows.tokens,
+        inputs.matrix_before,
+        inputs.matrix_after,
+        vectors,
+        inputs.histories.memories,
+        inputs.window_days,
     )

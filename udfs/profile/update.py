@@ -14,7 +14,7 @@ import numpy as np
 
 from liveprofile.alerts import alert_records
 from liveprofile.errors import InputError
-from liveprofile.events.modalities import PLACE, Vectors, add_text_vectors
+from liveprofile.events.modalities import PLACE
 from liveprofile.feeds.feed import Current, Fixed
 from liveprofile.segments.membership import change_records
 from liveprofile.settings import Settings
@@ -23,7 +23,7 @@ from liveprofile.wire import output_records
 from liveprofile.wire.output_records import Refused
 from udfs.profile.batch import ERASED, LaterWindows, ProfileBatch, usable_windows
 from udfs.profile.decide import Decider
-from udfs.profile.inputs import ProfileInputs, read_inputs
+from udfs.profile.inputs import ProfileInputs, read_inputs, score
 from udfs.profile.model_feed import ActiveModels
 from udfs.profile.rows import build_rows
 from udfs.profile.store import ProfileStore
@@ -152,18 +152,7 @@ class ProfileUpdater:
         if not inputs.rows:
             return answers
 
-        vectors: Sequence[Vectors] = inputs.vectors
-        if self._encode_texts is not None:
-            vectors = add_text_vectors(vectors, inputs.texts, self._encode_texts)
-        scores = model.score(
-            inputs.histories.tokens,
-            inputs.windows.tokens,
-            inputs.matrix_before,
-            inputs.matrix_after,
-            vectors,
-            inputs.histories.memories,
-            inputs.window_days,
-        )
+        scores = score(inputs, model, self._encode_texts)
         clock.append(time.perf_counter())
 
         decisions = self._decider.decide_windows(inputs, scores, model)
